@@ -1,0 +1,243 @@
+"""What can be configured: one dataclass a config group, with units and the paper's defaults.
+
+Layer 0: the standard library and OmegaConf only. `harness.compose` turns a Hydra config into these
+classes once; below the entry points there is no `DictConfig`. Fields whose metadata say
+`identity=False` can't change a run's result and stay out of `run_id` (see `harness.plan`).
+`auto` values are resolved at plan time, so a stored config holds no `auto`.
+
+Source of the defaults: QLoRA, arXiv 2305.14314, section 5 and appendix B, and its released scripts.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class ModelKind(Enum):
+    causal = "causal"
+    seq2seq = "seq2seq"
+    classifier = "classifier"
+
+
+class QuantMethod(Enum):
+    nf4 = "nf4"
+    fp4 = "fp4"
+    int8 = "int8"
+    none = "none"
+
+
+class DType(Enum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class AdapterMethod(Enum):
+    none = "none"
+    lora = "lora"
+
+
+class Schedule(Enum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class Optimizer(Enum):
+    adamw = "adamw"
+    paged_adamw_32bit = "paged_adamw_32bit"
+    paged_adamw_8bit = "paged_adamw_8bit"
+
+
+class LossMean(Enum):
+    """Over what a step's loss is averaged: all target tokens of the batch, or examples first."""
+
+    token = "token"
+    example = "example"
+
+
+class Device(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class WandbMode(Enum):
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+def not_identity(default: Any = MISSING, **kwargs: Any) -> Any:
+    """A field that says where, how fast or how verbosely, never what comes out."""
+    if "default_factory" not in kwargs:
+        kwargs["default"] = default
+    return field(metadata={"identity": False}, **kwargs)
+
+
+@dataclass(slots=True, kw_only=True)
+class ShapeConfig:
+    """The architecture's numbers, for planning without weights; a checkpoint's own config wins."""
+
+    vocab_size: int = 0
+    hidden_size: int = 0
+    intermediate_size: int = 0
+    num_layers: int = 0
+    num_heads: int = 0
+    num_kv_heads: int = 0
+    gated_mlp: bool = True  # three feed-forward matrices (LLaMA) instead of two
+    tied_embeddings: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelConfig:
+    name: str = not_identity()  # the choice's file name; says which folder of the model store
+    hub_id: str = MISSING  # "owner/name" on the hub, or "embedded/..." for a model that a package ships
+    revision: str = "main"  # the hub revision: branch, tag or commit
+    aliases: list[str] = not_identity(default_factory=list)  # other folder names in the model store
+    kind: ModelKind = ModelKind.causal
+    path: str | None = not_identity(None)  # a local folder that holds the checkpoint; beats the store
+    max_length: int = 2048  # the longest sequence the model takes, in tokens
+    recipe_size: str = "7b"  # which row of a dataset's recipe serves this size: 7b, 13b, 33b, 65b
+    shape: ShapeConfig = not_identity(default_factory=ShapeConfig)
+
+
+@dataclass(slots=True, kw_only=True)
+class RecipeRow:
+    """What the paper did with one dataset at one model size; fills what `train` leaves open."""
+
+    max_steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    lora_dropout: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class DatasetConfig:
+    name: str = not_identity()  # the choice's file name; says which file of the data store
+    hub_id: str = MISSING  # "owner/name" on the hub, or "embedded/..." for rows that this project ships
+    subset: str | None = None  # the hub dataset's configuration name
+    split: str = "train"
+    revision: str = "main"
+    format: str = MISSING  # how a row becomes input and output: a key of `harness.data.DATASETS`
+    path: str | None = not_identity(None)  # a local file; identity is its content hash, not its path
+    source_max_tokens: int = 384  # an input is cut to this many tokens, BOS included
+    target_max_tokens: int = 128  # an output is cut to this many tokens, EOS included
+    max_rows: int | None = None  # a seeded sample of this many rows; null takes all
+    train_on_source: bool = False  # loss on the input too
+    recipe: dict[str, RecipeRow] = not_identity(default_factory=dict)  # by `model.recipe_size`, or `default`
+
+
+@dataclass(slots=True, kw_only=True)
+class QuantConfig:
+    name: str = not_identity()
+    method: QuantMethod = QuantMethod.nf4
+    double_quant: bool = True  # quantize the absmax constants too (paper section 3)
+    block_size: int = 64  # weights that share one absmax constant: 64 to 4096, a power of two
+    compute_dtype: DType = DType.auto  # of activations and matrix products; auto: bfloat16 on CUDA, else float32
+
+    def __post_init__(self) -> None:
+        if isinstance(self.block_size, int) and self.block_size not in (64, 128, 256, 512, 1024, 2048, 4096):
+            raise ValueError(f"quant.block_size={self.block_size}: bitsandbytes takes a power of two from 64 to 4096")
+
+
+@dataclass(slots=True, kw_only=True)
+class AdapterConfig:
+    name: str = not_identity()
+    method: AdapterMethod = AdapterMethod.lora
+    lora_r: int = 64
+    lora_alpha: int = 16
+    lora_dropout: float | None = None  # null: the dataset's recipe for the model's size, else 0.1
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])  # suffixes of linear layers, lm_head never
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lora_r, int) and self.lora_r < 1:
+            raise ValueError(f"adapter.lora_r={self.lora_r}: a rank is at least 1")
+        if isinstance(self.lora_dropout, float) and not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"adapter.lora_dropout={self.lora_dropout}: a probability from 0 up to, but not, 1")
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainConfig:
+    max_steps: int | None = None  # optimizer steps; null: the dataset's recipe for the model's size, else 1000
+    max_epochs: float = 4.0  # at most this many passes over the data: what a small file is spared (docs/decisions/0003)
+    batch_size: int | None = None  # examples an optimizer step; null: the recipe's, else 16
+    learning_rate: float | None = None  # null: the recipe's, else 2e-4
+    schedule: Schedule = Schedule.constant
+    warmup_steps: int = 0
+    optimizer: Optimizer = Optimizer.paged_adamw_32bit
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 0.3
+    loss_mean: LossMean = LossMean.token
+    seed: int = 0  # of the adapter's weights and dropout
+    data_seed: int = 42  # of the order of examples
+    max_microbatch_tokens: int = not_identity(2048)  # tokens a forward pass; more is split and accumulated
+    gradient_checkpointing: bool = not_identity(False)  # recompute activations in the backward pass
+    checkpoint_steps: int = not_identity(100)  # save a resumable checkpoint every so many steps
+    keep_checkpoints: int = not_identity(2)  # the newest so many are kept
+
+    def __post_init__(self) -> None:
+        for key in ("max_steps", "batch_size", "max_epochs", "max_microbatch_tokens", "checkpoint_steps"):
+            value = getattr(self, key)
+            if isinstance(value, (int, float)) and value <= 0:
+                raise ValueError(f"train.{key}={value}: must be above 0")
+        if isinstance(self.learning_rate, float) and not 0 < self.learning_rate < 1:
+            raise ValueError(f"train.learning_rate={self.learning_rate}: expected a value between 0 and 1")
+
+
+@dataclass(slots=True, kw_only=True)
+class EvalConfig:
+    after_training: list[str] = field(default_factory=list)  # names in `sweeps.evals.EVALS`, e.g. [mmlu]
+    mmlu_questions: str = "embedded"  # "embedded", or a jsonl file with subject, question, choices, answer
+    mmlu_shots_file: str = "embedded"  # the examples shown before each question, in the same fields
+    mmlu_num_shots: int = 5
+    mmlu_limit_per_subject: int | None = None  # the first so many questions of each subject; null takes all
+
+
+@dataclass(slots=True, kw_only=True)
+class LaunchConfig:
+    workers: int = 1  # worker processes on this machine
+    device: Device = Device.auto  # auto: cuda where there is one, else cpu
+    max_group_size: int = 8  # adapters trained in one pass over one frozen base
+    max_attempts: int = 2  # a job that failed, or whose worker died, is tried so often in all
+    lease_seconds: float = 120.0  # a claim not renewed for so long is free for others
+    threads: int | None = None  # CPU threads a worker; null: the cores shared out
+    dry_run: bool = False  # print the plan and stop
+
+
+@dataclass(slots=True, kw_only=True)
+class PathsConfig:
+    runs: str = "runs"  # run folders and the ledger; HARNESS_RUNS
+    model_store: str | None = None  # a folder of models, looked at before the hub; HARNESS_MODEL_STORE
+    data_store: str | None = None  # a folder of datasets, looked at before the hub; HARNESS_DATA_STORE
+    cache: str = MISSING  # converted models and tokenized data; HARNESS_CACHE
+    ledger_url: str | None = None  # SQLAlchemy URL of the job table; null: SQLite in `runs`
+
+
+@dataclass(slots=True, kw_only=True)
+class TrackingConfig:
+    wandb_mode: WandbMode = WandbMode.offline
+    wandb_project: str = "qlora-harness"
+
+
+@dataclass(slots=True, kw_only=True)
+class Config:
+    """The whole of what a command line composes. `grid` is a union of axes that an experiment names."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    quant: QuantConfig = field(default_factory=QuantConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    sweep_name: str | None = None  # what this set of runs is called in the ledger; null: made from the grid
+    grid: list[dict[str, Any]] = field(default_factory=list)  # each: axis -> choices; the sweep is their union
