@@ -1,0 +1,333 @@
+"""Many LoRA adapters over one frozen base, in one forward pass.
+
+`AdapterBank` is the one interface of training, MMLU and generation: a packed row, the segments in it,
+their positions, and which member each segment belongs to. Each linear layer computes the shared frozen
+product once and adds every member's low-rank term to that member's tokens only:
+
+    y[tokens of k] = W x + (alpha_k / r_k) * dropout(x) A_k^T B_k^T
+
+Whatever a member draws (initial weights, dropout) depends on its own seed, step, example and layer
+alone, never on who else is in the pass, so that a run trained in a group is the run trained alone.
+
+Source: LoRA (arXiv 2106.09685), QLoRA section 5 (adapters on every linear layer), and PEFT's LoRA for
+the initial values and the file format, `adapter_config.json` + `adapter_model.safetensors`.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from harness.attention import AttentionPlan, Packed
+from harness.files import write_atomically
+from harness.schema import AdapterConfig, AdapterMethod
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+ALL_LINEAR = "all-linear"
+BASE = ""  # stands for "no member" within a layout
+_PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One sequence of a packed row."""
+
+    num_tokens: int
+    member: str | None  # whose adapter serves it; None: the untouched base
+    dropout_key: int = 0  # identifies (step, example) to the member's dropout stream
+
+
+@dataclass(slots=True)
+class _Layout:
+    """Where each member's tokens lie in the row under way; segments of one member are neighbours."""
+
+    spans: list[tuple[str, int, int]] = field(default_factory=list)  # member or "", first token, end
+    segments: dict[str, list[Segment]] = field(default_factory=dict)
+
+
+class BankLinear(nn.Module):
+    """A frozen linear layer with the members' low-rank terms."""
+
+    def __init__(self, base: nn.Module, layout: _Layout, layer: int) -> None:
+        super().__init__()
+        self.base = base
+        self.layer = layer
+        self.lora_a = nn.ParameterDict()  # member -> [r, in_features]
+        self.lora_b = nn.ParameterDict()  # member -> [out_features, r]
+        self.scale: dict[str, float] = {}
+        self.dropout: dict[str, tuple[float, int]] = {}  # member -> probability, seed
+        self._layout = layout
+
+    def forward(self, x_1NI: Tensor) -> Tensor:
+        y_1NO: Tensor = self.base(x_1NI)
+        if not self.lora_a:
+            return y_1NO
+        spans = self._layout.spans
+        if all(member not in self.lora_a for member, _, _ in spans):
+            return y_1NO
+        if len(spans) == 1:
+            return y_1NO + self._delta(spans[0][0], x_1NI).to(y_1NO.dtype)
+        parts = [
+            self._delta(member, x_1NI[:, start:end]).to(y_1NO.dtype)
+            if member in self.lora_a
+            else y_1NO.new_zeros(1, end - start, y_1NO.shape[-1])
+            for member, start, end in spans
+        ]
+        return y_1NO + torch.cat(parts, dim=1)
+
+    def _delta(self, member: str, x_1TI: Tensor) -> Tensor:
+        a_RI, b_OR = self.lora_a[member], self.lora_b[member]
+        x_1TI = x_1TI.to(a_RI.dtype)
+        probability, seed = self.dropout[member]
+        if self.training and probability > 0:
+            x_1TI = x_1TI * self._dropout_mask(member, x_1TI, probability, seed)
+        return (x_1TI @ a_RI.T) @ b_OR.T * self.scale[member]
+
+    def _dropout_mask(self, member: str, x_1TI: Tensor, probability: float, seed: int) -> Tensor:
+        """Zeros and 1/(1-p), drawn for each segment from (seed, dropout_key, layer): recomputation repeats it."""
+        mask = torch.empty_like(x_1TI)
+        generator, start = torch.Generator(device=x_1TI.device), 0
+        for segment in self._layout.segments[member]:
+            generator.manual_seed(mix_seed(seed, segment.dropout_key, self.layer))
+            mask[:, start : start + segment.num_tokens].bernoulli_(1 - probability, generator=generator)
+            start += segment.num_tokens
+        return mask.div_(1 - probability)
+
+
+class AdapterBank(nn.Module):
+    """A frozen causal model with any number of named LoRA members.
+
+    Args:
+        base: a transformers causal model loaded with `attn_implementation="packed"`; it is changed in
+            place: its linear layers (lm_head never) are wrapped, its parameters frozen.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        base.requires_grad_(False)
+        self.base = base
+        self._layout = _Layout()
+        self.layers: dict[str, BankLinear] = {}
+        for name, module in linear_layers(base):
+            self.layers[name] = BankLinear(module, self._layout, layer=len(self.layers))
+            _set_submodule(base, name, self.layers[name])
+        self.configs: dict[str, AdapterConfig] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.base.parameters()).device
+
+    @property
+    def lm_head_weight(self) -> Tensor:
+        """[V, hidden]: of the output layer, which is never quantized or adapted."""
+        weight: Tensor = self.base.get_output_embeddings().weight  # type: ignore[operator]
+        return weight
+
+    def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
+        """Adds a fresh adapter: A uniform as in PEFT (Kaiming, a = sqrt 5), B zero.
+
+        Raises:
+            ValueError: `config.targets` matches no linear layer.
+        """
+        self.configs[name] = config
+        if config.method is AdapterMethod.none:
+            return
+        targets = self._targets(config.targets)
+        for layer_name in targets:
+            layer = self.layers[layer_name]
+            in_features, out_features = _features(layer.base)
+            generator = torch.Generator().manual_seed(mix_seed(seed, 0, layer.layer))
+            bound = math.sqrt(1 / in_features)
+            a_RI = torch.empty(config.lora_r, in_features).uniform_(-bound, bound, generator=generator)
+            b_OR = torch.zeros(out_features, config.lora_r)
+            self._place(layer, name, a_RI, b_OR, config, seed)
+
+    def load_member(self, name: str, folder: Path) -> None:
+        """Reads an adapter saved in PEFT's format, by us or by PEFT.
+
+        Raises:
+            ValueError: the adapter was made for another base, or is of a kind that the bank doesn't serve.
+        """
+        saved = read_peft_config(folder)
+        config = AdapterConfig(
+            name="lora", lora_r=saved["r"], lora_alpha=saved["lora_alpha"], lora_dropout=saved["lora_dropout"]
+        )
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        self.configs[name] = config
+        for key in sorted(tensors):
+            if not key.endswith(".lora_A.weight"):
+                continue
+            layer_name = key.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight")
+            a_RI, b_OR = tensors[key], tensors[key.replace("lora_A", "lora_B")]
+            if layer_name not in self.layers or _features(self.layers[layer_name].base)[0] != a_RI.shape[1]:
+                raise ValueError(
+                    f"{folder}: its layer {layer_name} {tuple(a_RI.shape)} doesn't fit this base model; "
+                    f"it was made for {saved.get('base_model_name_or_path')}"
+                )
+            self._place(self.layers[layer_name], name, a_RI, b_OR, config, seed=0)
+
+    def remove_member(self, name: str) -> None:
+        """Drops an adapter; the base stays loaded for the next ones."""
+        self.configs.pop(name)
+        for layer in self.layers.values():
+            if name in layer.lora_a:
+                del layer.lora_a[name], layer.lora_b[name], layer.scale[name], layer.dropout[name]
+
+    def member_parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """-> the member's tensors by their names in PEFT's file."""
+        tensors: dict[str, nn.Parameter] = {}
+        for layer_name, layer in self.layers.items():
+            if name in layer.lora_a:
+                tensors[f"{_PEFT_PREFIX}{layer_name}.lora_A.weight"] = layer.lora_a[name]
+                tensors[f"{_PEFT_PREFIX}{layer_name}.lora_B.weight"] = layer.lora_b[name]
+        return tensors
+
+    def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
+        """Writes PEFT's two files, the weights last. -> sha256 of the weights."""
+        config = self.configs[name]
+        targets = sorted({layer.rsplit(".", 1)[-1] for layer in self._targets(config.targets)})
+        tensors = {key: value.detach().cpu().contiguous() for key, value in self.member_parameters(name).items()}
+        data = save(tensors, metadata={"format": "pt"})
+        folder.mkdir(parents=True, exist_ok=True)
+        description = peft_config(config, targets, base_model, revision)
+        write_atomically(folder / ADAPTER_CONFIG, json.dumps(description, indent=2))
+        write_atomically(folder / ADAPTER_WEIGHTS, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def forward(
+        self,
+        input_ids_1N: Tensor,
+        segments: Sequence[Segment],
+        position_ids_1N: Tensor | None = None,
+        plan: AttentionPlan | None = None,
+    ) -> Tensor:
+        """Runs the base and every segment's adapter over one packed row.
+
+        Args:
+            input_ids_1N: the segments' tokens, one behind the other.
+            segments: in the row's order; those of one member must be neighbours.
+            position_ids_1N: each token's position in its own sequence; default: counted from 0 in each segment.
+            plan: who sees whom; default: causal within each segment.
+
+        Returns:
+            Hidden states before the output layer, [1, N, hidden].
+        """
+        lengths = [segment.num_tokens for segment in segments]
+        if sum(lengths) != input_ids_1N.shape[1]:
+            raise ValueError(f"segments cover {sum(lengths)} tokens, the row has {input_ids_1N.shape[1]}")
+        self._set_layout(segments)
+        if position_ids_1N is None:
+            counts = [torch.arange(length, device=input_ids_1N.device) for length in lengths]
+            position_ids_1N = torch.cat(counts)[None]
+        decoder = self.base.get_decoder()  # type: ignore[operator]
+        out = decoder(
+            input_ids=input_ids_1N, position_ids=position_ids_1N, plan=plan or Packed(lengths), use_cache=False
+        )
+        hidden: Tensor = out.last_hidden_state
+        return hidden
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """[N, hidden] -> [N, V], float32."""
+        head = self.base.get_output_embeddings()  # type: ignore[operator]
+        logits: Tensor = head(hidden_ND).float()
+        return logits
+
+    def _targets(self, wanted: Sequence[str]) -> list[str]:
+        if list(wanted) == [ALL_LINEAR]:
+            return list(self.layers)
+        found = [name for name in self.layers if name.rsplit(".", 1)[-1] in wanted or name in wanted]
+        unknown = set(wanted) - {name.rsplit(".", 1)[-1] for name in self.layers} - set(self.layers)
+        if unknown:
+            known = sorted({name.rsplit(".", 1)[-1] for name in self.layers})
+            raise ValueError(f"adapter.targets={sorted(unknown)}: no such linear layer; this model has {known}")
+        return found
+
+    def _place(
+        self, layer: BankLinear, name: str, a_RI: Tensor, b_OR: Tensor, config: AdapterConfig, seed: int
+    ) -> None:
+        device = self.device
+        layer.lora_a[name] = nn.Parameter(a_RI.to(device=device, dtype=torch.float32))
+        layer.lora_b[name] = nn.Parameter(b_OR.to(device=device, dtype=torch.float32))
+        layer.scale[name] = config.lora_alpha / config.lora_r
+        layer.dropout[name] = (config.lora_dropout or 0.0, seed)
+
+    def _set_layout(self, segments: Sequence[Segment]) -> None:
+        spans: list[tuple[str, int, int]] = []
+        by_member: dict[str, list[Segment]] = {}
+        start = 0
+        for segment in segments:
+            member, end = segment.member or BASE, start + segment.num_tokens
+            if spans and spans[-1][0] == member:
+                spans[-1] = (member, spans[-1][1], end)
+            elif member in by_member:
+                raise ValueError(f"segments of {member or 'the base'} are not neighbours in the packed row")
+            else:
+                spans.append((member, start, end))
+            by_member.setdefault(member, []).append(segment)
+            start = end
+        self._layout.spans, self._layout.segments = spans, by_member
+
+
+def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every linear layer but the output layer, in the model's order, quantized ones included."""
+    output = base.get_output_embeddings()  # type: ignore[operator]
+    found = [(n, m) for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not output]
+    yield from found
+
+
+def peft_config(config: AdapterConfig, targets: Sequence[str], base_model: str, revision: str) -> dict[str, Any]:
+    """What `peft.PeftModel.from_pretrained` reads."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "revision": revision,
+        "r": config.lora_r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout or 0.0,
+        "target_modules": list(targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+
+
+def read_peft_config(folder: Path) -> dict[str, Any]:
+    """Reads and checks `adapter_config.json`.
+
+    Raises:
+        ValueError: no such file, or an adapter of a kind that the bank doesn't serve.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        raise ValueError(f"{folder}: no {ADAPTER_CONFIG}; expected a folder written by PEFT or by a run")
+    saved: dict[str, Any] = json.loads(path.read_text())
+    unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if saved.get(key)]
+    if saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none" or unsupported:
+        raise ValueError(f"{path}: only plain LoRA without bias is served here, not {saved.get('peft_type')} {unsupported}")
+    return saved
+
+
+def mix_seed(seed: int, key: int, layer: int) -> int:
+    """A 63-bit seed from three numbers (splitmix64's finalizer), so that streams don't overlap."""
+    value = (seed * 0x9E3779B97F4A7C15 + key * 0xBF58476D1CE4E5B9 + layer * 0x94D049BB133111EB + 1) & (2**64 - 1)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        value = ((value ^ (value >> shift)) * factor) & (2**64 - 1)
+    return (value ^ (value >> 31)) & (2**63 - 1)
+
+
+def _features(linear: nn.Module) -> tuple[int, int]:
+    return int(linear.in_features), int(linear.out_features)  # type: ignore[arg-type]
+
+
+def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent) if parent else root, child, module)

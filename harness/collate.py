@@ -1,0 +1,75 @@
+"""Packs the examples of a step, of all members of a group, into flat rows without padding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.adapters import Segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One example of one member's step."""
+
+    member: str
+    tokens: np.ndarray[tuple[int], np.dtype[np.int32]]  # input and output
+    num_source: int  # leading tokens that carry no loss
+    dropout_key: int
+    weight: float  # what each of its target tokens counts in the member's step loss
+
+    @property
+    def num_targets(self) -> int:
+        return len(self.tokens) - max(self.num_source, 1)
+
+
+@dataclass(slots=True, kw_only=True)
+class PackedRow:
+    """A flat row of N tokens with M target positions."""
+
+    input_ids_1N: Tensor
+    segments: list[Segment]
+    target_at_M: Tensor  # positions whose next token is a target
+    targets_M: Tensor
+    weights_M: Tensor
+    spans: dict[str, slice] = field(default_factory=dict)  # member -> its targets
+
+
+def split_rows(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
+    """Cuts a step's items (members in order) into rows of at most `max_tokens`; one item always fits."""
+    rows: list[list[Item]] = []
+    used = 0
+    for item in items:
+        if not rows or used + len(item.tokens) > max_tokens:
+            rows.append([])
+            used = 0
+        rows[-1].append(item)
+        used += len(item.tokens)
+    return rows
+
+
+def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
+    """Lays items one behind the other; those of one member must be neighbours."""
+    segments, at, targets, weights = [], [], [], []
+    spans: dict[str, slice] = {}
+    start = num_targets = 0
+    for item in items:
+        segments.append(Segment(num_tokens=len(item.tokens), member=item.member, dropout_key=item.dropout_key))
+        first = max(item.num_source, 1)  # the first token of a sequence is predicted by nothing
+        at.append(np.arange(start + first - 1, start + len(item.tokens) - 1))
+        targets.append(item.tokens[first:])
+        weights.append(np.full(item.num_targets, item.weight, dtype=np.float32))
+        begin = spans[item.member].start if item.member in spans else num_targets
+        num_targets += item.num_targets
+        spans[item.member] = slice(begin, num_targets)
+        start += len(item.tokens)
+    return PackedRow(
+        input_ids_1N=torch.from_numpy(np.concatenate([i.tokens for i in items]).astype(np.int64))[None].to(device),
+        segments=segments,
+        target_at_M=torch.from_numpy(np.concatenate(at)).to(device),
+        targets_M=torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
+        weights_M=torch.from_numpy(np.concatenate(weights)).to(device),
+        spans=spans,
+    )

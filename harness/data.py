@@ -1,0 +1,248 @@
+"""Where do a dataset's rows lie, what are they, and are they the same rows as last time?
+
+    source = locate_dataset(config.dataset, config.paths)
+    if isinstance(source, Missing): ...            # nothing is downloaded by looking
+    for row in read_rows(source): ...              # row.line, row.fields
+
+Looked at in this order: `dataset.path`, rows that this project ships, the data store, the Hugging Face
+cache on this machine, the hub. Neither torch nor `datasets` is imported before rows of a hub dataset are
+read. How a row becomes an example is `harness.formats`.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.files import sha256_file
+from harness.formats import DATASETS, HEADERLESS_TSV, Example, RowError, fitting_formats, row_rule
+from harness.rows import SUFFIXES, DataError, read_file
+from harness.schema import DatasetConfig, PathsConfig
+from harness.stores import Missing, cached_snapshot, hub_problem, store_names
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "DataSource",
+    "Missing",
+    "SourceRow",
+    "fingerprint",
+    "locate_dataset",
+    "num_rows",
+    "read_rows",
+    "row_examples",
+]
+
+NO_DATASET = "none"
+_EMBEDDED = "embedded/"
+_EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+_HUB_FILE_SUFFIXES = (*SUFFIXES, ".parquet", ".arrow", ".gz", ".zst", ".zip")
+_HUB_BATCH_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """Rows that are there: local files, or a hub dataset (cached in `snapshot`, or to be fetched)."""
+
+    name: str
+    files: tuple[Path, ...] = ()
+    headerless: tuple[str, ...] | None = None  # the columns of a .tsv without a header
+    hub_id: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    revision: str = "main"  # a commit where it is known
+    snapshot: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    file: str
+    line: int  # from 1; the row's number in a hub dataset
+    fields: dict[str, Any]
+
+
+def locate_dataset(config: DatasetConfig, paths: PathsConfig) -> DataSource | Missing:
+    """Looks for the dataset's rows in all places, in order; downloads nothing.
+
+    Raises:
+        ValueError: an unknown format or kind of file, or `dataset=none`, which has no rows.
+    """
+    if NO_DATASET in (config.format, config.hub_id):
+        raise ValueError(f"dataset={config.name}: it has no rows and goes with adapter=none only; choose a dataset")
+    row_rule(config.format)
+    looked: list[str] = []
+    found = _local_files(config, paths, looked)
+    if found:
+        return _file_source(config, found)
+    if config.path is not None:
+        return _missing(config, looked, f"point dataset.path at a file ({', '.join(SUFFIXES)}) or at a folder with one")
+    if config.hub_id.startswith(_EMBEDDED):
+        return _missing(config, looked, "install this project again, with its package data")
+    return _on_hub(config, looked)
+
+
+def read_rows(source: DataSource, only: Sequence[int] | None = None) -> Iterator[SourceRow]:
+    """Streams the rows, all of them or those numbered (from 0, ascending) in `only`.
+
+    Raises:
+        DataError: as `harness.rows.read_file`.
+    """
+    if not source.files:
+        yield from _hub_rows(source, only)
+        return
+    wanted = None if only is None else iter(only)
+    following = None if wanted is None else next(wanted, None)
+    for number, row in enumerate(_file_rows(source)):
+        if wanted is None:
+            yield row
+        elif following is None:
+            return
+        elif number == following:
+            yield row
+            following = next(wanted, None)
+
+
+def num_rows(source: DataSource) -> int:
+    """How many rows there are; reads local files through."""
+    if source.files:
+        return sum(1 for _ in _file_rows(source))
+    return len(_load_hub(source))
+
+
+def row_examples(row: SourceRow, format: str) -> list[Example]:
+    """Applies the format's rule to a row.
+
+    Raises:
+        DataError: the rule can't read it; the message names file, line, field and the formats that would fit.
+    """
+    try:
+        return row_rule(format)(row.fields)
+    except RowError as error:
+        fitting = fitting_formats(row.fields)
+        remedy = f"formats that read this row: {', '.join(fitting)}" if fitting else "no known format reads this row"
+        problem = f"{error.problem}; dataset.format is {format}, {remedy}"
+        raise DataError(problem, file=row.file, line=row.line, field=error.field) from error
+
+
+def fingerprint(source: DataSource) -> str:
+    """What identifies the rows: the SHA-256 of local content, or "hub_id@revision" with subset and split."""
+    if not source.files:
+        parts = [f"{source.hub_id}@{source.revision}", source.subset or "", source.split]
+        return "/".join(part for part in parts if part)
+    digests = [sha256_file(path) for path in source.files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _local_files(config: DatasetConfig, paths: PathsConfig, looked: list[str]) -> tuple[Path, ...]:
+    if config.path is not None:
+        return _data_files(Path(config.path), config.split, looked, "dataset.path ")
+    if config.hub_id.startswith(_EMBEDDED):
+        return _data_files(
+            _EMBEDDED_FOLDER / f"{config.hub_id.removeprefix(_EMBEDDED)}.jsonl", config.split, looked, ""
+        )
+    if paths.data_store is None:
+        looked.append("the data store: not set (paths.data_store, or HARNESS_DATA_STORE)")
+        return ()
+    for name in store_names(config.name, config.hub_id):
+        stem = Path(paths.data_store) / name
+        for suffix in SUFFIXES:
+            if stem.with_name(stem.name + suffix).is_file():
+                return (stem.with_name(stem.name + suffix),)
+        looked.append(f"{stem}{{{','.join(SUFFIXES)}}}: no such file")
+        found = _data_files(stem, config.split, looked, "")
+        if found:
+            return found
+    return ()
+
+
+def _data_files(path: Path, split: str, looked: list[str], prefix: str) -> tuple[Path, ...]:
+    """A file is itself; a folder is its only data file, or the files whose names begin with the split's."""
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise DataError(f"unknown kind of file; there are: {', '.join(SUFFIXES)}", file=str(path))
+        return (path,)
+    if not path.is_dir():
+        looked.append(f"{prefix}{path}: no such file or folder")
+        return ()
+    inside = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+    found = inside if len(inside) == 1 else [file for file in inside if file.name.startswith(split)]
+    if not found:
+        count = f"{len(inside)} data files, none called {split}*" if inside else "no data file"
+        looked.append(f"{prefix}{path}: {count} in it")
+    return tuple(found)
+
+
+def _file_source(config: DatasetConfig, found: tuple[Path, ...]) -> DataSource:
+    return DataSource(name=config.name, files=found, headerless=HEADERLESS_TSV.get(config.format))
+
+
+def _on_hub(config: DatasetConfig, looked: list[str]) -> DataSource | Missing:
+    snapshot = cached_snapshot(config.hub_id, config.revision, repo_type="dataset")
+    if snapshot is not None and any(file.suffix in _HUB_FILE_SUFFIXES for file in snapshot.rglob("*")):
+        return _hub_source(config, revision=snapshot.name, snapshot=snapshot)
+    looked.append(f"the hub's local cache (HF_HOME): {config.hub_id} is not downloaded")
+    problem = hub_problem(config.hub_id, config.revision, repo_type="dataset")
+    if problem is None:
+        return _hub_source(config, revision=_hub_commit(config), snapshot=None)
+    looked.append(f"https://huggingface.co/datasets/{config.hub_id}: {problem}")
+    remedy = (
+        f"put the rows at <store>/{config.name}.jsonl and set paths.data_store (or HARNESS_DATA_STORE), or give "
+        "dataset.path, or run where the hub can be reached, or take dataset=concise, which needs neither"
+    )
+    return _missing(config, looked, remedy)
+
+
+def _hub_source(config: DatasetConfig, *, revision: str, snapshot: Path | None) -> DataSource:
+    return DataSource(
+        name=config.name,
+        hub_id=config.hub_id,
+        subset=config.subset,
+        split=config.split,
+        revision=revision,
+        snapshot=snapshot,
+    )
+
+
+def _hub_commit(config: DatasetConfig) -> str:
+    """The commit behind a branch, so that the first run and one from the cache have the same fingerprint."""
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(config.hub_id, revision=config.revision, timeout=5.0).sha or config.revision
+
+
+def _missing(config: DatasetConfig, looked: list[str], remedy: str) -> Missing:
+    return Missing(what=f"rows of {config.name} ({config.hub_id})", looked_in=tuple(looked), remedy=remedy)
+
+
+def _file_rows(source: DataSource) -> Iterator[SourceRow]:
+    for path in source.files:
+        for line, fields in read_file(path, source.headerless):
+            yield SourceRow(str(path), line, fields)
+
+
+def _hub_rows(source: DataSource, only: Sequence[int] | None) -> Iterator[SourceRow]:
+    """Reads the memory-mapped Arrow table that `datasets` makes, some rows at a time."""
+    table = _load_hub(source)
+    numbers: Sequence[int] = range(len(table)) if only is None else only
+    for start in range(0, len(numbers), _HUB_BATCH_ROWS):
+        batch = numbers[start : start + _HUB_BATCH_ROWS]
+        columns: dict[str, list[Any]] = table[list(batch)]
+        for offset, number in enumerate(batch):
+            fields = {name: values[offset] for name, values in columns.items()}
+            yield SourceRow(f"{source.hub_id}/{source.split}", number + 1, fields)
+
+
+def _load_hub(source: DataSource) -> "Dataset":
+    """A subset with a file's suffix names files of the repository, any other one a configuration."""
+    from datasets import load_dataset
+
+    options: dict[str, Any] = {"name": source.subset}
+    if source.subset is not None and source.subset.endswith(_HUB_FILE_SUFFIXES):
+        options = {"data_files": {source.split: source.subset}}
+    if source.snapshot is not None:
+        return load_dataset(str(source.snapshot), split=source.split, **options)
+    return load_dataset(source.hub_id, revision=source.revision, split=source.split, **options)

@@ -1,0 +1,181 @@
+"""How does a row of each dataset become an input and an output?
+
+A rule takes one row (a mapping of published field names) and returns its examples; `DATASETS` names the
+rules. A dataset of your own needs one entry here and one YAML in `conf/dataset`.
+
+Source: `make_data_module` of artidoro/qlora (qlora.py); the two templates are Stanford Alpaca's with the
+space that qlora.py adds after "Response:". FLAN v2 and Unnatural Instructions, which that code leaves out,
+follow the fields their authors published (google-research/FLAN, orhonovich/unnatural-instructions).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+Row = Mapping[str, object]
+
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response: "
+)
+ALPACA_WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response: "
+)
+
+# FLAN's cot_data files are .tsv without a header, and escape newlines as "\n".
+HEADERLESS_TSV: dict[str, tuple[str, ...]] = {"flan": ("question", "answer", "rationale")}
+
+# The same columns under each publisher's names: google-research/FLAN's Hub form, then SirNeural/flan_v2's card.
+_FLAN_PAIRS = (("inputs", "targets"), ("input", "target"))
+
+
+class RowError(ValueError):
+    """A row that its format's rule can't read: which field, and what is wrong with it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"field {field!r}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What one training example reads (`input`) and writes (`output`); `target_field` names the output's origin."""
+
+    input: str
+    output: str
+    target_field: str = "output"
+
+
+RowRule = Callable[[Row], list[Example]]
+
+
+def text_field(row: Row, field: str, prefix: str = "") -> str:
+    """The text in `row[field]`; `prefix` says in errors where a nested row lies.
+
+    Raises:
+        RowError: the field is missing (near names are listed) or not text.
+    """
+    if field not in row:
+        near = get_close_matches(field, [str(name) for name in row], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RowError(prefix + field, f"missing (the row has: {', '.join(map(str, row)) or 'nothing'}{hint})")
+    value = row[field]
+    if not isinstance(value, str):
+        raise RowError(prefix + field, f"expected text, found {type(value).__name__} {str(value)[:60]!r}")
+    return value
+
+
+def alpaca(row: Row) -> list[Example]:
+    """instruction, input (may be empty or absent), output."""
+    instruction, output = text_field(row, "instruction"), text_field(row, "output")
+    context = text_field(row, "input") if row.get("input") is not None else ""
+    template = ALPACA_WITH_INPUT if context != "" else ALPACA_WITHOUT_INPUT
+    return [Example(template.format(instruction=instruction, input=context), output)]
+
+
+def chip2(row: Row) -> list[Example]:
+    """One `text` of "<human>: ...\\n<bot>: ..."; what follows a second "<bot>: " is dropped, as in qlora.py."""
+    parts = text_field(row, "text").split("\n<bot>: ")
+    if len(parts) < 2:
+        raise RowError("text", r"holds no '\n<bot>: ' to split the question from the answer at")
+    return [Example(parts[0].replace("<human>: ", ""), parts[1], "text")]
+
+
+def self_instruct(row: Row) -> list[Example]:
+    return [Example(text_field(row, "prompt"), text_field(row, "completion"), "completion")]
+
+
+def hh_rlhf(row: Row) -> list[Example]:
+    """The whole preferred transcript is the target, human turns included."""
+    return [Example("", text_field(row, "chosen"), "chosen")]
+
+
+def oasst1(row: Row) -> list[Example]:
+    """The whole conversation is the target, human turns included."""
+    return [Example("", text_field(row, "text"), "text")]
+
+
+def input_output(row: Row) -> list[Example]:
+    return [Example(text_field(row, "input"), text_field(row, "output"))]
+
+
+def unnatural(row: Row) -> list[Example]:
+    """An example per instance: `instruction_with_input` -> `output`."""
+    return _instances(row, "instances")
+
+
+def unnatural_reformulations(row: Row) -> list[Example]:
+    """The instances and, where the row has them, the paraphrases of its instruction."""
+    paraphrases = _instances(row, "reformulations") if row.get("reformulations") else []
+    return unnatural(row) + paraphrases
+
+
+def flan(row: Row) -> list[Example]:
+    """inputs, targets (the Hub's form), or question, answer, rationale (the cot_data files)."""
+    for source, target in _FLAN_PAIRS:
+        if source in row and target in row:
+            return [Example(text_field(row, source), text_field(row, target), target)]
+    if "question" not in row:
+        raise RowError("inputs", f"missing (the row has: {', '.join(map(str, row)) or 'nothing'})")
+    question, answer, rationale = (
+        text_field(row, name).replace("\\n", "\n") for name in ("question", "answer", "rationale")
+    )
+    return [Example(question, f"{rationale} The answer is {answer}." if answer else rationale, "rationale")]
+
+
+def _instances(row: Row, field: str) -> list[Example]:
+    instances = row.get(field)
+    if not isinstance(instances, list) or not instances:
+        raise RowError(field, f"expected a list of instances, found {type(instances).__name__}")
+    examples = []
+    for number, instance in enumerate(instances):
+        where = f"{field}[{number}]."
+        if not isinstance(instance, Mapping):
+            raise RowError(where.rstrip("."), f"expected fields with values, found {type(instance).__name__}")
+        source, target = (text_field(instance, name, where) for name in ("instruction_with_input", "output"))
+        examples.append(Example(source, target, where + "output"))
+    return examples
+
+
+DATASETS: dict[str, RowRule] = {
+    "alpaca": alpaca,
+    "chip2": chip2,
+    "self_instruct": self_instruct,
+    "hh_rlhf": hh_rlhf,
+    "longform": input_output,
+    "oasst1": oasst1,
+    "unnatural": unnatural,
+    "unnatural_reformulations": unnatural_reformulations,
+    "flan": flan,
+    "input_output": input_output,
+}
+
+
+def row_rule(name: str) -> RowRule:
+    """The rule called `name`.
+
+    Raises:
+        ValueError: there is none; near names and all names are listed.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    near = get_close_matches(name, DATASETS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"dataset.format={name}: no such format.{hint} There are: {', '.join(DATASETS)}")
+
+
+def fitting_formats(row: Row) -> list[str]:
+    """The formats whose rule reads this row, for a message to someone who chose another."""
+    return [name for name, rule in DATASETS.items() if _reads(rule, row)]
+
+
+def _reads(rule: RowRule, row: Row) -> bool:
+    try:
+        rule(row)
+    except RowError:
+        return False
+    return True

@@ -1,0 +1,377 @@
+"""Which jobs are there, who works on which, and how did they end?
+
+The one table that training, evaluating and judging share. A worker claims jobs with a lease, renews it while it works,
+and ends them; a worker that dies lets its lease run out, and another takes over. `claim_token` fences: once a job was
+claimed again, whatever its former holder reports is refused.
+
+    ledger = Ledger.open("runs/ledger.sqlite")            # or postgresql://user@host/database
+    ledger.add([job, ...], sweep="table5")
+    claims = ledger.claim("host:123", ["train"], max_jobs=8, lease_seconds=120, max_attempts=2)
+    held = ledger.heartbeat(claims, lease_seconds=120)    # stop work on what is no longer held
+    ledger.finish(claims[0], {"loss": 1.2}, seconds=34.5)
+
+SQLite is for one machine's local disk (WAL doesn't work on network file systems), PostgreSQL for many machines.
+An empty claim doesn't mean that all is done: ask `counts`. Every method is one transaction, is repeated
+while the database is gone for up to a minute, and raises `LedgerError` with the remedy. Source: leases and fencing
+tokens as in Kleppmann, "How to do distributed locking" (2016); queues by SKIP LOCKED as in PostgreSQL's SELECT manual.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from harness.files import to_json
+from harness.ledger_adding import (
+    check_predecessors,
+    insert_jobs,
+    known_statuses,
+    link_jobs,
+    refresh_jobs,
+    require_sweep,
+    set_sweep_state,
+    touch_sweep,
+)
+from harness.ledger_connection import WAIT_SECONDS, Access, Clock, Database
+from harness.ledger_dependents import chunks, refresh_waiting, settle_dependents, with_relatives
+from harness.ledger_queue import end_expired, finished_by, in_sweep, linked, next_jobs, runnable, update_held
+from harness.ledger_schema import (
+    ROW_COLUMNS,
+    AddResult,
+    Job,
+    JobRow,
+    JobStatus,
+    LedgerError,
+    LedgerUnavailableError,
+    SweepRow,
+    SweepState,
+    Throughput,
+    jobs,
+    sweep_jobs,
+    sweeps,
+)
+
+__all__ = [
+    "AddResult",
+    "Job",
+    "JobRow",
+    "JobStatus",
+    "Ledger",
+    "LedgerError",
+    "LedgerUnavailableError",
+    "SweepRow",
+    "SweepState",
+    "Throughput",
+]
+
+T = TypeVar("T")
+_BLOCK = 1_000  # rows a query
+_OPEN = (JobStatus.queued, JobStatus.claimed)
+_NOT_BEGUN = (JobStatus.queued, JobStatus.failed, JobStatus.cancelled)
+_AFRESH: dict[str, Any] = {
+    "status": JobStatus.queued,
+    "attempts": 0,
+    "lease_expires": None,
+    "finished": None,
+    "seconds": None,
+    "result": None,
+}
+
+
+class Ledger:
+    """The jobs of a database. One object serves all threads of a process and survives a fork.
+
+    Args:
+        url_or_path: a SQLite file (made when missing, its folder must exist) or a PostgreSQL URL.
+        clock: replaces the server's clock; for tests.
+        wait_seconds: how long to wait for a database that is locked or gone.
+    """
+
+    def __init__(self, url_or_path: str | Path, clock: Clock | None = None, wait_seconds: float = WAIT_SECONDS):
+        self._database = Database(url_or_path, clock, wait_seconds)
+
+    @classmethod
+    def open(cls, url_or_path: str | Path, clock: Clock | None = None, wait_seconds: float = WAIT_SECONDS) -> Ledger:
+        """Connects at once, so that a wrong address or an unwritable file shows before anything starts."""
+        ledger = cls(url_or_path, clock, wait_seconds)
+        ledger.now()
+        return ledger
+
+    def close(self) -> None:
+        """Gives connections back; the ledger may still be used."""
+        self._database.close()
+
+    def now(self) -> float:
+        """The server's clock, in seconds since 1970: what leases are measured by."""
+        return self._database.transact(Access.read, lambda c: float(c.scalar(sa.select(self._database.now())) or 0))
+
+    # Adding and steering: what a planner or a person does.
+
+    def add(self, new_jobs: Sequence[Job], sweep: str | None = None) -> AddResult:
+        """Adds the jobs that are not yet known, and links all of them to the sweep.
+
+        A known job keeps its state. Unless it is claimed or done it takes over the new payload, label, group and
+        priority, so that a mended setting reaches the next attempt.
+
+        Raises:
+            LedgerError: a job's `after` is neither known nor among the new ones.
+        """
+        unique = {job.job_id: job for job in reversed(new_jobs)}
+        unique = dict(reversed(unique.items()))  # the first of equal jobs, in the given order
+
+        def work(connection: sa.Connection) -> AddResult:
+            known = known_statuses(connection, unique)
+            outside = check_predecessors(connection, unique)
+            created = [job for job in unique.values() if job.job_id not in known]
+            now = self._database.now()
+            insert_jobs(connection, created, now)
+            refresh_jobs(connection, [job for job in unique.values() if known.get(job.job_id) in _NOT_BEGUN])
+            if sweep is not None:
+                touch_sweep(connection, sweep, now)
+                link_jobs(connection, sweep, list(unique))
+            earlier = outside | known.keys()
+            settle_dependents(connection, {job.after for job in created if job.after in earlier}, now)
+            return AddResult(num_new=len(created), num_known=len(known), known=Counter(known.values()))
+
+        return self._database.transact(Access.rearrange, work)
+
+    def record_sweep(self, name: str, command: str) -> None:
+        """Notes what a sweep was started with; starting it again makes a cancelled one active."""
+
+        def work(connection: sa.Connection) -> None:
+            touch_sweep(connection, name, self._database.now())
+            connection.execute(sa.update(sweeps).where(sweeps.c.name == name).values(command=command))
+
+        self._database.transact(Access.rearrange, work)
+
+    def pause(self, sweep: str) -> None:
+        """Its jobs are not claimed until `resume`, except through another sweep; running ones go on."""
+        self._steer(sweep, SweepState.paused)
+
+    def resume(self, sweep: str) -> None:
+        """Its jobs may be claimed again."""
+        self._steer(sweep, SweepState.active)
+
+    def cancel(self, sweep: str | None = None) -> int:
+        """Cancels what is queued or claimed (its worker learns from the next heartbeat); returns how many.
+
+        Jobs that another sweep, not itself cancelled, also wants are left alone.
+        """
+
+        def work(connection: sa.Connection) -> int:
+            mine: sa.ColumnElement[bool] = sa.true()
+            which: sa.ColumnElement[bool] = sa.true()
+            if sweep is not None:
+                require_sweep(connection, sweep)
+                which = sweeps.c.name == sweep
+                mine = in_sweep(sweep) & ~linked(sweeps.c.state != SweepState.cancelled)
+            connection.execute(sa.update(sweeps).where(which).values(state=SweepState.cancelled))
+            now = self._database.now()
+            reason = "cancelled" if sweep is None else f"cancelled with sweep {sweep}"
+            values = {"status": JobStatus.cancelled, "reason": reason, "lease_expires": None, "finished": now}
+            change = sa.update(jobs).where(jobs.c.status.in_(_OPEN), mine).values(values)
+            ended = connection.scalars(change.returning(jobs.c.job_id)).all()
+            return len(ended) + settle_dependents(connection, ended, now)
+
+        return self._database.transact(Access.rearrange, work)
+
+    def requeue(
+        self, statuses: Collection[JobStatus], sweep: str | None = None, job_ids: Collection[str] | None = None
+    ) -> int:
+        """Queues jobs of these statuses afresh, attempts at zero; returns how many.
+
+        Comes with what they need: a predecessor that failed or was cancelled, and jobs of the
+        same statuses that never began because of them. A cancelled sweep becomes active again.
+        """
+
+        def work(connection: sa.Connection) -> int:
+            if sweep is not None:
+                require_sweep(connection, sweep)
+                touch_sweep(connection, sweep, self._database.now())
+            wanted = sa.select(jobs.c.job_id).where(jobs.c.status.in_(list(statuses)), in_sweep(sweep))
+            if job_ids is None:
+                found = set(connection.scalars(wanted))
+            else:
+                parts = (wanted.where(jobs.c.job_id.in_(part)) for part in chunks(job_ids))
+                found = {job_id for query in parts for job_id in connection.scalars(query)}
+            found = with_relatives(connection, found, statuses)
+            for part in chunks(found):
+                connection.execute(sa.update(jobs).where(jobs.c.job_id.in_(part)).values(_AFRESH))
+                refresh_waiting(connection, jobs.c.after, part)
+            for part in chunks(found):
+                refresh_waiting(connection, jobs.c.job_id, part)
+            return len(found)
+
+        return self._database.transact(Access.rearrange, work)
+
+    # Working: what a worker does.
+
+    def claim(
+        self,
+        worker: str,
+        kinds: Sequence[str],
+        max_jobs: int,
+        lease_seconds: float,
+        max_attempts: int,
+        sweep: str | None = None,
+    ) -> list[JobRow]:
+        """Claims up to `max_jobs` runnable jobs of one kind and one group, the most urgent first.
+
+        Leases that ran out are ended first: back to the queue, or failed once the attempts they were claimed
+        with are used up. No job is ever given to two holders of a valid lease.
+        """
+
+        def work(connection: sa.Connection) -> list[JobRow]:
+            now = self._database.now()
+            end_expired(connection, now)
+            condition = runnable(connection, kinds, sweep)
+            first = None if condition is None else connection.execute(next_jobs(condition, 1)).first()
+            if condition is None or first is None:
+                return []
+            alike = sa.and_(condition, jobs.c.kind == first.kind, jobs.c.group == first.group)
+            order = [row.seq for row in connection.execute(next_jobs(alike, max_jobs))]
+            change = (
+                sa.update(jobs)
+                .where(jobs.c.seq.in_(order))
+                .values(
+                    status=JobStatus.claimed,
+                    worker=worker,
+                    attempts=jobs.c.attempts + 1,
+                    max_attempts=max_attempts,
+                    claim_token=jobs.c.claim_token + 1,
+                    lease_expires=now + lease_seconds,
+                    started=now,
+                )
+            )
+            rows = connection.execute(change.returning(jobs.c.seq, *ROW_COLUMNS)).all()
+            return [_job_row(row) for row in sorted(rows, key=lambda row: order.index(row.seq))]
+
+        return self._database.transact(Access.write, work)
+
+    def heartbeat(self, claims: Iterable[JobRow], lease_seconds: float) -> set[str]:
+        """Renews the leases; returns the job_ids still held. Work on the others must stop, and write nothing."""
+        ordered = sorted(claims, key=lambda claim: claim.job_id)  # one order for all: no deadlocks
+
+        def work(connection: sa.Connection) -> set[str]:
+            expires = self._database.now() + lease_seconds
+            return {claim.job_id for claim in ordered if update_held(connection, claim, lease_expires=expires)}
+
+        return self._database.transact(Access.write, work)
+
+    def finish(self, claim: JobRow, result: dict[str, Any], seconds: float) -> bool:
+        """Records the result; what waited for the job may run. False, and nothing changes, if the claim was lost.
+
+        Repeating a finish that was recorded returns True. Raises ValueError for a NaN in `result`.
+        """
+        text = to_json(result, where=f"result of {claim.job_id}")
+
+        def work(connection: sa.Connection) -> bool:
+            now = self._database.now()
+            done = {"status": JobStatus.done, "result": text, "seconds": seconds, "finished": now}
+            if not update_held(connection, claim, reason=None, lease_expires=None, **done):
+                return finished_by(connection, claim)
+            settle_dependents(connection, [claim.job_id], now)
+            return True
+
+        return self._database.transact(Access.write, work)
+
+    def fail(self, claim: JobRow, reason: str, retry: bool) -> bool:
+        """Back to the queue where `retry` and attempts are left, else failed, and with it what waits for it.
+
+        False, and nothing changes, if the claim was lost.
+        """
+        again = retry and claim.max_attempts is not None and claim.attempts < claim.max_attempts
+
+        def work(connection: sa.Connection) -> bool:
+            now = self._database.now()
+            status, finished = (JobStatus.queued, None) if again else (JobStatus.failed, now)
+            held = update_held(connection, claim, status=status, reason=reason, lease_expires=None, finished=finished)
+            if held and not again:
+                settle_dependents(connection, [claim.job_id], now)
+            return held
+
+        return self._database.transact(Access.write, work)
+
+    def release(self, claims: Iterable[JobRow]) -> None:
+        """Gives claims back unfinished (a clean shutdown, a preemption); the attempt is not counted."""
+        ordered = sorted(claims, key=lambda claim: claim.job_id)
+        values = {"status": JobStatus.queued, "lease_expires": None, "attempts": jobs.c.attempts - 1}
+
+        def work(connection: sa.Connection) -> None:
+            for claim in ordered:
+                update_held(connection, claim, **values)
+
+        self._database.transact(Access.write, work)
+
+    # Looking.
+
+    def get(self, job_id: str) -> JobRow | None:
+        query = sa.select(*ROW_COLUMNS).where(jobs.c.job_id == job_id)
+        row = self._database.transact(Access.read, lambda c: c.execute(query).first())
+        return None if row is None else _job_row(row)
+
+    def rows(
+        self,
+        sweep: str | None = None,
+        status: JobStatus | None = None,
+        kinds: Collection[str] | None = None,
+        run_id: str | None = None,
+    ) -> Iterator[JobRow]:
+        """Jobs in the order of adding, read in blocks: memory stays flat, and no lock is held between blocks."""
+        query = sa.select(jobs.c.seq, *ROW_COLUMNS).where(in_sweep(sweep)).order_by(jobs.c.seq).limit(_BLOCK)
+        if status is not None:
+            query = query.where(jobs.c.status == status)
+        if kinds is not None:
+            query = query.where(jobs.c.kind.in_(list(kinds)))
+        if run_id is not None:
+            query = query.where(jobs.c.run_id == run_id)
+        last = -1
+        while block := self._fetch(query.where(jobs.c.seq > last)):
+            yield from map(_job_row, block)
+            last = block[-1].seq
+
+    def counts(self, sweep: str | None = None) -> dict[str, dict[JobStatus, int]]:
+        """Number of jobs by kind and status; every status of a kind that occurs is there, if only as 0."""
+        query = sa.select(jobs.c.kind, jobs.c.status, sa.func.count()).group_by(jobs.c.kind, jobs.c.status)
+        if sweep is not None:
+            query = query.join(sweep_jobs, sweep_jobs.c.job_id == jobs.c.job_id).where(sweep_jobs.c.sweep == sweep)
+        table: dict[str, dict[JobStatus, int]] = {}
+        for kind, status, number in self._fetch(query.order_by(jobs.c.kind)):
+            table.setdefault(kind, dict.fromkeys(JobStatus, 0))[JobStatus(status)] = number
+        return table
+
+    def throughput(self, window_seconds: float, sweep: str | None = None) -> dict[str, Throughput]:
+        """By kind, the jobs done within the last `window_seconds`: what an ETA is made from."""
+        since = self._database.now() - window_seconds
+        query = sa.select(jobs.c.kind, sa.func.count(), sa.func.coalesce(sa.func.sum(jobs.c.seconds), 0.0))
+        query = query.where(jobs.c.finished >= since, jobs.c.status == JobStatus.done, in_sweep(sweep))
+        rows = self._fetch(query.group_by(jobs.c.kind))
+        return {kind: Throughput(num_done=number, seconds=seconds) for kind, number, seconds in rows}
+
+    def sweeps(self) -> list[SweepRow]:
+        """All sweeps, the oldest first."""
+        number = sa.select(sa.func.count()).where(sweep_jobs.c.sweep == sweeps.c.name).scalar_subquery()
+        rows = self._fetch(sa.select(sweeps, number.label("num_jobs")).order_by(sweeps.c.created, sweeps.c.name))
+        return [SweepRow(**{**row._mapping, "state": SweepState(row.state)}) for row in rows]
+
+    def _steer(self, sweep: str, state: SweepState) -> None:
+        def work(connection: sa.Connection) -> None:
+            require_sweep(connection, sweep)
+            set_sweep_state(connection, sweep, state)
+
+        self._database.transact(Access.rearrange, work)
+
+    def _fetch(self, query: sa.Select[*tuple[Any, ...]]) -> Sequence[Any]:
+        return self._database.transact(Access.read, lambda connection: connection.execute(query).all())
+
+
+def _job_row(row: sa.Row[Any]) -> JobRow:
+    values = {column.name: row._mapping[column] for column in ROW_COLUMNS}
+    result = values.pop("result")
+    status = JobStatus(values.pop("status"))
+    return JobRow(**values, status=status, result=None if result is None else json.loads(result))

@@ -1,0 +1,101 @@
+"""How do thousands of jobs enter the ledger at once, each only once?
+
+Part of `harness.ledger`; called inside its transactions that `rearrange`, where nobody else writes.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from harness.ledger_dependents import chunks
+from harness.ledger_schema import (
+    JOB_FIELDS,
+    Job,
+    JobStatus,
+    LedgerError,
+    SweepState,
+    jobs,
+    sweep_jobs,
+    sweeps,
+)
+
+_REFRESHED = ("group", "label", "payload", "priority")
+
+
+def known_statuses(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, JobStatus]:
+    """The status of those jobs that the ledger holds."""
+    query = sa.select(jobs.c.job_id, jobs.c.status)
+    rows = (row for part in chunks(job_ids) for row in connection.execute(query.where(jobs.c.job_id.in_(part))))
+    return {job_id: JobStatus(status) for job_id, status in rows}
+
+
+def check_predecessors(connection: sa.Connection, batch: Mapping[str, Job]) -> set[str]:
+    """The predecessors that aren't in the batch.
+
+    Raises:
+        LedgerError: one of them isn't in the ledger either.
+    """
+    outside = {job.after: job for job in batch.values() if job.after is not None and job.after not in batch}
+    known = known_statuses(connection, outside)
+    for after, job in outside.items():
+        if after not in known:
+            raise LedgerError(f"{job.job_id}: waits for {after}, which the ledger doesn't know; add that job too")
+    return set(known)
+
+
+def insert_jobs(connection: sa.Connection, new: Sequence[Job], now: sa.ColumnElement[float]) -> None:
+    """Writes new jobs, queued; those with a predecessor wait until `settle_dependents` says otherwise."""
+    if not new:
+        return
+    fixed = {"status": JobStatus.queued, "attempts": 0, "claim_token": 0, "created": connection.scalar(sa.select(now))}
+    rows = [_fields(job) | fixed | {"job_id": job.job_id, "waiting": int(job.after is not None)} for job in new]
+    connection.execute(sa.insert(jobs), rows)
+
+
+def refresh_jobs(connection: sa.Connection, again: Sequence[Job]) -> None:
+    """Gives known jobs the settings that don't change their identity, as they were now asked for."""
+    if not again:
+        return
+    same_job = jobs.c.job_id == sa.bindparam("known_id")
+    differs = sa.or_(*(jobs.c[name] != sa.bindparam(f"new_{name}") for name in _REFRESHED))
+    change = sa.update(jobs).where(same_job, differs)
+    change = change.values({jobs.c[name]: sa.bindparam(f"new_{name}") for name in _REFRESHED})
+    rows = [{"known_id": job.job_id} | {f"new_{name}": getattr(job, name) for name in _REFRESHED} for job in again]
+    connection.execute(change, rows)
+
+
+def touch_sweep(connection: sa.Connection, name: str, now: sa.ColumnElement[float]) -> None:
+    """Makes the sweep when it's new; a cancelled one is active again."""
+    state = connection.scalar(sa.select(sweeps.c.state).where(sweeps.c.name == name))
+    if state is None:
+        connection.execute(sa.insert(sweeps).values(name=name, command="", created=now, state=SweepState.active))
+    elif state == SweepState.cancelled:
+        set_sweep_state(connection, name, SweepState.active)
+
+
+def set_sweep_state(connection: sa.Connection, name: str, state: SweepState) -> None:
+    connection.execute(sa.update(sweeps).where(sweeps.c.name == name).values(state=state))
+
+
+def require_sweep(connection: sa.Connection, name: str) -> None:
+    """Raises LedgerError, with the known names, unless the sweep is recorded."""
+    names = connection.scalars(sa.select(sweeps.c.name).order_by(sweeps.c.created.desc())).all()
+    if name not in names:
+        known = ", ".join(names[:10]) or "none"
+        raise LedgerError(f"sweep {name!r}: not in the ledger; known (newest first): {known}")
+
+
+def link_jobs(connection: sa.Connection, sweep: str, job_ids: Sequence[str]) -> None:
+    """Notes that the sweep wants these jobs."""
+    linked: set[str] = set()
+    query = sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep == sweep)
+    for part in chunks(job_ids):
+        linked.update(connection.scalars(query.where(sweep_jobs.c.job_id.in_(part))))
+    new = [{"sweep": sweep, "job_id": job_id} for job_id in job_ids if job_id not in linked]
+    if new:
+        connection.execute(sa.insert(sweep_jobs), new)
+
+
+def _fields(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in JOB_FIELDS}

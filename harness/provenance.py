@@ -1,0 +1,111 @@
+"""What a run leaves behind in `record.json`: how it came about, on what, with which versions.
+
+A record is written last, to a temporary path, then renamed: a run folder without one is not done.
+"""
+
+import dataclasses
+import json
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from harness.files import write_json
+
+SCHEMA_VERSION = 1
+RECORD_FILE = "record.json"
+RECORDED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """A finished training run, or an untouched base registered as a contestant (`num_steps` 0)."""
+
+    run_id: str
+    label: str
+    group: str
+    spec: dict[str, Any]  # RunSpec.to_dict()
+    status: str  # "done"
+    num_steps: int
+    num_examples: int  # rows in the tokenized dataset
+    num_truncated_sources: int
+    num_truncated_targets: int
+    target_tokens: int  # that carried loss, over all steps
+    final_loss: float | None  # mean over the last tenth of the steps, nats
+    train_seconds: float
+    peak_memory_bytes: int
+    base_fingerprint: str  # sha256 over the base's weight files
+    data_fingerprint: str | None
+    adapter_sha256: str | None
+    optimizer_used: str | None
+    device: str
+    notes: tuple[str, ...]
+    started: str  # ISO 8601, UTC
+    finished: str
+    git_commit: str | None
+    git_dirty: bool | None
+    packages: dict[str, str] = field(default_factory=dict)
+    python: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+
+def save_record(folder: Path, record: RunRecord) -> None:
+    """Writes `<folder>/record.json` in one step."""
+    write_json(folder / RECORD_FILE, dataclasses.asdict(record))
+
+
+def load_record(folder: Path) -> RunRecord | None:
+    """The record of a run folder, or None where it has none (not done, or cut off).
+
+    Raises:
+        ValueError: a record that this code can't read.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text())
+    if values.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"{path}: schema version {values.get('schema_version')}, this code reads {SCHEMA_VERSION}")
+    return RunRecord(**{**values, "notes": tuple(values["notes"])})
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Installed versions of what can change a number."""
+    found: dict[str, str] = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit and dirty flag of the harness's own checkout; (None, None) outside of one."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit, bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def python_version() -> str:
+    return platform.python_version()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=10
+    ).stdout.strip()

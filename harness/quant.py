@@ -1,0 +1,66 @@
+"""Quantizes a model's linear layers with bitsandbytes, one layer at a time.
+
+The output layer, embeddings and norms stay as they are (QLoRA section 5). Own walk instead of
+transformers' integration because block size is an axis of the grid and that integration fixes it at 64.
+Source: QLoRA section 3 (NF4, double quantization), LLM.int8 (arXiv 2208.07339).
+"""
+
+import bitsandbytes as bnb
+import torch
+from torch import nn
+
+from harness.adapters import linear_layers
+from harness.schema import DType, QuantConfig, QuantMethod
+
+TORCH_DTYPES = {
+    DType.float32: torch.float32,
+    DType.bfloat16: torch.bfloat16,
+    DType.float16: torch.float16,
+}
+
+
+def quantize_linear_layers(model: nn.Module, config: QuantConfig, device: torch.device) -> None:
+    """Replaces every linear layer but lm_head in place, and moves all to `device`.
+
+    Args:
+        model: with weights in floating point, on any device.
+        config: method `none` only moves the model.
+    """
+    if config.method is not QuantMethod.none:
+        for name, linear in list(linear_layers(model)):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, quantize_linear(linear, config, device))
+    model.to(device)
+
+
+def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device) -> nn.Module:
+    """-> a bitsandbytes layer with the same weights, quantized, on `device`."""
+    assert isinstance(linear, nn.Linear)
+    has_bias = linear.bias is not None
+    if config.method is QuantMethod.int8:
+        int8 = bnb.nn.Linear8bitLt(
+            linear.in_features, linear.out_features, bias=has_bias, has_fp16_weights=False, threshold=6.0, device="meta"
+        )
+        int8.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
+        int8.bias = linear.bias
+        return int8.to(device)
+    layer = bnb.nn.Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=has_bias,
+        compute_dtype=TORCH_DTYPES[config.compute_dtype],
+        device="meta",
+    )
+    layer.weight = bnb.nn.Params4bit(
+        linear.weight.data,
+        requires_grad=False,
+        blocksize=config.block_size,
+        compress_statistics=config.double_quant,
+        quant_type=config.method.value,
+        module=layer,
+    )
+    layer.bias = linear.bias
+    # On CPUs with bf16 instructions bitsandbytes would repack the weights in place in inference mode and
+    # compute in bfloat16: a run's scores would depend on the machine.
+    layer.support_avx512bf16_for_cpu = False
+    return layer.to(device)

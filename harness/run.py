@@ -1,0 +1,62 @@
+"""The command `python -m harness.run`: a grid of finetuning runs, or one.
+
+    python -m harness.run model=smollm2 dataset=concise                 one run
+    python -m harness.run -m model=llama7b,13b dataset=oasst1,flan       four runs
+    python -m harness.run -m +experiment=demo                            a named grid
+    python -m harness.run -m model=7b dataset=flan launch.dry_run=true   the plan only
+    python -m harness.run --help                                         groups and keys
+
+What it does, in order: checks the command line, composes every grid point, plans, checks that all that is
+needed is there, trains what is not done yet, evaluates, says what came of it. Running it again goes on.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Never
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from harness.compose import ConfigError, Point, check_overrides, register, to_config
+from harness.ledger import LedgerError
+from sweeps.launch import EXIT_BAD_INPUT, command_line, launch
+
+CONSOLE = Console(width=None if sys.stdout.isatty() else 140)
+
+
+def main() -> None:
+    """Entry point; leaves with status 0 (all done), 1 (a job failed), 2 (bad input) or 130 (stopped)."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    problems = check_overrides([argument for argument in sys.argv[1:] if not argument.startswith("-")])
+    if problems:
+        refuse(problems)
+    register(run_points)
+    _single()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def _single(config: DictConfig) -> None:
+    """Without `-m`: Hydra has composed the one point."""
+    run_points(lambda: [Point((), to_config(config))])
+
+
+def run_points(compose: Callable[[], list[Point]]) -> None:
+    """Both ways end here; leaves the process with the launch's exit status."""
+    try:
+        status = launch([point.config for point in compose()], command_line(), CONSOLE)
+    except (ConfigError, LedgerError, ValueError) as error:
+        refuse(str(error).splitlines())
+    raise SystemExit(status)
+
+
+def refuse(problems: list[str]) -> Never:
+    """Says what is wrong with the input and leaves with status 2."""
+    for problem in problems:
+        CONSOLE.print(f"error: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+    raise SystemExit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

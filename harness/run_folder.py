@@ -1,0 +1,45 @@
+"""Is a run folder whole? A folder cut off in the middle is found here, and never taken for done."""
+
+import json
+import struct
+from pathlib import Path
+
+from harness.provenance import RunRecord, load_record
+
+
+def folder_problem(folder: Path, needs_adapter: bool) -> str | None:
+    """Why a run folder can't count as done, or None if it can. Reads headers only, so it is quick.
+
+    Args:
+        folder: `runs/<run_id>`.
+        needs_adapter: False for an untouched base, which leaves no adapter.
+    """
+    if not folder.is_dir():
+        return "the run folder is gone"
+    try:
+        record = load_record(folder)
+    except (ValueError, TypeError) as error:
+        return f"record.json can't be read ({error})"
+    if record is None:
+        return "there is no record.json: it was cut off"
+    return adapter_problem(folder / "adapter", record) if needs_adapter else None
+
+
+def adapter_problem(folder: Path, record: RunRecord) -> str | None:
+    """A missing or truncated adapter file; a changed one is found by its sha256 when it is loaded."""
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file() or not (folder / "adapter_config.json").is_file():
+        return "the adapter's files are missing"
+    size = weights.stat().st_size
+    with weights.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            return "the adapter's weights are cut off"
+        header_bytes = struct.unpack("<Q", start)[0]
+        if header_bytes > size:
+            return "the adapter's weights are cut off"
+        header = json.loads(file.read(header_bytes))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if 8 + header_bytes + max(ends, default=0) != size:
+        return "the adapter's weights are cut off"
+    return None

@@ -1,0 +1,64 @@
+"""Where models and datasets are looked for, and what is said when they are nowhere. No torch.
+
+Order: an explicit path, what this project ships, the lab's own store, the hub's local cache, the hub.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """Something that a run needs and that is nowhere to be found."""
+
+    what: str  # "weights of llama7b (huggyllama/llama-7b)"
+    looked_in: tuple[str, ...]
+    remedy: str
+
+    def __str__(self) -> str:
+        places = "\n".join(f"      - {place}" for place in self.looked_in)
+        return f"{self.what}: not found\n    looked in\n{places}\n    remedy: {self.remedy}"
+
+
+def store_names(name: str, hub_id: str, aliases: Sequence[str] = ()) -> Iterator[str]:
+    """The names under which a store may hold a thing, best first: its own, its aliases, its hub id."""
+    yield name
+    yield from aliases
+    if "/" in hub_id and not hub_id.startswith("embedded/"):
+        yield hub_id
+        yield hub_id.replace("/", "--")
+        yield hub_id.rpartition("/")[2]
+
+
+def cached_snapshot(repo_id: str, revision: str, repo_type: str = "model") -> Path | None:
+    """A hub repository that was downloaded before, or None. Asks no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, repo_type=repo_type, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+@cache
+def hub_problem(repo_id: str, revision: str, repo_type: str = "model") -> str | None:
+    """Why the hub can't serve a repository now, or None where it can. One short try, no retries."""
+    import httpx
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE:
+        return "the hub was not asked: HF_HUB_OFFLINE is set"
+    if os.environ.get("HF_ENDPOINT", "").startswith("file:"):
+        return "HF_ENDPOINT is no web address"
+    try:
+        HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=5.0)
+    except HfHubHTTPError as error:
+        return f"the hub answered: {str(error).splitlines()[0]}"
+    except (httpx.HTTPError, OSError) as error:
+        return f"the hub could not be reached ({type(error).__name__})"
+    return None

@@ -1,0 +1,269 @@
+"""What does the model read? Examples as token ids, in a memory-mapped Arrow file that is made once.
+
+    tokens = tokenize_dataset(config.dataset, source, tokenizer, cache_dir)
+    tokens[0].input_ids                # int32; the first `num_source` of them carry no loss
+
+BOS + input, and output + EOS, are tokenized apart and each cut on the right: the collator of
+artidoro/qlora (qlora.py, `DataCollatorForCausalLM`). So a long output loses its EOS, as it did there;
+`num_truncated_targets` counts those. The file's name is a hash of the rows, the tokenizer and the
+settings. Rows pass through in batches, so that no dataset is ever held as Python objects.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import random
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from harness.data import DataSource, SourceRow, fingerprint, num_rows, read_rows, row_examples
+from harness.files import TEMPORARY_SUFFIX
+from harness.formats import Example
+from harness.rows import DataError
+from harness.schema import DatasetConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EmptyTargets = Literal["refuse", "keep", "drop"]
+
+SAMPLE_SEED = 42  # of `max_rows`: the paper's data seed, fixed, so that a dataset is the same in every run
+_BATCH_EXAMPLES = 1024
+_FORMAT_VERSION = 1  # part of the cache key: raise it when the columns or the rules change
+_SCHEMA = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("num_source_tokens", pa.int32()),
+        ("num_characters", pa.int32()),  # of input and output, what the original groups by
+        ("line", pa.int64()),  # of the row in its file
+        ("source_truncated", pa.bool_()),
+        ("target_truncated", pa.bool_()),
+    ]
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedExample:
+    input_ids: NDArray[np.int32]  # [tokens]: source, then target; a read-only view of the file
+    num_source: int  # so many leading tokens carry no loss; 0 with `train_on_source`
+
+
+class TokenizedDataset:
+    """A memory-mapped file of examples, in the order of the rows. All arrays have one entry an example."""
+
+    def __init__(self, path: Path, *, name: str, train_on_source: bool = False) -> None:
+        """Opens a file that `tokenize_dataset` wrote.
+
+        Raises:
+            pyarrow.ArrowInvalid: the file is not whole.
+        """
+        self.path, self.name = path, name
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        ids = table.column("input_ids")
+        self._tokens = [chunk.values.to_numpy(zero_copy_only=True) for chunk in ids.chunks]
+        self._offsets = [chunk.offsets.to_numpy(zero_copy_only=True) for chunk in ids.chunks]
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in ids.chunks)])
+        source: NDArray[np.int32] = table.column("num_source_tokens").to_numpy()
+        self.lengths: NDArray[np.int32] = pc.list_value_length(ids).to_numpy()  # in tokens
+        self.num_source: NDArray[np.int32] = np.zeros_like(source) if train_on_source else source
+        self.num_characters: NDArray[np.int32] = table.column("num_characters").to_numpy()
+        self.lines: NDArray[np.int64] = table.column("line").to_numpy()
+        self.num_truncated_sources = _count(table, "source_truncated")
+        self.num_truncated_targets = _count(table, "target_truncated")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> TokenizedExample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name}: example {index} of {len(self)}")
+        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
+        offsets, row = self._offsets[chunk], index - int(self._starts[chunk])
+        return TokenizedExample(
+            input_ids=self._tokens[chunk][offsets[row] : offsets[row + 1]], num_source=int(self.num_source[index])
+        )
+
+    @property
+    def num_target_tokens(self) -> NDArray[np.int32]:
+        """Tokens with loss in each example: those after the source, but never the first, which nothing predicts."""
+        return self.lengths - np.maximum(self.num_source, 1)
+
+    def require_fits(self, max_length: int) -> None:
+        """Checks the longest example against the model's limit in tokens.
+
+        Raises:
+            DataError: an example is longer; the message names its row.
+        """
+        longest = int(np.argmax(self.lengths))
+        if self.lengths[longest] > max_length:
+            problem = (
+                f"{self.lengths[longest]} tokens, and the model takes {max_length}: lower "
+                "dataset.source_max_tokens or dataset.target_max_tokens, so that their sum fits"
+            )
+            raise DataError(problem, file=self.name, line=int(self.lines[longest]))
+
+
+def tokenize_dataset(
+    config: DatasetConfig,
+    source: DataSource,
+    tokenizer: "PreTrainedTokenizerBase",
+    cache_dir: Path | str,
+    *,
+    empty_targets: EmptyTargets = "refuse",
+) -> TokenizedDataset:
+    """Tokenizes the rows of `source` by the format's rule, or opens the file of an earlier call.
+
+    Args:
+        empty_targets: what to do with a row whose output is blank: refuse the dataset, keep the row (it
+            teaches EOS alone, as in the original code) or drop it.
+
+    Raises:
+        DataError: a row that can't be read, an empty target, no rows at all.
+        ValueError: the tokenizer has no EOS or is not a fast one; a limit that is not positive.
+    """
+    _check(config, tokenizer)
+    path = Path(cache_dir) / f"{_cache_key(config, source, tokenizer, empty_targets)}.arrow"
+    if path.is_file():
+        try:
+            return TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
+        except pa.ArrowInvalid as error:
+            _log.warning("%s: not whole (%s), made again", path, error)
+    examples = _examples(config, source, empty_targets)
+    _write(path, (_encode(batch, config, tokenizer) for batch in _batches(examples)), source)
+    return TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
+
+
+def _count(table: pa.Table, column: str) -> int:
+    return int(pc.sum(table.column(column)).as_py() or 0)
+
+
+def _check(config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no EOS token, so outputs would have no "
+            "end: set eos_token in the checkpoint's tokenizer_config.json"
+        )
+    for key in ("source_max_tokens", "target_max_tokens", "max_rows"):
+        value = getattr(config, key)
+        if value is not None and value < 1:
+            raise ValueError(f"dataset.{key}={value}: must be at least 1")
+
+
+def _cache_key(
+    config: DatasetConfig, source: DataSource, tokenizer: "PreTrainedTokenizerBase", empty_targets: EmptyTargets
+) -> str:
+    """`train_on_source` is left out: it changes which tokens carry loss, not the file."""
+    parts = {
+        "version": _FORMAT_VERSION,
+        "rows": fingerprint(source),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "format": config.format,
+        "source_max_tokens": config.source_max_tokens,
+        "target_max_tokens": config.target_max_tokens,
+        "max_rows": config.max_rows,
+        "empty_targets": empty_targets,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """SHA-256 of a fast tokenizer's own serialization, without the truncation state that calls leave in it.
+
+    Raises:
+        ValueError: not a fast tokenizer.
+    """
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} is not a fast one: convert it with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...), which writes tokenizer.json"
+        )
+    state = json.loads(backend.to_str())
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    state["specials"] = [tokenizer.bos_token, tokenizer.eos_token]
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _examples(
+    config: DatasetConfig, source: DataSource, empty_targets: EmptyTargets
+) -> Iterator[tuple[SourceRow, Example]]:
+    for row in read_rows(source, _sample(config, source)):
+        for example in row_examples(row, config.format):
+            if example.output.strip() or empty_targets == "keep":
+                yield row, example
+            elif empty_targets == "refuse":
+                problem = "the target is empty, so there is nothing to learn from: fill it in or delete the row"
+                raise DataError(problem, file=row.file, line=row.line, field=example.target_field)
+
+
+def _sample(config: DatasetConfig, source: DataSource) -> list[int] | None:
+    if config.max_rows is None:
+        return None
+    total = num_rows(source)
+    if config.max_rows >= total:
+        return None
+    return sorted(random.Random(SAMPLE_SEED).sample(range(total), config.max_rows))
+
+
+def _batches(items: Iterator[tuple[SourceRow, Example]]) -> Iterator[list[tuple[SourceRow, Example]]]:
+    while batch := list(islice(items, _BATCH_EXAMPLES)):
+        yield batch
+
+
+def _encode(
+    batch: list[tuple[SourceRow, Example]], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> pa.RecordBatch:
+    """BOS and EOS go through the tokenizer as text, as in the original; without a BOS nothing is prepended."""
+    bos, eos = tokenizer.bos_token or "", tokenizer.eos_token
+    sources = _token_ids(tokenizer, [bos + example.input for _, example in batch])
+    targets = _token_ids(tokenizer, [f"{example.output}{eos}" for _, example in batch])
+    max_source, max_target = config.source_max_tokens, config.target_max_tokens
+    columns = [
+        [source[:max_source] + target[:max_target] for source, target in zip(sources, targets, strict=True)],
+        [min(len(source), max_source) for source in sources],
+        [len(example.input) + len(example.output) for _, example in batch],
+        [row.line for row, _ in batch],
+        [len(source) > max_source for source in sources],
+        [len(target) > max_target for target in targets],
+    ]
+    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _token_ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
+
+
+def _write(path: Path, batches: Iterable[pa.RecordBatch], source: DataSource) -> None:
+    """Writes under a temporary name and renames; a failure leaves nothing behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+    num_batches = 0
+    try:
+        with temporary.open("xb") as stream:
+            with pa.ipc.new_file(stream, _SCHEMA) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+                    num_batches += 1
+            stream.flush()
+            os.fsync(stream.fileno())
+        if num_batches == 0:
+            raise DataError("no rows to train on", file=", ".join(map(str, source.files)) or source.name)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,203 @@
+"""Trains a group: several runs' adapters over one frozen base, in the same forward passes.
+
+A single run is a group of one, on the same path. Each member keeps its own data order, dropout stream,
+learning rate, clipping, optimizer state and step count; its loss reaches only its own A and B. So the
+adapter of a run trained in a group equals the one trained alone (tests/unit/test_train.py).
+
+Source of the recipe: QLoRA section 5 and appendix B; harness/schema.py cites the constants.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.adapters import AdapterBank
+from harness.checkpoint import load_newest, save_checkpoint
+from harness.collate import Item, PackedRow, pack, split_rows
+from harness.loss import target_losses
+from harness.optim import make_optimizer
+from harness.schedule import batch_indices, learning_rate, num_steps
+from harness.schema import AdapterConfig, LossMean, TrainConfig
+
+
+class Example(Protocol):
+    @property
+    def input_ids(self) -> "np.ndarray[tuple[int], np.dtype[np.int32]]": ...
+
+    @property
+    def num_source(self) -> int: ...
+
+
+class Examples(Protocol):
+    """Tokenized data: `harness.tokens.TokenizedDataset`, or a list of `TokenizedExample`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """What one step of one member measured; a line of metrics.jsonl."""
+
+    step: int  # counted from 1
+    loss: float  # nats a target token, or an example's mean first (`train.loss_mean`)
+    learning_rate: float
+    grad_norm: float  # before clipping
+    target_tokens: int
+    seconds: float  # of the whole group's step
+
+
+@dataclass(slots=True, kw_only=True)
+class Member:
+    """One run of a group while it trains."""
+
+    run_id: str
+    adapter: AdapterConfig
+    train: TrainConfig
+    examples: Examples
+    checkpoint_folder: Path
+    on_step: Callable[[StepMetrics], None]
+    notes: list[str] = field(default_factory=list)  # what happened that a reader of the record should know
+    error: str | None = None  # why it stopped early
+    step: int = 0  # optimizer steps done
+    total_steps: int = 0
+    optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.error is not None or self.step >= self.total_steps
+
+
+class TrainingInterrupted(Exception):
+    """Asked to stop; every member's state is saved."""
+
+
+def train_group(
+    bank: AdapterBank, members: Sequence[Member], should_stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Trains every member to its last step, from its newest checkpoint if it has one.
+
+    On return the members' adapters are in `bank`. A member whose loss is not finite, or whose data or
+    targets don't fit, gets `error` and drops out; the others go on.
+
+    Raises:
+        TrainingInterrupted: `should_stop` said so; checkpoints of all members are written.
+    """
+    for member in members:
+        _start(bank, member)
+    bank.train()
+    try:
+        while active := [m for m in members if not m.done]:
+            if should_stop():
+                for member in active:
+                    _save(bank, member)
+                raise TrainingInterrupted
+            _step(bank, active)
+            for member in active:
+                if not member.done and member.step % member.train.checkpoint_steps == 0:
+                    _save(bank, member)
+    finally:
+        bank.eval()
+
+
+def _start(bank: AdapterBank, member: Member) -> None:
+    bank.add_member(member.run_id, member.adapter, member.train.seed)
+    member.total_steps = num_steps(member.train, len(member.examples))
+    parameters = bank.member_parameters(member.run_id)
+    member.optimizer = make_optimizer(parameters.values(), member.train, bank.device)
+    checkpoint, problems = load_newest(member.checkpoint_folder, member.run_id)
+    member.notes += problems
+    if checkpoint is None:
+        return
+    with torch.no_grad():
+        for name, tensor in checkpoint.adapter.items():
+            parameters[name].copy_(tensor)
+    member.optimizer.load_state_dict(checkpoint.optimizer)
+    member.step = checkpoint.step
+    member.notes.append(f"resumed at step {checkpoint.step}")
+
+
+def _step(bank: AdapterBank, active: Sequence[Member]) -> None:
+    began = time.monotonic()
+    items = [item for member in active for item in step_items(member)]
+    losses = dict.fromkeys((m.run_id for m in active), 0.0)
+    for row in split_rows(items, max(m.train.max_microbatch_tokens for m in active)):
+        packed = pack(row, bank.device)
+        token_losses = row_losses(bank, packed) * packed.weights_M
+        for run_id, span in packed.spans.items():
+            losses[run_id] += float(token_losses[span].detach().sum())
+        token_losses.sum().backward()
+    targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
+    for member in active:
+        _update(bank, member, losses[member.run_id], targets[member.run_id], began)
+
+
+def step_items(member: Member) -> Iterator[Item]:
+    """The examples of the member's next step, each with the weight of its target tokens in the mean."""
+    indices = batch_indices(member.train, len(member.examples), member.step)
+    examples = [member.examples[index] for index in indices]
+    counts = [len(example.input_ids) - max(example.num_source, 1) for example in examples]
+    for place, (example, count) in enumerate(zip(examples, counts, strict=True)):
+        by_example = member.train.loss_mean is LossMean.example
+        weight = 1 / (len(indices) * count) if by_example else 1 / sum(counts)
+        yield Item(
+            member=member.run_id,
+            tokens=example.input_ids,
+            num_source=example.num_source,
+            dropout_key=member.step * len(indices) + place,
+            weight=weight,
+        )
+
+
+def row_losses(bank: AdapterBank, row: PackedRow) -> torch.Tensor:
+    """-> negative log-likelihood of each of the row's M targets, [M] float32."""
+    hidden_1ND = bank(row.input_ids_1N, row.segments)
+    return target_losses(hidden_1ND[0, row.target_at_M], bank.lm_head_weight, row.targets_M)
+
+
+def _update(bank: AdapterBank, member: Member, loss: float, num_targets: int, began: float) -> None:
+    assert member.optimizer is not None
+    parameters = list(bank.member_parameters(member.run_id).values())
+    norm = float(nn.utils.clip_grad_norm_(parameters, member.train.max_grad_norm))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        member.error = f"loss {loss}, gradient norm {norm} at step {member.step + 1}: not finite; " + (
+            "try a lower train.learning_rate or quant.compute_dtype=bfloat16 or float32; the last checkpoint is kept"
+        )
+        return
+    rate = learning_rate(member.train, member.step, member.total_steps)
+    for group in member.optimizer.param_groups:
+        group["lr"] = rate
+    member.optimizer.step()
+    member.optimizer.zero_grad(set_to_none=True)
+    member.step += 1
+    seconds = time.monotonic() - began
+    member.on_step(
+        StepMetrics(
+            step=member.step,
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=norm,
+            target_tokens=num_targets,
+            seconds=seconds,
+        )
+    )
+
+
+def _save(bank: AdapterBank, member: Member) -> None:
+    assert member.optimizer is not None
+    save_checkpoint(
+        member.checkpoint_folder,
+        member.run_id,
+        member.step,
+        bank.member_parameters(member.run_id),
+        member.optimizer,
+        member.train.keep_checkpoints,
+    )

@@ -1,0 +1,69 @@
+"""What a worker hands to the jobs it runs: settings, the loaded base, the claims' fate."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.ledger import JobRow, Ledger
+from harness.locate import locate_model
+from harness.models import LoadedBase, load_base, resolve_device
+from harness.plan import RunSpec
+from harness.stores import Missing
+from sweeps.settings import WorkerSettings
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """One worker's tools. A base stays loaded until a job needs another."""
+
+    settings: WorkerSettings
+    ledger: Ledger
+    should_stop: Callable[[], bool]
+    send: Callable[[dict[str, Any]], None]
+    settled: set[str] = field(default_factory=set)  # job_ids of the claims under way that are finished or failed
+    _base: LoadedBase | None = None
+    _group: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return resolve_device(self.settings.launch.device)
+
+    def run_folder(self, run_id: str) -> Path:
+        return Path(self.settings.paths.runs) / run_id
+
+    def base(self, spec: RunSpec) -> LoadedBase:
+        """The frozen base of a run, loaded once for all jobs of its group.
+
+        Raises:
+            ValueError: its weights are nowhere to be found.
+        """
+        if self._base is not None and self._group == spec.group:
+            return self._base
+        self._base = None  # frees the old one before the new one is read
+        source = locate_model(spec.model, self.settings.paths)
+        if isinstance(source, Missing):
+            raise ValueError(str(source))
+        self.send({"phase": "loading", "label": f"{spec.model.name} {spec.quant.name}"})
+        self._base = load_base(source, spec.quant, self.device, Path(self.settings.paths.cache))
+        self._group = spec.group
+        return self._base
+
+    def tell(self, claim: JobRow, **what: Any) -> None:
+        """Progress for whoever watches; lost without harm when nobody does."""
+        self.send({"kind": claim.kind, "label": claim.label, **what})
+
+    def still_held(self, claim: JobRow) -> bool:
+        return claim.job_id in self.ledger.heartbeat([claim], self.settings.launch.lease_seconds)
+
+    def finish(self, claim: JobRow, result: dict[str, Any], seconds: float) -> None:
+        self.settled.add(claim.job_id)
+        if self.ledger.finish(claim, result, seconds):
+            self.tell(claim, phase="done", seconds=seconds, result=result)
+
+    def fail(self, claim: JobRow, reason: str, retry: bool) -> None:
+        self.settled.add(claim.job_id)
+        if self.ledger.fail(claim, reason, retry):
+            self.tell(claim, phase="failed", reason=reason)

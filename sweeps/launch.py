@@ -1,0 +1,183 @@
+"""From planned runs to "all done": check, enqueue what is missing, run workers, say what came of it."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.ledger import Job, JobRow, JobStatus, Ledger
+from harness.run_folder import folder_problem
+from harness.schema import AdapterMethod, Config
+from sweeps.local import run_local
+from sweeps.plan import TRAIN, PlannedRun, make_jobs, plan_runs, preflight
+from sweeps.progress import SweepProgress
+from sweeps.settings import WorkerSettings
+
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A checked plan and what the ledger knows of it."""
+
+    runs: list[PlannedRun]
+    jobs: list[Job]
+    problems: list[str]  # what is missing; empty: it can start
+
+
+def launch(configs: Sequence[Config], command: Sequence[str], console: Console) -> int:
+    """Plans and runs a grid. -> the process's exit status.
+
+    Args:
+        configs: one a grid point; launch, paths and tracking are taken from the first.
+        command: as the user typed it; kept with the sweep.
+    """
+    first = configs[0]
+    runs = plan_runs(configs)
+    jobs = make_jobs(runs)
+    problems = preflight(runs, first.paths, first.launch.device)
+    if first.launch.dry_run:
+        console.print(plan_table(runs, _finished(first, runs)))
+        for problem in problems:
+            console.print(f"missing: {problem}", highlight=False, markup=False, soft_wrap=True)
+        return EXIT_OK
+    if problems:
+        console.print(f"[red]{len(problems)} thing(s) to mend before anything starts:[/]")
+        for number, problem in enumerate(problems, 1):
+            console.print(f"{number:3}. {problem}", highlight=False, markup=False, soft_wrap=True)
+        return EXIT_BAD_INPUT
+    sweep = first.sweep_name or _sweep_name(jobs)
+    with_ledger = _open_ledger(first)
+    enqueue(with_ledger, first, runs, jobs, sweep, command)
+    return _run(with_ledger, first, jobs, sweep, console)
+
+
+def enqueue(
+    ledger: Ledger,
+    config: Config,
+    runs: Sequence[PlannedRun],
+    jobs: Sequence[Job],
+    sweep: str,
+    command: Sequence[str],
+) -> None:
+    """Puts into the ledger what is not done, and again what failed or whose run folder is broken."""
+    ledger.record_sweep(sweep, " ".join(command))
+    ledger.add(jobs, sweep=sweep)
+    again: set[str] = set()
+    for job in jobs:
+        row = ledger.get(job.job_id)
+        if row is not None and row.status in (JobStatus.failed, JobStatus.cancelled):
+            again.add(job.job_id)
+    for run in runs:
+        row = ledger.get(f"{TRAIN}:{run.run_id}")
+        if row is not None and row.status is JobStatus.done and _problem(config, run) is not None:
+            again |= {job.job_id for job in jobs if job.run_id == run.run_id}
+    if again:
+        ledger.requeue(
+            [JobStatus.failed, JobStatus.cancelled, JobStatus.done], sweep=sweep, job_ids=sorted(again)
+        )
+
+
+def plan_table(runs: Sequence[PlannedRun], finished: set[str]) -> Table:
+    """One row a run: what it is, its group, its steps, whether it is done."""
+    table = Table(title=f"{len(runs)} runs in {len({r.spec.group for r in runs})} groups", title_justify="left")
+    for column in ("run", "label", "group", "model", "dataset", "quant", "steps", "batch", "lr", "status"):
+        table.add_column(column, no_wrap=column in ("run", "label"))
+    for run in runs:
+        spec, train = run.spec, run.spec.train
+        table.add_row(
+            run.run_id,
+            run.label,
+            spec.group[:6],
+            spec.model.name,
+            spec.dataset.name if spec.dataset else "-",
+            spec.quant.name,
+            f"<= {train.max_steps}" if train else "0",
+            str(train.batch_size) if train else "-",
+            f"{train.learning_rate:g}" if train else "-",
+            "done" if run.run_id in finished else "to do",
+        )
+    return table
+
+
+def _run(ledger: Ledger, config: Config, jobs: Sequence[Job], sweep: str, console: Console) -> int:
+    rows = _rows(ledger, jobs)
+    num_done = sum(row.status is JobStatus.done for row in rows)
+    console.print(f"sweep {sweep}: {len(jobs)} jobs, {num_done} done before, runs in {config.paths.runs}", markup=False)
+    settings = WorkerSettings(
+        ledger_url=ledger_url(config),
+        paths=config.paths,
+        launch=config.launch,
+        tracking=config.tracking,
+        sweep=sweep,
+    )
+    try:
+        if num_done < len(jobs):
+            with SweepProgress(console, len(jobs), num_done) as progress:
+                run_local(settings, ledger, progress)
+    except KeyboardInterrupt:
+        console.print("stopped; state is saved. The same command goes on where this one ended.")
+        return EXIT_INTERRUPTED
+    rows = _rows(ledger, jobs)
+    console.print(_result_table(rows))
+    bad = [row for row in rows if row.status is not JobStatus.done]
+    for row in bad:
+        console.print(f"{row.kind} {row.label}: {row.status}: {row.reason}", markup=False, highlight=False, soft_wrap=True)
+    return EXIT_FAILED if bad else EXIT_OK
+
+
+def _rows(ledger: Ledger, jobs: Sequence[Job]) -> list[JobRow]:
+    return [row for job in jobs if (row := ledger.get(job.job_id)) is not None]
+
+
+def _result_table(rows: Sequence[JobRow]) -> Table:
+    table = Table(title="what came of it", title_justify="left")
+    for column in ("job", "run", "label", "status", "result", "seconds"):
+        table.add_column(column, justify="right" if column == "seconds" else "left")
+    for row in rows:
+        result = ", ".join(f"{key} {_short(value)}" for key, value in (row.result or {}).items())
+        table.add_row(
+            row.kind, row.run_id, row.label, row.status, result, f"{row.seconds:.1f}" if row.seconds is not None else ""
+        )
+    return table
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return _short(value.get("value", value.get("mean", "")))
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _finished(config: Config, runs: Sequence[PlannedRun]) -> set[str]:
+    return {run.run_id for run in runs if _problem(config, run) is None}
+
+
+def _problem(config: Config, run: PlannedRun) -> str | None:
+    folder = Path(config.paths.runs) / run.run_id
+    return folder_problem(folder, run.spec.adapter.method is not AdapterMethod.none)
+
+
+def ledger_url(config: Config) -> str:
+    """Where the job table is: the configured URL, or SQLite among the runs."""
+    return config.paths.ledger_url or str(Path(config.paths.runs) / "ledger.sqlite")
+
+
+def _open_ledger(config: Config) -> Ledger:
+    Path(config.paths.runs).mkdir(parents=True, exist_ok=True)
+    return Ledger.open(ledger_url(config))
+
+
+def _sweep_name(jobs: Sequence[Job]) -> str:
+    """Equal grids have equal names, so that the same command finds its sweep again."""
+    digest = hashlib.sha256(json.dumps(sorted(job.job_id for job in jobs)).encode()).hexdigest()
+    return f"sweep-{digest[:8]}"
+
+
+def command_line() -> list[str]:
+    """As the user typed it, the module's path as `python -m` takes it."""
+    return ["python", "-m", "harness.run", *sys.argv[1:]]

@@ -1,0 +1,108 @@
+"""Worker processes on this machine, from a preloaded forkserver, watched until nothing is left to do.
+
+A worker that dies (-9, out of memory) is replaced while jobs remain: its claims run out and are taken again,
+at most `launch.max_attempts` times. When the parent dies, its workers see their pipe end and stop.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+from harness.ledger import JobStatus, Ledger
+from sweeps.settings import WorkerSettings
+from sweeps.entry import start_worker
+
+STOP_SECONDS = 10.0
+POLL_SECONDS = 0.2
+Watch = Callable[[dict[str, Any]], None]
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: ForkServerProcess
+    connection: Connection
+
+
+def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
+    """Runs workers until the sweep has no open job.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; by then the workers have saved their state and ended.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sweeps.entry", "sweeps.worker"])
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    workers: list[_Worker] = []
+    try:
+        while True:
+            for worker in [w for w in workers if not w.process.is_alive()]:
+                _drain(worker, watch)
+                _report_end(worker, watch)
+                workers.remove(worker)
+            if not _open_jobs(ledger, settings.sweep):
+                break
+            while len(workers) < settings.launch.workers:
+                workers.append(_start(context, settings))
+            for ready in wait([w.connection for w in workers], timeout=POLL_SECONDS):
+                _receive(ready, watch)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        _stop(workers)
+
+
+def _start(context: multiprocessing.context.ForkServerContext, settings: WorkerSettings) -> _Worker:
+    ours, theirs = context.Pipe()
+    threads = settings.launch.threads or max(1, (os.cpu_count() or 1) // settings.launch.workers)
+    process = context.Process(target=start_worker, args=(settings, theirs, threads))
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _receive(connection: Any, watch: Watch) -> bool:
+    """Hands on one message. -> False at the worker's end."""
+    try:
+        watch(connection.recv())
+    except (EOFError, OSError):
+        time.sleep(POLL_SECONDS)  # poll() stays true at the end of a pipe: don't spin until the process is reaped
+        return False
+    return True
+
+
+def _drain(worker: _Worker, watch: Watch) -> None:
+    while worker.connection.poll() and _receive(worker.connection, watch):
+        pass
+
+
+def _report_end(worker: _Worker, watch: Watch) -> None:
+    code = worker.process.exitcode
+    worker.connection.close()
+    if code:
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        watch({"phase": "died", "label": f"worker {worker.process.pid}", "reason": how})
+
+
+def _open_jobs(ledger: Ledger, sweep: str | None) -> int:
+    counts = ledger.counts(sweep)
+    return sum(per.get(status, 0) for per in counts.values() for status in (JobStatus.queued, JobStatus.claimed))
+
+
+def _stop(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

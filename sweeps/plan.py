@@ -1,0 +1,191 @@
+"""Composed grid points -> the jobs that are to be done, equal points once, all mistakes together.
+
+No torch. `preflight` asks whether all that the plan needs is there, before anything starts.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.data import DataError, DataSource, fingerprint, locate_dataset, read_rows, row_examples
+from harness.devices import planned_device
+from harness.files import sha256_file
+from harness.ledger import Job
+from harness.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
+from harness.plan import RunSpec, make_spec
+from harness.provenance import load_record
+from harness.schema import Config, Device, EvalConfig, PathsConfig
+from harness.stores import Missing
+
+GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
+CHECKED_ROWS = 100_000  # rows of a local file that are read before anything starts
+TRAIN = "train"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """One distinct run of the sweep."""
+
+    spec: RunSpec
+    label: str  # unique within the sweep
+    evals: EvalConfig
+
+    @property
+    def run_id(self) -> str:
+        return self.spec.run_id
+
+
+def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
+    """Distinct runs in the order of the grid, each with a label of its own.
+
+    Raises:
+        ValueError: points that can't be resolved; all of them in one message.
+    """
+    problems: list[str] = []
+    specs: dict[str, tuple[RunSpec, EvalConfig]] = {}
+    for config in configs:
+        try:
+            spec = make_spec(config, planned_device(config.launch.device), sha256_file)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        specs.setdefault(spec.run_id, (spec, config.eval))
+    if problems:
+        raise ValueError("\n".join(dict.fromkeys(problems)))
+    labels = [spec.label for spec, _ in specs.values()]
+    return [
+        PlannedRun(spec=spec, evals=evals, label=_unique(spec, labels)) for spec, evals in specs.values()
+    ]
+
+
+def make_jobs(runs: Sequence[PlannedRun]) -> list[Job]:
+    """A training job for each run, and its evaluations behind it."""
+    jobs: list[Job] = []
+    for run in runs:
+        payload = {"spec": run.spec.to_dict(), "label": run.label}
+        train = Job(
+            kind=TRAIN,
+            spec_hash=run.run_id,
+            run_id=run.run_id,
+            group=run.spec.group,
+            label=run.label,
+            payload=json.dumps(payload),
+            priority=1,
+        )
+        jobs.append(train)
+        jobs += [_eval_job(run, name, payload, train.job_id) for name in run.evals.after_training]
+    return jobs
+
+
+def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) -> list[str]:
+    """One message for each thing that is missing or broken, before any work. Empty: all is there."""
+    problems: dict[str, None] = {}
+    too_large: dict[str, int] = {}
+    sources: dict[str, ModelSource | Missing] = {}
+    for run in runs:
+        model = run.spec.model
+        if model.name not in sources:
+            source = sources[model.name] = locate_model(model, paths)
+            if isinstance(source, Missing):
+                problems[str(source)] = None
+            shape = (checkpoint_shape(source) if isinstance(source, ModelSource) else None) or model.shape
+            if device is Device.auto and num_parameters(shape) >= GPU_PARAMETERS:
+                too_large[model.name] = num_parameters(shape)
+        if run.spec.dataset is not None:
+            problems.update(dict.fromkeys(_data_problems(run.spec, paths)))
+        problems.update(dict.fromkeys(_changed_inputs(run, sources[model.name], paths)))
+    if too_large and planned_device(device) is Device.cpu:
+        problems[_no_gpu(too_large)] = None
+    return list(problems)
+
+
+def _data_problems(spec: RunSpec, paths: PathsConfig) -> list[str]:
+    assert spec.dataset is not None
+    try:
+        source = locate_dataset(spec.dataset, paths)
+        if isinstance(source, Missing):
+            return [str(source)]
+        return _row_problems(spec.dataset.format, source)
+    except ValueError as error:
+        return [str(error)]
+
+
+def _row_problems(row_format: str, source: DataSource) -> list[str]:
+    if not source.files:
+        return []
+    try:
+        for number, row in enumerate(read_rows(source)):
+            if number == CHECKED_ROWS:
+                break
+            row_examples(row, row_format)
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
+def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsConfig) -> list[str]:
+    """A finished run whose base or data are not what they were: refused, not skipped."""
+    record = load_record(Path(paths.runs) / run.run_id) if (Path(paths.runs) / run.run_id).is_dir() else None
+    if record is None:
+        return []
+    found: list[str] = []
+    remedy = f"remove {Path(paths.runs) / run.run_id} to train it anew, or restore the old files"
+    if isinstance(model, ModelSource) and model.kind == "folder":
+        now = folder_fingerprint(Path(model.location))
+        if now != record.base_fingerprint:
+            found.append(
+                f"run {run.run_id} ({run.label}) was trained on other weights of {run.spec.model.name}: "
+                f"then {record.base_fingerprint[:12]}, now {now[:12]} in {model.location}; {remedy}"
+            )
+    if run.spec.dataset is not None and record.data_fingerprint is not None:
+        source = locate_dataset(run.spec.dataset, paths)
+        if isinstance(source, DataSource) and source.files and fingerprint(source) != record.data_fingerprint:
+            found.append(
+                f"run {run.run_id} ({run.label}) was trained on other rows of {run.spec.dataset.name}: "
+                f"{', '.join(str(file) for file in source.files)} has changed; {remedy}"
+            )
+    return found
+
+
+def _no_gpu(too_large: dict[str, int]) -> str:
+    names = ", ".join(f"{name} ({count / 1e9:.1f}B parameters)" for name, count in too_large.items())
+    return str(
+        Missing(
+            what=f"a CUDA GPU for {names}",
+            looked_in=("the CUDA driver (libcuda.so.1) on this machine",),
+            remedy="run on a machine with one, plan for one elsewhere with launch.device=cuda launch.dry_run=true, "
+            "or accept a CPU with launch.device=cpu",
+        )
+    )
+
+
+def eval_settings(evals: EvalConfig, name: str) -> dict[str, Any]:
+    """The plain settings of one evaluation, with the content hash of each local file they name."""
+    settings = {key: value for key, value in asdict(evals).items() if key.startswith(f"{name}_")}
+    hashes = {
+        f"{key}_sha256": sha256_file(Path(value))
+        for key, value in settings.items()
+        if isinstance(value, str) and Path(value).is_file()
+    }
+    return settings | hashes
+
+
+def _eval_job(run: PlannedRun, name: str, payload: dict[str, Any], after: str) -> Job:
+    settings = eval_settings(run.evals, name)
+    key = json.dumps([run.run_id, name, settings], sort_keys=True)
+    return Job(
+        kind=name,
+        spec_hash=hashlib.sha256(key.encode()).hexdigest()[:16],
+        run_id=run.run_id,
+        group=run.spec.group,
+        label=run.label,
+        payload=json.dumps(payload | {"settings": settings}),
+        after=after,
+    )
+
+
+def _unique(spec: RunSpec, labels: Sequence[str]) -> str:
+    return spec.label if labels.count(spec.label) == 1 else f"{spec.label}-{spec.run_id[:4]}"

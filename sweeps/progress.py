@@ -1,0 +1,75 @@
+"""What a person sees while a sweep runs: one line for the sweep, one for the job under way.
+
+On a terminal these are live bars; elsewhere (a log, CI) a plain line every few seconds and at each end.
+"""
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+PLAIN_LINE_SECONDS = 5.0
+
+
+class SweepProgress:
+    """Shows workers' messages; a context manager."""
+
+    def __init__(self, console: Console, num_jobs: int, num_done: int) -> None:
+        self._console = console
+        self._live = console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not self._live,
+        )
+        self._total = num_jobs
+        self._done = num_done
+        self._sweep = self._bars.add_task("[bold]sweep[/]", total=num_jobs, completed=num_done, note="")
+        self._jobs: dict[str, TaskID] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> "SweepProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        """Takes one message of a worker: phase, label and what goes with the phase."""
+        phase, label = message["phase"], message["label"]
+        name = f"{message.get('kind', '')} {label}".strip()
+        if phase in ("done", "failed", "died"):
+            self._end(name, message)
+            return
+        note = f"loss {message['loss']:.3f}" if "loss" in message else phase
+        step, total = message.get("step"), message.get("total")
+        if self._live:
+            task = self._jobs.get(name)
+            if task is None:
+                task = self._jobs[name] = self._bars.add_task(f"  {name}", total=total, note=note)
+            self._bars.update(task, completed=step or 0, total=total, note=note)
+        elif time.monotonic() - self._last_line > PLAIN_LINE_SECONDS or step is None:
+            self._last_line = time.monotonic()
+            where = f" {step}/{total}" if total else ""
+            self._console.print(f"[{self._done}/{self._total}] {name}{where} {note}", highlight=False, markup=False)
+
+    def _end(self, name: str, message: dict[str, Any]) -> None:
+        task = self._jobs.pop(name, None)
+        if task is not None:
+            self._bars.remove_task(task)
+        if message["phase"] == "done":
+            self._done += 1
+            self._bars.update(self._sweep, completed=self._done)
+            text = f"[{self._done}/{self._total}] {name} done in {message['seconds']:.1f} s"
+        else:
+            text = f"[{self._done}/{self._total}] {name} {message['phase']}: {message['reason']}"
+        self._console.print(text, highlight=False, markup=False)

@@ -1,0 +1,16 @@
+"""What a worker process is told. No torch: the parent makes it."""
+
+from dataclasses import dataclass
+
+from harness.schema import LaunchConfig, PathsConfig, TrackingConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """All that a worker process needs to know; small enough to be pickled to it."""
+
+    ledger_url: str
+    paths: PathsConfig
+    launch: LaunchConfig
+    tracking: TrackingConfig
+    sweep: str | None = None  # only this sweep's jobs; None: any

@@ -1,0 +1,192 @@
+"""The job kind `train`: several claimed runs over one base, each left behind as a whole run folder."""
+
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+
+from harness.data import fingerprint, locate_dataset
+from harness.files import append_jsonl, write_atomically
+from harness.ledger import JobRow
+from harness.models import LoadedBase
+from harness.optim import used_optimizer
+from harness.plan import RunSpec
+from harness.provenance import RunRecord, git_state, now, package_versions, python_version, save_record
+from harness.schedule import num_steps
+from harness.schema import AdapterMethod
+from harness.stores import Missing
+from harness.tokens import TokenizedDataset, tokenize_dataset
+from harness.tracking import Tracker
+from harness.train import Member, StepMetrics, train_group
+from sweeps.context import Context
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """One claimed run while its group trains."""
+
+    claim: JobRow
+    spec: RunSpec
+    label: str
+    folder: Path
+    started: str
+    data: TokenizedDataset | None = None
+    data_fingerprint: str | None = None
+    member: Member | None = None
+    tracker: Tracker | None = None
+    metrics: list[StepMetrics] = field(default_factory=list)
+
+
+def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
+    """Trains the claimed runs of one group together and settles each claim.
+
+    A run whose data is broken, or whose loss is not finite, fails alone with its reason.
+
+    Raises:
+        TrainingInterrupted: asked to stop; checkpoints are written and the claims still held.
+    """
+    base: LoadedBase | None = None
+    runs: list[_Run] = []
+    for claim in claims:
+        payload = json.loads(claim.payload)
+        run = _Run(
+            claim=claim,
+            spec=RunSpec.from_dict(payload["spec"]),
+            label=payload["label"],
+            folder=context.run_folder(claim.run_id),
+            started=now(),
+        )
+        base = context.base(run.spec)
+        try:
+            _prepare(context, base, run)
+        except ValueError as error:
+            context.fail(claim, str(error), retry=False)
+            continue
+        runs.append(run)
+    if not runs:
+        return
+    assert base is not None
+    began = time.monotonic()
+    members = [run.member for run in runs if run.member is not None]
+    try:
+        if members:
+            train_group(base.bank, members, context.should_stop)
+        for run in runs:
+            _settle(context, base, run, time.monotonic() - began)
+    finally:
+        for run in runs:
+            if run.tracker is not None:
+                run.tracker.finish()
+            if run.member is not None and run.claim.run_id in base.bank.configs:
+                base.bank.remove_member(run.claim.run_id)
+
+
+def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
+    """Writes the resolved config, tokenizes, opens the member. Raises ValueError for what a user can mend."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(run.folder / "config.yaml", yaml.safe_dump(run.spec.to_dict(), sort_keys=False))
+    if run.spec.dataset is None:
+        return
+    assert run.spec.train is not None
+    source = locate_dataset(run.spec.dataset, context.settings.paths)
+    if isinstance(source, Missing):
+        raise ValueError(str(source))
+    context.tell(run.claim, phase="tokenizing")
+    run.data_fingerprint = fingerprint(source)
+    run.data = tokenize_dataset(
+        run.spec.dataset, source, base.tokenizer, Path(context.settings.paths.cache) / "tokenized"
+    )
+    run.data.require_fits(base.max_length)
+    total = num_steps(run.spec.train, len(run.data))
+    (run.folder / "metrics.jsonl").unlink(missing_ok=True)
+    run.tracker = Tracker.start(context.settings.tracking, run.spec, run.label, context.settings.sweep, run.folder)
+
+    def on_step(metrics: StepMetrics) -> None:
+        run.metrics.append(metrics)
+        append_jsonl(run.folder / "metrics.jsonl", asdict(metrics))
+        assert run.tracker is not None
+        run.tracker.log(metrics)
+        context.tell(run.claim, phase="training", step=metrics.step, total=total, loss=metrics.loss)
+
+    run.member = Member(
+        run_id=run.claim.run_id,
+        adapter=run.spec.adapter,
+        train=run.spec.train,
+        examples=run.data,
+        checkpoint_folder=run.folder / "checkpoint",
+        on_step=on_step,
+    )
+
+
+def _settle(context: Context, base: LoadedBase, run: _Run, seconds: float) -> None:
+    """Saves the adapter and the record, last of all tells the ledger; does nothing if the claim was lost."""
+    member = run.member
+    if member is not None and member.error is not None:
+        context.fail(run.claim, member.error, retry=False)
+        return
+    if not context.still_held(run.claim):
+        return
+    digest = None
+    if run.spec.adapter.method is not AdapterMethod.none:
+        digest = _save_adapter(base, run)
+    record = _record(base, run, seconds, digest)
+    save_record(run.folder, record)
+    shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
+    context.finish(run.claim, {"final_loss": record.final_loss, "num_steps": record.num_steps}, seconds)
+
+
+def _save_adapter(base: LoadedBase, run: _Run) -> str:
+    partial = run.folder / f".adapter.partial-{os.getpid()}"
+    model = run.spec.model
+    digest = base.bank.save_member(run.claim.run_id, partial, model.hub_id, model.revision)
+    shutil.rmtree(run.folder / "adapter", ignore_errors=True)
+    os.replace(partial, run.folder / "adapter")
+    return digest
+
+
+def _record(base: LoadedBase, run: _Run, seconds: float, adapter_sha256: str | None) -> RunRecord:
+    device = base.bank.device
+    commit, dirty = git_state()
+    last = run.metrics[-max(1, len(run.metrics) // 10) :]
+    train = run.spec.train
+    return RunRecord(
+        run_id=run.claim.run_id,
+        label=run.label,
+        group=run.claim.group,
+        spec=run.spec.to_dict(),
+        status="done",
+        num_steps=run.member.step if run.member else 0,
+        num_examples=len(run.data) if run.data else 0,
+        num_truncated_sources=run.data.num_truncated_sources if run.data else 0,
+        num_truncated_targets=run.data.num_truncated_targets if run.data else 0,
+        target_tokens=sum(m.target_tokens for m in run.metrics),
+        final_loss=sum(m.loss for m in last) / len(last) if last else None,
+        train_seconds=seconds,
+        peak_memory_bytes=_peak_memory_bytes(device),
+        base_fingerprint=base.fingerprint,
+        data_fingerprint=run.data_fingerprint,
+        adapter_sha256=adapter_sha256,
+        optimizer_used=used_optimizer(train.optimizer, device).value if train else None,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        notes=tuple(run.member.notes) if run.member else (),
+        started=run.started,
+        finished=now(),
+        git_commit=commit,
+        git_dirty=dirty,
+        packages=package_versions(),
+        python=python_version(),
+    )
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Of the GPU where there is one, else of this worker process since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
