@@ -113,27 +113,51 @@ class KeyValueCache:
 
 @dataclass(slots=True)
 class Decode:
-    """One new token for each of the first B slots. `lengths` counts grow by the caller, after the pass."""
+    """One new token for each of the first B slots; the row's token i continues slot `slots[i]`.
+
+    So a row can keep members together however the slots are filled. `lengths` are counted up by the
+    caller, after the pass. A plan serves one pass.
+    """
 
     cache: KeyValueCache
-    num_active: int
+    slots: Sequence[int]  # a permutation of 0 .. B-1
+    _at: "_DecodeIndex | None" = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        active, lengths = self.num_active, self.cache.lengths[: self.num_active]
-        longest = max(lengths) + 1
-        rows = torch.arange(active, device=query.device)
-        at = torch.tensor(lengths, device=query.device)
-        self.cache.keys[layer][rows, :, at] = key[0].transpose(0, 1)
-        self.cache.values[layer][rows, :, at] = value[0].transpose(0, 1)
-        visible = torch.arange(longest, device=query.device)[None, :] <= at[:, None]
+        at = self._at = self._at or _DecodeIndex.of(self.cache.lengths, self.slots, query.device)
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[at.slots, :, at.ends] = key[0].transpose(0, 1)
+        values[at.slots, :, at.ends] = value[0].transpose(0, 1)
+        active, heads, kv_heads, size = len(self.slots), query.shape[1], key.shape[1], query.shape[3]
+        # the H/K query heads of a key/value head become its queries: nothing of the cache is copied
+        by_slot = query[0].transpose(0, 1)[at.rows].reshape(active, kv_heads, heads // kv_heads, size)
         out = functional.scaled_dot_product_attention(
-            query.permute(2, 1, 0, 3),  # [B, H, 1, D]
-            _repeat_heads(self.cache.keys[layer][:active, :, :longest], query.shape[1]),
-            _repeat_heads(self.cache.values[layer][:active, :, :longest], query.shape[1]),
-            attn_mask=visible[:, None, None, :],
+            by_slot,
+            keys[:active, :, : at.longest],
+            values[:active, :, : at.longest],
+            attn_mask=at.visible,
             scale=scaling,
         )
-        return out.permute(2, 1, 0, 3)
+        return out.reshape(active, heads, size)[at.slots].transpose(0, 1)[None]
+
+
+@dataclass(slots=True)
+class _DecodeIndex:
+    """What all layers of one decoding pass share."""
+
+    slots: Tensor  # [B], of each row
+    rows: Tensor  # [B], of each slot
+    ends: Tensor  # [B], where each row's new token goes in its slot
+    longest: int
+    visible: Tensor  # [B, 1, 1, longest], by slot
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], slots: Sequence[int], device: torch.device) -> "_DecodeIndex":
+        by_row = torch.tensor(list(slots), device=device)
+        by_slot = torch.tensor(list(lengths[: len(slots)]), device=device)
+        longest = max(lengths[: len(slots)]) + 1
+        visible = torch.arange(longest, device=device)[None, :] <= by_slot[:, None]
+        return cls(by_row, torch.argsort(by_row), by_slot[by_row], longest, visible[:, None, None, :])
 
 
 def _causal_segments(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float) -> Tensor:
@@ -150,8 +174,11 @@ def _with_prefix(
     query: Tensor, key: Tensor, value: Tensor, group: PrefixGroup, prefix: KeyValue, scaling: float
 ) -> Tensor:
     """Attention to prefix and own tokens apart, merged by their log-sum-exp: the prefix is never copied."""
-    heads = query.shape[1]
-    out_p, lse_p = _attention_lse(query, _repeat_heads(prefix[0], heads), _repeat_heads(prefix[1], heads), False, scaling)
+    heads, kv_heads = query.shape[1], key.shape[1]
+    # the H/K query heads of a key/value head become its queries: the prefix is not repeated either
+    by_kv = query.reshape(1, kv_heads, -1, query.shape[3])
+    out_p, lse_p = _attention_lse(by_kv, prefix[0], prefix[1], False, scaling)
+    out_p, lse_p = out_p.reshape(query.shape), lse_p.reshape(query.shape[:3])
     key, value, sizes = _repeat_heads(key, heads), _repeat_heads(value, heads), list(group.lengths)
     own = [
         _attention_lse(q, k, v, True, scaling)

@@ -35,8 +35,7 @@ _RETRY_SECONDS = 0.2
 _ADVISORY_KEY = 0x514C4F5241  # "QLORA"; any number that other users of the server don't take
 _SQLITE_NOW = sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Double)  # to the millisecond
 _POSTGRES_NOW = sa.literal_column("CAST(extract(epoch from clock_timestamp()) AS double precision)", sa.Double)
-# Connection errors, shutdown or start-up, too many connections, a transaction ended because we stalled in it.
-_POSTGRES_GONE = ("08", "57P", "53300", "25P03")
+_POSTGRES_GONE = ("08", "57P", "53300")  # connection errors, shutdown or start-up, too many connections
 _POSTGRES_RACE = ("40001", "40P01")  # serialization failure, deadlock
 
 
@@ -77,7 +76,7 @@ class Database:
             LedgerUnavailableError: locked or gone for longer than `wait_seconds`, full or read-only.
             LedgerError: no such ledger, not a ledger, or of a newer version.
         """
-        deadline = time.monotonic() + self._wait_seconds
+        deadline: float | None = None  # set by the first failure: we may have been stopped for hours ourselves
         was_open = self._engine is not None and self._pid == os.getpid()
         while True:
             try:
@@ -85,6 +84,7 @@ class Database:
                     self._begin(connection, access)
                     return work(connection)
             except (DBAPIError, FileNotFoundError) as error:
+                deadline = deadline or time.monotonic() + self._wait_seconds
                 if not (was_open and _is_passing(error)) or time.monotonic() > deadline:
                     raise self._explained(error) from error
             time.sleep(_RETRY_SECONDS)
@@ -153,7 +153,8 @@ class Database:
 
     def _create(self, engine: sa.Engine) -> None:
         if self.is_sqlite:
-            _switch_to_wal(engine, self._wait_seconds)
+            with engine.connect() as connection:  # outside of a transaction; the mode stays with the file
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         with engine.begin() as connection:
             self._begin(connection, Access.rearrange)
             metadata.create_all(connection)
@@ -208,20 +209,6 @@ def _parse_url(url_or_path: str | Path) -> sa.URL:
 
 def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")  # see the module's docstring
-
-
-def _switch_to_wal(engine: sa.Engine, wait_seconds: float) -> None:
-    """Sets WAL, which stays with the file. SQLite doesn't wait here when several processes try at once; so we do."""
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            with engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-                return
-        except DBAPIError as error:
-            if not _code(error).startswith("SQLITE_BUSY") or time.monotonic() > deadline:
-                raise
-        time.sleep(_RETRY_SECONDS / 10)
 
 
 def _make_file(path: Path) -> None:

@@ -59,6 +59,14 @@ class LossMean(Enum):
     example = "example"
 
 
+class EmptyTargets(Enum):
+    """What to do with a row whose output is blank: refuse the dataset, train on EOS alone, or leave it out."""
+
+    refuse = "refuse"
+    keep = "keep"
+    drop = "drop"
+
+
 class Device(Enum):
     auto = "auto"
     cpu = "cpu"
@@ -128,6 +136,7 @@ class DatasetConfig:
     target_max_tokens: int = 128  # an output is cut to this many tokens, EOS included
     max_rows: int | None = None  # a seeded sample of this many rows; null takes all
     train_on_source: bool = False  # loss on the input too
+    empty_targets: EmptyTargets = EmptyTargets.refuse  # the original kept them (Alpaca has 28)
     recipe: dict[str, RecipeRow] = not_identity(default_factory=dict)  # by `model.recipe_size`, or `default`
 
 

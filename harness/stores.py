@@ -3,7 +3,6 @@
 Order: an explicit path, what this project ships, the lab's own store, the hub's local cache, the hub.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -47,18 +46,15 @@ def cached_snapshot(repo_id: str, revision: str, repo_type: str = "model") -> Pa
 @cache
 def hub_problem(repo_id: str, revision: str, repo_type: str = "model") -> str | None:
     """Why the hub can't serve a repository now, or None where it can. One short try, no retries."""
-    import httpx
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     if constants.HF_HUB_OFFLINE:
         return "the hub was not asked: HF_HUB_OFFLINE is set"
-    if os.environ.get("HF_ENDPOINT", "").startswith("file:"):
-        return "HF_ENDPOINT is no web address"
     try:
         HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=5.0)
     except HfHubHTTPError as error:
         return f"the hub answered: {str(error).splitlines()[0]}"
-    except (httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         return f"the hub could not be reached ({type(error).__name__})"
     return None

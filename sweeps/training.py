@@ -101,7 +101,11 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     context.tell(run.claim, phase="tokenizing")
     run.data_fingerprint = fingerprint(source)
     run.data = tokenize_dataset(
-        run.spec.dataset, source, base.tokenizer, Path(context.settings.paths.cache) / "tokenized"
+        run.spec.dataset,
+        source,
+        base.tokenizer,
+        Path(context.settings.paths.cache) / "tokenized",
+        empty_targets=run.spec.dataset.empty_targets.value,
     )
     run.data.require_fits(base.max_length)
     total = num_steps(run.spec.train, len(run.data))

@@ -1,0 +1,81 @@
+"""Builds the report of a sweep and its tournament. No torch.
+
+    python -m analysis report --sweep demo --runs runs --tournament runs/tournaments/demo --out reports/demo
+
+Under `--json`, standard output is the leaderboard as JSON and nothing else.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from analysis.leaderboard import leaderboard_table
+from analysis.records import SweepRuns, load_runs, load_tournament, sweep_runs
+from analysis.report import MAX_QUESTIONS, PAGE, ReportOptions, write_report
+from harness.files import to_json
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+LEDGER_FILE = "ledger.sqlite"
+
+
+@app.callback()
+def main() -> None:
+    """Tables and pages from records that exist; nothing is trained, judged or rated here."""
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Folder for index.html, leaderboard.csv and leaderboard.json.")],
+    sweep: Annotated[str | None, typer.Option(help="Report the finished runs of this sweep.")] = None,
+    run_id: Annotated[list[str] | None, typer.Option(help="Report these runs instead; may be repeated.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the run folders.", envvar="HARNESS_RUNS")] = Path("runs"),
+    ledger_url: Annotated[
+        str | None, typer.Option(help="Job table; default: ledger.sqlite in the runs folder.")
+    ] = None,
+    tournament: Annotated[Path | None, typer.Option(help="Folder with verdicts.csv and ratings.json.")] = None,
+    title: Annotated[str | None, typer.Option(help="What the page is called; default: the sweep's name.")] = None,
+    bench: Annotated[str | None, typer.Option(help="Which answers are shown; default: those that were judged.")] = None,
+    max_questions: Annotated[int, typer.Option(min=1, help="Questions whose answers are shown.")] = MAX_QUESTIONS,
+    command: Annotated[
+        list[str] | None, typer.Option(help="A command to print under 'Make it again', in order; may be repeated.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the leaderboard as JSON instead of a table.")] = False,
+) -> None:
+    """Writes one self-contained page about a sweep, and its leaderboard as CSV and JSON."""
+    try:
+        chosen = _chosen_runs(sweep, run_id, runs, ledger_url)
+        options = ReportOptions(
+            title=title or sweep or "Leaderboard",
+            bench=bench,
+            max_questions=max_questions,
+            commands=tuple(command or ()),
+        )
+        played = load_tournament(tournament) if tournament else None
+        rows = write_report(out, chosen, load_runs(runs, chosen.run_ids), played, options)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from error
+    if json:
+        print(to_json([dataclasses.asdict(row) for row in rows], where="standard output", indent=2))
+        return
+    Console().print(leaderboard_table(rows))
+    print(f"page: {out / PAGE}")
+
+
+def _chosen_runs(sweep: str | None, run_ids: list[str] | None, runs: Path, ledger_url: str | None) -> SweepRuns:
+    if run_ids:
+        return SweepRuns(run_ids=tuple(run_ids))
+    if sweep is None:
+        raise ValueError("nothing to report: name a --sweep, or runs with --run-id")
+    return sweep_runs(sweep, ledger_url or runs / LEDGER_FILE)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m analysis")

@@ -1,0 +1,281 @@
+"""What did a sweep and its tournament leave on disk? Reads both into plain records; judges nothing. No torch.
+
+Library only, under `analysis.leaderboard` and `analysis.report`. The layout read here is docs/architecture.md's
+"Records on disk". What isn't there is None or empty, never a number; what is there and can't be read is an error.
+"""
+
+import csv
+import json
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.files import read_jsonl
+from harness.ledger import JobStatus, Ledger
+from harness.provenance import RunRecord, load_record
+
+FIRST_WON, SECOND_WON, TIE, UNPARSED = 1, 2, 3, -1  # docs/architecture.md, verdicts.csv
+TRAIN = "train"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A number with its 95 % interval; a bound is None where there was nothing to draw it from."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mmlu:
+    """One run's MMLU as eval/mmlu_scores.py writes it: fractions from 0 to 1."""
+
+    macro: Estimate  # mean over subjects
+    micro: Estimate  # mean over questions
+    num_questions: int
+    num_subjects: int
+    num_truncated_prompts: int
+    protocol: str
+    split_name: str
+    num_shots: int
+    settings_sha256: str  # of protocol, questions and shots: scores of different settings can't be compared
+    subjects: dict[str, tuple[float, int]]  # subject -> (accuracy, questions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One line of answers/<bench>.jsonl."""
+
+    question_id: str
+    system: str
+    question: str
+    answer: str
+    num_tokens: int | None
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A finished run's folder, read."""
+
+    folder: Path
+    record: RunRecord
+    losses: tuple[tuple[int, float], ...]  # (step, nats a target token), by step
+    mmlu: Mmlu | None
+    answers: dict[str, tuple[Answer, ...]]  # by bench
+
+    def setting(self, *keys: str) -> Any:
+        """A value of the run's resolved config, e.g. `setting("model", "name")`; None where it isn't set."""
+        value: Any = self.record.spec
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One line of verdicts.csv; `first` was shown first."""
+
+    question_id: str
+    first: str
+    second: str
+    verdict: int
+    judge: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Whoever judged, with the settings that judgments.sqlite or judge.json keeps; empty where neither does."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tournament:
+    """A tournament's folder, read."""
+
+    folder: Path
+    verdicts: tuple[Verdict, ...]
+    ratings: dict[str, Any] | None  # ratings.json
+    judges: tuple[Judge, ...]  # those of the verdicts, with what is recorded of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRuns:
+    """Which runs are to be reported, and what is known about those that can't be."""
+
+    run_ids: tuple[str, ...]
+    unfinished: tuple[tuple[str, str], ...] = ()  # (label, why)
+    command: str | None = None  # as the ledger recorded it
+
+
+def sweep_runs(sweep: str, ledger_url: str | Path) -> SweepRuns:
+    """The sweep's training jobs, from the ledger.
+
+    Raises:
+        ValueError: the ledger knows no such sweep, or can't be opened.
+    """
+    if isinstance(ledger_url, Path) and not ledger_url.is_file():
+        raise ValueError(f"{ledger_url}: no ledger there; set --runs, or name the runs with --run-id")
+    ledger = Ledger.open(ledger_url)
+    try:
+        known = {row.name: row for row in ledger.sweeps()}
+        if sweep not in known:
+            raise ValueError(f"no sweep {sweep!r} in {ledger_url}; it has {', '.join(known) or 'none'}")
+        jobs = list(ledger.rows(sweep=sweep, kinds=[TRAIN]))
+    finally:
+        ledger.close()
+    return SweepRuns(
+        run_ids=tuple(job.run_id for job in jobs if job.status is JobStatus.done),
+        unfinished=tuple(
+            (job.label, job.reason or str(job.status)) for job in jobs if job.status is not JobStatus.done
+        ),
+        command=known[sweep].command or None,
+    )
+
+
+def load_runs(runs: Path, run_ids: Sequence[str]) -> tuple[Run, ...]:
+    """Opens the folders of finished runs.
+
+    Raises:
+        ValueError: a run without a record, or with one that can't be read.
+    """
+    return tuple(load_run(runs / run_id) for run_id in dict.fromkeys(run_ids))
+
+
+def load_run(folder: Path) -> Run:
+    """Opens one run's folder.
+
+    Raises:
+        ValueError: it has no record, or something in it can't be read.
+    """
+    record = load_record(folder)
+    if record is None:
+        raise ValueError(f"{folder}: no record.json, so this run is not done; finish it or leave it out")
+    steps = {row["step"]: row["loss"] for row in _rows(folder / "metrics.jsonl")}  # a resumed run repeats steps
+    answers = {path.stem: tuple(_answer(row) for row in _rows(path)) for path in sorted(folder.glob("answers/*.jsonl"))}
+    return Run(
+        folder=folder,
+        record=record,
+        losses=tuple(sorted((step, loss) for step, loss in steps.items() if loss is not None)),
+        mmlu=_mmlu(folder / "eval" / "mmlu" / "mmlu.json"),
+        answers=answers,
+    )
+
+
+def load_tournament(folder: Path) -> Tournament:
+    """Opens a tournament's folder; each of its files may be missing.
+
+    Raises:
+        ValueError: no such folder, or a file in it that can't be read.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; leave --tournament out for a report without one")
+    verdicts = _verdicts(folder / "verdicts.csv")
+    recorded = _recorded_judges(folder)
+    named = list(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.judge)) or list(recorded)
+    return Tournament(
+        folder=folder,
+        verdicts=verdicts,
+        ratings=_json(folder / "ratings.json"),
+        judges=tuple(Judge(name=name, settings=recorded.get(name, {})) for name in named),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return read_jsonl(path) if path.is_file() else []
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); make it again") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _mmlu(path: Path) -> Mmlu | None:
+    values = _json(path)
+    if values is None:
+        return None
+    try:
+        return Mmlu(
+            macro=Estimate(value=values["accuracy_macro"], **_bounds(values["accuracy_macro_ci95"])),
+            micro=Estimate(value=values["accuracy_micro"], **_bounds(values["accuracy_micro_ci95"])),
+            num_questions=values["n"],
+            num_subjects=values["num_subjects"],
+            num_truncated_prompts=values["num_truncated_prompts"],
+            protocol=values["protocol"],
+            split_name=values["split_name"],
+            num_shots=values["num_shots"],
+            settings_sha256=values["settings_sha256"],
+            subjects={name: (score["accuracy"], score["n"]) for name, score in values["per_subject"].items()},
+        )
+    except KeyError as error:
+        raise ValueError(f"{path}: no {error}; score the run again with `python -m eval mmlu`") from error
+
+
+def _bounds(interval: Sequence[float]) -> dict[str, float]:
+    return {"low": interval[0], "high": interval[1]}
+
+
+def _recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> settings; the newest of those that a judge was run with."""
+    judges: dict[str, dict[str, Any]] = {}
+    written = _json(folder / "judge.json")
+    if written is not None and isinstance(written.get("name"), str):
+        settings = written.get("settings")
+        judges[written["name"]] = settings if isinstance(settings, dict) else {}
+    path = folder / "judgments.sqlite"
+    if not path.is_file():
+        return judges
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        try:
+            rows = database.execute("SELECT name, settings FROM judges ORDER BY created").fetchall()
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{path}: {error}; move the file away, and the judge's settings are left out") from error
+    return judges | {name: json.loads(settings) for name, settings in rows}
+
+
+def _answer(row: dict[str, Any]) -> Answer:
+    return Answer(
+        question_id=str(row["question_id"]),
+        system=str(row["system"]),
+        question=str(row["question"]),
+        answer=str(row["answer"]),
+        num_tokens=row.get("num_tokens"),
+        finish_reason=row.get("finish_reason"),
+    )
+
+
+def _verdicts(path: Path) -> tuple[Verdict, ...]:
+    if not path.is_file():
+        return ()
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"question_id", "system_a", "system_b", "verdict"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path}: no column {', '.join(sorted(missing))}; judge again, or add it")
+        return tuple(_verdict(path, reader.line_num, row) for row in reader)
+
+
+def _verdict(path: Path, line: int, row: dict[str, str]) -> Verdict:
+    codes = {str(code): code for code in (FIRST_WON, SECOND_WON, TIE, UNPARSED)}
+    if row["verdict"] not in codes:
+        raise ValueError(f"{path}: line {line}: verdict {row['verdict']!r}; expected 1, 2, 3 or -1")
+    return Verdict(
+        question_id=row["question_id"],
+        first=row["system_a"],
+        second=row["system_b"],
+        verdict=codes[row["verdict"]],
+        judge=row.get("judge") or "",
+    )

@@ -1,0 +1,167 @@
+"""What does each section of the report show? Records to plain views that the templates print. No torch.
+
+Library only. A view that has nothing to show is None or empty, and the template says that it was not measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.figures import Bar, Curve, Scale, bar, curve, scale_over
+from analysis.leaderboard import LeaderboardRow
+from analysis.matches import PairTallies, Tally
+from analysis.records import Estimate, Run
+
+MMLU_CHANCE = 0.25  # four choices
+MAX_MATRIX_SYSTEMS = 24  # more don't fit a page; the first of the leaderboard are shown
+MAX_CURVES = 60
+CONTROL_SYSTEM = "null-model"  # eval.judging.NULL_SYSTEM: one constant answer to everything
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedView:
+    """A leaderboard row with its bars."""
+
+    row: LeaderboardRow
+    run: Run | None
+    elo: Bar | None
+    bradley_terry: Bar | None
+    mmlu: Bar | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderboardView:
+    """All rows on shared axes: both ratings on one, since both are points around 1000."""
+
+    rows: tuple[RankedView, ...]
+    points: Scale | None
+    accuracy: Scale | None
+    chance: float | None  # percent along the accuracy axis
+    mmlu_settings: int  # how many different sets of questions and protocols the scores come from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixCell:
+    """The row's system against the column's."""
+
+    tally: Tally | None  # None: they never met
+    side: str  # "ahead", "behind", "even"
+    strength: float  # 0 to 100, how far from even
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixView:
+    """Win rates, rows and columns in the order of the leaderboard."""
+
+    systems: tuple[str, ...]
+    cells: tuple[tuple[MatrixCell | None, ...], ...]  # None on the diagonal
+    num_left_out: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveView:
+    """One run's loss curve."""
+
+    run: Run
+    curve: Curve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvesView:
+    """Loss curves on shared axes."""
+
+    curves: tuple[CurveView, ...]
+    scale: Scale
+    max_step: int
+    num_left_out: int
+
+
+def leaderboard_view(rows: Sequence[LeaderboardRow], runs: Sequence[Run]) -> LeaderboardView:
+    """Rows with bars on axes that hold every interval, and the chance level of MMLU."""
+    by_id = {run.record.run_id: run for run in runs}
+    points = scale_over(
+        value for r in rows for value in (r.elo, r.elo_low, r.elo_high, r.bt_rating, r.bt_low, r.bt_high)
+    )
+    measured = [value for r in rows for value in (r.mmlu_macro, r.mmlu_macro_low, r.mmlu_macro_high)]
+    known = [value for value in measured if value is not None]
+    accuracy = scale_over([*known, MMLU_CHANCE]) if known else None
+    return LeaderboardView(
+        rows=tuple(_ranked_view(row, by_id.get(row.run_id or ""), points, accuracy) for row in rows),
+        points=points,
+        accuracy=accuracy,
+        chance=accuracy.percent(MMLU_CHANCE) if accuracy else None,
+        mmlu_settings=len({run.mmlu.settings_sha256 for run in runs if run.mmlu}),
+    )
+
+
+def matrix_view(pairs: PairTallies, order: Sequence[str]) -> MatrixView | None:
+    """Win rates of the best systems against each other; None where nobody met."""
+    anybody = {system for system, _ in pairs}
+    met = [name for name in order if name in anybody]
+    if not met:
+        return None
+    shown = met[:MAX_MATRIX_SYSTEMS]
+    cells = tuple(tuple(None if one == two else _matrix_cell(pairs.get((one, two))) for two in shown) for one in shown)
+    return MatrixView(systems=tuple(shown), cells=cells, num_left_out=len(met) - len(shown))
+
+
+def curves_view(runs: Sequence[Run]) -> CurvesView | None:
+    """Loss curves of the runs that trained; None where none did."""
+    trained = [run for run in runs if run.losses]
+    shown = trained[:MAX_CURVES]
+    scale = scale_over((loss for run in shown for _, loss in run.losses), num_ticks=3)
+    if scale is None:
+        return None
+    max_step = max(run.losses[-1][0] for run in shown)
+    return CurvesView(
+        curves=tuple(CurveView(run=run, curve=curve(run.losses, max_step, scale)) for run in shown),
+        scale=scale,
+        max_step=max_step,
+        num_left_out=len(trained) - len(shown),
+    )
+
+
+def shared_packages(runs: Sequence[Run]) -> dict[str, str] | None:
+    """The package versions that all runs have, or None where they differ."""
+    versions = [run.record.packages for run in runs]
+    return versions[0] if versions and all(other == versions[0] for other in versions) else None
+
+
+def run_settings(run: Run) -> list[tuple[str, Any]]:
+    """(name, value) of everything in the run's resolved config, dotted; what is unset is left out."""
+    return [(name, value) for name, value in _flat(run.record.spec) if value not in (None, "", [], {})]
+
+
+def _ranked_view(row: LeaderboardRow, run: Run | None, points: Scale | None, accuracy: Scale | None) -> RankedView:
+    ordering = None
+    if row.elo is not None:
+        ordering = Estimate(value=row.elo, low=row.elo_ordering_low, high=row.elo_ordering_high)
+    return RankedView(
+        row=row,
+        run=run,
+        elo=_bar(points, row.elo, row.elo_low, row.elo_high, ordering),
+        bradley_terry=_bar(points, row.bt_rating, row.bt_low, row.bt_high),
+        mmlu=_bar(accuracy, row.mmlu_macro, row.mmlu_macro_low, row.mmlu_macro_high),
+    )
+
+
+def _bar(
+    scale: Scale | None, value: float | None, low: float | None, high: float | None, inner: Estimate | None = None
+) -> Bar | None:
+    if scale is None or value is None:
+        return None
+    return bar(scale, Estimate(value=value, low=low, high=high), inner)
+
+
+def _matrix_cell(tally: Tally | None) -> MatrixCell:
+    rate = tally.win_rate if tally else None
+    if rate is None:
+        return MatrixCell(tally=tally, side="even", strength=0.0)
+    side = "ahead" if rate > 0.5 else "behind" if rate < 0.5 else "even"
+    return MatrixCell(tally=tally, side=side, strength=round(200 * abs(rate - 0.5), 1))
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    return [pair for key, item in value.items() for pair in _flat(item, f"{prefix}.{key}" if prefix else str(key))]

@@ -1,0 +1,133 @@
+"""How much faster are answers here than `model.generate` one prompt at a time? The same greedy texts, A B A B.
+
+    python -m benchmarks.generation --prompts 32 --max-new-tokens 128
+    python -m benchmarks.generation --adapters 4      # four adapters in one batch beside one
+
+SmolLM2 in float32 on 2 threads, chat-templated prompts of mixed length (the embedded open prompts, each
+third with a longer dialogue before it). Prints seconds, tokens a second, the ratio and how many texts are equal.
+Records: benchmarks/results/generation-*.md.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from benchmarks.mmlu import PLAIN, smollm2
+from eval.answer_prompts import PromptFormat, encode_dialogue, load_open_questions
+from eval.decoding import Decoded
+from eval.generate import GenerateSettings, Request, generate
+from harness.models import LoadedBase, checkpoint_folder, load_base
+from harness.schema import AdapterConfig
+
+
+def main() -> None:
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    source, cache = smollm2(options.cache), Path(options.cache)
+    base = load_base(source, PLAIN, torch.device("cpu"), cache)
+    settings = GenerateSettings(max_new_tokens=options.max_new_tokens, greedy=True, stop=(), num_slots=options.slots)
+    prompts = mixed_prompts(base, options.prompts)
+    print(json.dumps({"prompts": len(prompts), "prompt_tokens": sorted(map(len, prompts))}))
+    if options.adapters:
+        time_adapters(base, prompts, settings, options.adapters, options.repeats)
+        return
+    model = AutoModelForCausalLM.from_pretrained(checkpoint_folder(source, cache), dtype=torch.float32)
+    ratios = []
+    for _ in range(options.repeats):
+        ours_seconds, ours = time_ours(base, [(None, prompt) for prompt in prompts], settings)
+        theirs_seconds, theirs = time_transformers(model, prompts, options.max_new_tokens)
+        ratios.append(theirs_seconds / ours_seconds)
+        tokens = sum(map(len, theirs))
+        line = {"ours_seconds": ours_seconds, "generate_seconds": theirs_seconds, "ratio": ratios[-1]}
+        line |= {"ours_tokens_per_second": tokens / ours_seconds, "new_tokens": tokens}
+        equal = sum(a == b for a, b in zip(ours, theirs, strict=True))
+        print(json.dumps({**line, "equal_texts": equal, "of": len(prompts)}), flush=True)
+    print(json.dumps({"ratios": ratios, "mean_ratio": float(np.mean(ratios))}))
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--slots", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--adapters", type=int, default=0, help="time so many adapters in one batch instead")
+    parser.add_argument("--cache", default=".cache")
+    return parser.parse_args()
+
+
+def mixed_prompts(base: LoadedBase, count: int) -> list[list[int]]:
+    """Chat prompts: every third with one earlier exchange, every fifth with three."""
+    questions = load_open_questions("embedded")
+    prompts = []
+    for number in range(count):
+        before = 3 if number % 5 == 0 else 1 if number % 3 == 0 else 0
+        dialogue = []
+        for step in range(before):
+            earlier = questions[(number + step + 1) % len(questions)].turns[0]
+            dialogue += [("user", earlier), ("assistant", f"That depends on the case. {earlier} " * 2)]
+        dialogue.append(("user", questions[number % len(questions)].turns[0]))
+        prompts.append(encode_dialogue(base.tokenizer, dialogue, PromptFormat.auto))
+    return prompts
+
+
+def time_ours(
+    base: LoadedBase, jobs: list[tuple[str | None, list[int]]], settings: GenerateSettings
+) -> tuple[float, list[tuple[int, ...]]]:
+    requests = [
+        Request(system=str(member), member=member, question_id=str(number), prompt_tokens=prompt, seed=number)
+        for number, (member, prompt) in enumerate(jobs)
+    ]
+    found: dict[str, tuple[int, ...]] = {}
+
+    def keep(request: Request, text: str, decoded: Decoded) -> None:
+        found[request.question_id] = decoded.tokens
+
+    start = time.perf_counter()
+    generate(base, requests, settings, keep)
+    return time.perf_counter() - start, [found[str(number)] for number in range(len(jobs))]
+
+
+def time_transformers(
+    model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int
+) -> tuple[float, list[tuple[int, ...]]]:
+    texts = []
+    start = time.perf_counter()
+    for prompt in prompts:
+        tokens = torch.tensor([prompt])
+        with torch.inference_mode():
+            out = model.generate(
+                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=max_new_tokens, do_sample=False
+            )
+        new = out[0, len(prompt) :].tolist()
+        texts.append(tuple(new[:-1] if new[-1] == model.generation_config.eos_token_id else new))
+    return time.perf_counter() - start, texts
+
+
+def time_adapters(
+    base: LoadedBase, prompts: list[list[int]], settings: GenerateSettings, count: int, repeats: int
+) -> None:
+    """The prompts for one adapter, then for `count` adapters in one batch."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"adapter{number}" for number in range(count)]
+    for number, name in enumerate(names):
+        base.bank.add_member(name, AdapterConfig(name="lora", lora_r=64, lora_alpha=16), seed=number)
+        for parameter in base.bank.member_parameters(name).values():
+            parameter.data.normal_(0, 0.01, generator=generator)
+    base.bank.eval()
+    for _ in range(repeats):
+        one, texts = time_ours(base, [(names[0], prompt) for prompt in prompts], settings)
+        several, all_texts = time_ours(base, [(name, prompt) for name in names for prompt in prompts], settings)
+        line = {"one_seconds": one, f"{count}_seconds": several, "ratio": several / one}
+        line["tokens_ratio"] = sum(map(len, all_texts)) / sum(map(len, texts))
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""Do two judges agree: on single items, on the ranking, and the raters of one file among themselves?
+
+Answers what `python -m eval agree A.csv B.csv` asks. An item is a question and a pair of systems, in whichever order.
+Its label in a file is the sign of the sum of its matches there (both orders, raters' majority first), so that a win
+in one order and a loss in the other is a tie. Source: QLoRA (arXiv 2305.14314, section 6.2); with this rule GPT-4
+against the human majority gives its Fleiss kappa of 0.25 (0.258). Intervals are bootstraps clustered by question.
+
+    from eval.agreement import AgreeOptions, agree_files
+    result = agree_files(Path("gpt4.csv"), Path("human.csv"), AgreeOptions())
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval import agreement_statistics as statistics
+from eval.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
+from eval.controlled import load_answers
+from eval.elo import Matches
+from eval.judge_bias import PositionBias, Share, length_bias, own_wins, position_bias
+from eval.verdicts import Verdicts, combined_key, join_names, load_verdicts, to_matches
+
+SCHEMA_VERSION = 1
+NUM_LABELS = 3  # half points of the alphabetically first system: 0 it lost, 1 tie, 2 it won
+EXAMPLE_STATISTICS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "percent_agreement": statistics.percent_agreement,
+    "cohen_kappa": statistics.cohen_kappa,
+    "fleiss_kappa": statistics.fleiss_kappa_of_pairs,
+    "krippendorff_alpha": statistics.krippendorff_alpha_of_pairs,
+    "kendall_tau": statistics.kendall_tau_of_table,
+    "spearman": statistics.spearman_of_table,
+}
+SYSTEM_STATISTICS = {
+    "percent_agreement": statistics.pair_order_agreement,
+    "kendall_tau": statistics.kendall_tau,
+    "spearman": statistics.spearman,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgreeOptions:
+    """How to compare."""
+
+    seed: int = 0
+    resamples: int = 1000
+    without: tuple[str, ...] = ()  # systems to leave out, e.g. gpt-4, which makes any ranking agree
+    own_a: str | None = None  # the system that is judge A itself, for self-preference
+    own_b: str | None = None
+    answers: tuple[Path, ...] = ()  # JSON lines with question_id, system, answer, for length bias
+
+    def __post_init__(self) -> None:
+        if self.resamples < 2:
+            raise ValueError(f"resamples={self.resamples}: an interval needs at least 2, and a good one 1000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistic:
+    """A value and its 95 % interval over questions; None where it is undefined (one label only, one question)."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """Agreement at one level; `num` is items, or systems."""
+
+    num: int
+    statistics: dict[str, Statistic]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfPreference:
+    """How often the judge prefers its own system, and the other judge that system, on the same decisive questions."""
+
+    system: str
+    by_itself: Share
+    by_the_other: Share
+    excess: float | None  # by_itself.rate - by_the_other.rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeReport:
+    """What is known of one file alone."""
+
+    file: str
+    num_verdicts: int
+    num_unparsed: int
+    raters: dict[str, Level]  # agreement of several raters an item: over all items, and those without a tie vote
+    position_bias: PositionBias
+    length_bias: Share | None
+    self_preference: SelfPreference | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgreementResult:
+    """Everything `agree` found."""
+
+    example: Level
+    example_decisive: Level  # items on which neither side has a tie
+    system: Level
+    judges: list[JudgeReport]
+    notes: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and None, ready for `json.dumps(..., allow_nan=False)`."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
+    """Compare two verdict files.
+
+    Raises:
+        ValueError: A file can't be used, the two share no item, or a system named in the options is not judged.
+    """
+    example_rng, system_rng, rater_rng, bias_rng = np.random.default_rng(options.seed).spawn(4)
+    pair = [without_systems(load_verdicts([path]), options.without) for path in (a, b)]
+    systems = sorted({*pair[0].system_names} | {*pair[1].system_names})
+    questions = join_names([verdicts.question for verdicts in pair]).values
+    matches = [_renamed(verdicts, systems, questions) for verdicts in pair]
+    question, tables = _confusions(*(_item_labels(m, len(systems)) for m in matches))
+    if not len(question):
+        raise ValueError(f"{a} and {b} share no item (a question and a pair of systems); check their names")
+    decisive = tables.copy()
+    decisive[:, 1, :] = decisive[:, :, 1] = 0
+    system, notes = _system_level(matches, systems, len(questions), options.resamples, system_rng)
+    answers = load_answers(options.answers) if options.answers else None
+    lengths = {key: float(len(text)) for key, text in answers.items()} if answers is not None else None
+    judges = []
+    for index, (path, own) in enumerate(((a, options.own_a), (b, options.own_b))):
+        mine, other = pair[index], pair[1 - index]
+        judges.append(
+            JudgeReport(
+                file=str(path),
+                num_verdicts=len(mine),
+                num_unparsed=int((~mine.parsed).sum()),
+                raters=_rater_agreement(mine, options.resamples, rater_rng),
+                position_bias=position_bias(mine, options.resamples, bias_rng),
+                length_bias=length_bias(mine, lengths, options.resamples, bias_rng) if lengths is not None else None,
+                self_preference=_self_preference(mine, other, own, options.resamples, bias_rng) if own else None,
+            )
+        )
+    return AgreementResult(
+        example=_example_level(tables, options.resamples, example_rng),
+        example_decisive=_example_level(decisive, options.resamples, example_rng),
+        system=system,
+        judges=judges,
+        notes=notes,
+        settings={**asdict(options), "answers": [str(path) for path in options.answers], "files": [str(a), str(b)]},
+    )
+
+
+def without_systems(verdicts: Verdicts, names: Sequence[str]) -> Verdicts:
+    """The rows in which none of `names` plays.
+
+    Raises:
+        ValueError: One of them is not judged, or nothing is left.
+    """
+    unknown = [name for name in names if name not in verdicts.system_names]
+    if unknown:
+        raise ValueError(f"no system {', '.join(unknown)}; there are {', '.join(verdicts.system_names)}")
+    out = np.array([name in names for name in verdicts.system_names])
+    kept = ~(out[verdicts.first] | out[verdicts.second])
+    if not kept.any():
+        raise ValueError(f"nothing is left without {', '.join(names)}")
+    names_left, codes = np.unique(np.concatenate([verdicts.first[kept], verdicts.second[kept]]), return_inverse=True)
+    half = int(kept.sum())
+    return Verdicts(
+        question=verdicts.question.pick(kept),
+        system_names=[verdicts.system_names[code] for code in names_left],
+        first=codes[:half].astype(np.int32),
+        second=codes[half:].astype(np.int32),
+        verdict=verdicts.verdict[kept],
+        judge=verdicts.judge.pick(kept),
+        rater=verdicts.rater.pick(kept),
+    )
+
+
+def _renamed(verdicts: Verdicts, systems: Sequence[str], questions: Sequence[str]) -> Matches:
+    """Matches with systems and questions numbered as in the common lists."""
+    matches = to_matches(verdicts, "majority")
+    system_at, question_at = ({name: i for i, name in enumerate(names)} for names in (systems, questions))
+    system = np.array([system_at[name] for name in verdicts.system_names], dtype=np.int32)
+    question = np.array([question_at[name] for name in verdicts.question.values], dtype=np.int32)
+    return Matches(
+        question=question[matches.question],
+        first=system[matches.first],
+        second=system[matches.second],
+        half_points=matches.half_points,
+    )
+
+
+def _item_labels(matches: Matches, num_systems: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(key, question, label) of each item: which system its matches, taken together, favour."""
+    low, high = np.minimum(matches.first, matches.second), np.maximum(matches.first, matches.second)
+    key = (matches.question.astype(np.int64) * num_systems + low) * num_systems + high
+    keys, item = np.unique(key, return_inverse=True)
+    favour = np.where(matches.first == low, 1, -1) * (matches.half_points.astype(np.int64) - 1)
+    net = np.bincount(item, weights=favour, minlength=len(keys))
+    return keys, keys // num_systems**2, np.sign(net).astype(np.int64) + 1
+
+
+def _confusions(
+    a: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    b: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(num_questions,) questions that share items, and (num_questions, 3, 3) counts of (label in A, label in B)."""
+    _, in_a, in_b = np.intersect1d(a[0], b[0], assume_unique=True, return_indices=True)
+    questions, question = np.unique(a[1][in_a], return_inverse=True)
+    cell = (question * NUM_LABELS + a[2][in_a]) * NUM_LABELS + b[2][in_b]
+    counts = np.bincount(cell, minlength=len(questions) * NUM_LABELS**2).astype(np.float64)
+    return questions, counts.reshape(-1, NUM_LABELS, NUM_LABELS)
+
+
+def _resampled(sums: NDArray[np.float64], num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """`sums` (num_questions, ...) added up: the whole in row 0, then each resample of the questions."""
+    num = len(sums)
+    weights = [np.ones(num), *prompt_weights(num, num_resamples if num > 1 else 0, rng)]
+    return np.tensordot(np.array(weights), sums, axes=1)
+
+
+def _statistic(values: NDArray[np.float64]) -> Statistic:
+    """From the whole's value in row 0 and the resamples'; resamples in which it is undefined are left out."""
+    value = float(values[0]) if np.isfinite(values[0]) else None
+    drawn = values[1:][np.isfinite(values[1:])]
+    if value is None or len(drawn) < 2:
+        return Statistic(value=value, low=None, high=None)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Statistic(value=value, low=float(low), high=float(high))
+
+
+def _example_level(tables: NDArray[np.float64], num_resamples: int, rng: np.random.Generator) -> Level:
+    drawn = _resampled(tables, num_resamples, rng)
+    found = {name: _statistic(function(drawn)) for name, function in EXAMPLE_STATISTICS.items()}
+    return Level(num=int(tables.sum()), statistics=found)
+
+
+def _system_level(
+    matches: Sequence[Matches], systems: Sequence[str], num_questions: int, num_resamples: int, rng: np.random.Generator
+) -> tuple[Level, list[str]]:
+    """Rank agreement of the two files' Bradley-Terry ratings, both refitted on the same resamples of the questions."""
+    cells = [count_cells(m, len(systems)) for m in matches]
+    groups = [connected_groups(c) for c in cells]
+    shared = sorted(set(groups[0][0]) & set(groups[1][0]))
+    notes = []
+    if any(len(group) > 1 for group in groups) or len(shared) < len(systems):
+        named = ", ".join(systems[s] for s in shared) or "none"
+        notes.append(f"ranks are compared over the systems that each file's largest connected group shares: {named}")
+    if len(shared) < 3:
+        notes.append("fewer than three shared systems: no rank correlation")
+        return Level(num=len(shared), statistics={}), notes
+    weights = [*prompt_weights(num_questions, num_resamples if num_questions > 1 else 0, rng)]
+    ratings = []
+    for c in cells:
+        whole = fit(c, c.totals())
+        counts = c.resampled(weight[c.codes] for weight in weights)
+        ratings.append(np.concatenate([whole.points[None], fit_resamples(c, counts, whole)])[:, shared])
+    found = {name: _statistic(function(*ratings)) for name, function in SYSTEM_STATISTICS.items()}
+    return Level(num=len(shared), statistics=found), notes
+
+
+def _rater_agreement(verdicts: Verdicts, num_resamples: int, rng: np.random.Generator) -> dict[str, Level]:
+    """Agreement of the raters of one item among themselves; empty where no item has two."""
+    rows = np.flatnonzero(verdicts.parsed & np.array([bool(v) for v in verdicts.rater.values])[verdicts.rater.codes])
+    if not len(rows):
+        return {}
+    first, second = verdicts.first[rows], verdicts.second[rows]
+    question = verdicts.question.codes[rows]
+    key = combined_key([verdicts.judge.codes[rows], question, np.minimum(first, second), np.maximum(first, second)])
+    _, where, item = np.unique(key, return_index=True, return_inverse=True)
+    as_first_shown = first == first[where][item]  # an item's two win labels are told apart by its first row's order
+    favour = np.choose(verdicts.verdict[rows] - 1, [1, -1, 0]) * np.where(as_first_shown, 1, -1)
+    counts = np.bincount(item * NUM_LABELS + favour + 1, minlength=len(where) * NUM_LABELS).reshape(-1, NUM_LABELS)
+    found = {}
+    for name, kept in (
+        ("all", counts.sum(axis=1) > 1),
+        ("no_tie_vote", (counts.sum(axis=1) > 1) & (counts[:, 1] == 0)),
+    ):
+        if kept.any():
+            found[name] = _rater_level(counts[kept].astype(np.float64), question[where[kept]], num_resamples, rng)
+    return found
+
+
+def _rater_level(
+    counts: NDArray[np.float64], question: NDArray[np.int32], num_resamples: int, rng: np.random.Generator
+) -> Level:
+    """Fleiss' kappa takes the items with the commonest number of raters; alpha takes all."""
+    num = counts.sum(axis=1)
+    agreeing = (counts * (counts - 1)).sum(axis=1)
+    usual = (num == np.bincount(num.astype(int)).argmax()).astype(np.float64)
+    per_item = np.column_stack(
+        [usual * agreeing / (num * (num - 1)), usual, usual[:, None] * counts, agreeing / (num - 1), counts]
+    )
+    _, code = np.unique(question, return_inverse=True)
+    sums = np.zeros((code.max() + 1, per_item.shape[1]))
+    np.add.at(sums, code, per_item)
+    drawn = _resampled(sums, num_resamples, rng)
+    pair_agreement, items, labels = drawn[:, 0], drawn[:, 1], drawn[:, 2:5]
+    found = {
+        "percent_agreement": pair_agreement / np.maximum(items, 1.0),
+        "fleiss_kappa": statistics.fleiss_kappa(pair_agreement, items, labels),
+        "krippendorff_alpha": statistics.krippendorff_alpha(drawn[:, 5], drawn[:, 6:9]),
+    }
+    return Level(num=len(counts), statistics={name: _statistic(values) for name, values in found.items()})
+
+
+def _self_preference(
+    mine: Verdicts, other: Verdicts, own: str, num_resamples: int, rng: np.random.Generator
+) -> SelfPreference:
+    itself, others = (own_wins(verdicts, own, num_resamples, rng) for verdicts in (mine, other))
+    excess = None if itself.rate is None or others.rate is None else itself.rate - others.rate
+    return SelfPreference(system=own, by_itself=itself, by_the_other=others, excess=excess)

@@ -1,0 +1,95 @@
+"""Where do answers lie, and which settings are they tied to? No torch: judging reads them too.
+
+`<bench>.jsonl` holds a row an answer, appended as it comes; `<bench>.settings.json` beside it what decided
+them: sampling settings, a digest of the model, a digest of each question. Answers made otherwise are
+refused, never mixed; more questions may be asked later.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.files import append_jsonl, read_jsonl, write_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer, as it is stored."""
+
+    question_id: str
+    system: str
+    question: str  # the last user turn
+    answer: str
+    num_tokens: int  # generated, stop text included
+    finish_reason: str  # eos, stop, length
+    seed: int
+    turn: int = 0
+
+
+@dataclass(slots=True)
+class AnswerFile:
+    """A system's answers on disk: opened, checked against the settings, appended to."""
+
+    path: Path
+    answers: dict[tuple[str, int], Answer]  # by question_id and turn
+
+    @classmethod
+    def open(cls, path: Path, wanted: dict[str, Any], fresh: bool) -> "AnswerFile":
+        """Opens or begins a file.
+
+        Args:
+            path: `<bench>.jsonl`.
+            wanted: `settings` (plain values), `model_sha256`, `questions` (id -> digest) of the answers to come.
+            fresh: throw away answers that were made otherwise instead of refusing.
+
+        Raises:
+            ValueError: stored answers were made otherwise; says in what.
+        """
+        beside = path.with_suffix(".settings.json")
+        stored = json.loads(beside.read_text()) if path.is_file() and beside.is_file() else None
+        if path.is_file() and (difference := _difference(stored, wanted)):
+            if not fresh:
+                raise ValueError(
+                    f"{path}: holds answers made otherwise ({difference}); say --fresh to throw them away, "
+                    f"or give this benchmark another name"
+                )
+            path.unlink()
+            stored = None
+        known = {**stored["questions"], **wanted["questions"]} if stored else wanted["questions"]
+        write_json(beside, {**wanted, "questions": known})
+        return cls(path, {(row.question_id, row.turn): row for row in read_answers(path)} if path.is_file() else {})
+
+    def add(self, answer: Answer) -> None:
+        """Stores one answer, on disk first."""
+        append_jsonl(self.path, answer)
+        self.answers[answer.question_id, answer.turn] = answer
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """The answers of a file, in the order in which they came.
+
+    Raises:
+        ValueError: a row that isn't an answer.
+        FileNotFoundError: there is no such file.
+    """
+    answers = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            answers.append(Answer(**row))
+        except TypeError as error:
+            raise ValueError(
+                f"{path}, row {number}: not an answer ({error}); expected the fields of `Answer`"
+            ) from error
+    return answers
+
+
+def _difference(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
+    """What stored answers differ in, in words; empty where they don't."""
+    if stored is None:
+        return "no settings are stored beside them"
+    found = [key for key, value in wanted["settings"].items() if stored["settings"].get(key) != value]
+    if stored["model_sha256"] != wanted["model_sha256"]:
+        found.append("the model")
+    changed = [key for key, digest in wanted["questions"].items() if stored["questions"].get(key, digest) != digest]
+    return ", ".join(found + [f"the text of question {key}" for key in changed[:3]])

@@ -1,0 +1,239 @@
+"""What do the contestants answer? Each question's text from every system that shares a base, appended as it comes.
+
+    generate_answers(base, systems, load_open_questions("embedded"), "embedded", GenerateSettings(max_new_tokens=256))
+
+As `python -m eval generate`. Rows go to `runs/<run_id>/answers/<bench>.jsonl`; a killed call goes on with
+what is missing. A `<bench>.settings.json` beside the rows ties them to settings, model, adapter and
+questions: rows of other settings are refused, never mixed.
+
+Source: QLoRA section 5.3: nucleus sampling, p = 0.9, temperature 0.7; artidoro/qlora answer_prompts.py.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from eval.answer_files import Answer, AnswerFile
+from eval.answer_prompts import HUMAN_STOP, OpenQuestion, PromptFormat, encode_dialogue
+from eval.decoding import Decoded, DecodingRequest, DecodingSettings, ShouldStop, decode
+from eval.model_key import model_sha256
+from eval.scoring import Progress
+from eval.systems import System
+from harness.models import LoadedBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateSettings:
+    max_new_tokens: int = 512
+    greedy: bool = False
+    temperature: float = 0.7
+    top_p: float = 0.9
+    seed: int = 0
+    stop: tuple[str, ...] = (HUMAN_STOP,)  # an answer ends before the first of these
+    prompt_format: PromptFormat = PromptFormat.auto
+    num_slots: int = 32  # answers under way at once; can't change them
+
+    def __post_init__(self) -> None:
+        for key in ("max_new_tokens", "num_slots"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}={getattr(self, key)}: expected 1 or more")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature}: expected above 0; for the likeliest token set greedy")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: expected above 0, at most 1")
+        if any(not stop for stop in self.stop):
+            raise ValueError("stop: an empty text would end every answer at once; leave it out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One answer to be written."""
+
+    system: str
+    member: str | None
+    question_id: str
+    prompt_tokens: Sequence[int]
+    seed: int
+    turn: int = 0
+
+
+OnAnswer = Callable[[Request, str, Decoded], None]
+
+
+def generate(
+    base: LoadedBase,
+    requests: Sequence[Request],
+    settings: GenerateSettings,
+    on_answer: OnAnswer,
+    on_progress: Progress | None = None,
+) -> None:
+    """Answers requests of any members of one base; `on_answer` is called as each finishes.
+
+    Raises:
+        ValueError: a prompt that doesn't fit the model's context; names system and question.
+    """
+    for request in requests:
+        if not 0 < len(request.prompt_tokens) < base.max_length:
+            raise ValueError(
+                f"{request.system}, question {request.question_id}: a prompt of {len(request.prompt_tokens)} tokens; "
+                f"the context of {base.max_length} must hold it and an answer: shorten it, or leave it out"
+            )
+    decoding = [DecodingRequest(tokens=r.prompt_tokens, member=r.member, seed=r.seed) for r in requests]
+    options = DecodingSettings(
+        max_new_tokens=settings.max_new_tokens,
+        greedy=settings.greedy,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        num_slots=settings.num_slots,
+    )
+    stops = _stop_check(base, settings.stop)
+    for done, decoded in enumerate(decode(base, decoding, options, eos_tokens(base), stops), start=1):
+        on_answer(requests[decoded.index], _text(base, decoded, settings.stop), decoded)
+        if on_progress is not None:
+            on_progress(done, len(requests))
+
+
+def generate_answers(
+    base: LoadedBase,
+    systems: Sequence[System],
+    questions: Sequence[OpenQuestion],
+    bench: str,
+    settings: GenerateSettings,
+    on_progress: Progress | None = None,
+    fresh: bool = False,
+) -> dict[str, list[Answer]]:
+    """Writes the missing answers of systems that share a base to `<run folder>/answers/<bench>.jsonl`.
+
+    Args:
+        base: with the systems' members in its bank.
+        fresh: throw away answers of other settings instead of refusing.
+
+    Returns:
+        Every system's answers (new and old), by system name, in the questions' order.
+
+    Raises:
+        ValueError: stored answers were made with other settings, or with another model.
+    """
+    _refuse_equal_names(systems)
+    files = {
+        system.name: AnswerFile.open(
+            system.folder / "answers" / f"{bench}.jsonl",
+            _settings_record(base, system.member, questions, settings),
+            fresh,
+        )
+        for system in systems
+    }
+    for turn in range(max(len(question.turns) for question in questions)):
+        requests = [
+            _request(base, system, question, turn, files[system.name], settings)
+            for system in systems
+            for question in questions
+            if turn < len(question.turns) and (question.question_id, turn) not in files[system.name].answers
+        ]
+        texts = {question.question_id: question.turns[turn] for question in questions if turn < len(question.turns)}
+
+        def store(request: Request, text: str, decoded: Decoded, texts: dict[str, str] = texts) -> None:
+            files[request.system].add(_answer(request, text, decoded, texts[request.question_id]))
+
+        generate(base, requests, settings, store, on_progress)
+    return {
+        name: [file.answers[q.question_id, turn] for q in questions for turn in range(len(q.turns))]
+        for name, file in files.items()
+    }
+
+
+def eos_tokens(base: LoadedBase) -> frozenset[int]:
+    """The tokens that end an answer, by the model's own generation settings and its tokenizer."""
+    configured = base.bank.base.generation_config.eos_token_id  # type: ignore[union-attr]
+    found = set(configured if isinstance(configured, list) else [configured])
+    found.add(base.tokenizer.eos_token_id)
+    return frozenset(token for token in found if isinstance(token, int))
+
+
+def prompt_seed(seed: int, question_id: str, turn: int) -> int:
+    """A question's own seed: the same for every system, whatever else is asked. Below 2^63."""
+    digest = hashlib.sha256(json.dumps([seed, question_id, turn]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def cut_at_stop(text: str, stop: Iterable[str]) -> str:
+    """The text before the first of the stop texts, without blanks at its ends."""
+    places = [place for place in (text.find(end) for end in stop) if place >= 0]
+    return text[: min(places, default=len(text))].strip()
+
+
+def _refuse_equal_names(systems: Sequence[System]) -> None:
+    seen: dict[str, str] = {}
+    for system in systems:
+        if system.name in seen:
+            raise ValueError(
+                f"runs {seen[system.name]} and {system.run_id} are both called {system.name}: answer one at a time"
+            )
+        seen[system.name] = system.run_id
+
+
+def _stop_check(base: LoadedBase, stop: Sequence[str]) -> ShouldStop | None:
+    """Looks at the newest tokens only: as many as the longest stop text has bytes, and a few for its surroundings."""
+    if not stop:
+        return None
+    window = max(len(text.encode()) for text in stop) + 8
+
+    def check(tokens: Sequence[int]) -> bool:
+        tail = base.tokenizer.decode(list(tokens[-window:]), skip_special_tokens=True)
+        return any(text in tail for text in stop)
+
+    return check
+
+
+def _text(base: LoadedBase, decoded: Decoded, stop: Sequence[str]) -> str:
+    return cut_at_stop(str(base.tokenizer.decode(list(decoded.tokens), skip_special_tokens=True)), stop)
+
+
+def _request(
+    base: LoadedBase,
+    system: System,
+    question: OpenQuestion,
+    turn: int,
+    file: AnswerFile,
+    settings: GenerateSettings,
+) -> Request:
+    """The dialogue so far, this system's own earlier answers included."""
+    dialogue = list(question.history)
+    for earlier in range(turn):
+        dialogue.append(("user", question.turns[earlier]))
+        dialogue.append(("assistant", file.answers[question.question_id, earlier].answer))
+    dialogue.append(("user", question.turns[turn]))
+    return Request(
+        system=system.name,
+        member=system.member,
+        question_id=question.question_id,
+        prompt_tokens=encode_dialogue(base.tokenizer, dialogue, settings.prompt_format),
+        seed=prompt_seed(settings.seed, question.question_id, turn),
+        turn=turn,
+    )
+
+
+def _answer(request: Request, text: str, decoded: Decoded, question: str) -> Answer:
+    return Answer(
+        question_id=request.question_id,
+        system=request.system,
+        question=question,
+        answer=text,
+        num_tokens=len(decoded.tokens),
+        finish_reason=decoded.finish_reason,
+        seed=request.seed,
+        turn=request.turn,
+    )
+
+
+def _settings_record(
+    base: LoadedBase, member: str | None, questions: Sequence[OpenQuestion], settings: GenerateSettings
+) -> dict[str, Any]:
+    """What decides an answer. Questions by id, so that more of them can be asked later."""
+    kept = {key: value for key, value in asdict(settings).items() if key != "num_slots"}
+    kept["prompt_format"] = settings.prompt_format.value
+    kept["stop"] = list(settings.stop)
+    texts = {q.question_id: hashlib.sha256(json.dumps([q.history, q.turns]).encode()).hexdigest() for q in questions}
+    return {"settings": kept, "model_sha256": model_sha256(base, member), "questions": texts}

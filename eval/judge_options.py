@@ -1,0 +1,125 @@
+"""How a tournament is judged: what `python -m eval judge` asks for, and what it reports.
+
+Library only, and light: the judges themselves are imported when one is built.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eval.judge_prompts import Mode
+from eval.judging import PositionBias
+from harness.schema import Device, ModelConfig, PathsConfig, QuantConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalOptions:
+    """A causal model on this machine that compares two answers by the likelihood of its verdict tokens."""
+
+    model: ModelConfig
+    quant: QuantConfig  # compute_dtype resolved, not auto
+    paths: PathsConfig
+    device: Device = Device.auto
+    max_answer_tokens: int = 256  # of each answer; the rest is cut off
+    max_question_tokens: int = 512
+    margin_nats: float = 0.1  # calibrated preferences up to this are ties: 0.1 is 52.5 against 47.5 %
+    chat_template: bool = False  # ask through the tokenizer's chat template; see `eval.judge_local` for what it does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayOptions:
+    """Verdicts that exist already."""
+
+    files: tuple[Path, ...]
+    judge: str | None = None  # whose verdicts, where the files hold several judges'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiOptions:
+    """A chat model behind any OpenAI-compatible server."""
+
+    model: str  # pinned as the server names it, such as a dated snapshot
+    base_url: str = "https://api.openai.com/v1"
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key, read at the call only
+    temperature: float | None = 0.2  # the paper's; None: not sent, for models that refuse it
+    max_tokens: int = 1024  # of a reply; the paper's
+    seed: int | None = None
+    structured: bool | None = None  # JSON-schema replies; None: try, and go on without where the server refuses
+    num_concurrent: int = 8
+    max_attempts: int = 6  # of one match, the first included
+    backoff_seconds: float = 1.0  # before the second attempt where the server names no time; doubles with each
+    max_wait_seconds: float = 60.0  # a server that asks for a longer wait ends the run
+    request_timeout_seconds: float = 120.0  # of one attempt, from connecting to the last byte
+    usd_per_million_prompt_tokens: float | None = None
+    usd_per_million_completion_tokens: float | None = None
+    budget_usd: float | None = None  # for all paid calls of the tournament folder, earlier runs included
+
+    def __post_init__(self) -> None:
+        if self.budget_usd is not None and None in (
+            self.usd_per_million_prompt_tokens,
+            self.usd_per_million_completion_tokens,
+        ):
+            raise ValueError(f"budget_usd={self.budget_usd:g}: give both prices a million tokens, or no cost is known")
+        for name in ("num_concurrent", "max_attempts", "max_tokens", "request_timeout_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
+        if "@" in self.base_url.split("//")[-1].split("/")[0]:
+            raise ValueError(f"base_url: it holds a user or password; put the key into {self.key_variable} instead")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeOptions:
+    """One tournament, or one more judge of it."""
+
+    answers: tuple[Path, ...]  # answer files or run folders
+    tournament: Path  # folder of judgments.sqlite and verdicts.csv
+    judge: LocalOptions | ReplayOptions | ApiOptions
+    questions: Path | None = None  # None: the embedded open prompts
+    benchmark: str = "open"  # which answers of a run folder
+    mode: Mode = Mode.pairwise
+    reference: str | None = None  # the system that `relative` compares with
+    prompts: Path | None = None  # a released prompt file; None: this project's own
+    null_control: bool = False  # adds the constant-answer contestant
+    max_questions: int | None = None  # the first so many; None takes all
+    seed: int = 0  # of the order in which matches are judged
+
+    def __post_init__(self) -> None:
+        if (self.mode is Mode.relative) != (self.reference is not None):
+            raise ValueError(
+                f"mode={self.mode.value}, reference={self.reference}: only relative scores need a reference"
+            )
+        if self.max_questions is not None and self.max_questions < 1:
+            raise ValueError(f"max_questions={self.max_questions}: must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What is ahead, before the first call. Tokens are counted as a quarter of the prompts' UTF-8 bytes."""
+
+    num_calls: int
+    num_prompt_tokens: int
+    num_completion_tokens: int  # at most: every reply at its limit
+    cost_usd: float | None  # expected, every reply at its limit; None where no price was given
+    max_cost_usd: float | None  # every prompt byte a token, no retries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeSummary:
+    """What a run of a judge did. Counts are of matches, whenever they were judged, except `failures`: of this run."""
+
+    judge: str
+    mode: Mode
+    num_systems: int
+    num_questions: int
+    num_matches: int
+    num_judged: int  # in this run
+    num_reused: int  # matches whose prompt had been judged before
+    num_failed: int  # brought no judgment; left for the next run
+    num_unparsed: int
+    failures: dict[str, int] = field(default_factory=dict)  # reason -> matches
+    unmatched_systems: tuple[str, ...] = ()  # they met nobody and can't be rated
+    position_bias: PositionBias
+    cost_usd: float | None  # of all judgments in use, whenever they were paid; None where no price is known
+    spent_usd: float  # of all calls of the folder, failed ones at the most that they can have cost
+    seconds: float
+    output: Path  # verdicts.csv or scores.csv
+    stopped: str | None = None  # why the run ended before its last match

@@ -1,0 +1,135 @@
+"""Judges that decide nothing by themselves: verdict files played again, and a script for tests.
+
+Library only. `ReplayJudge` lets a tournament be rated, reported and compared from verdicts that others paid
+for, such as the paper's released ones; `ScriptedJudge` sends what a function writes through the same parser
+that reads an API judge's replies.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.judge_parse import UNPARSED, ParsedScores, ParsedVerdict, parse_scores, parse_verdict
+from eval.judge_prompts import JudgePrompt, Mode, PromptSet, hash_text, own_prompts, render
+from eval.judging import Failure, Judgment, Match
+from harness.files import sha256_file
+
+
+class ReplayJudge:
+    """Verdicts out of CSV files: `question_id, system_a, system_b, verdict` and optionally `judge`."""
+
+    def __init__(self, paths: Sequence[Path], judge: str | None = None) -> None:
+        """Reads the files.
+
+        Args:
+            paths: verdict files.
+            judge: whose verdicts, where the files hold several judges'.
+
+        Raises:
+            ValueError: a file can't be read, it holds several judges and none is named, or several raters.
+        """
+        from eval.verdicts import load_verdicts  # compiles its numeric parts: only who replays waits for them
+
+        rows = load_verdicts(paths)
+        judges = sorted(set(rows.judge.values))
+        if judge is not None and judge not in judges:
+            raise ValueError(f"judge={judge!r}: the files hold verdicts of {', '.join(judges)}")
+        if judge is None and len(judges) > 1:
+            raise ValueError(f"the files hold verdicts of {', '.join(judges)}; name the one to replay")
+        self._verdicts: dict[tuple[str, str, str], int] = {}
+        for index in range(len(rows)):
+            if judge not in (None, rows.judge.values[rows.judge.codes[index]]):
+                continue
+            key = (
+                rows.question.values[rows.question.codes[index]],
+                rows.system_names[rows.first[index]],
+                rows.system_names[rows.second[index]],
+            )
+            if key in self._verdicts:
+                raise ValueError(
+                    f"question {key[0]}, {key[1]} against {key[2]}: several raters judged it; a replay needs one "
+                    f"verdict a match, so rate such files directly with `python -m eval rate --aggregate`"
+                )
+            self._verdicts[key] = int(rows.verdict[index])
+        self.name = judge or judges[0] or f"replay-{paths[0].stem}"
+        self.settings: Mapping[str, Any] = {"kind": "replay", "files_sha256": [sha256_file(path) for path in paths]}
+
+    def prompt_sha256(self, match: Match) -> str:
+        """Of the match's names: a file says nothing about texts."""
+        return hash_text("\n".join(match.key))
+
+    def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:
+        """Looks every match up; one that the files lack is a failure."""
+        failures = []
+        for match in matches:
+            question, first, second = match.key
+            verdict = self._verdicts.get(match.key)
+            if verdict is None:
+                reason = "not in the verdict files"
+                failures.append(Failure(question_id=question, system_a=first, system_b=second, reason=reason))
+                continue
+            on_judgment(
+                Judgment(
+                    question_id=question,
+                    system_a=first,
+                    system_b=second,
+                    prompt_sha256=self.prompt_sha256(match),
+                    verdict=verdict,
+                    reason="unparsed in the verdict file" if verdict == UNPARSED else None,
+                )
+            )
+        return failures
+
+
+class ScriptedJudge:
+    """For tests and rehearsals: `reply` writes the judge's text, the usual parser reads it."""
+
+    def __init__(
+        self, reply: Callable[[JudgePrompt, Match], str], name: str = "scripted", prompts: PromptSet | None = None
+    ) -> None:
+        self.name = name
+        self._reply = reply
+        self._prompts = prompts or own_prompts(Mode.pairwise)
+        self.settings: Mapping[str, Any] = {"kind": "scripted", "prompts_sha256": self._prompts.sha256}
+
+    def prompt_sha256(self, match: Match) -> str:
+        """Of the rendered prompt."""
+        return render(self._prompts, match).sha256
+
+    def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:
+        """Asks the script."""
+        for match in matches:
+            prompt = render(self._prompts, match)
+            on_judgment(judgment_of(match, prompt.sha256, self._prompts.mode, self._reply(prompt, match)))
+        return []
+
+
+def judgment_of(
+    match: Match, prompt_sha256: str, mode: Mode, text: str, unread: str | None = None, **facts: Any
+) -> Judgment:
+    """What a judge's text says about a match.
+
+    Args:
+        match: the match.
+        prompt_sha256: of the prompt that it answers.
+        mode: pairwise or relative: what the text should hold.
+        text: the judge's reply; kept as it is.
+        unread: why the text is no verdict whatever it says, such as a refusal.
+        **facts: further fields of `Judgment` (tokens, cost, latency).
+    """
+    question, first, second = match.key
+    parsed = parse_verdict(text) if mode is Mode.pairwise else parse_scores(text)
+    if unread is not None:
+        parsed = ParsedVerdict(verdict=UNPARSED, reason=unread)
+    return Judgment(
+        question_id=question,
+        system_a=first,
+        system_b=second,
+        prompt_sha256=prompt_sha256,
+        verdict=parsed.verdict,
+        reason=parsed.reason,
+        score_a=parsed.score_a if isinstance(parsed, ParsedScores) else None,
+        score_b=parsed.score_b if isinstance(parsed, ParsedScores) else None,
+        raw_text=text.encode("utf-8", "replace").decode(),  # half a surrogate pair can't be stored
+        **facts,
+    )

@@ -1,0 +1,153 @@
+"""When is a judge's server asked again, how long after, and when never? One policy for every call.
+
+Library only. Tried again: 429, 5xx, time-outs (and 408), up to a number of attempts. Never: an exhausted
+quota, a refused key, an unknown model, a wait beyond the limit: these end the run at once, for the next call
+would meet the same. Anything else that is wrong with one reply (cut, no JSON, an HTML page, no choices) fails
+that match alone and is left for the next run. The openai client's own retries are off: they ignore a
+`retry-after` of 300 s and try an exhausted quota three times (measured with openai 3.x).
+
+Source: OpenAI's documented headers: `retry-after`, `retry-after-ms`, `x-ratelimit-remaining-*`, `x-ratelimit-reset-*`.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
+
+FATAL_STATUS = {401: "the key was refused", 403: "access was refused", 404: "no such model or address"}
+FATAL_CODES = ("insufficient_quota", "billing_hard_limit_reached", "account_deactivated")
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+MAX_REASON = 200  # characters of a server's message
+
+
+class RunStopped(Exception):
+    """No further call makes sense; what was judged stands, the rest is for later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What went wrong with one call."""
+
+    reason: str
+    retry: bool = False
+    fatal: bool = False
+    wait_seconds: float | None = None  # what the server asked for
+    was_free: bool = False  # surely not billed
+    adapt: str | None = None  # the request's part that the server doesn't know: try without it
+
+
+class Gate:
+    """Holds all calls back while the server's limits ask for it."""
+
+    def __init__(self, max_wait_seconds: float) -> None:
+        self._max_wait_seconds = max_wait_seconds
+        self._not_before = 0.0
+
+    async def wait(self) -> None:
+        """Returns when a call may be sent.
+
+        Raises:
+            RunStopped: that is further off than the limit.
+        """
+        while (left := self._not_before - time.monotonic()) > 0:
+            if left > self._max_wait_seconds:
+                raise RunStopped(
+                    f"the server asks for a wait of {left:.0f} s, more than max_wait_seconds={self._max_wait_seconds:g}"
+                )
+            await asyncio.sleep(left)
+
+    def hold(self, seconds: float) -> None:
+        """No call before so many seconds from now."""
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+    def observe(self, headers: Mapping[str, str], num_tokens: int) -> None:
+        """Heeds a reply's rate-limit headers, if the next call will need about `num_tokens`."""
+        for kind, needed in (("requests", 1), ("tokens", num_tokens)):
+            remaining = _number(headers.get(f"x-ratelimit-remaining-{kind}"))
+            reset = parse_duration(headers.get(f"x-ratelimit-reset-{kind}"))
+            if remaining is not None and reset is not None and remaining < needed:
+                self.hold(reset)
+
+
+def classify(error: APIError | TimeoutError) -> Fault:
+    """What to do about an exception of the client."""
+    if isinstance(error, (APITimeoutError, TimeoutError)):
+        return Fault(reason="time-out", retry=True)
+    if isinstance(error, APIStatusError):
+        return _classify_status(error)
+    if isinstance(error, APIConnectionError):
+        refused = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+        return Fault(reason="no connection" if refused else "the connection broke off", was_free=refused)
+    return Fault(reason=f"{type(error).__name__}")
+
+
+def wait_asked_for(headers: Mapping[str, str]) -> float | None:
+    """Seconds of `retry-after-ms` or `retry-after` (a number or a date); None where neither can be read."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    text = headers.get("retry-after")
+    seconds = _number(text)
+    if seconds is not None or text is None:
+        return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of "1s", "6m0s", "1h2m3.5s", "120ms" or a plain number; None for anything else."""
+    if text is None:
+        return None
+    parts = DURATION.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text.strip():
+        return sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)
+    return _number(text)
+
+
+def backoff_seconds(attempt: int, first_seconds: float, spread: float) -> float:
+    """How long to wait after attempt number `attempt`: doubles each time; `spread` in [0, 1) keeps callers apart."""
+    return first_seconds * 2.0 ** (attempt - 1) * (1 + spread / 2)
+
+
+def _classify_status(error: APIStatusError) -> Fault:
+    status, message = error.status_code, _message(error)
+    code = str(error.code or error.type or "")
+    reason = f"HTTP {status}: {message}"
+    if code in FATAL_CODES or any(name in message for name in FATAL_CODES):
+        return Fault(reason=f"the account's quota is used up ({reason})", fatal=True, was_free=True)
+    if status in FATAL_STATUS:
+        return Fault(reason=f"{FATAL_STATUS[status]} ({reason})", fatal=True, was_free=True)
+    if status in (408, 429) or status >= 500:
+        wait = wait_asked_for(error.response.headers)
+        return Fault(reason=f"HTTP {status}", retry=True, wait_seconds=wait, was_free=True)
+    adapt = None
+    if status in (400, 422):
+        if "max_completion_tokens" in message:
+            adapt = "max_tokens"
+        elif any(name in message for name in ("response_format", "json_schema", "structured")):
+            adapt = "response_format"
+    return Fault(reason=reason, was_free=True, adapt=adapt)
+
+
+def _message(error: APIStatusError) -> str:
+    body: Any = error.body
+    found = body.get("message") if isinstance(body, dict) else body
+    text = found if isinstance(found, str) else json.dumps(found) if found is not None else str(error)
+    return " ".join(text.split())[:MAX_REASON]
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else None
+    except ValueError:
+        return None
+    return value if value is not None and 0 <= value < float("inf") else None

@@ -1,0 +1,191 @@
+"""What has been judged already? One SQLite file a tournament, a row a judgment from the moment it arrives.
+
+Library only. Tables of `judgments.sqlite`:
+  judges      a judge's name and settings, keyed by the hash of both
+  matches     what a match's prompt is now: a tournament whose answers changed keeps its old judgments and
+              exports the new ones
+  judgments   keyed by (settings hash, prompt hash), so that nothing is paid for twice
+  calls       every request to a paid judge: reserved before it is sent, settled when it is answered; one that
+              was killed in between counts with what it could have cost
+
+WAL does not work on network file systems: keep a tournament on a local disk while it is judged.
+"""
+
+import csv
+import io
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from eval.judge_prompts import hash_text
+from eval.judging import Judge, Judgment, Match
+from harness.files import write_atomically
+
+DATABASE = "judgments.sqlite"
+VERDICTS_FILE = "verdicts.csv"
+SCORES_FILE = "scores.csv"
+BUSY_SECONDS = 30.0
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS judges (
+    settings_sha256 TEXT PRIMARY KEY, name TEXT NOT NULL, settings TEXT NOT NULL, created TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS matches (
+    judge TEXT NOT NULL, mode TEXT NOT NULL, question_id TEXT NOT NULL, system_a TEXT NOT NULL,
+    system_b TEXT NOT NULL, settings_sha256 TEXT NOT NULL, prompt_sha256 TEXT NOT NULL,
+    PRIMARY KEY (judge, mode, question_id, system_a, system_b)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS judgments (
+    settings_sha256 TEXT NOT NULL, prompt_sha256 TEXT NOT NULL, judge TEXT NOT NULL, question_id TEXT NOT NULL,
+    system_a TEXT NOT NULL, system_b TEXT NOT NULL, verdict INTEGER NOT NULL CHECK (verdict IN (1, 2, 3, -1)),
+    score_a REAL, score_b REAL, raw_text TEXT, logprobs TEXT, reason TEXT, num_prompt_tokens INTEGER,
+    num_completion_tokens INTEGER, cost_usd REAL, latency_seconds REAL, created TEXT NOT NULL,
+    PRIMARY KEY (settings_sha256, prompt_sha256));
+CREATE TABLE IF NOT EXISTS calls (
+    call_id INTEGER PRIMARY KEY, judge TEXT NOT NULL, prompt_sha256 TEXT NOT NULL, reserved_usd REAL NOT NULL,
+    cost_usd REAL, outcome TEXT, started TEXT NOT NULL, finished TEXT);
+"""
+JUDGMENT_FIELDS = tuple(field.name for field in fields(Judgment))
+
+
+class JudgmentStore:
+    """The judgments of one tournament folder. Use as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens or makes `folder`/judgments.sqlite.
+
+        Raises:
+            ValueError: the file is no database.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._db = sqlite3.connect(folder / DATABASE, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.executescript(SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise ValueError(f"{folder / DATABASE}: {error}; move the file away or name another tournament") from error
+
+    def __enter__(self) -> "JudgmentStore":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    def register(self, judge: Judge, mode: str, matches: Sequence[Match]) -> list[str]:
+        """Records the judge and which prompt each match has now. -> the matches' prompt hashes, in order."""
+        key = settings_sha256(judge)
+        hashes = [judge.prompt_sha256(match) for match in matches]
+        rows = [(judge.name, mode, *m.key, key, digest) for m, digest in zip(matches, hashes, strict=True)]
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute(
+            "INSERT OR IGNORE INTO judges VALUES (?, ?, ?, ?)",
+            (key, judge.name, json.dumps(dict(judge.settings), sort_keys=True), _now()),
+        )
+        self._db.executemany("INSERT OR REPLACE INTO matches VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        self._db.execute("COMMIT")
+        return hashes
+
+    def judged(self, judge: Judge) -> set[str]:
+        """The hashes of the prompts that this judge, under these settings, has judged."""
+        found = self._db.execute(
+            "SELECT prompt_sha256 FROM judgments WHERE settings_sha256 = ?", (settings_sha256(judge),)
+        )
+        return {row[0] for row in found}
+
+    def add(self, judge: Judge, judgment: Judgment) -> None:
+        """Keeps a judgment; it survives a kill -9 once this returns. A prompt judged before stays as it was."""
+        values = dict(zip(JUDGMENT_FIELDS, astuple(judgment), strict=True))
+        values["logprobs"] = None if judgment.logprobs is None else json.dumps(judgment.logprobs)
+        values |= {"settings_sha256": settings_sha256(judge), "judge": judge.name, "created": _now()}
+        columns = ", ".join(values)
+        marks = ", ".join(f":{name}" for name in values)
+        self._db.execute(f"INSERT OR IGNORE INTO judgments ({columns}) VALUES ({marks})", values)
+
+    def judgments(self, judge: str | None = None, mode: str = "pairwise") -> list[tuple[str, Judgment]]:
+        """(judge, judgment) of every match as its prompt is now, ordered by judge, question and systems.
+
+        Args:
+            judge: of this judge only.
+            mode: `pairwise` or `relative`.
+        """
+        columns = [f"m.{c}" if c in ("question_id", "system_a", "system_b") else f"j.{c}" for c in JUDGMENT_FIELDS]
+        found = self._db.execute(
+            f"SELECT m.judge, {', '.join(columns)} FROM matches m JOIN judgments j "
+            "USING (settings_sha256, prompt_sha256) WHERE m.mode = ? AND (? IS NULL OR m.judge = ?) "
+            "ORDER BY m.judge, m.question_id, m.system_a, m.system_b",
+            (mode, judge, judge),
+        )
+        return [(name, _judgment(values)) for name, *values in found]
+
+    def reserve(self, judge: str, prompt_sha256: str, reserved_usd: float) -> int:
+        """Books a call before it is sent, at the most that it can cost. -> its id."""
+        cursor = self._db.execute(
+            "INSERT INTO calls (judge, prompt_sha256, reserved_usd, started) VALUES (?, ?, ?, ?)",
+            (judge, prompt_sha256, reserved_usd, _now()),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def settle(self, call_id: int, outcome: str, cost_usd: float | None) -> None:
+        """Books what came of a call; None where its cost isn't known, so that its reservation stands."""
+        self._db.execute(
+            "UPDATE calls SET cost_usd = ?, outcome = ?, finished = ? WHERE call_id = ?",
+            (cost_usd, outcome, _now(), call_id),
+        )
+
+    def spent_usd(self) -> float:
+        """What all calls of this tournament have cost, or may have cost."""
+        row = self._db.execute("SELECT COALESCE(SUM(COALESCE(cost_usd, reserved_usd)), 0) FROM calls").fetchone()
+        return float(row[0])
+
+    def export_verdicts(self) -> Path:
+        """Writes verdicts.csv: one row a match and judge, in the layout that `python -m eval rate` reads."""
+        rows = [(j.question_id, j.system_a, j.system_b, j.verdict, judge) for judge, j in self.judgments()]
+        path = self.folder / VERDICTS_FILE
+        write_atomically(path, _csv(("question_id", "system_a", "system_b", "verdict", "judge"), rows))
+        return path
+
+    def export_scores(self, judge: str, reference: str) -> Path:
+        """Writes scores.csv: the ten-point scores relative to `reference`, -1 where none could be read."""
+        rows = []
+        for _, j in self.judgments(judge, mode="relative"):
+            if reference not in (j.system_a, j.system_b):
+                continue
+            scores = [-1.0 if score is None else score for score in (j.score_a, j.score_b)]
+            first = j.system_b == reference
+            candidate = j.system_a if first else j.system_b
+            order = "candidate_first" if first else "candidate_second"
+            rows.append((j.question_id, candidate, order, *(f"{s:g}" for s in (scores if first else scores[::-1]))))
+        path = self.folder / SCORES_FILE
+        write_atomically(path, _csv(("question_id", "system", "order", "score_candidate", "score_chatgpt"), rows))
+        return path
+
+
+def settings_sha256(judge: Judge) -> str:
+    """Identifies a judge with its settings."""
+    return hash_text(json.dumps([judge.name, dict(judge.settings)], sort_keys=True))
+
+
+def _judgment(values: Sequence[Any]) -> Judgment:
+    row: Mapping[str, Any] = dict(zip(JUDGMENT_FIELDS, values, strict=True))
+    logprobs = None if row["logprobs"] is None else tuple(json.loads(row["logprobs"]))
+    return Judgment(**{**row, "logprobs": logprobs})
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

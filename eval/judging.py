@@ -1,0 +1,267 @@
+"""Who meets whom on which question, and what a judge said: the records of a tournament, without torch.
+
+Library only; `python -m eval judge` runs `eval.judge_command`, and `eval.judge_store` keeps what is judged.
+
+A contestant is a name with an answer to each question. Every pair of contestants meets on every question
+that both answered, in both orders, because judges favour a position (QLoRA, arXiv 2305.14314, section 6.2:
+GPT-4 the first). Verdicts are those of `eval.verdicts`: 1 = the answer shown first is better, 2 = the
+second, 3 = tie, -1 = none could be read. `null_answers` makes the control of arXiv 2410.07137: a
+contestant with one constant answer, which no trustworthy judge ranks high.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from eval.judge_parse import FIRST, SECOND, TIE, UNPARSED
+from harness.files import read_jsonl
+
+Answers = dict[str, dict[str, str]]  # system -> question_id -> text
+
+VERDICTS = (FIRST, SECOND, TIE, UNPARSED)
+NULL_SYSTEM = "null-model"
+NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, and I am happy to say more about it."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One prompt of a benchmark."""
+
+    question_id: str
+    category: str  # chooses the judge's instructions: coding, math, ...; others get the general ones
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Two answers to one question, in the order in which the judge sees them."""
+
+    question: Question
+    system_a: str  # shown first
+    system_b: str
+    answer_a: str
+    answer_b: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """(question_id, system_a, system_b)."""
+        return self.question.question_id, self.system_a, self.system_b
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgment:
+    """What a judge said about one match. What isn't known is None, never a number."""
+
+    question_id: str
+    system_a: str
+    system_b: str
+    prompt_sha256: str
+    verdict: int  # one of VERDICTS; of ten-point scores: who has the higher one
+    score_a: float | None = None  # 1 to 10, where the judge gives scores
+    score_b: float | None = None
+    raw_text: str | None = None  # what the judge wrote
+    logprobs: tuple[float, ...] | None = None  # of the verdict tokens in the order of `settings`, nats
+    reason: str | None = None  # why no verdict could be read
+    num_prompt_tokens: int | None = None
+    num_completion_tokens: int | None = None
+    cost_usd: float | None = None
+    latency_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        assert self.verdict in VERDICTS, f"verdict {self.verdict}"
+        assert (self.verdict == UNPARSED) == (self.reason is not None), "an unparsed judgment says why"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A match that brought no judgment; it is left for the next run."""
+
+    question_id: str
+    system_a: str
+    system_b: str
+    reason: str
+
+
+class Judge(Protocol):
+    """Anything that can decide matches."""
+
+    @property
+    def name(self) -> str:
+        """Its name in verdict files."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All that can change a verdict, as JSON: recorded, and part of the key of every judgment."""
+        ...
+
+    def prompt_sha256(self, match: Match) -> str:
+        """Identifies what the judge will see of a match; matches of equal hash are judged once."""
+        ...
+
+    def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:
+        """Decides matches, in any order, and hands over each judgment the moment it is there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionBias:
+    """What changes when the same two answers are shown in the other order. Unparsed matches are left out."""
+
+    first_wins: int  # matches
+    second_wins: int
+    ties: int
+    num_pairs: int  # (question, two systems) judged in both orders
+    num_consistent: int  # the same winner, or a tie, in both orders
+    num_reversed: int  # the winner changed: the same position won both times
+    num_tie_and_win: int  # a tie in one order only
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Reads a benchmark's questions: jsonl with `question_id`, `text` and optionally `category`.
+
+    Raises:
+        ValueError: a field is missing or of the wrong kind, or an id appears twice.
+    """
+    questions: dict[str, Question] = {}
+    for row, entry in enumerate(read_jsonl(path), start=1):
+        where = f"{path}: row {row}"
+        question_id = _identifier(entry, where)
+        if question_id in questions:
+            raise ValueError(f"{where}: question_id {question_id} appears twice; remove one of them")
+        questions[question_id] = Question(
+            question_id=question_id,
+            category=_text({"category": "general", **entry}, "category", where),
+            text=_text(entry, "text", where),
+        )
+    if not questions:
+        raise ValueError(f"{path}: no questions; expected one JSON object a line with question_id, category and text")
+    return list(questions.values())
+
+
+def read_answers(paths: Iterable[Path], benchmark: str = "open") -> Answers:
+    """Reads contestants' answers.
+
+    Args:
+        paths: answer files (jsonl with `question_id`, `system`, `answer`; several systems may share one),
+            or run folders, of which `answers/<benchmark>.jsonl` is read.
+        benchmark: which answers of a run folder.
+
+    Raises:
+        ValueError: a file is missing or a row can't be an answer; a system answers one question twice.
+    """
+    answers: Answers = {}
+    origins: dict[tuple[str, str], str] = {}
+    for path in paths:
+        file = path / "answers" / f"{benchmark}.jsonl" if path.is_dir() else path
+        if not file.is_file():
+            raise ValueError(f"{file}: no such answer file; make it with `python -m eval generate`")
+        for row, entry in enumerate(read_jsonl(file), start=1):
+            where = f"{file}: row {row}"
+            question_id, system = _identifier(entry, where), _text(entry, "system", where)
+            if (system, question_id) in origins:
+                raise ValueError(
+                    f"{where}: {system} answers question {question_id} again, after {origins[system, question_id]}; "
+                    f"give each contestant a name of its own"
+                )
+            origins[system, question_id] = where
+            answers.setdefault(system, {})[question_id] = _text(entry, "answer", where, may_be_empty=True)
+    return answers
+
+
+def make_matches(answers: Answers, questions: Sequence[Question], rng: np.random.Generator) -> list[Match]:
+    """Every pair of systems, every question that both answered, both orders.
+
+    The items are shuffled, and an item's two orders stay neighbours, so that a tournament that is stopped
+    early is a fair sample of the whole.
+    """
+    return _both_orders(answers, questions, list(combinations(sorted(answers), 2)), rng)
+
+
+def make_reference_matches(
+    answers: Answers, questions: Sequence[Question], reference: str, rng: np.random.Generator
+) -> list[Match]:
+    """Every system against one reference only, as for the paper's ten-point scores (Table 6).
+
+    Raises:
+        ValueError: the reference has no answers.
+    """
+    if reference not in answers:
+        raise ValueError(f"reference={reference!r}: no such contestant; there are {', '.join(sorted(answers))}")
+    pairs = [(system, reference) for system in sorted(answers) if system != reference]
+    return _both_orders(answers, questions, pairs, rng)
+
+
+def null_answers(questions: Iterable[Question]) -> dict[str, str]:
+    """The answers of a contestant that says the same polite nothing to everything."""
+    return {question.question_id: NULL_ANSWER for question in questions}
+
+
+def unmatched_systems(systems: Collection[str], matches: Iterable[Match]) -> list[str]:
+    """-> the contestants that meet nobody, sorted: they can't be rated."""
+    met = {name for match in matches for name in (match.system_a, match.system_b)}
+    return sorted(set(systems) - met)
+
+
+def position_bias(judgments: Iterable[Judgment]) -> PositionBias:
+    """Counts wins by position, and verdicts that change when the order is swapped."""
+    verdicts = {(j.question_id, j.system_a, j.system_b): j.verdict for j in judgments if j.verdict != UNPARSED}
+    pairs = [
+        (verdict, verdicts[question, second, first])
+        for (question, first, second), verdict in verdicts.items()
+        if first < second and (question, second, first) in verdicts
+    ]
+    consistent = sum(pair in ((FIRST, SECOND), (SECOND, FIRST), (TIE, TIE)) for pair in pairs)
+    flipped = sum(one == two != TIE for one, two in pairs)
+    values = list(verdicts.values())
+    return PositionBias(
+        first_wins=values.count(FIRST),
+        second_wins=values.count(SECOND),
+        ties=values.count(TIE),
+        num_pairs=len(pairs),
+        num_consistent=consistent,
+        num_reversed=flipped,
+        num_tie_and_win=len(pairs) - consistent - flipped,
+    )
+
+
+def _both_orders(
+    answers: Answers, questions: Sequence[Question], pairs: Sequence[tuple[str, str]], rng: np.random.Generator
+) -> list[Match]:
+    items = [
+        (question, one, two)
+        for question in questions
+        for one, two in pairs
+        if question.question_id in answers[one] and question.question_id in answers[two]
+    ]
+    matches = []
+    for index in rng.permutation(len(items)):
+        question, one, two = items[index]
+        for first, second in ((one, two), (two, one)):
+            match = Match(
+                question=question,
+                system_a=first,
+                system_b=second,
+                answer_a=answers[first][question.question_id],
+                answer_b=answers[second][question.question_id],
+            )
+            matches.append(match)
+    return matches
+
+
+def _identifier(row: Mapping[str, Any], where: str) -> str:
+    value = row.get("question_id")
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).strip():
+        raise ValueError(f"{where}: question_id is {value!r}; expected a whole number or a text")
+    return str(value).strip()
+
+
+def _text(row: Mapping[str, Any], key: str, where: str, may_be_empty: bool = False) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not (value.strip() or may_be_empty):
+        raise ValueError(f"{where}: {key} is {value!r}; expected text")
+    return value

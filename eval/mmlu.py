@@ -1,0 +1,241 @@
+"""How well do models answer MMLU, few-shot? Several adapters of one base in one call.
+
+    results = score_mmlu(base, {"smollm2-base": None, "smollm2-concise": run_id}, MmluSettings())
+
+As `python -m eval mmlu --model smollm2 --run RUN_ID --questions FILE --shots FILE --out DIR`. Each
+subject's examples are encoded once an adapter (eval/scoring.py). Source: MMLU (arXiv 2009.03300);
+reference: lm-eval 0.4.13, task `mmlu`, whose log-probabilities tests/parity/test_mmlu_parity.py matches to 1e-3.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.mmlu_prompts import Encoded, Protocol, answer_tokens, encode_prompt
+from eval.mmlu_scores import (
+    MmluResult,
+    Prediction,
+    macro_accuracy,
+    micro_accuracy,
+    score_categories,
+    score_subjects,
+)
+from eval.model_key import model_sha256
+from eval.questions import Question, Role, content_sha256, load_questions, select
+from eval.scoring import Progress, Prompt, score_rows
+from harness.files import append_jsonl, read_jsonl
+from harness.models import LoadedBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MmluSettings:
+    questions: str = "embedded"  # "embedded", "hub:<split>", a .jsonl or .csv file, a folder of CSVs
+    shots: str = "embedded"  # the examples shown before each question, from the same kinds of places
+    num_shots: int = 5
+    protocol: Protocol = Protocol.lm_eval
+    chat: bool = False  # wrap the prompt in the tokenizer's chat template
+    limit: int | None = None  # the first so many questions over all
+    limit_per_subject: int | None = None  # the first so many of each subject
+    split_name: str = ""  # what the questions are called in the result: val, test, ...
+
+    def __post_init__(self) -> None:
+        if self.num_shots < 0:
+            raise ValueError(f"num_shots={self.num_shots}: expected 0 or more")
+        for key in ("limit", "limit_per_subject"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value}: expected 1 or more, or none for all")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MmluSet:
+    """The questions to ask, their places in the file, and each subject's examples."""
+
+    indices: tuple[int, ...]
+    questions: tuple[Question, ...]
+    shots: Mapping[str, tuple[Question, ...]]
+    sha256: str  # of all that decides a prediction but the model
+
+
+@dataclass(slots=True)
+class _Job:
+    """One system's share of a call."""
+
+    name: str
+    member: str | None
+    model_sha256: str
+    partial: Path | None
+    logprobs: dict[int, list[float]] = field(default_factory=dict)  # by place in `MmluSet.questions`
+
+
+def score_mmlu(
+    base: LoadedBase,
+    members: Mapping[str, str | None],
+    settings: MmluSettings,
+    on_progress: Progress | None = None,
+    partial_dir: Path | None = None,
+) -> dict[str, MmluResult]:
+    """Scores systems that share a base.
+
+    Args:
+        base: with the members loaded in its bank.
+        members: system's name -> its member of the bank, None for the untouched base.
+        settings: what is asked and how.
+        on_progress: (questions done, in all), over all systems.
+        partial_dir: where finished questions are kept, so that a killed call goes on; they are tied to
+            model, adapter, data and protocol. None keeps nothing.
+
+    Raises:
+        ValueError: unusable questions or shots (file and line named), a tokenizer that letters don't suit.
+    """
+    data = load_set(settings)
+    encoded = encode_set(base, data, settings)
+    letters = _letter_tokens(base, data, settings)
+    jobs = [_open_job(base, name, member, data, partial_dir) for name, member in members.items()]
+    waiting = [(job, at) for job in jobs for at in range(len(encoded)) if at not in job.logprobs]
+    prompts = [
+        Prompt(tokens=encoded[at].tokens, member=job.member, group=_group(data.questions[at], encoded[at], at))
+        for job, at in waiting
+    ]
+    total = len(jobs) * len(encoded)
+    done = total - len(prompts)
+    for places, scores in _score(base, prompts, [letters[at] for _, at in waiting]):
+        _keep([waiting[place] for place in places], scores)
+        done += len(places)
+        if on_progress is not None:
+            on_progress(done, total)
+    return {job.name: _result(job, data, encoded, settings) for job in jobs}
+
+
+def load_set(settings: MmluSettings) -> MmluSet:
+    """Reads the questions and the examples they need.
+
+    Raises:
+        ValueError: as `load_questions`, or a subject with fewer than `num_shots` examples.
+    """
+    everything = load_questions(settings.questions, Role.questions)
+    indices = select(everything, settings.limit, settings.limit_per_subject)
+    questions = [everything[index] for index in indices]
+    pool = load_questions(settings.shots, Role.shots) if settings.num_shots else []
+    shots = {}
+    for subject in dict.fromkeys(question.subject for question in questions):
+        found = [shot for shot in pool if shot.subject == subject][: settings.num_shots]
+        if len(found) < settings.num_shots:
+            raise ValueError(
+                f"{settings.shots}: subject {subject} of {settings.questions} has {len(found)} examples; "
+                f"num_shots={settings.num_shots} wants that many. Add examples or lower num_shots"
+            )
+        shots[subject] = tuple(found)
+    shots_sha256 = {subject: content_sha256(found) for subject, found in shots.items()}
+    parts = [
+        settings.protocol.value,
+        settings.num_shots,
+        settings.chat,
+        indices,
+        content_sha256(questions),
+        shots_sha256,
+    ]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return MmluSet(indices=tuple(indices), questions=tuple(questions), shots=shots, sha256=digest)
+
+
+def encode_set(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> list[Encoded]:
+    """Every question's prompt, tokenized and made to fit, in order."""
+    return [
+        encode_prompt(
+            base.tokenizer, settings.protocol, data.shots[q.subject], q, max_length=base.max_length, chat=settings.chat
+        )
+        for q in data.questions
+    ]
+
+
+def _letter_tokens(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> list[list[int]]:
+    """The four letters' tokens for each question: found once a subject, as all its prompts end alike."""
+    by_subject: dict[str, list[int]] = {}
+    for q in data.questions:
+        if q.subject not in by_subject:
+            by_subject[q.subject] = answer_tokens(
+                base.tokenizer, settings.protocol, data.shots[q.subject], q, settings.chat
+            )
+    return [by_subject[q.subject] for q in data.questions]
+
+
+def _group(question: Question, encoded: Encoded, at: int) -> str:
+    """Prompts cut on the left, or with fewer shots, don't begin as the others do."""
+    if encoded.num_truncated:
+        return f"{question.subject}/{at}"
+    return f"{question.subject}/shots={encoded.num_shots}"
+
+
+def _score(
+    base: LoadedBase, prompts: Sequence[Prompt], letters: Sequence[Sequence[int]]
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    return score_rows(base, prompts, letters) if prompts else iter(())
+
+
+def _open_job(base: LoadedBase, name: str, member: str | None, data: MmluSet, partial_dir: Path | None) -> _Job:
+    model = model_sha256(base, member)
+    if partial_dir is None:
+        return _Job(name, member, model, None)
+    key = hashlib.sha256(f"{model}{data.sha256}".encode()).hexdigest()[:16]
+    job = _Job(name, member, model, partial_dir / f"mmlu-{key}.partial.jsonl")
+    if job.partial is not None and job.partial.is_file():
+        for line in read_jsonl(job.partial):
+            job.logprobs.update(zip(line["at"], line["logprobs"], strict=True))
+    return job
+
+
+def _keep(finished: Sequence[tuple[_Job, int]], scores: NDArray[np.float32]) -> None:
+    """Files a row's scores with their systems, on disk first where that is asked for."""
+    by_job: dict[int, tuple[_Job, dict[int, list[float]]]] = {}
+    for (job, at), logprobs in zip(finished, scores.tolist(), strict=True):
+        by_job.setdefault(id(job), (job, {}))[1][at] = logprobs
+    for job, found in by_job.values():
+        if job.partial is not None:
+            line: dict[str, Any] = {"at": list(found), "logprobs": list(found.values())}
+            append_jsonl(job.partial, line)
+        job.logprobs.update(found)
+
+
+def _result(job: _Job, data: MmluSet, encoded: Sequence[Encoded], settings: MmluSettings) -> MmluResult:
+    predictions = tuple(
+        Prediction(
+            subject=question.subject,
+            index=data.indices[at],
+            logprobs=tuple(job.logprobs[at]),
+            choice=int(np.argmax(job.logprobs[at])),
+            answer=question.answer,
+            num_shots=encoded[at].num_shots,
+            num_truncated=encoded[at].num_truncated,
+        )
+        for at, question in enumerate(data.questions)
+    )
+    subjects = score_subjects(predictions)
+    macro, macro_ci95 = macro_accuracy(subjects)
+    micro, micro_ci95 = micro_accuracy(subjects)
+    return MmluResult(
+        system=job.name,
+        accuracy_macro=macro,
+        accuracy_macro_ci95=macro_ci95,
+        accuracy_micro=micro,
+        accuracy_micro_ci95=micro_ci95,
+        n=len(predictions),
+        num_subjects=len(subjects),
+        num_truncated_prompts=sum(p.num_truncated > 0 for p in predictions),
+        num_dropped_shots=sum(settings.num_shots - p.num_shots for p in predictions),
+        protocol=settings.protocol.value,
+        split_name=settings.split_name,
+        num_shots=settings.num_shots,
+        chat=settings.chat,
+        per_subject=subjects,
+        per_category=score_categories(predictions),
+        settings_sha256=data.sha256,
+        model_sha256=job.model_sha256,
+        predictions=predictions,
+    )

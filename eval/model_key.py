@@ -1,0 +1,31 @@
+"""Which model, exactly, produced a number? A digest of base weights, quantization and adapter.
+
+A cached result must never serve another model: lm-eval's own cache leaves the model out of its key.
+"""
+
+import hashlib
+import json
+
+from harness.models import LoadedBase
+
+
+def model_sha256(base: LoadedBase, member: str | None) -> str:
+    """A digest of the base's weight files, how its layers are stored, and the adapter's tensors and scale.
+
+    Args:
+        member: the adapter's name in the bank; None for the untouched base.
+    """
+    layer = next(iter(base.bank.layers.values()))
+    weight = layer.base.weight
+    state = getattr(weight, "quant_state", None)
+    storage = [type(layer.base).__name__, str(weight.dtype), str(base.bank.lm_head_weight.dtype)]
+    if state is not None:
+        storage += [str(state.quant_type), str(state.blocksize), str(state.nested), str(state.dtype)]
+    digest = hashlib.sha256(json.dumps([base.fingerprint, storage]).encode())
+    if member is not None:
+        config = base.bank.configs[member]
+        digest.update(json.dumps([config.lora_r, config.lora_alpha]).encode())
+        for name, tensor in sorted(base.bank.member_parameters(member).items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,136 @@
+"""What `python -m eval rate` does: rate files, and show the result as tables. The command line is elsewhere.
+
+result, shown = rate_command([Path("verdicts.csv")], RateOptions())
+Console().print(shown)              # or: json.dumps(result.to_json(), allow_nan=False)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from eval.ratings import RateOptions, RatingsResult, rate_files
+
+MISSING = "-"
+
+
+def rate_command(paths: Sequence[Path], options: RateOptions) -> tuple[RatingsResult, Group]:
+    """Rate the files.
+
+    Raises:
+        ValueError: A file or an option can't be used; see `eval.ratings.rate_files`.
+    """
+    result = rate_files(paths, options)
+    return result, show_ratings(result)
+
+
+def show_ratings(result: RatingsResult) -> Group:
+    """All that a reader needs of the result, as tables and lines."""
+    parts: list[Table | Text] = []
+    for number, group in enumerate(result.groups, start=1):
+        which = f" (group {number} of {len(result.groups)})" if len(result.groups) > 1 else ""
+        parts.append(_strength_table(result, group, f"Ratings{which}"))
+    if result.pairs:
+        parts.append(_pair_table(result))
+    if result.relative:
+        parts.append(_relative_table(result))
+    if result.controlled is not None:
+        parts.append(_controlled_table(result))
+    parts.extend(Text(line) for line in [*_summary(result), *(f"note: {note}" for note in result.notes)])
+    return Group(*parts)
+
+
+def interval(low: float | None, high: float | None, digits: int = 0) -> str:
+    """`[low, high]`, or a dash where there is none."""
+    return MISSING if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _strength_table(result: RatingsResult, group: Sequence[str], title: str) -> Table:
+    table = Table(title=title, caption="intervals: 95 %; prompts = with other prompts, ordering = of the mean only")
+    table.add_column("system")
+    for name in ("Bradley-Terry", "prompts", "Elo", "ordering", "prompts", "Davidson", "win rate", "matches"):
+        table.add_column(name, justify="right")
+    for system in group:
+        strength, davidson, elo = result.bradley_terry[system], result.davidson[system], result.elo.get(system)
+        records = result.win_matrix[system].values()
+        num = sum(r.wins + r.losses + r.ties for r in records)
+        table.add_row(
+            escape(system),
+            f"{strength.rating:.0f}",
+            interval(strength.low, strength.high),
+            MISSING if elo is None else f"{elo.mean:.0f}",
+            MISSING if elo is None else interval(elo.ordering_low, elo.ordering_high, 1),
+            MISSING if elo is None else interval(elo.low, elo.high),
+            f"{davidson.rating:.0f}",
+            f"{sum(r.wins + r.ties / 2 for r in records) / num:.1%}",
+            str(num),
+        )
+    return table
+
+
+def _pair_table(result: RatingsResult) -> Table:
+    table = Table(title="Neighbouring systems", caption="p by Holm for all pairs; prompts for 80 % power at 5 %")
+    for name in ("above", "below"):
+        table.add_column(name)
+    for name in ("difference", "95 %", "p (Holm)", "prompts", "needed"):
+        table.add_column(name, justify="right")
+    for pair in result.pairs:
+        table.add_row(
+            escape(pair.higher),
+            escape(pair.lower),
+            f"{pair.difference:.0f}",
+            interval(pair.low, pair.high),
+            MISSING if pair.p_holm is None else f"{pair.p_holm:.2g}",
+            str(pair.num_prompts),
+            MISSING if pair.num_prompts_needed is None else str(pair.num_prompts_needed),
+        )
+    return table
+
+
+def _relative_table(result: RatingsResult) -> Table:
+    table = Table(title="Score relative to the reference, %", caption="+-: as in the paper's Table 6; 95 %: paired")
+    table.add_column("system")
+    for name in ("shown first", "shown second", "mean", "+-", "95 %", "prompts"):
+        table.add_column(name, justify="right")
+    for system, score in result.relative.items():
+        orders = [MISSING if part is None else f"{part:.1f}" for part in (score.first, score.second)]
+        numbers = [f"{score.mean:.1f}", f"{score.ci95:.1f}", interval(score.low, score.high, 1), str(score.num_prompts)]
+        table.add_row(escape(system), *orders, *numbers)
+    return table
+
+
+def _controlled_table(result: RatingsResult) -> Table:
+    table = Table(title="Bradley-Terry at equal length, style and place", caption="lower part: points for one sd more")
+    table.add_column("system or feature")
+    for name in ("points", "95 %"):
+        table.add_column(name, justify="right")
+    assert result.controlled is not None
+    for rows in (result.controlled.ratings, result.controlled.effects):
+        for name, estimate in rows.items():
+            table.add_row(escape(name), f"{estimate.value:.0f}", interval(estimate.low, estimate.high))
+        table.add_section()
+    return table
+
+
+def _summary(result: RatingsResult) -> list[str]:
+    lines = [f"{result.num_matches} matches, {result.num_unparsed} rows unparsed"]
+    bias = result.position_bias
+    if bias is not None and bias.first_win_rate is not None:
+        lines.append(
+            f"position: the first answer wins {bias.first_win_rate:.1%} of decisive verdicts "
+            f"({'no interval' if bias.low is None or bias.high is None else f'{bias.low:.1%} to {bias.high:.1%}'}); "
+            f"{bias.ties} ties; swapping the order reversed {bias.swapped_reversals} of {bias.swapped_pairs} items"
+        )
+    longer = result.length_bias
+    if longer is not None and longer.rate is not None:
+        lines.append(f"length: the longer answer wins {longer.rate:.1%} of {longer.num:.0f} decisive verdicts")
+    settings = result.settings
+    size = settings["sample_size"] or "all"
+    lines.append(
+        f"Elo: K = {settings['k']:g}, start {settings['start']:g}, {settings['orderings']} orderings of {size} "
+        f"matches, seed {settings['seed']}; {settings['resamples']} resamples of the prompts"
+    )
+    return lines

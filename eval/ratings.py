@@ -1,0 +1,345 @@
+"""From verdict files to ratings that a sceptic would believe: what `python -m eval rate` prints.
+
+Puts together Elo as in QLoRA (arXiv 2305.14314, section 5.3), Bradley-Terry and Davidson with intervals clustered by
+prompt, relative scores (its Table 6), position bias, the win matrix and tests of neighbouring systems. Whatever
+can't be rated is left out and said in `notes`.
+
+    from eval.ratings import RateOptions, rate_files
+    result = rate_files([Path("verdicts.csv")], RateOptions())
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.bradley_terry import (
+    Cells,
+    Fit,
+    connected_groups,
+    count_cells,
+    fit,
+    fit_resamples,
+    prompt_weights,
+    unbounded_systems,
+)
+from eval.controlled import Controlled, controlled_ratings, load_answers
+from eval.elo import EloRating, Matches, elo_drawn, elo_over_prompts, ordering_interval
+from eval.judge_bias import PositionBias, Share, length_bias, position_bias
+from eval.neighbours import NeighbourPair, compare_neighbours
+from eval.relative import RelativeScore, Scores, is_score_file, load_scores, relative_scores
+from eval.verdicts import Verdicts, load_verdicts, read_header, to_matches
+
+SCHEMA_VERSION = 1
+FEW_PROMPTS = 10  # below this a bootstrap over prompts says too little
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateOptions:
+    """How to rate. The paper states K = 32, start 1000, 10,000 orderings."""
+
+    k: float = 32.0  # points at stake in one match
+    start: float = 1000.0  # every system's rating before the first match
+    orderings: int = 10_000  # random orders of play that the mean is taken over; 0 leaves Elo out (millions of rows)
+    sample_size: int | None = None  # matches drawn for an ordering; None takes all
+    seed: int = 0
+    resamples: int = 1000  # of the prompts, for every interval but that of the ordering
+    aggregate: str = "majority"  # several raters an item: majority | each
+    answers: tuple[Path, ...] = ()  # JSON lines with question_id, system, answer: for length and style
+
+    def __post_init__(self) -> None:
+        if self.orderings < 0:
+            raise ValueError(f"orderings={self.orderings}: 0 leaves Elo out, else at least 1")
+        if self.resamples < 2:
+            raise ValueError(f"resamples={self.resamples}: an interval needs at least 2, and a good one 1000")
+        if self.sample_size is not None and self.sample_size < 1:
+            raise ValueError(f"sample_size={self.sample_size}: at least 1, or leave it out to take all matches")
+        if self.aggregate not in ("majority", "each"):
+            raise ValueError(f"aggregate={self.aggregate!r}: expected majority or each")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrengthRating:
+    """A Bradley-Terry or Davidson rating in points, with its 95 % interval over prompts."""
+
+    rating: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One system against one other."""
+
+    wins: int
+    losses: int
+    ties: int
+    win_rate: float  # a tie counts half
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatingsResult:
+    """Everything `rate` found. Systems are in order of their Bradley-Terry rating, group by group."""
+
+    elo: dict[str, EloRating]
+    bradley_terry: dict[str, StrengthRating]
+    davidson: dict[str, StrengthRating]
+    tie_parameter: float | None  # Davidson's nu
+    relative: dict[str, RelativeScore]
+    position_bias: PositionBias | None
+    num_matches: int  # that ratings are made from
+    num_unparsed: int  # rows left out
+    win_matrix: dict[str, dict[str, Record]]
+    pairs: list[NeighbourPair]
+    groups: list[list[str]]  # systems linked by matches; ratings of different groups can't be compared
+    unrated: list[str]  # systems that met nobody
+    controlled: Controlled | None
+    length_bias: Share | None
+    notes: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and None, ready for `json.dumps(..., allow_nan=False)`."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tournament:
+    """The matches between systems of one list, counted."""
+
+    systems: list[str]
+    matches: Matches
+    cells: Cells
+    groups: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """The same resamples of the prompts at each pass, drawn anew as a million prompts' weights fill the memory."""
+
+    num_questions: int
+    num_resamples: int
+    seed: int
+
+    def __iter__(self) -> Iterator[NDArray[np.float64]]:
+        num = self.num_resamples if self.num_questions > 1 else 0  # one prompt says nothing of others
+        return prompt_weights(self.num_questions, num, np.random.default_rng(self.seed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Strengths:
+    whole: Fit
+    resamples: NDArray[np.float64] | None  # (num_resamples, num_systems) points; None with a single prompt
+
+
+def rate_files(paths: Sequence[Path], options: RateOptions) -> RatingsResult:
+    """Rate the systems of pairwise and ten-point files, in any mixture.
+
+    Raises:
+        ValueError: A file or an option can't be used; the message names the file, the line and the remedy.
+    """
+    if not paths:
+        raise ValueError("no verdict file was given")
+    score_paths = [path for path in paths if is_score_file(read_header(path))]
+    pair_paths = [path for path in paths if path not in score_paths]
+    verdicts = load_verdicts(pair_paths) if pair_paths else None
+    scores = load_scores(score_paths) if score_paths else None
+    return rate(verdicts, scores, options, [str(path) for path in paths])
+
+
+def rate(
+    verdicts: Verdicts | None, scores: Scores | None, options: RateOptions, sources: Sequence[str] = ()
+) -> RatingsResult:
+    """Rate loaded verdicts and scores; `sources` are only recorded."""
+    elo_rng, prompt_rng, bias_rng, relative_rng, control_rng = np.random.default_rng(options.seed).spawn(5)
+    relative = relative_scores(scores, options.resamples, relative_rng) if scores else {}
+    unparsed = int((~verdicts.parsed).sum()) if verdicts else 0
+    unparsed_scores = int((~scores.parsed).sum()) if scores else 0
+    settings = {**asdict(options), "answers": [str(path) for path in options.answers], "files": list(sources)}
+    notes = (
+        [f"{unparsed_scores} rows of ten-point scores could not be parsed and are left out"] if unparsed_scores else []
+    )
+    if verdicts is None:
+        return _result(relative=relative, num_unparsed=unparsed_scores, notes=notes, settings=settings)
+
+    matches = to_matches(verdicts, options.aggregate)
+    cells = count_cells(matches, len(verdicts.system_names))
+    play = _Tournament(systems=verdicts.system_names, matches=matches, cells=cells, groups=connected_groups(cells))
+    notes = [*_notes(verdicts, play, options), *notes]
+    common = {
+        "relative": relative,
+        "num_unparsed": unparsed + unparsed_scores,
+        "position_bias": position_bias(verdicts, options.resamples, bias_rng),
+        "num_matches": len(matches),
+        "unrated": _unrated(play),
+        "notes": notes,
+        "settings": settings,
+    }
+    if not len(matches):
+        return _result(**common)
+    counts = cells.totals()
+    weights = _Weights(cells.num_questions, options.resamples, int(prompt_rng.integers(2**63)))
+    resampled = cells.resampled(weights)
+    strengths, davidson = (_strengths(cells, counts, resampled, davidson=model) for model in (False, True))
+    order = _ranking(play, strengths.whole.points)
+    controlled, longer = _style(verdicts, play, options, control_rng)
+    return _result(
+        **common,
+        elo=_elo(play, options, weights, elo_rng, order),
+        bradley_terry=_table(play, strengths, order),
+        davidson=_table(play, davidson, order),
+        tie_parameter=davidson.whole.nu,
+        win_matrix=_win_matrix(play, counts, order),
+        pairs=compare_neighbours(
+            play.systems,
+            [[s for s in order if s in group] for group in play.groups],
+            strengths.whole.points,
+            strengths.resamples,
+            cells.num_questions,
+        ),
+        groups=[[play.systems[s] for s in order if s in group] for group in play.groups],
+        controlled=controlled,
+        length_bias=longer,
+    )
+
+
+def _result(**found: Any) -> RatingsResult:
+    """A result in which what was not found is empty."""
+    empty: dict[str, Any] = {
+        **{name: {} for name in ("elo", "bradley_terry", "davidson", "relative", "win_matrix")},
+        **dict.fromkeys(("tie_parameter", "position_bias", "controlled", "length_bias")),
+        **{name: [] for name in ("pairs", "groups", "unrated", "notes")},
+        "num_matches": 0,
+    }
+    return RatingsResult(**{**empty, **found})
+
+
+def _unrated(play: _Tournament) -> list[str]:
+    met = {system for group in play.groups for system in group}
+    return [name for system, name in enumerate(play.systems) if system not in met]
+
+
+def _ranking(play: _Tournament, points: NDArray[np.float64]) -> list[int]:
+    """Systems by rating, group after group."""
+    return [system for group in play.groups for system in sorted(group, key=lambda s: -points[s])]
+
+
+def _strengths(
+    cells: Cells, counts: NDArray[np.float64], resampled: NDArray[np.float64], *, davidson: bool
+) -> _Strengths:
+    whole = fit(cells, counts, davidson=davidson)
+    draws = fit_resamples(cells, resampled, whole, davidson=davidson) if len(resampled) else None
+    return _Strengths(whole=whole, resamples=draws)
+
+
+def _table(play: _Tournament, strengths: _Strengths, order: Sequence[int]) -> dict[str, StrengthRating]:
+    table = {}
+    for system in order:
+        low = high = None
+        if strengths.resamples is not None:
+            low, high = (float(bound) for bound in np.percentile(strengths.resamples[:, system], [2.5, 97.5]))
+        rating = float(strengths.whole.points[system])
+        table[play.systems[system]] = StrengthRating(rating=rating, low=low, high=high)
+    return table
+
+
+def _elo(
+    play: _Tournament,
+    options: RateOptions,
+    weights: _Weights,
+    rng: np.random.Generator,
+    order: Sequence[int],
+) -> dict[str, EloRating]:
+    if not options.orderings:
+        return {}
+    whole_rng, prompt_rng = rng.spawn(2)
+    num_systems = len(play.systems)
+    settings: dict[str, Any] = {"sample_size": options.sample_size, "k": options.k, "start": options.start}
+    ratings = elo_drawn(play.matches, num_systems, options.orderings, whole_rng, **settings)
+    draws = None
+    if weights.num_questions > 1:
+        draws = elo_over_prompts(play.matches, num_systems, _positions(play.matches, weights), prompt_rng, **settings)
+    table = {}
+    for system in order:
+        mean, sd, ordering_low, ordering_high = ordering_interval(ratings[:, system])
+        low = high = None
+        if draws is not None:
+            low, high = (float(bound) for bound in np.nanpercentile(draws[:, system], [2.5, 97.5]))
+        table[play.systems[system]] = EloRating(
+            mean=mean, ordering_sd=sd, ordering_low=ordering_low, ordering_high=ordering_high, low=low, high=high
+        )
+    return table
+
+
+def _positions(matches: Matches, weights: _Weights) -> Iterator[NDArray[np.int64]]:
+    """Each resample's matches: a prompt drawn twice gives its matches twice."""
+    _, question = np.unique(matches.question, return_inverse=True)
+    every = np.arange(len(matches))
+    return (np.repeat(every, weight.astype(np.int64)[question]) for weight in weights)
+
+
+def _win_matrix(play: _Tournament, counts: NDArray[np.float64], order: Sequence[int]) -> dict[str, dict[str, Record]]:
+    found: dict[tuple[int, int], Record] = {}
+    for (i, j), (won, lost, tied) in zip(play.cells.pair.tolist(), counts.astype(int).tolist(), strict=True):
+        for one, two, wins, losses in ((i, j, won, lost), (j, i, lost, won)):
+            rate = (wins + tied / 2) / (wins + losses + tied)
+            found[one, two] = Record(wins=wins, losses=losses, ties=tied, win_rate=rate)
+    return {
+        play.systems[one]: {play.systems[two]: found[one, two] for two in order if (one, two) in found} for one in order
+    }
+
+
+def _style(
+    verdicts: Verdicts, play: _Tournament, options: RateOptions, rng: np.random.Generator
+) -> tuple[Controlled | None, Share | None]:
+    if not options.answers:
+        return None, None
+    answers = load_answers(options.answers)
+    lengths = {key: float(len(text)) for key, text in answers.items()}
+    longer = length_bias(verdicts, lengths, options.resamples, rng)
+    if len(play.groups) > 1:
+        return None, longer
+    questions = verdicts.question.values
+    return controlled_ratings(play.matches, play.systems, questions, answers, options.resamples, rng), longer
+
+
+def _notes(verdicts: Verdicts, play: _Tournament, options: RateOptions) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    notes = []
+    unparsed = int((~verdicts.parsed).sum())
+    if unparsed:
+        notes.append(
+            f"{unparsed} of {len(verdicts)} verdicts ({unparsed / len(verdicts):.1%}) are unparsed and left out"
+        )
+    raters = [name for name in verdicts.rater.values if name]
+    if raters and options.aggregate == "majority":
+        notes.append("several raters an item count as one match: more than half of the votes wins, else it is a tie")
+    if len([name for name in verdicts.judge.values if name]) > 1:
+        notes.append(f"verdicts of {len(verdicts.judge.values)} judges are pooled: {', '.join(verdicts.judge.values)}")
+    for name in _unrated(play):
+        notes.append(f"{name} met nobody (none of its verdicts is parsed) and has no rating")
+    if len(play.groups) > 1:
+        described = "; ".join(", ".join(play.systems[s] for s in group) for group in play.groups)
+        notes.append(
+            f"{len(play.groups)} groups of systems never met: {described}. Each group has its own mean of 1000; "
+            "ratings of different groups can't be compared"
+        )
+        if options.answers:
+            notes.append("length and style are not controlled for, as not all systems are linked by matches")
+    up, down = unbounded_systems(play.cells, play.cells.totals())
+    for systems, what in ((up, "wins"), (down, "losses")):
+        for system in systems:
+            notes.append(
+                f"{play.systems[system]} has nothing but {what} against the rest: likelihood gives it no finite "
+                "Bradley-Terry rating; the one shown is held by a weak prior (normal, sd 800 points) and depends on it"
+            )
+    if 0 < play.cells.num_questions < FEW_PROMPTS:
+        few = play.cells.num_questions
+        what = "no interval over prompts" if few == 1 else "the intervals over prompts are too narrow to trust"
+        notes.append(f"only {few} prompt{'s' * (few > 1)}: {what}")
+    if not options.orderings:
+        notes.append("orderings=0: no Elo")
+    return notes

@@ -1,0 +1,176 @@
+"""Scores relative to a reference system, from ten-point judgments: the paper's Table 6.
+
+Answers: what percentage of the reference's (ChatGPT's) score does a system reach? Used by `python -m eval rate`.
+
+Source: QLoRA (arXiv 2305.14314), Table 6, recomputed from its released judgments: this reproduces every printed
+decimal of the rows that were released. A file has the columns `question_id, system, order, score_candidate,
+score_chatgpt` (or `score_reference`); `order` is candidate_first or candidate_second; -1 is an unparsed score.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.verdicts import (
+    Names,
+    VerdictError,
+    combined_key,
+    join_names,
+    read_columns,
+    read_header,
+    refuse_rows,
+    row_name,
+)
+
+ORDERS = ("candidate_first", "candidate_second")
+REFERENCE_COLUMNS = ("score_chatgpt", "score_reference")
+REQUIRED = ("question_id", "system", "order", "score_candidate")
+MAX_SCORE = 10.0
+UNPARSED = -1.0
+Z95 = 1.96  # as the paper's authors have it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Rows of ten-point files; arrays have shape (num_rows,)."""
+
+    question: Names
+    system: Names
+    candidate_first: NDArray[np.bool_]
+    candidate: NDArray[np.float64]
+    reference: NDArray[np.float64]
+
+    @property
+    def parsed(self) -> NDArray[np.bool_]:
+        """A row counts only where both scores were read."""
+        return np.asarray((self.candidate != UNPARSED) & (self.reference != UNPARSED))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelativeScore:
+    """Percentages of the reference's score. None where no row has that order."""
+
+    first: float | None  # the system's answer shown first (the paper's "Sys vs. ChatGPT")
+    second: float | None
+    mean: float
+    ci95: float  # the paper's half width, from the two means' errors as if they were independent
+    low: float | None  # 95 % over prompts, the two scores of a prompt kept together
+    high: float | None
+    num_prompts: int
+
+
+def is_score_file(header: Sequence[str]) -> bool:
+    """Whether a CSV with these columns holds ten-point scores."""
+    return set(REQUIRED) <= set(header) and any(name in header for name in REFERENCE_COLUMNS)
+
+
+def load_scores(paths: Sequence[Path]) -> Scores:
+    """All rows of ten-point files.
+
+    Raises:
+        VerdictError: Wrong columns, an unknown order, a score that is no number from 0 to 10 or -1, or two rows for
+            the same system, order and question; named by file and line.
+    """
+    parts = [_read_file(path) for path in paths]
+    joined = {name: join_names([part[name] for part in parts]) for name in parts[0]}
+    first = np.array([value == ORDERS[0] for value in joined["order"].values])[joined["order"].codes]
+    key = combined_key([joined["system"].codes, first.astype(np.int32), joined["question_id"].codes])
+    order = np.argsort(key, kind="stable")
+    again = np.flatnonzero(key[order][1:] == key[order][:-1])
+    if len(again):
+        rows = sorted((int(order[again[0]]), int(order[again[0] + 1])))
+        starts = np.cumsum([0, *(len(part["order"].codes) for part in parts)])
+        names = [row_name(row, paths, starts) for row in rows]
+        raise VerdictError(f"{names[1]} repeats {names[0]}: same system, order and question; remove one")
+    return Scores(
+        question=joined["question_id"],
+        system=joined["system"],
+        candidate_first=first,
+        candidate=_numbers(joined["score_candidate"]),
+        reference=_numbers(joined["score_reference"]),
+    )
+
+
+def relative_scores(scores: Scores, num_resamples: int, rng: np.random.Generator) -> dict[str, RelativeScore]:
+    """Each system's relative score, best first; a system without a parsed row is left out."""
+    found = {}
+    for code, name in enumerate(scores.system.values):
+        mine = (scores.system.codes == code) & scores.parsed
+        if mine.any() and scores.reference[mine].sum() > 0:
+            found[name] = _relative_score(scores, mine, num_resamples, rng)
+    return dict(sorted(found.items(), key=lambda item: -item[1].mean))
+
+
+def _relative_score(
+    scores: Scores, mine: NDArray[np.bool_], num_resamples: int, rng: np.random.Generator
+) -> RelativeScore:
+    by_order = [_ratio(scores, mine & shown) for shown in (scores.candidate_first, ~scores.candidate_first)]
+    candidate, reference = _question_means(scores, mine)
+    num, ratio = len(candidate), candidate.mean() / reference.mean()
+    worst = candidate.mean() - Z95 * candidate.std() / sqrt(num)
+    best = reference.mean() + Z95 * reference.std() / sqrt(num)
+    low = high = None
+    if num > 1:
+        draws = rng.integers(num, size=(num_resamples, num))
+        low, high = np.percentile(candidate[draws].mean(axis=1) / reference[draws].mean(axis=1), [2.5, 97.5])
+    return RelativeScore(
+        first=by_order[0],
+        second=by_order[1],
+        mean=100.0 * float(ratio),
+        ci95=100.0 * float(ratio - worst / best),
+        low=None if low is None else 100.0 * float(low),
+        high=None if high is None else 100.0 * float(high),
+        num_prompts=num,
+    )
+
+
+def _ratio(scores: Scores, rows: NDArray[np.bool_]) -> float | None:
+    total = float(scores.reference[rows].sum())
+    return 100.0 * float(scores.candidate[rows].sum()) / total if total else None
+
+
+def _question_means(scores: Scores, rows: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each question's two scores, averaged over the orders present (pooling the rows instead misses the paper)."""
+    _, question = np.unique(scores.question.codes[rows], return_inverse=True)
+    num = np.bincount(question)
+    candidate, reference = (np.bincount(question, weights=s[rows]) / num for s in (scores.candidate, scores.reference))
+    return candidate, reference
+
+
+def _read_file(path: Path) -> dict[str, Names]:
+    header = read_header(path)
+    reference = next((name for name in REFERENCE_COLUMNS if name in header), None)
+    missing = [*(n for n in REQUIRED if n not in header), *([] if reference else ["score_chatgpt"])]
+    if missing or reference is None:
+        raise VerdictError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
+    columns = read_columns(path, [*REQUIRED, reference])
+    columns["score_reference"] = columns.pop(reference) if reference != "score_reference" else columns[reference]
+    faults = []
+    for name in ("question_id", "system"):
+        faults.append((np.array([not v for v in columns[name].values])[columns[name].codes], f"{name} is empty"))
+    for code, value in enumerate(columns["order"].values):
+        if value not in ORDERS:
+            faults.append((columns["order"].codes == code, f"order {value!r}; expected {' or '.join(ORDERS)}"))
+    for name in ("score_candidate", "score_reference"):
+        for code, value in enumerate(columns[name].values):
+            if not _is_score(value):
+                message = f"{name} {value!r}; expected a number from 0 to {MAX_SCORE:g}, or -1 for unparsed"
+                faults.append((columns[name].codes == code, message))
+    refuse_rows(path, faults)
+    return columns
+
+
+def _is_score(value: str) -> bool:
+    try:
+        number = float(value)
+    except ValueError:
+        return False
+    return number == UNPARSED or 0.0 <= number <= MAX_SCORE
+
+
+def _numbers(column: Names) -> NDArray[np.float64]:
+    return np.array([float(value) for value in column.values])[column.codes]

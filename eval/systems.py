@@ -1,0 +1,66 @@
+"""Contestants: runs of the ledger, opened for scoring, several adapters of one base a load."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+
+from harness.locate import locate_model
+from harness.models import LoadedBase, load_base
+from harness.plan import RunSpec
+from harness.provenance import load_record
+from harness.schema import AdapterMethod, PathsConfig
+from harness.stores import Missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A finished run, or an untouched base, under its name in tables."""
+
+    name: str
+    run_id: str
+    spec: RunSpec
+    folder: Path  # runs/<run_id>
+
+    @property
+    def member(self) -> str | None:
+        """Its name in the adapter bank; None for an untouched base."""
+        return None if self.spec.adapter.method is AdapterMethod.none else self.run_id
+
+
+def open_system(folder: Path) -> System:
+    """Reads a run folder.
+
+    Raises:
+        ValueError: the folder holds no finished run.
+    """
+    record = load_record(folder)
+    if record is None:
+        raise ValueError(f"{folder}: no record.json, so this run is not done; finish it with harness.run first")
+    spec = RunSpec.from_dict(yaml.safe_load((folder / "config.yaml").read_text()))
+    return System(name=record.label, run_id=record.run_id, spec=spec, folder=folder)
+
+
+def by_base(systems: Sequence[System]) -> list[list[System]]:
+    """Systems that share a frozen base, together, in the order of their first."""
+    groups: dict[str, list[System]] = {}
+    for system in systems:
+        groups.setdefault(system.spec.group, []).append(system)
+    return list(groups.values())
+
+
+@contextmanager
+def loaded(systems: Sequence[System], paths: PathsConfig, device: torch.device) -> Iterator[LoadedBase]:
+    """One base with the adapters of all `systems` (of one group) in its bank, named by run_id."""
+    spec = systems[0].spec
+    source = locate_model(spec.model, paths)
+    if isinstance(source, Missing):
+        raise ValueError(str(source))
+    base = load_base(source, spec.quant, device, Path(paths.cache))
+    for system in systems:
+        if system.member is not None:
+            base.bank.load_member(system.member, system.folder / "adapter")
+    yield base

@@ -1,0 +1,442 @@
+"""The API judge against a server that misbehaves: a real one on loopback, a real client, no mocks.
+
+Each test scripts the server: a function from the number of the request to what it answers. The key is a canary
+that may appear nowhere: in no file of the tournament, no log, no summary.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.judge_command import estimate, run
+from eval.judge_options import ApiOptions, JudgeOptions, JudgeSummary
+from eval.judge_prompts import Mode
+from eval.judge_store import JudgmentStore
+from harness.files import to_json
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CANARY = "sk-canary-7d1f0c52e9"
+PRICES = {"usd_per_million_prompt_tokens": 10.0, "usd_per_million_completion_tokens": 30.0}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the server sends."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    cut_bytes: int | None = None  # close after so many, having promised all
+    seconds_per_byte: float = 0.0
+
+
+def completion(content: str | None = "Fine.\n1", **changes: Any) -> bytes:
+    message = {"role": "assistant", "content": content, "refusal": changes.pop("refusal", None)}
+    finish = changes.pop("finish_reason", "stop")
+    body = {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "judge-2024",
+        "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+        "usage": {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320},
+    }
+    return json.dumps({**body, **changes}).encode()
+
+
+def error(status: int, message: str, code: str | None = None, **headers: str) -> Answer:
+    body = json.dumps({"error": {"message": message, "type": "x", "code": code}}).encode()
+    return Answer(status=status, body=body, headers={key.replace("_", "-"): value for key, value in headers.items()})
+
+
+GOOD = Answer(body=completion())
+
+
+class FaultServer(ThreadingHTTPServer):
+    """Counts requests and answers each by the script."""
+
+    daemon_threads = True
+
+    def __init__(self, script: Callable[[int, dict[str, Any]], Answer]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script = script
+        self.requests: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.keys: set[str] = set()
+        self.num_active = self.max_active = 0
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients hang up on slow answers: no traceback for that."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FaultServer
+
+    def do_POST(self) -> None:
+        server = self.server
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with server.lock:
+            number = len(server.requests)
+            server.requests.append(request)
+            server.times.append(time.monotonic())
+            server.keys.add(self.headers["authorization"])
+            server.num_active += 1
+            server.max_active = max(server.max_active, server.num_active)
+        try:
+            self._send(server.script(number, request))
+        finally:
+            with server.lock:
+                server.num_active -= 1
+
+    def _send(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        for name, value in {"content-type": "application/json", **answer.headers}.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(answer.body)))
+        self.end_headers()
+        body = answer.body if answer.cut_bytes is None else answer.body[: answer.cut_bytes]
+        if not answer.seconds_per_byte:
+            self.wfile.write(body)
+        for position in range(len(body) if answer.seconds_per_byte else 0):
+            self.wfile.write(body[position : position + 1])
+            self.wfile.flush()
+            time.sleep(answer.seconds_per_byte)
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def serving(script: Callable[[int, dict[str, Any]], Answer]) -> Iterator[FaultServer]:
+    server = FaultServer(script)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def canary_stays_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    monkeypatch.setenv("JUDGE_TEST_KEY", CANARY)
+    caplog.set_level(logging.DEBUG)
+    yield
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert CANARY.encode() not in path.read_bytes(), path
+    assert CANARY not in caplog.text
+
+
+def options_in(folder: Path, url: str, num_questions: int = 2, mode: Mode = Mode.pairwise, **api: Any) -> JudgeOptions:
+    """Two systems, so two matches a question."""
+    questions, answers = folder / "questions.jsonl", folder / "answers.jsonl"
+    ids = range(1, num_questions + 1)
+    questions.write_text("".join(json.dumps({"question_id": n, "text": f"Question {n}?"}) + "\n" for n in ids))
+    rows = [{"question_id": n, "system": name, "answer": f"{name} on {n}"} for name in ("ann", "bob") for n in ids]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings: dict[str, Any] = {
+        "model": "judge",
+        "base_url": url,
+        "key_variable": "JUDGE_TEST_KEY",
+        "num_concurrent": 1,
+        "backoff_seconds": 0.01,
+        "request_timeout_seconds": 5.0,
+        **PRICES,
+        **api,
+    }
+    return JudgeOptions(
+        answers=(answers,),
+        questions=questions,
+        tournament=folder / "tournament",
+        judge=ApiOptions(**settings),
+        mode=mode,
+        reference="bob" if mode is Mode.relative else None,
+    )
+
+
+def judge(folder: Path, server: FaultServer, **api: Any) -> JudgeSummary:
+    summary = run(options_in(folder, server.url, **api))
+    assert CANARY not in to_json(summary, where="test")
+    return summary
+
+
+def test_a_good_server_is_asked_once_a_match_and_all_is_kept(tmp_path: Path) -> None:
+    with serving(lambda n, request: GOOD) as server:
+        summary = judge(tmp_path, server)
+        again = judge(tmp_path, server)
+    assert len(server.requests) == 4 == summary.num_judged
+    assert (again.num_judged, again.num_reused) == (0, 4)
+    assert server.keys == {f"Bearer {CANARY}"}
+    assert summary.cost_usd == pytest.approx(4 * (300 * 10 + 20 * 30) / 1e6)
+    assert summary.spent_usd == pytest.approx(summary.cost_usd)
+    assert {r["temperature"] for r in server.requests} == {0.2}
+    assert {r["max_tokens"] for r in server.requests} == {1024}
+    assert (summary.position_bias.first_wins, summary.position_bias.num_reversed) == (4, 2)
+    with JudgmentStore(tmp_path / "tournament") as store:
+        for _, judgment in store.judgments():
+            assert judgment.raw_text == "Fine.\n1"
+            assert (judgment.num_prompt_tokens, judgment.num_completion_tokens) == (300, 20)
+            assert judgment.latency_seconds is not None
+
+
+def test_a_burst_of_429_is_waited_out(tmp_path: Path) -> None:
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        return error(429, "slow down", "rate_limit_exceeded", retry_after="0.2") if n < 3 else GOOD
+
+    with serving(script) as server:
+        summary = judge(tmp_path, server)
+    assert (summary.num_judged, summary.num_failed, len(server.requests)) == (4, 0, 7)
+    assert all(later - sooner > 0.15 for sooner, later in zip(server.times[:3], server.times[1:4], strict=True))
+    assert summary.spent_usd == pytest.approx(summary.cost_usd)
+
+
+def test_a_long_retry_after_ends_the_run_at_once(tmp_path: Path) -> None:
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        return error(429, "slow down", retry_after="300") if n == 1 else GOOD
+
+    with serving(script) as server:
+        summary = judge(tmp_path, server)
+        assert summary.stopped is not None
+        assert "300 s" in summary.stopped
+        assert (summary.num_judged, summary.num_failed, len(server.requests)) == (1, 3, 2)
+        resumed = judge(tmp_path, server)
+    assert (resumed.num_judged, resumed.num_reused, resumed.stopped) == (3, 1, None)
+
+
+def test_an_exhausted_quota_is_not_tried_again(tmp_path: Path) -> None:
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        return error(429, "You exceeded your current quota", "insufficient_quota")
+
+    with serving(script) as server:
+        summary = judge(tmp_path, server)
+    assert len(server.requests) == 1
+    assert summary.stopped is not None
+    assert "quota" in summary.stopped
+    assert summary.num_failed == 4
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "key was refused"), (404, "no such model"), (403, "refused")])
+def test_what_no_retry_can_mend_ends_the_run(tmp_path: Path, status: int, words: str) -> None:
+    with serving(lambda n, request: error(status, f"bad key {CANARY}")) as server:
+        summary = judge(tmp_path, server)
+    assert len(server.requests) == 1
+    assert summary.stopped is not None
+    assert words in summary.stopped
+
+
+def test_server_errors_are_tried_again_up_to_the_limit(tmp_path: Path) -> None:
+    with serving(lambda n, request: error(500, "oops") if n < 2 else GOOD) as server:
+        assert judge(tmp_path, server).num_judged == 4
+        assert len(server.requests) == 6
+    with serving(lambda n, request: error(503, "oops")) as server:
+        summary = judge(tmp_path, server, model="other", max_attempts=3)
+    assert len(server.requests) == 4 * 3
+    assert summary.failures == {"HTTP 503": 4}
+
+
+BROKEN = {
+    "cut body": (Answer(body=completion(), cut_bytes=40), "broke off"),
+    "malformed JSON": (Answer(body=completion()[:-20]), "no JSON"),
+    "HTML": (Answer(body=b"<html>Sign in</html>", headers={"content-type": "text/html"}), "no JSON (text/html)"),
+    "choices null": (Answer(body=completion(choices=None)), "no choices"),
+    "no content": (Answer(body=completion(None)), "no content"),
+    "bad request": (error(400, "the messages are bad"), "HTTP 400"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_reply_fails_its_match_alone_and_the_next_run_mends_it(tmp_path: Path, name: str) -> None:
+    broken, words = BROKEN[name]
+    with serving(lambda n, request: broken if n == 1 else GOOD) as server:
+        summary = judge(tmp_path, server)
+        assert (summary.num_judged, summary.num_failed, len(server.requests)) == (3, 1, 4)
+        (reason,) = summary.failures
+        assert words in reason
+        assert len(summary.output.read_text().splitlines()) == 4
+        mended = judge(tmp_path, server)
+    assert (mended.num_judged, mended.num_reused, mended.num_failed) == (1, 3, 0)
+    assert mended.cost_usd is not None
+    unknown = mended.spent_usd - mended.cost_usd  # a reply that broke may have been billed
+    assert unknown == pytest.approx(0.0) if name == "bad request" else unknown > 0
+
+
+def test_a_server_that_only_fails_is_left_alone(tmp_path: Path) -> None:
+    with serving(lambda n, request: BROKEN["HTML"][0]) as server:
+        summary = judge(tmp_path, server, num_questions=20)
+    assert len(server.requests) == 10
+    assert summary.stopped is not None
+    assert "10 matches in a row failed" in summary.stopped
+    assert summary.num_failed == 40
+
+
+def test_slow_bytes_are_a_time_out(tmp_path: Path) -> None:
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        return dataclasses.replace(GOOD, seconds_per_byte=0.05) if n == 0 else GOOD
+
+    with serving(script) as server:
+        summary = judge(tmp_path, server, request_timeout_seconds=0.5)
+    assert summary.num_judged == 4
+    assert len(server.requests) == 5
+
+
+def test_an_unreachable_server_costs_nothing(tmp_path: Path) -> None:
+    with serving(lambda n, request: GOOD) as server:
+        pass
+    summary = judge(tmp_path, server)
+    assert summary.failures == {"no connection": 4}
+    assert summary.spent_usd == 0
+
+
+def test_refusals_cut_replies_and_nonsense_are_unparsed_and_paid_once(tmp_path: Path) -> None:
+    replies = [
+        completion(None, refusal="I can't compare these."),
+        completion("", finish_reason="content_filter"),
+        completion("The first is\n1", finish_reason="length"),
+        completion("7"),
+        completion('{"explanation": "", "verdict": 9}'),
+        completion("Fine.\n2"),
+    ]
+    with serving(lambda n, request: Answer(body=replies[n])) as server:
+        summary = judge(tmp_path, server, num_questions=3)
+        again = judge(tmp_path, server, num_questions=3)
+    assert len(server.requests) == 6
+    assert (summary.num_judged, summary.num_unparsed, summary.num_failed) == (6, 5, 0)
+    assert again.num_reused == 6
+    with JudgmentStore(tmp_path / "tournament") as store:
+        reasons = {j.reason for _, j in store.judgments() if j.reason}
+    assert "the judge refused" in reasons
+    assert "the reply was cut at 1024 tokens" in reasons
+    assert len(reasons) == 4
+
+
+def test_scores_out_of_range_are_no_scores(tmp_path: Path) -> None:
+    replies = [completion("8 9"), completion("0 11"), completion("8"), completion('{"score_1": 3, "score_2": 4}')]
+    with serving(lambda n, request: Answer(body=replies[n])) as server:
+        summary = judge(tmp_path, server, mode=Mode.relative)
+    assert summary.num_unparsed == 2
+    rows = [line.split(",")[3:] for line in summary.output.read_text().splitlines()[1:]]
+    assert rows.count(["-1", "-1"]) == 2
+
+
+def test_structured_output_is_asked_for_and_done_without(tmp_path: Path) -> None:
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        if "response_format" in request:
+            return error(400, "response_format json_schema is not supported")
+        return GOOD
+
+    structured = Answer(body=completion('{"explanation": "x", "verdict": 2}'))
+    with serving(lambda n, request: structured) as server:
+        assert judge(tmp_path, server).position_bias.second_wins == 4
+    schema = server.requests[0]["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["verdict"]["enum"] == [1, 2, 3]
+    with serving(script) as server:
+        summary = judge(tmp_path, server, model="older")
+    assert (summary.num_judged, len(server.requests)) == (4, 5)
+    with serving(script) as server:
+        summary = judge(tmp_path, server, model="strict", structured=True)
+    assert summary.num_failed == 4
+    with serving(script) as server:
+        assert judge(tmp_path, server, model="plain", structured=False).num_judged == 4
+    assert len(server.requests) == 4
+
+
+def test_newer_models_name_of_the_token_limit(tmp_path: Path) -> None:
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        if "max_tokens" in request:
+            return error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        return GOOD
+
+    with serving(script) as server:
+        summary = judge(tmp_path, server, temperature=None)
+    assert (summary.num_judged, len(server.requests)) == (4, 5)
+    assert server.requests[-1]["max_completion_tokens"] == 1024
+    assert "temperature" not in server.requests[-1]
+
+
+def test_rate_limit_headers_hold_the_next_call_back(tmp_path: Path) -> None:
+    used_up = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "300ms"}
+    few_tokens = {"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "0.3s"}
+    headers = [used_up, few_tokens, {}, {}]
+    with serving(lambda n, request: dataclasses.replace(GOOD, headers=headers[n])) as server:
+        assert judge(tmp_path, server).num_judged == 4
+    assert server.times[1] - server.times[0] > 0.25
+    assert server.times[2] - server.times[1] > 0.25
+
+
+def test_calls_run_side_by_side_up_to_the_limit(tmp_path: Path) -> None:
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        time.sleep(0.1)
+        return GOOD
+
+    with serving(script) as server:
+        summary = judge(tmp_path, server, num_questions=8, num_concurrent=4)
+    assert summary.num_judged == 16
+    assert server.max_active == 4
+
+
+def test_the_budget_is_a_hard_stop_across_runs(tmp_path: Path) -> None:
+    with serving(lambda n, request: GOOD) as server:
+        call = (300 * 10 + 20 * 30) / 1e6
+        most = estimate(options_in(tmp_path, server.url, num_questions=10)).max_cost_usd
+        assert most is not None
+        budget = most / 20 + 2.5 * call
+        summary = judge(tmp_path, server, num_questions=10, num_concurrent=8, budget_usd=budget)
+        assert summary.stopped is not None
+        assert summary.stopped.startswith("budget")
+        assert 0 < summary.spent_usd <= budget
+        while (again := judge(tmp_path, server, num_questions=10, budget_usd=budget)).num_judged:
+            pass
+        assert again.spent_usd <= budget
+        assert len(server.requests) == 3
+        assert len(again.output.read_text().splitlines()) == 4
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.pipeline.test_judge_faults import options_in
+from eval.judge_command import run
+def on_progress(done, total):
+    if done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+run(options_in(Path({folder!r}), {url!r}, num_questions=6, num_concurrent=2), on_progress)
+"""
+
+
+def test_a_killed_run_pays_for_no_judgment_twice(tmp_path: Path) -> None:
+    with serving(lambda n, request: GOOD) as server:
+        script = KILLED.format(root=str(REPOSITORY), folder=str(tmp_path), url=server.url)
+        killed = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, env=dict(os.environ), check=False)
+        assert killed.returncode == -signal.SIGKILL
+        before = len(server.requests)
+        summary = judge(tmp_path, server, num_questions=6, num_concurrent=2)
+    assert (summary.num_reused, summary.num_judged) == (5, 7)
+    assert len(server.requests) - before == 7
+    assert summary.cost_usd is not None
+    assert summary.spent_usd >= summary.cost_usd  # what was under way at the kill is booked at its most

@@ -1,0 +1,198 @@
+"""Bradley-Terry and Davidson: against closed forms, a minorise-maximise reference and a generic optimiser."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from eval.bradley_terry import (
+    Cells,
+    connected_groups,
+    count_cells,
+    fit,
+    fit_resamples,
+    prompt_weights,
+    unbounded_systems,
+)
+from eval.elo import Matches
+from eval.neighbours import compare_neighbours, holm
+
+Array = NDArray[np.float64]
+
+
+def cells_of(results: list[tuple[int, int, int, int]], num_systems: int) -> Cells:
+    """Rows of (question, first, second, half points)."""
+    columns = np.array(results).T
+    matches = Matches(
+        question=columns[0].astype(np.int32),
+        first=columns[1].astype(np.int32),
+        second=columns[2].astype(np.int32),
+        half_points=columns[3].astype(np.int8),
+    )
+    return count_cells(matches, num_systems)
+
+
+def repeated(first: int, second: int, wins: int, losses: int, ties: int = 0) -> list[tuple[int, int, int, int]]:
+    points = [2] * wins + [0] * losses + [1] * ties
+    return [(question, first, second, point) for question, point in enumerate(points)]
+
+
+def reference_bradley_terry(cells: Cells, counts: Array) -> Array:
+    """Hunter's (2004) minorise-maximise iteration, slow and sure; points with mean 1000."""
+    wins = np.zeros((cells.num_systems, cells.num_systems))
+    for (i, j), (won, lost, tied) in zip(cells.pair, counts, strict=True):
+        wins[i, j] += won + tied / 2
+        wins[j, i] += lost + tied / 2
+    games, strength = wins + wins.T, np.ones(cells.num_systems)
+    for _ in range(20_000):
+        updated = wins.sum(axis=1) / (games / (strength[:, None] + strength[None, :])).sum(axis=1)
+        updated /= np.exp(np.log(updated).mean())
+        if np.abs(updated / strength - 1).max() < 1e-13:
+            break
+        strength = updated
+    return 1000 + 400 * np.log10(strength)
+
+
+def reference_davidson(cells: Cells, counts: Array) -> tuple[Array, float]:
+    """Davidson's likelihood written out, given to an optimiser that knows no derivative."""
+
+    def loss(x: Array) -> float:
+        strength, nu, total = np.exp(x[:-1]), np.exp(x[-1]), 0.0
+        for (i, j), (won, lost, tied) in zip(cells.pair, counts, strict=True):
+            tie = nu * np.sqrt(strength[i] * strength[j])
+            norm = strength[i] + strength[j] + tie
+            total -= won * np.log(strength[i] / norm) + lost * np.log(strength[j] / norm) + tied * np.log(tie / norm)
+        return float(total)
+
+    found = minimize(loss, np.zeros(cells.num_systems + 1), method="BFGS", options={"gtol": 1e-6})
+    points = 400 * found.x[:-1] / np.log(10)
+    return points - points.mean() + 1000, float(np.exp(found.x[-1]))
+
+
+def random_cells(num_systems: int, num: int, seed: int) -> Cells:
+    rng = np.random.default_rng(seed)
+    first = rng.integers(num_systems, size=num)
+    second = (first + rng.integers(1, num_systems, size=num)) % num_systems
+    question, points = rng.integers(1 + num // 5, size=num), rng.integers(3, size=num)
+    return cells_of(list(zip(question, first, second, points, strict=True)), num_systems)
+
+
+def test_two_systems_in_closed_form() -> None:
+    cells = cells_of(repeated(0, 1, wins=30, losses=10), 2)
+    points = fit(cells, cells.totals()).points
+    assert points[0] - points[1] == pytest.approx(400 * np.log10(3.0), abs=1e-6)
+    assert points.mean() == pytest.approx(1000.0)
+
+
+def test_davidson_of_two_systems_in_closed_form() -> None:
+    cells = cells_of(repeated(0, 1, wins=30, losses=10, ties=12), 2)
+    found = fit(cells, cells.totals(), davidson=True)
+    assert found.points[0] - found.points[1] == pytest.approx(400 * np.log10(3.0), abs=1e-5)
+    assert found.nu == pytest.approx(12 / np.sqrt(30 * 10), rel=1e-6)
+
+
+def test_davidson_without_ties_is_bradley_terry() -> None:
+    cells = cells_of(repeated(0, 1, 7, 3) + repeated(1, 2, 6, 4) + repeated(0, 2, 5, 5), 3)
+    plain, davidson = fit(cells, cells.totals()), fit(cells, cells.totals(), davidson=True)
+    assert davidson.nu == 0.0
+    assert davidson.points == pytest.approx(plain.points)
+
+
+@settings(deadline=None, max_examples=25)
+@given(num_systems=st.integers(2, 7), num=st.integers(20, 200), seed=st.integers(0, 10**6))
+def test_scipy_agrees_with_the_references(num_systems: int, num: int, seed: int) -> None:
+    cells = random_cells(num_systems, num, seed)
+    counts = cells.totals()
+    assume(len(connected_groups(cells)) == 1 and len(connected_groups(cells)[0]) == num_systems)
+    assume(unbounded_systems(cells, counts) == ([], []))
+    assert fit(cells, counts).points == pytest.approx(reference_bradley_terry(cells, counts), abs=1e-4)
+    expected, nu = reference_davidson(cells, counts)
+    found = fit(cells, counts, davidson=True)
+    assert found.points == pytest.approx(expected, abs=0.05)
+    assert found.nu == pytest.approx(nu, rel=1e-3)
+
+
+@pytest.mark.parametrize("davidson", [False, True])
+def test_resamples_are_the_fits_of_their_counts(davidson: bool) -> None:
+    cells = random_cells(5, 2000, 3)
+    weights = list(prompt_weights(cells.num_questions, 6, np.random.default_rng(0)))
+    counts = cells.resampled(weights)
+    whole = fit(cells, cells.totals(), davidson=davidson)
+    drawn = fit_resamples(cells, counts, whole, davidson=davidson)
+    for row, count in zip(drawn, counts, strict=True):
+        assert row == pytest.approx(fit(cells, count, davidson=davidson).points, abs=0.1)  # 0.1: the weak prior
+
+
+def test_resampled_counts_are_those_of_the_repeated_matches() -> None:
+    cells = random_cells(4, 300, 1)
+    weight = next(prompt_weights(cells.num_questions, 1, np.random.default_rng(5)))
+    assert weight.sum() == cells.num_questions
+    slow = np.zeros((len(cells.pair), 3))
+    for question, column, count in zip(cells.question, cells.column, cells.count, strict=True):
+        slow[column // 3, column % 3] += weight[question] * count
+    assert cells.resampled([weight])[0] == pytest.approx(slow)
+    assert cells.totals().sum() == 300
+
+
+def test_groups_that_never_met_have_a_mean_each() -> None:
+    rows = repeated(0, 1, 3, 1) + repeated(2, 3, 8, 2) + repeated(3, 4, 5, 5)
+    cells = cells_of(rows, 6)
+    assert connected_groups(cells) == [[2, 3, 4], [0, 1]]
+    points = fit(cells, cells.totals()).points
+    assert points[[0, 1]].mean() == pytest.approx(1000.0)
+    assert points[[2, 3, 4]].mean() == pytest.approx(1000.0)
+    assert points[0] - points[1] == pytest.approx(400 * np.log10(3.0), abs=1e-6)
+    assert np.isnan(points[5])
+
+
+def test_a_system_that_never_won_is_named_and_kept_finite() -> None:
+    cells = cells_of(repeated(0, 1, 6, 4) + repeated(0, 2, 10, 0) + repeated(1, 2, 10, 0), 3)
+    assert unbounded_systems(cells, cells.totals()) == ([], [2])
+    points = fit(cells, cells.totals()).points
+    assert np.isfinite(points).all()
+    assert points[2] < points[1] < points[0]
+    whole = fit(cells, cells.totals())
+    weights = list(prompt_weights(cells.num_questions, 50, np.random.default_rng(0)))
+    drawn = fit_resamples(cells, cells.resampled(weights), whole)
+    assert np.isfinite(drawn).all()
+    assert drawn.max() < 5000
+    assert drawn.min() > -5000
+
+
+def test_a_tie_links_both_ways() -> None:
+    cells = cells_of(repeated(0, 1, 10, 0, ties=1), 2)
+    assert unbounded_systems(cells, cells.totals()) == ([], [])
+
+
+def test_the_prior_stays_out_where_likelihood_has_a_maximum() -> None:
+    cells = cells_of(repeated(0, 1, 99, 1), 2)
+    points = fit(cells, cells.totals()).points
+    assert points[0] - points[1] == pytest.approx(400 * np.log10(99.0), abs=1e-4)
+
+
+def test_only_ties_are_equal_strengths() -> None:
+    cells = cells_of(repeated(0, 1, 0, 0, ties=9), 2)
+    for davidson in (False, True):
+        assert fit(cells, cells.totals(), davidson=davidson).points == pytest.approx([1000.0, 1000.0])
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+
+
+def test_neighbours_and_the_prompts_they_need() -> None:
+    rng = np.random.default_rng(0)
+    draws = np.column_stack([rng.normal(1030, 10, 4000), rng.normal(1000, 10, 4000), rng.normal(970, 1000, 4000)])
+    one, two = compare_neighbours(["a", "b", "c"], [[0, 1, 2]], np.array([1030.0, 1000.0, 970.0]), draws, 80)
+    assert (one.higher, one.lower, one.difference) == ("a", "b", 30.0)
+    error = 10 * np.sqrt(2)
+    assert one.num_prompts_needed == pytest.approx(80 * (2.80159 * error / 30) ** 2, rel=0.08)
+    assert one.p_value is not None
+    assert one.p_value == pytest.approx(0.0339, rel=0.2)  # z = 30 / 14.14
+    assert one.p_holm == pytest.approx(2 * one.p_value)
+    assert two.significant is False
+    assert compare_neighbours(["a", "b"], [[0, 1]], np.array([1.0, 0.0]), None, 1)[0].p_value is None

@@ -1,0 +1,217 @@
+"""Each format's rule, on rows in the published fields (written by hand here) and on real rows where they are."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.formats import DATASETS, Example, RowError, fitting_formats, row_rule
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "datasets"
+
+BY_HAND: dict[str, tuple[dict[str, Any], list[Example]]] = {
+    "chip2": (
+        {"text": "<human>: Why is snow white?\n<bot>: It scatters all colours.", "metadata": {"source": "x"}},
+        [Example("Why is snow white?", "It scatters all colours.", "text")],
+    ),
+    "self_instruct": (
+        {"prompt": "Add 2 and 3.\n\nOutput:", "completion": " 5"},
+        [Example("Add 2 and 3.\n\nOutput:", " 5", "completion")],
+    ),
+    "hh_rlhf": (
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
+        [Example("", "\n\nHuman: Hi\n\nAssistant: Hello", "chosen")],
+    ),
+    "longform": (
+        {"input": "Write about rain.", "output": "Rain falls.", "source": "C4", "subset": "c4"},
+        [Example("Write about rain.", "Rain falls.")],
+    ),
+    "oasst1": (
+        {"text": "### Human: Hi### Assistant: Hello"},
+        [Example("", "### Human: Hi### Assistant: Hello", "text")],
+    ),
+    "unnatural": (
+        {
+            "instruction": "Name the colour of a thing.",
+            "instances": [
+                {
+                    "instruction_with_input": "Name its colour: grass",
+                    "input": "grass",
+                    "constraints": "None.",
+                    "output": "Green",
+                },
+                {
+                    "instruction_with_input": "Name its colour: sky",
+                    "input": "sky",
+                    "constraints": "None.",
+                    "output": "Blue",
+                },
+            ],
+            "reformulations": [
+                {
+                    "instruction": "Which colour?",
+                    "instruction_with_input": "Which colour? grass",
+                    "input": "grass",
+                    "output": "Green",
+                }
+            ],
+        },
+        [
+            Example("Name its colour: grass", "Green", "instances[0].output"),
+            Example("Name its colour: sky", "Blue", "instances[1].output"),
+        ],
+    ),
+    "flan": (
+        {"inputs": "2 + 2?", "targets": "4", "task_source": "CoT", "task_name": "x", "template_type": "zs_noopt"},
+        [Example("2 + 2?", "4", "targets")],
+    ),
+    "input_output": ({"input": "a", "output": "b"}, [Example("a", "b")]),
+}
+
+
+def shared_rows(name: str) -> list[dict[str, Any]]:
+    path = SHARED / name
+    if not path.is_file():
+        pytest.skip(f"reference data is not on this machine: ../shared/data/datasets/{name}")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_published_fields(name: str) -> None:
+    row, expected = BY_HAND[name]
+    assert DATASETS[name](row) == expected
+
+
+def test_every_format_is_covered() -> None:
+    assert set(BY_HAND) | {"alpaca", "unnatural_reformulations"} == set(DATASETS)
+
+
+def test_alpaca_with_input() -> None:
+    [example] = DATASETS["alpaca"]({"instruction": "Sort.", "input": "b {a}", "output": "{a} b"})
+    assert example == Example(
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nSort.\n\n### Input:\nb {a}\n\n### Response: ",
+        "{a} b",
+    )
+
+
+@pytest.mark.parametrize("extra", [{"input": ""}, {"input": None}, {}])
+def test_alpaca_without_input(extra: dict[str, Any]) -> None:
+    [example] = DATASETS["alpaca"]({"instruction": "Name a colour.", "output": "Red", **extra})
+    assert example.input == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\nName a colour.\n\n### Response: "
+    )
+
+
+def test_reformulations_follow_the_instances() -> None:
+    row, core = BY_HAND["unnatural"]
+    paraphrase = Example("Which colour? grass", "Green", "reformulations[0].output")
+    assert DATASETS["unnatural_reformulations"](row) == [*core, paraphrase]
+    without = {name: value for name, value in row.items() if name != "reformulations"}
+    assert DATASETS["unnatural_reformulations"](without) == core
+
+
+def test_flan_reads_escaped_newlines_of_the_tsv_only() -> None:
+    tsv = {"question": "1\\n2?", "answer": "3", "rationale": "1 + 2\\nis 3."}
+    assert DATASETS["flan"](tsv) == [Example("1\n2?", "1 + 2\nis 3. The answer is 3.", "rationale")]
+    assert DATASETS["flan"]({"inputs": "a\\nb", "targets": "c"})[0].input == "a\\nb"
+
+
+def test_chip2_keeps_the_first_turn_only() -> None:
+    [example] = DATASETS["chip2"]({"text": "<human>: A\n<bot>: B\n<human>: C\n<bot>: D"})
+    assert (example.input, example.output) == ("A", "B\n<human>: C")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "field", "problem"),
+    [
+        ("alpaca", {"instruction": "x", "ouput": "y"}, "output", "did you mean 'ouput'"),
+        ("alpaca", {"instruction": 5, "output": "y"}, "instruction", "found int '5'"),
+        ("chip2", {"text": "no turns"}, "text", "<bot>: "),
+        ("self_instruct", {}, "prompt", "the row has: nothing"),
+        ("unnatural", {"instances": []}, "instances", "expected a list"),
+        ("unnatural", {"instances": ["x"]}, "instances[0]", "found str"),
+        ("unnatural", {"instances": [{"instruction_with_input": "x"}]}, "instances[0].output", "missing"),
+        ("flan", {"text": "x"}, "inputs", "missing"),
+        ("oasst1", {"text": None}, "text", "expected text"),
+    ],
+)
+def test_a_broken_row_names_its_field(name: str, row: dict[str, Any], field: str, problem: str) -> None:
+    with pytest.raises(RowError) as caught:
+        DATASETS[name](row)
+    assert caught.value.field == field
+    assert problem in caught.value.problem
+
+
+def test_unknown_format_lists_near_names() -> None:
+    with pytest.raises(ValueError, match=r"dataset.format=alpacca.*Did you mean 'alpaca'.*oasst1"):
+        row_rule("alpacca")
+
+
+def test_fitting_formats() -> None:
+    assert fitting_formats({"prompt": "a", "completion": "b"}) == ["self_instruct"]
+    assert fitting_formats({"x": 1}) == []
+
+
+@given(st.dictionaries(st.sampled_from(["text", "input", "output", "instances", "inputs", "targets"]), st.text()))
+def test_rules_answer_or_say_which_field(row: dict[str, Any]) -> None:
+    for name, rule in DATASETS.items():
+        if name not in fitting_formats(row):
+            with pytest.raises(RowError):
+                rule(row)
+            continue
+        examples = rule(row)
+        assert examples
+        assert all(isinstance(text, str) for example in examples for text in (example.input, example.output))
+
+
+def test_real_alpaca_rows_match_their_own_rendering() -> None:
+    """The `text` column is the publisher's rendering; qlora.py's template differs by the space after "Response:"."""
+    for row in shared_rows("alpaca.jsonl"):
+        [example] = DATASETS["alpaca"](row)
+        assert example.input.endswith("### Response: ")
+        assert f"{example.input.removesuffix(' ')}\n{row['output']}" == row["text"]
+
+
+def test_real_flan_tsv_matches_the_hub_form() -> None:
+    hub = shared_rows("flan_v2_hf_fields_derived.jsonl")
+    with (SHARED / "flan_v2_cot.tsv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert len(lines) == len(hub)
+    for cells, row in zip(lines, hub, strict=True):
+        [ours] = DATASETS["flan"](dict(zip(("question", "answer", "rationale"), cells, strict=True)))
+        [theirs] = DATASETS["flan"](row)
+        assert ours.input == theirs.input
+        assert ours.output == theirs.output.replace("\\n", "\n")  # the derived file left the targets escaped
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "field"),
+    [
+        ("hh_rlhf.jsonl", "hh_rlhf", "chosen"),
+        ("openassistant_guanaco_text_derived.jsonl", "oasst1", "text"),
+        ("oasst1_qlora_pairs.jsonl", "input_output", "output"),
+        ("self_instruct_repo_t0_prompt_completion.jsonl", "self_instruct", "completion"),
+    ],
+)
+def test_real_rows_keep_their_target_whole(file: str, name: str, field: str) -> None:
+    for row in shared_rows(file):
+        [example] = DATASETS[name](row)
+        assert example.output == row[field]
+
+
+def test_real_chip2_rows_join_back() -> None:
+    for row in shared_rows("chip2_format_derived.jsonl"):
+        [example] = DATASETS["chip2"](row)
+        assert f"<human>: {example.input}\n<bot>: {example.output}" == row["text"]
+
+
+@pytest.mark.parametrize("file", ["oasst1_trees.jsonl", "self_instruct_seed_tasks.jsonl"])
+def test_real_rows_of_no_format_fit_none(file: str) -> None:
+    assert fitting_formats(shared_rows(file)[0]) == []

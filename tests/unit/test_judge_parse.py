@@ -1,0 +1,159 @@
+"""Verdicts and scores out of free text: what judges write, what the released files hold, what must stay unread."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.judge_parse import parse_scores, parse_verdict
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+def shared_rows(name: str) -> list[dict[str, str]]:
+    path = SHARED / name
+    if not path.is_file():
+        pytest.skip(f"reference data {name} is not on this machine")
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Both are fine, but the first is deeper.\n1", 1),
+        ("Reasons.\n\n2\n\n", 2),
+        ("Reasons.\n3.", 3),
+        ("Reasons.\n**2**", 2),
+        ("Reasons.\n\n**Verdict: 2**", 2),
+        ("Final verdict: [[1]]", 1),
+        ("Verdict: 3 (tie)", 3),
+        ("2 - answer 2 is more complete", 2),
+        ("[2]", 2),
+        ("The best answer is Assistant 2.", 2),
+        ("Answer: B", 2),
+        ("tie", 3),
+        ("$\\boxed{1}$", 1),
+        ('{"explanation": "x", "verdict": 2}', 2),
+        ('```json\n{"verdict": "3"}\n```', 3),
+        ("<think>The last line could be 2\n2</think>\nFine.\n1", 1),
+        ("I would choose option 3, as both assistants are equivalent.", 3),
+        ("Therefore, I choose 3 as both assistants are equivalent in their incorrectness.", 3),
+    ],
+)
+def test_reads_what_judges_write(text: str, verdict: int) -> None:
+    parsed = parse_verdict(text)
+    assert parsed.verdict == verdict
+    assert parsed.reason is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   \n\n",
+        "error",
+        "7",
+        "0",
+        "1.5",
+        "-1",
+        "12",
+        "1 or 2",
+        "1 2",
+        "Assistant 1 is worse.",
+        "Answer 1 is not better",
+        "I cannot choose between Assistant 1 and Assistant 2 as both of their answers are incorrect.",
+        "I do not choose 1.",
+        "I choose 1, but others would choose 2",
+        "1\nBut then again, who knows.",
+        '{"verdict": 4}',
+        '{"verdict": true}',
+        '{"verdict": null}',
+        '{"choice": 1}',
+        "<think>Let me see. 1",
+    ],
+)
+def test_guesses_nothing(text: str) -> None:
+    parsed = parse_verdict(text)
+    assert parsed.verdict == -1
+    assert parsed.reason
+
+
+def test_released_tails_read_as_a_person_reads_them() -> None:
+    tails = [row for row in shared_rows("qlora/vicuna_gpt4_pairwise.csv") if row["raw_tail"]]
+    assert len(tails) > 10
+    for row in tails:
+        expected = int(row["recovered_verdict"] or row["verdict"])
+        assert parse_verdict("Assessment.\n" + row["raw_tail"]).verdict == expected, row["raw_tail"]
+
+
+@given(st.text(), st.sampled_from([1, 2, 3]))
+def test_a_last_line_in_the_papers_format_is_always_read(reasoning: str, verdict: int) -> None:
+    reasoning = reasoning.replace("<think>", "").replace("{", "")
+    assert parse_verdict(f"{reasoning}\n{verdict}").verdict == verdict
+
+
+@given(st.text())
+def test_any_text_gives_a_verdict_or_a_reason(text: str) -> None:
+    parsed = parse_verdict(text)
+    assert (parsed.verdict == -1) == (parsed.reason is not None)
+    scores = parse_scores(text)
+    assert (scores.score_a is None) == (scores.score_b is None) == (scores.reason is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("8 9\nThe first ...", (8, 9)),
+        ("8, 9\n...", (8, 9)),
+        ("8/10 9/10", (8, 9)),
+        ("**7.5 10**", (7.5, 10)),
+        ("8 and 9", (8, 9)),
+        ("\n\n 10 1", (10, 1)),
+        ("First, solve it: 3 + 4 = 7.\nAssistant 1 errs in step 2.\n(1, 10)", (1, 10)),
+        ("I solved it.\n\n(3, 10)\n\nAssistant 2 shows each step.", (3, 10)),
+        ("Assistant 1: 8\nAssistant 2: 9\nBoth ...", (8, 9)),
+        ("**Answer 1**: 8/10\n**Answer 2**: 6/10", (8, 6)),
+        ('{"score_1": 4, "score_2": 5}', (4, 5)),
+    ],
+)
+def test_reads_scores(text: str, scores: tuple[float, float]) -> None:
+    parsed = parse_scores(text)
+    assert (parsed.score_a, parsed.score_b) == scores
+    assert parsed.verdict == (1 if scores[0] > scores[1] else 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "8",
+        "0 9",
+        "8 11",
+        "-3 4",
+        "8 9 7",
+        "Both do well.",
+        "Two views.\n(1, 10)\n(2, 10)\nHm.",
+        '{"score_1": 4}',
+        "Assistant 1: 8",
+    ],
+)
+def test_scores_that_are_no_scores(text: str) -> None:
+    parsed = parse_scores(text)
+    assert parsed.score_a is None
+    assert parsed.verdict == -1
+    assert parsed.reason
+
+
+def test_released_scores_survive_every_layout() -> None:
+    rows = [row for row in shared_rows("qlora/vicuna_gpt4_relative.csv") if row["status"] != "unparsed"]
+    seen: dict[tuple[str, str], str] = {(r["score_candidate"], r["score_chatgpt"]): r["status"] for r in rows}
+    assert len(seen) > 50
+    for (one, two), status in seen.items():
+        for layout in ("{} {}\nA comment on 3 points.", "{}, {}", "{}/10 {}/10\nx", "Long thoughts on 7.\n\n({}, {})"):
+            parsed: Any = parse_scores(layout.format(one, two))
+            expected = (None, None) if status == "parsed_out_of_range" else (float(one), float(two))
+            assert (parsed.score_a, parsed.score_b) == expected, layout.format(one, two)

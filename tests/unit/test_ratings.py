@@ -1,0 +1,265 @@
+"""`rate`: what comes out, and that it says so where something can't be rated."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from eval.rate_command import rate_command
+from eval.ratings import RateOptions, RatingsResult, rate_files
+
+HEADER = "question_id,system_a,system_b,verdict\n"
+QUICK = RateOptions(orderings=200, resamples=100)
+KEYS = {
+    "elo",
+    "bradley_terry",
+    "davidson",
+    "relative",
+    "position_bias",
+    "num_matches",
+    "num_unparsed",
+    "win_matrix",
+    "pairs",
+    "notes",
+    "settings",
+}
+
+
+def write(path: Path, rows: list[str], header: str = HEADER) -> Path:
+    path.write_text(header + "".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def tournament(num_questions: int, strengths: dict[str, float], seed: int, nonsense: float = 0.0) -> list[str]:
+    """Both orders of every pair on every question; the better wins more often; a share of verdicts is unparsed."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for question in range(num_questions):
+        for a in strengths:
+            for b in strengths:
+                if a != b:
+                    chance = 1 / (1 + np.exp(strengths[b] - strengths[a]))
+                    verdict = 3 if rng.random() < 0.1 else 1 if rng.random() < chance else 2
+                    rows.append(f"{question},{a},{b},{-1 if rng.random() < nonsense else verdict}")
+    return rows
+
+
+def rate_rows(tmp_path: Path, rows: list[str], options: RateOptions = QUICK) -> RatingsResult:
+    return rate_files([write(tmp_path / "verdicts.csv", rows)], options)
+
+
+def test_json_holds_every_key_and_no_nan(tmp_path: Path) -> None:
+    result = rate_rows(tmp_path, tournament(20, {"good": 1.0, "fair": 0.0, "poor": -1.0}, 0))
+    found = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert set(found) >= KEYS
+    assert list(found["bradley_terry"]) == ["good", "fair", "poor"]
+    assert set(found["elo"]["good"]) >= {"mean", "ordering_low", "ordering_high", "low", "high"}
+    assert set(found["bradley_terry"]["good"]) == {"rating", "low", "high"}
+    bias = {"first_wins", "second_wins", "ties", "first_win_rate", "low", "high", "swapped_reversals", "swapped_pairs"}
+    assert set(found["position_bias"]) == bias
+    assert found["num_matches"] == 120
+    assert found["settings"]["k"] == 32.0
+    assert found["win_matrix"]["good"]["poor"]["wins"] == found["win_matrix"]["poor"]["good"]["losses"]
+
+
+def test_the_interval_over_prompts_is_wider_than_that_of_the_ordering(tmp_path: Path) -> None:
+    result = rate_rows(tmp_path, tournament(30, {"x": 0.5, "y": 0.0, "z": -0.5}, 1), RateOptions(resamples=200))
+    for system, elo in result.elo.items():
+        assert elo.low is not None
+        assert elo.high is not None
+        assert elo.high - elo.low > 5 * (elo.ordering_high - elo.ordering_low)
+        strength = result.bradley_terry[system]
+        assert strength.low < strength.rating < strength.high  # type: ignore[operator]
+
+
+def test_bootstrap_intervals_cover_as_often_as_they_say(tmp_path: Path) -> None:
+    """Bradley-Terry intervals over 60 simulated tournaments: 95 % should hold the truth, 50 or more must."""
+    truth, covered = 2 * 0.5 * 400 / np.log(10), 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        chance = 1 / (1 + np.exp(-1.0))
+        rows = [f"{q},x,y,{1 if rng.random() < chance else 2}" for q in range(60)]
+        pair = rate_rows(tmp_path, rows, RateOptions(orderings=0, resamples=200, seed=seed)).pairs[0]
+        low, high = (pair.low, pair.high) if pair.higher == "x" else (-pair.high, -pair.low)  # type: ignore[operator]
+        covered += low <= truth <= high
+    assert 50 <= covered <= 60
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path: Path) -> None:
+    rows = tournament(15, {"x": 0.5, "y": 0.0, "z": -0.5}, 2)
+    one, two = (rate_rows(tmp_path, rows, RateOptions(orderings=100, resamples=50, seed=7)) for _ in range(2))
+    assert one == two
+    other = rate_rows(tmp_path, rows, RateOptions(orderings=100, resamples=50, seed=8))
+    assert other.elo != one.elo
+    assert [r.rating for r in other.bradley_terry.values()] == [r.rating for r in one.bradley_terry.values()]
+
+
+def test_row_order_and_names_do_not_change_bradley_terry(tmp_path: Path) -> None:
+    rows = tournament(15, {"x": 0.5, "y": 0.0, "z": -0.5}, 2)
+    one = rate_rows(tmp_path, rows).bradley_terry
+    two = rate_rows(tmp_path, [row.replace("x", "w") for row in reversed(rows)]).bradley_terry
+    assert two["w"].rating == pytest.approx(one["x"].rating, abs=1e-6)
+    assert two["y"].rating == pytest.approx(one["y"].rating, abs=1e-6)
+
+
+def test_a_judge_that_answers_nonsense_a_third_of_the_time(tmp_path: Path) -> None:
+    rows = tournament(40, {"good": 1.5, "poor": -1.5}, 3, nonsense=0.3)
+    unparsed = sum(row.endswith(",-1") for row in rows)
+    result = rate_rows(tmp_path, rows)
+    assert result.num_unparsed == unparsed
+    assert result.num_matches == len(rows) - unparsed
+    assert any(f"{unparsed} of {len(rows)} verdicts" in note for note in result.notes)
+    assert list(result.bradley_terry) == ["good", "poor"]
+
+
+def test_a_system_that_met_nobody_has_no_rating_and_that_is_said(tmp_path: Path) -> None:
+    rows = [*tournament(12, {"x": 0.5, "y": -0.5}, 4), "0,x,ghost,-1", "1,ghost,y,-1"]
+    result = rate_rows(tmp_path, rows)
+    assert result.unrated == ["ghost"]
+    assert "ghost" not in result.bradley_terry
+    assert "ghost" not in result.elo
+    assert "ghost" not in result.win_matrix
+    assert any(note.startswith("ghost met nobody") for note in result.notes)
+
+
+def test_disconnected_groups_are_not_ranked_together(tmp_path: Path) -> None:
+    rows = tournament(12, {"a": 0.5, "b": -0.5}, 5) + tournament(12, {"x": 1.0, "y": 0.0, "z": -1.0}, 6)
+    result = rate_rows(tmp_path, rows)
+    assert [set(group) for group in result.groups] == [{"x", "y", "z"}, {"a", "b"}]
+    assert {(pair.higher, pair.lower) for pair in result.pairs} & {("z", "a"), ("z", "b")} == set()
+    assert len(result.pairs) == 3
+    assert any("can't be compared" in note for note in result.notes)
+    assert np.mean([result.bradley_terry[s].rating for s in "ab"]) == pytest.approx(1000.0)
+    console = Console(width=200, record=True)
+    console.print(rate_command([tmp_path / "verdicts.csv"], QUICK)[1])
+    assert "group 2 of 2" in console.export_text()
+
+
+def test_a_null_model_that_never_wins_is_last_finite_and_said(tmp_path: Path) -> None:
+    rows = tournament(12, {"x": 0.3, "y": -0.3}, 7)
+    rows += [f"{q},{a},null,1" for q in range(12) for a in "xy"] + [f"{q},null,{a},2" for q in range(12) for a in "xy"]
+    result = rate_rows(tmp_path, rows)
+    assert list(result.bradley_terry)[-1] == "null"
+    assert np.isfinite(result.bradley_terry["null"].rating)
+    assert any(note.startswith("null has nothing but losses") for note in result.notes)
+
+
+def test_nothing_but_unparsed_verdicts(tmp_path: Path) -> None:
+    result = rate_rows(tmp_path, ["1,x,y,-1", "2,y,x,-1"])
+    assert (result.num_matches, result.num_unparsed, result.elo, result.unrated) == (0, 2, {}, ["x", "y"])
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_one_prompt_has_no_interval(tmp_path: Path) -> None:
+    result = rate_rows(tmp_path, ["1,x,y,1", "1,y,x,3"])
+    assert result.bradley_terry["x"].low is None
+    assert result.elo["x"].low is None
+    assert result.pairs[0].p_value is None
+    assert any("only 1 prompt:" in note for note in result.notes)
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_position_bias_by_hand(tmp_path: Path) -> None:
+    rows = ["1,x,y,1", "1,y,x,1", "2,x,y,1", "2,y,x,2", "3,x,y,3", "3,y,x,1", "4,x,y,2", "4,y,x,-1"]
+    bias = rate_rows(tmp_path, rows).position_bias
+    assert bias is not None
+    assert (bias.first_wins, bias.second_wins, bias.ties) == (4, 2, 1)
+    assert bias.first_win_rate == pytest.approx(4 / 6)
+    assert (bias.swapped_reversals, bias.swapped_pairs) == (1, 3)
+
+
+def test_relative_scores_by_hand(tmp_path: Path) -> None:
+    header = "question_id,system,order,score_candidate,score_chatgpt\n"
+    rows = [
+        "1,s,candidate_first,8,8",
+        "1,s,candidate_second,6,8",
+        "2,s,candidate_first,4,10",
+        "2,s,candidate_second,-1,-1",
+    ]
+    result = rate_files([write(tmp_path / "scores.csv", rows, header)], QUICK)
+    score = result.relative["s"]
+    assert score.first == pytest.approx(100 * 12 / 18)
+    assert score.second == pytest.approx(75.0)
+    assert score.mean == pytest.approx(100 * (7 + 4) / (8 + 10))
+    error = 1.96 / np.sqrt(2)
+    worst, best = 5.5 - error * 1.5, 9.0 + error * 1.0
+    assert score.ci95 == pytest.approx(100 * (5.5 / 9.0 - worst / best))
+    assert (result.num_unparsed, result.num_matches, result.elo) == (1, 0, {})
+
+
+def test_pairwise_and_ten_point_files_together(tmp_path: Path) -> None:
+    header = "question_id,system,order,score_candidate,score_chatgpt\n"
+    scores = write(tmp_path / "scores.csv", ["1,x,candidate_first,8,8"], header)
+    verdicts = write(tmp_path / "verdicts.csv", tournament(12, {"x": 0.5, "y": -0.5}, 8))
+    result = rate_files([scores, verdicts], QUICK)
+    assert set(result.relative) == {"x"}
+    assert set(result.bradley_terry) == {"x", "y"}
+
+
+def test_a_judge_that_only_likes_length_is_seen_through(tmp_path: Path) -> None:
+    """`long` wins because it is long; at equal length the two are equal, and the length gets the credit."""
+    rng = np.random.default_rng(1)
+    verdicts, answers = [], []
+    for question in range(150):
+        length = {"long": int(rng.integers(200, 1000)), "short": int(rng.integers(100, 600))}
+        for system, num in length.items():
+            answers.append(json.dumps({"question_id": question, "system": system, "answer": "x" * num}))
+        gap = (length["long"] - length["short"]) / (length["long"] + length["short"])
+        for a, b, sign in (("long", "short", 1), ("short", "long", -1)):
+            verdicts.append(f"{question},{a},{b},{1 if rng.random() < 1 / (1 + np.exp(-6 * sign * gap)) else 2}")
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join(answers), encoding="utf-8")
+    result = rate_rows(tmp_path, verdicts, RateOptions(orderings=0, resamples=100, answers=(path,)))
+    assert result.bradley_terry["long"].low > 1000  # type: ignore[operator]
+    assert result.controlled is not None
+    controlled = result.controlled.ratings["long"]
+    assert controlled.low < 1000 < controlled.high  # type: ignore[operator]
+    assert result.controlled.effects["num_characters"].low > 0  # type: ignore[operator]
+    assert set(result.controlled.effects) == {"shown_first", "num_characters"}  # the others don't vary
+    assert result.length_bias is not None
+    assert result.length_bias.low > 0.6  # type: ignore[operator]
+
+
+def test_a_bad_answer_file_is_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"question_id": 1, "system": "x", "answer": "a"}\n{"question_id": 1, "system": "x"}\n')
+    with pytest.raises(ValueError, match=r"answers\.jsonl line 2"):
+        rate_rows(tmp_path, ["1,x,y,1"], RateOptions(orderings=0, answers=(path,)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"orderings": -1}, "orderings=-1"),
+        ({"resamples": 1}, "resamples=1"),
+        ({"sample_size": 0}, "sample_size=0"),
+        ({"aggregate": "mean"}, "aggregate='mean'"),
+    ],
+)
+def test_bad_options_name_the_option(options: dict[str, object], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        RateOptions(**options)  # type: ignore[arg-type]
+
+
+def test_no_files_and_too_large_a_sample_are_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no verdict file"):
+        rate_files([], QUICK)
+    with pytest.raises(ValueError, match="sample_size=9: there are 1 matches"):
+        rate_rows(tmp_path, ["1,x,y,1"], RateOptions(sample_size=9))
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    rows = [row.replace("x", "[red]x[/red]") for row in tournament(12, {"x": 0.5, "y": -0.5}, 9)]
+    console = Console(width=200, record=True)
+    console.print(rate_command([write(tmp_path / "v.csv", rows)], QUICK)[1])
+    assert "[red]x[/red]" in console.export_text()
+
+
+def test_ratings_import_neither_torch_nor_pandas() -> None:
+    code = "import sys; from eval.ratings import rate_files; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

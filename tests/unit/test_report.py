@@ -1,0 +1,562 @@
+"""The report page: everything that was measured is on it, what wasn't is said, and model text can't escape."""
+
+import json
+import re
+import sqlite3
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from analysis.__main__ import app
+from analysis.answers import answers_view
+from analysis.figures import bin_means, curve, round_ticks, scale_over
+from analysis.formats import duration, interval, memory, number, percent, visible
+from analysis.judging import judge_view
+from analysis.records import Judge, Run, SweepRuns, Tournament, load_runs, load_tournament, sweep_runs
+from analysis.report import ReportOptions, write_report
+from analysis.sections import matrix_view
+from harness.files import append_jsonl, write_json
+from harness.ledger import Job, Ledger
+from harness.plan import RunSpec
+from harness.provenance import RunRecord, save_record
+from harness.schema import (
+    AdapterConfig,
+    AdapterMethod,
+    DatasetConfig,
+    ModelConfig,
+    QuantConfig,
+    QuantMethod,
+    TrainConfig,
+)
+
+EVIL = "<script>alert('x')</script>"
+SYSTEMS = ("smollm2-concise-nf4", "smollm2-stepwise-nf4", "smollm2-base")
+QUESTIONS = {
+    "1": "How can a busy person build a lasting habit of reading?",
+    "2": "How does a refrigerator keep food cold? Explain it to a curious adult.",
+    "3": "Write a limerick about a lighthouse.",
+}
+ANSWERS = (
+    "Start small: two pages a day, at the same time and in the same place. Keep a book where you already sit, and "
+    "count days, not pages.",
+    "1. Pick a fixed time.\n2. Put the phone in another room.\n3. Read two pages.\nIn short: make it easy and daily.",
+    f"Reading is a great habit!\n\n    indented   text\n{EVIL} & more \x1b[31mred",
+)
+
+
+class Page(HTMLParser):
+    """What a browser would do with the page: its elements, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))  # no-break spaces too
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+def make_spec(dataset: str | None, seed: int = 0) -> RunSpec:
+    model = ModelConfig(name="smollm2", hub_id="embedded/smollm2-135m-instruct")
+    if dataset is None:
+        return RunSpec(
+            model=model,
+            quant=QuantConfig(name="none", method=QuantMethod.none),
+            adapter=AdapterConfig(name="none", method=AdapterMethod.none),
+            dataset=None,
+            train=None,
+        )
+    return RunSpec(
+        model=model,
+        quant=QuantConfig(name="nf4"),
+        adapter=AdapterConfig(name="lora", lora_r=16, lora_alpha=32, lora_dropout=0.05),
+        dataset=DatasetConfig(name=dataset, hub_id=f"embedded/{dataset}", format="alpaca"),
+        train=TrainConfig(max_steps=12, batch_size=8, learning_rate=5e-4, seed=seed),
+    )
+
+
+def make_run(runs: Path, label: str, spec: RunSpec, losses: list[float], accuracy: float | None) -> str:
+    """A run folder as training and evaluating leave it. -> its run_id"""
+    folder = runs / spec.run_id
+    for step, loss in enumerate(losses, start=1):
+        append_jsonl(folder / "metrics.jsonl", {"step": step, "loss": loss, "learning_rate": 5e-4, "seconds": 4.1})
+    if accuracy is not None:
+        write_json(folder / "eval" / "mmlu" / "mmlu.json", mmlu_json(label, accuracy))
+    for question_id, question in QUESTIONS.items():
+        answer = ANSWERS[SYSTEMS.index(label) if label in SYSTEMS else -1]
+        row = {"question_id": int(question_id), "system": label, "question": question, "answer": answer}
+        append_jsonl(folder / "answers" / "open.jsonl", {**row, "num_tokens": 48, "finish_reason": "stop", "seed": 0})
+    trained = bool(losses)
+    save_record(
+        folder,
+        RunRecord(
+            run_id=spec.run_id,
+            label=label,
+            group=spec.group,
+            spec=spec.to_dict(),
+            status="done",
+            num_steps=len(losses),
+            num_examples=96 if trained else 0,
+            num_truncated_sources=0,
+            num_truncated_targets=3 if trained else 0,
+            target_tokens=3120 if trained else 0,
+            final_loss=losses[-1] if trained else None,
+            train_seconds=61.7 if trained else 0.0,
+            peak_memory_bytes=1_288_490_188,
+            base_fingerprint="5f2c" * 16,
+            data_fingerprint="a0b1" * 16 if trained else None,
+            adapter_sha256="77aa" * 16 if trained else None,
+            optimizer_used="adamw" if trained else None,
+            device="cpu",
+            notes=("paged_adamw_32bit needs CUDA: adamw was used",) if trained else (),
+            started="2026-11-22T10:00:00+00:00",
+            finished="2026-11-22T10:01:02+00:00",
+            git_commit="0123456789abcdef",
+            git_dirty=False,
+            packages={"torch": "2.11.0", "peft": "0.21.0"},
+            python="3.11.9",
+        ),
+    )
+    return spec.run_id
+
+
+def mmlu_json(system: str, accuracy: float) -> dict[str, Any]:
+    return {
+        "system": system,
+        "accuracy_macro": accuracy,
+        "accuracy_macro_ci95": [accuracy - 0.11, accuracy + 0.11],
+        "accuracy_micro": accuracy + 0.01,
+        "accuracy_micro_ci95": [accuracy - 0.1, accuracy + 0.12],
+        "n": 48,
+        "num_subjects": 2,
+        "num_truncated_prompts": 0,
+        "protocol": "lm_eval",
+        "split_name": "embedded",
+        "num_shots": 5,
+        "settings_sha256": "c" * 64,
+        "per_subject": {"anatomy": {"n": 24, "num_correct": 7, "accuracy": 7 / 24}},
+    }
+
+
+def ratings_json(names: tuple[str, ...] = SYSTEMS) -> dict[str, Any]:
+    """What `python -m eval rate --json` prints; test_real_ratings holds this shape against eval.ratings."""
+    points = (1052.4, 1003.1, 944.5)
+    pairs = zip(names, names[1:], points, points[1:], strict=False)
+    return {
+        "elo": {
+            name: {
+                "mean": mean,
+                "ordering_sd": 9.0,
+                "ordering_low": mean - 1.3,
+                "ordering_high": mean + 1.3,
+                "low": mean - 62,
+                "high": mean + 58,
+            }
+            for name, mean in zip(names, points, strict=True)
+        },
+        "bradley_terry": {
+            name: {"rating": mean + 4, "low": mean - 71, "high": mean + 80}
+            for name, mean in zip(names, points, strict=True)
+        },
+        "position_bias": {
+            "first_wins": 11,
+            "second_wins": 3,
+            "ties": 3,
+            "first_win_rate": 11 / 14,
+            "low": 0.61,
+            "high": 0.93,
+            "swapped_reversals": 5,
+            "swapped_pairs": 8,
+        },
+        "num_matches": 17,
+        "num_unparsed": 1,
+        "win_matrix": {},
+        "pairs": [
+            {
+                "higher": a,
+                "lower": b,
+                "difference": x - y,
+                "low": -30.0,
+                "high": 140.0,
+                "p_value": 0.2,
+                "p_holm": 0.4,
+                "significant": b == names[2],
+                "num_prompts": 3,
+                "num_prompts_needed": 96,
+            }
+            for a, b, x, y in pairs
+        ],
+        "length_bias": None,
+        "notes": ["1 of 18 verdicts (5.6%) are unparsed and left out"],
+        "settings": {"k": 32.0, "start": 1000.0, "orderings": 10000, "sample_size": None, "resamples": 1000},
+    }
+
+
+def make_verdicts(folder: Path, names: tuple[str, ...] = SYSTEMS, judge: str = "smollm2-135m") -> None:
+    """Every pair on every question in both orders: the earlier name wins mostly, and the place helps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["question_id,system_a,system_b,verdict,judge"]
+    for question in QUESTIONS:
+        for i, one in enumerate(names):
+            for j, two in enumerate(names):
+                if i != j:
+                    verdict = 1 if i < j else 3 if question == "1" else 1 if question == "3" else 2
+                    verdict = -1 if (question, i, j) == ("2", 0, 1) else verdict
+                    lines.append(f'{question},"{one}","{two}",{verdict},{judge}')
+    (folder / "verdicts.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A runs folder with two trained systems and the untouched base, without MMLU for the second."""
+    folder = tmp_path / "runs"
+    falling = [2.4 - 0.09 * step + 0.05 * (step % 3) for step in range(12)]
+    return folder, [
+        make_run(folder, SYSTEMS[0], make_spec("concise"), falling, 0.31),
+        make_run(folder, SYSTEMS[1], make_spec("stepwise"), [loss * 0.8 for loss in falling], None),
+        make_run(folder, SYSTEMS[2], make_spec(None), [], 0.29),
+    ]
+
+
+@pytest.fixture
+def tournament(tmp_path: Path) -> Path:
+    folder = tmp_path / "tournament"
+    make_verdicts(folder)
+    write_json(folder / "ratings.json", ratings_json())
+    return folder
+
+
+def build(out: Path, runs: tuple[Path, list[str]], tournament: Path | None, **options: Any) -> str:
+    opened = load_runs(*runs)
+    played = load_tournament(tournament) if tournament else None
+    sweep = SweepRuns(run_ids=tuple(runs[1]), command="python -m harness.run -m +experiment=demo")
+    write_report(out, sweep, opened, played, ReportOptions(title="demo", **options))
+    return (out / "index.html").read_text()
+
+
+def test_page_shows_what_was_measured(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:
+    text = Page(build(tmp_path / "out", runs, tournament)).text
+    for part in (
+        "3 systems compared on 3 prompts",
+        "judged by smollm2-135m",
+        "1052",
+        "990 to 1110",
+        "31.0 %",
+        "n 48",
+        "78.6 %",
+        "5 of 8 pairs",
+        "not separable at 95 % from smollm2-stepwise-nf4",
+        "a local model of 135M parameters",
+        "1 of 18 verdicts (5.6%) are unparsed",
+        "1 min 02 s",
+        "1.20 GiB",
+        "torch 2.11.0",
+        "python -m harness.run -m +experiment=demo",
+    ):
+        assert part in text, part
+
+
+def test_page_loads_nothing_and_runs_only_its_own_script(
+    tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path
+) -> None:
+    html = build(tmp_path / "out", runs, tournament)
+    page = Page(html)
+    assert page.count("script") == 1
+    assert page.count("link") == page.count("img") == page.count("iframe") == 0
+    assert all(not attrs.get("src") for _, attrs in page.elements)
+    targets = [attrs["href"] or "" for _, attrs in page.elements if "href" in attrs]
+    assert all(re.fullmatch(r"#[\w-]+|leaderboard\.(csv|json)", target) for target in targets), targets
+    assert not re.search(r"url\(|@import|https?:", html)
+    policy = next(attrs["content"] or "" for _, attrs in page.elements if attrs.get("http-equiv"))
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
+
+
+def test_model_text_is_escaped_and_kept(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:
+    html = build(tmp_path / "out", runs, tournament)
+    assert EVIL not in html
+    said = [text for text in Page(html).texts if "indented" in text]
+    assert len(said) == len(QUESTIONS)
+    assert said[0] == visible(ANSWERS[2])
+    assert "\x1b" not in html
+
+
+def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
+    names = (f'a"{EVIL}', "b' onload=x", "c&d")
+    runs = tmp_path / "runs"
+    ids = [make_run(runs, name, make_spec(data), [2.0, 1.5], 0.3) for name, data in zip(names, "xyz", strict=True)]
+    verdicts = tmp_path / "t"
+    make_verdicts(verdicts, tuple(name.replace('"', '""') for name in names), judge="<b>judge</b>")
+    write_json(verdicts / "ratings.json", {**ratings_json(names), "notes": [EVIL]})
+    html = build(tmp_path / "out", (runs, ids), verdicts)
+    page = Page(html)
+    assert page.count("script") == 1
+    assert all("onload" not in attrs for _, attrs in page.elements)
+    assert "<b>judge</b>" not in html
+    assert names[0] in page.text
+    rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
+    assert [row["system"] for row in rows] == list(names)
+
+
+def test_missing_parts_are_said_not_numbered(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
+    text = Page(build(tmp_path / "out", runs, None)).text
+    assert "No tournament" in text
+    assert "the report was made without a tournament" in text
+    assert text.count("not measured") >= 3 * 3  # ratings and tally of each system
+    rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
+    assert {row["elo"] for row in rows} == {None}
+    assert [row["mmlu_macro"] for row in rows] == [0.31, None, 0.29]
+
+
+def test_bare_runs_make_a_page(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    run_id = make_run(runs, "smollm2-base", make_spec(None), [], None)
+    (runs / run_id / "answers" / "open.jsonl").unlink()
+    text = Page(build(tmp_path / "out", (runs, [run_id]), None)).text
+    assert "no run has answers on disk" in text
+    assert "no run has a metrics.jsonl" in text
+    assert "untouched" in text
+
+
+def test_nothing_at_all_makes_a_page(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    assert "No finished run" in Page(build(tmp_path / "out", (tmp_path / "runs", []), None)).text
+
+
+def test_verdicts_without_ratings(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:
+    (tournament / "ratings.json").unlink()
+    text = Page(build(tmp_path / "out", runs, tournament)).text
+    assert "18 verdicts, no ratings.json" in text
+    assert "the tournament was not rated" in text
+    assert "Who beats whom" in text
+
+
+def test_same_records_same_bytes(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:
+    assert build(tmp_path / "a", runs, tournament) == build(tmp_path / "b", runs, tournament)
+
+
+def test_real_ratings(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:
+    """What eval.ratings writes today is what the page reads."""
+    from eval.ratings import RateOptions, rate_files
+
+    result = rate_files([tournament / "verdicts.csv"], RateOptions(orderings=0, resamples=20)).to_json()
+    write_json(tournament / "ratings.json", result)
+    text = Page(build(tmp_path / "out", runs, tournament)).text
+    assert "orderings=0: no Elo" in text
+    assert "Best first, by Bradley\N{EN DASH}Terry rating" in text
+    assert set(ratings_json()) <= set(result)
+    assert set(ratings_json()["pairs"][0]) == set(result["pairs"][0])
+    assert set(ratings_json()["position_bias"]) == set(result["position_bias"])
+
+
+def test_judges_settings_come_from_the_store(tmp_path: Path, tournament: Path) -> None:
+    with sqlite3.connect(tournament / "judgments.sqlite") as database:
+        database.execute("CREATE TABLE judges (settings_sha256 TEXT, name TEXT, settings TEXT, created TEXT)")
+        settings = json.dumps({"kind": "local", "num_parameters": 134_515_008})
+        database.execute("INSERT INTO judges VALUES ('x', 'smollm2-135m', ?, '2026')", (settings,))
+    database.close()
+    judge = load_tournament(tournament).judges[0]
+    assert judge.settings["kind"] == "local"
+    assert judge_view(judge).num_parameters == 134_515_008
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "warned"),
+    [
+        ("gpt-4", {}, False),
+        ("gpt-4-0613", {"kind": "api", "model": "gpt-4-0613"}, False),
+        ("llama3-70b", {}, False),
+        ("judge", {"model": {"hub_id": "embedded/smollm2-135m-instruct"}}, True),
+        ("rule", {"kind": "scripted"}, True),
+        ("mock-judge", {}, True),
+        ("some-model", {"kind": "local"}, True),
+        ("some-8b-model", {"kind": "local"}, False),
+        ("people", {}, False),
+    ],
+)
+def test_warning_depends_on_the_judge(name: str, settings: dict[str, Any], warned: bool) -> None:
+    assert (judge_view(Judge(name=name, settings=settings)).caution is not None) is warned
+
+
+def test_a_known_models_hub_id_tells_the_judges_size() -> None:
+    view = judge_view(Judge(name="local:smollm2", settings={}), {"smollm2": "embedded/smollm2-135m-instruct"})
+    assert view.num_parameters == 135e6
+    judge = Judge(name="mine", settings={"kind": "local", "base_fingerprint": "f00d"})
+    assert judge_view(judge, {"f00d": "embedded/smollm2-135m-instruct"}).num_parameters == 135e6
+
+
+def test_command_line(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:
+    folder, ids = runs
+    ledger = Ledger.open(folder / "ledger.sqlite")
+    ledger.record_sweep("demo", "python -m harness.run -m +experiment=demo")
+    jobs = [
+        Job(kind="train", spec_hash=i, run_id=i, group="g", label=label, payload="{}")
+        for i, label in zip([*ids, "0" * 12], [*SYSTEMS, "smollm2-late-nf4"], strict=True)
+    ]
+    ledger.add(jobs, sweep="demo")
+    for claim in ledger.claim("w", ["train"], max_jobs=3, lease_seconds=60, max_attempts=1):
+        ledger.finish(claim, {}, 1.0)
+    ledger.close()
+    arguments = [
+        "--sweep",
+        "demo",
+        "--runs",
+        str(folder),
+        "--tournament",
+        str(tournament),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    done = CliRunner().invoke(app, ["report", *arguments, "--json", "--command", "make demo"])
+    assert done.exit_code == 0, done.output
+    assert [row["system"] for row in json.loads(done.stdout)] == list(SYSTEMS)
+    text = Page((tmp_path / "o" / "index.html").read_text()).text
+    assert "1 run of this sweep is not done" in text
+    assert "smollm2-late-nf4" in text
+    assert "make demo" in text
+
+    shown = CliRunner().invoke(app, ["report", *arguments], env={"COLUMNS": "200"})
+    assert "smollm2-concise-nf4" in shown.stdout
+    assert "index.html" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a --sweep"),
+        (["--sweep", "nope"], "no ledger there"),
+        (["--run-id", "feedbeef"], "no record.json"),
+    ],
+)
+def test_command_line_names_what_is_wrong(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["report", "--runs", str(tmp_path), "--out", str(tmp_path / "o"), *arguments])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_unknown_sweep_names_those_there_are(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+    ledger.record_sweep("demo", "x")
+    ledger.close()
+    with pytest.raises(ValueError, match=r"no sweep 'dmeo'.*it has demo"):
+        sweep_runs("dmeo", tmp_path / "ledger.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("question_id,system_a,verdict\n1,a,1\n", "no column system_b"),
+        ("question_id,system_a,system_b,verdict\n1,a,b,4\n", "line 2: verdict '4'"),
+    ],
+)
+def test_bad_verdict_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "verdicts.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_tournament(tmp_path)
+
+
+def test_answers_take_the_judged_bench(runs: tuple[Path, list[str]], tournament: Path) -> None:
+    folder, ids = runs
+    for number_ in range(5):
+        row = {"question_id": f"v{number_}", "system": SYSTEMS[0], "question": "?", "answer": "!"}
+        append_jsonl(folder / ids[0] / "answers" / "a_bench.jsonl", row)
+    opened, played = load_runs(folder, ids), load_tournament(tournament)
+    view = answers_view(opened, SYSTEMS, played)
+    assert view is not None
+    assert (view.bench, view.other_benches, view.num_questions) == ("open", ("a_bench",), 3)
+    first = view.questions[0].rulings[0]
+    assert (first.first, first.second, first.winner) == (SYSTEMS[0], SYSTEMS[1], SYSTEMS[0])
+    assert len(view.questions[0].rulings) == 6
+    other = answers_view(opened, SYSTEMS, played, bench="a_bench", max_questions=2)
+    assert other is not None
+    assert (len(other.questions), other.num_questions, other.systems) == (2, 5, (SYSTEMS[0],))
+    with pytest.raises(ValueError, match=r"no run has answers/none\.jsonl"):
+        answers_view(opened, SYSTEMS, played, bench="none")
+
+
+def test_an_absent_answer_is_said(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:
+    path = runs[0] / runs[1][1] / "answers" / "open.jsonl"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    assert Page(build(tmp_path / "o", runs, tournament)).text.count("no answer on disk") == 2
+
+
+def test_curves_share_axes_and_average_long_runs() -> None:
+    losses = [(step, 3.0 - step / 500) for step in range(1, 1001)]
+    scale = scale_over([1.0, 3.0])
+    assert scale is not None
+    drawn = curve(losses, 2000, scale)
+    assert drawn.steps_per_point == 9
+    assert len(drawn.points.split()) == 112
+    assert drawn.end[0] < 125  # half of the axis, which another run needs in full
+    assert bin_means([(1, 1.0), (2, 3.0), (3, 5.0)], 2) == [(1.5, 2.0), (3.0, 5.0)]
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert round_ticks(903, 1112, 4) == (950, 1000, 1050, 1100)
+    assert round_ticks(0.18, 0.43, 4) == (0.2, 0.3, 0.4)
+    assert round_ticks(0.999, 1.001, 3) == (0.999, 1.0, 1.001)
+    assert scale_over([None]) is None
+    alone = scale_over([5.0])
+    assert alone is not None
+    assert alone.percent(5.0) == 50.0
+    assert alone.percent(1e9) == 100.0
+
+
+def test_matrix_leaves_out_whom_nobody_met() -> None:
+    assert matrix_view({}, SYSTEMS) is None
+
+
+def test_numbers_as_written() -> None:
+    assert number(None) == "not measured"
+    assert number(-3.26, ".1f") == "\N{MINUS SIGN}3.3"
+    assert interval(-30, 140) == "\N{MINUS SIGN}30 to 140"
+    assert interval(None, 3.0) == "no interval"
+    assert percent(0.255) == "25.5\N{NO-BREAK SPACE}%"
+    assert [duration(s).replace("\N{NO-BREAK SPACE}", " ") for s in (4.137, 65, 7865)] == [
+        "4.14 s",
+        "1 min 05 s",
+        "2 h 11 min",
+    ]
+    assert memory(0) == "not measured"
+    assert visible("a\x00\tb\n\ud800") == "a\N{SYMBOL FOR NULL}\tb\n\N{REPLACEMENT CHARACTER}"
+
+
+def test_two_runs_of_one_label_are_refused(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
+    twin = make_run(runs[0], SYSTEMS[0], make_spec("concise", seed=1), [2.0], None)
+    with pytest.raises(ValueError, match="are both called 'smollm2-concise-nf4'"):
+        build(tmp_path / "o", (runs[0], [*runs[1], twin]), None)
+
+
+def test_scores_of_different_settings_are_not_compared(
+    tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path
+) -> None:
+    values = {**mmlu_json(SYSTEMS[1], 0.4), "settings_sha256": "d" * 64}
+    write_json(runs[0] / runs[1][1] / "eval" / "mmlu" / "mmlu.json", values)
+    assert "come from 2 different sets of questions" in Page(build(tmp_path / "o", runs, tournament)).text
+
+
+def test_differing_versions_are_listed_by_run(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
+    opened: tuple[Run, ...] = load_runs(*runs)
+    other = replace(opened[0], record=replace(opened[0].record, packages={"torch": "2.12.0"}))
+    played: Tournament | None = None
+    write_report(tmp_path, SweepRuns(run_ids=()), (other, *opened[1:]), played, ReportOptions(title="t"))
+    text = Page((tmp_path / "index.html").read_text()).text
+    assert "torch 2.12.0" in text
+    assert "torch 2.11.0" in text
+    assert "Not recorded: no command is known" in text

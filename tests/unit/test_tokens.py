@@ -1,0 +1,316 @@
+"""Tokenized datasets: equal to the original collator's rule done with lists, made once, never half of a file."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from harness import tokens
+from harness.data import DataError, DataSource, locate_dataset, read_rows, row_examples
+from harness.schema import DatasetConfig, PathsConfig
+from harness.tokens import TokenizedDataset, tokenize_dataset, tokenizer_fingerprint
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "datasets"
+SAMPLE = ["The cat sat on the mat.", "What colour is the sky?", "Below is an instruction that describes a task."]
+
+
+def tiny_tokenizer(**specials: str | None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 300 tokens, `<s>` and `</s>` among them."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(SAMPLE, trainer)
+    chosen = {"bos_token": "<s>", "eos_token": "</s>"} | specials
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **chosen)  # type: ignore[no-untyped-call]
+
+
+TOKENIZER = tiny_tokenizer()
+
+
+def config(**changes: Any) -> DatasetConfig:
+    return DatasetConfig(**{"name": "mine", "hub_id": "o/mine", "format": "input_output"} | changes)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def located(settings: DatasetConfig) -> DataSource:
+    found = locate_dataset(settings, PathsConfig(cache="unused"))
+    assert isinstance(found, DataSource)
+    return found
+
+
+def tokenized(settings: DatasetConfig, cache: Path, **options: Any) -> TokenizedDataset:
+    return tokenize_dataset(settings, located(settings), options.pop("tokenizer", TOKENIZER), cache, **options)
+
+
+def by_collator(settings: DatasetConfig) -> list[tuple[list[int], int]]:
+    """`DataCollatorForCausalLM` of artidoro/qlora in lists: (input ids, tokens without loss) an example."""
+    expected = []
+    for row in read_rows(located(settings)):
+        for example in row_examples(row, settings.format):
+            source = TOKENIZER("<s>" + example.input, add_special_tokens=False)["input_ids"]
+            target = TOKENIZER(example.output + "</s>", add_special_tokens=False)["input_ids"]
+            source, target = source[: settings.source_max_tokens], target[: settings.target_max_tokens]
+            expected.append((source + target, 0 if settings.train_on_source else len(source)))
+    return expected
+
+
+def assert_equal(dataset: TokenizedDataset, expected: list[tuple[list[int], int]]) -> None:
+    assert len(dataset) == len(expected)
+    for index, (ids, num_source) in enumerate(expected):
+        example = dataset[index]
+        assert example.input_ids.dtype == np.int32
+        assert example.input_ids.tolist() == ids
+        assert example.num_source == num_source
+    assert dataset.lengths.tolist() == [len(ids) for ids, _ in expected]
+    assert dataset.num_source.tolist() == [num_source for _, num_source in expected]
+    assert dataset.num_target_tokens.tolist() == [len(ids) - max(num_source, 1) for ids, num_source in expected]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), min_size=1, max_size=12),
+    limits=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    train_on_source=st.booleans(),
+    batch=st.integers(1, 5),
+)
+def test_equals_the_original_collator(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[tuple[str, str]],
+    limits: tuple[int, int],
+    train_on_source: bool,
+    batch: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    path = write(folder / "x.jsonl", [{"input": source, "output": target} for source, target in rows])
+    chosen = config(
+        path=str(path),
+        source_max_tokens=limits[0],
+        target_max_tokens=limits[1],
+        train_on_source=train_on_source,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "_BATCH_EXAMPLES", batch)
+        dataset = tokenized(chosen, folder)
+    assert_equal(dataset, by_collator(chosen))
+    assert dataset.num_characters.tolist() == [len(source) + len(target) for source, target in rows]
+    assert dataset.lines.tolist() == list(range(1, len(rows) + 1))
+
+
+@pytest.mark.parametrize(
+    ("file", "format", "source_max_tokens", "target_max_tokens"),
+    [
+        ("alpaca.jsonl", "alpaca", 384, 128),
+        ("chip2_format_derived.jsonl", "chip2", 384, 128),
+        ("self_instruct_repo_t0_prompt_completion.jsonl", "self_instruct", 384, 128),
+        ("hh_rlhf.jsonl", "hh_rlhf", 384, 768),
+        ("openassistant_guanaco_text_derived.jsonl", "oasst1", 16, 512),
+        ("oasst1_qlora_pairs.jsonl", "input_output", 384, 512),
+        ("flan_v2_cot.tsv", "flan", 384, 128),
+        ("flan_v2_hf_fields_derived.jsonl", "flan", 384, 128),
+    ],
+)
+def test_real_rows_equal_the_original_collator(
+    tmp_path: Path, file: str, format: str, source_max_tokens: int, target_max_tokens: int
+) -> None:
+    if not (SHARED / file).is_file():
+        pytest.skip(f"reference data is not on this machine: ../shared/data/datasets/{file}")
+    chosen = config(
+        path=str(SHARED / file),
+        format=format,
+        source_max_tokens=source_max_tokens,
+        target_max_tokens=target_max_tokens,
+    )
+    assert_equal(tokenized(chosen, tmp_path), by_collator(chosen))
+
+
+def test_truncation_is_counted_and_takes_eos(tmp_path: Path) -> None:
+    rows = [{"input": "x " * 9, "output": "y"}, {"input": "x", "output": "y " * 9}, {"input": "x", "output": "y"}]
+    chosen = config(path=str(write(tmp_path / "x.jsonl", rows)), source_max_tokens=4, target_max_tokens=4)
+    dataset = tokenized(chosen, tmp_path)
+    assert (dataset.num_truncated_sources, dataset.num_truncated_targets) == (1, 1)
+    ends = [dataset[index].input_ids[-1] == TOKENIZER.eos_token_id for index in range(3)]
+    assert ends == [True, False, True]
+    assert dataset[0].input_ids[0] == TOKENIZER.bos_token_id
+    assert dataset[0].num_source == 4
+
+
+def test_several_examples_a_row(tmp_path: Path) -> None:
+    instances = [{"instruction_with_input": word, "output": word} for word in ("one", "two")]
+    chosen = config(path=str(write(tmp_path / "x.jsonl", [{"instances": instances}] * 2)), format="unnatural")
+    dataset = tokenized(chosen, tmp_path)
+    assert_equal(dataset, by_collator(chosen))
+    assert dataset.lines.tolist() == [1, 1, 2, 2]
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    encode = tokens._encode
+
+    def counted(batch: Any, *others: Any) -> pa.RecordBatch:
+        calls.append(len(batch))
+        return encode(batch, *others)
+
+    monkeypatch.setattr(tokens, "_encode", counted)
+    return calls
+
+
+ROWS = [{"input": f"question {n}", "output": f"answer {n}"} for n in range(7)]
+
+
+def test_made_once_for_the_same_content_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_calls(monkeypatch)
+    cache = tmp_path / "cache"
+    first = tokenized(config(path=str(write(tmp_path / "a.jsonl", ROWS))), cache)
+    copy = write(tmp_path / "b.jsonl", ROWS)
+    again = tokenized(config(path=str(copy), name="another"), cache)
+    on_source = tokenized(config(path=str(copy), train_on_source=True), cache)
+    assert calls == [7]
+    assert first.path == again.path == on_source.path
+    assert not on_source.num_source.any()
+    assert [path.name for path in cache.iterdir()] == [first.path.name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"source_max_tokens": 5}, {}),
+        ({"target_max_tokens": 5}, {}),
+        ({"max_rows": 3}, {}),
+        ({"format": "longform"}, {}),
+        ({}, {"tokenizer": tiny_tokenizer(bos_token=None)}),
+        ({}, {"empty_targets": "keep"}),
+    ],
+)
+def test_made_again_for_other_settings(tmp_path: Path, changes: dict[str, Any], options: dict[str, Any]) -> None:
+    path = str(write(tmp_path / "a.jsonl", ROWS))
+    cache = tmp_path / "cache"
+    assert tokenized(config(path=path), cache).path != tokenized(config(path=path, **changes), cache, **options).path
+
+
+def test_made_again_for_other_content(tmp_path: Path) -> None:
+    path, cache = tmp_path / "a.jsonl", tmp_path / "cache"
+    before = tokenized(config(path=str(write(path, ROWS))), cache).path
+    assert tokenized(config(path=str(write(path, ROWS[1:]))), cache).path != before
+
+
+def test_use_leaves_the_fingerprint_alone(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    before = tokenizer_fingerprint(tokenizer)
+    tokenizer(["a", "b c"], truncation=True, max_length=2)
+    assert json.loads(tokenizer.backend_tokenizer.to_str())["truncation"] is not None
+    assert tokenizer_fingerprint(tokenizer) == before
+
+
+def test_the_file_is_memory_mapped(tmp_path: Path) -> None:
+    dataset = tokenized(config(path=str(write(tmp_path / "a.jsonl", ROWS * 500))), tmp_path)
+    before = pa.total_allocated_bytes()
+    opened = TokenizedDataset(dataset.path, name="mine")
+    ids = [opened[index].input_ids for index in range(len(opened))]
+    assert sum(map(len, ids)) == opened.lengths.sum()
+    assert not any(array.flags.owndata or array.flags.writeable for array in ids)
+    assert pa.total_allocated_bytes() - before < opened.lengths.nbytes * 8  # a few columns of numbers, not the ids
+
+
+@pytest.mark.parametrize("index", [-1, 7])
+def test_no_such_example(tmp_path: Path, index: int) -> None:
+    dataset = tokenized(config(path=str(write(tmp_path / "a.jsonl", ROWS))), tmp_path)
+    with pytest.raises(IndexError, match=f"example {index} of 7"):
+        dataset[index]
+
+
+def test_a_torn_file_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    chosen = config(path=str(write(tmp_path / "a.jsonl", ROWS)))
+    path = tokenized(chosen, tmp_path / "cache").path
+    whole = path.read_bytes()
+    for kept in (0, 5, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:kept])
+        assert_equal(tokenized(chosen, tmp_path / "cache"), by_collator(chosen))
+        assert path.read_bytes() == whole
+    assert caplog.text.count("not whole") == 4
+
+
+def test_a_failure_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_BATCH_EXAMPLES", 2)
+    path = write(tmp_path / "a.jsonl", [*ROWS, {"input": "no output"}])
+    with pytest.raises(DataError, match=r"a.jsonl, line 8, field 'output': missing"):
+        tokenized(config(path=str(path)), tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("harness.tokens.os.fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        tokenized(config(path=str(write(tmp_path / "a.jsonl", ROWS))), tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_max_rows_is_a_seeded_sample_in_file_order(tmp_path: Path) -> None:
+    rows = [{"input": str(n), "output": "x"} for n in range(50)]
+    path = write(tmp_path / "a.jsonl", rows)
+    dataset = tokenized(config(path=str(path), max_rows=9), tmp_path)
+    expected = sorted(random.Random(42).sample(range(50), 9))
+    assert dataset.lines.tolist() == [number + 1 for number in expected]
+    everything = tokenized(config(path=str(path), max_rows=50), tmp_path)
+    assert everything.lines.tolist() == list(range(1, 51))
+
+
+@pytest.mark.parametrize("blank", ["", "  \n"])
+def test_an_empty_target_is_refused_kept_or_dropped(tmp_path: Path, blank: str) -> None:
+    rows = [ROWS[0], {"prompt": "x", "completion": blank}]
+    rows[0] = {"prompt": "x", "completion": "y"}
+    chosen = config(path=str(write(tmp_path / "a.jsonl", rows)), format="self_instruct")
+    with pytest.raises(DataError, match=r"a.jsonl, line 2, field 'completion': the target is empty"):
+        tokenized(chosen, tmp_path)
+    assert_equal(tokenized(chosen, tmp_path, empty_targets="keep"), by_collator(chosen))
+    assert tokenized(chosen, tmp_path, empty_targets="drop").lines.tolist() == [1]
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"empty.jsonl: no rows"):
+        tokenized(config(path=str(write(tmp_path / "empty.jsonl", []))), tmp_path)
+
+
+def test_a_row_longer_than_the_model_takes(tmp_path: Path) -> None:
+    rows = [ROWS[0], {"input": "x " * 40, "output": "y"}]
+    dataset = tokenized(config(path=str(write(tmp_path / "a.jsonl", rows))), tmp_path)
+    dataset.require_fits(int(dataset.lengths.max()))
+    with pytest.raises(DataError, match=r"mine, line 2: \d+ tokens, and the model takes 20: lower dataset.source_max"):
+        dataset.require_fits(20)
+
+
+def test_a_tokenizer_without_eos_or_bos(tmp_path: Path) -> None:
+    chosen = config(path=str(write(tmp_path / "a.jsonl", ROWS)))
+    with pytest.raises(ValueError, match=r"no EOS token.*tokenizer_config.json"):
+        tokenized(chosen, tmp_path, tokenizer=tiny_tokenizer(eos_token=None))
+    dataset = tokenized(chosen, tmp_path, tokenizer=tiny_tokenizer(bos_token=None))
+    assert TOKENIZER.decode(dataset[3].input_ids.tolist()) == "question 3answer 3</s>"
+
+
+@pytest.mark.parametrize("key", ["source_max_tokens", "target_max_tokens", "max_rows"])
+def test_limits_are_positive(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match=f"dataset.{key}=0: must be at least 1"):
+        tokenized(config(path=str(write(tmp_path / "a.jsonl", ROWS)), **{key: 0}), tmp_path)

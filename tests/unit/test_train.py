@@ -1,0 +1,170 @@
+"""The training core: groups equal runs alone, resume is exact, PEFT reads what we save."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from harness.adapters import AdapterBank, Segment
+from harness.attention import PACKED
+from harness.checkpoint import checkpoints
+from harness.schema import AdapterConfig, LossMean, Schedule, TrainConfig
+from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
+from tests.tiny import VOCAB_SIZE, make_checkpoint
+
+TRAIN = TrainConfig(max_steps=6, batch_size=4, learning_rate=5e-3, max_epochs=100.0, checkpoint_steps=2)
+LORA = AdapterConfig(name="lora", lora_r=4, lora_alpha=8, lora_dropout=0.2)
+
+
+@dataclass
+class Example:
+    input_ids: "np.ndarray[tuple[int], np.dtype[np.int32]]"
+    num_source: int
+
+
+def make_examples(seed: int, count: int = 10) -> list[Example]:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(5, 30, size=count)
+    return [Example(rng.integers(3, VOCAB_SIZE, size=n).astype(np.int32), int(n) // 3) for n in lengths]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def make_bank(folder: Path) -> AdapterBank:
+    return AdapterBank(AutoModelForCausalLM.from_pretrained(folder, attn_implementation=PACKED)).eval()
+
+
+def make_member(name: str, tmp: Path, seed: int = 0, **changes: object) -> tuple[Member, list[StepMetrics]]:
+    log: list[StepMetrics] = []
+    member = Member(
+        run_id=name,
+        adapter=replace(LORA, **changes.pop("adapter", {})),  # type: ignore[arg-type]
+        train=replace(TRAIN, seed=seed, **changes),  # type: ignore[arg-type]
+        examples=make_examples(seed),
+        checkpoint_folder=tmp / name / "checkpoint",
+        on_step=log.append,
+    )
+    return member, log
+
+
+def weights(bank: AdapterBank, name: str) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in bank.member_parameters(name).items()}
+
+
+def test_loss_falls_and_reaches_only_the_adapter(folder: Path, tmp_path: Path) -> None:
+    bank = make_bank(folder)
+    before = {name: p.clone() for name, p in bank.base.named_parameters() if "lora" not in name}
+    member, log = make_member("a", tmp_path, max_steps=40, learning_rate=2e-2, adapter={"lora_dropout": 0.0})
+    train_group(bank, [member])
+    assert [m.step for m in log] == list(range(1, 41))
+    assert sum(m.loss for m in log[-5:]) < 0.9 * sum(m.loss for m in log[:5])
+    assert all(torch.equal(p, dict(bank.base.named_parameters())[name]) for name, p in before.items())
+
+
+def test_a_run_in_a_group_equals_the_run_alone(folder: Path, tmp_path: Path) -> None:
+    specs = [
+        dict(seed=0),
+        dict(seed=1, adapter={"lora_r": 8, "lora_dropout": 0.0}, learning_rate=1e-3, max_steps=3),
+        dict(seed=2, schedule=Schedule.cosine, batch_size=3, loss_mean=LossMean.example),
+    ]
+    together = make_bank(folder)
+    members = [make_member(f"m{i}", tmp_path / "group", **spec)[0] for i, spec in enumerate(specs)]
+    train_group(together, members)
+    for i, spec in enumerate(specs):
+        alone = make_bank(folder)
+        member, _ = make_member(f"m{i}", tmp_path / f"alone{i}", max_microbatch_tokens=64, **spec)
+        train_group(alone, [member])
+        assert member.step == members[i].step
+        for key, value in weights(alone, f"m{i}").items():
+            torch.testing.assert_close(value, weights(together, f"m{i}")[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_resume_is_bit_identical(folder: Path, tmp_path: Path, stop_after: int) -> None:
+    straight = make_bank(folder)
+    train_group(straight, [make_member("a", tmp_path / "straight")[0]])
+    first, log = make_member("a", tmp_path / "stopped")
+    with pytest.raises(TrainingInterrupted):
+        train_group(make_bank(folder), [first], should_stop=lambda: len(log) >= stop_after)
+    resumed = make_bank(folder)
+    second, later = make_member("a", tmp_path / "stopped")
+    train_group(resumed, [second])
+    assert later[0].step == stop_after + 1
+    for key, value in weights(straight, "a").items():
+        assert torch.equal(value, weights(resumed, "a")[key]), key
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "partial"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(folder: Path, tmp_path: Path, damage: str) -> None:
+    log: list[StepMetrics]
+    member, log = make_member("a", tmp_path)
+    with pytest.raises(TrainingInterrupted):
+        train_group(make_bank(folder), [member], should_stop=lambda: len(log) >= 5)
+    newest = checkpoints(tmp_path / "a" / "checkpoint")[0]
+    state = newest / "state.safetensors"
+    data = bytearray(state.read_bytes())
+    if damage == "truncate":
+        state.write_bytes(data[:-10])
+    elif damage == "flip":
+        data[-5] ^= 1
+        state.write_bytes(data)
+    elif damage == "empty":
+        state.write_bytes(b"")
+    else:
+        (newest / "checkpoint.json").unlink()
+    again, later = make_member("a", tmp_path)
+    train_group(make_bank(folder), [again])
+    assert later[0].step == 5  # from step 4, the one before
+    assert any(str(newest) in note for note in again.notes)
+
+
+def test_peft_reads_our_adapter_and_computes_the_same(folder: Path, tmp_path: Path) -> None:
+    bank = make_bank(folder)
+    member, _ = make_member("a", tmp_path)
+    train_group(bank, [member])
+    bank.save_member("a", tmp_path / "adapter", "tiny", "main")
+    tokens = torch.tensor([[5, 9, 100, 200, 31]])
+    with torch.no_grad():
+        ours = bank.logits(bank(tokens, [Segment(num_tokens=5, member="a")])[0])
+        base = AutoModelForCausalLM.from_pretrained(folder)
+        plain = base(tokens).logits[0]
+        theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(tokens).logits[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(plain, theirs, atol=1e-3)
+    again = make_bank(folder)
+    again.load_member("b", tmp_path / "adapter")
+    with torch.no_grad():
+        torch.testing.assert_close(again.logits(again(tokens, [Segment(num_tokens=5, member="b")])[0]), ours)
+
+
+def test_a_member_whose_loss_is_not_finite_stops_alone(folder: Path, tmp_path: Path) -> None:
+    bad, _ = make_member("bad", tmp_path, learning_rate=0.9, max_grad_norm=1e30)
+    good, log = make_member("good", tmp_path, seed=1)
+    bank = make_bank(folder)
+    original = bad.on_step
+
+    def poison(metrics: StepMetrics) -> None:
+        original(metrics)
+        if metrics.step == 2:
+            next(iter(bank.member_parameters("bad").values())).data.fill_(float("nan"))
+
+    bad.on_step = poison
+    train_group(bank, [bad, good])
+    assert bad.error is not None
+    assert "step 3" in bad.error
+    assert good.error is None
+    assert len(log) == 6
+
+
+def test_segments_of_one_member_must_be_neighbours(folder: Path) -> None:
+    bank = make_bank(folder)
+    segments = [Segment(num_tokens=1, member=m) for m in ("a", None, "a")]
+    with pytest.raises(ValueError, match="not neighbours"):
+        bank(torch.tensor([[1, 2, 3]]), segments)
