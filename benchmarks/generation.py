@@ -10,14 +10,12 @@ Records: benchmarks/results/generation-*.md.
 
 import argparse
 import json
-import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.mmlu import PLAIN, smollm2
+from benchmarks.mmlu import PLAIN, Seconds, smollm2
 from eval.answer_prompts import PromptFormat, encode_dialogue, load_open_questions
 from eval.decoding import Decoded
 from eval.generate import GenerateSettings, Request, generate
@@ -37,17 +35,20 @@ def main() -> None:
         time_adapters(base, prompts, settings, options.adapters, options.repeats)
         return
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder(source, cache), dtype=torch.float32)
-    ratios = []
     for _ in range(options.repeats):
-        ours_seconds, ours = time_ours(base, [(None, prompt) for prompt in prompts], settings)
-        theirs_seconds, theirs = time_transformers(model, prompts, options.max_new_tokens)
-        ratios.append(theirs_seconds / ours_seconds)
+        ours_spent, ours = time_ours(base, [(None, prompt) for prompt in prompts], settings)
+        theirs_spent, theirs = time_transformers(model, prompts, options.max_new_tokens)
         tokens = sum(map(len, theirs))
-        line = {"ours_seconds": ours_seconds, "generate_seconds": theirs_seconds, "ratio": ratios[-1]}
-        line |= {"ours_tokens_per_second": tokens / ours_seconds, "new_tokens": tokens}
-        equal = sum(a == b for a, b in zip(ours, theirs, strict=True))
-        print(json.dumps({**line, "equal_texts": equal, "of": len(prompts)}), flush=True)
-    print(json.dumps({"ratios": ratios, "mean_ratio": float(np.mean(ratios))}))
+        line: dict[str, object] = {"ours": ours_spent.rounded(), "generate": theirs_spent.rounded()}
+        line |= {
+            "ratio_wall": theirs_spent.wall / ours_spent.wall,
+            "ratio_cpu": theirs_spent.cpu / ours_spent.cpu,
+            "ours_tokens_per_second": tokens / ours_spent.wall,
+            "new_tokens": tokens,
+            "equal_texts": sum(a == b for a, b in zip(ours, theirs, strict=True)),
+            "of": len(prompts),
+        }
+        print(json.dumps(line), flush=True)
 
 
 def parse_options() -> argparse.Namespace:
@@ -79,7 +80,7 @@ def mixed_prompts(base: LoadedBase, count: int) -> list[list[int]]:
 
 def time_ours(
     base: LoadedBase, jobs: list[tuple[str | None, list[int]]], settings: GenerateSettings
-) -> tuple[float, list[tuple[int, ...]]]:
+) -> tuple[Seconds, list[tuple[int, ...]]]:
     requests = [
         Request(system=str(member), member=member, question_id=str(number), prompt_tokens=prompt, seed=number)
         for number, (member, prompt) in enumerate(jobs)
@@ -89,16 +90,16 @@ def time_ours(
     def keep(request: Request, text: str, decoded: Decoded) -> None:
         found[request.question_id] = decoded.tokens
 
-    start = time.perf_counter()
+    start = Seconds.now()
     generate(base, requests, settings, keep)
-    return time.perf_counter() - start, [found[str(number)] for number in range(len(jobs))]
+    return Seconds.now() - start, [found[str(number)] for number in range(len(jobs))]
 
 
 def time_transformers(
     model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int
-) -> tuple[float, list[tuple[int, ...]]]:
+) -> tuple[Seconds, list[tuple[int, ...]]]:
     texts = []
-    start = time.perf_counter()
+    start = Seconds.now()
     for prompt in prompts:
         tokens = torch.tensor([prompt])
         with torch.inference_mode():
@@ -107,7 +108,7 @@ def time_transformers(
             )
         new = out[0, len(prompt) :].tolist()
         texts.append(tuple(new[:-1] if new[-1] == model.generation_config.eos_token_id else new))
-    return time.perf_counter() - start, texts
+    return Seconds.now() - start, texts
 
 
 def time_adapters(
@@ -124,7 +125,8 @@ def time_adapters(
     for _ in range(repeats):
         one, texts = time_ours(base, [(names[0], prompt) for prompt in prompts], settings)
         several, all_texts = time_ours(base, [(name, prompt) for name in names for prompt in prompts], settings)
-        line = {"one_seconds": one, f"{count}_seconds": several, "ratio": several / one}
+        line: dict[str, object] = {"one": one.rounded(), str(count): several.rounded()}
+        line |= {"ratio_wall": several.wall / one.wall, "ratio_cpu": several.cpu / one.cpu}
         line["tokens_ratio"] = sum(map(len, all_texts)) / sum(map(len, texts))
         print(json.dumps(line), flush=True)
 

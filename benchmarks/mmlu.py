@@ -3,9 +3,10 @@
     python -m benchmarks.mmlu --questions ../shared/data/mmlu/val.jsonl --shots ../shared/data/mmlu/dev.jsonl
 
 SmolLM2 in float32 on 2 threads, 5-shot, the alphabetically first 12 subjects (171 questions of the
-validation split). lm-eval runs at the batch size that was fastest on the first subjects. Prints seconds of
-scoring (model loading and task building left out on both sides), the ratio, the largest difference of
-a log-probability, and how many choices agree; `--adapters 4` times four adapters in one call beside one.
+validation split). lm-eval runs at the batch size that was fastest on the first subject. The two take turns,
+a few subjects each, so that other work on the machine hits both. Prints seconds of scoring (model loading
+and task building left out on both sides), on the wall and of the processor, their ratios, the largest
+difference of a log-probability, and how many choices agree; `--adapters 4` times four adapters in one call beside one.
 Records: benchmarks/results/mmlu-*.md.
 """
 
@@ -15,7 +16,8 @@ import logging
 import resource
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,27 @@ from harness.models import LoadedBase, checkpoint_folder, load_base
 from harness.schema import AdapterConfig, DType, ModelConfig, PathsConfig, QuantConfig, QuantMethod
 
 PLAIN = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """On the wall, and of the processor over all threads (which other work on the machine disturbs less)."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    @classmethod
+    def now(cls) -> "Seconds":
+        return cls(time.perf_counter(), time.process_time())
+
+    def __add__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.wall + other.wall, self.cpu + other.cpu)
+
+    def __sub__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.wall - other.wall, self.cpu - other.cpu)
+
+    def rounded(self) -> dict[str, float]:
+        return {"wall": round(self.wall, 2), "cpu": round(self.cpu, 2)}
 
 
 def main() -> None:
@@ -56,7 +79,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--questions", required=True)
     parser.add_argument("--shots", required=True)
     parser.add_argument("--subjects", type=int, default=12, help="the alphabetically first so many")
-    parser.add_argument("--batch-sizes", default="1,4,8,16", help="that lm-eval may choose from")
+    parser.add_argument("--batch-sizes", default="1,2,4,8", help="that lm-eval may choose from")
+    parser.add_argument("--turn-subjects", type=int, default=3, help="subjects before the other side's turn")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--adapters", type=int, default=0, help="time so many adapters in one call instead")
@@ -95,57 +119,71 @@ def compare(
     base: LoadedBase, source: ModelSource, settings: MmluSettings, options: argparse.Namespace, folder: Path
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder(source, Path(options.cache)), dtype=torch.float32)
-    batch_size = best_batch_size(model, base, options, folder)
-    questions = load_set(settings).questions
-    tasks = write_tasks(folder, questions, load_questions(settings.shots, Role.shots), settings.num_shots)
-    ratios = []
+    batch_size = best_batch_size(model, base, settings, options, folder)
     for _ in range(options.repeats):
-        ours_seconds, ours = time_ours(base, {"base": None}, settings)
-        theirs_seconds, theirs = time_lm_eval(model, base, batch_size, folder, tasks)
-        ratios.append(theirs_seconds / ours_seconds)
-        line = {"ours_seconds": ours_seconds, "lm_eval_seconds": theirs_seconds, "ratio": ratios[-1]}
-        print(json.dumps({**line, **agreement(ours["base"], theirs)}), flush=True)
-    print(json.dumps({"lm_eval_batch_size": batch_size, "ratios": ratios, "mean_ratio": float(np.mean(ratios))}))
+        ours, theirs = Seconds(), Seconds()
+        agreements = []
+        for part in in_parts(settings, options.turn_subjects, folder):
+            spent, results = time_ours(base, {"base": None}, part)
+            ours = ours + spent
+            spent, expected = time_lm_eval(model, base, batch_size, part, folder)
+            theirs = theirs + spent
+            agreements.append(agreement(results["base"], expected))
+        line = {"ours": ours.rounded(), "lm_eval": theirs.rounded(), "lm_eval_batch_size": batch_size}
+        line |= {"ratio_wall": theirs.wall / ours.wall, "ratio_cpu": theirs.cpu / ours.cpu}
+        line |= {key: sum(a[key] for a in agreements) for key in ("equal_choices", "of")}
+        print(json.dumps({**line, "max_difference": max(a["max_difference"] for a in agreements)}), flush=True)
 
 
-def best_batch_size(model: torch.nn.Module, base: LoadedBase, options: argparse.Namespace, folder: Path) -> int:
-    """The fastest for lm-eval on two subjects."""
-    settings = first_subjects(options.questions, options.shots, 2, folder)
-    tasks = write_tasks(
-        folder, load_set(settings).questions, load_questions(settings.shots, Role.shots), settings.num_shots
-    )
-    seconds = {}
-    for size in [int(size) for size in options.batch_sizes.split(",")]:
-        seconds[size], _ = time_lm_eval(model, base, size, folder, tasks)
-    print(json.dumps({"lm_eval_seconds_by_batch_size": seconds}), flush=True)
-    return min(seconds, key=lambda size: seconds[size])
+def best_batch_size(
+    model: torch.nn.Module, base: LoadedBase, settings: MmluSettings, options: argparse.Namespace, folder: Path
+) -> int:
+    """The one of least processor time for lm-eval on the first subject."""
+    first = next(in_parts(settings, 1, folder))
+    sizes = [int(size) for size in options.batch_sizes.split(",")]
+    seconds = {size: time_lm_eval(model, base, size, first, folder)[0] for size in sizes}
+    print(json.dumps({"lm_eval_by_batch_size": {k: v.rounded() for k, v in seconds.items()}}), flush=True)
+    return min(sizes, key=lambda size: seconds[size].cpu)
+
+
+def in_parts(settings: MmluSettings, num_subjects: int, folder: Path) -> Iterator[MmluSettings]:
+    """The questions, so many subjects at a time."""
+    questions = load_set(settings).questions
+    subjects = list(dict.fromkeys(question.subject for question in questions))
+    for start in range(0, len(subjects), num_subjects):
+        path = folder / f"part_{num_subjects}_{start}.jsonl"
+        wanted = subjects[start : start + num_subjects]
+        path.write_text("".join(json.dumps(asdict(q)) + "\n" for q in questions if q.subject in wanted))
+        yield replace(settings, questions=str(path))
 
 
 def time_ours(
     base: LoadedBase, members: dict[str, str | None], settings: MmluSettings
-) -> tuple[float, dict[str, MmluResult]]:
-    start = time.perf_counter()
+) -> tuple[Seconds, dict[str, MmluResult]]:
+    start = Seconds.now()
     results = score_mmlu(base, members, settings)
-    return time.perf_counter() - start, results
+    return Seconds.now() - start, results
 
 
 def time_lm_eval(
-    model: torch.nn.Module, base: LoadedBase, batch_size: int, folder: Path, tasks: dict[str, list[int]]
-) -> tuple[float, dict[int, Reference]]:
+    model: torch.nn.Module, base: LoadedBase, batch_size: int, settings: MmluSettings, folder: Path
+) -> tuple[Seconds, dict[int, Reference]]:
     """Seconds inside lm-eval's `loglikelihood`: its tokenization and the model, as ours."""
+    shots = load_questions(settings.shots, Role.shots)
+    tasks = write_tasks(folder, load_set(settings).questions, shots, settings.num_shots)
     lm = hf_model(model, base.tokenizer, batch_size)
     spent = []
     inner = lm.loglikelihood
 
     def timed(requests: Sequence[object], **kwargs: object) -> object:
-        start = time.perf_counter()
+        start = Seconds.now()
         found = inner(requests, **kwargs)
-        spent.append(time.perf_counter() - start)
+        spent.append(Seconds.now() - start)
         return found
 
     lm.loglikelihood = timed
     results = score(lm, folder, tasks)
-    return sum(spent), results
+    return sum(spent, Seconds()), results
 
 
 def agreement(ours: MmluResult, theirs: dict[int, Reference]) -> dict[str, float]:
@@ -168,7 +206,9 @@ def time_adapters(base: LoadedBase, settings: MmluSettings, count: int, repeats:
     for _ in range(repeats):
         one, _ = time_ours(base, {"adapter0": "adapter0"}, settings)
         several, _ = time_ours(base, members, settings)
-        print(json.dumps({"one_seconds": one, f"{count}_seconds": several, "ratio": several / one}), flush=True)
+        line = {"one": one.rounded(), str(count): several.rounded()}
+        line |= {"ratio_wall": several.wall / one.wall, "ratio_cpu": several.cpu / one.cpu}
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

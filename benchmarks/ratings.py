@@ -59,6 +59,16 @@ def plain_loop(rows: list[tuple[int, int, float]], num_systems: int) -> list[flo
     return ratings
 
 
+def cpu_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median processor seconds, of all threads together: what a busy machine does not stretch much."""
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        run()
+        taken.append(time.process_time() - start)
+    return median(taken)
+
+
 def seconds(run: Callable[[], object], repeats: int) -> list[float]:
     """Wall-clock seconds of each repeat."""
     taken = []
@@ -78,6 +88,8 @@ def time_elo(matches: Matches, num_systems: int) -> dict[str, float]:
     firsts, seconds_ = matches.first.tolist(), matches.second.tolist()
     elo_drawn(matches, num_systems, 32, np.random.default_rng(0))  # compiles
     runs = seconds(lambda: elo_drawn(matches, num_systems, NUM_ORDERINGS, np.random.default_rng(0), k=K), 9)
+    cpu = cpu_seconds(lambda: elo_drawn(matches, num_systems, NUM_ORDERINGS, np.random.default_rng(0), k=K), 9)
+    loop_cpu = cpu_seconds(lambda: plain_loop(rows, num_systems), 60)
     loop = seconds(lambda: plain_loop(rows, num_systems), 60)
     shuffle = seconds(lambda: random.Random(0).shuffle(shuffled), 60)
     peer = seconds(lambda: evalica.elo(firsts, seconds_, winners, k=K), 60)
@@ -93,6 +105,8 @@ def time_elo(matches: Matches, num_systems: int) -> dict[str, float]:
         "ours_median_seconds": median(runs),
         "ours_best_seconds": min(runs),
         "ours_worst_seconds": max(runs),
+        "ours_cpu_seconds": cpu,
+        "times_the_loop_in_cpu_seconds": loop_cpu * NUM_ORDERINGS / cpu,
         "loop_updates_only_seconds": median(loop) * NUM_ORDERINGS,
         "loop_with_shuffle_seconds": (median(loop) + median(shuffle)) * NUM_ORDERINGS,
         "evalica_seconds": median(peer) * NUM_ORDERINGS,

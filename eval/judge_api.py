@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openai import APIError, AsyncOpenAI
+from openai import APIError, APIStatusError, AsyncOpenAI
 
 from eval.judge_options import ApiOptions, Estimate
 from eval.judge_prompts import JudgePrompt, Mode, PromptSet, render
@@ -106,14 +106,18 @@ class ApiJudge:
         failures: list[Failure] = []
         waiting = iter(matches)
         options = self._options
-        async with (
-            AsyncOpenAI(
-                api_key=self._key, base_url=options.base_url, timeout=options.request_timeout_seconds, max_retries=0
-            ) as client,
-            asyncio.TaskGroup() as group,
-        ):
-            for _ in range(min(options.num_concurrent, len(matches))):
-                group.create_task(self._work(client, waiting, on_judgment, failures))
+        async with AsyncOpenAI(
+            api_key=self._key, base_url=options.base_url, timeout=options.request_timeout_seconds, max_retries=0
+        ) as client:
+            workers = [
+                asyncio.create_task(self._work(client, waiting, on_judgment, failures))
+                for _ in range(min(options.num_concurrent, len(matches)))
+            ]
+            try:
+                await asyncio.gather(*workers)
+            finally:  # where one failed, as on a full disk
+                for worker in workers:
+                    worker.cancel()
         return failures
 
     async def _work(
@@ -178,6 +182,8 @@ class ApiJudge:
             ):  # the client's own starts anew with each byte
                 raw = await client.chat.completions.with_raw_response.create(**self._request(prompt))
         except (APIError, TimeoutError) as error:
+            if isinstance(error, APIStatusError):
+                self._gate.observe(error.response.headers, self._max_tokens(prompt))
             return classify(error)
         self._gate.observe(raw.headers, self._max_tokens(prompt))
         return read_reply(raw.http_response.content, raw.headers.get("content-type", ""))

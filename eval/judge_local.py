@@ -17,8 +17,8 @@ begs for a win 10, and contradicted itself under swapped order in 14 % of pairs;
 may want `chat_template`. Labels and control tokens inside an answer are disarmed.
 
 A preference within the margin is a tie. 0.1 nats is 52.5 against 47.5 %: in the trial above it cut the
-contradictions from 24 (no margin) to 14 % and left the ranking of the contestants as it was. A match's verdict depends on its own texts only, never on
-what else is in the tournament.
+contradictions from 24 (no margin) to 14 % and left the ranking of the contestants as it was. A match's
+verdict depends on its own texts only, never on what else is in the tournament.
 """
 
 import re

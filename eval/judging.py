@@ -162,7 +162,7 @@ def read_answers(paths: Iterable[Path], benchmark: str = "open") -> Answers:
             raise ValueError(f"{file}: no such answer file; make it with `python -m eval generate`")
         for row, entry in enumerate(read_jsonl(file), start=1):
             where = f"{file}: row {row}"
-            question_id, system = _identifier(entry, where), _text(entry, "system", where)
+            question_id, system = _identifier(entry, where), _text(entry, "system", where).strip()
             if (system, question_id) in origins:
                 raise ValueError(
                     f"{where}: {system} answers question {question_id} again, after {origins[system, question_id]}; "
@@ -264,4 +264,4 @@ def _text(row: Mapping[str, Any], key: str, where: str, may_be_empty: bool = Fal
     value = row.get(key)
     if not isinstance(value, str) or not (value.strip() or may_be_empty):
         raise ValueError(f"{where}: {key} is {value!r}; expected text")
-    return value
+    return value.encode("utf-8", "replace").decode()  # half a surrogate pair can't be hashed, stored or sent

@@ -89,7 +89,8 @@ class BankLinear(nn.Module):
         probability, seed = self.dropout[member]
         if self.training and probability > 0:
             x_1TI = x_1TI * self._dropout_mask(member, x_1TI, probability, seed)
-        return (x_1TI @ a_RI.T) @ b_OR.T * self.scale[member]
+        delta: Tensor = (x_1TI @ a_RI.T) @ b_OR.T * self.scale[member]
+        return delta
 
     def _dropout_mask(self, member: str, x_1TI: Tensor, probability: float, seed: int) -> Tensor:
         """Zeros and 1/(1-p), drawn for each segment from (seed, dropout_key, layer): recomputation repeats it."""
@@ -312,7 +313,9 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
     saved: dict[str, Any] = json.loads(path.read_text())
     unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if saved.get(key)]
     if saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none" or unsupported:
-        raise ValueError(f"{path}: only plain LoRA without bias is served here, not {saved.get('peft_type')} {unsupported}")
+        raise ValueError(
+            f"{path}: only plain LoRA without bias is served here, not {saved.get('peft_type')} {unsupported}"
+        )
     return saved
 
 

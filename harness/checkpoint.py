@@ -51,7 +51,12 @@ def save_checkpoint(
             else:
                 scalars.setdefault(str(index), {})[key] = value
     data = save(tensors)
-    meta = {"schema_version": SCHEMA_VERSION, "run_id": run_id, "step": step, "sha256": hashlib.sha256(data).hexdigest()}
+    meta = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "step": step,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
     target = folder / f"step-{step:08d}"
     partial = folder / f".partial-{os.getpid()}-{step}"
     try:

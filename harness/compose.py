@@ -118,15 +118,15 @@ def compose_points(loader: ConfigLoader, arguments: Sequence[str]) -> list[Point
         ConfigError: all mistakes of all points together.
     """
     parsed = OverridesParser.create().parse_overrides(list(arguments))
-    fixed = [o.input_line for o in parsed if not o.is_sweep_override()]
+    fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     axes = [_choices(o) for o in parsed if o.is_sweep_override()]
-    grid = OmegaConf.to_container(_load(loader, fixed), resolve=False)["grid"]  # type: ignore[call-overload,index]
+    grid: list[dict[str, Any]] = OmegaConf.to_container(_load(loader, fixed).grid)  # type: ignore[assignment]
     points: dict[tuple[str, ...], Point] = {}
     problems: list[str] = []
     for part in grid or [{}]:
         part_axes = [[f"{key}={choice.strip()}" for choice in _split(value)] for key, value in part.items()]
         for chosen in itertools.product(*part_axes, *axes):
-            overrides = tuple([*fixed, *_last_wins(chosen)])
+            overrides = (*fixed, *_last_wins(chosen))
             if overrides in points:
                 continue
             try:
@@ -176,7 +176,8 @@ def _check_override(override: Override) -> Iterator[str]:
             if value not in known:
                 yield f"{key}={value}: no such {key}.{near(value, known)}"
         return
-    where, schema = "", typing.cast(Any, Config)
+    where = ""
+    schema: Any = Config
     for part in key.split("."):
         if isinstance(schema, dict) or not is_dataclass(schema):
             return  # below a free-form mapping: Hydra's own check
@@ -194,7 +195,7 @@ def near(word: str, known: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(found)}?" if found else f" Known: {', '.join(known)}"
 
 
-def _field_type(schema: type, name: str) -> Any:
+def _field_type(schema: Any, name: str) -> Any:
     hint = typing.get_type_hints(schema).get(name)
     if isinstance(hint, types.UnionType):
         return next(arg for arg in typing.get_args(hint) if arg is not type(None))

@@ -33,9 +33,7 @@ def locate_model(config: ModelConfig, paths: PathsConfig) -> ModelSource | Missi
     looked: list[str] = []
     found = _local_folder(config, paths, looked)
     if found is not None:
-        return ModelSource(
-            kind="folder", location=str(found), revision=config.revision, max_length=config.max_length
-        )
+        return ModelSource(kind="folder", location=str(found), revision=config.revision, max_length=config.max_length)
     if config.path is not None:
         return _missing(config, looked, "point model.path at a folder with config.json and *.safetensors")
     if config.hub_id in EMBEDDED_MODELS:
@@ -48,9 +46,7 @@ def locate_model(config: ModelConfig, paths: PathsConfig) -> ModelSource | Missi
     looked.append(f"the hub's local cache (HF_HOME): {config.hub_id} is not downloaded")
     problem = hub_problem(config.hub_id, config.revision)
     if problem is None:
-        return ModelSource(
-            kind="hub", location=config.hub_id, revision=config.revision, max_length=config.max_length
-        )
+        return ModelSource(kind="hub", location=config.hub_id, revision=config.revision, max_length=config.max_length)
     looked.append(f"https://huggingface.co/{config.hub_id}: {problem}")
     return _missing(
         config,

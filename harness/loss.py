@@ -48,5 +48,5 @@ def target_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Te
     Returns:
         [N] float32, in nats; differentiable in `hidden_ND`.
     """
-    losses: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N)
+    losses: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N)  # type: ignore[no-untyped-call]
     return losses

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import logging as transformers_logging
 
 from harness.adapters import AdapterBank
 from harness.attention import PACKED
@@ -110,3 +111,9 @@ def convert_gguf(gguf: Path, models: Path) -> Path:
             (partial / "complete.json").write_text(json.dumps({"source": gguf.name, "bytes": stat.st_size}))
             os.replace(partial, target)
     return target
+
+
+def quiet_libraries() -> None:
+    """Progress is ours to show: bars and start-up warnings of the libraries would tear it."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

@@ -31,7 +31,7 @@ def make_optimizer(
     import bitsandbytes as bnb
 
     bits = 8 if kind is Optimizer.paged_adamw_8bit else 32
-    return bnb.optim.AdamW(
+    optimizer: torch.optim.Optimizer = bnb.optim.AdamW(
         parameters,
         lr=lr,
         betas=betas,
@@ -40,3 +40,4 @@ def make_optimizer(
         optim_bits=bits,
         is_paged=True,
     )
+    return optimizer

@@ -104,7 +104,9 @@ def make_spec(config: Config, device: Device, hash_file: Callable[[Path], str]) 
     row = recipe_row(config.dataset, config.model)
     train = dataclasses.replace(
         config.train,
-        **{k: getattr(row, k) for k in ("max_steps", "batch_size", "learning_rate") if getattr(config.train, k) is None},
+        **{
+            k: getattr(row, k) for k in ("max_steps", "batch_size", "learning_rate") if getattr(config.train, k) is None
+        },
     )
     adapter = config.adapter
     if adapter.lora_dropout is None:

@@ -43,7 +43,8 @@ def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device
         )
         int8.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
         int8.bias = linear.bias
-        return int8.to(device)
+        moved: nn.Module = int8.to(device)
+        return moved
     layer = bnb.nn.Linear4bit(
         linear.in_features,
         linear.out_features,
@@ -63,4 +64,5 @@ def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device
     # On CPUs with bf16 instructions bitsandbytes would repack the weights in place in inference mode and
     # compute in bfloat16: a run's scores would depend on the machine.
     layer.support_avx512bf16_for_cpu = False
-    return layer.to(device)
+    quantized: nn.Module = layer.to(device)
+    return quantized

@@ -46,15 +46,14 @@ def cached_snapshot(repo_id: str, revision: str, repo_type: str = "model") -> Pa
 @cache
 def hub_problem(repo_id: str, revision: str, repo_type: str = "model") -> str | None:
     """Why the hub can't serve a repository now, or None where it can. One short try, no retries."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub import HfApi, constants, errors
 
     if constants.HF_HUB_OFFLINE:
         return "the hub was not asked: HF_HUB_OFFLINE is set"
     try:
         HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=5.0)
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         return f"the hub answered: {str(error).splitlines()[0]}"
-    except (HTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         return f"the hub could not be reached ({type(error).__name__})"
     return None

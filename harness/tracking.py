@@ -16,9 +16,7 @@ class Tracker:
         self._run = run
 
     @classmethod
-    def start(
-        cls, config: TrackingConfig, spec: RunSpec, label: str, sweep: str | None, folder: Path
-    ) -> "Tracker":
+    def start(cls, config: TrackingConfig, spec: RunSpec, label: str, sweep: str | None, folder: Path) -> "Tracker":
         """Opens the mirror in `<folder>/wandb`; runs of a sweep share a wandb group."""
         if config.wandb_mode is WandbMode.disabled:
             return cls(None)

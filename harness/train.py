@@ -80,9 +80,7 @@ class TrainingInterrupted(Exception):
     """Asked to stop; every member's state is saved."""
 
 
-def train_group(
-    bank: AdapterBank, members: Sequence[Member], should_stop: Callable[[], bool] = lambda: False
-) -> None:
+def train_group(bank: AdapterBank, members: Sequence[Member], should_stop: Callable[[], bool] = lambda: False) -> None:
     """Trains every member to its last step, from its newest checkpoint if it has one.
 
     On return the members' adapters are in `bank`. A member whose loss is not finite, or whose data or

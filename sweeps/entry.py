@@ -2,7 +2,10 @@
 
 from multiprocessing.connection import Connection
 
+from harness.process import prepare_process
 from sweeps.settings import WorkerSettings
+
+prepare_process()  # this module is the first that the forkserver loads
 
 
 def start_worker(settings: WorkerSettings, connection: Connection | None, threads: int | None) -> None:

@@ -30,7 +30,7 @@ def mmlu_jobs(context: Context, claims: Sequence[JobRow]) -> None:
                 base,
                 {claim.run_id: system.member for claim, system in zip(same, systems, strict=True)},
                 settings,
-                on_progress=lambda done, total: context.tell(same[0], phase="mmlu", step=done, total=total),
+                on_progress=_teller(context, same[0]),
             )
         finally:
             for member in members:
@@ -43,6 +43,10 @@ def mmlu_jobs(context: Context, claims: Sequence[JobRow]) -> None:
 
 
 EVALS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {"mmlu": mmlu_jobs}
+
+
+def _teller(context: Context, claim: JobRow) -> Callable[[int, int], None]:
+    return lambda done, total: context.tell(claim, phase="mmlu", step=done, total=total)
 
 
 def _by_settings(claims: Sequence[JobRow]) -> dict[str, list[JobRow]]:

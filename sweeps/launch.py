@@ -78,9 +78,7 @@ def enqueue(
         if row is not None and row.status is JobStatus.done and _problem(config, run) is not None:
             again |= {job.job_id for job in jobs if job.run_id == run.run_id}
     if again:
-        ledger.requeue(
-            [JobStatus.failed, JobStatus.cancelled, JobStatus.done], sweep=sweep, job_ids=sorted(again)
-        )
+        ledger.requeue([JobStatus.failed, JobStatus.cancelled, JobStatus.done], sweep=sweep, job_ids=sorted(again))
 
 
 def plan_table(runs: Sequence[PlannedRun], finished: set[str]) -> Table:
@@ -127,7 +125,9 @@ def _run(ledger: Ledger, config: Config, jobs: Sequence[Job], sweep: str, consol
     console.print(_result_table(rows))
     bad = [row for row in rows if row.status is not JobStatus.done]
     for row in bad:
-        console.print(f"{row.kind} {row.label}: {row.status}: {row.reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"{row.kind} {row.label}: {row.status}: {row.reason}", markup=False, highlight=False, soft_wrap=True
+        )
     return EXIT_FAILED if bad else EXIT_OK
 
 

@@ -15,9 +15,9 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from harness.ledger import JobStatus, Ledger
-from harness.threads import prepare_cpu_threads
-from sweeps.settings import WorkerSettings
+from harness.process import prepare_process
 from sweeps.entry import start_worker
+from sweeps.settings import WorkerSettings
 
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.2
@@ -36,7 +36,7 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM; by then the workers have saved their state and ended.
     """
-    prepare_cpu_threads()  # the forkserver inherits it, and preloads torch
+    prepare_process()  # the forkserver inherits it, and preloads torch
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sweeps.entry", "sweeps.worker"])
     previous = signal.signal(signal.SIGTERM, _interrupt)

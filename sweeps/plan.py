@@ -56,9 +56,7 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
     labels = [spec.label for spec, _ in specs.values()]
-    return [
-        PlannedRun(spec=spec, evals=evals, label=_unique(spec, labels)) for spec, evals in specs.values()
-    ]
+    return [PlannedRun(spec=spec, evals=evals, label=_unique(spec, labels)) for spec, evals in specs.values()]
 
 
 def make_jobs(runs: Sequence[PlannedRun]) -> list[Job]:

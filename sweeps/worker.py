@@ -4,7 +4,6 @@ Every job under every launch goes through here, single runs too. Its entry is an
 that a preloaded forkserver starts it in 0.05 s. SIGTERM: state is saved, claims are given back, the process ends.
 """
 
-import logging
 import os
 import signal
 import socket
@@ -17,9 +16,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-import transformers
 
 from harness.ledger import JobRow, JobStatus, Ledger
+from harness.models import quiet_libraries
 from harness.train import TrainingInterrupted
 from sweeps.context import Context
 from sweeps.evals import EVALS
@@ -109,7 +108,9 @@ def _leases_renewed(context: Context, claims: Sequence[JobRow]) -> Iterator[None
 
 def _anything_open(context: Context) -> bool:
     counts = context.ledger.counts(context.settings.sweep)
-    return any(per_kind.get(status, 0) for per_kind in counts.values() for status in (JobStatus.queued, JobStatus.claimed))
+    return any(
+        per_kind.get(status, 0) for per_kind in counts.values() for status in (JobStatus.queued, JobStatus.claimed)
+    )
 
 
 def _sender(connection: Connection | None) -> Callable[[dict[str, Any]], None]:
@@ -130,10 +131,3 @@ def _stop_with_parent(connection: Connection, stop: threading.Event) -> None:
     except (EOFError, OSError):
         pass
     stop.set()
-
-
-def quiet_libraries() -> None:
-    """Progress is ours to show: bars and start-up warnings of the libraries would tear it."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -133,6 +133,7 @@ def test_the_estimate_bounds_what_is_paid() -> None:
     assert (found.num_calls, found.num_completion_tokens) == (2, 200)
     assert found.num_prompt_tokens == pytest.approx(2 * (size / 4 + 16), abs=2)
     assert found.cost_usd is not None
+    assert found.max_cost_usd is not None
     assert found.max_cost_usd == pytest.approx(2 * ((size + 16) * 10 + 100 * 30) / 1e6)
     assert found.cost_usd < found.max_cost_usd
     assert estimate_calls(ApiOptions(model="m"), PROMPTS, [MATCH]).cost_usd is None

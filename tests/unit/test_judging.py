@@ -252,8 +252,14 @@ def test_ordinary_answers_are_left_alone(text: str) -> None:
     assert neutralise(text) == text
 
 
-def test_a_lone_surrogate_does_not_stop_a_judge() -> None:
-    assert render(own_prompts(Mode.pairwise), a_match("half \ud83d")).sha256
+def test_a_lone_surrogate_does_not_stop_a_tournament(tmp_path: Path) -> None:
+    options = options_in(tmp_path)
+    rows: list[dict[str, object]] = [
+        {"question_id": 1, "system": s, "answer": f"{s} \ud83d"} for s in ("ann", "bob\ud83d")
+    ]
+    write_jsonl(tmp_path / "answers.jsonl", rows)
+    summary = run(options, judge=ScriptedJudge(lambda prompt, match: "half \ud83d\n1"))
+    assert (summary.num_judged, summary.num_unparsed) == (2, 0)
 
 
 def test_placeholders_in_answers_stay_text() -> None:
@@ -377,6 +383,23 @@ def test_other_settings_replace_a_judges_verdicts_and_other_judges_stand_beside(
     assert summary.num_judged == 18
     assert len(rows) == 36
     assert {(row["judge"], row["verdict"]) for row in rows} == {("first", "1"), ("scripted", "1")}
+
+
+def test_verdict_files_are_played_again(tmp_path: Path) -> None:
+    pytest.importorskip("numba")  # which the reader of verdict files needs
+    played = run(options_in(tmp_path), judge=ScriptedJudge(longer))
+    kept = [line for line in played.output.read_text().splitlines() if not line.startswith("3,ann,cyd")]
+    kept[1] = kept[1].rsplit(",", 2)[0] + ",-1,scripted"
+    file = tmp_path / "verdicts.csv"
+    file.write_text("\n".join(kept) + "\n")
+    options = options_in(tmp_path, tournament=tmp_path / "again", judge=ReplayOptions(files=(file,)))
+    summary = run(options)
+    assert summary.judge == "scripted"
+    assert (summary.num_judged, summary.num_unparsed, summary.num_failed) == (17, 1, 1)
+    assert summary.failures == {"not in the verdict files": 1}
+    assert summary.output.read_text().splitlines() == kept
+    with pytest.raises(ValueError, match="verdicts of scripted"):
+        run(options_in(tmp_path, judge=ReplayOptions(files=(file,), judge="gpt-4")))
 
 
 def test_relative_scores_against_a_reference(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,10 +70,10 @@ def test_loss_falls_and_reaches_only_the_adapter(folder: Path, tmp_path: Path) -
 
 
 def test_a_run_in_a_group_equals_the_run_alone(folder: Path, tmp_path: Path) -> None:
-    specs = [
-        dict(seed=0),
-        dict(seed=1, adapter={"lora_r": 8, "lora_dropout": 0.0}, learning_rate=1e-3, max_steps=3),
-        dict(seed=2, schedule=Schedule.cosine, batch_size=3, loss_mean=LossMean.example),
+    specs: list[dict[str, Any]] = [
+        {"seed": 0},
+        {"seed": 1, "adapter": {"lora_r": 8, "lora_dropout": 0.0}, "learning_rate": 1e-3, "max_steps": 3},
+        {"seed": 2, "schedule": Schedule.cosine, "batch_size": 3, "loss_mean": LossMean.example},
     ]
     together = make_bank(folder)
     members = [make_member(f"m{i}", tmp_path / "group", **spec)[0] for i, spec in enumerate(specs)]

@@ -1,0 +1,52 @@
+"""A config group's choice by its name, without Hydra: what `--model smollm2` means to the `eval` commands."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.plan import typed
+from harness.schema import ModelConfig, QuantConfig
+
+CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+
+
+def model_choice(name_or_path: str) -> ModelConfig:
+    """A choice of conf/model, or a folder with a checkpoint.
+
+    Raises:
+        ValueError: neither; near matches are named.
+    """
+    if Path(name_or_path).is_dir():
+        path = Path(name_or_path)
+        config: ModelConfig = typed(ModelConfig, {"name": path.name, "hub_id": path.name, "path": str(path)})
+        return config
+    chosen: ModelConfig = typed(ModelConfig, load_choice("model", name_or_path))
+    return chosen
+
+
+def quant_choice(name: str) -> QuantConfig:
+    """A choice of conf/quant. Raises ValueError, with the near matches, for another name."""
+    chosen: QuantConfig = typed(QuantConfig, load_choice("quant", name))
+    return chosen
+
+
+def load_choice(group: str, name: str) -> dict[str, Any]:
+    """The values of one YAML file, with those of the files that its `defaults` name.
+
+    Raises:
+        ValueError: no such choice.
+    """
+    path = CONF_FOLDER / group / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+        raise ValueError(f"{group} {name!r}: no such choice in conf/{group}, and no such folder; {hint}")
+    values: dict[str, Any] = yaml.safe_load(path.read_text())
+    merged: dict[str, Any] = {}
+    for default in values.pop("defaults", []):
+        if default not in ("schema", "_self_"):
+            merged |= load_choice(group, default)
+    return merged | values
