@@ -3,10 +3,11 @@
 Library only; `python -m eval judge` runs `eval.judge_command`, and `eval.judge_store` keeps what is judged.
 
 A contestant is a name with an answer to each question. Every pair of contestants meets on every question
-that both answered, in both orders, because judges favour a position (QLoRA, arXiv 2305.14314, section 6.2:
-GPT-4 the first). Verdicts are those of `eval.verdicts`: 1 = the answer shown first is better, 2 = the
-second, 3 = tie, -1 = none could be read. `null_answers` makes the control of arXiv 2410.07137: a
-contestant with one constant answer, which no trustworthy judge ranks high.
+that both answered, in both orders, because judges favour a position (in the verdicts that QLoRA, arXiv
+2305.14314, released for the Vicuna benchmark, the first answer wins 65 % of the decisive ones). Verdicts
+are those of `eval.verdicts`: 1 = the answer shown first is better, 2 = the second, 3 = tie, -1 = none could
+be read. `null_answers` makes the control of arXiv 2410.07137: a contestant with one constant answer,
+which no trustworthy judge ranks high.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -26,23 +26,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from harness.attention import AttentionPlan, Packed
+from harness.collate import Item, pack
 from harness.files import write_atomically
+from harness.loss import target_losses
 from harness.schema import AdapterConfig, AdapterMethod
+from harness.segments import Segment
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 BASE = ""  # stands for "no member" within a layout
 _PEFT_PREFIX = "base_model.model."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """One sequence of a packed row."""
-
-    num_tokens: int
-    member: str | None  # whose adapter serves it; None: the untouched base
-    dropout_key: int = 0  # identifies (step, example) to the member's dropout stream
 
 
 @dataclass(slots=True)
@@ -159,7 +153,11 @@ class AdapterBank(nn.Module):
         """
         saved = read_peft_config(folder)
         config = AdapterConfig(
-            name="lora", lora_r=saved["r"], lora_alpha=saved["lora_alpha"], lora_dropout=saved["lora_dropout"]
+            name="lora",
+            method=AdapterMethod.rslora if saved.get("use_rslora") else AdapterMethod.lora,
+            lora_r=saved["r"],
+            lora_alpha=saved["lora_alpha"],
+            lora_dropout=saved["lora_dropout"],
         )
         tensors = load_file(folder / ADAPTER_WEIGHTS)
         self.configs[name] = config
@@ -235,6 +233,15 @@ class AdapterBank(nn.Module):
         hidden: Tensor = out.last_hidden_state
         return hidden
 
+    def item_losses(self, items: Sequence[Item]) -> Tensor:
+        """-> negative log-likelihood of every target token, in the items' order, [targets] float32.
+
+        Only target positions reach the output layer; those of one member must be neighbours.
+        """
+        row = pack(items, self.device)
+        hidden_1ND = self(row.input_ids_1N, row.segments)
+        return target_losses(hidden_1ND[0, row.target_at_M], self.lm_head_weight, row.targets_M)
+
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """[N, hidden] -> [N, V], float32."""
         head = self.base.get_output_embeddings()  # type: ignore[operator]
@@ -257,7 +264,8 @@ class AdapterBank(nn.Module):
         device = self.device
         layer.lora_a[name] = nn.Parameter(a_RI.to(device=device, dtype=torch.float32))
         layer.lora_b[name] = nn.Parameter(b_OR.to(device=device, dtype=torch.float32))
-        layer.scale[name] = config.lora_alpha / config.lora_r
+        rank = math.sqrt(config.lora_r) if config.method is AdapterMethod.rslora else config.lora_r
+        layer.scale[name] = config.lora_alpha / rank
         layer.dropout[name] = (config.lora_dropout or 0.0, seed)
 
     def _set_layout(self, segments: Sequence[Segment]) -> None:
@@ -295,6 +303,7 @@ def peft_config(config: AdapterConfig, targets: Sequence[str], base_model: str, 
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout or 0.0,
         "target_modules": list(targets),
+        "use_rslora": config.method is AdapterMethod.rslora,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -311,7 +320,7 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{folder}: no {ADAPTER_CONFIG}; expected a folder written by PEFT or by a run")
     saved: dict[str, Any] = json.loads(path.read_text())
-    unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if saved.get(key)]
+    unsupported = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if saved.get(key)]
     if saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none" or unsupported:
         raise ValueError(
             f"{path}: only plain LoRA without bias is served here, not {saved.get('peft_type')} {unsupported}"

@@ -1,13 +1,13 @@
 """Packs the examples of a step, of all members of a group, into flat rows without padding."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.adapters import Segment
+from harness.segments import Segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,6 @@ class PackedRow:
     segments: list[Segment]
     target_at_M: Tensor  # positions whose next token is a target
     targets_M: Tensor
-    weights_M: Tensor
-    spans: dict[str, slice] = field(default_factory=dict)  # member -> its targets
 
 
 def split_rows(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
@@ -52,24 +50,17 @@ def split_rows(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
 
 def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
     """Lays items one behind the other; those of one member must be neighbours."""
-    segments, at, targets, weights = [], [], [], []
-    spans: dict[str, slice] = {}
-    start = num_targets = 0
+    segments, at, targets = [], [], []
+    start = 0
     for item in items:
         segments.append(Segment(num_tokens=len(item.tokens), member=item.member, dropout_key=item.dropout_key))
         first = max(item.num_source, 1)  # the first token of a sequence is predicted by nothing
         at.append(np.arange(start + first - 1, start + len(item.tokens) - 1))
         targets.append(item.tokens[first:])
-        weights.append(np.full(item.num_targets, item.weight, dtype=np.float32))
-        begin = spans[item.member].start if item.member in spans else num_targets
-        num_targets += item.num_targets
-        spans[item.member] = slice(begin, num_targets)
         start += len(item.tokens)
     return PackedRow(
         input_ids_1N=torch.from_numpy(np.concatenate([i.tokens for i in items]).astype(np.int64))[None].to(device),
         segments=segments,
         target_at_M=torch.from_numpy(np.concatenate(at)).to(device),
         targets_M=torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
-        weights_M=torch.from_numpy(np.concatenate(weights)).to(device),
-        spans=spans,
     )

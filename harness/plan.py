@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.schema import (
+    SHARED_BASE_METHODS,
     AdapterConfig,
     AdapterMethod,
     Config,
@@ -30,6 +31,7 @@ from harness.schema import (
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1)
 RUN_ID_LENGTH = 12
+_SHORT_DTYPES = {DType.float32: "fp32", DType.bfloat16: "bf16", DType.float16: "fp16", DType.auto: "auto"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,10 @@ class RunSpec:
     @property
     def group(self) -> str:
         """Runs of equal group share a frozen base: model, revision, quantization, compute dtype."""
-        return _digest([identity(self.model), identity(self.quant)])[:RUN_ID_LENGTH]
+        shared = [identity(self.model), identity(self.quant)]
+        if self.adapter.method not in SHARED_BASE_METHODS:
+            shared.append(self.run_id)  # it changes its base, or owns it: a group of one
+        return _digest(shared)[:RUN_ID_LENGTH]
 
     @property
     def label(self) -> str:
@@ -59,13 +64,25 @@ class RunSpec:
         if self.dataset is None:
             parts.append("base")
             return "-".join(parts if self.quant.method is QuantMethod.none else [*parts, self.quant.name])
-        assert self.train is not None
-        parts += [self.dataset.name, self.quant.name]
-        if self.adapter.lora_r != AdapterConfig().lora_r:
-            parts.append(f"r{self.adapter.lora_r}")
-        if self.train.seed != TrainConfig().seed:
-            parts.append(f"s{self.train.seed}")
+        precision = _SHORT_DTYPES[self.quant.compute_dtype]
+        parts += [self.dataset.name, precision if self.quant.method is QuantMethod.none else self.quant.name]
+        if self.adapter.method is not AdapterMethod.lora:
+            parts.append(self.adapter.method.value)
         return "-".join(parts)
+
+    @property
+    def details(self) -> dict[str, str]:
+        """What tells runs of one label apart, in the order in which it is added to the label."""
+        if self.train is None:
+            return {}
+        return {
+            "rank": f"r{self.adapter.lora_r}",
+            "alpha": f"a{self.adapter.lora_alpha}",
+            "dropout": f"d{self.adapter.lora_dropout:g}",
+            "learning rate": f"lr{self.train.learning_rate:g}",
+            "steps": f"n{self.train.max_steps}",
+            "seed": f"s{self.train.seed}",
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON; `from_dict` reads them back."""

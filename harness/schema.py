@@ -36,14 +36,35 @@ class DType(Enum):
 
 
 class AdapterMethod(Enum):
-    none = "none"
+    """What is trained. `lora` and `rslora` share one base in groups; the others change or own it, one run a load."""
+
+    none = "none"  # nothing: the untouched base
     lora = "lora"
+    rslora = "rslora"  # scale alpha / sqrt(r), arXiv 2312.03732
+    dora = "dora"  # arXiv 2402.09353
+    pissa = "pissa"  # arXiv 2404.02948
+    olora = "olora"  # arXiv 2406.01775
+    corda = "corda"  # arXiv 2406.05223
+    eva = "eva"  # arXiv 2410.07170
+    loftq = "loftq"  # arXiv 2310.08659
+    lora_ga = "lora_ga"  # arXiv 2407.05000
+    full = "full"  # every weight of the model: the paper's 16-bit baseline
+
+
+SHARED_BASE_METHODS = frozenset({AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora})
 
 
 class Schedule(Enum):
     constant = "constant"
     linear = "linear"
     cosine = "cosine"
+
+
+class Mode(Enum):
+    """fast: packed rows without padding. faithful: the original's padded batches, in its order."""
+
+    fast = "fast"
+    faithful = "faithful"
 
 
 class Optimizer(Enum):
@@ -77,6 +98,11 @@ class WandbMode(Enum):
     offline = "offline"
     online = "online"
     disabled = "disabled"
+
+
+def since(default: Any) -> Any:
+    """A field added after runs were recorded: left out of `run_id` at the value that is the old behaviour."""
+    return field(default=default, metadata={"identity_since": default})
 
 
 def not_identity(default: Any = MISSING, **kwargs: Any) -> Any:
@@ -184,6 +210,9 @@ class TrainConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 0.3
     loss_mean: LossMean = LossMean.token
+    mode: Mode = since(Mode.fast)  # how batches are laid out and ordered; `faithful` is the paper's
+    group_by_length: bool = since(False)  # batches of similar length in characters, as in the original
+    original_eval_carve: int = since(0)  # rows that the original's do_eval took out of training: 1024 (its slip 3)
     seed: int = 0  # of the adapter's weights and dropout
     data_seed: int = 42  # of the order of examples
     max_microbatch_tokens: int = not_identity(2048)  # tokens a forward pass; more is split and accumulated

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.adapters import AdapterBank
+from harness.bank import Bank
 from harness.checkpoint import load_newest, save_checkpoint
-from harness.collate import Item, PackedRow, pack, split_rows
-from harness.loss import target_losses
+from harness.collate import Item, split_rows
 from harness.optim import make_optimizer
 from harness.schedule import batch_indices, learning_rate, num_steps
 from harness.schema import AdapterConfig, LossMean, TrainConfig
@@ -80,7 +79,7 @@ class TrainingInterrupted(Exception):
     """Asked to stop; every member's state is saved."""
 
 
-def train_group(bank: AdapterBank, members: Sequence[Member], should_stop: Callable[[], bool] = lambda: False) -> None:
+def train_group(bank: Bank, members: Sequence[Member], should_stop: Callable[[], bool] = lambda: False) -> None:
     """Trains every member to its last step, from its newest checkpoint if it has one.
 
     On return the members' adapters are in `bank`. A member whose loss is not finite, or whose data or
@@ -106,7 +105,7 @@ def train_group(bank: AdapterBank, members: Sequence[Member], should_stop: Calla
         bank.eval()
 
 
-def _start(bank: AdapterBank, member: Member) -> None:
+def _start(bank: Bank, member: Member) -> None:
     bank.add_member(member.run_id, member.adapter, member.train.seed)
     member.total_steps = num_steps(member.train, len(member.examples))
     parameters = bank.member_parameters(member.run_id)
@@ -123,16 +122,17 @@ def _start(bank: AdapterBank, member: Member) -> None:
     member.notes.append(f"resumed at step {checkpoint.step}")
 
 
-def _step(bank: AdapterBank, active: Sequence[Member]) -> None:
+def _step(bank: Bank, active: Sequence[Member]) -> None:
     began = time.monotonic()
     items = [item for member in active for item in step_items(member)]
     losses = dict.fromkeys((m.run_id for m in active), 0.0)
     for row in split_rows(items, max(m.train.max_microbatch_tokens for m in active)):
-        packed = pack(row, bank.device)
-        token_losses = row_losses(bank, packed) * packed.weights_M
-        for run_id, span in packed.spans.items():
-            losses[run_id] += float(token_losses[span].detach().sum())
+        weights = torch.cat([torch.full((item.num_targets,), item.weight) for item in row])
+        token_losses = bank.item_losses(row) * weights.to(bank.device)
         token_losses.sum().backward()
+        by_item = token_losses.detach().split([item.num_targets for item in row])
+        for item, part in zip(row, by_item, strict=True):
+            losses[item.member] += float(part.sum())
     targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
     for member in active:
         _update(bank, member, losses[member.run_id], targets[member.run_id], began)
@@ -155,13 +155,7 @@ def step_items(member: Member) -> Iterator[Item]:
         )
 
 
-def row_losses(bank: AdapterBank, row: PackedRow) -> torch.Tensor:
-    """-> negative log-likelihood of each of the row's M targets, [M] float32."""
-    hidden_1ND = bank(row.input_ids_1N, row.segments)
-    return target_losses(hidden_1ND[0, row.target_at_M], bank.lm_head_weight, row.targets_M)
-
-
-def _update(bank: AdapterBank, member: Member, loss: float, num_targets: int, began: float) -> None:
+def _update(bank: Bank, member: Member, loss: float, num_targets: int, began: float) -> None:
     assert member.optimizer is not None
     parameters = list(bank.member_parameters(member.run_id).values())
     norm = float(nn.utils.clip_grad_norm_(parameters, member.train.max_grad_norm))
@@ -189,7 +183,7 @@ def _update(bank: AdapterBank, member: Member, loss: float, num_targets: int, be
     )
 
 
-def _save(bank: AdapterBank, member: Member) -> None:
+def _save(bank: Bank, member: Member) -> None:
     assert member.optimizer is not None
     save_checkpoint(
         member.checkpoint_folder,

@@ -28,7 +28,7 @@ def mmlu_jobs(context: Context, claims: Sequence[JobRow]) -> None:
         try:
             results = score_mmlu(
                 base,
-                {claim.run_id: system.member for claim, system in zip(same, systems, strict=True)},
+                {system.run_id: system.member for system in systems},
                 settings,
                 on_progress=_teller(context, same[0]),
             )
@@ -37,7 +37,7 @@ def mmlu_jobs(context: Context, claims: Sequence[JobRow]) -> None:
                 base.bank.remove_member(member)
         seconds = (time.monotonic() - began) / len(same)
         for claim, system in zip(same, systems, strict=True):
-            result = results[claim.run_id].to_json()
+            result = results[system.run_id].to_json() | {"system": system.name}
             write_json(system.folder / "eval" / "mmlu" / "mmlu.json", result)
             context.finish(claim, {"accuracy_macro": result["accuracy_macro"]}, seconds)
 

@@ -55,8 +55,8 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
         specs.setdefault(spec.run_id, (spec, config.eval))
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
-    labels = [spec.label for spec, _ in specs.values()]
-    return [PlannedRun(spec=spec, evals=evals, label=_unique(spec, labels)) for spec, evals in specs.values()]
+    labels = unique_labels([spec for spec, _ in specs.values()])
+    return [PlannedRun(spec=spec, evals=evals, label=labels[run_id]) for run_id, (spec, evals) in specs.items()]
 
 
 def make_jobs(runs: Sequence[PlannedRun]) -> list[Job]:
@@ -185,5 +185,15 @@ def _eval_job(run: PlannedRun, name: str, payload: dict[str, Any], after: str) -
     )
 
 
-def _unique(spec: RunSpec, labels: Sequence[str]) -> str:
-    return spec.label if labels.count(spec.label) == 1 else f"{spec.label}-{spec.run_id[:4]}"
+def unique_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
+    """run_id -> a label that no other run of the sweep has; equal ones get what they differ in."""
+    by_label: dict[str, list[RunSpec]] = {}
+    for spec in specs:
+        by_label.setdefault(spec.label, []).append(spec)
+    labels: dict[str, str] = {}
+    for label, same in by_label.items():
+        varying = [key for key in same[0].details if len({spec.details[key] for spec in same}) > 1]
+        longer = {spec.run_id: "-".join([label, *(spec.details[key] for key in varying)]) for spec in same}
+        for run_id, text in longer.items():
+            labels[run_id] = text if list(longer.values()).count(text) == 1 else f"{text}-{run_id[:4]}"
+    return labels

@@ -73,6 +73,9 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
     if not runs:
         return
     assert base is not None
+    for run in [run for run in runs if run.member is None]:
+        _settle(context, base, run, seconds=0.0)
+        runs.remove(run)
     began = time.monotonic()
     members = [run.member for run in runs if run.member is not None]
     try:

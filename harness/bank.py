@@ -1,0 +1,49 @@
+"""What trains: the interface between the training loop and a model with something to learn in it.
+
+`harness.adapters.AdapterBank` (many LoRA members over one frozen causal base, packed rows) is the usual one.
+The others own their base and hold one member: `harness.peft_bank` (variants that PEFT ships, full
+finetuning), `harness.seq2seq_bank`, `harness.classifier_bank`. The loop, checkpoints and records are the same.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from harness.collate import Item
+from harness.schema import AdapterConfig
+
+
+class Bank(Protocol):
+    """A model in memory with named members."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
+        """Adds what is to be trained, freshly initialized from `seed`."""
+        ...
+
+    def load_member(self, name: str, folder: Path) -> None:
+        """Reads what `save_member` wrote. Raises ValueError for files of another base or kind."""
+        ...
+
+    def remove_member(self, name: str) -> None: ...
+
+    def member_parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """The member's trainable tensors, by stable names."""
+        ...
+
+    def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
+        """Writes the member, its weights last. -> sha256 of the weights."""
+        ...
+
+    def item_losses(self, items: Sequence[Item]) -> Tensor:
+        """-> negative log-likelihood of every target token of the items, in their order, [targets] float32."""
+        ...
+
+    def train(self, mode: bool = True) -> nn.Module: ...
+
+    def eval(self) -> nn.Module: ...
