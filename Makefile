@@ -7,8 +7,10 @@ STAMP := $(VENV)/.installed
 DEMO := demo
 TOURNAMENT := tournaments/$(DEMO)
 REPORT := reports/$(DEMO)
-# Packages of this project; conf/ and tests/ are checked too where that makes sense.
-CODE := harness sweeps eval analysis
+DEMO_TRAIN := python -m harness.run -m +experiment=demo
+DEMO_ANSWER := python -m eval generate --sweep $(DEMO) --limit 12 --max-new-tokens 48
+DEMO_JUDGE := python -m eval judge --sweep $(DEMO) --tournament $(TOURNAMENT) --max-questions 12 --max-answer-tokens 48
+DEMO_RATE := python -m eval rate $(TOURNAMENT)/verdicts.csv --out $(TOURNAMENT)/ratings.json
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format constraints clean
@@ -29,11 +31,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: setup  ## Train, measure, judge and rank four adapters and their base; reports/demo/index.html
-	$(BIN)/python -m harness.run -m +experiment=demo
-	$(BIN)/python -m eval generate --sweep $(DEMO) --limit 12 --max-new-tokens 48
-	$(BIN)/python -m eval judge --sweep $(DEMO) --tournament $(TOURNAMENT) --max-questions 12 --max-answer-tokens 48
-	$(BIN)/python -m eval rate $(TOURNAMENT)/verdicts.csv --out $(TOURNAMENT)/ratings.json
-	$(BIN)/python -m analysis report --sweep $(DEMO) --tournament $(TOURNAMENT) --out $(REPORT)
+	$(BIN)/$(DEMO_TRAIN)
+	$(BIN)/$(DEMO_ANSWER)
+	$(BIN)/$(DEMO_JUDGE)
+	$(BIN)/$(DEMO_RATE) > /dev/null
+	$(BIN)/python -m analysis report --sweep $(DEMO) --tournament $(TOURNAMENT) --out $(REPORT) \
+	  --command "$(DEMO_ANSWER)" --command "$(DEMO_JUDGE)" --command "$(DEMO_RATE)"
 
 test: setup  ## The fast suite: CPU, no network, minutes
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"

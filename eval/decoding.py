@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from eval.sampling import greedy_tokens, nucleus_tokens
-from harness.adapters import AdapterBank, Segment
+from harness.adapters import AdapterBank
 from harness.attention import Decode, KeyValue, KeyValueCache, Packed
 from harness.models import LoadedBase
+from harness.segments import Segment
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # of a packed row of new prompts
 

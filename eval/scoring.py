@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.adapters import AdapterBank, Segment
+from harness.adapters import AdapterBank
 from harness.attention import KeyValue, Packed, PrefixGroup, SharedPrefix
 from harness.models import LoadedBase
+from harness.segments import Segment
 
 Progress = Callable[[int, int], None]  # prompts done, prompts in all
 Candidates = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64]

@@ -13,9 +13,10 @@ from eval.judge_command import run
 from eval.judge_local import CUE, LocalJudge, cut, verdict_tokens
 from eval.judge_options import JudgeOptions, ReplayOptions
 from eval.judging import Judgment, Match, Question
-from harness.adapters import AdapterBank, Segment
+from harness.adapters import AdapterBank
 from harness.locate import ModelSource
 from harness.models import LoadedBase
+from harness.segments import Segment
 
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from eval.scoring import Prompt, common_prefix, next_token_logprobs, score_rows
-from harness.adapters import AdapterBank, Segment
+from harness.adapters import AdapterBank
 from harness.locate import ModelSource
 from harness.models import LoadedBase
 from harness.schema import AdapterConfig
+from harness.segments import Segment
 
 VOCAB = 97
 CANDIDATES = [5, 6, 7, 8]

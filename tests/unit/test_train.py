@@ -10,10 +10,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from harness.adapters import AdapterBank, Segment
+from harness.adapters import AdapterBank
 from harness.attention import PACKED
 from harness.checkpoint import checkpoints
 from harness.schema import AdapterConfig, LossMean, Schedule, TrainConfig
+from harness.segments import Segment
 from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 
