@@ -233,6 +233,13 @@ class AdapterBank(nn.Module):
         hidden: Tensor = out.last_hidden_state
         return hidden
 
+    def set_checkpointing(self, on: bool) -> None:
+        """Recompute each decoder layer in the backward pass; dropout repeats itself by its keys."""
+        if on:
+            self.base.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        else:
+            self.base.activation_checkpointing_disable()  # type: ignore[operator]
+
     def item_losses(self, items: Sequence[Item]) -> Tensor:
         """-> negative log-likelihood of every target token, in the items' order, [targets] float32.
 

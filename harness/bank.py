@@ -40,6 +40,10 @@ class Bank(Protocol):
         """Writes the member, its weights last. -> sha256 of the weights."""
         ...
 
+    def set_checkpointing(self, on: bool) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        ...
+
     def item_losses(self, items: Sequence[Item]) -> Tensor:
         """-> negative log-likelihood of every target token of the items, in their order, [targets] float32."""
         ...

@@ -16,10 +16,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
@@ -52,6 +53,7 @@ GROUPS: dict[str, type] = {
     "paths": PathsConfig,
     "tracking": TrackingConfig,
 }
+LOCAL = "local"  # the hub id of model=local and dataset=local, which are on no hub
 _PLUGIN_MODULE = "hydra_plugins.harness"  # Hydra accepts plugins by this module prefix only
 
 
@@ -117,39 +119,74 @@ def compose_points(loader: ConfigLoader, arguments: Sequence[str]) -> list[Point
     Raises:
         ConfigError: all mistakes of all points together.
     """
-    parsed = OverridesParser.create().parse_overrides(list(arguments))
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     axes = [_choices(o) for o in parsed if o.is_sweep_override()]
     grid: list[dict[str, Any]] = OmegaConf.to_container(_load(loader, fixed).grid)  # type: ignore[assignment]
     points: dict[tuple[str, ...], Point] = {}
-    problems: list[str] = []
+    tried: dict[tuple[str, ...], str | None] = {}  # overrides -> what is wrong with them
     for part in grid or [{}]:
         part_axes = [[f"{key}={choice.strip()}" for choice in _split(value)] for key, value in part.items()]
         for chosen in itertools.product(*part_axes, *axes):
             overrides = (*fixed, *_last_wins(chosen))
-            if overrides in points:
+            if overrides in tried:
                 continue
+            tried[overrides] = None
             try:
                 points[overrides] = Point(overrides, to_config(_load(loader, overrides)))
             except (HydraException, OmegaConfBaseException, ValueError) as error:
-                problems.append(f"{' '.join(chosen)}: {_first_cause(error)}")
-    if problems:
-        raise ConfigError(problems)
+                tried[overrides] = first_cause(error)
+    if not points or len(points) < len(tried):
+        raise ConfigError(_point_problems(tried, set(fixed)) or [f"{' '.join(arguments)}: no grid point"])
     return list(points.values())
 
 
+def _point_problems(tried: dict[tuple[str, ...], str | None], shared: set[str]) -> list[str]:
+    """Each mistake once, with the first of the points that make it (unless all of them do)."""
+    by_cause: dict[str, list[str]] = {}
+    for overrides, cause in tried.items():
+        if cause is not None:
+            by_cause.setdefault(cause, []).append(" ".join(o for o in overrides if o not in shared))
+    lines: list[str] = []
+    for cause, where in by_cause.items():
+        more = f" and {len(where) - 1} more points" if len(where) > 1 else ""
+        lines.append(cause if len(where) == len(tried) else f"{where[0]}{more}: {cause}")
+    return lines
+
+
 def to_config(composed: DictConfig) -> Config:
-    """A composed Hydra config -> the typed one, every value checked and resolved."""
+    """A composed Hydra config -> the typed one, every value checked and resolved.
+
+    Raises:
+        ConfigError: a choice leaves a key open that only the user can fill.
+        ValueError: a value that its dataclass refuses.
+    """
     ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=False)
     merged = OmegaConf.merge(OmegaConf.structured(Config), plain)
+    if missing := sorted(OmegaConf.missing_keys(merged)):
+        raise ConfigError([f"{key}: nothing chosen gives it a value; add {key}=..." for key in missing])
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
+    for group, choice in (("model", config.model), ("dataset", config.dataset)):
+        if choice.hub_id == LOCAL and choice.path is None:  # `path: ???` can't say so: OmegaConf keeps the default
+            raise ConfigError([f"{group}={choice.name}: say where it lies by {group}.path=..."])
     return config
 
 
-def check_overrides(arguments: Sequence[str]) -> list[str]:
-    """Mistakes in a command line, each with its near matches: unknown choices, unknown keys."""
+def check_command_line(arguments: Sequence[str]) -> list[str]:
+    """Mistakes among `sys.argv[1:]`, all of them; Hydra's own options (`-m`, `--cfg job`) are passed over."""
+    options = get_args_parser().parse_args(list(arguments))
+    return check_overrides(options.overrides, several=options.multirun)
+
+
+def check_overrides(arguments: Sequence[str], several: bool = True) -> list[str]:
+    """Mistakes in overrides, with their near matches: unknown choices, unknown keys, values of another type.
+
+    Args:
+        arguments: `key=value` each.
+        several: is it a grid (`-m`), where a key may have several values?
+    """
     problems: list[str] = []
     for text in arguments:
         try:
@@ -159,7 +196,12 @@ def check_overrides(arguments: Sequence[str]) -> list[str]:
             continue
         if override.key_or_group.startswith("hydra"):
             continue
-        problems += _check_override(override)
+        if override.is_sweep_override() and not several:
+            problems.append(f"{text}: several values are a grid: add -m; one value that is a list is [a,b]")
+        elif override.is_sweep_override() and not override.is_discrete_sweep():
+            problems.append(f"{text}: a grid needs single values: a,b or choice(a,b) or range(first,end)")
+        else:
+            problems += _check_override(override)
     return problems
 
 
@@ -187,6 +229,19 @@ def _check_override(override: Override) -> Iterator[str]:
             return
         schema = _field_type(schema, part)
         where = f"{where}.{part}".strip(".")
+    for text in [] if is_dataclass(schema) else _values(override):
+        yield from _type_problem(key, text)
+
+
+def _type_problem(key: str, text: str) -> Iterator[str]:
+    """What OmegaConf says of `key=text` when it doesn't fit the schema; interpolations are not judged."""
+    value = OverridesParser.create().parse_override(f"{key}={text}").value()
+    if isinstance(value, str) and "${" in value:
+        return
+    try:
+        OmegaConf.update(OmegaConf.structured(Config), key, value)
+    except OmegaConfBaseException as error:
+        yield f"{key}={text}: {str(error).splitlines()[0]}"
 
 
 def near(word: str, known: Sequence[str]) -> str:
@@ -203,10 +258,12 @@ def _field_type(schema: Any, name: str) -> Any:
 
 
 def _values(override: Override) -> list[str]:
-    if override.is_sweep_override():
-        return [str(value).partition("=")[2] for value in _choices(override)]
-    value = override.value()
-    return [str(value)] if isinstance(value, str | int | float) and not isinstance(value, bool) else []
+    """Each value as it was typed. A glob has none until the choices that it matches are looked up."""
+    if not override.is_sweep_override():
+        return [] if override.is_delete() else [override.get_value_string()]
+    if isinstance(override.value(), Glob):
+        return []
+    return [text.partition("=")[2] for text in _choices(override)]
 
 
 def _choices(override: Override) -> list[str]:
@@ -228,8 +285,10 @@ def _load(loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
     return loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
 
 
-def _first_cause(error: BaseException) -> str:
-    """The sentence that says what is wrong, without OmegaConf's trailing object dump."""
+def first_cause(error: BaseException) -> str:
+    """The sentences that say what is wrong, without OmegaConf's trailing object dump."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), None)
-    return f"{key}: {lines[0]}" if key else lines[0]
+    said = [line for line in lines if not line.startswith(("full_key:", "reference_type=", "object_type="))]
+    text = "; ".join(said) or type(error).__name__
+    return f"{key}: {text}" if key and key not in text else text

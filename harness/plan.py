@@ -22,6 +22,8 @@ from harness.schema import (
     DatasetConfig,
     Device,
     DType,
+    LossMean,
+    Mode,
     ModelConfig,
     QuantConfig,
     QuantMethod,
@@ -125,6 +127,8 @@ def make_spec(config: Config, device: Device, hash_file: Callable[[Path], str]) 
             k: getattr(row, k) for k in ("max_steps", "batch_size", "learning_rate") if getattr(config.train, k) is None
         },
     )
+    if train.mode is Mode.faithful:  # the original: batches of one example, accumulated; grouped by length
+        train = dataclasses.replace(train, loss_mean=LossMean.example, group_by_length=True, max_microbatch_tokens=1)
     adapter = config.adapter
     if adapter.lora_dropout is None:
         adapter = dataclasses.replace(adapter, lora_dropout=row.lora_dropout)

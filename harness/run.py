@@ -16,24 +16,32 @@ from collections.abc import Callable
 from typing import Never
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from harness.compose import ConfigError, Point, check_overrides, register, to_config
+from harness.compose import ConfigError, Point, check_command_line, first_cause, register, to_config
 from harness.ledger import LedgerError
-from sweeps.launch import EXIT_BAD_INPUT, command_line, launch
+from sweeps.launch import EXIT_BAD_INPUT, EXIT_INTERRUPTED, command_line, launch
 
 CONSOLE = Console(width=None if sys.stdout.isatty() else 140)
 
 
 def main() -> None:
     """Entry point; leaves with status 0 (all done), 1 (a job failed), 2 (bad input) or 130 (stopped)."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
-    problems = check_overrides([argument for argument in sys.argv[1:] if not argument.startswith("-")])
-    if problems:
-        refuse(problems)
-    register(run_points)
-    _single()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, so that all mistakes read and end alike
+    try:
+        problems = check_command_line(sys.argv[1:])
+        if problems:
+            refuse(problems)
+        register(run_points)
+        _single()
+    except (HydraException, OmegaConfBaseException) as error:
+        refuse([first_cause(error)])
+    except KeyboardInterrupt:
+        CONSOLE.print("stopped before anything was started")
+        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

@@ -18,8 +18,8 @@ def folder_problem(folder: Path, needs_adapter: bool) -> str | None:
         return "the run folder is gone"
     try:
         record = load_record(folder)
-    except (ValueError, TypeError) as error:
-        return f"record.json can't be read ({error})"
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # cut off, or JSON of something else
+        return f"record.json can't be read ({type(error).__name__}: {error})"
     if record is None:
         return "there is no record.json: it was cut off"
     return adapter_problem(folder / "adapter", record) if needs_adapter else None
@@ -38,8 +38,11 @@ def adapter_problem(folder: Path, record: RunRecord) -> str | None:
         header_bytes = struct.unpack("<Q", start)[0]
         if header_bytes > size:
             return "the adapter's weights are cut off"
-        header = json.loads(file.read(header_bytes))
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        try:
+            header = json.loads(file.read(header_bytes))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return "the header of the adapter's weights is damaged"
     if 8 + header_bytes + max(ends, default=0) != size:
         return "the adapter's weights are cut off"
     return None

@@ -6,8 +6,11 @@ Neither holds state, so a resumed run needs nothing but its step number to go on
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.schema import Schedule, TrainConfig
+
+Lengths = NDArray[np.int64]
 
 
 def num_steps(train: TrainConfig, num_examples: int) -> int:
@@ -18,18 +21,42 @@ def num_steps(train: TrainConfig, num_examples: int) -> int:
     return max(1, min(train.max_steps, by_epochs))
 
 
-def batch_indices(train: TrainConfig, num_examples: int, step: int) -> list[int]:
-    """The examples of one step (counted from 0): each epoch a fresh seeded permutation, none left out."""
+def batch_indices(train: TrainConfig, num_characters: Lengths, step: int) -> list[int]:
+    """The examples of one step (counted from 0): each epoch a fresh seeded order, none left out.
+
+    Args:
+        train: data_seed, batch_size and group_by_length count.
+        num_characters: of each example; their number is the number of examples.
+        step: counted from 0.
+    """
     assert train.batch_size is not None
-    first = step * train.batch_size
-    wanted = range(first, first + train.batch_size)
-    order: dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
-    for position in (wanted[0], wanted[-1]):
-        epoch = position // num_examples
-        for missing in range(wanted[0] // num_examples, epoch + 1):
-            if missing not in order:
-                order[missing] = np.random.default_rng([train.data_seed, missing]).permutation(num_examples)
-    return [int(order[position // num_examples][position % num_examples]) for position in wanted]
+    num_examples = len(num_characters)
+    positions = range(step * train.batch_size, (step + 1) * train.batch_size)
+    epochs = range(positions[0] // num_examples, positions[-1] // num_examples + 1)
+    order = {epoch: epoch_order(train, num_characters, epoch) for epoch in epochs}
+    return [int(order[position // num_examples][position % num_examples]) for position in positions]
+
+
+def epoch_order(train: TrainConfig, num_characters: Lengths, epoch: int) -> Lengths:
+    """The order of one epoch: a permutation, or one whose neighbours have similar lengths."""
+    order: Lengths = np.random.default_rng([train.data_seed, epoch]).permutation(len(num_characters))
+    if not train.group_by_length:
+        return order
+    assert train.batch_size is not None
+    return group_by_length(order, num_characters, train.batch_size)
+
+
+def group_by_length(order: Lengths, lengths: Lengths, batch_size: int) -> Lengths:
+    """Sorts each stretch of 50 batches (fewer for a small set) from long to short; the longest example comes first.
+
+    Source: transformers' LengthGroupedSampler, which the original used on lengths in characters.
+    """
+    stretch = batch_size * max(1, min(len(order) // (batch_size * 4), 50))
+    parts = [order[start : start + stretch] for start in range(0, len(order), stretch)]
+    parts = [part[np.argsort(-lengths[part], kind="stable")] for part in parts]
+    longest = int(np.argmax([lengths[part[0]] for part in parts]))
+    parts[0][0], parts[longest][0] = parts[longest][0], parts[0][0]
+    return np.concatenate(parts)
 
 
 def learning_rate(train: TrainConfig, step: int, total_steps: int) -> float:

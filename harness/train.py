@@ -22,7 +22,7 @@ from harness.bank import Bank
 from harness.checkpoint import load_newest, save_checkpoint
 from harness.collate import Item, split_rows
 from harness.optim import make_optimizer
-from harness.schedule import batch_indices, learning_rate, num_steps
+from harness.schedule import Lengths, batch_indices, learning_rate, num_steps
 from harness.schema import AdapterConfig, LossMean, TrainConfig
 
 
@@ -64,6 +64,9 @@ class Member:
     examples: Examples
     checkpoint_folder: Path
     on_step: Callable[[StepMetrics], None]
+    num_characters: Lengths = field(  # of each example, to group by length
+        default_factory=lambda: np.zeros(0, dtype=np.int64)
+    )
     notes: list[str] = field(default_factory=list)  # what happened that a reader of the record should know
     error: str | None = None  # why it stopped early
     step: int = 0  # optimizer steps done
@@ -90,6 +93,8 @@ def train_group(bank: Bank, members: Sequence[Member], should_stop: Callable[[],
     """
     for member in members:
         _start(bank, member)
+    bank.set_checkpointing(any(m.train.gradient_checkpointing for m in members))
+    rows = _RowBudget(max((m.train.max_microbatch_tokens for m in members), default=0))
     bank.train()
     try:
         while active := [m for m in members if not m.done]:
@@ -97,7 +102,7 @@ def train_group(bank: Bank, members: Sequence[Member], should_stop: Callable[[],
                 for member in active:
                     _save(bank, member)
                 raise TrainingInterrupted
-            _step(bank, active)
+            _step_within_memory(bank, active, rows)
             for member in active:
                 if not member.done and member.step % member.train.checkpoint_steps == 0:
                     _save(bank, member)
@@ -108,6 +113,8 @@ def train_group(bank: Bank, members: Sequence[Member], should_stop: Callable[[],
 def _start(bank: Bank, member: Member) -> None:
     bank.add_member(member.run_id, member.adapter, member.train.seed)
     member.total_steps = num_steps(member.train, len(member.examples))
+    if not len(member.num_characters):
+        member.num_characters = np.zeros(len(member.examples), dtype=np.int64)
     parameters = bank.member_parameters(member.run_id)
     member.optimizer = make_optimizer(parameters.values(), member.train, bank.device)
     checkpoint, problems = load_newest(member.checkpoint_folder, member.run_id)
@@ -122,11 +129,41 @@ def _start(bank: Bank, member: Member) -> None:
     member.notes.append(f"resumed at step {checkpoint.step}")
 
 
-def _step(bank: Bank, active: Sequence[Member]) -> None:
+@dataclass(slots=True)
+class _RowBudget:
+    """Tokens a forward pass of the group; halved when the device has no room for it."""
+
+    max_tokens: int
+
+
+def _step_within_memory(bank: Bank, active: Sequence[Member], rows: _RowBudget) -> None:
+    """A step; where memory runs out, the same step again in rows of half the size.
+
+    More rows are accumulated instead, so the effective batch and the losses stay.
+    """
     began = time.monotonic()
     items = [item for member in active for item in step_items(member)]
+    while True:
+        try:
+            _step(bank, active, items, rows.max_tokens, began)
+            return
+        except torch.OutOfMemoryError:
+            smallest = max(len(item.tokens) for item in items)
+            if rows.max_tokens <= smallest:
+                raise
+            rows.max_tokens = max(rows.max_tokens // 2, smallest)
+            note = f"out of memory at step {{}}: rows of at most {rows.max_tokens} tokens from there on"
+            for member in active:
+                member.notes.append(note.format(member.step + 1))
+                for parameter in bank.member_parameters(member.run_id).values():
+                    parameter.grad = None
+        if bank.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _step(bank: Bank, active: Sequence[Member], items: Sequence[Item], max_tokens: int, began: float) -> None:
     losses = dict.fromkeys((m.run_id for m in active), 0.0)
-    for row in split_rows(items, max(m.train.max_microbatch_tokens for m in active)):
+    for row in split_rows(items, max_tokens):
         weights = torch.cat([torch.full((item.num_targets,), item.weight) for item in row])
         token_losses = bank.item_losses(row) * weights.to(bank.device)
         token_losses.sum().backward()
@@ -140,7 +177,7 @@ def _step(bank: Bank, active: Sequence[Member]) -> None:
 
 def step_items(member: Member) -> Iterator[Item]:
     """The examples of the member's next step, each with the weight of its target tokens in the mean."""
-    indices = batch_indices(member.train, len(member.examples), member.step)
+    indices = batch_indices(member.train, member.num_characters, member.step)
     examples = [member.examples[index] for index in indices]
     counts = [len(example.input_ids) - max(example.num_source, 1) for example in examples]
     for place, (example, count) in enumerate(zip(examples, counts, strict=True)):

@@ -14,10 +14,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from harness.ledger import JobStatus, Ledger
+from harness.ledger import JobRow, JobStatus, Ledger
 from harness.process import prepare_process
 from sweeps.entry import start_worker
-from sweeps.settings import WorkerSettings
+from sweeps.settings import WorkerSettings, worker_name
 
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.2
@@ -46,6 +46,7 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
             for worker in [w for w in workers if not w.process.is_alive()]:
                 _drain(worker, watch)
                 _report_end(worker, watch)
+                _give_up_claims(worker, ledger, settings.sweep)
                 workers.remove(worker)
             if not _open_jobs(ledger, settings.sweep):
                 break
@@ -55,7 +56,8 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
                 _receive(ready, watch)
     finally:
         signal.signal(signal.SIGTERM, previous)
-        _stop(workers)
+        for worker in _stop(workers):
+            ledger.release(_claims(worker, ledger, settings.sweep))
 
 
 def _start(context: multiprocessing.context.ForkServerContext, settings: WorkerSettings) -> _Worker:
@@ -86,8 +88,23 @@ def _report_end(worker: _Worker, watch: Watch) -> None:
     code = worker.process.exitcode
     worker.connection.close()
     if code:
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
-        watch({"phase": "died", "label": f"worker {worker.process.pid}", "reason": how})
+        watch({"phase": "died", "label": f"worker {worker.process.pid}", "reason": _how_ended(code)})
+
+
+def _how_ended(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> None:
+    """A dead worker's jobs go to the next one now, not when their lease runs out; the attempt counts."""
+    code = worker.process.exitcode or 0
+    for claim in _claims(worker, ledger, sweep):
+        ledger.fail(claim, f"worker {worker_name(worker.process.pid)} died ({_how_ended(code)})", retry=True)
+
+
+def _claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> list[JobRow]:
+    name = worker_name(worker.process.pid)
+    return [row for row in ledger.rows(sweep=sweep, status=JobStatus.claimed) if row.worker == name]
 
 
 def _open_jobs(ledger: Ledger, sweep: str | None) -> int:
@@ -95,15 +112,19 @@ def _open_jobs(ledger: Ledger, sweep: str | None) -> int:
     return sum(per.get(status, 0) for per in counts.values() for status in (JobStatus.queued, JobStatus.claimed))
 
 
-def _stop(workers: list[_Worker]) -> None:
+def _stop(workers: list[_Worker]) -> list[_Worker]:
+    """Asks them to save and end. -> those that did not in time and were killed."""
     for worker in workers:
         worker.process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
+    killed: list[_Worker] = []
     for worker in workers:
         worker.process.join(max(0.0, deadline - time.monotonic()))
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
+            killed.append(worker)
+    return killed
 
 
 def _interrupt(*_: object) -> None:

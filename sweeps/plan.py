@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.questions import Role, load_questions
 from harness.data import DataError, DataSource, fingerprint, locate_dataset, read_rows, row_examples
 from harness.devices import planned_device
 from harness.files import sha256_file
@@ -22,7 +23,8 @@ from harness.stores import Missing
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
 CHECKED_ROWS = 100_000  # rows of a local file that are read before anything starts
-TRAIN = "train"
+TRAIN, MMLU = "train", "mmlu"
+EVAL_NAMES = (MMLU,)  # the keys of `sweeps.evals.EVALS`, which needs torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,12 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        specs.setdefault(spec.run_id, (spec, config.eval))
+        known, _ = specs.setdefault(spec.run_id, (spec, config.eval))
+        if known.model.path != spec.model.path:
+            problems.append(
+                f"model.path={known.model.path} and model.path={spec.model.path} would be one run, because both "
+                f"are called model.hub_id={spec.model.hub_id}; give each its own model.hub_id=..."
+            )
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
     labels = unique_labels([spec for spec, _ in specs.values()])
@@ -94,6 +101,7 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
                 too_large[model.name] = num_parameters(shape)
         if run.spec.dataset is not None:
             problems.update(dict.fromkeys(_data_problems(run.spec, paths)))
+        problems.update(dict.fromkeys(_eval_problems(run.evals)))
         problems.update(dict.fromkeys(_changed_inputs(run, sources[model.name], paths)))
     if too_large and planned_device(device) is Device.cpu:
         problems[_no_gpu(too_large)] = None
@@ -111,6 +119,26 @@ def _data_problems(spec: RunSpec, paths: PathsConfig) -> list[str]:
         return [str(error)]
 
 
+def _eval_problems(evals: EvalConfig) -> list[str]:
+    """Evaluations that don't exist, questions that are nowhere: known before the first step is trained."""
+    problems = [
+        f"eval.after_training: {name!r} is no evaluation; there are: {', '.join(EVAL_NAMES)}"
+        for name in evals.after_training
+        if name not in EVAL_NAMES
+    ]
+    if MMLU not in evals.after_training:
+        return problems
+    for key, role in (("mmlu_questions", Role.questions), ("mmlu_shots_file", Role.shots)):
+        where: str = getattr(evals, key)
+        if where.startswith("hub:"):
+            continue
+        try:
+            load_questions(where, role)
+        except ValueError as error:
+            problems.append(f"eval.{key}: {error}")
+    return problems
+
+
 def _row_problems(row_format: str, source: DataSource) -> list[str]:
     if not source.files:
         return []
@@ -126,7 +154,10 @@ def _row_problems(row_format: str, source: DataSource) -> list[str]:
 
 def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsConfig) -> list[str]:
     """A finished run whose base or data are not what they were: refused, not skipped."""
-    record = load_record(Path(paths.runs) / run.run_id) if (Path(paths.runs) / run.run_id).is_dir() else None
+    try:
+        record = load_record(Path(paths.runs) / run.run_id)
+    except ValueError:
+        return []  # not finished: `harness.run_folder` says what is wrong with it, and it is redone
     if record is None:
         return []
     found: list[str] = []
@@ -139,7 +170,10 @@ def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsC
                 f"then {record.base_fingerprint[:12]}, now {now[:12]} in {model.location}; {remedy}"
             )
     if run.spec.dataset is not None and record.data_fingerprint is not None:
-        source = locate_dataset(run.spec.dataset, paths)
+        try:
+            source = locate_dataset(run.spec.dataset, paths)
+        except ValueError:
+            return found  # reported as what it is by `_data_problems`
         if isinstance(source, DataSource) and source.files and fingerprint(source) != record.data_fingerprint:
             found.append(
                 f"run {run.run_id} ({run.label}) was trained on other rows of {run.spec.dataset.name}: "

@@ -1,5 +1,6 @@
 """What a worker process is told. No torch: the parent makes it."""
 
+import socket
 from dataclasses import dataclass
 
 from harness.schema import LaunchConfig, PathsConfig, TrackingConfig
@@ -14,3 +15,8 @@ class WorkerSettings:
     launch: LaunchConfig
     tracking: TrackingConfig
     sweep: str | None = None  # only this sweep's jobs; None: any
+
+
+def worker_name(pid: int | None) -> str:
+    """What a worker process of this machine is called in the ledger."""
+    return f"{socket.gethostname()}:{pid}"

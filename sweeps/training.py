@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
+from harness.carve import carve
 from harness.data import fingerprint, locate_dataset
 from harness.files import append_jsonl, write_atomically
 from harness.ledger import JobRow
@@ -111,7 +113,8 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         empty_targets=run.spec.dataset.empty_targets.value,
     )
     run.data.require_fits(base.max_length)
-    total = num_steps(run.spec.train, len(run.data))
+    examples, num_characters = carve(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
+    total = num_steps(run.spec.train, len(examples))
     (run.folder / "metrics.jsonl").unlink(missing_ok=True)
     run.tracker = Tracker.start(context.settings.tracking, run.spec, run.label, context.settings.sweep, run.folder)
 
@@ -126,7 +129,8 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         run_id=run.claim.run_id,
         adapter=run.spec.adapter,
         train=run.spec.train,
-        examples=run.data,
+        examples=examples,
+        num_characters=num_characters,
         checkpoint_folder=run.folder / "checkpoint",
         on_step=on_step,
     )

@@ -6,7 +6,6 @@ that a preloaded forkserver starts it in 0.05 s. SIGTERM: state is saved, claims
 
 import os
 import signal
-import socket
 import threading
 import time
 import traceback
@@ -22,7 +21,7 @@ from harness.models import quiet_libraries
 from harness.train import TrainingInterrupted
 from sweeps.context import Context
 from sweeps.evals import EVALS
-from sweeps.settings import WorkerSettings
+from sweeps.settings import WorkerSettings, worker_name
 from sweeps.training import train_jobs
 
 KINDS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {"train": train_jobs, **EVALS}
@@ -52,7 +51,7 @@ def work_once(context: Context) -> bool:
     """Claims and runs one batch of jobs. -> False when nothing is left that could become ours."""
     launch = context.settings.launch
     claims = context.ledger.claim(
-        f"{socket.gethostname()}:{os.getpid()}",
+        worker_name(os.getpid()),
         list(KINDS),
         max_jobs=launch.max_group_size,
         lease_seconds=launch.lease_seconds,
@@ -82,7 +81,7 @@ def _run(context: Context, claims: Sequence[JobRow]) -> None:
                 folder = context.run_folder(claim.run_id)
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "error.log").write_text(traceback.format_exc())
-                context.fail(claim, f"{type(error).__name__}: {error} (runs/{claim.run_id}/error.log)", retry)
+                context.fail(claim, f"{type(error).__name__}: {error} ({folder / 'error.log'})", retry)
 
 
 @contextmanager

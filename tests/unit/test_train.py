@@ -1,5 +1,6 @@
 """The training core: groups equal runs alone, resume is exact, PEFT reads what we save."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from harness.adapters import AdapterBank
 from harness.attention import PACKED
 from harness.checkpoint import checkpoints
+from harness.collate import Item
 from harness.schema import AdapterConfig, LossMean, Schedule, TrainConfig
 from harness.segments import Segment
 from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
@@ -170,3 +172,67 @@ def test_segments_of_one_member_must_be_neighbours(folder: Path) -> None:
     segments = [Segment(num_tokens=1, member=m) for m in ("a", None, "a")]
     with pytest.raises(ValueError, match="not neighbours"):
         bank(torch.tensor([[1, 2, 3]]), segments)
+
+
+def test_gradient_checkpointing_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    kept, recomputed = make_bank(folder), make_bank(folder)
+    train_group(kept, [make_member("a", tmp_path / "kept")[0]])
+    train_group(recomputed, [make_member("a", tmp_path / "recomputed", gradient_checkpointing=True)[0]])
+    for key, value in weights(kept, "a").items():
+        torch.testing.assert_close(value, weights(recomputed, "a")[key], rtol=1e-6, atol=1e-7)
+
+
+def test_out_of_memory_halves_the_rows_and_keeps_the_losses(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, tight = make_bank(folder), make_bank(folder)
+    member, log = make_member("a", tmp_path / "plain")
+    train_group(plain, [member])
+    original = AdapterBank.item_losses
+
+    def cramped(self: AdapterBank, items: Sequence[Item]) -> torch.Tensor:
+        losses = original(self, items)
+        if self is tight and sum(len(item.tokens) for item in items) > 40:
+            losses.sum().backward()  # leaves gradients behind, as a failure in the middle of a step does
+            raise torch.OutOfMemoryError("no room")
+        return losses
+
+    monkeypatch.setattr(AdapterBank, "item_losses", cramped)
+    squeezed, later = make_member("a", tmp_path / "tight")
+    train_group(tight, [squeezed])
+    assert any("out of memory at step 1" in note for note in squeezed.notes)
+    assert [m.step for m in later] == [m.step for m in log]
+    np.testing.assert_allclose([m.loss for m in later], [m.loss for m in log], rtol=1e-5)
+
+
+def test_out_of_memory_with_one_example_is_an_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(self: AdapterBank, items: Sequence[Item]) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(AdapterBank, "item_losses", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        train_group(make_bank(folder), [make_member("a", tmp_path)[0]])
+
+
+def test_packed_rows_lose_the_same_as_a_padded_batch(folder: Path) -> None:
+    """Fast mode's packing against what the original computes: a padded batch with an attention mask."""
+    bank, examples = make_bank(folder), make_examples(3, count=5)
+    items = [Item(member="a", tokens=e.input_ids, num_source=e.num_source, dropout_key=0, weight=1.0) for e in examples]
+    longest = max(len(e.input_ids) for e in examples)
+    ids = torch.zeros(len(examples), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, -100)
+    for row, e in enumerate(examples):
+        ids[row, : len(e.input_ids)] = torch.from_numpy(e.input_ids.astype(np.int64))
+        mask[row, : len(e.input_ids)] = 1
+        labels[row, e.num_source : len(e.input_ids)] = ids[row, e.num_source : len(e.input_ids)]
+    padded = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        packed = bank.item_losses(items)
+        logits = padded(ids, attention_mask=mask).logits[:, :-1]
+        plain = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none"
+        )
+    torch.testing.assert_close(packed, plain[labels[:, 1:] != -100], rtol=1e-5, atol=1e-5)

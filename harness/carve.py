@@ -1,0 +1,47 @@
+"""A slip of the original, as a named switch: `do_eval` took 1,024 rows out of the training set.
+
+QLoRA's OASST1 runs therefore saw 8,822 of 9,846 rows (`train.original_eval_carve=1024`). Source: artidoro/qlora
+qlora.py, `train_test_split(test_size=max_eval_samples, shuffle=True, seed=42)`; the rows drawn are ours, not its.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.schedule import Lengths
+from harness.schema import TrainConfig
+from harness.train import Example, Examples
+
+CARVE_SEED = 42
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """Some rows of tokenized data, in their order."""
+
+    examples: Examples
+    kept: Lengths
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[int(self.kept[index])]
+
+
+def carve(examples: Examples, num_characters: Lengths, train: TrainConfig) -> tuple[Examples, Lengths]:
+    """Leaves out `train.original_eval_carve` random rows; none at its default of 0.
+
+    Raises:
+        ValueError: fewer rows than are to be left out.
+    """
+    if train.original_eval_carve == 0:
+        return examples, num_characters
+    if train.original_eval_carve >= len(examples):
+        raise ValueError(
+            f"train.original_eval_carve={train.original_eval_carve}: the dataset has {len(examples)} rows, and one at "
+            "least must be left to train on; set it to 0"
+        )
+    left = len(examples) - train.original_eval_carve
+    kept = np.sort(np.random.default_rng(CARVE_SEED).permutation(len(examples))[:left])
+    return Subset(examples, kept), num_characters[kept]
