@@ -206,7 +206,7 @@ def time_adapters(base: LoadedBase, settings: MmluSettings, count: int, repeats:
     for _ in range(repeats):
         one, _ = time_ours(base, {"adapter0": "adapter0"}, settings)
         several, _ = time_ours(base, members, settings)
-        line = {"one": one.rounded(), str(count): several.rounded()}
+        line: dict[str, object] = {"one": one.rounded(), str(count): several.rounded()}
         line |= {"ratio_wall": several.wall / one.wall, "ratio_cpu": several.cpu / one.cpu}
         print(json.dumps(line), flush=True)
 

@@ -59,7 +59,7 @@ def loaded(systems: Sequence[System], paths: PathsConfig, device: torch.device) 
     source = locate_model(spec.model, paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
-    base = load_base(source, spec.quant, device, Path(paths.cache))
+    base = load_base(source, spec.quant, device, Path(paths.cache), spec.model.kind, spec.adapter.method)
     for system in systems:
         if system.member is not None:
             base.bank.load_member(system.member, system.folder / "adapter")

@@ -62,39 +62,36 @@ class BankLinear(nn.Module):
 
     def forward(self, x_1NI: Tensor) -> Tensor:
         y_1NO: Tensor = self.base(x_1NI)
-        if not self.lora_a:
-            return y_1NO
         spans = self._layout.spans
         if all(member not in self.lora_a for member, _, _ in spans):
             return y_1NO
-        if len(spans) == 1:
-            return y_1NO + self._delta(spans[0][0], x_1NI).to(y_1NO.dtype)
         parts = [
-            self._delta(member, x_1NI[:, start:end]).to(y_1NO.dtype)
+            self._with_delta(member, x_1NI[0, start:end], y_1NO[0, start:end])
             if member in self.lora_a
-            else y_1NO.new_zeros(1, end - start, y_1NO.shape[-1])
+            else y_1NO[0, start:end]
             for member, start, end in spans
         ]
-        return y_1NO + torch.cat(parts, dim=1)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts))[None]
 
-    def _delta(self, member: str, x_1TI: Tensor) -> Tensor:
-        a_RI, b_OR = self.lora_a[member], self.lora_b[member]
-        x_1TI = x_1TI.to(a_RI.dtype)
+    def _with_delta(self, member: str, x_TI: Tensor, y_TO: Tensor) -> Tensor:
+        """y + scale * dropout(x) A^T B^T, in the base's compute dtype; scalars are applied at rank size."""
+        a_RI, b_OR = self.lora_a[member].to(x_TI.dtype), self.lora_b[member].to(x_TI.dtype)
+        scale = self.scale[member]
         probability, seed = self.dropout[member]
         if self.training and probability > 0:
-            x_1TI = x_1TI * self._dropout_mask(member, x_1TI, probability, seed)
-        delta: Tensor = (x_1TI @ a_RI.T) @ b_OR.T * self.scale[member]
-        return delta
+            x_TI = x_TI * self._dropout_mask(member, x_TI, probability, seed)
+            scale /= 1 - probability
+        return torch.addmm(y_TO, (x_TI @ a_RI.T) * scale, b_OR.T)
 
-    def _dropout_mask(self, member: str, x_1TI: Tensor, probability: float, seed: int) -> Tensor:
-        """Zeros and 1/(1-p), drawn for each segment from (seed, dropout_key, layer): recomputation repeats it."""
-        mask = torch.empty_like(x_1TI)
-        generator, start = torch.Generator(device=x_1TI.device), 0
+    def _dropout_mask(self, member: str, x_TI: Tensor, probability: float, seed: int) -> Tensor:
+        """Zeros and ones, drawn for each segment from (seed, dropout_key, layer): recomputation repeats it."""
+        mask = torch.empty_like(x_TI)
+        generator, start = torch.Generator(device=x_TI.device), 0
         for segment in self._layout.segments[member]:
             generator.manual_seed(mix_seed(seed, segment.dropout_key, self.layer))
-            mask[:, start : start + segment.num_tokens].bernoulli_(1 - probability, generator=generator)
+            mask[start : start + segment.num_tokens].bernoulli_(1 - probability, generator=generator)
             start += segment.num_tokens
-        return mask.div_(1 - probability)
+        return mask
 
 
 class AdapterBank(nn.Module):

@@ -39,7 +39,7 @@ def locate_model(config: ModelConfig, paths: PathsConfig) -> ModelSource | Missi
     if config.hub_id in EMBEDDED_MODELS:
         return _embedded(config)
     snapshot = cached_snapshot(config.hub_id, config.revision)
-    if snapshot is not None and _is_checkpoint(snapshot):
+    if snapshot is not None and _folder_problem(snapshot) is None:
         return ModelSource(
             kind="folder", location=str(snapshot), revision=config.revision, max_length=config.max_length
         )
@@ -57,11 +57,20 @@ def locate_model(config: ModelConfig, paths: PathsConfig) -> ModelSource | Missi
 
 
 def checkpoint_shape(source: ModelSource) -> ShapeConfig | None:
-    """The architecture's numbers from a local checkpoint's own config.json; None where there is none yet."""
+    """The architecture's numbers from a local checkpoint's own config.json; None where there is none yet.
+
+    Raises:
+        ValueError: the file is there but is no JSON object.
+    """
     path = Path(source.location) / "config.json"
     if source.kind != "folder" or not path.is_file():
         return None
-    saved = json.loads(path.read_text())
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); copy the checkpoint anew") from error
+    if not isinstance(saved, dict):
+        raise ValueError(f"{path}: expected an object, found {type(saved).__name__}; copy the checkpoint anew")
     heads = saved.get("num_attention_heads") or 1
     return ShapeConfig(
         vocab_size=saved.get("vocab_size", 0),
@@ -100,21 +109,30 @@ def num_parameters(shape: ShapeConfig) -> int:
 
 def _local_folder(config: ModelConfig, paths: PathsConfig, looked: list[str]) -> Path | None:
     if config.path is not None:
-        looked.append(f"model.path={config.path}")
-        return Path(config.path) if _is_checkpoint(Path(config.path)) else None
+        problem = _folder_problem(Path(config.path))
+        looked.append(f"model.path={config.path}: {problem}")
+        return Path(config.path) if problem is None else None
     if paths.model_store is None:
         looked.append("the model store: not set (paths.model_store, or HARNESS_MODEL_STORE)")
         return None
     for name in store_names(config.name, config.hub_id, config.aliases):
         folder = Path(paths.model_store) / name
-        if _is_checkpoint(folder):
+        problem = _folder_problem(folder)
+        if problem is None:
             return folder
-        looked.append(f"{folder}: " + ("no config.json in it" if folder.is_dir() else "no such folder"))
+        looked.append(f"{folder}: {problem}")
     return None
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
+def _folder_problem(folder: Path) -> str | None:
+    """Why a folder is no checkpoint, or None if it is one."""
+    if not folder.is_dir():
+        return "no such folder"
+    if not (folder / "config.json").is_file():
+        return "no config.json in it"
+    if not (any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))):
+        return "no weights in it (*.safetensors)"
+    return None
 
 
 def _embedded(config: ModelConfig) -> ModelSource | Missing:

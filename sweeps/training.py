@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,22 @@ import yaml
 
 from harness.carve import carve
 from harness.data import fingerprint, locate_dataset
-from harness.files import append_jsonl, write_atomically
+from harness.files import append_jsonl, read_jsonl, to_json, write_atomically, write_json
 from harness.ledger import JobRow
 from harness.models import LoadedBase
 from harness.optim import used_optimizer
 from harness.plan import RunSpec
-from harness.provenance import RunRecord, git_state, now, package_versions, python_version, save_record
+from harness.provenance import (
+    RECORD_FILE,
+    RunRecord,
+    git_state,
+    load_record,
+    now,
+    package_versions,
+    python_version,
+    save_record,
+)
+from harness.run_folder import folder_problem
 from harness.schedule import num_steps
 from harness.schema import AdapterMethod
 from harness.stores import Missing
@@ -65,6 +76,8 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
             folder=context.run_folder(claim.run_id),
             started=now(),
         )
+        if _adopt(context, run):
+            continue
         base = context.base(run.spec)
         try:
             _prepare(context, base, run)
@@ -93,9 +106,20 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
                 base.bank.remove_member(run.claim.run_id)
 
 
+def _adopt(context: Context, run: _Run) -> bool:
+    """Takes a whole run folder for what it is, where the ledger was lost or its worker died before it was told."""
+    if folder_problem(run.folder, run.spec.adapter.method is not AdapterMethod.none) is not None:
+        return False
+    record = load_record(run.folder)
+    assert record is not None
+    context.finish(run.claim, _result(record), record.train_seconds)
+    return True
+
+
 def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     """Writes the resolved config, tokenizes, opens the member. Raises ValueError for what a user can mend."""
     run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / RECORD_FILE).unlink(missing_ok=True)  # from here on the folder is not done
     write_atomically(run.folder / "config.yaml", yaml.safe_dump(run.spec.to_dict(), sort_keys=False))
     if run.spec.dataset is None:
         return
@@ -115,10 +139,13 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     run.data.require_fits(base.max_length)
     examples, num_characters = carve(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
     total = num_steps(run.spec.train, len(examples))
-    (run.folder / "metrics.jsonl").unlink(missing_ok=True)
+    _drop_checkpoint_of_other_inputs(run, base)
+    run.metrics = _earlier_metrics(run.folder)
     run.tracker = Tracker.start(context.settings.tracking, run.spec, run.label, context.settings.sweep, run.folder)
 
     def on_step(metrics: StepMetrics) -> None:
+        if run.metrics and run.metrics[-1].step >= metrics.step:
+            _rewind_metrics(run, metrics.step)
         run.metrics.append(metrics)
         append_jsonl(run.folder / "metrics.jsonl", asdict(metrics))
         assert run.tracker is not None
@@ -136,6 +163,30 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     )
 
 
+def _drop_checkpoint_of_other_inputs(run: _Run, base: LoadedBase) -> None:
+    """A checkpoint of other weights or rows, changed while the run was stopped, is not gone on from."""
+    inputs = {"base_fingerprint": base.fingerprint, "data_fingerprint": run.data_fingerprint}
+    path = run.folder / "checkpoint" / "inputs.json"
+    if path.is_file() and json.loads(path.read_text()) != inputs:
+        shutil.rmtree(path.parent)
+    write_json(path, inputs)
+
+
+def _earlier_metrics(folder: Path) -> list[StepMetrics]:
+    """The steps of a run that was stopped; none where another version of the code wrote them."""
+    try:
+        return [StepMetrics(**row) for row in read_jsonl(folder / "metrics.jsonl")]
+    except (FileNotFoundError, TypeError, ValueError):
+        return []
+
+
+def _rewind_metrics(run: _Run, step: int) -> None:
+    """Forgets the steps after the checkpoint, which are done again."""
+    run.metrics = [metrics for metrics in run.metrics if metrics.step < step]
+    path = run.folder / "metrics.jsonl"
+    write_atomically(path, "".join(to_json(asdict(m), where=str(path)) + "\n" for m in run.metrics))
+
+
 def _settle(context: Context, base: LoadedBase, run: _Run, seconds: float) -> None:
     """Saves the adapter and the record, last of all tells the ledger; does nothing if the claim was lost."""
     member = run.member
@@ -150,7 +201,11 @@ def _settle(context: Context, base: LoadedBase, run: _Run, seconds: float) -> No
     record = _record(base, run, seconds, digest)
     save_record(run.folder, record)
     shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
-    context.finish(run.claim, {"final_loss": record.final_loss, "num_steps": record.num_steps}, seconds)
+    context.finish(run.claim, _result(record), seconds)
+
+
+def _result(record: RunRecord) -> dict[str, Any]:
+    return {"final_loss": record.final_loss, "num_steps": record.num_steps}
 
 
 def _save_adapter(base: LoadedBase, run: _Run) -> str:

@@ -1,0 +1,179 @@
+"""What does autograd keep between the forward and the backward pass of a packed row? Arithmetic, no torch.
+
+Derived by reading harness/adapters.py, harness/attention.py, harness/loss.py and transformers' LLaMA block, and
+held to `torch.autograd.graph.saved_tensors_hooks` in tests/unit/test_memory.py. N tokens, D hidden size, F
+feed-forward width, H query heads of d, c bytes of the compute dtype, r the rank.
+
+Kept by one block:
+
+| kept | bytes | why |
+|---|---|---|
+| both RMS norms | 2 (4 N D + 4 N) | the input in float32 and 1/rms; the gain is frozen |
+| rotated queries, keys, values | 3 c N H d | keys and values repeated to H heads (grouped queries) |
+| attention output, log-sum-exp | c N H d + 4 N H | flash and memory-efficient kernels alike |
+| gate, silu(gate), up | 3 c N F | of a gated MLP; else the activation's input, c N F |
+| adapter of a layer with I inputs, dropout > 0 | 2 c N I + c N r | the mask, the dropped-out input, x A^T |
+| without dropout | c N r | and c N I once for layers that share an input |
+| in 16 bits, I inputs and O outputs | c r (I + O) | A and B, which are float32, in the compute dtype |
+| LLM.int8 | c N I once a shared input | its backward pass keeps the input |
+| full finetuning | c N I once a shared input, c N D a norm | for the weights' own gradients |
+
+The first block's input needs no gradient: its first norm keeps nothing, its q, k, v no masks and no A. Kept once:
+rotary cosines and sines 2 c N d, the last norm, target positions (8 bytes each) and the loss's gradient c N D.
+With gradient checkpointing a block keeps its input alone, c N D.
+"""
+
+from dataclasses import dataclass
+
+from harness.schema import AdapterConfig, AdapterMethod, QuantConfig, QuantMethod, ShapeConfig
+
+ADAPTER_BYTES = 4  # adapters and their gradients are float32
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """A linear layer of one block. Layers of equal `reads` read the same tensor."""
+
+    name: str
+    reads: str
+    in_features: int
+    out_features: int
+
+    def is_target(self, adapter: AdapterConfig) -> bool:
+        """Whether the adapter learns here."""
+        if adapter.method in (AdapterMethod.none, AdapterMethod.full):
+            return False
+        return list(adapter.targets) == [ALL_LINEAR] or self.name in adapter.targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One forward and backward pass over a packed row."""
+
+    shape: ShapeConfig
+    quant: QuantConfig
+    adapter: AdapterConfig
+    tokens: int
+    compute_bytes: int
+
+    @property
+    def has_dropout(self) -> bool:
+        return bool(self.adapter.lora_dropout)
+
+    @property
+    def casts_adapters(self) -> bool:
+        return self.compute_bytes != ADAPTER_BYTES
+
+    def adapter_copies(self, linear: Linear) -> int:
+        """Bytes an element of its input that an adapter makes for itself."""
+        return 2 * self.compute_bytes if linear.is_target(self.adapter) and self.has_dropout else 0
+
+    def keeps_input(self, linear: Linear) -> bool:
+        """Whether the very tensor that the layer reads is kept (once, if others keep it too)."""
+        if self.quant.method is QuantMethod.int8 or self.adapter.method is AdapterMethod.full:
+            return True
+        return linear.is_target(self.adapter) and self.adapter_copies(linear) == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """Bytes that autograd keeps from the forward to the backward pass."""
+
+    blocks_bytes: int  # of all blocks, with the rotary tables that they share
+    loss_bytes: int  # behind the last block; gone when the blocks' backward pass begins
+    recomputed_bytes: int  # of one block, made again in the backward pass (gradient checkpointing)
+
+
+def linears(shape: ShapeConfig) -> list[Linear]:
+    """The linear layers of one block, in the order of the forward pass, by LLaMA's names."""
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    keys = hidden // shape.num_heads * shape.num_kv_heads
+    up = ["gate_proj", "up_proj"] if shape.gated_mlp else ["up_proj"]
+    rows = [("q_proj", "norm1", hidden, hidden), ("k_proj", "norm1", hidden, keys), ("v_proj", "norm1", hidden, keys)]
+    rows += [("o_proj", "attention", hidden, hidden), *((name, "norm2", hidden, inner) for name in up)]
+    rows += [("down_proj", "inner", inner, hidden)]
+    return [Linear(name=name, reads=reads, in_features=i, out_features=o) for name, reads, i, o in rows]
+
+
+def saved_by_pass(run: Pass, gradient_checkpointing: bool) -> Saved:
+    """What is kept of a pass over every block and the loss, if every token is a target."""
+    shape, tokens = run.shape, run.tokens
+    rotary = 2 * run.compute_bytes * tokens * (shape.hidden_size // shape.num_heads)
+    loss = _norm(run) + tokens * (8 + run.compute_bytes * shape.hidden_size)
+    if not gradient_checkpointing:
+        blocks = shape.num_layers * block_bytes(run) - _untracked(run)
+        return Saved(blocks_bytes=blocks + rotary, loss_bytes=loss, recomputed_bytes=0)
+    stream = run.compute_bytes * tokens * shape.hidden_size
+    # in float32 the first norm keeps the stream itself, which is the input that the checkpoint holds
+    shared = stream if run.compute_bytes == 4 else 0
+    # bitsandbytes' LLM.int8 keeps its inputs as attributes of the node, which a checkpoint can't drop
+    stuck = sum(_shared_inputs(run).values()) if run.quant.method is QuantMethod.int8 else 0
+    return Saved(
+        blocks_bytes=shape.num_layers * (stream + stuck) + rotary,
+        loss_bytes=loss,
+        recomputed_bytes=block_bytes(run) - shared,
+    )
+
+
+def block_bytes(run: Pass) -> int:
+    """What one block keeps: the table above."""
+    shape, tokens, compute = run.shape, run.tokens, run.compute_bytes
+    attention = 4 * compute * tokens * shape.hidden_size + 4 * tokens * shape.num_heads
+    inner = (3 if shape.gated_mlp else 1) * compute * tokens * shape.intermediate_size
+    full = run.adapter.method is AdapterMethod.full
+    norms = 2 * (_norm(run) + (compute * tokens * shape.hidden_size if full else 0))
+    own = 0
+    for linear in linears(shape):
+        own += run.adapter_copies(linear) * tokens * linear.in_features
+        if linear.is_target(run.adapter):
+            cast = linear.in_features + linear.out_features if run.casts_adapters else 0
+            own += compute * run.adapter.lora_r * (tokens + cast)
+    return norms + attention + inner + own + sum(_shared_inputs(run).values())
+
+
+def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes: int) -> int:
+    """What passes through where a block needs most, at its last layer: everything else is kept by then.
+
+    The largest of four moments. `copies` is what the layer's adapter keeps for itself, present or not yet.
+
+    1. forward, the frozen product: the dequantized matrix, the layer's input and output, the normed input of
+       the feed-forward part and, in 16 bits, the residual stream; no copies yet
+    2. forward, the adapter's: as before without the matrix
+    3. backward, the adapter's: the residual stream's gradient, the gradient to the adapter's input
+    4. backward, the frozen product's: the matrix, both parts of the input's gradient; the copies are gone
+
+    With checkpointing the forward moments come within the backward pass, beside the residual stream's gradient.
+    """
+    last = linears(run.shape)[-1]
+    stream = run.compute_bytes * run.tokens * run.shape.hidden_size
+    inner = run.compute_bytes * run.tokens * last.in_features
+    copies = run.adapter_copies(last) * run.tokens * last.in_features
+    frames = (3 if run.compute_bytes < 4 else 2) * stream + (0 if run.keeps_input(last) else inner)
+    frames += stream if gradient_checkpointing else 0
+    return max(
+        dequantization_bytes + frames - copies,
+        frames,
+        stream + inner,
+        dequantization_bytes + stream + 2 * inner - copies,
+    )
+
+
+def _shared_inputs(run: Pass) -> dict[str, int]:
+    """Bytes of the tensors that layers read, once each, where the layer keeps them as they are."""
+    size = run.compute_bytes * run.tokens
+    return {linear.reads: size * linear.in_features for linear in linears(run.shape) if run.keeps_input(linear)}
+
+
+def _norm(run: Pass) -> int:
+    return 4 * run.tokens * run.shape.hidden_size + 4 * run.tokens
+
+
+def _untracked(run: Pass) -> int:
+    """What the first block doesn't keep, as its input needs no gradient; full finetuning trains what is below it."""
+    if run.adapter.method is AdapterMethod.full:
+        return 0
+    readers = [linear for linear in linears(run.shape) if linear.reads == "norm1" and linear.is_target(run.adapter)]
+    masks = run.tokens if run.has_dropout else 0
+    casts = run.adapter.lora_r if run.casts_adapters else 0
+    return _norm(run) + run.compute_bytes * run.shape.hidden_size * len(readers) * (masks + casts)

@@ -1,0 +1,99 @@
+"""Which bank serves a run: the one place that knows them all.
+
+`AdapterBank` shares one base among many adapters; the others own theirs and hold one member each. PEFT is
+imported only where it is needed: it costs over a second.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from harness.adapters import AdapterBank
+from harness.attention import PACKED
+from harness.collate import Item
+from harness.methods import CALIBRATED_METHODS
+from harness.quant import TORCH_DTYPES, quantize_linear_layers
+from harness.schema import SHARED_BASE_METHODS, AdapterConfig, AdapterMethod, ModelKind, QuantConfig, TrainConfig
+
+NUM_CALIBRATION_EXAMPLES = 64  # of the training data, in the run's own order
+
+
+class _Example(Protocol):
+    @property
+    def input_ids(self) -> "np.ndarray[tuple[int], np.dtype[np.int32]]": ...
+
+    @property
+    def num_source(self) -> int: ...
+
+
+class _Examples(Protocol):
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> _Example: ...
+
+
+class _Calibrated(Protocol):
+    def calibrate(self, items: Sequence[Item]) -> None: ...
+
+
+def make_bank(
+    folder: Path, kind: ModelKind, method: AdapterMethod, quant: QuantConfig, device: torch.device
+) -> AdapterBank:
+    """The bank for a model kind and a method, its base read from `folder`.
+
+    Returns:
+        An `AdapterBank`, or a bank with the same calls for one member (`harness.owned_bank`); typed as the former
+        because evaluation makes the same calls on both.
+    """
+    if kind is ModelKind.causal and method in SHARED_BASE_METHODS:
+        dtype = TORCH_DTYPES[quant.compute_dtype]
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=PACKED)
+        quantize_linear_layers(model, quant, device)
+        bank = AdapterBank(model)
+        bank.eval()
+        return bank
+    return _owned_bank(kind, method)(folder, quant, device)  # type: ignore[no-any-return]
+
+
+def calibrate(bank: object, adapter: AdapterConfig, examples: _Examples, train: TrainConfig) -> None:
+    """Hands a bank the examples that its method starts from (EVA, CorDA, LoRA-GA); for others does nothing.
+
+    Args:
+        bank: before `add_member`.
+        adapter: whose method decides.
+        examples: the run's training data, tokenized.
+        train: `data_seed` decides which of them.
+    """
+    if adapter.method not in CALIBRATED_METHODS:
+        return
+    order = np.random.default_rng([train.data_seed, 0]).permutation(len(examples))[:NUM_CALIBRATION_EXAMPLES]
+    chosen = [examples[int(index)] for index in order]
+    target: _Calibrated = bank  # type: ignore[assignment]
+    target.calibrate(
+        [
+            Item(member="", tokens=e.input_ids, num_source=e.num_source, dropout_key=place, weight=1.0)
+            for place, e in enumerate(chosen)
+        ]
+    )
+
+
+def _owned_bank(kind: ModelKind, method: AdapterMethod) -> type:
+    if kind is ModelKind.seq2seq:
+        from harness.seq2seq_bank import Seq2SeqBank
+
+        return Seq2SeqBank
+    if kind is ModelKind.classifier:
+        from harness.classifier_bank import ClassifierBank
+
+        return ClassifierBank
+    if method is AdapterMethod.full:
+        from harness.full_bank import FullBank
+
+        return FullBank
+    from harness.peft_bank import PeftBank
+
+    return PeftBank

@@ -1,0 +1,99 @@
+"""A classifier with one adapter and a trained head, or trained whole: RoBERTa on GLUE, and causal models too.
+
+An item's `label` is its one target. The head starts fresh from the member's seed, stays in 16/32 bits and is saved
+with the adapter (PEFT's `modules_to_save`). A causal model is read at its last token ("label-supervised"
+finetuning, arXiv 2310.01208). Source of the recipe: QLoRA section 4, GLUE with RoBERTa-large.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification
+
+from harness.adapters import ADAPTER_WEIGHTS
+from harness.collate import Item
+from harness.owned_bank import OwnedBank
+from harness.peft_start import HEADS
+from harness.seq2seq_bank import pad, padded_batches
+
+
+class ClassifierBank(OwnedBank):
+    """One member over a classifier of its own.
+
+    Args:
+        args: as for `OwnedBank`.
+        num_labels: classes of the head; None takes the checkpoint's own number. A saved member brings its own.
+    """
+
+    task_type = "SEQ_CLS"
+
+    def __init__(self, *args: Any, num_labels: int | None = None) -> None:
+        super().__init__(*args)
+        self.num_labels = num_labels
+
+    def read(self, folder: Path) -> nn.Module:
+        labels = {} if self.num_labels is None else {"num_labels": self.num_labels}
+        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, dtype=self.dtype, **labels)
+        return model
+
+    def load_member(self, name: str, folder: Path) -> None:
+        """Reads what `save_member` wrote, the head with its number of classes included."""
+        self.num_labels = _saved_labels(folder) or self.num_labels
+        super().load_member(name, folder)
+
+    def item_losses(self, items: Sequence[Item]) -> Tensor:
+        """-> negative log-likelihood of every item's label, in their order, [items] float32.
+
+        Raises:
+            ValueError: an item without a label, or one that the head has no class for.
+        """
+        num_labels = self.base.config.num_labels
+        for item in items:
+            if item.label is None or not 0 <= item.label < num_labels:
+                raise ValueError(
+                    f"label {item.label}: a classifier's rows need one from 0 to {num_labels - 1}; check the dataset, "
+                    "or the number of classes"
+                )
+        logits_BC = self.label_logits(items)
+        return functional.cross_entropy(
+            logits_BC, torch.tensor([item.label for item in items], device=self.device), reduction="none"
+        )
+
+    def label_logits(self, items: Sequence[Item]) -> Tensor:
+        """-> scores of the classes, [items, classes] float32, in the items' order."""
+        found: dict[int, Tensor] = {}
+        for batch in padded_batches([len(item.tokens) for item in items]):
+            with self._drawing(items[batch[0]].dropout_key + 1):
+                found.update(zip(batch, self._batch_logits([items[i] for i in batch]), strict=True))
+        return torch.stack([found[i] for i in range(len(items))])
+
+    def _batch_logits(self, items: Sequence[Item]) -> Tensor:
+        model = self.base
+        fill = model.config.pad_token_id
+        ids_BT, mask_BT = pad([item.tokens for item in items], 0 if fill is None else fill, self.device)
+        if not hasattr(model, "score"):
+            logits: Tensor = model(input_ids=ids_BT, attention_mask=mask_BT).logits
+            return logits.float()
+        # transformers finds the last token by the padding's id, which a causal model's EOS often shares
+        hidden_BTD = model.get_decoder()(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+        last_BD = hidden_BTD[torch.arange(len(items)), mask_BT.sum(1) - 1]
+        scores: Tensor = model.score(last_BD)
+        return scores.float()
+
+
+def _saved_labels(folder: Path) -> int | None:
+    """How many classes a saved head has: the rows of its last layer (`classifier.out_proj` comes after `dense`)."""
+    if (folder / ADAPTER_WEIGHTS).is_file():
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
+            names = [key for key in list(tensors.keys()) if key.endswith(".weight") and ".lora_" not in key]
+            heads = sorted(key for key in names if set(HEADS) & set(key.split(".")))
+            return int(tensors.get_slice(heads[-1]).get_shape()[0]) if heads else None
+    if (folder / "config.json").is_file():
+        return len(json.loads((folder / "config.json").read_text()).get("id2label") or {}) or None
+    return None

@@ -1,0 +1,367 @@
+"""How much memory does a run need? Arithmetic over a model's shape, without torch or weights.
+
+    python -m harness.memory [--json]      # LLaMA 7B to 65B, beside what the QLoRA paper states
+
+`predict` adds up what lies on the device at the worst moment of a training step: weights as bitsandbytes
+stores them, adapters, gradients, optimizer state, what autograd keeps for the backward pass, and the
+passing buffers of the loss or of one layer's backward pass. Nothing in it is fitted to a measurement.
+
+Weights are exact for the LLaMA family. Other decoders (OPT, Pythia, BLOOM) have biases and other norms, less
+than 1 % of their weights. Activations are derived from our own packed forward pass, term by term, in
+`harness.activations`; tests/unit/test_memory.py holds both to real tensors.
+Source: QLoRA (arXiv 2305.14314) sections 2 and 3; the layouts read in bitsandbytes 0.50.
+"""
+
+import json
+import math
+import sys
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
+
+from harness.activations import ADAPTER_BYTES, Linear, Pass, linears, saved_by_pass, working_bytes
+from harness.choices import model_choice
+from harness.locate import num_parameters
+from harness.schema import (
+    AdapterConfig,
+    AdapterMethod,
+    DType,
+    Optimizer,
+    QuantConfig,
+    QuantMethod,
+    ShapeConfig,
+    TrainConfig,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DTYPE_BYTES = {DType.float32: 4, DType.bfloat16: 2, DType.float16: 2}
+LOGITS_CHUNK_BYTES = 64 * 2**20  # `harness.loss.CHUNK_BYTES`; a test holds them equal, importing it loads torch
+NESTED_BLOCK = 256  # absmax constants that share one second-level constant (paper section 3)
+SHAPE_NUMBERS = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
+CODEBOOK_BYTES = 16 * 4  # the 16 float32 levels, a copy a layer
+NESTED_STATE_BYTES = 256 * 4 + 4  # the 8-bit map of the absmax constants and their mean, a copy a layer
+MIN_8BIT_ELEMENTS = 4096  # bitsandbytes keeps the state of smaller tensors in 32 bits
+MIN_PAGED_ELEMENTS = 100_000  # and pages only tensors from here on
+OPTIMIZER_BLOCK = 256  # 8-bit state: elements that share one constant
+
+LLAMA_SIZES = ("7b", "13b", "33b", "65b")
+PAPER_TOKENS = 512  # the paper's text doesn't say how long the sequences of its memory figures were
+PAPER_BASE_BYTES = 5_048_000_000  # section 2: the 4-bit 7B base
+RECIPE_QUANT = QuantConfig(name="nf4", compute_dtype=DType.bfloat16)
+RECIPE_ADAPTER = AdapterConfig(name="lora", lora_r=64, lora_alpha=16, lora_dropout=0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPrediction:
+    """Bytes at the worst moment of a training step, by what they are for."""
+
+    weights_bytes: int  # the base: quantized linear layers with their constants, the rest in the compute dtype
+    adapter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int  # on the device, whatever happens
+    paged_optimizer_bytes: int  # in unified memory: the driver moves it to the host when the device is full
+    activation_bytes: int  # what the blocks keep from the forward to the backward pass
+    recomputed_bytes: int  # with gradient checkpointing: one block's activations, made again in the backward pass
+    logits_bytes: int  # the loss: a chunk of logits, the states that go in and out of it
+    dequantization_bytes: int  # the largest quantized linear layer in the compute dtype; part of working_bytes
+    working_bytes: int  # what passes through one block where it needs most
+
+    @property
+    def static_bytes(self) -> int:
+        """What stays over a whole step, the paged optimizer state left out."""
+        return self.weights_bytes + self.adapter_bytes + self.gradient_bytes + self.optimizer_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """The peak that has to fit: what `torch.cuda.max_memory_allocated` measures."""
+        passing = max(self.logits_bytes, self.recomputed_bytes + self.working_bytes)
+        return self.static_bytes + self.activation_bytes + passing
+
+    @property
+    def total_bytes(self) -> int:
+        """The peak with all of the optimizer's state."""
+        return self.resident_bytes + self.paged_optimizer_bytes
+
+    def fits(self, device_bytes: int) -> bool:
+        """Whether the run trains in this much memory, paging optimizer state if it must.
+
+        Args:
+            device_bytes: free for tensors: the CUDA context and other processes are not in the prediction.
+        """
+        return self.resident_bytes <= device_bytes
+
+    def to_dict(self) -> dict[str, int]:
+        """All terms and sums, for JSON."""
+        sums = ("static_bytes", "resident_bytes", "total_bytes")
+        return asdict(self) | {name: int(getattr(self, name)) for name in sums}
+
+
+def predict(
+    shape: ShapeConfig,
+    quant: QuantConfig,
+    adapter: AdapterConfig,
+    train: TrainConfig | None,
+    tokens_per_microbatch: int,
+    longest_sequence: int,
+    num_members: int = 1,
+) -> MemoryPrediction:
+    """The memory of one training pass over a full row whose every token is a target.
+
+    Args:
+        shape: of a decoder; `num_layers` blocks.
+        quant: `compute_dtype` resolved, not auto.
+        adapter: method `none` trains nothing: weights only. The variants of LoRA count as LoRA.
+        train: optimizer and gradient checkpointing; None trains nothing.
+        tokens_per_microbatch: tokens of a packed row.
+        longest_sequence: tokens; one sequence always makes a row, however small a row may be.
+        num_members: adapters of a group, each with gradients and optimizer state of its own.
+
+    Raises:
+        ValueError: an unknown shape, `compute_dtype=auto`, or targets that a LLaMA block doesn't have.
+    """
+    check(shape, quant)
+    nothing = dict.fromkeys((f.name for f in fields(MemoryPrediction)), 0)
+    nothing["weights_bytes"] = weights_bytes(shape, quant)
+    if train is None or adapter.method is AdapterMethod.none:
+        return MemoryPrediction(**nothing)
+    compute_bytes = DTYPE_BYTES[quant.compute_dtype]
+    tokens = max(tokens_per_microbatch, longest_sequence)
+    run = Pass(shape=shape, quant=quant, adapter=adapter, tokens=tokens, compute_bytes=compute_bytes)
+    saved = saved_by_pass(run, train.gradient_checkpointing)
+    tensors = trained_tensors(shape, adapter) * num_members
+    full = adapter.method is AdapterMethod.full
+    element_bytes = compute_bytes if full else ADAPTER_BYTES
+    resident, paged = optimizer_bytes(tensors, train.optimizer, element_bytes)
+    matrix_bytes = dequantization_bytes(shape, quant)
+    terms = nothing | {
+        "adapter_bytes": 0 if full else sum(tensors) * element_bytes,
+        "gradient_bytes": sum(tensors) * element_bytes,
+        "optimizer_bytes": resident,
+        "paged_optimizer_bytes": paged,
+        "activation_bytes": saved.blocks_bytes,
+        "recomputed_bytes": saved.recomputed_bytes,
+        "logits_bytes": saved.loss_bytes + logits_bytes(shape, tokens, compute_bytes),
+        "dequantization_bytes": matrix_bytes,
+        "working_bytes": working_bytes(run, train.gradient_checkpointing, matrix_bytes),
+    }
+    return MemoryPrediction(**terms)
+
+
+def weights_bytes(shape: ShapeConfig, quant: QuantConfig) -> int:
+    """The base in memory: blocks, embeddings, output layer and norms, rotary frequencies."""
+    compute_bytes = DTYPE_BYTES[quant.compute_dtype]
+    layer = sum(linear_bytes(linear, quant) for linear in linears(shape))
+    tables = (1 if shape.tied_embeddings else 2) * shape.vocab_size * shape.hidden_size
+    norms = (2 * shape.num_layers + 1) * shape.hidden_size
+    frequencies = 2 * 4 * (shape.hidden_size // shape.num_heads // 2)
+    return shape.num_layers * layer + (tables + norms) * compute_bytes + frequencies
+
+
+def linear_bytes(linear: Linear, quant: QuantConfig) -> int:
+    """One linear layer without bias, as bitsandbytes stores it.
+
+    4-bit: two weights a byte; an absmax constant a block, float32, or with double quantization uint8 and a
+    float32 constant for every 256 of them; the codebooks. LLM.int8: a byte a weight, a float32 scale a row.
+    """
+    count = linear.in_features * linear.out_features
+    if quant.method is QuantMethod.none:
+        return count * DTYPE_BYTES[quant.compute_dtype]
+    if quant.method is QuantMethod.int8:
+        return count + 4 * linear.out_features
+    blocks = math.ceil(count / quant.block_size)
+    constants = 4 * blocks
+    if quant.double_quant:
+        constants = blocks + 4 * math.ceil(blocks / NESTED_BLOCK) + NESTED_STATE_BYTES
+    return math.ceil(count / 2) + constants + CODEBOOK_BYTES
+
+
+def trained_tensors(shape: ShapeConfig, adapter: AdapterConfig) -> list[int]:
+    """Elements of every tensor that learns: A and B of each adapted layer, or all weights."""
+    if adapter.method is AdapterMethod.full:
+        norms = [shape.hidden_size] * (2 * shape.num_layers + 1)
+        tables = [shape.vocab_size * shape.hidden_size] * (1 if shape.tied_embeddings else 2)
+        return [n.in_features * n.out_features for n in linears(shape)] * shape.num_layers + norms + tables
+    adapted = [linear for linear in linears(shape) if linear.is_target(adapter)]
+    sizes = [n for linear in adapted for n in (linear.in_features, linear.out_features)]
+    return [adapter.lora_r * size for size in sizes] * shape.num_layers
+
+
+def optimizer_bytes(tensors: list[int], optimizer: Optimizer, element_bytes: int = ADAPTER_BYTES) -> tuple[int, int]:
+    """-> bytes of AdamW's two moments on the device, and in pages that may leave it.
+
+    Args:
+        tensors: elements of each trained tensor.
+        element_bytes: of the trained tensors; torch's AdamW keeps its moments in their type, the paged ones don't.
+    """
+    resident = paged = 0
+    plain_bytes = element_bytes if optimizer is Optimizer.adamw else 4
+    for count in tensors:
+        in_8bit = optimizer is Optimizer.paged_adamw_8bit and count >= MIN_8BIT_ELEMENTS
+        moments = 2 * count * (1 if in_8bit else plain_bytes)
+        if optimizer is Optimizer.adamw or count < MIN_PAGED_ELEMENTS:
+            resident += moments
+        else:
+            paged += moments
+        resident += 2 * 4 * math.ceil(count / OPTIMIZER_BLOCK) if in_8bit else 0
+    return resident, paged
+
+
+def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> int:
+    """`harness.loss`: a chunk of float32 probabilities and `logsumexp`'s copy of it; the states before the loss.
+
+    The states are the last norm's output and the gathered target positions of it.
+    """
+    rows = min(num_targets, max(1, LOGITS_CHUNK_BYTES // (4 * shape.vocab_size)))
+    return 2 * 4 * rows * shape.vocab_size + 2 * num_targets * shape.hidden_size * compute_bytes
+
+
+def dequantization_bytes(shape: ShapeConfig, quant: QuantConfig) -> int:
+    """The widest linear layer as a plain matrix in the compute dtype, as the products need it."""
+    if quant.method is QuantMethod.none:
+        return 0
+    return max(n.in_features * n.out_features for n in linears(shape)) * DTYPE_BYTES[quant.compute_dtype]
+
+
+def check(shape: ShapeConfig, quant: QuantConfig) -> None:
+    """Raises ValueError where the arithmetic has nothing to work on."""
+    missing = [name for name in SHAPE_NUMBERS if getattr(shape, name) <= 0]
+    if missing:
+        raise ValueError(f"model.shape: {', '.join(missing)} not set; give the architecture's numbers in its YAML")
+    if quant.compute_dtype is DType.auto:
+        raise ValueError("quant.compute_dtype=auto: say bfloat16, float16 or float32, the plan resolves it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A figure that the paper states, beside ours."""
+
+    what: str
+    paper: str
+    ours_bytes: int
+    gap: str  # what explains the difference, and what doesn't
+
+
+def recipe_prediction(size: str, tokens: int = PAPER_TOKENS, checkpointing: bool = True) -> MemoryPrediction:
+    """One sequence a pass of the paper's recipe for LLaMA `size`: NF4 with double quantization, r = 64, bf16."""
+    train = TrainConfig(optimizer=Optimizer.paged_adamw_32bit, gradient_checkpointing=checkpointing)
+    return predict(llama_shape(size), RECIPE_QUANT, RECIPE_ADAPTER, train, tokens, tokens)
+
+
+def full_prediction(size: str, tokens: int = PAPER_TOKENS) -> MemoryPrediction:
+    """Full finetuning in 16 bits, moments in 32."""
+    quant = QuantConfig(name="bf16", method=QuantMethod.none, compute_dtype=DType.bfloat16)
+    adapter = AdapterConfig(name="full", method=AdapterMethod.full)
+    train = TrainConfig(optimizer=Optimizer.paged_adamw_32bit, gradient_checkpointing=True)
+    return predict(llama_shape(size), quant, adapter, train, tokens, tokens)
+
+
+def llama_shape(size: str) -> ShapeConfig:
+    """7b, 13b, 33b or 65b, from conf/model."""
+    return model_choice(f"llama{size}").shape
+
+
+def paper_comparison() -> list[Comparison]:
+    """The paper's memory figures (sections 2, 3 and 5) beside ours; gaps are explained, nothing is fitted."""
+    small, large = recipe_prediction("7b"), recipe_prediction("65b")
+    plain = recipe_prediction("7b", checkpointing=False)
+    full = full_prediction("65b")
+    shape = llama_shape("7b")
+    tables = 2 * shape.vocab_size * shape.hidden_size
+    rest = PAPER_BASE_BYTES - small.weights_bytes - 2 * tables
+    return [
+        Comparison(
+            what="4-bit 7B base",
+            paper="5,048 MB",
+            ours_bytes=small.weights_bytes,
+            gap="ours: linear layers at 4.127 bits, embeddings and output layer in bf16. In float32 those two are "
+            f"{2 * tables / 1e6:,.0f} MB more; {rest / 1e6:,.0f} MB are left that nothing in the paper's text accounts for",
+        ),
+        Comparison(
+            what="7B LoRA weights at 0.2 % of the model's",
+            paper="26 MB",
+            ours_bytes=round(0.002 * num_parameters(shape) * 2),
+            gap="0.2 % at 2 bytes. The recipe's r = 64 on all layers, in float32 as we train it, is "
+            f"{small.adapter_bytes / 1e6:,.0f} MB",
+        ),
+        Comparison(
+            what="7B, kept for the backward pass of one sequence",
+            paper="567 MB",
+            ours_bytes=plain.activation_bytes,
+            gap=f"the paper counts the gradients of the adapters' inputs alone. Ours, at {PAPER_TOKENS} tokens, is all that "
+            "autograd keeps: attention, norms in float32, dropout's masks and products too",
+        ),
+        Comparison(
+            what="the same with checkpointing",
+            paper="18 MB",
+            ours_bytes=small.recomputed_bytes,
+            gap=f"567 / 18 = 31.5: one of 32 layers. Ours is one layer's too, made again in the backward pass; the "
+            f"layers' inputs that wait for it, {small.activation_bytes / 1e6:,.0f} MB, the paper leaves out",
+        ),
+        Comparison(
+            what="65B full finetuning in 16 bits",
+            paper="> 780 GB",
+            ours_bytes=full.weights_bytes + full.gradient_bytes + full.optimizer_bytes + full.paged_optimizer_bytes,
+            gap="12 bytes a weight in both: 2 of weight, 2 of gradient, 8 of moments. The paper's is 65.0e9 weights, "
+            "the model has 65.3e9; activations are left out on both sides",
+        ),
+        Comparison(
+            what="65B with QLoRA",
+            paper="< 48 GB",
+            ours_bytes=large.resident_bytes,
+            gap=f"paging {large.paged_optimizer_bytes / 1e9:.1f} GB of moments to the host; {large.total_bytes / 1e9:.1f} GB "
+            "with them. Our adapters and gradients are float32, the original's adapters bf16",
+        ),
+    ]
+
+
+def main() -> None:
+    """Prints ours for LLaMA 7B to 65B and the paper's figures beside ours; `--json` for JSON alone."""
+    unknown = [argument for argument in sys.argv[1:] if argument != "--json"]
+    if unknown:
+        sys.exit(f"harness.memory: {unknown[0]}: not an option; there is --json alone")
+    predictions = {size: recipe_prediction(size) for size in LLAMA_SIZES}
+    comparisons = paper_comparison()
+    if "--json" in sys.argv[1:]:
+        sizes = {size: prediction.to_dict() for size, prediction in predictions.items()}
+        print(
+            json.dumps({"tokens": PAPER_TOKENS, "recipe": sizes, "paper": [asdict(c) for c in comparisons]}, indent=2)
+        )
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(_recipe_table(predictions), _paper_table(comparisons))
+
+
+def _recipe_table(predictions: dict[str, MemoryPrediction]) -> "Table":
+    from rich.table import Table
+
+    table = Table(
+        title=f"QLoRA's recipe, one sequence of {PAPER_TOKENS} tokens a pass, checkpointing; GB (1e9 bytes)",
+        title_justify="left",
+    )
+    table.add_column("what")
+    for size in predictions:
+        table.add_column(size, justify="right")
+    for name in next(iter(predictions.values())).to_dict():
+        label = name.removesuffix("_bytes").replace("_", " ")
+        table.add_row(label, *(f"{p.to_dict()[name] / 1e9:,.2f}" for p in predictions.values()))
+    return table
+
+
+def _paper_table(comparisons: list[Comparison]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title="The paper's figures beside ours", title_justify="left", show_lines=True)
+    for column in ("what", "paper", "ours", "the gap"):
+        table.add_column(column, justify="right" if column in ("paper", "ours") else "left")
+    for row in comparisons:
+        giga = row.ours_bytes >= 1e10
+        ours = f"{row.ours_bytes / 1e9:,.1f} GB" if giga else f"{row.ours_bytes / 1e6:,.0f} MB"
+        table.add_row(row.what, row.paper, ours, row.gap)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Does this way of finetuning go with this quantization and this model? Asked at plan time: no torch.
+
+    problem = method_problem(config.adapter, config.quant, config.model)   # None: it works
+
+What works was tried with PEFT 0.21 and bitsandbytes 0.50 on a tiny model (tests/unit/test_peft_bank.py).
+Methods that take part of the weights into the adapter do so on the 16/32-bit weights, and what is left is
+quantized afterwards (PiSSA, section 4: QPiSSA); so they work on quantized bases too, except for those that
+can't by their nature.
+"""
+
+from harness.schema import AdapterConfig, AdapterMethod, ModelConfig, ModelKind, QuantConfig, QuantMethod
+
+RESIDUAL_METHODS = frozenset(
+    {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga}
+)  # W = W_residual + scale B0 A0: the base changes, and B, A start from B0, A0
+CALIBRATED_METHODS = frozenset({AdapterMethod.eva, AdapterMethod.corda, AdapterMethod.lora_ga})  # start from data
+SVD_METHODS = RESIDUAL_METHODS | {AdapterMethod.loftq}  # the rank is bounded by the layer's smaller side
+
+
+def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfig) -> str | None:
+    """-> why the run can't be trained, with the keys, their values and the remedy; None if it can."""
+    method, kind = adapter.method, model.kind
+    if problem := quant_problem(method, quant.method):
+        return problem
+    if method in CALIBRATED_METHODS and kind is not ModelKind.causal:
+        return (
+            f"adapter.method={method.value} with model.kind={kind.value}: its start from data is implemented for "
+            "causal models only; use adapter=lora, dora, pissa or olora"
+        )
+    return _rank_problem(adapter, model)
+
+
+def quant_problem(method: AdapterMethod, quant: QuantMethod) -> str | None:
+    """-> why the method can't be trained on weights stored so; None if it can."""
+    if method is AdapterMethod.full and quant is not QuantMethod.none:
+        return (
+            f"adapter.method=full with quant.method={quant.value}: quantized weights can't be trained; "
+            "use quant=bf16 or quant=fp32, or adapter=lora"
+        )
+    if method is AdapterMethod.loftq and quant is QuantMethod.none:
+        return (
+            "adapter.method=loftq with quant.method=none: LoftQ makes up for the error of quantization, and there "
+            "is none; use quant=nf4, fp4 or int8, or adapter=lora"
+        )
+    return None
+
+
+def max_rank(method: AdapterMethod, smaller_side: int) -> int:
+    """The largest rank that the method can start with on a layer whose smaller side is this."""
+    if method in (AdapterMethod.lora_ga, AdapterMethod.eva):
+        return smaller_side // 2  # LoRA-GA's A and B take half of the vectors each; EVA may give a layer twice its rank
+    return smaller_side if method in SVD_METHODS else 2**31
+
+
+def rank_problem(adapter: AdapterConfig, smaller_side: int) -> str | None:
+    """-> why `adapter.lora_r` doesn't fit a layer whose smaller side is this; None if it does."""
+    largest = max_rank(adapter.method, smaller_side)
+    if adapter.lora_r <= largest:
+        return None
+    return (
+        f"adapter.lora_r={adapter.lora_r} with adapter.method={adapter.method.value}: it starts from a singular "
+        f"value decomposition, and this model's smallest layer has {smaller_side} rows or columns; use "
+        f"adapter.lora_r={largest} or less"
+    )
+
+
+def _rank_problem(adapter: AdapterConfig, model: ModelConfig) -> str | None:
+    """By the numbers in the model's YAML, where it has them; the bank asks again with the real layers."""
+    shape = model.shape
+    if model.kind is not ModelKind.causal or not (shape.hidden_size and shape.num_heads and shape.num_kv_heads):
+        return None
+    keys = shape.hidden_size // shape.num_heads * shape.num_kv_heads
+    sides = [side for side in (shape.hidden_size, keys, shape.intermediate_size) if side]
+    return rank_problem(adapter, min(sides)) if list(adapter.targets) == ["all-linear"] else None

@@ -1,0 +1,211 @@
+"""A bank that owns its base and holds one member: what all of those have in common.
+
+The base is read anew for each member, because many of these methods change it; `remove_member` lets it go. What
+is trained is an adapter started by PEFT (`harness.peft_start`) or every weight (`adapter.method=full`).
+Subclasses say how the model is read, how examples become a batch and what their losses are.
+"""
+
+import hashlib
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.adapters import ADAPTER_WEIGHTS, mix_seed
+from harness.collate import Item
+from harness.methods import quant_problem
+from harness.peft_start import (
+    ADAPTER,
+    Calibration,
+    Started,
+    layer_names,
+    load_adapter,
+    quantize_layers,
+    save_adapter,
+    start,
+)
+from harness.quant import TORCH_DTYPES
+from harness.schema import AdapterConfig, AdapterMethod, QuantConfig
+
+_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.model", "vocab.*", "merges.txt", "*.jinja")
+_START = 0  # what the member's seed is mixed with for its first weights; dropout keys begin at 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseLayer:
+    """A linear layer of the base, as `AdapterBank.layers` shows it."""
+
+    base: nn.Module
+
+
+class OwnedBank(nn.Module, ABC):
+    """One member over a base of its own.
+
+    Args:
+        folder: the checkpoint, with config.json and safetensors.
+        quant: how its linear layers are stored; `compute_dtype` resolved, not auto.
+        device: where it goes.
+    """
+
+    task_type: str  # PEFT's
+
+    def __init__(self, folder: Path, quant: QuantConfig, device: torch.device) -> None:
+        super().__init__()
+        self.folder, self.quant, self._device = folder, quant, device
+        self.configs: dict[str, AdapterConfig] = {}
+        self.seed = 0
+        self.model: Any = None  # the transformers model, adapters injected
+        self._started: Started | None = None
+        self._examples: list[Item] = []
+
+    @abstractmethod
+    def read(self, folder: Path) -> nn.Module:
+        """Reads the 16/32-bit model to the CPU; weights that the checkpoint lacks are drawn from torch's generator."""
+
+    @abstractmethod
+    def item_losses(self, items: Sequence[Item]) -> Tensor:
+        """-> negative log-likelihood of every target of the items, in their order, [targets] float32."""
+
+    def calibration(self) -> Calibration | None:
+        """Runs the examples given to `calibrate`; None where the bank can't or has none."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return TORCH_DTYPES[self.quant.compute_dtype]
+
+    @property
+    def base(self) -> Any:
+        """The transformers model; the untouched base where no member is in."""
+        if self.model is None:
+            model = self.read(self.folder)
+            quantize_layers(model, layer_names(model), self.quant, self.device)
+            self._take(model.requires_grad_(False).eval())
+        return self.model
+
+    @property
+    def layers(self) -> dict[str, BaseLayer]:
+        """The base's linear layers by name, without the adapter around them."""
+        found: dict[str, BaseLayer] = {}
+        for name, module in self.base.named_modules():
+            if isinstance(module, nn.Linear) and ".lora_" not in name:
+                found[name.replace(".base_layer", "")] = BaseLayer(base=module)
+        return found
+
+    def calibrate(self, items: Sequence[Item]) -> None:
+        """Examples from which EVA, CorDA and LoRA-GA start; comes before `add_member`."""
+        self._examples = list(items)
+
+    def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
+        """Reads the base and starts the member on it, from `seed`.
+
+        Raises:
+            ValueError: another member is in, or the method doesn't fit the model (`harness.methods`).
+        """
+        self._require_free(name)
+        _check_method(config.method, self.quant)
+        self.seed = seed
+        with self._drawing(_START):
+            model = self.read(self.folder)
+            if config.method is AdapterMethod.full:
+                self._take(model.to(self.device).requires_grad_(True))
+            else:
+                calibrate = self.calibration()
+                self._started = start(model, config, self.quant, self.device, self.task_type, calibrate)
+                self._take(self._started.model.get_base_model())
+        self.configs[name] = config
+        self.adapted(config)
+
+    def adapted(self, config: AdapterConfig) -> None:
+        """Called when a member is in: the place for a subclass to change its adapter layers."""
+
+    def load_member(self, name: str, folder: Path) -> None:
+        """Reads what `save_member` wrote.
+
+        Raises:
+            ValueError: another member is in, or files of another base or kind.
+        """
+        self._require_free(name)
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            if not (folder / "config.json").is_file():
+                raise ValueError(f"{folder}: neither an adapter nor a model; expected what a run saved")
+            _check_method(AdapterMethod.full, self.quant)
+            self._take(self.read(folder).to(self.device))
+            self.configs[name] = AdapterConfig(name="full", method=AdapterMethod.full)
+            return
+        with self._drawing(_START):
+            self._started = load_adapter(self.read(self.folder), folder, self.quant, self.device)
+        lora = self._started.model.peft_config[ADAPTER]
+        self._take(self._started.model.get_base_model())
+        self.configs[name] = AdapterConfig(
+            name=self._started.method.value, method=self._started.method, lora_r=lora.r, lora_alpha=int(lora.lora_alpha)
+        )
+        self.eval()
+
+    def remove_member(self, name: str) -> None:
+        """Drops the member and its base."""
+        self.configs.pop(name)
+        self.model, self._started = None, None
+
+    def member_parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """-> the member's trainable tensors, by their names in PEFT's file or in the model."""
+        if name not in self.configs:
+            raise ValueError(f"no member {name} in this bank; it holds {sorted(self.configs)}")
+        root = self.model if self._started is None else self._started.model
+        return {k.replace(f".{ADAPTER}.", "."): p for k, p in root.named_parameters() if p.requires_grad}
+
+    def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
+        """Writes PEFT's two files, or a whole checkpoint. -> sha256 of the weights."""
+        if self._started is not None:
+            return save_adapter(self._started, folder, base_model, revision)
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in _TOKENIZER_FILES:
+            for path in self.folder.glob(pattern):
+                shutil.copyfile(path, folder / path.name)
+        self.model.save_pretrained(folder)
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*.safetensors")):
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Recompute each layer in the backward pass."""
+        if on:
+            self.base.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.base.gradient_checkpointing_disable()
+
+    @contextmanager
+    def _drawing(self, key: int) -> Iterator[None]:
+        """torch's generators seeded from (member's seed, key) within, and as they were behind."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(mix_seed(self.seed, key, 0))
+            yield
+
+    def _take(self, model: nn.Module) -> None:
+        self.model = model
+
+    def _require_free(self, name: str) -> None:
+        if self.configs:
+            raise ValueError(
+                f"member {name}: {', '.join(self.configs)} is in this bank, and it holds one; train such runs "
+                "one by one (launch.max_group_size=1)"
+            )
+        self.model, self._started = None, None
+
+
+def _check_method(method: AdapterMethod, quant: QuantConfig) -> None:
+    if problem := quant_problem(method, quant.method):
+        raise ValueError(problem)

@@ -1,0 +1,150 @@
+"""A causal model with one adapter of a variant that PEFT ships, over packed rows as in `AdapterBank`.
+
+Serves DoRA, PiSSA, OLoRA, CorDA, EVA, LoftQ and LoRA-GA; LoRA and rsLoRA too, though `AdapterBank` trains many
+of those at once. Everything but the adapter is the same: the packed forward pass, losses at target positions
+only, dropout drawn for each example from (seed, step, place in it, layer), however a step is cut into rows.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from harness.adapters import mix_seed
+from harness.attention import PACKED, AttentionPlan, Packed
+from harness.collate import Item, PackedRow, pack, split_rows
+from harness.loss import target_losses
+from harness.owned_bank import OwnedBank
+from harness.peft_start import ADAPTER, Calibration
+from harness.schema import AdapterConfig
+from harness.segments import Segment
+
+CALIBRATION_TOKENS = 2048  # a row of calibration examples
+
+
+class SegmentDropout(nn.Module):
+    """Dropout of one adapter layer whose mask depends on the example, not on what else is in the row."""
+
+    def __init__(self, probability: float, seed: int, layer: int, segments: list[Segment]) -> None:
+        super().__init__()
+        self.probability, self.seed, self.layer = probability, seed, layer
+        self._segments = segments  # of the row under way; the bank's own list
+
+    def forward(self, x_1NI: Tensor) -> Tensor:
+        if not self.training:
+            return x_1NI
+        mask = torch.empty_like(x_1NI)
+        generator, begin = torch.Generator(device=x_1NI.device), 0
+        for segment in self._segments:
+            generator.manual_seed(mix_seed(self.seed, segment.dropout_key, self.layer))
+            mask[:, begin : begin + segment.num_tokens].bernoulli_(1 - self.probability, generator=generator)
+            begin += segment.num_tokens
+        return x_1NI * mask.div_(1 - self.probability)
+
+
+class PackedBank(OwnedBank):
+    """A causal model of its own, called with packed rows; `AdapterBank`'s calls, for one member."""
+
+    task_type = "CAUSAL_LM"
+
+    def __init__(self, folder: Path, *args: Any) -> None:
+        super().__init__(folder, *args)
+        self._segments: list[Segment] = []
+
+    def read(self, folder: Path) -> nn.Module:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, attn_implementation=PACKED)
+        return model
+
+    @property
+    def lm_head_weight(self) -> Tensor:
+        """[V, hidden], of the output layer."""
+        weight: Tensor = self.base.get_output_embeddings().weight
+        return weight
+
+    def forward(
+        self,
+        input_ids_1N: Tensor,
+        segments: Sequence[Segment],
+        position_ids_1N: Tensor | None = None,
+        plan: AttentionPlan | None = None,
+    ) -> Tensor:
+        """As `AdapterBank.forward`: hidden states before the output layer, [1, N, hidden].
+
+        Raises:
+            ValueError: segments of a member that isn't in, or of the untouched base while one is.
+        """
+        members = {segment.member for segment in segments}
+        if members != (set(self.configs) or {None}):
+            raise ValueError(f"this bank serves {sorted(self.configs) or 'the untouched base'}, not {members}")
+        lengths = [segment.num_tokens for segment in segments]
+        if sum(lengths) != input_ids_1N.shape[1]:
+            raise ValueError(f"segments cover {sum(lengths)} tokens, the row has {input_ids_1N.shape[1]}")
+        self._segments[:] = segments
+        if position_ids_1N is None:
+            position_ids_1N = _positions(lengths, input_ids_1N.device)
+        return _hidden(self.base, input_ids_1N, position_ids_1N, plan or Packed(lengths))
+
+    def item_losses(self, items: Sequence[Item]) -> Tensor:
+        """-> negative log-likelihood of every target token, in the items' order, [targets] float32."""
+        row = pack(items, self.device)
+        hidden_1ND = self(row.input_ids_1N, row.segments)
+        return self.head_losses(hidden_1ND[0, row.target_at_M], row.targets_M)
+
+    def head_losses(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+        """-> [M] float32, differentiable in the hidden states; the output layer is frozen."""
+        return target_losses(hidden_MD, self.lm_head_weight, targets_M)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """[N, hidden] -> [N, V], float32."""
+        logits: Tensor = self.base.get_output_embeddings()(hidden_ND).float()
+        return logits
+
+
+class PeftBank(PackedBank):
+    """One adapter that PEFT starts; see the module's docstring."""
+
+    def adapted(self, config: AdapterConfig) -> None:
+        """Puts the example-wise dropout in the place of PEFT's, which draws from the global generator."""
+        layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        for index, layer in enumerate(layers):
+            if config.lora_dropout:
+                layer.lora_dropout[ADAPTER] = SegmentDropout(config.lora_dropout, self.seed, index, self._segments)
+
+    def calibration(self) -> Calibration | None:
+        if not self._examples:
+            return None
+        rows = [pack(items, self.device) for items in split_rows(self._examples, CALIBRATION_TOKENS)]
+        longest = max(row.input_ids_1N.shape[1] for row in rows)  # EVA can't use a short last row
+        rows = [row for row in rows if row.input_ids_1N.shape[1] >= longest // 2]
+
+        def run(model: nn.Module, backward: bool) -> None:
+            for row in rows:
+                _calibrate_row(model, row, backward)
+
+        return run
+
+
+def _calibrate_row(model: nn.Module, row: PackedRow, backward: bool) -> None:
+    """One pass; the loss is the mean over the row's target tokens."""
+    lengths = [segment.num_tokens for segment in row.segments]
+    positions = _positions(lengths, row.input_ids_1N.device)
+    with torch.set_grad_enabled(backward):
+        hidden_1ND = _hidden(model, row.input_ids_1N, positions, Packed(lengths))
+        if backward:
+            weight: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
+            target_losses(hidden_1ND[0, row.target_at_M], weight, row.targets_M).mean().backward()
+
+
+def _hidden(model: Any, input_ids_1N: Tensor, position_ids_1N: Tensor, plan: AttentionPlan) -> Tensor:
+    decoder = model.get_decoder()
+    out = decoder(input_ids=input_ids_1N, position_ids=position_ids_1N, plan=plan, use_cache=False)
+    hidden: Tensor = out.last_hidden_state
+    return hidden
+
+
+def _positions(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.cat([torch.arange(length, device=device) for length in lengths])[None]

@@ -1,0 +1,125 @@
+"""An encoder-decoder model (T5) with one adapter, or trained whole: source to the encoder, target to the decoder.
+
+Packing can't be had here (T5's relative positions are counted within a row), so examples are sorted by length
+and padded in batches whose padded size stays within the tokens of the row that the loop handed over.
+An item's tokens are source and target one behind the other; the source gets an EOS if it has none, as T5's own
+tokenizer gives it. Source of the recipe: QLoRA section 4 (T5 on Super-NaturalInstructions); T5 (arXiv 1910.10683).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+from harness.collate import Item
+from harness.full_bank import trained_head_losses
+from harness.loss import target_losses
+from harness.owned_bank import OwnedBank
+
+MODEL_TYPES = ("t5", "mt5", "umt5")  # others shift targets and bias logits in their own ways
+
+
+class Seq2SeqBank(OwnedBank):
+    """One member over a T5 of its own."""
+
+    task_type = "SEQ_2_SEQ_LM"
+
+    def read(self, folder: Path) -> nn.Module:
+        """Raises ValueError for an encoder-decoder that isn't a T5."""
+        model_type = AutoConfig.from_pretrained(folder).model_type
+        if model_type not in MODEL_TYPES:
+            raise ValueError(f"{folder}: model_type {model_type}; model.kind=seq2seq serves {', '.join(MODEL_TYPES)}")
+        model: nn.Module = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=self.dtype)
+        return model
+
+    def item_losses(self, items: Sequence[Item]) -> Tensor:
+        """-> negative log-likelihood of every target token, in the items' order, [targets] float32.
+
+        Raises:
+            ValueError: an item without a source: the encoder has nothing to read.
+        """
+        losses: dict[int, Tensor] = {}
+        sources = [self._source(item) for item in items]
+        for batch in padded_batches([max(len(s), i.num_targets) for s, i in zip(sources, items, strict=True)]):
+            with self._drawing(items[batch[0]].dropout_key + 1):
+                parts = self._batch_losses([sources[i] for i in batch], [items[i] for i in batch])
+            losses.update(zip(batch, parts, strict=True))
+        return torch.cat([losses[i] for i in range(len(items))])
+
+    @torch.no_grad()
+    def generate(self, sources: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        """Greedy decoding. -> the new tokens of each source, without the start token, EOS and padding."""
+        batch = [self._with_eos(np.asarray(source, dtype=np.int32)) for source in sources]
+        input_ids, mask = pad(batch, self._pad, self.device)
+        out = self.base.generate(
+            input_ids=input_ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+        )
+        special = (self._pad, self.base.config.eos_token_id)
+        return [[token for token in row[1:].tolist() if token not in special] for row in out]
+
+    def _batch_losses(self, sources: Sequence["np.ndarray"], items: Sequence[Item]) -> Sequence[Tensor]:
+        model = self.base
+        source_BS, source_mask = pad(sources, self._pad, self.device)
+        targets = [item.tokens[item.num_source :] for item in items]
+        target_BT, target_mask = pad(targets, self._pad, self.device)
+        start = torch.full_like(target_BT[:, :1], model.config.decoder_start_token_id)
+        encoded = model.get_encoder()(input_ids=source_BS, attention_mask=source_mask)
+        hidden_BTD = model.get_decoder()(
+            input_ids=torch.cat([start, target_BT[:, :-1]], dim=1),  # what follows a target's end is not looked at
+            encoder_hidden_states=encoded.last_hidden_state,
+            encoder_attention_mask=source_mask,
+            use_cache=False,
+        ).last_hidden_state
+        at = target_mask.bool()
+        hidden_MD = hidden_BTD[at]
+        if getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings):
+            hidden_MD = hidden_MD * model.config.d_model**-0.5
+        head = model.get_output_embeddings().weight
+        losses = (trained_head_losses if head.requires_grad else target_losses)(hidden_MD, head, target_BT[at])
+        return losses.split([len(target) for target in targets])
+
+    def _source(self, item: Item) -> "np.ndarray":
+        if item.num_source < 1:
+            raise ValueError(
+                "model.kind=seq2seq: an example without a source has nothing for the encoder; use a dataset with "
+                "inputs, and dataset.train_on_source=false"
+            )
+        return self._with_eos(item.tokens[: item.num_source])
+
+    def _with_eos(self, source: "np.ndarray") -> "np.ndarray":
+        eos = self.base.config.eos_token_id
+        return source if source[-1] == eos else np.append(source, np.int32(eos))
+
+    @property
+    def _pad(self) -> int:
+        return int(self.base.config.pad_token_id or 0)
+
+
+def padded_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Cuts examples, longest first, into batches whose padded size is at most the sum of all lengths.
+
+    So padding costs no memory beyond what a packed row of the same examples would take.
+
+    Returns:
+        The examples' places of each batch.
+    """
+    budget, batches = sum(lengths), list[list[int]]()
+    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
+def pad(rows: Sequence["np.ndarray"], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """-> token ids [B, T] and what is no padding [B, T], both int64, padded on the right."""
+    longest = max(len(row) for row in rows)
+    ids, mask = torch.full((len(rows), longest), fill), torch.zeros(len(rows), longest, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.from_numpy(row.astype(np.int64))
+        mask[i, : len(row)] = 1
+    return ids.to(device), mask.to(device)
