@@ -45,6 +45,7 @@ class _Layout:
 
     spans: list[tuple[str, int, int]] = field(default_factory=list)  # member or "", first token, end
     segments: dict[str, list[Segment]] = field(default_factory=dict)
+    stride: int = 0  # tokens that each segment takes up in a padded batch; 0: packed, its own number
 
 
 class BankLinear(nn.Module):
@@ -60,18 +61,18 @@ class BankLinear(nn.Module):
         self.dropout: dict[str, tuple[float, int]] = {}  # member -> probability, seed
         self._layout = layout
 
-    def forward(self, x_1NI: Tensor) -> Tensor:
-        y_1NO: Tensor = self.base(x_1NI)
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, N, I], or a padded batch [B, T, I], -> the same with O features."""
+        y: Tensor = self.base(x)
         spans = self._layout.spans
         if all(member not in self.lora_a for member, _, _ in spans):
-            return y_1NO
+            return y
+        x_NI, y_NO = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         parts = [
-            self._with_delta(member, x_1NI[0, start:end], y_1NO[0, start:end])
-            if member in self.lora_a
-            else y_1NO[0, start:end]
+            self._with_delta(member, x_NI[start:end], y_NO[start:end]) if member in self.lora_a else y_NO[start:end]
             for member, start, end in spans
         ]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts))[None]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(y.shape)
 
     def _with_delta(self, member: str, x_TI: Tensor, y_TO: Tensor) -> Tensor:
         """y + scale * dropout(x) A^T B^T, in the base's compute dtype; scalars are applied at rank size."""
@@ -85,12 +86,12 @@ class BankLinear(nn.Module):
 
     def _dropout_mask(self, member: str, x_TI: Tensor, probability: float, seed: int) -> Tensor:
         """Zeros and ones, drawn for each segment from (seed, dropout_key, layer): recomputation repeats it."""
-        mask = torch.empty_like(x_TI)
+        mask = torch.ones_like(x_TI) if self._layout.stride else torch.empty_like(x_TI)
         generator, start = torch.Generator(device=x_TI.device), 0
         for segment in self._layout.segments[member]:
             generator.manual_seed(mix_seed(seed, segment.dropout_key, self.layer))
             mask[start : start + segment.num_tokens].bernoulli_(1 - probability, generator=generator)
-            start += segment.num_tokens
+            start += self._layout.stride or segment.num_tokens
         return mask
 
 
@@ -272,12 +273,12 @@ class AdapterBank(nn.Module):
         layer.scale[name] = config.lora_alpha / rank
         layer.dropout[name] = (config.lora_dropout or 0.0, seed)
 
-    def _set_layout(self, segments: Sequence[Segment]) -> None:
+    def _set_layout(self, segments: Sequence[Segment], stride: int = 0) -> None:
         spans: list[tuple[str, int, int]] = []
         by_member: dict[str, list[Segment]] = {}
         start = 0
         for segment in segments:
-            member, end = segment.member or BASE, start + segment.num_tokens
+            member, end = segment.member or BASE, start + (stride or segment.num_tokens)
             if spans and spans[-1][0] == member:
                 spans[-1] = (member, spans[-1][1], end)
             elif member in by_member:
@@ -286,7 +287,7 @@ class AdapterBank(nn.Module):
                 spans.append((member, start, end))
             by_member.setdefault(member, []).append(segment)
             start = end
-        self._layout.spans, self._layout.segments = spans, by_member
+        self._layout.spans, self._layout.segments, self._layout.stride = spans, by_member, stride
 
 
 def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:

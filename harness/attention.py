@@ -26,6 +26,11 @@ KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer: [1, K, tokens,
 class AttentionPlan(Protocol):
     """Says what each token of a packed row may look at."""
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence, its prefix or cached part included."""
+        ...
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """query [1, H, N, D], key and value [1, K, N, D] -> [1, H, N, D]."""
         ...
@@ -37,6 +42,10 @@ class Packed:
 
     lengths: Sequence[int]
     record: "list[KeyValue] | None" = None
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         if self.record is not None:
@@ -61,6 +70,10 @@ class SharedPrefix:
     """Each segment sees its group's prefix and, causally, itself. Inference only."""
 
     groups: Sequence[PrefixGroup]
+
+    @property
+    def longest(self) -> int:
+        return max(group.prefix[0][0].shape[2] + max(group.lengths) for group in self.groups)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         out, start = [], 0
@@ -122,6 +135,10 @@ class Decode:
     cache: KeyValueCache
     slots: Sequence[int]  # a permutation of 0 .. B-1
     _at: "_DecodeIndex | None" = None
+
+    @property
+    def longest(self) -> int:
+        return max(self.cache.lengths[slot] for slot in self.slots) + 1
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         at = self._at = self._at or _DecodeIndex.of(self.cache.lengths, self.slots, query.device)
@@ -219,11 +236,20 @@ def _packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     plan: AttentionPlan | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: shapes as there, [1, H, N, D] -> [1, N, H, D]."""
     if plan is None:
         raise ValueError("a model loaded for packed rows needs plan=...: call it through AdapterBank")
+    if softcap is not None:
+        raise ValueError(f"{type(module).__name__} caps its attention scores, which packed rows don't implement")
+    if sliding_window is not None and plan.longest > sliding_window:
+        raise ValueError(
+            f"a sequence of {plan.longest} tokens is longer than the model's sliding window of {sliding_window}; "
+            "shorten it: packed rows attend to everything before a token"
+        )
     layer: int = module.layer_idx  # type: ignore[assignment]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     return plan.attend(layer, query, key, value, scale).transpose(1, 2), None

@@ -10,12 +10,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.adapters import AdapterBank
 from harness.attention import PACKED
 from harness.collate import Item
 from harness.methods import CALIBRATED_METHODS
+from harness.padded_bank import PaddedAdapterBank, packable
 from harness.quant import TORCH_DTYPES, quantize_linear_layers
 from harness.schema import SHARED_BASE_METHODS, AdapterConfig, AdapterMethod, ModelKind, QuantConfig, TrainConfig
 
@@ -51,9 +52,11 @@ def make_bank(
     """
     if kind is ModelKind.causal and method in SHARED_BASE_METHODS:
         dtype = TORCH_DTYPES[quant.compute_dtype]
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=PACKED)
+        packed = packable(AutoConfig.from_pretrained(folder))
+        attention = {"attn_implementation": PACKED} if packed else {}
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **attention)
         quantize_linear_layers(model, quant, device)
-        bank = AdapterBank(model)
+        bank = AdapterBank(model) if packed else PaddedAdapterBank(model)
         bank.eval()
         return bank
     return _owned_bank(kind, method)(folder, quant, device)  # type: ignore[no-any-return]

@@ -38,7 +38,9 @@ class ClassifierBank(OwnedBank):
         self.num_labels = num_labels
 
     def read(self, folder: Path) -> nn.Module:
-        labels = {} if self.num_labels is None else {"num_labels": self.num_labels}
+        labels: dict[str, Any] = {}
+        if self.num_labels is not None:  # a head of another size in the checkpoint gives way to a fresh one
+            labels = {"num_labels": self.num_labels, "ignore_mismatched_sizes": True}
         model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, dtype=self.dtype, **labels)
         return model
 

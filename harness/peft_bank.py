@@ -78,7 +78,7 @@ class PackedBank(OwnedBank):
             ValueError: segments of a member that isn't in, or of the untouched base while one is.
         """
         members = {segment.member for segment in segments}
-        if members != (set(self.configs) or {None}):
+        if members != set(self.configs or [None]):
             raise ValueError(f"this bank serves {sorted(self.configs) or 'the untouched base'}, not {members}")
         lengths = [segment.num_tokens for segment in segments]
         if sum(lengths) != input_ids_1N.shape[1]:

@@ -54,6 +54,7 @@ HEADS = ("classifier", "score")  # classification heads are trained whole, never
 _FLOAT_STORED = "wo"  # T5 casts what goes into it to its weight's dtype, which must not be uint8
 
 _MAX_EVA_PASSES = 200
+_PEFT_PREFIX = "base_model.model."
 
 Calibration = Callable[[nn.Module, bool], None]  # runs the examples through a model; True: backward too
 
@@ -97,9 +98,9 @@ def start(
         )
     lora = lora_config(config, wanted, names, task_type)
     if config.method in RESIDUAL_METHODS:
-        return _start_residual(model, lora, config, quant, device, calibrate, names)
+        return _start_residual(model, lora, config, quant, device, calibrate, names, wanted)
     errors = quantize_layers(model, names, quant, device, wanted if config.method is AdapterMethod.loftq else ())
-    peft_model = get_peft_model(model, lora)  # type: ignore[arg-type]
+    peft_model = get_peft_model(model, lora)
     if config.method is AdapterMethod.loftq:
         _start_loftq(peft_model, errors, config.lora_r)
     elif config.method is AdapterMethod.eva:
@@ -153,10 +154,13 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
         lora.r, lora.lora_alpha = lora.r // 2, lora.lora_alpha // 2
         tensors, initial = _split(tensors, lora.r)
         model.to(device)
-        _subtract(model, initial, lora.lora_alpha / lora.r)
+        for name in (key.removesuffix(".lora_A.weight") for key in initial if key.endswith(".lora_A.weight")):
+            name = name.removeprefix(_PEFT_PREFIX)
+            weight = _weight(model, name)
+            weight.data = _residual(weight.data, initial, name, lora.lora_alpha / lora.r)
     lora.init_lora_weights = False
     quantize_layers(model, names, quant, device)
-    peft_model = get_peft_model(model, lora)  # type: ignore[arg-type]
+    peft_model = get_peft_model(model, lora)
     try:
         unknown = set_peft_model_state_dict(peft_model, tensors, adapter_name=ADAPTER).unexpected_keys
     except RuntimeError as error:  # torch's report of shapes that differ
@@ -239,7 +243,7 @@ def quantize_layers(
         if quant.method is QuantMethod.int8:
             quantized.register_forward_pre_hook(_keep_scales)
         if weight is not None:
-            errors[name] = weight - dequantize_module_weight(quantized).detach().float()  # type: ignore[operator]
+            errors[name] = weight - dequantize_module_weight(quantized).detach().float()
         setattr(owner, child, quantized)
     model.to(device)
     return errors
@@ -253,6 +257,7 @@ def _start_residual(
     device: torch.device,
     calibrate: Calibration | None,
     names: Sequence[str],
+    wanted: Sequence[str],
 ) -> Started:
     model.to(device)
     if config.method is AdapterMethod.corda:
@@ -261,9 +266,14 @@ def _start_residual(
     elif config.method is AdapterMethod.lora_ga:
         assert calibrate is not None
         preprocess_loraga(model, lora, lambda: calibrate(model, True))
-    peft_model = get_peft_model(model, lora)  # type: ignore[arg-type]
+    originals = {name: _weight(model, name).detach().to("cpu", copy=True) for name in wanted}
+    peft_model = get_peft_model(model, lora)
     initial = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER, save_embedding_layers=False)
     initial = {key: value.detach().clone() for key, value in initial.items() if ".lora_" in key}
+    # PEFT rounds A and B to the base's dtype after it has subtracted them: subtract what is really there
+    for name in wanted:
+        layer: Any = model.get_submodule(name)
+        layer.base_layer.weight.data = _residual(originals.pop(name).to(device), initial, name, layer.scaling[ADAPTER])
     quantize_layers(model, names, quant, device)
     return Started(model=peft_model, method=config.method, initial=initial)
 
@@ -300,17 +310,11 @@ def _start_eva(model: PeftModel, calibrate: Calibration) -> None:
     )
 
 
-def _subtract(model: nn.Module, initial: dict[str, Tensor], scale: float) -> None:
-    """W -= s B0 A0, in the very operations of PEFT's start, so that the residual is the same bit for bit."""
-    for key, a_RI in initial.items():
-        if not key.endswith(".lora_A.weight"):
-            continue
-        name = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-        linear = model.get_submodule(name)
-        weight_OI: Tensor = linear.weight.data  # type: ignore[assignment]
-        b_OR = initial[key.replace("lora_A", "lora_B")].to(weight_OI.device)
-        residual = weight_OI.float() - scale * b_OR.float() @ a_RI.to(weight_OI.device).float()
-        linear.weight.data = residual.to(weight_OI.dtype)
+def _residual(weight_OI: Tensor, initial: dict[str, Tensor], name: str, scale: float) -> Tensor:
+    """-> W - s B0 A0 of one layer, in W's dtype; the same bits whenever it is computed."""
+    a_RI = initial[f"{_PEFT_PREFIX}{name}.lora_A.weight"].to(weight_OI.device).float()
+    b_OR = initial[f"{_PEFT_PREFIX}{name}.lora_B.weight"].to(weight_OI.device).float()
+    return (weight_OI.float() - scale * (b_OR @ a_RI)).to(weight_OI.dtype)
 
 
 def _converted(tensors: dict[str, Tensor], initial: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -343,7 +347,7 @@ def _plain_config(lora: LoraConfig) -> dict[str, Any]:
 
 
 def _check_rank(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
-    sides = [min(model.get_submodule(name).weight.shape) for name in wanted]  # type: ignore[arg-type]
+    sides = [min(_weight(model, name).shape) for name in wanted]
     if problem := rank_problem(config, min(sides)):
         raise ValueError(problem)
 
@@ -359,6 +363,11 @@ def _keep_scales(layer: Any, _inputs: Any) -> None:
     """On a CPU, PEFT's dequantizing (DoRA) leaves an int8 weight without scales, which the layer would then take."""
     if layer.weight.SCB is None and layer.state.SCB is not None:
         layer.weight.CB = None
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    weight: Tensor = model.get_submodule(name).weight  # type: ignore[assignment]
+    return weight
 
 
 def _parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:

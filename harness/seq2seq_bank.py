@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
@@ -18,6 +19,8 @@ from harness.collate import Item
 from harness.full_bank import trained_head_losses
 from harness.loss import target_losses
 from harness.owned_bank import OwnedBank
+
+_Tokens = NDArray[np.int32]
 
 MODEL_TYPES = ("t5", "mt5", "umt5")  # others shift targets and bias logits in their own ways
 
@@ -60,7 +63,7 @@ class Seq2SeqBank(OwnedBank):
         special = (self._pad, self.base.config.eos_token_id)
         return [[token for token in row[1:].tolist() if token not in special] for row in out]
 
-    def _batch_losses(self, sources: Sequence["np.ndarray"], items: Sequence[Item]) -> Sequence[Tensor]:
+    def _batch_losses(self, sources: Sequence[_Tokens], items: Sequence[Item]) -> Sequence[Tensor]:
         model = self.base
         source_BS, source_mask = pad(sources, self._pad, self.device)
         targets = [item.tokens[item.num_source :] for item in items]
@@ -78,10 +81,11 @@ class Seq2SeqBank(OwnedBank):
         if getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings):
             hidden_MD = hidden_MD * model.config.d_model**-0.5
         head = model.get_output_embeddings().weight
-        losses = (trained_head_losses if head.requires_grad else target_losses)(hidden_MD, head, target_BT[at])
-        return losses.split([len(target) for target in targets])
+        head_losses = trained_head_losses if head.requires_grad else target_losses
+        parts: Sequence[Tensor] = head_losses(hidden_MD, head, target_BT[at]).split([len(t) for t in targets])
+        return parts
 
-    def _source(self, item: Item) -> "np.ndarray":
+    def _source(self, item: Item) -> _Tokens:
         if item.num_source < 1:
             raise ValueError(
                 "model.kind=seq2seq: an example without a source has nothing for the encoder; use a dataset with "
@@ -89,7 +93,7 @@ class Seq2SeqBank(OwnedBank):
             )
         return self._with_eos(item.tokens[: item.num_source])
 
-    def _with_eos(self, source: "np.ndarray") -> "np.ndarray":
+    def _with_eos(self, source: _Tokens) -> _Tokens:
         eos = self.base.config.eos_token_id
         return source if source[-1] == eos else np.append(source, np.int32(eos))
 
@@ -115,7 +119,7 @@ def padded_batches(lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-def pad(rows: Sequence["np.ndarray"], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[_Tokens], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """-> token ids [B, T] and what is no padding [B, T], both int64, padded on the right."""
     longest = max(len(row) for row in rows)
     ids, mask = torch.full((len(rows), longest), fill), torch.zeros(len(rows), longest, dtype=torch.int64)

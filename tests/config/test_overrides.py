@@ -1,0 +1,85 @@
+"""What a command line may say, and what is said back: all mistakes at once, each with its key, value and remedy."""
+
+import pytest
+
+from harness.compose import check_command_line, first_cause, near
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "model=llama7b,13b", "dataset=oasst1,flan"],
+        ["-m", "+experiment=demo"],
+        ["--cfg", "job", "model=7b"],
+        ["-m", "model=glob(llama*)", "train.seed=range(0,3)", "quant=choice(nf4,none)"],
+        ["train.learning_rate=2e-4", "train.max_steps=null", "adapter.targets=[q_proj,v_proj]"],
+        ["train.learning_rate=${train.adam_epsilon}"],
+        ["quant.method=nf4", "quant.double_quant=false", "launch.device=cpu", "hydra.verbose=true"],
+        ["-m", "grid=[{model:smollm2,quant:'nf4,none'}]", "sweep_name=mine"],
+        ["~tracking.wandb_project", "dataset.path=my rows.jsonl"],
+    ],
+)
+def test_good_command_lines(arguments: list[str]) -> None:
+    assert check_command_line(arguments) == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("model=lama7b", "model=lama7b: no such model. Did you mean llama7b"),
+        ("dataset=oast1", "dataset=oast1: no such dataset. Did you mean oasst1?"),
+        ("quant=qqqqq", "quant=qqqqq: no such quant. Known: bf16, fp32, fp4, int8, nf4, nf4_single, none"),
+        ("+experiment=dmo", "experiment=dmo: no such experiment. Did you mean demo?"),
+        ("trian.seed=1", "trian.seed: no such key. Did you mean train"),
+        ("train.max_step=1", "train.max_step: no such key in train. Did you mean max_steps"),
+        ("+train.foo=1", "train.foo: no such key in train. Known: max_steps, "),
+        ("model.shape.hiden_size=1", "model.shape.hiden_size: no such key in model.shape. Did you mean hidden_size?"),
+        ("adapter.lora_r=abc", "adapter.lora_r=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("adapter.lora_r=1.5", "adapter.lora_r=1.5: Value '1.5' of type 'float' could not be converted to Integer"),
+        ("train.max_steps=", "train.max_steps=: Value '' of type 'str' could not be converted to Integer"),
+        ("train.learning_rate=fast", "train.learning_rate=fast: Value 'fast' of type 'str' could not be converted"),
+        ("quant.double_quant=perhaps", "quant.double_quant=perhaps: Value 'perhaps' is not a valid bool"),
+        ("quant.method=nf5", "quant.method=nf5: Invalid value 'nf5', expected one of [nf4, fp4, int8, none]"),
+        ("a=", "a: no such key. Known: model, dataset"),
+        ("model", "model: not an override of the form key=value"),
+        ("train.seed=interval(0,3)", "train.seed=interval(0,3): a grid needs single values"),
+    ],
+)
+def test_bad_value_names_key_value_and_remedy(argument: str, expected: str) -> None:
+    (problem,) = check_command_line(["-m", argument])
+    assert problem.startswith(expected)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    problems = check_command_line(
+        ["-m", "model=lama7b,llama13b,13", "dataset=oast1", "train.sead=2", "quant.block_size=x"]
+    )
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "model=lama7b",
+        "model=13",
+        "dataset=oast1",
+        "train.sead",
+        "quant.block_size=x",
+    ]
+
+
+def test_each_value_of_a_sweep_is_checked() -> None:
+    (problem,) = check_command_line(["-m", "train.max_steps=1,two,3"])
+    assert problem.startswith("train.max_steps=two: ")
+
+
+def test_several_values_need_a_grid() -> None:
+    (problem,) = check_command_line(["train.seed=0,1"])
+    assert problem == "train.seed=0,1: several values are a grid: add -m; one value that is a list is [a,b]"
+
+
+def test_near_names_come_first_else_all() -> None:
+    assert near("flam", ["flan", "alpaca"]) == " Did you mean flan?"
+    assert near("xyz", ["flan", "alpaca"]) == " Known: flan, alpaca"
+
+
+def test_first_cause_leaves_the_dump_out() -> None:
+    error = ValueError("Key 'foo' not in 'TrainConfig'\n    full_key: train.foo\n    object_type=TrainConfig")
+    assert first_cause(error) == "train.foo: Key 'foo' not in 'TrainConfig'"
+    assert first_cause(ValueError("quant.block_size=63: no")) == "quant.block_size=63: no"
+    assert first_cause(KeyError()) == "KeyError"
