@@ -128,6 +128,16 @@ def row_examples(row: SourceRow, format: str) -> list[Example]:
         raise DataError(problem, file=row.file, line=row.line, field=error.field) from error
 
 
+def require_target(example: Example, row: SourceRow) -> None:
+    """Raises DataError, naming the row, for an example whose output is blank."""
+    if not example.output.strip():
+        problem = (
+            "the target is empty, so there is nothing to learn from: fill it in or delete the row, "
+            "or set dataset.empty_targets=drop"
+        )
+        raise DataError(problem, file=row.file, line=row.line, field=example.target_field)
+
+
 def fingerprint(source: DataSource) -> str:
     """What identifies the rows: the SHA-256 of local content, or "hub_id@revision" with subset and split."""
     if not source.files:

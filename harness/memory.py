@@ -300,7 +300,7 @@ def paper_comparison() -> list[Comparison]:
             paper="567 MB",
             ours_bytes=plain.activation_bytes,
             gap="the paper counts the gradients of the adapters' inputs. Ours, at an assumed length of "
-            f"{PAPER_TOKENS} tokens, is all that autograd keeps: attention, float32 norms, dropout's masks and products too",
+            f"{PAPER_TOKENS} tokens, is all that autograd keeps: attention, norms, dropout's masks and products too",
         ),
         Comparison(
             what="the same with checkpointing",

@@ -100,7 +100,7 @@ def start(
     if config.method in RESIDUAL_METHODS:
         return _start_residual(model, lora, config, quant, device, calibrate, names, wanted)
     errors = quantize_layers(model, names, quant, device, wanted if config.method is AdapterMethod.loftq else ())
-    peft_model = get_peft_model(model, lora)
+    peft_model = get_peft_model(model, lora, low_cpu_mem_usage=config.method is AdapterMethod.eva)  # EVA makes its own
     if config.method is AdapterMethod.loftq:
         _start_loftq(peft_model, errors, config.lora_r)
     elif config.method is AdapterMethod.eva:
@@ -158,15 +158,16 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
             name = name.removeprefix(_PEFT_PREFIX)
             weight = _weight(model, name)
             weight.data = _residual(weight.data, initial, name, lora.lora_alpha / lora.r)
+    origin, lora.base_model_name_or_path = lora.base_model_name_or_path, None  # else PEFT warns that it is a hub id
     lora.init_lora_weights = False
     quantize_layers(model, names, quant, device)
     peft_model = get_peft_model(model, lora)
     try:
         unknown = set_peft_model_state_dict(peft_model, tensors, adapter_name=ADAPTER).unexpected_keys
     except RuntimeError as error:  # torch's report of shapes that differ
-        raise ValueError(f"{folder}: doesn't fit this base model; it was made for {_origin(lora)}") from error
+        raise ValueError(f"{folder}: doesn't fit this base model; it was made for {origin}") from error
     if unknown or not tensors:
-        raise ValueError(f"{folder}: {unknown[:3]} is not in this base model; it was made for {_origin(lora)}")
+        raise ValueError(f"{folder}: {unknown[:3]} is not in this base model; it was made for {origin}")
     return Started(model=peft_model, method=method, initial=initial)
 
 
@@ -234,9 +235,9 @@ def quantize_layers(
         module = model.get_submodule(name)
         owner, child = (module, "base_layer") if isinstance(module, LoraLayer) else _parent(model, name)
         linear = owner.get_submodule(child)
-        weight = (
-            linear.weight.detach().to(device=device, dtype=torch.float32, copy=True) if name in keep_error else None
-        )
+        weight = None
+        if name in keep_error:
+            weight = _weight(owner, child).detach().to(device=device, dtype=torch.float32, copy=True)
         quantized = quantize_linear(linear, quant, device)
         if name.rsplit(".", 1)[-1] == _FLOAT_STORED and quant.method is not QuantMethod.int8:
             _store_as(quantized, quantized.compute_dtype)  # type: ignore[arg-type]
@@ -308,6 +309,9 @@ def _start_eva(model: PeftModel, calibrate: Calibration) -> None:
         adapter_name=ADAPTER,
         show_progress_bar=False,
     )
+    for name, parameter in model.named_parameters():  # PEFT leaves those of a changed rank in the base's dtype
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
 
 
 def _residual(weight_OI: Tensor, initial: dict[str, Tensor], name: str, scale: float) -> Tensor:
@@ -373,7 +377,3 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 def _parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     parent, _, child = name.rpartition(".")
     return (model.get_submodule(parent) if parent else model), child
-
-
-def _origin(lora: LoraConfig) -> str:
-    return str(lora.base_model_name_or_path)

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harness.data import DataSource, SourceRow, fingerprint, num_rows, read_rows, row_examples
+from harness.data import DataSource, SourceRow, fingerprint, num_rows, read_rows, require_target, row_examples
 from harness.files import TEMPORARY_SUFFIX
 from harness.formats import Example
 from harness.rows import DataError
@@ -205,8 +205,7 @@ def _examples(
             if example.output.strip() or empty_targets == "keep":
                 yield row, example
             elif empty_targets == "refuse":
-                problem = "the target is empty, so there is nothing to learn from: fill it in or delete the row"
-                raise DataError(problem, file=row.file, line=row.line, field=example.target_field)
+                require_target(example, row)
 
 
 def _sample(config: DatasetConfig, source: DataSource) -> list[int] | None:

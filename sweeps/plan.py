@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from eval.questions import Role, load_questions
-from harness.data import DataError, DataSource, fingerprint, locate_dataset, read_rows, row_examples
+from harness.data import DataError, DataSource, fingerprint, locate_dataset, read_rows, require_target, row_examples
 from harness.devices import planned_device
 from harness.files import sha256_file
 from harness.ledger import Job
 from harness.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
 from harness.plan import RunSpec, make_spec
 from harness.provenance import load_record
-from harness.schema import Config, Device, EvalConfig, PathsConfig
+from harness.schema import Config, DatasetConfig, Device, EmptyTargets, EvalConfig, PathsConfig
 from harness.stores import Missing
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
@@ -119,7 +119,7 @@ def _data_problems(spec: RunSpec, paths: PathsConfig) -> list[str]:
         source = locate_dataset(spec.dataset, paths)
         if isinstance(source, Missing):
             return [str(source)]
-        return _row_problems(spec.dataset.format, source)
+        return _row_problems(spec.dataset, source)
     except ValueError as error:
         return [str(error)]
 
@@ -144,14 +144,16 @@ def _eval_problems(evals: EvalConfig) -> list[str]:
     return problems
 
 
-def _row_problems(row_format: str, source: DataSource) -> list[str]:
+def _row_problems(dataset: DatasetConfig, source: DataSource) -> list[str]:
     if not source.files:
         return []
     try:
         for number, row in enumerate(read_rows(source)):
             if number == CHECKED_ROWS:
                 break
-            row_examples(row, row_format)
+            for example in row_examples(row, dataset.format):
+                if dataset.empty_targets is EmptyTargets.refuse:
+                    require_target(example, row)
     except DataError as error:
         return [str(error)]
     return []

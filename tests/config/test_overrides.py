@@ -33,7 +33,7 @@ def test_good_command_lines(arguments: list[str]) -> None:
         ("trian.seed=1", "trian.seed: no such key. Did you mean train"),
         ("train.max_step=1", "train.max_step: no such key in train. Did you mean max_steps"),
         ("+train.foo=1", "train.foo: no such key in train. Known: max_steps, "),
-        ("model.shape.hiden_size=1", "model.shape.hiden_size: no such key in model.shape. Did you mean hidden_size?"),
+        ("model.shape.hiden_size=1", "model.shape.hiden_size: no such key in model.shape. Did you mean hidden_size"),
         ("adapter.lora_r=abc", "adapter.lora_r=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         ("adapter.lora_r=1.5", "adapter.lora_r=1.5: Value '1.5' of type 'float' could not be converted to Integer"),
         ("train.max_steps=", "train.max_steps=: Value '' of type 'str' could not be converted to Integer"),

@@ -1,0 +1,150 @@
+"""Quantization is the paper's: its 16 NF4 values, its bits a parameter, gradients through it, lm_head left alone."""
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from harness.quant import quantize_linear, quantize_linear_layers
+from harness.schema import DType, QuantConfig, QuantMethod
+from tests.tiny import tiny_config
+
+CPU = torch.device("cpu")
+# QLoRA, arXiv 2305.14314, appendix E.
+NF4 = [
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
+    *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
+    *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+]
+
+
+def config(method: QuantMethod = QuantMethod.nf4, double_quant: bool = True, block_size: int = 64) -> QuantConfig:
+    return QuantConfig(
+        name="x", method=method, double_quant=double_quant, block_size=block_size, compute_dtype=DType.float32
+    )
+
+
+def linear(num_in: int = 128, num_out: int = 96, bias: bool = False) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(num_in, num_out, bias=bias)
+
+
+def dequantized(layer: nn.Module) -> torch.Tensor:
+    weight: torch.Tensor = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return weight
+
+
+def stored_bits(layer: nn.Module) -> float:
+    """Of the packed weights and their constants, for each parameter."""
+    state = layer.weight.quant_state
+    tensors = [layer.weight.data, state.absmax]
+    if state.nested:
+        tensors.append(state.state2.absmax)
+    return 8 * sum(t.numel() * t.element_size() for t in tensors) / state.shape.numel()
+
+
+def test_nf4_has_the_papers_values() -> None:
+    layer = quantize_linear(linear(), config(double_quant=False), CPU)
+    torch.testing.assert_close(layer.weight.quant_state.code, torch.tensor(NF4), rtol=0, atol=1e-7)
+    absmax = layer.weight.quant_state.absmax
+    used = (dequantized(layer).view(-1, 64) / absmax[:, None]).unique()
+    distance = (used[:, None] - torch.tensor(NF4)).abs().min(dim=1).values
+    assert distance.max() < 1e-6
+    assert len((used * 1e4).round().unique()) == 16, "all of them occur in a random matrix"
+
+
+@pytest.mark.parametrize(
+    ("method", "double_quant", "block_size", "bits"),
+    [
+        (QuantMethod.nf4, True, 64, 4 + 8 / 64 + 32 / (64 * 256)),  # 4.127: section 3, "0.373 bits saved"
+        (QuantMethod.nf4, False, 64, 4.5),
+        (QuantMethod.fp4, True, 64, 4 + 8 / 64 + 32 / (64 * 256)),
+        (QuantMethod.nf4, False, 128, 4.25),
+        (QuantMethod.nf4, False, 4096, 4 + 32 / 4096),
+        (QuantMethod.nf4, True, 256, 4 + 8 / 256 + 32 / (256 * 256)),
+    ],
+)
+def test_bits_a_parameter(method: QuantMethod, double_quant: bool, block_size: int, bits: float) -> None:
+    layer = quantize_linear(linear(512, 1024), config(method, double_quant, block_size), CPU)
+    assert layer.weight.quant_state.blocksize == block_size
+    assert stored_bits(layer) == bits
+    assert round(4 + 8 / 64 + 32 / (64 * 256), 3) == 4.127
+
+
+@pytest.mark.parametrize("method", [QuantMethod.nf4, QuantMethod.fp4])
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_weights_come_back_within_half_a_gap(method: QuantMethod, double_quant: bool) -> None:
+    original = linear()
+    weight = original.weight.detach().clone()
+    layer = quantize_linear(original, config(method, double_quant), CPU)
+    code = layer.weight.quant_state.code.sort().values
+    half_gap = float(code.diff().max()) / 2
+    absmax = weight.view(-1, 64).abs().amax(dim=1, keepdim=True)
+    error = ((dequantized(layer) - weight).view(-1, 64).abs() / absmax).max()
+    assert error < half_gap + (0.02 if double_quant else 1e-5)
+    assert error > 0.01, "it was quantized"
+
+
+def test_smaller_blocks_are_nearer() -> None:
+    def error(block_size: int) -> float:
+        original = linear(256, 256)
+        with torch.no_grad():
+            original.weight.mul_(torch.randn(256, 1).exp())  # rows of differing scale, as in real models
+        weight = original.weight.detach().clone()
+        return float(
+            (dequantized(quantize_linear(original, config(block_size=block_size), CPU)) - weight).square().mean()
+        )
+
+    assert error(64) < error(256) < error(4096)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_nf4_forward_and_gradient_are_those_of_its_weights(bias: bool) -> None:
+    layer = quantize_linear(linear(bias=bias), config(), CPU)
+    weight = dequantized(layer)
+    x = torch.randn(5, 128, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    out = layer(x)
+    torch.testing.assert_close(out, nn.functional.linear(x, weight, layer.bias), rtol=1e-4, atol=1e-4)
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
+    out.backward(upstream)
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, upstream @ weight, rtol=1e-4, atol=1e-4)
+    assert layer.weight.grad is None
+
+
+def test_int8_forward_is_near_and_gradient_flows() -> None:
+    original = linear(bias=True)
+    weight, bias = original.weight.detach().clone(), original.bias.detach().clone()
+    layer = quantize_linear(original, config(QuantMethod.int8), CPU)
+    x = torch.randn(8, 128, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    expected = nn.functional.linear(x.detach(), weight, bias)
+    out = layer(x)
+    assert float((out - expected).norm() / expected.norm()) < 0.02
+    assert layer.weight.data.dtype is torch.int8
+    out.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(8, -1), rtol=0.05, atol=0.05)
+
+
+def test_output_layer_embeddings_and_norms_stay() -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_config())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    quantize_linear_layers(model, config(), CPU)
+    kinds = {name.rpartition(".")[2]: type(module) for name, module in model.named_modules()}
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
+        assert kinds[name] is bnb.nn.Linear4bit
+    assert kinds["lm_head"] is nn.Linear
+    kept = {name: p for name, p in model.named_parameters() if "_proj" not in name}
+    assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} <= set(kept)
+    assert all(torch.equal(p, before[name]) for name, p in kept.items())
+
+
+def test_none_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_config())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    quantize_linear_layers(model, config(QuantMethod.none), CPU)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert not [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt)]
