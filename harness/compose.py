@@ -16,9 +16,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
@@ -111,6 +113,20 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         type(self).run_points(lambda: compose_points(self.loader, arguments))
+
+
+def compose_grid(overrides: Sequence[str]) -> list[Point]:
+    """As `python -m harness.run -m OVERRIDES` composes it, for callers that aren't Hydra's main.
+
+    Raises:
+        ConfigError: all mistakes together.
+    """
+    if problems := check_overrides(overrides):
+        raise ConfigError(problems)
+    register(lambda compose: None)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
+        return compose_points(GlobalHydra.instance().config_loader(), overrides)
 
 
 def compose_points(loader: ConfigLoader, arguments: Sequence[str]) -> list[Point]:

@@ -182,9 +182,9 @@ class OwnedBank(nn.Module, ABC):
     def set_checkpointing(self, on: bool) -> None:
         """Recompute each layer in the backward pass."""
         if on:
-            self.base.gradient_checkpointing_enable({"use_reentrant": False})
+            self.base.activation_checkpointing_enable({"use_reentrant": False})
         else:
-            self.base.gradient_checkpointing_disable()
+            self.base.activation_checkpointing_disable()
 
     @contextmanager
     def _drawing(self, key: int) -> Iterator[None]:

@@ -7,9 +7,10 @@ PiSSA, OLoRA, CorDA and LoRA-GA move part of the weights into the adapter:
     W = W_res + s B0 A0,  trained: W_res + s B A = W + s (B A - B0 A0)
 
 PEFT's start runs on the 16/32-bit weights; then W_res is quantized. Saved is PEFT's own conversion, a plain LoRA
-of rank 2 r, [A; A0] and [B, -B0]. On a 16/32-bit base any PEFT program computes with it what was trained. On a
-quantized one, Q(W) + s (B A - B0 A0) is not Q(W_res) + s B A: `residual.json` marks the folder, and `load_adapter`
-rebuilds W_res from the original weights, exactly. A plain PEFT load on Q(W) is off by a quantization error.
+of rank 2 r, [A; A0] and [B, -B0]. On a float32 base any PEFT program computes with it what was trained, on a
+16-bit one up to W_res's rounding. On a quantized one, Q(W) + s (B A - B0 A0) is not Q(W_res) + s B A: so
+`residual.json` marks the folder, and `load_adapter` rebuilds W_res from the original weights, exactly. A plain PEFT
+load on Q(W) is off by a quantization error.
 
 Source: PEFT 0.21 (`LoraLayer.update_layer`, `LoraModel.subtract_mutated_init`), PiSSA (arXiv 2404.02948) section 4,
 LoftQ (arXiv 2310.08659) algorithm 1 with T = 1.
@@ -17,6 +18,7 @@ LoftQ (arXiv 2310.08659) algorithm 1 with T = 1.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,8 +126,8 @@ def save_adapter(started: Started, folder: Path, base_model: str, revision: str)
             "schema_version": 1,
             "method": started.method.value,
             "about": "converted to plain LoRA: rows 0..r-1 of A are trained, the others are A0; columns of B alike, "
-            "with -B0. Exact on the 16/32-bit base. On a quantized base this run's own base was Q(W - s B0 A0): "
-            "harness.peft_bank rebuilds it; plain PEFT on Q(W) is off by a quantization error.",
+            "with -B0. Exact on a float32 base, on a 16-bit one up to rounding. On a quantized base this run's own "
+            "base was Q(W - s B0 A0): harness.peft_bank rebuilds it; plain PEFT on Q(W) is off by a quantization error.",
         }
         write_atomically(folder / RESIDUAL_FILE, json.dumps(about, indent=2))
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"})
@@ -266,7 +268,9 @@ def _start_residual(
         preprocess_corda(model, lora, run_model=lambda: calibrate(model, False))
     elif config.method is AdapterMethod.lora_ga:
         assert calibrate is not None
-        preprocess_loraga(model, lora, lambda: calibrate(model, True))
+        with warnings.catch_warnings():  # of the first layer, whose input has no gradient and needs none
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            preprocess_loraga(model, lora, lambda: calibrate(model, True))
     originals = {name: _weight(model, name).detach().to("cpu", copy=True) for name in wanted}
     peft_model = get_peft_model(model, lora)
     initial = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER, save_embedding_layers=False)

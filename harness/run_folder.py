@@ -36,7 +36,7 @@ def adapter_problem(folder: Path, record: RunRecord) -> str | None:
         if len(start) < 8:
             return "the adapter's weights are cut off"
         header_bytes = struct.unpack("<Q", start)[0]
-        if header_bytes > size:
+        if 8 + header_bytes > size:
             return "the adapter's weights are cut off"
         try:
             header = json.loads(file.read(header_bytes))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,11 +24,28 @@ EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A checked plan and what the ledger knows of it."""
+    """A checked plan and what is there already."""
 
     runs: list[PlannedRun]
     jobs: list[Job]
+    finished: set[str]  # run ids whose folders are whole
     problems: list[str]  # what is missing; empty: it can start
+
+
+def planned(configs: Sequence[Config]) -> Planned:
+    """Plans a grid and looks at everything that it needs; starts nothing.
+
+    Raises:
+        ValueError: points that can't be resolved.
+    """
+    first = configs[0]
+    runs = plan_runs(configs)
+    return Planned(
+        runs=runs,
+        jobs=make_jobs(runs),
+        finished=_finished(first, runs),
+        problems=preflight(runs, first.paths, first.launch.device),
+    )
 
 
 def launch(configs: Sequence[Config], command: Sequence[str], console: Console) -> int:
@@ -38,23 +56,39 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
         command: as the user typed it; kept with the sweep.
     """
     first = configs[0]
-    runs = plan_runs(configs)
-    jobs = make_jobs(runs)
-    problems = preflight(runs, first.paths, first.launch.device)
+    plan = planned(configs)
     if first.launch.dry_run:
-        console.print(plan_table(runs, _finished(first, runs)))
-        for problem in problems:
+        console.print(plan_table(plan.runs, plan.finished))
+        for problem in plan.problems:
             console.print(f"missing: {problem}", highlight=False, markup=False, soft_wrap=True)
         return EXIT_OK
-    if problems:
-        console.print(f"[red]{len(problems)} thing(s) to mend before anything starts:[/]")
-        for number, problem in enumerate(problems, 1):
+    if plan.problems:
+        console.print(f"[red]{len(plan.problems)} thing(s) to mend before anything starts:[/]")
+        for number, problem in enumerate(plan.problems, 1):
             console.print(f"{number:3}. {problem}", highlight=False, markup=False, soft_wrap=True)
         return EXIT_BAD_INPUT
-    sweep = first.sweep_name or _sweep_name(jobs)
-    with_ledger = _open_ledger(first)
-    enqueue(with_ledger, first, runs, jobs, sweep, command)
-    return _run(with_ledger, first, jobs, sweep, console)
+    sweep = first.sweep_name or _sweep_name(plan.jobs)
+    ledger = _open_ledger(first)
+    enqueue(ledger, first, plan.runs, plan.jobs, sweep, command)
+    return _run(ledger, first, plan.jobs, sweep, console)
+
+
+def describe(plan: Planned) -> dict[str, Any]:
+    """The plan as plain values."""
+    return {
+        "runs": [
+            {
+                "run_id": run.run_id,
+                "label": run.label,
+                "group": run.spec.group,
+                "status": "done" if run.run_id in plan.finished else "to do",
+                "evals": run.evals.after_training,
+                "spec": run.spec.to_dict(),
+            }
+            for run in plan.runs
+        ],
+        "problems": plan.problems,
+    }
 
 
 def enqueue(

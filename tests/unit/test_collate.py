@@ -1,5 +1,7 @@
 """Packing loses nothing: every target token is predicted from the position before it, within its own sequence."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -15,11 +17,10 @@ def item(num_tokens: int, num_source: int, member: str = "a", key: int = 0) -> I
     return Item(member=member, tokens=tokens, num_source=num_source, dropout_key=key, weight=1.0)
 
 
-ITEMS = st.lists(
-    st.integers(2, 20).flatmap(lambda length: st.tuples(st.just(length), st.integers(0, length - 1))),
-    min_size=1,
-    max_size=8,
-).map(lambda sizes: [item(length, source, "ab"[n % 2], n) for n, (length, source) in enumerate(sizes)])
+SIZES = st.integers(2, 20).flatmap(lambda length: st.tuples(st.just(length), st.integers(0, length - 1)))
+ITEMS = st.lists(SIZES, min_size=1, max_size=8).map(
+    lambda sizes: [item(length, source, "ab"[n % 2], n) for n, (length, source) in enumerate(sizes)]
+)
 
 
 def test_by_hand() -> None:
@@ -52,5 +53,5 @@ def test_rows_keep_order_and_limit(items: list[Item], max_tokens: int) -> None:
     assert [i for row in rows for i in row] == items
     for row in rows:
         assert len(row) == 1 or sum(len(i.tokens) for i in row) <= max_tokens
-    for row, following in zip(rows, rows[1:], strict=False):
+    for row, following in pairwise(rows):
         assert sum(len(i.tokens) for i in row) + len(following[0].tokens) > max_tokens, "a row was ended too early"

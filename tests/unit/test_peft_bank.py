@@ -48,6 +48,7 @@ QUANTS = {
     "int8": QuantConfig(name="int8", method=QuantMethod.int8, compute_dtype=DType.float32),
     "nf4-bf16": QuantConfig(name="nf4", method=QuantMethod.nf4, compute_dtype=DType.bfloat16),
 }
+TRAINABLE = [(m, q) for m in METHODS for q in QUANTS if (m, QUANTS[q].method) != ("loftq", QuantMethod.none)]
 TRAIN = TrainConfig(max_steps=4, batch_size=2, learning_rate=5e-3, max_epochs=100.0, checkpoint_steps=2)
 
 
@@ -106,11 +107,8 @@ def plain_losses(model: torch.nn.Module) -> Tensor:
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("quant", QUANTS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "quant"), TRAINABLE)
 def test_what_is_saved_is_what_was_trained(folder: Path, tmp_path: Path, method: str, quant: str) -> None:
-    if method == "loftq" and QUANTS[quant].method is QuantMethod.none:
-        pytest.skip("LoftQ needs a quantized base; its refusal is tested below")
     bank = make_peft_bank(folder, quant)
     untouched = losses(bank, None)
     bank.add_member("a", config(method), seed=3)
@@ -134,10 +132,8 @@ def test_what_is_saved_is_what_was_trained(folder: Path, tmp_path: Path, method:
     assert torch.equal(losses(again), trained)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "rslora"])
+@pytest.mark.parametrize("method", ["rslora", "dora", "eva", *RESIDUAL])
 def test_plain_peft_computes_the_same_on_a_float_base(folder: Path, tmp_path: Path, method: str) -> None:
-    if method == "loftq":
-        pytest.skip("LoftQ needs a quantized base")
     bank = make_peft_bank(folder, "none")
     bank.add_member("a", config(method), seed=3)
     bank.eval()

@@ -1,0 +1,235 @@
+"""What does somebody who finds an exported adapter need to know? Writes its README.md. No torch.
+
+Library only, under `harness.export`. Everything in the card is read from the run's record and its evaluations;
+what isn't known is left out. No path of the machine that trained it gets in. The front matter's keys are the
+model hub's (https://huggingface.co/docs/hub/model-cards).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.plan import RunSpec
+from harness.provenance import RunRecord
+from harness.schema import DType, ModelConfig, QuantConfig, QuantMethod
+
+EMBEDDED = "embedded/"
+UNKNOWN_LICENSE = "unknown"
+SCORE_SETTINGS = ("protocol", "split_name", "num_shots", "chat")  # what a score can't be compared without
+_INTERVAL = "_ci95"
+
+
+def model_card(record: RunRecord, run_folder: Path, license_id: str = UNKNOWN_LICENSE, merged: bool = False) -> str:
+    """The README.md of an exported run.
+
+    Args:
+        record: of the run.
+        run_folder: `runs/<run_id>`; its `eval/` is read.
+        license_id: a licence's identifier on the hub; nothing is assumed.
+        merged: the card of a whole checkpoint instead of an adapter's.
+    """
+    spec = RunSpec.from_dict(record.spec)
+    kind = "merged into its base" if merged else "adapter"
+    sections = [
+        _front_matter(spec, license_id, merged),
+        f"# {record.label}\n\nA {spec.adapter.method.value} {kind}, trained by qlora-harness (run `{record.run_id}`).",
+        _section("Base", _base_rows(record, spec)),
+        _section("Data", _data_rows(record, spec)),
+        _section("Recipe", _recipe_rows(record, spec)),
+        _scores(run_folder / "eval", merged),
+        "## How to load\n\n```python\n" + snippet(spec, merged) + "```\n\n" + _loading_note(spec, merged),
+        _section("Made with", _provenance_rows(record)),
+    ]
+    return "\n\n".join(section.rstrip() for section in sections) + "\n"
+
+
+def snippet(spec: RunSpec, merged: bool) -> str:
+    """Python that loads the export; `MODEL`, `BASE` and `ADAPTER` at its top are folders or hub ids."""
+    dtype = f"torch.{_dtype(spec.quant)}"
+    if merged:
+        return (
+            "import torch\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'MODEL = "."  # this folder, or its hub id\n\n'
+            f"model = AutoModelForCausalLM.from_pretrained(MODEL, dtype={dtype})\n"
+            "tokenizer = AutoTokenizer.from_pretrained(MODEL)\n"
+        )
+    quantization = _quantization_config(spec.quant, dtype)
+    names = "AutoModelForCausalLM, AutoTokenizer" + (", BitsAndBytesConfig" if quantization else "")
+    hub_id = hub_base(spec.model)
+    base = f'BASE = "{hub_id}"\n' if hub_id else f'BASE = "path/to/the/base"  # {spec.model.hub_id}, see above\n'
+    revision = f'    revision="{spec.model.revision}",\n' if hub_id else ""
+    return (
+        f"import torch\nfrom peft import PeftModel\nfrom transformers import {names}\n\n"
+        f'{base}ADAPTER = "."  # this folder, or its hub id\n\n'
+        f"base = AutoModelForCausalLM.from_pretrained(\n    BASE,\n{revision}    dtype={dtype},\n{quantization})\n"
+        "model = PeftModel.from_pretrained(base, ADAPTER)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(BASE)\n"
+    )
+
+
+def hub_base(model: ModelConfig) -> str | None:
+    """The base's hub id; None for a model that a package ships and for a local folder."""
+    is_hub_id = model.hub_id.count("/") == 1 and not model.hub_id.startswith((EMBEDDED, "/", "."))
+    return model.hub_id if is_hub_id and model.path is None else None
+
+
+def _front_matter(spec: RunSpec, license_id: str, merged: bool) -> str:
+    assert spec.dataset is not None
+    values: dict[str, Any] = {}
+    if (base := hub_base(spec.model)) is not None:
+        values |= {"base_model": base, "base_model_relation": "merge" if merged else "adapter"}
+    data = spec.dataset.hub_id
+    if spec.dataset.path is None and data.count("/") == 1 and not data.startswith(EMBEDDED):
+        values["datasets"] = [data]
+    values["library_name"] = "transformers" if merged else "peft"
+    values["license"] = license_id
+    values["pipeline_tag"] = "text-generation"
+    quantized = spec.quant.method is not QuantMethod.none
+    tags = ["qlora" if quantized else "lora", spec.adapter.method.value, "qlora-harness"]
+    values["tags"] = list(dict.fromkeys(tags))
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
+
+
+def _base_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
+    quant, model = spec.quant, spec.model
+    stored = quant.method.value if quant.method is not QuantMethod.none else "not quantized"
+    if quant.method in (QuantMethod.nf4, QuantMethod.fp4):
+        stored += f", blocks of {quant.block_size}" + (", double quantization" if quant.double_quant else "")
+    source = "" if hub_base(model) else " (ships with a package)" if model.hub_id.startswith(EMBEDDED) else " (local)"
+    return [
+        ("model", f"{_name_only(model.hub_id)}{source}"),
+        ("revision", model.revision),
+        ("sha256 of its weight files", f"`{record.base_fingerprint}`"),
+        ("quantization while training", stored),
+        ("compute dtype", quant.compute_dtype.value),
+    ]
+
+
+def _data_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
+    data = spec.dataset
+    assert data is not None
+    where = Path(data.path).name if data.path is not None else data.hub_id
+    rows = [("dataset", f"{data.name} ({_name_only(where)})"), ("split", data.split), ("format", data.format)]
+    if data.path is None:
+        rows.append(("revision", data.revision))
+    rows += [
+        ("sha256", f"`{record.data_fingerprint}`" if record.data_fingerprint else "not recorded"),
+        ("rows used", f"{record.num_examples:,}"),
+        ("cut to", f"{data.source_max_tokens} input and {data.target_max_tokens} output tokens"),
+        ("inputs, outputs cut", f"{record.num_truncated_sources:,}, {record.num_truncated_targets:,}"),
+        ("loss on", "inputs and outputs" if data.train_on_source else "outputs"),
+    ]
+    return rows
+
+
+def _recipe_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
+    adapter, train = spec.adapter, spec.train
+    assert train is not None
+    return [
+        ("rank r, alpha, dropout", f"{adapter.lora_r}, {adapter.lora_alpha}, {adapter.lora_dropout}"),
+        ("layers", ", ".join(adapter.targets)),
+        ("optimizer", f"{record.optimizer_used}, betas {train.adam_beta1}, {train.adam_beta2}"),
+        ("weight decay, gradient norm", f"{train.weight_decay:g}, {train.max_grad_norm:g}"),
+        ("learning rate", f"{train.learning_rate:g}, {train.schedule.value}, {train.warmup_steps} warm-up steps"),
+        ("batch, steps", f"{train.batch_size}, {record.num_steps:,}"),
+        ("layout", train.mode.value),
+        ("seeds of weights, of order", f"{train.seed}, {train.data_seed}"),
+        ("target tokens seen", f"{record.target_tokens:,}"),
+        (
+            "final training loss",
+            "not recorded" if record.final_loss is None else f"{record.final_loss:.4f} nats a token",
+        ),
+    ]
+
+
+def _scores(folder: Path, merged: bool) -> str:
+    rows = [row for path in sorted(folder.rglob("*.json")) for row in _score_rows(folder, path)]
+    if not rows:
+        return "## Scores\n\nNone were measured."
+    on = "of the adapter, before it was merged" if merged else "of this adapter on its base as it was trained"
+    head = f"## Scores\n\nMeasured {on}, not merged; intervals are 95 %.\n\n"
+    table = [
+        f"| {' | '.join(row)} |" for row in [("evaluation", "score", "interval", "n", "settings"), ("---",) * 5, *rows]
+    ]
+    return head + "\n".join(table)
+
+
+def _score_rows(folder: Path, path: Path) -> list[tuple[str, str, str, str, str]]:
+    """Every number of an evaluation's file that has an interval beside it (`accuracy` and `accuracy_ci95`)."""
+    values = json.loads(path.read_text())
+    if not isinstance(values, dict):
+        return []
+    settings = ", ".join(f"{key} {values[key]}" for key in SCORE_SETTINGS if values.get(key) not in (None, "", False))
+    name = path.relative_to(folder).parts[0].removesuffix(".json")
+    found = []
+    for key, interval in values.items():
+        metric = key.removesuffix(_INTERVAL)
+        if metric == key or not isinstance(values.get(metric), (int, float)) or interval is None:
+            continue
+        low, high = ("open" if bound is None else f"{bound:.4g}" for bound in interval)
+        found.append(
+            (f"{name} {metric}", f"{values[metric]:.4g}", f"{low} to {high}", str(values.get("n", "")), settings)
+        )
+    return found
+
+
+def _loading_note(spec: RunSpec, merged: bool) -> str:
+    if merged and spec.quant.method is not QuantMethod.none:
+        return (
+            "The adapter was trained on quantized weights. They were dequantized and the adapter added to them; "
+            "rounding in the compute dtype, or quantizing again, moves the scores: measure before you rely on them."
+        )
+    if spec.quant.method is QuantMethod.none or merged:
+        return ""
+    note = "Use it unmerged, on the base quantized as above: merging into other weights moves the scores."
+    if spec.quant.method is not QuantMethod.int8 and spec.quant.block_size != 64:
+        note += (
+            f" transformers quantizes in blocks of 64 and can't be told otherwise; this run had {spec.quant.block_size}, "
+            "so the snippet's base differs a little. qlora-harness loads the same one."
+        )
+    return note
+
+
+def _provenance_rows(record: RunRecord) -> list[tuple[str, str]]:
+    rows = [(name, version) for name, version in record.packages.items()]
+    rows += [("Python", record.python), ("device", record.device), ("finished", record.finished)]
+    if record.git_commit is not None:
+        rows.append(
+            ("harness commit", record.git_commit[:12] + (", changed files beside it" if record.git_dirty else ""))
+        )
+    rows += [
+        ("training seconds", f"{record.train_seconds:,.0f}"),
+        ("peak memory", f"{record.peak_memory_bytes / 1e9:.2f} GB"),
+        ("sha256 of the adapter", f"`{record.adapter_sha256}`"),
+    ]
+    return rows
+
+
+def _section(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    return f"## {title}\n\n| | |\n|---|---|\n" + "\n".join(f"| {what} | {value} |" for what, value in rows)
+
+
+def _quantization_config(quant: QuantConfig, dtype: str) -> str:
+    if quant.method is QuantMethod.none:
+        return ""
+    if quant.method is QuantMethod.int8:
+        return "    quantization_config=BitsAndBytesConfig(load_in_8bit=True),\n"
+    return (
+        "    quantization_config=BitsAndBytesConfig(\n        load_in_4bit=True,\n"
+        f'        bnb_4bit_quant_type="{quant.method.value}",\n'
+        f"        bnb_4bit_use_double_quant={quant.double_quant},\n"
+        f"        bnb_4bit_compute_dtype={dtype},\n    ),\n"
+    )
+
+
+def _dtype(quant: QuantConfig) -> str:
+    assert quant.compute_dtype is not DType.auto
+    return quant.compute_dtype.value
+
+
+def _name_only(text: str) -> str:
+    """A hub id as it is; of a path its last part."""
+    return Path(text).name if text.startswith(("/", "~", ".")) or "\\" in text or text.count("/") > 1 else text

@@ -1,0 +1,204 @@
+"""The commands `python -m sweeps ...`: what a grid would cost, launch it, how far it is, try again, tidy up.
+
+python -m sweeps plan +experiment=demo
+python -m sweeps run model=llama7b,13b dataset=oasst1,flan
+python -m sweeps status --sweep demo --watch
+python -m sweeps retry --failed --sweep demo
+python -m sweeps cancel --sweep demo
+python -m sweeps gc --remove
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from harness.ledger import JobStatus, Ledger, LedgerError
+
+app = typer.Typer(
+    help="Plan, launch, watch and mend sweeps of many runs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+STDOUT = Console(width=None if sys.stdout.isatty() else 140)
+STDERR = Console(stderr=True)
+
+Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs; default: HARNESS_RUNS, else runs/.")]
+Sweep = Annotated[str | None, typer.Option("--sweep", help="This sweep only; default: all.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
+Overrides = Annotated[list[str], typer.Argument(help="As for harness.run: +experiment=demo, model=7b,13b ...")]
+
+
+@app.command()
+def plan(overrides: Overrides, as_json: Json = False) -> None:
+    """Every run of a grid, its group, what is done, what is missing; nothing starts."""
+    from harness.compose import compose_grid
+    from sweeps.launch import describe, plan_table, planned
+
+    try:
+        found = planned([point.config for point in compose_grid(overrides)])
+    except ValueError as error:
+        raise _refused(error) from None
+    if as_json:
+        print(json.dumps(describe(found)))
+        return
+    STDOUT.print(plan_table(found.runs, found.finished))
+    for problem in found.problems:
+        STDOUT.print(f"missing: {problem}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def run(overrides: Overrides) -> None:
+    """Plan and launch a grid; the same as `python -m harness.run -m`."""
+    from harness.compose import compose_grid
+    from sweeps.launch import launch
+
+    try:
+        configs = [point.config for point in compose_grid(overrides)]
+        status = launch(configs, ["python", "-m", "sweeps", "run", *overrides], STDOUT)
+    except ValueError as error:
+        raise _refused(error) from None
+    raise typer.Exit(status)
+
+
+@app.command()
+def status(
+    sweep: Sweep = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds, until Ctrl-C.")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Jobs by kind and state, throughput, what failed and why."""
+    from sweeps.status import read_status, status_table
+
+    ledger = _ledger(runs)
+    try:
+        if as_json:
+            print(json.dumps(read_status(ledger, sweep).to_json()))
+        elif watch:
+            with Live(status_table(read_status(ledger, sweep)), console=STDOUT) as live:
+                while True:
+                    time.sleep(2)
+                    live.update(status_table(read_status(ledger, sweep)))
+        else:
+            STDOUT.print(status_table(read_status(ledger, sweep)))
+    except KeyboardInterrupt:
+        return
+    except ValueError as error:
+        raise _refused(error) from None
+    finally:
+        ledger.close()
+
+
+@app.command()
+def retry(
+    failed: Annotated[bool, typer.Option("--failed", help="Jobs that failed.")] = False,
+    cancelled: Annotated[bool, typer.Option("--cancelled", help="Jobs that were cancelled.")] = False,
+    sweep: Sweep = None,
+    runs: Runs = None,
+) -> None:
+    """Puts jobs back into the queue, their attempts counted afresh. Start workers with `run` again."""
+    statuses = [s for s, wanted in ((JobStatus.failed, failed), (JobStatus.cancelled, cancelled)) if wanted]
+    if not statuses:
+        raise _refused(ValueError("retry what? say --failed, --cancelled or both"))
+    ledger = _ledger(runs)
+    count = ledger.requeue(statuses, sweep=sweep)
+    ledger.close()
+    STDOUT.print(f"{count} jobs are queued again")
+
+
+@app.command()
+def cancel(
+    sweep: Annotated[str, typer.Option("--sweep", help="The sweep whose open jobs are cancelled.")],
+    runs: Runs = None,
+) -> None:
+    """Cancels a sweep's open jobs, but those that another sweep wants too. `retry --cancelled` brings them back."""
+    ledger = _ledger(runs)
+    try:
+        _require_sweep(ledger, sweep)
+        STDOUT.print(f"{ledger.cancel(sweep)} jobs cancelled")
+    except ValueError as error:
+        raise _refused(error) from None
+    finally:
+        ledger.close()
+
+
+@app.command()
+def pause(
+    sweep: Annotated[str, typer.Option("--sweep", help="The sweep whose jobs are not to be claimed for now.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Let them be claimed again.")] = False,
+    runs: Runs = None,
+) -> None:
+    """Keeps a sweep's queued jobs from being claimed; those under way go on."""
+    ledger = _ledger(runs)
+    try:
+        _require_sweep(ledger, sweep)
+        if resume:
+            ledger.resume(sweep)
+        else:
+            ledger.pause(sweep)
+    except ValueError as error:
+        raise _refused(error) from None
+    finally:
+        ledger.close()
+    STDOUT.print(f"{sweep} is {'active' if resume else 'paused'}")
+
+
+@app.command()
+def gc(
+    remove: Annotated[bool, typer.Option("--remove", help="Really remove; default: only show.")] = False,
+    runs: Runs = None,
+) -> None:
+    """Checkpoints and half-written files that no run needs any more."""
+    from sweeps.garbage import find_garbage, remove_garbage
+
+    folder = _runs_folder(runs)
+    ledger = _ledger(runs)
+    garbage = find_garbage(folder, ledger)
+    ledger.close()
+    for item in garbage:
+        STDOUT.print(f"{item.num_bytes / 2**20:9.1f} MiB  {item.path}  ({item.why})", highlight=False, markup=False)
+    total = sum(item.num_bytes for item in garbage) / 2**20
+    if remove:
+        remove_garbage(garbage)
+        STDOUT.print(f"removed {total:.1f} MiB")
+    else:
+        STDOUT.print(f"{total:.1f} MiB could go; say --remove")
+
+
+def _runs_folder(runs: Path | None) -> Path:
+    return runs or Path(os.environ.get("HARNESS_RUNS", "runs"))
+
+
+def _ledger(runs: Path | None) -> Ledger:
+    url = os.environ.get("HARNESS_LEDGER_URL")
+    file = _runs_folder(runs) / "ledger.sqlite"
+    if url is None and not file.is_file():
+        raise _refused(ValueError(f"{file}: no ledger there; name the folder by --runs or HARNESS_RUNS"))
+    try:
+        return Ledger.open(url or file)
+    except LedgerError as error:
+        raise _refused(error) from None
+
+
+def _require_sweep(ledger: Ledger, sweep: str) -> None:
+    known = [row.name for row in ledger.sweeps()]
+    if sweep not in known:
+        raise ValueError(f"--sweep {sweep}: no such sweep; known: {', '.join(known) or 'none'}")
+
+
+def _refused(error: ValueError) -> typer.Exit:
+    for line in str(error).splitlines():
+        STDERR.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m sweeps")

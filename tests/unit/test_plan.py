@@ -1,0 +1,282 @@
+"""What is one run? `run_id` hashes what can change a result and nothing else; equal points are one run."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.choices import load_choice
+from harness.data import DATASETS
+from harness.files import sha256_file
+from harness.plan import RunSpec, make_spec, recipe_row, typed
+from harness.schema import (
+    AdapterConfig,
+    Config,
+    DatasetConfig,
+    Device,
+    DType,
+    EvalConfig,
+    ModelConfig,
+    QuantConfig,
+    TrainConfig,
+)
+from sweeps.evals import EVALS
+from sweeps.plan import EVAL_NAMES, make_jobs, plan_runs, preflight
+
+GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "dataset": DatasetConfig,
+    "quant": QuantConfig,
+    "adapter": AdapterConfig,
+    "train": TrainConfig,
+}
+
+
+def config(**choices: Any) -> Config:
+    """As `model=... quant=... train={...}` composes: a choice by its name, or a choice and changed values."""
+    chosen = {"model": "llama7b", "dataset": "oasst1", "quant": "nf4", "adapter": "lora", "train": "default"} | choices
+    parts: dict[str, Any] = {}
+    for group, kind in GROUPS.items():
+        name, changed = chosen[group] if isinstance(chosen[group], tuple) else (chosen[group], {})
+        parts[group] = typed(kind, load_choice(group, name) | changed)
+    return Config(**parts, eval=choices.get("eval", EvalConfig()))
+
+
+def spec(device: Device = Device.cpu, **choices: Any) -> RunSpec:
+    return make_spec(config(**choices), device, sha256_file)
+
+
+# If one of these changes, every finished run of every user is forgotten. A new field takes
+# `metadata={"identity_since": <value that reproduces the old behaviour>}` in harness/schema.py; an id here is
+# changed by hand only where the old run really can't be reproduced any more.
+GOLDEN: list[tuple[str, dict[str, Any]]] = [
+    ("1304f9de17da", {}),
+    ("c77d83697b26", {"model": "llama13b", "dataset": "flan"}),
+    ("4612a41488a5", {"model": "smollm2", "adapter": "none"}),
+]
+
+
+@pytest.mark.parametrize(("run_id", "choices"), GOLDEN)
+def test_run_ids_are_stable(run_id: str, choices: dict[str, Any]) -> None:
+    assert spec(**choices).run_id == run_id
+
+
+def test_shorthand_is_the_same_run() -> None:
+    assert spec(model="13b") == spec(model="llama13b")
+    assert spec(model="13b").run_id == spec(model="llama13b").run_id
+
+
+def test_untouched_base_is_one_run_over_all_datasets_and_recipes() -> None:
+    ids = {
+        spec(adapter="none", dataset=dataset, train=("default", {"seed": seed})).run_id
+        for dataset in ("oasst1", "flan", "none")
+        for seed in (0, 1)
+    }
+    assert len(ids) == 1
+    assert spec(adapter="none", quant="int8").run_id not in ids
+
+
+@pytest.mark.parametrize("method", ["int8", "none"])
+def test_idle_quantization_settings_do_not_count(method: str) -> None:
+    changed = {"block_size": 128, "double_quant": False, "name": "other"}
+    assert spec(quant=(method, changed)).run_id == spec(quant=method).run_id
+    assert spec(quant=("nf4", {"block_size": 128})).run_id != spec().run_id
+
+
+def test_dtype_is_resolved_by_device_and_counts() -> None:
+    cpu, cuda = spec(Device.cpu), spec(Device.cuda)
+    assert (cpu.quant.compute_dtype, cuda.quant.compute_dtype) == (DType.float32, DType.bfloat16)
+    assert cpu.run_id != cuda.run_id
+    assert spec(Device.cuda, quant=("nf4", {"compute_dtype": "float32"})).run_id == cpu.run_id
+
+
+def fields(identity: bool) -> list[tuple[str, str]]:
+    return [
+        (group, field.name)
+        for group, kind in GROUPS.items()
+        for field in dataclasses.fields(kind)
+        if field.metadata.get("identity", True) is identity
+    ]
+
+
+def changed(value: Any, name: str) -> Any:
+    """Another valid value of the same type."""
+    if isinstance(value, Enum):
+        return next(member for member in type(value) if member is not value)
+    if isinstance(value, bool):
+        return not value
+    if name == "block_size":
+        return 2 * value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 + 0.01
+    if isinstance(value, list):
+        return [*value, "more"]
+    if isinstance(value, dict):
+        return {**value, "more": next(iter(value.values()))}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        first = dataclasses.fields(value)[0].name
+        return dataclasses.replace(value, **{first: getattr(value, first) + 1})
+    return f"{value}x" if isinstance(value, str) else 3 if name == "max_rows" else "x"
+
+
+def mutated(base: RunSpec, keys: Sequence[tuple[str, str]]) -> RunSpec:
+    for group, name in keys:
+        part = getattr(base, group)
+        value = changed(getattr(part, name), name)
+        base = dataclasses.replace(base, **{group: dataclasses.replace(part, **{name: value})})
+    return base
+
+
+@pytest.mark.parametrize("key", fields(identity=True), ids=".".join)
+def test_each_field_that_can_change_a_result_changes_the_id(key: tuple[str, str]) -> None:
+    assert mutated(spec(), [key]).run_id != spec().run_id
+
+
+@pytest.mark.parametrize("key", fields(identity=False), ids=".".join)
+def test_names_paths_and_speed_do_not_change_the_id(key: tuple[str, str]) -> None:
+    other = mutated(spec(), [key])
+    assert other != spec(), "the field was not changed"
+    assert other.run_id == spec().run_id
+    assert other.group == spec().group
+
+
+@given(
+    one=st.sets(st.sampled_from(fields(identity=True))),
+    two=st.sets(st.sampled_from(fields(identity=True))),
+    idle=st.lists(st.sampled_from(fields(identity=False)), unique=True),
+)
+def test_ids_are_equal_just_where_the_identities_are(
+    one: set[tuple[str, str]], two: set[tuple[str, str]], idle: list[tuple[str, str]]
+) -> None:
+    first = mutated(spec(), sorted(one))
+    second = mutated(spec(), [*sorted(two), *idle])
+    assert (first.run_id == second.run_id) == (one == two)
+
+
+@given(keys=st.sets(st.sampled_from([*fields(identity=True), *fields(identity=False)])))
+def test_spec_survives_its_file(keys: set[tuple[str, str]]) -> None:
+    original = mutated(spec(), sorted(keys))
+    assert RunSpec.from_dict(original.to_dict()) == original
+
+
+def test_local_data_is_known_by_its_content(tmp_path: Path) -> None:
+    for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / f"{name}.jsonl").write_text(text)
+
+    def local(name: str, **more: Any) -> str:
+        return spec(dataset=("local", {"path": str(tmp_path / f"{name}.jsonl"), **more})).run_id
+
+    assert local("a") == local("b", name="other", hub_id="elsewhere/other", revision="v2")
+    assert local("a") != local("c")
+    assert local("a") != local("a", format="alpaca")
+
+
+def test_group_is_the_frozen_base() -> None:
+    same = {
+        spec(dataset=name, train=("default", {"seed": seed})).group for name in ("oasst1", "flan") for seed in (0, 1)
+    }
+    assert same == {spec(adapter="none").group}
+    others = [spec(model="llama13b"), spec(quant="fp4"), spec(Device.cuda), spec(model=("llama7b", {"revision": "v2"}))]
+    assert len({other.group for other in others} | same) == 5
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "expected"),
+    [
+        ("llama7b", "oasst1", (1875, 16, 2e-4, 0.1)),
+        ("llama13b", "oasst1", (1875, 16, 2e-4, 0.05)),
+        ("llama65b", "oasst1", (1875, 16, 1e-4, 0.05)),
+        ("llama65b", "flan", (2500, 64, 1e-4, 0.05)),
+        ("smollm2", "concise", (40, 8, 1e-3, 0.05)),
+    ],
+)
+def test_recipe_fills_what_is_left_open(model: str, dataset: str, expected: tuple[int, int, float, float]) -> None:
+    found = spec(model=model, dataset=dataset)
+    assert found.train is not None
+    got = (found.train.max_steps, found.train.batch_size, found.train.learning_rate, found.adapter.lora_dropout)
+    assert got == expected
+
+
+def test_what_is_said_beats_the_recipe() -> None:
+    found = spec(train=("default", {"max_steps": 7, "learning_rate": 0.5}), adapter=("lora", {"lora_dropout": 0.0}))
+    assert found.train is not None
+    assert (found.train.max_steps, found.train.batch_size, found.train.learning_rate) == (7, 16, 0.5)
+    assert found.adapter.lora_dropout == 0.0
+
+
+def test_recipe_falls_back_to_the_papers_general_values() -> None:
+    bare = typed(DatasetConfig, {"name": "x", "hub_id": "x", "format": "alpaca"})
+    row = recipe_row(bare, config().model)
+    assert (row.max_steps, row.batch_size, row.learning_rate, row.lora_dropout) == (1000, 16, 2e-4, 0.1)
+
+
+def test_points_that_cannot_be_are_told_together() -> None:
+    missing = config(dataset=("local", {"path": "nowhere.jsonl"}))
+    with pytest.raises(ValueError, match="dataset=none goes with adapter=none only") as caught:
+        plan_runs([config(), config(dataset="none"), missing, missing])
+    assert str(caught.value).count("dataset.path=nowhere.jsonl: no such file") == 1
+
+
+def test_two_local_models_need_two_names() -> None:
+    points = [config(model=("local", {"path": path})) for path in ("a", "b")]
+    with pytest.raises(ValueError, match=r"model\.path=a and model\.path=b would be one run.*model\.hub_id="):
+        plan_runs(points)
+    named = [config(model=("local", {"path": path, "hub_id": f"lab/{path}"})) for path in ("a", "b")]
+    assert len(plan_runs(named)) == 2
+
+
+def test_equal_points_are_one_run_and_labels_differ() -> None:
+    seeds = [config(train=("default", {"seed": seed})) for seed in (0, 1, 1)]
+    rates = [config(model="7b", train=("default", {"learning_rate": 1e-3}))]
+    runs = plan_runs([*seeds, *rates, config(adapter="none"), config(adapter="none", dataset="flan")])
+    assert len(runs) == 4
+    labels = [run.label for run in runs]
+    assert len(set(labels)) == 4
+    assert labels[-1] == "llama7b-base-nf4"
+    assert all(label.startswith("llama7b-oasst1-nf4-") for label in labels[:-1])
+    assert [run.label for run in plan_runs([config()])] == ["llama7b-oasst1-nf4"]
+
+
+def test_jobs_wait_for_their_training() -> None:
+    measured = EvalConfig(after_training=["mmlu"], mmlu_limit_per_subject=3)
+    train, mmlu = make_jobs(plan_runs([config(eval=measured)]))
+    assert (train.kind, mmlu.kind, mmlu.after) == ("train", "mmlu", train.job_id)
+    (_, other) = make_jobs(plan_runs([config(eval=dataclasses.replace(measured, mmlu_num_shots=0))]))
+    assert other.job_id != mmlu.job_id, "other settings are another measurement"
+
+
+def test_planned_evaluations_are_those_that_workers_know() -> None:
+    assert set(EVAL_NAMES) == set(EVALS)
+
+
+@pytest.mark.parametrize(
+    ("evals", "expected"),
+    [
+        (EvalConfig(after_training=["mmmlu"]), "eval.after_training: 'mmmlu' is no evaluation; there are: mmlu"),
+        (EvalConfig(after_training=["mmlu"], mmlu_questions="no.jsonl"), "eval.mmlu_questions: no.jsonl: no such file"),
+        (EvalConfig(after_training=["mmlu"], mmlu_shots_file="no.jsonl"), "eval.mmlu_shots_file: no.jsonl: no such"),
+    ],
+)
+def test_evaluations_are_checked_before_the_first_step(evals: EvalConfig, expected: str) -> None:
+    runs = plan_runs([config(model="smollm2", dataset="concise", eval=evals)] * 2)
+    (problem,) = preflight(runs, Config().paths, Device.cpu)
+    assert problem.startswith(expected)
+
+
+def test_questions_of_an_evaluation_that_is_not_asked_for_are_not_looked_for() -> None:
+    runs = plan_runs([config(model="smollm2", dataset="concise", eval=EvalConfig(mmlu_questions="no.jsonl"))])
+    assert preflight(runs, Config().paths, Device.cpu) == []
+
+
+def test_every_dataset_has_a_reader() -> None:
+    folder = Path(__file__).resolve().parents[2] / "conf" / "dataset"
+    formats: dict[str, Callable[..., Any]] = dict(DATASETS)
+    names = {path.stem: load_choice("dataset", path.stem)["format"] for path in folder.glob("*.yaml")}
+    assert {name: kind for name, kind in names.items() if kind not in formats} == {"none": "none"}

@@ -1,0 +1,116 @@
+"""A run folder cut off anywhere is found out, and never taken for done."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from harness.provenance import RunRecord, load_record, save_record
+from harness.run_folder import folder_problem
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "adapter").mkdir()
+    save_file({"a": torch.arange(12.0), "b": torch.ones(3, 2)}, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    save_record(tmp_path, record())
+    return tmp_path
+
+
+def record() -> RunRecord:
+    return RunRecord(
+        run_id="0123456789ab",
+        label="tiny",
+        group="ba9876543210",
+        spec={},
+        status="done",
+        num_steps=2,
+        num_examples=3,
+        num_truncated_sources=0,
+        num_truncated_targets=0,
+        target_tokens=10,
+        final_loss=1.5,
+        train_seconds=0.1,
+        peak_memory_bytes=1,
+        base_fingerprint="f",
+        data_fingerprint="d",
+        adapter_sha256="s",
+        optimizer_used="adamw",
+        device="cpu",
+        notes=("resumed at step 1",),
+        started="2026-01-01T00:00:00+00:00",
+        finished="2026-01-01T00:00:01+00:00",
+        git_commit=None,
+        git_dirty=None,
+    )
+
+
+def test_whole_folder(folder: Path) -> None:
+    assert folder_problem(folder, needs_adapter=True) is None
+    assert load_record(folder) == record()
+
+
+def test_missing_parts(folder: Path, tmp_path: Path) -> None:
+    assert folder_problem(tmp_path / "nowhere", needs_adapter=True) == "the run folder is gone"
+    (folder / "adapter" / "adapter_config.json").unlink()
+    assert folder_problem(folder, needs_adapter=True) == "the adapter's files are missing"
+    assert folder_problem(folder, needs_adapter=False) is None, "an untouched base leaves no adapter"
+    (folder / "record.json").unlink()
+    assert folder_problem(folder, needs_adapter=False) == "there is no record.json: it was cut off"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_adapter_cut_off_anywhere(folder: Path, data: st.DataObject) -> None:
+    path = folder / WEIGHTS
+    whole = path.read_bytes()
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    try:
+        assert folder_problem(folder, needs_adapter=True) == "the adapter's weights are cut off"
+    finally:
+        path.write_bytes(whole)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_record_cut_off_anywhere(folder: Path, data: st.DataObject) -> None:
+    path = folder / "record.json"
+    whole = path.read_text()
+    path.write_text(whole[: data.draw(st.integers(0, len(whole.rstrip()) - 1))])
+    try:
+        assert (folder_problem(folder, needs_adapter=True) or "").startswith("record.json can't be read")
+    finally:
+        path.write_text(whole)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"schema_version": 1}', '{"schema_version": 99, "notes": []}'])
+def test_json_that_is_no_record(folder: Path, text: str) -> None:
+    (folder / "record.json").write_text(text)
+    assert (folder_problem(folder, needs_adapter=True) or "").startswith("record.json can't be read")
+
+
+@pytest.mark.parametrize("header", [b"not json", b"[1, 2]", b'{"a": 3}', b'{"a": {"shape": []}}', b"\xff\xfe"])
+def test_damaged_header(folder: Path, header: bytes) -> None:
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header)
+    assert folder_problem(folder, needs_adapter=True) == "the header of the adapter's weights is damaged"
+
+
+def test_file_that_goes_on_too_long(folder: Path) -> None:
+    with (folder / WEIGHTS).open("ab") as file:
+        file.write(b"more")
+    assert folder_problem(folder, needs_adapter=True) == "the adapter's weights are cut off"
+
+
+def test_record_of_a_later_version_is_refused(folder: Path) -> None:
+    values = json.loads((folder / "record.json").read_text()) | {"schema_version": 2}
+    (folder / "record.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="schema version 2, this code reads 1"):
+        load_record(folder)
