@@ -37,7 +37,8 @@ from harness.attention import PACKED
 from harness.choices import quant_choice
 from harness.files import write_atomically, write_json
 from harness.locate import num_parameters
-from harness.memory import LLAMA_SIZES, llama_shape, predict, trained_tensors
+from harness.memory import predict, trained_tensors
+from harness.memory_paper import LLAMA_SIZES, llama_shape
 from harness.optim import used_optimizer
 from harness.provenance import package_versions
 from harness.quant import TORCH_DTYPES, quantize_linear

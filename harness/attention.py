@@ -73,7 +73,7 @@ class SharedPrefix:
 
     @property
     def longest(self) -> int:
-        return max(group.prefix[0][0].shape[2] + max(group.lengths) for group in self.groups)
+        return max((g.prefix[0][0].shape[2] if g.prefix else 0) + max(g.lengths) for g in self.groups)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         out, start = [], 0
@@ -85,7 +85,7 @@ class SharedPrefix:
             else:
                 out.append(_causal_segments(*own, group.lengths, scaling))
             start = tokens.stop
-        return torch.cat(out, dim=2)
+        return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
 
 @dataclass(slots=True)
@@ -191,30 +191,28 @@ def _with_prefix(
     query: Tensor, key: Tensor, value: Tensor, group: PrefixGroup, prefix: KeyValue, scaling: float
 ) -> Tensor:
     """Attention to prefix and own tokens apart, merged by their log-sum-exp: the prefix is never copied."""
-    heads, kv_heads = query.shape[1], key.shape[1]
-    # the H/K query heads of a key/value head become its queries: the prefix is not repeated either
-    by_kv = query.reshape(1, kv_heads, -1, query.shape[3])
-    out_p, lse_p = _attention_lse(by_kv, prefix[0], prefix[1], False, scaling)
-    out_p, lse_p = out_p.reshape(query.shape), lse_p.reshape(query.shape[:3])
-    key, value, sizes = _repeat_heads(key, heads), _repeat_heads(value, heads), list(group.lengths)
-    own = [
-        _attention_lse(q, k, v, True, scaling)
-        for q, k, v in zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
-    ]
-    out_o, lse_o = torch.cat([out for out, _ in own], dim=2), torch.cat([lse for _, lse in own], dim=2)
-    weight = torch.sigmoid(lse_p - lse_o).unsqueeze(-1).to(out_p.dtype)
-    return out_o + weight * (out_p - out_o)
+    out_p, lse_p = _attention_lse(query, *prefix, False, scaling)
+    merged = torch.empty_like(out_p)
+    start = 0
+    for length in group.lengths:
+        own = slice(start, start + length)
+        out_o, lse_o = _attention_lse(query[:, :, own], key[:, :, own], value[:, :, own], True, scaling)
+        weight = torch.sigmoid(lse_p[:, :, own] - lse_o).unsqueeze(-1).to(out_p.dtype)
+        torch.lerp(out_o, out_p[:, :, own], weight, out=merged[:, :, own])
+        start = own.stop
+    return merged
 
 
 def _attention_lse(query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float) -> tuple[Tensor, Tensor]:
     """-> the attention's output [1, H, N, D] and the log-sum-exp of its scores [1, H, N], float32."""
-    if query.device.type == "cpu":
+    if query.device.type == "cpu":  # takes fewer key/value heads than query heads as they are
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, scale=scaling
         )
         return out, lse
+    heads = query.shape[1]
     out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, key, value, None, True, 0.0, causal, scale=scaling
+        query, _repeat_heads(key, heads), _repeat_heads(value, heads), None, True, 0.0, causal, scale=scaling
     )
     return out, lse[..., : query.shape[2]]
 

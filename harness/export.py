@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.files import sha256_file, write_atomically
 from harness.locate import folder_fingerprint, locate_model
@@ -88,8 +88,8 @@ def export(
         if merges:
             write_merged(run_folder / "adapter", folder, record, spec, paths or PathsConfig())
         else:
-            for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-                shutil.copyfile(run_folder / "adapter" / name, folder / name)
+            shutil.copyfile(run_folder / "adapter" / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+            write_atomically(folder / ADAPTER_CONFIG, public_config(run_folder / "adapter" / ADAPTER_CONFIG))
         write_atomically(folder / CARD, model_card(record, run_folder, license_id, merged=merges))
         if out.exists():
             out.rmdir()
@@ -117,7 +117,7 @@ def check_adapter(folder: Path, record: RunRecord, spec: RunSpec) -> None:
     found = sha256_file(folder / ADAPTER_WEIGHTS)
     if found != record.adapter_sha256:
         raise ExportRefusedError(
-            f"{folder / ADAPTER_WEIGHTS}: sha256 {found[:12]}, the run recorded {(record.adapter_sha256 or 'none')[:12]}: "
+            f"{folder / ADAPTER_WEIGHTS}: sha256 {found[:12]}, the run recorded {str(record.adapter_sha256)[:12]}: "
             "the file was changed after training; restore it, or train the run again"
         )
     saved = json.loads((folder / ADAPTER_CONFIG).read_text())
@@ -127,6 +127,14 @@ def check_adapter(folder: Path, record: RunRecord, spec: RunSpec) -> None:
         raise ExportRefusedError(
             f"{folder / ADAPTER_CONFIG}: says {changed}, the run was trained with {wanted}; restore the file"
         )
+
+
+def public_config(path: Path) -> str:
+    """`adapter_config.json` as it is, but a base that was a local path goes by its folder's name."""
+    text = path.read_text()
+    saved = json.loads(text)
+    base = Path(str(saved.get("base_model_name_or_path")))
+    return json.dumps(saved | {"base_model_name_or_path": base.name}, indent=2) if base.is_absolute() else text
 
 
 def check_merge(spec: RunSpec, force: bool) -> None:
@@ -194,11 +202,11 @@ def dequantized(layer: "nn.Module") -> "Tensor":
     """[out, in]: the weights that a bitsandbytes layer multiplies with (LLM.int8's outliers apart)."""
     import bitsandbytes as bnb
 
-    weight = layer.weight
+    weight: Any = layer.weight
     if isinstance(layer, bnb.nn.Linear8bitLt):
         values: Tensor = weight.CB.float() * weight.SCB[:, None] / 127
         return values
-    values = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[union-attr]
+    values = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
     return values
 
 

@@ -48,6 +48,7 @@ class Example:
     input: str
     output: str
     target_field: str = "output"
+    messages: tuple[tuple[str, str], ...] = ()  # role and content; `harness.tokens` renders them by the chat template
 
 
 RowRule = Callable[[Row], list[Example]]
@@ -103,6 +104,30 @@ def input_output(row: Row) -> list[Example]:
     return [Example(text_field(row, "input"), text_field(row, "output"))]
 
 
+def super_ni(row: Row) -> list[Example]:
+    """`definition`, `inputs`, `targets`, as Tk-Instruct prompts them without examples (arXiv 2204.07705, appendix)."""
+    definition, text = text_field(row, "definition").strip(), text_field(row, "inputs").strip()
+    prompt = f"Definition: {definition}\n\nNow complete the following example -\nInput: {text}\nOutput: "
+    return [Example(prompt, text_field(row, "targets"), "targets")]
+
+
+def chat(row: Row) -> list[Example]:
+    """`messages` of role and content that end with the assistant's; loss on that last answer."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RowError("messages", "expected a list of messages, each with a role and a content")
+    turns: list[tuple[str, str]] = []
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise RowError(f"messages[{number}]", f"expected role and content, found {type(message).__name__}")
+        turn = [text_field(message, key, f"messages[{number}].") for key in ("role", "content")]
+        turns.append((turn[0], turn[1]))
+    if turns[-1][0] != "assistant":
+        raise RowError("messages", f"the last message is the {turns[-1][0]}'s; the assistant's is what is learned")
+    question = "\n".join(content for _, content in turns[:-1])
+    return [Example(question, turns[-1][1], "messages", tuple(turns))]
+
+
 def unnatural(row: Row) -> list[Example]:
     """An example per instance: `instruction_with_input` -> `output`."""
     return _instances(row, "instances")
@@ -152,6 +177,8 @@ DATASETS: dict[str, RowRule] = {
     "unnatural_reformulations": unnatural_reformulations,
     "flan": flan,
     "input_output": input_output,
+    "super_ni": super_ni,
+    "chat": chat,
 }
 
 

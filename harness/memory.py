@@ -12,28 +12,23 @@ than 1 % of their weights. Activations are derived from our own packed forward p
 Source: QLoRA (arXiv 2305.14314) sections 2 and 3; the layouts read in bitsandbytes 0.50.
 """
 
-import json
 import math
 import sys
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
 
 from harness.activations import ADAPTER_BYTES, ALL_LINEAR, Linear, Pass, linears, saved_by_pass, working_bytes
-from harness.choices import model_choice
-from harness.locate import num_parameters
+from harness.plan import RunSpec
 from harness.schema import (
     AdapterConfig,
     AdapterMethod,
     DType,
+    ModelKind,
     Optimizer,
     QuantConfig,
     QuantMethod,
     ShapeConfig,
     TrainConfig,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 DTYPE_BYTES = {DType.float32: 4, DType.bfloat16: 2, DType.float16: 2}
 LOGITS_CHUNK_BYTES = 64 * 2**20  # `harness.loss.CHUNK_BYTES`; a test holds them equal, importing it loads torch
@@ -44,12 +39,6 @@ NESTED_STATE_BYTES = 256 * 4 + 4  # the 8-bit map of the absmax constants and th
 MIN_8BIT_ELEMENTS = 4096  # bitsandbytes keeps the state of smaller tensors in 32 bits
 MIN_PAGED_ELEMENTS = 100_000  # and pages only tensors from here on
 OPTIMIZER_BLOCK = 256  # 8-bit state: elements that share one constant
-
-LLAMA_SIZES = ("7b", "13b", "33b", "65b")
-PAPER_TOKENS = 512  # the paper's text doesn't say how long the sequences of its memory figures were
-PAPER_BASE_BYTES = 5_048_000_000  # section 2: the 4-bit 7B base
-RECIPE_QUANT = QuantConfig(name="nf4", compute_dtype=DType.bfloat16)
-RECIPE_ADAPTER = AdapterConfig(name="lora", lora_r=64, lora_alpha=16, lora_dropout=0.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +138,23 @@ def predict(
     return MemoryPrediction(**terms)
 
 
+def predict_run(spec: RunSpec) -> MemoryPrediction | None:
+    """A planned run alone, by the shape in its model's YAML; None where this arithmetic doesn't reach.
+
+    It doesn't for encoders and encoder-decoders, models without a shape, and layers by other names than LLaMA's.
+    """
+    if spec.model.kind is not ModelKind.causal:
+        return None
+    row, longest = 0, 0
+    if spec.train is not None and spec.dataset is not None:
+        row = spec.train.max_microbatch_tokens
+        longest = min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
+    try:
+        return predict(spec.model.shape, spec.quant, spec.adapter, spec.train, row, longest)
+    except ValueError:
+        return None
+
+
 def weights_bytes(shape: ShapeConfig, quant: QuantConfig) -> int:
     """The base in memory: blocks, embeddings, output layer and norms, rotary frequencies."""
     compute_bytes = DTYPE_BYTES[quant.compute_dtype]
@@ -243,136 +249,7 @@ def check_targets(shape: ShapeConfig, adapter: AdapterConfig) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """A figure that the paper states, beside ours."""
-
-    what: str
-    paper: str
-    ours_bytes: int
-    gap: str  # what explains the difference, and what doesn't
-
-
-def recipe_prediction(size: str, tokens: int = PAPER_TOKENS, checkpointing: bool = True) -> MemoryPrediction:
-    """One sequence a pass of the paper's recipe for LLaMA `size`: NF4 with double quantization, r = 64, bf16."""
-    train = TrainConfig(optimizer=Optimizer.paged_adamw_32bit, gradient_checkpointing=checkpointing)
-    return predict(llama_shape(size), RECIPE_QUANT, RECIPE_ADAPTER, train, tokens, tokens)
-
-
-def full_prediction(size: str, tokens: int = PAPER_TOKENS) -> MemoryPrediction:
-    """Full finetuning in 16 bits, moments in 32."""
-    quant = QuantConfig(name="bf16", method=QuantMethod.none, compute_dtype=DType.bfloat16)
-    adapter = AdapterConfig(name="full", method=AdapterMethod.full)
-    train = TrainConfig(optimizer=Optimizer.paged_adamw_32bit, gradient_checkpointing=True)
-    return predict(llama_shape(size), quant, adapter, train, tokens, tokens)
-
-
-def llama_shape(size: str) -> ShapeConfig:
-    """7b, 13b, 33b or 65b, from conf/model."""
-    return model_choice(f"llama{size}").shape
-
-
-def paper_comparison() -> list[Comparison]:
-    """The paper's memory figures (sections 2, 3 and 5) beside ours; gaps are explained, nothing is fitted."""
-    small, large = recipe_prediction("7b"), recipe_prediction("65b")
-    plain = recipe_prediction("7b", checkpointing=False)
-    full = full_prediction("65b")
-    shape = llama_shape("7b")
-    tables = 2 * shape.vocab_size * shape.hidden_size
-    rest = PAPER_BASE_BYTES - small.weights_bytes - 2 * tables
-    return [
-        Comparison(
-            what="4-bit 7B base",
-            paper="5,048 MB",
-            ours_bytes=small.weights_bytes,
-            gap="ours: linear layers at 4.127 bits, embeddings and output layer in bf16. In float32 those two are "
-            f"{2 * tables / 1e6:,.0f} MB more; {rest / 1e6:,.0f} MB are left that the paper's text doesn't account for",
-        ),
-        Comparison(
-            what="7B LoRA weights at 0.2 % of the model's",
-            paper="26 MB",
-            ours_bytes=round(0.002 * num_parameters(shape) * 2),
-            gap="0.2 % at 2 bytes. The recipe's r = 64 on all layers, in float32 as we train it, is "
-            f"{small.adapter_bytes / 1e6:,.0f} MB",
-        ),
-        Comparison(
-            what="7B, kept for the backward pass of one sequence",
-            paper="567 MB",
-            ours_bytes=plain.activation_bytes,
-            gap="the paper counts the gradients of the adapters' inputs. Ours, at an assumed length of "
-            f"{PAPER_TOKENS} tokens, is all that autograd keeps: attention, norms, dropout's masks and products too",
-        ),
-        Comparison(
-            what="the same with checkpointing",
-            paper="18 MB",
-            ours_bytes=small.recomputed_bytes,
-            gap=f"567 / 18 = 31.5: one of 32 layers. Ours is one layer's too, made again in the backward pass; the "
-            f"layers' inputs that wait for it are {small.activation_bytes / 1e6:,.0f} MB more",
-        ),
-        Comparison(
-            what="65B full finetuning in 16 bits",
-            paper="> 780 GB",
-            ours_bytes=full.weights_bytes + full.gradient_bytes + full.optimizer_bytes + full.paged_optimizer_bytes,
-            gap="12 bytes a weight in both: 2 of weight, 2 of gradient, 8 of moments. The paper's is 65.0e9 weights, "
-            "the model has 65.3e9; activations are left out on both sides",
-        ),
-        Comparison(
-            what="65B with QLoRA",
-            paper="< 48 GB",
-            ours_bytes=large.resident_bytes,
-            gap=f"paging {large.paged_optimizer_bytes / 1e9:.1f} GB of moments to the host; with them "
-            f"{large.total_bytes / 1e9:.1f} GB. Our adapters and gradients are float32, the original's adapters bf16",
-        ),
-    ]
-
-
-def main() -> None:
-    """Prints ours for LLaMA 7B to 65B and the paper's figures beside ours; `--json` for JSON alone."""
-    unknown = [argument for argument in sys.argv[1:] if argument != "--json"]
-    if unknown:
-        sys.exit(f"harness.memory: {unknown[0]}: not an option; there is --json alone")
-    predictions = {size: recipe_prediction(size) for size in LLAMA_SIZES}
-    comparisons = paper_comparison()
-    if "--json" in sys.argv[1:]:
-        sizes = {size: prediction.to_dict() for size, prediction in predictions.items()}
-        print(
-            json.dumps({"tokens": PAPER_TOKENS, "recipe": sizes, "paper": [asdict(c) for c in comparisons]}, indent=2)
-        )
-        return
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(_recipe_table(predictions), _paper_table(comparisons))
-
-
-def _recipe_table(predictions: dict[str, MemoryPrediction]) -> "Table":
-    from rich.table import Table
-
-    table = Table(
-        title=f"QLoRA's recipe, one sequence of {PAPER_TOKENS} tokens a pass, checkpointing; GB (1e9 bytes)",
-        title_justify="left",
-    )
-    table.add_column("what")
-    for size in predictions:
-        table.add_column(size, justify="right")
-    for name in next(iter(predictions.values())).to_dict():
-        label = name.removesuffix("_bytes").replace("_", " ")
-        table.add_row(label, *(f"{p.to_dict()[name] / 1e9:,.2f}" for p in predictions.values()))
-    return table
-
-
-def _paper_table(comparisons: list[Comparison]) -> "Table":
-    from rich.table import Table
-
-    table = Table(title="The paper's figures beside ours", title_justify="left", show_lines=True)
-    for column in ("what", "paper", "ours", "the gap"):
-        table.add_column(column, justify="right" if column in ("paper", "ours") else "left")
-    for row in comparisons:
-        giga = row.ours_bytes >= 1e10
-        ours = f"{row.ours_bytes / 1e9:,.1f} GB" if giga else f"{row.ours_bytes / 1e6:,.0f} MB"
-        table.add_row(row.what, row.paper, ours, row.gap)
-    return table
-
-
 if __name__ == "__main__":
-    main()
+    from harness.memory_paper import main
+
+    main(sys.argv[1:])

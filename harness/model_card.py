@@ -187,8 +187,8 @@ def _loading_note(spec: RunSpec, merged: bool) -> str:
     note = "Use it unmerged, on the base quantized as above: merging into other weights moves the scores."
     if spec.quant.method is not QuantMethod.int8 and spec.quant.block_size != 64:
         note += (
-            f" transformers quantizes in blocks of 64 and can't be told otherwise; this run had {spec.quant.block_size}, "
-            "so the snippet's base differs a little. qlora-harness loads the same one."
+            " transformers quantizes in blocks of 64 and can't be told otherwise; this run had "
+            f"{spec.quant.block_size}, so the snippet's base differs a little. qlora-harness loads the same one."
         )
     return note
 
@@ -227,7 +227,7 @@ def _quantization_config(quant: QuantConfig, dtype: str) -> str:
 
 def _dtype(quant: QuantConfig) -> str:
     assert quant.compute_dtype is not DType.auto
-    return quant.compute_dtype.value
+    return str(quant.compute_dtype.value)
 
 
 def _name_only(text: str) -> str:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from harness.adapters import ADAPTER_WEIGHTS, mix_seed
 from harness.collate import Item
-from harness.methods import quant_problem
+from harness.files import sha256_file
+from harness.methods import CALIBRATED_METHODS, quant_problem
 from harness.peft_start import (
     ADAPTER,
     Calibration,
@@ -120,7 +121,7 @@ class OwnedBank(nn.Module, ABC):
             if config.method is AdapterMethod.full:
                 self._take(model.to(self.device).requires_grad_(True))
             else:
-                calibrate = self.calibration()
+                calibrate = self.calibration() if config.method in CALIBRATED_METHODS else None
                 self._started = start(model, config, self.quant, self.device, self.task_type, calibrate)
                 self._take(self._started.model.get_base_model())
         self.configs[name] = config
@@ -165,7 +166,7 @@ class OwnedBank(nn.Module, ABC):
         return {k.replace(f".{ADAPTER}.", "."): p for k, p in root.named_parameters() if p.requires_grad}
 
     def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
-        """Writes PEFT's two files, or a whole checkpoint. -> sha256 of the weights."""
+        """Writes PEFT's two files, or a whole checkpoint. -> sha256 of the weights (of several files' digests)."""
         if self._started is not None:
             return save_adapter(self._started, folder, base_model, revision)
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,11 +174,8 @@ class OwnedBank(nn.Module, ABC):
             for path in self.folder.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
         self.model.save_pretrained(folder)
-        digest = hashlib.sha256()
-        for path in sorted(folder.glob("*.safetensors")):
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
+        digests = [sha256_file(path) for path in sorted(folder.glob("*.safetensors"))]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def set_checkpointing(self, on: bool) -> None:
         """Recompute each layer in the backward pass."""

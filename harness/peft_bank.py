@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.adapters import mix_seed
 from harness.attention import PACKED, AttentionPlan, Packed
 from harness.collate import Item, PackedRow, pack, split_rows
 from harness.loss import target_losses
 from harness.owned_bank import OwnedBank
+from harness.padded_bank import packable
 from harness.peft_start import ADAPTER, Calibration
 from harness.schema import AdapterConfig
 from harness.segments import Segment
@@ -34,16 +35,18 @@ class SegmentDropout(nn.Module):
         self.probability, self.seed, self.layer = probability, seed, layer
         self._segments = segments  # of the row under way; the bank's own list
 
-    def forward(self, x_1NI: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, N, I], or a padded batch [B, T, I], -> the same with zeros in it."""
         if not self.training:
-            return x_1NI
-        mask = torch.empty_like(x_1NI)
-        generator, begin = torch.Generator(device=x_1NI.device), 0
-        for segment in self._segments:
+            return x
+        mask = torch.ones_like(x)
+        generator, begin = torch.Generator(device=x.device), 0
+        for place, segment in enumerate(self._segments):
             generator.manual_seed(mix_seed(self.seed, segment.dropout_key, self.layer))
-            mask[:, begin : begin + segment.num_tokens].bernoulli_(1 - self.probability, generator=generator)
+            row, begin = (place, 0) if len(x) > 1 else (0, begin)  # a padded batch, or a packed row
+            mask[row, begin : begin + segment.num_tokens].bernoulli_(1 - self.probability, generator=generator)
             begin += segment.num_tokens
-        return x_1NI * mask.div_(1 - self.probability)
+        return x * mask.div_(1 - self.probability)
 
 
 class PackedBank(OwnedBank):
@@ -56,7 +59,8 @@ class PackedBank(OwnedBank):
         self._segments: list[Segment] = []
 
     def read(self, folder: Path) -> nn.Module:
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, attn_implementation=PACKED)
+        attention = {"attn_implementation": PACKED} if packable(AutoConfig.from_pretrained(folder)) else {}
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, **attention)
         return model
 
     @property
@@ -84,9 +88,7 @@ class PackedBank(OwnedBank):
         if sum(lengths) != input_ids_1N.shape[1]:
             raise ValueError(f"segments cover {sum(lengths)} tokens, the row has {input_ids_1N.shape[1]}")
         self._segments[:] = segments
-        if position_ids_1N is None:
-            position_ids_1N = _positions(lengths, input_ids_1N.device)
-        return _hidden(self.base, input_ids_1N, position_ids_1N, plan or Packed(lengths))
+        return _hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan)
 
     def item_losses(self, items: Sequence[Item]) -> Tensor:
         """-> negative log-likelihood of every target token, in the items' order, [targets] float32."""
@@ -117,6 +119,12 @@ class PeftBank(PackedBank):
     def calibration(self) -> Calibration | None:
         if not self._examples:
             return None
+        config = AutoConfig.from_pretrained(self.folder)
+        if not packable(config):
+            raise ValueError(
+                f"{self.folder}: a start from data needs attention that can be packed, which model_type "
+                f"{config.model_type} doesn't have; use adapter=lora, dora, pissa or olora"
+            )
         rows = [pack(items, self.device) for items in split_rows(self._examples, CALIBRATION_TOKENS)]
         longest = max(row.input_ids_1N.shape[1] for row in rows)  # EVA can't use a short last row
         rows = [row for row in rows if row.input_ids_1N.shape[1] >= longest // 2]
@@ -131,20 +139,35 @@ class PeftBank(PackedBank):
 def _calibrate_row(model: nn.Module, row: PackedRow, backward: bool) -> None:
     """One pass; the loss is the mean over the row's target tokens."""
     lengths = [segment.num_tokens for segment in row.segments]
-    positions = _positions(lengths, row.input_ids_1N.device)
     with torch.set_grad_enabled(backward):
-        hidden_1ND = _hidden(model, row.input_ids_1N, positions, Packed(lengths))
+        hidden_1ND = _hidden(model, row.input_ids_1N, lengths)
         if backward:
             weight: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
             target_losses(hidden_1ND[0, row.target_at_M], weight, row.targets_M).mean().backward()
 
 
-def _hidden(model: Any, input_ids_1N: Tensor, position_ids_1N: Tensor, plan: AttentionPlan) -> Tensor:
+def _hidden(
+    model: Any,
+    input_ids_1N: Tensor,
+    lengths: Sequence[int],
+    position_ids_1N: Tensor | None = None,
+    plan: AttentionPlan | None = None,
+) -> Tensor:
+    """-> [1, N, hidden] of a packed row; a model that can't be packed computes it as a padded batch."""
     decoder = model.get_decoder()
-    out = decoder(input_ids=input_ids_1N, position_ids=position_ids_1N, plan=plan, use_cache=False)
-    hidden: Tensor = out.last_hidden_state
-    return hidden
-
-
-def _positions(lengths: Sequence[int], device: torch.device) -> Tensor:
-    return torch.cat([torch.arange(length, device=device) for length in lengths])[None]
+    if packable(model.config):
+        if position_ids_1N is None:
+            position_ids_1N = torch.cat([torch.arange(length, device=input_ids_1N.device) for length in lengths])[None]
+        out = decoder(
+            input_ids=input_ids_1N, position_ids=position_ids_1N, plan=plan or Packed(lengths), use_cache=False
+        )
+        packed: Tensor = out.last_hidden_state
+        return packed
+    if plan is not None:
+        raise ValueError(f"{type(model).__name__}: its attention can't share prefixes or decode from a cache here")
+    ids_BT = nn.utils.rnn.pad_sequence(list(input_ids_1N[0].split(list(lengths))), batch_first=True)
+    ends = torch.tensor(lengths, device=ids_BT.device)
+    real_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None, :] < ends[:, None]
+    out = decoder(input_ids=ids_BT, attention_mask=real_BT.long(), use_cache=False)
+    padded: Tensor = out.last_hidden_state[real_BT][None]
+    return padded

@@ -127,7 +127,7 @@ def save_adapter(started: Started, folder: Path, base_model: str, revision: str)
             "method": started.method.value,
             "about": "converted to plain LoRA: rows 0..r-1 of A are trained, the others are A0; columns of B alike, "
             "with -B0. Exact on a float32 base, on a 16-bit one up to rounding. On a quantized base this run's own "
-            "base was Q(W - s B0 A0): harness.peft_bank rebuilds it; plain PEFT on Q(W) is off by a quantization error.",
+            "base was Q(W - s B0 A0): harness.peft_bank rebuilds it; plain PEFT on Q(W) is a quantization error off.",
         }
         write_atomically(folder / RESIDUAL_FILE, json.dumps(about, indent=2))
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"})

@@ -155,6 +155,11 @@ def _check(config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no EOS token, so outputs would have no "
             "end: set eos_token in the checkpoint's tokenizer_config.json"
         )
+    if config.format == "chat" and not tokenizer.chat_template:
+        raise ValueError(
+            f"dataset.format=chat: the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: "
+            "take an instruct model, or dataset.format=input_output with texts of your own"
+        )
     for key in ("source_max_tokens", "target_max_tokens", "max_rows"):
         value = getattr(config, key)
         if value is not None and value < 1:
@@ -174,6 +179,7 @@ def _cache_key(
         "target_max_tokens": config.target_max_tokens,
         "max_rows": config.max_rows,
         "empty_targets": empty_targets,
+        "chat_template": tokenizer.chat_template if config.format == "chat" else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -226,9 +232,9 @@ def _encode(
     batch: list[tuple[SourceRow, Example]], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> pa.RecordBatch:
     """BOS and EOS go through the tokenizer as text, as in the original; without a BOS nothing is prepended."""
-    bos, eos = tokenizer.bos_token or "", tokenizer.eos_token
-    sources = _token_ids(tokenizer, [bos + example.input for _, example in batch])
-    targets = _token_ids(tokenizer, [f"{example.output}{eos}" for _, example in batch])
+    texts = [_texts(example, tokenizer) for _, example in batch]
+    sources = _token_ids(tokenizer, [source for source, _ in texts])
+    targets = _token_ids(tokenizer, [target for _, target in texts])
     max_source, max_target = config.source_max_tokens, config.target_max_tokens
     columns = [
         [source[:max_source] + target[:max_target] for source, target in zip(sources, targets, strict=True)],
@@ -240,6 +246,21 @@ def _encode(
     ]
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _texts(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
+    """What is read and what is written, special tokens included; a dialogue goes through the chat template."""
+    if not example.messages:
+        return (tokenizer.bos_token or "") + example.input, f"{example.output}{tokenizer.eos_token}"
+    messages = [{"role": role, "content": content} for role, content in example.messages]
+    source = str(tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True))
+    whole = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    if not whole.startswith(source):
+        raise ValueError(
+            "dataset.format=chat: the tokenizer's chat template renders a dialogue with its answer otherwise than "
+            "without; take another model, or dataset.format=input_output with texts of your own"
+        )
+    return source, whole[len(source) :]
 
 
 def _token_ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.ledger import Job, JobRow, JobStatus, Ledger
+from harness.memory import predict_run
+from harness.plan import RunSpec
 from harness.run_folder import folder_problem
 from harness.schema import AdapterMethod, Config
 from sweeps.local import run_local
@@ -116,9 +118,9 @@ def enqueue(
 
 
 def plan_table(runs: Sequence[PlannedRun], finished: set[str]) -> Table:
-    """One row a run: what it is, its group, its steps, whether it is done."""
+    """One row a run: what it is, its group, its steps, its predicted memory, whether it is done."""
     table = Table(title=f"{len(runs)} runs in {len({r.spec.group for r in runs})} groups", title_justify="left")
-    for column in ("run", "label", "group", "model", "dataset", "quant", "steps", "batch", "lr", "status"):
+    for column in ("run", "label", "group", "model", "dataset", "quant", "steps", "batch", "lr", "memory", "status"):
         table.add_column(column, no_wrap=column in ("run", "label"))
     for run in runs:
         spec, train = run.spec, run.spec.train
@@ -132,9 +134,16 @@ def plan_table(runs: Sequence[PlannedRun], finished: set[str]) -> Table:
             f"<= {train.max_steps}" if train else "0",
             str(train.batch_size) if train else "-",
             f"{train.learning_rate:g}" if train else "-",
+            _memory(spec),
             "done" if run.run_id in finished else "to do",
         )
     return table
+
+
+def _memory(spec: RunSpec) -> str:
+    """The predicted peak, all of the optimizer's state included; a longer group needs an adapter's share more each."""
+    prediction = predict_run(spec)
+    return "-" if prediction is None else f"{prediction.total_bytes / 1e9:.1f} GB"
 
 
 def _run(ledger: Ledger, config: Config, jobs: Sequence[Job], sweep: str, console: Console) -> int:

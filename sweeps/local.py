@@ -21,6 +21,7 @@ from sweeps.settings import WorkerSettings, worker_name
 
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.2
+MAX_STILLBORN = 3  # workers that die at once, in a row, before the launch gives up
 Watch = Callable[[dict[str, Any]], None]
 
 
@@ -28,12 +29,14 @@ Watch = Callable[[dict[str, Any]], None]
 class _Worker:
     process: ForkServerProcess
     connection: Connection
+    spoke: bool = False  # it began a job
 
 
 def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
     """Runs workers until the sweep has no open job.
 
     Raises:
+        ValueError: workers die before they begin a job, one after the other.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; by then the workers have saved their state and ended.
     """
     prepare_process()  # the forkserver inherits it, and preloads torch
@@ -41,19 +44,24 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
     context.set_forkserver_preload(["sweeps.entry", "sweeps.worker"])
     previous = signal.signal(signal.SIGTERM, _interrupt)
     workers: list[_Worker] = []
+    num_stillborn = 0  # in a row
     try:
         while True:
             for worker in [w for w in workers if not w.process.is_alive()]:
                 _drain(worker, watch)
                 _report_end(worker, watch)
-                _give_up_claims(worker, ledger, settings.sweep)
+                given_up = _give_up_claims(worker, ledger, settings.sweep)
+                num_stillborn = num_stillborn + 1 if worker.process.exitcode and not (given_up or worker.spoke) else 0
                 workers.remove(worker)
+            if num_stillborn >= MAX_STILLBORN:
+                raise ValueError(f"{num_stillborn} workers in a row died before they began a job; the reason is above")
             if not _open_jobs(ledger, settings.sweep):
                 break
             while len(workers) < settings.launch.workers:
                 workers.append(_start(context, settings))
-            for ready in wait([w.connection for w in workers], timeout=POLL_SECONDS):
-                _receive(ready, watch)
+            ready = wait([w.connection for w in workers], timeout=POLL_SECONDS)
+            for worker in [w for w in workers if w.connection in ready]:
+                worker.spoke |= _receive(worker.connection, watch)
     finally:
         signal.signal(signal.SIGTERM, previous)
         for worker in _stop(workers):
@@ -95,11 +103,13 @@ def _how_ended(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
-def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> None:
+def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> int:
     """A dead worker's jobs go to the next one now, not when their lease runs out; the attempt counts."""
     code = worker.process.exitcode or 0
-    for claim in _claims(worker, ledger, sweep):
+    claims = _claims(worker, ledger, sweep)
+    for claim in claims:
         ledger.fail(claim, f"worker {worker_name(worker.process.pid)} died ({_how_ended(code)})", retry=True)
+    return len(claims)
 
 
 def _claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> list[JobRow]:

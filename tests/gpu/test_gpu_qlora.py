@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks.gpu_qlora import Options, build_base, measure, quant_config
-from harness.memory import llama_shape, weights_bytes
+from harness.memory import weights_bytes
+from harness.memory_paper import llama_shape
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness.ledger import JobRow, JobStatus
+from harness.ledger import Job, JobRow, JobStatus, Ledger
+from harness.schema import LaunchConfig, PathsConfig, TrackingConfig
+from sweeps.local import run_local
+from sweeps.settings import WorkerSettings
 from tests.lab import FLAN_ROWS, PAPER_GRID, Lab, make_lab, wait_until, write_rows
-
-EMPTY_ROW = {"inputs": "Say nothing.", "targets": ""}
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,12 @@ def outcome(lab: Lab, *arguments: str) -> Outcome:
     return Outcome(lab, done.returncode, done.stdout + done.stderr, jobs, lab.records())
 
 
-# One grid of four: a dataset with an empty target, a base whose weights are cut off; then both mended.
+# One grid of four, one of its two bases cut off; then mended; then three of its folders cut off.
 
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     lab = make_lab(tmp_path_factory.mktemp("lab"))
-    write_rows(lab.data / "flan.jsonl", [*FLAN_ROWS, EMPTY_ROW])
     weights = lab.models / "llama13b" / "model.safetensors"
     (lab.folder / "whole.safetensors").write_bytes(weights.read_bytes())
     weights.write_bytes(weights.read_bytes()[:-1000])
@@ -49,7 +49,6 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.fixture(scope="module")
 def mended(failed: Outcome) -> Outcome:
     lab = failed.lab
-    write_rows(lab.data / "flan.jsonl", FLAN_ROWS)
     (lab.models / "llama13b" / "model.safetensors").write_bytes((lab.folder / "whole.safetensors").read_bytes())
     return outcome(lab, *PAPER_GRID)
 
@@ -67,23 +66,22 @@ def redone(mended: Outcome) -> Outcome:
 
 def test_a_failed_run_is_recorded_and_the_others_go_on(failed: Outcome) -> None:
     assert failed.status == 1
-    assert {label for label, job in failed.jobs.items() if job.status is JobStatus.done} == {"llama7b-oasst1-nf4"}
-    assert list(failed.records) == ["llama7b-oasst1-nf4"]
-    data, base = failed.jobs["llama7b-flan-nf4"], failed.jobs["llama13b-flan-nf4"]
-    assert data.reason is not None
-    assert "flan.jsonl, line 25, field 'targets'" in data.reason
-    assert data.attempts == 1, "what only a user can mend isn't tried again"
-    assert base.reason is not None
-    assert "Safetensor" in base.reason
-    for job in failed.jobs.values():
-        assert job.reason is None or job.reason in failed.output
+    done = {label for label, job in failed.jobs.items() if job.status is JobStatus.done}
+    assert done == set(failed.records) == {"llama7b-oasst1-nf4", "llama7b-flan-nf4"}
+    for label in sorted(failed.jobs.keys() - done):
+        job = failed.jobs[label]
+        assert (job.status, job.attempts) == (JobStatus.failed, 2)
+        assert job.reason is not None
+        assert "Safetensor" in job.reason
+        assert job.reason in failed.output
+        assert "Traceback" in (failed.lab.runs / job.run_id / "error.log").read_text()
 
 
 def test_rerun_after_mending_does_only_what_is_missing(failed: Outcome, mended: Outcome) -> None:
     assert mended.status == 0, mended.output
-    assert "4 jobs, 1 done before" in mended.output
+    assert "4 jobs, 2 done before" in mended.output
     assert {job.status for job in mended.jobs.values()} == {JobStatus.done}
-    assert mended.records["llama7b-oasst1-nf4"] == failed.records["llama7b-oasst1-nf4"]
+    assert {label: mended.records[label] for label in failed.records} == failed.records
     assert len(mended.records) == 4
 
 
@@ -102,6 +100,7 @@ def test_cut_off_folders_are_redone_and_whole_ones_are_not(mended: Outcome, redo
     [
         ('{"inputs": "a", "targets": "b"}\n{"inputs": "a", "target": 3\n', "flan.jsonl, line 2: broken JSON"),
         ('{"inputs": "a", "targets": "b"}\n\n{"inputs": "a", "targets": 3}\n', "flan.jsonl, line 3, field 'targets'"),
+        ('{"inputs": "a", "targets": "b"}\n{"inputs": "a", "targets": " "}\n', "flan.jsonl, line 2, field 'targets'"),
         ('{"prompt": "a", "completion": "b"}\n', "dataset.format is flan, formats that read this row: self_instruct"),
     ],
 )
@@ -208,6 +207,25 @@ class TestStopped:
         done = outcome(lab, *LONG)
         assert done.status == 0, done.output
         assert_same_results(done.records, undisturbed)
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_end_the_launch(tmp_path: Path) -> None:
+    """The parent's ledger is there, the one that its workers are told of is not."""
+    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+    ledger.add([Job(kind="train", spec_hash="x", run_id="x", group="g", label="x", payload="{}")], sweep="s")
+    settings = WorkerSettings(
+        ledger_url=str(tmp_path / "nowhere" / "ledger.sqlite"),
+        paths=PathsConfig(runs=str(tmp_path), cache=str(tmp_path)),
+        launch=LaunchConfig(),
+        tracking=TrackingConfig(),
+        sweep="s",
+    )
+    told: list[dict[str, Any]] = []
+    with pytest.raises(ValueError, match="3 workers in a row died before they began a job"):
+        run_local(settings, ledger, told.append)
+    assert [message["reason"] for message in told] == ["exit status 1"] * 3
+    assert [job.attempts for job in ledger.rows()] == [0]
 
 
 def assert_same_results(records: dict[str, dict[str, Any]], undisturbed: dict[str, dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes as bnb
 import numpy as np
@@ -24,6 +25,7 @@ NUM_LABELS = 3
 
 def make_roberta(folder: Path) -> Path:
     torch.manual_seed(0)
+    more: dict[str, Any] = {"num_labels": 2}  # another number than the task's
     config = RobertaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=32,
@@ -32,7 +34,7 @@ def make_roberta(folder: Path) -> Path:
         intermediate_size=64,
         max_position_embeddings=66,
         pad_token_id=1,
-        num_labels=2,  # another number than the task's
+        **more,
     )
     RobertaForSequenceClassification(config).save_pretrained(folder)
     return folder

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.collate import Item, pack, split_rows
@@ -35,6 +35,7 @@ def test_first_token_is_never_a_target() -> None:
     assert item(3, 0).num_targets == item(3, 1).num_targets == 2
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(items=ITEMS)
 def test_each_target_is_the_next_token_of_its_own_sequence(items: list[Item]) -> None:
     row = pack(items, CPU)
@@ -47,6 +48,7 @@ def test_each_target_is_the_next_token_of_its_own_sequence(items: list[Item]) ->
     assert sum(s.num_tokens for s in row.segments) == len(tokens)
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(items=ITEMS, max_tokens=st.integers(1, 60))
 def test_rows_keep_order_and_limit(items: list[Item], max_tokens: int) -> None:
     rows = split_rows(items, max_tokens)

@@ -87,7 +87,7 @@ def test_published_fields(name: str) -> None:
 
 
 def test_every_format_is_covered() -> None:
-    assert set(BY_HAND) | {"alpaca", "unnatural_reformulations"} == set(DATASETS)
+    assert set(BY_HAND) | {"alpaca", "unnatural_reformulations", "chat", "super_ni"} == set(DATASETS)
 
 
 def test_alpaca_with_input() -> None:

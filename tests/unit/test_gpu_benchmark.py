@@ -23,7 +23,8 @@ from benchmarks.gpu_qlora import (
     save,
 )
 from harness.adapters import linear_layers
-from harness.memory import llama_shape, weights_bytes
+from harness.memory import weights_bytes
+from harness.memory_paper import llama_shape
 from harness.schema import AdapterConfig
 
 CPU = torch.device("cpu")

@@ -23,20 +23,28 @@ from harness.collate import Item
 from harness.memory import (
     DTYPE_BYTES,
     LOGITS_CHUNK_BYTES,
-    full_prediction,
+    MemoryPrediction,
     linear_bytes,
-    llama_shape,
     optimizer_bytes,
-    paper_comparison,
     predict,
-    recipe_prediction,
+    predict_run,
     trained_tensors,
     weights_bytes,
 )
+from harness.memory_paper import (
+    RECIPE_ADAPTER,
+    RECIPE_QUANT,
+    full_prediction,
+    llama_shape,
+    paper_comparison,
+    recipe_prediction,
+)
+from harness.plan import RunSpec
 from harness.quant import TORCH_DTYPES, quantize_linear, quantize_linear_layers
 from harness.schema import (
     AdapterConfig,
     AdapterMethod,
+    DatasetConfig,
     DType,
     Optimizer,
     QuantConfig,
@@ -298,6 +306,28 @@ def test_more_tokens_need_more(tokens: int, more: int, r: int, checkpointing: bo
     assert longer.resident_bytes > less.resident_bytes
     assert longer.static_bytes == less.static_bytes
     assert all(value >= 0 for value in less.to_dict().values())
+
+
+def test_a_planned_run() -> None:
+    train = TrainConfig(max_steps=1, batch_size=16, learning_rate=2e-4, max_microbatch_tokens=256)
+    data = DatasetConfig(name="oasst1", hub_id="a/b", format="oasst1", source_max_tokens=16, target_max_tokens=512)
+    spec = RunSpec(model=model_choice("llama7b"), quant=RECIPE_QUANT, adapter=RECIPE_ADAPTER, dataset=data, train=train)
+    assert predict_run(spec) == predict(spec.model.shape, spec.quant, spec.adapter, train, 256, 528)
+    base = dataclasses.replace(spec, adapter=AdapterConfig(name="none", method=AdapterMethod.none), train=None)
+    assert predict_run(base) == recipe_prediction_of_weights()
+
+
+def recipe_prediction_of_weights() -> MemoryPrediction:
+    """The recipe's base alone."""
+    trained = recipe_prediction("7b").to_dict()
+    empty = dict.fromkeys((f.name for f in dataclasses.fields(MemoryPrediction)), 0)
+    return MemoryPrediction(**(empty | {"weights_bytes": trained["weights_bytes"]}))
+
+
+@pytest.mark.parametrize("name", ["t5_small", "roberta_large"])
+def test_what_the_arithmetic_doesnt_reach_is_missing(name: str) -> None:
+    spec = RunSpec(model=model_choice(name), quant=RECIPE_QUANT, adapter=RECIPE_ADAPTER, dataset=None, train=None)
+    assert predict_run(spec) is None
 
 
 def test_an_unknown_shape_is_refused() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 from harness.adapters import AdapterBank
 from harness.attention import PACKED, Packed
@@ -18,7 +19,7 @@ from harness.banks import NUM_CALIBRATION_EXAMPLES, calibrate, make_bank
 from harness.collate import Item
 from harness.full_bank import FullBank
 from harness.methods import method_problem
-from harness.peft_bank import PeftBank
+from harness.peft_bank import PackedBank, PeftBank
 from harness.peft_start import RESIDUAL_FILE, layer_names, resolve_targets
 from harness.quant import quantize_linear_layers
 from harness.schema import (
@@ -84,7 +85,7 @@ def make_peft_bank(folder: Path, quant: str) -> PeftBank:
 
 
 @torch.no_grad()
-def move(bank: PeftBank, size: float = 0.05) -> None:
+def move(bank: PackedBank, size: float = 0.05) -> None:
     """Stands for training: every tensor of the member changes."""
     generator = torch.Generator().manual_seed(1)
     for parameter in bank.member_parameters("a").values():
@@ -215,6 +216,31 @@ def test_dropout_is_the_examples_own(folder: Path) -> None:
     assert float((together - other).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("method", ["dora", "pissa", "full"])
+def test_a_model_that_cannot_be_packed_is_padded(tmp_path: Path, method: str) -> None:
+    torch.manual_seed(0)
+    BloomForCausalLM(BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=32, n_layer=2, n_head=4)).save_pretrained(tmp_path)
+    bank: PackedBank = FullBank(tmp_path, QUANTS["none"], CPU) if method == "full" else make_peft_bank(tmp_path, "none")
+    bank.add_member("a", config(method, dropout=0.3), seed=3)
+    items = make_items()
+    with torch.no_grad():
+        bank.eval()
+        expected = plain_losses(AutoModelForCausalLM.from_pretrained(tmp_path))
+        torch.testing.assert_close(bank.item_losses(items), expected, rtol=1e-4, atol=1e-4)
+        move(bank)
+        bank.train()
+        if method != "full":  # its dropout is the model's own, and BLOOM has none
+            assert not torch.allclose(bank.item_losses(items), bank.eval().item_losses(items))
+            bank.train()
+        apart = torch.cat([bank.item_losses([item]) for item in items])
+        torch.testing.assert_close(bank.item_losses(items), apart, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="can't share prefixes"):
+        bank(torch.tensor([[5, 6]]), [Segment(num_tokens=2, member="a")], plan=Packed([2]))
+    if method == "dora":
+        with pytest.raises(ValueError, match="model_type bloom"):
+            make_peft_bank(tmp_path, "none").add_member("a", config("eva"), seed=3)
+
+
 def make_member(name: str, tmp: Path, method: str) -> tuple[Member, list[StepMetrics]]:
     log: list[StepMetrics] = []
     member = Member(
@@ -279,7 +305,7 @@ def test_gradient_checkpointing_changes_no_gradient(folder: Path) -> None:
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(
-    folder: Path, method: str, changes: dict[str, object], message: str
+    folder: Path, method: str, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make_peft_bank(folder, "none").add_member("a", config(method, **changes), seed=0)

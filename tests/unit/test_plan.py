@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.choices import load_choice
@@ -147,6 +147,7 @@ def test_names_paths_and_speed_do_not_change_the_id(key: tuple[str, str]) -> Non
     assert other.group == spec().group
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(
     one=st.sets(st.sampled_from(fields(identity=True))),
     two=st.sets(st.sampled_from(fields(identity=True))),
@@ -160,6 +161,7 @@ def test_ids_are_equal_just_where_the_identities_are(
     assert (first.run_id == second.run_id) == (one == two)
 
 
+@settings(deadline=None, max_examples=30)
 @given(keys=st.sets(st.sampled_from([*fields(identity=True), *fields(identity=False)])))
 def test_spec_survives_its_file(keys: set[tuple[str, str]]) -> None:
     original = mutated(spec(), sorted(keys))
@@ -170,8 +172,8 @@ def test_local_data_is_known_by_its_content(tmp_path: Path) -> None:
     for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
         (tmp_path / f"{name}.jsonl").write_text(text)
 
-    def local(name: str, **more: Any) -> str:
-        return spec(dataset=("local", {"path": str(tmp_path / f"{name}.jsonl"), **more})).run_id
+    def local(file: str, **more: Any) -> str:
+        return spec(dataset=("local", {"path": str(tmp_path / f"{file}.jsonl"), **more})).run_id
 
     assert local("a") == local("b", name="other", hub_id="elsewhere/other", revision="v2")
     assert local("a") != local("c")
@@ -179,9 +181,7 @@ def test_local_data_is_known_by_its_content(tmp_path: Path) -> None:
 
 
 def test_group_is_the_frozen_base() -> None:
-    same = {
-        spec(dataset=name, train=("default", {"seed": seed})).group for name in ("oasst1", "flan") for seed in (0, 1)
-    }
+    same = {spec(dataset=name, train=("default", {"seed": len(name)})).group for name in ("oasst1", "flan")}
     assert same == {spec(adapter="none").group}
     others = [spec(model="llama13b"), spec(quant="fp4"), spec(Device.cuda), spec(model=("llama7b", {"revision": "v2"}))]
     assert len({other.group for other in others} | same) == 5

@@ -1,5 +1,7 @@
 """Quantization is the paper's: its 16 NF4 values, its bits a parameter, gradients through it, lm_head left alone."""
 
+from typing import Any
+
 import bitsandbytes as bnb
 import pytest
 import torch
@@ -30,22 +32,28 @@ def linear(num_in: int = 128, num_out: int = 96, bias: bool = False) -> nn.Linea
     return nn.Linear(num_in, num_out, bias=bias)
 
 
-def dequantized(layer: nn.Module) -> torch.Tensor:
+def quantized(layer: nn.Linear, how: QuantConfig) -> Any:
+    """A bitsandbytes layer, which has no type stubs."""
+    return quantize_linear(layer, how, CPU)
+
+
+def dequantized(layer: Any) -> torch.Tensor:
     weight: torch.Tensor = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     return weight
 
 
-def stored_bits(layer: nn.Module) -> float:
+def stored_bits(layer: Any) -> float:
     """Of the packed weights and their constants, for each parameter."""
     state = layer.weight.quant_state
     tensors = [layer.weight.data, state.absmax]
     if state.nested:
         tensors.append(state.state2.absmax)
-    return 8 * sum(t.numel() * t.element_size() for t in tensors) / state.shape.numel()
+    bits: float = 8 * sum(t.numel() * t.element_size() for t in tensors) / state.shape.numel()
+    return bits
 
 
 def test_nf4_has_the_papers_values() -> None:
-    layer = quantize_linear(linear(), config(double_quant=False), CPU)
+    layer = quantized(linear(), config(double_quant=False))
     torch.testing.assert_close(layer.weight.quant_state.code, torch.tensor(NF4), rtol=0, atol=1e-7)
     absmax = layer.weight.quant_state.absmax
     used = (dequantized(layer).view(-1, 64) / absmax[:, None]).unique()
@@ -66,7 +74,7 @@ def test_nf4_has_the_papers_values() -> None:
     ],
 )
 def test_bits_a_parameter(method: QuantMethod, double_quant: bool, block_size: int, bits: float) -> None:
-    layer = quantize_linear(linear(512, 1024), config(method, double_quant, block_size), CPU)
+    layer = quantized(linear(512, 1024), config(method, double_quant, block_size))
     assert layer.weight.quant_state.blocksize == block_size
     assert stored_bits(layer) == bits
     assert round(4 + 8 / 64 + 32 / (64 * 256), 3) == 4.127
@@ -77,7 +85,7 @@ def test_bits_a_parameter(method: QuantMethod, double_quant: bool, block_size: i
 def test_weights_come_back_within_half_a_gap(method: QuantMethod, double_quant: bool) -> None:
     original = linear()
     weight = original.weight.detach().clone()
-    layer = quantize_linear(original, config(method, double_quant), CPU)
+    layer = quantized(original, config(method, double_quant))
     code = layer.weight.quant_state.code.sort().values
     half_gap = float(code.diff().max()) / 2
     absmax = weight.view(-1, 64).abs().amax(dim=1, keepdim=True)
@@ -88,20 +96,19 @@ def test_weights_come_back_within_half_a_gap(method: QuantMethod, double_quant: 
 
 def test_smaller_blocks_are_nearer() -> None:
     def error(block_size: int) -> float:
-        original = linear(256, 256)
+        original = linear(512, 64)
         with torch.no_grad():
-            original.weight.mul_(torch.randn(256, 1).exp())  # rows of differing scale, as in real models
+            original.weight.mul_(torch.randn(64, 1).exp())  # rows of differing scale, as in real models
         weight = original.weight.detach().clone()
-        return float(
-            (dequantized(quantize_linear(original, config(block_size=block_size), CPU)) - weight).square().mean()
-        )
+        layer = quantized(original, config(block_size=block_size))
+        return float((dequantized(layer) - weight).square().mean())
 
     assert error(64) < error(256) < error(4096)
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_nf4_forward_and_gradient_are_those_of_its_weights(bias: bool) -> None:
-    layer = quantize_linear(linear(bias=bias), config(), CPU)
+    layer = quantized(linear(bias=bias), config())
     weight = dequantized(layer)
     x = torch.randn(5, 128, generator=torch.Generator().manual_seed(1), requires_grad=True)
     out = layer(x)
@@ -116,11 +123,11 @@ def test_nf4_forward_and_gradient_are_those_of_its_weights(bias: bool) -> None:
 def test_int8_forward_is_near_and_gradient_flows() -> None:
     original = linear(bias=True)
     weight, bias = original.weight.detach().clone(), original.bias.detach().clone()
-    layer = quantize_linear(original, config(QuantMethod.int8), CPU)
+    layer = quantized(original, config(QuantMethod.int8))
     x = torch.randn(8, 128, generator=torch.Generator().manual_seed(1), requires_grad=True)
     expected = nn.functional.linear(x.detach(), weight, bias)
     out = layer(x)
-    assert float((out - expected).norm() / expected.norm()) < 0.02
+    assert float((out.detach() - expected).norm() / expected.norm()) < 0.02
     assert layer.weight.data.dtype is torch.int8
     out.sum().backward()
     assert x.grad is not None

@@ -67,7 +67,7 @@ def test_missing_parts(folder: Path, tmp_path: Path) -> None:
     assert folder_problem(folder, needs_adapter=False) == "there is no record.json: it was cut off"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_adapter_cut_off_anywhere(folder: Path, data: st.DataObject) -> None:
     path = folder / WEIGHTS
@@ -79,7 +79,7 @@ def test_adapter_cut_off_anywhere(folder: Path, data: st.DataObject) -> None:
         path.write_bytes(whole)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_record_cut_off_anywhere(folder: Path, data: st.DataObject) -> None:
     path = folder / "record.json"

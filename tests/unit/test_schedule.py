@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
@@ -35,6 +35,7 @@ def test_num_steps(max_steps: int, max_epochs: float, num_examples: int, expecte
     assert num_steps(config(max_steps=max_steps, max_epochs=max_epochs), num_examples) == expected
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(num_examples=SIZES, batch_size=SIZES, seed=st.integers(0, 5), grouped=st.booleans())
 def test_every_epoch_shows_every_example_once(num_examples: int, batch_size: int, seed: int, grouped: bool) -> None:
     train = config(batch_size=batch_size, data_seed=seed, group_by_length=grouped)
@@ -46,6 +47,7 @@ def test_every_epoch_shows_every_example_once(num_examples: int, batch_size: int
         assert sorted(seen[epoch * num_examples : (epoch + 1) * num_examples]) == list(range(num_examples))
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(num_examples=SIZES, batch_size=SIZES, step=st.integers(0, 1000))
 def test_a_step_needs_no_earlier_one(num_examples: int, batch_size: int, step: int) -> None:
     train, lengths = config(batch_size=batch_size), np.ones(num_examples, dtype=np.int64)
@@ -88,6 +90,7 @@ def test_decay_is_transformers_own(schedule: Schedule) -> None:
         reference.step()
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(warmup=st.integers(0, 30), total=st.integers(1, 50), schedule=st.sampled_from(Schedule))
 def test_rate_rises_to_the_peak_and_never_above(warmup: int, total: int, schedule: Schedule) -> None:
     train = config(schedule=schedule, warmup_steps=warmup)

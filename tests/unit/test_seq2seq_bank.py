@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes as bnb
 import numpy as np
@@ -30,6 +31,7 @@ INT8 = QuantConfig(name="int8", method=QuantMethod.int8, compute_dtype=DType.flo
 def make_t5(folder: Path, scaled: bool) -> Path:
     """A tiny T5: `scaled` as the original (tied, ReLU), else as v1.1 (gated)."""
     torch.manual_seed(0)
+    more: dict[str, Any] = {"tie_word_embeddings": scaled, "decoder_start_token_id": 0}
     config = T5Config(
         vocab_size=VOCAB_SIZE,
         d_model=32,
@@ -38,8 +40,7 @@ def make_t5(folder: Path, scaled: bool) -> Path:
         num_layers=2,
         num_heads=4,
         feed_forward_proj="relu" if scaled else "gated-gelu",
-        tie_word_embeddings=scaled,
-        decoder_start_token_id=0,
+        **more,
     )
     T5(config).save_pretrained(folder)
     return folder

@@ -1,0 +1,308 @@
+"""Export: a card that PEFT and the hub's reader agree with, changed files refused, merges that say what they do."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from harness.adapters import AdapterBank
+from harness.export import ExportRefusedError, dequantized, export, main
+from harness.files import write_json
+from harness.locate import ModelSource, folder_fingerprint
+from harness.models import load_base
+from harness.plan import RunSpec
+from harness.provenance import RunRecord, load_record, save_record
+from harness.quant import quantize_linear
+from harness.schema import (
+    AdapterConfig,
+    AdapterMethod,
+    DatasetConfig,
+    DType,
+    ModelConfig,
+    PathsConfig,
+    QuantConfig,
+    QuantMethod,
+    TrainConfig,
+)
+from harness.segments import Segment
+from tests.tiny import make_checkpoint
+
+CPU = torch.device("cpu")
+LORA = AdapterConfig(name="lora", lora_r=4, lora_alpha=8, lora_dropout=0.1)
+PLAIN = QuantConfig(name="fp32", method=QuantMethod.none, compute_dtype=DType.float32)
+NF4 = QuantConfig(name="nf4", compute_dtype=DType.float32)
+TOKENS = torch.tensor([[1, 17, 42, 99, 7, 250, 3]])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> PathsConfig:
+    return PathsConfig(runs=str(tmp_path / "runs"), cache=str(tmp_path / "cache"))
+
+
+def make_run(tmp_path: Path, checkpoint: Path, quant: QuantConfig = PLAIN, **changes: Any) -> Path:
+    """A finished run's folder with a real adapter whose B is not zero, and an MMLU score."""
+    model = ModelConfig(name="tiny", hub_id="lab/tiny", path=changes.pop("path", str(checkpoint)))
+    spec = RunSpec(
+        model=model,
+        quant=quant,
+        adapter=changes.pop("adapter", LORA),
+        dataset=DatasetConfig(name="chats", hub_id="lab/chats", format="alpaca", path=str(tmp_path / "chats.jsonl")),
+        train=TrainConfig(max_steps=3, batch_size=2, learning_rate=1e-3),
+        data_sha256="d" * 64,
+    )
+    if changes.pop("from_hub", False):
+        assert spec.dataset is not None
+        hub_data = dataclasses.replace(spec.dataset, path=None)
+        spec = dataclasses.replace(spec, model=dataclasses.replace(model, path=None), dataset=hub_data)
+    folder = tmp_path / "runs" / spec.run_id
+    base = load_base(source(checkpoint), quant, CPU, tmp_path / "cache")
+    digest = None
+    if spec.adapter.method is not AdapterMethod.none:
+        base.bank.add_member("m", spec.adapter, seed=0)
+        generator = torch.Generator().manual_seed(1)
+        for parameter in base.bank.member_parameters("m").values():
+            parameter.data.normal_(0, 0.1, generator=generator)
+        digest = base.bank.save_member("m", folder / "adapter", model.hub_id, "main")
+    record = make_record(spec, digest, base.fingerprint)
+    score = {"accuracy_macro": 0.5, "accuracy_macro_ci95": [0.4, 0.6], "n": 40, "protocol": "lm_eval", "num_shots": 5}
+    write_json(folder / "eval" / "mmlu" / "mmlu.json", score)
+    save_record(folder, dataclasses.replace(record, **changes))
+    return folder
+
+
+def make_record(spec: RunSpec, digest: str | None, fingerprint: str) -> RunRecord:
+    return RunRecord(
+        run_id=spec.run_id,
+        label="tiny-chats",
+        group=spec.group,
+        spec=spec.to_dict(),
+        status="done",
+        num_steps=3,
+        num_examples=10,
+        num_truncated_sources=0,
+        num_truncated_targets=1,
+        target_tokens=1234,
+        final_loss=1.5,
+        train_seconds=9.0,
+        peak_memory_bytes=10**9,
+        base_fingerprint=fingerprint,
+        data_fingerprint="e" * 64,
+        adapter_sha256=digest,
+        optimizer_used="adamw",
+        device="cpu",
+        notes=("resumed from /home/somebody/runs/x",),
+        started="2026-11-22T12:00:00+00:00",
+        finished="2026-11-22T12:01:00+00:00",
+        git_commit="0" * 40,
+        git_dirty=True,
+        packages={"torch": "2.13.0"},
+        python="3.11.7",
+    )
+
+
+def source(checkpoint: Path) -> ModelSource:
+    return ModelSource(kind="folder", location=str(checkpoint), revision="main", max_length=2048)
+
+
+def run_logits(run: Path, checkpoint: Path, quant: QuantConfig, tmp_path: Path) -> torch.Tensor:
+    """Of the base as the run had it, with its adapter, unmerged."""
+    bank: AdapterBank = load_base(source(checkpoint), quant, CPU, tmp_path / "cache").bank
+    bank.load_member("m", run / "adapter")
+    with torch.inference_mode():
+        hidden = bank(TOKENS, [Segment(num_tokens=TOKENS.shape[1], member="m")])
+        return bank.logits(hidden[0])
+
+
+def run_snippet(card: str, base: Path | None, exported: Path) -> dict[str, Any]:
+    """Executes the card's own code, its ids pointed at folders of this machine."""
+    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(code) == 1
+    text = re.sub(r'^(ADAPTER|MODEL) = ".*?"', rf'\1 = "{exported}"', code[0], flags=re.MULTILINE)
+    text = re.sub(r'^BASE = ".*?"', f'BASE = "{base}"', text, flags=re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(text, names)
+    return names
+
+
+@pytest.mark.parametrize("quant", [PLAIN, NF4])
+def test_the_cards_snippet_loads_what_was_trained(tmp_path: Path, checkpoint: Path, quant: QuantConfig) -> None:
+    run = make_run(tmp_path, checkpoint, quant)
+    done = export(run, tmp_path / "out")
+    assert done.files == ("README.md", "adapter_config.json", "adapter_model.safetensors")
+    names = run_snippet((done.folder / "README.md").read_text(), checkpoint, done.folder)
+    assert isinstance(names["model"], PeftModel)
+    for module in names["model"].modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            # else bitsandbytes computes in bfloat16 on CPUs that can, and fails on layers narrower than a block
+            module.support_avx512bf16_for_cpu = False
+    with torch.inference_mode():
+        loaded = names["model"].eval()(TOKENS).logits[0].float()
+    assert torch.allclose(loaded, run_logits(run, checkpoint, quant, tmp_path), atol=1e-4)
+
+
+def test_the_front_matter_is_the_hubs(tmp_path: Path, checkpoint: Path) -> None:
+    run = make_run(tmp_path, checkpoint, NF4, from_hub=True)
+    out = export(run, tmp_path / "out", license_id="apache-2.0").folder
+    card = ModelCard((out / "README.md").read_text())
+    assert card.data.to_dict() == {
+        "base_model": "lab/tiny",
+        "base_model_relation": "adapter",
+        "datasets": ["lab/chats"],
+        "library_name": "peft",
+        "license": "apache-2.0",
+        "pipeline_tag": "text-generation",
+        "tags": ["qlora", "lora", "qlora-harness"],
+    }
+
+
+def test_a_local_base_and_an_unknown_license_are_not_made_up(tmp_path: Path, checkpoint: Path) -> None:
+    card = ModelCard((export(make_run(tmp_path, checkpoint), tmp_path / "out").folder / "README.md").read_text())
+    assert "base_model" not in card.data.to_dict()
+    assert "datasets" not in card.data.to_dict()
+    assert card.data.to_dict()["license"] == "unknown"
+
+
+def test_the_card_says_what_was_done(tmp_path: Path, checkpoint: Path) -> None:
+    text = (export(make_run(tmp_path, checkpoint, NF4), tmp_path / "out").folder / "README.md").read_text()
+    assert "| mmlu accuracy_macro | 0.5 | 0.4 to 0.6 | 40 | protocol lm_eval, num_shots 5 |" in text
+    assert "e" * 64 in text  # the data's fingerprint
+    assert "| rank r, alpha, dropout | 4, 8, 0.1 |" in text
+    assert "| learning rate | 0.001, constant, 0 warm-up steps |" in text
+    assert "nf4, blocks of 64, double quantization" in text
+    assert "| torch | 2.13.0 |" in text
+    assert "chats.jsonl" in text
+
+
+def test_no_machine_path_leaves(tmp_path: Path, checkpoint: Path) -> None:
+    run = make_run(tmp_path, checkpoint, NF4)
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(checkpoint)
+    (run / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    out = export(run, tmp_path / "out").folder
+    for file in ("README.md", "adapter_config.json"):
+        text = (out / file).read_text()
+        assert str(tmp_path) not in text
+        assert str(checkpoint.parent) not in text
+        assert not re.search(r"/(home|root|tmp|work|Users)/", text)
+
+
+def test_no_scores_is_said(tmp_path: Path, checkpoint: Path) -> None:
+    run = make_run(tmp_path, checkpoint)
+    (run / "eval" / "mmlu" / "mmlu.json").unlink()
+    assert "None were measured" in (export(run, tmp_path / "out").folder / "README.md").read_text()
+
+
+def test_a_changed_adapter_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    run = make_run(tmp_path, checkpoint)
+    weights = run / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    next(iter(tensors.values()))[0, 0] += 1e-3
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ExportRefusedError, match="changed after training"):
+        export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_scale_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    run = make_run(tmp_path, checkpoint)
+    path = run / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 99}))
+    with pytest.raises(ExportRefusedError, match="lora_alpha"):
+        export(run, tmp_path / "out")
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    run = make_run(tmp_path, checkpoint)
+    (run / "record.json").unlink()
+    with pytest.raises(ExportRefusedError, match="cut off"):
+        export(run, tmp_path / "out")
+
+
+def test_an_untouched_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    run = make_run(tmp_path, checkpoint, adapter=AdapterConfig(name="none", method=AdapterMethod.none))
+    with pytest.raises(ExportRefusedError, match="untouched base"):
+        export(run, tmp_path / "out")
+
+
+def test_nothing_is_written_over(tmp_path: Path, checkpoint: Path) -> None:
+    run = make_run(tmp_path, checkpoint)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(ExportRefusedError, match="something already"):
+        export(run, tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_merging_into_a_quantized_base_is_refused_and_explained(
+    tmp_path: Path, checkpoint: Path, paths: PathsConfig
+) -> None:
+    run = make_run(tmp_path, checkpoint, NF4)
+    with pytest.raises(ExportRefusedError, match=r"drift.*--force-merge"):
+        export(run, tmp_path / "out", merge=True, paths=paths)
+
+
+@pytest.mark.parametrize("method", [QuantMethod.none, QuantMethod.nf4, QuantMethod.int8])
+def test_a_merged_model_is_base_and_adapter(
+    tmp_path: Path, checkpoint: Path, paths: PathsConfig, method: QuantMethod
+) -> None:
+    quant = QuantConfig(name="q", method=method, compute_dtype=DType.float32)
+    run = make_run(tmp_path, checkpoint, quant)
+    quantized = method is not QuantMethod.none
+    out = export(run, tmp_path / "out", merge=True, force_merge=quantized, paths=paths).folder
+    text = (out / "README.md").read_text()
+    assert ("measure before you rely on them" in text) == quantized
+    assert ModelCard(text).data.to_dict()["library_name"] == "transformers"
+    names = run_snippet(text, None, out)
+    with torch.inference_mode():
+        merged = names["model"].eval()(TOKENS).logits[0].float()
+        plain = AutoModelForCausalLM.from_pretrained(checkpoint).eval()(TOKENS).logits[0]
+    expected = run_logits(run, checkpoint, quant, tmp_path)
+    # LLM.int8 rounds its inputs too, to a 127th of the largest, which no merged weight can do
+    limit = 0.03 if method is QuantMethod.int8 else 1e-4
+    assert (merged - expected).norm() < limit * expected.norm()
+    assert not torch.allclose(merged, plain, atol=0.1)
+    assert names["tokenizer"].decode([17]) != ""
+
+
+@pytest.mark.parametrize(("method", "limit"), [(QuantMethod.nf4, 0.2), (QuantMethod.int8, 1 / 127)])
+def test_dequantized_weights_are_near_the_originals(method: QuantMethod, limit: float) -> None:
+    linear = torch.nn.Linear(128, 64, bias=False)
+    linear.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    wanted = linear.weight.data.clone()
+    quant = QuantConfig(name="q", method=method, compute_dtype=DType.float32)
+    found = dequantized(quantize_linear(linear, quant, CPU))
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() <= limit * wanted.abs().max()
+
+
+def test_another_base_is_not_merged_into(tmp_path: Path, checkpoint: Path, paths: PathsConfig) -> None:
+    other = make_checkpoint(tmp_path / "other", seed=2)
+    run = make_run(tmp_path, checkpoint, path=str(other))
+    assert folder_fingerprint(other) != load_record(run).base_fingerprint  # type: ignore[union-attr]
+    with pytest.raises(ExportRefusedError, match="was trained on"):
+        export(run, tmp_path / "out", merge=True, paths=paths)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, checkpoint, NF4)
+    arguments = [run.name, "--runs", str(run.parent), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--merge"]) == 2
+    assert "--force-merge" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "adapter_model.safetensors" in capsys.readouterr().out
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith(".")) == []
