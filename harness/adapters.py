@@ -233,10 +233,11 @@ class AdapterBank(nn.Module):
 
     def set_checkpointing(self, on: bool) -> None:
         """Recompute each decoder layer in the backward pass; dropout repeats itself by its keys."""
+        prefix = "activation" if hasattr(self.base, "activation_checkpointing_enable") else "gradient"  # older transformers
         if on:
-            self.base.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            getattr(self.base, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
         else:
-            self.base.activation_checkpointing_disable()  # type: ignore[operator]
+            getattr(self.base, f"{prefix}_checkpointing_disable")()
 
     def item_losses(self, items: Sequence[Item]) -> Tensor:
         """-> negative log-likelihood of every target token, in the items' order, [targets] float32.
