@@ -233,7 +233,9 @@ class AdapterBank(nn.Module):
 
     def set_checkpointing(self, on: bool) -> None:
         """Recompute each decoder layer in the backward pass; dropout repeats itself by its keys."""
-        prefix = "activation" if hasattr(self.base, "activation_checkpointing_enable") else "gradient"  # older transformers
+        prefix = (
+            "activation" if hasattr(self.base, "activation_checkpointing_enable") else "gradient"
+        )  # older transformers
         if on:
             getattr(self.base, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
         else:

@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from harness.methods import method_problem
 from harness.schema import (
     SHARED_BASE_METHODS,
     AdapterConfig,
@@ -25,6 +26,7 @@ from harness.schema import (
     LossMean,
     Mode,
     ModelConfig,
+    ModelKind,
     QuantConfig,
     QuantMethod,
     RecipeRow,
@@ -55,7 +57,7 @@ class RunSpec:
     def group(self) -> str:
         """Runs of equal group share a frozen base: model, revision, quantization, compute dtype."""
         shared = [identity(self.model), identity(self.quant)]
-        if self.adapter.method not in SHARED_BASE_METHODS:
+        if self.adapter.method not in SHARED_BASE_METHODS or self.model.kind is not ModelKind.causal:
             shared.append(self.run_id)  # it changes its base, or owns it: a group of one
         return _digest(shared)[:RUN_ID_LENGTH]
 
@@ -120,6 +122,8 @@ def make_spec(config: Config, device: Device, hash_file: Callable[[Path], str]) 
         return RunSpec(model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None)
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
+    if problem := method_problem(config.adapter, quant, config.model):
+        raise ValueError(problem)
     row = recipe_row(config.dataset, config.model)
     train = dataclasses.replace(
         config.train,

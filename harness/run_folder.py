@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 from harness.provenance import RunRecord, load_record
+from harness.schema import AdapterMethod
 
 
 def folder_problem(folder: Path, needs_adapter: bool) -> str | None:
@@ -26,10 +27,22 @@ def folder_problem(folder: Path, needs_adapter: bool) -> str | None:
 
 
 def adapter_problem(folder: Path, record: RunRecord) -> str | None:
-    """A missing or truncated adapter file; a changed one is found by its sha256 when it is loaded."""
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file() or not (folder / "adapter_config.json").is_file():
+    """A missing or truncated file; a changed one is found by its sha256 when it is loaded.
+
+    A finished run holds an adapter in PEFT's format, or, after full finetuning, a whole checkpoint.
+    """
+    full = record.spec["adapter"]["method"] == AdapterMethod.full.value
+    config, pattern = (
+        ("config.json", "model*.safetensors") if full else ("adapter_config.json", "adapter_*.safetensors")
+    )
+    weights = sorted(folder.glob(pattern))
+    if not weights or not (folder / config).is_file():
         return "the adapter's files are missing"
+    return next((problem for file in weights if (problem := _weights_problem(file))), None)
+
+
+def _weights_problem(weights: Path) -> str | None:
+    """Holds the file's size against the one that its own header states."""
     size = weights.stat().st_size
     with weights.open("rb") as file:
         start = file.read(8)

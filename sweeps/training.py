@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import yaml
 
+from harness.banks import calibrate
 from harness.carve import carve
 from harness.data import fingerprint, locate_dataset
 from harness.files import append_jsonl, read_jsonl, to_json, write_atomically, write_json
@@ -138,6 +139,7 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     )
     run.data.require_fits(base.max_length)
     examples, num_characters = carve(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
+    calibrate(base.bank, run.spec.adapter, examples, run.spec.train)
     total = num_steps(run.spec.train, len(examples))
     _drop_checkpoint_of_other_inputs(run, base)
     run.metrics = _earlier_metrics(run.folder)
