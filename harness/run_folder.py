@@ -31,10 +31,9 @@ def adapter_problem(folder: Path, record: RunRecord) -> str | None:
 
     A finished run holds an adapter in PEFT's format, or, after full finetuning, a whole checkpoint.
     """
-    full = record.spec["adapter"]["method"] == AdapterMethod.full.value
-    config, pattern = (
-        ("config.json", "model*.safetensors") if full else ("adapter_config.json", "adapter_*.safetensors")
-    )
+    full = record.spec.get("adapter", {}).get("method") == AdapterMethod.full.value
+    config = "config.json" if full else "adapter_config.json"
+    pattern = "model*.safetensors" if full else "adapter_*.safetensors"
     weights = sorted(folder.glob(pattern))
     if not weights or not (folder / config).is_file():
         return "the adapter's files are missing"
