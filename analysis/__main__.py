@@ -17,12 +17,12 @@ from analysis.leaderboard import leaderboard_table
 from analysis.records import SweepRuns, load_runs, load_tournament, sweep_runs
 from analysis.report import MAX_QUESTIONS, PAGE, ReportOptions, write_report
 from harness.files import to_json
+from harness.places import ledger_url as url_of
+from harness.places import paths_of_environment
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-
-LEDGER_FILE = "ledger.sqlite"
 
 
 @app.callback()
@@ -37,7 +37,8 @@ def report(
     run_id: Annotated[list[str] | None, typer.Option(help="Report these runs instead; may be repeated.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the run folders.", envvar="HARNESS_RUNS")] = Path("runs"),
     ledger_url: Annotated[
-        str | None, typer.Option(help="Job table; default: ledger.sqlite in the runs folder.")
+        str | None,
+        typer.Option(help="Job table; default: ledger.sqlite in the runs folder.", envvar="HARNESS_LEDGER_URL"),
     ] = None,
     tournament: Annotated[Path | None, typer.Option(help="Folder with verdicts.csv and ratings.json.")] = None,
     title: Annotated[str | None, typer.Option(help="What the page is called; default: the sweep's name.")] = None,
@@ -74,7 +75,7 @@ def _chosen_runs(sweep: str | None, run_ids: list[str] | None, runs: Path, ledge
         return SweepRuns(run_ids=tuple(run_ids))
     if sweep is None:
         raise ValueError("nothing to report: name a --sweep, or runs with --run-id")
-    return sweep_runs(sweep, ledger_url or runs / LEDGER_FILE)
+    return sweep_runs(sweep, ledger_url or url_of(paths_of_environment(runs)))
 
 
 if __name__ == "__main__":

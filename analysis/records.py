@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import read_jsonl
-from harness.ledger import JobStatus, Ledger
+from harness.ledger import JobStatus
+from harness.places import existing_ledger, without_passwords
 from harness.provenance import RunRecord, load_record
 
 FIRST_WON, SECOND_WON, TIE, UNPARSED = 1, 2, 3, -1  # docs/architecture.md, verdicts.csv
@@ -114,19 +115,17 @@ class SweepRuns:
     command: str | None = None  # as the ledger recorded it
 
 
-def sweep_runs(sweep: str, ledger_url: str | Path) -> SweepRuns:
+def sweep_runs(sweep: str, ledger_url: str) -> SweepRuns:
     """The sweep's training jobs, from the ledger.
 
     Raises:
         ValueError: the ledger knows no such sweep, or can't be opened.
     """
-    if isinstance(ledger_url, Path) and not ledger_url.is_file():
-        raise ValueError(f"{ledger_url}: no ledger there; set --runs, or name the runs with --run-id")
-    ledger = Ledger.open(ledger_url)
+    ledger = existing_ledger(ledger_url)
     try:
         known = {row.name: row for row in ledger.sweeps()}
         if sweep not in known:
-            raise ValueError(f"no sweep {sweep!r} in {ledger_url}; it has {', '.join(known) or 'none'}")
+            raise ValueError(f"no sweep {sweep!r} in {without_passwords(ledger_url)}; it has {', '.join(known) or 'none'}")
         jobs = list(ledger.rows(sweep=sweep, kinds=[TRAIN]))
     finally:
         ledger.close()

@@ -45,7 +45,7 @@ def mmlu(
     adapter: Annotated[list[Path] | None, typer.Option(help="A PEFT adapter folder; may be repeated.")] = None,
     run: RunIds = None,
     sweep: Sweep = None,
-    quant: Annotated[str, typer.Option(help="A choice of conf/quant, for --model.")] = "none",
+    quant: Annotated[str | None, typer.Option(help="A choice of conf/quant; default: the adapter's own.")] = None,
     questions: Annotated[str, typer.Option(help="embedded, hub:SPLIT, .jsonl, .csv, or a folder.")] = "embedded",
     shots: Annotated[str, typer.Option(help="Examples shown before a question; likewise.")] = "",
     num_shots: Annotated[int, typer.Option(help="Examples before each question, 0 to 5.")] = 5,

@@ -6,11 +6,11 @@ refused, never mixed; more questions may be asked later.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.files import append_jsonl, read_jsonl, write_json
+from harness.files import append_jsonl, read_jsonl, to_json, write_atomically, write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +35,12 @@ class AnswerFile:
     answers: dict[tuple[str, int], Answer]  # by question_id and turn
 
     @classmethod
-    def open(cls, path: Path, wanted: dict[str, Any], fresh: bool) -> "AnswerFile":
+    def open(cls, path: Path, system: str, wanted: dict[str, Any], fresh: bool) -> "AnswerFile":
         """Opens or begins a file.
 
         Args:
             path: `<bench>.jsonl`.
+            system: whose answers; stored ones under a former name of the same run are renamed.
             wanted: `settings` (plain values), `model_sha256`, `questions` (id -> digest) of the answers to come.
             fresh: throw away answers that were made otherwise instead of refusing.
 
@@ -58,7 +59,11 @@ class AnswerFile:
             stored = None
         known = {**stored["questions"], **wanted["questions"]} if stored else wanted["questions"]
         write_json(beside, {**wanted, "questions": known})
-        return cls(path, {(row.question_id, row.turn): row for row in read_answers(path)} if path.is_file() else {})
+        rows = read_answers(path) if path.is_file() else []
+        if any(row.system != system for row in rows):
+            rows = [replace(row, system=system) for row in rows]
+            write_atomically(path, "".join(to_json(asdict(row), where=str(path)) + "\n" for row in rows))
+        return cls(path, {(row.question_id, row.turn): row for row in rows})
 
     def add(self, answer: Answer) -> None:
         """Stores one answer, on disk first."""

@@ -1,6 +1,5 @@
 """What the `eval` commands do once their options are read: find the systems, score, write, sum up."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,18 +8,21 @@ from typing import Any
 from rich.table import Table
 
 from eval.answer_prompts import load_open_questions
-from eval.generate import GenerateSettings, generate_answers
+from eval.generate import GenerateSettings, generate_answers, stored_answers
 from eval.judge_command import estimate, run
 from eval.judge_options import ApiOptions, JudgeOptions, LocalOptions, ReplayOptions
 from eval.judge_prompts import Mode
 from eval.mmlu import MmluSettings, score_mmlu
 from eval.mmlu_scores import MmluResult, save_result
-from eval.systems import System, by_base, loaded, open_system
+from eval.systems import System, by_base, loaded, open_system, refuse_equal_names
 from harness.choices import model_choice, quant_choice
 from harness.devices import planned_device
-from harness.ledger import JobStatus, Ledger
+from harness.ledger import JobStatus
 from harness.locate import locate_model
 from harness.models import LoadedBase, load_base, quiet_libraries, resolve_device
+from harness.plan import RunSpec
+from harness.provenance import RECORD_FILE, load_record
+from harness.places import existing_ledger, ledger_url, paths_of_environment, without_passwords
 from harness.schema import Device, DType, ModelConfig, PathsConfig, QuantConfig
 from harness.stores import Missing
 
@@ -33,20 +35,10 @@ class MmluTarget:
 
     model: str | None
     adapters: tuple[Path, ...]
-    quant: str
+    quant: str | None  # None: as the adapters' own records say, else unquantized
     run_ids: tuple[str, ...]
     sweep: str | None
     runs: Path | None
-
-
-def paths_of_environment(runs: Path | None = None) -> PathsConfig:
-    """Where things lie, as HARNESS_RUNS, HARNESS_MODEL_STORE, HARNESS_DATA_STORE, HARNESS_CACHE say."""
-    return PathsConfig(
-        runs=str(runs or os.environ.get("HARNESS_RUNS", "runs")),
-        model_store=os.environ.get("HARNESS_MODEL_STORE"),
-        data_store=os.environ.get("HARNESS_DATA_STORE"),
-        cache=os.environ.get("HARNESS_CACHE", ".cache"),
-    )
 
 
 def chosen_systems(sweep: str | None, run_ids: Sequence[str], runs: Path | None) -> list[System]:
@@ -55,10 +47,11 @@ def chosen_systems(sweep: str | None, run_ids: Sequence[str], runs: Path | None)
     Raises:
         ValueError: no such sweep or run, or runs of the sweep that are not done.
     """
-    folder = Path(paths_of_environment(runs).runs)
+    paths = paths_of_environment(runs)
+    folder = Path(paths.runs)
     wanted = list(run_ids)
     if sweep is not None:
-        wanted += _sweep_runs(folder, sweep)
+        wanted += _sweep_runs(paths, sweep)
     if not wanted:
         raise ValueError("nothing to measure: name a --sweep or a --run")
     return [open_system(folder / run_id) for run_id in dict.fromkeys(wanted)]
@@ -77,7 +70,9 @@ def run_mmlu(
     elif target.adapters:
         raise ValueError("--adapter needs --model: the base that the adapter was trained on")
     else:
-        for systems in by_base(chosen_systems(target.sweep, target.run_ids, target.runs)):
+        chosen = chosen_systems(target.sweep, target.run_ids, target.runs)
+        refuse_equal_names(chosen)
+        for systems in by_base(chosen):
             with loaded(systems, paths_of_environment(target.runs), resolve_device(Device.auto)) as base:
                 members = {system.name: system.member for system in systems}
                 results |= score_mmlu(base, members, settings, advance, partial)
@@ -101,9 +96,13 @@ def run_generate(
     quiet_libraries()
     asked = load_open_questions(questions, limit)
     rows: list[dict[str, Any]] = []
-    for systems in by_base(chosen_systems(sweep, run_ids, runs)):
-        with loaded(systems, paths_of_environment(runs), resolve_device(Device.auto)) as base:
-            answers = generate_answers(base, systems, asked, bench, settings, advance, fresh)
+    chosen = chosen_systems(sweep, run_ids, runs)
+    refuse_equal_names(chosen)  # the judge tells contestants apart by their names
+    for systems in by_base(chosen):
+        answers = stored_answers(systems, asked, bench, settings)
+        if answers is None:
+            with loaded(systems, paths_of_environment(runs), resolve_device(Device.auto)) as base:
+                answers = generate_answers(base, systems, asked, bench, settings, advance, fresh)
         rows += [
             {
                 "system": system.name,
@@ -192,12 +191,13 @@ def run_estimate(options: JudgeOptions) -> tuple[dict[str, Any], str]:
     return asdict(ahead), str(ahead)
 
 
-def _sweep_runs(folder: Path, sweep: str) -> list[str]:
-    ledger = Ledger.open(os.environ.get("HARNESS_LEDGER_URL", str(folder / "ledger.sqlite")))
+def _sweep_runs(paths: PathsConfig, sweep: str) -> list[str]:
+    url = ledger_url(paths)
+    ledger = existing_ledger(url)
     try:
         known = [row.name for row in ledger.sweeps()]
         if sweep not in known:
-            raise ValueError(f"--sweep {sweep}: no such sweep in {folder}; known: {', '.join(known) or 'none'}")
+            raise ValueError(f"--sweep {sweep}: no such sweep in {without_passwords(url)}; known: {', '.join(known) or 'none'}")
         rows = list(ledger.rows(sweep=sweep, kinds=["train"]))
     finally:
         ledger.close()
@@ -214,7 +214,8 @@ def _open_model(target: MmluTarget) -> tuple[LoadedBase, dict[str, str | None]]:
     source = locate_model(model, paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
-    base = load_base(source, _resolved(quant_choice(target.quant)), resolve_device(Device.auto), Path(paths.cache))
+    quant = _adapters_quant(target.adapters) if target.quant is None else _resolved(quant_choice(target.quant))
+    base = load_base(source, quant, resolve_device(Device.auto), Path(paths.cache))
     members: dict[str, str | None] = {}
     for number, folder in enumerate(target.adapters):
         member = f"adapter{number}"
@@ -222,6 +223,25 @@ def _open_model(target: MmluTarget) -> tuple[LoadedBase, dict[str, str | None]]:
         name = folder.name if folder.name != "adapter" else folder.parent.name
         members[name if name not in members else f"{name}-{number}"] = member
     return base, members or {model.name: None}
+
+
+def _adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
+    """How the adapters' own base was stored, from the records beside them; unquantized where there is no adapter.
+
+    Raises:
+        ValueError: an adapter without a record, or adapters of different bases: say --quant.
+    """
+    if not adapters:
+        return _resolved(quant_choice("none"))
+    found: list[QuantConfig] = []
+    for folder in adapters:
+        record = load_record(folder.parent) if (folder.parent / RECORD_FILE).is_file() else None
+        if record is None:
+            raise ValueError(f"--adapter {folder}: no record beside it says how its base was quantized; say --quant")
+        found.append(RunSpec.from_dict(record.spec).quant)
+    if any(quant != found[0] for quant in found):
+        raise ValueError("--adapter: these adapters were trained on differently quantized bases; score them apart")
+    return found[0]
 
 
 def _resolved(quant: QuantConfig) -> QuantConfig:

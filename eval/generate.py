@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval.answer_files import Answer, AnswerFile
+from eval.answer_files import Answer, AnswerFile, read_answers
 from eval.answer_prompts import HUMAN_STOP, OpenQuestion, PromptFormat, encode_dialogue
 from eval.decoding import Decoded, DecodingRequest, DecodingSettings, ShouldStop, decode
 from eval.model_key import model_sha256
 from eval.scoring import Progress
-from eval.systems import System
+from eval.systems import System, refuse_equal_names
 from harness.models import LoadedBase
+from harness.provenance import load_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +117,12 @@ def generate_answers(
     Raises:
         ValueError: stored answers were made with other settings, or with another model.
     """
-    _refuse_equal_names(systems)
+    refuse_equal_names(systems)
     files = {
         system.name: AnswerFile.open(
             system.folder / "answers" / f"{bench}.jsonl",
-            _settings_record(base, system.member, questions, settings),
+            system.name,
+            _settings_record(base, system, questions, settings),
             fresh,
         )
         for system in systems
@@ -144,6 +146,51 @@ def generate_answers(
     }
 
 
+def stored_answers(
+    systems: Sequence[System], questions: Sequence[OpenQuestion], bench: str, settings: GenerateSettings
+) -> dict[str, list[Answer]] | None:
+    """All answers, where none is missing and nothing has changed that decides them; else None. Loads no model."""
+    wanted = [(question.question_id, turn) for question in questions for turn in range(len(question.turns))]
+    found: dict[str, list[Answer]] = {}
+    for system in systems:
+        path = system.folder / "answers" / f"{bench}.jsonl"
+        beside = path.with_suffix(".settings.json")
+        if not (path.is_file() and beside.is_file()):
+            return None
+        stored = json.loads(beside.read_text())
+        digests = question_digests(questions)
+        unchanged = (
+            stored["settings"] == plain_settings(settings)
+            and stored.get("run_sha256") == run_sha256(system) is not None
+            and {key: stored["questions"].get(key) for key in digests} == digests
+        )
+        rows = {(row.question_id, row.turn): row for row in read_answers(path)}
+        if not unchanged or any(key not in rows for key in wanted):
+            return None
+        found[system.name] = [rows[key] for key in wanted]
+    return found
+
+
+def run_sha256(system: System) -> str | None:
+    """What a run's record says of its model: base, quantization, adapter. `model_sha256` without a model."""
+    record = load_record(system.folder)
+    if record is None:
+        return None
+    parts = [record.base_fingerprint, record.spec["quant"], record.adapter_sha256]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def plain_settings(settings: GenerateSettings) -> dict[str, Any]:
+    """The settings that decide an answer, as JSON has them."""
+    kept = {key: value for key, value in asdict(settings).items() if key != "num_slots"}
+    return kept | {"prompt_format": settings.prompt_format.value, "stop": list(settings.stop)}
+
+
+def question_digests(questions: Sequence[OpenQuestion]) -> dict[str, str]:
+    """By id, so that more of them can be asked later."""
+    return {q.question_id: hashlib.sha256(json.dumps([q.history, q.turns]).encode()).hexdigest() for q in questions}
+
+
 def eos_tokens(base: LoadedBase) -> frozenset[int]:
     """The tokens that end an answer, by the model's own generation settings and its tokenizer."""
     configured = base.bank.base.generation_config.eos_token_id  # type: ignore[union-attr]
@@ -162,16 +209,6 @@ def cut_at_stop(text: str, stop: Iterable[str]) -> str:
     """The text before the first of the stop texts, without blanks at its ends."""
     places = [place for place in (text.find(end) for end in stop) if place >= 0]
     return text[: min(places, default=len(text))].strip()
-
-
-def _refuse_equal_names(systems: Sequence[System]) -> None:
-    seen: dict[str, str] = {}
-    for system in systems:
-        if system.name in seen:
-            raise ValueError(
-                f"runs {seen[system.name]} and {system.run_id} are both called {system.name}: answer one at a time"
-            )
-        seen[system.name] = system.run_id
 
 
 def _stop_check(base: LoadedBase, stop: Sequence[str]) -> ShouldStop | None:
@@ -229,11 +266,11 @@ def _answer(request: Request, text: str, decoded: Decoded, question: str) -> Ans
 
 
 def _settings_record(
-    base: LoadedBase, member: str | None, questions: Sequence[OpenQuestion], settings: GenerateSettings
+    base: LoadedBase, system: System, questions: Sequence[OpenQuestion], settings: GenerateSettings
 ) -> dict[str, Any]:
-    """What decides an answer. Questions by id, so that more of them can be asked later."""
-    kept = {key: value for key, value in asdict(settings).items() if key != "num_slots"}
-    kept["prompt_format"] = settings.prompt_format.value
-    kept["stop"] = list(settings.stop)
-    texts = {q.question_id: hashlib.sha256(json.dumps([q.history, q.turns]).encode()).hexdigest() for q in questions}
-    return {"settings": kept, "model_sha256": model_sha256(base, member), "questions": texts}
+    return {
+        "settings": plain_settings(settings),
+        "model_sha256": model_sha256(base, system.member),
+        "run_sha256": run_sha256(system),
+        "questions": question_digests(questions),
+    }

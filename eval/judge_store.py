@@ -79,7 +79,11 @@ class JudgmentStore:
         self._db.close()
 
     def register(self, judge: Judge, mode: str, matches: Sequence[Match]) -> list[str]:
-        """Records the judge and which prompt each match has now. -> the matches' prompt hashes, in order."""
+        """Records the judge and which prompt each match has now. -> the matches' prompt hashes, in order.
+
+        The judge's other matches of this mode, of systems or questions that are no longer asked for, leave the
+        tournament; their judgments were paid for and stay, should they be asked for again.
+        """
         key = settings_sha256(judge)
         hashes = [judge.prompt_sha256(match) for match in matches]
         rows = [(judge.name, mode, *m.key, key, digest) for m, digest in zip(matches, hashes, strict=True)]
@@ -88,6 +92,7 @@ class JudgmentStore:
             "INSERT OR IGNORE INTO judges VALUES (?, ?, ?, ?)",
             (key, judge.name, json.dumps(dict(judge.settings), sort_keys=True), _now()),
         )
+        self._db.execute("DELETE FROM matches WHERE judge = ? AND mode = ?", (judge.name, mode))
         self._db.executemany("INSERT OR REPLACE INTO matches VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         self._db.execute("COMMIT")
         return hashes

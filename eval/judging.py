@@ -20,6 +20,7 @@ import numpy as np
 
 from eval.judge_parse import FIRST, SECOND, TIE, UNPARSED
 from harness.files import read_jsonl
+from harness.provenance import load_record
 
 Answers = dict[str, dict[str, str]]  # system -> question_id -> text
 
@@ -149,7 +150,8 @@ def read_answers(paths: Iterable[Path], benchmark: str = "open") -> Answers:
 
     Args:
         paths: answer files (jsonl with `question_id`, `system`, `answer`; several systems may share one),
-            or run folders, of which `answers/<benchmark>.jsonl` is read.
+            or run folders, of which `answers/<benchmark>.jsonl` is read, under the name in `record.json`: rows
+            keep the one that the run had when it answered.
         benchmark: which answers of a run folder.
 
     Raises:
@@ -161,9 +163,12 @@ def read_answers(paths: Iterable[Path], benchmark: str = "open") -> Answers:
         file = path / "answers" / f"{benchmark}.jsonl" if path.is_dir() else path
         if not file.is_file():
             raise ValueError(f"{file}: no such answer file; make it with `python -m eval generate`")
+        record = load_record(path) if path.is_dir() else None
         for row, entry in enumerate(read_jsonl(file), start=1):
             where = f"{file}: row {row}"
             question_id, system = _identifier(entry, where), _text(entry, "system", where).strip()
+            if record is not None:
+                system = record.label
             if (system, question_id) in origins:
                 raise ValueError(
                     f"{where}: {system} answers question {question_id} again, after {origins[system, question_id]}; "

@@ -27,7 +27,7 @@ from eval.mmlu_scores import (
     score_subjects,
 )
 from eval.model_key import model_sha256
-from eval.questions import Question, Role, content_sha256, load_questions, select
+from eval.questions import Question, Role, choose_shots, content_sha256, load_questions, select
 from eval.scoring import Progress, Prompt, score_rows
 from harness.files import append_jsonl, read_jsonl
 from harness.models import LoadedBase
@@ -123,15 +123,7 @@ def load_set(settings: MmluSettings) -> MmluSet:
     indices = select(everything, settings.limit, settings.limit_per_subject)
     questions = [everything[index] for index in indices]
     pool = load_questions(settings.shots, Role.shots) if settings.num_shots else []
-    shots = {}
-    for subject in dict.fromkeys(question.subject for question in questions):
-        found = [shot for shot in pool if shot.subject == subject][: settings.num_shots]
-        if len(found) < settings.num_shots:
-            raise ValueError(
-                f"{settings.shots}: subject {subject} of {settings.questions} has {len(found)} examples; "
-                f"num_shots={settings.num_shots} wants that many. Add examples or lower num_shots"
-            )
-        shots[subject] = tuple(found)
+    shots = choose_shots(questions, pool, settings.num_shots, settings.questions, settings.shots)
     shots_sha256 = {subject: content_sha256(found) for subject, found in shots.items()}
     parts = [
         settings.protocol.value,

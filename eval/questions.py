@@ -20,6 +20,7 @@ from typing import Any
 NUM_CHOICES = 4
 LETTERS = "ABCD"
 HUB_ID = "cais/mmlu"
+HUB = "hub:"  # and a split's name
 _EMBEDDED = Path(__file__).resolve().parent.parent / "harness" / "embedded"
 
 
@@ -48,11 +49,10 @@ def load_questions(where: str, role: Role) -> list[Question]:
     Raises:
         ValueError: nothing there, no rows, or a row that isn't a question; names the file, the line and the field.
     """
-    if where.startswith("hub:"):
-        rows = _hub_rows(where.removeprefix("hub:"))
+    if where.startswith(HUB):
+        rows = _hub_rows(where.removeprefix(HUB))
     else:
-        path = _EMBEDDED / f"{role.value}.jsonl" if where == "embedded" else Path(where)
-        files = sorted(path.glob("*.csv")) if path.is_dir() else [path] * path.is_file()
+        files = question_files(where, role)
         if not files:
             raise ValueError(
                 f"{where}: no such file, and no folder with *.csv; give a .jsonl or .csv file, or 'embedded'"
@@ -62,6 +62,38 @@ def load_questions(where: str, role: Role) -> list[Question]:
     if not questions:
         raise ValueError(f"{where}: holds no questions")
     return questions
+
+
+def question_files(where: str, role: Role) -> list[Path]:
+    """The files that `load_questions` reads, in order; none where nothing is there, or for the hub."""
+    if where.startswith(HUB):
+        return []
+    path = _EMBEDDED / f"{role.value}.jsonl" if where == "embedded" else Path(where)
+    return sorted(path.glob("*.csv")) if path.is_dir() else [path] * path.is_file()
+
+
+def choose_shots(
+    questions: Sequence[Question], pool: Sequence[Question], num_shots: int, asked_of: str, shots_of: str
+) -> dict[str, tuple[Question, ...]]:
+    """-> by subject of the questions, the first `num_shots` of its examples.
+
+    Args:
+        asked_of: where the questions come from, for the message.
+        shots_of: where the examples come from.
+
+    Raises:
+        ValueError: a subject has fewer examples.
+    """
+    chosen: dict[str, tuple[Question, ...]] = {}
+    for subject in dict.fromkeys(question.subject for question in questions):
+        found = [shot for shot in pool if shot.subject == subject][:num_shots]
+        if len(found) < num_shots:
+            raise ValueError(
+                f"{shots_of}: subject {subject} of {asked_of} has {len(found)} examples; "
+                f"num_shots={num_shots} wants that many. Add examples or lower num_shots"
+            )
+        chosen[subject] = tuple(found)
+    return chosen
 
 
 def parse_question(row: Any, place: str) -> Question:

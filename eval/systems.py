@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from harness.adapters import ADAPTER_WEIGHTS
+from harness.files import sha256_file
 from harness.locate import locate_model
 from harness.models import LoadedBase, load_base
 from harness.plan import RunSpec
@@ -52,6 +54,18 @@ def by_base(systems: Sequence[System]) -> list[list[System]]:
     return list(groups.values())
 
 
+def refuse_equal_names(systems: Sequence[System]) -> None:
+    """Raises ValueError where two runs have one name, by which results are told apart."""
+    seen: dict[str, str] = {}
+    for system in systems:
+        if system.name in seen:
+            raise ValueError(
+                f"runs {seen[system.name]} and {system.run_id} are both called {system.name}: take one at a time, "
+                f"or start both in one sweep, which gives each a name of its own"
+            )
+        seen[system.name] = system.run_id
+
+
 @contextmanager
 def loaded(systems: Sequence[System], paths: PathsConfig, device: torch.device) -> Iterator[LoadedBase]:
     """One base with the adapters of all `systems` (of one group) in its bank, named by run_id."""
@@ -60,7 +74,24 @@ def loaded(systems: Sequence[System], paths: PathsConfig, device: torch.device) 
     if isinstance(source, Missing):
         raise ValueError(str(source))
     base = load_base(source, spec.quant, device, Path(paths.cache), spec.model.kind, spec.adapter.method)
-    for system in systems:
-        if system.member is not None:
-            base.bank.load_member(system.member, system.folder / "adapter")
+    load_members(base, systems)
     yield base
+
+
+def load_members(base: LoadedBase, systems: Sequence[System]) -> None:
+    """Reads the systems' adapters into the base's bank, each held against the sha256 of its record.
+
+    Raises:
+        ValueError: an adapter's file is not the one that the run wrote.
+    """
+    for system in systems:
+        if system.member is None:
+            continue
+        record = load_record(system.folder)
+        weights = system.folder / "adapter" / ADAPTER_WEIGHTS
+        if record is not None and weights.is_file() and sha256_file(weights) != record.adapter_sha256:
+            raise ValueError(
+                f"{weights}: its sha256 is not the one in record.json, so the file was changed or damaged; remove "
+                f"{system.folder} and run the sweep again"
+            )
+        base.bank.load_member(system.member, system.folder / "adapter")

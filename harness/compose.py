@@ -139,10 +139,15 @@ def compose_points(loader: ConfigLoader, arguments: Sequence[str]) -> list[Point
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     axes = [_choices(o) for o in parsed if o.is_sweep_override()]
     grid: list[dict[str, Any]] = OmegaConf.to_container(_load(loader, fixed).grid)  # type: ignore[assignment]
+    named = {str(override.key_or_group) for override in parsed}
     points: dict[tuple[str, ...], Point] = {}
     tried: dict[tuple[str, ...], str | None] = {}  # overrides -> what is wrong with them
     for part in grid or [{}]:
-        part_axes = [[f"{key}={choice.strip()}" for choice in _split(value)] for key, value in part.items()]
+        part_axes = [
+            [f"{key}={choice.strip()}" for choice in _split(value)]
+            for key, value in part.items()
+            if key not in named  # the command line's own choice stands
+        ]
         for chosen in itertools.product(*part_axes, *axes):
             overrides = (*fixed, *_last_wins(chosen))
             if overrides in tried:

@@ -36,6 +36,7 @@ from harness.ledger_adding import (
     require_sweep,
     set_sweep_state,
     touch_sweep,
+    unlink_jobs,
 )
 from harness.ledger_connection import WAIT_SECONDS, Access, Clock, Database
 from harness.ledger_dependents import chunks, refresh_waiting, settle_dependents, with_relatives
@@ -148,6 +149,26 @@ class Ledger:
             connection.execute(sa.update(sweeps).where(sweeps.c.name == name).values(command=command))
 
         self._database.transact(Access.rearrange, work)
+
+    def keep_only(self, sweep: str, job_ids: Collection[str]) -> int:
+        """Makes these the only jobs of the sweep; returns how many queued jobs were cancelled by it.
+
+        What a sweep was started with earlier, under the same name, is its own no more; a queued job that
+        no other sweep wants would never be claimed, and says so as its reason.
+        """
+
+        def work(connection: sa.Connection) -> int:
+            now = self._database.now()
+            reason = f"sweep {sweep} was started again without it"
+            values = {"status": JobStatus.cancelled, "reason": reason, "finished": now}
+            ended: list[str] = []
+            for part in chunks(unlink_jobs(connection, sweep, job_ids)):
+                mine = jobs.c.job_id.in_(part) & ~linked(sweeps.c.state != SweepState.cancelled)
+                change = sa.update(jobs).where(jobs.c.status == JobStatus.queued, mine).values(values)
+                ended += connection.scalars(change.returning(jobs.c.job_id)).all()
+            return len(ended) + settle_dependents(connection, ended, now)
+
+        return self._database.transact(Access.rearrange, work)
 
     def pause(self, sweep: str) -> None:
         """Its jobs are not claimed until `resume`, except through another sweep; running ones go on."""

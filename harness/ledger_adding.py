@@ -97,5 +97,14 @@ def link_jobs(connection: sa.Connection, sweep: str, job_ids: Sequence[str]) -> 
         connection.execute(sa.insert(sweep_jobs), new)
 
 
+def unlink_jobs(connection: sa.Connection, sweep: str, keep: Collection[str]) -> list[str]:
+    """The sweep forgets its jobs that aren't among those to keep. -> the ones that it forgot"""
+    linked = connection.scalars(sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep == sweep))
+    forgotten = sorted(set(linked) - set(keep))
+    for part in chunks(forgotten):
+        connection.execute(sa.delete(sweep_jobs).where(sweep_jobs.c.sweep == sweep, sweep_jobs.c.job_id.in_(part)))
+    return forgotten
+
+
 def _fields(job: Job) -> dict[str, Any]:
     return {name: getattr(job, name) for name in JOB_FIELDS}

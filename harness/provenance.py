@@ -36,7 +36,7 @@ class RunRecord:
     num_truncated_targets: int
     target_tokens: int  # that carried loss, over all steps
     final_loss: float | None  # mean over the last tenth of the steps, nats
-    train_seconds: float
+    train_seconds: float  # of the steps, each shared out over the runs that trained in it
     peak_memory_bytes: int
     base_fingerprint: str  # sha256 over the base's weight files
     data_fingerprint: str | None
@@ -97,7 +97,7 @@ def git_state() -> tuple[str | None, bool | None]:
     try:
         commit = _git(here, "rev-parse", "HEAD")
         return commit, bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None, None
 
 

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from harness.compose import ConfigError, Point, check_command_line, first_cause, register, to_config
 from harness.ledger import LedgerError
+from harness.schema import Config
 from sweeps.launch import EXIT_BAD_INPUT, EXIT_INTERRUPTED, command_line, launch
 
 CONSOLE = Console(width=None if sys.stdout.isatty() else 140)
@@ -47,7 +48,13 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _single(config: DictConfig) -> None:
     """Without `-m`: Hydra has composed the one point."""
-    run_points(lambda: [Point((), to_config(config))])
+    run_points(lambda: [_only_point(to_config(config))])
+
+
+def _only_point(config: Config) -> Point:
+    if config.grid:
+        raise ValueError("this experiment is a grid of several runs: add -m")
+    return Point((), config)
 
 
 def run_points(compose: Callable[[], list[Point]]) -> None:

@@ -100,6 +100,14 @@ class WandbMode(Enum):
     disabled = "disabled"
 
 
+def _require(config: Any, group: str, least: float, *keys: str) -> None:
+    """Raises ValueError for the first of the keys whose number is below `least`; unset ones pass."""
+    for key in keys:
+        value = getattr(config, key)
+        if isinstance(value, (int, float)) and not value >= least:  # not, so that NaN fails too
+            raise ValueError(f"{group}.{key}={value}: must be {'at least 0' if least == 0 else 'above 0'}")
+
+
 def since(default: Any) -> Any:
     """A field added after runs were recorded: left out of `run_id` at the value that is the old behaviour."""
     return field(default=default, metadata={"identity_since": default})
@@ -135,7 +143,7 @@ class ModelConfig:
     kind: ModelKind = ModelKind.causal
     path: str | None = not_identity(None)  # a local folder that holds the checkpoint; beats the store
     max_length: int = 2048  # the longest sequence the model takes, in tokens
-    recipe_size: str = "7b"  # which row of a dataset's recipe serves this size: 7b, 13b, 33b, 65b
+    recipe_size: str = not_identity("7b")  # which row of a dataset's recipe serves this size: 7b, 13b, 33b, 65b
     shape: ShapeConfig = not_identity(default_factory=ShapeConfig)
 
 
@@ -165,6 +173,9 @@ class DatasetConfig:
     empty_targets: EmptyTargets = EmptyTargets.refuse  # the original kept them (Alpaca has 28)
     recipe: dict[str, RecipeRow] = not_identity(default_factory=dict)  # by `model.recipe_size`, or `default`
 
+    def __post_init__(self) -> None:
+        _require(self, "dataset", 1e-9, "source_max_tokens", "target_max_tokens", "max_rows")
+
 
 @dataclass(slots=True, kw_only=True)
 class QuantConfig:
@@ -189,8 +200,9 @@ class AdapterConfig:
     targets: list[str] = field(default_factory=lambda: ["all-linear"])  # suffixes of linear layers, lm_head never
 
     def __post_init__(self) -> None:
-        if isinstance(self.lora_r, int) and self.lora_r < 1:
-            raise ValueError(f"adapter.lora_r={self.lora_r}: a rank is at least 1")
+        _require(self, "adapter", 1e-9, "lora_r", "lora_alpha")
+        if isinstance(self.targets, list) and not self.targets:
+            raise ValueError("adapter.targets=[]: name at least one linear layer, or all-linear")
         if isinstance(self.lora_dropout, float) and not 0 <= self.lora_dropout < 1:
             raise ValueError(f"adapter.lora_dropout={self.lora_dropout}: a probability from 0 up to, but not, 1")
 
@@ -221,10 +233,12 @@ class TrainConfig:
     keep_checkpoints: int = not_identity(2)  # the newest so many are kept
 
     def __post_init__(self) -> None:
-        for key in ("max_steps", "batch_size", "max_epochs", "max_microbatch_tokens", "checkpoint_steps"):
-            value = getattr(self, key)
-            if isinstance(value, (int, float)) and value <= 0:
-                raise ValueError(f"train.{key}={value}: must be above 0")
+        positive = ("max_steps", "batch_size", "max_epochs", "max_microbatch_tokens", "checkpoint_steps")
+        _require(self, "train", 1e-9, *positive, "keep_checkpoints", "max_grad_norm")
+        _require(self, "train", 0, "warmup_steps", "weight_decay", "original_eval_carve", "seed", "data_seed")
+        for key in ("adam_beta1", "adam_beta2"):
+            if isinstance(value := getattr(self, key), float) and not 0 <= value < 1:
+                raise ValueError(f"train.{key}={value}: expected from 0 up to, but not, 1")
         if isinstance(self.learning_rate, float) and not 0 < self.learning_rate < 1:
             raise ValueError(f"train.learning_rate={self.learning_rate}: expected a value between 0 and 1")
 
@@ -237,6 +251,10 @@ class EvalConfig:
     mmlu_num_shots: int = 5
     mmlu_limit_per_subject: int | None = None  # the first so many questions of each subject; null takes all
 
+    def __post_init__(self) -> None:
+        _require(self, "eval", 0, "mmlu_num_shots")
+        _require(self, "eval", 1e-9, "mmlu_limit_per_subject")
+
 
 @dataclass(slots=True, kw_only=True)
 class LaunchConfig:
@@ -248,6 +266,9 @@ class LaunchConfig:
     threads: int | None = None  # CPU threads a worker; null: the cores shared out
     dry_run: bool = False  # print the plan and stop
 
+    def __post_init__(self) -> None:
+        _require(self, "launch", 1e-9, "workers", "max_group_size", "max_attempts", "lease_seconds", "threads")
+
 
 @dataclass(slots=True, kw_only=True)
 class PathsConfig:
@@ -255,7 +276,7 @@ class PathsConfig:
     model_store: str | None = None  # a folder of models, looked at before the hub; HARNESS_MODEL_STORE
     data_store: str | None = None  # a folder of datasets, looked at before the hub; HARNESS_DATA_STORE
     cache: str = MISSING  # converted models and tokenized data; HARNESS_CACHE
-    ledger_url: str | None = None  # SQLAlchemy URL of the job table; null: SQLite in `runs`
+    ledger_url: str | None = None  # of the job table; null: SQLite in `runs`; HARNESS_LEDGER_URL
 
 
 @dataclass(slots=True, kw_only=True)

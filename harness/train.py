@@ -10,7 +10,7 @@ Source of the recipe: QLoRA section 5 and appendix B; harness/schema.py cites th
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -52,6 +52,7 @@ class StepMetrics:
     grad_norm: float  # before clipping
     target_tokens: int
     seconds: float  # of the whole group's step
+    num_members: int = 1  # runs that shared the step
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class Member:
     examples: Examples
     checkpoint_folder: Path
     on_step: Callable[[StepMetrics], None]
+    lost: Callable[[], bool] = lambda: False  # somebody else has the run now: stop, and write nothing
     num_characters: Lengths = field(  # of each example, to group by length
         default_factory=lambda: np.zeros(0, dtype=np.int64)
     )
@@ -82,32 +84,49 @@ class TrainingInterrupted(Exception):
     """Asked to stop; every member's state is saved."""
 
 
+class _StopNow(Exception):
+    """Asked to stop in the middle of a step, before any weight has changed."""
+
+
 def train_group(bank: Bank, members: Sequence[Member], should_stop: Callable[[], bool] = lambda: False) -> None:
     """Trains every member to its last step, from its newest checkpoint if it has one.
 
-    On return the members' adapters are in `bank`. A member whose loss is not finite, or whose data or
-    targets don't fit, gets `error` and drops out; the others go on.
+    On return the members' adapters are in `bank`. A member whose loss is not finite, whose targets don't
+    fit or whose claim was lost gets `error` and drops out; the others go on.
 
     Raises:
         TrainingInterrupted: `should_stop` said so; checkpoints of all members are written.
     """
     for member in members:
-        _start(bank, member)
+        try:
+            _start(bank, member)
+        except ValueError as error:
+            member.error = str(error)
     bank.set_checkpointing(any(m.train.gradient_checkpointing for m in members))
     rows = _RowBudget(max((m.train.max_microbatch_tokens for m in members), default=0))
     bank.train()
     try:
         while active := [m for m in members if not m.done]:
-            if should_stop():
-                for member in active:
-                    _save(bank, member)
-                raise TrainingInterrupted
-            _step_within_memory(bank, active, rows)
+            try:
+                _step_within_memory(bank, active, rows, should_stop)
+            except _StopNow:
+                _drop_lost(members)
+                for member in members:
+                    if member.error is None:
+                        _save(bank, member)
+                raise TrainingInterrupted from None
+            _drop_lost(active)
             for member in active:
                 if not member.done and member.step % member.train.checkpoint_steps == 0:
                     _save(bank, member)
     finally:
         bank.eval()
+
+
+def _drop_lost(members: Sequence[Member]) -> None:
+    for member in members:
+        if member.error is None and member.lost():
+            member.error = f"the claim was lost at step {member.step}: another worker has the run"
 
 
 def _start(bank: Bank, member: Member) -> None:
@@ -136,7 +155,9 @@ class _RowBudget:
     max_tokens: int
 
 
-def _step_within_memory(bank: Bank, active: Sequence[Member], rows: _RowBudget) -> None:
+def _step_within_memory(
+    bank: Bank, active: Sequence[Member], rows: _RowBudget, should_stop: Callable[[], bool]
+) -> None:
     """A step; where memory runs out, the same step again in rows of half the size.
 
     More rows are accumulated instead, so the effective batch and the losses stay.
@@ -145,7 +166,7 @@ def _step_within_memory(bank: Bank, active: Sequence[Member], rows: _RowBudget) 
     items = [item for member in active for item in step_items(member)]
     while True:
         try:
-            _step(bank, active, items, rows.max_tokens, began)
+            _step(bank, active, items, rows.max_tokens, began, should_stop)
             return
         except torch.OutOfMemoryError:
             smallest = max(len(item.tokens) for item in items)
@@ -161,9 +182,18 @@ def _step_within_memory(bank: Bank, active: Sequence[Member], rows: _RowBudget) 
             torch.cuda.empty_cache()
 
 
-def _step(bank: Bank, active: Sequence[Member], items: Sequence[Item], max_tokens: int, began: float) -> None:
+def _step(
+    bank: Bank,
+    active: Sequence[Member],
+    items: Sequence[Item],
+    max_tokens: int,
+    began: float,
+    should_stop: Callable[[], bool],
+) -> None:
     losses = dict.fromkeys((m.run_id for m in active), 0.0)
     for row in split_rows(items, max_tokens):
+        if should_stop():
+            raise _StopNow
         weights = torch.cat([torch.full((item.num_targets,), item.weight) for item in row])
         token_losses = bank.item_losses(row) * weights.to(bank.device)
         token_losses.sum().backward()
@@ -172,7 +202,9 @@ def _step(bank: Bank, active: Sequence[Member], items: Sequence[Item], max_token
             losses[item.member] += float(part.sum())
     targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
     for member in active:
-        _update(bank, member, losses[member.run_id], targets[member.run_id], began)
+        metrics = _update(bank, member, losses[member.run_id], targets[member.run_id])
+        if metrics is not None:
+            member.on_step(replace(metrics, seconds=time.monotonic() - began, num_members=len(active)))
 
 
 def step_items(member: Member) -> Iterator[Item]:
@@ -192,7 +224,8 @@ def step_items(member: Member) -> Iterator[Item]:
         )
 
 
-def _update(bank: Bank, member: Member, loss: float, num_targets: int, began: float) -> None:
+def _update(bank: Bank, member: Member, loss: float, num_targets: int) -> StepMetrics | None:
+    """One optimizer step. -> its metrics, the time still to be filled in; None where the loss was not finite."""
     assert member.optimizer is not None
     parameters = list(bank.member_parameters(member.run_id).values())
     norm = float(nn.utils.clip_grad_norm_(parameters, member.train.max_grad_norm))
@@ -200,23 +233,15 @@ def _update(bank: Bank, member: Member, loss: float, num_targets: int, began: fl
         member.error = f"loss {loss}, gradient norm {norm} at step {member.step + 1}: not finite; " + (
             "try a lower train.learning_rate or quant.compute_dtype=bfloat16 or float32; the last checkpoint is kept"
         )
-        return
+        return None
     rate = learning_rate(member.train, member.step, member.total_steps)
     for group in member.optimizer.param_groups:
         group["lr"] = rate
     member.optimizer.step()
     member.optimizer.zero_grad(set_to_none=True)
     member.step += 1
-    seconds = time.monotonic() - began
-    member.on_step(
-        StepMetrics(
-            step=member.step,
-            loss=loss,
-            learning_rate=rate,
-            grad_norm=norm,
-            target_tokens=num_targets,
-            seconds=seconds,
-        )
+    return StepMetrics(
+        step=member.step, loss=loss, learning_rate=rate, grad_norm=norm, target_tokens=num_targets, seconds=0.0
     )
 
 

@@ -9,7 +9,6 @@ python -m sweeps gc --remove
 """
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,8 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from harness.ledger import JobStatus, Ledger, LedgerError
+from harness.ledger import JobStatus, Ledger
+from harness.places import existing_ledger, ledger_url, paths_of_environment
 
 app = typer.Typer(
     help="Plan, launch, watch and mend sweeps of many runs.",
@@ -159,7 +159,7 @@ def gc(
     """Checkpoints and half-written files that no run needs any more."""
     from sweeps.garbage import find_garbage, remove_garbage
 
-    folder = _runs_folder(runs)
+    folder = Path(paths_of_environment(runs).runs)
     ledger = _ledger(runs)
     garbage = find_garbage(folder, ledger)
     ledger.close()
@@ -173,18 +173,10 @@ def gc(
         STDOUT.print(f"{total:.1f} MiB could go; say --remove")
 
 
-def _runs_folder(runs: Path | None) -> Path:
-    return runs or Path(os.environ.get("HARNESS_RUNS", "runs"))
-
-
 def _ledger(runs: Path | None) -> Ledger:
-    url = os.environ.get("HARNESS_LEDGER_URL")
-    file = _runs_folder(runs) / "ledger.sqlite"
-    if url is None and not file.is_file():
-        raise _refused(ValueError(f"{file}: no ledger there; name the folder by --runs or HARNESS_RUNS"))
     try:
-        return Ledger.open(url or file)
-    except LedgerError as error:
+        return existing_ledger(ledger_url(paths_of_environment(runs)))
+    except ValueError as error:
         raise _refused(error) from None
 
 

@@ -24,6 +24,7 @@ class Context:
     should_stop: Callable[[], bool]
     send: Callable[[dict[str, Any]], None]
     settled: set[str] = field(default_factory=set)  # job_ids of the claims under way that are finished or failed
+    lost: set[str] = field(default_factory=set)  # job_ids that somebody else holds now, or that were cancelled
     _base: LoadedBase | None = None
     _group: str | None = None
 

@@ -8,23 +8,22 @@ import time
 from collections.abc import Callable, Sequence
 
 from eval.mmlu import MmluSettings, score_mmlu
-from eval.systems import open_system
+from eval.systems import load_members, open_system
 from harness.files import write_json
 from harness.ledger import JobRow
 from sweeps.context import Context
+from sweeps.enqueue import eval_file
 
 
 def mmlu_jobs(context: Context, claims: Sequence[JobRow]) -> None:
-    """MMLU of several adapters of one base, in one load: `runs/<run_id>/eval/mmlu/mmlu.json`."""
+    """MMLU of several adapters of one base, in one load: `runs/<run_id>/eval/mmlu/mmlu.json`, and whose it is."""
     for settings_text, same in _by_settings(claims).items():
         settings = _mmlu_settings(json.loads(settings_text))
         systems = [open_system(context.run_folder(claim.run_id)) for claim in same]
         base = context.base(systems[0].spec)
         began = time.monotonic()
         members = [system.member for system in systems if system.member is not None]
-        for system in systems:
-            if system.member is not None:
-                base.bank.load_member(system.member, system.folder / "adapter")
+        load_members(base, systems)
         try:
             results = score_mmlu(
                 base,
@@ -37,8 +36,8 @@ def mmlu_jobs(context: Context, claims: Sequence[JobRow]) -> None:
                 base.bank.remove_member(member)
         seconds = (time.monotonic() - began) / len(same)
         for claim, system in zip(same, systems, strict=True):
-            result = results[system.run_id].to_json() | {"system": system.name}
-            write_json(system.folder / "eval" / "mmlu" / "mmlu.json", result)
+            result = results[system.run_id].to_json() | {"system": system.name, "job": claim.spec_hash}
+            write_json(eval_file(system.folder, claim.kind), result)
             context.finish(claim, {"accuracy_macro": result["accuracy_macro"]}, seconds)
 
 

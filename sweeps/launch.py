@@ -13,11 +13,12 @@ from rich.table import Table
 
 from harness.ledger import Job, JobRow, JobStatus, Ledger
 from harness.memory import predict_run
+from harness.places import ledger_url
 from harness.plan import RunSpec
-from harness.run_folder import folder_problem
-from harness.schema import AdapterMethod, Config
+from harness.schema import Config
+from sweeps.enqueue import enqueue, run_problem
 from sweeps.local import run_local
-from sweeps.plan import TRAIN, PlannedRun, make_jobs, plan_runs, preflight
+from sweeps.plan import PlannedRun, make_jobs, plan_runs, preflight
 from sweeps.progress import SweepProgress
 from sweeps.settings import WorkerSettings
 
@@ -45,7 +46,7 @@ def planned(configs: Sequence[Config]) -> Planned:
     return Planned(
         runs=runs,
         jobs=make_jobs(runs),
-        finished=_finished(first, runs),
+        finished={run.run_id for run in runs if run_problem(Path(first.paths.runs), run) is None},
         problems=preflight(runs, first.paths, first.launch.device),
     )
 
@@ -71,7 +72,7 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
         return EXIT_BAD_INPUT
     sweep = first.sweep_name or _sweep_name(plan.jobs)
     ledger = _open_ledger(first)
-    enqueue(ledger, first, plan.runs, plan.jobs, sweep, command)
+    enqueue(ledger, Path(first.paths.runs), plan.runs, plan.jobs, sweep, command)
     return _run(ledger, first, plan.jobs, sweep, console)
 
 
@@ -91,30 +92,6 @@ def describe(plan: Planned) -> dict[str, Any]:
         ],
         "problems": plan.problems,
     }
-
-
-def enqueue(
-    ledger: Ledger,
-    config: Config,
-    runs: Sequence[PlannedRun],
-    jobs: Sequence[Job],
-    sweep: str,
-    command: Sequence[str],
-) -> None:
-    """Puts into the ledger what is not done, and again what failed or whose run folder is broken."""
-    ledger.record_sweep(sweep, " ".join(command))
-    ledger.add(jobs, sweep=sweep)
-    again: set[str] = set()
-    for job in jobs:
-        row = ledger.get(job.job_id)
-        if row is not None and row.status in (JobStatus.failed, JobStatus.cancelled):
-            again.add(job.job_id)
-    for run in runs:
-        row = ledger.get(f"{TRAIN}:{run.run_id}")
-        if row is not None and row.status is JobStatus.done and _problem(config, run) is not None:
-            again |= {job.job_id for job in jobs if job.run_id == run.run_id}
-    if again:
-        ledger.requeue([JobStatus.failed, JobStatus.cancelled, JobStatus.done], sweep=sweep, job_ids=sorted(again))
 
 
 def plan_table(runs: Sequence[PlannedRun], finished: set[str]) -> Table:
@@ -151,7 +128,7 @@ def _run(ledger: Ledger, config: Config, jobs: Sequence[Job], sweep: str, consol
     num_done = sum(row.status is JobStatus.done for row in rows)
     console.print(f"sweep {sweep}: {len(jobs)} jobs, {num_done} done before, runs in {config.paths.runs}", markup=False)
     settings = WorkerSettings(
-        ledger_url=ledger_url(config),
+        ledger_url=ledger_url(config.paths),
         paths=config.paths,
         launch=config.launch,
         tracking=config.tracking,
@@ -196,23 +173,9 @@ def _short(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _finished(config: Config, runs: Sequence[PlannedRun]) -> set[str]:
-    return {run.run_id for run in runs if _problem(config, run) is None}
-
-
-def _problem(config: Config, run: PlannedRun) -> str | None:
-    folder = Path(config.paths.runs) / run.run_id
-    return folder_problem(folder, run.spec.adapter.method is not AdapterMethod.none)
-
-
-def ledger_url(config: Config) -> str:
-    """Where the job table is: the configured URL, or SQLite among the runs."""
-    return config.paths.ledger_url or str(Path(config.paths.runs) / "ledger.sqlite")
-
-
 def _open_ledger(config: Config) -> Ledger:
     Path(config.paths.runs).mkdir(parents=True, exist_ok=True)
-    return Ledger.open(ledger_url(config))
+    return Ledger.open(ledger_url(config.paths))
 
 
 def _sweep_name(jobs: Sequence[Job]) -> str:

@@ -19,7 +19,7 @@ from harness.process import prepare_process
 from sweeps.entry import start_worker
 from sweeps.settings import WorkerSettings, worker_name
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = 30.0  # a worker looks up between two forward passes
 POLL_SECONDS = 0.2
 MAX_STILLBORN = 3  # workers that die at once, in a row, before the launch gives up
 Watch = Callable[[dict[str, Any]], None]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.questions import Role, load_questions
+from eval.questions import HUB, Question, Role, choose_shots, load_questions, question_files, select
 from harness.data import DataError, DataSource, fingerprint, locate_dataset, read_rows, require_target, row_examples
 from harness.devices import planned_device
 from harness.files import sha256_file
@@ -25,6 +25,7 @@ GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU u
 CHECKED_ROWS = 100_000  # rows of a local file that are read before anything starts
 TRAIN, MMLU = "train", "mmlu"
 EVAL_NAMES = (MMLU,)  # the keys of `sweeps.evals.EVALS`, which needs torch
+MMLU_SETS = {"mmlu_questions": Role.questions, "mmlu_shots_file": Role.shots}  # settings that name questions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
     """Distinct runs in the order of the grid, each with a label of its own.
 
     Raises:
-        ValueError: points that can't be resolved; all of them in one message.
+        ValueError: points that can't be resolved, or one run measured in two ways; all in one message.
     """
     problems: list[str] = []
     specs: dict[str, tuple[RunSpec, EvalConfig]] = {}
@@ -54,7 +55,8 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        known, _ = specs.setdefault(spec.run_id, (spec, config.eval))
+        known, evals = specs.setdefault(spec.run_id, (spec, config.eval))
+        problems += _two_measurements(spec, evals, config.eval)
         if known.model.path != spec.model.path:
             problems.append(
                 f"model.path={known.model.path} and model.path={spec.model.path} would be one run, because both "
@@ -66,9 +68,27 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
     return [PlannedRun(spec=spec, evals=evals, label=labels[run_id]) for run_id, (spec, evals) in specs.items()]
 
 
+def _two_measurements(spec: RunSpec, first: EvalConfig, second: EvalConfig) -> list[str]:
+    """A run keeps one result of each evaluation, so that one sweep can't ask for two."""
+    if _asked(first) == _asked(second):
+        return []
+    before, after = asdict(first), asdict(second)
+    differing = [key for key in before if before[key] != after[key]]
+    one, other = (", ".join(f"eval.{key}={values[key]}" for key in differing) for values in (before, after))
+    return [
+        f"run {spec.run_id} ({spec.label}) would be measured with {one} and with {other}, but keeps one result of "
+        f"each evaluation: give two commands, one after the other"
+    ]
+
+
+def _asked(evals: EvalConfig) -> dict[str, dict[str, Any]]:
+    return {name: _settings_of(evals, name) for name in evals.after_training}
+
+
 def make_jobs(runs: Sequence[PlannedRun]) -> list[Job]:
     """A training job for each run, and its evaluations behind it."""
     jobs: list[Job] = []
+    settings: dict[str, dict[str, Any]] = {}  # so that the files of a grid's settings are hashed once
     for run in runs:
         payload = {"spec": run.spec.to_dict(), "label": run.label}
         train = Job(
@@ -81,7 +101,11 @@ def make_jobs(runs: Sequence[PlannedRun]) -> list[Job]:
             priority=1,
         )
         jobs.append(train)
-        jobs += [_eval_job(run, name, payload, train.job_id) for name in run.evals.after_training]
+        for name in run.evals.after_training:
+            key = json.dumps([name, asdict(run.evals)])
+            if key not in settings:
+                settings[key] = eval_settings(run.evals, name)
+            jobs.append(_eval_job(run, name, settings[key], payload, train.job_id))
     return jobs
 
 
@@ -89,11 +113,13 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
     """One message for each thing that is missing or broken, before any work. Empty: all is there."""
     problems: dict[str, None] = {}
     too_large: dict[str, int] = {}
-    sources: dict[str, ModelSource | Missing] = {}
+    sources: dict[tuple[str, str, str | None], ModelSource | Missing] = {}
+    evals: list[EvalConfig] = []
     for run in runs:
         model = run.spec.model
-        if model.name not in sources:
-            source = sources[model.name] = locate_model(model, paths)
+        place = model.hub_id, model.revision, model.path
+        if place not in sources:
+            source = sources[place] = locate_model(model, paths)
             if isinstance(source, Missing):
                 problems[str(source)] = None
             try:
@@ -106,8 +132,10 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
                 too_large[model.name] = count
         if run.spec.dataset is not None:
             problems.update(dict.fromkeys(_data_problems(run.spec, paths)))
-        problems.update(dict.fromkeys(_eval_problems(run.evals)))
-        problems.update(dict.fromkeys(_changed_inputs(run, sources[model.name], paths)))
+        if run.evals not in evals:
+            evals.append(run.evals)
+            problems.update(dict.fromkeys(_eval_problems(run.evals)))
+        problems.update(dict.fromkeys(_changed_inputs(run, sources[place], paths)))
     if too_large and planned_device(device) is Device.cpu:
         problems[_no_gpu(too_large)] = None
     return list(problems)
@@ -125,7 +153,7 @@ def _data_problems(spec: RunSpec, paths: PathsConfig) -> list[str]:
 
 
 def _eval_problems(evals: EvalConfig) -> list[str]:
-    """Evaluations that don't exist, questions that are nowhere: known before the first step is trained."""
+    """Evaluations that don't exist, questions that are nowhere or broken: known before the first step is trained."""
     problems = [
         f"eval.after_training: {name!r} is no evaluation; there are: {', '.join(EVAL_NAMES)}"
         for name in evals.after_training
@@ -133,14 +161,29 @@ def _eval_problems(evals: EvalConfig) -> list[str]:
     ]
     if MMLU not in evals.after_training:
         return problems
-    for key, role in (("mmlu_questions", Role.questions), ("mmlu_shots_file", Role.shots)):
+    return problems + _mmlu_problems(evals)
+
+
+def _mmlu_problems(evals: EvalConfig) -> list[str]:
+    """What the hub serves is left to the job."""
+    problems: list[str] = []
+    found: dict[str, list[Question]] = {}
+    for key, role in MMLU_SETS.items():
         where: str = getattr(evals, key)
-        if where.startswith("hub:"):
+        if where.startswith(HUB) or (role is Role.shots and evals.mmlu_num_shots == 0):
             continue
         try:
-            load_questions(where, role)
+            found[key] = load_questions(where, role)
         except ValueError as error:
             problems.append(f"eval.{key}: {error}")
+    if len(found) < len(MMLU_SETS):
+        return problems
+    questions, pool = found.values()
+    asked = [questions[place] for place in select(questions, None, evals.mmlu_limit_per_subject)]
+    try:
+        choose_shots(asked, pool, evals.mmlu_num_shots, evals.mmlu_questions, evals.mmlu_shots_file)
+    except ValueError as error:
+        problems.append(f"eval.mmlu_num_shots: {error}")
     return problems
 
 
@@ -202,18 +245,27 @@ def _no_gpu(too_large: dict[str, int]) -> str:
 
 
 def eval_settings(evals: EvalConfig, name: str) -> dict[str, Any]:
-    """The plain settings of one evaluation, with the content hash of each local file they name."""
-    settings = {key: value for key, value in asdict(evals).items() if key.startswith(f"{name}_")}
-    hashes = {
-        f"{key}_sha256": sha256_file(Path(value))
-        for key, value in settings.items()
-        if isinstance(value, str) and Path(value).is_file()
-    }
-    return settings | hashes
+    """The plain settings of one evaluation, with the content hash of the local files they name.
+
+    Embedded questions and folders count by their content too; what isn't there has no hash.
+    """
+    settings = _settings_of(evals, name)
+    files = {key: question_files(settings[key], role) for key, role in MMLU_SETS.items() if key in settings}
+    return settings | {f"{key}_sha256": _content_sha256(found) for key, found in files.items() if found}
 
 
-def _eval_job(run: PlannedRun, name: str, payload: dict[str, Any], after: str) -> Job:
-    settings = eval_settings(run.evals, name)
+def _settings_of(evals: EvalConfig, name: str) -> dict[str, Any]:
+    return {key: value for key, value in asdict(evals).items() if key.startswith(f"{name}_")}
+
+
+def _content_sha256(files: Sequence[Path]) -> str:
+    """Of one file its own digest, of several that of their names (which name subjects) and digests."""
+    if len(files) == 1 and files[0].suffix != ".csv":
+        return sha256_file(files[0])
+    return hashlib.sha256("".join(f"{file.name}:{sha256_file(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _eval_job(run: PlannedRun, name: str, settings: dict[str, Any], payload: dict[str, Any], after: str) -> Job:
     key = json.dumps([run.run_id, name, settings], sort_keys=True)
     return Job(
         kind=name,

@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,15 +89,16 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
         return
     assert base is not None
     for run in [run for run in runs if run.member is None]:
-        _settle(context, base, run, seconds=0.0)
+        _settle(context, base, run)
         runs.remove(run)
-    began = time.monotonic()
+    if base.bank.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(base.bank.device)
     members = [run.member for run in runs if run.member is not None]
     try:
         if members:
             train_group(base.bank, members, context.should_stop)
         for run in runs:
-            _settle(context, base, run, time.monotonic() - began)
+            _settle(context, base, run)
     finally:
         for run in runs:
             if run.tracker is not None:
@@ -146,6 +146,8 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     run.tracker = Tracker.start(context.settings.tracking, run.spec, run.label, context.settings.sweep, run.folder)
 
     def on_step(metrics: StepMetrics) -> None:
+        if run.claim.job_id in context.lost:
+            return
         if run.metrics and run.metrics[-1].step >= metrics.step:
             _rewind_metrics(run, metrics.step)
         run.metrics.append(metrics)
@@ -161,6 +163,7 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         examples=examples,
         num_characters=num_characters,
         checkpoint_folder=run.folder / "checkpoint",
+        lost=lambda: run.claim.job_id in context.lost,
         on_step=on_step,
     )
 
@@ -189,7 +192,7 @@ def _rewind_metrics(run: _Run, step: int) -> None:
     write_atomically(path, "".join(to_json(asdict(m), where=str(path)) + "\n" for m in run.metrics))
 
 
-def _settle(context: Context, base: LoadedBase, run: _Run, seconds: float) -> None:
+def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
     """Saves the adapter and the record, last of all tells the ledger; does nothing if the claim was lost."""
     member = run.member
     if member is not None and member.error is not None:
@@ -197,13 +200,15 @@ def _settle(context: Context, base: LoadedBase, run: _Run, seconds: float) -> No
         return
     if not context.still_held(run.claim):
         return
-    digest = None
-    if run.spec.adapter.method is not AdapterMethod.none:
-        digest = _save_adapter(base, run)
-    record = _record(base, run, seconds, digest)
-    save_record(run.folder, record)
+    try:
+        digest = _save_adapter(base, run) if run.member is not None else None
+        record = _record(base, run, digest)
+        save_record(run.folder, record)
+    except OSError as error:  # a full disk fails this run; the others of the group are still to be saved
+        context.fail(run.claim, f"{type(error).__name__}: {error}; its last checkpoint is kept", retry=True)
+        return
     shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
-    context.finish(run.claim, _result(record), seconds)
+    context.finish(run.claim, _result(record), record.train_seconds)
 
 
 def _result(record: RunRecord) -> dict[str, Any]:
@@ -219,7 +224,7 @@ def _save_adapter(base: LoadedBase, run: _Run) -> str:
     return digest
 
 
-def _record(base: LoadedBase, run: _Run, seconds: float, adapter_sha256: str | None) -> RunRecord:
+def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None) -> RunRecord:
     device = base.bank.device
     commit, dirty = git_state()
     last = run.metrics[-max(1, len(run.metrics) // 10) :]
@@ -236,7 +241,7 @@ def _record(base: LoadedBase, run: _Run, seconds: float, adapter_sha256: str | N
         num_truncated_targets=run.data.num_truncated_targets if run.data else 0,
         target_tokens=sum(m.target_tokens for m in run.metrics),
         final_loss=sum(m.loss for m in last) / len(last) if last else None,
-        train_seconds=seconds,
+        train_seconds=sum(m.seconds / m.num_members for m in run.metrics),
         peak_memory_bytes=_peak_memory_bytes(device),
         base_fingerprint=base.fingerprint,
         data_fingerprint=run.data_fingerprint,

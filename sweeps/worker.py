@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from harness.ledger import JobRow, JobStatus, Ledger
+from harness.ledger import JobRow, JobStatus, Ledger, LedgerError
 from harness.models import quiet_libraries
 from harness.train import TrainingInterrupted
 from sweeps.context import Context
@@ -64,6 +64,7 @@ def work_once(context: Context) -> bool:
         time.sleep(IDLE_SECONDS)
         return True
     context.settled.clear()
+    context.lost.clear()
     with _leases_renewed(context, claims):
         _run(context, claims)
     return True
@@ -94,7 +95,7 @@ def _leases_renewed(context: Context, claims: Sequence[JobRow]) -> Iterator[None
         while not ended.wait(lease / 4):
             open_claims = [claim for claim in claims if claim.job_id not in context.settled]
             if open_claims:
-                context.ledger.heartbeat(open_claims, lease)
+                context.lost |= {claim.job_id for claim in open_claims} - _still_held(context, open_claims, lease)
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -103,6 +104,13 @@ def _leases_renewed(context: Context, claims: Sequence[JobRow]) -> Iterator[None
     finally:
         ended.set()
         thread.join()
+
+
+def _still_held(context: Context, claims: Sequence[JobRow], lease: float) -> set[str]:
+    try:
+        return context.ledger.heartbeat(claims, lease)
+    except LedgerError:  # gone for longer than it waits: the work goes on, and the next heartbeat or `finish` decides
+        return {claim.job_id for claim in claims}
 
 
 def _anything_open(context: Context) -> bool:

@@ -3,12 +3,17 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
-for name in ("HARNESS_RUNS", "HARNESS_MODEL_STORE", "HARNESS_DATA_STORE", "HARNESS_CACHE"):
+for name in ("HARNESS_RUNS", "HARNESS_MODEL_STORE", "HARNESS_DATA_STORE", "HARNESS_CACHE", "HARNESS_LEDGER_URL"):
     os.environ.pop(name, None)
+
+
+settings.register_profile("shared", deadline=None)  # a loaded machine is slow, not wrong
+settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -234,3 +234,11 @@ def test_numeric_choices_differ_in_value() -> None:
         if all(re.fullmatch(rf"-?{NUMBER}(/\d+)?", choice) for choice in row["choices"]):
             # A binary numeral reads as a decimal one here; what matters is that no two are equal.
             assert len({Fraction(choice) for choice in row["choices"]}) == 4, row
+
+
+def test_a_subset_of_the_first_four_of_each_subject_is_balanced() -> None:
+    """The demo asks four a subject: a model that always says one letter must score 25 %."""
+    first: dict[str, list[int]] = {}
+    for row in load("mmlu_questions"):
+        first.setdefault(row["subject"], []).append(row["answer"])
+    assert all(sorted(answers[:4]) == [0, 1, 2, 3] for answers in first.values())

@@ -339,6 +339,23 @@ def test_cancel_all_with_dependents(ledger: Ledger) -> None:
     assert row_of(ledger, "mmlu:b").reason == "waited for train:a, which was cancelled: cancelled"
 
 
+def test_a_sweep_started_again_keeps_only_what_it_was_started_with(ledger: Ledger) -> None:
+    ledger.add([job("held"), job("old"), job("old", "mmlu", after="train:old"), job("shared"), job("new")], sweep="one")
+    ledger.add([job("shared")], sweep="two")
+    held = claim(ledger, max_jobs=1)
+    assert ledger.keep_only("one", ["train:new"]) == 2
+    assert [row.job_id for row in ledger.rows("one")] == ["train:new"]
+    assert {row.job_id: row.status for row in ledger.rows() if row.status is JobStatus.cancelled}.keys() == {
+        "train:old",
+        "mmlu:old",
+    }
+    assert row_of(ledger, "train:old").reason == "sweep one was started again without it"
+    assert ledger.finish(held[0], {}, 1.0), "what is under way is finished"
+    assert ledger.keep_only("one", ["train:new"]) == 0
+    ledger.cancel("one")
+    assert ledger.keep_only("two", []) == 1, "a cancelled sweep wants nothing"
+
+
 def test_a_paused_sweep_is_left_alone_unless_another_wants_the_job(ledger: Ledger) -> None:
     ledger.add([job("a"), job("b")], sweep="one")
     ledger.add([job("b")], sweep="two")

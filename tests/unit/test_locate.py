@@ -119,13 +119,18 @@ def test_number_of_parameters_is_the_published_one(name: str, billions: float) -
     assert num_parameters(model_choice(name).shape) / 1e9 == pytest.approx(billions, rel=0.001)
 
 
-def test_fingerprint_follows_the_weights(tmp_path: Path) -> None:
+def test_fingerprint_follows_weights_config_and_tokenizer(tmp_path: Path) -> None:
     one, two = fake(tmp_path / "one"), fake(tmp_path / "two")
     first = folder_fingerprint(one)
     assert folder_fingerprint(two) == first, "where it lies doesn't matter"
     assert folder_fingerprint(one) == first, "from its memo"
-    (one / "config.json").write_text('{"x": 1}')
-    assert folder_fingerprint(one) == first
+    (one / "notes.txt").write_text("no part of the model")
+    (one / ".fingerprint.json").write_text("{")
+    assert folder_fingerprint(one) == first, "a damaged memo is made again"
+    for file in ("config.json", "tokenizer.json"):
+        before = folder_fingerprint(one)
+        (one / file).write_text('{"x": 1}')
+        assert folder_fingerprint(one) != before
     (one / "model.safetensors").write_bytes(b"other")
     assert folder_fingerprint(one) != first
     (two / "more.safetensors").write_bytes(b"w")

@@ -26,7 +26,7 @@ from harness.schema import (
     TrainConfig,
 )
 from sweeps.evals import EVALS
-from sweeps.plan import EVAL_NAMES, make_jobs, plan_runs, preflight
+from sweeps.plan import EVAL_NAMES, eval_settings, make_jobs, plan_runs, preflight
 
 GROUPS: dict[str, type] = {
     "model": ModelConfig,
@@ -55,9 +55,9 @@ def spec(device: Device = Device.cpu, **choices: Any) -> RunSpec:
 # `metadata={"identity_since": <value that reproduces the old behaviour>}` in harness/schema.py; an id here is
 # changed by hand only where the old run really can't be reproduced any more.
 GOLDEN: list[tuple[str, dict[str, Any]]] = [
-    ("1304f9de17da", {}),
-    ("c77d83697b26", {"model": "llama13b", "dataset": "flan"}),
-    ("4612a41488a5", {"model": "smollm2", "adapter": "none"}),
+    ("5cc84b2ba340", {}),
+    ("c3ead47eb5ac", {"model": "llama13b", "dataset": "flan"}),
+    ("2259a6b22d84", {"model": "smollm2", "adapter": "none"}),
 ]
 
 
@@ -244,6 +244,43 @@ def test_equal_points_are_one_run_and_labels_differ() -> None:
     assert [run.label for run in plan_runs([config()])] == ["llama7b-oasst1-nf4"]
 
 
+def test_two_measurements_of_one_run_are_refused() -> None:
+    shots = [config(eval=EvalConfig(after_training=["mmlu"], mmlu_num_shots=n)) for n in (0, 1, 1)]
+    with pytest.raises(ValueError, match=r"run \w{12} \(llama7b-oasst1-nf4\).*num_shots=0 and .*num_shots=1.*two comm"):
+        plan_runs(shots)
+    assert len(plan_runs(shots[1:])) == 1
+    unasked = [config(eval=EvalConfig(mmlu_num_shots=n)) for n in (0, 1)]
+    assert len(plan_runs(unasked)) == 1, "settings of what isn't measured don't differ"
+
+
+@pytest.mark.parametrize("file", ["questions.jsonl", "law_test.csv"])
+def test_a_measurement_of_changed_questions_is_another(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_text("before")
+    where = str(tmp_path if file.endswith(".csv") else tmp_path / file)
+    evals = EvalConfig(after_training=["mmlu"], mmlu_questions=where)
+    before = eval_settings(evals, "mmlu")
+    assert eval_settings(evals, "mmlu") == before
+    (tmp_path / file).write_text("after")
+    after = eval_settings(evals, "mmlu")
+    assert {key for key in after if after[key] != before[key]} == {"mmlu_questions_sha256"}
+
+
+def test_embedded_questions_count_by_their_content() -> None:
+    found = eval_settings(EvalConfig(), "mmlu")
+    embedded = Path(__file__).resolve().parents[2] / "harness" / "embedded"
+    assert found["mmlu_questions_sha256"] == sha256_file(embedded / "mmlu_questions.jsonl")
+    assert found["mmlu_shots_file_sha256"] == sha256_file(embedded / "mmlu_shots.jsonl")
+
+
+def test_every_model_of_one_name_is_looked_for(tmp_path: Path) -> None:
+    points = [
+        config(model=("local", {"path": str(tmp_path / path), "hub_id": f"lab/{path}"}), dataset="concise")
+        for path in ("a", "b")
+    ]
+    problems = preflight(plan_runs(points), Config().paths, Device.cpu)
+    assert [f"model.path={tmp_path / path}" in problem for path, problem in zip("ab", problems, strict=True)] == [True] * 2
+
+
 def test_jobs_wait_for_their_training() -> None:
     measured = EvalConfig(after_training=["mmlu"], mmlu_limit_per_subject=3)
     train, mmlu = make_jobs(plan_runs([config(eval=measured)]))
@@ -262,6 +299,7 @@ def test_planned_evaluations_are_those_that_workers_know() -> None:
         (EvalConfig(after_training=["mmmlu"]), "eval.after_training: 'mmmlu' is no evaluation; there are: mmlu"),
         (EvalConfig(after_training=["mmlu"], mmlu_questions="no.jsonl"), "eval.mmlu_questions: no.jsonl: no such file"),
         (EvalConfig(after_training=["mmlu"], mmlu_shots_file="no.jsonl"), "eval.mmlu_shots_file: no.jsonl: no such"),
+        (EvalConfig(after_training=["mmlu"], mmlu_num_shots=9), "eval.mmlu_num_shots: embedded: subject "),
     ],
 )
 def test_evaluations_are_checked_before_the_first_step(evals: EvalConfig, expected: str) -> None:

@@ -455,7 +455,7 @@ def test_unknown_sweep_names_those_there_are(tmp_path: Path) -> None:
     ledger.record_sweep("demo", "x")
     ledger.close()
     with pytest.raises(ValueError, match=r"no sweep 'dmeo'.*it has demo"):
-        sweep_runs("dmeo", tmp_path / "ledger.sqlite")
+        sweep_runs("dmeo", str(tmp_path / "ledger.sqlite"))
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,7 @@ def test_candidates_can_differ_by_prompt_and_sum_to_one_over_the_vocabulary(base
     np.testing.assert_allclose(picked, np.take_along_axis(everything, np.array(table), axis=1), atol=1e-6)
 
 
-def test_a_prefix_is_encoded_once_and_released_when_its_group_is_done(
-    base: LoadedBase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prefix_is_encoded_once(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = make_prompts(np.random.default_rng(3), [None, "wide"])
     num_tokens = _count_tokens(base, monkeypatch)
     for _ in score_rows(base, prompts, CANDIDATES, row_tokens=40):

@@ -236,3 +236,46 @@ def test_packed_rows_lose_the_same_as_a_padded_batch(folder: Path) -> None:
             logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none"
         )
     torch.testing.assert_close(packed, plain[labels[:, 1:] != -100], rtol=1e-5, atol=1e-5)
+
+
+def test_stopping_in_the_middle_of_a_step_keeps_every_whole_one(folder: Path, tmp_path: Path) -> None:
+    """Rows of one example: asked to stop after some rows of step 3, the run is saved at step 2, its neighbour too."""
+    short, _ = make_member("short", tmp_path / "s", max_steps=1, checkpoint_steps=100)
+    long, log = make_member("long", tmp_path / "s", seed=1, max_microbatch_tokens=1, checkpoint_steps=100)
+    short.train = replace(short.train, max_microbatch_tokens=1)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += len(log) == 2
+        return asked > 2
+
+    with pytest.raises(TrainingInterrupted):
+        train_group(make_bank(folder), [short, long], stop)
+    assert [path.name for path in checkpoints(tmp_path / "s" / "short" / "checkpoint")] == ["step-00000001"]
+    assert [path.name for path in checkpoints(tmp_path / "s" / "long" / "checkpoint")] == ["step-00000002"]
+    straight, resumed = make_bank(folder), make_bank(folder)
+    train_group(straight, [make_member("long", tmp_path / "straight", seed=1, max_microbatch_tokens=1)[0]])
+    train_group(resumed, [make_member("long", tmp_path / "s", seed=1, max_microbatch_tokens=1)[0]])
+    for key, value in weights(straight, "long").items():
+        assert torch.equal(value, weights(resumed, "long")[key]), key
+
+
+def test_a_lost_claim_stops_one_member_only(folder: Path, tmp_path: Path) -> None:
+    lost, log = make_member("lost", tmp_path, checkpoint_steps=1)
+    lost.lost = lambda: len(log) >= 2
+    kept, later = make_member("kept", tmp_path, seed=1)
+    train_group(make_bank(folder), [lost, kept])
+    assert lost.error is not None
+    assert "another worker has the run" in lost.error
+    assert [path.name for path in checkpoints(tmp_path / "lost" / "checkpoint")] == ["step-00000001"]
+    assert len(later) == 6
+
+
+def test_a_member_that_cannot_start_drops_out_alone(folder: Path, tmp_path: Path) -> None:
+    bad, _ = make_member("bad", tmp_path, adapter={"targets": ["q_projx"]})
+    good, log = make_member("good", tmp_path, seed=1)
+    train_group(make_bank(folder), [bad, good])
+    assert bad.error is not None
+    assert "no such linear layer" in bad.error
+    assert len(log) == 6

@@ -1,0 +1,75 @@
+"""Which jobs of a plan does the ledger get, and which once more? What is done and whole stays done.
+
+Once more go jobs that failed, runs whose folder is broken, and evaluations whose file in the run folder is
+gone or belongs to other settings: a run keeps one result of each evaluation, that of the settings last asked for.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness.ledger import Job, JobRow, JobStatus, Ledger
+from harness.places import without_passwords
+from harness.provenance import load_record, save_record
+from harness.run_folder import folder_problem
+from harness.schema import AdapterMethod
+from sweeps.plan import TRAIN, PlannedRun
+
+_ENDED = (JobStatus.failed, JobStatus.cancelled, JobStatus.done)
+
+
+def enqueue(
+    ledger: Ledger, folder: Path, runs: Sequence[PlannedRun], jobs: Sequence[Job], sweep: str, command: Sequence[str]
+) -> None:
+    """Puts into the ledger what is not done; these jobs are then the sweep's only ones.
+
+    Args:
+        folder: of the run folders. Finished runs in it take the labels that they have in this plan.
+        command: as the user typed it; kept with the sweep, without passwords.
+    """
+    ledger.record_sweep(sweep, without_passwords(shlex.join(command)))
+    known = [row for job in jobs if (row := ledger.get(job.job_id)) is not None]
+    broken = {run.run_id for run in runs if run_problem(folder, run) is not None}
+    again = [row.job_id for row in known if _to_do_again(row, folder / row.run_id, row.run_id in broken)]
+    if again:
+        ledger.requeue(_ENDED, job_ids=again)
+    ledger.add(jobs, sweep=sweep)  # after that, so that what is queued again takes over this plan's label
+    ledger.keep_only(sweep, [job.job_id for job in jobs])
+    for run in runs:
+        if run.run_id not in broken:
+            _relabel(folder / run.run_id, run.label)
+
+
+def run_problem(folder: Path, run: PlannedRun) -> str | None:
+    """Why a run is not done, or None if it is. Args: folder: of the run folders."""
+    return folder_problem(folder / run.run_id, run.spec.adapter.method is not AdapterMethod.none)
+
+
+def eval_file(run_folder: Path, name: str) -> Path:
+    """Where an evaluation's result lies; its key `job` says which settings it belongs to (`Job.spec_hash`)."""
+    return run_folder / "eval" / name / f"{name}.json"
+
+
+def _to_do_again(row: JobRow, run_folder: Path, is_broken: bool) -> bool:
+    if row.status is not JobStatus.done:
+        return row.status in _ENDED
+    return is_broken or (row.kind != TRAIN and _job_of(eval_file(run_folder, row.kind)) != row.spec_hash)
+
+
+def _job_of(path: Path) -> str | None:
+    """Whose result a file is; None where it can't be read, or says nothing."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    job = values.get("job") if isinstance(values, dict) else None
+    return job if isinstance(job, str) else None
+
+
+def _relabel(run_folder: Path, label: str) -> None:
+    """A finished run is called as in the sweep that asks for it now, where labels are unique."""
+    record = load_record(run_folder)
+    if record is not None and record.label != label:
+        save_record(run_folder, replace(record, label=label))
