@@ -125,7 +125,8 @@ def sweep_runs(sweep: str, ledger_url: str) -> SweepRuns:
     try:
         known = {row.name: row for row in ledger.sweeps()}
         if sweep not in known:
-            raise ValueError(f"no sweep {sweep!r} in {without_passwords(ledger_url)}; it has {', '.join(known) or 'none'}")
+            where = without_passwords(ledger_url)
+            raise ValueError(f"no sweep {sweep!r} in {where}; it has {', '.join(known) or 'none'}")
         jobs = list(ledger.rows(sweep=sweep, kinds=[TRAIN]))
     finally:
         ledger.close()

@@ -20,9 +20,9 @@ from harness.devices import planned_device
 from harness.ledger import JobStatus
 from harness.locate import locate_model
 from harness.models import LoadedBase, load_base, quiet_libraries, resolve_device
+from harness.places import existing_ledger, ledger_url, paths_of_environment, without_passwords
 from harness.plan import RunSpec
 from harness.provenance import RECORD_FILE, load_record
-from harness.places import existing_ledger, ledger_url, paths_of_environment, without_passwords
 from harness.schema import Device, DType, ModelConfig, PathsConfig, QuantConfig
 from harness.stores import Missing
 
@@ -197,7 +197,8 @@ def _sweep_runs(paths: PathsConfig, sweep: str) -> list[str]:
     try:
         known = [row.name for row in ledger.sweeps()]
         if sweep not in known:
-            raise ValueError(f"--sweep {sweep}: no such sweep in {without_passwords(url)}; known: {', '.join(known) or 'none'}")
+            where = without_passwords(url)
+            raise ValueError(f"--sweep {sweep}: no such sweep in {where}; known: {', '.join(known) or 'none'}")
         rows = list(ledger.rows(sweep=sweep, kinds=["train"]))
     finally:
         ledger.close()

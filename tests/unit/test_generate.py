@@ -231,6 +231,17 @@ def test_answers_made_otherwise_are_refused_unless_fresh(base: LoadedBase, tmp_p
     assert len(read_answers(systems[0].folder / "answers" / "open.jsonl")) == len(redone["tiny-base"]) == 1
 
 
+def test_answers_of_a_run_that_was_renamed_are_kept_under_its_new_name(base: LoadedBase, tmp_path: Path) -> None:
+    (system,) = make_systems(tmp_path)[:1]
+    generate_answers(base, [system], QUESTIONS[:1], "open", SETTINGS)
+    path = system.folder / "answers" / "open.jsonl"
+    (before,) = read_answers(path)
+    renamed = dataclasses.replace(system, name="tiny-base-s0")
+    found = generate_answers(base, [renamed], QUESTIONS, "open", SETTINGS)["tiny-base-s0"]
+    assert found[0] == dataclasses.replace(before, system="tiny-base-s0")
+    assert {row.system for row in read_answers(path)} == {"tiny-base-s0"}
+
+
 def test_two_runs_of_one_name_are_refused(base: LoadedBase, tmp_path: Path) -> None:
     one, other, _ = make_systems(tmp_path)
     with pytest.raises(ValueError, match="runs base and narrow are both called tiny-base"):

@@ -45,6 +45,8 @@ from eval.judging import (
     unmatched_systems,
 )
 from harness.files import to_json
+from harness.provenance import save_record
+from tests.unit.test_run_folder import record as make_record
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -383,6 +385,27 @@ def test_other_settings_replace_a_judges_verdicts_and_other_judges_stand_beside(
     assert summary.num_judged == 18
     assert len(rows) == 36
     assert {(row["judge"], row["verdict"]) for row in rows} == {("first", "1"), ("scripted", "1")}
+
+
+def test_systems_that_left_are_forgotten_and_their_judgments_kept(tmp_path: Path) -> None:
+    run(options_in(tmp_path), judge=ScriptedJudge(longer))
+    run(options_in(tmp_path), judge=ScriptedJudge(longer, name="other"))
+    renamed = {{"cyd": "dan"}.get(name, name): texts for name, texts in ANSWERS.items()}
+    options = options_in(tmp_path)
+    write_answers(tmp_path / "answers.jsonl", renamed)
+    summary = run(options, judge=ScriptedJudge(longer))
+    rows = read_csv(summary.output)
+    met = {judge: {row["system_a"] for row in rows if row["judge"] == judge} for judge in ("scripted", "other")}
+    assert met == {"scripted": {"ann", "bob", "dan"}, "other": {"ann", "bob", "cyd"}}
+    write_answers(tmp_path / "answers.jsonl", ANSWERS)
+    assert run(options, judge=ScriptedJudge(longer)).num_judged == 0, "what was judged stays judged"
+
+
+def test_a_run_answers_under_the_name_of_its_record(tmp_path: Path) -> None:
+    rows = [{"question_id": n, "system": name, "answer": "x"} for n, name in ((1, "before"), (2, "now"))]
+    write_jsonl(tmp_path / "answers" / "open.jsonl", rows)
+    save_record(tmp_path, dataclasses.replace(make_record(), label="now"))
+    assert read_answers([tmp_path]) == {"now": {"1": "x", "2": "x"}}
 
 
 def test_verdict_files_are_played_again(tmp_path: Path) -> None:

@@ -278,7 +278,8 @@ def test_every_model_of_one_name_is_looked_for(tmp_path: Path) -> None:
         for path in ("a", "b")
     ]
     problems = preflight(plan_runs(points), Config().paths, Device.cpu)
-    assert [f"model.path={tmp_path / path}" in problem for path, problem in zip("ab", problems, strict=True)] == [True] * 2
+    assert len(problems) == 2
+    assert all(f"model.path={tmp_path / path}" in problem for path, problem in zip("ab", problems, strict=True))
 
 
 def test_jobs_wait_for_their_training() -> None:

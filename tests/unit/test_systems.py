@@ -1,0 +1,37 @@
+"""Contestants are told apart by their names: two runs of one name are refused before anything is loaded."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eval.commands import MmluTarget, run_generate, run_mmlu
+from eval.generate import GenerateSettings
+from eval.mmlu import MmluSettings
+from harness.provenance import save_record
+from tests.unit.test_plan import spec
+from tests.unit.test_run_folder import record
+
+RUN_IDS = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
+
+
+def measure(runs: Path) -> Any:
+    target = MmluTarget(model=None, adapters=(), quant="none", run_ids=RUN_IDS, sweep=None, runs=runs)
+    return run_mmlu(target, MmluSettings(), runs / "out", lambda done, total: None)
+
+
+def answer(runs: Path) -> Any:
+    settings = GenerateSettings()
+    return run_generate(None, RUN_IDS, runs, "embedded", "open", 1, settings, False, lambda done, total: None)
+
+
+@pytest.mark.parametrize("command", [measure, answer])
+def test_two_runs_of_one_name_are_refused(tmp_path: Path, command: Callable[[Path], Any]) -> None:
+    for run_id in RUN_IDS:
+        save_record(tmp_path / run_id, dataclasses.replace(record(), run_id=run_id, label="same"))
+        (tmp_path / run_id / "config.yaml").write_text(yaml.safe_dump(spec(adapter="none").to_dict()))
+    with pytest.raises(ValueError, match="runs aaaaaaaaaaaa and bbbbbbbbbbbb are both called same"):
+        command(tmp_path)
