@@ -160,10 +160,6 @@ def _check(config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
             f"dataset.format=chat: the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: "
             "take an instruct model, or dataset.format=input_output with texts of your own"
         )
-    for key in ("source_max_tokens", "target_max_tokens", "max_rows"):
-        value = getattr(config, key)
-        if value is not None and value < 1:
-            raise ValueError(f"dataset.{key}={value}: must be at least 1")
 
 
 def _cache_key(

@@ -312,5 +312,5 @@ def test_a_tokenizer_without_eos_or_bos(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["source_max_tokens", "target_max_tokens", "max_rows"])
 def test_limits_are_positive(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ValueError, match=f"dataset.{key}=0: must be at least 1"):
+    with pytest.raises(ValueError, match=f"dataset.{key}=0: must be above 0"):
         tokenized(config(path=str(write(tmp_path / "a.jsonl", ROWS)), **{key: 0}), tmp_path)
