@@ -256,12 +256,14 @@ def progress_bar(what: str, hidden: bool) -> Iterator[Callable[[int, int], None]
         disable=hidden or not STDERR.is_terminal,
     )
     task = bar.add_task(what, total=None)
-    shown_tenths = [0]
+    shown_tenth = 0
 
     def advance(done: int, total: int) -> None:
+        nonlocal shown_tenth
         bar.update(task, completed=done, total=total)
-        if not hidden and not STDERR.is_terminal and 10 * done // max(total, 1) > shown_tenths[0]:
-            shown_tenths[0] = 10 * done // max(total, 1)
+        tenth = 10 * done // max(total, 1)
+        if not hidden and not STDERR.is_terminal and tenth != shown_tenth:  # it falls where the next base begins
+            shown_tenth = tenth
             STDERR.print(f"{what}: {done} of {total}", highlight=False)
 
     with bar:

@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,8 @@ def convert_gguf(gguf: Path, models: Path) -> Path:
             shutil.rmtree(target, ignore_errors=True)
             arguments: dict[str, Any] = {"gguf_file": gguf.name}
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **arguments)
-            loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **arguments)
+            with redirect_stderr(StringIO()):  # transformers' own bar, which nothing else turns off
+                loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **arguments)
             config = AutoConfig.from_pretrained(gguf.parent, **arguments)
             fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             fresh.load_state_dict(loaded.state_dict())
