@@ -1,6 +1,7 @@
 """Every test: no network, no user's settings, one thread (tiny models gain nothing from more)."""
 
 import os
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
@@ -22,3 +23,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords and not wanted:
             item.add_marker(pytest.mark.skip(reason="slow: run with `make test-slow`"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a skip for a missing service or missing reference data is a failure: nobody reads skips there."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and "gpu" not in item.keywords:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI=true, where everything it needs must be there: {reason}"
+    return report
