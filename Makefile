@@ -59,5 +59,5 @@ constraints: setup  ## Pin what is installed now
 	  echo "# Re-made with \`make constraints\`."; \
 	  $(BIN)/pip freeze --exclude-editable | grep == | sed 's/+cpu//' | sort -f ) > constraints.txt
 
-clean:  ## Remove what runs left behind, but not the installation
-	rm -rf runs reports tournaments .cache
+clean:  ## Remove what the demo reports; your runs and the installation stay
+	rm -rf $(REPORT) $(TOURNAMENT)
