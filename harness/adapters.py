@@ -27,8 +27,10 @@ from torch import Tensor, nn
 
 from harness.attention import AttentionPlan, Packed
 from harness.collate import Item, pack
+from harness.dropout import draw_mask, mix_seed, rounded_probability
 from harness.files import write_atomically
 from harness.loss import target_losses
+from harness.low_rank import Term, add_low_rank
 from harness.schema import AdapterConfig, AdapterMethod
 from harness.segments import Segment
 
@@ -68,31 +70,24 @@ class BankLinear(nn.Module):
         if all(member not in self.lora_a for member, _, _ in spans):
             return y
         x_NI, y_NO = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-        parts = [
-            self._with_delta(member, x_NI[start:end], y_NO[start:end]) if member in self.lora_a else y_NO[start:end]
-            for member, start, end in spans
-        ]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(y.shape)
+        adapted = [span for span in spans if span[0] in self.lora_a]
+        terms = [self._term(member, start, end, x_NI) for member, start, end in adapted]
+        factors = [factor for member, _, _ in adapted for factor in (self.lora_a[member], self.lora_b[member])]
+        return add_low_rank(y_NO, x_NI, terms, factors).reshape(y.shape)
 
-    def _with_delta(self, member: str, x_TI: Tensor, y_TO: Tensor) -> Tensor:
-        """y + scale * dropout(x) A^T B^T, in the base's compute dtype; scalars are applied at rank size."""
-        a_RI, b_OR = self.lora_a[member].to(x_TI.dtype), self.lora_b[member].to(x_TI.dtype)
-        scale = self.scale[member]
+    def _term(self, member: str, start: int, end: int, x_NI: Tensor) -> Term:
         probability, seed = self.dropout[member]
-        if self.training and probability > 0:
-            x_TI = x_TI * self._dropout_mask(member, x_TI, probability, seed)
-            scale /= 1 - probability
-        return torch.addmm(y_TO, (x_TI @ a_RI.T) * scale, b_OR.T)
-
-    def _dropout_mask(self, member: str, x_TI: Tensor, probability: float, seed: int) -> Tensor:
-        """Zeros and ones, drawn for each segment from (seed, dropout_key, layer): recomputation repeats it."""
-        mask = torch.ones_like(x_TI) if self._layout.stride else torch.empty_like(x_TI)
-        generator, start = torch.Generator(device=x_TI.device), 0
+        scale = self.scale[member]
+        if not self.training or probability == 0:
+            return Term(start=start, end=end, scale=scale)
+        mask_TI = torch.ones(end - start, x_NI.shape[1], dtype=torch.bool, device=x_NI.device)
+        at = 0
         for segment in self._layout.segments[member]:
-            generator.manual_seed(mix_seed(seed, segment.dropout_key, self.layer))
-            mask[start : start + segment.num_tokens].bernoulli_(1 - probability, generator=generator)
-            start += self._layout.stride or segment.num_tokens
-        return mask
+            own = mask_TI[at : at + segment.num_tokens]
+            draw_mask(own, probability, mix_seed(seed, segment.dropout_key, self.layer))
+            at += self._layout.stride or segment.num_tokens
+        kept = 1 - rounded_probability(probability, x_NI.device)
+        return Term(start=start, end=end, scale=scale / kept, mask_TI=mask_TI)
 
 
 class AdapterBank(nn.Module):
@@ -334,14 +329,6 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
             f"{path}: only plain LoRA without bias is served here, not {saved.get('peft_type')} {unsupported}"
         )
     return saved
-
-
-def mix_seed(seed: int, key: int, layer: int) -> int:
-    """A 63-bit seed from three numbers (splitmix64's finalizer), so that streams don't overlap."""
-    value = (seed * 0x9E3779B97F4A7C15 + key * 0xBF58476D1CE4E5B9 + layer * 0x94D049BB133111EB + 1) & (2**64 - 1)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        value = ((value ^ (value >> shift)) * factor) & (2**64 - 1)
-    return (value ^ (value >> 31)) & (2**63 - 1)
 
 
 def _features(linear: nn.Module) -> tuple[int, int]:

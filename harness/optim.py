@@ -26,7 +26,7 @@ def make_optimizer(
     lr, betas = train.learning_rate, (train.adam_beta1, train.adam_beta2)
     if kind is Optimizer.adamw:
         return torch.optim.AdamW(
-            parameters, lr=lr, betas=betas, eps=train.adam_epsilon, weight_decay=train.weight_decay
+            parameters, lr=lr, betas=betas, eps=train.adam_epsilon, weight_decay=train.weight_decay, fused=True
         )
     import bitsandbytes as bnb
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import ADAPTER_WEIGHTS, mix_seed
+from harness.adapters import ADAPTER_WEIGHTS
 from harness.collate import Item
+from harness.dropout import mix_seed
 from harness.files import sha256_file
 from harness.methods import CALIBRATED_METHODS, quant_problem
 from harness.peft_start import (

@@ -14,9 +14,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from harness.adapters import mix_seed
 from harness.attention import PACKED, AttentionPlan, Packed
 from harness.collate import Item, PackedRow, pack, split_rows
+from harness.dropout import draw_mask, mix_seed, rounded_probability
 from harness.loss import target_losses
 from harness.owned_bank import OwnedBank
 from harness.padded_bank import packable
@@ -39,14 +39,13 @@ class SegmentDropout(nn.Module):
         """[1, N, I], or a padded batch [B, T, I], -> the same with zeros in it."""
         if not self.training:
             return x
-        mask = torch.ones_like(x)
-        generator, begin = torch.Generator(device=x.device), 0
+        mask, begin = torch.ones(x.shape, dtype=torch.bool, device=x.device), 0
         for place, segment in enumerate(self._segments):
-            generator.manual_seed(mix_seed(self.seed, segment.dropout_key, self.layer))
             row, begin = (place, 0) if len(x) > 1 else (0, begin)  # a padded batch, or a packed row
-            mask[row, begin : begin + segment.num_tokens].bernoulli_(1 - self.probability, generator=generator)
+            own = mask[row, begin : begin + segment.num_tokens]
+            draw_mask(own, self.probability, mix_seed(self.seed, segment.dropout_key, self.layer))
             begin += segment.num_tokens
-        return x * mask.div_(1 - self.probability)
+        return x * (mask.to(x.dtype) / (1 - rounded_probability(self.probability, x.device)))
 
 
 class PackedBank(OwnedBank):

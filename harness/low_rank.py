@@ -1,0 +1,85 @@
+"""Adds the members' low-rank terms to a frozen layer's output, forward and backward.
+
+    y[tokens of k] += s_k * dropout_k(x) A_k^T B_k^T
+
+One autograd function for all members of a layer: nothing is cut, padded or put together again, the layer's
+input is kept once (not once per adapter), and of a dropped-out input only its mask, a byte an element. Source: LoRA
+(arXiv 2106.09685) section 4.1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """One member's tokens in the row, and how its term enters; its A and B are passed beside."""
+
+    start: int
+    end: int
+    scale: float  # alpha / r, and 1 / (1 - p) with dropout
+    mask_TI: Tensor | None = None  # bool, False where the input is dropped; None: nothing is
+
+    def kept(self, x_TI: Tensor) -> Tensor:
+        """Zeros what was dropped."""
+        return x_TI if self.mask_TI is None else x_TI * self.mask_TI.to(x_TI.dtype)
+
+
+class _AddLowRank(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y_NO: Tensor, x_NI: Tensor, terms: Sequence[Term], *factors: Tensor) -> Tensor:
+        out_NO = torch.empty_like(y_NO)
+        at, ranks = 0, []
+        for term, a_RI, b_OR in zip(terms, factors[::2], factors[1::2], strict=True):
+            out_NO[at : term.start] = y_NO[at : term.start]
+            rows = slice(term.start, term.end)
+            h_TR = (term.kept(x_NI[rows]) @ a_RI.to(x_NI.dtype).T).mul_(term.scale)
+            torch.addmm(y_NO[rows], h_TR, b_OR.to(x_NI.dtype).T, out=out_NO[rows])
+            ranks.append(h_TR)
+            at = term.end
+        out_NO[at:] = y_NO[at:]
+        ctx.terms = terms
+        ctx.save_for_backward(x_NI, *factors, *ranks)
+        return out_NO
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_NO,) = grads
+        terms: Sequence[Term] = ctx.terms
+        x_NI, *rest = ctx.saved_tensors
+        factors, ranks = rest[: 2 * len(terms)], rest[2 * len(terms) :]
+        grad_x_NI = torch.empty_like(x_NI) if ctx.needs_input_grad[1] else None
+        of_factors: list[Tensor | None] = []
+        at = 0
+        for term, a_RI, b_OR, h_TR in zip(terms, factors[::2], factors[1::2], ranks, strict=True):
+            rows = slice(term.start, term.end)
+            grad_TO = grad_NO[rows]
+            grad_h_TR = (grad_TO @ b_OR.to(grad_TO.dtype)).mul_(term.scale)
+            if grad_x_NI is not None:
+                grad_x_NI[at : term.start] = 0
+                torch.mm(grad_h_TR, a_RI.to(grad_TO.dtype), out=grad_x_NI[rows])
+                if term.mask_TI is not None:
+                    grad_x_NI[rows].mul_(term.mask_TI.to(grad_x_NI.dtype))
+            of_factors.append((grad_h_TR.T @ term.kept(x_NI[rows])).to(a_RI.dtype))
+            of_factors.append((grad_TO.T @ h_TR).to(b_OR.dtype))
+            at = term.end
+        if grad_x_NI is not None:
+            grad_x_NI[at:] = 0
+        return grad_NO, grad_x_NI, None, *of_factors
+
+
+def add_low_rank(y_NO: Tensor, x_NI: Tensor, terms: Sequence[Term], factors: Sequence[Tensor]) -> Tensor:
+    """-> y with every term added, [N, O], in the dtype of x and y.
+
+    Args:
+        y_NO: the frozen layer's output.
+        x_NI: its input.
+        terms: the members' spans, ascending and apart; tokens of no span stay as they are.
+        factors: A [r, I] and B [O, r] of each term in turn, in any float dtype; gradients come back in it.
+    """
+    out: Tensor = _AddLowRank.apply(y_NO, x_NI, terms, *factors)  # type: ignore[no-untyped-call]
+    return out
