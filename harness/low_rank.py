@@ -26,7 +26,7 @@ class Term:
 
     def kept(self, x_TI: Tensor) -> Tensor:
         """Zeros what was dropped."""
-        return x_TI if self.mask_TI is None else x_TI * self.mask_TI.to(x_TI.dtype)
+        return x_TI if self.mask_TI is None else self.mask_TI.to(x_TI.dtype).mul_(x_TI)
 
 
 class _AddLowRank(torch.autograd.Function):
