@@ -59,9 +59,10 @@ def mmlu(
 ) -> None:
     """Five-shot multiple choice: accuracy with intervals, every prediction kept."""
     prepare_process()
-    from eval.commands import MmluTarget, run_mmlu
+    from eval.commands import run_mmlu
     from eval.mmlu import MmluSettings
     from eval.mmlu_prompts import Protocol
+    from eval.target import Target
 
     with friendly_errors():
         known = [p.value for p in Protocol]
@@ -77,7 +78,7 @@ def mmlu(
             limit_per_subject=limit_per_subject,
             split_name=split_name,
         )
-        target = MmluTarget(
+        target = Target(
             model=model,
             adapters=tuple(adapter or ()),
             quant=quant,

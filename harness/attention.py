@@ -89,6 +89,37 @@ class SharedPrefix:
 
 
 @dataclass(slots=True)
+class Branches:
+    """Sequences that begin alike, all in one row: a group's common beginning once, its continuations behind it.
+
+    As `SharedPrefix` in a single pass, for prefixes that serve a few short continuations. Inference only.
+    """
+
+    groups: Sequence[tuple[int, Sequence[int]]]  # tokens of the beginning (0: none), tokens of each continuation
+
+    @property
+    def longest(self) -> int:
+        return max(num_prefix + max(lengths, default=0) for num_prefix, lengths in self.groups)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        out, start = [], 0
+        for num_prefix, lengths in self.groups:
+            first = slice(start, start + num_prefix)
+            own = slice(first.stop, first.stop + sum(lengths))
+            start = own.stop
+            if num_prefix:
+                out.append(_causal_segments(*_at(first, query, key, value), [num_prefix], scaling))
+            if not lengths:
+                continue
+            if num_prefix:
+                shared = PrefixGroup([], lengths)
+                out.append(_with_prefix(*_at(own, query, key, value), shared, _at(first, key, value), scaling))
+            else:
+                out.append(_causal_segments(*_at(own, query, key, value), lengths, scaling))
+        return out[0] if len(out) == 1 else torch.cat(out, dim=2)
+
+
+@dataclass(slots=True)
 class KeyValueCache:
     """Keys and values of up to `num_slots` sequences of up to `max_tokens`, for decoding.
 
@@ -185,6 +216,11 @@ def _causal_segments(query: Tensor, key: Tensor, value: Tensor, lengths: Sequenc
         for q, k, v in zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
     ]
     return torch.cat(parts, dim=2)
+
+
+def _at(tokens: slice, *tensors: Tensor) -> Any:
+    """Those tokens of each [1, heads, N, D]."""
+    return tuple(tensor[:, :, tokens] for tensor in tensors)
 
 
 def _with_prefix(
