@@ -171,7 +171,7 @@ def _hub_rows(where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     except OSError as error:  # not found, offline, no connection
         raise ValueError(
             f"{where}: the hub can't serve it ({type(error).__name__}: {str(error).splitlines()[0]}); run where "
-            f"it can be reached, or give a local file (for a named set also <data store>/NAME.jsonl; HARNESS_DATA_STORE)"
+            f"it can be reached, or give a local file (for a named set: NAME.jsonl in the data store)"
         ) from error
 
 
