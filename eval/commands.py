@@ -16,6 +16,7 @@ from eval.mmlu import MmluSettings, score_mmlu
 from eval.mmlu_scores import MmluResult, save_result
 from eval.systems import by_base, loaded, refuse_equal_names
 from eval.target import Target, chosen_systems, each_base, resolved_quant
+from eval.vllm_engine import load_vllm, missing_vllm
 from harness.choices import model_choice, quant_choice
 from harness.models import quiet_libraries, resolve_device
 from harness.places import paths_of_environment
@@ -50,13 +51,18 @@ def run_generate(
 ) -> list[dict[str, Any]]:
     """Writes the missing answers of all systems. -> a row a system: how many, and where they lie."""
     quiet_libraries()
+    if settings.engine == "vllm" and (problem := missing_vllm()):
+        raise ValueError(problem)
     asked = load_open_questions(questions, limit)
     rows: list[dict[str, Any]] = []
     chosen = chosen_systems(sweep, run_ids, runs)
     refuse_equal_names(chosen)  # the judge tells contestants apart by their names
     for systems in by_base(chosen):
         answers = stored_answers(systems, asked, bench, settings)
-        if answers is None:
+        if answers is None and settings.engine == "vllm":
+            in_vllm = load_vllm(systems, paths_of_environment(runs))
+            answers = generate_answers(in_vllm, systems, asked, bench, settings, advance, fresh)
+        elif answers is None:
             with loaded(systems, paths_of_environment(runs), resolve_device(Device.auto)) as base:
                 answers = generate_answers(base, systems, asked, bench, settings, advance, fresh)
         rows += [

@@ -23,7 +23,7 @@ from harness.models import LoadedBase
 _Tokens = list[int]
 
 
-class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
+class BankModel(TemplateLM):
     """One member of a bank, or the untouched base, as lm-eval sees a model.
 
     Args:

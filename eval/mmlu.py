@@ -142,13 +142,19 @@ def load_set(settings: MmluSettings) -> MmluSet:
 
 
 def encode_set(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> list[Encoded]:
-    """Every question's prompt, tokenized and made to fit, in order."""
-    return [
-        encode_prompt(
-            base.tokenizer, settings.protocol, data.shots[q.subject], q, max_length=base.max_length, chat=settings.chat
-        )
-        for q in data.questions
-    ]
+    """Every question's prompt, tokenized and made to fit, in order.
+
+    Raises:
+        ValueError: a question that doesn't fit even without examples; names its row.
+    """
+    found = []
+    for index, q in zip(data.indices, data.questions, strict=True):
+        shots = data.shots[q.subject]
+        try:
+            found.append(encode_prompt(base.tokenizer, settings.protocol, shots, q, base.max_length, settings.chat))
+        except ValueError as error:
+            raise ValueError(f"{settings.questions}, question {index + 1}: {error}") from error
+    return found
 
 
 def _letter_tokens(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> list[list[int]]:

@@ -107,10 +107,24 @@ def _open_model(target: Target) -> tuple[LoadedBase, dict[str, str | None]]:
     members: dict[str, str | None] = {}
     for number, folder in enumerate(target.adapters):
         member = f"adapter{number}"
+        _require_same_base(folder, base)
         base.bank.load_member(member, folder)
         name = folder.name if folder.name != "adapter" else folder.parent.name
         members[name if name not in members else f"{name}-{number}"] = member
     return base, members or {model.name: None}
+
+
+def _require_same_base(adapter: Path, base: LoadedBase) -> None:
+    """Raises ValueError where the record beside an adapter says that it was trained on other weights than these.
+
+    Shapes alone don't tell: all models of one architecture have the same.
+    """
+    record = load_record(adapter.parent) if (adapter.parent / RECORD_FILE).is_file() else None
+    if record is not None and record.base_fingerprint != base.fingerprint:
+        raise ValueError(
+            f"--adapter {adapter}: its run {record.run_id} ({record.label}) was trained on other weights "
+            f"({record.base_fingerprint[:12]}) than those of --model ({base.fingerprint[:12]}, {base.source.location})"
+        )
 
 
 def _adapters_quant(adapters: Sequence[Path]) -> QuantConfig:

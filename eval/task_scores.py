@@ -4,6 +4,7 @@ Paper: QLoRA Table 8 (CrowS-Pairs) prints nine categories and an average. Its Gu
 (43.5); its LLaMA column, taken from LLaMA's paper, all pairs (66.6; its nine categories average 70.9). Both are given.
 """
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,6 +78,13 @@ class TasksResult:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+
+def missing_lm_eval() -> str | None:
+    """What to do where lm-eval isn't installed; None where it is. Imports nothing."""
+    if importlib.util.find_spec("lm_eval") is not None:
+        return None
+    return "lm-eval is not installed, whose tasks these are: pip install -c constraints.txt 'qlora-harness[tasks]'"
 
 
 def save_tasks(result: TasksResult, folder: Path) -> Path:

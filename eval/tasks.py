@@ -9,7 +9,6 @@ Paper: the zero-shot accuracy behind QLoRA's figure on data types, and Table 8.
 """
 
 import hashlib
-import importlib.util
 import json
 import logging
 from collections.abc import Mapping
@@ -21,10 +20,11 @@ from typing import Any
 from eval.model_key import model_sha256
 from eval.partial import Partial
 from eval.scoring import Progress
-from eval.task_scores import TaskPrediction, TaskScore, TasksResult, crows_scores, metric_scores
+from eval.task_scores import TaskPrediction, TaskScore, TasksResult, crows_scores, metric_scores, missing_lm_eval
 from harness.models import LoadedBase
 
 ZERO_SHOT = ("hellaswag", "piqa", "arc_easy", "arc_challenge", "winogrande")  # the paper's data-type figure
+_FEWSHOT_SEED = 1234
 _SERVED = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
 
 
@@ -44,13 +44,6 @@ class TasksSettings:
             raise ValueError(f"num_fewshot={self.num_fewshot}: expected 0 or more, or none for the task's own")
         if self.folder is not None and not self.folder.is_dir():
             raise ValueError(f"task folder {self.folder}: no such folder")
-
-
-def missing_lm_eval() -> str | None:
-    """What to do where lm-eval isn't installed; None where it is. Imports nothing."""
-    if importlib.util.find_spec("lm_eval") is not None:
-        return None
-    return "lm-eval is not installed, whose tasks these are: pip install -c constraints.txt 'qlora-harness[tasks]'"
 
 
 def score_tasks(
@@ -73,6 +66,8 @@ def score_tasks(
     """
     if problem := missing_lm_eval():
         raise ValueError(problem)
+    from lm_eval.evaluator import evaluate
+
     from eval.lm_eval_model import BankModel
 
     tasks = load_tasks(settings)
@@ -81,13 +76,14 @@ def score_tasks(
         model = model_sha256(base, member)
         partial: Partial[str] = Partial.open(partial_dir, "tasks", model)
         progress = None if on_progress is None else _one_of(on_progress, number, len(members))
-        output = _evaluate(BankModel(base, member, partial, progress), tasks, settings)
+        asked = BankModel(base, member, partial, progress)
+        output = evaluate(asked, tasks, limit=settings.limit, bootstrap_iters=0, log_samples=True)
         results[name] = _result(name, model, output, settings)
     return results
 
 
-def load_tasks(settings: TasksSettings) -> list[Any]:
-    """lm-eval's task objects, their data read.
+def load_tasks(settings: TasksSettings) -> dict[str, Any]:
+    """What lm-eval's `TaskManager.load` gives, `tasks` by name among it; their data are read.
 
     Raises:
         ValueError: unknown names, tasks that generate text, or data that can't be fetched.
@@ -111,33 +107,29 @@ def load_tasks(settings: TasksSettings) -> list[Any]:
                 + ("" if settings.folder is None else f", and {settings.folder} has none either")
             )
     try:
-        found = list(manager.load(list(settings.tasks))["tasks"].values())
+        found: dict[str, Any] = manager.load(list(settings.tasks))
     except OSError as error:  # no connection, offline, no such file
         raise ValueError(
             f"tasks {', '.join(settings.tasks)}: the data can't be had ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}); run once where the hub can be reached (it is kept in HF_HOME), or give "
             f"--task-folder with tasks over local files (docs/benchmarks.md)"
         ) from error
-    for task in found:
+    for task in found["tasks"].values():
         if task.OUTPUT_TYPE not in _SERVED:
             raise ValueError(
                 f"task {task.config.task}: its output is {task.OUTPUT_TYPE}; only likelihoods are scored here "
                 f"({', '.join(_SERVED)})"
             )
+        _set_fewshot(task, settings.num_fewshot)
     return found
 
 
-def _evaluate(model: Any, tasks: list[Any], settings: TasksSettings) -> Any:
-    from lm_eval import simple_evaluate
-
-    return simple_evaluate(
-        model=model,
-        tasks=tasks,
-        num_fewshot=settings.num_fewshot,
-        limit=settings.limit,
-        bootstrap_iters=0,
-        log_samples=True,
-    )
+def _set_fewshot(task: Any, wanted: int | None) -> None:
+    """As lm-eval's own command does: a task that fixes 0 examples keeps them; the seed is its default."""
+    fixed = task.get_config("num_fewshot")
+    if fixed is None or (wanted is not None and fixed != 0):
+        task.set_config(key="num_fewshot", value=wanted or 0)
+    task.set_fewshot_seed(seed=_FEWSHOT_SEED)
 
 
 def _one_of(on_progress: Progress, number: int, count: int) -> Progress:

@@ -107,15 +107,16 @@ class Branches:
             first = slice(start, start + num_prefix)
             own = slice(first.stop, first.stop + sum(lengths))
             start = own.stop
+            shared: KeyValue = key[:, :, first], value[:, :, first]
             if num_prefix:
-                out.append(_causal_segments(*_at(first, query, key, value), [num_prefix], scaling))
+                out.append(_causal_segments(query[:, :, first], *shared, [num_prefix], scaling))
             if not lengths:
                 continue
+            q, k, v = query[:, :, own], key[:, :, own], value[:, :, own]
             if num_prefix:
-                shared = PrefixGroup([], lengths)
-                out.append(_with_prefix(*_at(own, query, key, value), shared, _at(first, key, value), scaling))
+                out.append(_with_prefix(q, k, v, PrefixGroup([], lengths), shared, scaling))
             else:
-                out.append(_causal_segments(*_at(own, query, key, value), lengths, scaling))
+                out.append(_causal_segments(q, k, v, lengths, scaling))
         return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
 
@@ -216,11 +217,6 @@ def _causal_segments(query: Tensor, key: Tensor, value: Tensor, lengths: Sequenc
         for q, k, v in zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
     ]
     return torch.cat(parts, dim=2)
-
-
-def _at(tokens: slice, *tensors: Tensor) -> Any:
-    """Those tokens of each [1, heads, N, D]."""
-    return tuple(tensor[:, :, tokens] for tensor in tensors)
 
 
 def _with_prefix(

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from eval.tasks import TasksSettings, load_tasks, score_tasks
+from eval.tasks import TasksSettings, score_tasks
 from harness.models import LoadedBase, checkpoint_folder, load_base
 from tests.parity.test_mmlu_parity import PLAIN, _smollm2
 from tests.tiny import make_checkpoint
@@ -27,11 +27,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> TasksSettings:
 
 def compare(base: LoadedBase, member: str | None, model: Any, settings: TasksSettings) -> None:
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     found = score_tasks(base, {"ours": member}, settings)["ours"]
     theirs = lm_eval.simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=base.tokenizer, batch_size=4, max_length=base.max_length),
-        tasks=load_tasks(settings),
+        tasks=list(settings.tasks),
+        task_manager=TaskManager(include_path=str(settings.folder), include_defaults=False),
         bootstrap_iters=0,
         log_samples=True,
     )

@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, BloomConfig
 
 from eval import continuations
 from eval.continuations import Continuation, score_continuations
+from eval.mmlu import MmluSettings, load_set, score_mmlu
+from eval.mmlu_prompts import prompt_text
 from eval.padded_scoring import score_padded
 from eval.scoring import Prompt
 from harness.locate import ModelSource
@@ -147,6 +149,20 @@ def test_requests_that_can_not_be_scored_are_named(base: LoadedBase) -> None:
         score(base, [Continuation(tokens=[5] * 2050, num_context=1)])
     with pytest.raises(ValueError, match=r"adapter other is not loaded; loaded are \['tuned'\]"):
         score(base, [Continuation(tokens=[1, 5], num_context=1, member="other")])
+
+
+def test_mmlu_of_bloom_is_scored_on_the_plain_path(bloom: LoadedBase) -> None:
+    settings = MmluSettings(limit=4, num_shots=2)
+    data = load_set(settings)
+    result = score_mmlu(bloom, {"base": None, "tuned": "tuned"}, settings)
+    model = AutoModelForCausalLM.from_pretrained(bloom.source.location, dtype=torch.float32)
+    for question, prediction in zip(data.questions, result["base"].predictions, strict=True):
+        text = prompt_text(settings.protocol, data.shots[question.subject], question)
+        letters = [bloom.tokenizer.encode(f" {letter}", add_special_tokens=False)[0] for letter in "ABCD"]
+        with torch.no_grad():
+            logits = model(torch.tensor([bloom.tokenizer.encode(text)[-bloom.max_length :]])).logits[0, -1]
+        np.testing.assert_allclose(prediction.logprobs, logits.log_softmax(-1)[letters].numpy(), atol=1e-4)
+    assert result["tuned"].predictions != result["base"].predictions
 
 
 def test_padded_next_tokens_equal_transformers_own(bloom: LoadedBase) -> None:
