@@ -23,7 +23,7 @@ from harness.models import LoadedBase
 _Tokens = list[int]
 
 
-class BankModel(TemplateLM):
+class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
     """One member of a bank, or the untouched base, as lm-eval sees a model.
 
     Args:
@@ -45,7 +45,7 @@ class BankModel(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """Text's end; lm-eval wants the name."""
-        return int(self.base.tokenizer.eos_token_id)  # type: ignore[arg-type]
+        return int(self.base.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:

@@ -88,8 +88,10 @@ def load_tasks(settings: TasksSettings) -> dict[str, Any]:
     Raises:
         ValueError: unknown names, tasks that generate text, or data that can't be fetched.
     """
+    from datasets import disable_progress_bars
     from lm_eval.tasks import TaskManager
 
+    disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = None
     if (
