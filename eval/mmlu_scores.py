@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.intervals import Z_95, wilson_ci95
+from eval.intervals import Z_95, wilson_interval
 from harness.files import write_json
 
 SCHEMA_VERSION = 1
@@ -169,7 +169,7 @@ def score_categories(predictions: Sequence[Prediction]) -> dict[str, SubjectScor
 def micro_accuracy(scores: Mapping[str, SubjectScore]) -> tuple[float, tuple[float, float]]:
     """-> mean over questions and its Wilson 95 % interval."""
     n, correct = sum(s.n for s in scores.values()), sum(s.num_correct for s in scores.values())
-    return correct / n, wilson_ci95(correct, n)
+    return correct / n, wilson_interval(correct, n)
 
 
 def macro_accuracy(scores: Mapping[str, SubjectScore]) -> tuple[float, tuple[float, float]]:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.continuations import Continuation, score_continuations
-from eval.intervals import Interval, ratio_ci95
+from eval.intervals import Interval, ratio_interval
 from eval.model_key import model_sha256
 from eval.partial import Partial
 from eval.scoring import Progress
@@ -243,7 +243,7 @@ def _result(
 
 
 def _interval(nll: NDArray[np.float64], counts: NDArray[np.float64]) -> Interval | None:
-    return ratio_ci95(nll, counts, np.random.default_rng(0))
+    return ratio_interval(nll, counts, np.random.default_rng(0))
 
 
 def _exp(value: float) -> float | None:

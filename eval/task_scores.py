@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.intervals import Interval, mean_ci95
+from eval.intervals import Interval, mean_interval
 from harness.files import write_json
 
 SCHEMA_VERSION = 1
@@ -105,7 +105,7 @@ def metric_scores(aggregated: Mapping[str, float], samples: Sequence[Mapping[str
         values = [sample[name] for sample in samples if isinstance(sample.get(name), (int, float))]
         is_mean = len(values) == len(samples) and abs(sum(values) / len(values) - value) < 1e-9
         found[name] = MetricScore(
-            value=float(value), ci95=mean_ci95([float(v) for v in values]) if is_mean else None, n=len(samples)
+            value=float(value), ci95=mean_interval([float(v) for v in values]) if is_mean else None, n=len(samples)
         )
     return found
 
@@ -129,7 +129,7 @@ def crows_scores(samples: Sequence[Mapping[str, Any]]) -> CrowsScores | None:
 
 
 def _percent(values: Sequence[float]) -> MetricScore:
-    interval = mean_ci95(values)
+    interval = mean_interval(values)
     return MetricScore(
         value=100 * sum(values) / len(values),
         ci95=None if interval is None else (100 * interval[0], 100 * interval[1]),

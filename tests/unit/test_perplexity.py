@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from eval import perplexity
-from eval.intervals import mean_ci95, ratio_ci95, wilson_ci95
+from eval.intervals import mean_interval, ratio_interval, wilson_interval
 from eval.perplexity import PerplexitySettings, document_windows, save_perplexity, score_perplexity
 from eval.texts import TextSource, load_documents
 from harness.models import LoadedBase
@@ -204,14 +204,14 @@ def test_windows_that_do_not_fit_are_refused(base: LoadedBase, options: dict[str
 
 
 def test_intervals_by_hand() -> None:
-    assert wilson_ci95(4, 6) == pytest.approx((0.299993, 0.903229), abs=1e-5)  # statsmodels, method wilson
-    assert mean_ci95([1.0, 0.0, 1.0, 1.0, 0.0, 1.0]) == wilson_ci95(4, 6)
-    assert mean_ci95([1.0, 3.0]) == pytest.approx((2 - 1.959964, 2 + 1.959964), abs=1e-5)  # sd sqrt 2, over sqrt 2
-    assert mean_ci95([2.5]) is None
+    assert wilson_interval(4, 6) == pytest.approx((0.299993, 0.903229), abs=1e-5)  # statsmodels, method wilson
+    assert mean_interval([1.0, 0.0, 1.0, 1.0, 0.0, 1.0]) == wilson_interval(4, 6)
+    assert mean_interval([1.0, 3.0]) == pytest.approx((2 - 1.959964, 2 + 1.959964), abs=1e-5)  # sd sqrt 2, over sqrt 2
+    assert mean_interval([2.5]) is None
     rng = np.random.default_rng(1)
     counts = rng.integers(50, 150, 400).astype(float)
     nll = counts * 2 + rng.normal(0, 10, 400)
-    low, high = ratio_ci95(nll, counts, np.random.default_rng(0)) or (0, 0)
+    low, high = ratio_interval(nll, counts, np.random.default_rng(0)) or (0, 0)
     assert low < 2.0 < high
     assert high - low == pytest.approx(2 * 1.96 * 10 * math.sqrt(400) / counts.sum(), rel=0.15)
-    assert ratio_ci95(nll[:1], counts[:1], rng) is None
+    assert ratio_interval(nll[:1], counts[:1], rng) is None
