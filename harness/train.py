@@ -97,8 +97,8 @@ def train_group(
     """Trains every member to its last step, from its newest checkpoint if it has one.
 
     Args:
-        between_steps: called with the members under way before each step, and with all after the last; the bank is
-            in evaluation mode meanwhile. It may look at weights, score and save; it must change nothing.
+        between_steps: called with the members under way before each step, and with all after the last. It may look
+            at weights, score and save; it must leave everything as it was, the bank's training mode included.
 
     On return the members' adapters are in `bank`. A member whose loss is not finite, whose targets don't
     fit or whose claim was lost gets `error` and drops out; the others go on.
@@ -116,7 +116,7 @@ def train_group(
     bank.train()
     try:
         while active := [m for m in members if not m.done]:
-            _look(bank, active, between_steps)
+            between_steps(active)
             try:
                 _step_within_memory(bank, active, rows, should_stop)
             except _StopNow:
@@ -129,16 +129,9 @@ def train_group(
             for member in active:
                 if not member.done and member.step % member.train.checkpoint_steps == 0:
                     _save(bank, member)
-        _look(bank, [member for member in members if member.error is None], between_steps)
+        between_steps([member for member in members if member.error is None])
     finally:
         bank.eval()
-
-
-def _look(bank: Bank, members: Sequence[Member], between_steps: Callable[[Sequence[Member]], None]) -> None:
-    """Lets somebody look at the members: no dropout, and afterwards everything as before."""
-    bank.eval()
-    between_steps(members)
-    bank.train()
 
 
 def _drop_lost(members: Sequence[Member]) -> None:

@@ -66,6 +66,14 @@ class Looks:
             if _is_due(member, member.train.snapshot_steps):
                 self._keep(member)
         due = [m for m in members if _is_due(m, m.train.mmlu_every_steps, after_last=True) and not self._scored(m)]
+        if due:
+            self.base.bank.eval()  # no dropout
+            try:
+                self._score(due)
+            finally:
+                self.base.bank.train()
+
+    def _score(self, due: Sequence[Member]) -> None:
         by_settings: dict[MmluSettings, list[Member]] = {}
         for member in due:
             by_settings.setdefault(mmlu_settings(member.train), []).append(member)
