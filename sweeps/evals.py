@@ -83,14 +83,16 @@ def _mmlu(base: LoadedBase, members: Members, values: Settings, paths: PathsConf
         num_shots=values["mmlu_num_shots"],
         limit_per_subject=values["mmlu_limit_per_subject"],
     )
-    return {run_id: result.to_json() for run_id, result in score_mmlu(base, members, settings, tell).items()}
+    return {
+        run_id: result.to_json() for run_id, result in score_mmlu(base, members, settings, tell, _kept(paths)).items()
+    }
 
 
 def _perplexity(base: LoadedBase, members: Members, values: Settings, paths: PathsConfig, tell: Progress) -> Results:
     text = values["perplexity_text"]
     documents = load_documents(TextSource(where=text, limit=values["perplexity_limit"]), paths)
     settings = PerplexitySettings(text=text, window=values["perplexity_window"], stride=values["perplexity_stride"])
-    found = score_perplexity(base, members, documents, settings, tell)
+    found = score_perplexity(base, members, documents, settings, tell, _kept(paths))
     return {run_id: result.to_json() for run_id, result in found.items()}
 
 
@@ -102,7 +104,14 @@ def _tasks(base: LoadedBase, members: Members, values: Settings, paths: PathsCon
         limit=values["tasks_limit"],
         folder=None if folder is None else Path(folder),
     )
-    return {run_id: result.to_json() for run_id, result in score_tasks(base, members, settings, tell).items()}
+    return {
+        run_id: result.to_json() for run_id, result in score_tasks(base, members, settings, tell, _kept(paths)).items()
+    }
+
+
+def _kept(paths: PathsConfig) -> Path:
+    """Where finished parts wait for the next attempt of a killed job; each is tied to its model, data and protocol."""
+    return Path(paths.cache) / "eval"
 
 
 def _first_metrics(result: dict[str, Any]) -> dict[str, Any]:
