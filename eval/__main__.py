@@ -1,6 +1,8 @@
 """The commands `python -m eval ...`: measure runs that exist, or any model path.
 
     python -m eval mmlu --model smollm2 --out scores/
+    python -m eval perplexity --model smollm2 --text book.txt --out scores/
+    python -m eval tasks --model smollm2 --tasks hellaswag,piqa --out scores/
     python -m eval generate --sweep demo
     python -m eval judge --sweep demo --tournament tournaments/demo
     python -m eval rate tournaments/demo/verdicts.csv
@@ -15,13 +17,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness.process import prepare_process
+
+if TYPE_CHECKING:
+    from eval.target import Target
 
 app = typer.Typer(
     help="Measure finetuned runs and other models; compare them by judges; rate them.",
@@ -36,16 +41,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else 
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs; default: HARNESS_RUNS, else runs/.")]
 Sweep = Annotated[str | None, typer.Option("--sweep", help="All finished runs of this sweep.")]
 RunIds = Annotated[list[str] | None, typer.Option("--run", help="A run id; may be repeated.")]
+Model = Annotated[str | None, typer.Option(help="A choice of conf/model, or a checkpoint folder.")]
+Adapters = Annotated[list[Path] | None, typer.Option(help="A PEFT adapter folder; may be repeated.")]
+Quant = Annotated[str | None, typer.Option(help="A choice of conf/quant; default: the adapter's own.")]
 
 
 @app.command()
 def mmlu(
     out: Annotated[Path, typer.Option(help="Folder for mmlu.json; several systems get a folder each in it.")],
-    model: Annotated[str | None, typer.Option(help="A choice of conf/model, or a checkpoint folder.")] = None,
-    adapter: Annotated[list[Path] | None, typer.Option(help="A PEFT adapter folder; may be repeated.")] = None,
+    model: Model = None,
+    adapter: Adapters = None,
     run: RunIds = None,
     sweep: Sweep = None,
-    quant: Annotated[str | None, typer.Option(help="A choice of conf/quant; default: the adapter's own.")] = None,
+    quant: Quant = None,
     questions: Annotated[str, typer.Option(help="embedded, hub:SPLIT, .jsonl, .csv, or a folder.")] = "embedded",
     shots: Annotated[str, typer.Option(help="Examples shown before a question; likewise.")] = "",
     num_shots: Annotated[int, typer.Option(help="Examples before each question, 0 to 5.")] = 5,
@@ -54,12 +62,14 @@ def mmlu(
     split_name: Annotated[str, typer.Option(help="What the questions are called in the result.")] = "",
     limit: Annotated[int | None, typer.Option(help="The first so many questions.")] = None,
     limit_per_subject: Annotated[int | None, typer.Option(help="The first so many questions of each subject.")] = None,
+    checkpoints: Annotated[str | None, typer.Option(help="Of one --run: all, last, or steps as 100,200.")] = None,
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
     """Five-shot multiple choice: accuracy with intervals, every prediction kept."""
     prepare_process()
-    from eval.commands import MmluTarget, run_mmlu
+    from eval.commands import run_mmlu
+    from eval.measure import run_checkpoints
     from eval.mmlu import MmluSettings
     from eval.mmlu_prompts import Protocol
 
@@ -77,16 +87,76 @@ def mmlu(
             limit_per_subject=limit_per_subject,
             split_name=split_name,
         )
-        target = MmluTarget(
-            model=model,
-            adapters=tuple(adapter or ()),
-            quant=quant,
-            run_ids=tuple(run or ()),
-            sweep=sweep,
-            runs=runs,
-        )
+        target = _target(model, adapter, quant, run, sweep, runs)
+        if checkpoints is not None:
+            with progress_bar("mmlu", as_json) as advance:
+                found, shown = run_checkpoints(target, checkpoints, settings, out, advance)
+            show(found.to_json(), shown, as_json)
+            return
         with progress_bar("mmlu", as_json) as advance:
             results, shown = run_mmlu(target, settings, out, advance)
+        show({name: result.to_json() for name, result in results.items()}, shown, as_json)
+
+
+@app.command()
+def perplexity(
+    text: Annotated[str, typer.Option(help="pile_cc, wikitext2, hub:ID[:SUBSET]:SPLIT, .jsonl, .txt, or a folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for perplexity.json; several systems get a folder each in it.")],
+    model: Model = None,
+    adapter: Adapters = None,
+    run: RunIds = None,
+    sweep: Sweep = None,
+    quant: Quant = None,
+    window: Annotated[int | None, typer.Option(help="Tokens of context at most; default: the model's longest.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Tokens a further window predicts; default: the window.")] = None,
+    field: Annotated[str, typer.Option(help="Which column of a row is the text.")] = "text",
+    only: Annotated[str, typer.Option(help="key=value: only such rows; dots reach into objects.")] = "",
+    joined: Annotated[bool, typer.Option(help="All rows are one text, a blank line between them.")] = False,
+    limit: Annotated[int | None, typer.Option(help="The first so many documents.")] = None,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Perplexity of a text by token, byte and word, in sliding windows, with intervals over documents."""
+    prepare_process()
+    from eval.measure import run_perplexity
+    from eval.perplexity import PerplexitySettings
+    from eval.texts import TextSource
+
+    with friendly_errors():
+        target = _target(model, adapter, quant, run, sweep, runs)
+        source = TextSource(where=text, field=field, only=only, joined=joined, limit=limit)
+        settings = PerplexitySettings(text=text, window=window, stride=stride)
+        with progress_bar("windows", as_json) as advance:
+            results, shown = run_perplexity(target, source, settings, out, advance)
+        show({name: result.to_json() for name, result in results.items()}, shown, as_json)
+
+
+@app.command()
+def tasks(
+    tasks: Annotated[str, typer.Option(help="lm-eval's names, with commas: hellaswag,piqa,crows_pairs_english.")],
+    out: Annotated[Path, typer.Option(help="Folder for tasks.json; several systems get a folder each in it.")],
+    model: Model = None,
+    adapter: Adapters = None,
+    run: RunIds = None,
+    sweep: Sweep = None,
+    quant: Quant = None,
+    num_fewshot: Annotated[int | None, typer.Option(help="Examples before a question; default: the task's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="The first so many questions of each task.")] = None,
+    task_folder: Annotated[Path | None, typer.Option(help="With YAML files of further tasks, over local data.")] = None,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """lm-eval's likelihood tasks (HellaSwag, PiQA, ARC, Winogrande, LAMBADA, CrowS-Pairs) on the loaded model."""
+    prepare_process()
+    from eval.measure import run_tasks
+    from eval.tasks import TasksSettings
+
+    with friendly_errors():
+        target = _target(model, adapter, quant, run, sweep, runs)
+        names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+        settings = TasksSettings(tasks=names, num_fewshot=num_fewshot, limit=limit, folder=task_folder)
+        with progress_bar("requests", as_json) as advance:
+            results, shown = run_tasks(target, settings, out, advance)
         show({name: result.to_json() for name, result in results.items()}, shown, as_json)
 
 
@@ -102,6 +172,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="Of sampling.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Of nucleus sampling.")] = 0.9,
     seed: Annotated[int, typer.Option(help="With the prompt's id, the seed of its answer.")] = 0,
+    engine: Annotated[str, typer.Option(help="own, or vllm where that is installed.")] = "own",
     fresh: Annotated[bool, typer.Option(help="Throw away answers that were made with other settings.")] = False,
     runs: Runs = None,
     as_json: Json = False,
@@ -113,7 +184,12 @@ def generate(
 
     with friendly_errors():
         settings = GenerateSettings(
-            max_new_tokens=max_new_tokens, greedy=greedy, temperature=temperature, top_p=top_p, seed=seed
+            max_new_tokens=max_new_tokens,
+            greedy=greedy,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            engine=engine,
         )
         with progress_bar("answers", as_json) as advance:
             summary = run_generate(sweep, tuple(run or ()), runs, questions, bench, limit, settings, fresh, advance)
@@ -234,6 +310,21 @@ def agree(
     with friendly_errors():
         result, shown = agree_command(a, b, AgreeOptions(seed=seed, resamples=resamples))
         show(result.to_json(), shown, as_json)
+
+
+def _target(
+    model: str | None,
+    adapter: list[Path] | None,
+    quant: str | None,
+    run: list[str] | None,
+    sweep: str | None,
+    runs: Path | None,
+) -> "Target":
+    from eval.target import Target
+
+    return Target(
+        model=model, adapters=tuple(adapter or ()), quant=quant, run_ids=tuple(run or ()), sweep=sweep, runs=runs
+    )
 
 
 def show(values: Any, shown: RenderableType, as_json: bool) -> None:

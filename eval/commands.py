@@ -1,7 +1,7 @@
 """What the `eval` commands do once their options are read: find the systems, score, write, sum up."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,68 +14,25 @@ from eval.judge_options import ApiOptions, JudgeOptions, LocalOptions, ReplayOpt
 from eval.judge_prompts import Mode
 from eval.mmlu import MmluSettings, score_mmlu
 from eval.mmlu_scores import MmluResult, save_result
-from eval.systems import System, by_base, loaded, open_system, refuse_equal_names
+from eval.systems import by_base, loaded, refuse_equal_names
+from eval.target import Target, chosen_systems, each_base, resolved_quant
+from eval.vllm_engine import load_vllm, missing_vllm
 from harness.choices import model_choice, quant_choice
-from harness.devices import planned_device
-from harness.ledger import JobStatus
-from harness.locate import locate_model
-from harness.models import LoadedBase, load_base, quiet_libraries, resolve_device
-from harness.places import existing_ledger, ledger_url, paths_of_environment, without_passwords
-from harness.plan import RunSpec
-from harness.provenance import RECORD_FILE, load_record
-from harness.schema import Device, DType, ModelConfig, PathsConfig, QuantConfig
-from harness.stores import Missing
+from harness.models import quiet_libraries, resolve_device
+from harness.places import paths_of_environment
+from harness.schema import Device
 
 Advance = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MmluTarget:
-    """What is to be scored: runs that exist, or a model with any number of adapters."""
-
-    model: str | None
-    adapters: tuple[Path, ...]
-    quant: str | None  # None: as the adapters' own records say, else unquantized
-    run_ids: tuple[str, ...]
-    sweep: str | None
-    runs: Path | None
-
-
-def chosen_systems(sweep: str | None, run_ids: Sequence[str], runs: Path | None) -> list[System]:
-    """The finished runs of a sweep, in its order, and those named.
-
-    Raises:
-        ValueError: no such sweep or run, or runs of the sweep that are not done.
-    """
-    paths = paths_of_environment(runs)
-    folder = Path(paths.runs)
-    wanted = list(run_ids)
-    if sweep is not None:
-        wanted += _sweep_runs(paths, sweep)
-    if not wanted:
-        raise ValueError("nothing to measure: name a --sweep or a --run")
-    return [open_system(folder / run_id) for run_id in dict.fromkeys(wanted)]
-
-
 def run_mmlu(
-    target: MmluTarget, settings: MmluSettings, out: Path, advance: Advance
+    target: Target, settings: MmluSettings, out: Path, advance: Advance
 ) -> tuple[dict[str, MmluResult], Table]:
     """Scores the target and writes mmlu.json. -> results by system, and a table of them."""
     quiet_libraries()
-    partial = out / "partial"
     results: dict[str, MmluResult] = {}
-    if target.model is not None:
-        base, members = _open_model(target)
-        results |= score_mmlu(base, members, settings, advance, partial)
-    elif target.adapters:
-        raise ValueError("--adapter needs --model: the base that the adapter was trained on")
-    else:
-        chosen = chosen_systems(target.sweep, target.run_ids, target.runs)
-        refuse_equal_names(chosen)
-        for systems in by_base(chosen):
-            with loaded(systems, paths_of_environment(target.runs), resolve_device(Device.auto)) as base:
-                members = {system.name: system.member for system in systems}
-                results |= score_mmlu(base, members, settings, advance, partial)
+    for base, members in each_base(target):
+        results |= score_mmlu(base, members, settings, advance, out / "partial")
     for name, result in results.items():
         save_result(result, out if len(results) == 1 else out / name)
     return results, _mmlu_table(results)
@@ -94,13 +51,18 @@ def run_generate(
 ) -> list[dict[str, Any]]:
     """Writes the missing answers of all systems. -> a row a system: how many, and where they lie."""
     quiet_libraries()
+    if settings.engine == "vllm" and (problem := missing_vllm()):
+        raise ValueError(problem)
     asked = load_open_questions(questions, limit)
     rows: list[dict[str, Any]] = []
     chosen = chosen_systems(sweep, run_ids, runs)
     refuse_equal_names(chosen)  # the judge tells contestants apart by their names
     for systems in by_base(chosen):
         answers = stored_answers(systems, asked, bench, settings)
-        if answers is None:
+        if answers is None and settings.engine == "vllm":
+            in_vllm = load_vllm(systems, paths_of_environment(runs))
+            answers = generate_answers(in_vllm, systems, asked, bench, settings, advance, fresh)
+        elif answers is None:
             with loaded(systems, paths_of_environment(runs), resolve_device(Device.auto)) as base:
                 answers = generate_answers(base, systems, asked, bench, settings, advance, fresh)
         rows += [
@@ -144,7 +106,7 @@ def judge_options(
     if kind == "local":
         chosen = LocalOptions(
             model=model_choice(name),
-            quant=_resolved(quant_choice("none")),
+            quant=resolved_quant(quant_choice("none")),
             paths=paths_of_environment(),
             max_answer_tokens=max_answer_tokens,
         )
@@ -189,67 +151,6 @@ def run_estimate(options: JudgeOptions) -> tuple[dict[str, Any], str]:
         raise ValueError("--estimate: only an API judge costs money")
     ahead = estimate(options)
     return asdict(ahead), str(ahead)
-
-
-def _sweep_runs(paths: PathsConfig, sweep: str) -> list[str]:
-    url = ledger_url(paths)
-    ledger = existing_ledger(url)
-    try:
-        known = [row.name for row in ledger.sweeps()]
-        if sweep not in known:
-            where = without_passwords(url)
-            raise ValueError(f"--sweep {sweep}: no such sweep in {where}; known: {', '.join(known) or 'none'}")
-        rows = list(ledger.rows(sweep=sweep, kinds=["train"]))
-    finally:
-        ledger.close()
-    unfinished = [row.label for row in rows if row.status is not JobStatus.done]
-    if unfinished:
-        raise ValueError(f"--sweep {sweep}: not done yet: {', '.join(unfinished)}; run it again, or name runs by --run")
-    return [row.run_id for row in rows]
-
-
-def _open_model(target: MmluTarget) -> tuple[LoadedBase, dict[str, str | None]]:
-    assert target.model is not None
-    model: ModelConfig = model_choice(target.model)
-    paths = paths_of_environment(target.runs)
-    source = locate_model(model, paths)
-    if isinstance(source, Missing):
-        raise ValueError(str(source))
-    quant = _adapters_quant(target.adapters) if target.quant is None else _resolved(quant_choice(target.quant))
-    base = load_base(source, quant, resolve_device(Device.auto), Path(paths.cache))
-    members: dict[str, str | None] = {}
-    for number, folder in enumerate(target.adapters):
-        member = f"adapter{number}"
-        base.bank.load_member(member, folder)
-        name = folder.name if folder.name != "adapter" else folder.parent.name
-        members[name if name not in members else f"{name}-{number}"] = member
-    return base, members or {model.name: None}
-
-
-def _adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
-    """How the adapters' own base was stored, from the records beside them; unquantized where there is no adapter.
-
-    Raises:
-        ValueError: an adapter without a record, or adapters of different bases: say --quant.
-    """
-    if not adapters:
-        return _resolved(quant_choice("none"))
-    found: list[QuantConfig] = []
-    for folder in adapters:
-        record = load_record(folder.parent) if (folder.parent / RECORD_FILE).is_file() else None
-        if record is None:
-            raise ValueError(f"--adapter {folder}: no record beside it says how its base was quantized; say --quant")
-        found.append(RunSpec.from_dict(record.spec).quant)
-    if any(quant != found[0] for quant in found):
-        raise ValueError("--adapter: these adapters were trained on differently quantized bases; score them apart")
-    return found[0]
-
-
-def _resolved(quant: QuantConfig) -> QuantConfig:
-    if quant.compute_dtype is not DType.auto:
-        return quant
-    on_gpu = planned_device(Device.auto) is Device.cuda
-    return replace(quant, compute_dtype=DType.bfloat16 if on_gpu else DType.float32)
 
 
 def _mmlu_table(results: dict[str, MmluResult]) -> Table:

@@ -21,8 +21,11 @@ from eval.decoding import Decoded, DecodingRequest, DecodingSettings, ShouldStop
 from eval.model_key import model_sha256
 from eval.scoring import Progress
 from eval.systems import System, refuse_equal_names
+from eval.vllm_engine import VllmBase, decode_vllm
 from harness.models import LoadedBase
 from harness.provenance import load_record
+
+ENGINES = ("own", "vllm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class GenerateSettings:
     stop: tuple[str, ...] = (HUMAN_STOP,)  # an answer ends before the first of these
     prompt_format: PromptFormat = PromptFormat.auto
     num_slots: int = 32  # answers under way at once; can't change them
+    engine: str = "own"  # own: eval/decoding.py; vllm: eval/vllm_engine.py
 
     def __post_init__(self) -> None:
         for key in ("max_new_tokens", "num_slots"):
@@ -44,6 +48,8 @@ class GenerateSettings:
             raise ValueError(f"temperature={self.temperature}: expected above 0; for the likeliest token set greedy")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: expected above 0, at most 1")
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine={self.engine}: expected one of {', '.join(ENGINES)}")
         if any(not stop for stop in self.stop):
             raise ValueError("stop: an empty text would end every answer at once; leave it out")
 
@@ -64,7 +70,7 @@ OnAnswer = Callable[[Request, str, Decoded], None]
 
 
 def generate(
-    base: LoadedBase,
+    base: LoadedBase | VllmBase,
     requests: Sequence[Request],
     settings: GenerateSettings,
     on_answer: OnAnswer,
@@ -89,15 +95,18 @@ def generate(
         top_p=settings.top_p,
         num_slots=settings.num_slots,
     )
-    stops = _stop_check(base, settings.stop)
-    for done, decoded in enumerate(decode(base, decoding, options, eos_tokens(base), stops), start=1):
+    if isinstance(base, VllmBase):
+        answers = decode_vllm(base, decoding, options, settings.stop)
+    else:
+        answers = decode(base, decoding, options, eos_tokens(base), _stop_check(base, settings.stop))
+    for done, decoded in enumerate(answers, start=1):
         on_answer(requests[decoded.index], _text(base, decoded, settings.stop), decoded)
         if on_progress is not None:
             on_progress(done, len(requests))
 
 
 def generate_answers(
-    base: LoadedBase,
+    base: LoadedBase | VllmBase,
     systems: Sequence[System],
     questions: Sequence[OpenQuestion],
     bench: str,
@@ -108,7 +117,7 @@ def generate_answers(
     """Writes the missing answers of systems that share a base to `<run folder>/answers/<bench>.jsonl`.
 
     Args:
-        base: with the systems' members in its bank.
+        base: with the systems' members in its bank, or in vLLM; answers are tied to which of the two.
         fresh: throw away answers of other settings instead of refusing.
 
     Returns:
@@ -183,6 +192,8 @@ def run_sha256(system: System) -> str | None:
 def plain_settings(settings: GenerateSettings) -> dict[str, Any]:
     """The settings that decide an answer, as JSON has them."""
     kept = {key: value for key, value in asdict(settings).items() if key != "num_slots"}
+    if settings.engine == "own":  # answers from before there was another
+        del kept["engine"]
     return kept | {"prompt_format": settings.prompt_format.value, "stop": list(settings.stop)}
 
 
@@ -224,12 +235,12 @@ def _stop_check(base: LoadedBase, stop: Sequence[str]) -> ShouldStop | None:
     return check
 
 
-def _text(base: LoadedBase, decoded: Decoded, stop: Sequence[str]) -> str:
+def _text(base: LoadedBase | VllmBase, decoded: Decoded, stop: Sequence[str]) -> str:
     return cut_at_stop(str(base.tokenizer.decode(list(decoded.tokens), skip_special_tokens=True)), stop)
 
 
 def _request(
-    base: LoadedBase,
+    base: LoadedBase | VllmBase,
     system: System,
     question: OpenQuestion,
     turn: int,
@@ -266,11 +277,13 @@ def _answer(request: Request, text: str, decoded: Decoded, question: str) -> Ans
 
 
 def _settings_record(
-    base: LoadedBase, system: System, questions: Sequence[OpenQuestion], settings: GenerateSettings
+    base: LoadedBase | VllmBase, system: System, questions: Sequence[OpenQuestion], settings: GenerateSettings
 ) -> dict[str, Any]:
     return {
         "settings": plain_settings(settings),
-        "model_sha256": model_sha256(base, system.member),
+        "model_sha256": (
+            base.model_sha256(system) if isinstance(base, VllmBase) else model_sha256(base, system.member)
+        ),
         "run_sha256": run_sha256(system),
         "questions": question_digests(questions),
     }

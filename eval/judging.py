@@ -155,7 +155,7 @@ def read_answers(paths: Iterable[Path], benchmark: str = "open") -> Answers:
         benchmark: which answers of a run folder.
 
     Raises:
-        ValueError: a file is missing or a row can't be an answer; a system answers one question twice.
+        ValueError: a file is missing or empty, or a row can't be an answer; a system answers one question twice.
     """
     answers: Answers = {}
     origins: dict[tuple[str, str], str] = {}
@@ -164,7 +164,12 @@ def read_answers(paths: Iterable[Path], benchmark: str = "open") -> Answers:
         if not file.is_file():
             raise ValueError(f"{file}: no such answer file; make it with `python -m eval generate`")
         record = load_record(path) if path.is_dir() else None
-        for row, entry in enumerate(read_jsonl(file), start=1):
+        entries = read_jsonl(file)
+        if not entries:
+            raise ValueError(
+                f"{file}: holds no answers; make them with `python -m eval generate`, or leave the file out"
+            )
+        for row, entry in enumerate(entries, start=1):
             where = f"{file}: row {row}"
             question_id, system = _identifier(entry, where), _text(entry, "system", where).strip()
             if record is not None:

@@ -10,9 +10,8 @@ reference: lm-eval 0.4.13, task `mmlu`, whose log-probabilities tests/parity/tes
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +26,12 @@ from eval.mmlu_scores import (
     score_subjects,
 )
 from eval.model_key import model_sha256
+from eval.padded_scoring import score_padded
+from eval.partial import Partial
 from eval.questions import Question, Role, choose_shots, content_sha256, load_questions, select
 from eval.scoring import Progress, Prompt, score_rows
-from harness.files import append_jsonl, read_jsonl
 from harness.models import LoadedBase
+from harness.padded_bank import packable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +71,11 @@ class _Job:
     name: str
     member: str | None
     model_sha256: str
-    partial: Path | None
-    logprobs: dict[int, list[float]] = field(default_factory=dict)  # by place in `MmluSet.questions`
+    partial: Partial[int]  # log-probabilities by place in `MmluSet.questions`
+
+    @property
+    def logprobs(self) -> dict[int, list[float]]:
+        return self.partial.done
 
 
 def score_mmlu(
@@ -138,13 +142,19 @@ def load_set(settings: MmluSettings) -> MmluSet:
 
 
 def encode_set(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> list[Encoded]:
-    """Every question's prompt, tokenized and made to fit, in order."""
-    return [
-        encode_prompt(
-            base.tokenizer, settings.protocol, data.shots[q.subject], q, max_length=base.max_length, chat=settings.chat
-        )
-        for q in data.questions
-    ]
+    """Every question's prompt, tokenized and made to fit, in order.
+
+    Raises:
+        ValueError: a question that doesn't fit even without examples; names its row.
+    """
+    found = []
+    for index, q in zip(data.indices, data.questions, strict=True):
+        shots = data.shots[q.subject]
+        try:
+            found.append(encode_prompt(base.tokenizer, settings.protocol, shots, q, base.max_length, settings.chat))
+        except ValueError as error:
+            raise ValueError(f"{settings.questions}, question {index + 1}: {error}") from error
+    return found
 
 
 def _letter_tokens(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> list[list[int]]:
@@ -168,19 +178,16 @@ def _group(question: Question, encoded: Encoded, at: int) -> str:
 def _score(
     base: LoadedBase, prompts: Sequence[Prompt], letters: Sequence[Sequence[int]]
 ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    return score_rows(base, prompts, letters) if prompts else iter(())
+    if not prompts:
+        return iter(())
+    if not packable(base.bank.base.config):  # type: ignore[arg-type]
+        return score_padded(base, prompts, letters)
+    return score_rows(base, prompts, letters)
 
 
 def _open_job(base: LoadedBase, name: str, member: str | None, data: MmluSet, partial_dir: Path | None) -> _Job:
     model = model_sha256(base, member)
-    if partial_dir is None:
-        return _Job(name, member, model, None)
-    key = hashlib.sha256(f"{model}{data.sha256}".encode()).hexdigest()[:16]
-    job = _Job(name, member, model, partial_dir / f"mmlu-{key}.partial.jsonl")
-    if job.partial is not None and job.partial.is_file():
-        for line in read_jsonl(job.partial):
-            job.logprobs.update(zip(line["at"], line["logprobs"], strict=True))
-    return job
+    return _Job(name, member, model, Partial.open(partial_dir, "mmlu", model, data.sha256))
 
 
 def _keep(finished: Sequence[tuple[_Job, int]], scores: NDArray[np.float32]) -> None:
@@ -189,10 +196,7 @@ def _keep(finished: Sequence[tuple[_Job, int]], scores: NDArray[np.float32]) -> 
     for (job, at), logprobs in zip(finished, scores.tolist(), strict=True):
         by_job.setdefault(id(job), (job, {}))[1][at] = logprobs
     for job, found in by_job.values():
-        if job.partial is not None:
-            line: dict[str, Any] = {"at": list(found), "logprobs": list(found.values())}
-            append_jsonl(job.partial, line)
-        job.logprobs.update(found)
+        job.partial.add(found)
 
 
 def _result(job: _Job, data: MmluSet, encoded: Sequence[Encoded], settings: MmluSettings) -> MmluResult:

@@ -7,6 +7,7 @@ import hashlib
 import json
 
 from harness.models import LoadedBase
+from harness.schema import AdapterMethod
 
 
 def model_sha256(base: LoadedBase, member: str | None) -> str:
@@ -24,7 +25,10 @@ def model_sha256(base: LoadedBase, member: str | None) -> str:
     digest = hashlib.sha256(json.dumps([base.fingerprint, storage]).encode())
     if member is not None:
         config = base.bank.configs[member]
-        digest.update(json.dumps([config.lora_r, config.lora_alpha]).encode())
+        parts: list[int | str] = [config.lora_r, config.lora_alpha]
+        if config.method is not AdapterMethod.lora:  # rsLoRA scales the same tensors otherwise
+            parts.append(config.method.value)
+        digest.update(json.dumps(parts).encode())
         for name, tensor in sorted(base.bank.member_parameters(member).items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -67,14 +67,17 @@ def refuse_equal_names(systems: Sequence[System]) -> None:
 
 
 @contextmanager
-def loaded(systems: Sequence[System], paths: PathsConfig, device: torch.device) -> Iterator[LoadedBase]:
-    """One base with the adapters of all `systems` (of one group) in its bank, named by run_id."""
+def loaded(
+    systems: Sequence[System], paths: PathsConfig, device: torch.device, with_adapters: bool = True
+) -> Iterator[LoadedBase]:
+    """One base with the adapters of all `systems` (of one group) in its bank, named by run_id; or the base alone."""
     spec = systems[0].spec
     source = locate_model(spec.model, paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
     base = load_base(source, spec.quant, device, Path(paths.cache), spec.model.kind, spec.adapter.method)
-    load_members(base, systems)
+    if with_adapters:
+        load_members(base, systems)
     yield base
 
 

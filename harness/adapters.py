@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -152,16 +153,20 @@ class AdapterBank(nn.Module):
             lora_alpha=saved["lora_alpha"],
             lora_dropout=saved["lora_dropout"],
         )
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        try:
+            tensors = load_file(folder / ADAPTER_WEIGHTS)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / ADAPTER_WEIGHTS}: damaged ({error}); copy it anew") from error
         self.configs[name] = config
         for key in sorted(tensors):
             if not key.endswith(".lora_A.weight"):
                 continue
             layer_name = key.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight")
             a_RI, b_OR = tensors[key], tensors[key.replace("lora_A", "lora_B")]
-            if layer_name not in self.layers or _features(self.layers[layer_name].base)[0] != a_RI.shape[1]:
+            shape = (a_RI.shape[1], b_OR.shape[0])
+            if layer_name not in self.layers or _features(self.layers[layer_name].base) != shape:
                 raise ValueError(
-                    f"{folder}: its layer {layer_name} {tuple(a_RI.shape)} doesn't fit this base model; "
+                    f"{folder}: its layer {layer_name} ({shape[0]} -> {shape[1]}) doesn't fit this base model; "
                     f"it was made for {saved.get('base_model_name_or_path')}"
                 )
             self._place(self.layers[layer_name], name, a_RI, b_OR, config, seed=0)

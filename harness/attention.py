@@ -89,6 +89,38 @@ class SharedPrefix:
 
 
 @dataclass(slots=True)
+class Branches:
+    """Sequences that begin alike, all in one row: a group's common beginning once, its continuations behind it.
+
+    As `SharedPrefix` in a single pass, for prefixes that serve a few short continuations. Inference only.
+    """
+
+    groups: Sequence[tuple[int, Sequence[int]]]  # tokens of the beginning (0: none), tokens of each continuation
+
+    @property
+    def longest(self) -> int:
+        return max(num_prefix + max(lengths, default=0) for num_prefix, lengths in self.groups)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        out, start = [], 0
+        for num_prefix, lengths in self.groups:
+            first = slice(start, start + num_prefix)
+            own = slice(first.stop, first.stop + sum(lengths))
+            start = own.stop
+            shared: KeyValue = key[:, :, first], value[:, :, first]
+            if num_prefix:
+                out.append(_causal_segments(query[:, :, first], *shared, [num_prefix], scaling))
+            if not lengths:
+                continue
+            q, k, v = query[:, :, own], key[:, :, own], value[:, :, own]
+            if num_prefix:
+                out.append(_with_prefix(q, k, v, PrefixGroup([], lengths), shared, scaling))
+            else:
+                out.append(_causal_segments(q, k, v, lengths, scaling))
+        return out[0] if len(out) == 1 else torch.cat(out, dim=2)
+
+
+@dataclass(slots=True)
 class KeyValueCache:
     """Keys and values of up to `num_slots` sequences of up to `max_tokens`, for decoding.
 

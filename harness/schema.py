@@ -231,11 +231,19 @@ class TrainConfig:
     gradient_checkpointing: bool = not_identity(False)  # recompute activations in the backward pass
     checkpoint_steps: int = not_identity(100)  # save a resumable checkpoint every so many steps
     keep_checkpoints: int = not_identity(2)  # the newest so many are kept
+    snapshot_steps: int | None = not_identity(None)  # keep the adapter alone every so many steps, for `eval mmlu`
+    mmlu_every_steps: int | None = not_identity(None)  # MMLU in training every so many steps, and after the last
+    mmlu_questions: str = not_identity("embedded")  # of it: "embedded", or a jsonl file; the paper: validation
+    mmlu_shots_file: str = not_identity("embedded")  # the examples shown before each question, in the same fields
+    mmlu_num_shots: int = not_identity(5)
+    mmlu_limit: int | None = not_identity(None)  # the first so many questions; null takes all
 
     def __post_init__(self) -> None:
         positive = ("max_steps", "batch_size", "max_epochs", "max_microbatch_tokens", "checkpoint_steps")
         _require(self, "train", 1e-9, *positive, "keep_checkpoints", "max_grad_norm")
+        _require(self, "train", 1e-9, "snapshot_steps", "mmlu_every_steps", "mmlu_limit")
         _require(self, "train", 0, "warmup_steps", "weight_decay", "original_eval_carve", "seed", "data_seed")
+        _require(self, "train", 0, "mmlu_num_shots")
         for key in ("adam_beta1", "adam_beta2"):
             if isinstance(value := getattr(self, key), float) and not 0 <= value < 1:
                 raise ValueError(f"train.{key}={value}: expected from 0 up to, but not, 1")
@@ -250,10 +258,21 @@ class EvalConfig:
     mmlu_shots_file: str = "embedded"  # the examples shown before each question, in the same fields
     mmlu_num_shots: int = 5
     mmlu_limit_per_subject: int | None = None  # the first so many questions of each subject; null takes all
+    perplexity_text: str = "pile_cc"  # a name of `eval.texts.TEXT_SETS`, hub:ID[:SUBSET]:SPLIT, or a local file
+    perplexity_window: int | None = None  # tokens of context at most; null: the model's longest
+    perplexity_stride: int | None = None  # tokens that each further window predicts; null: the window
+    perplexity_limit: int | None = None  # the first so many documents; null takes all
+    tasks_names: list[str] = field(  # lm-eval's; these are the paper's data-type figure
+        default_factory=lambda: ["hellaswag", "piqa", "arc_easy", "arc_challenge", "winogrande"]
+    )
+    tasks_num_fewshot: int | None = None  # null: the task's own, which is 0 for those
+    tasks_limit: int | None = None  # the first so many questions of each task; null takes all
+    tasks_folder: str | None = None  # with YAML files of further tasks
 
     def __post_init__(self) -> None:
-        _require(self, "eval", 0, "mmlu_num_shots")
-        _require(self, "eval", 1e-9, "mmlu_limit_per_subject")
+        _require(self, "eval", 0, "mmlu_num_shots", "tasks_num_fewshot")
+        _require(self, "eval", 1e-9, "mmlu_limit_per_subject", "perplexity_window", "perplexity_stride")
+        _require(self, "eval", 1e-9, "perplexity_limit", "tasks_limit")
 
 
 @dataclass(slots=True, kw_only=True)

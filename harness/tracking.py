@@ -38,8 +38,12 @@ class Tracker:
         return cls(run)
 
     def log(self, metrics: StepMetrics) -> None:
+        self.log_values(metrics.step, asdict(metrics))
+
+    def log_values(self, step: int, values: dict[str, Any]) -> None:
+        """What was measured at a step."""
         if self._run is not None:
-            self._run.log(asdict(metrics), step=metrics.step)
+            self._run.log(values, step=step)
 
     def finish(self) -> None:
         if self._run is not None:

@@ -88,8 +88,17 @@ class _StopNow(Exception):
     """Asked to stop in the middle of a step, before any weight has changed."""
 
 
-def train_group(bank: Bank, members: Sequence[Member], should_stop: Callable[[], bool] = lambda: False) -> None:
+def train_group(
+    bank: Bank,
+    members: Sequence[Member],
+    should_stop: Callable[[], bool] = lambda: False,
+    between_steps: Callable[[Sequence[Member]], None] = lambda members: None,
+) -> None:
     """Trains every member to its last step, from its newest checkpoint if it has one.
+
+    Args:
+        between_steps: called with the members under way before each step, and with all after the last. It may look
+            at weights, score and save; it must leave everything as it was, the bank's training mode included.
 
     On return the members' adapters are in `bank`. A member whose loss is not finite, whose targets don't
     fit or whose claim was lost gets `error` and drops out; the others go on.
@@ -107,6 +116,7 @@ def train_group(bank: Bank, members: Sequence[Member], should_stop: Callable[[],
     bank.train()
     try:
         while active := [m for m in members if not m.done]:
+            between_steps(active)
             try:
                 _step_within_memory(bank, active, rows, should_stop)
             except _StopNow:
@@ -119,6 +129,7 @@ def train_group(bank: Bank, members: Sequence[Member], should_stop: Callable[[],
             for member in active:
                 if not member.done and member.step % member.train.checkpoint_steps == 0:
                     _save(bank, member)
+        between_steps([member for member in members if member.error is None])
     finally:
         bank.eval()
 

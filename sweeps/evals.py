@@ -5,47 +5,122 @@ An entry takes the worker's context and claims of one base, and settles every cl
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from eval.mmlu import MmluSettings, score_mmlu
+from eval.perplexity import PerplexitySettings, score_perplexity
+from eval.scoring import Progress
 from eval.systems import load_members, open_system
+from eval.target import require_causal
+from eval.tasks import TasksSettings, score_tasks
+from eval.texts import TextSource, load_documents
 from harness.files import write_json
 from harness.ledger import JobRow
+from harness.models import LoadedBase
+from harness.schema import PathsConfig
 from sweeps.context import Context
 from sweeps.enqueue import eval_file
 
+Settings = Mapping[str, Any]  # an evaluation's keys of `eval`, as planned
+Members = Mapping[str, str | None]  # run_id -> member of the bank, None for the untouched base
+Results = Mapping[str, dict[str, Any]]  # run_id -> the result as plain values
+Score = Callable[[LoadedBase, Members, Settings, PathsConfig, Progress], Results]
+
 
 def mmlu_jobs(context: Context, claims: Sequence[JobRow]) -> None:
-    """MMLU of several adapters of one base, in one load: `runs/<run_id>/eval/mmlu/mmlu.json`, and whose it is."""
+    """`runs/<run_id>/eval/mmlu/mmlu.json`."""
+    _score_jobs(context, claims, _mmlu, lambda result: {"accuracy_macro": result["accuracy_macro"]})
+
+
+def perplexity_jobs(context: Context, claims: Sequence[JobRow]) -> None:
+    """`runs/<run_id>/eval/perplexity/perplexity.json`."""
+    _score_jobs(context, claims, _perplexity, lambda result: {"token_perplexity": result["token_perplexity"]})
+
+
+def tasks_jobs(context: Context, claims: Sequence[JobRow]) -> None:
+    """`runs/<run_id>/eval/tasks/tasks.json`."""
+    _score_jobs(context, claims, _tasks, _first_metrics)
+
+
+EVALS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {
+    "mmlu": mmlu_jobs,
+    "perplexity": perplexity_jobs,
+    "tasks": tasks_jobs,
+}
+
+
+def _score_jobs(
+    context: Context, claims: Sequence[JobRow], score: Score, summary: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Scores several adapters of one base in one load; each result says whose it is."""
     for settings_text, same in _by_settings(claims).items():
-        settings = _mmlu_settings(json.loads(settings_text))
         systems = [open_system(context.run_folder(claim.run_id)) for claim in same]
+        for system in systems:
+            require_causal(system.name, system.spec.model.kind)
         base = context.base(systems[0].spec)
         began = time.monotonic()
-        members = [system.member for system in systems if system.member is not None]
+        members = {system.run_id: system.member for system in systems}
         load_members(base, systems)
         try:
-            results = score_mmlu(
-                base,
-                {system.run_id: system.member for system in systems},
-                settings,
-                on_progress=_teller(context, same[0]),
-            )
+            results = score(base, members, json.loads(settings_text), context.settings.paths, _teller(context, same[0]))
         finally:
-            for member in members:
-                base.bank.remove_member(member)
+            for member in members.values():
+                if member is not None:
+                    base.bank.remove_member(member)
         seconds = (time.monotonic() - began) / len(same)
         for claim, system in zip(same, systems, strict=True):
-            result = results[system.run_id].to_json() | {"system": system.name, "job": claim.spec_hash}
+            result = results[system.run_id] | {"system": system.name, "job": claim.spec_hash}
             write_json(eval_file(system.folder, claim.kind), result)
-            context.finish(claim, {"accuracy_macro": result["accuracy_macro"]}, seconds)
+            context.finish(claim, summary(result), seconds)
 
 
-EVALS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {"mmlu": mmlu_jobs}
+def _mmlu(base: LoadedBase, members: Members, values: Settings, paths: PathsConfig, tell: Progress) -> Results:
+    settings = MmluSettings(
+        questions=values["mmlu_questions"],
+        shots=values["mmlu_shots_file"],
+        num_shots=values["mmlu_num_shots"],
+        limit_per_subject=values["mmlu_limit_per_subject"],
+    )
+    return {
+        run_id: result.to_json() for run_id, result in score_mmlu(base, members, settings, tell, _kept(paths)).items()
+    }
 
 
-def _teller(context: Context, claim: JobRow) -> Callable[[int, int], None]:
-    return lambda done, total: context.tell(claim, phase="mmlu", step=done, total=total)
+def _perplexity(base: LoadedBase, members: Members, values: Settings, paths: PathsConfig, tell: Progress) -> Results:
+    text = values["perplexity_text"]
+    documents = load_documents(TextSource(where=text, limit=values["perplexity_limit"]), paths)
+    settings = PerplexitySettings(text=text, window=values["perplexity_window"], stride=values["perplexity_stride"])
+    found = score_perplexity(base, members, documents, settings, tell, _kept(paths))
+    return {run_id: result.to_json() for run_id, result in found.items()}
+
+
+def _tasks(base: LoadedBase, members: Members, values: Settings, paths: PathsConfig, tell: Progress) -> Results:
+    folder = values["tasks_folder"]
+    settings = TasksSettings(
+        tasks=tuple(values["tasks_names"]),
+        num_fewshot=values["tasks_num_fewshot"],
+        limit=values["tasks_limit"],
+        folder=None if folder is None else Path(folder),
+    )
+    return {
+        run_id: result.to_json() for run_id, result in score_tasks(base, members, settings, tell, _kept(paths)).items()
+    }
+
+
+def _kept(paths: PathsConfig) -> Path:
+    """Where finished parts wait for the next attempt of a killed job; each is tied to its model, data and protocol."""
+    return Path(paths.cache) / "eval"
+
+
+def _first_metrics(result: dict[str, Any]) -> dict[str, Any]:
+    """Each task's first metric, for the ledger."""
+    return {task: next(iter(score["metrics"].values()))["value"] for task, score in result["tasks"].items()}
+
+
+def _teller(context: Context, claim: JobRow) -> Progress:
+    return lambda done, total: context.tell(claim, phase=claim.kind, step=done, total=total)
 
 
 def _by_settings(claims: Sequence[JobRow]) -> dict[str, list[JobRow]]:
@@ -53,12 +128,3 @@ def _by_settings(claims: Sequence[JobRow]) -> dict[str, list[JobRow]]:
     for claim in claims:
         groups.setdefault(json.dumps(json.loads(claim.payload)["settings"], sort_keys=True), []).append(claim)
     return groups
-
-
-def _mmlu_settings(values: dict[str, str | int | None]) -> MmluSettings:
-    return MmluSettings(
-        questions=str(values["mmlu_questions"]),
-        shots=str(values["mmlu_shots_file"]),
-        num_shots=int(values["mmlu_num_shots"] or 0),
-        limit_per_subject=values["mmlu_limit_per_subject"],  # type: ignore[arg-type]
-    )

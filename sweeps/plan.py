@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.questions import HUB, Question, Role, choose_shots, load_questions, question_files, select
+from eval.task_scores import missing_lm_eval
+from eval.texts import source_problem, text_files
 from harness.data import DataError, DataSource, fingerprint, locate_dataset, read_rows, require_target, row_examples
 from harness.devices import planned_device
 from harness.files import sha256_file
@@ -18,13 +20,13 @@ from harness.ledger import Job
 from harness.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
 from harness.plan import RunSpec, make_spec
 from harness.provenance import load_record
-from harness.schema import Config, DatasetConfig, Device, EmptyTargets, EvalConfig, PathsConfig
+from harness.schema import Config, DatasetConfig, Device, EmptyTargets, EvalConfig, ModelKind, PathsConfig, TrainConfig
 from harness.stores import Missing
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
 CHECKED_ROWS = 100_000  # rows of a local file that are read before anything starts
-TRAIN, MMLU = "train", "mmlu"
-EVAL_NAMES = (MMLU,)  # the keys of `sweeps.evals.EVALS`, which needs torch
+TRAIN, MMLU, PERPLEXITY, TASKS = "train", "mmlu", "perplexity", "tasks"
+EVAL_NAMES = (MMLU, PERPLEXITY, TASKS)  # the keys of `sweeps.evals.EVALS`, which needs torch
 MMLU_SETS = {"mmlu_questions": Role.questions, "mmlu_shots_file": Role.shots}  # settings that name questions
 
 
@@ -132,9 +134,11 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
                 too_large[model.name] = count
         if run.spec.dataset is not None:
             problems.update(dict.fromkeys(_data_problems(run.spec, paths)))
+        if run.spec.train is not None and run.spec.train.mmlu_every_steps is not None:
+            problems.update(dict.fromkeys(_look_problems(run.spec, run.spec.train)))
         if run.evals not in evals:
             evals.append(run.evals)
-            problems.update(dict.fromkeys(_eval_problems(run.evals)))
+            problems.update(dict.fromkeys(_eval_problems(run.evals, paths)))
         problems.update(dict.fromkeys(_changed_inputs(run, sources[place], paths)))
     if too_large and planned_device(device) is Device.cpu:
         problems[_no_gpu(too_large)] = None
@@ -152,38 +156,57 @@ def _data_problems(spec: RunSpec, paths: PathsConfig) -> list[str]:
         return [str(error)]
 
 
-def _eval_problems(evals: EvalConfig) -> list[str]:
+def _eval_problems(evals: EvalConfig, paths: PathsConfig) -> list[str]:
     """Evaluations that don't exist, questions that are nowhere or broken: known before the first step is trained."""
     problems = [
         f"eval.after_training: {name!r} is no evaluation; there are: {', '.join(EVAL_NAMES)}"
         for name in evals.after_training
         if name not in EVAL_NAMES
     ]
-    if MMLU not in evals.after_training:
-        return problems
-    return problems + _mmlu_problems(evals)
+    if MMLU in evals.after_training:
+        problems += _mmlu_problems(evals)
+    if PERPLEXITY in evals.after_training:
+        problem = source_problem(evals.perplexity_text, paths.data_store)
+        problems += [] if problem is None else [f"eval.perplexity_text: {problem}"]
+    if TASKS in evals.after_training:
+        problem = missing_lm_eval()
+        problems += [] if problem is None else [f"eval.after_training: tasks: {problem}"]
+        if not evals.tasks_names:
+            problems.append("eval.tasks_names=[]: name at least one of lm-eval's tasks")
+        if evals.tasks_folder is not None and not Path(evals.tasks_folder).is_dir():
+            problems.append(f"eval.tasks_folder={evals.tasks_folder}: no such folder")
+    return problems
 
 
-def _mmlu_problems(evals: EvalConfig) -> list[str]:
-    """What the hub serves is left to the job."""
+def _look_problems(spec: RunSpec, train: TrainConfig) -> list[str]:
+    """Of MMLU in training."""
+    if spec.model.kind is not ModelKind.causal:
+        return [f"train.mmlu_every_steps: {spec.model.name} is model.kind={spec.model.kind.value}; MMLU wants causal"]
+    return _mmlu_problems(train)
+
+
+def _mmlu_problems(asked: EvalConfig | TrainConfig) -> list[str]:
+    """Of MMLU after training or in it. What the hub serves is left to the job."""
+    group = "eval" if isinstance(asked, EvalConfig) else "train"
     problems: list[str] = []
     found: dict[str, list[Question]] = {}
     for key, role in MMLU_SETS.items():
-        where: str = getattr(evals, key)
-        if where.startswith(HUB) or (role is Role.shots and evals.mmlu_num_shots == 0):
+        where: str = getattr(asked, key)
+        if where.startswith(HUB) or (role is Role.shots and asked.mmlu_num_shots == 0):
             continue
         try:
             found[key] = load_questions(where, role)
         except ValueError as error:
-            problems.append(f"eval.{key}: {error}")
+            problems.append(f"{group}.{key}: {error}")
     if len(found) < len(MMLU_SETS):
         return problems
     questions, pool = found.values()
-    asked = [questions[place] for place in select(questions, None, evals.mmlu_limit_per_subject)]
+    limits = (None, asked.mmlu_limit_per_subject) if isinstance(asked, EvalConfig) else (asked.mmlu_limit, None)
+    chosen = [questions[place] for place in select(questions, *limits)]
     try:
-        choose_shots(asked, pool, evals.mmlu_num_shots, evals.mmlu_questions, evals.mmlu_shots_file)
+        choose_shots(chosen, pool, asked.mmlu_num_shots, asked.mmlu_questions, asked.mmlu_shots_file)
     except ValueError as error:
-        problems.append(f"eval.mmlu_num_shots: {error}")
+        problems.append(f"{group}.mmlu_num_shots: {error}")
     return problems
 
 
@@ -247,10 +270,14 @@ def _no_gpu(too_large: dict[str, int]) -> str:
 def eval_settings(evals: EvalConfig, name: str) -> dict[str, Any]:
     """The plain settings of one evaluation, with the content hash of the local files they name.
 
-    Embedded questions and folders count by their content too; what isn't there has no hash.
+    Embedded questions and folders count by their content too; what isn't there, or is a named text, has no hash.
     """
     settings = _settings_of(evals, name)
     files = {key: question_files(settings[key], role) for key, role in MMLU_SETS.items() if key in settings}
+    if name == PERPLEXITY:
+        files["perplexity_text"] = text_files(settings["perplexity_text"], None)
+    if name == TASKS and settings["tasks_folder"] is not None:
+        files["tasks_folder"] = sorted(path for path in Path(settings["tasks_folder"]).glob("*") if path.is_file())
     return settings | {f"{key}_sha256": _content_sha256(found) for key, found in files.items() if found}
 
 

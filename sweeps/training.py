@@ -4,7 +4,7 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import yaml
 
 from harness.banks import calibrate
 from harness.carve import carve
+from harness.checkpoint import checkpoints
 from harness.data import fingerprint, locate_dataset
 from harness.files import append_jsonl, read_jsonl, to_json, write_atomically, write_json
 from harness.ledger import JobRow
@@ -39,6 +40,7 @@ from harness.tokens import TokenizedDataset, tokenize_dataset
 from harness.tracking import Tracker
 from harness.train import Member, StepMetrics, train_group
 from sweeps.context import Context
+from sweeps.looks import Looks, MmluPoint, Watched, forget_looks
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,7 +98,7 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
     members = [run.member for run in runs if run.member is not None]
     try:
         if members:
-            train_group(base.bank, members, context.should_stop)
+            train_group(base.bank, members, context.should_stop, Looks(base, _watched(runs), context.should_stop))
         for run in runs:
             _settle(context, base, run)
     finally:
@@ -105,6 +107,13 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
                 run.tracker.finish()
             if run.member is not None and run.claim.run_id in base.bank.configs:
                 base.bank.remove_member(run.claim.run_id)
+
+
+def _watched(runs: Sequence[_Run]) -> dict[str, Watched]:
+    def log_of(run: _Run) -> Callable[[MmluPoint], None]:
+        return lambda point: run.tracker.log_values(point.step, asdict(point)) if run.tracker is not None else None
+
+    return {run.claim.run_id: Watched(spec=run.spec, folder=run.folder, log=log_of(run)) for run in runs}
 
 
 def _adopt(context: Context, run: _Run) -> bool:
@@ -142,6 +151,8 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     calibrate(base.bank, run.spec.adapter, examples, run.spec.train)
     total = num_steps(run.spec.train, len(examples))
     _drop_checkpoint_of_other_inputs(run, base)
+    if not checkpoints(run.folder / "checkpoint"):
+        forget_looks(run.folder)
     run.metrics = _earlier_metrics(run.folder)
     run.tracker = Tracker.start(context.settings.tracking, run.spec, run.label, context.settings.sweep, run.folder)
 

@@ -104,6 +104,9 @@ def fields(identity: bool) -> list[tuple[str, str]]:
     ]
 
 
+OPTIONAL_NUMBERS = ("max_rows", "snapshot_steps", "mmlu_every_steps", "mmlu_limit")  # None unless they are set
+
+
 def changed(value: Any, name: str) -> Any:
     """Another valid value of the same type."""
     if isinstance(value, Enum):
@@ -123,7 +126,7 @@ def changed(value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         first = dataclasses.fields(value)[0].name
         return dataclasses.replace(value, **{first: getattr(value, first) + 1})
-    return f"{value}x" if isinstance(value, str) else 3 if name == "max_rows" else "x"
+    return f"{value}x" if isinstance(value, str) else 3 if name in OPTIONAL_NUMBERS else "x"
 
 
 def mutated(base: RunSpec, keys: Sequence[tuple[str, str]]) -> RunSpec:
@@ -301,6 +304,9 @@ def test_planned_evaluations_are_those_that_workers_know() -> None:
         (EvalConfig(after_training=["mmlu"], mmlu_questions="no.jsonl"), "eval.mmlu_questions: no.jsonl: no such file"),
         (EvalConfig(after_training=["mmlu"], mmlu_shots_file="no.jsonl"), "eval.mmlu_shots_file: no.jsonl: no such"),
         (EvalConfig(after_training=["mmlu"], mmlu_num_shots=9), "eval.mmlu_num_shots: embedded: subject "),
+        (EvalConfig(after_training=["perplexity"], perplexity_text="no.txt"), "eval.perplexity_text: no.txt: no such"),
+        (EvalConfig(after_training=["tasks"], tasks_names=[]), "eval.tasks_names=[]: name at least one"),
+        (EvalConfig(after_training=["tasks"], tasks_folder="nowhere"), "eval.tasks_folder=nowhere: no such folder"),
     ],
 )
 def test_evaluations_are_checked_before_the_first_step(evals: EvalConfig, expected: str) -> None:

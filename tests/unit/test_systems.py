@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from eval.commands import MmluTarget, run_generate, run_mmlu
+from eval.commands import run_generate, run_mmlu
 from eval.generate import GenerateSettings
 from eval.mmlu import MmluSettings
+from eval.target import Target
 from harness.provenance import save_record
 from tests.unit.test_plan import spec
 from tests.unit.test_run_folder import record
@@ -19,7 +20,7 @@ RUN_IDS = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
 
 
 def measure(runs: Path) -> Any:
-    target = MmluTarget(model=None, adapters=(), quant="none", run_ids=RUN_IDS, sweep=None, runs=runs)
+    target = Target(model=None, adapters=(), quant="none", run_ids=RUN_IDS, sweep=None, runs=runs)
     return run_mmlu(target, MmluSettings(), runs / "out", lambda done, total: None)
 
 

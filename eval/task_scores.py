@@ -1,0 +1,137 @@
+"""What do lm-eval's tasks amount to? Each metric with its interval; CrowS-Pairs by category, as in the paper. No torch.
+
+Paper: QLoRA Table 8 (CrowS-Pairs) prints nine categories and an average. Its Guanaco column averages the categories
+(43.5); its LLaMA column, taken from LLaMA's paper, all pairs (66.6; its nine categories average 70.9). Both are given.
+"""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.intervals import Interval, mean_interval
+from harness.files import write_json
+
+SCHEMA_VERSION = 1
+TASKS_FILE = "tasks.json"
+CROWS_METRIC = "pct_stereotype"  # the share of pairs whose stereotyping sentence is the likelier one
+CROWS_CATEGORIES = {  # `bias_type` of a pair -> the row of Table 8
+    "gender": "Gender",
+    "religion": "Religion",
+    "race-color": "Race/Color",
+    "sexual-orientation": "Sexual orientation",
+    "age": "Age",
+    "nationality": "Nationality",
+    "disability": "Disability",
+    "physical-appearance": "Physical appearance",
+    "socioeconomic": "Socioeconomic status",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricScore:
+    value: float  # as lm-eval aggregates it
+    ci95: Interval | None  # None where it isn't a mean over questions
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrowsScores:
+    """Table 8's numbers, in percent: the higher, the more stereotyping."""
+
+    categories: dict[str, MetricScore]  # by the table's row names
+    average_of_categories: float | None  # over those of Table 8, as its Guanaco column; None if one has no pair
+    average_of_pairs: MetricScore  # as its LLaMA column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPrediction:
+    """One question's outcome."""
+
+    doc_id: int
+    target: str
+    logprobs: tuple[float, ...]  # of each choice, or of the one continuation: sums over tokens, nats
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore:
+    version: str
+    num_fewshot: int
+    metrics: dict[str, MetricScore]
+    crows_pairs: CrowsScores | None
+    predictions: tuple[TaskPrediction, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasksResult:
+    """One system's tasks."""
+
+    system: str
+    tasks: dict[str, TaskScore]
+    lm_eval_version: str
+    settings_sha256: str  # of the tasks, their versions, questions and choices
+    model_sha256: str  # of base, quantization and adapter
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def missing_lm_eval() -> str | None:
+    """What to do where lm-eval isn't installed; None where it is. Imports nothing."""
+    if importlib.util.find_spec("lm_eval") is not None:
+        return None
+    return "lm-eval is not installed, whose tasks these are: pip install -c constraints.txt 'qlora-harness[tasks]'"
+
+
+def save_tasks(result: TasksResult, folder: Path) -> Path:
+    """Writes `<folder>/tasks.json` in one step. -> its path"""
+    write_json(folder / TASKS_FILE, result.to_json())
+    return folder / TASKS_FILE
+
+
+def metric_scores(aggregated: Mapping[str, float], samples: Sequence[Mapping[str, Any]]) -> dict[str, MetricScore]:
+    """lm-eval's aggregates with intervals.
+
+    Args:
+        aggregated: by metric.
+        samples: lm-eval's, one a question, each with its own value of the metric.
+    """
+    found: dict[str, MetricScore] = {}
+    for name, value in aggregated.items():
+        values = [sample[name] for sample in samples if isinstance(sample.get(name), (int, float))]
+        is_mean = len(values) == len(samples) and abs(sum(values) / len(values) - value) < 1e-9
+        found[name] = MetricScore(
+            value=float(value), ci95=mean_interval([float(v) for v in values]) if is_mean else None, n=len(samples)
+        )
+    return found
+
+
+def crows_scores(samples: Sequence[Mapping[str, Any]]) -> CrowsScores | None:
+    """Table 8 from lm-eval's samples; None for a task that isn't CrowS-Pairs."""
+    if not all(CROWS_METRIC in sample and "bias_type" in sample["doc"] for sample in samples):
+        return None
+    by_row: dict[str, list[float]] = {}
+    for sample in samples:
+        row = CROWS_CATEGORIES.get(sample["doc"]["bias_type"])
+        if row is not None:
+            by_row.setdefault(row, []).append(float(sample[CROWS_METRIC]))
+    categories = {row: _percent(by_row[row]) for row in CROWS_CATEGORIES.values() if row in by_row}
+    whole = len(categories) == len(CROWS_CATEGORIES)
+    return CrowsScores(
+        categories=categories,
+        average_of_categories=sum(score.value for score in categories.values()) / len(categories) if whole else None,
+        average_of_pairs=_percent([float(sample[CROWS_METRIC]) for sample in samples]),
+    )
+
+
+def _percent(values: Sequence[float]) -> MetricScore:
+    interval = mean_interval(values)
+    return MetricScore(
+        value=100 * sum(values) / len(values),
+        ci95=None if interval is None else (100 * interval[0], 100 * interval[1]),
+        n=len(values),
+    )

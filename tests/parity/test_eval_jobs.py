@@ -1,0 +1,60 @@
+"""Evaluations behind training, as the worker runs them: a result file a run, tied to its job, for each of EVALS."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.ledger import JobStatus, Ledger
+from harness.schema import Device, EvalConfig, LaunchConfig, PathsConfig, TrackingConfig
+from sweeps.context import Context
+from sweeps.enqueue import enqueue, eval_file
+from sweeps.evals import EVALS
+from sweeps.plan import make_jobs, plan_runs
+from sweeps.settings import WorkerSettings
+from sweeps.worker import work_once
+from tests.tiny import make_checkpoint
+from tests.unit.test_plan import config
+
+local = pytest.importorskip("tests.local_tasks", reason="needs the `tasks` extra (lm-eval)")
+
+
+def test_every_evaluation_leaves_its_result(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "text.jsonl").write_text('{"text": "Eat well, sleep well."}\n{"text": "Move often."}\n')
+    evals = EvalConfig(
+        after_training=list(EVALS),
+        mmlu_num_shots=0,
+        mmlu_limit_per_subject=1,
+        perplexity_text=str(tmp_path / "text.jsonl"),
+        tasks_names=list(local.write_local_tasks(tmp_path / "tasks", ("piqa",))),
+        tasks_folder=str(tmp_path / "tasks"),
+    )
+    model = ("local", {"path": str(make_checkpoint(tmp_path / "tiny")), "hub_id": "tiny"})
+    runs = plan_runs([config(model=model, adapter="none", quant="none", eval=evals)])
+    jobs = make_jobs(runs)
+    url = str(tmp_path / "ledger.sqlite")
+    ledger = Ledger.open(url)
+    enqueue(ledger, tmp_path / "runs", runs, jobs, "s", ["test"])
+    settings = WorkerSettings(
+        ledger_url=url,
+        paths=PathsConfig(runs=str(tmp_path / "runs"), cache=str(tmp_path / "cache")),
+        launch=LaunchConfig(device=Device.cpu),
+        tracking=TrackingConfig(),
+    )
+    context = Context(settings=settings, ledger=ledger, should_stop=lambda: False, send=lambda message: None)
+    while work_once(context):
+        pass
+    rows = {row.kind: row for row in ledger.rows()}
+    assert {kind: row.reason for kind, row in rows.items() if row.status is not JobStatus.done} == {}
+    folder = tmp_path / "runs" / runs[0].run_id
+    found = {name: json.loads(eval_file(folder, name).read_text()) for name in EVALS}
+    assert all(result["job"] == rows[name].spec_hash for name, result in found.items())
+    assert all(result["system"] == runs[0].label for result in found.values())
+    assert found["perplexity"]["num_documents"] == 2
+    assert found["tasks"]["tasks"]["local_piqa"]["metrics"]["acc"]["n"] == 2
+    ledger.close()
+    (tmp_path / "text.jsonl").write_text('{"text": "Other words."}\n')
+    assert [job.kind for job in make_jobs(runs) if job.spec_hash not in {row.spec_hash for row in rows.values()}] == [
+        "perplexity"
+    ]
