@@ -33,6 +33,9 @@ class Example(Protocol):
     @property
     def num_source(self) -> int: ...
 
+    @property
+    def label(self) -> float | None: ...
+
 
 class Examples(Protocol):
     """Tokenized data: `harness.tokens.TokenizedDataset`, or a list of `TokenizedExample`."""
@@ -211,7 +214,7 @@ def step_items(member: Member) -> Iterator[Item]:
     """The examples of the member's next step, each with the weight of its target tokens in the mean."""
     indices = batch_indices(member.train, member.num_characters, member.step)
     examples = [member.examples[index] for index in indices]
-    counts = [len(example.input_ids) - max(example.num_source, 1) for example in examples]
+    counts = [1 if e.label is not None else len(e.input_ids) - max(e.num_source, 1) for e in examples]
     for place, (example, count) in enumerate(zip(examples, counts, strict=True)):
         by_example = member.train.loss_mean is LossMean.example
         weight = 1 / (len(indices) * count) if by_example else 1 / sum(counts)
@@ -221,6 +224,7 @@ def step_items(member: Member) -> Iterator[Item]:
             num_source=example.num_source,
             dropout_key=member.step * len(indices) + place,
             weight=weight,
+            label=example.label,
         )
 
 

@@ -11,14 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from eval.questions import HUB, Question, Role, choose_shots, load_questions, question_files, select
-from harness.data import DataError, DataSource, fingerprint, locate_dataset, read_rows, require_target, row_examples
+from harness.data import (
+    DataError,
+    DataSource,
+    SourceRow,
+    fingerprint,
+    locate_dataset,
+    read_rows,
+    require_target,
+    row_examples,
+)
 from harness.devices import planned_device
 from harness.files import sha256_file
+from harness.formats import Example
+from harness.labels import label_value
 from harness.ledger import Job
 from harness.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
 from harness.plan import RunSpec, make_spec
 from harness.provenance import load_record
-from harness.schema import Config, DatasetConfig, Device, EmptyTargets, EvalConfig, PathsConfig
+from harness.schema import Config, DatasetConfig, Device, EmptyTargets, EvalConfig, ModelConfig, ModelKind, PathsConfig
 from harness.stores import Missing
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
@@ -147,7 +158,7 @@ def _data_problems(spec: RunSpec, paths: PathsConfig) -> list[str]:
         source = locate_dataset(spec.dataset, paths)
         if isinstance(source, Missing):
             return [str(source)]
-        return _row_problems(spec.dataset, source)
+        return _row_problems(spec.model, spec.dataset, source)
     except ValueError as error:
         return [str(error)]
 
@@ -187,7 +198,7 @@ def _mmlu_problems(evals: EvalConfig) -> list[str]:
     return problems
 
 
-def _row_problems(dataset: DatasetConfig, source: DataSource) -> list[str]:
+def _row_problems(model: ModelConfig, dataset: DatasetConfig, source: DataSource) -> list[str]:
     if not source.files:
         return []
     try:
@@ -195,11 +206,21 @@ def _row_problems(dataset: DatasetConfig, source: DataSource) -> list[str]:
             if number == CHECKED_ROWS:
                 break
             for example in row_examples(row, dataset.format):
-                if dataset.empty_targets is EmptyTargets.refuse:
-                    require_target(example, row)
+                _check_example(model, dataset, example, row)
     except DataError as error:
         return [str(error)]
     return []
+
+
+def _check_example(model: ModelConfig, dataset: DatasetConfig, example: Example, row: SourceRow) -> None:
+    """Raises DataError for a label that is no class, an empty target, or nothing for an encoder to read."""
+    if example.label is not None:
+        label_value(example, row, dataset)
+    elif dataset.empty_targets is EmptyTargets.refuse:
+        require_target(example, row)
+    if model.kind is ModelKind.seq2seq and not example.input:
+        problem = f"dataset.format={dataset.format} has no input here, and model.kind=seq2seq has to read one"
+        raise DataError(problem, file=row.file, line=row.line)
 
 
 def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsConfig) -> list[str]:
