@@ -144,7 +144,7 @@ def judge_options(
     if kind == "local":
         chosen = LocalOptions(
             model=model_choice(name),
-            quant=_resolved(quant_choice("none")),
+            quant=resolved_quant(quant_choice("none")),
             paths=paths_of_environment(),
             max_answer_tokens=max_answer_tokens,
         )
@@ -215,7 +215,7 @@ def _open_model(target: MmluTarget) -> tuple[LoadedBase, dict[str, str | None]]:
     source = locate_model(model, paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
-    quant = _adapters_quant(target.adapters) if target.quant is None else _resolved(quant_choice(target.quant))
+    quant = adapters_quant(target.adapters) if target.quant is None else resolved_quant(quant_choice(target.quant))
     base = load_base(source, quant, resolve_device(Device.auto), Path(paths.cache))
     members: dict[str, str | None] = {}
     for number, folder in enumerate(target.adapters):
@@ -226,14 +226,14 @@ def _open_model(target: MmluTarget) -> tuple[LoadedBase, dict[str, str | None]]:
     return base, members or {model.name: None}
 
 
-def _adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
+def adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
     """How the adapters' own base was stored, from the records beside them; unquantized where there is no adapter.
 
     Raises:
         ValueError: an adapter without a record, or adapters of different bases: say --quant.
     """
     if not adapters:
-        return _resolved(quant_choice("none"))
+        return resolved_quant(quant_choice("none"))
     found: list[QuantConfig] = []
     for folder in adapters:
         record = load_record(folder.parent) if (folder.parent / RECORD_FILE).is_file() else None
@@ -245,7 +245,7 @@ def _adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
     return found[0]
 
 
-def _resolved(quant: QuantConfig) -> QuantConfig:
+def resolved_quant(quant: QuantConfig) -> QuantConfig:
     if quant.compute_dtype is not DType.auto:
         return quant
     on_gpu = planned_device(Device.auto) is Device.cuda

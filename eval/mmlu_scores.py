@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.intervals import Z_95, wilson_interval
 from harness.files import write_json
 
 SCHEMA_VERSION = 1
 MMLU_FILE = "mmlu.json"
-Z_95 = 1.959963984540054
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "humanities": (
@@ -169,10 +169,7 @@ def score_categories(predictions: Sequence[Prediction]) -> dict[str, SubjectScor
 def micro_accuracy(scores: Mapping[str, SubjectScore]) -> tuple[float, tuple[float, float]]:
     """-> mean over questions and its Wilson 95 % interval."""
     n, correct = sum(s.n for s in scores.values()), sum(s.num_correct for s in scores.values())
-    p, z2 = correct / n, Z_95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2)) / (1 + z2 / n)
-    return p, (max(0.0, centre - half), min(1.0, centre + half))
+    return correct / n, wilson_interval(correct, n)
 
 
 def macro_accuracy(scores: Mapping[str, SubjectScore]) -> tuple[float, tuple[float, float]]:

@@ -51,6 +51,14 @@ class ClassifierBank(OwnedBank):
         self.num_labels = _saved_labels(folder) or self.num_labels
         super().load_member(name, folder)
 
+    @property
+    def has_trained_head(self) -> bool:
+        """Whether its scores mean anything: a member is in, or the checkpoint itself was trained to classify."""
+        if self.configs:
+            return True
+        saved = json.loads((self.folder / "config.json").read_text())
+        return any(name.endswith("ForSequenceClassification") for name in saved.get("architectures") or [])
+
     def item_losses(self, items: Sequence[Item]) -> Tensor:
         """-> negative log-likelihood, or squared error, of every item's label, in their order, [items] float32.
 

@@ -32,6 +32,7 @@ from harness.formats import LABELLED, RULE_VERSIONS, Example
 from harness.labels import label_value
 from harness.rows import DataError
 from harness.schema import DatasetConfig
+from harness.text_pairs import encode_texts, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,7 +107,7 @@ class TokenizedDataset:
 
     @property
     def num_target_tokens(self) -> NDArray[np.int32]:
-        """Targets of each example: its label, or the tokens after the source but for the first, which nothing predicts."""
+        """Targets of each example: its label, or the tokens after the source, but never the first of all."""
         if self.labels is not None:
             return np.ones_like(self.lengths)
         return self.lengths - np.maximum(self.num_source, 1)
@@ -272,9 +273,9 @@ def _encode(
     """BOS and EOS go through the tokenizer as text, as in the original; without a BOS nothing is prepended."""
     texts = [_texts(example, tokenizer) for _, example in batch]
     max_source, max_target = config.source_max_tokens, config.target_max_tokens
-    sources = _token_ids(tokenizer, [source for source, _ in texts])
+    sources = token_ids(tokenizer, [source for source, _ in texts])
     sources = [shorten(ids, example, tokenizer, max_source) for ids, (_, example) in zip(sources, batch, strict=True)]
-    targets = _token_ids(tokenizer, [target for _, target in texts])
+    targets = token_ids(tokenizer, [target for _, target in texts])
     columns = [
         [source[:max_source] + target[:max_target] for source, target in zip(sources, targets, strict=True)],
         [min(len(source), max_source) for source in sources],
@@ -298,7 +299,7 @@ def shorten(source: list[int], example: Example, tokenizer: "PreTrainedTokenizer
 
 def source_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """What a generative model reads: BOS, where its tokenizer has one, and the text."""
-    return _token_ids(tokenizer, [(tokenizer.bos_token or "") + text])[0]
+    return token_ids(tokenizer, [(tokenizer.bos_token or "") + text])[0]
 
 
 def _encode_labelled(
@@ -320,31 +321,6 @@ def _encode_labelled(
     return pa.RecordBatch.from_arrays(arrays, schema=_LABELLED_SCHEMA)
 
 
-def encode_texts(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, str | None]], max_tokens: int
-) -> tuple[list[list[int]], list[int]]:
-    """What a classifier reads. -> token ids of each text or pair, and how many were cut off.
-
-    An encoder's tokenizer (one with a separator token) frames texts and pairs in its own way, `<s> a </s></s> b </s>`
-    for RoBERTa. A causal model reads BOS, the first text, a newline and the second one.
-    """
-    if tokenizer.sep_token is None:
-        joined = [(tokenizer.bos_token or "") + (one if two is None else f"{one}\n{two}") for one, two in texts]
-        whole = _token_ids(tokenizer, joined)
-        return [ids[:max_tokens] for ids in whole], [max(0, len(ids) - max_tokens) for ids in whole]
-    framed: list[list[int]] = []
-    num_cut: list[int] = []
-    for one, two in texts:
-        pair = {} if two is None else {"text_pair": two}
-        whole_ids: list[int] = tokenizer(one, **pair, verbose=False)["input_ids"]
-        ids = whole_ids
-        if len(whole_ids) > max_tokens:
-            ids = tokenizer(one, **pair, truncation="longest_first", max_length=max_tokens)["input_ids"]
-        framed.append(ids)
-        num_cut.append(len(whole_ids) - len(ids))
-    return framed, num_cut
-
-
 def _texts(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
     """What is read and what is written, special tokens included; a dialogue goes through the chat template."""
     if not example.messages:
@@ -358,12 +334,6 @@ def _texts(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str,
             "without; take another model, or dataset.format=input_output with texts of your own"
         )
     return source, whole[len(source) :]
-
-
-def _token_ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
 
 
 def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], source: DataSource) -> None:

@@ -12,6 +12,7 @@ from eval.systems import load_members, open_system
 from harness.files import write_json
 from harness.ledger import JobRow
 from sweeps.context import Context
+from sweeps.dataset_evals import glue_jobs, super_ni_jobs
 from sweeps.enqueue import eval_file
 
 
@@ -41,7 +42,11 @@ def mmlu_jobs(context: Context, claims: Sequence[JobRow]) -> None:
             context.finish(claim, {"accuracy_macro": result["accuracy_macro"]}, seconds)
 
 
-EVALS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {"mmlu": mmlu_jobs}
+EVALS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {
+    "mmlu": mmlu_jobs,
+    "glue": glue_jobs,
+    "super_ni": super_ni_jobs,
+}
 
 
 def _teller(context: Context, claim: JobRow) -> Callable[[int, int], None]:

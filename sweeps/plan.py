@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.dataset_rows import evaluation_rows
 from eval.questions import HUB, Question, Role, choose_shots, load_questions, question_files, select
 from harness.data import (
     DataError,
@@ -35,7 +36,8 @@ from harness.stores import Missing
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
 CHECKED_ROWS = 100_000  # rows of a local file that are read before anything starts
 TRAIN, MMLU = "train", "mmlu"
-EVAL_NAMES = (MMLU,)  # the keys of `sweeps.evals.EVALS`, which needs torch
+DATASET_EVALS = {"glue": ModelKind.classifier, "super_ni": ModelKind.seq2seq}  # of a run's own dataset; what they score
+EVAL_NAMES = (MMLU, *DATASET_EVALS)  # the keys of `sweeps.evals.EVALS`, which needs torch
 MMLU_SETS = {"mmlu_questions": Role.questions, "mmlu_shots_file": Role.shots}  # settings that name questions
 
 
@@ -96,8 +98,13 @@ def _asked(evals: EvalConfig) -> dict[str, dict[str, Any]]:
     return {name: _settings_of(evals, name) for name in evals.after_training}
 
 
-def make_jobs(runs: Sequence[PlannedRun]) -> list[Job]:
-    """A training job for each run, and its evaluations behind it."""
+def make_jobs(runs: Sequence[PlannedRun], paths: PathsConfig | None = None) -> list[Job]:
+    """A training job for each run, and its evaluations behind it.
+
+    Args:
+        runs: planned.
+        paths: where rows that evaluations score are looked for, so that changed ones are scored anew.
+    """
     jobs: list[Job] = []
     settings: dict[str, dict[str, Any]] = {}  # so that the files of a grid's settings are hashed once
     for run in runs:
@@ -116,8 +123,25 @@ def make_jobs(runs: Sequence[PlannedRun]) -> list[Job]:
             key = json.dumps([name, asdict(run.evals)])
             if key not in settings:
                 settings[key] = eval_settings(run.evals, name)
-            jobs.append(_eval_job(run, name, settings[key], payload, train.job_id))
+            asked = settings[key] | _own_rows(run, name, paths)
+            jobs.append(_eval_job(run, name, asked, payload, train.job_id))
     return jobs
+
+
+def _own_rows(run: PlannedRun, name: str, paths: PathsConfig | None) -> dict[str, str]:
+    """The content of the rows in the data store that an evaluation of the run's own dataset scores."""
+    if name not in DATASET_EVALS or run.spec.dataset is None or paths is None or _data_file(run.evals, name):
+        return {}
+    try:
+        rows = evaluation_rows(run.spec.dataset, None, None, paths)
+    except ValueError:
+        return {}  # `preflight` says what is wrong
+    return {f"{name}_data_sha256": rows.sha256} if rows.source.files else {}
+
+
+def _data_file(evals: EvalConfig, name: str) -> str | None:
+    where: str | None = getattr(evals, f"{name}_data")
+    return where
 
 
 def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) -> list[str]:
@@ -146,6 +170,7 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
         if run.evals not in evals:
             evals.append(run.evals)
             problems.update(dict.fromkeys(_eval_problems(run.evals)))
+        problems.update(dict.fromkeys(_dataset_eval_problems(run, paths)))
         problems.update(dict.fromkeys(_changed_inputs(run, sources[place], paths)))
     if too_large and planned_device(device) is Device.cpu:
         problems[_no_gpu(too_large)] = None
@@ -173,6 +198,27 @@ def _eval_problems(evals: EvalConfig) -> list[str]:
     if MMLU not in evals.after_training:
         return problems
     return problems + _mmlu_problems(evals)
+
+
+def _dataset_eval_problems(run: PlannedRun, paths: PathsConfig) -> list[str]:
+    """Runs that an evaluation can't score, rows that are nowhere, labels that are no class."""
+    problems: list[str] = []
+    for name in run.evals.after_training:
+        kind, spec = DATASET_EVALS.get(name), run.spec
+        if kind is None:
+            continue
+        if spec.model.kind is not kind or spec.dataset is None:
+            found = "adapter=none" if spec.dataset is None else f"model.kind={spec.model.kind.value}"
+            problems.append(
+                f"eval.after_training: {name} scores finetuned runs of model.kind={kind.value}, not {found}"
+            )
+            continue
+        try:
+            rows = evaluation_rows(spec.dataset, _data_file(run.evals, name), None, paths)
+            problems += [f"eval {name}: {p}" for p in _row_problems(spec.model, rows.dataset, rows.source)]
+        except ValueError as error:
+            problems.append(f"eval {name}: {error}")
+    return problems
 
 
 def _mmlu_problems(evals: EvalConfig) -> list[str]:
@@ -272,6 +318,8 @@ def eval_settings(evals: EvalConfig, name: str) -> dict[str, Any]:
     """
     settings = _settings_of(evals, name)
     files = {key: question_files(settings[key], role) for key, role in MMLU_SETS.items() if key in settings}
+    if (data := settings.get(f"{name}_data")) is not None:
+        files[f"{name}_data"] = [Path(data)] * Path(data).is_file()
     return settings | {f"{key}_sha256": _content_sha256(found) for key, found in files.items() if found}
 
 
