@@ -123,7 +123,10 @@ def changed(value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         first = dataclasses.fields(value)[0].name
         return dataclasses.replace(value, **{first: getattr(value, first) + 1})
-    return f"{value}x" if isinstance(value, str) else 3 if name == "max_rows" else "x"
+    if name == "label_names":
+        return ["no", "maybe", "yes"]
+    counts = ("max_rows", "max_rows_per_task", "num_labels")
+    return f"{value}x" if isinstance(value, str) else 3 if name in counts else "x"
 
 
 def mutated(base: RunSpec, keys: Sequence[tuple[str, str]]) -> RunSpec:
@@ -297,7 +300,7 @@ def test_planned_evaluations_are_those_that_workers_know() -> None:
 @pytest.mark.parametrize(
     ("evals", "expected"),
     [
-        (EvalConfig(after_training=["mmmlu"]), "eval.after_training: 'mmmlu' is no evaluation; there are: mmlu"),
+        (EvalConfig(after_training=["mmmlu"]), "eval.after_training: 'mmmlu' is no evaluation; there are: mmlu, glue"),
         (EvalConfig(after_training=["mmlu"], mmlu_questions="no.jsonl"), "eval.mmlu_questions: no.jsonl: no such file"),
         (EvalConfig(after_training=["mmlu"], mmlu_shots_file="no.jsonl"), "eval.mmlu_shots_file: no.jsonl: no such"),
         (EvalConfig(after_training=["mmlu"], mmlu_num_shots=9), "eval.mmlu_num_shots: embedded: subject "),
