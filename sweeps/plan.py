@@ -205,6 +205,8 @@ def _dataset_eval_problems(run: PlannedRun, paths: PathsConfig) -> list[str]:
     problems: list[str] = []
     for name in run.evals.after_training:
         kind, spec = DATASET_EVALS.get(name), run.spec
+        if name == MMLU and spec.model.kind is not ModelKind.causal:
+            problems.append(f"eval.after_training: mmlu scores model.kind=causal, not {spec.model.kind.value}")
         if kind is None:
             continue
         if spec.model.kind is not kind or spec.dataset is None:
