@@ -27,14 +27,13 @@ from harness.schema import AdapterConfig, LossMean, TrainConfig
 
 
 class Example(Protocol):
+    """A labelled one has `label: float | None` too (`harness.tokens.TokenizedExample`)."""
+
     @property
     def input_ids(self) -> "np.ndarray[tuple[int], np.dtype[np.int32]]": ...
 
     @property
     def num_source(self) -> int: ...
-
-    @property
-    def label(self) -> float | None: ...
 
 
 class Examples(Protocol):
@@ -214,7 +213,11 @@ def step_items(member: Member) -> Iterator[Item]:
     """The examples of the member's next step, each with the weight of its target tokens in the mean."""
     indices = batch_indices(member.train, member.num_characters, member.step)
     examples = [member.examples[index] for index in indices]
-    counts = [1 if e.label is not None else len(e.input_ids) - max(e.num_source, 1) for e in examples]
+    labels: list[float | None] = [getattr(example, "label", None) for example in examples]
+    counts = [
+        len(example.input_ids) - max(example.num_source, 1) if label is None else 1
+        for example, label in zip(examples, labels, strict=True)
+    ]
     for place, (example, count) in enumerate(zip(examples, counts, strict=True)):
         by_example = member.train.loss_mean is LossMean.example
         weight = 1 / (len(indices) * count) if by_example else 1 / sum(counts)
@@ -224,7 +227,7 @@ def step_items(member: Member) -> Iterator[Item]:
             num_source=example.num_source,
             dropout_key=member.step * len(indices) + place,
             weight=weight,
-            label=example.label,
+            label=labels[place],
         )
 
 

@@ -43,7 +43,7 @@ def make_roberta(folder: Path, seed: int = 0, width: int = 32) -> Path:
     """A masked-language model, as the published one is: its classification head starts fresh."""
     trained = json.loads(_trained(ROBERTA_SPECIALS).to_str())["model"]
     merges = [tuple(pair) for pair in trained["merges"]]
-    tokenizer = RobertaTokenizerFast(vocab=trained["vocab"], merges=merges, model_max_length=64)  # type: ignore[arg-type]
+    tokenizer = RobertaTokenizerFast(vocab=trained["vocab"], merges=merges, model_max_length=64)
     torch.manual_seed(seed)
     config = RobertaConfig(
         vocab_size=len(tokenizer),

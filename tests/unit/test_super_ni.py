@@ -81,7 +81,7 @@ def test_examples_that_do_not_fit_are_left_out(tmp_path: Path, base: LoadedBase)
         source = locate_dataset(config, PathsConfig(cache="unused"))
         assert isinstance(source, DataSource)
         data = tokenize_dataset(config, source, base.tokenizer, tmp_path)
-        texts.append(base.tokenizer.decode(data[0].input_ids[: data[0].num_source].tolist()))
+        texts.append(str(base.tokenizer.decode(data[0].input_ids[: data[0].num_source].tolist())))
     assert [text.count("Positive Example") for text in texts] == [2, 1, 0]
     assert all(text.endswith("Output: ") for text in texts)
 
