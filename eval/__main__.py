@@ -3,6 +3,8 @@
     python -m eval mmlu --model smollm2 --out scores/
     python -m eval perplexity --model smollm2 --text book.txt --out scores/
     python -m eval tasks --model smollm2 --tasks hellaswag,piqa --out scores/
+    python -m eval glue --run RUN_ID
+    python -m eval super_ni --run RUN_ID
     python -m eval generate --sweep demo
     python -m eval judge --sweep demo --tournament tournaments/demo
     python -m eval rate tournaments/demo/verdicts.csv
@@ -95,6 +97,89 @@ def mmlu(
             return
         with progress_bar("mmlu", as_json) as advance:
             results, shown = run_mmlu(target, settings, out, advance)
+        show({name: result.to_json() for name, result in results.items()}, shown, as_json)
+
+
+Dataset = Annotated[str | None, typer.Option(help="A choice of conf/dataset; default: what it was trained on.")]
+Data = Annotated[Path | None, typer.Option(help="A file with the rows; default: the dataset's evaluation split.")]
+Split = Annotated[str | None, typer.Option(help="Another of the dataset's splits.")]
+Out = Annotated[Path, typer.Option(help="Folder for the result; several systems get a folder each in it.")]
+
+
+@app.command()
+def glue(
+    run: RunIds = None,
+    sweep: Sweep = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    quant: Quant = None,
+    dataset: Dataset = None,
+    data: Data = None,
+    split: Split = None,
+    limit: Annotated[int | None, typer.Option(help="The first so many rows.")] = None,
+    out: Out = Path("scores"),
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Classifiers on rows with labels: accuracy, F1, Matthews, or correlations, with intervals."""
+    prepare_process()
+    from eval.dataset_commands import DatasetTarget, run_glue
+    from eval.glue import GlueSettings
+
+    with friendly_errors():
+        settings = GlueSettings(limit=limit)
+        target = DatasetTarget(
+            model=model,
+            adapters=tuple(adapter or ()),
+            quant=quant,
+            run_ids=tuple(run or ()),
+            sweep=sweep,
+            runs=runs,
+            dataset=dataset,
+            data=data,
+            split=split,
+        )
+        with progress_bar("rows", as_json) as advance:
+            results, shown = run_glue(target, settings, out, advance)
+        show({name: result.to_json() for name, result in results.items()}, shown, as_json)
+
+
+@app.command("super_ni")
+def super_ni(
+    run: RunIds = None,
+    sweep: Sweep = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    quant: Quant = None,
+    dataset: Dataset = None,
+    data: Data = None,
+    split: Split = None,
+    limit_per_task: Annotated[int, typer.Option(help="The first so many instances of each task; 0 for all.")] = 100,
+    max_new_tokens: Annotated[int, typer.Option(help="An answer's longest length, in tokens.")] = 128,
+    out: Out = Path("scores"),
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """T5 on Super-NaturalInstructions: RougeL and exact match of greedy answers, by task, with intervals."""
+    prepare_process()
+    from eval.dataset_commands import DatasetTarget, run_super_ni
+    from eval.super_ni import SuperNiSettings
+
+    with friendly_errors():
+        settings = SuperNiSettings(limit_per_task=limit_per_task or None, max_new_tokens=max_new_tokens)
+        target = DatasetTarget(
+            model=model,
+            adapters=tuple(adapter or ()),
+            quant=quant,
+            run_ids=tuple(run or ()),
+            sweep=sweep,
+            runs=runs,
+            dataset=dataset,
+            data=data,
+            split=split,
+        )
+        with progress_bar("instances", as_json) as advance:
+            results, shown = run_super_ni(target, settings, out, advance)
         show({name: result.to_json() for name, result in results.items()}, shown, as_json)
 
 

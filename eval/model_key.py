@@ -5,6 +5,9 @@ A cached result must never serve another model: lm-eval's own cache leaves the m
 
 import hashlib
 import json
+from typing import Any
+
+import torch
 
 from harness.models import LoadedBase
 from harness.schema import AdapterMethod
@@ -16,10 +19,12 @@ def model_sha256(base: LoadedBase, member: str | None) -> str:
     Args:
         member: the adapter's name in the bank; None for the untouched base.
     """
-    layer = next(iter(base.bank.layers.values()))
+    bank: Any = base.bank
+    layer = next(iter(bank.layers.values()))
     weight = layer.base.weight
     state = getattr(weight, "quant_state", None)
-    storage = [type(layer.base).__name__, str(weight.dtype), str(base.bank.lm_head_weight.dtype)]
+    computed = bank.lm_head_weight.dtype if hasattr(bank, "lm_head_weight") else bank.dtype  # classifiers, T5
+    storage = [type(layer.base).__name__, str(weight.dtype), str(computed)]
     if state is not None:
         storage += [str(state.quant_type), str(state.blocksize), str(state.nested), str(state.dtype)]
     digest = hashlib.sha256(json.dumps([base.fingerprint, storage]).encode())
@@ -31,5 +36,6 @@ def model_sha256(base: LoadedBase, member: str | None) -> str:
         digest.update(json.dumps(parts).encode())
         for name, tensor in sorted(base.bank.member_parameters(member).items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return digest.hexdigest()

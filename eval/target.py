@@ -102,7 +102,7 @@ def _open_model(target: Target) -> tuple[LoadedBase, dict[str, str | None]]:
         raise ValueError(str(source))
     is_seq2seq = AutoConfig.from_pretrained(checkpoint_folder(source, Path(paths.cache))).is_encoder_decoder
     require_causal(target.model, ModelKind.seq2seq if is_seq2seq else model.kind)
-    quant = _adapters_quant(target.adapters) if target.quant is None else resolved_quant(quant_choice(target.quant))
+    quant = adapters_quant(target.adapters) if target.quant is None else resolved_quant(quant_choice(target.quant))
     base = load_base(source, quant, resolve_device(Device.auto), Path(paths.cache))
     members: dict[str, str | None] = {}
     for number, folder in enumerate(target.adapters):
@@ -127,7 +127,7 @@ def _require_same_base(adapter: Path, base: LoadedBase) -> None:
         )
 
 
-def _adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
+def adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
     """How the adapters' own base was stored, from the records beside them; unquantized where there is no adapter.
 
     Raises:

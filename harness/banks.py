@@ -41,6 +41,10 @@ class _Calibrated(Protocol):
     def calibrate(self, items: Sequence[Item]) -> None: ...
 
 
+class _Labelled(Protocol):
+    num_labels: int | None
+
+
 def make_bank(
     folder: Path, kind: ModelKind, method: AdapterMethod, quant: QuantConfig, device: torch.device
 ) -> AdapterBank:
@@ -82,6 +86,12 @@ def calibrate(bank: object, adapter: AdapterConfig, examples: _Examples, train: 
             for place, e in enumerate(chosen)
         ]
     )
+
+
+def set_num_labels(bank: object, num_labels: int) -> None:
+    """Says how many classes the head of the next new member has (1: a number). Comes before `add_member`."""
+    target: _Labelled = bank  # type: ignore[assignment]
+    target.num_labels = num_labels
 
 
 def _owned_bank(kind: ModelKind, method: AdapterMethod) -> type:

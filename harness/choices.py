@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from harness.plan import typed
-from harness.schema import ModelConfig, QuantConfig
+from harness.schema import DatasetConfig, ModelConfig, QuantConfig
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 
@@ -23,6 +23,12 @@ def model_choice(name_or_path: str) -> ModelConfig:
         config: ModelConfig = typed(ModelConfig, {"name": path.name, "hub_id": path.name, "path": str(path)})
         return config
     chosen: ModelConfig = typed(ModelConfig, load_choice("model", name_or_path))
+    return chosen
+
+
+def dataset_choice(name: str) -> DatasetConfig:
+    """A choice of conf/dataset. Raises ValueError, with the near matches, for another name."""
+    chosen: DatasetConfig = typed(DatasetConfig, load_choice("dataset", name))
     return chosen
 
 

@@ -1,7 +1,8 @@
 """A classifier with one adapter and a trained head, or trained whole: RoBERTa on GLUE, and causal models too.
 
 An item's `label` is its one target. The head starts fresh from the member's seed, stays in 16/32 bits and is saved
-with the adapter (PEFT's `modules_to_save`). A causal model is read at its last token ("label-supervised"
+with the adapter (PEFT's `modules_to_save`). With one class the label is a number, and the loss its squared error, as
+in transformers (STS-B). A causal model is read at its last token ("label-supervised"
 finetuning, arXiv 2310.01208). Source of the recipe: QLoRA section 4, GLUE with RoBERTa-large.
 """
 
@@ -18,6 +19,7 @@ from transformers import AutoModelForSequenceClassification
 
 from harness.adapters import ADAPTER_WEIGHTS
 from harness.collate import Item
+from harness.labels import REGRESSION
 from harness.owned_bank import OwnedBank
 from harness.peft_start import HEADS
 from harness.seq2seq_bank import pad, padded_batches
@@ -49,23 +51,32 @@ class ClassifierBank(OwnedBank):
         self.num_labels = _saved_labels(folder) or self.num_labels
         super().load_member(name, folder)
 
+    @property
+    def has_trained_head(self) -> bool:
+        """Whether its scores mean anything: a member is in, or the checkpoint itself was trained to classify."""
+        if self.configs:
+            return True
+        saved = json.loads((self.folder / "config.json").read_text())
+        return any(name.endswith("ForSequenceClassification") for name in saved.get("architectures") or [])
+
     def item_losses(self, items: Sequence[Item]) -> Tensor:
-        """-> negative log-likelihood of every item's label, in their order, [items] float32.
+        """-> negative log-likelihood, or squared error, of every item's label, in their order, [items] float32.
 
         Raises:
             ValueError: an item without a label, or one that the head has no class for.
         """
         num_labels = self.base.config.num_labels
         for item in items:
-            if item.label is None or not 0 <= item.label < num_labels:
+            if item.label is None or (num_labels > REGRESSION and not 0 <= item.label < num_labels):
                 raise ValueError(
                     f"label {item.label}: a classifier's rows need one from 0 to {num_labels - 1}; check the dataset, "
                     "or the number of classes"
                 )
         logits_BC = self.label_logits(items)
-        return functional.cross_entropy(
-            logits_BC, torch.tensor([item.label for item in items], device=self.device), reduction="none"
-        )
+        labels_B = torch.tensor([item.label for item in items], device=self.device, dtype=torch.float32)
+        if num_labels == REGRESSION:
+            return functional.mse_loss(logits_BC[:, 0], labels_B, reduction="none")
+        return functional.cross_entropy(logits_BC, labels_B.long(), reduction="none")
 
     def label_logits(self, items: Sequence[Item]) -> Tensor:
         """-> scores of the classes, [items, classes] float32, in the items' order."""

@@ -19,7 +19,7 @@ class Item:
     num_source: int  # leading tokens that carry no loss
     dropout_key: int
     weight: float  # what each of its target tokens counts in the member's step loss
-    label: int | None = None  # the class, for a classifier: then it is the one target, and no token is
+    label: float | None = None  # the class, or the number to predict: then it is the one target, and no token is
 
     @property
     def num_targets(self) -> int:

@@ -30,6 +30,7 @@ __all__ = [
     "DataSource",
     "Missing",
     "SourceRow",
+    "column",
     "fingerprint",
     "locate_dataset",
     "num_rows",
@@ -113,6 +114,25 @@ def num_rows(source: DataSource) -> int:
     return len(_load_hub(source))
 
 
+def column(source: DataSource, field: str) -> Iterator[str]:
+    """One field of every row, in order, as text; of a hub dataset nothing else is read.
+
+    Raises:
+        DataError: a row without the field.
+    """
+    if not source.files:
+        table = _load_hub(source)
+        if field not in table.column_names:
+            raise DataError(f"missing (there are: {', '.join(table.column_names)})", file=source.name, field=field)
+        for start in range(0, len(table), _HUB_BATCH_ROWS):
+            yield from (str(value) for value in table.select_columns([field])[start : start + _HUB_BATCH_ROWS][field])
+        return
+    for row in _file_rows(source):
+        if field not in row.fields:
+            raise DataError("missing", file=row.file, line=row.line, field=field)
+        yield str(row.fields[field])
+
+
 def row_examples(row: SourceRow, format: str) -> list[Example]:
     """Applies the format's rule to a row.
 
@@ -159,6 +179,8 @@ def _local_files(config: DatasetConfig, paths: PathsConfig, looked: list[str]) -
         return ()
     for name in store_names(config.name, config.hub_id):
         stem = Path(paths.data_store) / name
+        if name != config.name and _is_configuration(config.subset):
+            stem /= str(config.subset)  # one repository, several datasets: GLUE's tasks
         for suffix in SUFFIXES:
             if stem.with_name(stem.name + suffix).is_file():
                 return (stem.with_name(stem.name + suffix),)
@@ -167,6 +189,11 @@ def _local_files(config: DatasetConfig, paths: PathsConfig, looked: list[str]) -
         if found:
             return found
     return ()
+
+
+def _is_configuration(subset: str | None) -> bool:
+    """Whether a subset is a configuration's name; one with a file's suffix names files of the repository."""
+    return subset is not None and not subset.endswith(_HUB_FILE_SUFFIXES)
 
 
 def _data_files(path: Path, split: str, looked: list[str], prefix: str) -> tuple[Path, ...]:
@@ -251,7 +278,7 @@ def _load_hub(source: DataSource) -> "Dataset":
     from datasets import load_dataset
 
     options: dict[str, Any] = {"name": source.subset}
-    if source.subset is not None and source.subset.endswith(_HUB_FILE_SUFFIXES):
+    if source.subset is not None and not _is_configuration(source.subset):
         options = {"data_files": {source.split: source.subset}}
     if source.snapshot is not None:
         return load_dataset(str(source.snapshot), split=source.split, **options)

@@ -5,9 +5,11 @@ rules. A dataset of your own needs one entry here and one YAML in `conf/dataset`
 
 Source: `make_data_module` of artidoro/qlora (qlora.py); the two templates are Stanford Alpaca's with the
 space that qlora.py adds after "Response:". FLAN v2 and Unnatural Instructions, which that code leaves out,
-follow the fields their authors published (google-research/FLAN, orhonovich/unnatural-instructions).
+follow the fields their authors published (google-research/FLAN, orhonovich/unnatural-instructions). GLUE's
+fields are those of nyu-mll/glue; Super-NaturalInstructions is prompted as yizhongw/Tk-Instruct does (ni_collator.py).
 """
 
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -27,6 +29,20 @@ ALPACA_WITHOUT_INPUT = (
 
 # FLAN's cot_data files are .tsv without a header, and escape newlines as "\n".
 HEADERLESS_TSV: dict[str, tuple[str, ...]] = {"flan": ("question", "answer", "rationale")}
+
+# Which fields of nyu-mll/glue hold the texts of each task.
+GLUE_FIELDS: dict[str, tuple[str, ...]] = {
+    "glue_cola": ("sentence",),
+    "glue_sst2": ("sentence",),
+    "glue_mrpc": ("sentence1", "sentence2"),
+    "glue_qqp": ("question1", "question2"),
+    "glue_stsb": ("sentence1", "sentence2"),
+    "glue_mnli": ("premise", "hypothesis"),
+    "glue_qnli": ("question", "sentence"),
+    "glue_rte": ("sentence1", "sentence2"),
+    "glue_wnli": ("sentence1", "sentence2"),
+}
+NUM_POSITIVE_EXAMPLES = 2  # of each task, in Tk-Instruct's prompts ("def + pos (2)", the rows of QLoRA's table 3)
 
 # The same columns under each publisher's names: google-research/FLAN's Hub form, then SirNeural/flan_v2's card.
 _FLAN_PAIRS = (("inputs", "targets"), ("input", "target"))
@@ -49,6 +65,9 @@ class Example:
     output: str
     target_field: str = "output"
     messages: tuple[tuple[str, str], ...] = ()  # role and content; `harness.tokens` renders them by the chat template
+    shorter: tuple[str, ...] = ()  # inputs with less shown, taken in turn where `input` doesn't fit
+    pair: str | None = None  # the second text of a labelled pair
+    label: int | float | str | None = None  # of a labelled row, as it stands there; `harness.labels` makes it a class
 
 
 RowRule = Callable[[Row], list[Example]]
@@ -60,14 +79,18 @@ def text_field(row: Row, field: str, prefix: str = "") -> str:
     Raises:
         RowError: the field is missing (near names are listed) or not text.
     """
+    value = _present(row, field, prefix)
+    if not isinstance(value, str):
+        raise RowError(prefix + field, f"expected text, found {type(value).__name__} {str(value)[:60]!r}")
+    return value
+
+
+def _present(row: Row, field: str, prefix: str = "") -> object:
     if field not in row:
         near = get_close_matches(field, [str(name) for name in row], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise RowError(prefix + field, f"missing (the row has: {', '.join(map(str, row)) or 'nothing'}{hint})")
-    value = row[field]
-    if not isinstance(value, str):
-        raise RowError(prefix + field, f"expected text, found {type(value).__name__} {str(value)[:60]!r}")
-    return value
+    return row[field]
 
 
 def alpaca(row: Row) -> list[Example]:
@@ -105,10 +128,56 @@ def input_output(row: Row) -> list[Example]:
 
 
 def super_ni(row: Row) -> list[Example]:
-    """`definition`, `inputs`, `targets`, as Tk-Instruct prompts them without examples (arXiv 2204.07705, appendix)."""
-    definition, text = text_field(row, "definition").strip(), text_field(row, "inputs").strip()
-    prompt = f"Definition: {definition}\n\nNow complete the following example -\nInput: {text}\nOutput: "
-    return [Example(prompt, text_field(row, "targets"), "targets")]
+    """`definition`, `inputs`, `targets`; definition only, as Tk-Instruct's "def" models."""
+    return [Example(_tk_instruct(row, 0), text_field(row, "targets").strip(), "targets")]
+
+
+def super_ni_pos2(row: Row) -> list[Example]:
+    """The same with `pos_0_input`, `pos_0_output`, `pos_1_...` (jayelm/natural-instructions), as many as fit."""
+    prompts = [_tk_instruct(row, count) for count in range(NUM_POSITIVE_EXAMPLES, -1, -1)]
+    return [Example(prompts[0], text_field(row, "targets").strip(), "targets", shorter=tuple(prompts[1:]))]
+
+
+def _tk_instruct(row: Row, num_examples: int) -> str:
+    parts = [f"Definition: {_ended(text_field(row, 'definition'))}\n\n"]
+    for number in range(num_examples):
+        source, target = f"pos_{number}_input", f"pos_{number}_output"
+        if number and row.get(source) in (None, ""):  # a task with one example
+            break
+        shown = f"Input: {_ended(text_field(row, source))}\n Output: {_ended(text_field(row, target))}\n\n"
+        parts.append(f" Positive Example {number + 1} -\n{shown}")
+    return f"{''.join(parts)}Now complete the following example -\nInput: {_ended(text_field(row, 'inputs'))}\nOutput: "
+
+
+def _ended(text: str) -> str:
+    """Stripped, with a full stop unless it ends in punctuation: ni_collator.py does so to each part."""
+    text = text.strip()
+    return text if text.endswith(tuple(string.punctuation)) else text + "."
+
+
+def classification(row: Row) -> list[Example]:
+    """`text`, `label`, and `text_pair` where two texts are judged."""
+    pair = text_field(row, "text_pair") if row.get("text_pair") is not None else None
+    return [Example(text_field(row, "text"), "", "label", pair=pair, label=_label(row))]
+
+
+def _glue(fields: tuple[str, ...]) -> RowRule:
+    def rule(row: Row) -> list[Example]:
+        first, *second = (text_field(row, field) for field in fields)
+        return [Example(first, "", "label", pair=second[0] if second else None, label=_label(row))]
+
+    return rule
+
+
+def _label(row: Row) -> int | float | str:
+    value = _present(row, "label")
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise RowError(
+            "label", f"expected a number or a class's name, found {type(value).__name__} {str(value)[:60]!r}"
+        )
+    if isinstance(value, str) and not value.strip():
+        raise RowError("label", "empty: every row needs its class")
+    return value
 
 
 def chat(row: Row) -> list[Example]:
@@ -178,8 +247,13 @@ DATASETS: dict[str, RowRule] = {
     "flan": flan,
     "input_output": input_output,
     "super_ni": super_ni,
+    "super_ni_pos2": super_ni_pos2,
     "chat": chat,
+    "classification": classification,
+    **{name: _glue(fields) for name, fields in GLUE_FIELDS.items()},
 }
+RULE_VERSIONS = {"super_ni": 2}  # rules that changed, so that data tokenized by the old one isn't used
+LABELLED = frozenset({"classification", *GLUE_FIELDS})  # formats whose target is a class or a number, not text
 
 
 def row_rule(name: str) -> RowRule:

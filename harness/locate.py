@@ -73,12 +73,13 @@ def checkpoint_shape(source: ModelSource) -> ShapeConfig | None:
         raise ValueError(f"{path}: not JSON ({error}); copy the checkpoint anew") from error
     if not isinstance(saved, dict):
         raise ValueError(f"{path}: expected an object, found {type(saved).__name__}; copy the checkpoint anew")
-    heads = saved.get("num_attention_heads") or 1
+    heads = saved.get("num_attention_heads") or saved.get("num_heads") or 1
+    width = saved.get("hidden_size") or saved.get("d_model") or 0  # T5 has names of its own
     return ShapeConfig(
         vocab_size=saved.get("vocab_size", 0),
-        hidden_size=saved.get("hidden_size", 0),
-        intermediate_size=saved.get("intermediate_size") or 4 * saved.get("hidden_size", 0),
-        num_layers=saved.get("num_hidden_layers", 0),
+        hidden_size=width,
+        intermediate_size=saved.get("intermediate_size") or saved.get("d_ff") or 4 * width,
+        num_layers=saved.get("num_hidden_layers") or saved.get("num_layers") or 0,
         num_heads=heads,
         num_kv_heads=saved.get("num_key_value_heads") or heads,
         tied_embeddings=bool(saved.get("tie_word_embeddings", False)),

@@ -8,7 +8,16 @@ quantized afterwards (PiSSA, section 4: QPiSSA); so they work on quantized bases
 can't by their nature.
 """
 
-from harness.schema import AdapterConfig, AdapterMethod, ModelConfig, ModelKind, QuantConfig, QuantMethod
+from harness.formats import LABELLED
+from harness.schema import (
+    AdapterConfig,
+    AdapterMethod,
+    DatasetConfig,
+    ModelConfig,
+    ModelKind,
+    QuantConfig,
+    QuantMethod,
+)
 
 RESIDUAL_METHODS = frozenset(
     {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga}
@@ -28,6 +37,32 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
             "causal models only; use adapter=lora, dora, pissa or olora"
         )
     return _rank_problem(adapter, model)
+
+
+def task_problem(model: ModelConfig, dataset: DatasetConfig) -> str | None:
+    """-> why a model of this kind can't learn from such rows, with the remedy; None if it can."""
+    labelled = dataset.format in LABELLED
+    if labelled and model.kind is ModelKind.causal:
+        return (
+            f"dataset.format={dataset.format} has classes for targets, and model.kind=causal writes text: add "
+            "model.kind=classifier, which puts a classification head on this model"
+        )
+    if labelled and model.kind is ModelKind.seq2seq:
+        return (
+            f"dataset.format={dataset.format} has classes for targets, and model.kind=seq2seq writes text: use "
+            "model=roberta_large, or a causal model with model.kind=classifier"
+        )
+    if not labelled and model.kind is ModelKind.classifier:
+        return (
+            f"dataset.format={dataset.format} has no labels, and model.kind=classifier needs them: use "
+            f"dataset=glue_mrpc and the like, or one of dataset.format={', '.join(sorted(LABELLED))}"
+        )
+    if model.kind is ModelKind.seq2seq and dataset.train_on_source:
+        return (
+            "dataset.train_on_source=true with model.kind=seq2seq: its encoder's input has no loss; set "
+            "dataset.train_on_source=false"
+        )
+    return None
 
 
 def quant_problem(method: AdapterMethod, quant: QuantMethod) -> str | None:

@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
 from harness.adapters import AdapterBank
 from harness.banks import make_bank
 from harness.locate import ModelSource, folder_fingerprint
 from harness.schema import AdapterMethod, Device, ModelKind, QuantConfig
+
+OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "longformer"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,8 +64,16 @@ def load_base(
         tokenizer=tokenizer,
         source=source,
         fingerprint=folder_fingerprint(folder),
-        max_length=min(source.max_length, getattr(config, "max_position_embeddings", source.max_length)),
+        max_length=min(source.max_length, _num_positions(config) or source.max_length),
     )
+
+
+def _num_positions(config: PretrainedConfig) -> int | None:
+    """The longest sequence that its positions allow; RoBERTa's count from the padding's id on."""
+    rows: int | None = getattr(config, "max_position_embeddings", None)
+    if rows is not None and config.model_type in OFFSET_POSITIONS:
+        return rows - int(config.pad_token_id or 0) - 1
+    return rows
 
 
 def resolve_device(device: Device) -> torch.device:
@@ -80,16 +90,17 @@ def checkpoint_folder(source: ModelSource, cache: Path) -> Path:
     if source.kind == "gguf":
         return convert_gguf(Path(source.location), cache / "models")
     if source.kind == "hub":
-        from huggingface_hub import snapshot_download
-
-        return Path(
-            snapshot_download(
-                source.location,
-                revision=source.revision,
-                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
-            )
-        )
+        folder = _snapshot(source, ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
+        if not any(folder.glob("*.safetensors")):  # older repositories (T5's); torch reads these weights-only
+            folder = _snapshot(source, ["pytorch_model*.bin", "*.json", "*.model", "*.txt"])
+        return folder
     return Path(source.location)
+
+
+def _snapshot(source: ModelSource, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(source.location, revision=source.revision, allow_patterns=patterns))
 
 
 def convert_gguf(gguf: Path, models: Path) -> Path:

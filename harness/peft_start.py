@@ -163,7 +163,10 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
     origin, lora.base_model_name_or_path = lora.base_model_name_or_path, None  # else PEFT warns that it is a hub id
     lora.init_lora_weights = False
     quantize_layers(model, names, quant, device)
-    peft_model = get_peft_model(model, lora)
+    try:
+        peft_model = get_peft_model(model, lora)
+    except ValueError as error:  # PEFT's report that none of the adapter's layers is there
+        raise ValueError(f"{folder}: doesn't fit this base model; it was made for {origin}") from error
     try:
         unknown = set_peft_model_state_dict(peft_model, tensors, adapter_name=ADAPTER).unexpected_keys
     except RuntimeError as error:  # torch's report of shapes that differ

@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from harness.methods import method_problem
+from harness.methods import method_problem, task_problem
 from harness.schema import (
     SHARED_BASE_METHODS,
     AdapterConfig,
@@ -33,7 +33,8 @@ from harness.schema import (
     TrainConfig,
 )
 
-DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1)
+DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
+TRAIN_RECIPE = ("max_steps", "batch_size", "learning_rate", "max_epochs")  # what a recipe fills in `train`
 RUN_ID_LENGTH = 12
 _SHORT_DTYPES = {DType.float32: "fp32", DType.bfloat16: "bf16", DType.float16: "fp16", DType.auto: "auto"}
 
@@ -122,15 +123,11 @@ def make_spec(config: Config, device: Device, hash_file: Callable[[Path], str]) 
         return RunSpec(model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None)
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
-    if problem := method_problem(config.adapter, quant, config.model):
+    if problem := method_problem(config.adapter, quant, config.model) or task_problem(config.model, config.dataset):
         raise ValueError(problem)
     row = recipe_row(config.dataset, config.model)
-    train = dataclasses.replace(
-        config.train,
-        **{
-            k: getattr(row, k) for k in ("max_steps", "batch_size", "learning_rate") if getattr(config.train, k) is None
-        },
-    )
+    open_keys = [key for key in TRAIN_RECIPE if getattr(config.train, key) is None]
+    train = dataclasses.replace(config.train, **{key: getattr(row, key) for key in open_keys})
     if train.mode is Mode.faithful:  # the original: batches of one example, accumulated; grouped by length
         train = dataclasses.replace(train, loss_mean=LossMean.example, group_by_length=True, max_microbatch_tokens=1)
     adapter = config.adapter

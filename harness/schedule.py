@@ -17,6 +17,7 @@ def num_steps(train: TrainConfig, num_examples: int) -> int:
     """Optimizer steps of a run: `max_steps`, but at most `max_epochs` passes over the data."""
     assert train.max_steps is not None
     assert train.batch_size is not None
+    assert train.max_epochs is not None
     by_epochs = math.ceil(train.max_epochs * num_examples / train.batch_size)
     return max(1, min(train.max_steps, by_epochs))
 

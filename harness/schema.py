@@ -155,6 +155,7 @@ class RecipeRow:
     batch_size: int | None = None
     learning_rate: float | None = None
     lora_dropout: float | None = None
+    max_epochs: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -171,10 +172,25 @@ class DatasetConfig:
     max_rows: int | None = None  # a seeded sample of this many rows; null takes all
     train_on_source: bool = False  # loss on the input too
     empty_targets: EmptyTargets = EmptyTargets.refuse  # the original kept them (Alpaca has 28)
+    max_rows_per_task: int | None = since(None)  # a seeded sample of so many rows of each `task_name`; null takes all
+    num_labels: int | None = since(None)  # classes of a labelled dataset, 1: a number to predict; null: as its rows say
+    label_names: list[str] | None = since(None)  # the classes in order, so that a row may name its class
+    eval_split: str = not_identity("validation")  # of the hub's splits, the one that evaluations score
     recipe: dict[str, RecipeRow] = not_identity(default_factory=dict)  # by `model.recipe_size`, or `default`
 
     def __post_init__(self) -> None:
-        _require(self, "dataset", 1e-9, "source_max_tokens", "target_max_tokens", "max_rows")
+        sizes = ("source_max_tokens", "target_max_tokens", "max_rows", "max_rows_per_task", "num_labels")
+        _require(self, "dataset", 1e-9, *sizes)
+        names = self.label_names
+        if not isinstance(names, list):
+            return
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError(f"dataset.label_names={names}: name at least two classes, each once")
+        if isinstance(self.num_labels, int) and self.num_labels != len(names):
+            raise ValueError(
+                f"dataset.num_labels={self.num_labels} and dataset.label_names={names}: as many names as classes; "
+                "leave dataset.num_labels out"
+            )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -210,7 +226,7 @@ class AdapterConfig:
 @dataclass(slots=True, kw_only=True)
 class TrainConfig:
     max_steps: int | None = None  # optimizer steps; null: the dataset's recipe for the model's size, else 1000
-    max_epochs: float = 4.0  # at most this many passes over the data: what a small file is spared (docs/decisions/0003)
+    max_epochs: float | None = None  # at most so many passes over the data; null: the recipe's, else 4 (decision 0003)
     batch_size: int | None = None  # examples an optimizer step; null: the recipe's, else 16
     learning_rate: float | None = None  # null: the recipe's, else 2e-4
     schedule: Schedule = Schedule.constant
@@ -269,10 +285,17 @@ class EvalConfig:
     tasks_limit: int | None = None  # the first so many questions of each task; null takes all
     tasks_folder: str | None = None  # with YAML files of further tasks
 
+    glue_data: str | None = None  # a local file of labelled rows; null: `dataset.eval_split` of the run's dataset
+    glue_limit: int | None = None  # the first so many rows; null takes all
+    super_ni_data: str | None = None  # a local file of tasks' rows; null: `dataset.eval_split` of the run's dataset
+    super_ni_limit_per_task: int | None = 100  # the first so many instances of each task; null takes all
+    super_ni_max_new_tokens: int = 128
+
     def __post_init__(self) -> None:
         _require(self, "eval", 0, "mmlu_num_shots", "tasks_num_fewshot")
         _require(self, "eval", 1e-9, "mmlu_limit_per_subject", "perplexity_window", "perplexity_stride")
-        _require(self, "eval", 1e-9, "perplexity_limit", "tasks_limit")
+        _require(self, "eval", 1e-9, "perplexity_limit", "tasks_limit", "glue_limit")
+        _require(self, "eval", 1e-9, "super_ni_limit_per_task", "super_ni_max_new_tokens")
 
 
 @dataclass(slots=True, kw_only=True)

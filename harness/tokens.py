@@ -15,7 +15,7 @@ import logging
 import os
 import random
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,17 +26,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harness.data import DataSource, SourceRow, fingerprint, num_rows, read_rows, require_target, row_examples
+from harness.data import DataSource, SourceRow, column, fingerprint, num_rows, read_rows, require_target, row_examples
 from harness.files import TEMPORARY_SUFFIX
-from harness.formats import Example
+from harness.formats import LABELLED, RULE_VERSIONS, Example
+from harness.labels import label_value
 from harness.rows import DataError
 from harness.schema import DatasetConfig
+from harness.text_pairs import encode_texts, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EmptyTargets = Literal["refuse", "keep", "drop"]
 
+TASK_FIELD = "task_name"  # of Super-NaturalInstructions' rows, whose tasks differ a lot in size
 SAMPLE_SEED = 42  # of `max_rows`: the paper's data seed, fixed, so that a dataset is the same in every run
 _BATCH_EXAMPLES = 1024
 _FORMAT_VERSION = 1  # part of the cache key: raise it when the columns or the rules change
@@ -51,6 +54,8 @@ _SCHEMA = pa.schema(
     ]
 )
 
+_LABELLED_SCHEMA = _SCHEMA.append(pa.field("label", pa.float64()))  # a class from 0, or the number to predict
+
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +63,7 @@ _log = logging.getLogger(__name__)
 class TokenizedExample:
     input_ids: NDArray[np.int32]  # [tokens]: source, then target; a read-only view of the file
     num_source: int  # so many leading tokens carry no loss; 0 with `train_on_source`
+    label: float | None = None  # of a labelled example: its one target, a class from 0 or a number
 
 
 class TokenizedDataset:
@@ -80,6 +86,8 @@ class TokenizedDataset:
         self.num_source: NDArray[np.int32] = np.zeros_like(source) if train_on_source else source
         self.num_characters: NDArray[np.int32] = table.column("num_characters").to_numpy()
         self.lines: NDArray[np.int64] = table.column("line").to_numpy()
+        labelled = "label" in table.column_names
+        self.labels: NDArray[np.float64] | None = table.column("label").to_numpy() if labelled else None
         self.num_truncated_sources = _count(table, "source_truncated")
         self.num_truncated_targets = _count(table, "target_truncated")
 
@@ -92,25 +100,35 @@ class TokenizedDataset:
         chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
         offsets, row = self._offsets[chunk], index - int(self._starts[chunk])
         return TokenizedExample(
-            input_ids=self._tokens[chunk][offsets[row] : offsets[row + 1]], num_source=int(self.num_source[index])
+            input_ids=self._tokens[chunk][offsets[row] : offsets[row + 1]],
+            num_source=int(self.num_source[index]),
+            label=None if self.labels is None else float(self.labels[index]),
         )
 
     @property
     def num_target_tokens(self) -> NDArray[np.int32]:
-        """Tokens with loss in each example: those after the source, but never the first, which nothing predicts."""
+        """Targets of each example: its label, or the tokens after the source, but never the first of all."""
+        if self.labels is not None:
+            return np.ones_like(self.lengths)
         return self.lengths - np.maximum(self.num_source, 1)
 
-    def require_fits(self, max_length: int) -> None:
+    def require_fits(self, max_length: int, apart: bool = False) -> None:
         """Checks the longest example against the model's limit in tokens.
+
+        Args:
+            max_length: the limit.
+            apart: source and target go into stacks of their own (T5), so that each has to fit by itself.
 
         Raises:
             DataError: an example is longer; the message names its row.
         """
-        longest = int(np.argmax(self.lengths))
-        if self.lengths[longest] > max_length:
+        lengths = np.maximum(self.num_source, self.lengths - self.num_source) if apart else self.lengths
+        longest = int(np.argmax(lengths))
+        if lengths[longest] > max_length:
             problem = (
-                f"{self.lengths[longest]} tokens, and the model takes {max_length}: lower "
-                "dataset.source_max_tokens or dataset.target_max_tokens, so that their sum fits"
+                f"{lengths[longest]} tokens, and the model takes {max_length}: lower "
+                "dataset.source_max_tokens or dataset.target_max_tokens, so that "
+                f"{'each' if apart else 'their sum'} fits"
             )
             raise DataError(problem, file=self.name, line=int(self.lines[longest]))
 
@@ -141,7 +159,11 @@ def tokenize_dataset(
         except pa.ArrowInvalid as error:
             _log.warning("%s: not whole (%s), made again", path, error)
     examples = _examples(config, source, empty_targets)
-    _write(path, (_encode(batch, config, tokenizer) for batch in _batches(examples)), source)
+    if config.format in LABELLED:
+        batches = (_encode_labelled(batch, config, tokenizer) for batch in _batches(examples))
+        _write(path, _LABELLED_SCHEMA, batches, source)
+    else:
+        _write(path, _SCHEMA, (_encode(batch, config, tokenizer) for batch in _batches(examples)), source)
     return TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
 
 
@@ -150,7 +172,7 @@ def _count(table: pa.Table, column: str) -> int:
 
 
 def _check(config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
-    if tokenizer.eos_token is None:
+    if tokenizer.eos_token is None and config.format not in LABELLED:
         raise ValueError(
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no EOS token, so outputs would have no "
             "end: set eos_token in the checkpoint's tokenizer_config.json"
@@ -177,6 +199,12 @@ def _cache_key(
         "empty_targets": empty_targets,
         "chat_template": tokenizer.chat_template if config.format == "chat" else None,
     }
+    if config.format in LABELLED:
+        parts |= {"labels": [config.num_labels, config.label_names], "sep": tokenizer.sep_token}
+    if config.format in RULE_VERSIONS:
+        parts |= {"rule": RULE_VERSIONS[config.format]}
+    if config.max_rows_per_task is not None:
+        parts |= {"max_rows_per_task": config.max_rows_per_task}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -204,19 +232,34 @@ def _examples(
 ) -> Iterator[tuple[SourceRow, Example]]:
     for row in read_rows(source, _sample(config, source)):
         for example in row_examples(row, config.format):
-            if example.output.strip() or empty_targets == "keep":
+            if example.label is not None or example.output.strip() or empty_targets == "keep":
                 yield row, example
             elif empty_targets == "refuse":
                 require_target(example, row)
 
 
 def _sample(config: DatasetConfig, source: DataSource) -> list[int] | None:
+    """Places of the rows to take, ascending: of each task so many, of these so many in all; None for all of them."""
+    by_task = None if config.max_rows_per_task is None else _sample_by_task(source, config.max_rows_per_task)
     if config.max_rows is None:
-        return None
-    total = num_rows(source)
-    if config.max_rows >= total:
-        return None
-    return sorted(random.Random(SAMPLE_SEED).sample(range(total), config.max_rows))
+        return by_task
+    places: Sequence[int] = range(num_rows(source)) if by_task is None else by_task
+    if config.max_rows >= len(places):
+        return by_task
+    return sorted(random.Random(SAMPLE_SEED).sample(places, config.max_rows))
+
+
+def _sample_by_task(source: DataSource, most: int) -> list[int]:
+    """A reservoir a task (algorithm R), so that one pass is enough and no row is kept."""
+    rng, seen, kept = random.Random(SAMPLE_SEED), dict[str, int](), dict[str, list[int]]()
+    for place, task in enumerate(column(source, TASK_FIELD)):
+        seen[task] = seen.get(task, 0) + 1
+        reservoir = kept.setdefault(task, [])
+        if len(reservoir) < most:
+            reservoir.append(place)
+        elif (drawn := rng.randrange(seen[task])) < most:
+            reservoir[drawn] = place
+    return sorted(place for reservoir in kept.values() for place in reservoir)
 
 
 def _batches(items: Iterator[tuple[SourceRow, Example]]) -> Iterator[list[tuple[SourceRow, Example]]]:
@@ -229,9 +272,10 @@ def _encode(
 ) -> pa.RecordBatch:
     """BOS and EOS go through the tokenizer as text, as in the original; without a BOS nothing is prepended."""
     texts = [_texts(example, tokenizer) for _, example in batch]
-    sources = _token_ids(tokenizer, [source for source, _ in texts])
-    targets = _token_ids(tokenizer, [target for _, target in texts])
     max_source, max_target = config.source_max_tokens, config.target_max_tokens
+    sources = token_ids(tokenizer, [source for source, _ in texts])
+    sources = [shorten(ids, example, tokenizer, max_source) for ids, (_, example) in zip(sources, batch, strict=True)]
+    targets = token_ids(tokenizer, [target for _, target in texts])
     columns = [
         [source[:max_source] + target[:max_target] for source, target in zip(sources, targets, strict=True)],
         [min(len(source), max_source) for source in sources],
@@ -242,6 +286,39 @@ def _encode(
     ]
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+def shorten(source: list[int], example: Example, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> list[int]:
+    """-> the first of the example's inputs that fits whole, else its shortest one, which is cut elsewhere."""
+    for text in example.shorter:
+        if len(source) <= max_tokens:
+            break
+        source = source_tokens(text, tokenizer)
+    return source
+
+
+def source_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """What a generative model reads: BOS, where its tokenizer has one, and the text."""
+    return token_ids(tokenizer, [(tokenizer.bos_token or "") + text])[0]
+
+
+def _encode_labelled(
+    batch: list[tuple[SourceRow, Example]], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> pa.RecordBatch:
+    """Text, or pair of texts, cut to `source_max_tokens` where the longer text ends; no target tokens."""
+    most = config.source_max_tokens
+    ids, num_cut = encode_texts(tokenizer, [(example.input, example.pair) for _, example in batch], most)
+    columns = [
+        ids,
+        [len(tokens) for tokens in ids],
+        [len(example.input) + len(example.pair or "") for _, example in batch],
+        [row.line for row, _ in batch],
+        [count > 0 for count in num_cut],
+        [False] * len(batch),
+        [label_value(example, row, config) for row, example in batch],
+    ]
+    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _LABELLED_SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_LABELLED_SCHEMA)
 
 
 def _texts(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
@@ -259,20 +336,14 @@ def _texts(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str,
     return source, whole[len(source) :]
 
 
-def _token_ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
-
-
-def _write(path: Path, batches: Iterable[pa.RecordBatch], source: DataSource) -> None:
+def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], source: DataSource) -> None:
     """Writes under a temporary name and renames; a failure leaves nothing behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
     num_batches = 0
     try:
         with temporary.open("xb") as stream:
-            with pa.ipc.new_file(stream, _SCHEMA) as writer:
+            with pa.ipc.new_file(stream, schema) as writer:
                 for batch in batches:
                     writer.write_batch(batch)
                     num_batches += 1

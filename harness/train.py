@@ -27,6 +27,8 @@ from harness.schema import AdapterConfig, LossMean, TrainConfig
 
 
 class Example(Protocol):
+    """A labelled one has `label: float | None` too (`harness.tokens.TokenizedExample`)."""
+
     @property
     def input_ids(self) -> "np.ndarray[tuple[int], np.dtype[np.int32]]": ...
 
@@ -222,7 +224,11 @@ def step_items(member: Member) -> Iterator[Item]:
     """The examples of the member's next step, each with the weight of its target tokens in the mean."""
     indices = batch_indices(member.train, member.num_characters, member.step)
     examples = [member.examples[index] for index in indices]
-    counts = [len(example.input_ids) - max(example.num_source, 1) for example in examples]
+    labels: list[float | None] = [getattr(example, "label", None) for example in examples]
+    counts = [
+        len(example.input_ids) - max(example.num_source, 1) if label is None else 1
+        for example, label in zip(examples, labels, strict=True)
+    ]
     for place, (example, count) in enumerate(zip(examples, counts, strict=True)):
         by_example = member.train.loss_mean is LossMean.example
         weight = 1 / (len(indices) * count) if by_example else 1 / sum(counts)
@@ -232,6 +238,7 @@ def step_items(member: Member) -> Iterator[Item]:
             num_source=example.num_source,
             dropout_key=member.step * len(indices) + place,
             weight=weight,
+            label=labels[place],
         )
 
 

@@ -21,6 +21,7 @@ from harness.ledger import JobRow
 from harness.models import LoadedBase
 from harness.schema import PathsConfig
 from sweeps.context import Context
+from sweeps.dataset_evals import glue_jobs, super_ni_jobs
 from sweeps.enqueue import eval_file
 
 Settings = Mapping[str, Any]  # an evaluation's keys of `eval`, as planned
@@ -48,6 +49,8 @@ EVALS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {
     "mmlu": mmlu_jobs,
     "perplexity": perplexity_jobs,
     "tasks": tasks_jobs,
+    "glue": glue_jobs,
+    "super_ni": super_ni_jobs,
 }
 
 

@@ -45,7 +45,7 @@ def planned(configs: Sequence[Config]) -> Planned:
     runs = plan_runs(configs)
     return Planned(
         runs=runs,
-        jobs=make_jobs(runs),
+        jobs=make_jobs(runs, first.paths),
         finished={run.run_id for run in runs if run_problem(Path(first.paths.runs), run) is None},
         problems=preflight(runs, first.paths, first.launch.device),
     )

@@ -10,23 +10,46 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.dataset_rows import evaluation_rows
 from eval.questions import HUB, Question, Role, choose_shots, load_questions, question_files, select
 from eval.task_scores import missing_lm_eval
 from eval.texts import source_problem, text_files
-from harness.data import DataError, DataSource, fingerprint, locate_dataset, read_rows, require_target, row_examples
+from harness.data import (
+    DataError,
+    DataSource,
+    SourceRow,
+    fingerprint,
+    locate_dataset,
+    read_rows,
+    require_target,
+    row_examples,
+)
 from harness.devices import planned_device
 from harness.files import sha256_file
+from harness.formats import Example
+from harness.labels import label_value
 from harness.ledger import Job
 from harness.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
 from harness.plan import RunSpec, make_spec
 from harness.provenance import load_record
-from harness.schema import Config, DatasetConfig, Device, EmptyTargets, EvalConfig, ModelKind, PathsConfig, TrainConfig
+from harness.schema import (
+    Config,
+    DatasetConfig,
+    Device,
+    EmptyTargets,
+    EvalConfig,
+    ModelConfig,
+    ModelKind,
+    PathsConfig,
+    TrainConfig,
+)
 from harness.stores import Missing
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
 CHECKED_ROWS = 100_000  # rows of a local file that are read before anything starts
 TRAIN, MMLU, PERPLEXITY, TASKS = "train", "mmlu", "perplexity", "tasks"
-EVAL_NAMES = (MMLU, PERPLEXITY, TASKS)  # the keys of `sweeps.evals.EVALS`, which needs torch
+DATASET_EVALS = {"glue": ModelKind.classifier, "super_ni": ModelKind.seq2seq}  # of a run's own dataset; what they score
+EVAL_NAMES = (MMLU, PERPLEXITY, TASKS, *DATASET_EVALS)  # the keys of `sweeps.evals.EVALS`, which needs torch
 MMLU_SETS = {"mmlu_questions": Role.questions, "mmlu_shots_file": Role.shots}  # settings that name questions
 
 
@@ -87,8 +110,13 @@ def _asked(evals: EvalConfig) -> dict[str, dict[str, Any]]:
     return {name: _settings_of(evals, name) for name in evals.after_training}
 
 
-def make_jobs(runs: Sequence[PlannedRun]) -> list[Job]:
-    """A training job for each run, and its evaluations behind it."""
+def make_jobs(runs: Sequence[PlannedRun], paths: PathsConfig | None = None) -> list[Job]:
+    """A training job for each run, and its evaluations behind it.
+
+    Args:
+        runs: planned.
+        paths: where rows that evaluations score are looked for, so that changed ones are scored anew.
+    """
     jobs: list[Job] = []
     settings: dict[str, dict[str, Any]] = {}  # so that the files of a grid's settings are hashed once
     for run in runs:
@@ -107,8 +135,25 @@ def make_jobs(runs: Sequence[PlannedRun]) -> list[Job]:
             key = json.dumps([name, asdict(run.evals)])
             if key not in settings:
                 settings[key] = eval_settings(run.evals, name)
-            jobs.append(_eval_job(run, name, settings[key], payload, train.job_id))
+            asked = settings[key] | _own_rows(run, name, paths)
+            jobs.append(_eval_job(run, name, asked, payload, train.job_id))
     return jobs
+
+
+def _own_rows(run: PlannedRun, name: str, paths: PathsConfig | None) -> dict[str, str]:
+    """The content of the rows in the data store that an evaluation of the run's own dataset scores."""
+    if name not in DATASET_EVALS or run.spec.dataset is None or paths is None or _data_file(run.evals, name):
+        return {}
+    try:
+        rows = evaluation_rows(run.spec.dataset, None, None, paths)
+    except ValueError:
+        return {}  # `preflight` says what is wrong
+    return {f"{name}_data_sha256": rows.sha256} if rows.source.files else {}
+
+
+def _data_file(evals: EvalConfig, name: str) -> str | None:
+    where: str | None = getattr(evals, f"{name}_data")
+    return where
 
 
 def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) -> list[str]:
@@ -139,6 +184,7 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
         if run.evals not in evals:
             evals.append(run.evals)
             problems.update(dict.fromkeys(_eval_problems(run.evals, paths)))
+        problems.update(dict.fromkeys(_dataset_eval_problems(run, paths)))
         problems.update(dict.fromkeys(_changed_inputs(run, sources[place], paths)))
     if too_large and planned_device(device) is Device.cpu:
         problems[_no_gpu(too_large)] = None
@@ -151,7 +197,7 @@ def _data_problems(spec: RunSpec, paths: PathsConfig) -> list[str]:
         source = locate_dataset(spec.dataset, paths)
         if isinstance(source, Missing):
             return [str(source)]
-        return _row_problems(spec.dataset, source)
+        return _row_problems(spec.model, spec.dataset, source)
     except ValueError as error:
         return [str(error)]
 
@@ -175,6 +221,29 @@ def _eval_problems(evals: EvalConfig, paths: PathsConfig) -> list[str]:
             problems.append("eval.tasks_names=[]: name at least one of lm-eval's tasks")
         if evals.tasks_folder is not None and not Path(evals.tasks_folder).is_dir():
             problems.append(f"eval.tasks_folder={evals.tasks_folder}: no such folder")
+    return problems
+
+
+def _dataset_eval_problems(run: PlannedRun, paths: PathsConfig) -> list[str]:
+    """Runs that an evaluation can't score, rows that are nowhere, labels that are no class."""
+    problems: list[str] = []
+    for name in run.evals.after_training:
+        kind, spec = DATASET_EVALS.get(name), run.spec
+        if name == MMLU and spec.model.kind is not ModelKind.causal:
+            problems.append(f"eval.after_training: mmlu scores model.kind=causal, not {spec.model.kind.value}")
+        if kind is None:
+            continue
+        if spec.model.kind is not kind or spec.dataset is None:
+            found = "adapter=none" if spec.dataset is None else f"model.kind={spec.model.kind.value}"
+            problems.append(
+                f"eval.after_training: {name} scores finetuned runs of model.kind={kind.value}, not {found}"
+            )
+            continue
+        try:
+            rows = evaluation_rows(spec.dataset, _data_file(run.evals, name), None, paths)
+            problems += [f"eval {name}: {p}" for p in _row_problems(spec.model, rows.dataset, rows.source)]
+        except ValueError as error:
+            problems.append(f"eval {name}: {error}")
     return problems
 
 
@@ -210,7 +279,7 @@ def _mmlu_problems(asked: EvalConfig | TrainConfig) -> list[str]:
     return problems
 
 
-def _row_problems(dataset: DatasetConfig, source: DataSource) -> list[str]:
+def _row_problems(model: ModelConfig, dataset: DatasetConfig, source: DataSource) -> list[str]:
     if not source.files:
         return []
     try:
@@ -218,11 +287,21 @@ def _row_problems(dataset: DatasetConfig, source: DataSource) -> list[str]:
             if number == CHECKED_ROWS:
                 break
             for example in row_examples(row, dataset.format):
-                if dataset.empty_targets is EmptyTargets.refuse:
-                    require_target(example, row)
+                _check_example(model, dataset, example, row)
     except DataError as error:
         return [str(error)]
     return []
+
+
+def _check_example(model: ModelConfig, dataset: DatasetConfig, example: Example, row: SourceRow) -> None:
+    """Raises DataError for a label that is no class, an empty target, or nothing for an encoder to read."""
+    if example.label is not None:
+        label_value(example, row, dataset)
+    elif dataset.empty_targets is EmptyTargets.refuse:
+        require_target(example, row)
+    if model.kind is ModelKind.seq2seq and not example.input:
+        problem = f"dataset.format={dataset.format} has no input here, and model.kind=seq2seq has to read one"
+        raise DataError(problem, file=row.file, line=row.line)
 
 
 def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsConfig) -> list[str]:
@@ -278,6 +357,8 @@ def eval_settings(evals: EvalConfig, name: str) -> dict[str, Any]:
         files["perplexity_text"] = text_files(settings["perplexity_text"], None)
     if name == TASKS and settings["tasks_folder"] is not None:
         files["tasks_folder"] = sorted(path for path in Path(settings["tasks_folder"]).glob("*") if path.is_file())
+    if (data := settings.get(f"{name}_data")) is not None:
+        files[f"{name}_data"] = [Path(data)] * Path(data).is_file()
     return settings | {f"{key}_sha256": _content_sha256(found) for key, found in files.items() if found}
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 import yaml
 
-from harness.banks import calibrate
+from harness.banks import calibrate, set_num_labels
 from harness.carve import carve
 from harness.checkpoint import checkpoints
 from harness.data import fingerprint, locate_dataset
 from harness.files import append_jsonl, read_jsonl, to_json, write_atomically, write_json
+from harness.labels import num_labels
 from harness.ledger import JobRow
 from harness.models import LoadedBase
 from harness.optim import used_optimizer
@@ -34,7 +35,7 @@ from harness.provenance import (
 )
 from harness.run_folder import folder_problem
 from harness.schedule import num_steps
-from harness.schema import AdapterMethod
+from harness.schema import AdapterMethod, ModelKind
 from harness.stores import Missing
 from harness.tokens import TokenizedDataset, tokenize_dataset
 from harness.tracking import Tracker
@@ -146,7 +147,9 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         Path(context.settings.paths.cache) / "tokenized",
         empty_targets=run.spec.dataset.empty_targets.value,
     )
-    run.data.require_fits(base.max_length)
+    run.data.require_fits(base.max_length, apart=run.spec.model.kind is ModelKind.seq2seq)
+    if run.data.labels is not None:
+        set_num_labels(base.bank, num_labels(run.spec.dataset, float(run.data.labels.max())))
     examples, num_characters = carve(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
     calibrate(base.bank, run.spec.adapter, examples, run.spec.train)
     total = num_steps(run.spec.train, len(examples))

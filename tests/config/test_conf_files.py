@@ -118,7 +118,7 @@ def test_a_dataset_has_a_rule_and_a_recipe(path: Path) -> None:
     assert values.format in DATASETS
     recipe = set(values.get("recipe", {}))
     assert recipe in ({"7b", "13b", "33b", "65b"}, {"default"}, set())
-    assert bool(recipe) == (path.stem not in ("local", "super_ni"))  # the paper states no steps for the latter
+    assert bool(recipe) == (path.stem != "local")
 
 
 LEARNED_POSITIONS = {"opt": 2050, "roberta": 514}  # rows of the position table, which no shape states

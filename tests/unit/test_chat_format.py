@@ -77,5 +77,5 @@ def test_broken_dialogues_name_the_field(messages: object, field: str) -> None:
 
 def test_super_ni_prompt() -> None:
     (example,) = super_ni({"definition": " Add. ", "inputs": "1 2", "targets": "3"})
-    assert example.input == "Definition: Add.\n\nNow complete the following example -\nInput: 1 2\nOutput: "
+    assert example.input == "Definition: Add.\n\nNow complete the following example -\nInput: 1 2.\nOutput: "
     assert example.output == "3"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.formats import DATASETS, Example, RowError, fitting_formats, row_rule
+from harness.formats import DATASETS, GLUE_FIELDS, Example, RowError, fitting_formats, row_rule
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "datasets"
 
@@ -70,6 +70,17 @@ BY_HAND: dict[str, tuple[dict[str, Any], list[Example]]] = {
         [Example("2 + 2?", "4", "targets")],
     ),
     "input_output": ({"input": "a", "output": "b"}, [Example("a", "b")]),
+    "classification": (
+        {"text": "a", "text_pair": "b", "label": "yes"},
+        [Example("a", "", "label", pair="b", label="yes")],
+    ),
+    **{
+        name: (
+            {**dict(zip(fields, ("One.", "Two."), strict=False)), "label": 1, "idx": 0},
+            [Example("One.", "", "label", pair="Two." if len(fields) == 2 else None, label=1)],
+        )
+        for name, fields in GLUE_FIELDS.items()
+    },
 }
 
 
@@ -87,7 +98,7 @@ def test_published_fields(name: str) -> None:
 
 
 def test_every_format_is_covered() -> None:
-    assert set(BY_HAND) | {"alpaca", "unnatural_reformulations", "chat", "super_ni"} == set(DATASETS)
+    assert set(BY_HAND) | {"alpaca", "unnatural_reformulations", "chat", "super_ni", "super_ni_pos2"} == set(DATASETS)
 
 
 def test_alpaca_with_input() -> None:

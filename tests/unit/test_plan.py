@@ -104,7 +104,14 @@ def fields(identity: bool) -> list[tuple[str, str]]:
     ]
 
 
-OPTIONAL_NUMBERS = ("max_rows", "snapshot_steps", "mmlu_every_steps", "mmlu_limit")  # None unless they are set
+OPTIONAL_NUMBERS = (  # None unless they are set
+    "max_rows",
+    "max_rows_per_task",
+    "num_labels",
+    "snapshot_steps",
+    "mmlu_every_steps",
+    "mmlu_limit",
+)
 
 
 def changed(value: Any, name: str) -> Any:
@@ -126,6 +133,8 @@ def changed(value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         first = dataclasses.fields(value)[0].name
         return dataclasses.replace(value, **{first: getattr(value, first) + 1})
+    if name == "label_names":
+        return ["no", "maybe", "yes"]
     return f"{value}x" if isinstance(value, str) else 3 if name in OPTIONAL_NUMBERS else "x"
 
 
@@ -300,7 +309,7 @@ def test_planned_evaluations_are_those_that_workers_know() -> None:
 @pytest.mark.parametrize(
     ("evals", "expected"),
     [
-        (EvalConfig(after_training=["mmmlu"]), "eval.after_training: 'mmmlu' is no evaluation; there are: mmlu"),
+        (EvalConfig(after_training=["mmmlu"]), "eval.after_training: 'mmmlu' is no evaluation; there are: mmlu, glue"),
         (EvalConfig(after_training=["mmlu"], mmlu_questions="no.jsonl"), "eval.mmlu_questions: no.jsonl: no such file"),
         (EvalConfig(after_training=["mmlu"], mmlu_shots_file="no.jsonl"), "eval.mmlu_shots_file: no.jsonl: no such"),
         (EvalConfig(after_training=["mmlu"], mmlu_num_shots=9), "eval.mmlu_num_shots: embedded: subject "),

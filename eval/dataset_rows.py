@@ -1,0 +1,60 @@
+"""Which rows of a dataset does an evaluation score? The split that its YAML names, or a file. No torch.
+
+A file that trained a model and says nothing about its split is never taken for a validation set by accident.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.data import DataSource, fingerprint, locate_dataset
+from harness.schema import DatasetConfig, PathsConfig
+from harness.stores import Missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRows:
+    """Rows that are there, and how the dataset reads them."""
+
+    dataset: DatasetConfig
+    source: DataSource
+    split_name: str  # the split, or the file's name
+    sha256: str  # of the rows, or the hub's id, revision and split
+
+
+def evaluation_rows(dataset: DatasetConfig, data: str | None, split: str | None, paths: PathsConfig) -> EvalRows:
+    """Finds the rows to score.
+
+    Args:
+        dataset: whose format reads them.
+        data: a local file of them; None: the dataset's own split.
+        split: of the hub's splits; None: `dataset.eval_split`.
+        paths: where to look.
+
+    Raises:
+        ValueError: no rows there, or a file that may be the training rows.
+    """
+    if data is not None:
+        config = replace(dataset, path=data, max_rows=None, max_rows_per_task=None)
+        return _found(config, Path(data).name, paths)
+    name = split or dataset.eval_split
+    config = replace(dataset, split=name, max_rows=None, max_rows_per_task=None)
+    if dataset.path is not None:
+        raise ValueError(
+            f"dataset {dataset.name} is the file {dataset.path}, which has no splits: name the rows to score by --data "
+            "or eval.*_data"
+        )
+    rows = _found(config, name, paths)
+    for file in rows.source.files:
+        if not file.name.startswith(name):
+            raise ValueError(
+                f"{file}: doesn't say that it holds the {name} split, and may be the training rows; call it "
+                f"{dataset.name}/{name}{file.suffix} in the data store, or name the rows by --data or eval.*_data"
+            )
+    return rows
+
+
+def _found(config: DatasetConfig, split_name: str, paths: PathsConfig) -> EvalRows:
+    source = locate_dataset(config, paths)
+    if isinstance(source, Missing):
+        raise ValueError(str(source))
+    return EvalRows(dataset=config, source=source, split_name=split_name, sha256=fingerprint(source))

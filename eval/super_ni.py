@@ -1,0 +1,252 @@
+"""How well does a finetuned T5 follow unseen instructions? RougeL on Super-NaturalInstructions, a task at a time.
+
+    rows = evaluation_rows(dataset, None, None, paths)          # the hub's test split: 119 tasks
+    result = score_super_ni(base, "t5_small-super_ni-nf4", run_id, rows, SuperNiSettings())
+
+As `python -m eval super_ni --run RUN_ID`. The first 100 instances of each task, greedy answers in batches, each kept
+as it comes. Rows of one `id` are one instance with several references. The mean is over instances, as the official
+one; its interval is over tasks, which is what a new set of tasks would change.
+Source: Super-NaturalInstructions (arXiv 2204.07705); yizhongw/Tk-Instruct; QLoRA, table 3 (T5).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.dataset_rows import EvalRows
+from eval.intervals import Score, mean_score
+from eval.model_key import model_sha256
+from eval.rouge import exact_match, rouge_l
+from eval.scoring import Progress
+from harness.data import read_rows, row_examples
+from harness.files import append_jsonl, read_jsonl
+from harness.formats import Example
+from harness.models import LoadedBase
+from harness.seq2seq_bank import Seq2SeqBank
+from harness.tokens import TASK_FIELD, shorten, source_tokens
+
+SCHEMA_VERSION = 1
+SUPER_NI_FILE = "super_ni.json"
+RESAMPLE_SEED = 0
+MAX_BATCH_TOKENS = 16_384  # padded tokens of a batch's sources
+MAX_BATCH = 64  # answers under way at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperNiSettings:
+    limit_per_task: int | None = 100  # the first so many instances of each task; None takes all
+    max_new_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        for key in ("limit_per_task", "max_new_tokens"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value}: expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One thing asked, and what would be right."""
+
+    task: str
+    instance_id: str
+    example: Example  # of its first row
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPrediction:
+    task: str
+    instance_id: str
+    answer: str
+    rouge_l: float
+    exact_match: bool
+    num_references: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore:
+    n: int
+    rouge_l: Score
+    exact_match: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperNiResult:
+    """One system on one set of tasks. Scores from 0 to 1."""
+
+    system: str
+    dataset: str
+    split_name: str
+    rouge_l: float
+    rouge_l_ci95: tuple[float, float] | None  # over tasks; of a single task, over its instances
+    rouge_l_macro: float  # mean over tasks
+    exact_match: float
+    n: int
+    num_tasks: int
+    num_truncated: int  # sources that were cut to fit
+    max_new_tokens: int
+    per_task: dict[str, TaskScore]
+    data_sha256: str
+    settings_sha256: str  # of rows, format, lengths and limits
+    model_sha256: str
+    predictions: tuple[TextPrediction, ...]  # in the file's order
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def score_super_ni(
+    base: LoadedBase,
+    name: str,
+    member: str | None,
+    rows: EvalRows,
+    settings: SuperNiSettings,
+    on_progress: Progress | None = None,
+    partial_dir: Path | None = None,
+) -> SuperNiResult:
+    """Answers and scores.
+
+    Args:
+        base: an encoder-decoder, the member loaded in its bank.
+        name: of the system, in the result.
+        member: None for the untouched base.
+        rows: what is asked.
+        settings: how much, and how long answers get.
+        on_progress: (instances done, in all).
+        partial_dir: where answers are kept, tied to model, rows and settings. None keeps nothing.
+
+    Raises:
+        ValueError: not an encoder-decoder, a row without a task or an answer.
+    """
+    bank: object = base.bank
+    if not isinstance(bank, Seq2SeqBank):
+        raise ValueError(f"{base.source.location}: `eval super_ni` scores encoder-decoders (model.kind=seq2seq), T5")
+    asked = read_instances(rows, settings.limit_per_task)
+    most = min(rows.dataset.source_max_tokens, base.max_length)
+    whole = [shorten(source_tokens(i.example.input, base.tokenizer), i.example, base.tokenizer, most) for i in asked]
+    sources = [ids[:most] for ids in whole]
+    model, asked_sha256 = model_sha256(base, member), _settings_sha256(rows, settings, most)
+    key = hashlib.sha256(f"{model}{asked_sha256}".encode()).hexdigest()[:16]
+    partial = None if partial_dir is None else partial_dir / f"super_ni-{key}.partial.jsonl"
+    answers = _read_partial(partial)
+    for places in _batches(sources, [at for at in range(len(asked)) if at not in answers]):
+        tokens = bank.generate([sources[at] for at in places], settings.max_new_tokens)
+        texts = [str(base.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in tokens]
+        if partial is not None:
+            append_jsonl(partial, {"at": places, "answers": texts})
+        answers.update(zip(places, texts, strict=True))
+        if on_progress is not None:
+            on_progress(len(answers), len(asked))
+    predictions = [_prediction(instance, answers[at]) for at, instance in enumerate(asked)]
+    per_task, overall = _scores(predictions)
+    return SuperNiResult(
+        system=name,
+        dataset=rows.dataset.name,
+        split_name=rows.split_name,
+        rouge_l=float(np.mean([p.rouge_l for p in predictions])),
+        rouge_l_ci95=overall.ci95,
+        rouge_l_macro=float(np.mean([score.rouge_l.value for score in per_task.values()])),
+        exact_match=float(np.mean([p.exact_match for p in predictions])),
+        n=len(predictions),
+        num_tasks=len(per_task),
+        num_truncated=sum(len(ids) > most for ids in whole),
+        max_new_tokens=settings.max_new_tokens,
+        per_task=per_task,
+        data_sha256=rows.sha256,
+        settings_sha256=asked_sha256,
+        model_sha256=model,
+        predictions=tuple(predictions),
+    )
+
+
+def read_instances(rows: EvalRows, limit_per_task: int | None) -> list[Instance]:
+    """The first instances of each task, rows of one `id` (or of one input, without ids) put together.
+
+    Rows that the publisher marked as outside of the test set (`eval` false) are passed over.
+
+    Raises:
+        ValueError: no rows; a row that the format can't read.
+    """
+    found: dict[tuple[str, str], Instance] = {}
+    counts: dict[str, int] = {}
+    for row in read_rows(rows.source):
+        if row.fields.get("eval") in (False, "False", "false"):
+            continue
+        task = str(row.fields.get(TASK_FIELD, rows.dataset.name))
+        for example in row_examples(row, rows.dataset.format):
+            key = task, str(row.fields.get("id", example.input))
+            if key in found:
+                known = found[key]
+                found[key] = Instance(
+                    task=task,
+                    instance_id=known.instance_id,
+                    example=known.example,
+                    references=(*known.references, example.output),
+                )
+            elif limit_per_task is None or counts.get(task, 0) < limit_per_task:
+                counts[task] = counts.get(task, 0) + 1
+                name = str(row.fields.get("id", f"{Path(row.file).name}:{row.line}"))
+                found[key] = Instance(task=task, instance_id=name, example=example, references=(example.output,))
+    if not found:
+        raise ValueError(f"{rows.dataset.name}, {rows.split_name}: no rows to score")
+    return list(found.values())
+
+
+def _settings_sha256(rows: EvalRows, settings: SuperNiSettings, max_tokens: int) -> str:
+    parts = [rows.sha256, rows.dataset.format, max_tokens, settings.limit_per_task, settings.max_new_tokens]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _read_partial(path: Path | None) -> dict[int, str]:
+    answers: dict[int, str] = {}
+    if path is not None and path.is_file():
+        for line in read_jsonl(path):
+            answers.update(zip(line["at"], line["answers"], strict=True))
+    return answers
+
+
+def _batches(sources: Sequence[Sequence[int]], waiting: Sequence[int]) -> Iterator[list[int]]:
+    """Places of similar length together, the longest first."""
+    batch: list[int] = []
+    for at in sorted(waiting, key=lambda place: -len(sources[place])):
+        if batch and (len(batch) == MAX_BATCH or (len(batch) + 1) * len(sources[batch[0]]) > MAX_BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(at)
+    if batch:
+        yield batch
+
+
+def _prediction(instance: Instance, answer: str) -> TextPrediction:
+    return TextPrediction(
+        task=instance.task,
+        instance_id=instance.instance_id,
+        answer=answer,
+        rouge_l=rouge_l(answer, instance.references),
+        exact_match=exact_match(answer, instance.references),
+        num_references=len(instance.references),
+    )
+
+
+def _scores(predictions: Sequence[TextPrediction]) -> tuple[dict[str, TaskScore], Score]:
+    groups: dict[str, list[TextPrediction]] = {}
+    for prediction in predictions:
+        groups.setdefault(prediction.task, []).append(prediction)
+    rng = np.random.default_rng(RESAMPLE_SEED)
+    per_task = {
+        task: TaskScore(
+            n=len(group),
+            rouge_l=mean_score([[p.rouge_l for p in group]], rng),
+            exact_match=float(np.mean([p.exact_match for p in group])),
+        )
+        for task, group in groups.items()
+    }
+    return per_task, mean_score([[p.rouge_l for p in group] for group in groups.values()], rng)
