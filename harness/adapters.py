@@ -34,6 +34,7 @@ from harness.loss import target_losses
 from harness.low_rank import Term, add_low_rank
 from harness.schema import AdapterConfig, AdapterMethod
 from harness.segments import Segment
+from harness.shards import ShardedLayers
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -97,12 +98,14 @@ class AdapterBank(nn.Module):
     Args:
         base: a transformers causal model loaded with `attn_implementation="packed"`; it is changed in
             place: its linear layers (lm_head never) are wrapped, its parameters frozen.
+        shards: its decoder layers, where `harness.quant` has sharded them over ranks.
     """
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, shards: ShardedLayers | None = None) -> None:
         super().__init__()
         base.requires_grad_(False)
         self.base = base
+        self.shards = shards
         self._layout = _Layout()
         self.layers: dict[str, BankLinear] = {}
         for name, module in linear_layers(base):

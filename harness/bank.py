@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.collate import Item
 from harness.schema import AdapterConfig
+from harness.shards import ShardedLayers
 
 
 class Bank(Protocol):
@@ -21,6 +22,11 @@ class Bank(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def shards(self) -> ShardedLayers | None:
+        """The base's layers, where each rank keeps a part of them; None: the base is whole here."""
+        ...
 
     def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
         """Adds what is to be trained, freshly initialized from `seed`."""

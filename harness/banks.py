@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from harness.adapters import AdapterBank
 from harness.attention import PACKED
 from harness.collate import Item
-from harness.methods import CALIBRATED_METHODS
+from harness.methods import CALIBRATED_METHODS, shard_problem
 from harness.padded_bank import PaddedAdapterBank, packable
 from harness.quant import TORCH_DTYPES, quantize_linear_layers
 from harness.schema import SHARED_BASE_METHODS, AdapterConfig, AdapterMethod, ModelKind, QuantConfig, TrainConfig
+from harness.shards import ShardedLayers
 
 NUM_CALIBRATION_EXAMPLES = 64  # of the training data, in the run's own order
 
@@ -46,23 +47,41 @@ class _Labelled(Protocol):
 
 
 def make_bank(
-    folder: Path, kind: ModelKind, method: AdapterMethod, quant: QuantConfig, device: torch.device
+    folder: Path,
+    kind: ModelKind,
+    method: AdapterMethod,
+    quant: QuantConfig,
+    device: torch.device,
+    shards: ShardedLayers | None = None,
 ) -> AdapterBank:
     """The bank for a model kind and a method, its base read from `folder`.
+
+    Args:
+        folder: the checkpoint.
+        kind: what the model is.
+        method: what is trained.
+        quant: how linear layers are stored.
+        device: where it goes.
+        shards: empty; takes the decoder layers of a base that is sharded over ranks.
 
     Returns:
         An `AdapterBank`, or a bank with the same calls for one member (`harness.owned_bank`); typed as the former
         because evaluation makes the same calls on both.
+
+    Raises:
+        ValueError: shards, and a bank that owns its base.
     """
     if kind is ModelKind.causal and method in SHARED_BASE_METHODS:
         dtype = TORCH_DTYPES[quant.compute_dtype]
         packed = packable(AutoConfig.from_pretrained(folder))
         attention = {"attn_implementation": PACKED} if packed else {}
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **attention)
-        quantize_linear_layers(model, quant, device)
-        bank = AdapterBank(model) if packed else PaddedAdapterBank(model)
+        quantize_linear_layers(model, quant, device, shards)
+        bank = AdapterBank(model, shards) if packed else PaddedAdapterBank(model, shards)
         bank.eval()
         return bank
+    if shards is not None and (problem := shard_problem(kind, method)):
+        raise ValueError(problem)
     return _owned_bank(kind, method)(folder, quant, device)  # type: ignore[no-any-return]
 
 

@@ -1,7 +1,9 @@
-"""What accelerators this machine has, asked of the driver itself, so that planning needs no torch."""
+"""What accelerators this machine has, and which of several processes this is; no torch, so that planning needs none."""
 
 import ctypes
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
 from harness.schema import Device
@@ -27,3 +29,21 @@ def planned_device(wanted: Device) -> Device:
     if wanted is not Device.auto:
         return wanted
     return Device.cuda if num_cuda_devices() else Device.cpu
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Which of the processes that train one group together this is."""
+
+    rank: int
+    size: int
+    local_rank: int  # among those of this machine
+
+
+def place_of_environment(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """What torchrun says; None where it started nothing, or one process only."""
+    size = int(environment.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return None
+    rank = int(environment["RANK"])
+    return Place(rank=rank, size=size, local_rank=int(environment.get("LOCAL_RANK", str(rank))))

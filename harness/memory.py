@@ -94,6 +94,7 @@ def predict(
     tokens_per_microbatch: int,
     longest_sequence: int,
     num_members: int = 1,
+    num_shards: int = 1,
 ) -> MemoryPrediction:
     """The memory of one training pass over a full row whose every token is a target.
 
@@ -105,13 +106,14 @@ def predict(
         tokens_per_microbatch: tokens of a packed row.
         longest_sequence: tokens; one sequence always makes a row, however small a row may be.
         num_members: adapters of a group, each with gradients and optimizer state of its own.
+        num_shards: devices that each keep a part of the decoder layers (`launch.shard_base`), and one layer whole.
 
     Raises:
         ValueError: an unknown shape, `compute_dtype=auto`, or targets that a LLaMA block doesn't have.
     """
     check(shape, quant)
     nothing = dict.fromkeys((f.name for f in fields(MemoryPrediction)), 0)
-    nothing["weights_bytes"] = weights_bytes(shape, quant)
+    nothing["weights_bytes"] = weights_bytes(shape, quant, num_shards)
     if train is None or adapter.method is AdapterMethod.none:
         return MemoryPrediction(**nothing)
     check_targets(shape, adapter)
@@ -138,10 +140,11 @@ def predict(
     return MemoryPrediction(**terms)
 
 
-def predict_run(spec: RunSpec) -> MemoryPrediction | None:
+def predict_run(spec: RunSpec, num_shards: int = 1) -> MemoryPrediction | None:
     """A planned run alone, by the shape in its model's YAML; None where this arithmetic doesn't reach.
 
-    It doesn't for encoders and encoder-decoders, models without a shape, and layers by other names than LLaMA's.
+    It doesn't reach encoders and encoder-decoders, models without a shape, and layers by other names than LLaMA's.
+    Of several devices that share the base (`num_shards`), each needs as much.
     """
     if spec.model.kind is not ModelKind.causal:
         return None
@@ -150,19 +153,25 @@ def predict_run(spec: RunSpec) -> MemoryPrediction | None:
         row = spec.train.max_microbatch_tokens
         longest = min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
     try:
-        return predict(spec.model.shape, spec.quant, spec.adapter, spec.train, row, longest)
+        return predict(spec.model.shape, spec.quant, spec.adapter, spec.train, row, longest, num_shards=num_shards)
     except ValueError:
         return None
 
 
-def weights_bytes(shape: ShapeConfig, quant: QuantConfig) -> int:
-    """The base in memory: blocks, embeddings, output layer and norms, rotary frequencies."""
+def weights_bytes(shape: ShapeConfig, quant: QuantConfig, num_shards: int = 1) -> int:
+    """The base in memory: blocks, embeddings, output layer and norms, rotary frequencies.
+
+    Sharded, a device has its part of every block and one block whole; embeddings and output layer are not sharded.
+    """
     compute_bytes = DTYPE_BYTES[quant.compute_dtype]
     layer = sum(linear_bytes(linear, quant) for linear in linears(shape))
     tables = (1 if shape.tied_embeddings else 2) * shape.vocab_size * shape.hidden_size
-    norms = (2 * shape.num_layers + 1) * shape.hidden_size
+    block = layer + 2 * shape.hidden_size * compute_bytes
+    blocks = shape.num_layers * block
+    if num_shards > 1:
+        blocks = math.ceil(blocks / num_shards) + block
     frequencies = 2 * 4 * (shape.hidden_size // shape.num_heads // 2)
-    return shape.num_layers * layer + (tables + norms) * compute_bytes + frequencies
+    return blocks + (tables + shape.hidden_size) * compute_bytes + frequencies
 
 
 def linear_bytes(linear: Linear, quant: QuantConfig) -> int:

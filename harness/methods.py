@@ -10,6 +10,7 @@ can't by their nature.
 
 from harness.formats import LABELLED
 from harness.schema import (
+    SHARED_BASE_METHODS,
     AdapterConfig,
     AdapterMethod,
     DatasetConfig,
@@ -78,6 +79,16 @@ def quant_problem(method: AdapterMethod, quant: QuantMethod) -> str | None:
             "is none; use quant=nf4, fp4 or int8, or adapter=lora"
         )
     return None
+
+
+def shard_problem(kind: ModelKind, method: AdapterMethod) -> str | None:
+    """-> why `launch.shard_base=true` doesn't go with this; None if it does."""
+    if kind is ModelKind.causal and method in SHARED_BASE_METHODS:
+        return None
+    return (
+        f"launch.shard_base=true with model.kind={kind.value}, adapter.method={method.value}: only a frozen "
+        "causal base under lora or rslora is sharded; use launch.shard_base=false"
+    )
 
 
 def max_rank(method: AdapterMethod, smaller_side: int) -> int:

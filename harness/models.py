@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -23,6 +23,7 @@ from harness.adapters import AdapterBank
 from harness.banks import make_bank
 from harness.locate import ModelSource, folder_fingerprint
 from harness.schema import AdapterMethod, Device, ModelKind, QuantConfig
+from harness.shards import ShardedLayers
 
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "longformer"})
 
@@ -45,6 +46,7 @@ def load_base(
     cache: Path,
     kind: ModelKind = ModelKind.causal,
     method: AdapterMethod = AdapterMethod.lora,
+    shards: ShardedLayers | None = None,
 ) -> LoadedBase:
     """Reads, quantizes and wraps a model.
 
@@ -55,12 +57,17 @@ def load_base(
         cache: folder for the converted embedded model.
         kind: what the model is.
         method: what is trained or served; those that don't share their base read it when a member comes.
+        shards: empty; takes the decoder layers of a base that is sharded over ranks. Ranks of one machine read in
+            turn, so that its memory need not hold the 16-bit weights more than once.
     """
     folder = checkpoint_folder(source, cache)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = AutoConfig.from_pretrained(folder)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "sharding.lock") if shards is not None else nullcontext():
+        bank = make_bank(folder, kind, method, quant, device, shards)
     return LoadedBase(
-        bank=make_bank(folder, kind, method, quant, device),
+        bank=bank,
         tokenizer=tokenizer,
         source=source,
         fingerprint=folder_fingerprint(folder),
@@ -76,13 +83,28 @@ def _num_positions(config: PretrainedConfig) -> int | None:
     return rows
 
 
-def resolve_device(device: Device) -> torch.device:
-    """auto -> cuda where there is one. Raises ValueError for a device that isn't there."""
-    if device is Device.auto:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def resolve_device(device: Device, number: int | None = None) -> torch.device:
+    """auto -> cuda where there is one.
+
+    Args:
+        device: what was asked for.
+        number: which of several CUDA devices; None: torch's current one.
+
+    Raises:
+        ValueError: a device that isn't there.
+    """
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    resolved = torch.device(found if device is Device.auto else device.value)
     if device is Device.cuda and not torch.cuda.is_available():
         raise ValueError("launch.device=cuda: torch sees no CUDA device here; use launch.device=cpu or auto")
-    return torch.device(device.value)
+    if resolved.type == "cuda" and number is not None:
+        if number >= (count := torch.cuda.device_count()):
+            raise ValueError(
+                f"CUDA device {number} is needed, this machine shows {count}: launch.devices_per_run (times "
+                "launch.workers), or torchrun's --nproc-per-node, can be at most that"
+            )
+        return torch.device("cuda", number)
+    return resolved
 
 
 def checkpoint_folder(source: ModelSource, cache: Path) -> Path:

@@ -301,6 +301,8 @@ class EvalConfig:
 @dataclass(slots=True, kw_only=True)
 class LaunchConfig:
     workers: int = 1  # worker processes on this machine
+    devices_per_run: int = 1  # devices that share every step of a group: its rows are split, its gradients summed
+    shard_base: bool = False  # each of them keeps its part of the frozen base, where one is too small for all of it
     device: Device = Device.auto  # auto: cuda where there is one, else cpu
     max_group_size: int = 8  # adapters trained in one pass over one frozen base
     max_attempts: int = 2  # a job that failed, or whose worker died, is tried so often in all
@@ -309,7 +311,8 @@ class LaunchConfig:
     dry_run: bool = False  # print the plan and stop
 
     def __post_init__(self) -> None:
-        _require(self, "launch", 1e-9, "workers", "max_group_size", "max_attempts", "lease_seconds", "threads")
+        positive = ("workers", "devices_per_run", "max_group_size", "max_attempts", "lease_seconds", "threads")
+        _require(self, "launch", 1e-9, *positive)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from harness.bank import Bank
 from harness.checkpoint import load_newest, save_checkpoint
 from harness.collate import Item, split_rows
 from harness.optim import make_optimizer
+from harness.ranks import ALONE, Ranks, share_out
 from harness.schedule import Lengths, batch_indices, learning_rate, num_steps
 from harness.schema import AdapterConfig, LossMean, TrainConfig
 
@@ -95,51 +96,62 @@ def train_group(
     members: Sequence[Member],
     should_stop: Callable[[], bool] = lambda: False,
     between_steps: Callable[[Sequence[Member]], None] = lambda members: None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Trains every member to its last step, from its newest checkpoint if it has one.
-
-    Args:
-        between_steps: called with the members under way before each step, and with all after the last. It may look
-            at weights, score and save; it must leave everything as it was, the bank's training mode included.
 
     On return the members' adapters are in `bank`. A member whose loss is not finite, whose targets don't
     fit or whose claim was lost gets `error` and drops out; the others go on.
 
+    Args:
+        bank: on this rank's device.
+        members: the same on every rank.
+        should_stop: asked between two forward passes; one rank's yes stops all.
+        between_steps: called with the members under way before each step, and with all after the last. It may look
+            at weights, score and save; it must leave everything as it was, the bank's training mode included.
+        ranks: the processes that share every step. Rank 0 alone calls `on_step` and writes checkpoints.
+
     Raises:
         TrainingInterrupted: `should_stop` said so; checkpoints of all members are written.
+        PeerLostError: another rank ended.
     """
     for member in members:
         try:
             _start(bank, member)
         except ValueError as error:
             member.error = str(error)
+    _start_alike(bank, members, ranks)
     bank.set_checkpointing(any(m.train.gradient_checkpointing for m in members))
-    rows = _RowBudget(max((m.train.max_microbatch_tokens for m in members), default=0))
+    group = _Group(bank, members, ranks, should_stop)
+    group.max_tokens = max((m.train.max_microbatch_tokens for m in members), default=0)
     bank.train()
     try:
         while active := [m for m in members if not m.done]:
             between_steps(active)
             try:
-                _step_within_memory(bank, active, rows, should_stop)
+                _step_within_memory(group, active)
             except _StopNow:
-                _drop_lost(members)
                 for member in members:
                     if member.error is None:
-                        _save(bank, member)
+                        _save(group, member)
                 raise TrainingInterrupted from None
-            _drop_lost(active)
             for member in active:
                 if not member.done and member.step % member.train.checkpoint_steps == 0:
-                    _save(bank, member)
+                    _save(group, member)
         between_steps([member for member in members if member.error is None])
     finally:
         bank.eval()
 
 
-def _drop_lost(members: Sequence[Member]) -> None:
-    for member in members:
-        if member.error is None and member.lost():
-            member.error = f"the claim was lost at step {member.step}: another worker has the run"
+@dataclass(slots=True)
+class _Group:
+    """What stays over all steps."""
+
+    bank: Bank
+    members: Sequence[Member]
+    ranks: Ranks
+    should_stop: Callable[[], bool]
+    max_tokens: int = 0  # of a forward pass of this rank; halved when the device has no room for it
 
 
 def _start(bank: Bank, member: Member) -> None:
@@ -161,63 +173,144 @@ def _start(bank: Bank, member: Member) -> None:
     member.notes.append(f"resumed at step {checkpoint.step}")
 
 
-@dataclass(slots=True)
-class _RowBudget:
-    """Tokens a forward pass of the group; halved when the device has no room for it."""
+def _start_alike(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
+    """Every rank goes on from one step, with one set of weights.
 
-    max_tokens: int
+    Raises:
+        ValueError: ranks found other checkpoints than rank 0.
+    """
+    steps = [-1 if member.error is not None else member.step for member in members]
+    lowest, highest = ranks.span(steps)
+    for member, low, high in zip(members, lowest, highest, strict=True):
+        if low != high:
+            raise ValueError(
+                f"{member.checkpoint_folder}: one rank would go on from step {low:.0f}, another from {high:.0f}; "
+                "paths.runs has to be one folder that all machines of a run see"
+            )
+        if member.error is None:
+            ranks.copy_leader(bank.member_parameters(member.run_id).values())
 
 
-def _step_within_memory(
-    bank: Bank, active: Sequence[Member], rows: _RowBudget, should_stop: Callable[[], bool]
-) -> None:
+def _step_within_memory(group: _Group, active: Sequence[Member]) -> None:
     """A step; where memory runs out, the same step again in rows of half the size.
 
     More rows are accumulated instead, so the effective batch and the losses stay.
     """
     began = time.monotonic()
     items = [item for member in active for item in step_items(member)]
-    while True:
-        try:
-            _step(bank, active, items, rows.max_tokens, began, should_stop)
-            return
-        except torch.OutOfMemoryError:
-            smallest = max(len(item.tokens) for item in items)
-            if rows.max_tokens <= smallest:
-                raise
-            rows.max_tokens = max(rows.max_tokens // 2, smallest)
-            note = f"out of memory at step {{}}: rows of at most {rows.max_tokens} tokens from there on"
-            for member in active:
-                member.notes.append(note.format(member.step + 1))
-                for parameter in bank.member_parameters(member.run_id).values():
-                    parameter.grad = None
-        if bank.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _step(
-    bank: Bank,
-    active: Sequence[Member],
-    items: Sequence[Item],
-    max_tokens: int,
-    began: float,
-    should_stop: Callable[[], bool],
-) -> None:
-    losses = dict.fromkeys((m.run_id for m in active), 0.0)
-    for row in split_rows(items, max_tokens):
-        if should_stop():
-            raise _StopNow
-        weights = torch.cat([torch.full((item.num_targets,), item.weight) for item in row])
-        token_losses = bank.item_losses(row) * weights.to(bank.device)
-        token_losses.sum().backward()
-        by_item = token_losses.detach().split([item.num_targets for item in row])
-        for item, part in zip(row, by_item, strict=True):
-            losses[item.member] += float(part.sum())
+    while (agreed := _agree(group, active, _accumulate(group, items))).out_of_memory is not None:
+        _halve_rows(group, active, items, agreed.out_of_memory)
     targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
     for member in active:
-        metrics = _update(bank, member, losses[member.run_id], targets[member.run_id])
-        if metrics is not None:
+        group.ranks.sum_gradients(agreed.learning[member.run_id])
+        metrics = _update(group.bank, member, agreed.losses[member.run_id], targets[member.run_id])
+        if metrics is not None and group.ranks.leads:
             member.on_step(replace(metrics, seconds=time.monotonic() - began, num_members=len(active)))
+    for member in agreed.lost:
+        if member.error is None:
+            member.error = f"the claim was lost at step {member.step}: another worker has the run"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pass:
+    """What the forward and backward passes of a step came to, on this rank."""
+
+    losses: dict[str, float]  # member -> its share of the step's loss
+    stop: bool = False  # asked to
+    out_of_memory: str | None = None  # the device's own words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Agreed:
+    """The same on all ranks."""
+
+    losses: dict[str, float]
+    learning: dict[str, list[nn.Parameter]]  # member -> parameters that have a gradient on some rank
+    lost: list[Member]
+    out_of_memory: str | None
+
+
+def _accumulate(group: _Group, items: Sequence[Item]) -> _Pass:
+    """Forward and backward over this rank's share of the items.
+
+    Ranks that shard their base gather it together, so all make the same number of passes: who has fewer rows
+    repeats an example with weight 0, and trouble is told before each pass, not behind the last.
+    """
+    bank, ranks, shards = group.bank, group.ranks, group.bank.shards
+    rows_by_rank = [split_rows(share, group.max_tokens) for share in share_out(items, ranks.size)]
+    rows = rows_by_rank[ranks.rank]
+    if shards is not None:
+        idle = replace(min(items, key=lambda item: len(item.tokens)), weight=0.0)
+        rows = rows + [[idle]] * (max(map(len, rows_by_rank)) - len(rows))
+    done = _Pass(losses=dict.fromkeys((item.member for item in items), 0.0))
+    for row in rows:
+        done.stop = done.stop or group.should_stop()
+        trouble = done.stop or done.out_of_memory is not None
+        if shards is not None:
+            trouble = ranks.sum_numbers([trouble])[0] > 0
+            shards.begin_pass()
+        if trouble:
+            break
+        try:
+            _forward_backward(bank, row, done.losses)
+        except torch.OutOfMemoryError as error:
+            done.out_of_memory = str(error)
+        if done.out_of_memory is not None and shards is not None:
+            shards.catch_up()
+    return done
+
+
+def _forward_backward(bank: Bank, row: Sequence[Item], losses: dict[str, float]) -> None:
+    """Adds the row's gradients to the parameters', and its losses to `losses`."""
+    weights = torch.cat([torch.full((item.num_targets,), item.weight) for item in row])
+    token_losses = bank.item_losses(row) * weights.to(bank.device)
+    token_losses.sum().backward()
+    by_item = token_losses.detach().split([item.num_targets for item in row])
+    for item, part in zip(row, by_item, strict=True):
+        losses[item.member] += float(part.sum())
+
+
+def _agree(group: _Group, active: Sequence[Member], mine: _Pass) -> _Agreed:
+    """The one exchange of a step besides the gradients: losses, trouble, lost claims, who has gradients.
+
+    Raises:
+        _StopNow: some rank was asked to stop; lost members have their error by then.
+    """
+    parameters = {m.run_id: list(group.bank.member_parameters(m.run_id).values()) for m in active}
+    told = [
+        float(mine.stop),
+        float(mine.out_of_memory is not None),
+        *(float(member.error is None and member.lost()) for member in group.members),
+        *mine.losses.values(),
+        *(float(p.grad is not None) for those in parameters.values() for p in those),
+    ]
+    numbers = iter(group.ranks.sum_numbers(told))
+    stop, out_of_memory = next(numbers) > 0, next(numbers) > 0
+    lost = [member for member in group.members if next(numbers) > 0]
+    losses = {run_id: next(numbers) for run_id in mine.losses}
+    learning = {run_id: [p for p in those if next(numbers) > 0] for run_id, those in parameters.items()}
+    if stop:
+        for member in lost:
+            member.error = f"the claim was lost at step {member.step}: another worker has the run"
+        raise _StopNow
+    text = (mine.out_of_memory or "on another rank") if out_of_memory else None
+    return _Agreed(losses=losses, learning=learning, lost=lost, out_of_memory=text)
+
+
+def _halve_rows(group: _Group, active: Sequence[Member], items: Sequence[Item], reason: str) -> None:
+    """Raises torch.OutOfMemoryError where a row is one example already."""
+    smallest = max(len(item.tokens) for item in items)
+    if group.max_tokens <= smallest:
+        raise torch.OutOfMemoryError(reason)
+    group.max_tokens = max(group.max_tokens // 2, smallest)
+    for member in active:
+        member.notes.append(
+            f"out of memory at step {member.step + 1}: rows of at most {group.max_tokens} tokens from there on"
+        )
+        for parameter in group.bank.member_parameters(member.run_id).values():
+            parameter.grad = None
+    if group.bank.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def step_items(member: Member) -> Iterator[Item]:
@@ -263,13 +356,15 @@ def _update(bank: Bank, member: Member, loss: float, num_targets: int) -> StepMe
     )
 
 
-def _save(bank: Bank, member: Member) -> None:
+def _save(group: _Group, member: Member) -> None:
+    if not group.ranks.leads or member.lost():
+        return
     assert member.optimizer is not None
     save_checkpoint(
         member.checkpoint_folder,
         member.run_id,
         member.step,
-        bank.member_parameters(member.run_id),
+        group.bank.member_parameters(member.run_id),
         member.optimizer,
         member.train.keep_checkpoints,
     )

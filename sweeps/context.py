@@ -11,26 +11,30 @@ from harness.ledger import JobRow, Ledger
 from harness.locate import locate_model
 from harness.models import LoadedBase, load_base, resolve_device
 from harness.plan import RunSpec
+from harness.shards import ShardedLayers
 from harness.stores import Missing
+from sweeps.crew import Crew
 from sweeps.settings import WorkerSettings
 
 
 @dataclass(slots=True, kw_only=True)
-class Context:
-    """One worker's tools. A base stays loaded until a job needs another."""
+class Workplace:
+    """What every rank has. A base stays loaded until a job needs another."""
 
     settings: WorkerSettings
-    ledger: Ledger
     should_stop: Callable[[], bool]
     send: Callable[[dict[str, Any]], None]
-    settled: set[str] = field(default_factory=set)  # job_ids of the claims under way that are finished or failed
-    lost: set[str] = field(default_factory=set)  # job_ids that somebody else holds now, or that were cancelled
+    crew: Crew = field(default_factory=Crew)
     _base: LoadedBase | None = None
     _group: str | None = None
 
     @property
     def device(self) -> torch.device:
-        return resolve_device(self.settings.launch.device)
+        return self.crew.ranks.device or resolve_device(self.settings.launch.device)
+
+    @property
+    def shards_base(self) -> bool:
+        return self.settings.launch.shard_base and self.crew.ranks.size > 1
 
     def run_folder(self, run_id: str) -> Path:
         return Path(self.settings.paths.runs) / run_id
@@ -49,9 +53,19 @@ class Context:
             raise ValueError(str(source))
         self.send({"phase": "loading", "label": f"{spec.model.name} {spec.quant.name}"})
         cache = Path(self.settings.paths.cache)
-        self._base = load_base(source, spec.quant, self.device, cache, spec.model.kind, spec.adapter.method)
+        shards = ShardedLayers(self.crew.ranks) if self.shards_base else None
+        self._base = load_base(source, spec.quant, self.device, cache, spec.model.kind, spec.adapter.method, shards)
         self._group = spec.group
         return self._base
+
+
+@dataclass(slots=True, kw_only=True)
+class Context(Workplace):
+    """What the rank that claims and settles jobs has besides: the one process, or rank 0."""
+
+    ledger: Ledger
+    settled: set[str] = field(default_factory=set)  # job_ids of the claims under way that are finished or failed
+    lost: set[str] = field(default_factory=set)  # job_ids that somebody else holds now, or that were cancelled
 
     def tell(self, claim: JobRow, **what: Any) -> None:
         """Progress for whoever watches; lost without harm when nobody does."""

@@ -12,22 +12,21 @@ from typing import Any
 from eval.mmlu import MmluSettings, score_mmlu
 from eval.perplexity import PerplexitySettings, score_perplexity
 from eval.scoring import Progress
-from eval.systems import load_members, open_system
+from eval.systems import System, load_members, open_system
 from eval.target import require_causal
 from eval.tasks import TasksSettings, score_tasks
 from eval.texts import TextSource, load_documents
 from harness.files import write_json
 from harness.ledger import JobRow
 from harness.models import LoadedBase
-from harness.schema import PathsConfig
-from sweeps.context import Context
+from sweeps.context import Context, Workplace
 from sweeps.dataset_evals import glue_jobs, super_ni_jobs
 from sweeps.enqueue import eval_file
 
 Settings = Mapping[str, Any]  # an evaluation's keys of `eval`, as planned
 Members = Mapping[str, str | None]  # run_id -> member of the bank, None for the untouched base
 Results = Mapping[str, dict[str, Any]]  # run_id -> the result as plain values
-Score = Callable[[LoadedBase, Members, Settings, PathsConfig, Progress], Results]
+Score = Callable[[LoadedBase, Members, Settings, Workplace, Progress], Results]
 
 
 def mmlu_jobs(context: Context, claims: Sequence[JobRow]) -> None:
@@ -54,32 +53,45 @@ EVALS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {
 }
 
 
+def follow_evals(place: Workplace, claims: Sequence[JobRow]) -> None:
+    """The same passes as rank 0's over a base of which each holds a part; what comes of them is rank 0's."""
+    for settings_text, same in _by_settings(claims).items():
+        _scored(place, same, settings_text, SCORES[claims[0].kind], lambda _, __: None)
+
+
 def _score_jobs(
     context: Context, claims: Sequence[JobRow], score: Score, summary: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     """Scores several adapters of one base in one load; each result says whose it is."""
     for settings_text, same in _by_settings(claims).items():
-        systems = [open_system(context.run_folder(claim.run_id)) for claim in same]
-        for system in systems:
-            require_causal(system.name, system.spec.model.kind)
-        base = context.base(systems[0].spec)
-        began = time.monotonic()
-        members = {system.run_id: system.member for system in systems}
-        load_members(base, systems)
-        try:
-            results = score(base, members, json.loads(settings_text), context.settings.paths, _teller(context, same[0]))
-        finally:
-            for member in members.values():
-                if member is not None:
-                    base.bank.remove_member(member)
-        seconds = (time.monotonic() - began) / len(same)
+        systems, results, seconds = _scored(context, same, settings_text, score, _teller(context, same[0]))
         for claim, system in zip(same, systems, strict=True):
             result = results[system.run_id] | {"system": system.name, "job": claim.spec_hash}
             write_json(eval_file(system.folder, claim.kind), result)
-            context.finish(claim, summary(result), seconds)
+            context.finish(claim, summary(result), seconds / len(same))
 
 
-def _mmlu(base: LoadedBase, members: Members, values: Settings, paths: PathsConfig, tell: Progress) -> Results:
+def _scored(
+    place: Workplace, same: Sequence[JobRow], settings_text: str, score: Score, tell: Progress
+) -> tuple[list[System], Results, float]:
+    """-> the systems of claims of equal settings, their results, and the seconds of scoring."""
+    systems = [open_system(place.run_folder(claim.run_id)) for claim in same]
+    for system in systems:
+        require_causal(system.name, system.spec.model.kind)
+    base = place.base(systems[0].spec)
+    began = time.monotonic()
+    members = {system.run_id: system.member for system in systems}
+    load_members(base, systems)
+    try:
+        results = score(base, members, json.loads(settings_text), place, tell)
+    finally:
+        for member in members.values():
+            if member is not None:
+                base.bank.remove_member(member)
+    return systems, results, time.monotonic() - began
+
+
+def _mmlu(base: LoadedBase, members: Members, values: Settings, place: Workplace, tell: Progress) -> Results:
     settings = MmluSettings(
         questions=values["mmlu_questions"],
         shots=values["mmlu_shots_file"],
@@ -87,19 +99,19 @@ def _mmlu(base: LoadedBase, members: Members, values: Settings, paths: PathsConf
         limit_per_subject=values["mmlu_limit_per_subject"],
     )
     return {
-        run_id: result.to_json() for run_id, result in score_mmlu(base, members, settings, tell, _kept(paths)).items()
+        run_id: result.to_json() for run_id, result in score_mmlu(base, members, settings, tell, _kept(place)).items()
     }
 
 
-def _perplexity(base: LoadedBase, members: Members, values: Settings, paths: PathsConfig, tell: Progress) -> Results:
+def _perplexity(base: LoadedBase, members: Members, values: Settings, place: Workplace, tell: Progress) -> Results:
     text = values["perplexity_text"]
-    documents = load_documents(TextSource(where=text, limit=values["perplexity_limit"]), paths)
+    documents = load_documents(TextSource(where=text, limit=values["perplexity_limit"]), place.settings.paths)
     settings = PerplexitySettings(text=text, window=values["perplexity_window"], stride=values["perplexity_stride"])
-    found = score_perplexity(base, members, documents, settings, tell, _kept(paths))
+    found = score_perplexity(base, members, documents, settings, tell, _kept(place))
     return {run_id: result.to_json() for run_id, result in found.items()}
 
 
-def _tasks(base: LoadedBase, members: Members, values: Settings, paths: PathsConfig, tell: Progress) -> Results:
+def _tasks(base: LoadedBase, members: Members, values: Settings, place: Workplace, tell: Progress) -> Results:
     folder = values["tasks_folder"]
     settings = TasksSettings(
         tasks=tuple(values["tasks_names"]),
@@ -108,13 +120,19 @@ def _tasks(base: LoadedBase, members: Members, values: Settings, paths: PathsCon
         folder=None if folder is None else Path(folder),
     )
     return {
-        run_id: result.to_json() for run_id, result in score_tasks(base, members, settings, tell, _kept(paths)).items()
+        run_id: result.to_json() for run_id, result in score_tasks(base, members, settings, tell, _kept(place)).items()
     }
 
 
-def _kept(paths: PathsConfig) -> Path:
-    """Where finished parts wait for the next attempt of a killed job; each is tied to its model, data and protocol."""
-    return Path(paths.cache) / "eval"
+SCORES: dict[str, Score] = {"mmlu": _mmlu, "perplexity": _perplexity, "tasks": _tasks}
+
+
+def _kept(place: Workplace) -> Path | None:
+    """Where finished parts wait for the next attempt of a killed job; each is tied to its model, data and protocol.
+
+    None over shards: all ranks make the same passes, so none may leave out what it has found there.
+    """
+    return None if place.shards_base else Path(place.settings.paths.cache) / "eval"
 
 
 def _first_metrics(result: dict[str, Any]) -> dict[str, Any]:

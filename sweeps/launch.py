@@ -11,13 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from harness.devices import Place, place_of_environment, planned_device
 from harness.ledger import Job, JobRow, JobStatus, Ledger
 from harness.memory import predict_run
+from harness.methods import shard_problem
 from harness.places import ledger_url
 from harness.plan import RunSpec
-from harness.schema import Config
+from harness.process import prepare_process
+from harness.schema import Config, Device, LaunchConfig
 from sweeps.enqueue import enqueue, run_problem
-from sweeps.local import run_local
+from sweeps.local import Watch, run_local
 from sweeps.plan import PlannedRun, make_jobs, plan_runs, preflight
 from sweeps.progress import SweepProgress
 from sweeps.settings import WorkerSettings
@@ -47,8 +50,36 @@ def planned(configs: Sequence[Config]) -> Planned:
         runs=runs,
         jobs=make_jobs(runs, first.paths),
         finished={run.run_id for run in runs if run_problem(Path(first.paths.runs), run) is None},
-        problems=preflight(runs, first.paths, first.launch.device),
+        problems=preflight(runs, first.paths, first.launch.device) + device_problems(runs, first.launch),
     )
+
+
+def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[str]:
+    """What keeps these runs from several devices each, as asked for."""
+    place, problems = place_of_environment(), dict[str, None]()
+    if place is not None and launch.devices_per_run not in (1, place.size):
+        problems[
+            f"launch.devices_per_run={launch.devices_per_run}: torchrun started {place.size} processes, and they are "
+            "the devices of every run; leave the key out"
+        ] = None
+    if launch.shard_base and num_devices(launch) == 1:
+        problems["launch.shard_base=true: there is one device to a run; say launch.devices_per_run=2 or more"] = None
+    on_gpus = planned_device(launch.device) is Device.cuda
+    if on_gpus and place is None and launch.devices_per_run > 1 and launch.workers > 1:
+        problems[
+            f"launch.workers={launch.workers} with launch.devices_per_run={launch.devices_per_run}: workers would "
+            "meet on the same GPUs; use launch.workers=1, one launch for each CUDA_VISIBLE_DEVICES"
+        ] = None
+    if launch.shard_base:
+        found = (shard_problem(run.spec.model.kind, run.spec.adapter.method) for run in runs)
+        problems.update((problem, None) for problem in found if problem)
+    return list(problems)
+
+
+def num_devices(launch: LaunchConfig) -> int:
+    """That share every run."""
+    place = place_of_environment()
+    return launch.devices_per_run if place is None else place.size
 
 
 def launch(configs: Sequence[Config], command: Sequence[str], console: Console) -> int:
@@ -59,9 +90,12 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
         command: as the user typed it; kept with the sweep.
     """
     first = configs[0]
+    place = place_of_environment()
+    if place is not None and place.rank > 0:
+        return EXIT_OK if first.launch.dry_run else _follow(first, place)
     plan = planned(configs)
     if first.launch.dry_run:
-        console.print(plan_table(plan.runs, plan.finished))
+        console.print(plan_table(plan.runs, plan.finished, _num_shards(first.launch)))
         for problem in plan.problems:
             console.print(f"missing: {problem}", highlight=False, markup=False, soft_wrap=True)
         return EXIT_OK
@@ -94,8 +128,8 @@ def describe(plan: Planned) -> dict[str, Any]:
     }
 
 
-def plan_table(runs: Sequence[PlannedRun], finished: set[str]) -> Table:
-    """One row a run: what it is, its group, its steps, its predicted memory, whether it is done."""
+def plan_table(runs: Sequence[PlannedRun], finished: set[str], num_shards: int = 1) -> Table:
+    """One row a run: what it is, its group, its steps, its predicted memory on each device, whether it is done."""
     table = Table(title=f"{len(runs)} runs in {len({r.spec.group for r in runs})} groups", title_justify="left")
     for column in ("run", "label", "group", "model", "dataset", "quant", "steps", "batch", "lr", "memory", "status"):
         table.add_column(column, no_wrap=column in ("run", "label"))
@@ -111,15 +145,15 @@ def plan_table(runs: Sequence[PlannedRun], finished: set[str]) -> Table:
             f"<= {train.max_steps}" if train else "0",
             str(train.batch_size) if train else "-",
             f"{train.learning_rate:g}" if train else "-",
-            _memory(spec),
+            _memory(spec, num_shards),
             "done" if run.run_id in finished else "to do",
         )
     return table
 
 
-def _memory(spec: RunSpec) -> str:
+def _memory(spec: RunSpec, num_shards: int) -> str:
     """The predicted peak, all of the optimizer's state included; a longer group needs an adapter's share more each."""
-    prediction = predict_run(spec)
+    prediction = predict_run(spec, num_shards)
     return "-" if prediction is None else f"{prediction.total_bytes / 1e9:.1f} GB"
 
 
@@ -127,17 +161,16 @@ def _run(ledger: Ledger, config: Config, jobs: Sequence[Job], sweep: str, consol
     rows = _rows(ledger, jobs)
     num_done = sum(row.status is JobStatus.done for row in rows)
     console.print(f"sweep {sweep}: {len(jobs)} jobs, {num_done} done before, runs in {config.paths.runs}", markup=False)
-    settings = WorkerSettings(
-        ledger_url=ledger_url(config.paths),
-        paths=config.paths,
-        launch=config.launch,
-        tracking=config.tracking,
-        sweep=sweep,
-    )
+    settings, place = _settings(config, sweep), place_of_environment()
     try:
         if num_done < len(jobs):
             with SweepProgress(console, len(jobs), num_done) as progress:
-                run_local(settings, ledger, progress)
+                if place is None:
+                    run_local(settings, ledger, progress)
+                else:
+                    _run_here(settings, place, progress)
+        elif place is not None:
+            _run_here(settings, place, lambda _: None)  # lets the other ranks go
     except KeyboardInterrupt:
         console.print("stopped; state is saved. The same command goes on where this one ended.")
         return EXIT_INTERRUPTED
@@ -149,6 +182,36 @@ def _run(ledger: Ledger, config: Config, jobs: Sequence[Job], sweep: str, consol
             f"{row.kind} {row.label}: {row.status}: {row.reason}", markup=False, highlight=False, soft_wrap=True
         )
     return EXIT_FAILED if bad else EXIT_OK
+
+
+def _follow(config: Config, place: Place) -> int:
+    """This process is one of torchrun's, and not the first, which plans, records and talks."""
+    try:
+        _run_here(_settings(config, None), place, lambda _: None)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+def _run_here(settings: WorkerSettings, place: Place, watch: Watch) -> None:
+    from sweeps.worker import run_here  # torch
+
+    prepare_process()
+    run_here(settings, place, watch)
+
+
+def _settings(config: Config, sweep: str | None) -> WorkerSettings:
+    return WorkerSettings(
+        ledger_url=ledger_url(config.paths),
+        paths=config.paths,
+        launch=config.launch,
+        tracking=config.tracking,
+        sweep=sweep,
+    )
+
+
+def _num_shards(launch: LaunchConfig) -> int:
+    return num_devices(launch) if launch.shard_base else 1
 
 
 def _rows(ledger: Ledger, jobs: Sequence[Job]) -> list[JobRow]:

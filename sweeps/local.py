@@ -96,10 +96,11 @@ def _report_end(worker: _Worker, watch: Watch) -> None:
     code = worker.process.exitcode
     worker.connection.close()
     if code:
-        watch({"phase": "died", "label": f"worker {worker.process.pid}", "reason": _how_ended(code)})
+        watch({"phase": "died", "label": f"worker {worker.process.pid}", "reason": how_ended(code)})
 
 
-def _how_ended(code: int) -> str:
+def how_ended(code: int) -> str:
+    """A process's exit code in words."""
     return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
@@ -108,12 +109,16 @@ def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> int:
     code = worker.process.exitcode or 0
     claims = _claims(worker, ledger, sweep)
     for claim in claims:
-        ledger.fail(claim, f"worker {worker_name(worker.process.pid)} died ({_how_ended(code)})", retry=True)
+        ledger.fail(claim, f"worker {worker_name(worker.process.pid)} died ({how_ended(code)})", retry=True)
     return len(claims)
 
 
 def _claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> list[JobRow]:
-    name = worker_name(worker.process.pid)
+    return held_by(worker_name(worker.process.pid), ledger, sweep)
+
+
+def held_by(name: str, ledger: Ledger, sweep: str | None) -> list[JobRow]:
+    """What the worker of this name has claimed and not settled."""
     return [row for row in ledger.rows(sweep=sweep, status=JobStatus.claimed) if row.worker == name]
 
 

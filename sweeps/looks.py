@@ -23,6 +23,7 @@ from harness.models import LoadedBase
 from harness.plan import RunSpec
 from harness.schema import TrainConfig
 from harness.train import Member
+from sweeps.crew import Crew
 
 MMLU_LOG = "mmlu.jsonl"
 
@@ -56,22 +57,44 @@ class Looks:
         base: with the group's members in its bank.
         runs: by run_id.
         should_stop: cuts scoring off; it is made up for when the run goes on.
+        crew: the ranks among which the base is sharded: all look together, and to the end; rank 0 says at whom, and
+            keeps what is seen. None: the base is whole, and this process looks alone.
     """
 
-    def __init__(self, base: LoadedBase, runs: Mapping[str, Watched], should_stop: Callable[[], bool]) -> None:
-        self.base, self.runs, self.should_stop = base, runs, should_stop
+    def __init__(
+        self,
+        base: LoadedBase,
+        runs: Mapping[str, Watched],
+        should_stop: Callable[[], bool],
+        crew: Crew | None = None,
+    ) -> None:
+        self.base, self.runs, self.should_stop, self.crew = base, runs, should_stop, crew
+        self.leads = crew is None or crew.ranks.leads
 
     def __call__(self, members: Sequence[Member]) -> None:
         for member in members:
-            if _is_due(member, member.train.snapshot_steps):
+            if self.leads and _is_due(member, member.train.snapshot_steps) and not member.lost():
                 self._keep(member)
-        due = [m for m in members if _is_due(m, m.train.mmlu_every_steps, after_last=True) and not self._scored(m)]
+        due = self._agreed([m for m in members if _is_due(m, m.train.mmlu_every_steps, after_last=True)])
         if due:
             self.base.bank.eval()  # no dropout
             try:
                 self._score(due)
             finally:
                 self.base.bank.train()
+
+    def _agreed(self, due: Sequence[Member]) -> list[Member]:
+        """Without those that were scored before, or are somebody else's now; `due` is the same on all ranks."""
+        if not due:
+            return []
+        if self.leads:
+            wanted = [member.run_id for member in due if not self._scored(member) and not member.lost()]
+            if self.crew is not None:
+                self.crew.tell(wanted)
+        else:
+            assert self.crew is not None
+            wanted = self.crew.hear()
+        return [member for member in due if member.run_id in wanted]
 
     def _score(self, due: Sequence[Member]) -> None:
         by_settings: dict[MmluSettings, list[Member]] = {}
@@ -81,7 +104,7 @@ class Looks:
             for settings, same in by_settings.items():
                 ids: dict[str, str | None] = {member.run_id: member.run_id for member in same}
                 results = score_mmlu(self.base, ids, settings, on_progress=self._stop_if_asked)
-                for member in same:
+                for member in same if self.leads else []:
                     self._write(member, results[member.run_id])
         except _Stopped:
             for member in due:
@@ -119,7 +142,7 @@ class Looks:
         self.runs[member.run_id].log(point)
 
     def _stop_if_asked(self, done: int, total: int) -> None:
-        if self.should_stop():
+        if self.crew is None and self.should_stop():
             raise _Stopped
 
 

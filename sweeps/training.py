@@ -34,13 +34,13 @@ from harness.provenance import (
     save_record,
 )
 from harness.run_folder import folder_problem
-from harness.schedule import num_steps
+from harness.schedule import Lengths, num_steps
 from harness.schema import AdapterMethod, ModelKind
 from harness.stores import Missing
 from harness.tokens import TokenizedDataset, tokenize_dataset
 from harness.tracking import Tracker
-from harness.train import Member, StepMetrics, train_group
-from sweeps.context import Context
+from harness.train import Examples, Member, StepMetrics, train_group
+from sweeps.context import Context, Workplace
 from sweeps.looks import Looks, MmluPoint, Watched, forget_looks
 
 
@@ -59,6 +59,17 @@ class _Run:
     tracker: Tracker | None = None
     metrics: list[StepMetrics] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, claim: JobRow, place: Workplace) -> "_Run":
+        payload = json.loads(claim.payload)
+        return cls(
+            claim=claim,
+            spec=RunSpec.from_dict(payload["spec"]),
+            label=payload["label"],
+            folder=place.run_folder(claim.run_id),
+            started=now(),
+        )
+
 
 def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
     """Trains the claimed runs of one group together and settles each claim.
@@ -71,14 +82,7 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
     base: LoadedBase | None = None
     runs: list[_Run] = []
     for claim in claims:
-        payload = json.loads(claim.payload)
-        run = _Run(
-            claim=claim,
-            spec=RunSpec.from_dict(payload["spec"]),
-            label=payload["label"],
-            folder=context.run_folder(claim.run_id),
-            started=now(),
-        )
+        run = _Run.of(claim, context)
         if _adopt(context, run):
             continue
         base = context.base(run.spec)
@@ -88,6 +92,7 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
             context.fail(claim, str(error), retry=False)
             continue
         runs.append(run)
+    context.crew.tell([run.claim.run_id for run in runs if run.member is not None])
     if not runs:
         return
     assert base is not None
@@ -99,7 +104,8 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
     members = [run.member for run in runs if run.member is not None]
     try:
         if members:
-            train_group(base.bank, members, context.should_stop, Looks(base, _watched(runs), context.should_stop))
+            looks = Looks(base, _watched(runs), context.should_stop, context.crew if context.shards_base else None)
+            train_group(base.bank, members, context.should_stop, looks, context.crew.ranks)
         for run in runs:
             _settle(context, base, run)
     finally:
@@ -115,6 +121,31 @@ def _watched(runs: Sequence[_Run]) -> dict[str, Watched]:
         return lambda point: run.tracker.log_values(point.step, asdict(point)) if run.tracker is not None else None
 
     return {run.claim.run_id: Watched(spec=run.spec, folder=run.folder, log=log_of(run)) for run in runs}
+
+
+def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
+    """The same steps as rank 0's, over this rank's share of their examples; what is written is rank 0's.
+
+    Raises:
+        TrainingInterrupted: the ranks agreed to stop.
+        PeerLostError: another rank ended.
+    """
+    runs = [_Run.of(claim, place) for claim in claims]
+    base = place.base(runs[0].spec)  # while rank 0 reads its own
+    wanted = place.crew.hear()  # by then rank 0 has tokenized, and put away checkpoints of other inputs
+    members: list[Member] = []
+    for run in [run for run in runs if run.claim.run_id in wanted]:
+        examples, num_characters = _read_examples(place, base, run)
+        members.append(_member(run, examples, num_characters, lambda _: None))
+    watched = {run.claim.run_id: Watched(spec=run.spec, folder=run.folder, log=lambda _: None) for run in runs}
+    looks = Looks(base, watched, place.should_stop, place.crew) if place.shards_base else lambda _: None
+    try:
+        if members:
+            train_group(base.bank, members, place.should_stop, looks, place.crew.ranks)
+    finally:
+        for member in members:
+            if member.run_id in base.bank.configs:
+                base.bank.remove_member(member.run_id)
 
 
 def _adopt(context: Context, run: _Run) -> bool:
@@ -135,23 +166,8 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     if run.spec.dataset is None:
         return
     assert run.spec.train is not None
-    source = locate_dataset(run.spec.dataset, context.settings.paths)
-    if isinstance(source, Missing):
-        raise ValueError(str(source))
     context.tell(run.claim, phase="tokenizing")
-    run.data_fingerprint = fingerprint(source)
-    run.data = tokenize_dataset(
-        run.spec.dataset,
-        source,
-        base.tokenizer,
-        Path(context.settings.paths.cache) / "tokenized",
-        empty_targets=run.spec.dataset.empty_targets.value,
-    )
-    run.data.require_fits(base.max_length, apart=run.spec.model.kind is ModelKind.seq2seq)
-    if run.data.labels is not None:
-        set_num_labels(base.bank, num_labels(run.spec.dataset, float(run.data.labels.max())))
-    examples, num_characters = carve(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
-    calibrate(base.bank, run.spec.adapter, examples, run.spec.train)
+    examples, num_characters = _read_examples(context, base, run)
     total = num_steps(run.spec.train, len(examples))
     _drop_checkpoint_of_other_inputs(run, base)
     if not checkpoints(run.folder / "checkpoint"):
@@ -170,14 +186,42 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         run.tracker.log(metrics)
         context.tell(run.claim, phase="training", step=metrics.step, total=total, loss=metrics.loss)
 
-    run.member = Member(
+    run.member = _member(run, examples, num_characters, on_step)
+    run.member.lost = lambda: run.claim.job_id in context.lost
+
+
+def _read_examples(place: Workplace, base: LoadedBase, run: _Run) -> tuple[Examples, Lengths]:
+    """Tokenizes what isn't in the cache yet. -> what is trained on, and each example's characters."""
+    assert run.spec.dataset is not None
+    assert run.spec.train is not None
+    source = locate_dataset(run.spec.dataset, place.settings.paths)
+    if isinstance(source, Missing):
+        raise ValueError(str(source))
+    run.data_fingerprint = fingerprint(source)
+    run.data = tokenize_dataset(
+        run.spec.dataset,
+        source,
+        base.tokenizer,
+        Path(place.settings.paths.cache) / "tokenized",
+        empty_targets=run.spec.dataset.empty_targets.value,
+    )
+    run.data.require_fits(base.max_length, apart=run.spec.model.kind is ModelKind.seq2seq)
+    if run.data.labels is not None:
+        set_num_labels(base.bank, num_labels(run.spec.dataset, float(run.data.labels.max())))
+    examples, num_characters = carve(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
+    calibrate(base.bank, run.spec.adapter, examples, run.spec.train)
+    return examples, num_characters
+
+
+def _member(run: _Run, examples: Examples, num_characters: Lengths, on_step: Callable[[StepMetrics], None]) -> Member:
+    assert run.spec.train is not None
+    return Member(
         run_id=run.claim.run_id,
         adapter=run.spec.adapter,
         train=run.spec.train,
         examples=examples,
         num_characters=num_characters,
         checkpoint_folder=run.folder / "checkpoint",
-        lost=lambda: run.claim.job_id in context.lost,
         on_step=on_step,
     )
 
@@ -216,7 +260,7 @@ def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
         return
     try:
         digest = _save_adapter(base, run) if run.member is not None else None
-        record = _record(base, run, digest)
+        record = _record(base, run, digest, context.crew.ranks.size)
         save_record(run.folder, record)
     except OSError as error:  # a full disk fails this run; the others of the group are still to be saved
         context.fail(run.claim, f"{type(error).__name__}: {error}; its last checkpoint is kept", retry=True)
@@ -238,8 +282,9 @@ def _save_adapter(base: LoadedBase, run: _Run) -> str:
     return digest
 
 
-def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None) -> RunRecord:
+def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices: int) -> RunRecord:
     device = base.bank.device
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     commit, dirty = git_state()
     last = run.metrics[-max(1, len(run.metrics) // 10) :]
     train = run.spec.train
@@ -261,7 +306,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None) -> RunRecor
         data_fingerprint=run.data_fingerprint,
         adapter_sha256=adapter_sha256,
         optimizer_used=used_optimizer(train.optimizer, device).value if train else None,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        device=device_name if num_devices == 1 else f"{num_devices} x {device_name}",
         notes=tuple(run.member.notes) if run.member else (),
         started=run.started,
         finished=now(),

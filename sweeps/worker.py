@@ -1,11 +1,14 @@
 """One worker process: claims jobs of one group, runs them, settles them, until nothing is left.
 
-Every job under every launch goes through here, single runs too. Its entry is an importable function, so
+Every job under every launch goes through here, single runs too. Over several devices, rank 0 does so and tells the
+other ranks (`launch.devices_per_run` starts them here, or torchrun has). Its entry is an importable function, so
 that a preloaded forkserver starts it in 0.05 s. SIGTERM: state is saved, claims are given back, the process ends.
 """
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -15,22 +18,106 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]
 
+from harness.devices import Place
 from harness.ledger import JobRow, JobStatus, Ledger, LedgerError
 from harness.models import quiet_libraries
+from harness.ranks import PeerLostError
 from harness.train import TrainingInterrupted
-from sweeps.context import Context
-from sweeps.evals import EVALS
+from sweeps.context import Context, Workplace
+from sweeps.crew import Crew, join_crew
+from sweeps.evals import EVALS, follow_evals
+from sweeps.local import STOP_SECONDS
+from sweeps.plan import TRAIN
+from sweeps.rank_processes import ERRORS, PEER_LOST_STATUS, PEER_SECONDS, run_ranks
 from sweeps.settings import WorkerSettings, worker_name
-from sweeps.training import train_jobs
+from sweeps.training import follow_training, train_jobs
 
-KINDS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {"train": train_jobs, **EVALS}
+KINDS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {TRAIN: train_jobs, **EVALS}
+FOLLOWED: dict[str, Callable[[Workplace, Sequence[JobRow]], None]] = {
+    TRAIN: follow_training,
+    **dict.fromkeys(EVALS, follow_evals),
+}
 IDLE_SECONDS = 0.5
+PEER_GRACE_SECONDS = 2 * PEER_SECONDS
 
 
 def run_worker(settings: WorkerSettings, connection: Connection | None, threads: int | None) -> None:
     """A worker's life. `connection` carries progress to the parent; its end means that the parent is gone."""
+    if settings.launch.devices_per_run > 1:
+        run_ranks(settings, connection, threads)
+        return
     stop = threading.Event()
+    _prepare(connection, threads, stop)
+    _serve(settings, worker_name(os.getpid()), stop, _sender(connection), Crew())
+
+
+def run_rank(
+    settings: WorkerSettings, connection: Connection | None, threads: int | None, name: str, place: Place, port: int
+) -> None:
+    """The life of one process of a worker of several devices; `sweeps.rank_processes` starts it.
+
+    Args:
+        settings: as the worker's.
+        connection: rank 0's to the worker's parent.
+        threads: of this process.
+        name: the worker's, under which rank 0 claims.
+        place: which rank this is.
+        port: of the store on this machine where the ranks meet.
+    """
+    stop = threading.Event()
+    _prepare(connection, threads, stop)
+    threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
+    store = TCPStore("127.0.0.1", port, is_master=False)
+    try:
+        crew = join_crew(place, store, settings.launch)
+        if crew.ranks.leads:
+            _serve(settings, name, stop, _sender(connection), crew)
+        else:
+            _follow(Workplace(settings=settings, should_stop=stop.is_set, send=lambda _: None, crew=crew))
+        status = 0
+    except _OutOfStep:
+        status = 1
+    except PeerLostError:
+        status = PEER_LOST_STATUS
+    except Exception as error:  # the boundary of the process: its last words go to those who ask why it ended
+        PrefixStore(ERRORS, store).set(str(place.rank), f"{type(error).__name__}: {error}")
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # whatever the ranks' connections are up to: nothing is left to do in this process
+
+
+def run_here(settings: WorkerSettings, place: Place, send: Callable[[dict[str, Any]], None]) -> None:
+    """This process is one of those that torchrun started; it works until nothing is left.
+
+    Raises:
+        KeyboardInterrupt: asked to stop; state is saved.
+    """
+    stop = threading.Event()
+    _prepare(None, settings.launch.threads, stop)
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    store, _, _ = next(rendezvous("env://"))
+    crew = join_crew(place, store, settings.launch)
+    try:
+        if crew.ranks.leads:
+            _serve(settings, worker_name(os.getpid()), stop, send, crew)
+        else:
+            _follow(Workplace(settings=settings, should_stop=stop.is_set, send=send, crew=crew))
+        torch.distributed.destroy_process_group()
+    except _OutOfStep:
+        pass  # the ledger says what went wrong; what is left is for the next launch
+    if stop.is_set():
+        raise KeyboardInterrupt
+
+
+class _OutOfStep(Exception):
+    """A job failed on rank 0 and is settled; where the others are in it, nobody knows."""
+
+
+def _prepare(connection: Connection | None, threads: int | None, stop: threading.Event) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us by SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     quiet_libraries()
@@ -38,20 +125,40 @@ def run_worker(settings: WorkerSettings, connection: Connection | None, threads:
         torch.set_num_threads(threads)
     if connection is not None:
         threading.Thread(target=_stop_with_parent, args=(connection, stop), daemon=True).start()
+
+
+def _serve(
+    settings: WorkerSettings,
+    name: str,
+    stop: threading.Event,
+    send: Callable[[dict[str, Any]], None],
+    crew: Crew,
+) -> None:
+    """Works until nothing is left, or `stop`; then lets the other ranks go."""
     ledger = Ledger.open(settings.ledger_url)
-    context = Context(settings=settings, ledger=ledger, should_stop=stop.is_set, send=_sender(connection))
+    context = Context(settings=settings, ledger=ledger, should_stop=stop.is_set, send=send, crew=crew)
     try:
-        while not stop.is_set() and work_once(context):
+        while not stop.is_set() and work_once(context, name):
             pass
+        crew.tell(None)
     finally:
         ledger.close()
 
 
-def work_once(context: Context) -> bool:
-    """Claims and runs one batch of jobs. -> False when nothing is left that could become ours."""
+def _follow(place: Workplace) -> None:
+    """What every rank but the first does: its part of each job that rank 0 tells of."""
+    while (claims := place.crew.hear_job()) is not None:
+        try:
+            FOLLOWED[claims[0].kind](place, claims)
+        except TrainingInterrupted:
+            continue
+
+
+def work_once(context: Context, name: str) -> bool:
+    """Claims as the worker `name` and runs one batch of jobs. -> False at a stop, or with nothing left to claim."""
     launch = context.settings.launch
     claims = context.ledger.claim(
-        worker_name(os.getpid()),
+        name,
         list(KINDS),
         max_jobs=launch.max_group_size,
         lease_seconds=launch.lease_seconds,
@@ -66,16 +173,22 @@ def work_once(context: Context) -> bool:
     context.settled.clear()
     context.lost.clear()
     with _leases_renewed(context, claims):
-        _run(context, claims)
-    return True
+        return _run(context, claims)
 
 
-def _run(context: Context, claims: Sequence[JobRow]) -> None:
+def _run(context: Context, claims: Sequence[JobRow]) -> bool:
+    """-> False where some rank was asked to stop."""
+    kind = claims[0].kind
     try:
-        KINDS[claims[0].kind](context, claims)
+        if kind == TRAIN or context.shards_base:
+            context.crew.tell_job(claims)
+        KINDS[kind](context, claims)
     except TrainingInterrupted:
         context.ledger.release([claim for claim in claims if claim.job_id not in context.settled])
+        return False
     except Exception as error:  # the boundary of a job: whatever broke becomes its recorded reason
+        if isinstance(error, PeerLostError):
+            time.sleep(PEER_GRACE_SECONDS)  # who started us knows which one died and why: we are ended, that recorded
         retry = not isinstance(error, ValueError)
         for claim in claims:
             if claim.job_id not in context.settled:
@@ -83,6 +196,9 @@ def _run(context: Context, claims: Sequence[JobRow]) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "error.log").write_text(traceback.format_exc())
                 context.fail(claim, f"{type(error).__name__}: {error} ({folder / 'error.log'})", retry)
+        if context.crew.ranks.size > 1:
+            raise _OutOfStep from error
+    return True
 
 
 @contextmanager
@@ -138,3 +254,13 @@ def _stop_with_parent(connection: Connection, stop: threading.Event) -> None:
     except (EOFError, OSError):
         pass
     stop.set()
+
+
+def _end_with_parent(stop: threading.Event) -> None:
+    """Where the process that watches over the ranks is gone: time to save, then the end, whoever is waited for."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    stop.set()
+    time.sleep(STOP_SECONDS)
+    os._exit(1)

@@ -1,0 +1,157 @@
+"""Several processes, a device each, that train one group: who takes which examples, and what they agree on.
+
+Which question it answers: how a step over N devices equals the step on one. Every rank knows the whole step (it is
+a function of the step number), takes its share of the examples with their weights in the whole batch's mean, and the
+gradients are summed. Dropout masks belong to examples, not to ranks. So nothing but the order of summation differs.
+
+Source: data parallelism as in PyTorch's DDP (arXiv 2006.15704), over `torch.distributed`: NCCL on CUDA, gloo on CPU.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from harness.collate import Item
+from harness.devices import Place
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+BUCKET_BYTES = 32 * 2**20  # of gradients summed by one call: few calls, little memory beside the gradients
+TIMEOUT = timedelta(days=1)  # rank 0 may tokenize, or score MMLU, while the others wait; a dead one is noticed else
+_ALL_GATHER = "all_gather_single"  # its name from torch 2.13 on
+
+
+class PeerLostError(RuntimeError):
+    """Another rank ended, or can't be reached: nothing can be agreed on any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """This process's place among those that share a step; of one process, nothing is sent anywhere."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device | None = None  # where what is sent must lie
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one writes metrics, checkpoints, records and the ledger."""
+        return self.rank == 0
+
+    def sum_numbers(self, values: Sequence[float]) -> list[float]:
+        """Sums each number over the ranks, in float64; the same on every rank."""
+        return self._reduced(values, "SUM")
+
+    def span(self, values: Sequence[float]) -> tuple[list[float], list[float]]:
+        """-> the smallest and the largest of each number over the ranks."""
+        return self._reduced(values, "MIN"), self._reduced(values, "MAX")
+
+    def _reduced(self, values: Sequence[float], operation: str) -> list[float]:
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        with _peers():
+            torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, operation))
+        numbers: list[float] = tensor.tolist()
+        return numbers
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sums the parameters' gradients over the ranks, in place.
+
+        Args:
+            parameters: the same ones, in the same order, on every rank; a gradient that is None counts as zeros.
+        """
+        if self.size == 1:
+            return
+        for bucket in _buckets(parameters):
+            for parameter in bucket:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            grads = [parameter.grad for parameter in bucket if parameter.grad is not None]
+            flat = torch.cat([grad.reshape(-1) for grad in grads])
+            with _peers():
+                torch.distributed.all_reduce(flat)
+            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    def copy_leader(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Gives every rank the values that rank 0 has, in place."""
+        if self.size == 1:
+            return
+        for bucket in _buckets(parameters):
+            flat = torch.cat([parameter.detach().reshape(-1) for parameter in bucket])
+            with _peers():
+                torch.distributed.broadcast(flat, src=0)
+            for parameter, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+                parameter.detach().copy_(part.view_as(parameter))
+
+    def gather_bytes(self, whole: Tensor, part: Tensor) -> None:
+        """Fills `whole` [size * n] with every rank's `part` [n], in the order of the ranks."""
+        with _peers():
+            getattr(torch.distributed, _ALL_GATHER, torch.distributed.all_gather_into_tensor)(whole, part)
+
+
+ALONE = Ranks()
+
+
+def share_out(items: Sequence[Item], num_ranks: int) -> list[list[Item]]:
+    """Splits a step's items over ranks so that each has about as many tokens; every rank computes the same split.
+
+    Longest first, each to the rank with the fewest tokens so far; within a rank the items keep their order.
+    """
+    tokens = [0] * num_ranks
+    places: list[list[int]] = [[] for _ in range(num_ranks)]
+    for place in sorted(range(len(items)), key=lambda i: -len(items[i].tokens)):
+        rank = min(range(num_ranks), key=lambda r: tokens[r])
+        tokens[rank] += len(items[place].tokens)
+        places[rank].append(place)
+    return [[items[place] for place in sorted(mine)] for mine in places]
+
+
+def join_ranks(place: Place, store: "Store", device: torch.device) -> Ranks:
+    """Meets the other ranks. Each calls it once, before the first use of `Ranks`.
+
+    Args:
+        place: this process's.
+        store: where they meet; every rank's leads to the same server.
+        device: CUDA (its own, with an index) or the CPU.
+    """
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=place.rank,
+        world_size=place.size,
+        timeout=TIMEOUT,
+    )
+    return Ranks(rank=place.rank, size=place.size, device=device)
+
+
+def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Runs of neighbours of one dtype, of up to `BUCKET_BYTES`; one parameter always fits."""
+    bucket: list[nn.Parameter] = []
+    used = 0
+    for parameter in parameters:
+        if bucket and (parameter.dtype != bucket[0].dtype or used + parameter.nbytes > BUCKET_BYTES):
+            yield bucket
+            bucket, used = [], 0
+        bucket.append(parameter)
+        used += parameter.nbytes
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """What torch.distributed raises when a peer is gone is a plain RuntimeError; here it gets a name."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise PeerLostError(f"another rank ended or can't be reached: {error}") from error

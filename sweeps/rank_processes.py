@@ -1,0 +1,104 @@
+"""A worker of several devices on this machine: one process each, started together, ended together.
+
+This process holds no model. It hosts the store where the ranks meet, waits, and when one of them dies it ends the
+others, tells the ledger why, and leaves with status 1, so that whoever started the worker starts another.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from harness.devices import Place
+from harness.ledger import Ledger
+from sweeps.entry import start_rank
+from sweeps.local import POLL_SECONDS, STOP_SECONDS, held_by, how_ended
+from sweeps.settings import WorkerSettings, worker_name
+
+PEER_SECONDS = 3.0  # for rank 0 to record by itself what another rank has reported
+PEER_LOST_STATUS = 75  # a rank's, where another one's end ended it
+ERRORS = "errors"  # prefix in the store: what a rank died of, in its own words
+
+
+def run_ranks(settings: WorkerSettings, connection: Connection | None, threads: int | None) -> None:
+    """Runs `launch.devices_per_run` ranks until rank 0 has nothing left to do, or is asked to stop by SIGTERM.
+
+    Raises:
+        SystemExit: status 1; a rank died.
+    """
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    size = settings.launch.devices_per_run
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    name = worker_name(os.getpid())
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sweeps.entry", "sweeps.worker"])  # one import for all ranks
+    processes: list[ForkServerProcess] = []
+    for rank in range(size):
+        place = Place(rank=rank, size=size, local_rank=rank)
+        own = threads and max(1, threads // size)
+        arguments = (settings, connection if rank == 0 else None, own, name, place, store.port)
+        process = context.Process(target=start_rank, args=arguments)
+        process.start()
+        processes.append(process)
+    if connection is not None:
+        connection.close()  # rank 0 has it now
+    try:
+        _watch(processes, stop)
+        broken = _first_broken(processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    if broken is not None:
+        _report(settings, name, f"rank {broken} of {size} {_reason(processes[broken], broken, store)}")
+        raise SystemExit(1)
+
+
+def _watch(processes: list[ForkServerProcess], stop: threading.Event) -> None:
+    """Returns when all have ended, or when those that are left have nothing to wait for."""
+    deadline: float | None = None
+    asked = False
+    while running := [process for process in processes if process.is_alive()]:
+        wait([process.sentinel for process in running], timeout=POLL_SECONDS)
+        if stop.is_set() and not asked:
+            asked = True
+            processes[0].terminate()
+        codes = [process.exitcode for process in processes]
+        if any(code is not None and code < 0 for code in codes) or codes[0]:
+            return
+        if any(code is not None for code in codes):
+            deadline = deadline or time.monotonic() + (PEER_SECONDS if any(codes) else STOP_SECONDS)
+            if time.monotonic() > deadline:
+                return
+
+
+def _first_broken(processes: list[ForkServerProcess]) -> int | None:
+    """The rank that began it: killed ones first, those that another one's end has ended last."""
+    codes = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode}
+    return min(codes, key=lambda rank: (codes[rank] == PEER_LOST_STATUS, codes[rank]), default=None)
+
+
+def _reason(process: ForkServerProcess, rank: int, store: Store) -> str:
+    errors = PrefixStore(ERRORS, store)
+    if errors.check([str(rank)]):
+        return f"failed: {errors.get(str(rank)).decode()}"
+    return f"died ({how_ended(process.exitcode or 0)})"
+
+
+def _report(settings: WorkerSettings, name: str, reason: str) -> None:
+    """What rank 0 has not recorded by itself."""
+    print(f"worker {name}: {reason}", file=sys.stderr)
+    ledger = Ledger.open(settings.ledger_url)
+    try:
+        for claim in held_by(name, ledger, settings.sweep):
+            ledger.fail(claim, reason, retry=True)
+    finally:
+        ledger.close()
