@@ -12,13 +12,12 @@ Kept by one block:
 | rotated queries, keys, values | 3 c N H d | keys and values repeated to H heads (grouped queries) |
 | attention output, log-sum-exp | c N H d + 4 N H | flash and memory-efficient kernels alike |
 | gate, silu(gate), up | 3 c N F | of a gated MLP; else the activation's input, c N F |
-| adapter of a layer with I inputs, dropout > 0 | 2 c N I + c N r | the mask, the dropped-out input, x A^T |
-| without dropout | c N r | and c N I once for layers that share an input |
-| in 16 bits, I inputs and O outputs | c r (I + O) | A and B, which are float32, in the compute dtype |
+| adapter of a layer with I inputs | c N r | x A^T, and c N I once for layers that share an input |
+| with dropout | N I | the mask, a byte an element |
 | LLM.int8 | c N I once a shared input | its backward pass keeps the input |
 | full finetuning | c N I once a shared input, c N D a norm | for the weights' own gradients |
 
-The first block's input needs no gradient: its first norm keeps nothing, its q, k, v no masks and no A. Kept once:
+The first block's input needs no gradient: its first norm keeps nothing. Kept once:
 rotary cosines and sines 2 c N d, the last norm, target positions (8 bytes each) and the loss's gradient c N D.
 With gradient checkpointing a block keeps its input alone, c N D.
 """
@@ -61,19 +60,15 @@ class Pass:
     def has_dropout(self) -> bool:
         return bool(self.adapter.lora_dropout)
 
-    @property
-    def casts_adapters(self) -> bool:
-        return self.compute_bytes != ADAPTER_BYTES
-
-    def adapter_copies(self, linear: Linear) -> int:
-        """Bytes an element of its input that an adapter makes for itself."""
-        return 2 * self.compute_bytes if linear.is_target(self.adapter) and self.has_dropout else 0
+    def mask_bytes(self, linear: Linear) -> int:
+        """Of the adapter's dropout mask, an element of the layer's input."""
+        return 1 if linear.is_target(self.adapter) and self.has_dropout else 0
 
     def keeps_input(self, linear: Linear) -> bool:
         """Whether the very tensor that the layer reads is kept (once, if others keep it too)."""
         if self.quant.method is QuantMethod.int8 or self.adapter.method is AdapterMethod.full:
             return True
-        return linear.is_target(self.adapter) and self.adapter_copies(linear) == 0
+        return linear.is_target(self.adapter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,37 +120,38 @@ def block_bytes(run: Pass) -> int:
     norms = 2 * (_norm(run) + (compute * tokens * shape.hidden_size if full else 0))
     own = 0
     for linear in linears(shape):
-        own += run.adapter_copies(linear) * tokens * linear.in_features
+        own += run.mask_bytes(linear) * tokens * linear.in_features
         if linear.is_target(run.adapter):
-            cast = linear.in_features + linear.out_features if run.casts_adapters else 0
-            own += compute * run.adapter.lora_r * (tokens + cast)
+            own += compute * run.adapter.lora_r * tokens
     return norms + attention + inner + own + sum(_shared_inputs(run).values())
 
 
 def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes: int) -> int:
     """What passes through where a block needs most, at its last layer: everything else is kept by then.
 
-    The largest of four moments. `copies` is what the layer's adapter keeps for itself, present or not yet.
+    The largest of four moments.
 
     1. forward, the frozen product: the dequantized matrix, the layer's input and output, the normed input of
-       the feed-forward part and, in 16 bits, the residual stream; no copies yet
-    2. forward, the adapter's: as before without the matrix
-    3. backward, the adapter's: the residual stream's gradient, the gradient to the adapter's input
-    4. backward, the frozen product's: the matrix, both parts of the input's gradient; the copies are gone
+       the feed-forward part and, in 16 bits, the residual stream; no mask yet
+    2. forward, the adapter's: as before without the matrix, with the sum beside the output and the dropped-out input
+    3. backward, the adapter's: the residual stream's gradient, the gradient to the adapter's input, the mask as numbers
+    4. backward, the frozen product's: the matrix, both parts of the input's gradient; the mask is gone
 
     With checkpointing the forward moments come within the backward pass, beside the residual stream's gradient.
     """
     last = linears(run.shape)[-1]
     stream = run.compute_bytes * run.tokens * run.shape.hidden_size
     inner = run.compute_bytes * run.tokens * last.in_features
-    copies = run.adapter_copies(last) * run.tokens * last.in_features
+    mask = run.mask_bytes(last) * run.tokens * last.in_features
+    dropped = inner if mask else 0
+    added = stream if last.is_target(run.adapter) else 0
     frames = (3 if run.compute_bytes < 4 else 2) * stream + (0 if run.keeps_input(last) else inner)
     frames += stream if gradient_checkpointing else 0
     return max(
-        dequantization_bytes + frames - copies,
-        frames,
-        stream + inner,
-        dequantization_bytes + stream + 2 * inner - copies,
+        dequantization_bytes + frames - mask,
+        frames + added + dropped,
+        stream + inner + dropped,
+        dequantization_bytes + stream + 2 * inner - mask,
     )
 
 
@@ -173,7 +169,4 @@ def _untracked(run: Pass) -> int:
     """What the first block doesn't keep, as its input needs no gradient; full finetuning trains what is below it."""
     if run.adapter.method is AdapterMethod.full:
         return 0
-    readers = [linear for linear in linears(run.shape) if linear.reads == "norm1" and linear.is_target(run.adapter)]
-    masks = run.tokens if run.has_dropout else 0
-    casts = run.adapter.lora_r if run.casts_adapters else 0
-    return _norm(run) + run.compute_bytes * run.shape.hidden_size * len(readers) * (masks + casts)
+    return _norm(run)

@@ -24,52 +24,54 @@ class Term:
     scale: float  # alpha / r, and 1 / (1 - p) with dropout
     mask_TI: Tensor | None = None  # bool, False where the input is dropped; None: nothing is
 
-    def kept(self, x_TI: Tensor) -> Tensor:
-        """Zeros what was dropped."""
-        return x_TI if self.mask_TI is None else self.mask_TI.to(x_TI.dtype).mul_(x_TI)
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.end)
 
 
 class _AddLowRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_NO: Tensor, x_NI: Tensor, terms: Sequence[Term], *factors: Tensor) -> Tensor:
         out_NO = torch.empty_like(y_NO)
-        at, ranks = 0, []
+        at, kept = 0, []
         for term, a_RI, b_OR in zip(terms, factors[::2], factors[1::2], strict=True):
             out_NO[at : term.start] = y_NO[at : term.start]
-            rows = slice(term.start, term.end)
-            h_TR = (term.kept(x_NI[rows]) @ a_RI.to(x_NI.dtype).T).mul_(term.scale)
-            torch.addmm(y_NO[rows], h_TR, b_OR.to(x_NI.dtype).T, out=out_NO[rows])
-            ranks.append(h_TR)
+            h_TR = (_masked(x_NI[term.rows], term.mask_TI) @ a_RI.to(x_NI.dtype).T).mul_(term.scale)
+            torch.addmm(y_NO[term.rows], h_TR, b_OR.to(x_NI.dtype).T, out=out_NO[term.rows])
+            kept += [h_TR, term.mask_TI]
             at = term.end
         out_NO[at:] = y_NO[at:]
-        ctx.terms = terms
-        ctx.save_for_backward(x_NI, *factors, *ranks)
+        ctx.spans = [(term.rows, term.scale) for term in terms]
+        ctx.save_for_backward(x_NI, *factors, *kept)  # masks too: a checkpoint drops what is saved here, and only that
         return out_NO
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_NO,) = grads
-        terms: Sequence[Term] = ctx.terms
         x_NI, *rest = ctx.saved_tensors
-        factors, ranks = rest[: 2 * len(terms)], rest[2 * len(terms) :]
+        factors, kept = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         grad_x_NI = torch.empty_like(x_NI) if ctx.needs_input_grad[1] else None
         of_factors: list[Tensor | None] = []
         at = 0
-        for term, a_RI, b_OR, h_TR in zip(terms, factors[::2], factors[1::2], ranks, strict=True):
-            rows = slice(term.start, term.end)
+        for place, (rows, scale) in enumerate(ctx.spans):
+            (a_RI, b_OR), (h_TR, mask_TI) = factors[2 * place : 2 * place + 2], kept[2 * place : 2 * place + 2]
             grad_TO = grad_NO[rows]
-            grad_h_TR = (grad_TO @ b_OR.to(grad_TO.dtype)).mul_(term.scale)
+            grad_h_TR = (grad_TO @ b_OR.to(grad_TO.dtype)).mul_(scale)
             if grad_x_NI is not None:
-                grad_x_NI[at : term.start] = 0
+                grad_x_NI[at : rows.start] = 0
                 torch.mm(grad_h_TR, a_RI.to(grad_TO.dtype), out=grad_x_NI[rows])
-                if term.mask_TI is not None:
-                    grad_x_NI[rows].mul_(term.mask_TI.to(grad_x_NI.dtype))
-            of_factors.append((grad_h_TR.T @ term.kept(x_NI[rows])).to(a_RI.dtype))
+                if mask_TI is not None:
+                    grad_x_NI[rows].mul_(mask_TI.to(grad_x_NI.dtype))
+            of_factors.append((grad_h_TR.T @ _masked(x_NI[rows], mask_TI)).to(a_RI.dtype))
             of_factors.append((grad_TO.T @ h_TR).to(b_OR.dtype))
-            at = term.end
+            at = rows.stop
         if grad_x_NI is not None:
             grad_x_NI[at:] = 0
         return grad_NO, grad_x_NI, None, *of_factors
+
+
+def _masked(x_TI: Tensor, mask_TI: Tensor | None) -> Tensor:
+    return x_TI if mask_TI is None else mask_TI.to(x_TI.dtype).mul_(x_TI)
 
 
 def add_low_rank(y_NO: Tensor, x_NI: Tensor, terms: Sequence[Term], factors: Sequence[Tensor]) -> Tensor:
