@@ -5,22 +5,19 @@
     python -m eval judge --sweep demo --tournament tournaments/demo
     python -m eval rate tournaments/demo/verdicts.csv
     python -m eval agree gpt4.csv human.csv
+    python -m eval human serve --sweep demo --tournament tournaments/demo
 
-The only module of `eval` that knows the command-line library. Heavy imports wait until a command runs, so
-that `rate` and `--help` answer at once.
+With `eval.human_cli` the only module of `eval` that knows the command-line library. Heavy imports wait until a
+command runs, so that `rate` and `--help` answer at once.
 """
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from eval.console import STDERR, friendly_errors, progress_bar, show
+from eval.human_cli import app as human_app
 from harness.process import prepare_process
 
 app = typer.Typer(
@@ -29,8 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-STDOUT = Console(width=None if sys.stdout.isatty() else 140)
-STDERR = Console(stderr=True)
+app.add_typer(human_app, name="human")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs; default: HARNESS_RUNS, else runs/.")]
@@ -234,50 +230,6 @@ def agree(
     with friendly_errors():
         result, shown = agree_command(a, b, AgreeOptions(seed=seed, resamples=resamples))
         show(result.to_json(), shown, as_json)
-
-
-def show(values: Any, shown: RenderableType, as_json: bool) -> None:
-    """Prints the result for a person or a program, never both."""
-    if as_json:
-        print(json.dumps(values, allow_nan=False))
-    else:
-        STDOUT.print(shown)
-
-
-@contextmanager
-def progress_bar(what: str, hidden: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error; in a log a line now and then."""
-    bar = Progress(
-        TextColumn(what),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=STDERR,
-        disable=hidden or not STDERR.is_terminal,
-    )
-    task = bar.add_task(what, total=None)
-    shown_tenth = 0
-
-    def advance(done: int, total: int) -> None:
-        nonlocal shown_tenth
-        bar.update(task, completed=done, total=total)
-        tenth = 10 * done // max(total, 1)
-        if not hidden and not STDERR.is_terminal and tenth != shown_tenth:  # it falls where the next base begins
-            shown_tenth = tenth
-            STDERR.print(f"{what}: {done} of {total}", highlight=False)
-
-    with bar:
-        yield advance
-
-
-@contextmanager
-def friendly_errors() -> Iterator[None]:
-    """What a user can mend is one red sentence and exit status 2, never a stack trace."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        STDERR.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":
