@@ -97,9 +97,9 @@ def serve(
 
         def announce(url: str, token: str | None) -> None:
             for name, rater_token in links.items():
-                STDERR.print(f"{name}: {url}/enter/{rater_token}", markup=False, highlight=False, soft_wrap=True)
+                _say(f"{name}: {url}/enter/{rater_token}")
             secret = f"{url}/admin/enter/{token}" if token else f"{url}/admin (its token: HARNESS_HUMAN_TOKEN)"
-            STDERR.print(f"admin: {secret}", markup=False, highlight=False, soft_wrap=True)
+            _say(f"admin: {secret}")
 
         if prepare:
             for name, rater_token in links.items():
@@ -232,6 +232,11 @@ def _needs_extra() -> Iterator[None]:
         raise ValueError(f"{error.name} is not installed; pip install 'qlora-harness[human]' brings it") from None
 
 
+def _say(line: str) -> None:
+    """On standard error; links must not be broken into lines."""
+    STDERR.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _sources(answers: Sequence[Path], sweep: str | None, run_ids: Sequence[str], runs: Path | None) -> tuple[Path, ...]:
     if not (sweep or run_ids):
         return tuple(answers)
@@ -267,13 +272,13 @@ def _open_or_begin(
         store = create_store(options.tournament, contest, replace(Rules(), **said))
         same = sum(item.answer_one == item.answer_two for item in contest.items)
         line = f"{len(contest.items)} items, {len(contest.checks)} attention checks in {store.path}"
-        STDERR.print(Text(line + (f"; {same} items show one text twice" if same else "")))
+        _say(line + (f"; {same} items show one text twice" if same else ""))
     else:
         store = _open(options.tournament)
     if said:
         store.set_fact("rules", asdict(replace(store.rules, **said)))
     if not store.num_checks and store.rules.check_rate:
-        STDERR.print("no attention checks: no answer has 12 to 150 different words; --checks FILE brings your own")
+        _say("no attention checks: no answer has 12 to 150 different words; --checks FILE brings your own")
     return store
 
 
@@ -283,10 +288,10 @@ def _new_raters(store: "VoteStore", names: Sequence[str]) -> dict[str, str]:
 
     there = {rater.name for rater in list_raters(store) if rater.can_enter}
     for name in there & {name.strip() for name in names}:
-        STDERR.print(Text(f"{name}: keeps the link of before (`human raters renew` makes a new one)"))
+        _say(f"{name}: keeps the link of before (`human raters renew` makes a new one)")
     links = {name.strip(): add_rater(store, name) for name in dict.fromkeys(names) if name.strip() not in there}
     if not there and not links:
-        STDERR.print(Text(f"no raters yet: python -m eval human raters add NAME --tournament {store.path.parent}"))
+        _say(f"no raters yet: python -m eval human raters add NAME --tournament {store.path.parent}")
     return links
 
 

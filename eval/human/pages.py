@@ -55,7 +55,7 @@ def enter_by_form(site: OurSite, token: Annotated[str, Form()] = "") -> Response
 
 @router.post("/vote")
 def vote(
-    site: OurSite, sender: Sender, assignment: Annotated[int, Form()], choice: Annotated[Choice, Form()]
+    site: OurSite, sender: Sender, assignment: Annotated[int, Form(lt=2**63)], choice: Annotated[Choice, Form()]
 ) -> Response:
     """Stores a vote and shows the next item."""
     outcome = record_vote(site.store, sender.rater_id, assignment, choice)
