@@ -29,6 +29,10 @@ def find_chromium() -> str | None:
     return shutil.which("chromium")
 
 
+class LedAwayError(AssertionError):
+    """The page went elsewhere while it was asked something."""
+
+
 class Chromium:
     """One browser with one page."""
 
@@ -85,6 +89,8 @@ class Chromium:
         while True:
             answer = self._receive()
             if answer.get("id") == number:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise LedAwayError(method)
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]
             self._events.append(answer)

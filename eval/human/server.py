@@ -124,8 +124,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        known = error.errno is not None and error.errno > 0  # a failed look-up of a name has numbers of its own
-        why = os.strerror(error.errno) if known else error.strerror
+        # A failed look-up of a name has numbers of its own, below 0.
+        why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
         raise ValueError(
             f"host={host} port={port}: {why}; take another --port (0 finds a free one) or --host"
         ) from None
