@@ -140,7 +140,7 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
                 file=str(path),
                 num_verdicts=len(mine),
                 num_unparsed=int((~mine.parsed).sum()),
-                raters=_rater_agreement(mine, options.resamples, rater_rng),
+                raters=rater_agreement(mine, options.resamples, rater_rng),
                 position_bias=position_bias(mine, options.resamples, bias_rng),
                 length_bias=length_bias(mine, lengths, options.resamples, bias_rng) if lengths is not None else None,
                 self_preference=_self_preference(mine, other, own, options.resamples, bias_rng) if own else None,
@@ -265,8 +265,17 @@ def _system_level(
     return Level(num=len(shared), statistics=found), notes
 
 
-def _rater_agreement(verdicts: Verdicts, num_resamples: int, rng: np.random.Generator) -> dict[str, Level]:
-    """Agreement of the raters of one item among themselves; empty where no item has two."""
+def rater_agreement(verdicts: Verdicts, num_resamples: int, rng: np.random.Generator) -> dict[str, Level]:
+    """Agreement of the raters of one item among themselves: over `all` items, and those with `no_tie_vote`.
+
+    Args:
+        verdicts: Rows as loaded; those without a rater are left out.
+        num_resamples: Bootstrap resamples of the questions.
+        rng: Draws them.
+
+    Returns:
+        Levels by name; empty where no item has two raters.
+    """
     rows = np.flatnonzero(verdicts.parsed & np.array([bool(v) for v in verdicts.rater.values])[verdicts.rater.codes])
     if not len(rows):
         return {}

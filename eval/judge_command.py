@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -19,6 +18,7 @@ from eval.judge_options import ApiOptions, Estimate, JudgeOptions, JudgeSummary,
 from eval.judge_prompts import Mode, PromptSet, load_prompts, own_prompts
 from eval.judge_store import JudgmentStore
 from eval.judging import (
+    EMBEDDED_QUESTIONS,
     NULL_SYSTEM,
     Answers,
     Failure,
@@ -34,9 +34,7 @@ from eval.judging import (
     read_questions,
     unmatched_systems,
 )
-from harness import embedded
 
-EMBEDDED_QUESTIONS = Path(embedded.__path__[0]) / "open_prompts.jsonl"
 LOCK_FILE = ".judging.lock"
 
 Progress = Callable[[int, int], None]  # matches decided (stored ones included), matches in all

@@ -154,7 +154,7 @@ class JudgmentStore:
         """Writes verdicts.csv: one row a match and judge, in the layout that `python -m eval rate` reads."""
         rows = [(j.question_id, j.system_a, j.system_b, j.verdict, judge) for judge, j in self.judgments()]
         path = self.folder / VERDICTS_FILE
-        write_atomically(path, _csv(("question_id", "system_a", "system_b", "verdict", "judge"), rows))
+        write_atomically(path, csv_text(("question_id", "system_a", "system_b", "verdict", "judge"), rows))
         return path
 
     def export_scores(self, judge: str, reference: str) -> Path:
@@ -169,7 +169,7 @@ class JudgmentStore:
             order = "candidate_first" if first else "candidate_second"
             rows.append((j.question_id, candidate, order, *(f"{s:g}" for s in (scores if first else scores[::-1]))))
         path = self.folder / SCORES_FILE
-        write_atomically(path, _csv(("question_id", "system", "order", "score_candidate", "score_chatgpt"), rows))
+        write_atomically(path, csv_text(("question_id", "system", "order", "score_candidate", "score_chatgpt"), rows))
         return path
 
 
@@ -184,7 +184,8 @@ def _judgment(values: Sequence[Any]) -> Judgment:
     return Judgment(**{**row, "logprobs": logprobs})
 
 
-def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A CSV's text, its lines ended as Unix does."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)

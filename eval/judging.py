@@ -19,11 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from eval.judge_parse import FIRST, SECOND, TIE, UNPARSED
+from harness import embedded
 from harness.files import read_jsonl
 from harness.provenance import load_record
 
 Answers = dict[str, dict[str, str]]  # system -> question_id -> text
 
+EMBEDDED_QUESTIONS = Path(embedded.__path__[0]) / "open_prompts.jsonl"
 VERDICTS = (FIRST, SECOND, TIE, UNPARSED)
 NULL_SYSTEM = "null-model"
 NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, and I am happy to say more about it."
@@ -145,7 +147,7 @@ def read_questions(path: Path) -> list[Question]:
     return list(questions.values())
 
 
-def read_answers(paths: Iterable[Path], benchmark: str = "open") -> Answers:
+def read_answers(paths: Iterable[Path], benchmark: str = "open", may_be_empty: bool = True) -> Answers:
     """Reads contestants' answers.
 
     Args:
@@ -153,6 +155,7 @@ def read_answers(paths: Iterable[Path], benchmark: str = "open") -> Answers:
             or run folders, of which `answers/<benchmark>.jsonl` is read, under the name in `record.json`: rows
             keep the one that the run had when it answered.
         benchmark: which answers of a run folder.
+        may_be_empty: take a row whose answer is empty; people are not asked to compare nothing.
 
     Raises:
         ValueError: a file is missing or empty, or a row can't be an answer; a system answers one question twice.
@@ -180,7 +183,13 @@ def read_answers(paths: Iterable[Path], benchmark: str = "open") -> Answers:
                     f"give each contestant a name of its own"
                 )
             origins[system, question_id] = where
-            answers.setdefault(system, {})[question_id] = _text(entry, "answer", where, may_be_empty=True)
+            text = _text(entry, "answer", where, may_be_empty=True)
+            if not may_be_empty and not text.strip():
+                raise ValueError(
+                    f"{where}: the answer of {system} to question {question_id} is empty; generate it again, or allow "
+                    f"empty answers (--allow-empty)"
+                )
+            answers.setdefault(system, {})[question_id] = text
     return answers
 
 

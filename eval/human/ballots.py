@@ -1,0 +1,243 @@
+"""People's votes as CSV: the project's verdict columns, out and in again without loss.
+
+    write_votes(store, Path("human.csv"))                 # `python -m eval rate human.csv` reads it
+    store_ballots(store, read_ballots(Path("more.csv")))
+
+Columns: question_id, system_a (shown left), system_b, verdict (1, 2, 3), judge (human), rater, both_bad (1 where both
+answers were called bad: a tie to ratings), seconds, voted, side_seed. Read are these and `rater_slot` and `hit` of the
+released annotations of QLoRA (arXiv 2305.14314). Attention checks go into a file of their own, with `better`.
+"""
+
+import csv
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from eval.human.raters import checked_name
+from eval.human.store import VoteStore, stamp
+from eval.human.votes import Choice, Vote, votes
+from eval.judge_store import csv_text
+from eval.verdicts import FIRST, RATER_COLUMNS, REQUIRED, TIE, VERDICT_CODES, VerdictError, read_header
+from harness.files import write_atomically
+
+JUDGE = "human"
+COLUMNS = (*REQUIRED, "judge", "rater", "both_bad", "seconds", "voted", "side_seed")
+KNOWN = {*COLUMNS, *RATER_COLUMNS, "hit", "better"}
+CHOICES = {FIRST: Choice.left, FIRST + 1: Choice.right, TIE: Choice.tie}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ballot:
+    """One vote of a file."""
+
+    where: str  # file and line, for messages
+    question_id: str
+    system_a: str
+    system_b: str
+    choice: Choice
+    rater: str
+    seconds: float | None = None
+    voted: float | None = None  # seconds since 1970
+    side_seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportSummary:
+    """What an import did."""
+
+    num_stored: int
+    num_known: int  # the very same vote was there
+    num_foreign: int  # on items that are not voted on here, where these were to be left out
+    num_raters: int  # new ones
+
+
+def write_votes(store: VoteStore, path: Path, checks: bool = False) -> int:
+    """Writes votes, or attention checks, as CSV. -> how many."""
+    chosen = [vote for vote in votes(store) if (vote.better is not None) == checks]
+    columns = (*COLUMNS, "better") if checks else COLUMNS
+    write_atomically(path, csv_text(columns, [_row(vote)[: len(columns)] for vote in chosen]))
+    return len(chosen)
+
+
+def read_rows(path: Path) -> Iterable[tuple[str, dict[str, str]]]:
+    """(file and line, values by column) of a CSV.
+
+    Raises:
+        VerdictError: it is no CSV, or a line has too few or too many fields.
+    """
+    header = read_header(path)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        next(reader)
+        for record in reader:
+            where = f"{path}: line {reader.line_num}"
+            if record and len(record) != len(header):
+                raise VerdictError(f"{where}: {len(record)} fields, the header has {len(header)}")
+            if record:
+                yield where, {name: value.strip() for name, value in zip(header, record, strict=True)}
+
+
+def read_ballots(path: Path) -> list[Ballot]:
+    """The votes of a file in the project's columns.
+
+    Raises:
+        VerdictError: a column is missing or unknown, or a row holds no vote; named by line.
+    """
+    header = read_header(path)
+    raters = [name for name in RATER_COLUMNS if name in header]
+    missing = [name for name in REQUIRED if name not in header] + ([] if raters else ["rater"])
+    unknown = [name for name in header if name not in KNOWN]
+    if missing or unknown:
+        lacking = f"no column {', '.join(missing)}; " if missing else ""
+        strange = f"unknown column {', '.join(unknown)}; " if unknown else ""
+        raise VerdictError(f"{path}: {lacking}{strange}expected {', '.join(COLUMNS)} (the last five may be missing)")
+    if len(raters) > 1 or len(set(header)) < len(header):
+        raise VerdictError(
+            f"{path}: a column appears twice, or rater stands beside rater_slot; keep the one that says who voted"
+        )
+    return [_ballot(where, row, raters[0]) for where, row in read_rows(path)]
+
+
+def store_ballots(store: VoteStore, ballots: Sequence[Ballot], only_known: bool = False) -> ImportSummary:
+    """Adds votes, all or none. Raters that are new get a name but no way in.
+
+    Args:
+        store: where to.
+        ballots: as read.
+        only_known: leave out what is on other items than these, instead of refusing it.
+
+    Raises:
+        VerdictError: an item that is not voted on here, or a rater who has said something else about it.
+    """
+    counts = dict.fromkeys(("stored", "known", "foreign"), 0)
+    with store.writing() as db:
+        (before,) = db.execute("SELECT COUNT(*) FROM raters").fetchone()
+        for ballot in ballots:
+            counts[_store_ballot(db, store.now(), ballot, only_known)] += 1
+        (after,) = db.execute("SELECT COUNT(*) FROM raters").fetchone()
+    return ImportSummary(
+        num_stored=counts["stored"], num_known=counts["known"], num_foreign=counts["foreign"], num_raters=after - before
+    )
+
+
+def parse_choice(value: str, both_bad: str, where: str) -> Choice:
+    """A verdict as files write it -> a choice.
+
+    Raises:
+        VerdictError: it is none.
+    """
+    if value.lower() in ("both_bad", "both bad"):
+        return Choice.both_bad
+    verdict = VERDICT_CODES.get(value.lower(), 0)
+    if verdict not in CHOICES:
+        raise VerdictError(f"{where}: verdict {value!r}; a person's vote is 1, 2, 3, a, b, tie or both_bad")
+    if both_bad not in ("", "0", "1") or (both_bad == "1" and verdict != TIE):
+        raise VerdictError(f"{where}: both_bad {both_bad!r} with verdict {value!r}; expected 0, or 1 beside a tie")
+    return Choice.both_bad if both_bad == "1" else CHOICES[verdict]
+
+
+def parse_number(value: str, name: str, where: str) -> float | None:
+    """A number of at least 0; None for an empty field.
+
+    Raises:
+        VerdictError: it is none.
+    """
+    if not value:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number < float("inf"):
+        raise VerdictError(f"{where}: {name} {value!r}; expected a number of at least 0, or nothing")
+    return number
+
+
+def _row(vote: Vote) -> tuple[object, ...]:
+    return (
+        vote.question_id,
+        vote.system_a,
+        vote.system_b,
+        vote.choice.verdict,
+        JUDGE,
+        vote.rater,
+        int(vote.choice is Choice.both_bad),
+        "" if vote.seconds is None else f"{vote.seconds:.3f}",
+        stamp(vote.voted),
+        "" if vote.seed is None else vote.seed,
+        vote.better,
+    )
+
+
+def _ballot(where: str, row: Mapping[str, str], rater_column: str) -> Ballot:
+    for name in ("question_id", "system_a", "system_b", rater_column):
+        if not row[name]:
+            raise VerdictError(f"{where}: {name} is empty")
+    if row.get("judge", JUDGE) not in ("", JUDGE):
+        raise VerdictError(f"{where}: judge {row['judge']}; only people's votes are imported")
+    seed = parse_number(row.get("side_seed", ""), "side_seed", where)
+    return Ballot(
+        where=where,
+        question_id=row["question_id"],
+        system_a=row["system_a"],
+        system_b=row["system_b"],
+        choice=parse_choice(row["verdict"], row.get("both_bad", ""), where),
+        rater=_rater(row[rater_column], where),
+        seconds=parse_number(row.get("seconds", ""), "seconds", where),
+        voted=_time(row.get("voted", ""), where),
+        side_seed=None if seed is None else int(seed),
+    )
+
+
+def _rater(name: str, where: str) -> str:
+    try:
+        return checked_name(name)
+    except ValueError as error:
+        raise VerdictError(f"{where}: {error}") from None
+
+
+def _time(value: str, where: str) -> float | None:
+    try:
+        return datetime.fromisoformat(value).timestamp() if value else None
+    except ValueError:
+        raise VerdictError(f"{where}: voted {value!r}; expected a time such as 2026-01-31T12:00:00+00:00") from None
+
+
+def _store_ballot(db: sqlite3.Connection, now: float, ballot: Ballot, only_known: bool) -> str:
+    """-> stored, known or foreign."""
+    one, two = sorted((ballot.system_a, ballot.system_b))
+    item = db.execute(
+        "SELECT item_id, system_one FROM items WHERE question_id = ? AND "
+        "((system_one = ? AND system_two = ?) OR (system_two = ? AND system_one = ?))",
+        (ballot.question_id, one, two, one, two),
+    ).fetchone()
+    if item is None:
+        if only_known:
+            return "foreign"
+        raise VerdictError(
+            f"{ballot.where}: question {ballot.question_id}, {ballot.system_a} against {ballot.system_b} is not voted "
+            f"on here; check the names, or leave such rows out with --only-known"
+        )
+    item_id, swapped = item[0], item[1] != ballot.system_a
+    db.execute("INSERT OR IGNORE INTO raters (name, created) VALUES (?, ?)", (ballot.rater, now))
+    (rater_id,) = db.execute("SELECT rater_id FROM raters WHERE name = ?", (ballot.rater,)).fetchone()
+    key = (item_id, rater_id)
+    there = db.execute(
+        "SELECT swapped, choice FROM assignments WHERE item_id = ? AND rater_id = ? AND state = 'voted'", key
+    ).fetchone()
+    if there is not None:
+        if (bool(there[0]), there[1]) == (swapped, ballot.choice.value):
+            return "known"
+        raise VerdictError(
+            f"{ballot.where}: {ballot.rater} has another vote on question {ballot.question_id}, {one} against {two}; "
+            f"a rater has one vote on an item. Remove one of them"
+        )
+    db.execute("UPDATE assignments SET state = 'expired' WHERE item_id = ? AND rater_id = ? AND state = 'open'", key)
+    db.execute(
+        "INSERT INTO assignments (item_id, rater_id, seed, swapped, state, claimed, choice, voted, seconds, origin) "
+        "VALUES (?, ?, ?, ?, 'voted', ?, ?, ?, ?, 'import')",
+        (*key, ballot.side_seed, swapped, now, ballot.choice.value, ballot.voted, ballot.seconds),
+    )
+    return "stored"

@@ -1,0 +1,200 @@
+"""What do people vote on? Questions with two systems' answers, and checks whose better answer is known.
+
+    contest = draw_contest(ContestOptions(answers=(Path("runs/1a2b"), Path("gpt4.jsonl")), tournament=Path("t")))
+
+An item is a question and a pair of systems; which of the two stands left is drawn for each vote
+(`eval.human.votes`). Items are ordered so that every pair of systems comes equally often in any first part of them. An
+attention check shows an answer beside the same words in random order: who prefers the jumble did not read.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from eval.judging import EMBEDDED_QUESTIONS, Answers, Question, read_answers, read_questions
+from eval.verdicts import FIRST, SECOND, load_verdicts
+from harness.files import read_jsonl
+from harness.provenance import RECORD_FILE
+
+JUDGED_FILE = "verdicts.csv"  # what `python -m eval judge` leaves in a tournament
+CHECK_SYSTEMS = ("attention-better", "attention-worse")
+NUM_CHECKS = 20  # drawn up from the contest's own answers; a rater sees each at most once
+CHECK_WORDS = (12, 150)  # fewer can't be told from a jumble, more tire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContestOptions:
+    """Where the items come from."""
+
+    answers: tuple[Path, ...]  # answer files, run folders, or folders of either
+    tournament: Path  # keeps the votes
+    questions: Path | None = None  # None: the embedded open prompts
+    benchmark: str = "open"  # which answers of a run folder
+    max_questions: int | None = None  # the first so many; None takes all
+    only_judged: bool = False  # only what stands in the tournament's verdicts.csv
+    allow_empty: bool = False  # take empty answers as answers
+    checks: Path | None = None  # attention checks of one's own; None: drawn from the answers
+    seed: int = 0  # of the order of items, the checks, and with rater and item of the sides
+
+    def __post_init__(self) -> None:
+        if self.max_questions is not None and self.max_questions < 1:
+            raise ValueError(f"max_questions={self.max_questions}: must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: must be 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One question and two answers. Not in the order of a page: that is drawn for each vote."""
+
+    question_id: str
+    category: str
+    question: str
+    system_one: str
+    system_two: str
+    answer_one: str
+    answer_two: str
+    better: int | None = None  # of an attention check: FIRST (answer_one) or SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """All that is voted on, in the order in which it is handed out."""
+
+    items: tuple[Item, ...]
+    checks: tuple[Item, ...]
+    seed: int
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the contest: equal texts, names, order and seed."""
+        values = [self.seed, [asdict(item) for item in (*self.items, *self.checks)]]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def draw_contest(options: ContestOptions) -> Contest:
+    """Reads questions and answers and draws up items and checks.
+
+    Raises:
+        ValueError: a file or row can't serve, an answer is empty, or no two systems answered one question.
+    """
+    questions = read_questions(options.questions or EMBEDDED_QUESTIONS)[: options.max_questions]
+    paths = [file for path in options.answers for file in answer_sources(path, options.benchmark)]
+    answers = read_answers(paths, options.benchmark, may_be_empty=options.allow_empty)
+    if len(answers) < 2:
+        named = f"only {', '.join(answers)}" if answers else "no system"
+        raise ValueError(f"answers of {named}: people compare two; give answers of at least two systems")
+    order_rng, check_rng = np.random.default_rng(options.seed).spawn(2)
+    items = _items(answers, questions, options, order_rng)
+    if not items:
+        where = options.questions or "the embedded open prompts"
+        raise ValueError(
+            f"no two of {', '.join(sorted(answers))} answered one of the {len(questions)} questions of {where}"
+        )
+    checks = list(_jumbled_checks(items, check_rng)) if options.checks is None else read_checks(options.checks)
+    return Contest(items=tuple(items), checks=tuple(checks), seed=options.seed)
+
+
+def answer_sources(path: Path, benchmark: str) -> list[Path]:
+    """What `read_answers` takes: a file or run folder itself, or those in a folder of them.
+
+    Raises:
+        ValueError: a folder that holds neither.
+    """
+    if not path.is_dir() or (path / "answers").is_dir() or (path / RECORD_FILE).is_file():
+        return [path]
+    runs = sorted(file.parent.parent for file in path.glob(f"*/answers/{benchmark}.jsonl"))
+    found = runs or sorted(path.glob("*.jsonl"))
+    if not found:
+        raise ValueError(
+            f"{path}: neither a run folder, nor a folder of runs with answers/{benchmark}.jsonl, nor of *.jsonl"
+        )
+    return found
+
+
+def read_checks(path: Path) -> list[Item]:
+    """Attention checks: jsonl with `question`, `better`, `worse`.
+
+    Raises:
+        ValueError: a row lacks one of them, or there is none.
+    """
+    checks = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        for key in ("question", "better", "worse"):
+            if not isinstance(row.get(key), str) or not row[key].strip():
+                raise ValueError(f"{path}: row {number}: {key} is {row.get(key)!r}; expected text")
+        checks.append(_check(number, row["question"], row["better"], row["worse"]))
+    if not checks:
+        raise ValueError(f"{path}: no attention checks; expected one JSON object a line with question, better, worse")
+    return checks
+
+
+def _items(
+    answers: Answers, questions: Sequence[Question], options: ContestOptions, rng: np.random.Generator
+) -> list[Item]:
+    judged = _judged_pairs(options.tournament / JUDGED_FILE) if options.only_judged else None
+    by_pair: list[list[Item]] = []
+    for one, two in combinations(sorted(answers), 2):
+        both = [
+            question
+            for question in questions
+            if question.question_id in answers[one]
+            and question.question_id in answers[two]
+            and (judged is None or (question.question_id, one, two) in judged)
+        ]
+        by_pair.append([_item(both[index], one, two, answers) for index in rng.permutation(len(both))])
+    rounds = max((len(items) for items in by_pair), default=0)
+    return [
+        by_pair[pair][at] for at in range(rounds) for pair in rng.permutation(len(by_pair)) if at < len(by_pair[pair])
+    ]
+
+
+def _item(question: Question, one: str, two: str, answers: Answers) -> Item:
+    return Item(
+        question_id=question.question_id,
+        category=question.category,
+        question=question.text,
+        system_one=one,
+        system_two=two,
+        answer_one=answers[one][question.question_id],
+        answer_two=answers[two][question.question_id],
+    )
+
+
+def _judged_pairs(path: Path) -> set[tuple[str, str, str]]:
+    """(question_id, system, system) of a verdict file, the systems sorted."""
+    rows = load_verdicts([path])
+    questions = [rows.question.values[code] for code in rows.question.codes]
+    pairs = zip(questions, rows.first, rows.second, strict=True)
+    names = rows.system_names  # sorted, so that codes are ordered as names are
+    return {(question, names[min(a, b)], names[max(a, b)]) for question, a, b in pairs}
+
+
+def _jumbled_checks(items: Sequence[Item], rng: np.random.Generator) -> Iterator[Item]:
+    """Up to NUM_CHECKS answers beside their own words in random order; none where all answers are too short."""
+    texts = dict.fromkeys((item.question, text) for item in items for text in (item.answer_one, item.answer_two))
+    low, high = CHECK_WORDS
+    fitting = [(question, text) for question, text in texts if low <= len(set(text.split())) <= high]
+    for number, at in enumerate(rng.permutation(len(fitting))[:NUM_CHECKS], start=1):
+        question, text = fitting[at]
+        yield _check(number, question, text, " ".join(rng.permutation(text.split())))
+
+
+def _check(number: int, question: str, better: str, worse: str) -> Item:
+    """Half of the checks have the better answer first, so that no column of the file gives them away."""
+    texts = [(CHECK_SYSTEMS[0], better), (CHECK_SYSTEMS[1], worse)][:: -1 if number % 2 else 1]
+    return Item(
+        question_id=f"attention-{number}",
+        category="attention",
+        question=question,
+        system_one=texts[0][0],
+        system_two=texts[1][0],
+        answer_one=texts[0][1],
+        answer_two=texts[1][1],
+        better=SECOND if number % 2 else FIRST,
+    )

@@ -1,0 +1,196 @@
+"""Can the votes be trusted? What the admin page shows: progress, speed, attention, agreement, position bias.
+
+    overview(store)     # nothing in it says which system wins: who runs a vote should not know before its end
+
+Agreement and position bias are those of `eval.agreement` and `eval.judge_bias`, over the votes without attention
+checks; "both bad" counts as a tie.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from eval.agreement import Level, rater_agreement
+from eval.human.raters import list_raters
+from eval.human.store import VoteStore
+from eval.human.votes import Choice, Vote, votes
+from eval.judge_bias import PositionBias, position_bias
+from eval.verdicts import Names, Verdicts
+
+NUM_RESAMPLES = 200
+HASTY_SECONDS = 3.0  # nobody reads two answers in less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaterView:
+    """One rater's line. Shares are None where there is nothing to divide."""
+
+    name: str
+    can_enter: bool
+    num_votes: int  # attention checks included
+    num_open: int
+    num_undone: int
+    median_seconds: float | None
+    num_hasty: int  # votes within HASTY_SECONDS
+    last_vote: float | None  # seconds since 1970
+    left_share: float | None  # of the votes that name a winner
+    num_decisive: int
+    num_ties: int
+    num_both_bad: int
+    checks_passed: int
+    checks_failed: int
+    checks_unsure: int  # said that both are bad
+    agreement: float | None  # share of other raters' votes on the same items that say the same
+    num_compared: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """The whole vote."""
+
+    num_items: int
+    num_complete: int  # have raters_per_item votes
+    raters_per_item: int
+    num_votes: int  # without attention checks
+    num_wanted: int
+    num_check_votes: int
+    num_open: int
+    num_expired: int  # claims that were let go
+    raters: tuple[RaterView, ...]
+    agreement: Level | None  # None: no item has two votes
+    position: PositionBias | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counts:
+    items: int
+    open_of: dict[str, int]
+    undone_of: dict[str, int]
+    expired: int
+
+
+def overview(store: VoteStore) -> Overview:
+    """Everything as it is now."""
+    k = store.rules.raters_per_item
+    counts = _counts(store)
+    cast = votes(store)
+    real = [vote for vote in cast if vote.better is None]
+    per_item = Counter(vote.item_id for vote in real)
+    of_rater = defaultdict(list)
+    for vote in cast:
+        of_rater[vote.rater].append(vote)
+    same = _same_votes(real)
+    agreement, position = _quality(real, store.seed) if real else (None, None)
+    return Overview(
+        num_items=counts.items,
+        num_complete=sum(num >= k for num in per_item.values()),
+        raters_per_item=k,
+        num_votes=len(real),
+        num_wanted=counts.items * k,
+        num_check_votes=len(cast) - len(real),
+        num_open=sum(counts.open_of.values()),
+        num_expired=counts.expired,
+        raters=tuple(
+            _rater_view(rater.name, rater.can_enter, of_rater[rater.name], counts, same.get(rater.name, (0, 0)))
+            for rater in list_raters(store)
+        ),
+        agreement=agreement,
+        position=position,
+    )
+
+
+def to_verdicts(cast: Sequence[Vote]) -> Verdicts:
+    """Votes as `eval.verdicts` holds a file's rows."""
+    systems = sorted({name for vote in cast for name in (vote.system_a, vote.system_b)})
+    at = {name: code for code, name in enumerate(systems)}
+    return Verdicts(
+        question=_names([vote.question_id for vote in cast]),
+        system_names=systems,
+        first=np.array([at[vote.system_a] for vote in cast], dtype=np.int32),
+        second=np.array([at[vote.system_b] for vote in cast], dtype=np.int32),
+        verdict=np.array([vote.choice.verdict for vote in cast], dtype=np.int8),
+        judge=_names([""] * len(cast)),
+        rater=_names([vote.rater for vote in cast]),
+    )
+
+
+def _names(values: Sequence[str]) -> Names:
+    index: dict[str, int] = {}
+    codes = np.array([index.setdefault(value, len(index)) for value in values], dtype=np.int32)
+    return Names(values=list(index), codes=codes)
+
+
+def _quality(real: Sequence[Vote], seed: int) -> tuple[Level | None, PositionBias]:
+    verdicts = to_verdicts(real)
+    rater_rng, position_rng = np.random.default_rng(seed).spawn(2)
+    levels = rater_agreement(verdicts, NUM_RESAMPLES, rater_rng)
+    return levels.get("all"), position_bias(verdicts, NUM_RESAMPLES, position_rng)
+
+
+def _counts(store: VoteStore) -> _Counts:
+    now = store.now()
+    with store.reading() as db:
+        (items,) = db.execute("SELECT COUNT(*) FROM items WHERE better IS NULL").fetchone()
+        open_of = db.execute(
+            "SELECT name, COUNT(*) FROM assignments JOIN raters USING (rater_id) "
+            "WHERE state = 'open' AND expires >= ? GROUP BY name",
+            (now,),
+        ).fetchall()
+        undone_of = db.execute(
+            "SELECT name, COUNT(*) FROM undone JOIN assignments USING (assignment_id) JOIN raters USING (rater_id) "
+            "GROUP BY name"
+        ).fetchall()
+        (expired,) = db.execute(
+            "SELECT COUNT(*) FROM assignments WHERE state = 'expired' OR state = 'open' AND expires < ?", (now,)
+        ).fetchone()
+    return _Counts(items=items, open_of=dict(open_of), undone_of=dict(undone_of), expired=expired)
+
+
+def _rater_view(name: str, can_enter: bool, mine: Sequence[Vote], counts: _Counts, same: tuple[int, int]) -> RaterView:
+    real = Counter(vote.choice for vote in mine if vote.better is None)
+    decisive = real[Choice.left] + real[Choice.right]
+    checks = [vote for vote in mine if vote.better is not None]
+    passed = sum(vote.choice.verdict == vote.better for vote in checks)
+    unsure = sum(vote.choice is Choice.both_bad for vote in checks)
+    seconds = [vote.seconds for vote in mine if vote.seconds is not None]
+    return RaterView(
+        name=name,
+        can_enter=can_enter,
+        num_votes=len(mine),
+        num_open=counts.open_of.get(name, 0),
+        num_undone=counts.undone_of.get(name, 0),
+        median_seconds=median(seconds) if seconds else None,
+        num_hasty=sum(value < HASTY_SECONDS for value in seconds),
+        last_vote=max((vote.voted for vote in mine if vote.voted is not None), default=None),
+        left_share=real[Choice.left] / decisive if decisive else None,
+        num_decisive=decisive,
+        num_ties=real[Choice.tie],
+        num_both_bad=real[Choice.both_bad],
+        checks_passed=passed,
+        checks_failed=len(checks) - passed - unsure,
+        checks_unsure=unsure,
+        agreement=same[0] / same[1] if same[1] else None,
+        num_compared=same[1],
+    )
+
+
+def _same_votes(real: Sequence[Vote]) -> dict[str, tuple[int, int]]:
+    """By rater: (other raters' votes on the same items that say the same, all of them)."""
+    said: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for vote in real:
+        said[vote.item_id].append((vote.rater, _winner(vote)))
+    found: dict[str, tuple[int, int]] = {}
+    for item in said.values():
+        labels = Counter(label for _, label in item)
+        for rater, label in item:
+            equal, total = found.get(rater, (0, 0))
+            found[rater] = (equal + labels[label] - 1, total + len(item) - 1)
+    return found
+
+
+def _winner(vote: Vote) -> str:
+    """The system that the vote names; empty for a tie."""
+    return {Choice.left: vote.system_a, Choice.right: vote.system_b}.get(vote.choice, "")

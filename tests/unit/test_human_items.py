@@ -1,0 +1,124 @@
+"""What people vote on: every pair on every question, evenly from the first item on; bad files named by row."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eval.human.items import CHECK_SYSTEMS, draw_contest
+from eval.human.store import Rules, VoteStore, create_store
+from eval.verdicts import FIRST, SECOND
+from tests.voting import SYSTEMS, contest_options, write_rows
+
+
+def test_every_pair_meets_on_every_question_and_any_beginning_is_balanced(tmp_path: Path) -> None:
+    contest = draw_contest(contest_options(tmp_path, num_questions=8))
+    pairs = [(item.system_one, item.system_two) for item in contest.items]
+    assert Counter(pairs) == {(a, b): 8 for i, a in enumerate(SYSTEMS) for b in SYSTEMS[i + 1 :]}
+    assert len({(item.question_id, *pair) for item, pair in zip(contest.items, pairs, strict=True)}) == 24
+    for num in range(1, 25):
+        counts = Counter(pairs[:num])
+        assert max(counts.values()) - min(counts[pair] for pair in set(pairs)) <= 1
+
+
+def test_the_seed_decides_order_and_checks(tmp_path: Path) -> None:
+    options = contest_options(tmp_path)
+    assert draw_contest(options) == draw_contest(options)
+    other = draw_contest(replace(options, seed=1))
+    assert other.sha256 != draw_contest(options).sha256
+    assert [item.question_id for item in other.items] != [item.question_id for item in draw_contest(options).items]
+
+
+def test_attention_checks_show_an_answer_and_its_jumbled_words(tmp_path: Path) -> None:
+    contest = draw_contest(contest_options(tmp_path))
+    texts = {text for item in contest.items for text in (item.answer_one, item.answer_two)}
+    assert {check.better for check in contest.checks} == {FIRST, SECOND}
+    for check in contest.checks:
+        better, worse = (check.answer_one, check.answer_two)[:: 1 if check.better == FIRST else -1]
+        assert better in texts
+        assert worse not in texts
+        assert sorted(better.split()) == sorted(worse.split())
+        assert (check.system_one == CHECK_SYSTEMS[0]) == (check.better == FIRST)
+
+
+def test_checks_of_ones_own(tmp_path: Path) -> None:
+    rows = [{"question": "2 + 2?", "better": "4", "worse": "a fish"}]
+    options = contest_options(tmp_path, checks=write_rows(tmp_path / "checks.jsonl", rows))
+    (check,) = draw_contest(options).checks
+    assert {check.answer_one, check.answer_two} == {"4", "a fish"}
+    write_rows(tmp_path / "checks.jsonl", [*rows, {"question": "3 + 3?", "better": " "}])
+    with pytest.raises(ValueError, match=r"checks\.jsonl: row 2: better is ' '"):
+        draw_contest(options)
+
+
+def test_only_what_a_judge_has_judged(tmp_path: Path) -> None:
+    options = contest_options(tmp_path, only_judged=True)
+    options.tournament.mkdir()
+    verdicts = options.tournament / "verdicts.csv"
+    verdicts.write_text("question_id,system_a,system_b,verdict\n2,zebra-3,okapi-7,1\n2,okapi-7,zebra-3,1\n")
+    (item,) = draw_contest(options).items
+    assert (item.question_id, item.system_one, item.system_two) == ("2", "okapi-7", "zebra-3")
+
+
+def test_folders_of_answer_files_and_of_runs(tmp_path: Path) -> None:
+    options = contest_options(tmp_path)
+    expected = draw_contest(options)
+    assert draw_contest(replace(options, answers=(tmp_path / "answers",))) == expected
+    for at, file in enumerate(options.answers):
+        run = tmp_path / "runs" / f"run{at}" / "answers"
+        run.mkdir(parents=True)
+        (run / "open.jsonl").write_text(file.read_text())
+    assert draw_contest(replace(options, answers=(tmp_path / "runs",))) == expected
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="neither a run folder, nor"):
+        draw_contest(replace(options, answers=(tmp_path / "none",)))
+
+
+def test_an_empty_answer_is_named_by_row(tmp_path: Path) -> None:
+    options = contest_options(tmp_path)
+    rows = [{"question_id": n, "system": "okapi-7", "answer": "fine" if n == 1 else "  "} for n in (1, 2)]
+    write_rows(options.answers[0], rows)
+    with pytest.raises(ValueError, match=r"0\.jsonl: row 2: the answer of okapi-7 to question 2 is empty"):
+        draw_contest(options)
+    assert draw_contest(replace(options, allow_empty=True)).items
+
+
+def test_one_system_or_no_shared_question_is_refused(tmp_path: Path) -> None:
+    options = contest_options(tmp_path)
+    with pytest.raises(ValueError, match="only okapi-7: people compare two"):
+        draw_contest(replace(options, answers=options.answers[:1]))
+    write_rows(options.answers[1], [{"question_id": 77, "system": "quagga-9", "answer": "elsewhere"}])
+    with pytest.raises(ValueError, match="no two of okapi-7, quagga-9 answered one of the 4 questions"):
+        draw_contest(replace(options, answers=options.answers[:2]))
+
+
+def test_a_store_holds_one_contest(tmp_path: Path) -> None:
+    options = contest_options(tmp_path)
+    store = create_store(options.tournament, draw_contest(options), Rules())
+    again = create_store(options.tournament, draw_contest(options), Rules())
+    assert again.items() == store.items() == [*draw_contest(options).items, *draw_contest(options).checks]
+    with pytest.raises(ValueError, match=r"human\.sqlite: holds the votes of another contest \(seed 0, not 5\)"):
+        create_store(options.tournament, draw_contest(replace(options, seed=5)), Rules())
+    fewer = draw_contest(replace(options, max_questions=3))
+    with pytest.raises(ValueError, match="of its 24 items are not in these files"):
+        create_store(options.tournament, fewer, Rules())
+    rows = [{"question_id": n, "system": "okapi-7", "answer": f"changed {n}"} for n in (1, 2, 3, 4)]
+    write_rows(options.answers[0], rows)
+    with pytest.raises(ValueError, match="another contest"):
+        create_store(options.tournament, draw_contest(options), Rules())
+
+
+def test_files_that_keep_no_votes(tmp_path: Path) -> None:
+    path = tmp_path / "human.sqlite"
+    with pytest.raises(ValueError, match="no votes are kept here; begin with"):
+        VoteStore(path)
+    path.write_text("this is not a database, and long enough to be looked at as one" * 20)
+    with pytest.raises(ValueError, match="move the file away"):
+        VoteStore(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("raters_per_item", 0), ("check_rate", 1.0), ("claim_seconds", 0.0)])
+def test_rules_that_cannot_be(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        Rules(**{name: value})  # type: ignore[arg-type]

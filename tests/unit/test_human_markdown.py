@@ -1,0 +1,70 @@
+"""Answers as Markdown: what may stay, and that nothing that could run, load or lead away does.
+
+tests/pipeline/test_human_browser.py shows the same payloads to a real browser.
+"""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.human.markdown import ATTRIBUTES, EMPTY, TAGS, render_answer
+from tests.payloads import PAYLOADS
+
+ELEMENT = re.compile(r"<(/?)([a-zA-Z0-9]+)([^>]*)>")
+
+
+def only_allowed(html: str) -> bool:
+    """Whether a page could hold nothing but allowed elements; a `<` of text is `&lt;`."""
+    found = ELEMENT.findall(html)
+    return html.count("<") == len(found) and all(
+        tag in TAGS and (not rest or (tag in ATTRIBUTES and re.fullmatch(r' start="\d+"', rest)))
+        for _, tag, rest in found
+    )
+
+
+def test_ordinary_markdown() -> None:
+    html = render_answer(
+        "# Top\n**bold** and *it*\nnext\n\n3. three\n4. four\n\n```python\nif a < b:\n    x\n```\n\n|a|b|\n|-|-|\n|1|2|"
+    )
+    assert "<h4>Top</h4>" in html
+    assert "<strong>bold</strong> and <em>it</em><br>" in html
+    assert '<ol start="3">' in html
+    assert "<pre><code>if a &lt; b:\n    x\n</code></pre>" in html
+    assert "<th>a</th>" in html
+    assert only_allowed(html)
+
+
+def test_links_and_images_are_written_out() -> None:
+    assert render_answer("[here](https://a.example/x?y=1&z=2)").strip() == (
+        "<p>here <small>(https://a.example/x?y=1&amp;z=2)</small></p>"
+    )
+    assert render_answer("<https://a.example>").strip() == "<p>https://a.example</p>"
+    assert "[image: a cat] <small>(https://b.example/c.png)</small>" in render_answer(
+        "![a cat](https://b.example/c.png)"
+    )
+
+
+def test_html_is_shown_as_the_text_that_it_is() -> None:
+    assert "&lt;b onclick=" in render_answer('Write <b onclick="go()">this</b>.')
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
+def test_payloads_leave_no_element_of_their_own(payload: str) -> None:
+    assert only_allowed(render_answer(payload))
+
+
+@given(st.text(alphabet="<>\"'&/=!-[]()`*_#|:;\\ \nabjsx:onimgvdtf\x00", max_size=80))
+def test_nothing_else_ever_comes_out(text: str) -> None:
+    assert only_allowed(render_answer(text))
+
+
+@pytest.mark.parametrize("text", ["", "  \n "])
+def test_an_empty_answer_says_so(text: str) -> None:
+    assert render_answer(text) == EMPTY
+
+
+@pytest.mark.parametrize("unit", ["> ", "[", "*", "`", "![", "<", "- ", "**a", "|", "](", "&#x"])
+def test_deep_or_endless_markup_ends(unit: str) -> None:
+    assert only_allowed(render_answer(unit * 2000))
