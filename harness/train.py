@@ -121,8 +121,9 @@ def train_group(
         except ValueError as error:
             member.error = str(error)
     _start_alike(bank, members, ranks)
-    bank.set_checkpointing(any(m.train.gradient_checkpointing for m in members))
     group = _Group(bank, members, ranks, should_stop)
+    group.checkpointing = any(m.train.gradient_checkpointing for m in members)
+    bank.set_checkpointing(group.checkpointing)
     group.max_tokens = max((m.train.max_microbatch_tokens for m in members), default=0)
     bank.train()
     try:
@@ -152,6 +153,7 @@ class _Group:
     ranks: Ranks
     should_stop: Callable[[], bool]
     max_tokens: int = 0  # of a forward pass of this rank; halved when the device has no room for it
+    checkpointing: bool = False  # of activations; turned on when the device has no room for one example
 
 
 def _start(bank: Bank, member: Member) -> None:
@@ -192,14 +194,14 @@ def _start_alike(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
 
 
 def _step_within_memory(group: _Group, active: Sequence[Member]) -> None:
-    """A step; where memory runs out, the same step again in rows of half the size.
+    """A step; where memory runs out, the same step again in rows of half the size, at last with checkpointing.
 
     More rows are accumulated instead, so the effective batch and the losses stay.
     """
     began = time.monotonic()
     items = [item for member in active for item in step_items(member)]
     while (agreed := _agree(group, active, _accumulate(group, items))).out_of_memory is not None:
-        _halve_rows(group, active, items, agreed.out_of_memory)
+        _make_room(group, active, items, agreed.out_of_memory)
     targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
     for member in active:
         group.ranks.sum_gradients(agreed.learning[member.run_id])
@@ -297,16 +299,24 @@ def _agree(group: _Group, active: Sequence[Member], mine: _Pass) -> _Agreed:
     return _Agreed(losses=losses, learning=learning, lost=lost, out_of_memory=text)
 
 
-def _halve_rows(group: _Group, active: Sequence[Member], items: Sequence[Item], reason: str) -> None:
-    """Raises torch.OutOfMemoryError where a row is one example already."""
+def _make_room(group: _Group, active: Sequence[Member], items: Sequence[Item], reason: str) -> None:
+    """Halves the rows; where a row is one example already, recomputes activations.
+
+    Raises:
+        torch.OutOfMemoryError: both are done.
+    """
     smallest = max(len(item.tokens) for item in items)
-    if group.max_tokens <= smallest:
+    if group.max_tokens > smallest:
+        group.max_tokens = max(group.max_tokens // 2, smallest)
+        remedy = f"rows of at most {group.max_tokens} tokens"
+    elif not group.checkpointing:
+        group.checkpointing = True
+        group.bank.set_checkpointing(True)
+        remedy = "gradient checkpointing"
+    else:
         raise torch.OutOfMemoryError(reason)
-    group.max_tokens = max(group.max_tokens // 2, smallest)
     for member in active:
-        member.notes.append(
-            f"out of memory at step {member.step + 1}: rows of at most {group.max_tokens} tokens from there on"
-        )
+        member.notes.append(f"out of memory at step {member.step + 1}: {remedy} from there on")
         for parameter in group.bank.member_parameters(member.run_id).values():
             parameter.grad = None
     if group.bank.device.type == "cuda":

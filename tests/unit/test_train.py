@@ -205,6 +205,26 @@ def test_out_of_memory_halves_the_rows_and_keeps_the_losses(
     np.testing.assert_allclose([m.loss for m in later], [m.loss for m in log], rtol=1e-5)
 
 
+def test_out_of_memory_with_one_example_recomputes_activations(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy, log = make_member("a", tmp_path / "roomy")
+    train_group(make_bank(folder), [roomy])
+    tight = make_bank(folder)
+    original = AdapterBank.item_losses
+
+    def cramped(self: AdapterBank, items: Sequence[Item]) -> torch.Tensor:
+        if self is tight and not self.base.is_gradient_checkpointing:
+            raise torch.OutOfMemoryError("no room")
+        return original(self, items)
+
+    monkeypatch.setattr(AdapterBank, "item_losses", cramped)
+    squeezed, later = make_member("a", tmp_path / "tight")
+    train_group(tight, [squeezed])
+    assert any("gradient checkpointing from there on" in note for note in squeezed.notes)
+    np.testing.assert_allclose([m.loss for m in later], [m.loss for m in log], rtol=1e-5)
+
+
 def test_out_of_memory_with_one_example_is_an_error(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
