@@ -16,8 +16,9 @@ import pytest
 from harness.compose import compose_grid
 from harness.ledger import JobStatus
 from harness.schema import Device, LaunchConfig
+from sweeps.evals import EVALS, SCORES
 from sweeps.launch import device_problems
-from sweeps.plan import plan_runs
+from sweeps.plan import DATASET_EVALS, plan_runs
 from tests.lab import Lab, make_lab, wait_until
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "harness.run")
@@ -175,6 +176,14 @@ def test_only_a_frozen_causal_base_is_sharded() -> None:
     runs = plan_runs([point.config for point in compose_grid(overrides)])
     (problem,) = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
     assert "adapter.method=dora" in problem
+
+
+def test_what_is_not_scored_over_shards_is_refused() -> None:
+    assert set(SCORES) | set(DATASET_EVALS) == set(EVALS)
+    overrides = ["model=llama7b", "dataset=oasst1", "eval.after_training=[mmlu,super_ni]"]
+    runs = plan_runs([point.config for point in compose_grid(overrides)])
+    (problem,) = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
+    assert "eval.after_training=super_ni: it is scored over a whole base only" in problem
 
 
 def test_workers_dont_share_gpus() -> None:
