@@ -21,7 +21,7 @@ from harness.process import prepare_process
 from harness.schema import Config, Device, LaunchConfig
 from sweeps.enqueue import enqueue, run_problem
 from sweeps.local import Watch, run_local
-from sweeps.plan import PlannedRun, make_jobs, plan_runs, preflight
+from sweeps.plan import DATASET_EVALS, PlannedRun, make_jobs, plan_runs, preflight
 from sweeps.progress import SweepProgress
 from sweeps.settings import WorkerSettings
 
@@ -73,7 +73,17 @@ def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[st
     if launch.shard_base:
         found = (shard_problem(run.spec.model.kind, run.spec.adapter.method) for run in runs)
         problems.update((problem, None) for problem in found if problem)
+        asked = {name for run in runs for name in run.evals.after_training}
+        problems.update((whole_base_problem(name), None) for name in DATASET_EVALS if name in asked)
     return list(problems)
+
+
+def whole_base_problem(name: str) -> str:
+    """Why an evaluation of `DATASET_EVALS` is not made where the base is sharded over devices."""
+    return (
+        f"launch.shard_base=true with eval.after_training={name}: it is scored over a whole base only; leave it out, "
+        f"and score the run afterwards with python -m eval {name}"
+    )
 
 
 def num_devices(launch: LaunchConfig) -> int:

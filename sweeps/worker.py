@@ -27,7 +27,8 @@ from harness.ranks import PeerLostError
 from harness.train import TrainingInterrupted
 from sweeps.context import Context, Workplace
 from sweeps.crew import Crew, join_crew
-from sweeps.evals import EVALS, follow_evals
+from sweeps.evals import EVALS, SCORES, follow_evals
+from sweeps.launch import whole_base_problem
 from sweeps.local import STOP_SECONDS
 from sweeps.plan import TRAIN
 from sweeps.rank_processes import ERRORS, PEER_LOST_STATUS, PEER_SECONDS, run_ranks
@@ -37,7 +38,7 @@ from sweeps.training import follow_training, train_jobs
 KINDS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {TRAIN: train_jobs, **EVALS}
 FOLLOWED: dict[str, Callable[[Workplace, Sequence[JobRow]], None]] = {
     TRAIN: follow_training,
-    **dict.fromkeys(EVALS, follow_evals),
+    **dict.fromkeys(SCORES, follow_evals),
 }
 IDLE_SECONDS = 0.5
 PEER_GRACE_SECONDS = 2 * PEER_SECONDS
@@ -180,6 +181,8 @@ def _run(context: Context, claims: Sequence[JobRow]) -> bool:
     """-> False where some rank was asked to stop."""
     kind = claims[0].kind
     try:
+        if context.shards_base and kind not in FOLLOWED:
+            raise ValueError(whole_base_problem(kind))
         if kind == TRAIN or context.shards_base:
             context.crew.tell_job(claims)
         KINDS[kind](context, claims)

@@ -105,7 +105,7 @@ def train(ranks: Ranks, case: Case) -> Trained:
 
     interrupted = False
     try:
-        train_group(bank, members, should_stop, ranks)
+        train_group(bank, members, should_stop, ranks=ranks)
     except TrainingInterrupted:
         interrupted = True
     assert not [m.error for m in members if m.error]

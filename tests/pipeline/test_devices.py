@@ -16,14 +16,16 @@ import pytest
 from harness.compose import compose_grid
 from harness.ledger import JobStatus
 from harness.schema import Device, LaunchConfig
+from sweeps.evals import EVALS, SCORES
 from sweeps.launch import device_problems
-from sweeps.plan import plan_runs
+from sweeps.plan import DATASET_EVALS, plan_runs
 from tests.lab import Lab, make_lab, wait_until
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "harness.run")
 SHORT = (
     *("model=llama7b", "dataset=oasst1", "train.max_steps=6", "train.batch_size=4"),
     *("eval.after_training=[mmlu]", "eval.mmlu_limit_per_subject=1", "eval.mmlu_num_shots=1"),
+    *("train.mmlu_every_steps=3", "train.mmlu_limit=3", "train.mmlu_num_shots=1"),
 )
 LONG = (
     *("-m", "model=llama7b", "dataset=oasst1,flan", "train.max_steps=120", "train.max_epochs=1000"),
@@ -39,6 +41,7 @@ class Result:
     record: dict[str, Any]
     losses: list[float]
     accuracy: float
+    answer_losses: list[float]  # of MMLU in training
 
 
 def result(lab: Lab) -> Result:
@@ -47,7 +50,10 @@ def result(lab: Lab) -> Result:
     mmlu = json.loads((folder / "eval" / "mmlu" / "mmlu.json").read_text())
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == list(range(1, 7)), "one rank writes metrics"
-    return Result(record, [step["loss"] for step in steps], mmlu["accuracy_macro"])
+    looks = [json.loads(line) for line in (folder / "mmlu.jsonl").read_text().splitlines()]
+    assert [look["step"] for look in looks] == [3, 6]
+    answer_losses = [look["mmlu_answer_loss"] for look in looks]
+    return Result(record, [step["loss"] for step in steps], mmlu["accuracy_macro"], answer_losses)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,7 @@ def test_two_devices_leave_what_one_leaves(command: tuple[str, ...], tmp_path: P
     found = result(lab)
     assert found.losses == pytest.approx(alone.losses, rel=1e-4)
     assert found.accuracy == alone.accuracy
+    assert found.answer_losses == pytest.approx(alone.answer_losses, rel=1e-4)
     assert found.record["run_id"] == alone.record["run_id"], "devices are no part of what a run is"
     assert (found.record["device"], alone.record["device"]) == ("2 x cpu", "cpu")
     again = lab.call(*command)
@@ -169,6 +176,14 @@ def test_only_a_frozen_causal_base_is_sharded() -> None:
     runs = plan_runs([point.config for point in compose_grid(overrides)])
     (problem,) = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
     assert "adapter.method=dora" in problem
+
+
+def test_what_is_not_scored_over_shards_is_refused() -> None:
+    assert set(SCORES) | set(DATASET_EVALS) == set(EVALS)
+    overrides = ["model=llama7b", "dataset=oasst1", "eval.after_training=[mmlu,super_ni]"]
+    runs = plan_runs([point.config for point in compose_grid(overrides)])
+    (problem,) = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
+    assert "eval.after_training=super_ni: it is scored over a whole base only" in problem
 
 
 def test_workers_dont_share_gpus() -> None:

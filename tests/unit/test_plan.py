@@ -309,7 +309,10 @@ def test_planned_evaluations_are_those_that_workers_know() -> None:
 @pytest.mark.parametrize(
     ("evals", "expected"),
     [
-        (EvalConfig(after_training=["mmmlu"]), "eval.after_training: 'mmmlu' is no evaluation; there are: mmlu, glue"),
+        (
+            EvalConfig(after_training=["mmmlu"]),
+            "eval.after_training: 'mmmlu' is no evaluation; there are: mmlu, perplexity",
+        ),
         (EvalConfig(after_training=["mmlu"], mmlu_questions="no.jsonl"), "eval.mmlu_questions: no.jsonl: no such file"),
         (EvalConfig(after_training=["mmlu"], mmlu_shots_file="no.jsonl"), "eval.mmlu_shots_file: no.jsonl: no such"),
         (EvalConfig(after_training=["mmlu"], mmlu_num_shots=9), "eval.mmlu_num_shots: embedded: subject "),
