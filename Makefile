@@ -4,6 +4,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SERVER_VENV := .venv-server
+SERVER_STAMP := $(SERVER_VENV)/.installed
+# Only what the server needs; C++ at -O1 halves the time, the kernels that count are C.
+SERVER_CMAKE := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF \
+  -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF -DCMAKE_CXX_FLAGS_RELEASE='-O1 -DNDEBUG'
 DEMO := demo
 TOURNAMENT := tournaments/$(DEMO)
 REPORT := reports/$(DEMO)
@@ -13,7 +18,9 @@ DEMO_JUDGE := python -m eval judge --sweep $(DEMO) --tournament $(TOURNAMENT) --
 DEMO_RATE := python -m eval rate $(TOURNAMENT)/verdicts.csv --out $(TOURNAMENT)/ratings.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format constraints clean
+DATA := $(or $(HARNESS_DATA_STORE),data)
+
+.PHONY: help setup demo data table1 table6 table7 test test-slow server lint format constraints clean
 
 help:  ## What each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,11 +45,33 @@ demo: setup  ## Train, measure, judge and rank four adapters and their base; rep
 	$(BIN)/python -m analysis report --sweep $(DEMO) --tournament $(TOURNAMENT) --out $(REPORT) \
 	  --command "$(DEMO_ANSWER)" --command "$(DEMO_JUDGE)" --command "$(DEMO_RATE)"
 
+data: setup  ## Fetch the judgments that the paper's authors released (pinned, checked); needs a network
+	$(BIN)/python -m analysis data --data $(DATA)
+
+table1: setup  ## The paper's Table 1 (Elo by GPT-4) from judgments in HARNESS_DATA_STORE, else data/
+	$(BIN)/python -m analysis tables 1 --data $(DATA)
+
+table6: setup  ## The paper's Table 6 (scores relative to ChatGPT), ours beside the printed values
+	$(BIN)/python -m analysis tables 6 --data $(DATA)
+
+table7: setup  ## The paper's Table 7 (Elo by people and GPT-4, two benchmarks)
+	$(BIN)/python -m analysis tables 7 --data $(DATA)
+
 test: setup  ## The fast suite: CPU, no network, minutes
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"
 
-test-slow: setup  ## The slow suite: real models, fault injection, parity with other tools
+test-slow: setup  ## The slow suite: real models, a real chat server, fault injection, parity with other tools
+	-@$(MAKE) --no-print-directory server
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+server: setup $(SERVER_STAMP)  ## A real OpenAI-compatible server for test-slow, in its own environment (compiles: 3-5 minutes)
+
+$(SERVER_STAMP):
+	@echo "compiling llama-cpp-python into $(SERVER_VENV) (needs a C++ compiler; once)"
+	$(PYTHON) -m venv $(SERVER_VENV)
+	CMAKE_ARGS="$(SERVER_CMAKE)" $(SERVER_VENV)/bin/pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt 'llama-cpp-python[server]==0.3.36'
+	@touch $(SERVER_STAMP)
 
 lint: setup  ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .

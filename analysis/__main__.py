@@ -1,8 +1,10 @@
-"""Builds the report of a sweep and its tournament. No torch.
+"""Builds the report of a sweep and its tournament, and the paper's tables from judgments. No torch.
 
     python -m analysis report --sweep demo --runs runs --tournament runs/tournaments/demo --out reports/demo
+    python -m analysis tables 1 --data data --out reports/tables
+    python -m analysis data --data data
 
-Under `--json`, standard output is the leaderboard as JSON and nothing else.
+Under `--json`, standard output is JSON and nothing else.
 """
 
 import dataclasses
@@ -13,16 +15,25 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from analysis.fetch import fetch
 from analysis.leaderboard import leaderboard_table
 from analysis.records import SweepRuns, load_runs, load_tournament, sweep_runs
 from analysis.report import MAX_QUESTIONS, PAGE, ReportOptions, write_report
-from harness.files import to_json
+from analysis.reproduction import reproduce
+from analysis.reproduction_text import to_csv, to_markdown, to_terminal
+from harness.files import to_json, write_atomically
 from harness.places import ledger_url as url_of
 from harness.places import paths_of_environment
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
+
+
+Data = Annotated[
+    Path, typer.Option(help="Folder of judgments; default: the data store, else data/.", envvar="HARNESS_DATA_STORE")
+]
+WIDTH = 160  # of tables that go into a file or a pipe
 
 
 @app.callback()
@@ -68,6 +79,48 @@ def report(
         return
     Console().print(leaderboard_table(rows))
     print(f"page: {out / PAGE}")
+
+
+@app.command()
+def tables(
+    table: Annotated[list[str], typer.Argument(help="The paper's tables to make: 1, 6, 7.")],
+    data: Data = Path("data"),
+    out: Annotated[Path, typer.Option(help="Folder for table1.csv, table1.md and so on.")] = Path("reports/tables"),
+    resamples: Annotated[int, typer.Option(min=2, help="Of the prompts, for intervals.")] = 1000,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """The paper's Tables 1, 6 and 7 from judgments, ours beside the printed values."""
+    failed = False
+    made = []
+    for name in dict.fromkeys(table):
+        try:
+            found = reproduce(name, data, out, resamples)
+        except ValueError as error:
+            print(f"table {name}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        made.append(found)
+        write_atomically(out / f"table{name}.csv", to_csv(found))
+        write_atomically(out / f"table{name}.md", to_markdown(found))
+        if not json:
+            Console(width=None if sys.stdout.isatty() else WIDTH).print(to_terminal(found))
+            print(f"written: {out / f'table{name}.csv'}, {out / f'table{name}.md'}")
+    if json:
+        print(to_json(made, where="standard output", indent=2))
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command("data")
+def fetch_data(data: Data = Path("data")) -> None:
+    """Fetches the judgments that the authors released, at a pinned commit, and checks them."""
+    try:
+        checked = fetch(data, print)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from error
+    for name, words in checked.items():
+        print(f"{name}: {words}")
 
 
 def _chosen_runs(sweep: str | None, run_ids: list[str] | None, runs: Path, ledger_url: str | None) -> SweepRuns:

@@ -7,7 +7,8 @@ the first system answered them; a system without an answer to one is listed as s
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.records import FIRST_WON, SECOND_WON, TIE, Answer, Run, Tournament, Verdict
+from analysis.records import Answer, Run, Tournament, Verdict
+from eval.verdict_codes import FIRST, SECOND, TIE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,7 @@ def _rulings(verdicts: Iterable[Verdict], systems: Sequence[str]) -> list[Ruling
             second=verdict.second,
             first_index=place[verdict.first],
             second_index=place[verdict.second],
-            winner={FIRST_WON: verdict.first, SECOND_WON: verdict.second}.get(verdict.verdict),
+            winner={FIRST: verdict.first, SECOND: verdict.second}.get(verdict.verdict),
             is_tie=verdict.verdict == TIE,
             judge=verdict.judge,
         )

@@ -9,7 +9,8 @@ it is left out of every rate and counted beside it.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from analysis.records import FIRST_WON, SECOND_WON, TIE, UNPARSED, Tournament, Verdict
+from analysis.records import Tournament, Verdict
+from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
 
 PairTallies = dict[tuple[str, str], "Tally"]  # (system, opponent) -> the system's outcomes; both directions
 
@@ -70,8 +71,8 @@ def count_verdicts(verdicts: Iterable[Verdict]) -> PairTallies:
     for verdict in verdicts:
         one = tallies.setdefault((verdict.first, verdict.second), Tally())
         two = tallies.setdefault((verdict.second, verdict.first), Tally())
-        _count(one, verdict.verdict, won=FIRST_WON, lost=SECOND_WON)
-        _count(two, verdict.verdict, won=SECOND_WON, lost=FIRST_WON)
+        _count(one, verdict.verdict, won=FIRST, lost=SECOND)
+        _count(two, verdict.verdict, won=SECOND, lost=FIRST)
     return tallies
 
 

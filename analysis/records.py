@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
 from harness.files import read_jsonl
 from harness.ledger import JobStatus
 from harness.places import existing_ledger, without_passwords
 from harness.provenance import RunRecord, load_record
 
-FIRST_WON, SECOND_WON, TIE, UNPARSED = 1, 2, 3, -1  # docs/architecture.md, verdicts.csv
 TRAIN = "train"
 
 
@@ -269,7 +269,7 @@ def _verdicts(path: Path) -> tuple[Verdict, ...]:
 
 
 def _verdict(path: Path, line: int, row: dict[str, str]) -> Verdict:
-    codes = {str(code): code for code in (FIRST_WON, SECOND_WON, TIE, UNPARSED)}
+    codes = {str(code): code for code in (FIRST, SECOND, TIE, UNPARSED)}
     if row["verdict"] not in codes:
         raise ValueError(f"{path}: line {line}: verdict {row['verdict']!r}; expected 1, 2, 3 or -1")
     return Verdict(

@@ -24,13 +24,13 @@ from analysis.leaderboard import LeaderboardRow, leaderboard_rows, write_leaderb
 from analysis.matches import pair_tallies
 from analysis.records import Run, SweepRuns, Tournament
 from analysis.sections import (
-    CONTROL_SYSTEM,
     curves_view,
     leaderboard_view,
     matrix_view,
     run_settings,
     shared_packages,
 )
+from eval.verdict_codes import NULL_SYSTEM
 from harness.files import write_atomically
 
 PAGE = "index.html"
@@ -115,7 +115,7 @@ def render_page(context: dict[str, Any]) -> str:
     environment.filters.update(FILTERS)
     environment.globals.update(
         run_settings=run_settings,
-        control_system=CONTROL_SYSTEM,
+        control_system=NULL_SYSTEM,
         curve_y=curve_y,
         curve_width=CURVE_WIDTH,
         curve_height=CURVE_HEIGHT,

@@ -15,7 +15,6 @@ from analysis.records import Estimate, Run
 MMLU_CHANCE = 0.25  # four choices
 MAX_MATRIX_SYSTEMS = 24  # more don't fit a page; the first of the leaderboard are shown
 MAX_CURVES = 60
-CONTROL_SYSTEM = "null-model"  # eval.judging.NULL_SYSTEM: one constant answer to everything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,9 @@ def judge(
     usd_per_million_prompt_tokens: Annotated[float | None, typer.Option(help="The server's price.")] = None,
     usd_per_million_completion_tokens: Annotated[float | None, typer.Option(help="The server's price.")] = None,
     num_concurrent: Annotated[int, typer.Option(help="Calls under way at once.")] = 8,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="By the server's Batch API: half the price, within 24 hours, resumable.")
+    ] = False,
     reference: Annotated[str | None, typer.Option(help="Ten-point scores relative to this system.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A released judge prompt file; default: our own.")] = None,
     null_control: Annotated[bool, typer.Option(help="Adds a contestant with one constant answer.")] = False,
@@ -124,6 +127,7 @@ def judge(
             usd_per_million_prompt_tokens=usd_per_million_prompt_tokens,
             usd_per_million_completion_tokens=usd_per_million_completion_tokens,
             num_concurrent=num_concurrent,
+            batch=batch,
         )
         if estimate_only:
             show(*run_estimate(options), as_json)
@@ -175,6 +179,12 @@ def rate(
 def agree(
     a: Annotated[Path, typer.Argument(help="Verdicts of one judge.")],
     b: Annotated[Path, typer.Argument(help="Verdicts of the other.")],
+    without: Annotated[
+        list[str] | None, typer.Option(help="A system to leave out, as gpt-4 makes any ranking agree; may be repeated.")
+    ] = None,
+    own_a: Annotated[str | None, typer.Option(help="The system that judge A itself is: its self-preference.")] = None,
+    own_b: Annotated[str | None, typer.Option(help="Likewise for judge B.")] = None,
+    answers: Annotated[list[Path] | None, typer.Option(help="Answers .jsonl, for each judge's length bias.")] = None,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
     resamples: Annotated[int, typer.Option(help="Of the prompts, for intervals.")] = 1000,
     as_json: Json = False,
@@ -184,7 +194,15 @@ def agree(
     from eval.agreement import AgreeOptions
 
     with friendly_errors():
-        result, shown = agree_command(a, b, AgreeOptions(seed=seed, resamples=resamples))
+        options = AgreeOptions(
+            seed=seed,
+            resamples=resamples,
+            without=tuple(without or ()),
+            own_a=own_a,
+            own_b=own_b,
+            answers=tuple(answers or ()),
+        )
+        result, shown = agree_command(a, b, options)
         show(result.to_json(), shown, as_json)
 
 

@@ -59,14 +59,32 @@ def _add_level(table: Table, name: str, level: Level) -> None:
 
 def _judge_lines(judge: JudgeReport) -> list[str]:
     lines = [f"{judge.file}: {judge.num_verdicts} verdicts, {judge.num_unparsed} unparsed"]
-    if judge.position_bias.first_win_rate is not None:
-        lines.append(f"  the first answer wins {judge.position_bias.first_win_rate:.1%} of decisive verdicts")
-    if judge.length_bias is not None and judge.length_bias.rate is not None:
-        lines.append(f"  the longer answer wins {judge.length_bias.rate:.1%} of decisive verdicts")
+    bias = judge.position_bias
+    if bias.first_win_rate is not None:
+        lines.append(
+            f"  position: the first answer wins {bias.first_win_rate:.1%} of decisive verdicts"
+            f"{_bounds(bias.low, bias.high)}; swapping the order reversed {bias.swapped_reversals} of "
+            f"{bias.swapped_pairs} items"
+        )
+    longer = judge.length_bias
+    if longer is not None and longer.rate is not None:
+        lines.append(
+            f"  length: the longer answer wins {longer.rate:.1%} of {longer.num:.0f} decisive verdicts"
+            f"{_bounds(longer.low, longer.high)}"
+        )
+    elif longer is not None:
+        lines.append("  length: no decisive verdict has two answers of known, different length")
     own = judge.self_preference
     if own is not None and own.excess is not None:
         lines.append(
-            f"  {own.system} wins {own.by_itself.rate:.1%} of its decisive verdicts here, "
-            f"{own.by_the_other.rate:.1%} with the other judge ({own.excess:+.1%})"
+            f"  self-preference: {own.system} wins {own.by_itself.rate:.1%} of its decisive verdicts here"
+            f"{_bounds(own.by_itself.low, own.by_itself.high)}, {own.by_the_other.rate:.1%} with the other judge"
+            f"{_bounds(own.by_the_other.low, own.by_the_other.high)}: {own.excess:+.1%}"
         )
+    elif own is not None:
+        lines.append(f"  self-preference: {own.system} has no decisive verdict by both judges")
     return lines
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" (95 %: {low:.1%} to {high:.1%})"

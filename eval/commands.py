@@ -1,7 +1,7 @@
 """What the `eval` commands do once their options are read: find the systems, score, write, sum up."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from eval.generate import GenerateSettings, generate_answers, stored_answers
 from eval.judge_command import estimate, run
 from eval.judge_options import ApiOptions, JudgeOptions, LocalOptions, ReplayOptions
 from eval.judge_prompts import Mode
+from eval.judge_text import estimate_text, summary_text
 from eval.mmlu import MmluSettings, score_mmlu
 from eval.mmlu_scores import MmluResult, save_result
 from eval.systems import by_base, loaded, refuse_equal_names
@@ -98,6 +99,7 @@ def judge_options(
     usd_per_million_prompt_tokens: float | None,
     usd_per_million_completion_tokens: float | None,
     num_concurrent: int,
+    batch: bool,
     **rest: Any,
 ) -> JudgeOptions:
     """The typed options of a tournament. `judge`: `local:MODEL`, `replay:FILE`, or an API model."""
@@ -121,7 +123,10 @@ def judge_options(
             usd_per_million_prompt_tokens=usd_per_million_prompt_tokens,
             usd_per_million_completion_tokens=usd_per_million_completion_tokens,
             num_concurrent=num_concurrent,
+            batch=batch,
         )
+    if batch and not isinstance(chosen, ApiOptions):
+        raise ValueError(f"--batch: {judge} is no API model; only those have a Batch API")
     mode = Mode.pairwise if reference is None else Mode.relative
     return JudgeOptions(answers=answers, tournament=tournament, judge=chosen, mode=mode, reference=reference, **rest)
 
@@ -131,18 +136,9 @@ def run_judge(
 ) -> tuple[dict[str, Any], str, bool]:
     """Judges. -> the summary as plain values, as text, and whether every match has its judgment."""
     quiet_libraries()
-    summary = run(options, advance, on_estimate=lambda ahead: announce(f"ahead: {ahead}"))
-    bias = summary.position_bias
-    text = (
-        f"{summary.judge}: {summary.num_matches} matches of {summary.num_systems} systems on "
-        f"{summary.num_questions} questions; {summary.num_judged} judged now, {summary.num_reused} before, "
-        f"{summary.num_failed} failed, {summary.num_unparsed} unparsed, {summary.seconds:.1f} s\n"
-        f"position: {bias}\nverdicts in {summary.output}"
-    )
-    if summary.stopped:
-        text += f"\nstopped: {summary.stopped}"
-    values = asdict(replace(summary, output=summary.output))
-    return values | {"output": str(summary.output), "mode": summary.mode.value}, text, summary.num_failed == 0
+    summary = run(options, advance, on_estimate=lambda ahead: announce(estimate_text(ahead)), say=announce)
+    values = asdict(summary) | {"output": str(summary.output), "mode": summary.mode.value}
+    return values, summary_text(summary), summary.num_failed == 0
 
 
 def run_estimate(options: JudgeOptions) -> tuple[dict[str, Any], str]:
@@ -150,7 +146,7 @@ def run_estimate(options: JudgeOptions) -> tuple[dict[str, Any], str]:
     if not isinstance(options.judge, ApiOptions):
         raise ValueError("--estimate: only an API judge costs money")
     ahead = estimate(options)
-    return asdict(ahead), str(ahead)
+    return asdict(ahead), estimate_text(ahead)
 
 
 def _mmlu_table(results: dict[str, MmluResult]) -> Table:

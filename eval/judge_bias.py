@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.bradley_terry import prompt_weights
-from eval.verdicts import FIRST, SECOND, TIE, Verdicts, combined_key
+from eval.verdict_codes import FIRST, SECOND, TIE
+from eval.verdicts import Verdicts, combined_key
 
 LengthByAnswer = Mapping[tuple[str, str], float]  # (system, question_id) -> length
 

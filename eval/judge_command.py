@@ -16,10 +16,9 @@ from filelock import FileLock, Timeout
 
 from eval.judge_options import ApiOptions, Estimate, JudgeOptions, JudgeSummary, LocalOptions, ReplayOptions
 from eval.judge_prompts import Mode, PromptSet, load_prompts, own_prompts
-from eval.judge_store import JudgmentStore
+from eval.judge_store import JudgmentStore, settings_sha256
 from eval.judging import (
     EMBEDDED_QUESTIONS,
-    NULL_SYSTEM,
     Answers,
     Failure,
     Judge,
@@ -34,6 +33,7 @@ from eval.judging import (
     read_questions,
     unmatched_systems,
 )
+from eval.verdict_codes import NULL_SYSTEM
 
 LOCK_FILE = ".judging.lock"
 
@@ -54,6 +54,7 @@ def run(
     on_progress: Progress | None = None,
     judge: Judge | None = None,
     on_estimate: Callable[[Estimate], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> JudgeSummary:
     """Judges what isn't judged yet and writes the verdicts.
 
@@ -62,6 +63,7 @@ def run(
         on_progress: called after each judgment.
         judge: a judge that exists already, such as one over a loaded base; default: made from `options.judge`.
         on_estimate: told before the first call to a paid judge what is ahead.
+        say: told what a batch waits for.
 
     Raises:
         ValueError: a file, a setting or the folder can't serve; another judge is at work in the folder.
@@ -72,7 +74,7 @@ def run(
     lock = FileLock(options.tournament / LOCK_FILE)
     try:
         with lock.acquire(timeout=0), JudgmentStore(options.tournament) as store:
-            judge = judge or build_judge(options, store)
+            judge = judge or build_judge(options, store, say)
             hashes = store.register(judge, options.mode.value, tournament.matches)
             todo = _todo(tournament.matches, hashes, store.judged(judge))
             if on_estimate is not None and isinstance(options.judge, ApiOptions):
@@ -119,17 +121,15 @@ def open_tournament(options: JudgeOptions) -> Tournament:
     return Tournament(answers=answers, questions=questions, matches=matches)
 
 
-def build_judge(options: JudgeOptions, store: JudgmentStore) -> Judge:
+def build_judge(options: JudgeOptions, store: JudgmentStore, say: Callable[[str], None] | None = None) -> Judge:
     """Makes the judge that the options name.
 
     Raises:
-        ValueError: its model or files are not there, or it can't serve the mode.
+        ValueError: its model or files are not there, it can't serve the mode, or a batch of it is under way.
     """
     chosen = options.judge
     if isinstance(chosen, ApiOptions):
-        from eval.judge_api import ApiJudge
-
-        return ApiJudge(chosen, prompt_set(options), store)
+        return _build_api_judge(chosen, prompt_set(options), store, say)
     if options.mode is Mode.relative:
         raise ValueError("mode=relative: only an API judge gives scores; take mode=pairwise for this judge")
     if isinstance(chosen, ReplayOptions):
@@ -142,6 +142,25 @@ def build_judge(options: JudgeOptions, store: JudgmentStore) -> Judge:
     from eval.judge_local import load_judge
 
     return load_judge(chosen)
+
+
+def _build_api_judge(
+    chosen: ApiOptions, prompts: PromptSet, store: JudgmentStore, say: Callable[[str], None] | None
+) -> Judge:
+    from eval.judge_api import ApiJudge
+    from eval.judge_batch import BatchJudge
+    from eval.judge_batch_store import BatchStore
+
+    if chosen.batch:
+        return BatchJudge(chosen, prompts, store, say)
+    judge = ApiJudge(chosen, prompts, store)
+    waiting = [booking.batch_id or booking.name for booking in BatchStore(store).unsettled(settings_sha256(judge))]
+    if waiting:
+        raise ValueError(
+            f"batch {', '.join(waiting)} of {chosen.model} is under way, and its matches would be paid twice: collect "
+            f"it with --batch (after cancelling it at the server, if you don't want to wait)"
+        )
+    return judge
 
 
 def prompt_set(options: JudgeOptions) -> PromptSet:
@@ -159,7 +178,7 @@ def _todo(matches: list[Match], hashes: list[str], judged: set[str]) -> dict[str
 
 
 def _estimate(options: JudgeOptions, todo: dict[str, Match]) -> Estimate:
-    from eval.judge_api import estimate_calls
+    from eval.judge_request import estimate_calls
 
     assert isinstance(options.judge, ApiOptions)
     return estimate_calls(options.judge, prompt_set(options), list(todo.values()))
@@ -179,11 +198,12 @@ def _judge(
     def keep(judgment: Judgment) -> None:
         nonlocal done
         store.add(judge, judgment)
-        done += num_matches_of[judgment.prompt_sha256]
+        done += num_matches_of[judgment.prompt_sha256] if judgment.prompt_sha256 in todo else 0
         if on_progress is not None:
             on_progress(done, len(tournament.matches))
 
-    return judge.judge(list(todo.values()), keep) if todo else []
+    is_waiting = getattr(judge, "is_waiting", False)  # a batch that was judged and not settled before a kill
+    return judge.judge(list(todo.values()), keep) if todo or is_waiting else []
 
 
 def _summary(

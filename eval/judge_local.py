@@ -33,10 +33,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from eval.judge_options import LocalOptions
-from eval.judge_parse import FIRST, SECOND, TIE
 from eval.judge_prompts import fill, hash_text, neutralise
 from eval.judging import Failure, Judgment, Match
 from eval.scoring import Prompt, next_token_logprobs
+from eval.verdict_codes import FIRST, SECOND, TIE
 from harness.locate import locate_model
 from harness.models import LoadedBase, load_base, resolve_device
 from harness.stores import Missing

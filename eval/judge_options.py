@@ -52,6 +52,8 @@ class ApiOptions:
     usd_per_million_prompt_tokens: float | None = None
     usd_per_million_completion_tokens: float | None = None
     budget_usd: float | None = None  # for all paid calls of the tournament folder, earlier runs included
+    batch: bool = False  # by the server's Batch API: half the price, an answer within 24 hours
+    batch_poll_seconds: float = 30.0  # between two looks at a batch
 
     def __post_init__(self) -> None:
         if self.budget_usd is not None and None in (
@@ -100,6 +102,7 @@ class Estimate:
     num_completion_tokens: int  # at most: every reply at its limit
     cost_usd: float | None  # expected, every reply at its limit; None where no price was given
     max_cost_usd: float | None  # every prompt byte a token, no retries
+    batch: bool = False  # at the batch price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-FIRST, SECOND, TIE, UNPARSED = 1, 2, 3, -1  # as in verdict files; the readers of those need far heavier imports
+from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
 CLASSES = {

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.judge_parse import UNPARSED, ParsedScores, ParsedVerdict, parse_scores, parse_verdict
+from eval.judge_parse import ParsedScores, ParsedVerdict, parse_scores, parse_verdict
 from eval.judge_prompts import JudgePrompt, Mode, PromptSet, hash_text, own_prompts, render
 from eval.judging import Failure, Judgment, Match
+from eval.verdict_codes import UNPARSED
 from harness.files import sha256_file
 
 
@@ -100,24 +101,24 @@ class ScriptedJudge:
         """Asks the script."""
         for match in matches:
             prompt = render(self._prompts, match)
-            on_judgment(judgment_of(match, prompt.sha256, self._prompts.mode, self._reply(prompt, match)))
+            on_judgment(judgment_of(match.key, prompt.sha256, self._prompts.mode, self._reply(prompt, match)))
         return []
 
 
 def judgment_of(
-    match: Match, prompt_sha256: str, mode: Mode, text: str, unread: str | None = None, **facts: Any
+    key: tuple[str, str, str], prompt_sha256: str, mode: Mode, text: str, unread: str | None = None, **facts: Any
 ) -> Judgment:
     """What a judge's text says about a match.
 
     Args:
-        match: the match.
+        key: of the match: question_id, system_a, system_b.
         prompt_sha256: of the prompt that it answers.
         mode: pairwise or relative: what the text should hold.
         text: the judge's reply; kept as it is.
         unread: why the text is no verdict whatever it says, such as a refusal.
         **facts: further fields of `Judgment` (tokens, cost, latency).
     """
-    question, first, second = match.key
+    question, first, second = key
     parsed = parse_verdict(text) if mode is Mode.pairwise else parse_scores(text)
     if unread is not None:
         parsed = ParsedVerdict(verdict=UNPARSED, reason=unread)

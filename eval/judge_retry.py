@@ -81,7 +81,8 @@ def classify(error: APIError | TimeoutError) -> Fault:
     if isinstance(error, (APITimeoutError, TimeoutError)):
         return Fault(reason="time-out", retry=True)
     if isinstance(error, APIStatusError):
-        return _classify_status(error)
+        code, wait = str(error.code or error.type or ""), wait_asked_for(error.response.headers)
+        return status_fault(error.status_code, code, error_message(error.body) or error_message(str(error)), wait)
     if isinstance(error, APIConnectionError):
         refused = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
         return Fault(reason="no connection" if refused else "the connection broke off", was_free=refused)
@@ -118,30 +119,35 @@ def backoff_seconds(attempt: int, first_seconds: float, spread: float) -> float:
     return first_seconds * 2.0 ** (attempt - 1) * (1 + spread / 2)
 
 
-def _classify_status(error: APIStatusError) -> Fault:
-    status, message = error.status_code, _message(error)
-    code = str(error.code or error.type or "")
+def status_fault(status: int, code: str, message: str, wait_seconds: float | None = None) -> Fault:
+    """What to do about an HTTP status that is no success.
+
+    Args:
+        status: the HTTP status.
+        code: the server's own code for the error, or an empty text.
+        message: the server's words.
+        wait_seconds: what the server asked for.
+    """
     reason = f"HTTP {status}: {message}"
     if code in FATAL_CODES or any(name in message for name in FATAL_CODES):
         return Fault(reason=f"the account's quota is used up ({reason})", fatal=True, was_free=True)
     if status in FATAL_STATUS:
         return Fault(reason=f"{FATAL_STATUS[status]} ({reason})", fatal=True, was_free=True)
-    if status in (408, 429) or status >= 500:
-        wait = wait_asked_for(error.response.headers)
-        return Fault(reason=f"HTTP {status}", retry=True, wait_seconds=wait, was_free=True)
     adapt = None
-    if status in (400, 422):
+    if status in (400, 422, 500):  # llama-cpp-python says 500 to a field that it doesn't know
         if "max_completion_tokens" in message:
             adapt = "max_tokens"
         elif any(name in message for name in ("response_format", "json_schema", "structured")):
             adapt = "response_format"
+    if status in (408, 429) or status >= 500:
+        return Fault(reason=f"HTTP {status}", retry=True, wait_seconds=wait_seconds, was_free=True, adapt=adapt)
     return Fault(reason=reason, was_free=True, adapt=adapt)
 
 
-def _message(error: APIStatusError) -> str:
-    body: Any = error.body
+def error_message(body: Any) -> str:
+    """The server's words in an error's body, on one line and not too long."""
     found = body.get("message") if isinstance(body, dict) else body
-    text = found if isinstance(found, str) else json.dumps(found) if found is not None else str(error)
+    text = found if isinstance(found, str) else json.dumps(found) if found is not None else ""
     return " ".join(text.split())[:MAX_REASON]
 
 

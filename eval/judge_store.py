@@ -5,6 +5,7 @@ Library only. Tables of `judgments.sqlite`:
   matches     what a match's prompt is now: a tournament whose answers changed keeps its old judgments and
               exports the new ones
   judgments   keyed by (settings hash, prompt hash), so that nothing is paid for twice
+  batches     what was handed to a server's Batch API, and batch_requests what is in each (`eval.judge_batch_store`)
   calls       every request to a paid judge: reserved before it is sent, settled when it is answered; one that
               was killed in between counts with what it could have cost
 
@@ -77,6 +78,11 @@ class JudgmentStore:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._db.close()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The database, for `eval.judge_batch_store`; every statement commits by itself."""
+        return self._db
 
     def register(self, judge: Judge, mode: str, matches: Sequence[Match]) -> list[str]:
         """Records the judge and which prompt each match has now. -> the matches' prompt hashes, in order.

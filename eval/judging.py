@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from eval.judge_parse import FIRST, SECOND, TIE, UNPARSED
+from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
 from harness import embedded
 from harness.files import read_jsonl
 from harness.provenance import load_record
@@ -27,7 +27,6 @@ Answers = dict[str, dict[str, str]]  # system -> question_id -> text
 
 EMBEDDED_QUESTIONS = Path(embedded.__path__[0]) / "open_prompts.jsonl"
 VERDICTS = (FIRST, SECOND, TIE, UNPARSED)
-NULL_SYSTEM = "null-model"
 NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, and I am happy to say more about it."
 
 

@@ -31,6 +31,7 @@ from eval.elo import EloRating, Matches, elo_drawn, elo_over_prompts, ordering_i
 from eval.judge_bias import PositionBias, Share, length_bias, position_bias
 from eval.neighbours import NeighbourPair, compare_neighbours
 from eval.relative import RelativeScore, Scores, is_score_file, load_scores, relative_scores
+from eval.verdict_codes import NULL_SYSTEM
 from eval.verdicts import Verdicts, load_verdicts, read_header, to_matches
 
 SCHEMA_VERSION = 1
@@ -186,6 +187,7 @@ def rate(
     strengths, davidson = (_strengths(cells, counts, resampled, davidson=model) for model in (False, True))
     order = _ranking(play, strengths.whole.points)
     controlled, longer = _style(verdicts, play, options, control_rng)
+    common["notes"] = [*notes, *_control_note(play, order)]
     return _result(
         **common,
         elo=_elo(play, options, weights, elo_rng, order),
@@ -290,6 +292,25 @@ def _win_matrix(play: _Tournament, counts: NDArray[np.float64], order: Sequence[
     return {
         play.systems[one]: {play.systems[two]: found[one, two] for two in order if (one, two) in found} for one in order
     }
+
+
+def _control_note(play: _Tournament, order: Sequence[int]) -> list[str]:
+    """Where the constant-answer control stands: above a system that answers, the judge is not to be believed."""
+    if NULL_SYSTEM not in play.systems:
+        return []
+    null = play.systems.index(NULL_SYSTEM)
+    mine = next((group for group in play.groups if null in group), [])
+    ranked = [system for system in order if system in mine]
+    if len(ranked) < 2:
+        return []
+    place, below = ranked.index(null) + 1, ranked[ranked.index(null) + 1 :]
+    if not below:
+        return [f"control: {NULL_SYSTEM}, which says the same to everything, is last of {len(ranked)}, as it should be"]
+    named = ", ".join(play.systems[system] for system in below)
+    return [
+        f"control: {NULL_SYSTEM}, which says the same to everything, ranks {place} of {len(ranked)}, above {named}: "
+        "a judge that can't tell these apart from nothing is not to be believed"
+    ]
 
 
 def _style(

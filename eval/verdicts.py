@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 
 from eval.elo import Matches
+from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
 
-FIRST, SECOND, TIE, UNPARSED = 1, 2, 3, -1
 VERDICT_CODES = {"1": FIRST, "2": SECOND, "3": TIE, "-1": UNPARSED, "a": FIRST, "b": SECOND, "tie": TIE}
 HALF_POINTS = {FIRST: 2, SECOND: 0, TIE: 1}
 REQUIRED = ("question_id", "system_a", "system_b", "verdict")

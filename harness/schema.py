@@ -244,9 +244,7 @@ class TrainConfig:
     seed: int = 0  # of the adapter's weights and dropout
     data_seed: int = 42  # of the order of examples
     max_microbatch_tokens: int = not_identity(2048)  # tokens a forward pass; more is split and accumulated
-    gradient_checkpointing: bool = not_identity(
-        False
-    )  # recompute activations; turned on where memory is short
+    gradient_checkpointing: bool = not_identity(False)  # recompute activations; turned on where memory is short
     checkpoint_steps: int = not_identity(100)  # save a resumable checkpoint every so many steps
     keep_checkpoints: int = not_identity(2)  # the newest so many are kept
     snapshot_steps: int | None = not_identity(None)  # keep the adapter alone every so many steps, for `eval mmlu`

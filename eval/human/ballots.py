@@ -19,13 +19,14 @@ from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, Vote, votes
 from eval.judge_store import csv_text
-from eval.verdicts import FIRST, RATER_COLUMNS, REQUIRED, TIE, VERDICT_CODES, VerdictError, read_header
+from eval.verdict_codes import FIRST, SECOND, TIE
+from eval.verdicts import RATER_COLUMNS, REQUIRED, VERDICT_CODES, VerdictError, read_header
 from harness.files import write_atomically
 
 JUDGE = "human"
 COLUMNS = (*REQUIRED, "judge", "rater", "both_bad", "seconds", "voted", "side_seed")
 KNOWN = {*COLUMNS, *RATER_COLUMNS, "hit", "better"}
-CHOICES = {FIRST: Choice.left, FIRST + 1: Choice.right, TIE: Choice.tie}
+CHOICES = {FIRST: Choice.left, SECOND: Choice.right, TIE: Choice.tie}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from eval.judging import EMBEDDED_QUESTIONS, Answers, Question, read_answers, read_questions
-from eval.verdicts import FIRST, SECOND, load_verdicts
+from eval.verdict_codes import FIRST, SECOND
+from eval.verdicts import load_verdicts
 from harness.files import read_jsonl
 from harness.provenance import RECORD_FILE
 

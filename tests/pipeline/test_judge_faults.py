@@ -5,137 +5,26 @@ that may appear nowhere: in no file of the tournament, no log, no summary.
 """
 
 import dataclasses
-import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eval.judge_command import estimate, run
-from eval.judge_options import ApiOptions, JudgeOptions, JudgeSummary
+from eval.judge_options import JudgeSummary
 from eval.judge_prompts import Mode
 from eval.judge_store import JudgmentStore
 from harness.files import to_json
+from tests.judge_server import CANARY, GOOD, Answer, ScriptedServer, completion, error, options_in, serving
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CANARY = "sk-canary-7d1f0c52e9"
-PRICES = {"usd_per_million_prompt_tokens": 10.0, "usd_per_million_completion_tokens": 30.0}
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the server sends."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: dict[str, str] = dataclasses.field(default_factory=dict)
-    cut_bytes: int | None = None  # close after so many, having promised all
-    seconds_per_byte: float = 0.0
-
-
-def completion(content: str | None = "Fine.\n1", **changes: Any) -> bytes:
-    message = {"role": "assistant", "content": content, "refusal": changes.pop("refusal", None)}
-    finish = changes.pop("finish_reason", "stop")
-    body = {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "judge-2024",
-        "choices": [{"index": 0, "finish_reason": finish, "message": message}],
-        "usage": {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320},
-    }
-    return json.dumps({**body, **changes}).encode()
-
-
-def error(status: int, message: str, code: str | None = None, **headers: str) -> Answer:
-    body = json.dumps({"error": {"message": message, "type": "x", "code": code}}).encode()
-    return Answer(status=status, body=body, headers={key.replace("_", "-"): value for key, value in headers.items()})
-
-
-GOOD = Answer(body=completion())
-
-
-class FaultServer(ThreadingHTTPServer):
-    """Counts requests and answers each by the script."""
-
-    daemon_threads = True
-
-    def __init__(self, script: Callable[[int, dict[str, Any]], Answer]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script = script
-        self.requests: list[dict[str, Any]] = []
-        self.times: list[float] = []
-        self.keys: set[str] = set()
-        self.num_active = self.max_active = 0
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients hang up on slow answers: no traceback for that."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: FaultServer
-
-    def do_POST(self) -> None:
-        server = self.server
-        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with server.lock:
-            number = len(server.requests)
-            server.requests.append(request)
-            server.times.append(time.monotonic())
-            server.keys.add(self.headers["authorization"])
-            server.num_active += 1
-            server.max_active = max(server.max_active, server.num_active)
-        try:
-            self._send(server.script(number, request))
-        finally:
-            with server.lock:
-                server.num_active -= 1
-
-    def _send(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        for name, value in {"content-type": "application/json", **answer.headers}.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(answer.body)))
-        self.end_headers()
-        body = answer.body if answer.cut_bytes is None else answer.body[: answer.cut_bytes]
-        if not answer.seconds_per_byte:
-            self.wfile.write(body)
-        for position in range(len(body) if answer.seconds_per_byte else 0):
-            self.wfile.write(body[position : position + 1])
-            self.wfile.flush()
-            time.sleep(answer.seconds_per_byte)
-        self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
-
-
-@contextmanager
-def serving(script: Callable[[int, dict[str, Any]], Answer]) -> Iterator[FaultServer]:
-    server = FaultServer(script)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -152,34 +41,7 @@ def canary_stays_secret(
     assert CANARY not in caplog.text
 
 
-def options_in(folder: Path, url: str, num_questions: int = 2, mode: Mode = Mode.pairwise, **api: Any) -> JudgeOptions:
-    """Two systems, so two matches a question."""
-    questions, answers = folder / "questions.jsonl", folder / "answers.jsonl"
-    ids = range(1, num_questions + 1)
-    questions.write_text("".join(json.dumps({"question_id": n, "text": f"Question {n}?"}) + "\n" for n in ids))
-    rows = [{"question_id": n, "system": name, "answer": f"{name} on {n}"} for name in ("ann", "bob") for n in ids]
-    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings: dict[str, Any] = {
-        "model": "judge",
-        "base_url": url,
-        "key_variable": "JUDGE_TEST_KEY",
-        "num_concurrent": 1,
-        "backoff_seconds": 0.01,
-        "request_timeout_seconds": 5.0,
-        **PRICES,
-        **api,
-    }
-    return JudgeOptions(
-        answers=(answers,),
-        questions=questions,
-        tournament=folder / "tournament",
-        judge=ApiOptions(**settings),
-        mode=mode,
-        reference="bob" if mode is Mode.relative else None,
-    )
-
-
-def judge(folder: Path, server: FaultServer, **api: Any) -> JudgeSummary:
+def judge(folder: Path, server: ScriptedServer, **api: Any) -> JudgeSummary:
     summary = run(options_in(folder, server.url, **api))
     assert CANARY not in to_json(summary, where="test")
     return summary
@@ -356,13 +218,32 @@ def test_structured_output_is_asked_for_and_done_without(tmp_path: Path) -> None
     assert schema["properties"]["verdict"]["enum"] == [1, 2, 3]
     with serving(script) as server:
         summary = judge(tmp_path, server, model="older")
-    assert (summary.num_judged, len(server.requests)) == (4, 5)
+    assert (summary.num_judged, len(server.requests)) == (4, 6)
+    asked = [request.get("response_format", {}).get("type") for request in server.requests]
+    assert asked == ["json_schema", "json_object", None, None, None, None]
     with serving(script) as server:
         summary = judge(tmp_path, server, model="strict", structured=True)
     assert summary.num_failed == 4
     with serving(script) as server:
         assert judge(tmp_path, server, model="plain", structured=False).num_judged == 4
     assert len(server.requests) == 4
+
+
+def test_another_servers_way_of_asking_for_a_schema(tmp_path: Path) -> None:
+    """llama-cpp-python 0.3.36 answers 500 to `json_schema` and takes a schema beside `json_object`."""
+
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        if request["response_format"]["type"] == "json_schema":
+            return error(
+                500, "'loc': ('body', 'response_format', 'type'), 'msg': \"Input should be 'text' or 'json_object'\""
+            )
+        return Answer(body=completion('{"explanation": "x", "verdict": 1}'))
+
+    with serving(script) as server:
+        summary = judge(tmp_path, server, num_concurrent=3)
+    assert (summary.num_judged, summary.num_failed, summary.spent_usd) == (4, 0, pytest.approx(summary.cost_usd))
+    assert len(server.requests) <= 4 + 3
+    assert "verdict" in server.requests[-1]["response_format"]["schema"]["properties"]
 
 
 def test_newer_models_name_of_the_token_limit(tmp_path: Path) -> None:
@@ -420,7 +301,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.pipeline.test_judge_faults import options_in
+from tests.judge_server import options_in
 from eval.judge_command import run
 def on_progress(done, total):
     if done == 5:

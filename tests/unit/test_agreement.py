@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from eval.__main__ import app
 from eval.agree_command import agree_command
 from eval.agreement import AgreementResult, AgreeOptions, agree_files
 from eval.agreement_statistics import kendall_tau, pair_order_agreement, spearman
@@ -127,3 +129,26 @@ def test_rank_statistics_by_hand() -> None:
     assert kendall_tau(x, y)[0] == pytest.approx(4 / 6)
     assert spearman(x, y)[0] == pytest.approx(1 - 6 * 2 / (4 * 15))
     assert pair_order_agreement(x, y)[0] == pytest.approx(5 / 6)
+
+
+def test_the_command_has_self_preference_length_bias_and_ranks_without_a_system(tmp_path: Path) -> None:
+    pairs = [(q, one, two) for q in range(12) for one in "xyz" for two in "xyz" if one < two]
+    a = write(tmp_path / "a.csv", [f"{q},{one},{two},1" for q, one, two in pairs])  # A is x, and says so
+    b = write(tmp_path / "b.csv", [f"{q},{one},{two},{2 if one == 'x' and q % 2 else 1}" for q, one, two in pairs])
+    texts = {"x": "long answer", "y": "short", "z": "s"}
+    rows = [{"question_id": q, "system": name, "answer": text} for q in range(12) for name, text in texts.items()]
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ["agree", str(a), str(b), "--resamples", "20", "--own-a", "x", "--answers", str(answers)]
+    found = json.loads(CliRunner().invoke(app, [*common, "--json"]).stdout)
+    own = found["judges"][0]["self_preference"]
+    assert (own["by_itself"]["rate"], own["by_the_other"]["rate"], own["excess"]) == (1.0, 0.5, 0.5)
+    assert found["judges"][1]["self_preference"] is None
+    assert found["judges"][0]["length_bias"]["rate"] == 1.0
+    shown = " ".join(CliRunner().invoke(app, common).stdout.split())
+    assert "self-preference: x wins 100.0% of its decisive verdicts here" in shown
+    assert "length: the longer answer wins 100.0% of 36 decisive verdicts" in shown
+    fewer = CliRunner().invoke(app, [*common[:5], "--without", "z", "--json"])
+    assert json.loads(fewer.stdout)["system"]["num"] == 2
+    unknown = CliRunner().invoke(app, [*common[:5], "--without", "w"])
+    assert (unknown.exit_code, "no system w; there are x, y, z" in " ".join(unknown.stderr.split())) == (2, True)

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.judge_api import ApiJudge, Reply, estimate_calls, read_reply
+from eval.judge_api import ApiJudge
 from eval.judge_options import ApiOptions
 from eval.judge_prompts import Mode, own_prompts, render
+from eval.judge_request import Reply, estimate_calls, read_reply
 from eval.judge_retry import Fault, backoff_seconds, parse_duration, wait_asked_for
 from eval.judge_store import JudgmentStore, settings_sha256
 from eval.judging import Match, Question

@@ -21,7 +21,8 @@ from analysis.leaderboard import (
     write_leaderboard,
 )
 from analysis.matches import Tally, count_verdicts, pair_tallies, tally_systems
-from analysis.records import FIRST_WON, SECOND_WON, TIE, UNPARSED, Estimate, Mmlu, Run, Tournament, Verdict
+from analysis.records import Estimate, Mmlu, Run, Tournament, Verdict
+from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
 from harness.plan import RunSpec
 from harness.provenance import RunRecord
 from harness.schema import AdapterConfig, DatasetConfig, ModelConfig, QuantConfig, TrainConfig
@@ -98,7 +99,7 @@ def elo(**means: float) -> dict[str, Any]:
 
 def test_row_carries_every_measurement() -> None:
     ratings = {"elo": elo(a=1020.0), "bradley_terry": {"a": {"rating": 1018.0, "low": 960.0, "high": 1075.0}}}
-    rows = leaderboard_rows([run("a", mmlu=mmlu(0.5))], tournament([verdict("a", "x", FIRST_WON)], ratings))
+    rows = leaderboard_rows([run("a", mmlu=mmlu(0.5))], tournament([verdict("a", "x", FIRST)], ratings))
     assert rows[0] == LeaderboardRow(
         rank=1,
         system="a",
@@ -170,10 +171,10 @@ def test_inseparable_neighbours() -> None:
 
 def test_counts_by_hand() -> None:
     verdicts = [
-        verdict("a", "b", FIRST_WON),
-        verdict("b", "a", FIRST_WON),
+        verdict("a", "b", FIRST),
+        verdict("b", "a", FIRST),
         verdict("a", "b", TIE, "2"),
-        verdict("b", "a", SECOND_WON, "2"),
+        verdict("b", "a", SECOND, "2"),
         verdict("a", "c", UNPARSED),
     ]
     pairs = count_verdicts(verdicts)
@@ -188,8 +189,8 @@ def test_matrix_of_the_ratings_comes_first() -> None:
     cell = {"wins": 1, "losses": 0, "ties": 0, "win_rate": 1.0}
     matrix = {"a": {"b": cell}, "b": {"a": {**cell, "wins": 0, "losses": 1}}}
     votes = [
-        verdict("a", "b", FIRST_WON),
-        verdict("a", "b", FIRST_WON),
+        verdict("a", "b", FIRST),
+        verdict("a", "b", FIRST),
         verdict("a", "b", UNPARSED),
         verdict("a", "c", UNPARSED),
     ]
@@ -220,7 +221,7 @@ def test_everybodys_wins_are_somebodys_losses(verdicts: list[Verdict]) -> None:
 @patient
 @given(verdict_lists)
 def test_swapping_the_sides_changes_no_count(verdicts: list[Verdict]) -> None:
-    mirror = {FIRST_WON: SECOND_WON, SECOND_WON: FIRST_WON}
+    mirror = {FIRST: SECOND, SECOND: FIRST}
     swapped = [verdict(v.second, v.first, mirror.get(v.verdict, v.verdict), v.question_id) for v in verdicts]
     assert count_verdicts(swapped) == count_verdicts(verdicts)
 
@@ -261,10 +262,3 @@ def test_terminal_table_fits_80_columns_with_dashes_and_no_markup() -> None:
     assert (
         next(line for line in text.splitlines() if " b " in line).count("\N{EN DASH}") == 4
     )  # rank, both ratings, tally
-
-
-def test_control_is_named_as_in_judging() -> None:
-    from analysis.sections import CONTROL_SYSTEM
-    from eval.judging import NULL_SYSTEM
-
-    assert CONTROL_SYSTEM == NULL_SYSTEM

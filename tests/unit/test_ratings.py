@@ -148,6 +148,18 @@ def test_a_null_model_that_never_wins_is_last_finite_and_said(tmp_path: Path) ->
     assert any(note.startswith("null has nothing but losses") for note in result.notes)
 
 
+def test_a_judge_that_ranks_the_control_above_a_system_is_not_believed(tmp_path: Path) -> None:
+    strengths = {"x": 1.5, "null-model": 0.0, "y": -1.5}
+    result = rate_rows(tmp_path, tournament(20, strengths, 8))
+    (said,) = (note for note in result.notes if note.startswith("control"))
+    assert "ranks 2 of 3, above y" in said
+    assert "not to be believed" in said
+    fair = rate_rows(tmp_path, tournament(20, {"x": 1.5, "y": 0.0, "null-model": -1.5}, 8))
+    assert any("is last of 3" in note for note in fair.notes)
+    without = rate_rows(tmp_path, tournament(20, {"x": 1.5, "y": 0.0}, 8))
+    assert not any(note.startswith("control") for note in without.notes)
+
+
 def test_nothing_but_unparsed_verdicts(tmp_path: Path) -> None:
     result = rate_rows(tmp_path, ["1,x,y,-1", "2,y,x,-1"])
     assert (result.num_matches, result.num_unparsed, result.elo, result.unrated) == (0, 2, {}, ["x", "y"])

@@ -1,0 +1,226 @@
+"""How does a reproduced table of the paper read? As Markdown, as CSV, in a terminal. No torch.
+
+Library only, under `python -m analysis tables`. The CSV has a line a printed value and setting; Markdown and terminal
+show a row a system, the paper's value beside ours, and in words what came of it.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from analysis.formats import number
+from analysis.paper import SOURCES
+from analysis.reproduction import Cell, Reproduction, Status, mean_absolute_error
+
+TITLES = {
+    "elo_human_vicuna": "Elo by people on the Vicuna benchmark",
+    "elo_gpt4_vicuna": "Elo by GPT-4 on the Vicuna benchmark",
+    "elo_gpt4_oa": "Elo by GPT-4 on the Open Assistant benchmark",
+    "chatgpt_vs_sys_pct": "ChatGPT first",
+    "sys_vs_chatgpt_pct": "system first",
+    "mean_pct": "mean",
+    "ci95_pct": "+-",
+}
+RANK_OF = {
+    "elo_human_vicuna": "rank_human_vicuna",
+    "elo_gpt4_vicuna": "rank_gpt4_vicuna",
+    "elo_gpt4_oa": "rank_gpt4_oa",
+}
+CSV_COLUMNS = (
+    "table",
+    "row",
+    "column",
+    "setting",
+    "paper",
+    "ours",
+    "difference",
+    "low",
+    "high",
+    "status",
+    "reason",
+    "note",
+    "paper_source",
+)
+MISSING = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One table to be shown."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def to_csv(reproduction: Reproduction) -> str:
+    """A line a cell and setting."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for cell in reproduction.cells:
+        numbers = (cell.ours, cell.difference, cell.low, cell.high)
+        writer.writerow(
+            (
+                reproduction.table,
+                cell.row,
+                cell.column,
+                cell.setting,
+                cell.paper,
+                *("" if value is None else f"{value:.2f}" for value in numbers),
+                cell.status.value,
+                cell.reason or "",
+                cell.note or "",
+                cell.where or "from memory",
+            )
+        )
+    return stream.getvalue()
+
+
+def to_markdown(reproduction: Reproduction) -> str:
+    """The whole page."""
+    lines = [f"# Table {reproduction.table}: {reproduction.caption}", "", f"The paper: {reproduction.citation}.", ""]
+    for section in sections(reproduction):
+        lines += [f"## {section.title}", "", _line(section.header), _line(["---"] * len(section.header))]
+        lines += [*map(_line, section.rows), ""]
+    return "\n".join([*lines, *(f"- {line}" for line in remarks(reproduction))]) + "\n"
+
+
+def to_terminal(reproduction: Reproduction) -> Group:
+    """The same, for rich's console."""
+    parts: list[Table | Text] = [Text(f"Table {reproduction.table}: {reproduction.caption}", style="bold")]
+    for section in sections(reproduction):
+        table = Table(title=section.title, title_justify="left")
+        for index, name in enumerate(section.header):
+            last = index == len(section.header) - 1
+            table.add_column(name, justify="left" if index == 0 or last else "right", overflow="fold")
+        for row in section.rows:
+            table.add_row(*map(escape, row))
+        parts.append(table)
+    return Group(*parts, *(Text(line) for line in remarks(reproduction)))
+
+
+def sections(reproduction: Reproduction) -> list[Section]:
+    """The tables that something could be computed for."""
+    if reproduction.table == "6":
+        return [_relative_section(reproduction)]
+    found = [_elo_section(reproduction, column) for column in TITLES if _cells(reproduction, column=column, run=True)]
+    medians = _cells(reproduction, column="median_rank", run=True)
+    return [*found, _median_section(reproduction)] if medians else found
+
+
+def remarks(reproduction: Reproduction) -> list[str]:
+    """What a reader must know: where from, under which settings, what is odd, what could not be run."""
+    num = reproduction.num
+    counts = ", ".join(f"{count} {status}" for status, count in num.items())
+    lines = [f"cells: {counts}" + (" (Elo cells count once a setting)" if reproduction.settings else "")]
+    lines += [f"judgments: {source}" for source in reproduction.sources]
+    if reproduction.settings:
+        lines += [f"setting {setting.name}: {setting.words}" for setting in reproduction.settings]
+        lines.append(
+            "the paper's +-1 is noise of the ordering, and so is ours in +-; with other prompts the ratings would "
+            "move within the 95 % shown"
+        )
+    notes: dict[str, list[str]] = {}
+    for cell in reproduction.cells:
+        if cell.note:
+            notes.setdefault(cell.note, []).append(f"{cell.row} {cell.column}")
+    lines += [f"{', '.join(dict.fromkeys(places))}: {note}" for note, places in notes.items()]
+    reasons: dict[str, list[str]] = {}
+    for cell in reproduction.cells:
+        if cell.status is Status.not_run and cell.reason:
+            reasons.setdefault(cell.reason, []).append(cell.column)
+    lines += [f"not run: {', '.join(dict.fromkeys(columns))}: {reason}" for reason, columns in reasons.items()]
+    used = sorted({letter for cell in reproduction.cells for letter in cell.where})
+    return [*lines, "the paper's values were read in: " + "; ".join(f"{u} = {SOURCES[u]}" for u in used)]
+
+
+def _elo_section(reproduction: Reproduction, column: str) -> Section:
+    settings = list(dict.fromkeys(c.setting for c in _cells(reproduction, column=column, run=True)))
+    rows = []
+    for system in dict.fromkeys(c.row for c in _cells(reproduction, column=column)):
+        mine = _cells(reproduction, column=column, row=system)
+        interval = mine[0]
+        ranks = _cells(reproduction, column=RANK_OF[column], row=system)
+        widths = _cells(reproduction, column="elo_ci95", row=system)
+        rows.append(
+            (
+                system,
+                f"{mine[0].paper}" + (f" +-{widths[0].paper}" if widths else ""),
+                *(_elo_text(c, widths) for c in mine),
+                MISSING if interval.low is None else f"{number(interval.low)} to {number(interval.high)}",
+                *([_rank_text(ranks)] if ranks else []),
+                _words(mine),
+            )
+        )
+    errors = (mean_absolute_error(reproduction, column, setting) for setting in settings)
+    ranked = ("",) if _cells(reproduction, column=RANK_OF[column], run=True) else ()
+    rows.append(("mean absolute error", "", *(number(error, ".2f", MISSING) for error in errors), "", *ranked, ""))
+    header = ("system", "paper", *settings, f"95 % over prompts ({settings[0]})", *(("rank",) if ranked else ()))
+    return Section(title=TITLES[column], header=(*header, "reads"), rows=tuple(rows))
+
+
+def _elo_text(cell: Cell, widths: Sequence[Cell]) -> str:
+    width = next((w.ours for w in widths if w.setting == cell.setting), None)
+    spread = "" if width is None else f" +-{width:.1f}"
+    return MISSING if cell.ours is None else f"{cell.ours:.1f}{spread} ({number(cell.difference, '+.1f')})"
+
+
+def _rank_text(ranks: Sequence[Cell]) -> str:
+    """The paper's, and ours; each setting's where they differ."""
+    ours = [MISSING if cell.ours is None else f"{cell.ours:.0f}" for cell in ranks]
+    return f"{ranks[0].paper} / {ours[0] if len(set(ours)) == 1 else ', '.join(ours)}"
+
+
+def _words(cells: Sequence[Cell]) -> str:
+    """What came of a row under each setting."""
+    fits = [cell.setting for cell in cells if cell.status is Status.reproduces]
+    off = [f"{number(c.difference, '+.1f')} {c.setting}" for c in cells if c.status is Status.differs]
+    if not fits and not off:
+        return f"not run: {cells[0].reason}"
+    words = ["reproduces" + (f" ({', '.join(fits)})" if off else "")] if fits else []
+    return "; ".join([*words, *([f"differs by {', '.join(off)}"] if off else [])])
+
+
+def _median_section(reproduction: Reproduction) -> Section:
+    cells = _cells(reproduction, column="median_rank", run=True)
+    rows = []
+    for system in dict.fromkeys(cell.row for cell in cells):
+        mine = [cell for cell in cells if cell.row == system]
+        rows.append((system, _rank_text(mine), _words(mine)))
+    return Section(title="Median rank", header=("system", "paper / ours", "reads"), rows=tuple(rows))
+
+
+def _relative_section(reproduction: Reproduction) -> Section:
+    columns = [column for column in TITLES if column.endswith("_pct")]
+    rows = []
+    for system in dict.fromkeys(cell.row for cell in reproduction.cells):
+        mine = [c for column in columns for c in _cells(reproduction, column=column, row=system)]
+        texts = [MISSING if c.ours is None else f"{c.paper} / {c.ours:.1f}" for c in mine]
+        off = [f"{TITLES[c.column]} {number(c.difference, '+.1f')}" for c in mine if c.status is Status.differs]
+        reads = f"differs: {', '.join(off)}" if off else "reproduces"
+        if mine[0].ours is None:
+            reads = f"not run: {mine[0].reason}"
+        mean = next(cell for cell in mine if cell.column == "mean_pct")
+        interval = MISSING if mean.low is None else f"{number(mean.low, '.1f')} to {number(mean.high, '.1f')}"
+        rows.append((system, *texts, interval, reads))
+    header = ("system", *(f"{TITLES[column]}, paper / ours" for column in columns), "95 % over prompts", "reads")
+    return Section(title="Score relative to ChatGPT, %", header=header, rows=tuple(rows))
+
+
+def _cells(reproduction: Reproduction, *, column: str, row: str | None = None, run: bool = False) -> list[Cell]:
+    return [
+        cell
+        for cell in reproduction.cells
+        if cell.column == column and row in (None, cell.row) and (not run or cell.status is not Status.not_run)
+    ]
+
+
+def _line(fields: Sequence[str]) -> str:
+    return f"| {' | '.join(field.replace('|', chr(92) + '|') for field in fields)} |"

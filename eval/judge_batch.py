@@ -1,0 +1,291 @@
+"""What does a chat model say to many matches at half the price? A judge by a server's Batch API.
+
+Library only; `python -m eval judge --batch` builds it. It asks what `eval.judge_api` asks, under the same name and
+settings, so that judgments of both are one stock and none is paid twice. A batch is booked in the tournament's store
+before it is sent, and collected by whichever call comes next: killed while it waits, the same command goes on.
+
+  completed   every line becomes a judgment; one that can't be read is unparsed, its text kept; one whose call failed
+              on the server cost nothing and is left for the next run
+  expired,    what was answered before is kept, the rest cost nothing and is asked again by the next run
+  cancelled
+  failed      the server refused the whole file: nothing was asked; the run ends with its reason
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openai import OpenAI
+
+from eval.judge_batch_server import ENDPOINT, BatchServer, BatchState, NotMade
+from eval.judge_batch_store import BatchRequest, BatchStore, Booking
+from eval.judge_options import ApiOptions
+from eval.judge_prompts import JudgePrompt, PromptSet, render
+from eval.judge_request import (
+    Reply,
+    judge_settings,
+    most_usd,
+    next_to_leave_out,
+    read_key,
+    read_reply,
+    reply_cost,
+    reply_judgment,
+    request_body,
+)
+from eval.judge_retry import Fault, RunStopped, error_message, status_fault
+from eval.judge_store import JudgmentStore, settings_sha256
+from eval.judging import Failure, Judgment, Match
+from eval.verdict_codes import UNPARSED
+
+MAX_REQUESTS = 50_000  # of a batch; OpenAI's limits
+MAX_FILE_BYTES = 190_000_000  # of 200 MB
+CUSTOM_ID = re.compile(r'"custom_id"\s*:\s*"([0-9a-f]{64})"')
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Outcome:
+    """What came of a batch."""
+
+    judged: set[str] = field(default_factory=set)  # prompt hashes
+    failed: dict[str, str] = field(default_factory=dict)  # prompt hash -> why
+    adapt: dict[str, str] = field(default_factory=dict)  # prompt hash -> a part that the server doesn't know
+    costs: dict[str, float | None] = field(default_factory=dict)
+
+
+class BatchJudge:
+    """A judge behind a server's Batch API."""
+
+    def __init__(self, options: ApiOptions, prompts: PromptSet, store: JudgmentStore, say: Say | None = None) -> None:
+        """Makes the judge; nothing is sent before `judge`.
+
+        Args:
+            options: server, model and limits.
+            prompts: what it is asked.
+            store: where calls and batches are booked.
+            say: told what is waited for.
+        """
+        self.name = options.model
+        self.stopped: str | None = None  # why the last `judge` ended early
+        self._options = options
+        self._prompts = prompts
+        self._store = store
+        self._batches = BatchStore(store)
+        self._say = say or (lambda line: None)
+        self._key = ""
+        self._unsupported: set[str] = set() if options.structured is not False else {"response_format"}
+        self.settings: Mapping[str, Any] = judge_settings(options, prompts)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether batches of earlier runs are to be collected, even where nothing is left to ask."""
+        return bool(self._batches.unsettled(settings_sha256(self)))
+
+    def prompt_sha256(self, match: Match) -> str:
+        """Of both messages."""
+        return render(self._prompts, match).sha256
+
+    def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:
+        """Collects what is under way, hands in the rest, and waits for it; Ctrl-C and kills lose nothing.
+
+        Raises:
+            ValueError: the environment has no key.
+        """
+        self._key = read_key(self._options)
+        self.stopped = None
+        todo = {self.prompt_sha256(match): match for match in matches}
+        failed: dict[str, str] = {}
+        options = self._options
+        try:
+            with OpenAI(
+                api_key=self._key, base_url=options.base_url, timeout=options.request_timeout_seconds, max_retries=0
+            ) as client:
+                server = BatchServer(client, options, self._redacted)
+                try:
+                    self._collect(server, todo, on_judgment)
+                    self._ask(server, todo, failed, on_judgment)
+                except RunStopped as stop:
+                    self.stopped = self._redacted(str(stop))
+        finally:
+            self._key = ""
+        return [_failure(todo[digest], reason) for digest, reason in failed.items() if digest in todo]
+
+    def _collect(self, server: BatchServer, todo: dict[str, Match], on_judgment: Callable[[Judgment], None]) -> None:
+        """Ends the batches of earlier runs; what they judged leaves `todo`."""
+        for booking in self._batches.unsettled(settings_sha256(self)):
+            batch_id = booking.batch_id or server.find(booking.name)
+            if batch_id is None:  # killed before it was made
+                self._batches.settle(booking, "never sent", dict.fromkeys(booking.requests, 0.0))
+                continue
+            self._batches.name(booking, batch_id)
+            for digest in self._finish(server, booking, batch_id, on_judgment).judged:
+                todo.pop(digest, None)
+
+    def _ask(
+        self,
+        server: BatchServer,
+        todo: dict[str, Match],
+        failed: dict[str, str],
+        on_judgment: Callable[[Judgment], None],
+    ) -> None:
+        """Hands in everything, batch after batch, each prompt once (and again where the server refused a part)."""
+        while waiting := {digest: match for digest, match in todo.items() if digest not in failed}:
+            prompts = {digest: render(self._prompts, match) for digest, match in waiting.items()}
+            lines = dict(self._chunk(prompts))
+            booking = self._batches.book(
+                self.name,
+                settings_sha256(self),
+                [
+                    BatchRequest(prompt_sha256=digest, key=waiting[digest].key, most_usd=most)
+                    for digest, (_, most) in lines.items()
+                ],
+            )
+            try:
+                batch_id = server.create(
+                    booking.name, server.upload(booking.name, (line for line, _ in lines.values()))
+                )
+            except NotMade:
+                self._batches.settle(booking, "never made", dict.fromkeys(booking.requests, 0.0))
+                raise
+            self._batches.name(booking, batch_id)
+            outcome = self._finish(server, booking, batch_id, on_judgment)
+            for digest in outcome.judged:
+                todo.pop(digest, None)
+            failed |= outcome.failed
+            for digest, part in outcome.adapt.items():
+                if self._may_adapt(part):
+                    failed.pop(digest, None)
+            parts = {part for part in outcome.adapt.values() if self._may_adapt(part)}
+            self._unsupported |= {next_to_leave_out(part, self._unsupported) for part in parts}
+
+    def _chunk(self, prompts: Mapping[str, JudgePrompt]) -> Iterator[tuple[str, tuple[str, float]]]:
+        """(prompt hash, (line of the file, most that it can cost)) of as many as one batch and the budget take.
+
+        Raises:
+            RunStopped: the budget takes none.
+        """
+        spent, size_bytes = self._store.spent_usd(), 0
+        for number, (digest, prompt) in enumerate(prompts.items()):
+            body = request_body(self._options, self._prompts.mode, prompt, self._unsupported)
+            line = json.dumps({"custom_id": digest, "method": "POST", "url": ENDPOINT, "body": body})
+            size_bytes += len(line) + 1
+            try:
+                most = most_usd(self._options, prompt, spent)
+            except RunStopped:
+                if number:
+                    return
+                raise
+            if number and (number >= MAX_REQUESTS or size_bytes > MAX_FILE_BYTES):
+                return
+            spent += most
+            yield digest, (line, most)
+
+    def _finish(
+        self, server: BatchServer, booking: Booking, batch_id: str, on_judgment: Callable[[Judgment], None]
+    ) -> _Outcome:
+        """Waits for a batch, keeps its judgments and settles its calls.
+
+        Raises:
+            RunStopped: the server refused it as a whole, no longer knows it, or can't be reached.
+        """
+        state = self._wait(server, batch_id)
+        if state is None:
+            self._batches.settle(booking, "lost", dict.fromkeys(booking.requests))
+            raise RunStopped(
+                f"batch {batch_id}: the server no longer knows it; its calls stay booked at the most that they can "
+                f"have cost, and the next run asks again"
+            )
+        lines = [line for file_id in state.files for line in server.lines(file_id)]
+        outcome = _Outcome()
+        for line in lines:
+            self._read_line(line, booking, outcome, on_judgment)
+        if lines and not outcome.costs:
+            raise RunStopped(f"batch {batch_id}: none of its {len(lines)} lines can be read; the next run tries again")
+        for digest in booking.requests.keys() - outcome.costs.keys():  # answered, for all we know, where it completed
+            outcome.costs[digest] = None if state.status == "completed" else 0.0
+            outcome.failed[digest] = f"the {state.status} batch has no line for it"
+        self._batches.settle(booking, state.status, outcome.costs)
+        if state.status == "failed":
+            raise RunStopped(f"batch {batch_id} failed: {state.errors or 'the server gives no reason'}")
+        return outcome
+
+    def _wait(self, server: BatchServer, batch_id: str) -> BatchState | None:
+        said = ""
+        while (state := server.state(batch_id)) is not None and not state.is_final:
+            line = f"batch {batch_id}: {state.status}, {state.num_done} of {state.num_requests} done"
+            if line != said:
+                self._say(f"{line} (may be left: the same command goes on)")
+            said = line
+            time.sleep(self._options.batch_poll_seconds)
+        if state is not None:
+            self._say(f"batch {batch_id}: {state.status}")
+        return state
+
+    def _read_line(
+        self, line: str, booking: Booking, outcome: _Outcome, on_judgment: Callable[[Judgment], None]
+    ) -> None:
+        """Keeps what a line says; one that names no request of the batch is passed over."""
+        digest, found = _parsed(line)
+        if digest not in booking.requests or digest in outcome.costs:
+            return
+        if isinstance(found, Fault) and found.was_free:
+            outcome.costs[digest], outcome.failed[digest] = 0.0, self._redacted(found.reason)
+            if found.adapt is not None and found.adapt not in self._unsupported:
+                outcome.adapt[digest] = found.adapt
+            return
+        (question_id, first, second), _ = booking.requests[digest]
+        cost = reply_cost(self._options, found) if isinstance(found, Reply) else None
+        if isinstance(found, Reply):
+            key, mode = (question_id, first, second), self._prompts.mode
+            judgment = reply_judgment(self._options, mode, key, digest, found, cost, None, self._redacted)
+        else:
+            judgment = Judgment(
+                question_id=question_id,
+                system_a=first,
+                system_b=second,
+                prompt_sha256=digest,
+                verdict=UNPARSED,
+                reason=found.reason,
+                raw_text=self._redacted(line),
+            )
+        on_judgment(judgment)
+        outcome.costs[digest] = cost
+        outcome.judged.add(digest)
+
+    def _may_adapt(self, part: str) -> bool:
+        return part != "response_format" or self._options.structured is None
+
+    def _redacted(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def _parsed(line: str) -> tuple[str, Reply | Fault]:
+    """(prompt hash, what came of it) of a line of an output or error file; an unread line's hash is looked for."""
+    unread = Fault(reason="the line in the batch's output can't be read")
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        found = CUSTOM_ID.search(line)
+        return (found[1] if found else ""), unread
+    if not isinstance(entry, dict) or not isinstance(entry.get("custom_id"), str):
+        return "", unread
+    digest, response, error = entry["custom_id"], entry.get("response"), entry.get("error")
+    if isinstance(error, dict) and error:
+        return digest, Fault(reason=error_message(error) or str(error.get("code")), was_free=True)
+    if not isinstance(response, dict):
+        return digest, unread
+    status, body = response.get("status_code"), response.get("body")
+    if isinstance(status, int) and status >= 400:
+        found_error = body.get("error", body) if isinstance(body, dict) else body
+        code = str(found_error.get("code") or "") if isinstance(found_error, dict) else ""
+        return digest, status_fault(status, code, error_message(found_error))
+    return digest, read_reply(json.dumps(body).encode(), "application/json")
+
+
+def _failure(match: Match, reason: str) -> Failure:
+    question_id, first, second = match.key
+    return Failure(question_id=question_id, system_a=first, system_b=second, reason=reason)

@@ -1,0 +1,210 @@
+"""What is sent to a chat model that judges, and what does its reply say and cost? For single calls and for batches.
+
+Library only, under `eval.judge_api` and `eval.judge_batch`, so that both ask the same and share their judgments.
+"""
+
+import json
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.judge_options import ApiOptions, Estimate
+from eval.judge_prompts import JudgePrompt, Mode, PromptSet, render
+from eval.judge_replay import judgment_of
+from eval.judge_retry import Fault, RunStopped
+from eval.judging import Judgment, Match
+
+BYTES_PER_TOKEN = 4  # of English, about; for the estimate only
+MESSAGE_TOKENS = 16  # of a chat template around two messages, at most
+BATCH_PRICE = 0.5  # of the single calls' price, as OpenAI has it
+EXPLANATION = {"type": "string"}
+SCHEMAS: dict[Mode, dict[str, Any]] = {
+    Mode.pairwise: {"explanation": EXPLANATION, "verdict": {"type": "integer", "enum": [1, 2, 3]}},
+    Mode.relative: {"explanation": EXPLANATION, "score_1": {"type": "integer"}, "score_2": {"type": "integer"}},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A chat completion, as far as it could be read."""
+
+    text: str | None
+    refusal: str | None
+    finish_reason: str | None
+    num_prompt_tokens: int | None
+    num_completion_tokens: int | None
+    model: str | None  # that the server says it used
+
+
+def request_body(options: ApiOptions, mode: Mode, prompt: JudgePrompt, unsupported: Collection[str]) -> dict[str, Any]:
+    """The chat completion that puts a prompt before the judge, without the parts that the server doesn't know."""
+    limit = "max_completion_tokens" if "max_tokens" in unsupported else "max_tokens"
+    request: dict[str, Any] = {
+        "model": options.model,
+        "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
+        limit: options.max_tokens,
+    }
+    if options.temperature is not None:
+        request["temperature"] = options.temperature
+    if options.seed is not None:
+        request["seed"] = options.seed
+    if "response_format" not in unsupported:
+        properties = SCHEMAS[mode]
+        schema = {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+        named = {"name": f"{mode.value}_judgment", "strict": True, "schema": schema}
+        plain = {"type": "json_object", "schema": schema}  # as llama-cpp-python and others have it
+        request["response_format"] = (
+            plain if "json_schema" in unsupported else {"type": "json_schema", "json_schema": named}
+        )
+    return request
+
+
+def next_to_leave_out(part: str, unsupported: Collection[str]) -> str:
+    """What to do without once a server refused `part` of a request that was made without `unsupported`.
+
+    A schema is asked for in OpenAI's way first, then in the other's, then not at all.
+    """
+    return "json_schema" if part == "response_format" and "json_schema" not in unsupported else part
+
+
+def reply_judgment(
+    options: ApiOptions,
+    mode: Mode,
+    key: tuple[str, str, str],
+    prompt_sha256: str,
+    reply: Reply,
+    cost: float | None,
+    seconds: float | None,
+    redacted: Callable[[str], str],
+) -> Judgment:
+    """The judgment that a reply makes; a refusal or a reply that was cut is unparsed."""
+    text = redacted(reply.text or reply.refusal or "")
+    facts: dict[str, Any] = {
+        "num_prompt_tokens": reply.num_prompt_tokens,
+        "num_completion_tokens": reply.num_completion_tokens,
+        "cost_usd": cost,
+        "latency_seconds": seconds,
+    }
+    unread = None
+    if reply.refusal or reply.finish_reason == "content_filter":
+        unread = "the judge refused"
+    elif reply.finish_reason == "length":
+        unread = f"the reply was cut at {options.max_tokens} tokens"
+    return judgment_of(key, prompt_sha256, mode, text, unread, **facts)
+
+
+def read_reply(content: bytes, content_type: str) -> Reply | Fault:
+    """Reads a 200's body; servers answer 200 with many things that are no chat completion."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return Fault(reason=f"the server's reply is no JSON ({content_type.partition(';')[0] or 'no content type'})")
+    choices = body.get("choices") if isinstance(body, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        return Fault(reason="the server's reply has no choices")
+    text, refusal = message.get("content"), message.get("refusal")
+    finish = choice.get("finish_reason") if isinstance(choice, dict) else None
+    if not isinstance(text, str) and not isinstance(refusal, str) and finish not in ("content_filter", "length"):
+        return Fault(reason="the server's reply has no content")
+    usage = body.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return Reply(
+        text=text if isinstance(text, str) else None,
+        refusal=refusal if isinstance(refusal, str) and refusal else None,
+        finish_reason=finish if isinstance(finish, str) else None,
+        num_prompt_tokens=_count(usage.get("prompt_tokens")),
+        num_completion_tokens=_count(usage.get("completion_tokens")),
+        model=body.get("model") if isinstance(body.get("model"), str) else None,
+    )
+
+
+def estimate_calls(options: ApiOptions, prompts: PromptSet, matches: Sequence[Match]) -> Estimate:
+    """What judging `matches` will take, without a call."""
+    sizes = [len((p.system + p.user).encode()) for p in (render(prompts, match) for match in matches)]
+    num_prompt_tokens = sum(-(-size // BYTES_PER_TOKEN) + MESSAGE_TOKENS for size in sizes)
+    num_completion_tokens = options.max_tokens * len(sizes)
+    return Estimate(
+        num_calls=len(sizes),
+        num_prompt_tokens=num_prompt_tokens,
+        num_completion_tokens=num_completion_tokens,
+        cost_usd=price_usd(options, num_prompt_tokens, num_completion_tokens),
+        max_cost_usd=price_usd(options, sum(sizes) + MESSAGE_TOKENS * len(sizes), num_completion_tokens),
+        batch=options.batch,
+    )
+
+
+def price_usd(options: ApiOptions, num_prompt_tokens: int, num_completion_tokens: int) -> float | None:
+    """What so many tokens cost; None where no price was given. A batch costs half."""
+    prompt, completion = options.usd_per_million_prompt_tokens, options.usd_per_million_completion_tokens
+    if prompt is None or completion is None:
+        return None
+    share = BATCH_PRICE if options.batch else 1.0
+    return share * (num_prompt_tokens * prompt + num_completion_tokens * completion) / 1e6
+
+
+def reply_cost(options: ApiOptions, reply: Reply) -> float | None:
+    """None where the server didn't count the tokens, or no price was given."""
+    if reply.num_prompt_tokens is None or reply.num_completion_tokens is None:
+        return None
+    return price_usd(options, reply.num_prompt_tokens, reply.num_completion_tokens)
+
+
+def most_tokens(prompt: JudgePrompt) -> int:
+    """No tokenizer makes more tokens than there are bytes."""
+    return len((prompt.system + prompt.user).encode()) + MESSAGE_TOKENS
+
+
+def most_usd(options: ApiOptions, prompt: JudgePrompt, spent_usd: float) -> float:
+    """The most that asking about a prompt can cost.
+
+    Raises:
+        RunStopped: with what is spent that would exceed the budget.
+    """
+    most = price_usd(options, most_tokens(prompt), options.max_tokens) or 0.0
+    if options.budget_usd is not None and spent_usd + most > options.budget_usd:
+        raise RunStopped(
+            f"budget: {spent_usd:.4f} of {options.budget_usd:g} USD are spent or under way, and the next call may "
+            f"cost {most:.4f}"
+        )
+    return most
+
+
+def judge_settings(options: ApiOptions, prompts: PromptSet) -> dict[str, Any]:
+    """All that can change a verdict. How it is asked, singly or in a batch, can't."""
+    return {
+        "kind": "api",
+        "base_url": options.base_url,
+        "model": options.model,
+        "temperature": options.temperature,
+        "max_tokens": options.max_tokens,
+        "seed": options.seed,
+        "structured": {None: "where the server can", True: "always", False: "never"}[options.structured],
+        "mode": prompts.mode.value,
+        "prompts_sha256": prompts.sha256,
+    }
+
+
+def read_key(options: ApiOptions) -> str:
+    """The server's key, from the environment.
+
+    Raises:
+        ValueError: it isn't there.
+    """
+    key = os.environ.get(options.key_variable, "")
+    if not key:
+        raise ValueError(
+            f"{options.key_variable} is not set: put the server's key into it (any text if it asks for none)"
+        )
+    return key
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
