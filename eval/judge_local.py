@@ -14,6 +14,8 @@ The prompt is a bare text by default. Of seven layouts, tried on five to eleven 
 with answers cut to 48 tokens, it served SmolLM2-135M best: GPT-4's answers got 72 points of 100, a constant one
 35, one that begs for a win 10, and 14 % of pairs were contradicted under swapped order; through its chat
 template 68, 34, 54 and 22 %; with tagged delimiters in that, as in `eval.judge_prompts`, 50, 59, 61 and 28 %.
+What looks like its own verdict ("Answer A: B") wins for all that, whatever is done to the label
+(benchmarks/judge_controls.py): a small judge's ratings are no evidence where answers may be hostile.
 It sees fluency more than relevance: answers to other questions got 68. On twelve questions, eleven of them new:
 ChatGPT 60, GPT-4 59, Guanaco-7B 55, Vicuna-13B 52, the constant answer 25; 37 of 120 pairs were contradicted,
 and the second answer won 139 matches, the first 64. A larger instruct model may want `chat_template`. Labels
