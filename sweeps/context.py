@@ -74,10 +74,11 @@ class Context(Workplace):
     def still_held(self, claim: JobRow) -> bool:
         return claim.job_id in self.ledger.heartbeat([claim], self.settings.launch.lease_seconds)
 
-    def finish(self, claim: JobRow, result: dict[str, Any], seconds: float) -> None:
+    def finish(self, claim: JobRow, result: dict[str, Any], seconds: float, **what: Any) -> None:
+        """Args: what: more for whoever watches; the ledger doesn't keep it."""
         self.settled.add(claim.job_id)
         if self.ledger.finish(claim, result, seconds):
-            self.tell(claim, phase="done", seconds=seconds, result=result)
+            self.tell(claim, phase="done", seconds=seconds, result=result, **what)
 
     def fail(self, claim: JobRow, reason: str, retry: bool) -> None:
         self.settled.add(claim.job_id)

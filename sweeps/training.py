@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,6 +43,8 @@ from harness.tracking import Tracker
 from harness.train import Examples, Member, StepMetrics, train_group
 from sweeps.context import Context, Workplace
 from sweeps.looks import Looks, MmluPoint, Watched, forget_looks
+
+_YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
 
 
 @dataclass(slots=True, kw_only=True)
@@ -162,7 +165,7 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     """Writes the resolved config, tokenizes, opens the member. Raises ValueError for what a user can mend."""
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / RECORD_FILE).unlink(missing_ok=True)  # from here on the folder is not done
-    write_atomically(run.folder / "config.yaml", yaml.safe_dump(run.spec.to_dict(), sort_keys=False))
+    write_atomically(run.folder / "config.yaml", yaml.dump(run.spec.to_dict(), Dumper=_YAML, sort_keys=False))
     if run.spec.dataset is None:
         return
     assert run.spec.train is not None
@@ -259,14 +262,16 @@ def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
     if not context.still_held(run.claim):
         return
     try:
+        began = time.monotonic()
         digest = _save_adapter(base, run) if run.member is not None else None
+        save_seconds = time.monotonic() - began
         record = _record(base, run, digest, context.crew.ranks.size)
         save_record(run.folder, record)
     except OSError as error:  # a full disk fails this run; the others of the group are still to be saved
         context.fail(run.claim, f"{type(error).__name__}: {error}; its last checkpoint is kept", retry=True)
         return
     shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
-    context.finish(run.claim, _result(record), record.train_seconds)
+    context.finish(run.claim, _result(record), record.train_seconds, save_seconds=save_seconds)
 
 
 def _result(record: RunRecord) -> dict[str, Any]:
