@@ -7,6 +7,7 @@ get the mode that the user's umask asks for (`tempfile`'s are private, which a s
 """
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,7 +20,13 @@ from typing import Any
 
 TEMPORARY_SUFFIX = ".tmp"  # of hidden files that a killed writer may leave behind; free to delete
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _log = logging.getLogger(__name__)
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Is it a full or read-only disk, a used-up quota: what fails every write alike until somebody makes room?"""
+    return isinstance(error, OSError) and error.errno in _NO_SPACE
 
 
 def write_atomically(path: Path | str, data: str | bytes) -> None:

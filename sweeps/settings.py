@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from harness.schema import LaunchConfig, PathsConfig, TrackingConfig
 
+EXIT_NO_SPACE = 75  # a worker could write nothing any more: a full or read-only disk (sysexits.h: try again later)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
