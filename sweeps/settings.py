@@ -22,3 +22,9 @@ class WorkerSettings:
 def worker_name(pid: int | None) -> str:
     """What a worker process of this machine is called in the ledger."""
     return f"{socket.gethostname()}:{pid}"
+
+
+def worker_pid(name: str | None) -> int | None:
+    """The process of a worker of this machine; None for another machine's."""
+    host, _, pid = (name or "").rpartition(":")
+    return int(pid) if host == socket.gethostname() and pid.isdigit() else None

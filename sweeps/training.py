@@ -286,7 +286,11 @@ def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
 
 
 def _result(record: RunRecord) -> dict[str, Any]:
-    return {"final_loss": record.final_loss, "num_steps": record.num_steps}
+    return {
+        "final_loss": record.final_loss,
+        "num_steps": record.num_steps,
+        "peak_memory_bytes": record.peak_memory_bytes,
+    }
 
 
 def _write_adapter(base: LoadedBase, run: _Run) -> tuple[Path, str]:

@@ -21,7 +21,7 @@ import torch
 from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from harness.devices import Place
-from harness.files import is_out_of_space
+from harness.files import is_out_of_space, share_as_folder_says
 from harness.ledger import JobRow, JobStatus, Ledger
 from harness.models import quiet_libraries
 from harness.ranks import PeerLostError
@@ -136,6 +136,7 @@ def _serve(
     crew: Crew,
 ) -> None:
     """Works until nothing is left, or `stop`; then lets the other ranks go."""
+    share_as_folder_says(settings.paths.runs)
     ledger = Ledger.open(settings.ledger_url)
     context = Context(settings=settings, ledger=ledger, should_stop=stop.is_set, send=send, crew=crew)
     try:
