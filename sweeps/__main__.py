@@ -138,9 +138,14 @@ def retry(
     if not statuses:
         raise _refused(ValueError("retry what? say --failed, --cancelled or both"))
     ledger = _ledger(runs)
-    count = ledger.requeue(statuses, sweep=sweep)
-    ledger.close()
-    STDOUT.print(f"{count} jobs are queued again")
+    try:
+        if sweep is not None:
+            _require_sweep(ledger, sweep)
+        STDOUT.print(f"{ledger.requeue(statuses, sweep=sweep)} jobs are queued again")
+    except ValueError as error:
+        raise _refused(error) from None
+    finally:
+        ledger.close()
 
 
 @app.command()
