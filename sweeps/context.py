@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harness.ledger import JobRow, Ledger, LedgerError
+from harness.ledger import JobRow, Ledger, LedgerError, LedgerUnavailableError
 from harness.locate import locate_model
 from harness.models import LoadedBase, load_base, resolve_device
 from harness.plan import RunSpec
@@ -106,7 +106,7 @@ class Context(Workplace):
             self.tell(claim, phase="failed", reason=reason)
 
     def fail_with(self, claim: JobRow, error: Exception) -> None:
-        """Fails a job by what nobody foresaw, with the stack trace in its folder; a ValueError is not tried again."""
+        """Fails a job by what nobody foresaw, its stack trace in its folder; tried again unless a user must mend it."""
         log = self.run_folder(claim.run_id) / "error.log"
         reason = f"{type(error).__name__}: {error}"
         try:
@@ -115,7 +115,8 @@ class Context(Workplace):
             reason += f" ({log})"
         except OSError as unwritten:  # the reason reaches the ledger all the same
             reason += f" (no stack trace: {unwritten})"
-        self.fail(claim, reason, retry=not isinstance(error, ValueError))
+        a_users = isinstance(error, ValueError) and not isinstance(error, LedgerUnavailableError)
+        self.fail(claim, reason, retry=not a_users)
 
 
 def now_awake_or_not() -> float:
