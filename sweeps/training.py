@@ -297,7 +297,11 @@ def _write_adapter(base: LoadedBase, run: _Run) -> tuple[Path, str]:
     """Writes it beside its place. -> where, and the sha256 of its weights"""
     partial = run.folder / f".adapter.partial-{os.getpid()}"
     model = run.spec.model
-    return partial, base.bank.save_member(run.claim.run_id, partial, model.hub_id, model.revision)
+    try:
+        return partial, base.bank.save_member(run.claim.run_id, partial, model.hub_id, model.revision)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)  # half of it would take up the room that is missing
+        raise
 
 
 def _publish_adapter(partial: Path, adapter: Path) -> None:
