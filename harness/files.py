@@ -7,11 +7,13 @@ get the mode that the user's umask asks for (`tempfile`'s are private, which a s
 """
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
+import stat
 import uuid
 from enum import Enum
 from pathlib import Path
@@ -19,7 +21,23 @@ from typing import Any
 
 TEMPORARY_SUFFIX = ".tmp"  # of hidden files that a killed writer may leave behind; free to delete
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _log = logging.getLogger(__name__)
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Is it a full or read-only disk, a used-up quota: what fails every write alike until somebody makes room?"""
+    return isinstance(error, OSError) and error.errno in _NO_SPACE
+
+
+def share_as_folder_says(folder: Path | str) -> None:
+    """In a folder that a group may write, what this process makes from now on is the group's too, whatever its umask.
+
+    A lab's shared folder is set up so (`chmod g+ws runs`), and its users' umasks differ.
+    """
+    if Path(folder).stat().st_mode & stat.S_IWGRP:
+        umask = os.umask(0o077)
+        os.umask(umask & ~stat.S_IRWXG)
 
 
 def write_atomically(path: Path | str, data: str | bytes) -> None:

@@ -32,6 +32,7 @@ from harness.ledger_adding import (
     insert_jobs,
     known_statuses,
     link_jobs,
+    other_dependents,
     refresh_jobs,
     require_sweep,
     set_sweep_state,
@@ -41,6 +42,7 @@ from harness.ledger_adding import (
 from harness.ledger_connection import WAIT_SECONDS, Access, Clock, Database
 from harness.ledger_dependents import chunks, refresh_waiting, settle_dependents, with_relatives
 from harness.ledger_queue import end_expired, finished_by, in_sweep, linked, next_jobs, runnable, update_held
+from harness.ledger_reading import counted_jobs, counted_sweeps, done_since, latest_done
 from harness.ledger_schema import (
     ROW_COLUMNS,
     AddResult,
@@ -53,7 +55,6 @@ from harness.ledger_schema import (
     SweepState,
     Throughput,
     jobs,
-    sweep_jobs,
     sweeps,
 )
 
@@ -162,7 +163,8 @@ class Ledger:
             reason = f"sweep {sweep} was started again without it"
             values = {"status": JobStatus.cancelled, "reason": reason, "finished": now}
             ended: list[str] = []
-            for part in chunks(unlink_jobs(connection, sweep, job_ids)):
+            forgotten = unlink_jobs(connection, sweep, job_ids)
+            for part in chunks(forgotten + other_dependents(connection, job_ids)):
                 mine = jobs.c.job_id.in_(part) & ~linked(sweeps.c.state != SweepState.cancelled)
                 change = sa.update(jobs).where(jobs.c.status == JobStatus.queued, mine).values(values)
                 ended += connection.scalars(change.returning(jobs.c.job_id)).all()
@@ -332,9 +334,16 @@ class Ledger:
     # Looking.
 
     def get(self, job_id: str) -> JobRow | None:
-        query = sa.select(*ROW_COLUMNS).where(jobs.c.job_id == job_id)
-        row = self._database.transact(Access.read, lambda c: c.execute(query).first())
-        return None if row is None else _job_row(row)
+        return next(iter(self.find([job_id])), None)
+
+    def find(self, job_ids: Iterable[str]) -> list[JobRow]:
+        """Those of the jobs that the ledger holds, in no order; a thousand a query."""
+        queries = (sa.select(*ROW_COLUMNS).where(jobs.c.job_id.in_(part)) for part in chunks(job_ids))
+        return [_job_row(row) for query in queries for row in self._fetch(query)]
+
+    def latest_results(self, number: int, sweep: str | None = None) -> list[dict[str, Any]]:
+        """What the jobs that were done last left as their result, the latest first."""
+        return [json.loads(row.result) for row in self._fetch(latest_done(number, sweep))]
 
     def rows(
         self,
@@ -358,26 +367,19 @@ class Ledger:
 
     def counts(self, sweep: str | None = None) -> dict[str, dict[JobStatus, int]]:
         """Number of jobs by kind and status; every status of a kind that occurs is there, if only as 0."""
-        query = sa.select(jobs.c.kind, jobs.c.status, sa.func.count()).group_by(jobs.c.kind, jobs.c.status)
-        if sweep is not None:
-            query = query.join(sweep_jobs, sweep_jobs.c.job_id == jobs.c.job_id).where(sweep_jobs.c.sweep == sweep)
         table: dict[str, dict[JobStatus, int]] = {}
-        for kind, status, number in self._fetch(query.order_by(jobs.c.kind)):
+        for kind, status, number in self._fetch(counted_jobs(sweep)):
             table.setdefault(kind, dict.fromkeys(JobStatus, 0))[JobStatus(status)] = number
         return table
 
     def throughput(self, window_seconds: float, sweep: str | None = None) -> dict[str, Throughput]:
         """By kind, the jobs done within the last `window_seconds`: what an ETA is made from."""
-        since = self._database.now() - window_seconds
-        query = sa.select(jobs.c.kind, sa.func.count(), sa.func.coalesce(sa.func.sum(jobs.c.seconds), 0.0))
-        query = query.where(jobs.c.finished >= since, jobs.c.status == JobStatus.done, in_sweep(sweep))
-        rows = self._fetch(query.group_by(jobs.c.kind))
+        rows = self._fetch(done_since(self._database.now() - window_seconds, sweep))
         return {kind: Throughput(num_done=number, seconds=seconds) for kind, number, seconds in rows}
 
     def sweeps(self) -> list[SweepRow]:
         """All sweeps, the oldest first."""
-        number = sa.select(sa.func.count()).where(sweep_jobs.c.sweep == sweeps.c.name).scalar_subquery()
-        rows = self._fetch(sa.select(sweeps, number.label("num_jobs")).order_by(sweeps.c.created, sweeps.c.name))
+        rows = self._fetch(counted_sweeps())
         return [SweepRow(**{**row._mapping, "state": SweepState(row.state)}) for row in rows]
 
     def _steer(self, sweep: str, state: SweepState) -> None:

@@ -106,5 +106,12 @@ def unlink_jobs(connection: sa.Connection, sweep: str, keep: Collection[str]) ->
     return forgotten
 
 
+def other_dependents(connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
+    """Jobs that wait for one of these and aren't among them: a retry has queued them, maybe for nobody."""
+    query = sa.select(jobs.c.job_id).where(jobs.c.status == JobStatus.queued)
+    parts = (connection.scalars(query.where(jobs.c.after.in_(part))) for part in chunks(job_ids))
+    return sorted({job_id for part in parts for job_id in part} - set(job_ids))
+
+
 def _fields(job: Job) -> dict[str, Any]:
     return {name: getattr(job, name) for name in JOB_FIELDS}

@@ -307,12 +307,13 @@ class LaunchConfig:
     max_group_size: int = 8  # adapters trained in one pass over one frozen base
     max_attempts: int = 2  # a job that failed, or whose worker died, is tried so often in all
     lease_seconds: float = 120.0  # a claim not renewed for so long is free for others
+    hang_seconds: float | None = 3600.0  # a local worker silent over its jobs for so long is killed; null: never
     threads: int | None = None  # CPU threads a worker; null: the cores shared out
     dry_run: bool = False  # print the plan and stop
 
     def __post_init__(self) -> None:
         positive = ("workers", "devices_per_run", "max_group_size", "max_attempts", "lease_seconds", "threads")
-        _require(self, "launch", 1e-9, *positive)
+        _require(self, "launch", 1e-9, *positive, "hang_seconds")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -32,7 +32,13 @@ class Tracker:
             mode=config.wandb_mode.value,
             reinit="create_new",
             settings=wandb.Settings(
-                silent=True, console="off", save_code=False, disable_git=True, x_disable_meta=True, x_disable_stats=True
+                silent=True,
+                console="off",
+                save_code=False,
+                disable_git=True,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_save_requirements=False,  # a list of all packages costs 0.1 s a run; the record has what counts
             ),
         )
         return cls(run)

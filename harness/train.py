@@ -10,6 +10,7 @@ Source of the recipe: QLoRA section 5 and appendix B; harness/schema.py cites th
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,7 @@ from harness.optim import make_optimizer
 from harness.ranks import ALONE, Ranks, share_out
 from harness.schedule import Lengths, batch_indices, learning_rate, num_steps
 from harness.schema import AdapterConfig, LossMean, TrainConfig
+from harness.stopping import StopNow, stops_at_layers
 
 
 class Example(Protocol):
@@ -87,10 +89,6 @@ class TrainingInterrupted(Exception):
     """Asked to stop; every member's state is saved."""
 
 
-class _StopNow(Exception):
-    """Asked to stop in the middle of a step, before any weight has changed."""
-
-
 def train_group(
     bank: Bank,
     members: Sequence[Member],
@@ -106,7 +104,7 @@ def train_group(
     Args:
         bank: on this rank's device.
         members: the same on every rank.
-        should_stop: asked between two forward passes; one rank's yes stops all.
+        should_stop: asked at every layer (of a sharded base between two forward passes); one rank's yes stops all.
         between_steps: called with the members under way before each step, and with all after the last. It may look
             at weights, score and save; it must leave everything as it was, the bank's training mode included.
         ranks: the processes that share every step. Rank 0 alone calls `on_step` and writes checkpoints.
@@ -121,17 +119,16 @@ def train_group(
         except ValueError as error:
             member.error = str(error)
     _start_alike(bank, members, ranks)
-    group = _Group(bank, members, ranks, should_stop)
+    group = _Group(bank, bank.train(), members, ranks, should_stop)
     group.checkpointing = any(m.train.gradient_checkpointing for m in members)
     bank.set_checkpointing(group.checkpointing)
     group.max_tokens = max((m.train.max_microbatch_tokens for m in members), default=0)
-    bank.train()
     try:
         while active := [m for m in members if not m.done]:
             between_steps(active)
             try:
                 _step_within_memory(group, active)
-            except _StopNow:
+            except StopNow:
                 for member in members:
                     if member.error is None:
                         _save(group, member)
@@ -149,6 +146,7 @@ class _Group:
     """What stays over all steps."""
 
     bank: Bank
+    model: nn.Module  # the same, for its layers
     members: Sequence[Member]
     ranks: Ranks
     should_stop: Callable[[], bool]
@@ -254,7 +252,10 @@ def _accumulate(group: _Group, items: Sequence[Item]) -> _Pass:
         if trouble:
             break
         try:
-            _forward_backward(bank, row, done.losses)
+            with stops_at_layers(group.model, group.should_stop) if shards is None else nullcontext():
+                _forward_backward(bank, row, done.losses)
+        except StopNow:  # ranks that gather their base together can't leave in the middle of a pass
+            done.stop = True
         except torch.OutOfMemoryError as error:
             done.out_of_memory = str(error)
         if done.out_of_memory is not None and shards is not None:
@@ -276,7 +277,7 @@ def _agree(group: _Group, active: Sequence[Member], mine: _Pass) -> _Agreed:
     """The one exchange of a step besides the gradients: losses, trouble, lost claims, who has gradients.
 
     Raises:
-        _StopNow: some rank was asked to stop; lost members have their error by then.
+        StopNow: some rank was asked to stop; lost members have their error by then.
     """
     parameters = {m.run_id: list(group.bank.member_parameters(m.run_id).values()) for m in active}
     told = [
@@ -294,7 +295,7 @@ def _agree(group: _Group, active: Sequence[Member], mine: _Pass) -> _Agreed:
     if stop:
         for member in lost:
             member.error = f"the claim was lost at step {member.step}: another worker has the run"
-        raise _StopNow
+        raise StopNow
     text = (mine.out_of_memory or "on another rank") if out_of_memory else None
     return _Agreed(losses=losses, learning=learning, lost=lost, out_of_memory=text)
 

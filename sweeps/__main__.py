@@ -3,6 +3,7 @@
 python -m sweeps plan +experiment=demo
 python -m sweeps run model=llama7b,13b dataset=oasst1,flan
 python -m sweeps status --sweep demo --watch
+python -m sweeps show 1f8a
 python -m sweeps retry --failed --sweep demo
 python -m sweeps cancel --sweep demo
 python -m sweeps gc --remove
@@ -75,26 +76,54 @@ def status(
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
-    """Jobs by kind and state, throughput, what failed and why."""
-    from sweeps.status import read_status, status_table
+    """Jobs by kind and state, throughput, time to go, who works on what, memory, what failed and why."""
+    from sweeps.status import SweepStatus, read_status, status_table
 
-    ledger = _ledger(runs)
+    ledger, folder = _ledger(runs), Path(paths_of_environment(runs).runs)
+
+    def read() -> SweepStatus:
+        return read_status(ledger, sweep, folder)
+
     try:
+        if watch and as_json:
+            raise ValueError("--watch is for people, --json for scripts: give one of them")
         if as_json:
-            print(json.dumps(read_status(ledger, sweep).to_json()))
+            print(json.dumps(read().to_json()))
         elif watch:
-            with Live(status_table(read_status(ledger, sweep)), console=STDOUT) as live:
+            with Live(status_table(read()), console=STDOUT) as live:
                 while True:
                     time.sleep(2)
-                    live.update(status_table(read_status(ledger, sweep)))
+                    live.update(status_table(read()))
         else:
-            STDOUT.print(status_table(read_status(ledger, sweep)))
+            STDOUT.print(status_table(read()))
     except KeyboardInterrupt:
         return
     except ValueError as error:
         raise _refused(error) from None
     finally:
         ledger.close()
+
+
+@app.command()
+def show(
+    run_id: Annotated[str, typer.Argument(help="As in `status` and `plan`; its beginning is enough.")],
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """One run: its jobs, and where its config, logs, metrics, adapter and results lie."""
+    from sweeps.show import read_run, run_text
+
+    ledger = _ledger(runs)
+    try:
+        found = read_run(ledger, Path(paths_of_environment(runs).runs), run_id)
+    except ValueError as error:
+        raise _refused(error) from None
+    finally:
+        ledger.close()
+    if as_json:
+        print(json.dumps(found))
+    else:
+        STDOUT.print(run_text(found), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -109,9 +138,14 @@ def retry(
     if not statuses:
         raise _refused(ValueError("retry what? say --failed, --cancelled or both"))
     ledger = _ledger(runs)
-    count = ledger.requeue(statuses, sweep=sweep)
-    ledger.close()
-    STDOUT.print(f"{count} jobs are queued again")
+    try:
+        if sweep is not None:
+            _require_sweep(ledger, sweep)
+        STDOUT.print(f"{ledger.requeue(statuses, sweep=sweep)} jobs are queued again")
+    except ValueError as error:
+        raise _refused(error) from None
+    finally:
+        ledger.close()
 
 
 @app.command()

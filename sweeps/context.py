@@ -1,13 +1,15 @@
 """What a worker hands to the jobs it runs: settings, the loaded base, the claims' fate."""
 
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.ledger import JobRow, Ledger
+from harness.ledger import JobRow, Ledger, LedgerError, LedgerUnavailableError
 from harness.locate import locate_model
 from harness.models import LoadedBase, load_base, resolve_device
 from harness.plan import RunSpec
@@ -66,6 +68,7 @@ class Context(Workplace):
     ledger: Ledger
     settled: set[str] = field(default_factory=set)  # job_ids of the claims under way that are finished or failed
     lost: set[str] = field(default_factory=set)  # job_ids that somebody else holds now, or that were cancelled
+    renewed: float = 0.0  # when the leases were last renewed
 
     def tell(self, claim: JobRow, **what: Any) -> None:
         """Progress for whoever watches; lost without harm when nobody does."""
@@ -74,12 +77,48 @@ class Context(Workplace):
     def still_held(self, claim: JobRow) -> bool:
         return claim.job_id in self.ledger.heartbeat([claim], self.settings.launch.lease_seconds)
 
-    def finish(self, claim: JobRow, result: dict[str, Any], seconds: float) -> None:
+    def renew(self, claims: Collection[JobRow]) -> None:
+        """Renews the leases of those that aren't settled, and notes which are lost."""
+        unsettled = [claim for claim in claims if claim.job_id not in self.settled]
+        began = now_awake_or_not()
+        try:
+            held = self.ledger.heartbeat(unsettled, self.settings.launch.lease_seconds) if unsettled else set()
+        except LedgerError:  # gone for longer than it waits: the work goes on; the next heartbeat or `finish` decides
+            return
+        self.lost |= {claim.job_id for claim in unsettled} - held
+        self.renewed = began
+
+    def is_lost(self, claim: JobRow) -> bool:
+        """Does somebody else hold the job now? Asks the ledger only where we slept through our own lease."""
+        if now_awake_or_not() - self.renewed > self.settings.launch.lease_seconds and claim.job_id not in self.lost:
+            self.lost |= set() if self.still_held(claim) else {claim.job_id}
+        return claim.job_id in self.lost
+
+    def finish(self, claim: JobRow, result: dict[str, Any], seconds: float, **what: Any) -> None:
+        """Args: what: more for whoever watches; the ledger doesn't keep it."""
         self.settled.add(claim.job_id)
         if self.ledger.finish(claim, result, seconds):
-            self.tell(claim, phase="done", seconds=seconds, result=result)
+            self.tell(claim, phase="done", seconds=seconds, result=result, **what)
 
     def fail(self, claim: JobRow, reason: str, retry: bool) -> None:
         self.settled.add(claim.job_id)
         if self.ledger.fail(claim, reason, retry):
             self.tell(claim, phase="failed", reason=reason)
+
+    def fail_with(self, claim: JobRow, error: Exception) -> None:
+        """Fails a job by what nobody foresaw, its stack trace in its folder; tried again unless a user must mend it."""
+        log = self.run_folder(claim.run_id) / "error.log"
+        reason = f"{type(error).__name__}: {error}"
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("".join(traceback.format_exception(error)))
+            reason += f" ({log})"
+        except OSError as unwritten:  # the reason reaches the ledger all the same
+            reason += f" (no stack trace: {unwritten})"
+        a_users = isinstance(error, ValueError) and not isinstance(error, LedgerUnavailableError)
+        self.fail(claim, reason, retry=not a_users)
+
+
+def now_awake_or_not() -> float:
+    """Seconds that go on while the machine sleeps or this process is stopped."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -30,7 +30,7 @@ def enqueue(
         command: as the user typed it; kept with the sweep, without passwords.
     """
     ledger.record_sweep(sweep, without_passwords(shlex.join(command)))
-    known = [row for job in jobs if (row := ledger.get(job.job_id)) is not None]
+    known = ledger.find(job.job_id for job in jobs)
     broken = {run.run_id for run in runs if run_problem(folder, run) is not None}
     again = [row.job_id for row in known if _to_do_again(row, folder / row.run_id, row.run_id in broken)]
     if again:

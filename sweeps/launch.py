@@ -3,8 +3,10 @@
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.devices import Place, place_of_environment, planned_device
+from harness.files import share_as_folder_says
 from harness.ledger import Job, JobRow, JobStatus, Ledger
 from harness.memory import predict_run
 from harness.methods import shard_problem
@@ -25,6 +28,7 @@ from sweeps.plan import DATASET_EVALS, PlannedRun, make_jobs, plan_runs, preflig
 from sweeps.progress import SweepProgress
 from sweeps.settings import WorkerSettings
 
+LISTED_JOBS = 40  # a larger sweep is summed up
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -117,7 +121,9 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
     sweep = first.sweep_name or _sweep_name(plan.jobs)
     ledger = _open_ledger(first)
     enqueue(ledger, Path(first.paths.runs), plan.runs, plan.jobs, sweep, command)
-    return _run(ledger, first, plan.jobs, sweep, console)
+    num_jobs = len(plan.jobs)
+    del plan  # the parent of a long sweep holds no more than it needs
+    return _run(ledger, first, num_jobs, sweep, console)
 
 
 def describe(plan: Planned) -> dict[str, Any]:
@@ -167,14 +173,13 @@ def _memory(spec: RunSpec, num_shards: int) -> str:
     return "-" if prediction is None else f"{prediction.total_bytes / 1e9:.1f} GB"
 
 
-def _run(ledger: Ledger, config: Config, jobs: Sequence[Job], sweep: str, console: Console) -> int:
-    rows = _rows(ledger, jobs)
-    num_done = sum(row.status is JobStatus.done for row in rows)
-    console.print(f"sweep {sweep}: {len(jobs)} jobs, {num_done} done before, runs in {config.paths.runs}", markup=False)
+def _run(ledger: Ledger, config: Config, num_jobs: int, sweep: str, console: Console) -> int:
+    num_done = _counts(ledger, sweep)[JobStatus.done]
+    console.print(f"sweep {sweep}: {num_jobs} jobs, {num_done} done before, runs in {config.paths.runs}", markup=False)
     settings, place = _settings(config, sweep), place_of_environment()
     try:
-        if num_done < len(jobs):
-            with SweepProgress(console, len(jobs), num_done) as progress:
+        if num_done < num_jobs:
+            with SweepProgress(console, num_jobs, num_done) as progress:
                 if place is None:
                     run_local(settings, ledger, progress)
                 else:
@@ -184,14 +189,26 @@ def _run(ledger: Ledger, config: Config, jobs: Sequence[Job], sweep: str, consol
     except KeyboardInterrupt:
         console.print("stopped; state is saved. The same command goes on where this one ended.")
         return EXIT_INTERRUPTED
-    rows = _rows(ledger, jobs)
-    console.print(_result_table(rows))
-    bad = [row for row in rows if row.status is not JobStatus.done]
-    for row in bad:
+    return _say_what_came_of_it(ledger, num_jobs, sweep, console)
+
+
+def _say_what_came_of_it(ledger: Ledger, num_jobs: int, sweep: str, console: Console) -> int:
+    """A row a job, or of a large sweep the numbers; what is not done, with its reason."""
+    counts = _counts(ledger, sweep)
+    if num_jobs <= LISTED_JOBS:
+        console.print(_result_table(list(ledger.rows(sweep))))
+    else:
+        numbers = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
+        console.print(f"{numbers}; more: python -m sweeps status --sweep {sweep}", highlight=False, markup=False)
+    num_bad = num_jobs - counts[JobStatus.done]
+    statuses = [status for status in JobStatus if status is not JobStatus.done and counts[status]]
+    for row in islice((row for status in statuses for row in ledger.rows(sweep, status=status)), LISTED_JOBS):
         console.print(
             f"{row.kind} {row.label}: {row.status}: {row.reason}", markup=False, highlight=False, soft_wrap=True
         )
-    return EXIT_FAILED if bad else EXIT_OK
+    if num_bad > LISTED_JOBS:
+        console.print(f"... and {num_bad - LISTED_JOBS} more")
+    return EXIT_FAILED if num_bad else EXIT_OK
 
 
 def _follow(config: Config, place: Place) -> int:
@@ -224,8 +241,12 @@ def _num_shards(launch: LaunchConfig) -> int:
     return num_devices(launch) if launch.shard_base else 1
 
 
-def _rows(ledger: Ledger, jobs: Sequence[Job]) -> list[JobRow]:
-    return [row for job in jobs if (row := ledger.get(job.job_id)) is not None]
+def _counts(ledger: Ledger, sweep: str) -> Counter[JobStatus]:
+    """Jobs of the sweep by status, over all kinds."""
+    total: Counter[JobStatus] = Counter()
+    for per_status in ledger.counts(sweep).values():
+        total.update(per_status)
+    return total
 
 
 def _result_table(rows: Sequence[JobRow]) -> Table:
@@ -233,7 +254,8 @@ def _result_table(rows: Sequence[JobRow]) -> Table:
     for column in ("job", "run", "label", "status", "result", "seconds"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
     for row in rows:
-        result = ", ".join(f"{key} {_short(value)}" for key, value in (row.result or {}).items())
+        shown = {key: value for key, value in (row.result or {}).items() if key != "peak_memory_bytes"}
+        result = ", ".join(f"{key} {_short(value)}" for key, value in shown.items())
         table.add_row(
             row.kind, row.run_id, row.label, row.status, result, f"{row.seconds:.1f}" if row.seconds is not None else ""
         )
@@ -241,6 +263,7 @@ def _result_table(rows: Sequence[JobRow]) -> Table:
 
 
 def _short(value: object) -> str:
+    """For a table's cell."""
     if isinstance(value, dict):
         return _short(value.get("value", value.get("mean", "")))
     return f"{value:.3f}" if isinstance(value, float) else str(value)
@@ -248,6 +271,7 @@ def _short(value: object) -> str:
 
 def _open_ledger(config: Config) -> Ledger:
     Path(config.paths.runs).mkdir(parents=True, exist_ok=True)
+    share_as_folder_says(config.paths.runs)
     return Ledger.open(ledger_url(config.paths))
 
 

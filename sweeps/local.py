@@ -1,7 +1,8 @@
 """Worker processes on this machine, from a preloaded forkserver, watched until nothing is left to do.
 
-A worker that dies (-9, out of memory) is replaced while jobs remain: its claims run out and are taken again,
-at most `launch.max_attempts` times. When the parent dies, its workers see their pipe end and stop.
+A worker that dies (-9, out of memory), or is killed because it says nothing for `launch.hang_seconds`, is replaced
+while jobs remain: its jobs are taken again, at most `launch.max_attempts` times. Where the disk is full all stop and
+no job is blamed. When the parent dies, its workers see their pipe end and stop.
 """
 
 import multiprocessing
@@ -9,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -19,7 +20,7 @@ from harness.process import prepare_process
 from sweeps.entry import start_worker
 from sweeps.settings import WorkerSettings, worker_name
 
-STOP_SECONDS = 30.0  # a worker looks up between two forward passes
+STOP_SECONDS = 8.0  # a worker looks up at every layer, and saves; whoever waits sees all settled within ten
 POLL_SECONDS = 0.2
 MAX_STILLBORN = 3  # workers that die at once, in a row, before the launch gives up
 Watch = Callable[[dict[str, Any]], None]
@@ -30,13 +31,16 @@ class _Worker:
     process: ForkServerProcess
     connection: Connection
     spoke: bool = False  # it began a job
+    heard: float = field(default_factory=time.monotonic)  # when it said something last
+    reason: str | None = None  # why it is about to end, where we know it
+    out_of_space: bool = False  # it can write nothing any more
 
 
 def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
     """Runs workers until the sweep has no open job.
 
     Raises:
-        ValueError: workers die before they begin a job, one after the other.
+        ValueError: workers die before they begin a job, one after the other; or nothing can be written any more.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; by then the workers have saved their state and ended.
     """
     prepare_process()  # the forkserver inherits it, and preloads torch
@@ -45,6 +49,7 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
     previous = signal.signal(signal.SIGTERM, _interrupt)
     workers: list[_Worker] = []
     num_stillborn = 0  # in a row
+    looked = -POLL_SECONDS
     try:
         while True:
             for worker in [w for w in workers if not w.process.is_alive()]:
@@ -53,15 +58,21 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
                 given_up = _give_up_claims(worker, ledger, settings.sweep)
                 num_stillborn = num_stillborn + 1 if worker.process.exitcode and not (given_up or worker.spoke) else 0
                 workers.remove(worker)
+                looked = -POLL_SECONDS
+                if worker.out_of_space:
+                    raise ValueError(f"{worker.reason}: make room and start the same command again; nothing is lost")
             if num_stillborn >= MAX_STILLBORN:
                 raise ValueError(f"{num_stillborn} workers in a row died before they began a job; the reason is above")
-            if not _open_jobs(ledger, settings.sweep):
-                break
+            if time.monotonic() - looked > POLL_SECONDS:  # not after each message: counting costs more than a tiny run
+                looked = time.monotonic()
+                if not _open_jobs(ledger, settings.sweep):
+                    break
+                _kill_hanging(workers, ledger, settings)
             while len(workers) < settings.launch.workers:
                 workers.append(_start(context, settings))
             ready = wait([w.connection for w in workers], timeout=POLL_SECONDS)
             for worker in [w for w in workers if w.connection in ready]:
-                worker.spoke |= _receive(worker.connection, watch)
+                _receive(worker, watch)
     finally:
         signal.signal(signal.SIGTERM, previous)
         for worker in _stop(workers):
@@ -77,26 +88,47 @@ def _start(context: multiprocessing.context.ForkServerContext, settings: WorkerS
     return _Worker(process, ours)
 
 
-def _receive(connection: Any, watch: Watch) -> bool:
+def _receive(worker: _Worker, watch: Watch) -> bool:
     """Hands on one message. -> False at the worker's end."""
     try:
-        watch(connection.recv())
+        message = worker.connection.recv()
     except (EOFError, OSError):
         time.sleep(POLL_SECONDS)  # poll() stays true at the end of a pipe: don't spin until the process is reaped
         return False
+    worker.spoke, worker.heard = True, time.monotonic()
+    if message["phase"] == "stopped":
+        worker.reason, worker.out_of_space = message["reason"], True
+    else:
+        watch(message)
     return True
 
 
 def _drain(worker: _Worker, watch: Watch) -> None:
-    while worker.connection.poll() and _receive(worker.connection, watch):
+    while worker.connection.poll() and _receive(worker, watch):
         pass
 
 
+def _kill_hanging(workers: list[_Worker], ledger: Ledger, settings: WorkerSettings) -> None:
+    """Its heartbeat may go on while its work stands still; one that waits for others' jobs holds none and may."""
+    limit = settings.launch.hang_seconds
+    for worker in workers if limit is not None else []:
+        if time.monotonic() - worker.heard < (limit or 0.0):
+            continue
+        if _claims(worker, ledger, settings.sweep):
+            worker.reason = f"it said nothing for {limit:.0f} s and was killed (launch.hang_seconds)"
+            worker.process.kill()
+            worker.process.join()
+        worker.heard = time.monotonic()
+
+
 def _report_end(worker: _Worker, watch: Watch) -> None:
-    code = worker.process.exitcode
     worker.connection.close()
-    if code:
-        watch({"phase": "died", "label": f"worker {worker.process.pid}", "reason": how_ended(code)})
+    if worker.process.exitcode:
+        watch({"phase": "died", "label": f"worker {worker.process.pid}", "reason": _how_ended(worker)})
+
+
+def _how_ended(worker: _Worker) -> str:
+    return worker.reason or how_ended(worker.process.exitcode or 0)
 
 
 def how_ended(code: int) -> str:
@@ -106,10 +138,9 @@ def how_ended(code: int) -> str:
 
 def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> int:
     """A dead worker's jobs go to the next one now, not when their lease runs out; the attempt counts."""
-    code = worker.process.exitcode or 0
     claims = _claims(worker, ledger, sweep)
     for claim in claims:
-        ledger.fail(claim, f"worker {worker_name(worker.process.pid)} died ({how_ended(code)})", retry=True)
+        ledger.fail(claim, f"worker {worker_name(worker.process.pid)} died ({_how_ended(worker)})", retry=True)
     return len(claims)
 
 

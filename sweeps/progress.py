@@ -1,6 +1,7 @@
 """What a person sees while a sweep runs: one line for the sweep, one for the job under way.
 
-On a terminal these are live bars; elsewhere (a log, CI) a plain line every few seconds and at each end.
+On a terminal these are live bars; elsewhere (a log, CI) a plain line every few seconds. A small sweep has a line for
+each job's end too; of a large one only the first failures have, and the rest are counted.
 """
 
 import time
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 PLAIN_LINE_SECONDS = 5.0
+SMALL_SWEEP = 20  # jobs; in a larger sweep a job's good end is no line of its own
+SHOWN_FAILURES = 20
 
 
 class SweepProgress:
@@ -30,6 +33,8 @@ class SweepProgress:
         )
         self._total = num_jobs
         self._done = num_done
+        self._failed = 0
+        self._began, self._done_before = time.monotonic(), num_done
         self._sweep = self._bars.add_task("[bold]sweep[/]", total=num_jobs, completed=num_done, note="")
         self._jobs: dict[str, TaskID] = {}
         self._last_line = 0.0
@@ -47,7 +52,7 @@ class SweepProgress:
         """Takes one message of a worker: phase, label and what goes with the phase."""
         phase, label = message["phase"], message["label"]
         name = f"{message.get('kind', '')} {label}".strip()
-        if phase in ("done", "failed", "died"):
+        if phase in ("done", "failed", "died", "stopped"):
             self._end(name, message)
             return
         note = f"loss {message['loss']:.3f}" if "loss" in message else phase
@@ -57,10 +62,9 @@ class SweepProgress:
             if task is None:
                 task = self._jobs[name] = self._bars.add_task(f"  {name}", total=total, note=note)
             self._bars.update(task, completed=step or 0, total=total, note=note)
-        elif time.monotonic() - self._last_line > PLAIN_LINE_SECONDS or step is None:
-            self._last_line = time.monotonic()
+        elif time.monotonic() - self._last_line > PLAIN_LINE_SECONDS or (step is None and self._total <= SMALL_SWEEP):
             where = f" {step}/{total}" if total else ""
-            self._console.print(f"[{self._done}/{self._total}] {name}{where} {note}", highlight=False, markup=False)
+            self._line(f"{name}{where} {note}" if self._total <= SMALL_SWEEP else self._pace())
 
     def _end(self, name: str, message: dict[str, Any]) -> None:
         task = self._jobs.pop(name, None)
@@ -68,8 +72,27 @@ class SweepProgress:
             self._bars.remove_task(task)
         if message["phase"] == "done":
             self._done += 1
-            self._bars.update(self._sweep, completed=self._done)
-            text = f"[{self._done}/{self._total}] {name} done in {message['seconds']:.1f} s"
-        else:
-            text = f"[{self._done}/{self._total}] {name} {message['phase']}: {message['reason']}"
-        self._console.print(text, highlight=False, markup=False)
+            self._bars.update(self._sweep, completed=self._done, note=self._pace())
+            if self._total <= SMALL_SWEEP:
+                self._line(f"{name} done in {message['seconds']:.1f} s")
+            elif not self._live and time.monotonic() - self._last_line > PLAIN_LINE_SECONDS:
+                self._line(self._pace())
+            return
+        self._failed += 1
+        if self._failed <= SHOWN_FAILURES:
+            self._line(f"{name} {message['phase']}: {message['reason']}")
+        elif self._failed == SHOWN_FAILURES + 1:
+            self._line("more failures are counted, not shown: python -m sweeps status")
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        self._console.print(f"[{self._done}/{self._total}] {text}", highlight=False, markup=False)
+
+    def _pace(self) -> str:
+        """How many a minute since the start, how long at that rate, how many ends were none."""
+        num_done, minutes = self._done - self._done_before, (time.monotonic() - self._began) / 60
+        parts = [f"{self._failed} failures"] if self._failed else []
+        if num_done and minutes:
+            to_go = (self._total - self._done) * minutes / num_done
+            parts = [f"{num_done / minutes:.1f} a minute", f"about {to_go:.0f} min to go", *parts]
+        return ", ".join(parts)

@@ -21,18 +21,19 @@ import torch
 from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from harness.devices import Place
-from harness.ledger import JobRow, JobStatus, Ledger, LedgerError
+from harness.files import is_out_of_space, share_as_folder_says
+from harness.ledger import JobRow, JobStatus, Ledger
 from harness.models import quiet_libraries
 from harness.ranks import PeerLostError
 from harness.train import TrainingInterrupted
-from sweeps.context import Context, Workplace
+from sweeps.context import Context, Workplace, now_awake_or_not
 from sweeps.crew import Crew, join_crew
 from sweeps.evals import EVALS, SCORES, follow_evals
 from sweeps.launch import whole_base_problem
 from sweeps.local import STOP_SECONDS
 from sweeps.plan import TRAIN
 from sweeps.rank_processes import ERRORS, PEER_LOST_STATUS, PEER_SECONDS, run_ranks
-from sweeps.settings import WorkerSettings, worker_name
+from sweeps.settings import EXIT_NO_SPACE, WorkerSettings, worker_name
 from sweeps.training import follow_training, train_jobs
 
 KINDS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {TRAIN: train_jobs, **EVALS}
@@ -136,6 +137,7 @@ def _serve(
     crew: Crew,
 ) -> None:
     """Works until nothing is left, or `stop`; then lets the other ranks go."""
+    share_as_folder_says(settings.paths.runs)
     ledger = Ledger.open(settings.ledger_url)
     context = Context(settings=settings, ledger=ledger, should_stop=stop.is_set, send=send, crew=crew)
     try:
@@ -158,6 +160,7 @@ def _follow(place: Workplace) -> None:
 def work_once(context: Context, name: str) -> bool:
     """Claims as the worker `name` and runs one batch of jobs. -> False at a stop, or with nothing left to claim."""
     launch = context.settings.launch
+    context.renewed = now_awake_or_not()
     claims = context.ledger.claim(
         name,
         list(KINDS),
@@ -178,7 +181,11 @@ def work_once(context: Context, name: str) -> bool:
 
 
 def _run(context: Context, claims: Sequence[JobRow]) -> bool:
-    """-> False where some rank was asked to stop."""
+    """-> False where some rank was asked to stop.
+
+    Raises:
+        SystemExit: nothing can be written any more (EXIT_NO_SPACE); the claims are given back.
+    """
     kind = claims[0].kind
     try:
         if context.shards_base and kind not in FOLLOWED:
@@ -187,34 +194,37 @@ def _run(context: Context, claims: Sequence[JobRow]) -> bool:
             context.crew.tell_job(claims)
         KINDS[kind](context, claims)
     except TrainingInterrupted:
-        context.ledger.release([claim for claim in claims if claim.job_id not in context.settled])
+        _release(context, claims)
         return False
     except Exception as error:  # the boundary of a job: whatever broke becomes its recorded reason
         if isinstance(error, PeerLostError):
             time.sleep(PEER_GRACE_SECONDS)  # who started us knows which one died and why: we are ended, that recorded
-        retry = not isinstance(error, ValueError)
+        if is_out_of_space(error):  # it fails every run alike: the sweep stops, and no run is blamed
+            _release(context, claims)
+            context.send({"phase": "stopped", "label": "the sweep", "reason": str(error)})
+            if context.crew.ranks.size == 1:
+                sys.exit(EXIT_NO_SPACE)
         for claim in claims:
             if claim.job_id not in context.settled:
-                folder = context.run_folder(claim.run_id)
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "error.log").write_text(traceback.format_exc())
-                context.fail(claim, f"{type(error).__name__}: {error} ({folder / 'error.log'})", retry)
+                context.fail_with(claim, error)
         if context.crew.ranks.size > 1:
             raise _OutOfStep from error
     return True
+
+
+def _release(context: Context, claims: Sequence[JobRow]) -> None:
+    context.ledger.release([claim for claim in claims if claim.job_id not in context.settled])
+    context.settled |= {claim.job_id for claim in claims}
 
 
 @contextmanager
 def _leases_renewed(context: Context, claims: Sequence[JobRow]) -> Iterator[None]:
     """Renews the claims' leases from a thread while the work goes on."""
     ended = threading.Event()
-    lease = context.settings.launch.lease_seconds
 
     def renew() -> None:
-        while not ended.wait(lease / 4):
-            open_claims = [claim for claim in claims if claim.job_id not in context.settled]
-            if open_claims:
-                context.lost |= {claim.job_id for claim in open_claims} - _still_held(context, open_claims, lease)
+        while not ended.wait(context.settings.launch.lease_seconds / 4):
+            context.renew(claims)
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -223,13 +233,6 @@ def _leases_renewed(context: Context, claims: Sequence[JobRow]) -> Iterator[None
     finally:
         ended.set()
         thread.join()
-
-
-def _still_held(context: Context, claims: Sequence[JobRow], lease: float) -> set[str]:
-    try:
-        return context.ledger.heartbeat(claims, lease)
-    except LedgerError:  # gone for longer than it waits: the work goes on, and the next heartbeat or `finish` decides
-        return {claim.job_id for claim in claims}
 
 
 def _anything_open(context: Context) -> bool:

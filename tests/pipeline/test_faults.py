@@ -192,6 +192,37 @@ class TestStopped:
         assert {job.status for job in lab.jobs()} == {JobStatus.queued}
         self.goes_on(lab, undisturbed)
 
+    def test_worker_that_wakes_after_its_lease_overwrites_nothing(
+        self, lab: Lab, undisturbed: dict[str, dict[str, Any]]
+    ) -> None:
+        process = lab.start(*LONG, "launch.workers=2", "launch.threads=1")
+        wait_until(lambda: lab.num_steps_logged() > 60, "60 steps", process)
+        (stale,) = {job.worker for job in lab.jobs()}
+        assert stale is not None
+        pid = int(stale.rpartition(":")[2])
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: stale not in {job.worker for job in lab.jobs()}, "the other worker's claim", process)
+        before = lab.num_steps_logged()
+        wait_until(lambda: lab.num_steps_logged() != before, "the other worker's steps", process)
+        os.kill(pid, signal.SIGCONT)
+        assert process.wait(timeout=240) == 0
+        assert [job.attempts for job in lab.jobs()] == [2, 2]
+        assert_same_results(lab.records(), undisturbed)
+        for path in lab.runs.glob("*/metrics.jsonl"):
+            assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == list(range(1, 241))
+        assert not list(lab.runs.rglob("*.partial-*"))
+
+    def test_worker_that_hangs_is_killed_and_replaced(self, lab: Lab, undisturbed: dict[str, dict[str, Any]]) -> None:
+        process = lab.start(*LONG, "launch.hang_seconds=5", "launch.lease_seconds=600")
+        wait_until(lambda: lab.num_steps_logged() > 60, "60 steps", process)
+        (worker,) = {job.worker for job in lab.jobs()}
+        assert worker is not None
+        os.kill(int(worker.rpartition(":")[2]), signal.SIGSTOP)  # stands still, and so does its heartbeat
+        assert process.wait(timeout=240) == 0
+        assert "it said nothing for 5 s and was killed (launch.hang_seconds)" in (lab.folder / "output.txt").read_text()
+        assert [job.attempts for job in lab.jobs()] == [2, 2]
+        assert_same_results(lab.records(), undisturbed)
+
     def test_checkpoint_of_other_rows_is_not_gone_on_from(self, lab: Lab) -> None:
         process = lab.start(*LONG)
         wait_until(lambda: lab.num_steps_logged() > 60, "60 steps", process)

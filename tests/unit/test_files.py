@@ -17,7 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.files import append_jsonl, read_jsonl, sha256_file, write_atomically, write_json
+from harness.files import (
+    append_jsonl,
+    read_jsonl,
+    sha256_file,
+    share_as_folder_says,
+    write_atomically,
+    write_json,
+)
 
 
 class Colour(Enum):
@@ -82,6 +89,19 @@ def test_mode_follows_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == mode
     assert (tmp_path / "lines").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize(("folder_mode", "mode"), [(0o755, 0o600), (0o2775, 0o660)])
+def test_a_groups_folder_is_shared_whatever_the_umask(tmp_path: Path, folder_mode: int, mode: int) -> None:
+    tmp_path.chmod(folder_mode)
+    before = os.umask(0o077)
+    try:
+        share_as_folder_says(tmp_path)
+        write_atomically(tmp_path / "run" / "file", "data")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run" / "file").stat().st_mode & 0o777 == mode
+    assert bool((tmp_path / "run").stat().st_mode & 0o020) is bool(mode & 0o020)
 
 
 def test_json_takes_records_enums_and_paths(tmp_path: Path) -> None:

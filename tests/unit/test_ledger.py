@@ -356,6 +356,18 @@ def test_a_sweep_started_again_keeps_only_what_it_was_started_with(ledger: Ledge
     assert ledger.keep_only("two", []) == 1, "a cancelled sweep wants nothing"
 
 
+def test_a_retry_leaves_nothing_queued_for_nobody(ledger: Ledger) -> None:
+    ledger.add([job("a"), job("a", "mmlu", after="train:a")], sweep="one")
+    ledger.keep_only("one", ["train:a"])
+    ledger.fail(claim(ledger)[0], "broken", retry=False)
+    assert ledger.requeue(list(JobStatus), job_ids=["train:a"]) == 2  # the evaluation never began
+    assert ledger.keep_only("one", ["train:a"]) == 1
+    assert row_of(ledger, "mmlu:a").status is JobStatus.cancelled
+    ledger.add([job("a", "mmlu", after="train:a")], sweep="two")
+    ledger.requeue([JobStatus.cancelled], sweep="two")
+    assert ledger.keep_only("one", ["train:a"]) == 0, "what another sweep wants is left alone"
+
+
 def test_a_paused_sweep_is_left_alone_unless_another_wants_the_job(ledger: Ledger) -> None:
     ledger.add([job("a"), job("b")], sweep="one")
     ledger.add([job("b")], sweep="two")

@@ -1,0 +1,60 @@
+"""Where does one run's config, log, metrics, adapter and results lie, and what became of its jobs? No torch."""
+
+from pathlib import Path
+from typing import Any
+
+from harness.ledger import Ledger
+
+FILES = {  # what a run folder may hold, and what it is
+    "config": "config.yaml",
+    "record": "record.json",
+    "metrics": "metrics.jsonl",
+    "log": "error.log",
+    "adapter": "adapter",
+    "checkpoint": "checkpoint",
+    "answers": "answers",
+    "evaluations": "eval",
+    "wandb": "wandb",
+}
+
+
+def read_run(ledger: Ledger, runs: Path, run_id: str) -> dict[str, Any]:
+    """Jobs and files of the run whose id begins so, as plain values.
+
+    Raises:
+        ValueError: no such run, or several.
+    """
+    found = sorted(path.name for path in runs.glob(f"{run_id}*") if path.is_dir()) if run_id.isalnum() else []
+    rows = list(ledger.rows(run_id=found[0] if len(found) == 1 else run_id))
+    if len(found) > 1 or not (found or rows):
+        known = f"several begin so: {', '.join(found[:10])}" if found else "`python -m sweeps plan` lists the ids"
+        raise ValueError(f"run {run_id!r}: not one run of {runs}; {known}")
+    whole = found[0] if found else run_id
+    return {
+        "run_id": whole,
+        "folder": str(runs / whole),
+        "files": {key: str(runs / whole / name) for key, name in FILES.items() if (runs / whole / name).exists()},
+        "jobs": [
+            {
+                "kind": row.kind,
+                "label": row.label,
+                "status": str(row.status),
+                "attempts": row.attempts,
+                "worker": row.worker,
+                "reason": row.reason,
+                "seconds": row.seconds,
+                "result": row.result,
+            }
+            for row in rows
+        ],
+    }
+
+
+def run_text(run: dict[str, Any]) -> str:
+    """For a person: a line a job, a line a file."""
+    lines = [f"run {run['run_id']}"]
+    for job in run["jobs"]:
+        reason = f": {job['reason']}" if job["reason"] else ""
+        lines.append(f"  {job['kind']} {job['label']}: {job['status']} after {job['attempts']} attempts{reason}")
+    lines += [f"  {key:12}{path}" for key, path in run["files"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""What `sweeps status` and `sweeps show` say of a sweep, and what happens to bad input."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from harness.ledger import Job, Ledger
+from sweeps.__main__ import app
+from sweeps.progress import SMALL_SWEEP, SweepProgress
+from sweeps.settings import worker_name
+from sweeps.status import SHOWN_FAILURES, read_status, status_table
+
+
+def job(number: int, kind: str = "train") -> Job:
+    return Job(
+        kind=kind, spec_hash=f"{number:04}", run_id=f"{number:04}", group="g", label=f"run{number}", payload="{}"
+    )
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """40 jobs: 3 done, 25 failed, 2 claimed by this very process, 10 queued."""
+    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+    ledger.add([job(number) for number in range(40)], sweep="s")
+    name = worker_name(os.getpid())
+    done, failed = (ledger.claim(name, ["train"], number, 60, max_attempts=1) for number in (3, 25))
+    for number, claim in enumerate(done):
+        assert ledger.finish(claim, {"peak_memory_bytes": 10**9 * (number + 1)}, 1.0)
+    for claim in failed:
+        assert ledger.fail(claim, "out of memory", retry=False)
+    ledger.claim(name, ["train"], 2, 60, max_attempts=1)
+    ledger.close()
+    return tmp_path
+
+
+def call(runs: Path, *arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [*arguments, "--runs", str(runs)])
+    return done.exit_code, done.output
+
+
+def test_status_counts_workers_memory_and_the_first_failures(runs: Path) -> None:
+    status = read_status(Ledger.open(runs / "ledger.sqlite"), "s", runs)
+    assert status.counts["train"] == {"queued": 10, "claimed": 2, "done": 3, "failed": 25, "cancelled": 0}
+    assert (status.num_failures, len(status.failures)) == (25, SHOWN_FAILURES)
+    assert status.failures[0].folder == str(runs / "0003")
+    assert status.peak_memory_bytes == 3 * 10**9
+    (worker,) = status.workers
+    assert (worker.num_jobs, worker.label) == (2, "run28")
+    assert worker.memory_bytes is not None
+    assert worker.memory_bytes > 10**6
+    assert status.seconds_to_go == pytest.approx(12 / 3 * 600)
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(status_table(status))
+    text = console.export_text()
+    assert "train run28 and 1 more" in text
+    assert "... and 5 more failures" in text
+
+
+def test_status_json_is_json_alone(runs: Path) -> None:
+    code, text = call(runs, "status", "--json")
+    assert code == 0
+    assert json.loads(text)["num_failures"] == 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("status", "--sweep", "t"), "--sweep t: no such sweep; known: s"),
+        (("status", "--json", "--watch"), "give one of them"),
+        (("cancel", "--sweep", "t"), "no such sweep; known: s"),
+        (("pause", "--sweep", "t"), "no such sweep; known: s"),
+        (("retry",), "retry what? say --failed"),
+        (("retry", "--failed", "--sweep", "t"), "no such sweep; known: s"),
+        (("show", "00"), "several begin so"),
+        (("show", "nothing"), "not one run"),
+        (("show", "*"), "not one run"),
+    ],
+)
+def test_bad_input_is_refused_with_the_remedy(runs: Path, arguments: tuple[str, ...], message: str) -> None:
+    (runs / "0001").mkdir()
+    (runs / "0002").mkdir()
+    code, text = call(runs, *arguments)
+    assert code == 2, text
+    assert message in " ".join(text.split())
+    assert "Traceback" not in text
+
+
+def test_show_links_what_is_there(runs: Path) -> None:
+    (runs / "0003").mkdir()
+    (runs / "0003" / "error.log").write_text("why")
+    code, text = call(runs, "show", "0003")
+    assert code == 0
+    assert "train run3: failed after 1 attempts: out of memory" in text
+    assert str(runs / "0003" / "error.log") in text
+    assert json.loads(call(runs, "show", "0003", "--json")[1])["files"] == {"log": str(runs / "0003" / "error.log")}
+
+
+def test_retry_cancel_and_pause(runs: Path) -> None:
+    assert "25 jobs are queued again" in call(runs, "retry", "--failed", "--sweep", "s")[1]
+    assert "s is paused" in call(runs, "pause", "--sweep", "s")[1]
+    assert Ledger.open(runs / "ledger.sqlite").claim("w", ["train"], 1, 60, 1, sweep="s") == []
+    assert "s is active" in call(runs, "pause", "--sweep", "s", "--resume")[1]
+    assert "37 jobs cancelled" in call(runs, "cancel", "--sweep", "s")[1]
+    assert "37 jobs are queued again" in call(runs, "retry", "--cancelled")[1]
+
+
+def test_gc_shows_then_removes_checkpoints_of_finished_runs(runs: Path) -> None:
+    for number in (0, 39):  # done, and still queued
+        (runs / f"{number:04}" / "checkpoint" / "step-00000010").mkdir(parents=True)
+        (runs / f"{number:04}" / "checkpoint" / "step-00000010" / "state.safetensors").write_bytes(b"x" * 2**20)
+    code, text = call(runs, "gc")
+    assert (code, "1.0 MiB could go; say --remove" in text) == (0, True)
+    assert (runs / "0000" / "checkpoint").is_dir()
+    assert "removed 1.0 MiB" in call(runs, "gc", "--remove")[1]
+    assert not (runs / "0000" / "checkpoint").exists()
+    assert (runs / "0039" / "checkpoint").is_dir()
+    assert "0.0 MiB could go" in call(runs, "gc")[1]
+
+
+def test_a_long_sweep_is_not_a_line_a_job(tmp_path: Path) -> None:
+    def lines(number: int) -> list[str]:
+        with (tmp_path / "log").open("w") as log, SweepProgress(Console(file=log, width=200), number, 0) as progress:
+            for n in range(number):
+                progress({"kind": "train", "label": f"run{n}", "phase": "training", "step": 1, "total": 2, "loss": 1.0})
+                progress({"kind": "train", "label": f"run{n}", "phase": "done", "seconds": 1.0})
+            progress({"kind": "train", "label": "broken", "phase": "failed", "reason": "why"})
+        return (tmp_path / "log").read_text().splitlines()
+
+    assert sum("done in" in line for line in lines(SMALL_SWEEP)) == SMALL_SWEEP
+    long = lines(1000)
+    assert len(long) < 50
+    assert "[1000/1000] train broken failed: why" in long[-1]
