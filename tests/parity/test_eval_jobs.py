@@ -1,4 +1,4 @@
-"""Evaluations behind training, as the worker runs them: a result file a run, tied to its job, for each of EVALS."""
+"""Evaluations behind training, as the worker runs them: a result file a run, tied to its job, for each of EVALS that scores causal models."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from harness.schema import Device, EvalConfig, LaunchConfig, PathsConfig, Tracki
 from sweeps.context import Context
 from sweeps.enqueue import enqueue, eval_file
 from sweeps.evals import EVALS
-from sweeps.plan import make_jobs, plan_runs
+from sweeps.plan import DATASET_EVALS, make_jobs, plan_runs
 from sweeps.settings import WorkerSettings
 from sweeps.worker import work_once
 from tests.tiny import make_checkpoint
@@ -22,8 +22,9 @@ local = pytest.importorskip("tests.local_tasks", reason="needs the `tasks` extra
 def test_every_evaluation_leaves_its_result(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "text.jsonl").write_text('{"text": "Eat well, sleep well."}\n{"text": "Move often."}\n')
+    names = [name for name in EVALS if name not in DATASET_EVALS]
     evals = EvalConfig(
-        after_training=list(EVALS),
+        after_training=names,
         mmlu_num_shots=0,
         mmlu_limit_per_subject=1,
         perplexity_text=str(tmp_path / "text.jsonl"),
@@ -43,12 +44,12 @@ def test_every_evaluation_leaves_its_result(tmp_path: Path) -> None:
         tracking=TrackingConfig(),
     )
     context = Context(settings=settings, ledger=ledger, should_stop=lambda: False, send=lambda message: None)
-    while work_once(context):
+    while work_once(context, "worker"):
         pass
     rows = {row.kind: row for row in ledger.rows()}
     assert {kind: row.reason for kind, row in rows.items() if row.status is not JobStatus.done} == {}
     folder = tmp_path / "runs" / runs[0].run_id
-    found = {name: json.loads(eval_file(folder, name).read_text()) for name in EVALS}
+    found = {name: json.loads(eval_file(folder, name).read_text()) for name in names}
     assert all(result["job"] == rows[name].spec_hash for name, result in found.items())
     assert all(result["system"] == runs[0].label for result in found.values())
     assert found["perplexity"]["num_documents"] == 2
