@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 from harness.ledger import JobRow, JobStatus, Ledger
 from harness.process import prepare_process
 from sweeps.entry import start_worker
-from sweeps.settings import WorkerSettings, worker_name
+from sweeps.settings import WorkerSettings, worker_name, worker_pid
 
 STOP_SECONDS = 8.0  # a worker looks up at every layer, and saves; whoever waits sees all settled within ten
 POLL_SECONDS = 0.2
@@ -51,6 +52,7 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
     num_stillborn = 0  # in a row
     looked = -POLL_SECONDS
     try:
+        _give_up_orphaned_claims(ledger, settings.sweep)
         while True:
             for worker in [w for w in workers if not w.process.is_alive()]:
                 _drain(worker, watch)
@@ -142,6 +144,14 @@ def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> int:
     for claim in claims:
         ledger.fail(claim, f"worker {worker_name(worker.process.pid)} died ({_how_ended(worker)})", retry=True)
     return len(claims)
+
+
+def _give_up_orphaned_claims(ledger: Ledger, sweep: str | None) -> None:
+    """What a parent that was killed together with its workers left claimed needs no waiting for the lease."""
+    for claim in ledger.rows(sweep=sweep, status=JobStatus.claimed):
+        pid = worker_pid(claim.worker)
+        if pid is not None and not Path(f"/proc/{pid}").exists():
+            ledger.fail(claim, f"worker {claim.worker} died, and its parent too", retry=True)
 
 
 def _claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> list[JobRow]:

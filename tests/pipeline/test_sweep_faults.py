@@ -83,12 +83,12 @@ def test_a_full_disk_stops_the_worker_and_blames_no_run(context: Context, monkey
     with monkeypatch.context() as patch:
         patch.setattr(sweeps.training, "append_jsonl", full)
         with pytest.raises(SystemExit) as stop:
-            work_once(context)
+            work_once(context, "w")
     assert stop.value.code == EXIT_NO_SPACE
     assert [(row.status, row.attempts, row.reason) for row in context.ledger.rows()] == [
         (JobStatus.queued, 0, None)
     ] * 4
-    while work_once(context):  # there is room again
+    while work_once(context, "w"):  # there is room again
         pass
     assert {row.status for row in context.ledger.rows()} == {JobStatus.done}
 
@@ -96,7 +96,7 @@ def test_a_full_disk_stops_the_worker_and_blames_no_run(context: Context, monkey
 def test_what_breaks_one_runs_preparation_fails_that_run_alone(context: Context) -> None:
     broken = next(iter(context.ledger.rows()))
     context.run_folder(broken.run_id).write_text("a file where its folder should be")
-    while work_once(context):
+    while work_once(context, "w"):
         pass
     rows = {row.run_id: row for row in context.ledger.rows()}
     failed = rows.pop(broken.run_id)

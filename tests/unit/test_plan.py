@@ -16,6 +16,7 @@ from harness.files import sha256_file
 from harness.plan import RunSpec, make_spec, recipe_row, typed
 from harness.schema import (
     AdapterConfig,
+    AdapterMethod,
     Config,
     DatasetConfig,
     Device,
@@ -117,7 +118,8 @@ OPTIONAL_NUMBERS = (  # None unless they are set
 def changed(value: Any, name: str) -> Any:
     """Another valid value of the same type."""
     if isinstance(value, Enum):
-        return next(member for member in type(value) if member is not value)
+        unlike = (value, AdapterMethod.none)  # beside which the adapter's other fields mean nothing
+        return next(member for member in type(value) if member not in unlike)
     if isinstance(value, bool):
         return not value
     if name == "block_size":
