@@ -91,11 +91,12 @@ class Prototypes:
         Raises:
             HydraException, OmegaConfBaseException, ValueError: what Hydra, or the schema, says of the point.
         """
-        asked = self._asked(own)
+        asked = built = None
         try:
+            asked = self._asked(own)
             built = None if asked is None else self._built(asked)
-        except (OmegaConfBaseException, ValueError):
-            built = None  # Hydra finds the same mistake, and says it in its own words
+        except (HydraException, OmegaConfBaseException, ValueError):
+            pass  # Hydra finds the same mistake, and says it in its own words
         if built is not None:
             return built
         self.num_composed += 1
