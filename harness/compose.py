@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.choices import load_choice, near
 from harness.grids import Skip, Variant, choice_texts, expand, with_named_grids
-from harness.prototypes import Prototypes
+from harness.prototypes import Prototypes, parsed
 from harness.schema import (
     AdapterConfig,
     Config,
@@ -253,7 +253,7 @@ def check_overrides(arguments: Sequence[str], several: bool = True) -> list[str]
     problems: list[str] = []
     for text in arguments:
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = parsed(text)
         except HydraException as error:
             problems.append(f"{text}: not an override of the form key=value ({str(error).splitlines()[0]})")
             continue
@@ -298,7 +298,7 @@ def _check_override(override: Override) -> Iterator[str]:
 
 def _type_problem(key: str, text: str) -> Iterator[str]:
     """What OmegaConf says of `key=text` when it doesn't fit the schema; interpolations are not judged."""
-    value = OverridesParser.create().parse_override(f"{key}={text}").value()
+    value = parsed(f"{key}={text}").value()
     if isinstance(value, str) and "${" in value:
         return
     try:

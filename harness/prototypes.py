@@ -11,13 +11,14 @@ import re
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.default_element import ConfigDefault, GroupDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -54,6 +55,12 @@ class _Asked:
     values: dict[str, dict[str, str]]  # group -> field -> the override
 
 
+@lru_cache(maxsize=100_000)
+def parsed(text: str) -> Override:
+    """One override, read once: the grammar takes its time. Raises HydraException."""
+    return OverridesParser.create().parse_override(text)
+
+
 class Prototypes:
     """Composes points that share their first overrides.
 
@@ -77,7 +84,6 @@ class Prototypes:
         self._fixed = tuple(fixed)
         self._load = load
         self._convert = convert
-        self._parser = OverridesParser.create()
         self._parts: dict[str, _Part] = {}
         self._tops: dict[tuple[str, ...], Config] = {}  # by `rest`
         self._typed: dict[tuple[Any, ...], Any] = {}  # a group's objects, by all that made them
@@ -177,7 +183,7 @@ class Prototypes:
         return self._parts[text]
 
     def _read(self, text: str) -> _Part:
-        override = self._parser.parse_override(text)
+        override = parsed(text)
         key = override.key_or_group
         something_else = _Part(key)
         if override.type is not OverrideType.CHANGE or override.package is not None or override.is_sweep_override():

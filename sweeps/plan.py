@@ -5,8 +5,9 @@ No torch. `preflight` asks whether all that the plan needs is there, before anyt
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from harness.schema import (
     ModelConfig,
     ModelKind,
     PathsConfig,
+    ShapeConfig,
     TrainConfig,
 )
 from harness.stores import Missing
@@ -81,7 +83,9 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
             problems.append(str(error))
             continue
         known, evals = specs.setdefault(spec.run_id, (spec, config.eval))
-        problems += _two_measurements(spec, evals, config.eval)
+        if evals is not config.eval:
+            problems += _two_measurements(spec, evals, config.eval)
+            specs[spec.run_id] = known, _both(evals, config.eval)
         if known.model.path != spec.model.path:
             problems.append(
                 f"model.path={known.model.path} and model.path={spec.model.path} would be one run, because both "
@@ -95,15 +99,24 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
 
 def _two_measurements(spec: RunSpec, first: EvalConfig, second: EvalConfig) -> list[str]:
     """A run keeps one result of each evaluation, so that one sweep can't ask for two."""
-    if _asked(first) == _asked(second):
+    before, after = _asked(first), _asked(second)
+    differing = [key for name in before.keys() & after for key in before[name] if before[name][key] != after[name][key]]
+    if not differing:
         return []
-    before, after = asdict(first), asdict(second)
-    differing = [key for key in before if before[key] != after[key]]
-    one, other = (", ".join(f"eval.{key}={values[key]}" for key in differing) for values in (before, after))
+    one, other = (
+        ", ".join(f"eval.{key}={getattr(evals, key)}" for key in sorted(differing)) for evals in (first, second)
+    )
     return [
         f"run {spec.run_id} ({spec.label}) would be measured with {one} and with {other}, but keeps one result of "
         f"each evaluation: give two commands, one after the other"
     ]
+
+
+def _both(first: EvalConfig, second: EvalConfig) -> EvalConfig:
+    """One run that two points ask for is measured as both of them say."""
+    added = [name for name in second.after_training if name not in first.after_training]
+    settings = {key: value for name in added for key, value in _settings_of(second, name).items()}
+    return replace(first, after_training=[*first.after_training, *added], **settings) if added else first
 
 
 def _asked(evals: EvalConfig) -> dict[str, dict[str, Any]]:
@@ -158,48 +171,105 @@ def _data_file(evals: EvalConfig, name: str) -> str | None:
 
 def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) -> list[str]:
     """One message for each thing that is missing or broken, before any work. Empty: all is there."""
+    inputs = Inputs(paths)
     problems: dict[str, None] = {}
     too_large: dict[str, int] = {}
-    sources: dict[tuple[str, str, str | None], ModelSource | Missing] = {}
     evals: list[EvalConfig] = []
     for run in runs:
         model = run.spec.model
-        place = model.hub_id, model.revision, model.path
-        if place not in sources:
-            source = sources[place] = locate_model(model, paths)
-            if isinstance(source, Missing):
-                problems[str(source)] = None
-            try:
-                found = checkpoint_shape(source) if isinstance(source, ModelSource) else None
-            except ValueError as error:
-                problems[str(error)] = None
-                continue
-            count = num_parameters(found or model.shape)
-            if device is Device.auto and count >= GPU_PARAMETERS:
-                too_large[model.name] = count
+        source, shape_or_problem = inputs.model(model)
+        if isinstance(source, Missing):
+            problems[str(source)] = None
+        if isinstance(shape_or_problem, str):
+            problems[shape_or_problem] = None
+            continue
+        count = num_parameters(shape_or_problem)
+        if device is Device.auto and count >= GPU_PARAMETERS:
+            too_large[model.name] = count
         if run.spec.dataset is not None:
-            problems.update(dict.fromkeys(_data_problems(run.spec, paths)))
+            problems.update(dict.fromkeys(inputs.data_problems(model, run.spec.dataset)))
         if run.spec.train is not None and run.spec.train.mmlu_every_steps is not None:
-            problems.update(dict.fromkeys(_look_problems(run.spec, run.spec.train)))
+            problems.update(dict.fromkeys(inputs.look_problems(run.spec, run.spec.train)))
         if run.evals not in evals:
             evals.append(run.evals)
             problems.update(dict.fromkeys(_eval_problems(run.evals, paths)))
-        problems.update(dict.fromkeys(_dataset_eval_problems(run, paths)))
-        problems.update(dict.fromkeys(_changed_inputs(run, sources[place], paths)))
+        problems.update(dict.fromkeys(inputs.dataset_eval_problems(run)))
+        problems.update(dict.fromkeys(_changed_inputs(run, source, inputs)))
     if too_large and planned_device(device) is Device.cpu:
         problems[_no_gpu(too_large)] = None
     return list(problems)
 
 
-def _data_problems(spec: RunSpec, paths: PathsConfig) -> list[str]:
-    assert spec.dataset is not None
+class Inputs:
+    """What runs need, each thing looked at once however many runs need it."""
+
+    def __init__(self, paths: PathsConfig) -> None:
+        self.paths = paths
+        self._models: dict[tuple[str, str, str | None], tuple[ModelSource | Missing, ShapeConfig | str]] = {}
+        self._data_problems: dict[str, list[str]] = {}
+        self._eval_problems: dict[str, list[str]] = {}
+        self._look_problems: dict[str, list[str]] = {}
+        self._fingerprints: dict[str, tuple[str, DataSource] | None] = {}
+
+    def model(self, model: ModelConfig) -> tuple[ModelSource | Missing, ShapeConfig | str]:
+        """-> where its weights are, and its shape (the checkpoint's own wins) or what is wrong with the checkpoint."""
+        place = model.hub_id, model.revision, model.path
+        if place not in self._models:
+            source = locate_model(model, self.paths)
+            try:
+                found = checkpoint_shape(source) if isinstance(source, ModelSource) else None
+            except ValueError as error:
+                self._models[place] = source, str(error)
+            else:
+                self._models[place] = source, found or model.shape
+        return self._models[place]
+
+    def data_problems(self, model: ModelConfig, dataset: DatasetConfig) -> list[str]:
+        """What is wrong with a dataset for this kind of model; local rows are read through."""
+        key = repr([model.kind, dataset])
+        if key not in self._data_problems:
+            self._data_problems[key] = _data_problems(model, dataset, self.paths)
+        return self._data_problems[key]
+
+    def dataset_eval_problems(self, run: PlannedRun) -> list[str]:
+        """What keeps an evaluation from scoring a run."""
+        key = repr([run.spec.model.kind, run.spec.dataset, run.evals])
+        if key not in self._eval_problems:
+            self._eval_problems[key] = _dataset_eval_problems(run, self.paths)
+        return self._eval_problems[key]
+
+    def look_problems(self, spec: RunSpec, train: TrainConfig) -> list[str]:
+        """What is wrong with the questions of MMLU in training."""
+        settings = [getattr(train, key) for key in (*MMLU_SETS, "mmlu_num_shots", "mmlu_limit")]
+        key = repr([spec.model.name, spec.model.kind, settings])
+        if key not in self._look_problems:
+            self._look_problems[key] = _look_problems(spec, train)
+        return self._look_problems[key]
+
+    def fingerprint(self, dataset: DatasetConfig) -> tuple[str, DataSource] | None:
+        """Of local rows, and where they lie; None for a hub's, and for those that `data_problems` reports."""
+        key = repr(dataset)
+        if key not in self._fingerprints:
+            self._fingerprints[key] = _local_fingerprint(dataset, self.paths)
+        return self._fingerprints[key]
+
+
+def _data_problems(model: ModelConfig, dataset: DatasetConfig, paths: PathsConfig) -> list[str]:
     try:
-        source = locate_dataset(spec.dataset, paths)
+        source = locate_dataset(dataset, paths)
         if isinstance(source, Missing):
             return [str(source)]
-        return _row_problems(spec.model, spec.dataset, source)
+        return _row_problems(model, dataset, source)
     except ValueError as error:
         return [str(error)]
+
+
+def _local_fingerprint(dataset: DatasetConfig, paths: PathsConfig) -> tuple[str, DataSource] | None:
+    try:
+        source = locate_dataset(dataset, paths)
+    except ValueError:
+        return None
+    return (fingerprint(source), source) if isinstance(source, DataSource) and source.files else None
 
 
 def _eval_problems(evals: EvalConfig, paths: PathsConfig) -> list[str]:
@@ -304,16 +374,16 @@ def _check_example(model: ModelConfig, dataset: DatasetConfig, example: Example,
         raise DataError(problem, file=row.file, line=row.line)
 
 
-def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsConfig) -> list[str]:
+def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, inputs: Inputs) -> list[str]:
     """A finished run whose base or data are not what they were: refused, not skipped."""
     try:
-        record = load_record(Path(paths.runs) / run.run_id)
+        record = load_record(Path(inputs.paths.runs) / run.run_id)
     except ValueError:
         return []  # not finished: `harness.run_folder` says what is wrong with it, and it is redone
     if record is None:
         return []
     found: list[str] = []
-    remedy = f"remove {Path(paths.runs) / run.run_id} to train it anew, or restore the old files"
+    remedy = f"remove {Path(inputs.paths.runs) / run.run_id} to train it anew, or restore the old files"
     if isinstance(model, ModelSource) and model.kind == "folder":
         now = folder_fingerprint(Path(model.location))
         if now != record.base_fingerprint:
@@ -322,14 +392,11 @@ def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsC
                 f"then {record.base_fingerprint[:12]}, now {now[:12]} in {model.location}; {remedy}"
             )
     if run.spec.dataset is not None and record.data_fingerprint is not None:
-        try:
-            source = locate_dataset(run.spec.dataset, paths)
-        except ValueError:
-            return found  # reported as what it is by `_data_problems`
-        if isinstance(source, DataSource) and source.files and fingerprint(source) != record.data_fingerprint:
+        local = inputs.fingerprint(run.spec.dataset)
+        if local is not None and local[0] != record.data_fingerprint:
             found.append(
                 f"run {run.run_id} ({run.label}) was trained on other rows of {run.spec.dataset.name}: "
-                f"{', '.join(str(file) for file in source.files)} has changed; {remedy}"
+                f"{', '.join(str(file) for file in local[1].files)} has changed; {remedy}"
             )
     return found
 
@@ -393,8 +460,12 @@ def unique_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
         by_label.setdefault(spec.label, []).append(spec)
     labels: dict[str, str] = {}
     for label, same in by_label.items():
-        varying = [key for key in same[0].details if len({spec.details[key] for spec in same}) > 1]
-        longer = {spec.run_id: "-".join([label, *(spec.details[key] for key in varying)]) for spec in same}
+        details = {spec.run_id: spec.details for spec in same}
+        varying = [key for key in same[0].details if len({found[key] for found in details.values()}) > 1]
+        longer = {run_id: "-".join([label, *(found[key] for key in varying)]) for run_id, found in details.items()}
+        how_many = Counter(longer.values())
+        begins = Counter((text, run_id[:4]) for run_id, text in longer.items())
         for run_id, text in longer.items():
-            labels[run_id] = text if list(longer.values()).count(text) == 1 else f"{text}-{run_id[:4]}"
+            short = run_id[:4] if begins[text, run_id[:4]] == 1 else run_id
+            labels[run_id] = text if how_many[text] == 1 else f"{text}-{short}"
     return labels
