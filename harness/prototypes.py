@@ -136,7 +136,8 @@ class Prototypes:
     def _field(self, text: str) -> Any:
         """The value of `group.field=value`, converted and checked as the schema has it."""
         part = self._parts[text]
-        assert part.group is not None and part.field is not None
+        assert part.group is not None
+        assert part.field is not None
         if part.group not in self._blank:
             self._blank[part.group] = OmegaConf.structured(_GROUPS[part.group])
         blank = self._blank[part.group]
