@@ -310,7 +310,8 @@ def _type_problem(key: str, text: str) -> Iterator[str]:
 @cache
 def _blank_config() -> DictConfig:
     """To try values on, one after the other: each is judged by its own type alone."""
-    return OmegaConf.structured(Config)
+    blank: DictConfig = OmegaConf.structured(Config)
+    return blank
 
 
 def _field_type(schema: Any, name: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.default_element import ConfigDefault, GroupDefault
+from hydra.core.default_element import ConfigDefault, GroupDefault, InputDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
@@ -194,8 +194,9 @@ class Prototypes:
         if group not in _GROUPS or "${" in text or "???" in text:
             return something_else
         if not field:
-            simple = isinstance(value, str) and self._is_simple(group, value)
-            return _Part(key, group, choice=value) if simple else something_else
+            if isinstance(value, str) and self._is_simple(group, value):
+                return _Part(key, group, choice=value)
+            return something_else
         plain = field in _PLAIN_FIELDS[group] and _is_plain(value)
         return _Part(key, group, field=field, value=value) if plain else something_else
 
@@ -261,9 +262,10 @@ def _is_plain(value: Any) -> bool:
     return all(item is None or type(item) in (str, int, float, bool) for item in flat)
 
 
-def _is_interpolated(default: ConfigDefault | GroupDefault) -> bool:
-    named = default.path if isinstance(default, ConfigDefault) else default.value
-    return "${" in f"{named} {default.group if isinstance(default, GroupDefault) else ''}"
+def _is_interpolated(default: InputDefault) -> bool:
+    if isinstance(default, GroupDefault):
+        return "${" in f"{default.group} {default.value}"
+    return "${" in str(default.path) if isinstance(default, ConfigDefault) else True
 
 
 def _depends(plain: Any) -> bool:

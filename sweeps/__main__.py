@@ -3,6 +3,7 @@
 python -m sweeps plan --list
 python -m sweeps plan +grid=table5
 python -m sweeps run model=llama7b,13b dataset=oasst1,flan
+python -m sweeps search --study rates model=smollm2 "train.learning_rate=float(1e-5,1e-3,log)"
 python -m sweeps status --sweep demo --watch
 python -m sweeps show 1f8a
 python -m sweeps retry --failed --sweep demo
@@ -61,7 +62,8 @@ def plan(
             print(json.dumps(listed_grids())) if as_json else STDOUT.print(grids_table())
             return
         _require_overrides(overrides)
-        configs = [point.config for point in compose_grid(overrides or [])]
+        elsewhere = ["launch.device=cuda"] if device_gb else []  # so that `auto` means what it means there
+        configs = [point.config for point in compose_grid([*(overrides or []), *elsewhere])]
         found = planned(configs)
     except ValueError as error:
         raise _refused(error) from None
@@ -86,6 +88,39 @@ def run(overrides: Overrides = None) -> None:
     except ValueError as error:
         raise _refused(error) from None
     raise typer.Exit(status)
+
+
+@app.command()
+def search(
+    overrides: Annotated[
+        list[str],
+        typer.Argument(help='model=smollm2 "train.learning_rate=float(1e-5,1e-3,log)" "adapter.lora_r=int(8,64,log)"'),
+    ],
+    study: Annotated[str, typer.Option("--study", help="Its name; the same name and command go on with it.")],
+    trials: Annotated[int, typer.Option("--trials", help="How many trials in all.")] = 20,
+    parallel: Annotated[int, typer.Option("--parallel", help="Trials asked for, and trained, at once.")] = 4,
+    objective: Annotated[str, typer.Option("--objective", help="final_loss, or mmlu (with eval=mmlu).")] = "final_loss",
+    seed: Annotated[int, typer.Option("--seed", help="Of what is asked for.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Look for the best values of a space: key=int(a,b[,log]), float(a,b[,log]) or choice(a,b,...). Needs optuna."""
+    try:
+        from sweeps.search import parse_search
+        from sweeps.search_command import search_and_show
+    except ModuleNotFoundError as error:
+        raise _refused(ValueError(f"{error}: pip install 'qlora-harness[search]'")) from None
+
+    command = ["python", "-m", "sweeps", "search", *sys.argv[2:]]
+    try:
+        wanted = parse_search(
+            overrides, study=study, objective=objective, num_trials=trials, num_parallel=parallel, seed=seed
+        )
+        exit_status, found = search_and_show(wanted, command, STDERR if as_json else STDOUT, as_json)
+    except ValueError as error:
+        raise _refused(error) from None
+    if as_json:
+        print(json.dumps(found))
+    raise typer.Exit(exit_status)
 
 
 @app.command()
