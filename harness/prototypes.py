@@ -1,4 +1,4 @@
-"""The points of a grid as Hydra composes them, each choice composed once. Why this is right: docs/decisions/0007.
+"""The points of a grid as Hydra composes them, each choice composed once. Why this is right: docs/decisions/0008.
 
 A group's choice fills its own part of the config and no other, as long as its file says so: no `@package`, and
 in its defaults list nothing but files of its own folder. So the first point that brings a new choice is composed
