@@ -99,7 +99,9 @@ def search(
     study: Annotated[str, typer.Option("--study", help="Its name; the same name and command go on with it.")],
     trials: Annotated[int, typer.Option("--trials", help="How many trials in all.")] = 20,
     parallel: Annotated[int, typer.Option("--parallel", help="Trials asked for, and trained, at once.")] = 4,
-    objective: Annotated[str, typer.Option("--objective", help="final_loss, or mmlu (with eval=mmlu).")] = "final_loss",
+    objective: Annotated[
+        str, typer.Option("--objective", help="final_loss, or with eval=...: mmlu, perplexity.")
+    ] = "final_loss",
     seed: Annotated[int, typer.Option("--seed", help="Of what is asked for.")] = 0,
     as_json: Json = False,
 ) -> None:

@@ -28,6 +28,7 @@ from sweeps.plan import make_jobs, plan_runs
 DEFAULT_STARTUP_TRIALS = 10  # random ones, before the estimator has something to go by
 OBJECTIVES = {  # name -> kind of job, key of its result, direction
     "final_loss": ("train", "final_loss", "minimize"),  # of training, mean over the last tenth of the steps
+    "perplexity": ("perplexity", "token_perplexity", "minimize"),  # exp of the loss on eval.perplexity_text
     "mmlu": ("mmlu", "accuracy_macro", "maximize"),
 }
 _RANGE = re.compile(r"([\w.]+)=(int|float|choice)\((.*)\)")

@@ -1,11 +1,16 @@
 """Named grids: blocks, unions, filters, and that each file of sweeps/grid/ is what it says."""
 
+from functools import partial
+
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from harness import grids
-from harness.compose import CONF_FOLDER, ConfigError, choices, compose_grid, named_grids
+from harness.compose import CONF_FOLDER, ConfigError, _load, compose_grid, named_grids, register, to_config
 from harness.grids import choice_texts, expand, grid_names, load_grid
-from sweeps.plan import plan_runs
+from harness.prototypes import Prototypes
+from sweeps.plan import PlannedRun, plan_runs
 
 
 def points(blocks: list[dict[str, object]], axes: dict[str, list[str]] | None = None, named: str = "") -> list[str]:
@@ -75,27 +80,48 @@ def test_the_command_line_replaces_a_grids_choice() -> None:
     assert {p.config.sweep_name for p in found} == {None}
 
 
+@pytest.fixture(scope="module")
+def planned() -> dict[str, list[PlannedRun]]:
+    """The runs of every named grid; one set of prototypes serves all of them, as it does within `thousand`."""
+    register(lambda compose: None)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        prototypes = Prototypes(loader, [], partial(_load, loader), to_config)
+        found: dict[str, list[PlannedRun]] = {}
+        for name in grid_names():
+            variants = expand(load_grid(name).blocks, {}, frozenset())
+            found[name] = plan_runs(
+                [prototypes.config([f"{key}={value}" for key, value in v.choices.items()]) for v in variants]
+            )
+        return found
+
+
 @pytest.mark.parametrize("name", grid_names())
-def test_every_grid_has_the_runs_that_it_says(name: str) -> None:
+def test_every_grid_has_the_runs_that_it_says(name: str, planned: dict[str, list[PlannedRun]]) -> None:
     grid = load_grid(name)
-    runs = plan_runs([point.config for point in compose_grid([f"+grid={name}"])])
-    assert len(runs) == grid.num_runs
-    assert len({run.label for run in runs}) == grid.num_runs
+    assert len(planned[name]) == grid.num_runs
+    assert len({run.label for run in planned[name]}) == grid.num_runs
     assert grid.command == f"python -m sweeps run +grid={name}"
-    if name == "thousand":
-        assert grid.num_runs > 1000
-        assert {other for other in grid_names() if other not in grid.blocks[0]["include"]} == {"thousand", "guanaco"}
+    assert not any("skip" in block for block in grid.blocks), "`planned` above doesn't look at filters"
 
 
-def test_steps_batch_and_rate_come_from_the_recipes() -> None:
-    runs = plan_runs([point.config for point in compose_grid(["+grid=table5"])])
+def test_the_thousand_are_the_union(planned: dict[str, list[PlannedRun]]) -> None:
+    everything = {run.run_id for run in planned["thousand"]}
+    assert len(everything) > 1000
+    for name, runs in planned.items():
+        assert everything >= {run.run_id for run in runs}, name
+    asked = {tuple(sorted(run.evals.after_training)) for run in planned["thousand"]}
+    assert ("mmlu", "perplexity", "tasks") in asked, "LLaMA 7B untouched: of Table 2, Table 5 and Figure 3"
+
+
+def test_steps_batch_and_rate_come_from_the_recipes(planned: dict[str, list[PlannedRun]]) -> None:
     found = {
         run.label: (run.spec.train.max_steps, run.spec.train.batch_size, run.spec.train.learning_rate)
-        for run in runs
+        for run in planned["table5"]
         if run.spec.train is not None
     }
     assert found["llama7b-flan-nf4"] == (10000, 16, 2e-4)
     assert found["llama65b-flan-nf4"] == (2500, 64, 1e-4)
     assert found["llama33b-longform-nf4"] == (2343, 32, 1e-4)
     assert found["llama65b-oasst1-nf4"] == (1875, 16, 1e-4)
-    assert len(choices("model")) == len(list((CONF_FOLDER / "model").glob("*.yaml")))
