@@ -112,7 +112,7 @@ def totals_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapp
             str(len({run.spec.group for run in left})),
             _size(total["largest_memory_bytes"]),
             _count(total["max_tokens"]),
-            _time(total["seconds"]) + (f" + {unknown} unknown" if unknown and unknown < len(left) else ""),
+            f"{_time(total['seconds'] or None)} + {unknown} unknown" if unknown else _time(total["seconds"]),
             _size(total["disk_bytes"]),
         )
     return table

@@ -132,7 +132,7 @@ def test_random_points(loader: ConfigLoader) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), experiment=st.booleans())
 def test_random_points_property(loader: ConfigLoader, seed: int, experiment: bool) -> None:
     assert_parity(loader, ["+experiment=demo"] if experiment else ["adapter.lora_r=16"], _random_points(seed, 6))
