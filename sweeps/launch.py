@@ -22,8 +22,9 @@ from harness.schema import Config, Device, LaunchConfig
 from sweeps.enqueue import enqueue, run_problem
 from sweeps.estimate import Estimate, estimate_all, free_disk_bytes
 from sweeps.local import Watch, run_local
-from sweeps.plan import DATASET_EVALS, PlannedRun, make_jobs, plan_runs, preflight
+from sweeps.plan import DATASET_EVALS, PlannedRun, make_jobs, plan_runs
 from sweeps.plan_view import disk_warning, show_plan
+from sweeps.preflight import preflight
 from sweeps.progress import SweepProgress
 from sweeps.settings import WorkerSettings
 

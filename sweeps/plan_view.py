@@ -121,22 +121,33 @@ def totals_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapp
 def warnings(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> list[str]:
     """What will not fit, before anything starts."""
     left = _open(runs, finished)
-    too_large: dict[str, list[PlannedRun]] = {}
-    for run in left:
-        for device in estimates[run.run_id].too_large_for:
-            too_large.setdefault(device, []).append(run)
     lines: list[str] = []
-    for device, found in too_large.items():
+    for device, found in _by_device(left, {run.run_id: estimates[run.run_id].too_large_for for run in left}).items():
         need = min(estimates[run.run_id].least_memory_bytes or 0 for run in found)
-        names = ", ".join(dict.fromkeys(f"{run.spec.model.name} {run.spec.quant.name}" for run in found))
+        lines.append(f"does not fit {device}: {_which(found, left)}; they need {_size(need)} or more")
+    for device, found in _by_device(left, {run.run_id: estimates[run.run_id].tight_on for run in left}).items():
         lines.append(
-            f"does not fit {device}: {len(found)} of {len(left)} runs, at the least from {_size(need)} on: {names}"
+            f"tight on {device}: {_which(found, left)}; rows will be shorter there, or say "
+            "train.gradient_checkpointing=true"
         )
     reasons = {estimates[run.run_id].seconds_unknown for run in left} - {None}
     lines += [f"time unknown: {reason}" for reason in sorted(str(reason) for reason in reasons)]
     if NO_DEVICE in reasons:
         lines.append("(--device-gb 24 --device-gb 48 tells what fits GPUs of these sizes)")
     return lines
+
+
+def _by_device(runs: Sequence[PlannedRun], devices: Mapping[str, Sequence[str]]) -> dict[str, list[PlannedRun]]:
+    found: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        for device in devices[run.run_id]:
+            found.setdefault(device, []).append(run)
+    return found
+
+
+def _which(found: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> str:
+    names = dict.fromkeys(f"{run.spec.model.name} {run.spec.quant.name}" for run in found)
+    return f"{len(found)} of {len(left)} runs ({', '.join(names)})"
 
 
 def disk_warning(runs: Sequence[PlannedRun], estimates: Mapping[str, Estimate], free_bytes: int) -> list[str]:
@@ -177,7 +188,7 @@ def _by_model(runs: Sequence[PlannedRun]) -> dict[str, list[PlannedRun]]:
 
 
 def _plain(needs: Estimate) -> dict[str, Any]:
-    return asdict(needs) | {"too_large_for": list(needs.too_large_for)}
+    return asdict(needs) | {"too_large_for": list(needs.too_large_for), "tight_on": list(needs.tight_on)}
 
 
 def _tokens(needs: Estimate) -> str:

@@ -11,13 +11,14 @@ from _pytest.mark import ParameterSet
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.compose import CONF_FOLDER, GROUPS, _load, choices, first_cause, register, to_config
-from harness.prototypes import Prototypes
+from harness.prototypes import Prototypes, parsed
 from harness.schema import Config
 
 LOCAL_PATHS = {"model": "model.path=somewhere", "dataset": "dataset.path=rows.jsonl"}
@@ -110,6 +111,16 @@ def test_choices_and_values_are_composed_once(loader: ConfigLoader) -> None:
 def test_experiments_and_interpolations(loader: ConfigLoader, fixed: list[str]) -> None:
     points = [[f"model={model}", f"adapter.lora_r={r}"] for model in ("7b", "13b") for r in (8, 16)]
     assert_parity(loader, fixed, points)
+
+
+@pytest.mark.parametrize(
+    "text", ["train.seed=0", "train.seed=12", "a_b.c=-7", "a=007", "a=1_000", "+a=3", "a=1.0", "a="]
+)
+def test_whole_numbers_are_read_as_the_grammar_reads_them(text: str) -> None:
+    wanted = OverridesParser.create().parse_override(text)
+    assert parsed(text) == wanted
+    assert type(parsed(text).value()) is type(wanted.value())
+    assert parsed(text).input_line == wanted.input_line
 
 
 def _random_points(seed: int, num_points: int) -> list[list[str]]:

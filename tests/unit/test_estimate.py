@@ -79,11 +79,15 @@ def test_memory_disk_and_what_does_not_fit(tmp_path: Path) -> None:
     fits = {run.label: not found[run.run_id].too_large_for for run in runs}
     assert fits == {
         "llama7b-oasst1-nf4": True,
-        "llama7b-oasst1-bf16": False,
+        "llama7b-oasst1-bf16": True,
         "llama65b-oasst1-nf4": False,
         "llama65b-oasst1-bf16": False,
     }
+    assert [run.label for run in runs if found[run.run_id].tight_on] == ["llama7b-oasst1-bf16"]
     seven = found[runs[0].run_id]
+    assert seven.memory_bytes is not None
+    assert seven.least_memory_bytes is not None
+    assert seven.least_memory_bytes < seven.memory_bytes
     assert seven.disk_bytes == 4 * 64 * 32 * (4 * 2 * 4096 + 3 * (4096 + 11008)), "A and B of 7 layers in float32"
     assert disk_warning(runs, found, 10**15) == []
     assert "does not fit the disk" in disk_warning(runs, found, 10**6)[0]
@@ -106,7 +110,7 @@ def test_long_plans_show_totals(tmp_path: Path, seeds: int, listed: bool) -> Non
     show_plan(console, runs, {runs[0].run_id}, ["no rows"], found)
     text = console.export_text()
     assert (runs[1].run_id in text) == listed
-    assert f"does not fit 24 GB: {seeds} of {2 * seeds - 1} runs" in text
+    assert f"does not fit 24 GB: {seeds} of {2 * seeds - 1} runs (llama65b nf4)" in text
     assert "missing: no rows" in text
     assert f"time unknown: {NO_SPEED}" in text
     plain = describe(runs, {runs[0].run_id}, ["no rows"], found)
