@@ -1,6 +1,7 @@
 """A config group's choice by its name, without Hydra: what `--model smollm2` means to the `eval` commands."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,16 @@ def load_choice(group: str, name: str) -> dict[str, Any]:
     path = CONF_FOLDER / group / f"{name}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
-        raise ValueError(f"{group} {name!r}: no such choice in conf/{group}, and no such folder; {hint}")
+        raise ValueError(f"{group} {name!r}: no such choice in conf/{group}, and no such folder.{near(name, known)}")
     values: dict[str, Any] = yaml.safe_load(path.read_text())
     merged: dict[str, Any] = {}
     for default in values.pop("defaults", []):
         if default not in ("schema", "_self_"):
             merged |= load_choice(group, default)
     return merged | values
+
+
+def near(word: str, known: Sequence[str]) -> str:
+    """' Did you mean a or b?', or all that is known where nothing is near."""
+    found = difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(found)}?" if found else f" Known: {', '.join(known)}"

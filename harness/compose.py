@@ -5,14 +5,14 @@ and hands all of them to one function; Hydra's own would compose twice and run j
 Command lines are checked before Hydra sees them, all mistakes together, with the near matches.
 """
 
-import difflib
 import importlib
-import itertools
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.choices import load_choice, near
+from harness.grids import Skip, Variant, choice_texts, expand, with_named_grids
+from harness.prototypes import Prototypes, parsed
 from harness.schema import (
     AdapterConfig,
     Config,
@@ -56,6 +59,7 @@ GROUPS: dict[str, type] = {
     "tracking": TrackingConfig,
 }
 LOCAL = "local"  # the hub id of model=local and dataset=local, which are on no hub
+MAX_WRONG_POINTS = 50  # of a grid are looked at; each costs a composition by Hydra
 _PLUGIN_MODULE = "hydra_plugins.harness"  # Hydra accepts plugins by this module prefix only
 
 
@@ -121,45 +125,83 @@ def compose_grid(overrides: Sequence[str]) -> list[Point]:
     Raises:
         ConfigError: all mistakes together.
     """
-    if problems := check_overrides(overrides):
+    spelled = named_grids(overrides)
+    if problems := check_overrides(spelled):
         raise ConfigError(problems)
     register(lambda compose: None)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
-        return compose_points(GlobalHydra.instance().config_loader(), overrides)
+        return compose_points(GlobalHydra.instance().config_loader(), spelled)
+
+
+def named_grids(arguments: Sequence[str]) -> list[str]:
+    """A command line with `+grid=table5` spelled out. Raises ConfigError for a grid that isn't there."""
+    try:
+        return with_named_grids(arguments)
+    except ValueError as error:
+        raise ConfigError(str(error).splitlines()) from None
 
 
 def compose_points(loader: ConfigLoader, arguments: Sequence[str]) -> list[Point]:
-    """Every point of the grid that the overrides and the experiment's `grid` span.
+    """Every point of the grid that the overrides and `grid`, the experiment's or a named one, span.
 
     Raises:
         ConfigError: all mistakes of all points together.
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-    axes = [_choices(o) for o in parsed if o.is_sweep_override()]
+    axes = {o.get_key_element(): [_value_of(c) for c in _choices(o)] for o in parsed if o.is_sweep_override()}
     grid: list[dict[str, Any]] = OmegaConf.to_container(_load(loader, fixed).grid)  # type: ignore[assignment]
-    named = {str(override.key_or_group) for override in parsed}
+    named = frozenset(str(override.key_or_group) for override in parsed)
+    prototypes = Prototypes(loader, fixed, partial(_load, loader), to_config)
     points: dict[tuple[str, ...], Point] = {}
     tried: dict[tuple[str, ...], str | None] = {}  # overrides -> what is wrong with them
-    for part in grid or [{}]:
-        part_axes = [
-            [f"{key}={choice.strip()}" for choice in _split(value)]
-            for key, value in part.items()
-            if key not in named  # the command line's own choice stands
-        ]
-        for chosen in itertools.product(*part_axes, *axes):
-            overrides = (*fixed, *_last_wins(chosen))
-            if overrides in tried:
-                continue
-            tried[overrides] = None
-            try:
-                points[overrides] = Point(overrides, to_config(_load(loader, overrides)))
-            except (HydraException, OmegaConfBaseException, ValueError) as error:
-                tried[overrides] = first_cause(error)
-    if not points or len(points) < len(tried):
+    num_wrong = 0
+    for variant in _variants(grid, axes, named):
+        own = tuple(f"{key}={value}" for key, value in variant.choices.items())
+        overrides = (*fixed, *own)
+        if overrides in tried or num_wrong == MAX_WRONG_POINTS:
+            continue
+        tried[overrides] = None
+        try:
+            config = prototypes.config(own)
+            if not any(is_left_out(config, skip) for skip in variant.skips):
+                points[overrides] = Point(overrides, config)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            tried[overrides] = first_cause(error)
+            num_wrong += 1
+    if not points or num_wrong:
         raise ConfigError(_point_problems(tried, set(fixed)) or [f"{' '.join(arguments)}: no grid point"])
     return list(points.values())
+
+
+def _variants(grid: list[dict[str, Any]], axes: dict[str, list[str]], named: frozenset[str]) -> list[Variant]:
+    try:
+        return list(expand(grid, axes, named))
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+
+
+def is_left_out(config: Config, skip: Skip) -> bool:
+    """Whether a point is one that a block's `skip` names, by what it resolves to: `65b` leaves out `llama65b` too.
+
+    Raises:
+        ValueError: a key that no config has, or a choice that no group has.
+    """
+    return all(_is_one_of(config, key, value) for key, value in skip.items())
+
+
+def _is_one_of(config: Config, key: str, value: Any) -> bool:
+    if (CONF_FOLDER / key).is_dir():
+        names = [load_choice(key, name).get("name", name) for name in choice_texts(value)]
+        return getattr(getattr(config, key, None), "name", None) in names
+    found: Any = config
+    for part in key.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"skip: {key}: no such key in {type(found).__name__}")
+        found = getattr(found, part)
+    listed = value if isinstance(value, list) else [value]
+    return (found.value if isinstance(found, Enum) else found) in listed
 
 
 def _point_problems(tried: dict[tuple[str, ...], str | None], shared: set[str]) -> list[str]:
@@ -211,7 +253,7 @@ def check_overrides(arguments: Sequence[str], several: bool = True) -> list[str]
     problems: list[str] = []
     for text in arguments:
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = parsed(text)
         except HydraException as error:
             problems.append(f"{text}: not an override of the form key=value ({str(error).splitlines()[0]})")
             continue
@@ -256,19 +298,20 @@ def _check_override(override: Override) -> Iterator[str]:
 
 def _type_problem(key: str, text: str) -> Iterator[str]:
     """What OmegaConf says of `key=text` when it doesn't fit the schema; interpolations are not judged."""
-    value = OverridesParser.create().parse_override(f"{key}={text}").value()
+    value = parsed(f"{key}={text}").value()
     if isinstance(value, str) and "${" in value:
         return
     try:
-        OmegaConf.update(OmegaConf.structured(Config), key, value)
+        OmegaConf.update(_blank_config(), key, value)
     except OmegaConfBaseException as error:
         yield f"{key}={text}: {str(error).splitlines()[0]}"
 
 
-def near(word: str, known: Sequence[str]) -> str:
-    """' Did you mean a or b?', or all that is known where nothing is near."""
-    found = difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(found)}?" if found else f" Known: {', '.join(known)}"
+@cache
+def _blank_config() -> DictConfig:
+    """To try values on, one after the other: each is judged by its own type alone."""
+    blank: DictConfig = OmegaConf.structured(Config)
+    return blank
 
 
 def _field_type(schema: Any, name: str) -> Any:
@@ -284,7 +327,7 @@ def _values(override: Override) -> list[str]:
         return [] if override.is_delete() else [override.get_value_string()]
     if isinstance(override.value(), Glob):
         return []
-    return [text.partition("=")[2] for text in _choices(override)]
+    return [_value_of(text) for text in _choices(override)]
 
 
 def _choices(override: Override) -> list[str]:
@@ -292,14 +335,8 @@ def _choices(override: Override) -> list[str]:
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
-def _split(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else str(value).split(",")
-
-
-def _last_wins(overrides: Sequence[str]) -> list[str]:
-    """A choice on the command line replaces the experiment's for the same key."""
-    by_key = {override.partition("=")[0]: override for override in overrides}
-    return list(by_key.values())
+def _value_of(override: str) -> str:
+    return override.partition("=")[2]
 
 
 def _load(loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:

@@ -9,19 +9,45 @@ from functools import cache
 from harness.schema import Device
 
 
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Something that a run is trained on."""
+
+    name: str  # as in `RunRecord.device`
+    total_bytes: int
+
+
 @cache
 def num_cuda_devices() -> int:
     """CUDA devices that the driver shows to this process; 0 without a driver."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        return 0
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
+    driver = _driver()
     count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+@cache
+def cuda_hardware() -> tuple[Hardware, ...]:
+    """Name and memory of each CUDA device, in the driver's order."""
+    driver = _driver()
+    found: list[Hardware] = []
+    for ordinal in range(num_cuda_devices()):
+        device, name, total = ctypes.c_int(0), ctypes.create_string_buffer(256), ctypes.c_size_t(0)
+        assert driver is not None
+        if driver.cuDeviceGet(ctypes.byref(device), ordinal) != 0:
+            continue
+        driver.cuDeviceGetName(name, len(name), device)
+        driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
+        found.append(Hardware(name.value.decode(), total.value))
+    return tuple(found)
+
+
+def hardware(device: Device) -> tuple[Hardware, ...]:
+    """What a plan for this device runs on here; nothing when a login node plans for GPUs that it doesn't have."""
+    if planned_device(device) is Device.cuda:
+        return cuda_hardware()
+    return (Hardware("cpu", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),)
 
 
 def planned_device(wanted: Device) -> Device:
@@ -47,3 +73,14 @@ def place_of_environment(environment: Mapping[str, str] = os.environ) -> Place |
         return None
     rank = int(environment["RANK"])
     return Place(rank=rank, size=size, local_rank=int(environment.get("LOCAL_RANK", str(rank))))
+
+
+@cache
+def _driver() -> ctypes.CDLL | None:
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return None
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    return driver if driver.cuInit(0) == 0 else None

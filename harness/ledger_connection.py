@@ -51,7 +51,7 @@ class Database:
     """Connections of one process to a ledger; made anew after a fork. Threads may share it."""
 
     def __init__(self, url_or_path: str | Path, clock: Clock | None = None, wait_seconds: float = WAIT_SECONDS):
-        self.url = _parse_url(url_or_path)
+        self.url = database_url(url_or_path)
         self.name = self.url.render_as_string(hide_password=True)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._path = Path(self.url.database or "") if self.is_sqlite else None
@@ -193,7 +193,8 @@ _REMEDIES = {
 }
 
 
-def _parse_url(url_or_path: str | Path) -> sa.URL:
+def database_url(url_or_path: str | Path) -> sa.URL:
+    """What SQLAlchemy connects to. Raises LedgerError for what is neither a SQLite file nor PostgreSQL."""
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
         return sa.URL.create("sqlite", database=os.path.abspath(os.path.expanduser(url_or_path)))
     try:

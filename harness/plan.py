@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ from harness.schema import (
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
 TRAIN_RECIPE = ("max_steps", "batch_size", "learning_rate", "max_epochs")  # what a recipe fills in `train`
 RUN_ID_LENGTH = 12
+_PLAIN = (str, int, float, type(None))  # bool is an int
 _SHORT_DTYPES = {DType.float32: "fp32", DType.bfloat16: "bf16", DType.float16: "fp16", DType.auto: "auto"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: what is derived is kept, as plans of 10,000 runs ask for it often
 class RunSpec:
     """Everything that determines one finetuned adapter, or an untouched base (`dataset` None)."""
 
@@ -51,11 +52,11 @@ class RunSpec:
     train: TrainConfig | None
     data_sha256: str | None = None  # content of `dataset.path`; None where the hub id is the identity
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         return _digest(identity(self))[:RUN_ID_LENGTH]
 
-    @property
+    @cached_property
     def group(self) -> str:
         """Runs of equal group share a frozen base: model, revision, quantization, compute dtype."""
         shared = [identity(self.model), identity(self.quant)]
@@ -161,10 +162,10 @@ def recipe_row(dataset: DatasetConfig, model: ModelConfig) -> RecipeRow:
 
 def identity(value: Any) -> Any:
     """The plain values of a config object that can change a result."""
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+    if isinstance(value, _PLAIN) or not dataclasses.is_dataclass(value) or isinstance(value, type):
         return _plain(value)
     kept: dict[str, Any] = {}
-    for field in dataclasses.fields(value):
+    for field in _fields(type(value)):
         item = getattr(value, field.name)
         if field.metadata.get("identity", True) is False:
             continue
@@ -201,11 +202,18 @@ def _drop_idle_quant_fields(value: QuantConfig, kept: dict[str, Any]) -> None:
         kept.pop("block_size")
 
 
+@cache
+def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, _PLAIN):
+        return value
     if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: _plain(getattr(value, f.name)) for f in _fields(type(value))}
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -2,7 +2,8 @@
 
     python -m harness.run model=smollm2 dataset=concise                 one run
     python -m harness.run -m model=llama7b,13b dataset=oasst1,flan       four runs
-    python -m harness.run -m +experiment=demo                            a named grid
+    python -m harness.run -m +experiment=demo                            a named experiment
+    python -m harness.run -m +grid=table5                                a table of the paper (sweeps/grid/)
     python -m harness.run -m model=7b dataset=flan launch.dry_run=true   the plan only
     python -m harness.run --help                                         groups and keys
 
@@ -12,7 +13,8 @@ needed is there, trains what is not done yet, evaluates, says what came of it. R
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Never
 
 import hydra
@@ -21,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from harness.compose import ConfigError, Point, check_command_line, first_cause, register, to_config
+from harness.compose import ConfigError, Point, check_command_line, first_cause, named_grids, register, to_config
 from harness.ledger import LedgerError
 from harness.schema import Config
 from sweeps.launch import EXIT_BAD_INPUT, EXIT_INTERRUPTED, command_line, launch
@@ -32,12 +34,16 @@ CONSOLE = Console(width=None if sys.stdout.isatty() else 140)
 def main() -> None:
     """Entry point; leaves with status 0 (all done), 1 (a job failed), 2 (bad input) or 130 (stopped)."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, so that all mistakes read and end alike
+    typed = command_line()  # before named grids are spelled out in it
     try:
+        sys.argv[1:] = named_grids(sys.argv[1:])
         problems = check_command_line(sys.argv[1:])
         if problems:
             refuse(problems)
-        register(run_points)
+        register(partial(run_points, typed))
         _single()
+    except ConfigError as error:
+        refuse(list(error.problems))
     except (HydraException, OmegaConfBaseException) as error:
         refuse([first_cause(error)])
     except KeyboardInterrupt:
@@ -48,7 +54,7 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _single(config: DictConfig) -> None:
     """Without `-m`: Hydra has composed the one point."""
-    run_points(lambda: [_only_point(to_config(config))])
+    run_points(command_line(), lambda: [_only_point(to_config(config))])
 
 
 def _only_point(config: Config) -> Point:
@@ -57,10 +63,10 @@ def _only_point(config: Config) -> Point:
     return Point((), config)
 
 
-def run_points(compose: Callable[[], list[Point]]) -> None:
-    """Both ways end here; leaves the process with the launch's exit status."""
+def run_points(command: Sequence[str], compose: Callable[[], list[Point]]) -> None:
+    """Both ways end here; leaves the process with the launch's exit status. Args: command: as it was typed."""
     try:
-        status = launch([point.config for point in compose()], command_line(), CONSOLE)
+        status = launch([point.config for point in compose()], command, CONSOLE)
     except (ConfigError, LedgerError, ValueError) as error:
         refuse(str(error).splitlines())
     raise SystemExit(status)

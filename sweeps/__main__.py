@@ -1,7 +1,9 @@
 """The commands `python -m sweeps ...`: what a grid would cost, launch it, how far it is, try again, tidy up.
 
-python -m sweeps plan +experiment=demo
+python -m sweeps plan --list
+python -m sweeps plan +grid=table5
 python -m sweeps run model=llama7b,13b dataset=oasst1,flan
+python -m sweeps search --study rates model=smollm2 "train.learning_rate=float(1e-5,1e-3,log)"
 python -m sweeps status --sweep demo --watch
 python -m sweeps show 1f8a
 python -m sweeps retry --failed --sweep demo
@@ -34,39 +36,93 @@ STDERR = Console(stderr=True)
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs; default: HARNESS_RUNS, else runs/.")]
 Sweep = Annotated[str | None, typer.Option("--sweep", help="This sweep only; default: all.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
-Overrides = Annotated[list[str], typer.Argument(help="As for harness.run: +experiment=demo, model=7b,13b ...")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="As for harness.run: +grid=table5, +experiment=demo, model=7b,13b ...")
+]
 
 
 @app.command()
-def plan(overrides: Overrides, as_json: Json = False) -> None:
-    """Every run of a grid, its group, what is done, what is missing; nothing starts."""
+def plan(
+    overrides: Overrides = None,
+    every_run: Annotated[bool, typer.Option("--all", help="A row for each run, however many there are.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="The named grids: +grid=...")] = False,
+    device_gb: Annotated[
+        list[float] | None, typer.Option("--device-gb", help="Plan for a GPU with so many GB (10^9), not this machine.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Every run of a grid: its group, memory, tokens, time, disk, what is done, what is missing or too large."""
     from harness.compose import compose_grid
-    from sweeps.launch import describe, plan_table, planned
+    from harness.devices import Hardware
+    from sweeps.launch import estimated, planned, print_plan
+    from sweeps.plan_view import describe, grids_table, listed_grids
 
     try:
-        found = planned([point.config for point in compose_grid(overrides)])
+        if listed:
+            print(json.dumps(listed_grids())) if as_json else STDOUT.print(grids_table())
+            return
+        _require_overrides(overrides)
+        elsewhere = ["launch.device=cuda"] if device_gb else []  # so that `auto` means what it means there
+        configs = [point.config for point in compose_grid([*(overrides or []), *elsewhere])]
+        found = planned(configs)
     except ValueError as error:
         raise _refused(error) from None
+    others = [Hardware(f"a GPU of {size:g} GB", int(size * 1e9)) for size in device_gb or []]
     if as_json:
-        print(json.dumps(describe(found)))
+        estimates, problems = estimated(found, configs[0], others)
+        print(json.dumps(describe(found.runs, found.finished, problems, estimates)))
         return
-    STDOUT.print(plan_table(found.runs, found.finished))
-    for problem in found.problems:
-        STDOUT.print(f"missing: {problem}", highlight=False, markup=False, soft_wrap=True)
+    print_plan(found, configs[0], STDOUT, every_run, others)
 
 
 @app.command()
-def run(overrides: Overrides) -> None:
+def run(overrides: Overrides = None) -> None:
     """Plan and launch a grid; the same as `python -m harness.run -m`."""
     from harness.compose import compose_grid
     from sweeps.launch import launch
 
     try:
-        configs = [point.config for point in compose_grid(overrides)]
-        status = launch(configs, ["python", "-m", "sweeps", "run", *overrides], STDOUT)
+        _require_overrides(overrides)
+        configs = [point.config for point in compose_grid(overrides or [])]
+        status = launch(configs, ["python", "-m", "sweeps", "run", *(overrides or [])], STDOUT)
     except ValueError as error:
         raise _refused(error) from None
     raise typer.Exit(status)
+
+
+@app.command()
+def search(
+    overrides: Annotated[
+        list[str],
+        typer.Argument(help='model=smollm2 "train.learning_rate=float(1e-5,1e-3,log)" "adapter.lora_r=int(8,64,log)"'),
+    ],
+    study: Annotated[str, typer.Option("--study", help="Its name; the same name and command go on with it.")],
+    trials: Annotated[int, typer.Option("--trials", help="How many trials in all.")] = 20,
+    parallel: Annotated[int, typer.Option("--parallel", help="Trials asked for, and trained, at once.")] = 4,
+    objective: Annotated[
+        str, typer.Option("--objective", help="final_loss, or with eval=...: mmlu, perplexity.")
+    ] = "final_loss",
+    seed: Annotated[int, typer.Option("--seed", help="Of what is asked for.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Look for the best values of a space: key=int(a,b[,log]), float(a,b[,log]) or choice(a,b,...). Needs optuna."""
+    try:
+        from sweeps.search import parse_search
+        from sweeps.search_command import search_and_show
+    except ModuleNotFoundError as error:
+        raise _refused(ValueError(f"{error}: pip install 'qlora-harness[search]'")) from None
+
+    command = ["python", "-m", "sweeps", "search", *sys.argv[2:]]
+    try:
+        wanted = parse_search(
+            overrides, study=study, objective=objective, num_trials=trials, num_parallel=parallel, seed=seed
+        )
+        exit_status, found = search_and_show(wanted, command, STDERR if as_json else STDOUT, as_json)
+    except ValueError as error:
+        raise _refused(error) from None
+    if as_json:
+        print(json.dumps(found))
+    raise typer.Exit(exit_status)
 
 
 @app.command()
@@ -205,6 +261,13 @@ def gc(
         STDOUT.print(f"removed {total:.1f} MiB")
     else:
         STDOUT.print(f"{total:.1f} MiB could go; say --remove")
+
+
+def _require_overrides(overrides: list[str] | None) -> None:
+    if not overrides:
+        raise ValueError(
+            "which grid? give overrides, e.g. model=7b,13b dataset=flan, or one of: python -m sweeps plan --list"
+        )
 
 
 def _ledger(runs: Path | None) -> Ledger:

@@ -8,23 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from harness.devices import Place, place_of_environment, planned_device
+from harness.devices import Hardware, Place, place_of_environment, planned_device
 from harness.files import share_as_folder_says
 from harness.ledger import Job, JobRow, JobStatus, Ledger
-from harness.memory import predict_run
 from harness.methods import shard_problem
 from harness.places import ledger_url
-from harness.plan import RunSpec
 from harness.process import prepare_process
 from harness.schema import Config, Device, LaunchConfig
 from sweeps.enqueue import enqueue, run_problem
+from sweeps.estimate import Estimate, estimate_all, free_disk_bytes
 from sweeps.local import Watch, run_local
-from sweeps.plan import DATASET_EVALS, PlannedRun, make_jobs, plan_runs, preflight
+from sweeps.plan import DATASET_EVALS, PlannedRun, make_jobs, plan_runs
+from sweeps.plan_view import disk_warning, show_plan
+from sweeps.preflight import preflight
 from sweeps.progress import SweepProgress
 from sweeps.settings import WorkerSettings
 
@@ -109,9 +109,7 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
         return EXIT_OK if first.launch.dry_run else _follow(first, place)
     plan = planned(configs)
     if first.launch.dry_run:
-        console.print(plan_table(plan.runs, plan.finished, _num_shards(first.launch)))
-        for problem in plan.problems:
-            console.print(f"missing: {problem}", highlight=False, markup=False, soft_wrap=True)
+        print_plan(plan, first, console)
         return EXIT_OK
     if plan.problems:
         console.print(f"[red]{len(plan.problems)} thing(s) to mend before anything starts:[/]")
@@ -126,51 +124,22 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
     return _run(ledger, first, num_jobs, sweep, console)
 
 
-def describe(plan: Planned) -> dict[str, Any]:
-    """The plan as plain values."""
-    return {
-        "runs": [
-            {
-                "run_id": run.run_id,
-                "label": run.label,
-                "group": run.spec.group,
-                "status": "done" if run.run_id in plan.finished else "to do",
-                "evals": run.evals.after_training,
-                "spec": run.spec.to_dict(),
-            }
-            for run in plan.runs
-        ],
-        "problems": plan.problems,
-    }
+def print_plan(
+    plan: Planned, first: Config, console: Console, every_run: bool = False, others: Sequence[Hardware] = ()
+) -> None:
+    """The plan for a person, with what each run needs. Args: others: devices to plan for instead of this machine's."""
+    estimates, problems = estimated(plan, first, others)
+    show_plan(console, plan.runs, plan.finished, problems, estimates, every_run)
 
 
-def plan_table(runs: Sequence[PlannedRun], finished: set[str], num_shards: int = 1) -> Table:
-    """One row a run: what it is, its group, its steps, its predicted memory on each device, whether it is done."""
-    table = Table(title=f"{len(runs)} runs in {len({r.spec.group for r in runs})} groups", title_justify="left")
-    for column in ("run", "label", "group", "model", "dataset", "quant", "steps", "batch", "lr", "memory", "status"):
-        table.add_column(column, no_wrap=column in ("run", "label"))
-    for run in runs:
-        spec, train = run.spec, run.spec.train
-        table.add_row(
-            run.run_id,
-            run.label,
-            spec.group[:6],
-            spec.model.name,
-            spec.dataset.name if spec.dataset else "-",
-            spec.quant.name,
-            f"<= {train.max_steps}" if train else "0",
-            str(train.batch_size) if train else "-",
-            f"{train.learning_rate:g}" if train else "-",
-            _memory(spec, num_shards),
-            "done" if run.run_id in finished else "to do",
-        )
-    return table
-
-
-def _memory(spec: RunSpec, num_shards: int) -> str:
-    """The predicted peak, all of the optimizer's state included; a longer group needs an adapter's share more each."""
-    prediction = predict_run(spec, num_shards)
-    return "-" if prediction is None else f"{prediction.total_bytes / 1e9:.1f} GB"
+def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> tuple[dict[str, Estimate], list[str]]:
+    """-> what each run needs, and the plan's problems with that of the disk."""
+    folder = Path(first.paths.runs)
+    found = estimate_all(
+        [run.spec for run in plan.runs], folder, first.launch.device, others, _num_shards(first.launch)
+    )
+    to_do = [run for run in plan.runs if run.run_id not in plan.finished]
+    return found, [*plan.problems, *disk_warning(to_do, found, free_disk_bytes(folder))]
 
 
 def _run(ledger: Ledger, config: Config, num_jobs: int, sweep: str, console: Console) -> int:

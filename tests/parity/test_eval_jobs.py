@@ -1,4 +1,4 @@
-"""Evaluations behind training, as the worker runs them: a result file a run, tied to its job, for each of EVALS that scores causal models."""
+"""Evaluations behind training, as the worker runs them: a result file a run, for each of EVALS of causal models."""
 
 import json
 from pathlib import Path

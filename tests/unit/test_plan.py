@@ -27,7 +27,8 @@ from harness.schema import (
     TrainConfig,
 )
 from sweeps.evals import EVALS
-from sweeps.plan import EVAL_NAMES, eval_settings, make_jobs, plan_runs, preflight
+from sweeps.plan import EVAL_NAMES, eval_settings, make_jobs, plan_runs
+from sweeps.preflight import preflight
 
 GROUPS: dict[str, type] = {
     "model": ModelConfig,

@@ -1,0 +1,281 @@
+"""The points of a grid as Hydra composes them, each choice composed once. Why this is right: docs/decisions/0008.
+
+A group's choice fills its own part of the config and no other, as long as its file says so: no `@package`, and
+in its defaults list nothing but files of its own folder. So the first point that brings a new choice is composed
+by Hydra whole and taken apart; later points are put together from such parts, with their own values set
+in them. Whatever is not understood here (other groups, additions, deletions, interpolations, nested keys, a
+defaults list that depends on a choice, a value that its field refuses) goes through Hydra itself, for that point.
+"""
+
+import re
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.default_element import ConfigDefault, GroupDefault, InputDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.schema import Config
+
+PRIMARY = "config"
+_OWN_SCHEMA = "schema"  # of each group, from Hydra's ConfigStore
+_WHOLE_NUMBER = re.compile(r"([A-Za-z_][A-Za-z_.]*)=(0|-?[1-9][0-9]*)")
+_WORD = re.compile(r"\w+")
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")  # the only interpolation that no other key can change
+_GROUPS: dict[str, type] = {
+    name: kind for name, kind in typing.get_type_hints(Config).items() if isinstance(kind, type) and is_dataclass(kind)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one override does: chooses a group's file, sets a group's field, or (no group) something else."""
+
+    key: str
+    group: str | None = None
+    choice: str | None = None
+    field: str | None = None
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A point's own overrides, sorted by what they do."""
+
+    rest: tuple[str, ...]  # goes into every composition
+    choices: dict[str, str]
+    values: dict[str, dict[str, str]]  # group -> field -> the override
+
+
+@lru_cache(maxsize=100_000)
+def parsed(text: str) -> Override:
+    """One override, read once: the grammar takes its time, 0.3 ms. Raises HydraException."""
+    whole = _WHOLE_NUMBER.fullmatch(text)
+    if whole is None or whole[2] == "0":
+        return OverridesParser.create().parse_override(text)
+    return replace(parsed(f"{whole[1]}=0"), _value=int(whole[2]), input_line=text)  # a sweep over thousands of seeds
+
+
+class Prototypes:
+    """Composes points that share their first overrides.
+
+    Args:
+        loader: Hydra's.
+        fixed: the overrides that all points begin with.
+        load: Hydra's own composition of a list of overrides.
+        convert: a composed config -> the typed one.
+    """
+
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        fixed: Sequence[str],
+        load: Callable[[Sequence[str]], DictConfig],
+        convert: Callable[[DictConfig], Config],
+    ) -> None:
+        assert isinstance(loader, ConfigLoaderImpl)
+        self.num_composed = 0  # by Hydra
+        self._loader = loader
+        self._fixed = tuple(fixed)
+        self._load = load
+        self._convert = convert
+        self._parts: dict[str, _Part] = {}
+        self._tops: dict[tuple[str, ...], Config] = {}  # by `rest`
+        self._typed: dict[tuple[Any, ...], Any] = {}  # a group's objects, by all that made them
+        self._blank: dict[str, DictConfig] = {}
+        self._independent: dict[tuple[str, ...], bool] = {}
+        self._simple: dict[tuple[str, str], bool] = {}
+
+    def config(self, own: Sequence[str]) -> Config:
+        """The typed config of one point: the fixed overrides and these.
+
+        Raises:
+            HydraException, OmegaConfBaseException, ValueError: what Hydra, or the schema, says of the point.
+        """
+        asked = built = None
+        try:
+            asked = self._asked(own)
+            built = None if asked is None else self._built(asked)
+        except (HydraException, OmegaConfBaseException, ValueError):
+            pass  # Hydra finds the same mistake, and says it in its own words
+        if built is not None:
+            return built
+        self.num_composed += 1
+        composed = self._load([*self._fixed, *own])
+        config = self._convert(composed)
+        if asked is not None and self._choices_are_independent(asked.rest):
+            self._take_apart(asked, composed, config)
+        return config
+
+    def _built(self, asked: _Asked) -> Config | None:
+        """The point from parts that are known; None where one is not."""
+        if asked.rest not in self._tops:
+            return None
+        groups = {group: self._group(asked, group) for group in _GROUPS}
+        if any(part is None for part in groups.values()):
+            return None
+        return replace(self._tops[asked.rest], **groups)
+
+    def _group(self, asked: _Asked, group: str) -> Any:
+        values = asked.values.get(group, {})
+        if not values:
+            return self._typed.get(_prototype_key(asked, group))
+        key = (asked.rest, group, asked.choices.get(group), tuple(sorted(values.items())))
+        if key not in self._typed:
+            prototype = self._typed.get(_prototype_key(asked, group))
+            if prototype is None:
+                return None
+            self._typed[key] = replace(prototype, **{name: self._field(text) for name, text in values.items()})
+        return self._typed[key]
+
+    def _field(self, text: str) -> Any:
+        """The value of `group.field=value`, converted and checked as the schema has it."""
+        part = self._parts[text]
+        assert part.group is not None
+        assert part.field is not None
+        if part.group not in self._blank:
+            self._blank[part.group] = OmegaConf.structured(_GROUPS[part.group])
+        blank = self._blank[part.group]
+        OmegaConf.update(blank, part.field, part.value, merge=True)
+        value = blank[part.field]
+        return OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
+
+    def _take_apart(self, asked: _Asked, composed: DictConfig, config: Config) -> None:
+        plain: Any = OmegaConf.to_container(composed, resolve=False)
+        if any(_depends(value) for key, value in plain.items() if key not in (*_GROUPS, "hydra")):
+            return
+        self._tops[asked.rest] = config
+        for group in _GROUPS:
+            if not _depends(plain[group]):
+                self._typed[_prototype_key(asked, group)] = getattr(config, group)
+
+    def _asked(self, own: Sequence[str]) -> _Asked | None:
+        """None where the order of the overrides matters: keys twice, or one above another."""
+        rest: list[str] = []
+        keys: dict[str, None] = {}
+        choices: dict[str, str] = {}
+        values: dict[str, dict[str, str]] = {}
+        for text in own:
+            part = self._part(text)
+            if part.key in keys:
+                return None
+            keys[part.key] = None
+            if part.group is None:
+                rest.append(text)
+            elif part.choice is not None:
+                choices[part.group] = part.choice
+            else:
+                assert part.field is not None
+                values.setdefault(part.group, {})[part.field] = text
+        for text in rest:
+            key = self._part(text).key
+            if any(other.startswith(f"{key}.") or key.startswith(f"{other}.") for other in keys):
+                return None
+        return _Asked(tuple(rest), choices, values)
+
+    def _part(self, text: str) -> _Part:
+        if text not in self._parts:
+            self._parts[text] = self._read(text)
+        return self._parts[text]
+
+    def _read(self, text: str) -> _Part:
+        override = parsed(text)
+        key = override.key_or_group
+        something_else = _Part(key)
+        if override.type is not OverrideType.CHANGE or override.package is not None or override.is_sweep_override():
+            return something_else
+        value = override.value()
+        group, _, field = key.partition(".")
+        if group not in _GROUPS or "${" in text or "???" in text:
+            return something_else
+        if not field:
+            if isinstance(value, str) and self._is_simple(group, value):
+                return _Part(key, group, choice=value)
+            return something_else
+        plain = field in _PLAIN_FIELDS[group] and _is_plain(value)
+        return _Part(key, group, field=field, value=value) if plain else something_else
+
+    def _is_simple(self, group: str, choice: str) -> bool:
+        """Whether a choice's file, with those that it builds on, fills its own part of the config only."""
+        key = group, choice
+        if key not in self._simple:
+            self._simple[key] = False  # for files that name each other
+            found = self._loader.repository.load_config(f"{group}/{choice}") if _WORD.fullmatch(choice) else None
+            if found is None or found.header.get("package") is not None:
+                return False
+            defaults = found.defaults_list or []
+            names = [default.path for default in defaults if isinstance(default, ConfigDefault)]
+            plain = len(names) == len(defaults) and all(default.package is None for default in defaults)
+            below = [str(name) for name in names if name not in (_OWN_SCHEMA, "_self_")]
+            self._simple[key] = plain and all(self._is_simple(group, name) for name in below)
+        return self._simple[key]
+
+    def _choices_are_independent(self, rest: tuple[str, ...]) -> bool:
+        """Whether each group fills its own part, and no defaults list depends on what another group chose."""
+        if rest not in self._independent:
+            self._independent[rest] = self._look_at_defaults(rest)
+        return self._independent[rest]
+
+    def _look_at_defaults(self, rest: tuple[str, ...]) -> bool:
+        overrides = [*self._fixed, *rest]
+        try:
+            found = self._loader.compute_defaults_list(PRIMARY, overrides, RunMode.RUN)
+        except (HydraException, OmegaConfBaseException):  # it composes only together with a point's own overrides
+            return False
+        for default in found.defaults:
+            path = default.config_path or ""
+            group = path.partition("/")[0]
+            if group == "hydra" or default.package == "hydra":
+                continue
+            if group in _GROUPS and default.package != group:
+                return False
+            loaded = self._loader.repository.load_config(path)
+            if loaded is None or any(_is_interpolated(entry) for entry in loaded.defaults_list or []):
+                return False
+        return True
+
+
+def _prototype_key(asked: _Asked, group: str) -> tuple[Any, ...]:
+    return (asked.rest, group, asked.choices.get(group), tuple(sorted(asked.values.get(group, {}))), "prototype")
+
+
+def _plain_fields(kind: type) -> frozenset[str]:
+    """Fields that hold one value or a list of them, and are no part of the config of their own."""
+    hints = typing.get_type_hints(kind)
+    return frozenset(
+        field.name
+        for field in fields(kind)
+        if not is_dataclass(hints[field.name]) and typing.get_origin(hints[field.name]) is not dict
+    )
+
+
+_PLAIN_FIELDS = {group: _plain_fields(kind) for group, kind in _GROUPS.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    flat = value if isinstance(value, list) else [value]
+    return all(item is None or type(item) in (str, int, float, bool) for item in flat)
+
+
+def _is_interpolated(default: InputDefault) -> bool:
+    if isinstance(default, GroupDefault):
+        return "${" in f"{default.group} {default.value}"
+    return "${" in str(default.path) if isinstance(default, ConfigDefault) else True
+
+
+def _depends(plain: Any) -> bool:
+    """Whether plain values hold an interpolation that another key could change."""
+    if isinstance(plain, dict):
+        return any(_depends(value) for value in plain.values())
+    if isinstance(plain, (list, tuple)):
+        return any(_depends(value) for value in plain)
+    return isinstance(plain, str) and "${" in plain and _ENVIRONMENT.fullmatch(plain) is None

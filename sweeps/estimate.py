@@ -1,0 +1,198 @@
+"""What would a planned run need: memory, tokens, time, disk; and does it fit? No torch, and nothing is made up.
+
+Memory is arithmetic (`harness.memory`), and so is disk. Time and target tokens come from the records of runs of the
+same model, data type, method and dataset on the same kind of device; without one they are unknown, and say why.
+"""
+
+import json
+import math
+import shutil
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.devices import Hardware, hardware
+from harness.memory import MemoryPrediction, predict_run
+from harness.plan import RunSpec
+from harness.provenance import RECORD_FILE, SCHEMA_VERSION
+from harness.schema import Device
+
+NO_SPEED = "no finished run of this model, data type, method and dataset on this device"
+NO_DEVICE = "the device isn't known here"
+Plain = Mapping[str, Any]  # of `RunSpec.to_dict()`
+_DATA_KEYS = (
+    *("hub_id", "subset", "split", "revision", "format", "max_rows"),
+    *("source_max_tokens", "target_max_tokens", "train_on_source", "empty_targets"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Of one run. None is unknown, never zero."""
+
+    memory_bytes: int | None  # the peak, all of the optimizer's state included
+    least_memory_bytes: int | None  # rows of one example, activations recomputed, optimizer state paged out
+    max_tokens: int  # seen in training, inputs and outputs, if every example is as long as it may be
+    target_tokens: int | None  # that carry loss, at the mean of recorded runs on this dataset
+    seconds: float | None  # of training, at the median of recorded runs
+    seconds_unknown: str | None  # why `seconds` is None
+    disk_bytes: int | None  # what stays: the adapter, or the whole model after full finetuning
+    checkpoint_bytes: int | None  # beside that while it trains
+    too_large_for: tuple[str, ...]  # devices whose memory is below even that
+    tight_on: tuple[str, ...]  # devices where rows have to be shorter, or activations recomputed
+
+
+@dataclass(slots=True)
+class Speeds:
+    """What finished runs say about runs like them."""
+
+    seconds_per_example: dict[tuple[str, str], list[float]] = field(default_factory=dict)  # by device and likeness
+    targets_per_example: dict[str, list[float]] = field(default_factory=dict)  # by dataset and vocabulary
+    num_examples: dict[str, int] = field(default_factory=dict)  # by dataset and vocabulary
+    devices: set[str] = field(default_factory=set)
+
+
+def read_speeds(runs: Path) -> Speeds:
+    """From every readable record in the folder of runs; a damaged one says nothing here."""
+    found = Speeds()
+    for record in _records(runs):
+        spec, steps = record["spec"], record["num_steps"]
+        if not spec.get("train") or not spec.get("dataset") or not steps:
+            continue
+        examples = steps * spec["train"]["batch_size"]
+        data, device = _data_key(spec), str(record["device"])
+        found.devices.add(device)
+        found.seconds_per_example.setdefault((device, _likeness(spec)), []).append(record["train_seconds"] / examples)
+        found.targets_per_example.setdefault(data, []).append(record["target_tokens"] / examples)
+        found.num_examples[data] = record["num_examples"]
+    return found
+
+
+def estimate_all(
+    specs: Sequence[RunSpec], runs: Path, device: Device, others: Sequence[Hardware] = (), num_shards: int = 1
+) -> dict[str, Estimate]:
+    """run_id -> its estimate.
+
+    Args:
+        runs: the folder of runs, whose records tell speeds.
+        others: devices to plan for instead of this machine's.
+        num_shards: devices that share a base, each of which needs as much.
+    """
+    speeds = read_speeds(runs)
+    targets = tuple(others) or hardware(device)
+    memo: dict[str, tuple[MemoryPrediction | None, MemoryPrediction | None]] = {}
+    found: dict[str, Estimate] = {}
+    for spec in specs:
+        key = _memory_key(spec)
+        if key not in memo:
+            memo[key] = predict_run(spec, num_shards), predict_run(_frugal(spec), num_shards)
+        found[spec.run_id] = _estimate(spec, *memo[key], speeds, targets)
+    return found
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """On the disk that a folder is, or will be, on."""
+    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _estimate(
+    spec: RunSpec,
+    memory: MemoryPrediction | None,
+    least: MemoryPrediction | None,
+    speeds: Speeds,
+    targets: Sequence[Hardware],
+) -> Estimate:
+    kept = None if memory is None else memory.gradient_bytes  # a gradient for each number that is saved
+    moments = 0 if memory is None else memory.optimizer_bytes + memory.paged_optimizer_bytes
+    keep = spec.train.keep_checkpoints if spec.train is not None else 0
+    plain = spec.to_dict()
+    examples = _num_examples(spec, speeds, _data_key(plain))
+    per_example = speeds.targets_per_example.get(_data_key(plain))
+    seconds, why = (0.0, None) if spec.train is None else _seconds(_likeness(plain), examples, speeds, targets)
+    too_large = [target.name for target in targets if least is not None and not _fits(least, target)]
+    tight = [target.name for target in targets if memory is not None and not _fits(memory, target)]
+    return Estimate(
+        memory_bytes=None if memory is None else memory.total_bytes,
+        least_memory_bytes=None if least is None else least.resident_bytes,
+        max_tokens=examples * _max_length(spec),
+        target_tokens=round(examples * statistics.fmean(per_example)) if per_example else None if examples else 0,
+        seconds=seconds,
+        seconds_unknown=why,
+        disk_bytes=kept,
+        checkpoint_bytes=None if kept is None else keep * (kept + moments),
+        too_large_for=tuple(dict.fromkeys(too_large)),
+        tight_on=tuple(dict.fromkeys(name for name in tight if name not in too_large)),
+    )
+
+
+def _frugal(spec: RunSpec) -> RunSpec:
+    """With gradient checkpointing and one example a row: rows become shorter by themselves where memory runs out."""
+    if spec.train is None:
+        return spec
+    return replace(spec, train=replace(spec.train, gradient_checkpointing=True, max_microbatch_tokens=1))
+
+
+def _fits(memory: MemoryPrediction, target: Hardware) -> bool:
+    """Paged optimizer state may leave a GPU; there is nowhere to go from a CPU's memory."""
+    return memory.total_bytes <= target.total_bytes if target.name == "cpu" else memory.fits(target.total_bytes)
+
+
+def _seconds(
+    likeness: str, examples: int, speeds: Speeds, targets: Sequence[Hardware]
+) -> tuple[float | None, str | None]:
+    names = {target.name for target in targets} or speeds.devices - {"cpu"}
+    if len(names) != 1:
+        return None, NO_DEVICE
+    recorded = speeds.seconds_per_example.get((names.pop(), likeness))
+    return (examples * statistics.median(recorded), None) if recorded else (None, NO_SPEED)
+
+
+def _num_examples(spec: RunSpec, speeds: Speeds, data: str) -> int:
+    """Examples that a run sees: its steps, or fewer where the recorded number of rows ends them earlier."""
+    if spec.train is None:
+        return 0
+    steps, batch = spec.train.max_steps or 0, spec.train.batch_size or 0
+    rows = speeds.num_examples.get(data)
+    if rows is not None and spec.train.max_epochs is not None:
+        steps = min(steps, math.ceil(spec.train.max_epochs * rows / batch))
+    return steps * batch
+
+
+def _max_length(spec: RunSpec) -> int:
+    if spec.dataset is None:
+        return 0
+    return min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
+
+
+def _likeness(spec: Plain) -> str:
+    """Runs of equal likeness take about the same time an example: shape, data type, method, layout of batches, data."""
+    model, train = spec["model"], spec.get("train") or {}
+    shape = model["shape"] if model["shape"]["num_layers"] else [model["hub_id"], model["revision"]]
+    layout = [train.get(key) for key in ("mode", "max_microbatch_tokens", "gradient_checkpointing")]
+    quant = [spec["quant"].get(key) for key in ("method", "double_quant", "block_size", "compute_dtype")]
+    return json.dumps([shape, model["kind"], quant, spec["adapter"]["method"], layout, _data_key(spec)])
+
+
+def _data_key(spec: Plain) -> str:
+    data = spec.get("dataset") or {}
+    return json.dumps([*(data.get(key) for key in _DATA_KEYS), spec.get("data_sha256"), spec["model"]["shape"]])
+
+
+def _memory_key(spec: RunSpec) -> str:
+    """Runs of equal key are equal to `predict_run`: rates and seeds don't count."""
+    train = spec.train
+    used = None if train is None else (train.optimizer, train.gradient_checkpointing, train.max_microbatch_tokens)
+    return repr([spec.model, spec.quant, spec.adapter, used, _max_length(spec)])
+
+
+def _records(runs: Path) -> Iterator[Mapping[str, Any]]:
+    for path in runs.glob(f"*/{RECORD_FILE}"):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # `harness.run_folder` says so where that run is planned
+        if isinstance(values, dict) and values.get("schema_version") == SCHEMA_VERSION:
+            yield values  # of our own schema: its keys are there

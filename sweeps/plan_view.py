@@ -1,0 +1,233 @@
+"""A plan for people and for scripts: every run with what it needs, totals by model, what doesn't fit. No torch.
+
+python -m sweeps plan +grid=table5 [--all] [--json] [--device-gb 24]
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.grids import grid_names, load_grid
+from sweeps.estimate import NO_DEVICE, Estimate
+from sweeps.plan import PlannedRun
+
+SHOWN_RUNS = 40  # a longer plan shows its totals; `--all` shows the rest
+UNKNOWN = "?"
+
+
+def describe(
+    runs: Sequence[PlannedRun], finished: set[str], problems: Sequence[str], estimates: Mapping[str, Estimate]
+) -> dict[str, Any]:
+    """The plan as plain values; what is unknown is null."""
+    return {
+        "runs": [
+            {
+                "run_id": run.run_id,
+                "label": run.label,
+                "group": run.spec.group,
+                "status": "done" if run.run_id in finished else "to do",
+                "evals": run.evals.after_training,
+                **_plain(estimates[run.run_id]),
+                "spec": run.spec.to_dict(),
+            }
+            for run in runs
+        ],
+        "totals": {
+            "num_runs": len(runs),
+            "num_done": sum(run.run_id in finished for run in runs),
+            "num_groups": len({run.spec.group for run in runs}),
+            "to_do": _totals(_open(runs, finished), estimates),
+            "to_do_by_model": {
+                model: _totals(_open(same, finished), estimates) for model, same in _by_model(runs).items()
+            },
+        },
+        "problems": list(problems),
+    }
+
+
+def show_plan(
+    console: Console,
+    runs: Sequence[PlannedRun],
+    finished: set[str],
+    problems: Sequence[str],
+    estimates: Mapping[str, Estimate],
+    every_run: bool = False,
+) -> None:
+    """Prints a row a run, or of a long plan the totals by model only; then what is missing or doesn't fit."""
+    if every_run or len(runs) <= SHOWN_RUNS:
+        console.print(runs_table(runs, finished, estimates))
+    if len({run.spec.model.name for run in runs}) > 1 or len(runs) > SHOWN_RUNS:
+        console.print(totals_table(runs, finished, estimates))
+    if not every_run and len(runs) > SHOWN_RUNS:
+        console.print(f"{len(runs)} runs in all; `python -m sweeps plan ... --all` or --json lists them")
+    for line in [*warnings(runs, finished, estimates), *(f"missing: {problem}" for problem in problems)]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def runs_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> Table:
+    """One row a run."""
+    table = Table(title=f"{len(runs)} runs in {len({r.spec.group for r in runs})} groups", title_justify="left")
+    table.add_column("run", no_wrap=True)
+    table.add_column("label", overflow="fold")
+    table.add_column("group", no_wrap=True)
+    for name in ("steps", "batch", "lr", "memory", "tokens", "time", "disk"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for run in runs:
+        train, needs = run.spec.train, estimates[run.run_id]
+        table.add_row(
+            run.run_id,
+            run.label,
+            run.spec.group[:6],
+            f"<= {train.max_steps}" if train else "0",
+            str(train.batch_size) if train else "-",
+            f"{train.learning_rate:g}" if train else "-",
+            _size(needs.memory_bytes) + (" !" if needs.too_large_for else ""),
+            _tokens(needs),
+            _time(needs.seconds),
+            _size(needs.disk_bytes),
+            "done" if run.run_id in finished else "to do",
+        )
+    return table
+
+
+def totals_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> Table:
+    """One row a model, over what is left; a sum with something unknown in it says so."""
+    table = Table(title="what is left, by model", title_justify="left")
+    table.add_column("model")
+    for name in ("runs", "left", "groups", "largest", "tokens at most", "time", "disk"):
+        table.add_column(name, justify="right")
+    rows = list(_by_model(runs).items())
+    for model, same in [*rows, ("all", list(runs))] if len(rows) > 1 else rows:
+        left = _open(same, finished)
+        total = _totals(left, estimates)
+        unknown = total["num_runs_of_unknown_time"]
+        table.add_row(
+            model,
+            str(len(same)),
+            str(len(left)),
+            str(len({run.spec.group for run in left})),
+            _size(total["largest_memory_bytes"]),
+            _count(total["max_tokens"]),
+            f"{_time(total['seconds'] or None)} + {unknown} unknown" if unknown else _time(total["seconds"]),
+            _size(total["disk_bytes"]),
+        )
+    return table
+
+
+def warnings(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> list[str]:
+    """What will not fit, before anything starts."""
+    left = _open(runs, finished)
+    lines: list[str] = []
+    for device, found in _by_device(left, {run.run_id: estimates[run.run_id].too_large_for for run in left}).items():
+        need = min(estimates[run.run_id].least_memory_bytes or 0 for run in found)
+        lines.append(f"does not fit {device}: {_which(found, left)}; they need {_size(need)} or more")
+    for device, found in _by_device(left, {run.run_id: estimates[run.run_id].tight_on for run in left}).items():
+        lines.append(
+            f"tight on {device}: {_which(found, left)}; rows will be shorter there, or say "
+            "train.gradient_checkpointing=true"
+        )
+    reasons = {estimates[run.run_id].seconds_unknown for run in left} - {None}
+    lines += [f"time unknown: {reason}" for reason in sorted(str(reason) for reason in reasons)]
+    if NO_DEVICE in reasons:
+        lines.append("(--device-gb 24 --device-gb 48 tells what fits GPUs of these sizes)")
+    return lines
+
+
+def _by_device(runs: Sequence[PlannedRun], devices: Mapping[str, Sequence[str]]) -> dict[str, list[PlannedRun]]:
+    found: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        for device in devices[run.run_id]:
+            found.setdefault(device, []).append(run)
+    return found
+
+
+def _which(found: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> str:
+    names = dict.fromkeys(f"{run.spec.model.name} {run.spec.quant.name}" for run in found)
+    return f"{len(found)} of {len(left)} runs ({', '.join(names)})"
+
+
+def disk_warning(runs: Sequence[PlannedRun], estimates: Mapping[str, Estimate], free_bytes: int) -> list[str]:
+    """Whether what is left fits the disk. Args: runs: those to do."""
+    known = sum(estimates[run.run_id].disk_bytes or 0 for run in runs)
+    if known <= free_bytes:
+        return []
+    return [f"does not fit the disk of paths.runs: {_size(known)} of adapters, {_size(free_bytes)} are free"]
+
+
+def _totals(runs: Sequence[PlannedRun], estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Sums over what is known, and how many runs are unknown in each."""
+    found = [estimates[run.run_id] for run in runs]
+    seconds = [needs.seconds for needs in found if needs.seconds is not None]
+    memory = [needs.memory_bytes for needs in found if needs.memory_bytes is not None]
+    disk = [needs.disk_bytes for needs in found if needs.disk_bytes is not None]
+    return {
+        "num_runs": len(runs),
+        "max_tokens": sum(needs.max_tokens for needs in found),
+        "seconds": sum(seconds) if seconds or not found else None,
+        "num_runs_of_unknown_time": len(found) - len(seconds),
+        "largest_memory_bytes": max(memory, default=None),
+        "num_runs_of_unknown_memory": len(found) - len(memory),
+        "disk_bytes": sum(disk) if disk or not found else None,
+        "num_runs_that_do_not_fit": sum(bool(needs.too_large_for) for needs in found),
+    }
+
+
+def _open(runs: Sequence[PlannedRun], finished: set[str]) -> list[PlannedRun]:
+    return [run for run in runs if run.run_id not in finished]
+
+
+def _by_model(runs: Sequence[PlannedRun]) -> dict[str, list[PlannedRun]]:
+    found: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        found.setdefault(run.spec.model.name, []).append(run)
+    return found
+
+
+def _plain(needs: Estimate) -> dict[str, Any]:
+    return asdict(needs) | {"too_large_for": list(needs.too_large_for), "tight_on": list(needs.tight_on)}
+
+
+def _tokens(needs: Estimate) -> str:
+    return f"<= {_count(needs.max_tokens)}" if needs.max_tokens else "0"
+
+
+def _count(number: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def _size(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return UNKNOWN
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return UNKNOWN
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def grids_table() -> Table:
+    """The named grids."""
+    table = Table(title="named grids: python -m sweeps plan +grid=NAME", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column("runs", justify="right")
+    table.add_column("what it is")
+    for grid in listed_grids():
+        table.add_row(grid["name"], str(grid["num_runs"]), grid["title"])
+    return table
+
+
+def listed_grids() -> list[dict[str, Any]]:
+    """The named grids as plain values."""
+    grids = [load_grid(name) for name in grid_names()]
+    return [{"name": g.name, "num_runs": g.num_runs, "title": g.title, "command": g.command} for g in grids]

@@ -1,0 +1,252 @@
+"""Search beside grids: which values of a space are best? optuna asks, the sweep engine runs, the ledger answers.
+
+    python -m sweeps search --study rates --trials 20 --parallel 4 --objective mmlu model=smollm2 eval=mmlu \
+        "train.learning_rate=float(1e-5,1e-3,log)" "adapter.lora_r=int(8,64,log)" "adapter.lora_dropout=choice(0,0.1)"
+
+A trial is an ordinary run with its ordinary id: values that were trained before cost nothing. The study lies in the
+ledger's database (optuna's own tables), so that a search that was killed goes on: trials that were asked for and not
+told are run to their end first, under the values that they were given. What a trial asks for depends on the
+study's seed, the number of trials before it and what is known by then. Source: Akiba et al., Optuna, arXiv 1907.10902.
+"""
+
+import math
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.table import Table
+
+from harness.ledger import JobStatus, Ledger
+from harness.schema import Config
+from sweeps.plan import make_jobs, plan_runs
+
+DEFAULT_STARTUP_TRIALS = 10  # random ones, before the estimator has something to go by
+OBJECTIVES = {  # name -> kind of job, key of its result, direction
+    "final_loss": ("train", "final_loss", "minimize"),  # of training, mean over the last tenth of the steps
+    "perplexity": ("perplexity", "token_perplexity", "minimize"),  # exp of the loss on eval.perplexity_text
+    "mmlu": ("mmlu", "accuracy_macro", "maximize"),
+}
+_RANGE = re.compile(r"([\w.]+)=(int|float|choice)\((.*)\)")
+_ABOUT = "about"  # the study's attribute that says what it is a search of
+_RUN = "run_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What is looked for, and where."""
+
+    study: str
+    objective: str  # a key of OBJECTIVES
+    space: dict[str, BaseDistribution]  # override key -> its values
+    fixed: tuple[str, ...]  # overrides that all trials share
+    num_trials: int
+    num_parallel: int  # trials asked for at once
+    seed: int = 0
+
+
+def parse_search(arguments: Sequence[str], **settings: Any) -> Search:
+    """Sorts overrides into the space (`int(...)`, `float(...)`, `choice(...)`) and what is fixed.
+
+    Raises:
+        ValueError: no space, a range that can't be read, an unknown objective, or a number of trials below 1.
+    """
+    space: dict[str, BaseDistribution] = {}
+    fixed: list[str] = []
+    for text in arguments:
+        found = _RANGE.fullmatch(text)
+        if found is None:
+            fixed.append(text)
+            continue
+        try:
+            space[found[1]] = _distribution(found[2], [item.strip() for item in found[3].split(",")])
+        except ValueError as error:
+            raise ValueError(
+                f"{text}: {error}; expected int(first,last[,log]), float(first,last[,log]) or choice(a,b,...)"
+            ) from None
+    if not space:
+        raise ValueError("search over what? give at least one key=int(...), float(...) or choice(...)")
+    search = Search(space=space, fixed=tuple(fixed), **settings)
+    if search.objective not in OBJECTIVES:
+        raise ValueError(f"--objective {search.objective}: there are {', '.join(OBJECTIVES)}")
+    if search.num_trials < 1 or search.num_parallel < 1:
+        raise ValueError("--trials and --parallel must be at least 1")
+    return search
+
+
+def run_search(
+    search: Search,
+    storage_url: str,
+    compose: Callable[[Sequence[str]], Config],
+    launch: Callable[[Sequence[Config]], int],
+    ledger: Callable[[], Ledger],
+) -> int:
+    """Asks, launches and tells until there are as many trials as wanted. -> the last launch's exit status that matters.
+
+    Args:
+        storage_url: a SQLAlchemy URL.
+        compose: overrides -> the config of one point.
+        launch: runs configs as one sweep; status 1 where a job failed, which ends that trial only.
+        ledger: opens the table that tells how a trial's jobs ended.
+
+    Raises:
+        ValueError: the study exists as a search of something else, or the objective isn't measured.
+    """
+    study = open_study(search, storage_url)
+    configs: dict[int, Config] = {}  # by trial
+    while True:
+        trials = [Trial(study, frozen._trial_id) for frozen in study.get_trials(states=(TrialState.RUNNING,))]
+        num_known = len(study.get_trials(deepcopy=False))
+        for number in range(num_known, min(search.num_trials, num_known + search.num_parallel - len(trials))):
+            study.sampler = optuna.samplers.TPESampler(
+                seed=search.seed + number, n_startup_trials=DEFAULT_STARTUP_TRIALS
+            )
+            trials.append(study.ask())
+        if not trials:
+            return 0
+        asked = [trial.number for trial in trials]
+        for trial in trials:
+            config = configs[trial.number] = compose([*search.fixed, *_overrides(trial, search.space)])
+            trial.set_user_attr(_RUN, plan_runs([_measured(config, search)])[0].run_id)
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        for old in done:
+            if old.number not in configs:
+                own = [f"{key}={value}" for key, value in old.params.items()]
+                configs[old.number] = compose([*search.fixed, *own])
+        status = launch([configs[number] for number in sorted([*asked, *(old.number for old in done)])])
+        if status not in (0, 1):  # stopped, or refused: what was asked for stays open
+            return status
+        _tell(study, trials, configs, search, ledger)
+
+
+def open_study(search: Search, storage_url: str) -> optuna.Study:
+    """The study of this name, made if it isn't there.
+
+    Raises:
+        ValueError: it is a search of something else.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    connect = {"timeout": 60} if storage_url.startswith("sqlite") else {}
+    storage = optuna.storages.RDBStorage(storage_url, engine_kwargs={"connect_args": connect})
+    direction = optuna.study.StudyDirection[OBJECTIVES[search.objective][2].upper()]
+    about = {
+        "objective": search.objective,
+        "space": {key: optuna.distributions.distribution_to_json(kind) for key, kind in search.space.items()},
+        "fixed": list(search.fixed),
+        "seed": search.seed,
+    }
+    study = optuna.create_study(
+        storage=storage, study_name=search.study, direction=direction, load_if_exists=True, sampler=None
+    )
+    known = study.user_attrs.get(_ABOUT)
+    if known is None:
+        study.set_user_attr(_ABOUT, about)
+    elif known != about:
+        differing = [key for key in about if known.get(key) != about[key]]
+        raise ValueError(
+            f"--study {search.study} is a search with another {', '.join(differing)} "
+            f"(there: {shlex.join(map(str, known['fixed']))}); give this one another name"
+        )
+    return study
+
+
+def describe_study(study: optuna.Study) -> dict[str, Any]:
+    """Trials and the best of them, as plain values."""
+    trials = study.get_trials(deepcopy=False)
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    return {
+        "study": study.study_name,
+        "objective": study.user_attrs[_ABOUT]["objective"],
+        "direction": study.direction.name.lower(),
+        "best": _plain(study.best_trial) if done else None,
+        "trials": [_plain(trial) for trial in trials],
+    }
+
+
+def study_table(study: optuna.Study) -> Table:
+    """One row a trial, the best first."""
+    about = describe_study(study)
+    table = Table(title=f"study {about['study']}: {about['direction']} {about['objective']}", title_justify="left")
+    for column in ("trial", "run", "state", "value", "parameters"):
+        table.add_column(column)
+    sign = 1 if about["direction"] == "minimize" else -1
+    rows = sorted(about["trials"], key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0)))
+    for row in rows:
+        value = "" if row["value"] is None else f"{row['value']:.4f}"
+        params = " ".join(f"{key}={_short(item)}" for key, item in row["params"].items())
+        table.add_row(str(row["number"]), row["run_id"] or "", row["state"], value, params)
+    return table
+
+
+def _tell(
+    study: optuna.Study,
+    trials: Sequence[Trial],
+    configs: dict[int, Config],
+    search: Search,
+    open_ledger: Callable[[], Ledger],
+) -> None:
+    kind, key, _ = OBJECTIVES[search.objective]
+    ledger = open_ledger()
+    try:
+        for trial in trials:
+            jobs = make_jobs(plan_runs([configs[trial.number]]))
+            row = ledger.get(next(job.job_id for job in jobs if job.kind == kind))
+            value = (row.result or {}).get(key) if row is not None and row.status is JobStatus.done else None
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                study.tell(trial, value)
+            else:
+                study.tell(trial, state=TrialState.FAIL)
+    finally:
+        ledger.close()
+
+
+def _measured(config: Config, search: Search) -> Config:
+    kind = OBJECTIVES[search.objective][0]
+    if kind != "train" and kind not in config.eval.after_training:
+        raise ValueError(f"--objective {search.objective} is measured by eval={kind}: add it")
+    return config
+
+
+def _distribution(kind: str, items: list[str]) -> BaseDistribution:
+    if kind == "choice":
+        if not all(items):
+            raise ValueError("an empty choice")
+        return CategoricalDistribution(items)
+    log = items[2:] == ["log"]
+    if len(items) != 2 + log:
+        raise ValueError(f"{len(items)} values")
+    if kind == "int":
+        return IntDistribution(int(items[0]), int(items[1]), log=log)
+    return FloatDistribution(float(items[0]), float(items[1]), log=log)
+
+
+def _overrides(trial: Trial, space: dict[str, BaseDistribution]) -> list[str]:
+    """What a trial chose; a trial that was cut off while it was asked for gets the rest now."""
+    return [f"{key}={_suggested(trial, key, kind)}" for key, kind in space.items()]
+
+
+def _suggested(trial: Trial, key: str, kind: BaseDistribution) -> Any:
+    if isinstance(kind, IntDistribution):
+        return trial.suggest_int(key, kind.low, kind.high, log=kind.log)
+    if isinstance(kind, FloatDistribution):
+        return trial.suggest_float(key, kind.low, kind.high, log=kind.log)
+    assert isinstance(kind, CategoricalDistribution)
+    return trial.suggest_categorical(key, kind.choices)
+
+
+def _plain(trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "run_id": trial.user_attrs.get(_RUN),
+        "state": trial.state.name.lower(),
+        "value": trial.value,
+        "params": trial.params,
+    }
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

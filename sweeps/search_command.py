@@ -1,0 +1,45 @@
+"""The command `python -m sweeps search`: where optuna, Hydra and the sweep engine meet."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.compose import compose_grid
+from harness.ledger import Ledger
+from harness.ledger_connection import database_url
+from harness.places import ledger_url
+from harness.schema import Config
+from sweeps.launch import launch
+from sweeps.search import Search, describe_study, open_study, run_search, study_table
+
+
+def search_and_show(search: Search, command: Sequence[str], console: Console, as_json: bool) -> tuple[int, Any]:
+    """Runs a search to its end. -> exit status, and the study as plain values.
+
+    Raises:
+        ValueError: as `run_search`, or an override that can't be.
+    """
+
+    def compose(overrides: Sequence[str]) -> Config:
+        (point,) = compose_grid(overrides)
+        return replace(point.config, sweep_name=point.config.sweep_name or search.study)
+
+    paths = compose_grid(list(search.fixed))[0].config.paths
+    Path(paths.runs).mkdir(parents=True, exist_ok=True)
+    url = ledger_url(paths)
+    Ledger.open(url).close()  # first, so that a SQLite file is set up as the ledger wants it
+    storage_url = database_url(url).render_as_string(hide_password=False)
+    status = run_search(
+        search,
+        storage_url,
+        compose,
+        lambda configs: launch(configs, command, console),
+        lambda: Ledger.open(url),
+    )
+    study = open_study(search, storage_url)
+    if not as_json:
+        console.print(study_table(study))
+    return status, describe_study(study)

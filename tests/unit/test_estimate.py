@@ -1,0 +1,120 @@
+"""What a plan says that runs need: from arithmetic and from records, and nothing where neither knows."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.compose import compose_grid
+from harness.devices import Hardware
+from harness.plan import RunSpec
+from harness.schema import Device
+from sweeps.estimate import NO_DEVICE, NO_SPEED, estimate_all
+from sweeps.plan import PlannedRun, plan_runs
+from sweeps.plan_view import SHOWN_RUNS, describe, disk_warning, show_plan
+
+CPU = [Hardware("cpu", 10**12)]
+
+
+def runs_of(*overrides: str) -> list[PlannedRun]:
+    return plan_runs([point.config for point in compose_grid(overrides)])
+
+
+def record(folder: Path, spec: RunSpec, **changes: object) -> None:
+    """A finished run: 10 steps of the spec's batch, 2 s an example, 7 targets an example, 30 rows."""
+    assert spec.train is not None
+    assert spec.train.batch_size is not None
+    examples = 10 * spec.train.batch_size
+    values = {
+        "schema_version": 1,
+        "spec": spec.to_dict(),
+        "num_steps": 10,
+        "device": "cpu",
+        "train_seconds": 2.0 * examples,
+        "target_tokens": 7 * examples,
+        "num_examples": 30,
+    }
+    (folder / spec.run_id).mkdir(parents=True)
+    (folder / spec.run_id / "record.json").write_text(json.dumps(values | changes))
+
+
+def test_time_is_that_of_recorded_runs_and_else_unknown(tmp_path: Path) -> None:
+    known, other_data = runs_of("model=7b", "dataset=oasst1,flan", "train.max_steps=100")
+    before = estimate_all([known.spec], tmp_path, Device.cpu, CPU)[known.run_id]
+    assert (before.seconds, before.seconds_unknown, before.target_tokens) == (None, NO_SPEED, None)
+    assert before.max_tokens == 100 * 16 * (16 + 512)
+    record(tmp_path, known.spec)
+    (again,) = runs_of("model=llama7b", "dataset=oasst1", "train.seed=5", "adapter.lora_r=8", "train.max_steps=100")
+    found = estimate_all([again.spec, other_data.spec], tmp_path, Device.cpu, CPU)
+    examples = 16 * 8  # 30 rows, at most 4 passes: 8 steps of 16
+    assert found[again.run_id].seconds == 2.0 * examples
+    assert found[again.run_id].target_tokens == 7 * examples
+    assert found[other_data.run_id].seconds is None
+    on_gpu = estimate_all([again.spec], tmp_path, Device.cuda, [Hardware("another", 10**12)])[again.run_id]
+    assert (on_gpu.seconds, on_gpu.seconds_unknown) == (None, NO_SPEED)
+
+
+def test_a_login_node_without_the_device_says_so(tmp_path: Path) -> None:
+    (run,) = runs_of("model=7b", "dataset=oasst1", "launch.device=cuda")
+    record(tmp_path, run.spec, device="GPU A")
+    (other,) = runs_of("model=7b", "dataset=oasst1", "train.seed=9", "launch.device=cuda")
+    two = [Hardware("GPU A", 10**11), Hardware("GPU B", 10**11)]
+    found = estimate_all([other.spec], tmp_path, Device.cuda, two)[other.run_id]
+    assert (found.seconds, found.seconds_unknown) == (None, NO_DEVICE)
+    assert estimate_all([other.spec], tmp_path, Device.cuda, two[:1])[other.run_id].seconds is not None
+
+
+def test_damaged_records_are_passed_over(tmp_path: Path) -> None:
+    (run,) = runs_of("model=7b", "dataset=oasst1")
+    for name, text in {"a": "{", "b": "[]", "c": '{"schema_version": 99}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(text)
+    assert estimate_all([run.spec], tmp_path, Device.cpu, CPU)[run.run_id].seconds is None
+
+
+def test_memory_disk_and_what_does_not_fit(tmp_path: Path) -> None:
+    runs = runs_of("model=7b,65b", "dataset=oasst1", "quant=nf4,bf16", "launch.device=cuda")
+    found = estimate_all([run.spec for run in runs], tmp_path, Device.cuda, [Hardware("24 GB", 24 * 10**9)])
+    fits = {run.label: not found[run.run_id].too_large_for for run in runs}
+    assert fits == {
+        "llama7b-oasst1-nf4": True,
+        "llama7b-oasst1-bf16": True,
+        "llama65b-oasst1-nf4": False,
+        "llama65b-oasst1-bf16": False,
+    }
+    assert [run.label for run in runs if found[run.run_id].tight_on] == ["llama7b-oasst1-bf16"]
+    seven = found[runs[0].run_id]
+    assert seven.memory_bytes is not None
+    assert seven.least_memory_bytes is not None
+    assert seven.least_memory_bytes < seven.memory_bytes
+    assert seven.disk_bytes == 4 * 64 * 32 * (4 * 2 * 4096 + 3 * (4096 + 11008)), "A and B of 7 layers in float32"
+    assert disk_warning(runs, found, 10**15) == []
+    assert "does not fit the disk" in disk_warning(runs, found, 10**6)[0]
+    (t5,) = runs_of("model=t5_small", "dataset=super_ni")
+    unknown = estimate_all([t5.spec], tmp_path, Device.cpu, CPU)[t5.run_id]
+    assert (unknown.memory_bytes, unknown.disk_bytes, unknown.too_large_for) == (None, None, ())
+
+
+def test_an_untouched_base_needs_no_training(tmp_path: Path) -> None:
+    (run,) = runs_of("model=7b", "adapter=none")
+    needs = estimate_all([run.spec], tmp_path, Device.cpu, CPU)[run.run_id]
+    assert (needs.seconds, needs.max_tokens, needs.target_tokens, needs.disk_bytes) == (0.0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("seeds", "listed"), [(2, True), (SHOWN_RUNS + 1, False)])
+def test_long_plans_show_totals(tmp_path: Path, seeds: int, listed: bool) -> None:
+    runs = runs_of("model=7b,65b", "dataset=oasst1", f"train.seed=range(0,{seeds})", "launch.device=cuda")
+    found = estimate_all([run.spec for run in runs], tmp_path, Device.cuda, [Hardware("24 GB", 24 * 10**9)])
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    show_plan(console, runs, {runs[0].run_id}, ["no rows"], found)
+    text = console.export_text()
+    assert (runs[1].run_id in text) == listed
+    assert f"does not fit 24 GB: {seeds} of {2 * seeds - 1} runs (llama65b nf4)" in text
+    assert "missing: no rows" in text
+    assert f"time unknown: {NO_SPEED}" in text
+    plain = describe(runs, {runs[0].run_id}, ["no rows"], found)
+    json.dumps(plain)
+    assert [row["status"] for row in plain["runs"]] == ["done", *["to do"] * (2 * seeds - 1)]
+    assert plain["totals"]["to_do_by_model"]["llama65b"]["num_runs_that_do_not_fit"] == seeds
+    assert plain["totals"]["to_do"]["seconds"] is None

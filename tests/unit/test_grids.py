@@ -1,0 +1,127 @@
+"""Named grids: blocks, unions, filters, and that each file of sweeps/grid/ is what it says."""
+
+from functools import partial
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from harness import grids
+from harness.compose import CONF_FOLDER, ConfigError, _load, compose_grid, named_grids, register, to_config
+from harness.grids import choice_texts, expand, grid_names, load_grid
+from harness.prototypes import Prototypes
+from sweeps.plan import PlannedRun, plan_runs
+
+
+def points(blocks: list[dict[str, object]], axes: dict[str, list[str]] | None = None, named: str = "") -> list[str]:
+    found = expand(blocks, axes or {}, frozenset(named.split()))
+    return [" ".join(f"{key}={value}" for key, value in variant.choices.items()) for variant in found]
+
+
+def test_blocks_are_products_and_their_list_a_union() -> None:
+    blocks = [{"model": ["7b", "13b"], "dataset": "oasst1,flan"}, {"adapter": "none"}]
+    assert points(blocks) == [
+        "model=7b dataset=oasst1",
+        "model=7b dataset=flan",
+        "model=13b dataset=oasst1",
+        "model=13b dataset=flan",
+        "adapter=none",
+    ]
+    assert points([], {"train.seed": ["0", "1"]}) == ["train.seed=0", "train.seed=1"]
+
+
+def test_nested_blocks_are_multiplied_and_the_outer_choice_wins() -> None:
+    blocks = [{"model": "7b", "train.seed": [0, 1], "blocks": [{"quant": ["nf4", "int8"], "train.seed": 5}]}]
+    assert points(blocks) == [f"quant={q} model=7b train.seed={s}" for q in ("nf4", "int8") for s in (0, 1)]
+    assert points(blocks, named="quant train.seed") == ["model=7b"]
+
+
+def test_values_are_written_as_hydra_reads_them() -> None:
+    assert choice_texts([None, True, 1.0e-5, "a", ["q_proj", "v_proj"], 3]) == [
+        *("null", "true", "1e-05", "a", "[q_proj,v_proj]", "3")
+    ]
+    assert choice_texts("[a,b]") == ["[a,b]"]
+    assert choice_texts(False) == ["false"]
+
+
+def test_a_grid_that_includes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = grids.GridFile(name="ring", title="", num_runs=0, command="", blocks=[{"include": "ring"}])
+    monkeypatch.setattr(grids, "load_grid", lambda name: ring)
+    with pytest.raises(ValueError, match=r"ring\.yaml includes itself: ring -> ring"):
+        points([{"include": "ring"}])
+
+
+def test_a_named_grid_is_spelled_out() -> None:
+    assert named_grids(["-m", "+grid=table5", "launch.dry_run=true"]) == [
+        *("-m", "grid=[{include:[table5]}]", "launch.dry_run=true", "sweep_name=table5")
+    ]
+    assert named_grids(["+grid=table4,table5", "model=7b"]) == ["grid=[{include:[table4,table5]}]", "model=7b"]
+    assert named_grids(["+grid=table5", "sweep_name=mine"])[-1] == "sweep_name=mine"
+    assert named_grids(["grid=[{quant:nf4}]", "model=7b"]) == ["grid=[{quant:nf4}]", "model=7b"]
+    with pytest.raises(ConfigError, match=r"\+grid=tabel5: no such grid\. Did you mean table5"):
+        named_grids(["+grid=tabel5"])
+
+
+def test_skip_leaves_out_what_it_resolves_to() -> None:
+    skip = "skip:[{model:65b,dataset:[flan,oasst1]},{train.seed:1}]"
+    block = f"{{model:'llama65b,7b',dataset:'flan,alpaca',train.seed:'0,1',{skip}}}"
+    found = compose_grid([f"grid=[{block}]"])
+    assert [(p.config.model.name, p.config.dataset.name, p.config.train.seed) for p in found] == [
+        *(("llama65b", "alpaca", 0), ("llama7b", "flan", 0), ("llama7b", "alpaca", 0))
+    ]
+    with pytest.raises(ConfigError, match=r"skip: train\.sed: no such key"):
+        compose_grid(["grid=[{model:7b,skip:[{train.sed:1}]}]"])
+
+
+def test_the_command_line_replaces_a_grids_choice() -> None:
+    found = compose_grid(["+grid=table5", "model=7b", "train.seed=0,1"])
+    assert len(found) == 18
+    assert {p.config.model.name for p in found} == {"llama7b"}
+    assert {p.config.sweep_name for p in found} == {None}
+
+
+@pytest.fixture(scope="module")
+def planned() -> dict[str, list[PlannedRun]]:
+    """The runs of every named grid; one set of prototypes serves all of them, as it does within `thousand`."""
+    register(lambda compose: None)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        prototypes = Prototypes(loader, [], partial(_load, loader), to_config)
+        found: dict[str, list[PlannedRun]] = {}
+        for name in grid_names():
+            variants = expand(load_grid(name).blocks, {}, frozenset())
+            found[name] = plan_runs(
+                [prototypes.config([f"{key}={value}" for key, value in v.choices.items()]) for v in variants]
+            )
+        return found
+
+
+@pytest.mark.parametrize("name", grid_names())
+def test_every_grid_has_the_runs_that_it_says(name: str, planned: dict[str, list[PlannedRun]]) -> None:
+    grid = load_grid(name)
+    assert len(planned[name]) == grid.num_runs
+    assert len({run.label for run in planned[name]}) == grid.num_runs
+    assert grid.command == f"python -m sweeps run +grid={name}"
+    assert not any("skip" in block for block in grid.blocks), "`planned` above doesn't look at filters"
+
+
+def test_the_thousand_are_the_union(planned: dict[str, list[PlannedRun]]) -> None:
+    everything = {run.run_id for run in planned["thousand"]}
+    assert len(everything) > 1000
+    for name, runs in planned.items():
+        assert everything >= {run.run_id for run in runs}, name
+    asked = {tuple(sorted(run.evals.after_training)) for run in planned["thousand"]}
+    assert ("mmlu", "perplexity", "tasks") in asked, "LLaMA 7B untouched: of Table 2, Table 5 and Figure 3"
+
+
+def test_steps_batch_and_rate_come_from_the_recipes(planned: dict[str, list[PlannedRun]]) -> None:
+    found = {
+        run.label: (run.spec.train.max_steps, run.spec.train.batch_size, run.spec.train.learning_rate)
+        for run in planned["table5"]
+        if run.spec.train is not None
+    }
+    assert found["llama7b-flan-nf4"] == (10000, 16, 2e-4)
+    assert found["llama65b-flan-nf4"] == (2500, 64, 1e-4)
+    assert found["llama33b-longform-nf4"] == (2343, 32, 1e-4)
+    assert found["llama65b-oasst1-nf4"] == (1875, 16, 1e-4)

@@ -1,0 +1,164 @@
+"""Search: the space, trials as ordinary runs, and going on after an end in the middle. Nothing is trained here."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from harness.compose import compose_grid
+from harness.ledger import Ledger
+from harness.schema import Config
+from sweeps.plan import make_jobs, plan_runs
+from sweeps.search import Search, describe_study, open_study, parse_search, run_search, study_table
+
+SPACE = [
+    "train.learning_rate=float(1e-5,1e-3,log)",
+    "adapter.lora_r=int(8,64,log)",
+    "adapter.lora_dropout=choice(0,0.1)",
+]
+SETTINGS: dict[str, Any] = {"study": "s", "objective": "final_loss", "num_trials": 5, "num_parallel": 2, "seed": 3}
+
+
+@cache
+def smollm2() -> Config:
+    """Composed once: trials set their values in it, as Hydra would."""
+    return compose_grid(["model=smollm2"])[0].config
+
+
+class Engine:
+    """Stands for the sweep engine: ends each job in the ledger; may be killed before a launch or after it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = folder / "ledger.sqlite"
+        self.launches: list[list[str]] = []
+        self.trained: list[str] = []
+        self.dies: str | None = None
+
+    def compose(self, overrides: Sequence[str]) -> Config:
+        config = smollm2()
+        chosen = dict(text.split("=") for text in overrides)
+        rate = {"learning_rate": float(chosen.get("train.learning_rate", 1e-4))}
+        keys = {"lora_r": int, "lora_dropout": float, "lora_alpha": int}
+        adapter = {key: kind(chosen[f"adapter.{key}"]) for key, kind in keys.items() if f"adapter.{key}" in chosen}
+        return replace(config, train=replace(config.train, **rate), adapter=replace(config.adapter, **adapter))
+
+    def launch(self, configs: Sequence[Config]) -> int:
+        if self.dies == "before":
+            raise KeyboardInterrupt
+        runs = plan_runs(configs)
+        self.launches.append([run.run_id for run in runs])
+        ledger = Ledger.open(self.ledger)
+        ledger.add(make_jobs(runs), sweep="s")
+        while claims := ledger.claim("me", ["train"], max_jobs=1, lease_seconds=60, max_attempts=1):
+            spec = next(run.spec for run in runs if run.run_id == claims[0].run_id)
+            self.trained.append(spec.run_id)
+            if spec.adapter.lora_r > 50:
+                ledger.fail(claims[0], "diverged", retry=False)
+            else:
+                assert spec.train is not None
+                ledger.finish(claims[0], {"final_loss": abs(spec.train.learning_rate - 1e-4)}, 1.0)
+        ledger.close()
+        if self.dies == "after":
+            raise KeyboardInterrupt
+        return 0
+
+    def search(self, search: Search) -> optuna.Study:
+        Ledger.open(self.ledger).close()
+        url = f"sqlite:///{self.ledger}"
+        assert run_search(search, url, self.compose, self.launch, lambda: Ledger.open(self.ledger)) == 0
+        return open_study(search, url)
+
+
+def search(*more: str, **changes: Any) -> Search:
+    return parse_search(["model=smollm2", *SPACE, *more], **SETTINGS | changes)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine(tmp_path)
+
+
+def test_trials_are_ordinary_runs(engine: Engine) -> None:
+    study = engine.search(search())
+    found = describe_study(study)
+    assert len(engine.launches) == 3, "5 trials, 2 at once"
+    assert len(found["trials"]) == 5
+    for trial in found["trials"][:2]:
+        (point,) = compose_grid(["model=smollm2", *(f"{key}={value}" for key, value in trial["params"].items())])
+        assert plan_runs([point.config])[0].run_id == trial["run_id"]
+    done = [trial for trial in found["trials"] if trial["state"] == "complete"]
+    assert found["best"] == min(done, key=lambda trial: float(trial["value"]))
+    assert study_table(study).row_count == 5
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_killed_search_goes_on_and_repeats_nothing(tmp_path: Path, when: str) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole, killed = Engine(tmp_path / "whole"), Engine(tmp_path / "killed")
+    wanted = describe_study(whole.search(search()))
+    killed.dies = when
+    with pytest.raises(KeyboardInterrupt):
+        killed.search(search())
+    killed.dies = None
+    assert describe_study(killed.search(search())) == wanted, "as if it had never been killed"
+    assert sorted(killed.trained) == sorted(set(killed.trained)) == sorted(set(whole.trained))
+
+
+def test_more_trials_may_be_asked_for_later(engine: Engine) -> None:
+    first = describe_study(engine.search(search(num_trials=2)))["trials"]
+    assert describe_study(engine.search(search(num_trials=4)))["trials"][:2] == first
+    before = len(engine.trained)
+    engine.search(search(num_trials=4))
+    assert len(engine.trained) == before
+
+
+def test_a_trial_that_was_cut_off_while_it_was_asked_for(engine: Engine) -> None:
+    Ledger.open(engine.ledger).close()
+    study = open_study(search(), f"sqlite:///{engine.ledger}")
+    study.ask().suggest_float("train.learning_rate", 1e-5, 1e-3, log=True)
+    rate = study.trials[0].params["train.learning_rate"]
+    trial = describe_study(engine.search(search()))["trials"][0]
+    assert trial["params"].keys() == search().space.keys()
+    assert trial["params"]["train.learning_rate"] == rate
+
+
+def test_a_failed_run_is_a_failed_trial(engine: Engine) -> None:
+    study = engine.search(search("adapter.lora_alpha=choice(1)", num_trials=8, seed=0))
+    states = {trial["params"]["adapter.lora_r"] > 50: trial["state"] for trial in describe_study(study)["trials"]}
+    assert states[False] == "complete"
+    assert states.get(True, "fail") == "fail"
+    assert not study.get_trials(states=(TrialState.RUNNING,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "message"),
+    [
+        (["model=smollm2"], {}, "search over what?"),
+        (["train.seed=int(1)"], {}, r"train\.seed=int\(1\): 1 values; expected int"),
+        (["train.seed=int(5,1)"], {}, "train.seed=int"),
+        (["train.seed=float(a,b)"], {}, "could not convert"),
+        (["train.seed=choice()"], {}, "an empty choice"),
+        (["train.seed=int(1,2)"], {"objective": "elo"}, "--objective elo: there are final_loss, perplexity, mmlu"),
+        (["train.seed=int(1,2)"], {"num_trials": 0}, "--trials and --parallel"),
+    ],
+)
+def test_bad_searches(arguments: list[str], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_search(arguments, **SETTINGS | changes)
+
+
+def test_a_study_is_one_search(engine: Engine) -> None:
+    engine.search(search(num_trials=1))
+    with pytest.raises(ValueError, match="--study s is a search with another space, fixed"):
+        engine.search(parse_search(["model=7b", "train.seed=int(0,9)"], **SETTINGS))
+
+
+def test_the_objective_must_be_measured(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="--objective mmlu is measured by eval=mmlu: add it"):
+        engine.search(search(objective="mmlu"))
