@@ -1,6 +1,7 @@
 """Evaluations behind training that score a run on its own dataset's evaluation split: GLUE, Super-NaturalInstructions.
 
-Their models own their base and hold one adapter, so that the claims of a call are scored one after the other.
+Their models own their base and hold one adapter, so that the claims of a call are scored one after the other. What
+they import waits until one is asked for: every worker imports this module.
 """
 
 import json
@@ -9,8 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from eval.dataset_rows import EvalRows, evaluation_rows
-from eval.glue import GlueSettings, score_glue
-from eval.super_ni import SuperNiSettings, score_super_ni
 from eval.systems import System, load_members, open_system
 from harness.files import write_json
 from harness.ledger import JobRow
@@ -35,12 +34,16 @@ def super_ni_jobs(context: Context, claims: Sequence[JobRow]) -> None:
 
 
 def _glue(base: LoadedBase, system: System, rows: EvalRows, settings: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    from eval.glue import GlueSettings, score_glue
+
     asked = GlueSettings(limit=settings["glue_limit"])
     partial = system.folder / "eval" / "glue"
     return score_glue(base, system.name, system.member, rows, asked, tell, partial).to_json()
 
 
 def _super_ni(base: LoadedBase, system: System, rows: EvalRows, settings: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    from eval.super_ni import SuperNiSettings, score_super_ni
+
     asked = SuperNiSettings(
         limit_per_task=settings["super_ni_limit_per_task"], max_new_tokens=settings["super_ni_max_new_tokens"]
     )
