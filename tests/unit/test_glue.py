@@ -229,7 +229,7 @@ def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"model": "roberta_large", "dataset": "glue_mrcp"}, "did you mean .*glue_mrpc"),
+        ({"model": "roberta_large", "dataset": "glue_mrcp"}, "Did you mean .*glue_mrpc"),
         ({"adapters": (Path("x"),)}, "--adapter needs --model"),
         ({}, "nothing to measure: name a --sweep or a --run"),
     ],
