@@ -112,7 +112,7 @@ def totals_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapp
             str(len({run.spec.group for run in left})),
             _size(total["largest_memory_bytes"]),
             _count(total["max_tokens"]),
-            f"{_time(total['seconds'] or None)} + {unknown} unknown" if unknown else _time(total["seconds"]),
+            f"{_time(total['seconds'] or None)}, {unknown} runs unknown" if unknown else _time(total["seconds"]),
             _size(total["disk_bytes"]),
         )
     return table
@@ -132,7 +132,7 @@ def warnings(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[
         )
     reasons = {estimates[run.run_id].seconds_unknown for run in left} - {None}
     lines += [f"time unknown: {reason}" for reason in sorted(str(reason) for reason in reasons)]
-    if NO_DEVICE in reasons:
+    if NO_DEVICE in reasons and not any(estimates[run.run_id].too_large_for for run in left):
         lines.append("(--device-gb 24 --device-gb 48 tells what fits GPUs of these sizes)")
     return lines
 

@@ -1,6 +1,7 @@
 """Named grids: blocks, unions, filters, and that each file of sweeps/grid/ is what it says."""
 
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 
 import pytest
 from hydra import initialize_config_dir
@@ -80,45 +81,52 @@ def test_the_command_line_replaces_a_grids_choice() -> None:
     assert {p.config.sweep_name for p in found} == {None}
 
 
+Plan = Callable[[str], list[PlannedRun]]
+QUICK = ("table5", "table6", "guanaco", "dropout_lr")  # they share their choices; the others are slow
+
+
 @pytest.fixture(scope="module")
-def planned() -> dict[str, list[PlannedRun]]:
-    """The runs of every named grid; one set of prototypes serves all of them, as it does within `thousand`."""
+def plan() -> Iterator[Plan]:
+    """The runs of a named grid; one set of prototypes serves all of them, as it does within `thousand`."""
     register(lambda compose: None)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         prototypes = Prototypes(loader, [], partial(_load, loader), to_config)
-        found: dict[str, list[PlannedRun]] = {}
-        for name in grid_names():
+
+        @cache
+        def plan_of(name: str) -> list[PlannedRun]:
             variants = expand(load_grid(name).blocks, {}, frozenset())
-            found[name] = plan_runs(
-                [prototypes.config([f"{key}={value}" for key, value in v.choices.items()]) for v in variants]
-            )
-        return found
+            return plan_runs([prototypes.config([f"{k}={value}" for k, value in v.choices.items()]) for v in variants])
+
+        yield plan_of
 
 
-@pytest.mark.parametrize("name", grid_names())
-def test_every_grid_has_the_runs_that_it_says(name: str, planned: dict[str, list[PlannedRun]]) -> None:
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in grid_names()]
+)
+def test_every_grid_has_the_runs_that_it_says(name: str, plan: Plan) -> None:
     grid = load_grid(name)
-    assert len(planned[name]) == grid.num_runs
-    assert len({run.label for run in planned[name]}) == grid.num_runs
+    assert len(plan(name)) == grid.num_runs
+    assert len({run.label for run in plan(name)}) == grid.num_runs
     assert grid.command == f"python -m sweeps run +grid={name}"
-    assert not any("skip" in block for block in grid.blocks), "`planned` above doesn't look at filters"
+    assert not any("skip" in block for block in grid.blocks), "`plan` above doesn't look at filters"
 
 
-def test_the_thousand_are_the_union(planned: dict[str, list[PlannedRun]]) -> None:
-    everything = {run.run_id for run in planned["thousand"]}
+@pytest.mark.slow
+def test_the_thousand_are_the_union(plan: Plan) -> None:
+    everything = {run.run_id for run in plan("thousand")}
     assert len(everything) > 1000
-    for name, runs in planned.items():
-        assert everything >= {run.run_id for run in runs}, name
-    asked = {tuple(sorted(run.evals.after_training)) for run in planned["thousand"]}
+    for name in grid_names():
+        assert everything >= {run.run_id for run in plan(name)}, name
+    asked = {tuple(sorted(run.evals.after_training)) for run in plan("thousand")}
     assert ("mmlu", "perplexity", "tasks") in asked, "LLaMA 7B untouched: of Table 2, Table 5 and Figure 3"
 
 
-def test_steps_batch_and_rate_come_from_the_recipes(planned: dict[str, list[PlannedRun]]) -> None:
+def test_steps_batch_and_rate_come_from_the_recipes(plan: Plan) -> None:
     found = {
         run.label: (run.spec.train.max_steps, run.spec.train.batch_size, run.spec.train.learning_rate)
-        for run in planned["table5"]
+        for run in plan("table5")
         if run.spec.train is not None
     }
     assert found["llama7b-flan-nf4"] == (10000, 16, 2e-4)
