@@ -131,7 +131,10 @@ def compose_grid(overrides: Sequence[str]) -> list[Point]:
     register(lambda compose: None)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
-        return compose_points(GlobalHydra.instance().config_loader(), spelled)
+        try:
+            return compose_points(GlobalHydra.instance().config_loader(), spelled)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError([first_cause(error)]) from None
 
 
 def named_grids(arguments: Sequence[str]) -> list[str]:

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from harness.schema import Device
+from harness.schema import Device, LaunchConfig, Launcher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """One CUDA device of this machine."""
+
+    visible_as: str  # what CUDA_VISIBLE_DEVICES calls it
+    total_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,14 @@ def hardware(device: Device) -> tuple[Hardware, ...]:
     return (Hardware("cpu", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),)
 
 
+def accelerators() -> list[Accelerator]:
+    """The CUDA devices that this process may use, in the driver's order, by the names that it was given for them."""
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    found = cuda_hardware()
+    names = names or [str(index) for index in range(len(found))]
+    return [Accelerator(visible_as=name, total_bytes=one.total_bytes) for name, one in zip(names, found, strict=False)]
+
+
 def planned_device(wanted: Device) -> Device:
     """auto -> cuda where there is one; cpu and cuda stay (a login node may plan for a GPU node)."""
     if wanted is not Device.auto:
@@ -73,6 +89,13 @@ def place_of_environment(environment: Mapping[str, str] = os.environ) -> Place |
         return None
     rank = int(environment["RANK"])
     return Place(rank=rank, size=size, local_rank=int(environment.get("LOCAL_RANK", str(rank))))
+
+
+def launch_device(launch: LaunchConfig) -> Device:
+    """Where a launch's runs are computed: on a cluster what its workers ask for, not what this login node has."""
+    if launch.launcher is Launcher.local or launch.device is not Device.auto:
+        return planned_device(launch.device)
+    return Device.cuda if launch.gpus_per_worker else Device.cpu
 
 
 @cache

@@ -140,11 +140,14 @@ def predict(
     return MemoryPrediction(**terms)
 
 
-def predict_run(spec: RunSpec, num_shards: int = 1) -> MemoryPrediction | None:
-    """A planned run alone, by the shape in its model's YAML; None where this arithmetic doesn't reach.
+def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> MemoryPrediction | None:
+    """A planned run, by the shape in its model's YAML; None where this arithmetic doesn't reach.
 
     It doesn't reach encoders and encoder-decoders, models without a shape, and layers by other names than LLaMA's.
-    Of several devices that share the base (`num_shards`), each needs as much.
+
+    Args:
+        num_shards: devices that share the base; each needs as much.
+        num_members: runs like it that train in one pass; 1 is the run alone.
     """
     if spec.model.kind is not ModelKind.causal:
         return None
@@ -153,7 +156,7 @@ def predict_run(spec: RunSpec, num_shards: int = 1) -> MemoryPrediction | None:
         row = spec.train.max_microbatch_tokens
         longest = min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
     try:
-        return predict(spec.model.shape, spec.quant, spec.adapter, spec.train, row, longest, num_shards=num_shards)
+        return predict(spec.model.shape, spec.quant, spec.adapter, spec.train, row, longest, num_members, num_shards)
     except ValueError:
         return None
 

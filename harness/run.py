@@ -5,6 +5,7 @@
     python -m harness.run -m +experiment=demo                            a named experiment
     python -m harness.run -m +grid=table5                                a table of the paper (sweeps/grid/)
     python -m harness.run -m model=7b dataset=flan launch.dry_run=true   the plan only
+    python -m harness.run -m +experiment=demo launch=slurm launch.slurm.partition=gpu    on a cluster (or launch=ray)
     python -m harness.run --help                                         groups and keys
 
 What it does, in order: checks the command line, composes every grid point, plans, checks that all that is
@@ -28,6 +29,7 @@ from harness.ledger import LedgerError
 from harness.schema import Config
 from sweeps.launch import EXIT_BAD_INPUT, EXIT_INTERRUPTED, command_line, launch
 
+FLAGS = {"--allow-sqlite": "launch.allow_sqlite=true"}
 CONSOLE = Console(width=None if sys.stdout.isatty() else 140)
 
 
@@ -35,6 +37,7 @@ def main() -> None:
     """Entry point; leaves with status 0 (all done), 1 (a job failed), 2 (bad input) or 130 (stopped)."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, so that all mistakes read and end alike
     typed = command_line()  # before named grids are spelled out in it
+    sys.argv[1:] = [FLAGS.get(argument, argument) for argument in sys.argv[1:]]
     try:
         sys.argv[1:] = named_grids(sys.argv[1:])
         problems = check_command_line(sys.argv[1:])

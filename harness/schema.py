@@ -14,6 +14,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from harness.schema_clusters import RayConfig, SlurmConfig, require
+
 
 class ModelKind(Enum):
     causal = "causal"
@@ -94,18 +96,18 @@ class Device(Enum):
     cuda = "cuda"
 
 
+class Launcher(Enum):
+    """Who starts the worker processes: keys of `sweeps.launchers.LAUNCHERS`."""
+
+    local = "local"
+    slurm = "slurm"
+    ray = "ray"
+
+
 class WandbMode(Enum):
     offline = "offline"
     online = "online"
     disabled = "disabled"
-
-
-def _require(config: Any, group: str, least: float, *keys: str) -> None:
-    """Raises ValueError for the first of the keys whose number is below `least`; unset ones pass."""
-    for key in keys:
-        value = getattr(config, key)
-        if isinstance(value, (int, float)) and not value >= least:  # not, so that NaN fails too
-            raise ValueError(f"{group}.{key}={value}: must be {'at least 0' if least == 0 else 'above 0'}")
 
 
 def since(default: Any) -> Any:
@@ -180,7 +182,7 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         sizes = ("source_max_tokens", "target_max_tokens", "max_rows", "max_rows_per_task", "num_labels")
-        _require(self, "dataset", 1e-9, *sizes)
+        require(self, "dataset", 1e-9, *sizes)
         names = self.label_names
         if not isinstance(names, list):
             return
@@ -216,7 +218,7 @@ class AdapterConfig:
     targets: list[str] = field(default_factory=lambda: ["all-linear"])  # suffixes of linear layers, lm_head never
 
     def __post_init__(self) -> None:
-        _require(self, "adapter", 1e-9, "lora_r", "lora_alpha")
+        require(self, "adapter", 1e-9, "lora_r", "lora_alpha")
         if isinstance(self.targets, list) and not self.targets:
             raise ValueError("adapter.targets=[]: name at least one linear layer, or all-linear")
         if isinstance(self.lora_dropout, float) and not 0 <= self.lora_dropout < 1:
@@ -256,10 +258,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         positive = ("max_steps", "batch_size", "max_epochs", "max_microbatch_tokens", "checkpoint_steps")
-        _require(self, "train", 1e-9, *positive, "keep_checkpoints", "max_grad_norm")
-        _require(self, "train", 1e-9, "snapshot_steps", "mmlu_every_steps", "mmlu_limit")
-        _require(self, "train", 0, "warmup_steps", "weight_decay", "original_eval_carve", "seed", "data_seed")
-        _require(self, "train", 0, "mmlu_num_shots")
+        require(self, "train", 1e-9, *positive, "keep_checkpoints", "max_grad_norm")
+        require(self, "train", 1e-9, "snapshot_steps", "mmlu_every_steps", "mmlu_limit")
+        require(self, "train", 0, "warmup_steps", "weight_decay", "original_eval_carve", "seed", "data_seed")
+        require(self, "train", 0, "mmlu_num_shots")
         for key in ("adam_beta1", "adam_beta2"):
             if isinstance(value := getattr(self, key), float) and not 0 <= value < 1:
                 raise ValueError(f"train.{key}={value}: expected from 0 up to, but not, 1")
@@ -292,15 +294,17 @@ class EvalConfig:
     super_ni_max_new_tokens: int = 128
 
     def __post_init__(self) -> None:
-        _require(self, "eval", 0, "mmlu_num_shots", "tasks_num_fewshot")
-        _require(self, "eval", 1e-9, "mmlu_limit_per_subject", "perplexity_window", "perplexity_stride")
-        _require(self, "eval", 1e-9, "perplexity_limit", "tasks_limit", "glue_limit")
-        _require(self, "eval", 1e-9, "super_ni_limit_per_task", "super_ni_max_new_tokens")
+        require(self, "eval", 0, "mmlu_num_shots", "tasks_num_fewshot")
+        require(self, "eval", 1e-9, "mmlu_limit_per_subject", "perplexity_window", "perplexity_stride")
+        require(self, "eval", 1e-9, "perplexity_limit", "tasks_limit", "glue_limit")
+        require(self, "eval", 1e-9, "super_ni_limit_per_task", "super_ni_max_new_tokens")
 
 
 @dataclass(slots=True, kw_only=True)
 class LaunchConfig:
-    workers: int = 1  # worker processes on this machine
+    launcher: Launcher = Launcher.local  # launch=local, launch=slurm, launch=ray
+    workers: int | None = None  # worker processes; null: one a GPU (local), what fits the cluster (ray), 1 (slurm, CPU)
+    workers_per_device: int | None = None  # local: on one GPU; null: as many as the predicted memory allows
     devices_per_run: int = 1  # devices that share every step of a group: its rows are split, its gradients summed
     shard_base: bool = False  # each of them keeps its part of the frozen base, where one is too small for all of it
     device: Device = Device.auto  # auto: cuda where there is one, else cpu
@@ -310,10 +314,38 @@ class LaunchConfig:
     hang_seconds: float | None = 3600.0  # a local worker silent over its jobs for so long is killed; null: never
     threads: int | None = None  # CPU threads a worker; null: the cores shared out
     dry_run: bool = False  # print the plan and stop
+    wait: bool = True  # false (slurm only): submit, say how to watch, and end
+    allow_sqlite: bool = False  # share a SQLite ledger between machines all the same; --allow-sqlite
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
-        positive = ("workers", "devices_per_run", "max_group_size", "max_attempts", "lease_seconds", "threads")
-        _require(self, "launch", 1e-9, *positive, "hang_seconds")
+        counts = ("workers", "workers_per_device", "devices_per_run", "threads")
+        require(self, "launch", 1e-9, *counts, "max_group_size", "max_attempts", "lease_seconds", "hang_seconds")
+        others = {Launcher.slurm: self.slurm != SlurmConfig(), Launcher.ray: self.ray != RayConfig()}
+        for launcher, is_set in others.items():
+            if is_set and launcher is not self.launcher:
+                raise ValueError(
+                    f"launch.{launcher.value}...: has no effect with launch={self.launcher.value}; "
+                    f"add launch={launcher.value}"
+                )
+        if not self.wait and self.launcher is not Launcher.slurm:
+            raise ValueError(
+                f"launch.wait=false: launch={self.launcher.value} ends with its command; only slurm goes on"
+            )
+        if self.workers_per_device is not None and self.launcher is not Launcher.local:
+            raise ValueError(
+                "launch.workers_per_device: of launch=local; "
+                "on Ray say launch.ray.gpus_per_worker=0.5, on SLURM use the cluster's sharing of GPUs"
+            )
+
+    @property
+    def gpus_per_worker(self) -> float:
+        """What a cluster is asked for; 0 for `launch=local`, whose machine is looked at."""
+        if self.launcher is Launcher.local:
+            return 0
+        asked = self.slurm.gpus_per_worker if self.launcher is Launcher.slurm else self.ray.gpus_per_worker
+        return asked if asked is not None else self.devices_per_run * int(self.device is not Device.cpu)
 
 
 @dataclass(slots=True, kw_only=True)

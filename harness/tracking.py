@@ -1,5 +1,11 @@
-"""Metrics mirrored to Weights & Biases, offline unless the user says otherwise. The ledger is the truth."""
+"""Metrics mirrored to Weights & Biases, offline unless the user says otherwise. The ledger is the truth.
 
+wandb writes through a process of its own. Where that one is lost (SLURM's SIGTERM reaches every process of a task, and
+it ends before the worker has saved), the mirror ends with a warning and the run goes on.
+"""
+
+import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,6 +13,8 @@ from typing import Any
 from harness.plan import RunSpec
 from harness.schema import TrackingConfig, WandbMode
 from harness.train import StepMetrics
+
+LOG = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -48,10 +56,20 @@ class Tracker:
 
     def log_values(self, step: int, values: dict[str, Any]) -> None:
         """What was measured at a step."""
-        if self._run is not None:
-            self._run.log(values, step=step)
+        if (run := self._run) is not None:
+            self._tell(lambda: run.log(values, step=step))
 
     def finish(self) -> None:
-        if self._run is not None:
-            self._run.finish()
+        if (run := self._run) is not None:
+            self._tell(run.finish)
+            self._run = None
+
+    def _tell(self, call: Callable[[], object]) -> None:
+        import wandb
+        from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+        try:
+            call()
+        except (OSError, wandb.Error, HandleAbandonedError, MailboxClosedError) as error:
+            LOG.warning("wandb's own process was lost (%s): this run's mirror ends here", type(error).__name__)
             self._run = None

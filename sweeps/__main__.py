@@ -76,15 +76,21 @@ def plan(
 
 
 @app.command()
-def run(overrides: Overrides = None) -> None:
-    """Plan and launch a grid; the same as `python -m harness.run -m`."""
+def run(
+    overrides: Overrides = None,
+    allow_sqlite: Annotated[
+        bool, typer.Option("--allow-sqlite", help="A SQLite ledger on a cluster, where all workers run on one machine.")
+    ] = False,
+) -> None:
+    """Plan and launch a grid; the same as `python -m harness.run -m`. On a cluster: launch=slurm or launch=ray."""
     from harness.compose import compose_grid
     from sweeps.launch import launch
 
     try:
         _require_overrides(overrides)
-        configs = [point.config for point in compose_grid(overrides or [])]
-        status = launch(configs, ["python", "-m", "sweeps", "run", *(overrides or [])], STDOUT)
+        asked = [*(overrides or []), *(["launch.allow_sqlite=true"] if allow_sqlite else [])]
+        configs = [point.config for point in compose_grid(asked)]
+        status = launch(configs, ["python", "-m", "sweeps", "run", *asked], STDOUT)
     except ValueError as error:
         raise _refused(error) from None
     raise typer.Exit(status)
@@ -207,13 +213,23 @@ def retry(
 @app.command()
 def cancel(
     sweep: Annotated[str, typer.Option("--sweep", help="The sweep whose open jobs are cancelled.")],
+    end_slurm: Annotated[bool, typer.Option("--scancel", help="End the sweep's SLURM workers at once, too.")] = False,
     runs: Runs = None,
 ) -> None:
     """Cancels a sweep's open jobs, but those that another sweep wants too. `retry --cancelled` brings them back."""
+    from sweeps.on_slurm import scancel, still_there, submissions
+
     ledger = _ledger(runs)
     try:
         _require_sweep(ledger, sweep)
         STDOUT.print(f"{ledger.cancel(sweep)} jobs cancelled")
+        left = still_there(submissions(Path(paths_of_environment(runs).runs), sweep))
+        names = " ".join(one.job_id for one in left)
+        if left and end_slurm:
+            scancel(left)
+            STDOUT.print(f"SLURM jobs ended: {names}")
+        elif left:
+            STDOUT.print(f"its SLURM workers find nothing to do and end by themselves; at once: scancel {names}")
     except ValueError as error:
         raise _refused(error) from None
     finally:

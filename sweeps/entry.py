@@ -1,5 +1,8 @@
-"""The importable entry of a worker process; imports torch only once it runs in the worker."""
+"""The importable entries of a worker process; torch is imported only once they run in the worker."""
 
+import os
+import signal
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from harness.devices import Place
@@ -9,17 +12,40 @@ from sweeps.settings import WorkerSettings
 prepare_process()  # this module is the first that the forkserver loads
 
 
-def start_worker(settings: WorkerSettings, connection: Connection | None, threads: int | None) -> None:
-    """See `sweeps.worker.run_worker`."""
+def start_worker(
+    settings: WorkerSettings, connection: Connection | None, threads: int | None, visible_as: str | None = None
+) -> None:
+    """A worker of this machine, see `sweeps.worker.run_worker`.
+
+    Args:
+        visible_as: the one CUDA device that it may see; None leaves it what its parent sees.
+    """
+    if visible_as is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_as  # before the driver is first asked
     from sweeps.worker import run_worker
 
     run_worker(settings, connection, threads)
 
 
 def start_rank(
-    settings: WorkerSettings, connection: Connection | None, threads: int | None, name: str, place: Place, port: int
+    settings: WorkerSettings,
+    connection: Connection | None,
+    threads: int | None,
+    name: str,
+    place: Place,
+    port: int,
+    stop_on: Sequence[signal.Signals],
 ) -> None:
     """See `sweeps.worker.run_rank`."""
     from sweeps.worker import run_rank
 
-    run_rank(settings, connection, threads, name, place, port)
+    run_rank(settings, connection, threads, name, place, port, stop_on)
+
+
+def start_cluster_worker(
+    settings: WorkerSettings, threads: int | None, stop_on: Sequence[signal.Signals]
+) -> signal.Signals | None:
+    """A worker that a cluster's scheduler starts and stops. -> the signal that asked it to end, if any."""
+    from sweeps.worker import run_worker
+
+    return run_worker(settings, None, threads, stop_on)

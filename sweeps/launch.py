@@ -5,28 +5,30 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from harness.devices import Hardware, Place, place_of_environment, planned_device
+from harness.devices import Hardware, Place, launch_device, place_of_environment
 from harness.files import share_as_folder_says
 from harness.ledger import Job, JobRow, JobStatus, Ledger
 from harness.methods import shard_problem
 from harness.places import ledger_url
 from harness.process import prepare_process
-from harness.schema import Config, Device, LaunchConfig
+from harness.schema import Config, Device, LaunchConfig, Launcher
 from sweeps.enqueue import enqueue, run_problem
 from sweeps.estimate import Estimate, estimate_all, free_disk_bytes
-from sweeps.local import Watch, run_local
+from sweeps.launchers import LAUNCHERS, launch_problems
 from sweeps.plan import DATASET_EVALS, PlannedRun, make_jobs, plan_runs
 from sweeps.plan_view import disk_warning, show_plan
 from sweeps.preflight import preflight
 from sweeps.progress import SweepProgress
-from sweeps.settings import WorkerSettings
+from sweeps.settings import Work, WorkerSettings
+from sweeps.slots import work_of
+from sweeps.waiting import Watch
 
 LISTED_JOBS = 40  # a larger sweep is summed up
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -54,7 +56,11 @@ def planned(configs: Sequence[Config]) -> Planned:
         runs=runs,
         jobs=make_jobs(runs, first.paths),
         finished={run.run_id for run in runs if run_problem(Path(first.paths.runs), run) is None},
-        problems=preflight(runs, first.paths, first.launch.device) + device_problems(runs, first.launch),
+        problems=[
+            *launch_problems(first),
+            *preflight(runs, first.paths, _asked_device(first.launch)),
+            *device_problems(runs, first.launch),
+        ],
     )
 
 
@@ -68,11 +74,10 @@ def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[st
         ] = None
     if launch.shard_base and num_devices(launch) == 1:
         problems["launch.shard_base=true: there is one device to a run; say launch.devices_per_run=2 or more"] = None
-    on_gpus = planned_device(launch.device) is Device.cuda
-    if on_gpus and place is None and launch.devices_per_run > 1 and launch.workers > 1:
+    if place is not None and launch.launcher is not Launcher.local:
         problems[
-            f"launch.workers={launch.workers} with launch.devices_per_run={launch.devices_per_run}: workers would "
-            "meet on the same GPUs; use launch.workers=1, one launch for each CUDA_VISIBLE_DEVICES"
+            f"launch={launch.launcher.value}: torchrun has started these processes; give the command without it and "
+            "say launch.devices_per_run, or leave the launcher out"
         ] = None
     if launch.shard_base:
         found = (shard_problem(run.spec.model.kind, run.spec.adapter.method) for run in runs)
@@ -120,8 +125,9 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
     ledger = _open_ledger(first)
     enqueue(ledger, Path(first.paths.runs), plan.runs, plan.jobs, sweep, command)
     num_jobs = len(plan.jobs)
+    work = work_of([run for run in plan.runs if run.run_id not in plan.finished], first.launch)
     del plan  # the parent of a long sweep holds no more than it needs
-    return _run(ledger, first, num_jobs, sweep, console)
+    return _run(ledger, first, num_jobs, sweep, work, console)
 
 
 def print_plan(
@@ -136,23 +142,23 @@ def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> 
     """-> what each run needs, and the plan's problems with that of the disk."""
     folder = Path(first.paths.runs)
     found = estimate_all(
-        [run.spec for run in plan.runs], folder, first.launch.device, others, _num_shards(first.launch)
+        [run.spec for run in plan.runs], folder, _asked_device(first.launch), others, _num_shards(first.launch)
     )
     to_do = [run for run in plan.runs if run.run_id not in plan.finished]
     return found, [*plan.problems, *disk_warning(to_do, found, free_disk_bytes(folder))]
 
 
-def _run(ledger: Ledger, config: Config, num_jobs: int, sweep: str, console: Console) -> int:
+def _run(ledger: Ledger, config: Config, num_jobs: int, sweep: str, work: Work, console: Console) -> int:
     num_done = _counts(ledger, sweep)[JobStatus.done]
     console.print(f"sweep {sweep}: {num_jobs} jobs, {num_done} done before, runs in {config.paths.runs}", markup=False)
-    settings, place = _settings(config, sweep), place_of_environment()
+    settings, place = _settings(config, sweep, work), place_of_environment()
     try:
         if num_done < num_jobs:
             with SweepProgress(console, num_jobs, num_done) as progress:
-                if place is None:
-                    run_local(settings, ledger, progress)
-                else:
+                if place is not None:
                     _run_here(settings, place, progress)
+                elif not LAUNCHERS[config.launch.launcher](settings, ledger, progress):
+                    return EXIT_OK
         elif place is not None:
             _run_here(settings, place, lambda _: None)  # lets the other ranks go
     except KeyboardInterrupt:
@@ -183,7 +189,7 @@ def _say_what_came_of_it(ledger: Ledger, num_jobs: int, sweep: str, console: Con
 def _follow(config: Config, place: Place) -> int:
     """This process is one of torchrun's, and not the first, which plans, records and talks."""
     try:
-        _run_here(_settings(config, None), place, lambda _: None)
+        _run_here(_settings(config, None, None), place, lambda _: None)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return EXIT_OK
@@ -196,14 +202,20 @@ def _run_here(settings: WorkerSettings, place: Place, watch: Watch) -> None:
     run_here(settings, place, watch)
 
 
-def _settings(config: Config, sweep: str | None) -> WorkerSettings:
+def _settings(config: Config, sweep: str | None, work: Work | None) -> WorkerSettings:
     return WorkerSettings(
         ledger_url=ledger_url(config.paths),
         paths=config.paths,
-        launch=config.launch,
+        launch=replace(config.launch, device=launch_device(config.launch)),
         tracking=config.tracking,
         sweep=sweep,
+        work=work,
     )
+
+
+def _asked_device(launch: LaunchConfig) -> Device:
+    """auto stays auto for this machine; on a cluster it is what the workers ask for."""
+    return launch.device if launch.launcher is Launcher.local else launch_device(launch)
 
 
 def _num_shards(launch: LaunchConfig) -> int:

@@ -1,5 +1,6 @@
 """Worker processes on this machine, from a preloaded forkserver, watched until nothing is left to do.
 
+Each worker has a slot: CUDA devices that it may see, or a share of the cores (`sweeps.slots`).
 A worker that dies (-9, out of memory), or is killed because it says nothing for `launch.hang_seconds`, is replaced
 while jobs remain: its jobs are taken again, at most `launch.max_attempts` times. Where the disk is full all stop and
 no job is blamed. When the parent dies, its workers see their pipe end and stop.
@@ -9,45 +10,51 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
+from harness.devices import planned_device
 from harness.ledger import JobRow, JobStatus, Ledger
 from harness.process import prepare_process
+from harness.schema import Device
 from sweeps.entry import start_worker
 from sweeps.settings import WorkerSettings, worker_name, worker_pid
+from sweeps.slots import local_slots
+from sweeps.waiting import Watch, interrupt, open_jobs
 
 STOP_SECONDS = 8.0  # a worker looks up at every layer, and saves; whoever waits sees all settled within ten
 POLL_SECONDS = 0.2
 MAX_STILLBORN = 3  # workers that die at once, in a row, before the launch gives up
-Watch = Callable[[dict[str, Any]], None]
+PRELOAD_CPU = ("sweeps.entry", "sweeps.worker")
+PRELOAD_CUDA = ("sweeps.entry", "torch", "transformers")  # bitsandbytes, and so peft, open CUDA, which bears no fork
 
 
 @dataclass(slots=True)
 class _Worker:
     process: ForkServerProcess
     connection: Connection
+    slot: int
     spoke: bool = False  # it began a job
     heard: float = field(default_factory=time.monotonic)  # when it said something last
     reason: str | None = None  # why it is about to end, where we know it
     out_of_space: bool = False  # it can write nothing any more
 
 
-def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
-    """Runs workers until the sweep has no open job.
+def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:
+    """Runs workers until the sweep has no open job. -> True: it has waited for the end.
 
     Raises:
-        ValueError: workers die before they begin a job, one after the other; or nothing can be written any more.
+        ValueError: no such device; workers die before they begin a job; or nothing can be written any more.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; by then the workers have saved their state and ended.
     """
     prepare_process()  # the forkserver inherits it, and preloads torch
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sweeps.entry", "sweeps.worker"])
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    slots = local_slots(settings.launch, settings.work)
+    context.set_forkserver_preload(preload(settings.launch.device))
+    previous = signal.signal(signal.SIGTERM, interrupt)
     workers: list[_Worker] = []
     num_stillborn = 0  # in a row
     looked = -POLL_SECONDS
@@ -67,11 +74,11 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
                 raise ValueError(f"{num_stillborn} workers in a row died before they began a job; the reason is above")
             if time.monotonic() - looked > POLL_SECONDS:  # not after each message: counting costs more than a tiny run
                 looked = time.monotonic()
-                if not _open_jobs(ledger, settings.sweep):
-                    break
+                if not open_jobs(ledger, settings.sweep):
+                    return True
                 _kill_hanging(workers, ledger, settings)
-            while len(workers) < settings.launch.workers:
-                workers.append(_start(context, settings))
+            for slot in sorted(set(range(len(slots))) - {worker.slot for worker in workers}):
+                workers.append(_start(context, settings, slots, slot))
             ready = wait([w.connection for w in workers], timeout=POLL_SECONDS)
             for worker in [w for w in workers if w.connection in ready]:
                 _receive(worker, watch)
@@ -81,13 +88,23 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> None:
             ledger.release(_claims(worker, ledger, settings.sweep))
 
 
-def _start(context: multiprocessing.context.ForkServerContext, settings: WorkerSettings) -> _Worker:
+def preload(device: Device) -> list[str]:
+    """What a forkserver imports once for all that it starts."""
+    return list(PRELOAD_CUDA if planned_device(device) is Device.cuda else PRELOAD_CPU)
+
+
+def _start(
+    context: multiprocessing.context.ForkServerContext,
+    settings: WorkerSettings,
+    slots: Sequence[str | None],
+    slot: int,
+) -> _Worker:
     ours, theirs = context.Pipe()
-    threads = settings.launch.threads or max(1, (os.cpu_count() or 1) // settings.launch.workers)
-    process = context.Process(target=start_worker, args=(settings, theirs, threads))
+    threads = settings.launch.threads or max(1, (os.cpu_count() or 1) // len(slots))
+    process = context.Process(target=start_worker, args=(settings, theirs, threads, slots[slot]))
     process.start()
     theirs.close()
-    return _Worker(process, ours)
+    return _Worker(process, ours, slot)
 
 
 def _receive(worker: _Worker, watch: Watch) -> bool:
@@ -163,11 +180,6 @@ def held_by(name: str, ledger: Ledger, sweep: str | None) -> list[JobRow]:
     return [row for row in ledger.rows(sweep=sweep, status=JobStatus.claimed) if row.worker == name]
 
 
-def _open_jobs(ledger: Ledger, sweep: str | None) -> int:
-    counts = ledger.counts(sweep)
-    return sum(per.get(status, 0) for per in counts.values() for status in (JobStatus.queued, JobStatus.claimed))
-
-
 def _stop(workers: list[_Worker]) -> list[_Worker]:
     """Asks them to save and end. -> those that did not in time and were killed."""
     for worker in workers:
@@ -181,7 +193,3 @@ def _stop(workers: list[_Worker]) -> list[_Worker]:
             worker.process.join()
             killed.append(worker)
     return killed
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -38,6 +38,7 @@ class SweepProgress:
         self._sweep = self._bars.add_task("[bold]sweep[/]", total=num_jobs, completed=num_done, note="")
         self._jobs: dict[str, TaskID] = {}
         self._last_line = 0.0
+        self._last_counts: dict[str, int] = {}
 
     def __enter__(self) -> "SweepProgress":
         self._bars.start()
@@ -51,6 +52,12 @@ class SweepProgress:
     def __call__(self, message: dict[str, Any]) -> None:
         """Takes one message of a worker: phase, label and what goes with the phase."""
         phase, label = message["phase"], message["label"]
+        if phase == "counts":
+            self._count(message["counts"])
+            return
+        if phase == "note":
+            self._console.print(message["note"], highlight=False, markup=False, soft_wrap=True)
+            return
         name = f"{message.get('kind', '')} {label}".strip()
         if phase in ("done", "failed", "died", "stopped"):
             self._end(name, message)
@@ -65,6 +72,17 @@ class SweepProgress:
         elif time.monotonic() - self._last_line > PLAIN_LINE_SECONDS or (step is None and self._total <= SMALL_SWEEP):
             where = f" {step}/{total}" if total else ""
             self._line(f"{name}{where} {note}" if self._total <= SMALL_SWEEP else self._pace())
+
+    def _count(self, counts: dict[str, int]) -> None:
+        """How far workers elsewhere are, as the ledger counts: the sweep's line, where it has changed."""
+        note = ", ".join(f"{counts[key]} {key}" for key in ("claimed", "queued", "failed", "cancelled") if counts[key])
+        if counts == self._last_counts:
+            return
+        self._last_counts = counts
+        self._done = counts["done"]
+        self._bars.update(self._sweep, completed=self._done, note=note)
+        if not self._live:
+            self._console.print(f"[{self._done}/{self._total}] {note}".rstrip(), highlight=False, markup=False)
 
     def _end(self, name: str, message: dict[str, Any]) -> None:
         task = self._jobs.pop(name, None)

@@ -10,41 +10,58 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from harness.devices import Place
 from harness.ledger import Ledger
 from sweeps.entry import start_rank
-from sweeps.local import POLL_SECONDS, STOP_SECONDS, held_by, how_ended
+from sweeps.local import POLL_SECONDS, STOP_SECONDS, held_by, how_ended, preload
 from sweeps.settings import WorkerSettings, worker_name
+from sweeps.waiting import deaf_children, stopped_by
 
 PEER_SECONDS = 3.0  # for rank 0 to record by itself what another rank has reported
 PEER_LOST_STATUS = 75  # a rank's, where another one's end ended it
 ERRORS = "errors"  # prefix in the store: what a rank died of, in its own words
 
 
-def run_ranks(settings: WorkerSettings, connection: Connection | None, threads: int | None) -> None:
-    """Runs `launch.devices_per_run` ranks until rank 0 has nothing left to do, or is asked to stop by SIGTERM.
+def run_ranks(
+    settings: WorkerSettings, connection: Connection | None, threads: int | None, stop_on: Sequence[signal.Signals]
+) -> signal.Signals | None:
+    """Runs `launch.devices_per_run` ranks until rank 0 has nothing left to do. -> the signal that asked for an end.
 
     Raises:
         SystemExit: status 1; a rank died.
     """
     stop = threading.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with stopped_by(stop, stop_on) as caught:
+        _run_ranks(settings, connection, threads, stop_on, stop)
+    return caught[0] if caught else None
+
+
+def _run_ranks(
+    settings: WorkerSettings,
+    connection: Connection | None,
+    threads: int | None,
+    stop_on: Sequence[signal.Signals],
+    stop: threading.Event,
+) -> None:
     size = settings.launch.devices_per_run
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     name = worker_name(os.getpid())
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sweeps.entry", "sweeps.worker"])  # one import for all ranks
+    context.set_forkserver_preload(preload(settings.launch.device))  # one import for all ranks
+    with deaf_children(stop_on):
+        ensure_running()  # the forkserver lives on while the ranks save
     processes: list[ForkServerProcess] = []
     for rank in range(size):
         place = Place(rank=rank, size=size, local_rank=rank)
         own = threads and max(1, threads // size)
-        arguments = (settings, connection if rank == 0 else None, own, name, place, store.port)
+        arguments = (settings, connection if rank == 0 else None, own, name, place, store.port, stop_on)
         process = context.Process(target=start_rank, args=arguments)
         process.start()
         processes.append(process)

@@ -27,7 +27,10 @@ def search_and_show(search: Search, command: Sequence[str], console: Console, as
         (point,) = compose_grid(overrides)
         return replace(point.config, sweep_name=point.config.sweep_name or search.study)
 
-    paths = compose_grid(list(search.fixed))[0].config.paths
+    first = compose_grid(list(search.fixed))[0].config
+    if not first.launch.wait:
+        raise ValueError("launch.wait=false: a search needs the result of each trial; add launch.wait=true")
+    paths = first.paths
     Path(paths.runs).mkdir(parents=True, exist_ok=True)
     url = ledger_url(paths)
     Ledger.open(url).close()  # first, so that a SQLite file is set up as the ledger wants it

@@ -1,11 +1,20 @@
 """What a worker process is told. No torch: the parent makes it."""
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from harness.schema import LaunchConfig, PathsConfig, TrackingConfig
 
 EXIT_NO_SPACE = 75  # a worker could write nothing any more: a full or read-only disk (sysexits.h: try again later)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """How much there is to train, for a launcher to know how many workers fit."""
+
+    num_passes: int  # over a frozen base, each with as many runs as may share it
+    peak_bytes: int | None  # predicted for the largest of them; None where the predictor doesn't reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +26,7 @@ class WorkerSettings:
     launch: LaunchConfig
     tracking: TrackingConfig
     sweep: str | None = None  # only this sweep's jobs; None: any
+    work: Work | None = None  # for the launcher; None where nothing is known of it
 
 
 def worker_name(pid: int | None) -> str:
@@ -28,3 +38,23 @@ def worker_pid(name: str | None) -> int | None:
     """The process of a worker of this machine; None for another machine's."""
     host, _, pid = (name or "").rpartition(":")
     return int(pid) if host == socket.gethostname() and pid.isdigit() else None
+
+
+def absolute_paths(paths: PathsConfig) -> PathsConfig:
+    """The same places for a worker that starts elsewhere."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().absolute())
+
+    return replace(
+        paths,
+        runs=absolute(paths.runs) or "",
+        cache=absolute(paths.cache) or "",
+        model_store=absolute(paths.model_store),
+        data_store=absolute(paths.data_store),
+    )
+
+
+def absolute_url(url: str) -> str:
+    """The same ledger for a worker that starts elsewhere: a SQLite file by its whole path."""
+    return url if "://" in url else str(Path(url).expanduser().absolute())

@@ -2,7 +2,8 @@
 
 Every job under every launch goes through here, single runs too. Over several devices, rank 0 does so and tells the
 other ranks (`launch.devices_per_run` starts them here, or torchrun has). Its entry is an importable function, so
-that a preloaded forkserver starts it in 0.05 s. SIGTERM: state is saved, claims are given back, the process ends.
+that a preloaded forkserver starts it in 0.05 s. SIGTERM (and what else the launcher names): state is saved, claims are
+given back, the process ends.
 """
 
 import multiprocessing
@@ -35,6 +36,7 @@ from sweeps.plan import TRAIN
 from sweeps.rank_processes import ERRORS, PEER_LOST_STATUS, PEER_SECONDS, run_ranks
 from sweeps.settings import EXIT_NO_SPACE, WorkerSettings, worker_name
 from sweeps.training import follow_training, train_jobs
+from sweeps.waiting import stop_at, stopped_by
 
 KINDS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {TRAIN: train_jobs, **EVALS}
 FOLLOWED: dict[str, Callable[[Workplace, Sequence[JobRow]], None]] = {
@@ -45,18 +47,37 @@ IDLE_SECONDS = 0.5
 PEER_GRACE_SECONDS = 2 * PEER_SECONDS
 
 
-def run_worker(settings: WorkerSettings, connection: Connection | None, threads: int | None) -> None:
-    """A worker's life. `connection` carries progress to the parent; its end means that the parent is gone."""
+def run_worker(
+    settings: WorkerSettings,
+    connection: Connection | None,
+    threads: int | None,
+    stop_on: Sequence[signal.Signals] = (signal.SIGTERM,),
+) -> signal.Signals | None:
+    """A worker's life. -> the signal that ended it, None where nothing was left to do, or the parent went.
+
+    Args:
+        settings: what it must know.
+        connection: carries progress to the parent; its end means that the parent is gone.
+        threads: CPU threads for torch; None leaves torch's own number.
+        stop_on: signals that ask for an orderly end. Ctrl-C reaches the parent, which asks us by one of these.
+    """
     if settings.launch.devices_per_run > 1:
-        run_ranks(settings, connection, threads)
-        return
+        return run_ranks(settings, connection, threads, stop_on)
     stop = threading.Event()
-    _prepare(connection, threads, stop)
-    _serve(settings, worker_name(os.getpid()), stop, _sender(connection), Crew())
+    with stopped_by(stop, stop_on) as caught:
+        _prepare(connection, threads, stop)
+        _serve(settings, worker_name(os.getpid()), stop, _sender(connection), Crew())
+    return caught[0] if caught else None
 
 
 def run_rank(
-    settings: WorkerSettings, connection: Connection | None, threads: int | None, name: str, place: Place, port: int
+    settings: WorkerSettings,
+    connection: Connection | None,
+    threads: int | None,
+    name: str,
+    place: Place,
+    port: int,
+    stop_on: Sequence[signal.Signals],
 ) -> None:
     """The life of one process of a worker of several devices; `sweeps.rank_processes` starts it.
 
@@ -67,8 +88,10 @@ def run_rank(
         name: the worker's, under which rank 0 claims.
         place: which rank this is.
         port: of the store on this machine where the ranks meet.
+        stop_on: as the worker's; a scheduler sends them to every process.
     """
     stop = threading.Event()
+    stop_at(stop, stop_on)
     _prepare(connection, threads, stop)
     threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
     store = TCPStore("127.0.0.1", port, is_master=False)
@@ -99,8 +122,8 @@ def run_here(settings: WorkerSettings, place: Place, send: Callable[[dict[str, A
         KeyboardInterrupt: asked to stop; state is saved.
     """
     stop = threading.Event()
+    stop_at(stop, (signal.SIGTERM, signal.SIGINT))
     _prepare(None, settings.launch.threads, stop)
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
     store, _, _ = next(rendezvous("env://"))
     crew = join_crew(place, store, settings.launch)
     try:
@@ -120,8 +143,6 @@ class _OutOfStep(Exception):
 
 
 def _prepare(connection: Connection | None, threads: int | None, stop: threading.Event) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us by SIGTERM
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     quiet_libraries()
     if threads is not None:
         torch.set_num_threads(threads)

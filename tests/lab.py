@@ -72,6 +72,11 @@ class Lab:
         """`python -m harness.run ...` to its end."""
         return self.call("harness.run", *arguments, **environment)
 
+    @property
+    def output(self) -> str:
+        """What the command that `start` started last has said so far."""
+        return (self.folder / "output.txt").read_text()
+
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """`python -m harness.run ...` in a session of its own, as a terminal has it; output goes to a file."""
         with (self.folder / "output.txt").open("w") as output:
@@ -86,7 +91,7 @@ class Lab:
             )
 
     def jobs(self) -> list[JobRow]:
-        ledger = Ledger.open(self.runs / "ledger.sqlite")
+        ledger = Ledger.open(self.extra.get("HARNESS_LEDGER_URL", self.runs / "ledger.sqlite"))
         try:
             return list(ledger.rows())
         finally:
@@ -124,7 +129,11 @@ class Lab:
                 continue
 
     def num_steps_logged(self) -> int:
-        return sum(len(path.read_text().splitlines()) for path in self.runs.glob("*/metrics.jsonl"))
+        return sum(self.steps_logged().values())
+
+    def steps_logged(self) -> dict[str, int]:
+        """run id -> lines of its metrics."""
+        return {path.parent.name: len(path.read_text().splitlines()) for path in self.runs.glob("*/metrics.jsonl")}
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

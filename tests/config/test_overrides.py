@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.compose import check_command_line, first_cause, near
+from harness.compose import ConfigError, check_command_line, compose_grid, first_cause, near
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,14 @@ def test_first_cause_leaves_the_dump_out() -> None:
     assert first_cause(error) == "train.foo: Key 'foo' not in 'TrainConfig'"
     assert first_cause(ValueError("quant.block_size=63: no")) == "quant.block_size=63: no"
     assert first_cause(KeyError()) == "KeyError"
+
+
+def test_sbatch_and_ray_take_options_that_this_project_does_not_know() -> None:
+    slurm = ("launch=slurm", "+launch.slurm.extra.gres=gpu:a100:1", "launch.slurm.setup=[module load cuda]")
+    (point,) = compose_grid(["model=smollm2", *slurm])
+    assert point.config.launch.slurm.extra == {"gres": "gpu:a100:1"}
+    assert point.config.launch.slurm.setup == ["module load cuda"]
+    (point,) = compose_grid(["model=smollm2", "launch=ray", "+launch.ray.runtime_env.working_dir=."])
+    assert point.config.launch.ray.runtime_env == {"working_dir": "."}
+    with pytest.raises(ConfigError, match=r"\+launch\.slurm\.extra\.gres=gpu:1"):
+        compose_grid(["launch=slurm", "launch.slurm.extra.gres=gpu:1"])

@@ -15,7 +15,7 @@ import pytest
 
 from harness.compose import compose_grid
 from harness.ledger import JobStatus
-from harness.schema import Device, LaunchConfig
+from harness.schema import LaunchConfig, Launcher
 from sweeps.evals import EVALS, SCORES
 from sweeps.launch import device_problems
 from sweeps.plan import DATASET_EVALS, plan_runs
@@ -186,16 +186,11 @@ def test_what_is_not_scored_over_shards_is_refused() -> None:
     assert "eval.after_training=super_ni: it is scored over a whole base only" in problem
 
 
-def test_workers_dont_share_gpus() -> None:
-    launch = LaunchConfig(workers=2, devices_per_run=2, device=Device.cuda)
-    (problem,) = device_problems([], launch)
-    assert "use launch.workers=1" in problem
-    assert not device_problems([], LaunchConfig(workers=2, devices_per_run=2, device=Device.cpu))
-
-
 def test_torchrun_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("WORLD_SIZE", "4"), ("RANK", "0"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     assert not device_problems([], LaunchConfig(shard_base=True))
     (problem,) = device_problems([], LaunchConfig(devices_per_run=2))
     assert "torchrun started 4 processes" in problem
+    (problem,) = device_problems([], LaunchConfig(launcher=Launcher.slurm))
+    assert "launch=slurm: torchrun has started these processes" in problem

@@ -1,0 +1,89 @@
+"""How many worker processes does this machine take, and which device does each get? No torch.
+
+One group of runs is on a GPU at a time; several where the largest predicted peak leaves room for more
+(`harness.memory`, all of the optimizer's state included, so that nothing is paged for a neighbour's sake).
+"""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+from harness.devices import Accelerator, accelerators
+from harness.memory import predict_run
+from harness.schema import Device, LaunchConfig
+from sweeps.plan import PlannedRun
+from sweeps.settings import Work
+
+CONTEXT_BYTES = 1_000_000_000  # of a process on a GPU beside its tensors: CUDA's context, kernels, the allocator's rest
+USABLE = 0.95  # of a device's memory; the rest is the driver's and the prediction's error
+
+
+def work_of(runs: Sequence[PlannedRun], launch: LaunchConfig) -> Work:
+    """What runs that are to be trained ask of a machine, each of their devices. Args: runs: those not done yet."""
+    max_group_size = launch.max_group_size
+    num_shards = launch.devices_per_run if launch.shard_base else 1
+    sizes = Counter(run.spec.group for run in runs)
+    peaks: list[int | None] = []
+    for run in runs:
+        prediction = predict_run(run.spec, num_shards, min(sizes[run.spec.group], max_group_size))
+        peaks.append(None if prediction is None else prediction.total_bytes)
+    known = [peak for peak in peaks if peak is not None]
+    return Work(
+        num_passes=sum(math.ceil(size / max_group_size) for size in sizes.values()),
+        peak_bytes=max(known) if known and len(known) == len(peaks) else None,
+    )
+
+
+def local_slots(launch: LaunchConfig, work: Work | None) -> list[str | None]:
+    """A slot a worker: the names of its CUDA devices, None for the CPU. Raises ValueError for a missing device."""
+    devices = [] if launch.device is Device.cpu else accelerators()
+    if launch.device is Device.cuda and not devices:
+        raise ValueError("launch.device=cuda: the CUDA driver shows no device here; use launch.device=cpu or auto")
+    if devices and launch.devices_per_run > len(devices):
+        raise ValueError(
+            f"launch.devices_per_run={launch.devices_per_run}: this machine shows {len(devices)} CUDA devices"
+        )
+    return worker_slots(launch, together(devices, launch.devices_per_run), os.cpu_count() or 1, work)
+
+
+def together(devices: Sequence[Accelerator], num_devices: int) -> list[Accelerator]:
+    """So many at a time as one place for a worker, as large as the smallest of them; what is left over stays idle."""
+    starts = range(0, len(devices) - num_devices + 1, num_devices)
+    groups = [devices[start : start + num_devices] for start in starts]
+    return [
+        Accelerator(
+            visible_as=",".join(device.visible_as for device in group),
+            total_bytes=min(device.total_bytes for device in group),
+        )
+        for group in groups
+    ]
+
+
+def worker_slots(
+    launch: LaunchConfig, devices: Sequence[Accelerator], num_cores: int, work: Work | None
+) -> list[str | None]:
+    """Slots on these devices, one on each before a second on any; `launch.workers` is the most there are.
+
+    Args:
+        devices: empty for the CPU.
+        num_cores: a worker without a core of its own only waits.
+        work: None where nothing is known of it: one worker a device.
+    """
+    if not devices:
+        return [None] * (launch.workers or 1)
+    per_device = [_workers_on(device, launch, max(1, num_cores // len(devices)), work) for device in devices]
+    rounds = range(max(per_device))
+    slots: list[str | None] = [
+        device.visible_as for turn in rounds for device, count in zip(devices, per_device, strict=True) if turn < count
+    ]
+    return slots[: min(launch.workers or len(slots), work.num_passes if work and work.num_passes else len(slots))]
+
+
+def _workers_on(device: Accelerator, launch: LaunchConfig, num_cores: int, work: Work | None) -> int:
+    if launch.workers_per_device is not None:
+        return launch.workers_per_device
+    if work is None or work.peak_bytes is None:
+        return 1
+    room = int(USABLE * device.total_bytes) // (work.peak_bytes + CONTEXT_BYTES)
+    return max(1, min(room, num_cores))
