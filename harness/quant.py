@@ -5,7 +5,6 @@ transformers' integration because block size is an axis of the grid and that int
 Source: QLoRA section 3 (NF4, double quantization), LLM.int8 (arXiv 2208.07339).
 """
 
-import bitsandbytes as bnb
 import torch
 from torch import nn
 
@@ -50,6 +49,8 @@ def _replace(model: nn.Module, name: str, linear: nn.Module, config: QuantConfig
 
 def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device) -> nn.Module:
     """-> a bitsandbytes layer with the same weights, quantized, on `device`."""
+    import bitsandbytes as bnb  # a second, for torch's compiler: an unquantized run starts without it
+
     assert isinstance(linear, nn.Linear)
     has_bias = linear.bias is not None
     if config.method is QuantMethod.int8:
