@@ -287,6 +287,11 @@ class EvalConfig:
     tasks_limit: int | None = None  # the first so many questions of each task; null takes all
     tasks_folder: str | None = None  # with YAML files of further tasks
 
+    answers_questions: str = "embedded"  # open prompts; or a jsonl file with question_id and text
+    answers_bench: str = "open"  # what the answers' file in each run folder is called
+    answers_limit: int | None = None  # the first so many prompts; null takes all
+    answers_max_new_tokens: int = 512
+
     glue_data: str | None = None  # a local file of labelled rows; null: `dataset.eval_split` of the run's dataset
     glue_limit: int | None = None  # the first so many rows; null takes all
     super_ni_data: str | None = None  # a local file of tasks' rows; null: `dataset.eval_split` of the run's dataset
@@ -296,8 +301,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         require(self, "eval", 0, "mmlu_num_shots", "tasks_num_fewshot")
         require(self, "eval", 1e-9, "mmlu_limit_per_subject", "perplexity_window", "perplexity_stride")
-        require(self, "eval", 1e-9, "perplexity_limit", "tasks_limit", "glue_limit")
-        require(self, "eval", 1e-9, "super_ni_limit_per_task", "super_ni_max_new_tokens")
+        require(self, "eval", 1e-9, "perplexity_limit", "tasks_limit", "glue_limit", "answers_limit")
+        require(self, "eval", 1e-9, "super_ni_limit_per_task", "super_ni_max_new_tokens", "answers_max_new_tokens")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.answer_prompts import load_open_questions
+from eval.generate import GenerateSettings, generate_answers
 from eval.mmlu import MmluSettings, score_mmlu
 from eval.perplexity import PerplexitySettings, score_perplexity
 from eval.scoring import Progress
@@ -44,10 +46,16 @@ def tasks_jobs(context: Context, claims: Sequence[JobRow]) -> None:
     _score_jobs(context, claims, _tasks, _first_metrics)
 
 
+def answers_jobs(context: Context, claims: Sequence[JobRow]) -> None:
+    """`runs/<run_id>/answers/<bench>.jsonl`, as `python -m eval generate` writes them, resumed by prompt."""
+    _score_jobs(context, claims, _answers, lambda result: {"num_answers": result["num_answers"]})
+
+
 EVALS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {
     "mmlu": mmlu_jobs,
     "perplexity": perplexity_jobs,
     "tasks": tasks_jobs,
+    "answers": answers_jobs,
     "glue": glue_jobs,
     "super_ni": super_ni_jobs,
 }
@@ -121,6 +129,18 @@ def _tasks(base: LoadedBase, members: Members, values: Settings, place: Workplac
     )
     return {
         run_id: result.to_json() for run_id, result in score_tasks(base, members, settings, tell, _kept(place)).items()
+    }
+
+
+def _answers(base: LoadedBase, members: Members, values: Settings, place: Workplace, tell: Progress) -> Results:
+    systems = [open_system(place.run_folder(run_id)) for run_id in members]
+    questions = load_open_questions(values["answers_questions"], values["answers_limit"])
+    settings = GenerateSettings(max_new_tokens=values["answers_max_new_tokens"])
+    bench = values["answers_bench"]
+    written = generate_answers(base, systems, questions, bench, settings, tell)
+    return {
+        system.run_id: {"num_answers": len(written[system.name]), "path": f"answers/{bench}.jsonl"}
+        for system in systems
     }
 
 

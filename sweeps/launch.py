@@ -22,7 +22,7 @@ from harness.schema import Config, Device, LaunchConfig, Launcher
 from sweeps.enqueue import enqueue, run_problem
 from sweeps.estimate import Estimate, estimate_all, free_disk_bytes
 from sweeps.launchers import LAUNCHERS, launch_problems
-from sweeps.plan import DATASET_EVALS, PlannedRun, make_jobs, plan_runs
+from sweeps.plan import ANSWERS, DATASET_EVALS, PlannedRun, make_jobs, plan_runs
 from sweeps.plan_view import disk_warning, show_plan
 from sweeps.preflight import preflight
 from sweeps.progress import SweepProgress
@@ -83,15 +83,16 @@ def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[st
         found = (shard_problem(run.spec.model.kind, run.spec.adapter.method) for run in runs)
         problems.update((problem, None) for problem in found if problem)
         asked = {name for run in runs for name in run.evals.after_training}
-        problems.update((whole_base_problem(name), None) for name in DATASET_EVALS if name in asked)
+        problems.update((whole_base_problem(name), None) for name in (*DATASET_EVALS, ANSWERS) if name in asked)
     return list(problems)
 
 
 def whole_base_problem(name: str) -> str:
-    """Why an evaluation of `DATASET_EVALS` is not made where the base is sharded over devices."""
+    """Why an evaluation is not made where the base is sharded over devices."""
+    command = "generate" if name == ANSWERS else name
     return (
         f"launch.shard_base=true with eval.after_training={name}: it is scored over a whole base only; leave it out, "
-        f"and score the run afterwards with python -m eval {name}"
+        f"and score the run afterwards with python -m eval {command}"
     )
 
 

@@ -25,9 +25,9 @@ from harness.schema import (
     PathsConfig,
 )
 
-TRAIN, MMLU, PERPLEXITY, TASKS = "train", "mmlu", "perplexity", "tasks"
+TRAIN, MMLU, PERPLEXITY, TASKS, ANSWERS = "train", "mmlu", "perplexity", "tasks", "answers"
 DATASET_EVALS = {"glue": ModelKind.classifier, "super_ni": ModelKind.seq2seq}  # of a run's own dataset; what they score
-EVAL_NAMES = (MMLU, PERPLEXITY, TASKS, *DATASET_EVALS)  # the keys of `sweeps.evals.EVALS`, which needs torch
+EVAL_NAMES = (MMLU, PERPLEXITY, TASKS, ANSWERS, *DATASET_EVALS)  # the keys of `sweeps.evals.EVALS`, which needs torch
 MMLU_SETS = {"mmlu_questions": Role.questions, "mmlu_shots_file": Role.shots}  # settings that name questions
 
 
@@ -161,6 +161,8 @@ def eval_settings(evals: EvalConfig, name: str) -> dict[str, Any]:
         files["perplexity_text"] = text_files(settings["perplexity_text"], None)
     if name == TASKS and settings["tasks_folder"] is not None:
         files["tasks_folder"] = sorted(path for path in Path(settings["tasks_folder"]).glob("*") if path.is_file())
+    if name == ANSWERS:
+        files["answers_questions"] = [Path(evals.answers_questions)] * Path(evals.answers_questions).is_file()
     if (data := settings.get(f"{name}_data")) is not None:
         files[f"{name}_data"] = [Path(data)] * Path(data).is_file()
     return settings | {f"{key}_sha256": _content_sha256(found) for key, found in files.items() if found}

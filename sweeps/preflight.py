@@ -35,7 +35,7 @@ from harness.schema import (
     TrainConfig,
 )
 from harness.stores import Missing
-from sweeps.plan import DATASET_EVALS, EVAL_NAMES, MMLU, MMLU_SETS, PERPLEXITY, TASKS, PlannedRun, data_file
+from sweeps.plan import ANSWERS, DATASET_EVALS, EVAL_NAMES, MMLU, MMLU_SETS, PERPLEXITY, TASKS, PlannedRun, data_file
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
 CHECKED_ROWS = 100_000  # rows of a local file that are read before anything starts
@@ -156,6 +156,13 @@ def _eval_problems(evals: EvalConfig, paths: PathsConfig) -> list[str]:
     if PERPLEXITY in evals.after_training:
         problem = source_problem(evals.perplexity_text, paths.data_store)
         problems += [] if problem is None else [f"eval.perplexity_text: {problem}"]
+    if ANSWERS in evals.after_training:
+        from eval.answer_prompts import load_open_questions  # knows tokenizers: half a second that others needn't wait
+
+        try:
+            load_open_questions(evals.answers_questions, evals.answers_limit)
+        except ValueError as error:
+            problems.append(f"eval.answers_questions: {error}")
     if TASKS in evals.after_training:
         problem = missing_lm_eval()
         problems += [] if problem is None else [f"eval.after_training: tasks: {problem}"]
@@ -171,8 +178,8 @@ def _dataset_eval_problems(run: PlannedRun, paths: PathsConfig) -> list[str]:
     problems: list[str] = []
     for name in run.evals.after_training:
         kind, spec = DATASET_EVALS.get(name), run.spec
-        if name == MMLU and spec.model.kind is not ModelKind.causal:
-            problems.append(f"eval.after_training: mmlu scores model.kind=causal, not {spec.model.kind.value}")
+        if name in (MMLU, ANSWERS) and spec.model.kind is not ModelKind.causal:
+            problems.append(f"eval.after_training: {name} scores model.kind=causal, not {spec.model.kind.value}")
         if kind is None:
             continue
         if spec.model.kind is not kind or spec.dataset is None:

@@ -30,6 +30,8 @@ def test_every_evaluation_leaves_its_result(tmp_path: Path) -> None:
         perplexity_text=str(tmp_path / "text.jsonl"),
         tasks_names=list(local.write_local_tasks(tmp_path / "tasks", ("piqa",))),
         tasks_folder=str(tmp_path / "tasks"),
+        answers_limit=2,
+        answers_max_new_tokens=4,
     )
     model = ("local", {"path": str(make_checkpoint(tmp_path / "tiny")), "hub_id": "tiny"})
     runs = plan_runs([config(model=model, adapter="none", quant="none", eval=evals)])
@@ -54,6 +56,8 @@ def test_every_evaluation_leaves_its_result(tmp_path: Path) -> None:
     assert all(result["system"] == runs[0].label for result in found.values())
     assert found["perplexity"]["num_documents"] == 2
     assert found["tasks"]["tasks"]["local_piqa"]["metrics"]["acc"]["n"] == 2
+    answers = (folder / "answers" / "open.jsonl").read_text().splitlines()
+    assert len(answers) == found["answers"]["num_answers"] == 2
     ledger.close()
     (tmp_path / "text.jsonl").write_text('{"text": "Other words."}\n')
     assert [job.kind for job in make_jobs(runs) if job.spec_hash not in {row.spec_hash for row in rows.values()}] == [
