@@ -1,6 +1,7 @@
 """Every test: no network, no user's settings, one thread (tiny models gain nothing from more)."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -12,6 +13,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 for name in ("HARNESS_RUNS", "HARNESS_MODEL_STORE", "HARNESS_DATA_STORE", "HARNESS_CACHE", "HARNESS_LEDGER_URL"):
     os.environ.pop(name, None)
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: commands under test would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("shared", deadline=None)  # a loaded machine is slow, not wrong
 settings.load_profile("shared")
