@@ -17,7 +17,7 @@ from eval.glue import GLUE_FILE, GlueResult, GlueSettings, score_glue
 from eval.intervals import Score
 from eval.super_ni import SUPER_NI_FILE, SuperNiResult, SuperNiSettings, score_super_ni
 from eval.systems import loaded, refuse_equal_names
-from eval.target import adapters_quant, chosen_systems, resolved_quant
+from eval.target import Target, adapters_quant, chosen_systems, resolved_quant
 from harness.choices import dataset_choice, model_choice, quant_choice
 from harness.files import write_json
 from harness.locate import locate_model
@@ -30,15 +30,9 @@ from harness.stores import Missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetTarget:
+class DatasetTarget(Target):
     """What is to be scored, and on which rows."""
 
-    model: str | None
-    adapters: tuple[Path, ...]
-    quant: str | None  # None: as the adapters' own records say, else unquantized
-    run_ids: tuple[str, ...]
-    sweep: str | None
-    runs: Path | None
     dataset: str | None  # a choice of conf/dataset; None: the one that each system was trained on
     data: Path | None  # a file of rows; None: the dataset's evaluation split
     split: str | None  # another split of the hub's

@@ -3,6 +3,7 @@
 `eval.__main__` adds them to its own. Heavy imports wait until a command runs.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,17 +100,8 @@ def glue(
 
     with friendly_errors():
         settings = GlueSettings(limit=limit)
-        target = DatasetTarget(
-            model=model,
-            adapters=tuple(adapter or ()),
-            quant=quant,
-            run_ids=tuple(run or ()),
-            sweep=sweep,
-            runs=runs,
-            dataset=dataset,
-            data=data,
-            split=split,
-        )
+        found = _target(model, adapter, quant, run, sweep, runs)
+        target = DatasetTarget(**asdict(found), dataset=dataset, data=data, split=split)
         with progress_bar("rows", as_json) as advance:
             results, shown = run_glue(target, settings, out, advance)
         show({name: result.to_json() for name, result in results.items()}, shown, as_json)
@@ -137,17 +129,8 @@ def super_ni(
 
     with friendly_errors():
         settings = SuperNiSettings(limit_per_task=limit_per_task or None, max_new_tokens=max_new_tokens)
-        target = DatasetTarget(
-            model=model,
-            adapters=tuple(adapter or ()),
-            quant=quant,
-            run_ids=tuple(run or ()),
-            sweep=sweep,
-            runs=runs,
-            dataset=dataset,
-            data=data,
-            split=split,
-        )
+        found = _target(model, adapter, quant, run, sweep, runs)
+        target = DatasetTarget(**asdict(found), dataset=dataset, data=data, split=split)
         with progress_bar("instances", as_json) as advance:
             results, shown = run_super_ni(target, settings, out, advance)
         show({name: result.to_json() for name, result in results.items()}, shown, as_json)
