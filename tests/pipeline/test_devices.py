@@ -18,7 +18,7 @@ from harness.ledger import JobStatus
 from harness.schema import LaunchConfig, Launcher
 from sweeps.evals import EVALS, SCORES
 from sweeps.launch import device_problems
-from sweeps.plan import DATASET_EVALS, plan_runs
+from sweeps.plan import ANSWERS, DATASET_EVALS, plan_runs
 from tests.lab import Lab, make_lab, wait_until
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "harness.run")
@@ -179,11 +179,12 @@ def test_only_a_frozen_causal_base_is_sharded() -> None:
 
 
 def test_what_is_not_scored_over_shards_is_refused() -> None:
-    assert set(SCORES) | set(DATASET_EVALS) == set(EVALS)
-    overrides = ["model=llama7b", "dataset=oasst1", "eval.after_training=[mmlu,super_ni]"]
+    assert set(SCORES) | set(DATASET_EVALS) | {ANSWERS} == set(EVALS)
+    overrides = ["model=llama7b", "dataset=oasst1", "eval.after_training=[mmlu,super_ni,answers]"]
     runs = plan_runs([point.config for point in compose_grid(overrides)])
-    (problem,) = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
-    assert "eval.after_training=super_ni: it is scored over a whole base only" in problem
+    super_ni, answers = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
+    assert "eval.after_training=super_ni: it is scored over a whole base only" in super_ni
+    assert "eval.after_training=answers: it is scored over a whole base only" in answers
 
 
 def test_torchrun_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
