@@ -20,6 +20,9 @@ from transformers import AttentionInterface
 
 PACKED = "packed"
 
+# Slots that attend in one call, as far as the longest of them: on a CPU reading keys costs more than a call.
+_SLOTS_TOGETHER = {"cpu": 8}
+
 KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer: [1, K, tokens, D] each
 
 
@@ -173,20 +176,19 @@ class Decode:
         return max(self.cache.lengths[slot] for slot in self.slots) + 1
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        at = self._at = self._at or _DecodeIndex.of(self.cache.lengths, self.slots, query.device)
+        at = self._at = self._at or _DecodeIndex.of(self.cache.lengths, self.slots, query)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[at.slots, :, at.ends] = key[0].transpose(0, 1)
         values[at.slots, :, at.ends] = value[0].transpose(0, 1)
         active, heads, kv_heads, size = len(self.slots), query.shape[1], key.shape[1], query.shape[3]
         # the H/K query heads of a key/value head become its queries: nothing of the cache is copied
         by_slot = query[0].transpose(0, 1)[at.rows].reshape(active, kv_heads, heads // kv_heads, size)
-        out = functional.scaled_dot_product_attention(
-            by_slot,
-            keys[:active, :, : at.longest],
-            values[:active, :, : at.longest],
-            attn_mask=at.visible,
-            scale=scaling,
-        )
+        out = torch.empty_like(by_slot)
+        for part, mask in at.parts:
+            longest = mask.shape[-1]
+            out[part] = functional.scaled_dot_product_attention(
+                by_slot[part], keys[part, :, :longest], values[part, :, :longest], attn_mask=mask, scale=scaling
+            )
         return out.reshape(active, heads, size)[at.slots].transpose(0, 1)[None]
 
 
@@ -197,16 +199,21 @@ class _DecodeIndex:
     slots: Tensor  # [B], of each row
     rows: Tensor  # [B], of each slot
     ends: Tensor  # [B], where each row's new token goes in its slot
-    longest: int
-    visible: Tensor  # [B, 1, 1, longest], by slot
+    parts: list[tuple[slice, Tensor]]  # neighbouring slots, and their mask: 0 or -inf, [slots, 1, 1, their longest]
 
     @classmethod
-    def of(cls, lengths: Sequence[int], slots: Sequence[int], device: torch.device) -> "_DecodeIndex":
+    def of(cls, lengths: Sequence[int], slots: Sequence[int], query: Tensor) -> "_DecodeIndex":
+        device = query.device
         by_row = torch.tensor(list(slots), device=device)
         by_slot = torch.tensor(list(lengths[: len(slots)]), device=device)
-        longest = max(lengths[: len(slots)]) + 1
-        visible = torch.arange(longest, device=device)[None, :] <= by_slot[:, None]
-        return cls(by_row, torch.argsort(by_row), by_slot[by_row], longest, visible[:, None, None, :])
+        num_together = _SLOTS_TOGETHER.get(device.type, len(slots))
+        parts = []
+        for start in range(0, len(slots), num_together):
+            part = slice(start, min(start + num_together, len(slots)))
+            hidden = torch.arange(max(lengths[part]) + 1, device=device)[None, :] > by_slot[part, None]
+            mask = query.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+            parts.append((part, mask[:, None, None, :]))
+        return cls(by_row, torch.argsort(by_row), by_slot[by_row], parts)
 
 
 def _causal_segments(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float) -> Tensor:

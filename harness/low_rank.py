@@ -78,10 +78,15 @@ def add_low_rank(y_NO: Tensor, x_NI: Tensor, terms: Sequence[Term], factors: Seq
     """-> y with every term added, [N, O], in the dtype of x and y.
 
     Args:
-        y_NO: the frozen layer's output.
+        y_NO: the frozen layer's output; where no gradient is recorded, the terms are added in its place.
         x_NI: its input.
         terms: the members' spans, ascending and apart; tokens of no span stay as they are.
         factors: A [r, I] and B [O, r] of each term in turn, in any float dtype; gradients come back in it.
     """
+    if not torch.is_grad_enabled():
+        for term, a_RI, b_OR in zip(terms, factors[::2], factors[1::2], strict=True):
+            h_TR = (_masked(x_NI[term.rows], term.mask_TI) @ a_RI.to(x_NI.dtype).T).mul_(term.scale)
+            y_NO[term.rows].addmm_(h_TR, b_OR.to(x_NI.dtype).T)
+        return y_NO
     out: Tensor = _AddLowRank.apply(y_NO, x_NI, terms, *factors)  # type: ignore[no-untyped-call]
     return out
