@@ -10,18 +10,18 @@ Records: benchmarks/results/generation-*.md.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.mmlu import PLAIN, Seconds, smollm2
+from benchmarks.mmlu import PLAIN, Seconds, add_adapters, smollm2
 from eval.answer_prompts import PromptFormat, encode_dialogue, load_open_questions
 from eval.decoding import Decoded
 from eval.generate import GenerateSettings, Request, generate
 from harness.models import LoadedBase, checkpoint_folder, load_base
-from harness.schema import AdapterConfig
 
 
 def main() -> None:
@@ -115,20 +115,22 @@ def time_transformers(
 def time_adapters(
     base: LoadedBase, prompts: list[list[int]], settings: GenerateSettings, count: int, repeats: int
 ) -> None:
-    """The prompts for one adapter, then for `count` adapters in one batch."""
-    generator = torch.Generator().manual_seed(0)
-    names = [f"adapter{number}" for number in range(count)]
-    for number, name in enumerate(names):
-        base.bank.add_member(name, AdapterConfig(name="lora", lora_r=64, lora_alpha=16), seed=number)
-        for parameter in base.bank.member_parameters(name).values():
-            parameter.data.normal_(0, 0.01, generator=generator)
-    base.bank.eval()
+    """The prompts for one adapter, then for `count` in one batch; decoding: what comes after the first tokens."""
+    names = add_adapters(base, count)
+    first_token = replace(settings, max_new_tokens=1)
     for _ in range(repeats):
-        one, texts = time_ours(base, [(names[0], prompt) for prompt in prompts], settings)
-        several, all_texts = time_ours(base, [(name, prompt) for name in names for prompt in prompts], settings)
-        line: dict[str, object] = {"one": one.rounded(), str(count): several.rounded()}
-        line |= {"ratio_wall": several.wall / one.wall, "ratio_cpu": several.cpu / one.cpu}
-        line["tokens_ratio"] = sum(map(len, all_texts)) / sum(map(len, texts))
+        line: dict[str, object] = {}
+        totals, decoding = [], []
+        for members in (names[:1], names):
+            jobs: list[tuple[str | None, list[int]]] = [(name, prompt) for name in members for prompt in prompts]
+            slots = len(jobs)
+            prefill, _ = time_ours(base, jobs, replace(first_token, num_slots=slots))
+            spent, texts = time_ours(base, jobs, replace(settings, num_slots=slots))
+            totals.append(spent)
+            decoding.append(spent - prefill)
+            line[f"{len(members)} adapters"] = {**spent.rounded(), "new_tokens": sum(map(len, texts))}
+        line["ratio_wall"] = totals[1].wall / totals[0].wall
+        line["ratio_wall_decoding"] = decoding[1].wall / decoding[0].wall
         print(json.dumps(line), flush=True)
 
 

@@ -85,8 +85,8 @@ def add_low_rank(y_NO: Tensor, x_NI: Tensor, terms: Sequence[Term], factors: Seq
     """
     if not torch.is_grad_enabled():
         for term, a_RI, b_OR in zip(terms, factors[::2], factors[1::2], strict=True):
-            h_TR = (_masked(x_NI[term.rows], term.mask_TI) @ a_RI.to(x_NI.dtype).T).mul_(term.scale)
-            y_NO[term.rows].addmm_(h_TR, b_OR.to(x_NI.dtype).T)
+            h_TR = _masked(x_NI[term.rows], term.mask_TI) @ a_RI.to(x_NI.dtype).T
+            y_NO[term.rows].addmm_(h_TR, b_OR.to(x_NI.dtype).T, alpha=term.scale)
         return y_NO
     out: Tensor = _AddLowRank.apply(y_NO, x_NI, terms, *factors)  # type: ignore[no-untyped-call]
     return out
