@@ -12,8 +12,14 @@ What it does, in order: checks the command line, composes every grid point, plan
 needed is there, trains what is not done yet, evaluates, says what came of it. Running it again goes on.
 """
 
-import os
 import sys
+
+from sweeps.forkserver import may_train_here, start_forkserver, stop_forkserver
+
+if __name__ == "__main__" and may_train_here(sys.argv[1:]):
+    start_forkserver()  # it imports torch while the rest here is imported, composed and checked
+
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Never
@@ -52,6 +58,8 @@ def main() -> None:
     except KeyboardInterrupt:
         CONSOLE.print("stopped before anything was started")
         raise SystemExit(EXIT_INTERRUPTED) from None
+    finally:
+        stop_forkserver()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

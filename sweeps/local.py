@@ -16,11 +16,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from harness.devices import planned_device
 from harness.ledger import JobRow, JobStatus, Ledger
-from harness.process import prepare_process
-from harness.schema import Device
 from sweeps.entry import start_worker
+from sweeps.forkserver import start_forkserver
 from sweeps.settings import WorkerSettings, worker_name, worker_pid
 from sweeps.slots import local_slots
 from sweeps.waiting import Watch, interrupt, open_jobs
@@ -28,8 +26,6 @@ from sweeps.waiting import Watch, interrupt, open_jobs
 STOP_SECONDS = 8.0  # a worker looks up at every layer, and saves; whoever waits sees all settled within ten
 POLL_SECONDS = 0.2
 MAX_STILLBORN = 3  # workers that die at once, in a row, before the launch gives up
-PRELOAD_CPU = ("sweeps.entry", "sweeps.worker")
-PRELOAD_CUDA = ("sweeps.entry", "torch", "transformers")  # bitsandbytes, and so peft, open CUDA, which bears no fork
 
 
 @dataclass(slots=True)
@@ -50,10 +46,9 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:
         ValueError: no such device; workers die before they begin a job; or nothing can be written any more.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; by then the workers have saved their state and ended.
     """
-    prepare_process()  # the forkserver inherits it, and preloads torch
+    start_forkserver(settings.launch.device)
     context = multiprocessing.get_context("forkserver")
     slots = local_slots(settings.launch, settings.work)
-    context.set_forkserver_preload(preload(settings.launch.device))
     previous = signal.signal(signal.SIGTERM, interrupt)
     workers: list[_Worker] = []
     num_stillborn = 0  # in a row
@@ -86,11 +81,6 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:
         signal.signal(signal.SIGTERM, previous)
         for worker in _stop(workers):
             ledger.release(_claims(worker, ledger, settings.sweep))
-
-
-def preload(device: Device) -> list[str]:
-    """What a forkserver imports once for all that it starts."""
-    return list(PRELOAD_CUDA if planned_device(device) is Device.cuda else PRELOAD_CPU)
 
 
 def _start(

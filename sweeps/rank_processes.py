@@ -20,7 +20,8 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from harness.devices import Place
 from harness.ledger import Ledger
 from sweeps.entry import start_rank
-from sweeps.local import POLL_SECONDS, STOP_SECONDS, held_by, how_ended, preload
+from sweeps.forkserver import preload
+from sweeps.local import POLL_SECONDS, STOP_SECONDS, held_by, how_ended
 from sweeps.settings import WorkerSettings, worker_name
 from sweeps.waiting import deaf_children, stopped_by
 

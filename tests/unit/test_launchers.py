@@ -23,8 +23,8 @@ from harness.schema import (
     TrackingConfig,
 )
 from harness.schema_clusters import RayConfig, SlurmConfig
+from sweeps.forkserver import PRELOAD_CUDA
 from sweeps.launchers import LAUNCHERS, launch_problems
-from sweeps.local import PRELOAD_CUDA
 from sweeps.on_ray import _room, _runtime_env
 from sweeps.on_slurm import SlurmWorker, Submission, sbatch_parameters, submissions, submissions_file, submit
 from sweeps.progress import SweepProgress

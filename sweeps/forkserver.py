@@ -1,0 +1,47 @@
+"""The process that workers are forked from: it has imported torch and all that they need.
+
+Imports are most of a start-up, so `harness.run` starts it first of all and composes and checks meanwhile. A command
+that turns out to need no worker ends it again.
+"""
+
+import os
+import signal
+from collections.abc import Sequence
+from multiprocessing import forkserver, get_context
+
+from harness.devices import place_of_environment, planned_device
+from harness.process import prepare_process
+from harness.schema import Device
+
+PRELOAD_CPU = ("sweeps.entry", "sweeps.worker")
+PRELOAD_CUDA = ("sweeps.entry", "torch", "transformers")  # bitsandbytes, and so peft, open CUDA, which bears no fork
+_TRAINING_FLAGS = frozenset({"-m", "--multirun", "--allow-sqlite"})  # the others ask, and train nothing
+_ELSEWHERE = ("launch=", "launch.launcher=", "launch.dry_run=")
+
+
+def start_forkserver(device: Device = Device.auto) -> None:
+    """Starts it, or leaves the one that runs; returns at once, it imports on its own."""
+    prepare_process()  # the forkserver inherits it, and preloads torch
+    get_context("forkserver").set_forkserver_preload(preload(device))
+    forkserver.ensure_running()
+
+
+def stop_forkserver() -> None:
+    """Ends it, imports half done or not; there must be no worker any more."""
+    pid: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)  # its own stop waits for the imports
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+
+
+def preload(device: Device) -> list[str]:
+    """What it imports once for all that it starts."""
+    return list(PRELOAD_CUDA if planned_device(device) is Device.cuda else PRELOAD_CPU)
+
+
+def may_train_here(arguments: Sequence[str]) -> bool:
+    """Whether a command line, not yet checked, looks as if workers of this machine were to come of it."""
+    if not arguments or place_of_environment() is not None:
+        return False
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    keys = [argument for argument in arguments if argument.startswith(_ELSEWHERE)]
+    return flags <= _TRAINING_FLAGS and set(keys) <= {"launch=local", "launch.dry_run=false"}
