@@ -34,7 +34,7 @@ class Mirror:
 
 def test_metrics_are_mirrored() -> None:
     mirror = Mirror()
-    tracker = Tracker(mirror)
+    tracker = Tracker(lambda: mirror)
     tracker.log(METRICS)
     tracker.finish()
     tracker.finish()
@@ -44,7 +44,7 @@ def test_metrics_are_mirrored() -> None:
 @pytest.mark.parametrize("error", [ConnectionResetError("lost"), wandb.Error("gone"), MailboxClosedError("closed")])
 def test_a_lost_mirror_is_warned_of_once_and_let_go(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     mirror = Mirror(error)
-    tracker = Tracker(mirror)
+    tracker = Tracker(lambda: mirror)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             tracker.log(METRICS)
@@ -52,10 +52,23 @@ def test_a_lost_mirror_is_warned_of_once_and_let_go(error: Exception, caplog: py
     assert mirror.calls == ["log 1 1.0"]
     assert len(caplog.records) == 1
     assert type(error).__name__ in caplog.text
-    tracker = Tracker(Mirror(error))
+    tracker = Tracker(lambda: Mirror(error))
     tracker.finish()
 
 
 def test_our_own_mistakes_still_show() -> None:
+    tracker = Tracker(lambda: Mirror(KeyError("loss")))
+    tracker.log(METRICS)
     with pytest.raises(KeyError):
-        Tracker(Mirror(KeyError("loss"))).log(METRICS)
+        tracker.finish()
+
+
+def test_a_mirror_that_cannot_be_opened_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse() -> Mirror:
+        raise OSError("no room")
+
+    tracker = Tracker(refuse)
+    with caplog.at_level(logging.WARNING):
+        tracker.log(METRICS)
+        tracker.finish()
+    assert "OSError" in caplog.text
