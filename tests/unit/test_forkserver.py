@@ -1,0 +1,71 @@
+"""What is started ahead of a command's own checks is right to start, and is gone where nothing comes of it."""
+
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from sweeps.forkserver import may_train_here
+
+MARK = "HARNESS_TEST_MARK"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["model=smollm2", "dataset=concise"],
+        ["-m", "model=llama7b,13b", "dataset=oasst1,flan"],
+        ["-m", "+experiment=demo", "launch=local", "launch.dry_run=false", "launch.workers=2"],
+        ["--multirun", "--allow-sqlite", "+grid=table5"],
+    ],
+)
+def test_commands_that_train_here(arguments: list[str]) -> None:
+    assert may_train_here(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["model=smollm2", "--cfg", "job"],
+        ["model=smollm2", "launch.dry_run=true"],
+        ["-m", "model=smollm2", "launch=slurm"],
+        ["-m", "model=smollm2", "launch=ray"],
+        ["-m", "model=smollm2", "launch.launcher=slurm"],
+    ],
+)
+def test_commands_that_only_ask_or_train_elsewhere(arguments: list[str]) -> None:
+    assert not may_train_here(arguments)
+
+
+def test_processes_of_torchrun_start_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert not may_train_here(["model=smollm2", "dataset=concise"])
+
+
+def test_a_refused_command_leaves_no_process_behind(tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    command = [sys.executable, "-m", "harness.run", "model=llama7b", "dataset=oasst1", f"paths.runs={tmp_path}"]
+    environment = {**os.environ, MARK: mark, "HF_HUB_OFFLINE": "1"}
+    output = tmp_path / "output"
+    with output.open("w") as file:  # no pipe: its end would wait for all that hold it
+        done = subprocess.run(command, env=environment, stdout=file, stderr=file, timeout=60)
+    assert done.returncode == 2, output.read_text()
+    assert not [text for text in command_lines(mark) if "forkserver" in text]
+
+
+def command_lines(mark: str) -> list[str]:
+    """Of this machine's processes that inherited the mark."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and f"{MARK}={mark}" in (folder / "environ").read_text(errors="replace"):
+                found.append((folder / "cmdline").read_text(errors="replace"))
+        except OSError:
+            continue  # it has ended, or isn't ours
+    return found
