@@ -2,10 +2,10 @@
 
     python -m analysis report --sweep demo --tournament runs/tournaments/demo --out reports/demo
 
-writes the rows as leaderboard.csv and leaderboard.json beside the page. Ratings are read from ratings.json, as
-`python -m eval rate` made them; nothing is rated here. Systems are ranked by Elo, as QLoRA's tables 1 and 7 do
-(arXiv 2305.14314); neighbours that the verdicts can't tell apart at 95 % (a test on Bradley-Terry's differences,
-corrected by Holm, in eval/neighbours.py) are named in `not_separable_from`.
+writes the rows as leaderboard.csv and leaderboard.json beside the page, all other scores as scores.csv. Ratings are
+read from ratings.json, as `python -m eval rate` made them; nothing is rated here. Systems are ranked by Elo, as QLoRA's
+tables 1 and 7 do (arXiv 2305.14314); neighbours that the verdicts can't tell apart at 95 % (a test on Bradley-Terry's
+differences, corrected by Holm, in eval/neighbours.py) are named in `not_separable_from`.
 """
 
 import csv
@@ -23,6 +23,7 @@ from rich.text import Text
 from analysis.matches import Tally, pair_tallies, tally_systems
 from analysis.records import Run, Tournament
 from harness.files import write_atomically, write_json
+from harness.scores import MeasuredScore
 
 MISSING = "\N{EN DASH}"
 
@@ -119,6 +120,18 @@ def write_leaderboard(folder: Path, rows: Sequence[LeaderboardRow]) -> None:
     """Writes `leaderboard.csv` and `leaderboard.json` (a list of objects, null where not measured)."""
     write_atomically(folder / "leaderboard.csv", to_csv(rows))
     write_json(folder / "leaderboard.json", [dataclasses.asdict(row) for row in rows])
+
+
+def write_scores(folder: Path, runs: Sequence[Run]) -> None:
+    """Writes `scores.csv`: a line for each number of every evaluation but MMLU, which the leaderboard has."""
+    out = io.StringIO()
+    columns = [field.name for field in dataclasses.fields(MeasuredScore)]
+    writer = csv.DictWriter(out, ["system", "run_id", *columns], lineterminator="\n")
+    writer.writeheader()
+    for run in runs:
+        system = {"system": run.record.label, "run_id": run.record.run_id}
+        writer.writerows(system | dataclasses.asdict(score) for score in run.scores)
+    write_atomically(folder / "scores.csv", out.getvalue())
 
 
 def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:

@@ -18,6 +18,7 @@ from harness.files import read_jsonl
 from harness.ledger import JobStatus
 from harness.places import existing_ledger, without_passwords
 from harness.provenance import RunRecord, load_record
+from harness.scores import MeasuredScore, measured_scores
 
 TRAIN = "train"
 
@@ -67,6 +68,7 @@ class Run:
     record: RunRecord
     losses: tuple[tuple[int, float], ...]  # (step, nats a target token), by step
     mmlu: Mmlu | None
+    scores: tuple[MeasuredScore, ...]  # of all other evaluations
     answers: dict[str, tuple[Answer, ...]]  # by bench
 
     def setting(self, *keys: str) -> Any:
@@ -164,6 +166,7 @@ def load_run(folder: Path) -> Run:
         record=record,
         losses=tuple(sorted((step, loss) for step, loss in steps.items() if loss is not None)),
         mmlu=_mmlu(folder / "eval" / "mmlu" / "mmlu.json"),
+        scores=tuple(measured_scores(folder / "eval", leave_out=("mmlu",))),
         answers=answers,
     )
 

@@ -20,7 +20,7 @@ from analysis.answers import answers_view
 from analysis.figures import CURVE_HEIGHT, CURVE_WIDTH, curve_y
 from analysis.formats import FILTERS
 from analysis.judging import bias_view, judge_view
-from analysis.leaderboard import LeaderboardRow, leaderboard_rows, write_leaderboard
+from analysis.leaderboard import LeaderboardRow, leaderboard_rows, write_leaderboard, write_scores
 from analysis.matches import pair_tallies
 from analysis.records import Run, SweepRuns, Tournament
 from analysis.sections import (
@@ -28,6 +28,7 @@ from analysis.sections import (
     leaderboard_view,
     matrix_view,
     run_settings,
+    scores_views,
     shared_packages,
 )
 from eval.verdict_codes import NULL_SYSTEM
@@ -54,7 +55,7 @@ def write_report(
     tournament: Tournament | None,
     options: ReportOptions,
 ) -> list[LeaderboardRow]:
-    """Writes index.html, leaderboard.csv and leaderboard.json into `out`. -> the leaderboard.
+    """Writes index.html, leaderboard.csv, leaderboard.json and scores.csv into `out`. -> the leaderboard.
 
     Raises:
         ValueError: the records can't be told apart or `options.bench` has no answers.
@@ -62,6 +63,7 @@ def write_report(
     rows = leaderboard_rows(runs, tournament)
     page = render_page(report_context(rows, sweep, runs, tournament, options))
     write_leaderboard(out, rows)
+    write_scores(out, runs)
     write_atomically(out / PAGE, page.encode("utf-8", "replace"))
     return rows
 
@@ -95,6 +97,7 @@ def report_context(
         "bias": bias_view(ratings),
         "leaderboard": leaderboard_view(rows, runs),
         "matrix": matrix_view(pair_tallies(tournament), order) if tournament else None,
+        "scores": scores_views(ordered),
         "curves": curves_view(ordered),
         "answers": answers_view(runs, order, tournament, options.bench, options.max_questions),
         "packages": shared_packages(runs),

@@ -11,10 +11,17 @@ from analysis.figures import Bar, Curve, Scale, bar, curve, scale_over
 from analysis.leaderboard import LeaderboardRow
 from analysis.matches import PairTallies, Tally
 from analysis.records import Estimate, Run
+from harness.scores import MeasuredScore
 
 MMLU_CHANCE = 0.25  # four choices
 MAX_MATRIX_SYSTEMS = 24  # more don't fit a page; the first of the leaderboard are shown
 MAX_CURVES = 60
+KIND_TITLES = {
+    "glue": "GLUE",
+    "perplexity": "Perplexity",
+    "super_ni": "Super-NaturalInstructions",
+    "tasks": "Tasks",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +82,24 @@ class CurvesView:
     num_left_out: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresColumn:
+    """One number of one evaluation."""
+
+    subject: str  # a task or text; empty where the kind has one only
+    metric: str
+    is_comparable: bool  # all systems were asked the same
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresView:
+    """One kind of evaluation: systems as rows, in the order of the leaderboard; those without it are left out."""
+
+    title: str
+    columns: tuple[ScoresColumn, ...]
+    rows: tuple[tuple[str, tuple[MeasuredScore | None, ...]], ...]
+
+
 def leaderboard_view(rows: Sequence[LeaderboardRow], runs: Sequence[Run]) -> LeaderboardView:
     """Rows with bars on axes that hold every interval, and the chance level of MMLU."""
     by_id = {run.record.run_id: run for run in runs}
@@ -120,6 +145,12 @@ def curves_view(runs: Sequence[Run]) -> CurvesView | None:
     )
 
 
+def scores_views(runs: Sequence[Run]) -> list[ScoresView]:
+    """A table for each kind of evaluation but MMLU, which the leaderboard shows."""
+    kinds = sorted({_kind(score) for run in runs for score in run.scores})
+    return [_scores_view(kind, runs) for kind in kinds]
+
+
 def shared_packages(runs: Sequence[Run]) -> dict[str, str] | None:
     """The package versions that all runs have, or None where they differ."""
     versions = [run.record.packages for run in runs]
@@ -129,6 +160,31 @@ def shared_packages(runs: Sequence[Run]) -> dict[str, str] | None:
 def run_settings(run: Run) -> list[tuple[str, Any]]:
     """(name, value) of everything in the run's resolved config, dotted; what is unset is left out."""
     return [(name, value) for name, value in _flat(run.record.spec) if value not in (None, "", [], {})]
+
+
+def _scores_view(kind: str, runs: Sequence[Run]) -> ScoresView:
+    scores = {
+        run.record.label: {(score.evaluation, score.metric): score for score in run.scores if _kind(score) == kind}
+        for run in runs
+    }
+    columns = list(dict.fromkeys(column for found in scores.values() for column in found))
+    settings = {column: {s[column].settings_sha256 for s in scores.values() if column in s} for column in columns}
+    return ScoresView(
+        title=KIND_TITLES.get(kind, kind),
+        columns=tuple(
+            ScoresColumn(
+                subject=evaluation.removeprefix(kind).strip(),
+                metric=metric,
+                is_comparable=len(settings[evaluation, metric]) == 1,
+            )
+            for evaluation, metric in columns
+        ),
+        rows=tuple((label, tuple(found.get(c) for c in columns)) for label, found in scores.items() if found),
+    )
+
+
+def _kind(score: MeasuredScore) -> str:
+    return score.evaluation.split()[0]
 
 
 def _ranked_view(row: LeaderboardRow, run: Run | None, points: Scale | None, accuracy: Scale | None) -> RankedView:

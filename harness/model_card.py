@@ -5,7 +5,6 @@ what isn't known is left out. No path of the machine that trained it gets in. Th
 model hub's (https://huggingface.co/docs/hub/model-cards).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ import yaml
 from harness.plan import RunSpec
 from harness.provenance import RunRecord
 from harness.schema import DType, ModelConfig, QuantConfig, QuantMethod
+from harness.scores import MeasuredScore, measured_scores
 
 EMBEDDED = "embedded/"
 UNKNOWN_LICENSE = "unknown"
-SCORE_SETTINGS = ("protocol", "split_name", "num_shots", "chat")  # what a score can't be compared without
-_INTERVAL = "_ci95"
 
 
 def model_card(record: RunRecord, run_folder: Path, license_id: str = UNKNOWN_LICENSE, merged: bool = False) -> str:
@@ -146,7 +144,7 @@ def _recipe_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
 
 
 def _scores(folder: Path, merged: bool) -> str:
-    rows = [row for path in sorted(folder.rglob("*.json")) for row in _score_rows(folder, path)]
+    rows = [_score_row(score) for score in measured_scores(folder)]
     if not rows:
         return "## Scores\n\nNone were measured."
     on = "of the adapter, before it was merged" if merged else "of this adapter on its base as it was trained"
@@ -157,23 +155,11 @@ def _scores(folder: Path, merged: bool) -> str:
     return head + "\n".join(table)
 
 
-def _score_rows(folder: Path, path: Path) -> list[tuple[str, str, str, str, str]]:
-    """Every number of an evaluation's file that has an interval beside it (`accuracy` and `accuracy_ci95`)."""
-    values = json.loads(path.read_text())
-    if not isinstance(values, dict):
-        return []
-    settings = ", ".join(f"{key} {values[key]}" for key in SCORE_SETTINGS if values.get(key) not in (None, "", False))
-    name = path.relative_to(folder).parts[0].removesuffix(".json")
-    found = []
-    for key, interval in values.items():
-        metric = key.removesuffix(_INTERVAL)
-        if metric == key or not isinstance(values.get(metric), (int, float)) or interval is None:
-            continue
-        low, high = ("open" if bound is None else f"{bound:.4g}" for bound in interval)
-        found.append(
-            (f"{name} {metric}", f"{values[metric]:.4g}", f"{low} to {high}", str(values.get("n", "")), settings)
-        )
-    return found
+def _score_row(score: MeasuredScore) -> tuple[str, str, str, str, str]:
+    low, high = ("open" if bound is None else f"{bound:.4g}" for bound in (score.low, score.high))
+    interval = "not known" if score.low is None and score.high is None else f"{low} to {high}"
+    count = "" if score.n is None else str(score.n)
+    return f"{score.evaluation} {score.metric}", f"{score.value:.4g}", interval, count, score.settings
 
 
 def _loading_note(spec: RunSpec, merged: bool) -> str:

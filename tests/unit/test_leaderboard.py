@@ -72,7 +72,7 @@ def run(label: str, run_id: str = "r1", mmlu: Mmlu | None = None) -> Run:
         git_commit=None,
         git_dirty=None,
     )
-    return Run(folder=Path("runs") / run_id, record=record, losses=(), mmlu=mmlu, answers={})
+    return Run(folder=Path("runs") / run_id, record=record, losses=(), mmlu=mmlu, scores=(), answers={})
 
 
 def mmlu(accuracy: float) -> Mmlu:

@@ -551,6 +551,30 @@ def test_scores_of_different_settings_are_not_compared(
     assert "come from 2 different sets of questions" in Page(build(tmp_path / "o", runs, tournament)).text
 
 
+def test_other_benchmarks_have_a_table_each(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
+    assert "Other benchmarks" not in Page(build(tmp_path / "o", runs, None)).text
+    write_perplexity(runs[0] / runs[1][0], 1.25, "e" * 64)
+    write_perplexity(runs[0] / runs[1][2], 1.5, "e" * 64)
+    text = Page(build(tmp_path / "o", runs, None)).text
+    assert "Other benchmarks" in text
+    assert "1.25 1.15 to 1.35 · n 7" in text
+    assert "not comparable" not in text
+    lines = (tmp_path / "o" / "scores.csv").read_text().splitlines()
+    assert lines[0].startswith("system,run_id,evaluation,metric,value,low,high,n")
+    assert [line.split(",")[4] for line in lines[1:]] == ["1.25", "1.5"]
+
+
+def test_other_benchmarks_of_different_questions_are_marked(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
+    write_perplexity(runs[0] / runs[1][0], 1.25, "e" * 64)
+    write_perplexity(runs[0] / runs[1][2], 1.5, "f" * 64)
+    assert "different questions: not comparable" in Page(build(tmp_path / "o", runs, None)).text
+
+
+def write_perplexity(run: Path, bits: float, settings: str) -> None:
+    values = {"bits_per_byte": bits, "bits_per_byte_ci95": [bits - 0.1, bits + 0.1], "num_documents": 7}
+    write_json(run / "eval" / "perplexity" / "perplexity.json", values | {"text": EVIL, "settings_sha256": settings})
+
+
 def test_differing_versions_are_listed_by_run(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
     opened: tuple[Run, ...] = load_runs(*runs)
     other = replace(opened[0], record=replace(opened[0].record, packages={"torch": "2.12.0"}))

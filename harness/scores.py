@@ -1,0 +1,86 @@
+"""What was measured of a run? Every score that its evaluations left under `eval/`, in one shape. No torch.
+
+    for score in measured_scores(run_folder / "eval"):
+        print(score.evaluation, score.metric, score.value, score.low, score.high)
+
+Read by the model card and the report, so that an evaluation shows in both once it writes its numbers as the others
+do: `x` beside `x_ci95`, or `{"metrics": {"x": {"value": ..., "ci95": ...}}}`, of the whole or of each of its `tasks`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCORE_SETTINGS = ("protocol", "split_name", "num_shots", "chat")  # what a score can't be compared without
+_INTERVAL = "_ci95"
+_SUBJECT = ("task", "dataset", "text")  # what an evaluation was made on, by the key that says so
+_COUNTS = ("n", "num_documents")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredScore:
+    """One number of one evaluation; a bound of its 95 % interval is None where there was nothing to draw it from."""
+
+    evaluation: str  # "mmlu", "glue rte", "tasks hellaswag"
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None  # questions, rows or documents
+    settings: str  # in words
+    settings_sha256: str | None  # of questions and protocol: scores of different ones can't be compared
+
+
+def measured_scores(folder: Path, leave_out: Sequence[str] = ()) -> list[MeasuredScore]:
+    """All of a run, by evaluation in the order of their names.
+
+    Args:
+        folder: `runs/<run_id>/eval`.
+        leave_out: evaluations whose files aren't opened.
+
+    Raises:
+        ValueError: a file that is not JSON.
+    """
+    files = [file for file in sorted(folder.rglob("*.json")) if file.relative_to(folder).parts[0] not in leave_out]
+    return [score for file in files for score in _of_file(folder, file)]
+
+
+def _of_file(folder: Path, path: Path) -> Iterator[MeasuredScore]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); score the run again") from error
+    if not isinstance(values, dict):
+        return
+    subject = next((Path(str(values[key])).name for key in _SUBJECT if values.get(key)), "")  # of a path, its end only
+    kind = path.relative_to(folder).parts[0].removesuffix(".json")
+    name = f"{kind} {subject}" if subject not in ("", kind) else kind
+    about: dict[str, Any] = {
+        "n": next((values[key] for key in _COUNTS if isinstance(values.get(key), int)), None),
+        "settings": ", ".join(f"{k} {values[k]}" for k in SCORE_SETTINGS if values.get(k) not in (None, "", False)),
+        "settings_sha256": values.get("settings_sha256"),
+    }
+    for key, interval in values.items():
+        metric = key.removesuffix(_INTERVAL)
+        if metric != key and isinstance(values.get(metric), (int, float)) and "metrics" not in values:
+            yield _score(name, metric, values[metric], interval, about)
+    yield from _of_metrics(name, values, about)
+    tasks = values.get("tasks")
+    for task, found in (tasks if isinstance(tasks, dict) else {}).items():
+        shots = {"settings": f"num_fewshot {found['num_fewshot']}"} if "num_fewshot" in found else {}
+        yield from _of_metrics(f"{name} {task}", found, about | shots)
+
+
+def _of_metrics(name: str, values: dict[str, Any], about: dict[str, Any]) -> Iterator[MeasuredScore]:
+    metrics = values.get("metrics")
+    for metric, score in (metrics if isinstance(metrics, dict) else {}).items():
+        if isinstance(score, dict) and isinstance(score.get("value"), (int, float)):
+            counted = {"n": score["n"]} if isinstance(score.get("n"), int) else {}
+            yield _score(name, metric, score["value"], score.get("ci95"), about | counted)
+
+
+def _score(name: str, metric: str, value: float, interval: Any, about: dict[str, Any]) -> MeasuredScore:
+    low, high = interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
+    return MeasuredScore(evaluation=name, metric=metric, value=value, low=low, high=high, **about)

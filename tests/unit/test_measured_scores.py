@@ -1,0 +1,115 @@
+"""Every evaluation's file, as it is written, gives its numbers to the model card and the report."""
+
+from pathlib import Path
+
+import pytest
+
+from eval.glue import GlueResult
+from eval.intervals import Score
+from eval.perplexity import PerplexityResult
+from eval.super_ni import SuperNiResult
+from eval.task_scores import MetricScore, TaskScore, TasksResult
+from harness.files import write_json
+from harness.scores import measured_scores
+
+
+def glue() -> GlueResult:
+    accuracy, matthews = Score(value=0.75, ci95=(0.6, 0.9)), Score(value=None, ci95=None)
+    return GlueResult(
+        system="roberta-rte",
+        task="rte",
+        split_name="validation",
+        score_name="accuracy",
+        score=0.75,
+        score_ci95=(0.6, 0.9),
+        official=("accuracy",),
+        metrics={"accuracy": accuracy, "matthews": matthews},
+        n=40,
+        num_labels=2,
+        label_names=None,
+        num_truncated=0,
+        data_sha256="d",
+        settings_sha256="s",
+        model_sha256="m",
+        predictions=(),
+    )
+
+
+def super_ni() -> SuperNiResult:
+    return SuperNiResult(
+        system="t5",
+        dataset="super_ni",
+        split_name="test",
+        rouge_l=0.41,
+        rouge_l_ci95=None,
+        rouge_l_macro=0.4,
+        exact_match=0.2,
+        n=100,
+        num_tasks=1,
+        num_truncated=0,
+        max_new_tokens=128,
+        per_task={},
+        data_sha256="d",
+        settings_sha256="s",
+        model_sha256="m",
+        predictions=(),
+    )
+
+
+def perplexity(text: str) -> PerplexityResult:
+    return PerplexityResult(
+        system="smollm2",
+        text=text,
+        token_perplexity=None,
+        token_perplexity_ci95=None,
+        bits_per_byte=1.2,
+        bits_per_byte_ci95=(1.1, 1.3),
+        byte_perplexity=2.3,
+        word_perplexity=None,
+        num_documents=7,
+        num_tokens=70,
+        num_bytes=300,
+        num_words=50,
+        window=512,
+        stride=512,
+        settings_sha256="s",
+        model_sha256="m",
+        documents=(),
+    )
+
+
+def tasks() -> TasksResult:
+    acc, perplexity = MetricScore(value=0.3, ci95=(0.2, 0.4), n=60), MetricScore(value=9.5, ci95=None, n=60)
+    metrics = {"acc": acc, "perplexity": perplexity}
+    piqa = TaskScore(version="1.0", num_fewshot=0, metrics=metrics, crows_pairs=None, predictions=())
+    return TasksResult(
+        system="smollm2", tasks={"piqa": piqa}, lm_eval_version="0.4", settings_sha256="s", model_sha256="m"
+    )
+
+
+def test_every_evaluation_says_its_numbers(tmp_path: Path) -> None:
+    write_json(tmp_path / "glue" / "glue.json", glue().to_json())
+    write_json(tmp_path / "perplexity" / "perplexity.json", perplexity("/somewhere/of/mine/pile.jsonl").to_json())
+    write_json(tmp_path / "super_ni" / "super_ni.json", super_ni().to_json())
+    write_json(tmp_path / "tasks" / "tasks.json", tasks().to_json())
+    found = [(s.evaluation, s.metric, s.value, s.low, s.high, s.n) for s in measured_scores(tmp_path)]
+    assert found == [
+        ("glue rte", "accuracy", 0.75, 0.6, 0.9, 40),
+        ("perplexity pile.jsonl", "bits_per_byte", 1.2, 1.1, 1.3, 7),
+        ("super_ni", "rouge_l", 0.41, None, None, 100),
+        ("tasks piqa", "acc", 0.3, 0.2, 0.4, 60),
+        ("tasks piqa", "perplexity", 9.5, None, None, 60),
+    ]
+    assert {s.settings_sha256 for s in measured_scores(tmp_path)} == {"s"}
+    assert measured_scores(tmp_path, leave_out=("glue", "tasks", "perplexity", "super_ni")) == []
+
+
+def test_nothing_was_measured(tmp_path: Path) -> None:
+    assert measured_scores(tmp_path / "eval") == []
+
+
+def test_a_cut_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "glue").mkdir()
+    (tmp_path / "glue" / "glue.json").write_text('{"score": 0.')
+    with pytest.raises(ValueError, match=r"glue\.json: not JSON"):
+        measured_scores(tmp_path)
