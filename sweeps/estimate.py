@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.devices import Hardware, hardware
 from harness.memory import MemoryPrediction, predict_run
+from harness.memory_floor import floor_run
 from harness.plan import RunSpec
 from harness.provenance import RECORD_FILE, SCHEMA_VERSION
 from harness.schema import Device
@@ -33,7 +34,7 @@ class Estimate:
     """Of one run. None is unknown, never zero."""
 
     memory_bytes: int | None  # the peak, all of the optimizer's state included
-    least_memory_bytes: int | None  # rows of one example, activations recomputed, optimizer state paged out
+    least_memory_bytes: int | None  # one example a row, activations recomputed (T5: none), state paged out
     max_tokens: int  # seen in training, inputs and outputs, if every example is as long as it may be
     target_tokens: int | None  # that carry loss, at the mean of recorded runs on this dataset
     seconds: float | None  # of training, at the median of recorded runs
@@ -87,7 +88,7 @@ def estimate_all(
     for spec in specs:
         key = _memory_key(spec)
         if key not in memo:
-            memo[key] = predict_run(spec, num_shards), predict_run(_frugal(spec), num_shards)
+            memo[key] = predict_run(spec, num_shards), predict_run(_frugal(spec), num_shards) or floor_run(spec)
         found[spec.run_id] = _estimate(spec, *memo[key], speeds, targets)
     return found
 
@@ -105,8 +106,8 @@ def _estimate(
     speeds: Speeds,
     targets: Sequence[Hardware],
 ) -> Estimate:
-    kept = None if memory is None else memory.gradient_bytes  # a gradient for each number that is saved
-    moments = 0 if memory is None else memory.optimizer_bytes + memory.paged_optimizer_bytes
+    kept = None if least is None else least.gradient_bytes  # a gradient for each number that is saved
+    moments = 0 if least is None else least.optimizer_bytes + least.paged_optimizer_bytes
     keep = spec.train.keep_checkpoints if spec.train is not None else 0
     plain = spec.to_dict()
     examples = _num_examples(spec, speeds, _data_key(plain))

@@ -85,7 +85,7 @@ def runs_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mappin
             f"<= {train.max_steps}" if train else "0",
             str(train.batch_size) if train else "-",
             f"{train.learning_rate:g}" if train else "-",
-            _size(needs.memory_bytes) + (" !" if needs.too_large_for else ""),
+            _peak(needs) + (" !" if needs.too_large_for else ""),
             _tokens(needs),
             _time(needs.seconds),
             _size(needs.disk_bytes),
@@ -200,6 +200,13 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return str(number)
+
+
+def _peak(needs: Estimate) -> str:
+    """Where only a bound is known, the bound."""
+    if needs.memory_bytes is None and needs.least_memory_bytes is not None:
+        return f">= {_size(needs.least_memory_bytes)}"
+    return _size(needs.memory_bytes)
 
 
 def _size(num_bytes: int | None) -> str:

@@ -93,7 +93,11 @@ def test_memory_disk_and_what_does_not_fit(tmp_path: Path) -> None:
     assert "does not fit the disk" in disk_warning(runs, found, 10**6)[0]
     (t5,) = runs_of("model=t5_small", "dataset=super_ni")
     unknown = estimate_all([t5.spec], tmp_path, Device.cpu, CPU)[t5.run_id]
-    assert (unknown.memory_bytes, unknown.disk_bytes, unknown.too_large_for) == (None, None, ())
+    assert (unknown.memory_bytes, unknown.too_large_for) == (None, ())
+    assert unknown.least_memory_bytes is not None
+    small = estimate_all([t5.spec], tmp_path, Device.cuda, [Hardware("tiny", unknown.least_memory_bytes - 1)])
+    assert small[t5.run_id].too_large_for == ("tiny",)
+    assert unknown.disk_bytes is not None
 
 
 def test_an_untouched_base_needs_no_training(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""What does a run of an encoder-decoder or a classifier need at least? Arithmetic over its shape, without torch.
+
+Weights as they are stored, adapters, gradients and optimizer state of a T5 or a RoBERTa: all that lies on the device
+before any activation. Their activations are not derived (padded batches, two stacks), so that this tells what can't
+fit, never what does; `harness.memory` has the whole peak of decoders. tests/unit/test_memory_floor.py holds the
+bytes to real models. Source: T5 v1.1 (arXiv 1910.10683, 2002.05202) and RoBERTa (arXiv 1907.11692) as transformers
+has them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from harness.activations import ADAPTER_BYTES, ALL_LINEAR, Linear
+from harness.memory import DTYPE_BYTES, MemoryPrediction, check, linear_bytes, optimizer_bytes
+from harness.plan import RunSpec
+from harness.schema import AdapterMethod, ModelKind, ShapeConfig
+
+T5_HEAD_SIZE = 64  # whatever the width
+T5_POSITION_BUCKETS = 32
+ROBERTA_OFFSET = 2  # rows of its position table beyond the longest input
+MIN_LABELS = 1  # of a head; a class more is a row more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A model's tensors, by how they are treated. Numbers of elements but for `linears`."""
+
+    linears: tuple[Linear, ...]  # quantized, and adapted where they are targets
+    plain: tuple[int, ...]  # stay in the compute dtype: embeddings, norms, biases
+    head: tuple[int, ...]  # of a classifier: trained whole beside an adapter, a copy of its own
+
+
+def floor_run(spec: RunSpec) -> MemoryPrediction | None:
+    """All of a run's peak but its activations, whose terms are 0.
+
+    None where it is not known: no shape, layers by other names, a causal model (also one that is to classify).
+    """
+    shape, quant, adapter = spec.model.shape, spec.quant, spec.adapter
+    if spec.model.kind is ModelKind.causal or (spec.model.kind is ModelKind.classifier and shape.gated_mlp):
+        return None
+    try:
+        check(shape, quant)
+    except ValueError:
+        return None
+    parts = _t5(shape) if spec.model.kind is ModelKind.seq2seq else _roberta(shape, spec.model.max_length)
+    compute_bytes = DTYPE_BYTES[quant.compute_dtype]
+    stored = sum(linear_bytes(linear, quant) for linear in parts.linears)
+    terms = dict.fromkeys((f.name for f in fields(MemoryPrediction)), 0)
+    terms["weights_bytes"] = stored + (sum(parts.plain) + sum(parts.head)) * compute_bytes
+    if spec.train is None or adapter.method is AdapterMethod.none:
+        return MemoryPrediction(**terms)
+    names = {linear.name for linear in parts.linears}
+    full = adapter.method is AdapterMethod.full
+    if not full and set(adapter.targets) - names - {ALL_LINEAR}:
+        return None
+    matrices = [
+        adapter.lora_r * size
+        for linear in parts.linears
+        if linear.is_target(adapter)
+        for size in (linear.in_features, linear.out_features)
+    ]
+    if full:
+        matrices = [linear.in_features * linear.out_features for linear in parts.linears] + list(parts.plain)
+    of_adapter = optimizer_bytes(matrices, spec.train.optimizer, compute_bytes if full else ADAPTER_BYTES)
+    of_head = optimizer_bytes(list(parts.head), spec.train.optimizer, compute_bytes)
+    head_bytes = sum(parts.head) * compute_bytes
+    trained = sum(matrices) * (compute_bytes if full else ADAPTER_BYTES)
+    terms["adapter_bytes"] = 0 if full else trained + head_bytes
+    terms["gradient_bytes"] = trained + head_bytes
+    terms["optimizer_bytes"] = of_adapter[0] + of_head[0]
+    terms["paged_optimizer_bytes"] = of_adapter[1] + of_head[1]
+    return MemoryPrediction(**terms)
+
+
+def _t5(shape: ShapeConfig) -> Parts:
+    """Two stacks of `num_layers` blocks; decoder blocks attend to the encoder too."""
+    width, inner = shape.hidden_size, shape.num_heads * T5_HEAD_SIZE
+    block = [*_t5_attention(width, inner), *_t5_feed_forward(shape)]
+    linears = shape.num_layers * (2 * block + _t5_attention(width, inner))
+    tables = (1 if shape.tied_embeddings else 2) * [shape.vocab_size * width]
+    norms = (5 * shape.num_layers + 2) * [width]
+    return Parts(
+        linears=tuple(linears),
+        plain=(*tables, *norms, *2 * [T5_POSITION_BUCKETS * shape.num_heads]),
+        head=(),
+    )
+
+
+def _t5_attention(width: int, inner: int) -> list[Linear]:
+    return [*(_linear(name, width, inner) for name in ("q", "k", "v")), _linear("o", inner, width)]
+
+
+def _t5_feed_forward(shape: ShapeConfig) -> Iterator[Linear]:
+    for name in ("wi_0", "wi_1") if shape.gated_mlp else ("wi",):
+        yield _linear(name, shape.hidden_size, shape.intermediate_size)
+    yield _linear("wo", shape.intermediate_size, shape.hidden_size)
+
+
+def _roberta(shape: ShapeConfig, max_length: int) -> Parts:
+    """One stack; every linear layer has a bias, the head is a layer of the model's width and one a class."""
+    width, wide = shape.hidden_size, shape.intermediate_size
+    attention = [_linear(name, width, width) for name in ("query", "key", "value", "dense")]
+    block = [*attention, _linear("dense", width, wide), _linear("dense", wide, width)]
+    biases = [linear.out_features for linear in block]
+    tables = [rows * width for rows in (shape.vocab_size, max_length + ROBERTA_OFFSET, 1)]
+    norm = 2 * [width]
+    return Parts(
+        linears=tuple(shape.num_layers * block),
+        plain=(*tables, *norm, *shape.num_layers * [*biases, *norm, *norm]),
+        head=(width * width, width, MIN_LABELS * width, MIN_LABELS),
+    )
+
+
+def _linear(name: str, in_features: int, out_features: int) -> Linear:
+    return Linear(name=name, reads=name, in_features=in_features, out_features=out_features)

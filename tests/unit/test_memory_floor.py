@@ -1,0 +1,142 @@
+"""The least that a T5 or a RoBERTa needs is what their tensors take, to the byte."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import RobertaConfig, RobertaForSequenceClassification, T5Config, T5ForConditionalGeneration
+
+from harness.choices import model_choice
+from harness.classifier_bank import ClassifierBank
+from harness.memory_floor import floor_run
+from harness.owned_bank import OwnedBank
+from harness.plan import RunSpec
+from harness.schema import (
+    AdapterConfig,
+    AdapterMethod,
+    DatasetConfig,
+    DType,
+    ModelConfig,
+    ModelKind,
+    Optimizer,
+    QuantConfig,
+    QuantMethod,
+    ShapeConfig,
+    TrainConfig,
+)
+from harness.seq2seq_bank import Seq2SeqBank
+
+SHAPE = ShapeConfig(vocab_size=300, hidden_size=64, intermediate_size=192, num_layers=2, num_heads=2, num_kv_heads=2)
+UNGATED = replace(SHAPE, gated_mlp=False)
+PLAIN = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.float32)
+NF4 = QuantConfig(name="nf4", compute_dtype=DType.float32)
+INT8 = QuantConfig(name="int8", method=QuantMethod.int8, compute_dtype=DType.float32)
+LORA = AdapterConfig(name="lora", lora_r=8, lora_alpha=16, targets=["all-linear"])
+FULL = AdapterConfig(name="full", method=AdapterMethod.full)
+MAX_LENGTH = 62
+
+
+def t5(folder: Path, quant: QuantConfig) -> OwnedBank:
+    """As the published v1.1 ones are: the output layer is a table of its own."""
+    config = T5Config(
+        vocab_size=SHAPE.vocab_size,
+        d_model=SHAPE.hidden_size,
+        d_kv=64,
+        d_ff=SHAPE.intermediate_size,
+        num_layers=SHAPE.num_layers,
+        num_heads=SHAPE.num_heads,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = 2 * weights["shared.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return Seq2SeqBank(folder, quant, torch.device("cpu"))
+
+
+def roberta(folder: Path, quant: QuantConfig) -> OwnedBank:
+    RobertaForSequenceClassification(
+        RobertaConfig(
+            vocab_size=SHAPE.vocab_size,
+            hidden_size=SHAPE.hidden_size,
+            num_hidden_layers=SHAPE.num_layers,
+            num_attention_heads=SHAPE.num_heads,
+            intermediate_size=SHAPE.intermediate_size,
+            max_position_embeddings=MAX_LENGTH + 2,
+            type_vocab_size=1,
+        )
+    ).save_pretrained(folder)
+    return ClassifierBank(folder, quant, torch.device("cpu"), num_labels=1)
+
+
+SHAPES = {ModelKind.seq2seq: SHAPE, ModelKind.classifier: UNGATED}
+MAKE = {ModelKind.seq2seq: t5, ModelKind.classifier: roberta}
+
+
+def spec_of(kind: ModelKind, quant: QuantConfig, adapter: AdapterConfig) -> RunSpec:
+    return RunSpec(
+        model=ModelConfig(name="tiny", hub_id="some/tiny", kind=kind, max_length=MAX_LENGTH, shape=SHAPES[kind]),
+        quant=quant,
+        adapter=adapter,
+        dataset=DatasetConfig(name="rows"),
+        train=TrainConfig(optimizer=Optimizer.adamw),
+    )
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Of a model's frozen tensors, with the state of its quantized layers."""
+    tensors: list[Tensor] = [p.data for p in module.parameters() if not p.requires_grad]
+    for parameter in module.parameters():
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            tensors += [state.absmax, state.code]
+            tensors += [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
+        scales: Tensor | None = getattr(parameter, "SCB", None)
+        tensors += [] if scales is None else [scales]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+@pytest.mark.parametrize("kind", list(MAKE))
+@pytest.mark.parametrize("quant", [PLAIN, NF4, INT8], ids=["none", "nf4", "int8"])
+def test_weights_and_adapter_take_what_is_predicted(kind: ModelKind, quant: QuantConfig, tmp_path: Path) -> None:
+    bank = MAKE[kind](tmp_path, quant)
+    bank.add_member("m", LORA, seed=0)
+    found = floor_run(spec_of(kind, quant, LORA))
+    assert found is not None
+    assert found.weights_bytes == pytest.approx(stored_bytes(bank.model), rel=1e-3)
+    trained = list(bank.member_parameters("m").values())
+    assert found.adapter_bytes == found.gradient_bytes == sum(p.numel() * p.element_size() for p in trained)
+    assert found.optimizer_bytes == 2 * found.gradient_bytes
+
+
+@pytest.mark.parametrize("kind", list(MAKE))
+def test_full_finetuning_trains_all_of_it(kind: ModelKind, tmp_path: Path) -> None:
+    bank = MAKE[kind](tmp_path, PLAIN)
+    bank.add_member("m", FULL, seed=0)
+    found = floor_run(spec_of(kind, PLAIN, FULL))
+    assert found is not None
+    assert found.gradient_bytes == sum(p.numel() * 4 for p in bank.member_parameters("m").values())
+    assert found.adapter_bytes == 0
+
+
+def test_published_sizes() -> None:
+    """T5 v1.1 XXL has 11.1 billion weights, small 77 million; RoBERTa-large 355 million."""
+    counts = {"t5_small": 76.96e6, "t5_xl": 2.85e9, "t5_xxl": 11.135e9, "roberta_large": 355.4e6}
+    for name, count in counts.items():
+        spec = replace(spec_of(ModelKind.seq2seq, PLAIN, LORA), model=model_choice(name))
+        found = floor_run(spec)
+        assert found is not None
+        assert found.weights_bytes / 4 == pytest.approx(count, rel=5e-3), name
+
+
+def test_what_it_doesnt_know_is_missing() -> None:
+    spec = spec_of(ModelKind.seq2seq, NF4, LORA)
+    assert floor_run(replace(spec, model=model_choice("llama7b"))) is None
+    assert floor_run(replace(spec, model=replace(model_choice("llama7b"), kind=ModelKind.classifier))) is None
+    assert floor_run(replace(spec, model=replace(spec.model, shape=ShapeConfig()))) is None
+    assert floor_run(replace(spec, adapter=replace(LORA, targets=["q_proj"]))) is None
