@@ -162,6 +162,7 @@ def _adopt(context: Context, run: _Run) -> bool:
         return False
     record = load_record(run.folder)
     assert record is not None
+    shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)  # its worker may have died before that, too
     context.finish(run.claim, _result(record), record.train_seconds)
     return True
 

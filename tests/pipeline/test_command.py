@@ -91,12 +91,15 @@ def test_lost_ledger_is_filled_from_whole_folders(trained: Lab) -> None:
     ledger = trained.runs / "ledger.sqlite"
     kept = ledger.read_bytes()
     ledger.unlink()
+    left = trained.runs / trained.jobs()[0].run_id / "checkpoint" / "step-00000001"
+    left.mkdir(parents=True)  # as by a worker that died between its record and the end of its checkpoints
     try:
         records = trained.records()
         again = trained.harness(*PAPER_GRID)
         assert again.returncode == 0, again.stdout + again.stderr
         assert [job.status for job in trained.jobs()] == [JobStatus.done] * 4
         assert trained.records() == records, "nothing was trained anew"
+        assert not left.exists()
     finally:
         ledger.write_bytes(kept)
 
