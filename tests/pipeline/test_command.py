@@ -90,8 +90,8 @@ def test_shorthand_and_added_value_find_the_runs_that_are_done(trained: Lab) -> 
 def test_lost_ledger_is_filled_from_whole_folders(trained: Lab) -> None:
     ledger = trained.runs / "ledger.sqlite"
     kept = ledger.read_bytes()
-    ledger.unlink()
     left = trained.runs / trained.jobs()[0].run_id / "checkpoint" / "step-00000001"
+    ledger.unlink()
     left.mkdir(parents=True)  # as by a worker that died between its record and the end of its checkpoints
     try:
         records = trained.records()
