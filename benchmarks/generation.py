@@ -5,7 +5,7 @@
 
 SmolLM2 in float32 on 2 threads, chat-templated prompts of mixed length (the embedded open prompts, each
 third with a longer dialogue before it). Prints seconds, tokens a second, the ratio and how many texts are equal.
-Records: benchmarks/results/generation-*.md.
+Records: benchmarks/results/mmlu-cpu-*.md.
 """
 
 import argparse

@@ -18,6 +18,7 @@ from pyarrow import csv as arrow_csv
 
 from eval.elo import Matches
 from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
+from harness.arrow import concatenated
 
 VERDICT_CODES = {"1": FIRST, "2": SECOND, "3": TIE, "-1": UNPARSED, "a": FIRST, "b": SECOND, "tie": TIE}
 HALF_POINTS = {FIRST: 2, SECOND: 0, TIE: 1}
@@ -103,7 +104,7 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, Names]:
     columns = {}
     for name in names:
         chunks = table.column(name).chunks
-        codes = np.concatenate([_codes(chunk.indices) for chunk in chunks])
+        codes = concatenated(chunk.indices for chunk in chunks)
         columns[name] = _names([value.strip() for value in chunks[0].dictionary.to_pylist()], codes)
     return columns
 
@@ -266,12 +267,6 @@ def _misshapen(path: Path) -> str | None:
     except UnicodeDecodeError:
         pass
     return None
-
-
-def _codes(indices: Any) -> NDArray[np.int32]:
-    """A view of an Arrow int32 array; its own `to_numpy` imports pandas, which takes longer than all the ratings."""
-    view = np.frombuffer(indices.buffers()[1], dtype=np.int32)
-    return view[indices.offset : indices.offset + len(indices)]
 
 
 def _names(values: list[str], codes: NDArray[Any]) -> Names:

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from harness.arrow import concatenated, view
 from harness.data import DataSource, SourceRow, column, fingerprint, num_rows, read_rows, require_target, row_examples
 from harness.files import TEMPORARY_SUFFIX
 from harness.formats import LABELLED, RULE_VERSIONS, Example
@@ -78,16 +79,16 @@ class TokenizedDataset:
         self.path, self.name = path, name
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         ids = table.column("input_ids")
-        self._tokens = [_view(chunk.values) for chunk in ids.chunks]
-        self._offsets = [_view(chunk.offsets) for chunk in ids.chunks]
+        self._tokens = [view(chunk.values) for chunk in ids.chunks]
+        self._offsets = [view(chunk.offsets) for chunk in ids.chunks]
         self._starts = np.cumsum([0, *(len(chunk) for chunk in ids.chunks)])
-        source: NDArray[np.int32] = _array(table.column("num_source_tokens"))
-        self.lengths: NDArray[np.int32] = _array(pc.list_value_length(ids))  # in tokens
+        source: NDArray[np.int32] = concatenated(table.column("num_source_tokens").chunks)
+        self.lengths: NDArray[np.int32] = concatenated(pc.list_value_length(ids).chunks)  # in tokens
         self.num_source: NDArray[np.int32] = np.zeros_like(source) if train_on_source else source
-        self.num_characters: NDArray[np.int32] = _array(table.column("num_characters"))
-        self.lines: NDArray[np.int64] = _array(table.column("line"))
+        self.num_characters: NDArray[np.int32] = concatenated(table.column("num_characters").chunks)
+        self.lines: NDArray[np.int64] = concatenated(table.column("line").chunks)
         labelled = "label" in table.column_names
-        self.labels: NDArray[np.float64] | None = _array(table.column("label")) if labelled else None
+        self.labels: NDArray[np.float64] | None = concatenated(table.column("label").chunks) if labelled else None
         self.num_truncated_sources = _count(table, "source_truncated")
         self.num_truncated_targets = _count(table, "target_truncated")
 
@@ -165,16 +166,6 @@ def tokenize_dataset(
     else:
         _write(path, _SCHEMA, (_encode(batch, config, tokenizer) for batch in _batches(examples)), source)
     return TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
-
-
-def _view(array: Any) -> NDArray[Any]:
-    """Of an Arrow array of numbers, read-only; its own `to_numpy` imports pandas, a third of a second."""
-    view: NDArray[Any] = np.from_dlpack(array)
-    return view
-
-
-def _array(column: pa.ChunkedArray) -> NDArray[Any]:
-    return np.concatenate([_view(chunk) for chunk in column.chunks])
 
 
 def _count(table: pa.Table, column: str) -> int:

@@ -16,7 +16,7 @@ from harness.schema import Device
 PRELOAD_CPU = ("sweeps.entry", "sweeps.worker")
 PRELOAD_CUDA = ("sweeps.entry", "torch", "transformers")  # bitsandbytes, and so peft, open CUDA, which bears no fork
 _TRAINING_FLAGS = frozenset({"-m", "--multirun", "--allow-sqlite"})  # the others ask, and train nothing
-_ELSEWHERE = ("launch=", "launch.launcher=", "launch.dry_run=")
+_DECIDING_KEYS = ("launch=", "launch.launcher=", "launch.dry_run=")
 
 
 def start_forkserver(device: Device = Device.auto) -> None:
@@ -43,5 +43,5 @@ def may_train_here(arguments: Sequence[str]) -> bool:
     if not arguments or place_of_environment() is not None:
         return False
     flags = {argument for argument in arguments if argument.startswith("-")}
-    keys = [argument for argument in arguments if argument.startswith(_ELSEWHERE)]
+    keys = [argument for argument in arguments if argument.startswith(_DECIDING_KEYS)]
     return flags <= _TRAINING_FLAGS and set(keys) <= {"launch=local", "launch.dry_run=false"}
