@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from benchmarks.gpu_qlora import Options, build_base, measure, quant_config
+from benchmarks.gpu.shapes import Options, build_base, measure, quant_config
 from harness.memory import weights_bytes
 from harness.memory_paper import llama_shape
 

@@ -9,7 +9,7 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
-from benchmarks.gpu_qlora import (
+from benchmarks.gpu.shapes import (
     TINY,
     GpuRecord,
     Options,
@@ -112,7 +112,7 @@ def test_a_single_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_the_command_says_so() -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu_qlora", "--size", "7b"]
+    command = [sys.executable, "-m", "benchmarks.gpu.shapes", "--size", "7b"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == 1
     assert "needs a CUDA device" in done.stderr
@@ -120,5 +120,5 @@ def test_without_a_gpu_the_command_says_so() -> None:
 
 def test_it_imports_nothing_but_what_a_gpu_machine_has() -> None:
     forbidden = ("hydra", "typer", "wandb", "sqlalchemy", "numba", "pandas", "openai", "datasets", "accelerate")
-    code = f"import sys\nfor name in {forbidden}: sys.modules[name] = None\nimport benchmarks.gpu_qlora\n"
+    code = f"import sys\nfor name in {forbidden}: sys.modules[name] = None\nimport benchmarks.gpu.shapes\n"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
