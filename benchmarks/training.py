@@ -126,7 +126,7 @@ def make_ours(source: Any, cache: Path) -> Train:
 
     from harness.collate import Item
     from harness.models import load_base
-    from harness.optim import make_optimizer
+    from harness.optim import make_optimizer, used_optimizer
     from harness.schema import AdapterConfig, DType, QuantConfig, QuantMethod, TrainConfig
 
     quant = QuantConfig(name="fp32", method=QuantMethod.none, compute_dtype=DType.float32)
@@ -136,7 +136,7 @@ def make_ours(source: Any, cache: Path) -> Train:
     parameters = list(bank.member_parameters("a").values())
 
     def run(chosen: Sequence[Any]) -> None:
-        optimizer = make_optimizer(parameters, train, bank.device)
+        optimizer = make_optimizer(parameters, train, used_optimizer(train.optimizer, bank.device))
         bank.train()
         for start in range(0, len(chosen), MICROBATCH):
             items = [

@@ -118,6 +118,11 @@ class AdapterBank(nn.Module):
         return next(self.base.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations: what isn't quantized is in it."""
+        return self.lm_head_weight.dtype
+
+    @property
     def lm_head_weight(self) -> Tensor:
         """[V, hidden]: of the output layer, which is never quantized or adapted."""
         weight: Tensor = self.base.get_output_embeddings().weight  # type: ignore[operator]

@@ -24,6 +24,11 @@ class Bank(Protocol):
     def device(self) -> torch.device: ...
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations: `quant.compute_dtype`."""
+        ...
+
+    @property
     def shards(self) -> ShardedLayers | None:
         """The base's layers, where each rank keeps a part of them; None: the base is whole here."""
         ...

@@ -1,43 +1,164 @@
-"""The optimizer of one adapter, and which one a machine can really run.
+"""The optimizer of one run: which one a machine really runs, its state, and clipping for a whole group.
 
-Paged AdamW keeps its state in CUDA unified memory; on a machine without CUDA paging has no meaning, so the
-same AdamW runs with its state in plain memory and the record says so. Source: QLoRA section 3, bitsandbytes.
+Paged AdamW keeps its state in CUDA unified memory, from which the driver moves it to the host when the device is
+full. It is for runs that would run out of memory otherwise: where the state fits, it stays on the device, and where
+there is no CUDA, in plain memory. The record says what ran. Source: QLoRA section 3, bitsandbytes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.schema import Optimizer, TrainConfig
 
+MAX_STATE_SHARE = 1 / 4  # of the free memory, for state that isn't paged; the rest is for gradients and activations
 
-def used_optimizer(wanted: Optimizer, device: torch.device) -> Optimizer:
-    """The optimizer that runs on this device; 32-bit AdamW on a CPU, where 8-bit state is not implemented."""
-    return wanted if device.type == "cuda" else Optimizer.adamw
+
+class OptimizerKind(StrEnum):
+    """What really runs, as records name it."""
+
+    adamw = "adamw"  # torch's fused one; its moments have the parameters' dtype
+    adamw_32bit = "adamw_32bit"  # bitsandbytes'
+    adamw_8bit = "adamw_8bit"
+    paged_adamw_32bit = "paged_adamw_32bit"
+    paged_adamw_8bit = "paged_adamw_8bit"
+
+    @property
+    def paged(self) -> bool:
+        return self.startswith("paged_")
+
+    def with_paging(self, paged: bool) -> "OptimizerKind":
+        """The same arithmetic, its state in unified memory or not; torch's AdamW is never paged."""
+        name = self.removeprefix("paged_")
+        return OptimizerKind(f"paged_{name}" if paged and self is not OptimizerKind.adamw else name)
+
+
+def used_optimizer(
+    wanted: Optimizer, device: torch.device, pages: bool = True, dtype: torch.dtype = torch.float32
+) -> OptimizerKind:
+    """Which optimizer runs in place of the one that a run names.
+
+    `paged_adamw_32bit` is torch's AdamW where its state need not leave the device: the same update up to rounding, in
+    a few kernels instead of one a tensor. For trained tensors in 16 bits torch would keep 16-bit moments on CUDA, so
+    bitsandbytes' runs, unpaged. `paged_adamw_8bit` is bitsandbytes' everywhere.
+
+    Args:
+        wanted: `train.optimizer`.
+        device: where the trained tensors are.
+        pages: whether the state may have to leave the device (`state_pages`).
+        dtype: of the trained tensors.
+    """
+    pages = pages and device.type == "cuda"
+    if wanted is Optimizer.paged_adamw_8bit:
+        return OptimizerKind.adamw_8bit.with_paging(pages)
+    plain = not pages and (dtype is torch.float32 or device.type != "cuda")
+    if wanted is Optimizer.adamw or plain:
+        return OptimizerKind.adamw
+    return OptimizerKind.adamw_32bit.with_paging(pages)
+
+
+def resumed_optimizer(saved: OptimizerKind, chosen: OptimizerKind) -> OptimizerKind:
+    """Which optimizer a resumed run goes on with: its checkpoint's, so that its rounding doesn't change.
+
+    It is paged where `chosen`, by today's free memory, is. Only torch's AdamW can't be: it gives way to `chosen`.
+    """
+    if saved is OptimizerKind.adamw and chosen is OptimizerKind.paged_adamw_32bit:
+        return chosen
+    return saved.with_paging(chosen.paged)
+
+
+def state_bytes(wanted: Optimizer, num_elements: int) -> int:
+    """Bytes of AdamW's two moments, one or four bytes an element."""
+    return 2 * num_elements * (1 if wanted is Optimizer.paged_adamw_8bit else 4)
+
+
+def state_pages(num_bytes: int, free: int) -> bool:
+    """Whether the paged optimizers of a group page: their state would take over a quarter of the free memory.
+
+    Args:
+        num_bytes: of the state of all members (`state_bytes`).
+        free: bytes free on the device with base and adapters on it, before gradients and activations: those take
+            the other three quarters.
+    """
+    return num_bytes > MAX_STATE_SHARE * free
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], train: TrainConfig, device: torch.device
+    parameters: Iterable[nn.Parameter], train: TrainConfig, kind: OptimizerKind
 ) -> torch.optim.Optimizer:
     """AdamW with the config's constants; its learning rate is set anew before every step."""
     assert train.learning_rate is not None
-    kind = used_optimizer(train.optimizer, device)
     lr, betas = train.learning_rate, (train.adam_beta1, train.adam_beta2)
-    if kind is Optimizer.adamw:
+    if kind is OptimizerKind.adamw:
         return torch.optim.AdamW(
             parameters, lr=lr, betas=betas, eps=train.adam_epsilon, weight_decay=train.weight_decay, fused=True
         )
-    import bitsandbytes as bnb
+    from harness.paged import PooledAdamW  # loads bitsandbytes, which takes a second
 
-    bits = 8 if kind is Optimizer.paged_adamw_8bit else 32
-    optimizer: torch.optim.Optimizer = bnb.optim.AdamW(
+    return PooledAdamW(
         parameters,
         lr=lr,
         betas=betas,
         eps=train.adam_epsilon,
         weight_decay=train.weight_decay,
-        optim_bits=bits,
-        is_paged=True,
+        bits=8 if kind.removeprefix("paged_") == OptimizerKind.adamw_8bit else 32,
+        paged=kind.paged,
     )
-    return optimizer
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], saved: OptimizerKind) -> None:
+    """Goes on from a checkpoint's state.
+
+    Args:
+        optimizer: fresh from `make_optimizer`.
+        state: `state_dict()` of an optimizer over the same parameters.
+        saved: which kind that one was. Where it was torch's and this one isn't, its moments are taken over.
+    """
+    if saved is OptimizerKind.adamw and not isinstance(optimizer, torch.optim.AdamW):
+        state = {**state, "state": {index: _bitsandbytes_state(of) for index, of in state["state"].items()}}
+    optimizer.load_state_dict(dict(state))
+
+
+def _bitsandbytes_state(of: Mapping[str, Any]) -> dict[str, Any]:
+    """One parameter's state in torch's AdamW, as bitsandbytes names it."""
+    return {"step": int(of["step"]), "state1": of["exp_avg"].float(), "state2": of["exp_avg_sq"].float()}
+
+
+def release_state(optimizer: torch.optim.Optimizer) -> None:
+    """Drops an optimizer's state and hands its paged buffers on; it can't step any more."""
+    tensors = [value for of in optimizer.state.values() for value in of.values() if isinstance(value, Tensor)]
+    paged = [tensor for tensor in tensors if getattr(tensor, "is_paged", False)]
+    optimizer.state.clear()
+    if paged:
+        from harness.paged import POOL  # loaded by whoever took them
+
+        POOL.give_back(paged)
+
+
+def clip_gradients(
+    parameters: Sequence[Sequence[nn.Parameter]], max_norms: Sequence[float], scales: Sequence[float]
+) -> list[float]:
+    """Clips the gradients of each member of a group in place, as `torch.nn.utils.clip_grad_norm_` does.
+
+    All norms come to the host in one transfer, however many members and parameters there are.
+
+    Args:
+        parameters: of each member; without a gradient they are left out.
+        max_norms: of each member.
+        scales: what each member's loss was multiplied by; its gradients are divided by it first.
+
+    Returns:
+        The norm of each member's gradients before clipping; not finite where one of them isn't.
+    """
+    norms: list[Tensor] = []
+    for trained, max_norm, scale in zip(parameters, max_norms, scales, strict=True):
+        gradients = [p.grad for p in trained if p.grad is not None]
+        if scale != 1:
+            torch._foreach_mul_(gradients, 1 / scale)
+        norm = nn.utils.get_total_norm(gradients)
+        nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
+        norms.append(norm.to(trained[0].device, torch.float32))
+    return torch.stack(norms).tolist()

@@ -9,9 +9,9 @@ Source of the recipe: QLoRA section 5 and appendix B; harness/schema.py cites th
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,9 +20,21 @@ import torch
 from torch import nn
 
 from harness.bank import Bank
-from harness.checkpoint import load_newest, save_checkpoint
+from harness.checkpoint import Checkpoint, load_newest, save_checkpoint
 from harness.collate import Item, split_rows
-from harness.optim import make_optimizer
+from harness.device_memory import free_bytes
+from harness.loss_scale import LossScale
+from harness.optim import (
+    OptimizerKind,
+    clip_gradients,
+    load_state,
+    make_optimizer,
+    release_state,
+    resumed_optimizer,
+    state_bytes,
+    state_pages,
+    used_optimizer,
+)
 from harness.ranks import ALONE, Ranks, share_out
 from harness.schedule import Lengths, batch_indices, learning_rate, num_steps
 from harness.schema import AdapterConfig, LossMean, TrainConfig
@@ -78,7 +90,9 @@ class Member:
     error: str | None = None  # why it stopped early
     step: int = 0  # optimizer steps done
     total_steps: int = 0
-    optimizer: torch.optim.Optimizer | None = None
+    optimizer: torch.optim.Optimizer | None = None  # while it trains; its state is dropped at the end
+    optimizer_kind: OptimizerKind | None = None  # which one runs; None: it is chosen at the start
+    loss_scale: LossScale = field(default_factory=LossScale)
 
     @property
     def done(self) -> bool:
@@ -99,7 +113,8 @@ def train_group(
     """Trains every member to its last step, from its newest checkpoint if it has one.
 
     On return the members' adapters are in `bank`. A member whose loss is not finite, whose targets don't
-    fit or whose claim was lost gets `error` and drops out; the others go on.
+    fit or whose claim was lost gets `error` and drops out; the others go on. A member that ends, however it does,
+    hands its paged optimizer state on.
 
     Args:
         bank: on this rank's device.
@@ -113,31 +128,31 @@ def train_group(
         TrainingInterrupted: `should_stop` said so; checkpoints of all members are written.
         PeerLostError: another rank ended.
     """
-    for member in members:
-        try:
-            _start(bank, member)
-        except ValueError as error:
-            member.error = str(error)
-    _start_alike(bank, members, ranks)
-    group = _Group(bank, bank.train(), members, ranks, should_stop)
-    group.checkpointing = any(m.train.gradient_checkpointing for m in members)
-    bank.set_checkpointing(group.checkpointing)
-    group.max_tokens = max((m.train.max_microbatch_tokens for m in members), default=0)
     try:
+        _start(bank, members, ranks)
+        group = _Group(bank, bank.train(), members, ranks, should_stop)
+        group.checkpointing = any(m.train.gradient_checkpointing for m in members)
+        bank.set_checkpointing(group.checkpointing)
+        group.max_tokens = max((m.train.max_microbatch_tokens for m in members), default=0)
         while active := [m for m in members if not m.done]:
             between_steps(active)
             try:
-                _step_within_memory(group, active)
+                stepped = _step_within_memory(group, active)
             except StopNow:
                 for member in members:
                     if member.error is None:
                         _save(group, member)
                 raise TrainingInterrupted from None
-            for member in active:
+            for member in stepped:
                 if not member.done and member.step % member.train.checkpoint_steps == 0:
                     _save(group, member)
+            for member in active:
+                if member.done:
+                    _release(member)
         between_steps([member for member in members if member.error is None])
     finally:
+        for member in members:
+            _release(member)
         bank.eval()
 
 
@@ -154,23 +169,82 @@ class _Group:
     checkpointing: bool = False  # of activations; turned on when the device has no room for one example
 
 
-def _start(bank: Bank, member: Member) -> None:
-    bank.add_member(member.run_id, member.adapter, member.train.seed)
+def _start(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
+    """Adds the members and takes each to its newest checkpoint; one that can't start gets its error."""
+    for member in members:
+        with _failing_alone(member):
+            bank.add_member(member.run_id, member.adapter, member.train.seed)
+    pages = _pages(bank, members, ranks)
+    for member in members:
+        if member.error is None:
+            with _failing_alone(member):
+                _start_member(bank, member, pages)
+    _start_alike(bank, members, ranks)
+
+
+@contextmanager
+def _failing_alone(member: Member) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        member.error = str(error)
+
+
+def _pages(bank: Bank, members: Sequence[Member], ranks: Ranks) -> bool:
+    """Whether the group's paged optimizers page. Where one rank's have to, all ranks' do, so that they round alike."""
+    num_bytes = sum(
+        state_bytes(member.train.optimizer, parameter.numel())
+        for member in members
+        if member.error is None
+        for parameter in bank.member_parameters(member.run_id).values()
+    )
+    return ranks.sum_numbers([float(state_pages(num_bytes, free_bytes(bank.device)))])[0] > 0
+
+
+def _start_member(bank: Bank, member: Member, pages: bool) -> None:
     member.total_steps = num_steps(member.train, len(member.examples))
     if not len(member.num_characters):
         member.num_characters = np.zeros(len(member.examples), dtype=np.int64)
     parameters = bank.member_parameters(member.run_id)
-    member.optimizer = make_optimizer(parameters.values(), member.train, bank.device)
+    in_16_bits = [p.dtype for p in parameters.values() if p.dtype is not torch.float32]
+    kind = member.optimizer_kind or used_optimizer(
+        member.train.optimizer, bank.device, pages, in_16_bits[0] if in_16_bits else torch.float32
+    )
+    member.loss_scale = LossScale.of(bank.dtype)
     checkpoint, problems = load_newest(member.checkpoint_folder, member.run_id)
     member.notes += problems
     if checkpoint is None:
-        return
+        member.optimizer_kind = kind
+        member.optimizer = make_optimizer(parameters.values(), member.train, kind)
+    else:
+        _resume(member, parameters, checkpoint, kind)
+
+
+def _resume(
+    member: Member, parameters: Mapping[str, nn.Parameter], checkpoint: Checkpoint, kind: OptimizerKind
+) -> None:
+    """Takes a fresh member to its checkpoint. `kind` is what would run if it began today."""
     with torch.no_grad():
         for name, tensor in checkpoint.adapter.items():
             parameters[name].copy_(tensor)
-    member.optimizer.load_state_dict(checkpoint.optimizer)
     member.step = checkpoint.step
     member.notes.append(f"resumed at step {checkpoint.step}")
+    member.loss_scale = LossScale(**checkpoint.state["loss_scale"])
+    saved = OptimizerKind(checkpoint.state["optimizer_kind"])
+    member.optimizer_kind = resumed_optimizer(saved, kind)
+    if member.done:
+        return
+    member.optimizer = make_optimizer(parameters.values(), member.train, member.optimizer_kind)
+    load_state(member.optimizer, checkpoint.state["optimizer"], saved)
+    if member.optimizer_kind.with_paging(False) is not saved.with_paging(False):
+        member.notes.append(f"{saved} gave way to {member.optimizer_kind} at step {member.step}: its state has to page")
+
+
+def _release(member: Member) -> None:
+    """Ends the use of the member's optimizer."""
+    if member.optimizer is not None:
+        release_state(member.optimizer)
+        member.optimizer = None
 
 
 def _start_alike(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
@@ -191,10 +265,13 @@ def _start_alike(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
             ranks.copy_leader(bank.member_parameters(member.run_id).values())
 
 
-def _step_within_memory(group: _Group, active: Sequence[Member]) -> None:
+def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]:
     """A step; where memory runs out, the same step again in rows of half the size, at last with checkpointing.
 
     More rows are accumulated instead, so the effective batch and the losses stay.
+
+    Returns:
+        The members that have made their step.
     """
     began = time.monotonic()
     items = [item for member in active for item in step_items(member)]
@@ -203,12 +280,15 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> None:
     targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
     for member in active:
         group.ranks.sum_gradients(agreed.learning[member.run_id])
-        metrics = _update(group.bank, member, agreed.losses[member.run_id], targets[member.run_id])
-        if metrics is not None and group.ranks.leads:
-            member.on_step(replace(metrics, seconds=time.monotonic() - began, num_members=len(active)))
+    metrics = _update(group.bank, active, agreed.losses, targets)
+    stepped = [member for member in active if member.run_id in metrics]
+    for member in stepped if group.ranks.leads else ():
+        seconds = time.monotonic() - began
+        member.on_step(replace(metrics[member.run_id], seconds=seconds, num_members=len(active)))
     for member in agreed.lost:
         if member.error is None:
             member.error = f"the claim was lost at step {member.step}: another worker has the run"
+    return stepped
 
 
 @dataclass(slots=True, kw_only=True)
@@ -301,15 +381,19 @@ def _agree(group: _Group, active: Sequence[Member], mine: _Pass) -> _Agreed:
 
 
 def _make_room(group: _Group, active: Sequence[Member], items: Sequence[Item], reason: str) -> None:
-    """Halves the rows; where a row is one example already, recomputes activations.
+    """Halves the rows; where a row is one example already, pages optimizer state, then recomputes activations.
 
     Raises:
-        torch.OutOfMemoryError: both are done.
+        torch.OutOfMemoryError: all is done.
     """
     smallest = max(len(item.tokens) for item in items)
     if group.max_tokens > smallest:
         group.max_tokens = max(group.max_tokens // 2, smallest)
         remedy = f"rows of at most {group.max_tokens} tokens"
+    elif pageable := [member for member in active if _may_page(group.bank, member)]:
+        for member in pageable:
+            _page(group.bank, member)
+        remedy = "paged optimizer state"
     elif not group.checkpointing:
         group.checkpointing = True
         group.bank.set_checkpointing(True)
@@ -324,8 +408,26 @@ def _make_room(group: _Group, active: Sequence[Member], items: Sequence[Item], r
         torch.cuda.empty_cache()
 
 
+def _may_page(bank: Bank, member: Member) -> bool:
+    """Whether the run names a paged optimizer, and its state lies on the device, because there was room."""
+    assert member.optimizer_kind is not None
+    return used_optimizer(member.train.optimizer, bank.device).paged and not member.optimizer_kind.paged
+
+
+def _page(bank: Bank, member: Member) -> None:
+    """Moves the optimizer's state into unified memory; torch's AdamW gives way to bitsandbytes'."""
+    assert member.optimizer is not None
+    assert member.optimizer_kind is not None
+    old, saved = member.optimizer, member.optimizer_kind
+    member.optimizer_kind = resumed_optimizer(saved, used_optimizer(member.train.optimizer, bank.device))
+    parameters = bank.member_parameters(member.run_id).values()
+    member.optimizer = make_optimizer(parameters, member.train, member.optimizer_kind)
+    load_state(member.optimizer, old.state_dict(), saved)
+    release_state(old)
+
+
 def step_items(member: Member) -> Iterator[Item]:
-    """The examples of the member's next step, each with the weight of its target tokens in the mean."""
+    """The examples of the member's next step, each with the weight of its target tokens in the scaled mean."""
     indices = batch_indices(member.train, member.num_characters, member.step)
     examples = [member.examples[index] for index in indices]
     labels: list[float | None] = [getattr(example, "label", None) for example in examples]
@@ -341,41 +443,84 @@ def step_items(member: Member) -> Iterator[Item]:
             tokens=example.input_ids,
             num_source=example.num_source,
             dropout_key=member.step * len(indices) + place,
-            weight=weight,
+            weight=weight * member.loss_scale.factor,
             label=labels[place],
         )
 
 
-def _update(bank: Bank, member: Member, loss: float, num_targets: int) -> StepMetrics | None:
-    """One optimizer step. -> its metrics, the time still to be filled in; None where the loss was not finite."""
+def _update(
+    bank: Bank, active: Sequence[Member], losses: Mapping[str, float], num_targets: Mapping[str, int]
+) -> dict[str, StepMetrics]:
+    """One optimizer step of every member whose loss and gradients are finite.
+
+    Args:
+        bank: with the summed gradients of the scaled losses.
+        active: the members that share the step.
+        losses: of each, scaled.
+        num_targets: of each.
+
+    Returns:
+        The metrics of those that made their step, the time still to be filled in. Of the others, those whose scaled
+        gradients overflowed do the step again; the rest have their error.
+    """
+    norms = clip_gradients(
+        [list(bank.member_parameters(member.run_id).values()) for member in active],
+        [member.train.max_grad_norm for member in active],
+        [member.loss_scale.factor for member in active],
+    )
+    metrics: dict[str, StepMetrics] = {}
+    for member, norm in zip(active, norms, strict=True):
+        assert member.optimizer is not None
+        loss = losses[member.run_id] / member.loss_scale.factor
+        if math.isfinite(loss) and math.isfinite(norm):
+            metrics[member.run_id] = _step(member, loss, norm, num_targets[member.run_id])
+        elif math.isfinite(loss) and member.loss_scale.shrink():
+            _note_overflow(member)
+        else:
+            member.error = (
+                f"loss {loss}, gradient norm {norm} at step {member.step + 1}: not finite; try a lower "
+                "train.learning_rate or quant.compute_dtype=bfloat16 or float32; the last checkpoint is kept"
+            )
+        member.optimizer.zero_grad(set_to_none=True)
+    return metrics
+
+
+def _step(member: Member, loss: float, norm: float, num_targets: int) -> StepMetrics:
     assert member.optimizer is not None
-    parameters = list(bank.member_parameters(member.run_id).values())
-    norm = float(nn.utils.clip_grad_norm_(parameters, member.train.max_grad_norm))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        member.error = f"loss {loss}, gradient norm {norm} at step {member.step + 1}: not finite; " + (
-            "try a lower train.learning_rate or quant.compute_dtype=bfloat16 or float32; the last checkpoint is kept"
-        )
-        return None
     rate = learning_rate(member.train, member.step, member.total_steps)
     for group in member.optimizer.param_groups:
         group["lr"] = rate
     member.optimizer.step()
-    member.optimizer.zero_grad(set_to_none=True)
+    member.loss_scale.count_good_step()
     member.step += 1
     return StepMetrics(
         step=member.step, loss=loss, learning_rate=rate, grad_norm=norm, target_tokens=num_targets, seconds=0.0
     )
 
 
+def _note_overflow(member: Member) -> None:
+    """Says it once: with a dynamic scale it happens now and then."""
+    if member.loss_scale.num_overflows == 1:
+        member.notes.append(
+            f"float16 gradients overflowed at step {member.step + 1}: it is done again with the loss scaled by "
+            f"{member.loss_scale.factor:.0f}, and so are later ones"
+        )
+
+
 def _save(group: _Group, member: Member) -> None:
+    """Writes a checkpoint; of a member that has made its last step the weights alone."""
     if not group.ranks.leads or member.lost():
         return
-    assert member.optimizer is not None
+    assert member.optimizer_kind is not None
     save_checkpoint(
         member.checkpoint_folder,
         member.run_id,
         member.step,
         group.bank.member_parameters(member.run_id),
-        member.optimizer,
+        {
+            "optimizer_kind": member.optimizer_kind.value,
+            "optimizer": None if member.optimizer is None else member.optimizer.state_dict(),
+            "loss_scale": asdict(member.loss_scale),
+        },
         member.train.keep_checkpoints,
     )

@@ -22,7 +22,6 @@ from harness.files import append_jsonl, is_out_of_space, read_jsonl, to_json, wr
 from harness.labels import num_labels
 from harness.ledger import JobRow
 from harness.models import LoadedBase
-from harness.optim import used_optimizer
 from harness.plan import RunSpec
 from harness.provenance import (
     RECORD_FILE,
@@ -315,7 +314,6 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     commit, dirty = git_state()
     last = run.metrics[-max(1, len(run.metrics) // 10) :]
-    train = run.spec.train
     return RunRecord(
         run_id=run.claim.run_id,
         label=run.label,
@@ -333,7 +331,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         base_fingerprint=base.fingerprint,
         data_fingerprint=run.data_fingerprint,
         adapter_sha256=adapter_sha256,
-        optimizer_used=used_optimizer(train.optimizer, device).value if train else None,
+        optimizer_used=run.member.optimizer_kind.value if run.member and run.member.optimizer_kind else None,
         device=device_name if num_devices == 1 else f"{num_devices} x {device_name}",
         notes=tuple(run.member.notes) if run.member else (),
         started=run.started,
