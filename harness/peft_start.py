@@ -165,6 +165,7 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
             weight.data = _residual(weight.data, initial, name, lora.lora_alpha / lora.r)
     origin, lora.base_model_name_or_path = lora.base_model_name_or_path, None  # else PEFT warns that it is a hub id
     lora.init_lora_weights = False
+    lora.inference_mode = False  # else nothing of the adapter counts as the member's
     quantize_layers(model, names, quant, device)
     try:
         peft_model = get_peft_model(model, lora)
