@@ -18,7 +18,15 @@ from harness.collate import Item
 from harness.methods import CALIBRATED_METHODS, shard_problem
 from harness.padded_bank import PaddedAdapterBank, packable
 from harness.quant import TORCH_DTYPES, quantize_linear_layers
-from harness.schema import SHARED_BASE_METHODS, AdapterConfig, AdapterMethod, ModelKind, QuantConfig, TrainConfig
+from harness.schema import (
+    SHARED_BASE_METHODS,
+    AdapterConfig,
+    AdapterMethod,
+    MasterWeights,
+    ModelKind,
+    QuantConfig,
+    TrainConfig,
+)
 from harness.shards import ShardedLayers
 
 NUM_CALIBRATION_EXAMPLES = 64  # of the training data, in the run's own order
@@ -40,6 +48,10 @@ class _Examples(Protocol):
 
 class _Calibrated(Protocol):
     def calibrate(self, items: Sequence[Item]) -> None: ...
+
+
+class _Mastered(Protocol):
+    master_weights: MasterWeights
 
 
 class _Labelled(Protocol):
@@ -111,6 +123,13 @@ def set_num_labels(bank: object, num_labels: int) -> None:
     """Says how many classes the head of the next new member has (1: a number). Comes before `add_member`."""
     target: _Labelled = bank  # type: ignore[assignment]
     target.num_labels = num_labels
+
+
+def set_master_weights(bank: object, adapter: AdapterConfig, train: TrainConfig) -> None:
+    """Says what the next new member keeps its weights in, where all of them are trained. Comes before `add_member`."""
+    if adapter.method is AdapterMethod.full:
+        target: _Mastered = bank  # type: ignore[assignment]
+        target.master_weights = train.master_weights
 
 
 def _owned_bank(kind: ModelKind, method: AdapterMethod) -> type:

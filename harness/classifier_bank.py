@@ -39,11 +39,11 @@ class ClassifierBank(OwnedBank):
         super().__init__(*args)
         self.num_labels = num_labels
 
-    def read(self, folder: Path) -> nn.Module:
+    def read(self, folder: Path, dtype: torch.dtype) -> nn.Module:
         labels: dict[str, Any] = {}
         if self.num_labels is not None:  # a head of another size in the checkpoint gives way to a fresh one
             labels = {"num_labels": self.num_labels, "ignore_mismatched_sizes": True}
-        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, dtype=self.dtype, **labels)
+        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, **labels)
         return model
 
     def load_member(self, name: str, folder: Path) -> None:

@@ -1,8 +1,9 @@
 """Full finetuning of a causal model over packed rows: the 16-bit baseline that QLoRA is held against.
 
 Every weight is trained, the output layer and embeddings included; `save_member` writes a checkpoint of its own, with
-the tokenizer, which any program reads by `model.path`. Weights are kept in `quant.compute_dtype`, so bf16 means
-pure bf16, as with the original's `--full_finetune --bf16`.
+the tokenizer, which any program reads by `model.path`. Weights are float32 and cast to `quant.compute_dtype` where
+they are used; with `train.master_weights=compute` they are kept in it, so bf16 means pure bf16, as with the original's
+`--full_finetune --bf16`.
 """
 
 import torch
@@ -26,7 +27,8 @@ def trained_head_losses(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor)
     """Negative log-likelihood of each target, the output layer being trained too.
 
     A chunk of logits lives only while it is used, in the forward pass and again in the backward pass:
-    [M, V] in float32 never exists.
+    [M, V] in float32 never exists. A float32 weight is cast to the states' dtype anew for each chunk, so that the
+    chunks' gradients are summed in float32.
 
     Returns:
         [M] float32, in nats; differentiable in `hidden_MD` and `weight_VD`.
@@ -40,4 +42,5 @@ def trained_head_losses(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor)
 
 
 def _chunk_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-    return functional.cross_entropy((hidden_ND @ weight_VD.T).float(), targets_N, reduction="none")
+    logits_NV = hidden_ND @ weight_VD.to(hidden_ND.dtype).T
+    return functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")

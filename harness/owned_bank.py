@@ -1,11 +1,13 @@
 """A bank that owns its base and holds one member: what all of those have in common.
 
 The base is read anew for each member, because many of these methods change it; `remove_member` lets it go. What
-is trained is an adapter started by PEFT (`harness.peft_start`) or every weight (`adapter.method=full`).
+is trained is an adapter started by PEFT (`harness.peft_start`) or every weight (`adapter.method=full`), in float32
+(`harness.masters`).
 Subclasses say how the model is read, how examples become a batch and what their losses are.
 """
 
 import hashlib
+import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,8 @@ from torch import Tensor, nn
 from harness.adapters import ADAPTER_WEIGHTS
 from harness.collate import Item
 from harness.dropout import mix_seed
-from harness.files import sha256_file
+from harness.files import sha256_file, write_atomically
+from harness.masters import float32_modules, hold_in_float32
 from harness.methods import CALIBRATED_METHODS, quant_problem
 from harness.peft_start import (
     ADAPTER,
@@ -33,7 +36,7 @@ from harness.peft_start import (
     start,
 )
 from harness.quant import TORCH_DTYPES
-from harness.schema import AdapterConfig, AdapterMethod, QuantConfig
+from harness.schema import AdapterConfig, AdapterMethod, MasterWeights, QuantConfig
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.model", "vocab.*", "merges.txt", "*.jinja")
 _START = 0  # what the member's seed is mixed with for its first weights; dropout keys begin at 1
@@ -63,13 +66,14 @@ class OwnedBank(nn.Module, ABC):
         self.folder, self.quant, self._device = folder, quant, device
         self.configs: dict[str, AdapterConfig] = {}
         self.seed = 0
+        self.master_weights = MasterWeights.float32  # of the next new member that trains every weight
         self.model: Any = None  # the transformers model, adapters injected
         self._started: Started | None = None
         self._examples: list[Item] = []
 
     @abstractmethod
-    def read(self, folder: Path) -> nn.Module:
-        """Reads the 16/32-bit model to the CPU; weights that the checkpoint lacks are drawn from torch's generator."""
+    def read(self, folder: Path, dtype: torch.dtype) -> nn.Module:
+        """Reads the model to the CPU in `dtype`; weights that the checkpoint lacks are drawn from torch's generator."""
 
     @abstractmethod
     def item_losses(self, items: Sequence[Item]) -> Tensor:
@@ -91,7 +95,7 @@ class OwnedBank(nn.Module, ABC):
     def base(self) -> Any:
         """The transformers model; the untouched base where no member is in."""
         if self.model is None:
-            model = self.read(self.folder)
+            model = self.read(self.folder, self.dtype)
             quantize_layers(model, layer_names(model), self.quant, self.device)
             self._take(model.requires_grad_(False).eval())
         return self.model
@@ -119,15 +123,23 @@ class OwnedBank(nn.Module, ABC):
         _check_method(config.method, self.quant)
         self.seed = seed
         with self._drawing(_START):
-            model = self.read(self.folder)
             if config.method is AdapterMethod.full:
-                self._take(model.to(self.device).requires_grad_(True))
+                self._take(self._read_to_train())
             else:
+                model = self.read(self.folder, self.dtype)
                 calibrate = self.calibration() if config.method in CALIBRATED_METHODS else None
                 self._started = start(model, config, self.quant, self.device, self.task_type, calibrate)
                 self._take(self._started.model.get_base_model())
         self.configs[name] = config
         self.adapted(config)
+
+    def _read_to_train(self) -> nn.Module:
+        """-> the model with every weight trained, in float32 unless `master_weights` is `compute`."""
+        if self.master_weights is MasterWeights.compute:
+            return self.read(self.folder, self.dtype).to(self.device).requires_grad_(True)
+        model = self.read(self.folder, torch.float32).to(self.device).requires_grad_(True)
+        hold_in_float32(model, self.dtype, float32_modules(model, self.dtype))
+        return model
 
     def adapted(self, config: AdapterConfig) -> None:
         """Called when a member is in: the place for a subclass to change its adapter layers."""
@@ -143,11 +155,11 @@ class OwnedBank(nn.Module, ABC):
             if not (folder / "config.json").is_file():
                 raise ValueError(f"{folder}: neither an adapter nor a model; expected what a run saved")
             _check_method(AdapterMethod.full, self.quant)
-            self._take(self.read(folder).to(self.device))
+            self._take(self.read(folder, self.dtype).to(self.device))
             self.configs[name] = AdapterConfig(name="full", method=AdapterMethod.full)
             return
         with self._drawing(_START):
-            self._started = load_adapter(self.read(self.folder), folder, self.quant, self.device)
+            self._started = load_adapter(self.read(self.folder, self.dtype), folder, self.quant, self.device)
         lora = self._started.model.peft_config[ADAPTER]
         self._take(self._started.model.get_base_model())
         self.configs[name] = AdapterConfig(
@@ -168,7 +180,11 @@ class OwnedBank(nn.Module, ABC):
         return {k.replace(f".{ADAPTER}.", "."): p for k, p in root.named_parameters() if p.requires_grad}
 
     def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
-        """Writes PEFT's two files, or a whole checkpoint. -> sha256 of the weights (of several files' digests)."""
+        """Writes PEFT's two files, or a whole checkpoint. -> sha256 of the weights (of several files' digests).
+
+        Tensors are written as they were trained, in float32. A whole checkpoint's config.json names the compute dtype
+        nevertheless, so that programs which go by it read the weights that were computed with.
+        """
         if self._started is not None:
             return save_adapter(self._started, folder, base_model, revision)
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,6 +192,9 @@ class OwnedBank(nn.Module, ABC):
             for path in self.folder.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
         self.model.save_pretrained(folder)
+        described = json.loads((folder / "config.json").read_text())
+        described["dtype"] = self.quant.compute_dtype.value
+        write_atomically(folder / "config.json", json.dumps(described, indent=2, sort_keys=True) + "\n")
         digests = [sha256_file(path) for path in sorted(folder.glob("*.safetensors"))]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 

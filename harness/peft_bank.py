@@ -45,7 +45,8 @@ class SegmentDropout(nn.Module):
             own = mask[row, begin : begin + segment.num_tokens]
             draw_mask(own, self.probability, mix_seed(self.seed, segment.dropout_key, self.layer))
             begin += segment.num_tokens
-        return x * (mask.to(x.dtype) / (1 - rounded_probability(self.probability, x.device)))
+        kept = torch.ones(()) / (1 - rounded_probability(self.probability, x.device))  # in float32, whatever x is
+        return x * mask * float(kept)
 
 
 class PackedBank(OwnedBank):
@@ -57,9 +58,9 @@ class PackedBank(OwnedBank):
         super().__init__(folder, *args)
         self._segments: list[Segment] = []
 
-    def read(self, folder: Path) -> nn.Module:
+    def read(self, folder: Path, dtype: torch.dtype) -> nn.Module:
         attention = {"attn_implementation": PACKED} if packable(AutoConfig.from_pretrained(folder)) else {}
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, **attention)
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **attention)
         return model
 
     @property

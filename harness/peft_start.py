@@ -39,6 +39,7 @@ from peft import (
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file, save
@@ -46,9 +47,10 @@ from torch import Tensor, nn
 
 from harness.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ALL_LINEAR, linear_layers
 from harness.files import write_atomically
+from harness.masters import hold_in_float32
 from harness.methods import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
-from harness.quant import quantize_linear
-from harness.schema import AdapterConfig, AdapterMethod, QuantConfig, QuantMethod
+from harness.quant import TORCH_DTYPES, quantize_linear
+from harness.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
 
 ADAPTER = "default"  # the one adapter's name within PEFT; the bank's member name stays outside
 RESIDUAL_FILE = "residual.json"
@@ -108,6 +110,7 @@ def start(
     elif config.method is AdapterMethod.eva:
         assert calibrate is not None
         _start_eva(peft_model, calibrate)
+    _hold_in_float32(peft_model, quant)
     return Started(model=peft_model, method=config.method)
 
 
@@ -162,11 +165,13 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
             weight.data = _residual(weight.data, initial, name, lora.lora_alpha / lora.r)
     origin, lora.base_model_name_or_path = lora.base_model_name_or_path, None  # else PEFT warns that it is a hub id
     lora.init_lora_weights = False
+    lora.inference_mode = False  # else nothing of the adapter counts as the member's
     quantize_layers(model, names, quant, device)
     try:
         peft_model = get_peft_model(model, lora)
     except ValueError as error:  # PEFT's report that none of the adapter's layers is there
         raise ValueError(f"{folder}: doesn't fit this base model; it was made for {origin}") from error
+    _hold_in_float32(peft_model, quant)
     try:
         unknown = set_peft_model_state_dict(peft_model, tensors, adapter_name=ADAPTER).unexpected_keys
     except RuntimeError as error:  # torch's report of shapes that differ
@@ -283,6 +288,7 @@ def _start_residual(
         layer: Any = model.get_submodule(name)
         layer.base_layer.weight.data = _residual(originals.pop(name).to(device), initial, name, layer.scaling[ADAPTER])
     quantize_layers(model, names, quant, device)
+    _hold_in_float32(peft_model, quant)
     return Started(model=peft_model, method=config.method, initial=initial)
 
 
@@ -316,9 +322,44 @@ def _start_eva(model: PeftModel, calibrate: Calibration) -> None:
         adapter_name=ADAPTER,
         show_progress_bar=False,
     )
-    for name, parameter in model.named_parameters():  # PEFT leaves those of a changed rank in the base's dtype
-        if ".lora_" in name:
-            parameter.data = parameter.data.float()
+
+
+class _Magnitudes(DoraLinearLayer):  # type: ignore[misc]
+    """DoRA's, whose division by the norms of W + s B A must not be rounded to 16 bits: |m / norm - 1| starts at 0."""
+
+    def get_weight_norm(
+        self, weight: Tensor, lora_weight: Tensor, scaling: float, adapter_name: str | None = None
+    ) -> Tensor:
+        norms: Tensor = super().get_weight_norm(weight.float(), lora_weight.float(), scaling)
+        return norms
+
+
+def _hold_in_float32(model: PeftModel, quant: QuantConfig) -> None:
+    """What is trained, heads included, is float32; a layer's A and B compute in the dtype of what goes into it.
+
+    PEFT keeps A and B in float32 too, but casts the input up to them: activations of twice the size. It leaves heads in
+    the base's dtype, and starts DoRA's magnitudes from norms rounded to it.
+    """
+    apart: list[nn.Module] = []
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+        layer.cast_input_dtype_enabled = False
+        if layer.get_base_layer().weight.dtype is torch.float32:
+            apart += layer.modules()
+        if ADAPTER in layer.lora_magnitude_vector and quant.compute_dtype is not DType.float32:
+            layer.lora_magnitude_vector[ADAPTER] = _magnitudes(layer)
+            apart.append(layer.lora_magnitude_vector[ADAPTER])
+    hold_in_float32(model.get_base_model(), TORCH_DTYPES[quant.compute_dtype], apart)
+
+
+def _magnitudes(layer: Any) -> _Magnitudes:
+    made = _Magnitudes(fan_in_fan_out=False)
+    made.update_layer(
+        base_layer=layer.get_base_layer(),
+        lora_A=layer.lora_A[ADAPTER].weight,
+        lora_B=layer.lora_B[ADAPTER].weight,
+        scaling=layer.scaling[ADAPTER],
+    )
+    return made
 
 
 def _residual(weight_OI: Tensor, initial: dict[str, Tensor], name: str, scale: float) -> Tensor:

@@ -25,6 +25,7 @@ from harness.schema import (
     Device,
     DType,
     LossMean,
+    MasterWeights,
     Mode,
     ModelConfig,
     ModelKind,
@@ -135,6 +136,10 @@ def make_spec(config: Config, device: Device, hash_file: Callable[[Path], str]) 
     train = dataclasses.replace(config.train, **{key: getattr(row, key) for key in open_keys})
     if train.mode is Mode.faithful:  # the original: batches of one example, accumulated; grouped by length
         train = dataclasses.replace(train, loss_mean=LossMean.example, group_by_length=True, max_microbatch_tokens=1)
+    if dtype is DType.float32 or config.adapter.method is not AdapterMethod.full:  # all the same: one id
+        train = dataclasses.replace(train, master_weights=MasterWeights.compute)
+    elif train.master_weights is MasterWeights.auto:
+        train = dataclasses.replace(train, master_weights=MasterWeights.float32)
     adapter = config.adapter
     if adapter.lora_dropout is None:
         adapter = dataclasses.replace(adapter, lora_dropout=row.lora_dropout)

@@ -75,6 +75,14 @@ class Optimizer(Enum):
     paged_adamw_8bit = "paged_adamw_8bit"
 
 
+class MasterWeights(Enum):
+    """What full finetuning keeps its weights in: float32, cast where they are used, or `quant.compute_dtype`."""
+
+    auto = "auto"  # float32; resolved at plan time
+    float32 = "float32"
+    compute = "compute"  # pure 16 bits, as the original's `--full_finetune --bf16`: half the memory, lost updates
+
+
 class LossMean(Enum):
     """Over what a step's loss is averaged: all target tokens of the batch, or examples first."""
 
@@ -242,6 +250,7 @@ class TrainConfig:
     loss_mean: LossMean = LossMean.token
     mode: Mode = since(Mode.fast)  # how batches are laid out and ordered; `faithful` is the paper's
     group_by_length: bool = since(False)  # batches of similar length in characters, as in the original
+    master_weights: MasterWeights = since(MasterWeights.compute)  # of adapter.method=full; adapters are always float32
     original_eval_carve: int = since(0)  # rows that the original's do_eval took out of training: 1024 (its slip 3)
     seed: int = 0  # of the adapter's weights and dropout
     data_seed: int = 42  # of the order of examples

@@ -30,12 +30,12 @@ class Seq2SeqBank(OwnedBank):
 
     task_type = "SEQ_2_SEQ_LM"
 
-    def read(self, folder: Path) -> nn.Module:
+    def read(self, folder: Path, dtype: torch.dtype) -> nn.Module:
         """Raises ValueError for an encoder-decoder that isn't a T5."""
         model_type = AutoConfig.from_pretrained(folder).model_type
         if model_type not in MODEL_TYPES:
             raise ValueError(f"{folder}: model_type {model_type}; model.kind=seq2seq serves {', '.join(MODEL_TYPES)}")
-        model: nn.Module = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=self.dtype)
+        model: nn.Module = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype)
         return model
 
     def item_losses(self, items: Sequence[Item]) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import yaml
 
-from harness.banks import calibrate, set_num_labels
+from harness.banks import calibrate, set_master_weights, set_num_labels
 from harness.carve import carve
 from harness.checkpoint import checkpoints
 from harness.data import fingerprint, locate_dataset
@@ -218,6 +218,7 @@ def _read_examples(place: Workplace, base: LoadedBase, run: _Run) -> tuple[Examp
         set_num_labels(base.bank, num_labels(run.spec.dataset, float(run.data.labels.max())))
     examples, num_characters = carve(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
     calibrate(base.bank, run.spec.adapter, examples, run.spec.train)
+    set_master_weights(base.bank, run.spec.adapter, run.spec.train)
     return examples, num_characters
 
 
