@@ -48,6 +48,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="Of sampling.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Of nucleus sampling.")] = 0.9,
     seed: Annotated[int, typer.Option(help="With the prompt's id, the seed of its answer.")] = 0,
+    slots: Annotated[int | None, typer.Option(help="Answers under way at once; default: what fits, up to 32.")] = None,
     engine: Annotated[str, typer.Option(help="own, or vllm where that is installed.")] = "own",
     fresh: Annotated[bool, typer.Option(help="Throw away answers that were made with other settings.")] = False,
     runs: Runs = None,
@@ -65,6 +66,7 @@ def generate(
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            num_slots=slots,
             engine=engine,
         )
         with progress_bar("answers", as_json) as advance:

@@ -9,7 +9,8 @@ one. Only positions that predict a scored token reach the output layer, a chunk 
 vocabulary] never exists whole. tests/unit/test_continuations.py holds it against plain passes of transformers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.scoring import MIN_PREFIX_TOKENS, ROW_TOKENS, common_prefix
+from eval.row_sizes import Backoff, row_sizes
+from eval.scoring import MIN_PREFIX_TOKENS, common_prefix
 from harness.adapters import AdapterBank
 from harness.attention import Branches
 from harness.loss import CHUNK_BYTES
@@ -52,6 +54,12 @@ class _Group:
     def num_row_tokens(self, requests: Sequence[Continuation]) -> int:
         return self.num_prefix + sum(len(requests[i].tokens) - 1 - self.num_prefix for i in self.requests)
 
+    def halves(self, requests: Sequence[Continuation]) -> "list[_Group]":
+        """The same requests as two groups, each with its own copy of what they begin with; one stays as it is."""
+        half = len(self.requests) // 2
+        parts = [part for part in (self.requests[:half], self.requests[half:]) if part]
+        return [_Group(self.member, part, _num_prefix(part, requests)) for part in parts]
+
 
 def score_continuations(
     base: LoadedBase, requests: Sequence[Continuation], row_tokens: int | None = None
@@ -60,7 +68,7 @@ def score_continuations(
 
     Args:
         base: with the requests' members in its bank.
-        row_tokens: tokens of a flat row; default by device. A longer group has a row of its own.
+        row_tokens: tokens of a flat row; default by device and free memory. A longer group has a row of its own.
 
     Yields:
         Indices into `requests`, and their scores.
@@ -70,10 +78,22 @@ def score_continuations(
     """
     _check(base, requests)
     shares = packable(base.bank.base.config)  # type: ignore[arg-type]
-    limit = row_tokens or ROW_TOKENS.get(base.bank.device.type, 1024)
-    for row in _rows(_groups(requests, shares), requests, limit):
-        with torch.inference_mode():
-            scores = _score_row(base.bank, row, requests, shares)
+    sizes = row_sizes(base.bank, row_tokens)
+    backoff = Backoff(sizes.row_tokens, base.bank.device, "sequence", "take a shorter context or window")
+    waiting = deque(_groups(requests, shares))
+
+    def split_first() -> None:
+        if waiting[0].num_row_tokens(requests) > backoff.size // 2:  # it will have a row of its own, and not fit
+            waiting.extendleft(reversed(waiting.popleft().halves(requests)))
+
+    rows = backoff.in_batches(
+        waiting,
+        lambda groups, limit: _next_row(groups, requests, limit),
+        lambda row: _score_row(base.bank, row, requests, shares),
+        smallest=lambda group: max(len(requests[index].tokens) - 1 for index in group.requests),
+        give_up=split_first,
+    )
+    for row, scores in rows:
         yield [index for group in row for index in group.requests], scores
 
 
@@ -97,20 +117,20 @@ def _num_prefix(indices: Sequence[int], requests: Sequence[Continuation]) -> int
     return shared if shared >= MIN_PREFIX_TOKENS else 0
 
 
-def _rows(groups: Sequence[_Group], requests: Sequence[Continuation], limit: int) -> Iterator[list[_Group]]:
+def _next_row(groups: Iterable[_Group], requests: Sequence[Continuation], limit: int) -> list[_Group]:
+    """The first groups of about `limit` tokens; one at least."""
     row: list[_Group] = []
     used = 0
     for group in groups:
         size = group.num_row_tokens(requests)
         if row and used + size > limit:
-            yield row
-            row, used = [], 0
+            break
         row.append(group)
         used += size
-    if row:
-        yield row
+    return row
 
 
+@torch.inference_mode()
 def _score_row(
     bank: AdapterBank, row: Sequence[_Group], requests: Sequence[Continuation], shares: bool
 ) -> list[ContinuationScore]:

@@ -2,8 +2,12 @@
 
 Prompts wait longest first; free slots are filled by prefilling several prompts in one packed row; each
 pass then continues every active sequence by one token. A finished sequence leaves its slot at once.
-A pass keeps the tokens of one member together, as the bank wants them. Memory: slots x (longest prompt +
-its new tokens).
+A pass keeps the tokens of one member together, as the bank wants them.
+
+Memory: as many slots as are asked for, or as fit. Sequences of like length share a shelf of the cache
+(`harness.key_value_cache`), which no shorter one opens: what a sequence takes is at most twice its prompt and its new
+tokens. Where the device has no room for all that, everything under way waits again, its tokens kept, and half as many
+slots go on. The host waits for the device once a token, for all rows together.
 
 Source: continuous batching as in Orca (OSDI 2022). tests/unit/test_generate.py holds greedy texts against
 transformers' `generate`, one prompt at a time.
@@ -16,13 +20,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from eval.sampling import greedy_tokens, nucleus_tokens
+from eval.row_sizes import MAX_SLOTS, PREFILL_TOKENS, Backoff, RowSizes, row_sizes
+from eval.sampling import greedy_tokens, nucleus_tokens, uniform_numbers
 from harness.adapters import AdapterBank
-from harness.attention import Decode, KeyValue, KeyValueCache, Packed
+from harness.key_value_cache import Decode, Prefill, Shelf, Slots
 from harness.models import LoadedBase
 from harness.segments import Segment
 
-PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # of a packed row of new prompts
+_NUMBERS_AHEAD = 64  # random numbers of each sequence that the device has in advance
 
 ShouldStop = Callable[[Sequence[int]], bool]  # of the tokens generated so far
 
@@ -33,7 +38,7 @@ class DecodingSettings:
     greedy: bool
     temperature: float
     top_p: float
-    num_slots: int  # sequences under way at once
+    num_slots: int | None = None  # sequences under way at once; None: as many as fit, at most MAX_SLOTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +54,19 @@ class _Sequence:
 
     index: int  # of the request
     request: DecodingRequest
-    generator: torch.Generator
     max_new_tokens: int
+    uniform_T: Tensor | None  # the random number behind each new token; None: greedy
     new_tokens: list[int] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """That its slot needs."""
+        return len(self.request.tokens) + self.max_new_tokens
+
+    @property
+    def known(self) -> list[int]:
+        """What is prefilled: the prompt, and the new tokens of a sequence that is taken up again."""
+        return [*self.request.tokens, *self.new_tokens]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,25 +92,26 @@ def decode(
 
     Raises:
         ValueError: an empty prompt, or one that leaves no room for a token in the model's context.
+        torch.OutOfMemoryError: a single sequence doesn't fit beside the model.
     """
     waiting = deque(_sequences(base, requests, settings))
     if not waiting:
         return
-    cache = KeyValueCache(
-        num_slots=min(settings.num_slots, len(waiting)),
-        max_tokens=max(len(s.request.tokens) + s.max_new_tokens for s in waiting),
+    backoff = Backoff(
+        min(settings.num_slots or MAX_SLOTS, len(waiting)),
+        base.bank.device,
+        "prompt with its answer",
+        "shorten the prompts or take a lower max_new_tokens",
     )
-    ranks = {member: rank for rank, member in enumerate(dict.fromkeys(r.member for r in requests))}
-    active: list[_Sequence] = []
-    while waiting or active:
-        with torch.inference_mode():
-            if waiting and len(active) < cache.num_slots:
-                started = _start(base.bank, waiting, cache, active, ranks, settings)
-            else:
-                started = active
-                _step(base.bank, cache, active, ranks, settings)
-            finished = _retire(cache, active, started, eos_tokens, should_stop)
-        yield from finished
+    sizes = row_sizes(base.bank, usual=PREFILL_TOKENS)
+    batch = _Batch(base.bank, [request.member for request in requests], settings, sizes)
+    while waiting or batch.shelves:
+        stepped = backoff.run(
+            lambda num_slots: batch.advance(waiting, num_slots, backoff.num_halvings),
+            smallest=1,
+            give_up=lambda: batch.give_up(waiting),
+        )
+        yield from batch.retire(_finish_reasons(stepped, eos_tokens, should_stop))
 
 
 def _sequences(base: LoadedBase, requests: Sequence[DecodingRequest], settings: DecodingSettings) -> list[_Sequence]:
@@ -107,99 +123,201 @@ def _sequences(base: LoadedBase, requests: Sequence[DecodingRequest], settings: 
                 f"request {index} has a prompt of {len(request.tokens)} tokens; this model's context of "
                 f"{base.max_length} must hold it and an answer: shorten it, or leave it out"
             )
-        generator = torch.Generator().manual_seed(request.seed)
-        found.append(_Sequence(index, request, generator, min(settings.max_new_tokens, room)))
+        num_new = min(settings.max_new_tokens, room)
+        uniform_T = None if settings.greedy else uniform_numbers(request.seed, num_new)
+        found.append(_Sequence(index, request, num_new, uniform_T))
     return sorted(found, key=lambda s: -len(s.request.tokens))
 
 
-def _start(
-    bank: AdapterBank,
-    waiting: deque[_Sequence],
-    cache: KeyValueCache,
-    active: list[_Sequence],
-    ranks: dict[str | None, int],
-    settings: DecodingSettings,
-) -> list[_Sequence]:
-    """Prefills as many waiting prompts as there are slots and room in a row, and picks their first tokens."""
-    limit, total = PREFILL_TOKENS.get(bank.device.type, 1024), 0
-    fresh: list[_Sequence] = []
-    while waiting and len(active) + len(fresh) < cache.num_slots:
-        total += len(waiting[0].request.tokens)
-        if fresh and total > limit:
-            break
-        fresh.append(waiting.popleft())
-    fresh.sort(key=lambda s: ranks[s.request.member])
-    lengths = [len(s.request.tokens) for s in fresh]
-    segments = [Segment(num_tokens=n, member=s.request.member) for n, s in zip(lengths, fresh, strict=True)]
-    record: list[KeyValue] = []
-    row = torch.tensor([token for s in fresh for token in s.request.tokens], device=bank.device)[None]
-    hidden_1ND = bank(row, segments, plan=Packed(lengths, record=record))
-    end = 0
-    ends = []
-    for sequence, length in zip(fresh, lengths, strict=True):
-        cache.fill(len(active), record, slice(end, end + length))
-        active.append(sequence)
-        end += length
-        ends.append(end - 1)
-    _pick(bank.logits(hidden_1ND[0, ends]), fresh, settings)
-    return fresh
+@dataclass(slots=True)
+class _OnShelf:
+    """A shelf of the cache and whose keys and values are in its slots."""
+
+    cache: Shelf
+    sequences: list[_Sequence] = field(default_factory=list)
+
+    def holds(self, sequence: _Sequence) -> bool:
+        return self.cache.num_free > 0 and sequence.num_tokens <= self.cache.max_tokens
+
+    def suits(self, sequence: _Sequence) -> bool:
+        """Whether the sequence takes half of a slot at least."""
+        return 2 * sequence.num_tokens >= self.cache.max_tokens
 
 
-def _step(
-    bank: AdapterBank,
-    cache: KeyValueCache,
-    active: Sequence[_Sequence],
-    ranks: dict[str | None, int],
-    settings: DecodingSettings,
-) -> None:
-    """Continues every active sequence by one token; slot i holds `active[i]`."""
-    slots = sorted(range(len(active)), key=lambda slot: ranks[active[slot].request.member])
-    rows = [active[slot] for slot in slots]
-    tokens = torch.tensor([[s.new_tokens[-1] for s in rows]], device=bank.device)
-    positions = torch.tensor([[cache.lengths[slot] for slot in slots]], device=bank.device)
-    segments = [Segment(num_tokens=1, member=s.request.member) for s in rows]
-    hidden_1BD = bank(tokens, segments, position_ids_1N=positions, plan=Decode(cache, slots))
-    for slot in slots:
-        cache.lengths[slot] += 1
-    _pick(bank.logits(hidden_1BD[0]), rows, settings)
+@dataclass(slots=True)
+class _Step:
+    """What a decoding pass needs on the device; made when the sequences under way change."""
+
+    rows: list[_Sequence]  # those of one member together
+    slots: Slots
+    segments: list[Segment]
+    tokens_B: Tensor  # each row's newest
+    uniform_BS: Tensor | None  # each row's next random numbers; None: greedy
+    num_done: int = 0  # passes
 
 
-def _pick(logits_BV: Tensor, rows: Sequence[_Sequence], settings: DecodingSettings) -> None:
-    if settings.greedy:
-        picked = greedy_tokens(logits_BV)
-    else:
-        picked = nucleus_tokens(logits_BV, [s.generator for s in rows], settings.temperature, settings.top_p)
-    for sequence, token in zip(rows, picked, strict=True):
-        sequence.new_tokens.append(token)
+class _Batch:
+    """The sequences under way and their cache."""
+
+    def __init__(
+        self, bank: AdapterBank, members: Sequence[str | None], settings: DecodingSettings, sizes: RowSizes
+    ) -> None:
+        self.shelves: list[_OnShelf] = []
+        self._bank, self._settings, self._sizes = bank, settings, sizes
+        self._ranks = {member: rank for rank, member in enumerate(dict.fromkeys(members))}
+        self._step: _Step | None = None
+
+    @torch.inference_mode()
+    def advance(self, waiting: deque[_Sequence], num_slots: int, num_halvings: int) -> list[_Sequence]:
+        """Starts waiting sequences where there are slots, else continues all by one token. -> those with a new token"""
+        started = self._place(waiting, num_slots, num_halvings)
+        if not started:
+            return self._continue()
+        self._prefill(started)
+        return [sequence for _, _, sequence in started]
+
+    @torch.inference_mode()
+    def retire(self, reasons: dict[int, str]) -> list[Decoded]:
+        """Takes finished sequences out, by their index, and drops shelves that are empty."""
+        finished = []
+        for shelf in reversed(self.shelves):
+            for slot in range(len(shelf.sequences) - 1, -1, -1):
+                sequence = shelf.sequences[slot]
+                if (reason := reasons.get(sequence.index)) is None:
+                    continue
+                shelf.cache.remove(slot)
+                last = shelf.sequences.pop()
+                if last is not sequence:
+                    shelf.sequences[slot] = last
+                tokens = sequence.new_tokens[:-1] if reason == "eos" else sequence.new_tokens
+                finished.append(Decoded(index=sequence.index, tokens=tuple(tokens), finish_reason=reason))
+        if finished:
+            self.shelves = [shelf for shelf in self.shelves if shelf.sequences]
+            self._step = None
+        return finished
+
+    def give_up(self, waiting: deque[_Sequence]) -> None:
+        """Drops the cache; all that was under way waits again and keeps its new tokens."""
+        under_way = [sequence for shelf in self.shelves for sequence in shelf.sequences]
+        again = sorted([*under_way, *waiting], key=lambda s: -len(s.request.tokens))
+        waiting.clear()
+        waiting.extend(again)
+        self.shelves, self._step = [], None
+
+    def _place(
+        self, waiting: deque[_Sequence], num_slots: int, num_halvings: int
+    ) -> list[tuple[Shelf, int, _Sequence]]:
+        """Takes as many waiting sequences as there are slots and room in a row. -> shelf, slot, sequence"""
+        limit, total = self._sizes.row_tokens >> num_halvings, 0
+        started: list[tuple[Shelf, int, _Sequence]] = []
+        while waiting:
+            num_tokens = len(waiting[0].known)
+            total += num_tokens
+            if started and total > limit:
+                break
+            shelf = self._shelf_for(waiting, num_slots, num_halvings)
+            if shelf is None:
+                break
+            shelf.sequences.append(waiting.popleft())
+            started.append((shelf.cache, shelf.cache.add(num_tokens), shelf.sequences[-1]))
+        return started
+
+    def _shelf_for(self, waiting: deque[_Sequence], num_slots: int, num_halvings: int) -> _OnShelf | None:
+        """Where the first waiting sequence goes: a shelf of its length, a new one, or any once all slots are given out.
+
+        None where it has to wait: for a free slot, or for longer ones to give their memory back.
+        """
+        first = waiting[0]
+        fitting = sorted((s for s in self.shelves if s.holds(first)), key=lambda s: s.cache.max_tokens)
+        if fitting and fitting[0].suits(first):
+            return fitting[0]
+        num_left = num_slots - sum(shelf.cache.num_slots for shelf in self.shelves)
+        if num_left < 1:
+            return fitting[0] if fitting else None
+        wanted = min(num_left, sum(2 * s.num_tokens >= first.num_tokens for s in waiting))
+        if self._settings.num_slots is None:  # what the user asked for is tried as it is
+            tokens_left = (self._sizes.kept_tokens >> num_halvings) - sum(s.cache.num_tokens for s in self.shelves)
+            wanted = min(wanted, tokens_left // first.num_tokens)
+        if wanted < 1 and self.shelves:
+            return None
+        self.shelves.append(_OnShelf(Shelf(num_slots=max(1, wanted), max_tokens=first.num_tokens)))
+        return self.shelves[-1]
+
+    def _prefill(self, started: list[tuple[Shelf, int, _Sequence]]) -> None:
+        """Reads the started sequences in one packed row and picks each one's next token."""
+        started.sort(key=lambda found: self._ranks[found[2].request.member])
+        rows = [sequence for _, _, sequence in started]
+        lengths = [len(sequence.known) for sequence in rows]
+        segments = [Segment(num_tokens=n, member=s.request.member) for n, s in zip(lengths, rows, strict=True)]
+        device = self._bank.device
+        row_1N = torch.tensor([token for sequence in rows for token in sequence.known], device=device)[None]
+        plan = Prefill(lengths, [(shelf, slot) for shelf, slot, _ in started])
+        hidden_1ND = self._bank(row_1N, segments, plan=plan)
+        last_BD = hidden_1ND[0, torch.tensor(lengths, device=device).cumsum(0) - 1]
+        self._pick(last_BD, rows, _numbers_ahead(rows, 1, device))
+        self._step = None
+
+    def _continue(self) -> list[_Sequence]:
+        """One token more for every sequence under way."""
+        step = self._step
+        if step is None or step.num_done == _NUMBERS_AHEAD:
+            step = self._step = self._new_step()
+        hidden_1BD = self._bank(
+            step.tokens_B[None], step.segments, position_ids_1N=step.slots.positions_1B, plan=Decode(step.slots)
+        )
+        uniform_B1 = None if step.uniform_BS is None else step.uniform_BS[:, step.num_done, None]
+        step.tokens_B = self._pick(hidden_1BD[0], step.rows, uniform_B1)
+        step.slots.count_up()
+        step.num_done += 1
+        return step.rows
+
+    def _new_step(self) -> _Step:
+        sequences = [sequence for shelf in self.shelves for sequence in shelf.sequences]
+        by_row = sorted(range(len(sequences)), key=lambda slot: self._ranks[sequences[slot].request.member])
+        rows = [sequences[slot] for slot in by_row]
+        device = self._bank.device
+        return _Step(
+            rows=rows,
+            slots=Slots([shelf.cache for shelf in self.shelves], by_row, device),
+            segments=[Segment(num_tokens=1, member=sequence.request.member) for sequence in rows],
+            tokens_B=torch.tensor([sequence.new_tokens[-1] for sequence in rows], device=device),
+            uniform_BS=_numbers_ahead(rows, _NUMBERS_AHEAD, device),
+        )
+
+    def _pick(self, hidden_BD: Tensor, rows: Sequence[_Sequence], uniform_B1: Tensor | None) -> Tensor:
+        """Appends each row's next token. -> the tokens, on the device, [B]"""
+        logits_BV = self._bank.logits(hidden_BD)
+        if uniform_B1 is None:
+            tokens_B, found = greedy_tokens(logits_BV)
+        else:
+            settings = self._settings
+            tokens_B, found = nucleus_tokens(logits_BV, uniform_B1[:, 0], settings.temperature, settings.top_p)
+        for sequence, token in zip(rows, found, strict=True):
+            sequence.new_tokens.append(token)
+        return tokens_B
 
 
-def _retire(
-    cache: KeyValueCache,
-    active: list[_Sequence],
-    stepped: Sequence[_Sequence],
-    eos_tokens: frozenset[int],
-    should_stop: ShouldStop | None,
-) -> list[Decoded]:
-    """Takes finished sequences out; the last slot's sequence moves into a freed one."""
-    reasons = {id(s): reason for s in stepped if (reason := _finish_reason(s, eos_tokens, should_stop))}
-    finished = []
-    for slot in range(len(active) - 1, -1, -1):
-        sequence = active[slot]
-        reason = reasons.get(id(sequence))
-        if reason is None:
-            continue
-        last = active.pop()
-        if last is not sequence:
-            cache.move(len(active), slot)
-            active[slot] = last
-        tokens = sequence.new_tokens[:-1] if reason == "eos" else sequence.new_tokens
-        finished.append(Decoded(index=sequence.index, tokens=tuple(tokens), finish_reason=reason))
-    return finished
+def _numbers_ahead(rows: Sequence[_Sequence], count: int, device: torch.device) -> Tensor | None:
+    """The next `count` random numbers of each row, [B, count], 0 beyond its last token; None where none has any."""
+    ahead = torch.zeros(len(rows), count, dtype=torch.float64)
+    for place, sequence in enumerate(rows):
+        if sequence.uniform_T is None:
+            return None
+        part = sequence.uniform_T[len(sequence.new_tokens) :][:count]
+        ahead[place, : len(part)] = part
+    return ahead.to(device)
 
 
-def _finish_reason(sequence: _Sequence, eos_tokens: frozenset[int], should_stop: ShouldStop | None) -> str | None:
-    if sequence.new_tokens[-1] in eos_tokens:
-        return "eos"
-    if should_stop is not None and should_stop(sequence.new_tokens):
-        return "stop"
-    return "length" if len(sequence.new_tokens) >= sequence.max_new_tokens else None
+def _finish_reasons(
+    stepped: Sequence[_Sequence], eos_tokens: frozenset[int], should_stop: ShouldStop | None
+) -> dict[int, str]:
+    """Of the sequences that are done, by their index."""
+    reasons = {}
+    for sequence in stepped:
+        if sequence.new_tokens[-1] in eos_tokens:
+            reasons[sequence.index] = "eos"
+        elif should_stop is not None and should_stop(sequence.new_tokens):
+            reasons[sequence.index] = "stop"
+        elif len(sequence.new_tokens) >= sequence.max_new_tokens:
+            reasons[sequence.index] = "length"
+    return reasons

@@ -37,13 +37,14 @@ class GenerateSettings:
     seed: int = 0
     stop: tuple[str, ...] = (HUMAN_STOP,)  # an answer ends before the first of these
     prompt_format: PromptFormat = PromptFormat.auto
-    num_slots: int = 32  # answers under way at once; can't change them
+    num_slots: int | None = None  # answers under way at once, which can't change them; None: as many as fit, up to 32
     engine: str = "own"  # own: eval/decoding.py; vllm: eval/vllm_engine.py
 
     def __post_init__(self) -> None:
         for key in ("max_new_tokens", "num_slots"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)}: expected 1 or more")
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}={value}: expected 1 or more")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature}: expected above 0; for the likeliest token set greedy")
         if not 0 < self.top_p <= 1:

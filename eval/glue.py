@@ -9,7 +9,8 @@ killed call goes on. Source: GLUE (arXiv 1804.07461) and its official metrics; Q
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from eval.class_scores import class_scores, number_scores, official_metrics
 from eval.dataset_rows import EvalRows
 from eval.intervals import Score
 from eval.model_key import model_sha256
+from eval.row_sizes import Backoff
 from eval.scoring import Progress
 from harness.classifier_bank import ClassifierBank
-from harness.collate import Item, split_rows
+from harness.collate import Item
 from harness.data import SourceRow, read_rows, row_examples
 from harness.files import append_jsonl, read_jsonl
 from harness.formats import LABELLED, Example
@@ -35,7 +37,7 @@ from harness.text_pairs import encode_texts
 SCHEMA_VERSION = 1
 GLUE_FILE = "glue.json"
 RESAMPLE_SEED = 0
-MAX_BATCH_TOKENS = 4096
+MAX_BATCH_TOKENS = 4096  # to begin with; halved where the device has no room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,18 +219,38 @@ def _read_partial(path: Path | None) -> dict[int, list[float]]:
     return scores
 
 
+def _score(
+    bank: ClassifierBank, ids: Sequence[Sequence[int]], waiting: Sequence[int]
+) -> Iterator[tuple[list[int], list[list[float]]]]:
+    """-> places and their scores as they are computed; rows of similar length together, the longest first."""
+    backoff = Backoff(MAX_BATCH_TOKENS, bank.device, "row", "take a lower dataset.source_max_tokens")
+    return backoff.in_batches(
+        deque(sorted(waiting, key=lambda at: -len(ids[at]))),
+        lambda order, limit: _next_batch(order, ids, limit),
+        lambda places: _scores(bank, ids, places),
+        smallest=lambda at: len(ids[at]),
+    )
+
+
+def _next_batch(order: Iterable[int], ids: Sequence[Sequence[int]], limit: int) -> list[int]:
+    """The first rows of at most `limit` tokens together; one at least."""
+    places, used = list[int](), 0
+    for at in order:
+        if places and used + len(ids[at]) > limit:
+            break
+        places.append(at)
+        used += len(ids[at])
+    return places
+
+
 @torch.no_grad()
-def _score(bank: ClassifierBank, ids: Sequence[Sequence[int]], waiting: Sequence[int]) -> Any:
-    """Yields (places, their scores), long rows first, so that rows of a batch are of similar length."""
-    order = sorted(waiting, key=lambda at: -len(ids[at]))
+def _scores(bank: ClassifierBank, ids: Sequence[Sequence[int]], places: Sequence[int]) -> list[list[float]]:
     items = [
         Item(member="", tokens=np.asarray(ids[at], dtype=np.int32), num_source=0, dropout_key=at, weight=1.0)
-        for at in order
+        for at in places
     ]
-    start = 0
-    for batch in split_rows(items, MAX_BATCH_TOKENS):
-        yield order[start : start + len(batch)], bank.label_logits(batch).cpu().tolist()
-        start += len(batch)
+    found: list[list[float]] = bank.label_logits(items).cpu().tolist()
+    return found
 
 
 def _prediction(row: _Row, scores: Sequence[float], num_labels: int) -> ClassPrediction:

@@ -37,6 +37,7 @@ from transformers import PreTrainedTokenizerBase
 from eval.judge_options import LocalOptions
 from eval.judge_prompts import fill, hash_text, neutralise
 from eval.judging import Failure, Judgment, Match
+from eval.row_sizes import row_sizes
 from eval.scoring import Prompt, next_token_logprobs
 from eval.verdict_codes import FIRST, SECOND, TIE
 from harness.locate import locate_model
@@ -52,7 +53,7 @@ USER = (
 CUE = "Answer"
 LABEL = re.compile(r"^([^\S\n]*(?:question|answer[^\S\n]*[a-c]))[^\S\n]*[:\uff1a]", re.IGNORECASE | re.MULTILINE)
 ASKING = re.compile(r"^(?=[^\S\n]*which answer is more\b)", re.IGNORECASE | re.MULTILINE)
-PASS_TOKENS = 4096  # matches are scored question by question, so many tokens or a question at a time
+PASS_ROWS = 4  # matches are scored question by question, so many rows of tokens or a question at a time
 Shown = tuple[str, str, str]  # question and answers, cut and disarmed: what the model sees of a match
 
 
@@ -124,7 +125,8 @@ class LocalJudge:
                 fitting.setdefault(shown[match.key][0], []).append(match)
             else:
                 failures.append(self._too_long(match))
-        for batch in _batches(list(fitting.values()), lambda match: len(tokens[shown[match.key]])):
+        pass_tokens = PASS_ROWS * row_sizes(self._base.bank).row_tokens
+        for batch in _batches(list(fitting.values()), lambda match: len(tokens[shown[match.key]]), pass_tokens):
             started = time.monotonic()
             logprobs = self._score({p: tokens[p] for p in with_calibration([shown[m.key] for m in batch])})
             seconds = (time.monotonic() - started) / len(batch)
@@ -257,12 +259,14 @@ def with_calibration(pairs: Iterable[Shown]) -> list[Shown]:
     return list(wanted)
 
 
-def _batches(questions: Sequence[list[Match]], num_tokens: Callable[[Match], int]) -> Iterator[list[Match]]:
-    """Whole questions' matches, at least PASS_TOKENS of prompts at a time."""
+def _batches(
+    questions: Sequence[list[Match]], num_tokens: Callable[[Match], int], pass_tokens: int
+) -> Iterator[list[Match]]:
+    """Whole questions' matches, at least `pass_tokens` of prompts at a time."""
     batch: list[Match] = []
     for matches in questions:
         batch += matches
-        if sum(map(num_tokens, batch)) >= PASS_TOKENS:
+        if sum(map(num_tokens, batch)) >= pass_tokens:
             yield batch
             batch = []
     if batch:

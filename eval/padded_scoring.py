@@ -4,13 +4,17 @@ The plain path behind `eval.scoring.score_rows` for BLOOM (ALiBi), whose attenti
 like length stand together, so that little is padding. tests/unit/test_continuations.py: equal to transformers' own.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice, takewhile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.scoring import ROW_TOKENS, Prompt
+from eval.row_sizes import Backoff, row_sizes
+from eval.scoring import Prompt
+from harness.adapters import AdapterBank
 from harness.models import LoadedBase
 from harness.segments import Segment
 
@@ -26,28 +30,41 @@ def score_padded(
         candidates: token ids, [num_prompts][C].
     """
     bank = base.bank
-    for batch in _batches(prompts, ROW_TOKENS.get(bank.device.type, 1024)):
-        lengths = [len(prompts[index].tokens) for index in batch]
-        tokens = [token for index in batch for token in prompts[index].tokens]
-        segments = [Segment(num_tokens=n, member=prompts[i].member) for n, i in zip(lengths, batch, strict=True)]
-        with torch.inference_mode():
-            hidden_1ND = bank(torch.tensor(tokens, device=bank.device)[None], segments)
-            ends = torch.tensor(lengths, device=bank.device).cumsum(0) - 1
-            logits_BV = bank.logits(hidden_1ND[0, ends])
-            wanted_BC = torch.tensor([list(candidates[index]) for index in batch], device=bank.device)
-            scores_BC = logits_BV.gather(1, wanted_BC) - logits_BV.logsumexp(dim=1, keepdim=True)
-        yield batch, scores_BC.cpu().numpy()
+    backoff = Backoff(row_sizes(bank).row_tokens, bank.device, "prompt", "shorten the prompts")
+    return backoff.in_batches(
+        deque(_ordered(prompts)),
+        lambda waiting, limit: _next_batch(waiting, prompts, limit),
+        lambda batch: _score_batch(bank, batch, prompts, candidates),
+        smallest=lambda index: len(prompts[index].tokens),
+    )
 
 
-def _batches(prompts: Sequence[Prompt], limit: int) -> Iterator[list[int]]:
-    """Prompts of one member, longest first, in batches of about `limit` tokens, padding counted."""
+@torch.inference_mode()
+def _score_batch(
+    bank: AdapterBank, batch: Sequence[int], prompts: Sequence[Prompt], candidates: Sequence[Sequence[int]]
+) -> NDArray[np.float32]:
+    lengths = [len(prompts[index].tokens) for index in batch]
+    tokens = [token for index in batch for token in prompts[index].tokens]
+    segments = [Segment(num_tokens=n, member=prompts[i].member) for n, i in zip(lengths, batch, strict=True)]
+    hidden_1ND = bank(torch.tensor(tokens, device=bank.device)[None], segments)
+    ends = torch.tensor(lengths, device=bank.device).cumsum(0) - 1
+    logits_BV = bank.logits(hidden_1ND[0, ends])
+    wanted_BC = torch.tensor([list(candidates[index]) for index in batch], device=bank.device)
+    scores_BC = logits_BV.gather(1, wanted_BC) - logits_BV.logsumexp(dim=1, keepdim=True)
+    scores: NDArray[np.float32] = scores_BC.cpu().numpy()
+    return scores
+
+
+def _ordered(prompts: Sequence[Prompt]) -> list[int]:
+    """Prompts of one member together, in the order of their first, each member's longest first."""
     by_member: dict[str | None, list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_member.setdefault(prompt.member, []).append(index)
-    for indices in by_member.values():
-        ordered = sorted(indices, key=lambda index: -len(prompts[index].tokens))
-        start = 0
-        while start < len(ordered):
-            size = max(1, limit // len(prompts[ordered[start]].tokens))
-            yield ordered[start : start + size]
-            start += size
+    return [i for indices in by_member.values() for i in sorted(indices, key=lambda i: -len(prompts[i].tokens))]
+
+
+def _next_batch(waiting: Sequence[int], prompts: Sequence[Prompt], limit: int) -> list[int]:
+    """The first prompts, of one member, of about `limit` tokens, padding counted."""
+    first = prompts[waiting[0]]
+    places = islice(waiting, max(1, limit // len(first.tokens)))
+    return list(takewhile(lambda index: prompts[index].member == first.member, places))

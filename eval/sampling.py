@@ -1,42 +1,55 @@
 """Which token comes next? Greedy, or nucleus sampling with a random stream a prompt.
 
-Each prompt owns a generator, and draws one number a token: what it samples doesn't depend on who else
-is in the batch. Source: nucleus sampling (arXiv 1904.09751); p = 0.9 and temperature 0.7 are the paper's.
+Each prompt has uniform numbers of its own, one a token, drawn on the CPU from its seed: what it samples doesn't depend
+on who else is in the batch, on the device, or on where a sequence was taken up again. A step waits for the device
+once, for all rows' tokens together; twice where a nucleus is wider than the first look.
+Source: nucleus sampling (arXiv 1904.09751); p = 0.9 and temperature 0.7 are the paper's.
 """
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 _NUCLEUS_GUESS = 256  # tokens looked at first; most nuclei are smaller, and a full sort costs more than the layer
+_WIDE = -1  # stands for a token of a row whose nucleus is wider than that
 
 
-def greedy_tokens(logits_BV: Tensor) -> list[int]:
-    """The most likely token of each row, the first of equals."""
-    return [int(token) for token in logits_BV.argmax(dim=-1)]
+def uniform_numbers(seed: int, count: int) -> Tensor:
+    """A prompt's random stream: the number behind each of its tokens. -> [count], float64, on the CPU"""
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def nucleus_tokens(
-    logits_BV: Tensor, generators: Sequence[torch.Generator], temperature: float, top_p: float
-) -> list[int]:
+def greedy_tokens(logits_BV: Tensor) -> tuple[Tensor, list[int]]:
+    """The most likely token of each row, the first of equals: on the device, and on the host."""
+    tokens_B = logits_BV.argmax(dim=-1)
+    return tokens_B, tokens_B.tolist()
+
+
+def nucleus_tokens(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> tuple[Tensor, list[int]]:
     """Samples from the smallest set of likeliest tokens whose probabilities sum to at least `top_p`.
 
     Args:
         logits_BV: float32.
-        generators: one a row, on the CPU, so that a seed means the same on every device.
+        uniform_B: float64 from 0 to 1, on the logits' device: each row's random number.
         temperature: above 0; divides the logits.
         top_p: above 0, at most 1.
+
+    Returns:
+        Each row's token, on the device and on the host.
     """
-    uniform_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(logits_BV.device)
     probs_BV = (logits_BV / temperature).softmax(dim=-1)
     likely = probs_BV.topk(min(_NUCLEUS_GUESS, probs_BV.shape[1]), dim=-1)
-    chosen_B = _draw(likely.values, likely.indices, uniform_B1, top_p)
-    wide_B = likely.values.double().sum(dim=-1) < top_p
-    if wide_B.any():
-        everything = probs_BV[wide_B].sort(dim=-1, descending=True)
-        chosen_B[wide_B] = _draw(everything.values, everything.indices, uniform_B1[wide_B], top_p)
-    return [int(token) for token in chosen_B]
+    tokens_B = _draw(likely.values, likely.indices, uniform_B[:, None], top_p)
+    if likely.values.shape[1] == probs_BV.shape[1]:
+        return tokens_B, tokens_B.tolist()
+    is_wide_B = likely.values.double().sum(dim=-1) < top_p
+    tokens_B = tokens_B.masked_fill(is_wide_B, _WIDE)
+    found: list[int] = tokens_B.tolist()
+    wide = [row for row, token in enumerate(found) if token == _WIDE]
+    if wide:
+        everything = probs_BV[wide].sort(dim=-1, descending=True)
+        tokens_B[wide] = _draw(everything.values, everything.indices, uniform_B[wide, None], top_p)
+        found = tokens_B.tolist()
+    return tokens_B, found
 
 
 def _draw(sorted_BK: Tensor, tokens_BK: Tensor, uniform_B1: Tensor, top_p: float) -> Tensor:

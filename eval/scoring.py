@@ -7,12 +7,14 @@ All questions of an MMLU subject begin with the same examples, all matches of a 
 question and first answer. The prefix of a group is the longest common token prefix of its fully
 tokenized prompts, so that no tokenization changes. It is encoded once, its keys and values are kept
 until the group is done, and only each prompt's own tokens run against them, in flat rows without
-padding; the output layer sees last positions only. Memory doesn't grow with the number of prompts.
+padding; the output layer sees last positions only. Memory doesn't grow with the number of prompts: rows and kept
+prefixes are as large as the device has room for (`eval.row_sizes`), and are halved where that was too much.
 
 Source: Hydragen (arXiv 2402.05099) for shared prefixes; tests/unit/test_scoring.py holds it against plain passes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eval.row_sizes import PREFIX_ROWS, Backoff, row_sizes
 from harness.adapters import AdapterBank
 from harness.attention import KeyValue, Packed, PrefixGroup, SharedPrefix
+from harness.loss import CHUNK_BYTES
 from harness.models import LoadedBase
 from harness.segments import Segment
 
@@ -29,7 +33,6 @@ Progress = Callable[[int, int], None]  # prompts done, prompts in all
 Candidates = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64]
 
 MIN_PREFIX_TOKENS = 16  # a shorter common prefix isn't worth a pass of its own
-ROW_TOKENS = {"cpu": 1024, "cuda": 16384}  # of a flat row: enough to keep matrix products busy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,10 @@ class _Group:
     prefix: list[KeyValue] = field(default_factory=list)  # a layer each, while the group is under way
 
 
+_Part = tuple[_Group, int]  # a prompt of a group, by its index
+_Row = list[tuple[_Group, list[int]]]  # each group's prompts, by their indices
+
+
 def next_token_logprobs(
     base: LoadedBase,
     prompts: Sequence[Prompt],
@@ -63,7 +70,7 @@ def next_token_logprobs(
         prompts: of any members and groups, in any order.
         candidates: token ids [C] for all prompts, or [num_prompts, C].
         on_progress: called after each row with the prompts done and in all.
-        row_tokens: tokens of a flat row; default by device.
+        row_tokens: tokens of a flat row; default by device and free memory.
 
     Returns:
         [num_prompts, C], nats, in the prompts' order.
@@ -90,17 +97,45 @@ def score_rows(
     """As `next_token_logprobs`, row by row as they are computed: (prompt indices, log-probabilities [., C])."""
     wanted = torch.from_numpy(_candidate_table(candidates, len(prompts))).to(base.bank.device)
     _check(base, prompts)
-    limit = row_tokens or ROW_TOKENS.get(base.bank.device.type, 1024)
-    for row in _rows(_groups(prompts), prompts, limit):
-        with torch.inference_mode():
-            _encode_prefixes(base.bank, [group for group, _ in row if not group.prefix], prompts, limit)
-            last_BD = _last_hidden(base.bank, row, prompts)
-            indices = [index for _, members in row for index in members]
-            scores = _candidate_logprobs(base.bank, last_BD, wanted[indices])
-        for group, members in row:
-            if members[-1] == group.prompts[-1]:
+    sizes = row_sizes(base.bank, row_tokens)
+    backoff = Backoff(sizes.row_tokens, base.bank.device, "prompt", "shorten the prompts")
+    waiting = deque((group, index) for group in _groups(prompts) for index in group.prompts)
+
+    def kept_tokens() -> int:
+        return min(PREFIX_ROWS * backoff.size, sizes.kept_tokens >> backoff.num_halvings)
+
+    rows = backoff.in_batches(
+        waiting,
+        lambda parts, limit: _next_row(parts, prompts, limit, kept_tokens()),
+        lambda row: _score_row(base.bank, row, prompts, wanted, backoff.size),
+        smallest=lambda part: len(prompts[part[1]].tokens) - part[0].num_prefix,
+        give_up=lambda: _drop_prefixes(waiting),
+    )
+    for row, scores in rows:
+        for group, index in row:
+            if index == group.prompts[-1]:
                 group.prefix = []
-        yield indices, scores.cpu().numpy()
+        yield [index for _, index in row], scores
+
+
+@torch.inference_mode()
+def _score_row(
+    bank: AdapterBank, parts: Sequence[_Part], prompts: Sequence[Prompt], wanted_PC: Tensor, limit: int
+) -> NDArray[np.float32]:
+    row: _Row = []
+    for group, index in parts:
+        if not row or row[-1][0] is not group:
+            row.append((group, []))
+        row[-1][1].append(index)
+    _encode_prefixes(bank, [group for group, _ in row if not group.prefix], prompts, limit)
+    last_BD = _last_hidden(bank, row, prompts)
+    scores: NDArray[np.float32] = _candidate_logprobs(bank, last_BD, wanted_PC[[i for _, i in parts]]).cpu().numpy()
+    return scores
+
+
+def _drop_prefixes(waiting: Iterable[_Part]) -> None:
+    for group, _ in waiting:
+        group.prefix = []
 
 
 def common_prefix(sequences: Sequence[list[int]]) -> int:
@@ -127,24 +162,19 @@ def _groups(prompts: Sequence[Prompt]) -> list[_Group]:
     return groups
 
 
-def _rows(groups: Sequence[_Group], prompts: Sequence[Prompt], limit: int) -> Iterator[list[tuple[_Group, list[int]]]]:
-    """Cuts the groups' own tokens into rows of about `limit` tokens, the prefixes they need kept to 8 times that."""
-    row: list[tuple[_Group, list[int]]] = []
+def _next_row(waiting: Iterable[_Part], prompts: Sequence[Prompt], limit: int, kept: int) -> list[_Part]:
+    """The first prompts whose own tokens are about `limit`, and the prefixes they need about `kept`; one at least."""
+    row: list[_Part] = []
     num_own = num_prefix = 0
-    for group in groups:
-        for index in group.prompts:
-            own = len(prompts[index].tokens) - group.num_prefix
-            is_new = not row or row[-1][0] is not group
-            if row and (num_own + own > limit or num_prefix + group.num_prefix * is_new > 8 * limit):
-                yield row
-                row, num_own, num_prefix, is_new = [], 0, 0, True
-            if is_new:
-                row.append((group, []))
-                num_prefix += group.num_prefix
-            row[-1][1].append(index)
-            num_own += own
-    if row:
-        yield row
+    for group, index in waiting:
+        own = len(prompts[index].tokens) - group.num_prefix
+        prefix = 0 if row and row[-1][0] is group else group.num_prefix
+        if row and (num_own + own > limit or num_prefix + prefix > kept):
+            break
+        row.append((group, index))
+        num_own += own
+        num_prefix += prefix
+    return row
 
 
 def _encode_prefixes(bank: AdapterBank, groups: Sequence[_Group], prompts: Sequence[Prompt], limit: int) -> None:
@@ -172,7 +202,7 @@ def _encode(bank: AdapterBank, groups: Sequence[_Group], prompts: Sequence[Promp
         start = end
 
 
-def _last_hidden(bank: AdapterBank, row: Sequence[tuple[_Group, list[int]]], prompts: Sequence[Prompt]) -> Tensor:
+def _last_hidden(bank: AdapterBank, row: _Row, prompts: Sequence[Prompt]) -> Tensor:
     """Runs a row's own tokens. -> hidden states at each prompt's last token, [B, hidden]."""
     tokens, segments, positions, groups = [], [], [], []
     for group, indices in row:
@@ -196,9 +226,13 @@ def _last_hidden(bank: AdapterBank, row: Sequence[tuple[_Group, list[int]]], pro
 
 
 def _candidate_logprobs(bank: AdapterBank, hidden_BD: Tensor, wanted_BC: Tensor) -> Tensor:
-    logits_BV = bank.logits(hidden_BD)
-    chosen_BC = logits_BV.gather(1, wanted_BC)
-    return chosen_BC - logits_BV.logsumexp(dim=1, keepdim=True)
+    """A chunk of logits at a time. -> [B, C]"""
+    size = max(1, CHUNK_BYTES // (4 * bank.lm_head_weight.shape[0]))
+    parts = []
+    for hidden, wanted in zip(hidden_BD.split(size), wanted_BC.split(size), strict=True):
+        logits_BV = bank.logits(hidden)
+        parts.append(logits_BV.gather(1, wanted) - logits_BV.logsumexp(dim=1, keepdim=True))
+    return torch.cat(parts)
 
 
 def _row(bank: AdapterBank, tokens: Sequence[Sequence[int]]) -> Tensor:

@@ -7,13 +7,11 @@ Needs a run trained with `train.snapshot_steps=N`, which keeps `runs/<run_id>/ad
 `checkpoints.json` (accuracy by step) and an `mmlu.json` a step.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from eval.intervals import Interval
@@ -22,6 +20,7 @@ from eval.mmlu_scores import MmluResult, save_result
 from eval.scoring import Progress
 from eval.systems import System, loaded
 from eval.target import require_causal
+from harness.device_memory import free_bytes
 from harness.files import write_json
 from harness.models import LoadedBase, resolve_device
 from harness.plan import RunSpec
@@ -165,13 +164,6 @@ def _in_memory(base: LoadedBase, snapshots: Sequence[Snapshot], shares_base: boo
     size = max(1, min(len(snapshots), free_bytes(base.bank.device) // 2 // max(1, largest))) if shares_base else 1
     for start in range(0, len(snapshots), size):
         yield snapshots[start : start + size]
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free now, of the device or of this machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _shifted(on_progress: Progress, done_before: int, count: int, num_together: int) -> Progress:

@@ -11,8 +11,10 @@ Source: Super-NaturalInstructions (arXiv 2204.07705); yizhongw/Tk-Instruct; QLoR
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from eval.dataset_rows import EvalRows
 from eval.intervals import Score, mean_score
 from eval.model_key import model_sha256
 from eval.rouge import exact_match, rouge_l
+from eval.row_sizes import Backoff
 from eval.scoring import Progress
 from harness.data import read_rows, row_examples
 from harness.files import append_jsonl, read_jsonl
@@ -34,7 +37,7 @@ SCHEMA_VERSION = 1
 SUPER_NI_FILE = "super_ni.json"
 RESAMPLE_SEED = 0
 MAX_BATCH_TOKENS = 16_384  # padded tokens of a batch's sources
-MAX_BATCH = 64  # answers under way at once
+MAX_BATCH = 64  # answers under way at once; halved where the device has no room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +140,8 @@ def score_super_ni(
     key = hashlib.sha256(f"{model}{asked_sha256}".encode()).hexdigest()[:16]
     partial = None if partial_dir is None else partial_dir / f"super_ni-{key}.partial.jsonl"
     answers = _read_partial(partial)
-    for places in _batches(sources, [at for at in range(len(asked)) if at not in answers]):
-        tokens = bank.generate([sources[at] for at in places], settings.max_new_tokens)
+    missing = [at for at in range(len(asked)) if at not in answers]
+    for places, tokens in _generate(bank, sources, missing, settings.max_new_tokens):
         texts = [str(base.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in tokens]
         if partial is not None:
             append_jsonl(partial, {"at": places, "answers": texts})
@@ -213,16 +216,23 @@ def _read_partial(path: Path | None) -> dict[int, str]:
     return answers
 
 
-def _batches(sources: Sequence[Sequence[int]], waiting: Sequence[int]) -> Iterator[list[int]]:
-    """Places of similar length together, the longest first."""
-    batch: list[int] = []
-    for at in sorted(waiting, key=lambda place: -len(sources[place])):
-        if batch and (len(batch) == MAX_BATCH or (len(batch) + 1) * len(sources[batch[0]]) > MAX_BATCH_TOKENS):
-            yield batch
-            batch = []
-        batch.append(at)
-    if batch:
-        yield batch
+def _generate(
+    bank: Seq2SeqBank, sources: Sequence[Sequence[int]], missing: Sequence[int], max_new_tokens: int
+) -> Iterator[tuple[list[int], list[list[int]]]]:
+    """-> places of similar length, the longest first, and their answers' tokens, as they are made."""
+    backoff = Backoff(MAX_BATCH, bank.device, "source with its answer", "take a lower --max-new-tokens")
+    return backoff.in_batches(
+        deque(sorted(missing, key=lambda place: -len(sources[place]))),
+        lambda waiting, size: _next_batch(waiting, sources, size),
+        lambda places: bank.generate([sources[at] for at in places], max_new_tokens),
+        smallest=lambda place: 1,
+    )
+
+
+def _next_batch(waiting: Sequence[int], sources: Sequence[Sequence[int]], size: int) -> list[int]:
+    """The first `size` places, fewer where padded they would be too many tokens; one at least."""
+    most_tokens = MAX_BATCH_TOKENS * size // MAX_BATCH
+    return list(islice(waiting, max(1, min(size, most_tokens // max(1, len(sources[waiting[0]]))))))
 
 
 def _prediction(instance: Instance, answer: str) -> TextPrediction:

@@ -15,13 +15,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import AttentionInterface
 
-PACKED = "packed"
+from harness.attention_kernels import Sequences, attention_lse, causal_segments, takes_varlen, varlen_attention
 
-# Slots that attend in one call, as far as the longest of them: on a CPU reading keys costs more than a call.
-_SLOTS_TOGETHER = {"cpu": 8}
+PACKED = "packed"
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer: [1, K, tokens, D] each
 
@@ -45,6 +43,7 @@ class Packed:
 
     lengths: Sequence[int]
     record: "list[KeyValue] | None" = None
+    _sequences: Sequences | None = field(default=None, init=False, repr=False, compare=False)  # made in the first layer
 
     @property
     def longest(self) -> int:
@@ -53,7 +52,13 @@ class Packed:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         if self.record is not None:
             self.record.append((key, value))
-        return _causal_segments(query, key, value, self.lengths, scaling)
+        if not takes_varlen(query):
+            return causal_segments(query, key, value, self.lengths, scaling)
+        if self._sequences is None:
+            self._sequences = Sequences.of(self.lengths, query.device)
+        rows = self._sequences
+        out_NHD, _ = varlen_attention(_flat(query), _flat(key), _flat(value), rows, rows, True, scaling)
+        return _unflat(out_NHD)
 
 
 @dataclass(slots=True)
@@ -73,12 +78,15 @@ class SharedPrefix:
     """Each segment sees its group's prefix and, causally, itself. Inference only."""
 
     groups: Sequence[PrefixGroup]
+    _row: "_PrefixedRow | None" = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def longest(self) -> int:
         return max((g.prefix[0][0].shape[2] if g.prefix else 0) + max(g.lengths) for g in self.groups)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        if takes_varlen(query):
+            return self._attend_at_once(layer, query, key, value, scaling)
         out, start = [], 0
         for group in self.groups:
             tokens = slice(start, start + group.num_tokens)
@@ -86,9 +94,20 @@ class SharedPrefix:
             if group.prefix:
                 out.append(_with_prefix(*own, group, group.prefix[layer], scaling))
             else:
-                out.append(_causal_segments(*own, group.lengths, scaling))
+                out.append(causal_segments(*own, group.lengths, scaling))
             start = tokens.stop
         return out[0] if len(out) == 1 else torch.cat(out, dim=2)
+
+    def _attend_at_once(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        if self._row is None:
+            parts = [(g.prefix[0][0].shape[2] if g.prefix else 0, g.lengths) for g in self.groups]
+            self._row = _PrefixedRow.of(parts, False, query.device)
+        prefixes = [group.prefix[layer] for group in self.groups if group.prefix]
+        prefix = None
+        if prefixes:
+            keys, values = ([_flat(pair[i]) for pair in prefixes] for i in (0, 1))
+            prefix = (_joined(keys), _joined(values))
+        return self._row.attend(query, key, value, prefix, scaling)
 
 
 @dataclass(slots=True)
@@ -99,12 +118,15 @@ class Branches:
     """
 
     groups: Sequence[tuple[int, Sequence[int]]]  # tokens of the beginning (0: none), tokens of each continuation
+    _row: "_PrefixedRow | None" = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def longest(self) -> int:
         return max(num_prefix + max(lengths, default=0) for num_prefix, lengths in self.groups)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        if takes_varlen(query):
+            return self._attend_at_once(query, key, value, scaling)
         out, start = [], 0
         for num_prefix, lengths in self.groups:
             first = slice(start, start + num_prefix)
@@ -112,157 +134,100 @@ class Branches:
             start = own.stop
             shared: KeyValue = key[:, :, first], value[:, :, first]
             if num_prefix:
-                out.append(_causal_segments(query[:, :, first], *shared, [num_prefix], scaling))
+                out.append(causal_segments(query[:, :, first], *shared, [num_prefix], scaling))
             if not lengths:
                 continue
             q, k, v = query[:, :, own], key[:, :, own], value[:, :, own]
             if num_prefix:
                 out.append(_with_prefix(q, k, v, PrefixGroup([], lengths), shared, scaling))
             else:
-                out.append(_causal_segments(q, k, v, lengths, scaling))
+                out.append(causal_segments(q, k, v, lengths, scaling))
         return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
-
-@dataclass(slots=True)
-class KeyValueCache:
-    """Keys and values of up to `num_slots` sequences of up to `max_tokens`, for decoding.
-
-    Slot s of layer l is `keys[l][s]`, [K, max_tokens, D]. `lengths[s]` tokens of it are filled.
-    """
-
-    num_slots: int
-    max_tokens: int
-    lengths: list[int] = field(default_factory=list)
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-
-    def fill(self, slot: int, recorded: Sequence[KeyValue], tokens: slice) -> None:
-        """Copies a prefilled segment (its `tokens` of a recorded packed row) into a slot."""
-        if not self.keys:
-            for key, value in recorded:
-                shape = (self.num_slots, key.shape[1], self.max_tokens, key.shape[3])
-                self.keys.append(key.new_zeros(shape))
-                self.values.append(value.new_zeros(shape))
-            self.lengths = [0] * self.num_slots
-        num_tokens = tokens.stop - tokens.start
-        for layer, (key, value) in enumerate(recorded):
-            self.keys[layer][slot, :, :num_tokens] = key[0, :, tokens]
-            self.values[layer][slot, :, :num_tokens] = value[0, :, tokens]
-        self.lengths[slot] = num_tokens
-
-    def move(self, source: int, target: int) -> None:
-        """Moves a sequence to another slot, so that the used slots stay the first ones."""
-        num_tokens = self.lengths[source]
-        for layer in range(len(self.keys)):
-            self.keys[layer][target, :, :num_tokens] = self.keys[layer][source, :, :num_tokens]
-            self.values[layer][target, :, :num_tokens] = self.values[layer][source, :, :num_tokens]
-        self.lengths[target] = num_tokens
+    def _attend_at_once(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        if self._row is None:
+            self._row = _PrefixedRow.of(self.groups, True, query.device)
+        prefix = None
+        if self._row.prefix_P is not None:
+            prefix = (_flat(key)[self._row.prefix_P], _flat(value)[self._row.prefix_P])
+        return self._row.attend(query, key, value, prefix, scaling)
 
 
-@dataclass(slots=True)
-class Decode:
-    """One new token for each of the first B slots; the row's token i continues slot `slots[i]`.
+@dataclass(frozen=True, slots=True)
+class _PrefixedRow:
+    """A row whose sequences may see a prefix, as the variable-length kernel takes it. All layers share it."""
 
-    So a row can keep members together however the slots are filled. `lengths` are counted up by the
-    caller, after the pass. A plan serves one pass.
-    """
-
-    cache: KeyValueCache
-    slots: Sequence[int]  # a permutation of 0 .. B-1
-    _at: "_DecodeIndex | None" = None
-
-    @property
-    def longest(self) -> int:
-        return max(self.cache.lengths[slot] for slot in self.slots) + 1
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        at = self._at = self._at or _DecodeIndex.of(self.cache.lengths, self.slots, query)
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[at.slots, :, at.ends] = key[0].transpose(0, 1)
-        values[at.slots, :, at.ends] = value[0].transpose(0, 1)
-        active, heads, kv_heads, size = len(self.slots), query.shape[1], key.shape[1], query.shape[3]
-        # the H/K query heads of a key/value head become its queries: nothing of the cache is copied
-        by_slot = query[0].transpose(0, 1)[at.rows].reshape(active, kv_heads, heads // kv_heads, size)
-        out = torch.empty_like(by_slot)
-        for part, mask in at.parts:
-            longest = mask.shape[-1]
-            out[part] = functional.scaled_dot_product_attention(
-                by_slot[part], keys[part, :, :longest], values[part, :, :longest], attn_mask=mask, scale=scaling
-            )
-        return out.reshape(active, heads, size)[at.slots].transpose(0, 1)[None]
-
-
-@dataclass(slots=True)
-class _DecodeIndex:
-    """What all layers of one decoding pass share."""
-
-    slots: Tensor  # [B], of each row
-    rows: Tensor  # [B], of each slot
-    ends: Tensor  # [B], where each row's new token goes in its slot
-    parts: list[tuple[slice, Tensor]]  # neighbouring slots, and their mask: 0 or -inf, [slots, 1, 1, their longest]
+    own: Sequences  # every sequence of the row
+    queries: Sequences | None  # the tokens that see a prefix, a group each; None: there are none
+    keys: Sequences | None  # the prefixes they see
+    seeing_Q: Tensor | None  # places of the tokens that see a prefix; None: all do
+    prefix_P: Tensor | None  # places of the prefixes, where they are in the row
 
     @classmethod
-    def of(cls, lengths: Sequence[int], slots: Sequence[int], query: Tensor) -> "_DecodeIndex":
-        device = query.device
-        by_row = torch.tensor(list(slots), device=device)
-        by_slot = torch.tensor(list(lengths[: len(slots)]), device=device)
-        num_together = _SLOTS_TOGETHER.get(device.type, len(slots))
-        parts = []
-        for start in range(0, len(slots), num_together):
-            part = slice(start, min(start + num_together, len(slots)))
-            hidden = torch.arange(max(lengths[part]) + 1, device=device)[None, :] > by_slot[part, None]
-            mask = query.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-            parts.append((part, mask[:, None, None, :]))
-        return cls(by_row, torch.argsort(by_row), by_slot[by_row], parts)
+    def of(cls, groups: Sequence[tuple[int, Sequence[int]]], in_row: bool, device: torch.device) -> "_PrefixedRow":
+        """Groups: tokens of the prefix (0: none), tokens of each sequence. `in_row`: prefixes stand in the row."""
+        own: list[int] = []
+        seeing: list[int] = []
+        prefix: list[int] = []
+        at = 0
+        for num_prefix, lengths in groups:
+            if in_row and num_prefix:
+                own.append(num_prefix)
+                prefix += range(at, at + num_prefix) if lengths else ()
+                at += num_prefix
+            own += lengths
+            seeing += range(at, at + sum(lengths)) if num_prefix else ()
+            at += sum(lengths)
+        shared = [(num_prefix, sum(lengths)) for num_prefix, lengths in groups if num_prefix and lengths]
+        return cls(
+            own=Sequences.of(own, device),
+            queries=Sequences.of([count for _, count in shared], device) if shared else None,
+            keys=Sequences.of([num_prefix for num_prefix, _ in shared], device) if shared else None,
+            seeing_Q=None if len(seeing) == at else torch.tensor(seeing, device=device),
+            prefix_P=torch.tensor(prefix, device=device) if prefix else None,
+        )
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, prefix: KeyValue | None, scaling: float) -> Tensor:
+        """prefix: keys and values of all prefixes, [P, K, D], one behind the other. -> [1, H, N, D]"""
+        q_NHD = _flat(query)
+        out_NHD, lse_HN = varlen_attention(q_NHD, _flat(key), _flat(value), self.own, self.own, True, scaling)
+        if prefix is None or self.queries is None or self.keys is None:
+            return _unflat(out_NHD)
+        at = slice(None) if self.seeing_Q is None else self.seeing_Q
+        out_p, lse_p = varlen_attention(q_NHD[at], *prefix, self.queries, self.keys, False, scaling)
+        weight = torch.sigmoid(lse_p - lse_HN[:, at]).T.unsqueeze(-1).to(out_p.dtype)
+        out_NHD[at] = torch.lerp(out_NHD[at], out_p, weight)
+        return _unflat(out_NHD)
 
 
-def _causal_segments(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float) -> Tensor:
-    key, value = _repeat_heads(key, query.shape[1]), _repeat_heads(value, query.shape[1])
-    sizes = list(lengths)
-    parts = [
-        functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
-        for q, k, v in zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
-    ]
-    return torch.cat(parts, dim=2)
+def _flat(tensor: Tensor) -> Tensor:
+    """[1, H, N, D] -> [N, H, D]"""
+    return tensor[0].transpose(0, 1)
+
+
+def _unflat(tensor: Tensor) -> Tensor:
+    """[N, H, D] -> [1, H, N, D]"""
+    return tensor.transpose(0, 1)[None]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _with_prefix(
     query: Tensor, key: Tensor, value: Tensor, group: PrefixGroup, prefix: KeyValue, scaling: float
 ) -> Tensor:
     """Attention to prefix and own tokens apart, merged by their log-sum-exp: the prefix is never copied."""
-    out_p, lse_p = _attention_lse(query, *prefix, False, scaling)
+    out_p, lse_p = attention_lse(query, *prefix, False, scaling)
     merged = torch.empty_like(out_p)
     start = 0
     for length in group.lengths:
         own = slice(start, start + length)
-        out_o, lse_o = _attention_lse(query[:, :, own], key[:, :, own], value[:, :, own], True, scaling)
+        out_o, lse_o = attention_lse(query[:, :, own], key[:, :, own], value[:, :, own], True, scaling)
         weight = torch.sigmoid(lse_p[:, :, own] - lse_o).unsqueeze(-1).to(out_p.dtype)
         torch.lerp(out_o, out_p[:, :, own], weight, out=merged[:, :, own])
         start = own.stop
     return merged
-
-
-def _attention_lse(query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float) -> tuple[Tensor, Tensor]:
-    """-> the attention's output [1, H, N, D] and the log-sum-exp of its scores [1, H, N], float32."""
-    if query.device.type == "cpu":  # takes fewer key/value heads than query heads as they are
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, scale=scaling
-        )
-        return out, lse
-    heads = query.shape[1]
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, _repeat_heads(key, heads), _repeat_heads(value, heads), None, True, 0.0, causal, scale=scaling
-    )
-    return out, lse[..., : query.shape[2]]
-
-
-def _repeat_heads(tensor: Tensor, num_heads: int) -> Tensor:
-    """[B, K, T, D] -> [B, H, T, D]: grouped-query attention's heads, each key/value head H/K times."""
-    batch, kv_heads, tokens, size = tensor.shape
-    if kv_heads == num_heads:
-        return tensor
-    spread = tensor[:, :, None].expand(batch, kv_heads, num_heads // kv_heads, tokens, size)
-    return spread.reshape(batch, num_heads, tokens, size)
 
 
 def _packed_attention(

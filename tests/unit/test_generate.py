@@ -22,7 +22,7 @@ from eval.answer_prompts import (
 )
 from eval.decoding import Decoded, DecodingRequest, DecodingSettings, decode
 from eval.generate import GenerateSettings, cut_at_stop, generate_answers, prompt_seed
-from eval.sampling import nucleus_tokens
+from eval.sampling import nucleus_tokens, uniform_numbers
 from eval.systems import System
 from harness.adapters import AdapterBank
 from harness.locate import ModelSource
@@ -140,20 +140,24 @@ def test_answers_fit_the_context_and_a_prompt_that_leaves_no_room_is_refused(bas
 
 def test_nucleus_sampling_draws_from_the_nucleus_in_proportion() -> None:
     probs = torch.tensor([0.05, 0.5, 0.3, 0.15])
-    generator = torch.Generator().manual_seed(0)
-    drawn = [nucleus_tokens(probs.log()[None], [generator], 1.0, 0.8)[0] for _ in range(2000)]
+    uniform = uniform_numbers(0, 2500)
+    drawn = [nucleus_tokens(probs.log()[None], uniform[i : i + 1], 1.0, 0.8)[1][0] for i in range(2000)]
     counts = np.bincount(drawn, minlength=4)
     assert counts[0] == counts[3] == 0  # 0.5 + 0.3 reach 0.8
     assert counts[1] / 2000 == pytest.approx(0.625, abs=0.04)
-    everything = {nucleus_tokens(probs.log()[None], [generator], 1.0, 1.0)[0] for _ in range(500)}
+    everything = {nucleus_tokens(probs.log()[None], uniform[i : i + 1], 1.0, 1.0)[1][0] for i in range(2000, 2500)}
     assert everything == {0, 1, 2, 3}
 
 
 def test_a_nucleus_wider_than_the_first_guess_is_sampled_whole() -> None:
     logits = torch.zeros(2, 5000)
     logits[1, 7] = 50.0
-    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-    drawn = [nucleus_tokens(logits, generators, 1.0, 0.9) for _ in range(400)]
+    uniform = torch.stack([uniform_numbers(seed, 400) for seed in (0, 1)])
+    drawn = []
+    for step in range(400):
+        on_device, on_host = nucleus_tokens(logits, uniform[:, step], 1.0, 0.9)
+        assert on_device.tolist() == on_host
+        drawn.append(on_host)
     assert len({row[0] for row in drawn}) > 350
     assert {row[1] for row in drawn} == {7}
 
