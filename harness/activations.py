@@ -28,6 +28,7 @@ from harness.schema import AdapterConfig, AdapterMethod, QuantConfig, QuantMetho
 
 ADAPTER_BYTES = 4  # adapters and their gradients are float32
 ALL_LINEAR = "all-linear"
+INT8_INPUT_BYTES = 6  # of an element, while LLM.int8 quantizes it: float16, its absolute value, a bool and int8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,33 +127,77 @@ def block_bytes(run: Pass) -> int:
     return norms + attention + inner + own + sum(_shared_inputs(run).values())
 
 
-def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes: int) -> int:
+def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes: int, num_members: int = 1) -> int:
     """What passes through where a block needs most, at its last layer: everything else is kept by then.
 
-    The largest of four moments.
+    The largest of these moments, of which benchmarks/fake_memory.py shows each tensor:
 
-    1. forward, the frozen product: the dequantized matrix, the layer's input and output, the normed input of
-       the feed-forward part and, in 16 bits, the residual stream; no mask yet
-    2. forward, the adapter's: as before without the matrix, with the sum beside the output and the dropped-out input
-    3. backward, the adapter's: the residual stream's gradient, the gradient to the adapter's input, the mask as numbers
-    4. backward, the frozen product's: the matrix, both parts of the input's gradient; the mask is gone
+    1. forward, the frozen product: the dequantized matrix and the layer's output; no mask yet
+    2. forward, the adapter's: the layer's output, its sum with the adapter's and the dropped-out input
+    3. backward, the adapter's: the gradient to its input, the dropped-out input, the gradients of every member's A, B
+    4. backward, the frozen product's: the matrix, both parts of the input's gradient; mask and input are gone
+    5. backward, the gate's product: three gradients of the feed-forward width
+    6. LLM.int8, forward: the input in float16 and int8, its absolute values and which of them are outliers
 
-    With checkpointing the forward moments come within the backward pass, beside the residual stream's gradient.
+    In the forward moments, frames hold what autograd doesn't keep, and with checkpointing they come within the
+    backward pass, beside the residual stream's gradient. In the backward moments that gradient is there.
     """
     last = linears(run.shape)[-1]
     stream = run.compute_bytes * run.tokens * run.shape.hidden_size
     inner = run.compute_bytes * run.tokens * last.in_features
     mask = run.mask_bytes(last) * run.tokens * last.in_features
+    adapted = last.is_target(run.adapter)
+    is_int8 = run.quant.method is QuantMethod.int8
+    frames = _frames_bytes(run, gradient_checkpointing)
     dropped = inner if mask else 0
-    added = stream if last.is_target(run.adapter) else 0
-    frames = (3 if run.compute_bytes < 4 else 2) * stream + (0 if run.keeps_input(last) else inner)
-    frames += stream if gradient_checkpointing else 0
-    return max(
-        dequantization_bytes + frames - mask,
-        frames + added + dropped,
-        stream + inner + dropped,
-        dequantization_bytes + stream + 2 * inner - mask,
-    )
+    sticks = is_int8 and not gradient_checkpointing  # the recomputed input isn't LLM.int8's: it kept the first one
+    gone = mask + (inner if adapted and not sticks else 0)  # once the adapter's backward pass is through
+    parts = 2 if adapted else 1  # of the input's gradient
+    forward = [
+        dequantization_bytes + frames + stream - mask,
+        frames + stream + (stream if adapted else 0) + dropped,
+        frames - mask + INT8_INPUT_BYTES * run.tokens * last.in_features if is_int8 else 0,
+    ]
+    backward = [
+        stream + (inner + dropped if adapted else 0) + _factor_gradients(run, last, num_members),
+        dequantization_bytes + stream + parts * inner - gone,
+        stream + (3 if run.shape.gated_mlp else 2) * inner - gone,
+    ]
+    return max(*forward, *backward)
+
+
+def last_norm_bytes(run: Pass) -> int:
+    """The last norm's backward pass, when every block's activations are there: what it keeps, and 5 float32 copies.
+
+    They are the gradient by the product, the square's gradient, and the three factors that it is made of.
+    """
+    return _norm(run) + 5 * 4 * run.tokens * run.shape.hidden_size
+
+
+def _frames_bytes(run: Pass, gradient_checkpointing: bool) -> int:
+    """What the feed-forward part's frames, and the model's, hold in the forward pass without autograd keeping it.
+
+    In 16 bits the residual stream and the block's input, which the norms keep in float32 (a checkpoint keeps the
+    latter); the inputs of layers that keep none; with checkpointing, the residual stream's gradient.
+    """
+    layers = linears(run.shape)
+    stream = run.compute_bytes * run.tokens * run.shape.hidden_size
+    inner = run.compute_bytes * run.tokens * layers[-1].in_features
+    held = 0
+    if run.compute_bytes < 4:
+        held += stream if gradient_checkpointing else 2 * stream
+    held += 0 if any(run.keeps_input(linear) for linear in layers if linear.reads == "norm2") else stream
+    held += 0 if run.keeps_input(layers[-1]) else inner
+    return held + (stream if gradient_checkpointing else 0)
+
+
+def _factor_gradients(run: Pass, linear: Linear, num_members: int) -> int:
+    """Of a layer's weights, before they are added to what earlier passes left: all members' A and B, or the matrix."""
+    if run.adapter.method is AdapterMethod.full:
+        return run.compute_bytes * linear.in_features * linear.out_features
+    if not linear.is_target(run.adapter):
+        return 0
+    return num_members * ADAPTER_BYTES * run.adapter.lora_r * (linear.in_features + linear.out_features)
 
 
 def _shared_inputs(run: Pass) -> dict[str, int]:

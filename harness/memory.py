@@ -16,7 +16,16 @@ import math
 import sys
 from dataclasses import asdict, dataclass, fields
 
-from harness.activations import ADAPTER_BYTES, ALL_LINEAR, Linear, Pass, linears, saved_by_pass, working_bytes
+from harness.activations import (
+    ADAPTER_BYTES,
+    ALL_LINEAR,
+    Linear,
+    Pass,
+    last_norm_bytes,
+    linears,
+    saved_by_pass,
+    working_bytes,
+)
 from harness.plan import RunSpec
 from harness.schema import (
     AdapterConfig,
@@ -53,6 +62,7 @@ class MemoryPrediction:
     activation_bytes: int  # what the blocks keep from the forward to the backward pass
     recomputed_bytes: int  # with gradient checkpointing: one block's activations, made again in the backward pass
     logits_bytes: int  # the loss: a chunk of logits, the states that go in and out of it
+    last_norm_bytes: int  # the last norm's backward pass
     dequantization_bytes: int  # the largest quantized linear layer in the compute dtype; part of working_bytes
     working_bytes: int  # what passes through one block where it needs most
 
@@ -64,7 +74,7 @@ class MemoryPrediction:
     @property
     def resident_bytes(self) -> int:
         """The peak that has to fit: what `torch.cuda.max_memory_allocated` measures."""
-        passing = max(self.logits_bytes, self.recomputed_bytes + self.working_bytes)
+        passing = max(self.logits_bytes, self.last_norm_bytes, self.recomputed_bytes + self.working_bytes)
         return self.static_bytes + self.activation_bytes + passing
 
     @property
@@ -134,8 +144,9 @@ def predict(
         "activation_bytes": saved.blocks_bytes,
         "recomputed_bytes": saved.recomputed_bytes,
         "logits_bytes": saved.loss_bytes + logits_bytes(shape, tokens, compute_bytes),
+        "last_norm_bytes": last_norm_bytes(run),
         "dequantization_bytes": matrix_bytes,
-        "working_bytes": working_bytes(run, train.gradient_checkpointing, matrix_bytes),
+        "working_bytes": working_bytes(run, train.gradient_checkpointing, matrix_bytes, num_members),
     }
     return MemoryPrediction(**terms)
 
@@ -227,12 +238,16 @@ def optimizer_bytes(tensors: list[int], optimizer: Optimizer, element_bytes: int
 
 
 def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> int:
-    """`harness.loss`: a chunk of float32 probabilities and `logsumexp`'s copy of it; the states before the loss.
+    """`harness.loss`: what a chunk of logits takes, and the states around the loss.
 
-    The states are the last norm's output and the gathered target positions of it.
+    A chunk is in float32, in 16 bits also as the product leaves it; from the second on, the one before is still there.
+    The states are the last norm's output, the gathered target positions of it, and the chunk's part of the gradient.
     """
     rows = min(num_targets, max(1, LOGITS_CHUNK_BYTES // (4 * shape.vocab_size)))
-    return 2 * 4 * rows * shape.vocab_size + 2 * num_targets * shape.hidden_size * compute_bytes
+    element_bytes = 4 if compute_bytes == 4 else 4 + compute_bytes
+    of_second = 4 * rows + element_bytes * min(rows, num_targets - rows)
+    chunk = shape.vocab_size * max(element_bytes * rows, of_second)
+    return chunk + (2 * num_targets + rows) * shape.hidden_size * compute_bytes
 
 
 def dequantization_bytes(shape: ShapeConfig, quant: QuantConfig) -> int:
