@@ -90,6 +90,14 @@ class MemoryPrediction:
         """
         return self.resident_bytes <= device_bytes
 
+    def paged_bytes(self, device_bytes: int) -> int:
+        """Optimizer state that leaves a device of this size for the host: 0 where the run doesn't page.
+
+        Args:
+            device_bytes: free for tensors, as for `fits`.
+        """
+        return min(self.paged_optimizer_bytes, max(0, self.total_bytes - device_bytes))
+
     def to_dict(self) -> dict[str, int]:
         """All terms and sums, for JSON."""
         sums = ("static_bytes", "resident_bytes", "total_bytes")
@@ -162,14 +170,26 @@ def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> Mem
     """
     if spec.model.kind is not ModelKind.causal:
         return None
-    row, longest = 0, 0
-    if spec.train is not None and spec.dataset is not None:
-        row = spec.train.max_microbatch_tokens
-        longest = min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
+    row = spec.train.row_tokens if spec.train is not None and spec.dataset is not None else 0
+    longest = longest_sequence(spec)
     try:
         return predict(spec.model.shape, spec.quant, spec.adapter, spec.train, row, longest, num_members, num_shards)
     except ValueError:
         return None
+
+
+def longest_sequence(spec: RunSpec) -> int:
+    """Tokens that an example of the run has at most."""
+    if spec.dataset is None:
+        return 0
+    return min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
+
+
+def memory_key(spec: RunSpec) -> str:
+    """Runs of equal key are equal to `predict_run`: rates and seeds don't count."""
+    train = spec.train
+    used = None if train is None else (train.optimizer, train.gradient_checkpointing, train.max_microbatch_tokens)
+    return repr([spec.model, spec.quant, spec.adapter, used, longest_sequence(spec)])
 
 
 def weights_bytes(shape: ShapeConfig, quant: QuantConfig, num_shards: int = 1) -> int:

@@ -48,6 +48,7 @@ class RunRecord:
     finished: str
     git_commit: str | None
     git_dirty: bool | None
+    row_tokens: int | None = None  # of a forward pass at most; less from where `notes` tell of it; None: not recorded
     packages: dict[str, str] = field(default_factory=dict)
     python: str = ""
     schema_version: int = SCHEMA_VERSION

@@ -53,6 +53,7 @@ class AdapterMethod(Enum):
     full = "full"  # every weight of the model: the paper's 16-bit baseline
 
 
+SHORTEST_ROW_TOKENS = 2048  # of a forward pass where `train.max_microbatch_tokens` is null: it fits any device
 SHARED_BASE_METHODS = frozenset({AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora})
 
 
@@ -254,7 +255,7 @@ class TrainConfig:
     original_eval_carve: int = since(0)  # rows that the original's do_eval took out of training: 1024 (its slip 3)
     seed: int = 0  # of the adapter's weights and dropout
     data_seed: int = 42  # of the order of examples
-    max_microbatch_tokens: int = not_identity(2048)  # tokens a forward pass; more is split and accumulated
+    max_microbatch_tokens: int | None = not_identity(None)  # of a forward pass; null: 2,048, on a GPU to 16,384 as fit
     gradient_checkpointing: bool = not_identity(False)  # recompute activations; turned on where memory is short
     checkpoint_steps: int = not_identity(100)  # save a resumable checkpoint every so many steps
     keep_checkpoints: int = not_identity(2)  # the newest so many are kept
@@ -276,6 +277,11 @@ class TrainConfig:
                 raise ValueError(f"train.{key}={value}: expected from 0 up to, but not, 1")
         if isinstance(self.learning_rate, float) and not 0 < self.learning_rate < 1:
             raise ValueError(f"train.learning_rate={self.learning_rate}: expected a value between 0 and 1")
+
+    @property
+    def row_tokens(self) -> int:
+        """`max_microbatch_tokens`, where it is null what fits any device; `harness.row_length` finds what fits one."""
+        return self.max_microbatch_tokens or SHORTEST_ROW_TOKENS
 
 
 @dataclass(slots=True, kw_only=True)

@@ -133,7 +133,7 @@ def train_group(
         group = _Group(bank, bank.train(), members, ranks, should_stop)
         group.checkpointing = any(m.train.gradient_checkpointing for m in members)
         bank.set_checkpointing(group.checkpointing)
-        group.max_tokens = max((m.train.max_microbatch_tokens for m in members), default=0)
+        group.max_tokens = max((m.train.row_tokens for m in members), default=0)
         while active := [m for m in members if not m.done]:
             between_steps(active)
             try:

@@ -8,19 +8,22 @@ import json
 import math
 import shutil
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness.devices import Hardware, hardware
-from harness.memory import MemoryPrediction, predict_run
+from harness.memory import MemoryPrediction, longest_sequence, memory_key, predict_run
 from harness.memory_floor import floor_run
 from harness.plan import RunSpec
 from harness.provenance import RECORD_FILE, SCHEMA_VERSION
-from harness.schema import Device
+from harness.row_length import row_tokens, usable_bytes
+from harness.schema import SHORTEST_ROW_TOKENS, Device
 
 NO_SPEED = "no finished run of this model, data type, method and dataset on this device"
+CPU = "cpu"  # as `harness.devices.hardware` calls it
 NO_DEVICE = "the device isn't known here"
 Plain = Mapping[str, Any]  # of `RunSpec.to_dict()`
 _DATA_KEYS = (
@@ -33,7 +36,8 @@ _DATA_KEYS = (
 class Estimate:
     """Of one run. None is unknown, never zero."""
 
-    memory_bytes: int | None  # the peak, all of the optimizer's state included
+    row_tokens: int | None  # of a forward pass, on the smallest device; None where nothing is trained
+    memory_bytes: int | None  # the peak with such rows, all of the optimizer's state included
     least_memory_bytes: int | None  # one example a row, activations recomputed (T5: none), state paged out
     max_tokens: int  # seen in training, inputs and outputs, if every example is as long as it may be
     target_tokens: int | None  # that carry loss, at the mean of recorded runs on this dataset
@@ -43,6 +47,7 @@ class Estimate:
     checkpoint_bytes: int | None  # beside that while it trains
     too_large_for: tuple[str, ...]  # devices whose memory is below even that
     tight_on: tuple[str, ...]  # devices where rows have to be shorter, or activations recomputed
+    paged_bytes: dict[str, int]  # device -> optimizer state that it pages to the host; those that page nothing left out
 
 
 @dataclass(slots=True)
@@ -71,8 +76,24 @@ def read_speeds(runs: Path) -> Speeds:
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Memory:
+    """What the predictor says of a run. None where it doesn't reach."""
+
+    row_tokens: int | None  # on the smallest device
+    with_row: MemoryPrediction | None
+    shortest: MemoryPrediction | None  # with the shortest automatic row, or the one that the run names
+    least: MemoryPrediction | None  # one example a row, activations recomputed
+
+
 def estimate_all(
-    specs: Sequence[RunSpec], runs: Path, device: Device, others: Sequence[Hardware] = (), num_shards: int = 1
+    specs: Sequence[RunSpec],
+    runs: Path,
+    device: Device,
+    others: Sequence[Hardware] = (),
+    num_shards: int = 1,
+    max_group_size: int = 1,
+    num_workers: int = 1,
 ) -> dict[str, Estimate]:
     """run_id -> its estimate.
 
@@ -80,17 +101,37 @@ def estimate_all(
         runs: the folder of runs, whose records tell speeds.
         others: devices to plan for instead of this machine's.
         num_shards: devices that share a base, each of which needs as much.
+        max_group_size: runs that share a pass, whose adapters leave less room for its rows.
+        num_workers: that share a device.
     """
     speeds = read_speeds(runs)
     targets = tuple(others) or hardware(device)
-    memo: dict[str, tuple[MemoryPrediction | None, MemoryPrediction | None]] = {}
+    sizes = Counter(spec.group for spec in specs)
+    memo: dict[tuple[str, int], _Memory] = {}
     found: dict[str, Estimate] = {}
     for spec in specs:
-        key = _memory_key(spec)
-        if key not in memo:
-            memo[key] = predict_run(spec, num_shards), predict_run(_frugal(spec), num_shards) or floor_run(spec)
-        found[spec.run_id] = _estimate(spec, *memo[key], speeds, targets)
+        num_members = min(sizes[spec.group], max_group_size)
+        if (key := (memory_key(spec), num_members)) not in memo:
+            memo[key] = _memory(spec, num_members, num_shards, targets, num_workers)
+        found[spec.run_id] = _estimate(spec, memo[key], speeds, targets)
     return found
+
+
+def _memory(spec: RunSpec, num_members: int, num_shards: int, targets: Sequence[Hardware], num_workers: int) -> _Memory:
+    least = predict_run(_frugal(spec), num_shards) or floor_run(spec)
+    if spec.train is None:
+        alone = predict_run(spec, num_shards)
+        return _Memory(row_tokens=None, with_row=alone, shortest=alone, least=least)
+    gpus = [target.total_bytes for target in targets if target.name != CPU]
+    usable = usable_bytes(min(gpus), num_workers) if gpus else None
+    tokens = row_tokens([spec] * num_members, Device.cuda if gpus else Device.cpu, usable, num_shards)
+    with_row = replace(spec, train=replace(spec.train, max_microbatch_tokens=tokens))
+    return _Memory(
+        row_tokens=tokens,
+        with_row=predict_run(with_row, num_shards),
+        shortest=predict_run(spec, num_shards),
+        least=least,
+    )
 
 
 def free_disk_bytes(folder: Path) -> int:
@@ -101,11 +142,11 @@ def free_disk_bytes(folder: Path) -> int:
 
 def _estimate(
     spec: RunSpec,
-    memory: MemoryPrediction | None,
-    least: MemoryPrediction | None,
+    memory: _Memory,
     speeds: Speeds,
     targets: Sequence[Hardware],
 ) -> Estimate:
+    least, shortest = memory.least, memory.shortest
     kept = None if least is None else least.gradient_bytes  # a gradient for each number that is saved
     moments = 0 if least is None else least.optimizer_bytes + least.paged_optimizer_bytes
     keep = spec.train.keep_checkpoints if spec.train is not None else 0
@@ -114,11 +155,13 @@ def _estimate(
     per_example = speeds.targets_per_example.get(_data_key(plain))
     seconds, why = (0.0, None) if spec.train is None else _seconds(_likeness(plain), examples, speeds, targets)
     too_large = [target.name for target in targets if least is not None and not _fits(least, target)]
-    tight = [target.name for target in targets if memory is not None and not _fits(memory, target)]
+    tight = [target.name for target in targets if shortest is not None and not _fits(shortest, target)]
+    paged = {} if shortest is None else {target.name: _paged_bytes(shortest, target) for target in targets}
     return Estimate(
-        memory_bytes=None if memory is None else memory.total_bytes,
+        row_tokens=memory.row_tokens,
+        memory_bytes=None if memory.with_row is None else memory.with_row.total_bytes,
         least_memory_bytes=None if least is None else least.resident_bytes,
-        max_tokens=examples * _max_length(spec),
+        max_tokens=examples * longest_sequence(spec),
         target_tokens=round(examples * statistics.fmean(per_example)) if per_example else None if examples else 0,
         seconds=seconds,
         seconds_unknown=why,
@@ -126,6 +169,7 @@ def _estimate(
         checkpoint_bytes=None if kept is None else keep * (kept + moments),
         too_large_for=tuple(dict.fromkeys(too_large)),
         tight_on=tuple(dict.fromkeys(name for name in tight if name not in too_large)),
+        paged_bytes={name: size for name, size in paged.items() if size and name not in too_large},
     )
 
 
@@ -138,7 +182,11 @@ def _frugal(spec: RunSpec) -> RunSpec:
 
 def _fits(memory: MemoryPrediction, target: Hardware) -> bool:
     """Paged optimizer state may leave a GPU; there is nowhere to go from a CPU's memory."""
-    return memory.total_bytes <= target.total_bytes if target.name == "cpu" else memory.fits(target.total_bytes)
+    return memory.total_bytes <= target.total_bytes if target.name == CPU else memory.fits(target.total_bytes)
+
+
+def _paged_bytes(memory: MemoryPrediction, target: Hardware) -> int:
+    return 0 if target.name == CPU else memory.paged_bytes(max(0, usable_bytes(target.total_bytes)))
 
 
 def _seconds(
@@ -162,17 +210,12 @@ def _num_examples(spec: RunSpec, speeds: Speeds, data: str) -> int:
     return steps * batch
 
 
-def _max_length(spec: RunSpec) -> int:
-    if spec.dataset is None:
-        return 0
-    return min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
-
-
 def _likeness(spec: Plain) -> str:
     """Runs of equal likeness take about the same time an example: shape, data type, method, layout of batches, data."""
     model, train = spec["model"], spec.get("train") or {}
     shape = model["shape"] if model["shape"]["num_layers"] else [model["hub_id"], model["revision"]]
-    layout = [train.get(key) for key in ("mode", "max_microbatch_tokens", "gradient_checkpointing")]
+    row = train.get("max_microbatch_tokens") or SHORTEST_ROW_TOKENS  # what runs without the key were recorded with
+    layout = [train.get("mode"), row, train.get("gradient_checkpointing")]
     quant = [spec["quant"].get(key) for key in ("method", "double_quant", "block_size", "compute_dtype")]
     return json.dumps([shape, model["kind"], quant, spec["adapter"]["method"], layout, _data_key(spec)])
 
@@ -180,13 +223,6 @@ def _likeness(spec: Plain) -> str:
 def _data_key(spec: Plain) -> str:
     data = spec.get("dataset") or {}
     return json.dumps([*(data.get(key) for key in _DATA_KEYS), spec.get("data_sha256"), spec["model"]["shape"]])
-
-
-def _memory_key(spec: RunSpec) -> str:
-    """Runs of equal key are equal to `predict_run`: rates and seeds don't count."""
-    train = spec.train
-    used = None if train is None else (train.optimizer, train.gradient_checkpointing, train.max_microbatch_tokens)
-    return repr([spec.model, spec.quant, spec.adapter, used, _max_length(spec)])
 
 
 def _records(runs: Path) -> Iterator[Mapping[str, Any]]:

@@ -27,7 +27,7 @@ from sweeps.plan_view import disk_warning, show_plan
 from sweeps.preflight import preflight
 from sweeps.progress import SweepProgress
 from sweeps.settings import Work, WorkerSettings
-from sweeps.slots import work_of
+from sweeps.slots import work_of, workers_on_device
 from sweeps.waiting import Watch
 
 LISTED_JOBS = 40  # a larger sweep is summed up
@@ -142,10 +142,16 @@ def print_plan(
 def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> tuple[dict[str, Estimate], list[str]]:
     """-> what each run needs, and the plan's problems with that of the disk."""
     folder = Path(first.paths.runs)
-    found = estimate_all(
-        [run.spec for run in plan.runs], folder, _asked_device(first.launch), others, _num_shards(first.launch)
-    )
     to_do = [run for run in plan.runs if run.run_id not in plan.finished]
+    found = estimate_all(
+        [run.spec for run in plan.runs],
+        folder,
+        _asked_device(first.launch),
+        others,
+        _num_shards(first.launch),
+        first.launch.max_group_size,
+        1 if others else workers_on_device(first.launch, work_of(to_do, first.launch)),
+    )
     return found, [*plan.problems, *disk_warning(to_do, found, free_disk_bytes(folder))]
 
 

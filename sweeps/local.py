@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -91,7 +91,8 @@ def _start(
 ) -> _Worker:
     ours, theirs = context.Pipe()
     threads = settings.launch.threads or max(1, (os.cpu_count() or 1) // len(slots))
-    process = context.Process(target=start_worker, args=(settings, theirs, threads, slots[slot]))
+    shared = replace(settings, workers_on_device=slots.count(slots[slot]))
+    process = context.Process(target=start_worker, args=(shared, theirs, threads, slots[slot]))
     process.start()
     theirs.close()
     return _Worker(process, ours, slot)

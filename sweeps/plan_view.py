@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.grids import grid_names, load_grid
+from harness.schema import SHORTEST_ROW_TOKENS
 from sweeps.estimate import NO_DEVICE, Estimate
 from sweeps.plan import PlannedRun
 
@@ -130,11 +131,33 @@ def warnings(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[
             f"tight on {device}: {_which(found, left)}; rows will be shorter there, or say "
             "train.gradient_checkpointing=true"
         )
+    lines += _paging(left, estimates) + _rows(left, estimates)
     reasons = {estimates[run.run_id].seconds_unknown for run in left} - {None}
     lines += [f"time unknown: {reason}" for reason in sorted(str(reason) for reason in reasons)]
     if NO_DEVICE in reasons and not any(estimates[run.run_id].too_large_for for run in left):
         lines.append("(--device-gb 24 --device-gb 48 tells what fits GPUs of these sizes)")
     return lines
+
+
+def _paging(left: Sequence[PlannedRun], estimates: Mapping[str, Estimate]) -> list[str]:
+    paging = {run.run_id: tuple(estimates[run.run_id].paged_bytes) for run in left}
+    return [
+        f"pages on {device}: {_which(found, left)}; each moves up to "
+        f"{_size(max(estimates[run.run_id].paged_bytes[device] for run in found))} of optimizer state to the host"
+        for device, found in _by_device(left, paging).items()
+    ]
+
+
+def _rows(left: Sequence[PlannedRun], estimates: Mapping[str, Estimate]) -> list[str]:
+    """The row lengths that were chosen by a GPU's memory; nothing where all have the shortest."""
+    chosen: dict[int, list[PlannedRun]] = {}
+    for run in left:
+        tokens = estimates[run.run_id].row_tokens
+        if tokens is not None and run.spec.train is not None and run.spec.train.max_microbatch_tokens is None:
+            chosen.setdefault(tokens, []).append(run)
+    if set(chosen) <= {SHORTEST_ROW_TOKENS}:
+        return []
+    return [f"rows of {tokens:,} tokens: {_which(found, left)}" for tokens, found in sorted(chosen.items())]
 
 
 def _by_device(runs: Sequence[PlannedRun], devices: Mapping[str, Sequence[str]]) -> dict[str, list[PlannedRun]]:

@@ -27,6 +27,7 @@ class WorkerSettings:
     tracking: TrackingConfig
     sweep: str | None = None  # only this sweep's jobs; None: any
     work: Work | None = None  # for the launcher; None where nothing is known of it
+    workers_on_device: int = 1  # that share this worker's GPU, it included
 
 
 def worker_name(pid: int | None) -> str:

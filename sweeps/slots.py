@@ -9,30 +9,50 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.devices import Accelerator, accelerators
-from harness.memory import predict_run
-from harness.schema import Device, LaunchConfig
+from harness.devices import Accelerator, accelerators, cuda_hardware, launch_device
+from harness.memory import memory_key
+from harness.row_length import COMFORTABLE_ROW_TOKENS, CONTEXT_BYTES, USABLE, group_bytes, row_tokens, usable_bytes
+from harness.schema import Device, LaunchConfig, Launcher
 from sweeps.plan import PlannedRun
 from sweeps.settings import Work
 
-CONTEXT_BYTES = 1_000_000_000  # of a process on a GPU beside its tensors: CUDA's context, kernels, the allocator's rest
-USABLE = 0.95  # of a device's memory; the rest is the driver's and the prediction's error
-
 
 def work_of(runs: Sequence[PlannedRun], launch: LaunchConfig) -> Work:
-    """What runs that are to be trained ask of a machine, each of their devices. Args: runs: those not done yet."""
-    max_group_size = launch.max_group_size
+    """What runs that are to be trained ask of a machine, each of their devices. Args: runs: those not done yet.
+
+    A pass counts with rows of `COMFORTABLE_ROW_TOKENS`, or the longest that fits: a worker more on a GPU is worth
+    less than long rows.
+    """
     num_shards = launch.devices_per_run if launch.shard_base else 1
     sizes = Counter(run.spec.group for run in runs)
-    peaks: list[int | None] = []
+    device, usable = planned_room(launch)
+    peaks: dict[tuple[str, int], int | None] = {}
     for run in runs:
-        prediction = predict_run(run.spec, num_shards, min(sizes[run.spec.group], max_group_size))
-        peaks.append(None if prediction is None else prediction.total_bytes)
-    known = [peak for peak in peaks if peak is not None]
+        num_members = min(sizes[run.spec.group], launch.max_group_size)
+        if (key := (memory_key(run.spec), num_members)) not in peaks:
+            group = [run.spec] * num_members
+            tokens = row_tokens(group, device, usable, num_shards, COMFORTABLE_ROW_TOKENS)
+            peaks[key] = group_bytes(group, tokens, num_shards)
+    known = [peak for peak in peaks.values() if peak is not None]
     return Work(
-        num_passes=sum(math.ceil(size / max_group_size) for size in sizes.values()),
+        num_passes=sum(math.ceil(size / launch.max_group_size) for size in sizes.values()),
         peak_bytes=max(known) if known and len(known) == len(peaks) else None,
     )
+
+
+def planned_room(launch: LaunchConfig, num_workers: int = 1) -> tuple[Device, int | None]:
+    """-> where a launch computes, and what a worker has for tensors on this machine's smallest GPU; None: not known."""
+    device = launch_device(launch)
+    here = cuda_hardware() if device is Device.cuda and launch.launcher is Launcher.local else ()
+    return device, usable_bytes(min(gpu.total_bytes for gpu in here), num_workers) if here else None
+
+
+def workers_on_device(launch: LaunchConfig, work: Work) -> int:
+    """How many workers a plan for this machine puts on one GPU, where it puts several on any; else 1."""
+    device, usable = planned_room(launch)
+    if device is not Device.cuda or usable is None:
+        return 1
+    return max(Counter(local_slots(launch, work)).values())
 
 
 def local_slots(launch: LaunchConfig, work: Work | None) -> list[str | None]:

@@ -6,7 +6,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from harness.tracking import Tracker
 from harness.train import Examples, Member, StepMetrics, train_group
 from sweeps.context import Context, Workplace
 from sweeps.looks import Looks, MmluPoint, Watched, forget_looks
+from sweeps.row_tokens import agreed_row_tokens
 
 _YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
 
@@ -111,6 +112,7 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
     members = [run.member for run in runs if run.member is not None]
     try:
         if members:
+            _set_row_tokens(context, base, runs)
             looks = Looks(base, _watched(runs), context.should_stop, context.crew if context.shards_base else None)
             train_group(base.bank, members, context.should_stop, looks, context.crew.ranks)
         for run in runs:
@@ -140,14 +142,16 @@ def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
     runs = [_Run.of(claim, place) for claim in claims]
     base = place.base(runs[0].spec)  # while rank 0 reads its own
     wanted = place.crew.hear()  # by then rank 0 has tokenized, and put away checkpoints of other inputs
-    members: list[Member] = []
-    for run in [run for run in runs if run.claim.run_id in wanted]:
+    runs = [run for run in runs if run.claim.run_id in wanted]
+    for run in runs:
         examples, num_characters = _read_examples(place, base, run)
-        members.append(_member(run, examples, num_characters, lambda _: None))
+        run.member = _member(run, examples, num_characters, lambda _: None)
+    members = [run.member for run in runs if run.member is not None]
     watched = {run.claim.run_id: Watched(spec=run.spec, folder=run.folder, log=lambda _: None) for run in runs}
     looks = Looks(base, watched, place.should_stop, place.crew) if place.shards_base else lambda _: None
     try:
         if members:
+            _set_row_tokens(place, base, runs)
             train_group(base.bank, members, place.should_stop, looks, place.crew.ranks)
     finally:
         for member in members:
@@ -233,6 +237,14 @@ def _member(run: _Run, examples: Examples, num_characters: Lengths, on_step: Cal
         checkpoint_folder=run.folder / "checkpoint",
         on_step=on_step,
     )
+
+
+def _set_row_tokens(place: Workplace, base: LoadedBase, runs: Sequence[_Run]) -> None:
+    """Gives the members the row length that the device has room for. Every rank calls it."""
+    tokens = agreed_row_tokens(place, base, [run.spec for run in runs])
+    for run in runs:
+        if run.member is not None:
+            run.member.train = replace(run.member.train, max_microbatch_tokens=tokens)
 
 
 def _drop_checkpoint_of_other_inputs(run: _Run, base: LoadedBase) -> None:
@@ -335,6 +347,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         optimizer_used=run.member.optimizer_kind.value if run.member and run.member.optimizer_kind else None,
         device=device_name if num_devices == 1 else f"{num_devices} x {device_name}",
         notes=tuple(run.member.notes) if run.member else (),
+        row_tokens=run.member.train.row_tokens if run.member else None,
         started=run.started,
         finished=now(),
         git_commit=commit,

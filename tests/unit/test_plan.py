@@ -113,6 +113,7 @@ OPTIONAL_NUMBERS = (  # None unless they are set
     "snapshot_steps",
     "mmlu_every_steps",
     "mmlu_limit",
+    "max_microbatch_tokens",
 )
 
 

@@ -1,0 +1,69 @@
+"""How long the rows of a worker's group are, once its base is loaded: `harness.row_length` with what is free."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from harness.device_memory import free_bytes
+from harness.models import LoadedBase
+from harness.plan import RunSpec
+from harness.row_length import USABLE, group_bytes, row_tokens, usable_bytes
+from harness.schema import SHARED_BASE_METHODS, Device, ModelKind, ShapeConfig
+from sweeps.context import Workplace
+
+
+def agreed_row_tokens(place: Workplace, base: LoadedBase, specs: Sequence[RunSpec]) -> int:
+    """Tokens of a row in which these runs train together: the smallest number that any rank has room for.
+
+    Args:
+        place: this rank's; all of them call.
+        base: loaded, its members not yet in.
+        specs: of one group, each with `train`.
+    """
+    device = base.bank.device
+    num_shards = place.crew.ranks.size if place.shards_base else 1
+    shaped = [with_shape(spec, base) for spec in specs]
+    usable = _usable_bytes(device, place.settings.workers_on_device)
+    tokens = row_tokens(shaped, Device(device.type), usable, num_shards)
+    agreed = int(place.crew.ranks.span([tokens])[0][0])
+    if device.type == "cuda" and place.crew.ranks.leads:
+        peak = group_bytes(shaped, agreed, num_shards)
+        needs = "" if peak is None else f", {peak / 1e9:.1f} GB at the peak as predicted"
+        note = f"{specs[0].model.name} {specs[0].quant.name}: {len(specs)} runs in rows of {agreed:,} tokens{needs}"
+        place.send({"phase": "note", "label": specs[0].model.name, "note": note})
+    return agreed
+
+
+def with_shape(spec: RunSpec, base: LoadedBase) -> RunSpec:
+    """The spec with the loaded model's shape, where its own YAML has none and the predictor knows such models."""
+    shares = spec.model.kind is ModelKind.causal and spec.adapter.method in SHARED_BASE_METHODS
+    if spec.model.shape.num_layers or not shares:
+        return spec
+    config = base.bank.base.config
+    numbers = {
+        "vocab_size": "vocab_size",
+        "hidden_size": "hidden_size",
+        "intermediate_size": "intermediate_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "num_kv_heads": "num_key_value_heads",
+    }
+    found = {name: getattr(config, key, None) for name, key in numbers.items()}
+    if None in found.values():
+        return spec
+    shape = ShapeConfig(
+        **found,  # type: ignore[arg-type]
+        gated_mlp=any(name.endswith(".gate_proj") for name in base.bank.layers),
+        tied_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
+    )
+    return replace(spec, model=replace(spec.model, shape=shape))
+
+
+def _usable_bytes(device: torch.device, num_workers: int) -> int | None:
+    """Bytes for this worker's tensors, its base included: its share of the device, or less where others hold more."""
+    if device.type != "cuda":
+        return None
+    whole = torch.cuda.get_device_properties(device).total_memory
+    at_hand = free_bytes(device) + torch.cuda.memory_allocated(device)
+    return min(usable_bytes(whole, num_workers), int(USABLE * at_hand))
