@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.devices import Accelerator, accelerators
+from harness.devices import Accelerator, accelerators, driver_words
 from harness.memory import predict_run
 from harness.schema import Device, LaunchConfig
 from sweeps.plan import PlannedRun
@@ -39,7 +39,10 @@ def local_slots(launch: LaunchConfig, work: Work | None) -> list[str | None]:
     """A slot a worker: the names of its CUDA devices, None for the CPU. Raises ValueError for a missing device."""
     devices = [] if launch.device is Device.cpu else accelerators()
     if launch.device is Device.cuda and not devices:
-        raise ValueError("launch.device=cuda: the CUDA driver shows no device here; use launch.device=cpu or auto")
+        raise ValueError(
+            f"launch.device=cuda: the CUDA driver shows no device here ({driver_words()}); use launch.device=cpu or "
+            "auto"
+        )
     if devices and launch.devices_per_run > len(devices):
         raise ValueError(
             f"launch.devices_per_run={launch.devices_per_run}: this machine shows {len(devices)} CUDA devices"
