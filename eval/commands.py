@@ -16,12 +16,13 @@ from eval.judge_text import estimate_text, summary_text
 from eval.mmlu import MmluSettings, score_mmlu
 from eval.mmlu_scores import MmluResult, save_result
 from eval.systems import by_base, loaded, refuse_equal_names
-from eval.target import Target, chosen_systems, each_base, resolved_quant
+from eval.target import Target, chosen_systems, each_base
 from eval.vllm_engine import load_vllm, missing_vllm
 from harness.choices import model_choice, quant_choice
-from harness.models import quiet_libraries, resolve_device
+from harness.models import quiet_libraries
 from harness.places import paths_of_environment
 from harness.schema import Device
+from harness.torch_device import resolve_device
 
 Advance = Callable[[int, int], None]
 
@@ -108,7 +109,7 @@ def judge_options(
     if kind == "local":
         chosen = LocalOptions(
             model=model_choice(name),
-            quant=resolved_quant(quant_choice("none")),
+            quant=quant_choice("none"),
             paths=paths_of_environment(),
             max_answer_tokens=max_answer_tokens,
         )

@@ -16,17 +16,18 @@ from eval.dataset_rows import EvalRows, evaluation_rows
 from eval.glue import GLUE_FILE, GlueResult, GlueSettings, score_glue
 from eval.intervals import Score
 from eval.super_ni import SUPER_NI_FILE, SuperNiResult, SuperNiSettings, score_super_ni
-from eval.systems import loaded, refuse_equal_names
-from eval.target import Target, adapters_quant, chosen_systems, resolved_quant
+from eval.systems import loaded, refuse_equal_names, say_if_slow
+from eval.target import Target, adapters_quant, chosen_systems
 from harness.choices import dataset_choice, model_choice, quant_choice
 from harness.files import write_json
 from harness.locate import locate_model
-from harness.models import LoadedBase, load_base, quiet_libraries, resolve_device
+from harness.models import LoadedBase, load_base, quiet_libraries
 from harness.places import paths_of_environment
 from harness.plan import RunSpec
 from harness.provenance import RECORD_FILE, RunRecord, load_record
 from harness.schema import DatasetConfig, Device, ModelKind, PathsConfig
 from harness.stores import Missing
+from harness.torch_device import resolve_device, resolved_quant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,17 +118,21 @@ def _of_model(target: DatasetTarget, kind: ModelKind, paths: PathsConfig) -> Ite
     source = locate_model(model, paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
-    quant = adapters_quant(target.adapters) if target.quant is None else resolved_quant(quant_choice(target.quant))
+    device = resolve_device(Device.auto)
+    quant = resolved_quant(
+        adapters_quant(target.adapters) if target.quant is None else quant_choice(target.quant), device
+    )
+    say_if_slow(quant, device)
     if not target.adapters:
         rows = _rows(target, None, model.name, paths)
-        base = load_base(source, quant, resolve_device(Device.auto), Path(paths.cache), kind)
+        base = load_base(source, quant, device, Path(paths.cache), kind)
         yield _Contestant(name=model.name, base=base, member=None, rows=rows)
         return
     names = _adapter_names(target.adapters)
     records = [_record_beside(folder) for folder in target.adapters]
     datasets = [None if r is None else RunSpec.from_dict(r.spec).dataset for r in records]
     asked = [_rows(target, dataset, name, paths) for dataset, name in zip(datasets, names, strict=True)]
-    base = load_base(source, quant, resolve_device(Device.auto), Path(paths.cache), kind)
+    base = load_base(source, quant, device, Path(paths.cache), kind)
     for folder, name, record, rows in zip(target.adapters, names, records, asked, strict=True):
         if record is not None:
             require_same_base(record, base)

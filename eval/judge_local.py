@@ -41,8 +41,9 @@ from eval.row_sizes import row_sizes
 from eval.scoring import Prompt, next_token_logprobs
 from eval.verdict_codes import FIRST, SECOND, TIE
 from harness.locate import locate_model
-from harness.models import LoadedBase, load_base, resolve_device
+from harness.models import LoadedBase, load_base
 from harness.stores import Missing
+from harness.torch_device import resolve_device, resolved_quant
 
 VERDICTS = (" A", " B")
 SYSTEM = "You are a fair judge of answers."  # only where the chat template is used
@@ -214,7 +215,8 @@ def load_judge(options: LocalOptions) -> LocalJudge:
     source = locate_model(options.model, options.paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
-    base = load_base(source, options.quant, resolve_device(options.device), Path(options.paths.cache))
+    device = resolve_device(options.device)
+    base = load_base(source, resolved_quant(options.quant, device), device, Path(options.paths.cache))
     return LocalJudge(
         base,
         name=options.model.name,

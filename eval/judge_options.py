@@ -16,7 +16,7 @@ class LocalOptions:
     """A causal model on this machine that compares two answers by the likelihood of its verdict tokens."""
 
     model: ModelConfig
-    quant: QuantConfig  # compute_dtype resolved, not auto
+    quant: QuantConfig
     paths: PathsConfig
     device: Device = Device.auto
     max_answer_tokens: int = 256  # of each answer; the rest is cut off

@@ -22,10 +22,11 @@ from eval.systems import System, loaded
 from eval.target import require_causal
 from harness.device_memory import free_bytes
 from harness.files import write_json
-from harness.models import LoadedBase, resolve_device
+from harness.models import LoadedBase
 from harness.plan import RunSpec
 from harness.provenance import load_record
 from harness.schema import SHARED_BASE_METHODS, AdapterMethod, Device, PathsConfig
+from harness.torch_device import resolve_device
 
 SCHEMA_VERSION = 1
 CHECKPOINTS_FILE = "checkpoints.json"

@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 import yaml
 
+from eval.console import STDERR
 from harness.adapters import ADAPTER_WEIGHTS
 from harness.files import sha256_file
 from harness.locate import locate_model
 from harness.models import LoadedBase, load_base
 from harness.plan import RunSpec
 from harness.provenance import load_record
-from harness.schema import AdapterMethod, PathsConfig
+from harness.schema import AdapterMethod, PathsConfig, QuantConfig
 from harness.stores import Missing
+from harness.torch_device import slow_dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +77,17 @@ def loaded(
     source = locate_model(spec.model, paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
+    say_if_slow(spec.quant, device)
     base = load_base(source, spec.quant, device, Path(paths.cache), spec.model.kind, spec.adapter.method)
     if with_adapters:
         load_members(base, systems)
     yield base
+
+
+def say_if_slow(quant: QuantConfig, device: torch.device) -> None:
+    """One line on standard error where what was trained elsewhere is slow here in its own data type."""
+    if (line := slow_dtype(quant.compute_dtype, device)) is not None:
+        STDERR.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def load_members(base: LoadedBase, systems: Sequence[System]) -> None:

@@ -1,22 +1,22 @@
 """What is to be measured: finished runs, or a model with any number of adapters. A base is loaded once for all."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoConfig
 
-from eval.systems import System, by_base, loaded, open_system, refuse_equal_names
+from eval.systems import System, by_base, loaded, open_system, refuse_equal_names, say_if_slow
 from harness.choices import model_choice, quant_choice
-from harness.devices import planned_device
 from harness.ledger import JobStatus
 from harness.locate import locate_model
-from harness.models import LoadedBase, checkpoint_folder, load_base, resolve_device
+from harness.models import LoadedBase, checkpoint_folder, load_base
 from harness.places import existing_ledger, ledger_url, paths_of_environment, without_passwords
 from harness.plan import RunSpec
 from harness.provenance import RECORD_FILE, load_record
-from harness.schema import Device, DType, ModelConfig, ModelKind, PathsConfig, QuantConfig
+from harness.schema import Device, ModelConfig, ModelKind, PathsConfig, QuantConfig
 from harness.stores import Missing
+from harness.torch_device import resolve_device, resolved_quant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +102,12 @@ def _open_model(target: Target) -> tuple[LoadedBase, dict[str, str | None]]:
         raise ValueError(str(source))
     is_seq2seq = AutoConfig.from_pretrained(checkpoint_folder(source, Path(paths.cache))).is_encoder_decoder
     require_causal(target.model, ModelKind.seq2seq if is_seq2seq else model.kind)
-    quant = adapters_quant(target.adapters) if target.quant is None else resolved_quant(quant_choice(target.quant))
-    base = load_base(source, quant, resolve_device(Device.auto), Path(paths.cache))
+    device = resolve_device(Device.auto)
+    quant = resolved_quant(
+        adapters_quant(target.adapters) if target.quant is None else quant_choice(target.quant), device
+    )
+    say_if_slow(quant, device)
+    base = load_base(source, quant, device, Path(paths.cache))
     members: dict[str, str | None] = {}
     for number, folder in enumerate(target.adapters):
         member = f"adapter{number}"
@@ -134,7 +138,7 @@ def adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
         ValueError: an adapter without a record, or adapters of different bases: say --quant.
     """
     if not adapters:
-        return resolved_quant(quant_choice("none"))
+        return quant_choice("none")
     found: list[QuantConfig] = []
     for folder in adapters:
         record = load_record(folder.parent) if (folder.parent / RECORD_FILE).is_file() else None
@@ -144,11 +148,3 @@ def adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
     if any(quant != found[0] for quant in found):
         raise ValueError("--adapter: these adapters were trained on differently quantized bases; score them apart")
     return found[0]
-
-
-def resolved_quant(quant: QuantConfig) -> QuantConfig:
-    """With the compute dtype that `auto` means on this machine."""
-    if quant.compute_dtype is not DType.auto:
-        return quant
-    on_gpu = planned_device(Device.auto) is Device.cuda
-    return replace(quant, compute_dtype=DType.bfloat16 if on_gpu else DType.float32)

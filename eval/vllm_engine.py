@@ -12,6 +12,7 @@ bitsandbytes), with LoRA or rsLoRA adapters, several of one base in one call.
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,7 @@ def load_vllm(systems: Sequence[System], paths: PathsConfig) -> VllmBase:
     """
     if problem := missing_vllm():
         raise ValueError(problem)
+    os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")  # this process may have asked CUDA: no fork
     from vllm import LLM
     from vllm.lora.request import LoRARequest
 

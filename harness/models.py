@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
 from harness.adapters import AdapterBank
 from harness.banks import make_bank
 from harness.locate import ModelSource, folder_fingerprint
-from harness.schema import AdapterMethod, Device, ModelKind, QuantConfig
+from harness.schema import AdapterMethod, ModelKind, QuantConfig
 from harness.shards import ShardedLayers
+from harness.signs import locked, progressed
 
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "longformer"})
 
@@ -64,7 +64,7 @@ def load_base(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = AutoConfig.from_pretrained(folder)
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "sharding.lock") if shards is not None else nullcontext():
+    with locked(cache / "sharding.lock") if shards is not None else nullcontext():
         bank = make_bank(folder, kind, method, quant, device, shards)
     return LoadedBase(
         bank=bank,
@@ -83,38 +83,16 @@ def _num_positions(config: PretrainedConfig) -> int | None:
     return rows
 
 
-def resolve_device(device: Device, number: int | None = None) -> torch.device:
-    """auto -> cuda where there is one.
-
-    Args:
-        device: what was asked for.
-        number: which of several CUDA devices; None: torch's current one.
-
-    Raises:
-        ValueError: a device that isn't there.
-    """
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    resolved = torch.device(found if device is Device.auto else device.value)
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise ValueError("launch.device=cuda: torch sees no CUDA device here; use launch.device=cpu or auto")
-    if resolved.type == "cuda" and number is not None:
-        if number >= (count := torch.cuda.device_count()):
-            raise ValueError(
-                f"CUDA device {number} is needed, this machine shows {count}: launch.devices_per_run (times "
-                "launch.workers), or torchrun's --nproc-per-node, can be at most that"
-            )
-        return torch.device("cuda", number)
-    return resolved
-
-
 def checkpoint_folder(source: ModelSource, cache: Path) -> Path:
     """The folder with config.json and safetensors; converts the embedded model, downloads a hub one."""
     if source.kind == "gguf":
         return convert_gguf(Path(source.location), cache / "models")
     if source.kind == "hub":
-        folder = _snapshot(source, ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
-        if not any(folder.glob("*.safetensors")):  # older repositories (T5's); torch reads these weights-only
-            folder = _snapshot(source, ["pytorch_model*.bin", "*.json", "*.model", "*.txt"])
+        (cache / "models").mkdir(parents=True, exist_ok=True)
+        with locked(cache / "models" / f"{source.location.replace('/', '--')}.lock"):
+            folder = _snapshot(source, ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
+            if not any(folder.glob("*.safetensors")):  # older repositories (T5's); torch reads these weights-only
+                folder = _snapshot(source, ["pytorch_model*.bin", "*.json", "*.model", "*.txt"])
         return folder
     return Path(source.location)
 
@@ -134,7 +112,7 @@ def convert_gguf(gguf: Path, models: Path) -> Path:
     key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:v1".encode()).hexdigest()[:12]
     target = models / f"{gguf.stem.lower()}-{key}"
     models.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with locked(Path(f"{target}.lock")):
         if not (target / "complete.json").is_file():
             partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
             shutil.rmtree(target, ignore_errors=True)
@@ -143,8 +121,10 @@ def convert_gguf(gguf: Path, models: Path) -> Path:
             with redirect_stderr(StringIO()):  # transformers' own bar, which nothing else turns off
                 loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **arguments)
             config = AutoConfig.from_pretrained(gguf.parent, **arguments)
+            progressed()
             fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             fresh.load_state_dict(loaded.state_dict())
+            progressed()
             fresh.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
             (partial / "complete.json").write_text(json.dumps({"source": gguf.name, "bytes": stat.st_size}))

@@ -22,7 +22,6 @@ from harness.schema import (
     AdapterMethod,
     Config,
     DatasetConfig,
-    Device,
     DType,
     LossMean,
     MasterWeights,
@@ -110,21 +109,19 @@ class RunSpec:
         return cls(**read, data_sha256=values.get("data_sha256"))
 
 
-def make_spec(config: Config, device: Device, hash_file: Callable[[Path], str]) -> RunSpec:
+def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str]) -> RunSpec:
     """Resolves what a config leaves open: the recipe's values, `auto`, the content of a local data file.
 
     Args:
         config: one composed grid point.
-        device: cpu or cuda, for `compute_dtype=auto`.
+        auto_dtype: what `compute_dtype=auto` is where the run will be computed.
         hash_file: sha256 of a file.
 
     Raises:
         ValueError: a dataset without an adapter's training, or a local data file that isn't there.
     """
     dtype = config.quant.compute_dtype
-    if dtype is DType.auto:
-        dtype = DType.bfloat16 if device is Device.cuda else DType.float32
-    quant = dataclasses.replace(config.quant, compute_dtype=dtype)
+    quant = dataclasses.replace(config.quant, compute_dtype=auto_dtype if dtype is DType.auto else dtype)
     if config.adapter.method is AdapterMethod.none:
         return RunSpec(model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None)
     if config.dataset.format == "none":

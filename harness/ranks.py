@@ -7,7 +7,7 @@ gradients are summed. Dropout masks belong to examples, not to ranks. So nothing
 Source: data parallelism as in PyTorch's DDP (arXiv 2006.15704), over `torch.distributed`: NCCL on CUDA, gloo on CPU.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from harness.collate import Item
 from harness.devices import Place
+from harness.heartbeats import Heartbeats
 
 if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]
+    from torch.distributed import Store, Work  # type: ignore[attr-defined]
 
 BUCKET_BYTES = 32 * 2**20  # of gradients summed by one call: few calls, little memory beside the gradients
-TIMEOUT = timedelta(days=1)  # rank 0 may tokenize, or score MMLU, while the others wait; a dead one is noticed else
+TIMEOUT = timedelta(days=1)  # rank 0 may tokenize, or score MMLU, while the others wait; heartbeats tell of a dead one
+LOOK_UP = timedelta(seconds=1)  # how often a rank that waits for the others on a CPU asks whether they live
 _ALL_GATHER = "all_gather_single"  # its name from torch 2.13 on
 
 
@@ -38,6 +40,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     device: torch.device | None = None  # where what is sent must lie
+    heartbeats: Heartbeats | None = None  # whether the others live; None: nobody asks
 
     @property
     def leads(self) -> bool:
@@ -56,8 +59,8 @@ class Ranks:
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(list(values), dtype=torch.float64, device=self.device)
-        with _peers():
-            torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, operation))
+        reduce_by = getattr(torch.distributed.ReduceOp, operation)
+        self._wait(lambda: torch.distributed.all_reduce(tensor, reduce_by, async_op=True))
         numbers: list[float] = tensor.tolist()
         return numbers
 
@@ -75,8 +78,7 @@ class Ranks:
                     parameter.grad = torch.zeros_like(parameter)
             grads = [parameter.grad for parameter in bucket if parameter.grad is not None]
             flat = torch.cat([grad.reshape(-1) for grad in grads])
-            with _peers():
-                torch.distributed.all_reduce(flat)
+            self._sum(flat)
             for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
                 grad.copy_(part.view_as(grad))
 
@@ -86,15 +88,47 @@ class Ranks:
             return
         for bucket in _buckets(parameters):
             flat = torch.cat([parameter.detach().reshape(-1) for parameter in bucket])
-            with _peers():
-                torch.distributed.broadcast(flat, src=0)
+            self._broadcast(flat)
             for parameter, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
                 parameter.detach().copy_(part.view_as(parameter))
 
     def gather_bytes(self, whole: Tensor, part: Tensor) -> None:
         """Fills `whole` [size * n] with every rank's `part` [n], in the order of the ranks."""
+        gather = getattr(torch.distributed, _ALL_GATHER, torch.distributed.all_gather_into_tensor)
+        self._wait(lambda: gather(whole, part, async_op=True))
+
+    def leave(self) -> None:
+        """Parts from the other ranks in good order, so that they don't take this one for lost."""
+        if self.heartbeats is not None:
+            self.heartbeats.stop()
+
+    def require_peers(self) -> None:
+        """Raises PeerLostError where another rank has given no sign of life for too long."""
+        if self.heartbeats is not None and self.heartbeats.lost is not None:
+            raise PeerLostError(self.heartbeats.lost)
+
+    def _sum(self, flat: Tensor) -> None:
+        self._wait(lambda: torch.distributed.all_reduce(flat, async_op=True))
+
+    def _broadcast(self, flat: Tensor) -> None:
+        self._wait(lambda: torch.distributed.broadcast(flat, src=0, async_op=True))
+
+    def _wait(self, begin: "Callable[[], Work | None]") -> None:
+        """Waits for a collective operation. On CUDA that only orders the stream; on a CPU it asks for lost peers."""
         with _peers():
-            getattr(torch.distributed, _ALL_GATHER, torch.distributed.all_gather_into_tensor)(whole, part)
+            work = begin()
+            assert work is not None
+            if self.device is not None and self.device.type == "cuda":
+                work.wait()
+                return
+            while not work.is_completed():
+                self.require_peers()
+                try:
+                    work.wait(LOOK_UP)
+                except RuntimeError:
+                    if work.is_completed():  # then it failed; else it only took longer than this
+                        raise
+            work.wait()  # raises what it failed of
 
 
 ALONE = Ranks()
@@ -114,13 +148,14 @@ def share_out(items: Sequence[Item], num_ranks: int) -> list[list[Item]]:
     return [[items[place] for place in sorted(mine)] for mine in places]
 
 
-def join_ranks(place: Place, store: "Store", device: torch.device) -> Ranks:
-    """Meets the other ranks. Each calls it once, before the first use of `Ranks`.
+def join_ranks(place: Place, store: "Store", device: torch.device, silent_seconds: float | None = None) -> Ranks:
+    """Meets the other ranks. Each calls it once, before the first use of `Ranks`, and `leave` at a good end.
 
     Args:
         place: this process's.
         store: where they meet; every rank's leads to the same server.
         device: CUDA (its own, with an index) or the CPU.
+        silent_seconds: a rank that gives no sign of life for so long is lost; None: nobody asks.
     """
     torch.distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -129,7 +164,10 @@ def join_ranks(place: Place, store: "Store", device: torch.device) -> Ranks:
         world_size=place.size,
         timeout=TIMEOUT,
     )
-    return Ranks(rank=place.rank, size=place.size, device=device)
+    heartbeats = None
+    if silent_seconds is not None:
+        heartbeats = Heartbeats(place, store, silent_seconds, exit_at_once=device.type == "cuda")
+    return Ranks(rank=place.rank, size=place.size, device=device, heartbeats=heartbeats)
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
@@ -151,7 +189,7 @@ def _peers() -> Iterator[None]:
     """What torch.distributed raises when a peer is gone is a plain RuntimeError; here it gets a name."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, PeerLostError):
         raise
     except RuntimeError as error:
         raise PeerLostError(f"another rank ended or can't be reached: {error}") from error

@@ -210,7 +210,7 @@ class QuantConfig:
     method: QuantMethod = QuantMethod.nf4
     double_quant: bool = True  # quantize the absmax constants too (paper section 3)
     block_size: int = 64  # weights that share one absmax constant: 64 to 4096, a power of two
-    compute_dtype: DType = DType.auto  # of activations and matrix products; auto: bfloat16 on CUDA, else float32
+    compute_dtype: DType = DType.auto  # of matrix products; auto: bfloat16 on CUDA (older cards: float16), else float32
 
     def __post_init__(self) -> None:
         if isinstance(self.block_size, int) and self.block_size not in (64, 128, 256, 512, 1024, 2048, 4096):
@@ -332,6 +332,9 @@ class LaunchConfig:
     max_attempts: int = 2  # a job that failed, or whose worker died, is tried so often in all
     lease_seconds: float = 120.0  # a claim not renewed for so long is free for others
     hang_seconds: float | None = 3600.0  # a local worker silent over its jobs for so long is killed; null: never
+    peer_seconds: float | None = (
+        300.0  # a rank that gives no sign of life to the others for so long is lost; null: never
+    )
     threads: int | None = None  # CPU threads a worker; null: the cores shared out
     dry_run: bool = False  # print the plan and stop
     wait: bool = True  # false (slurm only): submit, say how to watch, and end
@@ -342,6 +345,7 @@ class LaunchConfig:
     def __post_init__(self) -> None:
         counts = ("workers", "workers_per_device", "devices_per_run", "threads")
         require(self, "launch", 1e-9, *counts, "max_group_size", "max_attempts", "lease_seconds", "hang_seconds")
+        require(self, "launch", 1e-9, "peer_seconds")
         others = {Launcher.slurm: self.slurm != SlurmConfig(), Launcher.ray: self.ray != RayConfig()}
         for launcher, is_set in others.items():
             if is_set and launcher is not self.launcher:

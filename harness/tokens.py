@@ -33,6 +33,7 @@ from harness.formats import LABELLED, RULE_VERSIONS, Example
 from harness.labels import label_value
 from harness.rows import DataError
 from harness.schema import DatasetConfig
+from harness.signs import progressed
 from harness.text_pairs import encode_texts, token_ids
 
 if TYPE_CHECKING:
@@ -345,6 +346,7 @@ def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], sou
             with pa.ipc.new_file(stream, schema) as writer:
                 for batch in batches:
                     writer.write_batch(batch)
+                    progressed()
                     num_batches += 1
             stream.flush()
             os.fsync(stream.fileno())

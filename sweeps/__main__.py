@@ -70,7 +70,8 @@ def plan(
     others = [Hardware(f"a GPU of {size:g} GB", int(size * 1e9)) for size in device_gb or []]
     if as_json:
         estimates, problems = estimated(found, configs[0], others)
-        print(json.dumps(describe(found.runs, found.finished, problems, estimates)))
+        values = describe(found.runs, found.finished, problems, estimates)
+        print(json.dumps(values | {"notes": found.notes}))
         return
     print_plan(found, configs[0], STDOUT, every_run, others)
 

@@ -11,10 +11,11 @@ import torch
 
 from harness.ledger import JobRow, Ledger, LedgerError, LedgerUnavailableError
 from harness.locate import locate_model
-from harness.models import LoadedBase, load_base, resolve_device
+from harness.models import LoadedBase, load_base
 from harness.plan import RunSpec
 from harness.shards import ShardedLayers
 from harness.stores import Missing
+from harness.torch_device import require_bfloat16, resolve_device, slow_dtype
 from sweeps.crew import Crew
 from sweeps.settings import WorkerSettings
 
@@ -41,12 +42,17 @@ class Workplace:
     def run_folder(self, run_id: str) -> Path:
         return Path(self.settings.paths.runs) / run_id
 
-    def base(self, spec: RunSpec) -> LoadedBase:
+    def base(self, spec: RunSpec, trains: bool = False) -> LoadedBase:
         """The frozen base of a run, loaded once for all jobs of its group.
 
+        Args:
+            trains: for training, which a device that only emulates the run's data type is refused for.
+
         Raises:
-            ValueError: its weights are nowhere to be found.
+            ValueError: its weights are nowhere to be found, or the device doesn't compute in its data type.
         """
+        if trains:
+            require_bfloat16(spec.quant.compute_dtype, self.device)
         if self._base is not None and self._group == spec.group:
             return self._base
         self._base = None  # frees the old one before the new one is read
@@ -54,6 +60,8 @@ class Workplace:
         if isinstance(source, Missing):
             raise ValueError(str(source))
         self.send({"phase": "loading", "label": f"{spec.model.name} {spec.quant.name}"})
+        if (line := slow_dtype(spec.quant.compute_dtype, self.device)) is not None:
+            self.send({"phase": "note", "label": "", "note": f"note: {spec.model.name} {spec.quant.name}: {line}"})
         cache = Path(self.settings.paths.cache)
         shards = ShardedLayers(self.crew.ranks) if self.shards_base else None
         self._base = load_base(source, spec.quant, self.device, cache, spec.model.kind, spec.adapter.method, shards)

@@ -8,19 +8,16 @@ timeout of a collective operation ends.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
-from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed import DistError, DistStoreError, PrefixStore, Store  # type: ignore[attr-defined]
 
 from harness.devices import Place
 from harness.ledger import JobRow, JobStatus
-from harness.models import resolve_device
-from harness.ranks import ALONE, Ranks, join_ranks
+from harness.ranks import ALONE, LOOK_UP, PeerLostError, Ranks, join_ranks
 from harness.schema import LaunchConfig
-
-FOREVER = timedelta(days=365)
+from harness.torch_device import resolve_device
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,11 +34,20 @@ class Crew:
             self.store.set(self._next_key(), json.dumps(message))
 
     def hear(self) -> Any:
-        """The others: waits for the next message. Raises RuntimeError when rank 0, and the store with it, is gone."""
+        """The others: waits for the next message, however long.
+
+        Raises:
+            PeerLostError: another rank is gone, or the store.
+        """
         assert self.store is not None
         key = self._next_key()
-        self.store.wait([key], FOREVER)
-        return json.loads(self.store.get(key))
+        try:
+            while not self.store.check([key]):
+                self.ranks.require_peers()
+                _wait_a_while(self.store, key)
+            return json.loads(self.store.get(key))
+        except DistError as error:
+            raise PeerLostError(f"the store where the ranks meet is gone: {error}") from error
 
     def tell_job(self, claims: Sequence[JobRow]) -> None:
         """Rank 0: the others are to work on these."""
@@ -57,6 +63,13 @@ class Crew:
         return f"message/{self.num_messages}"
 
 
+def _wait_a_while(store: Store, key: str) -> None:
+    try:
+        store.wait([key], LOOK_UP)
+    except DistStoreError:
+        pass  # nothing was said meanwhile
+
+
 def join_crew(place: Place, store: Store, launch: LaunchConfig) -> Crew:
     """Takes this rank's device and meets the others.
 
@@ -66,5 +79,5 @@ def join_crew(place: Place, store: Store, launch: LaunchConfig) -> Crew:
     device = resolve_device(launch.device, place.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    ranks = join_ranks(place, PrefixStore("ranks", store), device)
+    ranks = join_ranks(place, PrefixStore("ranks", store), device, launch.peer_seconds)
     return Crew(ranks=ranks, store=PrefixStore("crew", store))

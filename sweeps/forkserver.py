@@ -14,7 +14,9 @@ from harness.process import prepare_process
 from harness.schema import Device
 
 PRELOAD_CPU = ("sweeps.entry", "sweeps.worker")
-PRELOAD_CUDA = ("sweeps.entry", "torch", "transformers")  # bitsandbytes, and so peft, open CUDA, which bears no fork
+# bitsandbytes, and so peft, ask CUDA while they are imported, and CUDA bears no fork: of bitsandbytes only what takes
+# nearly all of its time, torch's compiler
+PRELOAD_CUDA = (*PRELOAD_CPU, "torch._inductor.compile_fx")
 _TRAINING_FLAGS = frozenset({"-m", "--multirun", "--allow-sqlite"})  # the others ask, and train nothing
 _DECIDING_KEYS = ("launch=", "launch.launcher=", "launch.dry_run=")
 

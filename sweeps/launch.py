@@ -24,7 +24,7 @@ from sweeps.estimate import Estimate, estimate_all, free_disk_bytes
 from sweeps.launchers import LAUNCHERS, launch_problems
 from sweeps.plan import ANSWERS, DATASET_EVALS, PlannedRun, make_jobs, plan_runs
 from sweeps.plan_view import disk_warning, show_plan
-from sweeps.preflight import preflight
+from sweeps.preflight import cuda_problems, device_notes, preflight
 from sweeps.progress import SweepProgress
 from sweeps.settings import Work, WorkerSettings
 from sweeps.slots import work_of, workers_on_device
@@ -42,6 +42,7 @@ class Planned:
     jobs: list[Job]
     finished: set[str]  # run ids whose folders are whole
     problems: list[str]  # what is missing; empty: it can start
+    notes: list[str]  # what was decided for the user, and is no matter of course
 
 
 def planned(configs: Sequence[Config]) -> Planned:
@@ -52,15 +53,18 @@ def planned(configs: Sequence[Config]) -> Planned:
     """
     first = configs[0]
     runs = plan_runs(configs)
+    finished = {run.run_id for run in runs if run_problem(Path(first.paths.runs), run) is None}
     return Planned(
         runs=runs,
         jobs=make_jobs(runs, first.paths),
-        finished={run.run_id for run in runs if run_problem(Path(first.paths.runs), run) is None},
+        finished=finished,
         problems=[
             *launch_problems(first),
             *preflight(runs, first.paths, _asked_device(first.launch)),
+            *cuda_problems([run for run in runs if run.run_id not in finished], first.launch),
             *device_problems(runs, first.launch),
         ],
+        notes=device_notes(configs),
     )
 
 
@@ -122,6 +126,7 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
         for number, problem in enumerate(plan.problems, 1):
             console.print(f"{number:3}. {problem}", highlight=False, markup=False, soft_wrap=True)
         return EXIT_BAD_INPUT
+    _print_notes(plan, console)
     sweep = first.sweep_name or _sweep_name(plan.jobs)
     ledger = _open_ledger(first)
     enqueue(ledger, Path(first.paths.runs), plan.runs, plan.jobs, sweep, command)
@@ -137,6 +142,12 @@ def print_plan(
     """The plan for a person, with what each run needs. Args: others: devices to plan for instead of this machine's."""
     estimates, problems = estimated(plan, first, others)
     show_plan(console, plan.runs, plan.finished, problems, estimates, every_run)
+    _print_notes(plan, console)
+
+
+def _print_notes(plan: Planned, console: Console) -> None:
+    for note in plan.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> tuple[dict[str, Estimate], list[str]]:

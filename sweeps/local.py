@@ -25,6 +25,7 @@ from sweeps.waiting import Watch, interrupt, open_jobs
 
 STOP_SECONDS = 8.0  # a worker looks up at every layer, and saves; whoever waits sees all settled within ten
 POLL_SECONDS = 0.2
+ALIVE = "alive"  # phase of a message that says nothing else: something long got on
 MAX_STILLBORN = 3  # workers that die at once, in a row, before the launch gives up
 
 
@@ -106,6 +107,8 @@ def _receive(worker: _Worker, watch: Watch) -> bool:
         time.sleep(POLL_SECONDS)  # poll() stays true at the end of a pipe: don't spin until the process is reaped
         return False
     worker.spoke, worker.heard = True, time.monotonic()
+    if message["phase"] == ALIVE:
+        return True
     if message["phase"] == "stopped":
         worker.reason, worker.out_of_space = message["reason"], True
     else:

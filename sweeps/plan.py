@@ -14,7 +14,7 @@ from typing import Any
 from eval.dataset_rows import evaluation_rows
 from eval.questions import Role, question_files
 from eval.texts import text_files
-from harness.devices import launch_device
+from harness.devices import auto_compute_dtype
 from harness.files import sha256_file
 from harness.ledger import Job
 from harness.plan import RunSpec, make_spec
@@ -54,7 +54,7 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
     specs: dict[str, tuple[RunSpec, EvalConfig]] = {}
     for config in configs:
         try:
-            spec = make_spec(config, launch_device(config.launch), sha256_file)
+            spec = make_spec(config, auto_compute_dtype(config.launch), sha256_file)
         except ValueError as error:
             problems.append(str(error))
             continue

@@ -17,17 +17,31 @@ from harness.data import (
     require_target,
     row_examples,
 )
-from harness.devices import planned_device
+from harness.devices import (
+    auto_compute_dtype,
+    bfloat16_problem,
+    cuda_hardware,
+    cuda_problem,
+    driver_words,
+    launch_device,
+    named_hardware,
+    planned_device,
+    torch_elsewhere,
+)
 from harness.formats import Example
 from harness.labels import label_value
 from harness.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
 from harness.plan import RunSpec
 from harness.provenance import load_record
 from harness.schema import (
+    Config,
     DatasetConfig,
     Device,
+    DType,
     EmptyTargets,
     EvalConfig,
+    LaunchConfig,
+    Launcher,
     ModelConfig,
     ModelKind,
     PathsConfig,
@@ -70,6 +84,36 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
     if too_large and planned_device(device) is Device.cpu:
         problems[_no_gpu(too_large)] = None
     return list(problems)
+
+
+def cuda_problems(to_do: Sequence[PlannedRun], launch: LaunchConfig) -> list[str]:
+    """What keeps this machine's GPUs from these runs: the driver, torch's build, a data type that they don't have.
+
+    torch is asked in a process of its own, and only where the driver shows a device that may be used.
+    """
+    if launch.launcher is not Launcher.local or launch.device is Device.cpu:
+        return []
+    found = [cuda_problem(torch_elsewhere)]
+    if any(run.spec.train is not None and run.spec.quant.compute_dtype is DType.bfloat16 for run in to_do):
+        found.append(bfloat16_problem(cuda_hardware()))
+    return [problem for problem in found if problem is not None]
+
+
+def device_notes(configs: Sequence[Config]) -> list[str]:
+    """What `quant.compute_dtype=auto` means for these runs, unless it is bfloat16 on GPUs that are seen here."""
+    launch = configs[0].launch
+    if launch_device(launch) is Device.cpu or all(config.quant.compute_dtype is not DType.auto for config in configs):
+        return []
+    dtype, here = auto_compute_dtype(launch), cuda_hardware() if launch.launcher is Launcher.local else ()
+    if not here:
+        return [
+            "quant.compute_dtype=auto is planned as bfloat16, as no GPU is seen from here; for cards below compute "
+            "capability 8.0 (T4, V100) say quant.compute_dtype=float16"
+        ]
+    if dtype is DType.bfloat16:
+        return []
+    scaled = " with loss scaling" if dtype is DType.float16 else ""
+    return [f"quant.compute_dtype=auto is {dtype.value}{scaled} here: {named_hardware(here)}, bfloat16 needs 8.0"]
 
 
 class Inputs:
@@ -285,7 +329,7 @@ def _no_gpu(too_large: dict[str, int]) -> str:
     return str(
         Missing(
             what=f"a CUDA GPU for {names}",
-            looked_in=("the CUDA driver (libcuda.so.1) on this machine",),
+            looked_in=(f"this machine: {driver_words()}",),
             remedy="run on a machine with one, plan for one elsewhere with launch.device=cuda launch.dry_run=true, "
             "or accept a CPU with launch.device=cpu",
         )

@@ -18,6 +18,7 @@ from multiprocessing.forkserver import ensure_running
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from harness.devices import Place
+from harness.heartbeats import PEER_LOST_STATUS
 from harness.ledger import Ledger
 from sweeps.entry import start_rank
 from sweeps.forkserver import preload
@@ -26,7 +27,6 @@ from sweeps.settings import WorkerSettings, worker_name
 from sweeps.waiting import deaf_children, stopped_by
 
 PEER_SECONDS = 3.0  # for rank 0 to record by itself what another rank has reported
-PEER_LOST_STATUS = 75  # a rank's, where another one's end ended it
 ERRORS = "errors"  # prefix in the store: what a rank died of, in its own words
 
 

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.devices import Accelerator, accelerators, cuda_hardware, launch_device
+from harness.devices import Accelerator, accelerators, cuda_hardware, driver_words, launch_device
 from harness.memory import memory_key
 from harness.row_length import COMFORTABLE_ROW_TOKENS, CONTEXT_BYTES, USABLE, group_bytes, row_tokens, usable_bytes
 from harness.schema import Device, LaunchConfig, Launcher
@@ -59,7 +59,10 @@ def local_slots(launch: LaunchConfig, work: Work | None) -> list[str | None]:
     """A slot a worker: the names of its CUDA devices, None for the CPU. Raises ValueError for a missing device."""
     devices = [] if launch.device is Device.cpu else accelerators()
     if launch.device is Device.cuda and not devices:
-        raise ValueError("launch.device=cuda: the CUDA driver shows no device here; use launch.device=cpu or auto")
+        raise ValueError(
+            f"launch.device=cuda: the CUDA driver shows no device here ({driver_words()}); use launch.device=cpu or "
+            "auto"
+        )
     if devices and launch.devices_per_run > len(devices):
         raise ValueError(
             f"launch.devices_per_run={launch.devices_per_run}: this machine shows {len(devices)} CUDA devices"

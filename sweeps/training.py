@@ -88,7 +88,7 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
         run = _Run.of(claim, context)
         if _adopt(context, run):
             continue
-        base = context.base(run.spec)
+        base = context.base(run.spec, trains=True)
         try:
             _prepare(context, base, run)
         except ValueError as error:
@@ -140,7 +140,7 @@ def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
         PeerLostError: another rank ended.
     """
     runs = [_Run.of(claim, place) for claim in claims]
-    base = place.base(runs[0].spec)  # while rank 0 reads its own
+    base = place.base(runs[0].spec, trains=True)  # while rank 0 reads its own
     wanted = place.crew.hear()  # by then rank 0 has tokenized, and put away checkpoints of other inputs
     runs = [run for run in runs if run.claim.run_id in wanted]
     for run in runs:

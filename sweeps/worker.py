@@ -16,24 +16,26 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from harness.devices import Place
 from harness.files import is_out_of_space, share_as_folder_says
+from harness.heartbeats import PEER_LOST_STATUS
 from harness.ledger import JobRow, JobStatus, Ledger
 from harness.models import quiet_libraries
 from harness.ranks import PeerLostError
+from harness.signs import heard_by
 from harness.train import TrainingInterrupted
 from sweeps.context import Context, Workplace, now_awake_or_not
 from sweeps.crew import Crew, join_crew
 from sweeps.evals import EVALS, SCORES, follow_evals
 from sweeps.launch import whole_base_problem
-from sweeps.local import STOP_SECONDS
+from sweeps.local import ALIVE, STOP_SECONDS
 from sweeps.plan import TRAIN
-from sweeps.rank_processes import ERRORS, PEER_LOST_STATUS, PEER_SECONDS, run_ranks
+from sweeps.rank_processes import ERRORS, PEER_SECONDS, run_ranks
 from sweeps.settings import EXIT_NO_SPACE, WorkerSettings, worker_name
 from sweeps.training import follow_training, train_jobs
 from sweeps.waiting import stop_at, stopped_by
@@ -66,7 +68,7 @@ def run_worker(
     stop = threading.Event()
     with stopped_by(stop, stop_on) as caught:
         _prepare(connection, threads, stop)
-        _serve(settings, worker_name(os.getpid()), stop, _sender(connection), Crew())
+        _serve_watched(settings, worker_name(os.getpid()), stop, connection, Crew())
     return caught[0] if caught else None
 
 
@@ -98,13 +100,15 @@ def run_rank(
     try:
         crew = join_crew(place, store, settings.launch)
         if crew.ranks.leads:
-            _serve(settings, name, stop, _sender(connection), crew)
+            _serve_watched(settings, name, stop, connection, crew)
         else:
             _follow(Workplace(settings=settings, should_stop=stop.is_set, send=lambda _: None, crew=crew))
+        crew.ranks.leave()
         status = 0
     except _OutOfStep:
         status = 1
-    except PeerLostError:
+    except PeerLostError as error:
+        print(f"rank {place.rank}: {error}", file=sys.stderr)
         status = PEER_LOST_STATUS
     except Exception as error:  # the boundary of the process: its last words go to those who ask why it ended
         PrefixStore(ERRORS, store).set(str(place.rank), f"{type(error).__name__}: {error}")
@@ -131,11 +135,24 @@ def run_here(settings: WorkerSettings, place: Place, send: Callable[[dict[str, A
             _serve(settings, worker_name(os.getpid()), stop, send, crew)
         else:
             _follow(Workplace(settings=settings, should_stop=stop.is_set, send=send, crew=crew))
+        crew.ranks.leave()
         torch.distributed.destroy_process_group()
-    except _OutOfStep:
-        pass  # the ledger says what went wrong; what is left is for the next launch
+    except _OutOfStep as error:
+        if isinstance(error.__cause__, PeerLostError):
+            _end_at_once(error.__cause__)
+        # the ledger says what went wrong; what is left is for the next launch
+    except PeerLostError as error:
+        _end_at_once(error)
     if stop.is_set():
         raise KeyboardInterrupt
+
+
+def _end_at_once(error: PeerLostError) -> Never:
+    """An orderly end would wait for the operation that the lost rank doesn't answer; torchrun ends the others."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(PEER_LOST_STATUS)
 
 
 class _OutOfStep(Exception):
@@ -148,6 +165,15 @@ def _prepare(connection: Connection | None, threads: int | None, stop: threading
         torch.set_num_threads(threads)
     if connection is not None:
         threading.Thread(target=_stop_with_parent, args=(connection, stop), daemon=True).start()
+
+
+def _serve_watched(
+    settings: WorkerSettings, name: str, stop: threading.Event, connection: Connection | None, crew: Crew
+) -> None:
+    """As `_serve`; whoever holds the other end also hears that downloads and other long work get on."""
+    send = _sender(connection)
+    with heard_by(lambda: send({"phase": ALIVE, "label": ""})):
+        _serve(settings, name, stop, send, crew)
 
 
 def _serve(
@@ -264,11 +290,14 @@ def _anything_open(context: Context) -> bool:
 
 
 def _sender(connection: Connection | None) -> Callable[[dict[str, Any]], None]:
+    one_at_a_time = threading.Lock()  # threads that download tell of it themselves
+
     def send(message: dict[str, Any]) -> None:
         if connection is None:
             return
         try:
-            connection.send(message)
+            with one_at_a_time:
+                connection.send(message)
         except OSError:
             pass  # the parent is gone; the watching thread ends us
 

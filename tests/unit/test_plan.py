@@ -49,8 +49,8 @@ def config(**choices: Any) -> Config:
     return Config(**parts, eval=choices.get("eval", EvalConfig()))
 
 
-def spec(device: Device = Device.cpu, **choices: Any) -> RunSpec:
-    return make_spec(config(**choices), device, sha256_file)
+def spec(auto_dtype: DType = DType.float32, **choices: Any) -> RunSpec:
+    return make_spec(config(**choices), auto_dtype, sha256_file)
 
 
 # If one of these changes, every finished run of every user is forgotten. A new field takes
@@ -91,10 +91,10 @@ def test_idle_quantization_settings_do_not_count(method: str) -> None:
 
 
 def test_dtype_is_resolved_by_device_and_counts() -> None:
-    cpu, cuda = spec(Device.cpu), spec(Device.cuda)
+    cpu, cuda = spec(DType.float32), spec(DType.bfloat16)
     assert (cpu.quant.compute_dtype, cuda.quant.compute_dtype) == (DType.float32, DType.bfloat16)
     assert cpu.run_id != cuda.run_id
-    assert spec(Device.cuda, quant=("nf4", {"compute_dtype": "float32"})).run_id == cpu.run_id
+    assert spec(DType.bfloat16, quant=("nf4", {"compute_dtype": "float32"})).run_id == cpu.run_id
 
 
 def fields(identity: bool) -> list[tuple[str, str]]:
@@ -199,7 +199,12 @@ def test_local_data_is_known_by_its_content(tmp_path: Path) -> None:
 def test_group_is_the_frozen_base() -> None:
     same = {spec(dataset=name, train=("default", {"seed": len(name)})).group for name in ("oasst1", "flan")}
     assert same == {spec(adapter="none").group}
-    others = [spec(model="llama13b"), spec(quant="fp4"), spec(Device.cuda), spec(model=("llama7b", {"revision": "v2"}))]
+    others = [
+        spec(model="llama13b"),
+        spec(quant="fp4"),
+        spec(DType.bfloat16),
+        spec(model=("llama7b", {"revision": "v2"})),
+    ]
     assert len({other.group for other in others} | same) == 5
 
 

@@ -13,6 +13,7 @@ from harness.schema import (
     Config,
     DatasetConfig,
     Device,
+    DType,
     LaunchConfig,
     Launcher,
     ModelConfig,
@@ -45,7 +46,7 @@ def run(seed: int, quant: str = "nf4", shape: ShapeConfig = SHAPE) -> PlannedRun
         adapter=AdapterConfig(name="lora", lora_dropout=0.0),
         train=TrainConfig(seed=seed, max_steps=1),
     )
-    spec = make_spec(config, Device.cuda, lambda path: "")
+    spec = make_spec(config, DType.bfloat16, lambda path: "")
     return PlannedRun(spec=spec, label=str(seed), evals=config.eval)
 
 
