@@ -5,6 +5,8 @@ transformers' integration because block size is an axis of the grid and that int
 Source: QLoRA section 3 (NF4, double quantization), LLM.int8 (arXiv 2208.07339).
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -48,27 +50,43 @@ def _replace(model: nn.Module, name: str, linear: nn.Module, config: QuantConfig
 
 
 def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device) -> nn.Module:
-    """-> a bitsandbytes layer with the same weights, quantized, on `device`."""
+    """-> a bitsandbytes layer with the same weights, quantized, on `device`. A bias without values stays so."""
     import bitsandbytes as bnb  # a second, for torch's compiler: an unquantized run starts without it
 
     assert isinstance(linear, nn.Linear)
-    has_bias = linear.bias is not None
-    if config.method is QuantMethod.int8:
-        int8 = bnb.nn.Linear8bitLt(
-            linear.in_features, linear.out_features, bias=has_bias, has_fp16_weights=False, threshold=6.0, device="meta"
-        )
-        int8.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
-        int8.bias = linear.bias
-        moved: nn.Module = int8.to(device)
-        return moved
-    layer = bnb.nn.Linear4bit(
+    make = _int8_layer if config.method is QuantMethod.int8 else _four_bit_layer
+    layer = make(bnb, linear, config, device)
+    layer.bias = linear.bias
+    if linear.bias is not None and not linear.bias.is_meta:
+        linear.bias.data = linear.bias.data.to(device)
+    return layer
+
+
+def _int8_layer(bnb: Any, linear: nn.Linear, config: QuantConfig, device: torch.device) -> nn.Module:
+    """Its weight is quantized on the device, where `Int8Params.to` would take one that is there for quantized."""
+    layer: nn.Module = bnb.nn.Linear8bitLt(
         linear.in_features,
         linear.out_features,
-        bias=has_bias,
+        bias=linear.bias is not None,
+        has_fp16_weights=False,
+        threshold=6.0,
+        device="meta",
+    )
+    weight_OI = linear.weight.data.contiguous().to(device=device, dtype=torch.float16)
+    int8_OI, scales_O, _ = bnb.functional.int8_vectorwise_quant(weight_OI)
+    layer.weight = bnb.nn.Int8Params(int8_OI, requires_grad=False, has_fp16_weights=False, CB=int8_OI, SCB=scales_O)
+    return layer
+
+
+def _four_bit_layer(bnb: Any, linear: nn.Linear, config: QuantConfig, device: torch.device) -> nn.Module:
+    layer: nn.Module = bnb.nn.Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
         compute_dtype=TORCH_DTYPES[config.compute_dtype],
         device="meta",
     )
-    layer.weight = bnb.nn.Params4bit(
+    weight = bnb.nn.Params4bit(
         linear.weight.data,
         requires_grad=False,
         blocksize=config.block_size,
@@ -76,9 +94,8 @@ def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device
         quant_type=config.method.value,
         module=layer,
     )
-    layer.bias = linear.bias
+    layer.weight = weight.to(device)
     # On CPUs with bf16 instructions bitsandbytes would repack the weights in place in inference mode and
     # compute in bfloat16: a run's scores would depend on the machine.
-    layer.support_avx512bf16_for_cpu = False
-    quantized: nn.Module = layer.to(device)
-    return quantized
+    layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    return layer
