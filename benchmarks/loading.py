@@ -2,11 +2,11 @@
 
     python -m benchmarks.loading [--layers 4 --width 65b --method nf4 --dtype float16] [--json]
 
-Writes a LLaMA checkpoint of that width with few layers to a temporary folder (7.5 GB for the default) and reads it to the
-CPU in two fresh processes. `whole` is what from_pretrained makes of it, its linear layers quantized one after another
-afterwards; `by_tensor` is `harness.reading`. Peaks are in GB and counted from the process with its libraries loaded:
-anonymous memory, which is the process' own, and resident memory, which has the mapped pages of the file in it that the
-system takes back when it needs them. On a CPU the quantized model itself is in both.
+Writes a LLaMA checkpoint of that width with few layers to a temporary folder (7.5 GB for the default) and reads it
+to the CPU in fresh processes. `whole` is from_pretrained, its linear layers quantized one after another afterwards;
+`by_tensor` is `harness.reading`. Peaks are in GB above the process with its libraries loaded: anonymous memory is the
+process' own; resident memory also has the mapped pages of the file, which the system takes back when it needs them.
+On a CPU the quantized model itself is in both.
 """
 
 import json

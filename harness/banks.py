@@ -86,7 +86,7 @@ def make_bank(
     if kind is ModelKind.causal and method in SHARED_BASE_METHODS:
         config = config or read_config(folder)
         packed = packable(config)
-        model = _read_base(folder, config, quant, device, shards, {"attn_implementation": PACKED} if packed else {})
+        model = read_base(folder, config, quant, device, shards, {"attn_implementation": PACKED} if packed else {})
         bank = AdapterBank(model, shards) if packed else PaddedAdapterBank(model, shards)
         bank.eval()
         return bank
@@ -95,7 +95,7 @@ def make_bank(
     return _owned_bank(kind, method)(folder, quant, device)  # type: ignore[no-any-return]
 
 
-def _read_base(
+def read_base(
     folder: Path,
     config: PretrainedConfig,
     quant: QuantConfig,
@@ -108,7 +108,7 @@ def _read_base(
     def place(_: str, linear: nn.Linear) -> nn.Module:
         return linear if quant.method is QuantMethod.none else quantize_linear(linear, quant, device)
 
-    whole = quant.method is QuantMethod.none and shards is None
+    as_it_is = quant.method is QuantMethod.none and shards is None
     on_the_way = OnTheWay(names=lambda model: [name for name, _ in linear_layers(model)], place=place, shards=shards)
     model: nn.Module = read_model(
         AutoModelForCausalLM,
@@ -116,7 +116,7 @@ def _read_base(
         config,
         TORCH_DTYPES[quant.compute_dtype],
         device,
-        on_the_way=None if whole else on_the_way,
+        on_the_way=None if as_it_is else on_the_way,
         **options,
     )
     return model

@@ -62,8 +62,8 @@ def load_base(
             the same time: each holds one tensor in host memory, and they share the file's pages.
     """
     folder = checkpoint_folder(source, cache)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     config = read_config(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
     return LoadedBase(
         bank=make_bank(folder, kind, method, quant, device, shards, config),
         tokenizer=tokenizer,

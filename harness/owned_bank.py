@@ -21,7 +21,7 @@ from harness.adapters import ADAPTER_WEIGHTS
 from harness.collate import Item
 from harness.dropout import mix_seed
 from harness.files import sha256_file
-from harness.methods import CALIBRATED_METHODS, quant_problem
+from harness.methods import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
 from harness.peft_start import (
     ADAPTER,
     Calibration,
@@ -29,11 +29,14 @@ from harness.peft_start import (
     layer_names,
     load_adapter,
     quantize_layers,
+    quantizing,
     save_adapter,
+    saved_method,
     start,
 )
 from harness.quant import TORCH_DTYPES
-from harness.schema import AdapterConfig, AdapterMethod, QuantConfig
+from harness.reading import OnTheWay
+from harness.schema import AdapterConfig, AdapterMethod, QuantConfig, QuantMethod
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.model", "vocab.*", "merges.txt", "*.jinja")
 _START = 0  # what the member's seed is mixed with for its first weights; dropout keys begin at 1
@@ -68,8 +71,8 @@ class OwnedBank(nn.Module, ABC):
         self._examples: list[Item] = []
 
     @abstractmethod
-    def read(self, folder: Path) -> nn.Module:
-        """Reads the 16/32-bit model to the CPU; weights that the checkpoint lacks are drawn from torch's generator."""
+    def read(self, folder: Path, device: torch.device, on_the_way: OnTheWay | None) -> nn.Module:
+        """Reads the model to a device (`harness.reading`); a head that the checkpoint lacks is drawn by torch."""
 
     @abstractmethod
     def item_losses(self, items: Sequence[Item]) -> Tensor:
@@ -91,7 +94,7 @@ class OwnedBank(nn.Module, ABC):
     def base(self) -> Any:
         """The transformers model; the untouched base where no member is in."""
         if self.model is None:
-            model = self.read(self.folder)
+            model = self._read_for(AdapterMethod.none)
             quantize_layers(model, layer_names(model), self.quant, self.device)
             self._take(model.requires_grad_(False).eval())
         return self.model
@@ -119,9 +122,9 @@ class OwnedBank(nn.Module, ABC):
         _check_method(config.method, self.quant)
         self.seed = seed
         with self._drawing(_START):
-            model = self.read(self.folder)
+            model = self._read_for(config.method)
             if config.method is AdapterMethod.full:
-                self._take(model.to(self.device).requires_grad_(True))
+                self._take(model.requires_grad_(True))
             else:
                 calibrate = self.calibration() if config.method in CALIBRATED_METHODS else None
                 self._started = start(model, config, self.quant, self.device, self.task_type, calibrate)
@@ -143,11 +146,11 @@ class OwnedBank(nn.Module, ABC):
             if not (folder / "config.json").is_file():
                 raise ValueError(f"{folder}: neither an adapter nor a model; expected what a run saved")
             _check_method(AdapterMethod.full, self.quant)
-            self._take(self.read(folder).to(self.device))
+            self._take(self.read(folder, self.device, None))
             self.configs[name] = AdapterConfig(name="full", method=AdapterMethod.full)
             return
         with self._drawing(_START):
-            self._started = load_adapter(self.read(self.folder), folder, self.quant, self.device)
+            self._started = load_adapter(self._read_for(saved_method(folder)), folder, self.quant, self.device)
         lora = self._started.model.peft_config[ADAPTER]
         self._take(self._started.model.get_base_model())
         self.configs[name] = AdapterConfig(
@@ -193,6 +196,13 @@ class OwnedBank(nn.Module, ABC):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(mix_seed(self.seed, key, 0))
             yield
+
+    def _read_for(self, method: AdapterMethod) -> nn.Module:
+        """The base as a method begins with it: quantized on the way, or as it is where 16/32-bit weights are needed."""
+        if method is AdapterMethod.loftq:  # holds each layer against what quantization makes of it
+            return self.read(self.folder, torch.device("cpu"), None)
+        as_it_is = self.quant.method is QuantMethod.none or method in (*RESIDUAL_METHODS, AdapterMethod.full)
+        return self.read(self.folder, self.device, None if as_it_is else quantizing(self.quant, self.device))
 
     def _take(self, model: nn.Module) -> None:
         self.model = model

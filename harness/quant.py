@@ -1,7 +1,7 @@
-"""Quantizes a model's linear layers with bitsandbytes, one layer at a time.
+"""Quantizes a linear layer with bitsandbytes; `harness.reading` brings one after another.
 
-The output layer, embeddings and norms stay as they are (QLoRA section 5). Own walk instead of
-transformers' integration because block size is an axis of the grid and that integration fixes it at 64.
+The output layer, embeddings and norms stay as they are (QLoRA section 5). Own layers instead
+of transformers' integration because block size is an axis of the grid and that integration fixes it at 64.
 Source: QLoRA section 3 (NF4, double quantization), LLM.int8 (arXiv 2208.07339).
 """
 
@@ -10,43 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.adapters import linear_layers
 from harness.schema import DType, QuantConfig, QuantMethod
-from harness.shards import ShardedLayers, decoder_layers
 
 TORCH_DTYPES = {
     DType.float32: torch.float32,
     DType.bfloat16: torch.bfloat16,
     DType.float16: torch.float16,
 }
-
-
-def quantize_linear_layers(
-    model: nn.Module, config: QuantConfig, device: torch.device, shards: ShardedLayers | None = None
-) -> None:
-    """Replaces every linear layer but lm_head in place, and moves all to `device`.
-
-    Args:
-        model: with weights in floating point, on any device.
-        config: method `none` only moves the model.
-        device: where it goes.
-        shards: empty; takes the decoder layers one by one, so that the device never holds more than one whole.
-    """
-    linears = dict(linear_layers(model)) if config.method is not QuantMethod.none else {}
-    if shards is not None:
-        for layer in decoder_layers(model):
-            inside = set(layer.modules())
-            for name in [name for name, linear in linears.items() if linear in inside]:
-                _replace(model, name, linears.pop(name), config, device)
-            shards.add(layer.to(device))
-    for name, linear in linears.items():
-        _replace(model, name, linear, config, device)
-    model.to(device)
-
-
-def _replace(model: nn.Module, name: str, linear: nn.Module, config: QuantConfig, device: torch.device) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, quantize_linear(linear, config, device))
 
 
 def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device) -> nn.Module:
