@@ -10,14 +10,16 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from harness.adapters import AdapterBank
+from harness.adapters import AdapterBank, linear_layers
 from harness.attention import PACKED
 from harness.collate import Item
 from harness.methods import CALIBRATED_METHODS, shard_problem
 from harness.padded_bank import PaddedAdapterBank, packable
-from harness.quant import TORCH_DTYPES, quantize_linear_layers
+from harness.quant import TORCH_DTYPES, quantize_linear
+from harness.reading import OnTheWay, read_config, read_model
 from harness.schema import (
     SHARED_BASE_METHODS,
     AdapterConfig,
@@ -25,6 +27,7 @@ from harness.schema import (
     MasterWeights,
     ModelKind,
     QuantConfig,
+    QuantMethod,
     TrainConfig,
 )
 from harness.shards import ShardedLayers
@@ -65,6 +68,7 @@ def make_bank(
     quant: QuantConfig,
     device: torch.device,
     shards: ShardedLayers | None = None,
+    config: PretrainedConfig | None = None,
 ) -> AdapterBank:
     """The bank for a model kind and a method, its base read from `folder`.
 
@@ -75,6 +79,7 @@ def make_bank(
         quant: how linear layers are stored.
         device: where it goes.
         shards: empty; takes the decoder layers of a base that is sharded over ranks.
+        config: the checkpoint's, where it has been read.
 
     Returns:
         An `AdapterBank`, or a bank with the same calls for one member (`harness.owned_bank`); typed as the former
@@ -84,17 +89,42 @@ def make_bank(
         ValueError: shards, and a bank that owns its base.
     """
     if kind is ModelKind.causal and method in SHARED_BASE_METHODS:
-        dtype = TORCH_DTYPES[quant.compute_dtype]
-        packed = packable(AutoConfig.from_pretrained(folder))
-        attention = {"attn_implementation": PACKED} if packed else {}
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **attention)
-        quantize_linear_layers(model, quant, device, shards)
+        config = config or read_config(folder)
+        packed = packable(config)
+        model = read_base(folder, config, quant, device, shards, {"attn_implementation": PACKED} if packed else {})
         bank = AdapterBank(model, shards) if packed else PaddedAdapterBank(model, shards)
         bank.eval()
         return bank
     if shards is not None and (problem := shard_problem(kind, method)):
         raise ValueError(problem)
     return _owned_bank(kind, method)(folder, quant, device)  # type: ignore[no-any-return]
+
+
+def read_base(
+    folder: Path,
+    config: PretrainedConfig,
+    quant: QuantConfig,
+    device: torch.device,
+    shards: ShardedLayers | None,
+    options: dict[str, str],
+) -> nn.Module:
+    """A causal model to be frozen, quantized as it is read, and sharded layer by layer."""
+
+    def place(_: str, linear: nn.Linear) -> nn.Module:
+        return linear if quant.method is QuantMethod.none else quantize_linear(linear, quant, device)
+
+    as_it_is = quant.method is QuantMethod.none and shards is None
+    on_the_way = OnTheWay(names=lambda model: [name for name, _ in linear_layers(model)], place=place, shards=shards)
+    model: nn.Module = read_model(
+        AutoModelForCausalLM,
+        folder,
+        config,
+        TORCH_DTYPES[quant.compute_dtype],
+        device,
+        on_the_way=None if as_it_is else on_the_way,
+        **options,
+    )
+    return model
 
 
 def calibrate(bank: object, adapter: AdapterConfig, examples: _Examples, train: TrainConfig) -> None:

@@ -22,6 +22,7 @@ from harness.collate import Item
 from harness.labels import REGRESSION
 from harness.owned_bank import OwnedBank
 from harness.peft_start import HEADS
+from harness.reading import OnTheWay, read_config, read_model
 from harness.seq2seq_bank import pad, padded_batches
 
 
@@ -39,11 +40,17 @@ class ClassifierBank(OwnedBank):
         super().__init__(*args)
         self.num_labels = num_labels
 
-    def read(self, folder: Path, dtype: torch.dtype) -> nn.Module:
-        labels: dict[str, Any] = {}
-        if self.num_labels is not None:  # a head of another size in the checkpoint gives way to a fresh one
-            labels = {"num_labels": self.num_labels, "ignore_mismatched_sizes": True}
-        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, **labels)
+    def read(self, folder: Path, dtype: torch.dtype, device: torch.device, on_the_way: OnTheWay | None) -> nn.Module:
+        labels = {} if self.num_labels is None else {"num_labels": self.num_labels}
+        model: nn.Module = read_model(
+            AutoModelForSequenceClassification,
+            folder,
+            read_config(folder, **labels),
+            dtype,
+            device,
+            on_the_way=on_the_way,
+            fresh=HEADS,  # one of another size in the checkpoint gives way, too
+        )
         return model
 
     def load_member(self, name: str, folder: Path) -> None:

@@ -148,7 +148,9 @@ class MemberRow:
             self._planned[layer.layer] = []
             for spans in self._runs(layer, x_NI.dtype):
                 runs.append((layer, spans, self._shared_products(layer, spans, x_NI)))
-        stacks = [[of[span.member] for span in spans] for layer, spans, _ in runs for of in (layer.lora_a, layer.lora_b)]
+        stacks = [
+            [of[span.member] for span in spans] for layer, spans, _ in runs for of in (layer.lora_a, layer.lora_b)
+        ]
         copies = cast_together(stacks, x_NI.dtype)
         for (layer, spans, products), a_KRI, b_KOR in zip(runs, copies[::2], copies[1::2], strict=True):
             self._planned[layer.layer].append(_Planned(spans, products, a_KRI, b_KOR))

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import nullcontext, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -21,6 +21,7 @@ from transformers import logging as transformers_logging
 from harness.adapters import AdapterBank
 from harness.banks import make_bank
 from harness.locate import ModelSource, folder_fingerprint
+from harness.reading import read_config
 from harness.schema import AdapterMethod, ModelKind, QuantConfig
 from harness.shards import ShardedLayers
 from harness.signs import locked, progressed
@@ -57,17 +58,14 @@ def load_base(
         cache: folder for the converted embedded model.
         kind: what the model is.
         method: what is trained or served; those that don't share their base read it when a member comes.
-        shards: empty; takes the decoder layers of a base that is sharded over ranks. Ranks of one machine read in
-            turn, so that its memory need not hold the 16-bit weights more than once.
+        shards: empty; takes the decoder layers of a base that is sharded over ranks. Ranks of one machine read at
+            the same time: each holds one tensor in host memory, and they share the file's pages.
     """
     folder = checkpoint_folder(source, cache)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = AutoConfig.from_pretrained(folder)
-    cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "sharding.lock") if shards is not None else nullcontext():
-        bank = make_bank(folder, kind, method, quant, device, shards)
+    config = read_config(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
     return LoadedBase(
-        bank=bank,
+        bank=make_bank(folder, kind, method, quant, device, shards, config),
         tokenizer=tokenizer,
         source=source,
         fingerprint=folder_fingerprint(folder),

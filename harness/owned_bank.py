@@ -24,7 +24,7 @@ from harness.collate import Item
 from harness.dropout import mix_seed
 from harness.files import sha256_file, write_atomically
 from harness.masters import float32_modules, hold_in_float32
-from harness.methods import CALIBRATED_METHODS, quant_problem
+from harness.methods import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
 from harness.peft_start import (
     ADAPTER,
     Calibration,
@@ -32,11 +32,14 @@ from harness.peft_start import (
     layer_names,
     load_adapter,
     quantize_layers,
+    quantizing,
     save_adapter,
+    saved_method,
     start,
 )
 from harness.quant import TORCH_DTYPES
-from harness.schema import AdapterConfig, AdapterMethod, MasterWeights, QuantConfig
+from harness.reading import OnTheWay
+from harness.schema import AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.model", "vocab.*", "merges.txt", "*.jinja")
 _START = 0  # what the member's seed is mixed with for its first weights; dropout keys begin at 1
@@ -72,8 +75,8 @@ class OwnedBank(nn.Module, ABC):
         self._examples: list[Item] = []
 
     @abstractmethod
-    def read(self, folder: Path, dtype: torch.dtype) -> nn.Module:
-        """Reads the model to the CPU in `dtype`; weights that the checkpoint lacks are drawn from torch's generator."""
+    def read(self, folder: Path, dtype: torch.dtype, device: torch.device, on_the_way: OnTheWay | None) -> nn.Module:
+        """Reads the model to a device (`harness.reading`); a head that the checkpoint lacks is drawn by torch."""
 
     @abstractmethod
     def item_losses(self, items: Sequence[Item]) -> Tensor:
@@ -95,7 +98,7 @@ class OwnedBank(nn.Module, ABC):
     def base(self) -> Any:
         """The transformers model; the untouched base where no member is in."""
         if self.model is None:
-            model = self.read(self.folder, self.dtype)
+            model = self._read_for(AdapterMethod.none)
             quantize_layers(model, layer_names(model), self.quant, self.device)
             self._take(model.requires_grad_(False).eval())
         return self.model
@@ -126,7 +129,7 @@ class OwnedBank(nn.Module, ABC):
             if config.method is AdapterMethod.full:
                 self._take(self._read_to_train())
             else:
-                model = self.read(self.folder, self.dtype)
+                model = self._read_for(config.method)
                 calibrate = self.calibration() if config.method in CALIBRATED_METHODS else None
                 self._started = start(model, config, self.quant, self.device, self.task_type, calibrate)
                 self._take(self._started.model.get_base_model())
@@ -136,8 +139,8 @@ class OwnedBank(nn.Module, ABC):
     def _read_to_train(self) -> nn.Module:
         """-> the model with every weight trained, in float32 unless `master_weights` is `compute`."""
         if self.master_weights is MasterWeights.compute:
-            return self.read(self.folder, self.dtype).to(self.device).requires_grad_(True)
-        model = self.read(self.folder, torch.float32).to(self.device).requires_grad_(True)
+            return self.read(self.folder, self.dtype, self.device, None).requires_grad_(True)
+        model = self.read(self.folder, torch.float32, self.device, None).requires_grad_(True)
         hold_in_float32(model, self.dtype, float32_modules(model, self.dtype))
         return model
 
@@ -155,11 +158,11 @@ class OwnedBank(nn.Module, ABC):
             if not (folder / "config.json").is_file():
                 raise ValueError(f"{folder}: neither an adapter nor a model; expected what a run saved")
             _check_method(AdapterMethod.full, self.quant)
-            self._take(self.read(folder, self.dtype).to(self.device))
+            self._take(self.read(folder, self.dtype, self.device, None))
             self.configs[name] = AdapterConfig(name="full", method=AdapterMethod.full)
             return
         with self._drawing(_START):
-            self._started = load_adapter(self.read(self.folder, self.dtype), folder, self.quant, self.device)
+            self._started = load_adapter(self._read_for(saved_method(folder)), folder, self.quant, self.device)
         lora = self._started.model.peft_config[ADAPTER]
         self._take(self._started.model.get_base_model())
         self.configs[name] = AdapterConfig(
@@ -212,6 +215,14 @@ class OwnedBank(nn.Module, ABC):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(mix_seed(self.seed, key, 0))
             yield
+
+    def _read_for(self, method: AdapterMethod) -> nn.Module:
+        """The base as a method begins with it: quantized on the way, or as it is where 16/32-bit weights are needed."""
+        if method is AdapterMethod.loftq:  # holds each layer against what quantization makes of it
+            return self.read(self.folder, self.dtype, torch.device("cpu"), None)
+        as_it_is = self.quant.method is QuantMethod.none or method in RESIDUAL_METHODS
+        on_the_way = None if as_it_is else quantizing(self.quant, self.device)
+        return self.read(self.folder, self.dtype, self.device, on_the_way)
 
     def _take(self, model: nn.Module) -> None:
         self.model = model

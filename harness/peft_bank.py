@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from harness.attention import PACKED, AttentionPlan, Packed
 from harness.collate import Item, PackedRow, pack, split_rows
@@ -21,6 +21,7 @@ from harness.loss import target_losses
 from harness.owned_bank import OwnedBank
 from harness.padded_bank import packable
 from harness.peft_start import ADAPTER, Calibration
+from harness.reading import OnTheWay, read_config, read_model
 from harness.schema import AdapterConfig
 from harness.segments import Segment
 
@@ -58,9 +59,12 @@ class PackedBank(OwnedBank):
         super().__init__(folder, *args)
         self._segments: list[Segment] = []
 
-    def read(self, folder: Path, dtype: torch.dtype) -> nn.Module:
-        attention = {"attn_implementation": PACKED} if packable(AutoConfig.from_pretrained(folder)) else {}
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **attention)
+    def read(self, folder: Path, dtype: torch.dtype, device: torch.device, on_the_way: OnTheWay | None) -> nn.Module:
+        config = read_config(folder)
+        attention = {"attn_implementation": PACKED} if packable(config) else {}
+        model: nn.Module = read_model(
+            AutoModelForCausalLM, folder, config, dtype, device, on_the_way=on_the_way, **attention
+        )
         return model
 
     @property
@@ -119,7 +123,7 @@ class PeftBank(PackedBank):
     def calibration(self) -> Calibration | None:
         if not self._examples:
             return None
-        config = AutoConfig.from_pretrained(self.folder)
+        config = read_config(self.folder)
         if not packable(config):
             raise ValueError(
                 f"{self.folder}: a start from data needs attention that can be packed, which model_type "

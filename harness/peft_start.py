@@ -50,6 +50,7 @@ from harness.files import write_atomically
 from harness.masters import hold_in_float32
 from harness.methods import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
 from harness.quant import TORCH_DTYPES, quantize_linear
+from harness.reading import OnTheWay
 from harness.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
 
 ADAPTER = "default"  # the one adapter's name within PEFT; the bank's member name stays outside
@@ -83,7 +84,7 @@ def start(
     """Wraps a 16/32-bit model, quantizes it and starts the adapter. Draws from torch's generator: seed it first.
 
     Args:
-        model: on the CPU; changed in place.
+        model: in 16/32 bits, on any device, or with its layers quantized already; changed in place.
         config: any method but none and full.
         quant: `none` only moves the model.
         device: where the model goes; methods that change the weights need room there for the 16/32-bit model.
@@ -139,6 +140,12 @@ def save_adapter(started: Started, folder: Path, base_model: str, revision: str)
     return hashlib.sha256(data).hexdigest()
 
 
+def saved_method(folder: Path) -> AdapterMethod:
+    """Which method `save_adapter` wrote; LoRA where the base's weights were left as they are."""
+    about = folder / RESIDUAL_FILE
+    return AdapterMethod(json.loads(about.read_text())["method"]) if about.is_file() else AdapterMethod.lora
+
+
 def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: torch.device) -> Started:
     """Rebuilds what `save_adapter` wrote, or reads any LoRA adapter in PEFT's format.
 
@@ -155,7 +162,7 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
     method, initial = AdapterMethod.dora if lora.use_dora else AdapterMethod.lora, dict[str, Tensor]()
     names = layer_names(model)
     if about.is_file():
-        method = AdapterMethod(json.loads(about.read_text())["method"])
+        method = saved_method(folder)
         lora.r, lora.lora_alpha = lora.r // 2, lora.lora_alpha // 2
         tensors, initial = _split(tensors, lora.r)
         model.to(device)
@@ -245,19 +252,31 @@ def quantize_layers(
         module = model.get_submodule(name)
         owner, child = (module, "base_layer") if isinstance(module, LoraLayer) else _parent(model, name)
         linear = owner.get_submodule(child)
+        if type(linear) is not nn.Linear:  # quantized when it was read
+            continue
         weight = None
         if name in keep_error:
             weight = _weight(owner, child).detach().to(device=device, dtype=torch.float32, copy=True)
-        quantized = quantize_linear(linear, quant, device)
-        if name.rsplit(".", 1)[-1] == _FLOAT_STORED and quant.method is not QuantMethod.int8:
-            _store_as(quantized, quantized.compute_dtype)  # type: ignore[arg-type]
-        if quant.method is QuantMethod.int8:
-            quantized.register_forward_pre_hook(_keep_scales)
+        quantized = _quantized(name, linear, quant, device)
         if weight is not None:
             errors[name] = weight - dequantize_module_weight(quantized).detach().float()
         setattr(owner, child, quantized)
     model.to(device)
     return errors
+
+
+def quantizing(quant: QuantConfig, device: torch.device) -> OnTheWay:
+    """Quantizes the layers that `layer_names` has while a model is read; `quantize_layers` finds nothing to do then."""
+    return OnTheWay(names=layer_names, place=lambda name, linear: _quantized(name, linear, quant, device))
+
+
+def _quantized(name: str, linear: nn.Module, quant: QuantConfig, device: torch.device) -> nn.Module:
+    quantized = quantize_linear(linear, quant, device)
+    if name.rsplit(".", 1)[-1] == _FLOAT_STORED and quant.method is not QuantMethod.int8:
+        _store_as(quantized, quantized.compute_dtype)  # type: ignore[arg-type]
+    if quant.method is QuantMethod.int8:
+        quantized.register_forward_pre_hook(_keep_scales)
+    return quantized
 
 
 def _start_residual(

@@ -1,16 +1,16 @@
-"""Quantizes a model's linear layers with bitsandbytes, one layer at a time.
+"""Quantizes a linear layer with bitsandbytes; `harness.reading` brings one after another.
 
-The output layer, embeddings and norms stay as they are (QLoRA section 5). Own walk instead of
-transformers' integration because block size is an axis of the grid and that integration fixes it at 64.
+The output layer, embeddings and norms stay as they are (QLoRA section 5). Own layers instead
+of transformers' integration because block size is an axis of the grid and that integration fixes it at 64.
 Source: QLoRA section 3 (NF4, double quantization), LLM.int8 (arXiv 2208.07339).
 """
+
+from typing import Any
 
 import torch
 from torch import nn
 
-from harness.adapters import linear_layers
 from harness.schema import DType, QuantConfig, QuantMethod
-from harness.shards import ShardedLayers, decoder_layers
 
 TORCH_DTYPES = {
     DType.float32: torch.float32,
@@ -19,56 +19,44 @@ TORCH_DTYPES = {
 }
 
 
-def quantize_linear_layers(
-    model: nn.Module, config: QuantConfig, device: torch.device, shards: ShardedLayers | None = None
-) -> None:
-    """Replaces every linear layer but lm_head in place, and moves all to `device`.
-
-    Args:
-        model: with weights in floating point, on any device.
-        config: method `none` only moves the model.
-        device: where it goes.
-        shards: empty; takes the decoder layers one by one, so that the device never holds more than one whole.
-    """
-    linears = dict(linear_layers(model)) if config.method is not QuantMethod.none else {}
-    if shards is not None:
-        for layer in decoder_layers(model):
-            inside = set(layer.modules())
-            for name in [name for name, linear in linears.items() if linear in inside]:
-                _replace(model, name, linears.pop(name), config, device)
-            shards.add(layer.to(device))
-    for name, linear in linears.items():
-        _replace(model, name, linear, config, device)
-    model.to(device)
-
-
-def _replace(model: nn.Module, name: str, linear: nn.Module, config: QuantConfig, device: torch.device) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, quantize_linear(linear, config, device))
-
-
 def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device) -> nn.Module:
-    """-> a bitsandbytes layer with the same weights, quantized, on `device`."""
+    """-> a bitsandbytes layer with the same weights, quantized, on `device`. A bias without values stays so."""
     import bitsandbytes as bnb  # a second, for torch's compiler: an unquantized run starts without it
 
     assert isinstance(linear, nn.Linear)
-    has_bias = linear.bias is not None
-    if config.method is QuantMethod.int8:
-        int8 = bnb.nn.Linear8bitLt(
-            linear.in_features, linear.out_features, bias=has_bias, has_fp16_weights=False, threshold=6.0, device="meta"
-        )
-        int8.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
-        int8.bias = linear.bias
-        moved: nn.Module = int8.to(device)
-        return moved
-    layer = bnb.nn.Linear4bit(
+    make = _int8_layer if config.method is QuantMethod.int8 else _four_bit_layer
+    layer = make(bnb, linear, config, device)
+    layer.bias = linear.bias
+    if linear.bias is not None and not linear.bias.is_meta:
+        linear.bias.data = linear.bias.data.to(device)
+    return layer
+
+
+def _int8_layer(bnb: Any, linear: nn.Linear, config: QuantConfig, device: torch.device) -> nn.Module:
+    """Its weight is quantized on the device, where `Int8Params.to` would take one that is there for quantized."""
+    layer: nn.Module = bnb.nn.Linear8bitLt(
         linear.in_features,
         linear.out_features,
-        bias=has_bias,
+        bias=linear.bias is not None,
+        has_fp16_weights=False,
+        threshold=6.0,
+        device="meta",
+    )
+    weight_OI = linear.weight.data.contiguous().to(device=device, dtype=torch.float16)
+    int8_OI, scales_O, _ = bnb.functional.int8_vectorwise_quant(weight_OI)
+    layer.weight = bnb.nn.Int8Params(int8_OI, requires_grad=False, has_fp16_weights=False, CB=int8_OI, SCB=scales_O)
+    return layer
+
+
+def _four_bit_layer(bnb: Any, linear: nn.Linear, config: QuantConfig, device: torch.device) -> nn.Module:
+    layer: nn.Module = bnb.nn.Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
         compute_dtype=TORCH_DTYPES[config.compute_dtype],
         device="meta",
     )
-    layer.weight = bnb.nn.Params4bit(
+    weight = bnb.nn.Params4bit(
         linear.weight.data,
         requires_grad=False,
         blocksize=config.block_size,
@@ -76,9 +64,8 @@ def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device
         quant_type=config.method.value,
         module=layer,
     )
-    layer.bias = linear.bias
+    layer.weight = weight.to(device)
     # On CPUs with bf16 instructions bitsandbytes would repack the weights in place in inference mode and
     # compute in bfloat16: a run's scores would depend on the machine.
-    layer.support_avx512bf16_for_cpu = False
-    quantized: nn.Module = layer.to(device)
-    return quantized
+    layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    return layer

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM
 
 from harness.collate import Item
 from harness.full_bank import trained_head_losses
 from harness.loss import target_losses
 from harness.owned_bank import OwnedBank
+from harness.reading import OnTheWay, read_config, read_model
 
 _Tokens = NDArray[np.int32]
 
@@ -30,12 +31,14 @@ class Seq2SeqBank(OwnedBank):
 
     task_type = "SEQ_2_SEQ_LM"
 
-    def read(self, folder: Path, dtype: torch.dtype) -> nn.Module:
+    def read(self, folder: Path, dtype: torch.dtype, device: torch.device, on_the_way: OnTheWay | None) -> nn.Module:
         """Raises ValueError for an encoder-decoder that isn't a T5."""
-        model_type = AutoConfig.from_pretrained(folder).model_type
-        if model_type not in MODEL_TYPES:
-            raise ValueError(f"{folder}: model_type {model_type}; model.kind=seq2seq serves {', '.join(MODEL_TYPES)}")
-        model: nn.Module = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype)
+        config = read_config(folder)
+        if config.model_type not in MODEL_TYPES:
+            raise ValueError(
+                f"{folder}: model_type {config.model_type}; model.kind=seq2seq serves {', '.join(MODEL_TYPES)}"
+            )
+        model: nn.Module = read_model(AutoModelForSeq2SeqLM, folder, config, dtype, device, on_the_way=on_the_way)
         return model
 
     def item_losses(self, items: Sequence[Item]) -> Tensor:

@@ -12,8 +12,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from harness.ledger import JobStatus
-from harness.quant import quantize_linear_layers
 from harness.schema import DType, QuantConfig
+from tests.in_memory import quantize_linear_layers
 from tests.lab import FLAN_ROWS, PAPER_GRID, SHARED_DATASETS, Lab, make_lab, write_rows
 
 LABELS = ["llama7b-oasst1-nf4", "llama7b-flan-nf4", "llama13b-oasst1-nf4", "llama13b-flan-nf4"]

@@ -40,7 +40,7 @@ from harness.memory_paper import (
     recipe_prediction,
 )
 from harness.plan import RunSpec
-from harness.quant import TORCH_DTYPES, quantize_linear, quantize_linear_layers
+from harness.quant import TORCH_DTYPES, quantize_linear
 from harness.schema import (
     AdapterConfig,
     AdapterMethod,
@@ -52,6 +52,7 @@ from harness.schema import (
     ShapeConfig,
     TrainConfig,
 )
+from tests.in_memory import quantize_linear_layers
 
 CPU = torch.device("cpu")
 TINY = ShapeConfig(vocab_size=300, hidden_size=128, intermediate_size=352, num_layers=4, num_heads=4, num_kv_heads=2)

@@ -21,7 +21,6 @@ from harness.full_bank import FullBank
 from harness.methods import method_problem
 from harness.peft_bank import PackedBank, PeftBank
 from harness.peft_start import RESIDUAL_FILE, layer_names, resolve_targets
-from harness.quant import quantize_linear_layers
 from harness.schema import (
     AdapterConfig,
     AdapterMethod,
@@ -36,6 +35,7 @@ from harness.schema import (
 from harness.segments import Segment
 from harness.tokens import TokenizedExample
 from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
+from tests.in_memory import quantize_linear_layers
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 
 CPU = torch.device("cpu")

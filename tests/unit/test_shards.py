@@ -8,10 +8,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from harness.memory import weights_bytes
 from harness.methods import shard_problem
-from harness.quant import quantize_linear_layers
 from harness.ranks import ALONE, Ranks
 from harness.schema import AdapterMethod, ModelKind, ShapeConfig
 from harness.shards import ShardedLayers, decoder_layers
+from tests.in_memory import quantize_linear_layers
 from tests.rank_processes import on_ranks, values
 from tests.shared_steps import CPU, QUANTS, Case, Trained, assert_same_training, train
 from tests.tiny import make_checkpoint

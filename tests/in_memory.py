@@ -1,0 +1,21 @@
+"""Quantizes a model that is whole in memory, one layer after another: the reference for `harness.reading`."""
+
+import torch
+from torch import nn
+
+from harness.adapters import linear_layers
+from harness.quant import quantize_linear
+from harness.schema import QuantConfig, QuantMethod
+from harness.shards import ShardedLayers, decoder_layers
+
+
+def quantize_linear_layers(
+    model: nn.Module, config: QuantConfig, device: torch.device, shards: ShardedLayers | None = None
+) -> None:
+    """Replaces every linear layer but lm_head in place, and shards the decoder layers afterwards."""
+    for name, linear in list(linear_layers(model)) if config.method is not QuantMethod.none else ():
+        model.set_submodule(name, quantize_linear(linear, config, device))
+    for layer in decoder_layers(model) if shards is not None else ():
+        assert shards is not None
+        shards.add(layer)
+    model.to(device)
