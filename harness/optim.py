@@ -156,7 +156,7 @@ def clip_gradients(
     norms: list[Tensor] = []
     for trained, max_norm, scale in zip(parameters, max_norms, scales, strict=True):
         gradients = [p.grad for p in trained if p.grad is not None]
-        if scale != 1:
+        if scale != 1 and gradients:
             torch._foreach_mul_(gradients, 1 / scale)
         norm = nn.utils.get_total_norm(gradients)
         nn.utils.clip_grads_with_norm_(trained, max_norm, norm)

@@ -242,7 +242,7 @@ class TrainConfig:
     learning_rate: float | None = None  # null: the recipe's, else 2e-4
     schedule: Schedule = Schedule.constant
     warmup_steps: int = 0
-    optimizer: Optimizer = Optimizer.paged_adamw_32bit
+    optimizer: Optimizer = Optimizer.paged_adamw_32bit  # paged: where its state takes over 1/4 of a GPU's free memory
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8

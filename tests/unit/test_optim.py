@@ -567,8 +567,8 @@ def test_the_loss_scale_follows_gradscalers_rule() -> None:
     scale = LossScale.of(torch.float16)
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.0)
-    for step in range(4100):
-        good = step not in (5, 6, 3000)
+    for step in range(6600):
+        good = step not in (5, 6, 4500)
         scaler.scale(torch.ones(1))  # creates its state
         parameter.grad = torch.full((1,), 1.0 if good else float("inf"))
         scaler.step(optimizer)
@@ -579,6 +579,7 @@ def test_the_loss_scale_follows_gradscalers_rule() -> None:
             assert scale.shrink()
         assert scale.factor == scaler.get_scale()
     assert scale.num_overflows == 3
+    assert scale.factor == INITIAL_FACTOR  # three times halved, three times doubled
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
