@@ -53,6 +53,8 @@ def friendly_errors() -> Iterator[None]:
     """What a user can mend is one red sentence and exit status 2, never a stack trace."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":  # torch's, not imported here
+            raise
         STDERR.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(USER_ERROR) from None

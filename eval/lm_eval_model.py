@@ -31,15 +31,22 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
         member: whose adapter answers; None: the untouched base.
         partial: finished requests of this model, by a digest of their tokens.
         on_progress: (requests done, in all).
+        row_tokens: of one pass; None: by device and free memory.
     """
 
     backend = "causal"
 
     def __init__(
-        self, base: LoadedBase, member: str | None, partial: Partial[str], on_progress: Progress | None = None
+        self,
+        base: LoadedBase,
+        member: str | None,
+        partial: Partial[str],
+        on_progress: Progress | None = None,
+        row_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.base, self.member, self.partial, self.on_progress = base, member, partial, on_progress
+        self.row_tokens = row_tokens
         self.tokenizer = base.tokenizer
 
     @property
@@ -127,7 +134,7 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
     def _score(self, waiting: dict[str, Continuation], total: int) -> None:
         names = list(waiting)
         done = total - len(names)
-        for places, scores in score_continuations(self.base, list(waiting.values())):
+        for places, scores in score_continuations(self.base, list(waiting.values()), self.row_tokens):
             found = {
                 names[place]: [float(score.logprobs.sum(dtype=np.float64)), score.is_greedy]
                 for place, score in zip(places, scores, strict=True)

@@ -44,14 +44,15 @@ class MmluSettings:
     limit: int | None = None  # the first so many questions over all
     limit_per_subject: int | None = None  # the first so many of each subject
     split_name: str = ""  # what the questions are called in the result: val, test, ...
+    row_tokens: int | None = None  # of one pass; None: by device and free memory. Changes no result
 
     def __post_init__(self) -> None:
         if self.num_shots < 0:
             raise ValueError(f"num_shots={self.num_shots}: expected 0 or more")
-        for key in ("limit", "limit_per_subject"):
+        for key in ("limit", "limit_per_subject", "row_tokens"):
             value = getattr(self, key)
             if value is not None and value < 1:
-                raise ValueError(f"{key}={value}: expected 1 or more, or none for all")
+                raise ValueError(f"{key}={value}: expected 1 or more, or leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ def score_mmlu(
     ]
     total = len(jobs) * len(encoded)
     done = total - len(prompts)
-    for places, scores in _score(base, prompts, [letters[at] for _, at in waiting]):
+    for places, scores in _score(base, prompts, [letters[at] for _, at in waiting], settings.row_tokens):
         _keep([waiting[place] for place in places], scores)
         done += len(places)
         if on_progress is not None:
@@ -176,13 +177,13 @@ def _group(question: Question, encoded: Encoded, at: int) -> str:
 
 
 def _score(
-    base: LoadedBase, prompts: Sequence[Prompt], letters: Sequence[Sequence[int]]
+    base: LoadedBase, prompts: Sequence[Prompt], letters: Sequence[Sequence[int]], row_tokens: int | None
 ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
     if not prompts:
         return iter(())
     if not packable(base.bank.base.config):  # type: ignore[arg-type]
-        return score_padded(base, prompts, letters)
-    return score_rows(base, prompts, letters)
+        return score_padded(base, prompts, letters, row_tokens)
+    return score_rows(base, prompts, letters, row_tokens)
 
 
 def _open_job(base: LoadedBase, name: str, member: str | None, data: MmluSet, partial_dir: Path | None) -> _Job:

@@ -20,7 +20,7 @@ from harness.segments import Segment
 
 
 def score_padded(
-    base: LoadedBase, prompts: Sequence[Prompt], candidates: Sequence[Sequence[int]]
+    base: LoadedBase, prompts: Sequence[Prompt], candidates: Sequence[Sequence[int]], row_tokens: int | None = None
 ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
     """As `eval.scoring.score_rows`: (prompt indices, log-probabilities over the full vocabulary [., C]), as computed.
 
@@ -28,9 +28,10 @@ def score_padded(
         base: with the prompts' members in its bank.
         prompts: each at most the model's context.
         candidates: token ids, [num_prompts][C].
+        row_tokens: tokens of a batch, padding counted; default by device and free memory.
     """
     bank = base.bank
-    backoff = Backoff(row_sizes(bank).row_tokens, bank.device, "prompt", "shorten the prompts")
+    backoff = Backoff(row_sizes(bank, row_tokens).row_tokens, bank.device, "prompt", "shorten the prompts")
     return backoff.in_batches(
         deque(_ordered(prompts)),
         lambda waiting, limit: _next_batch(waiting, prompts, limit),

@@ -42,9 +42,10 @@ class PerplexitySettings:
     text: str  # what the documents are called in the result
     window: int | None = None  # tokens of context at most; None: the model's longest
     stride: int | None = None  # tokens that each further window predicts; None: the window, so that none overlap
+    row_tokens: int | None = None  # of one pass; None: by device and free memory. Changes no result
 
     def __post_init__(self) -> None:
-        for key in ("window", "stride"):
+        for key in ("window", "stride", "row_tokens"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value}: expected 1 or more tokens")
@@ -126,7 +127,7 @@ def score_perplexity(
     ]
     total = len(members) * len(windows)
     done = total - len(waiting)
-    for places, scores in score_continuations(base, requests):
+    for places, scores in score_continuations(base, requests, settings.row_tokens):
         for name in members:
             mine = {
                 waiting[place][1]: float(score.logprobs.sum(dtype=np.float64))

@@ -25,6 +25,9 @@ Quant = Annotated[str | None, typer.Option(help="A choice of conf/quant; default
 Dataset = Annotated[str | None, typer.Option(help="A choice of conf/dataset; default: what it was trained on.")]
 Data = Annotated[Path | None, typer.Option(help="A file with the rows; default: the dataset's evaluation split.")]
 Split = Annotated[str | None, typer.Option(help="Another of the dataset's splits.")]
+RowTokens = Annotated[
+    int | None, typer.Option("--row-tokens", help="Tokens of one pass; default: what fits the device.")
+]
 Out = Annotated[Path, typer.Option(help="Folder for the result; several systems get a folder each in it.")]
 
 
@@ -44,6 +47,7 @@ def mmlu(
     limit: Annotated[int | None, typer.Option(help="The first so many questions.")] = None,
     limit_per_subject: Annotated[int | None, typer.Option(help="The first so many questions of each subject.")] = None,
     checkpoints: Annotated[str | None, typer.Option(help="Of one --run: all, last, or steps as 100,200.")] = None,
+    row_tokens: RowTokens = None,
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
@@ -67,6 +71,7 @@ def mmlu(
             limit=limit,
             limit_per_subject=limit_per_subject,
             split_name=split_name,
+            row_tokens=row_tokens,
         )
         target = _target(model, adapter, quant, run, sweep, runs)
         if checkpoints is not None:
@@ -150,6 +155,7 @@ def perplexity(
     only: Annotated[str, typer.Option(help="key=value: only such rows; dots reach into objects.")] = "",
     joined: Annotated[bool, typer.Option(help="All rows are one text, a blank line between them.")] = False,
     limit: Annotated[int | None, typer.Option(help="The first so many documents.")] = None,
+    row_tokens: RowTokens = None,
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
@@ -162,7 +168,7 @@ def perplexity(
     with friendly_errors():
         target = _target(model, adapter, quant, run, sweep, runs)
         source = TextSource(where=text, field=field, only=only, joined=joined, limit=limit)
-        settings = PerplexitySettings(text=text, window=window, stride=stride)
+        settings = PerplexitySettings(text=text, window=window, stride=stride, row_tokens=row_tokens)
         with progress_bar("windows", as_json) as advance:
             results, shown = run_perplexity(target, source, settings, out, advance)
         show({name: result.to_json() for name, result in results.items()}, shown, as_json)
@@ -179,6 +185,7 @@ def tasks(
     num_fewshot: Annotated[int | None, typer.Option(help="Examples before a question; default: the task's.")] = None,
     limit: Annotated[int | None, typer.Option(help="The first so many questions of each task.")] = None,
     task_folder: Annotated[Path | None, typer.Option(help="With YAML files of further tasks, over local data.")] = None,
+    row_tokens: RowTokens = None,
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
@@ -190,7 +197,9 @@ def tasks(
     with friendly_errors():
         target = _target(model, adapter, quant, run, sweep, runs)
         names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-        settings = TasksSettings(tasks=names, num_fewshot=num_fewshot, limit=limit, folder=task_folder)
+        settings = TasksSettings(
+            tasks=names, num_fewshot=num_fewshot, limit=limit, folder=task_folder, row_tokens=row_tokens
+        )
         with progress_bar("requests", as_json) as advance:
             results, shown = run_tasks(target, settings, out, advance)
         show({name: result.to_json() for name, result in results.items()}, shown, as_json)

@@ -34,6 +34,7 @@ class TasksSettings:
     num_fewshot: int | None = None  # None: the task's own, which is 0 for those above
     limit: int | None = None  # the first so many questions of each task
     folder: Path | None = None  # with YAML files of further tasks
+    row_tokens: int | None = None  # of one pass; None: by device and free memory. Changes no result
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -42,6 +43,8 @@ class TasksSettings:
             raise ValueError(f"limit={self.limit}: expected 1 or more, or none for all")
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise ValueError(f"num_fewshot={self.num_fewshot}: expected 0 or more, or none for the task's own")
+        if self.row_tokens is not None and self.row_tokens < 1:
+            raise ValueError(f"row_tokens={self.row_tokens}: expected 1 or more, or none for what fits")
         if self.folder is not None and not self.folder.is_dir():
             raise ValueError(f"task folder {self.folder}: no such folder")
 
@@ -76,7 +79,7 @@ def score_tasks(
         model = model_sha256(base, member)
         partial: Partial[str] = Partial.open(partial_dir, "tasks", model)
         progress = None if on_progress is None else _one_of(on_progress, number, len(members))
-        asked = BankModel(base, member, partial, progress)
+        asked = BankModel(base, member, partial, progress, settings.row_tokens)
         output = evaluate(asked, tasks, limit=settings.limit, bootstrap_iters=0, log_samples=True)
         results[name] = _result(name, model, output, settings)
     return results

@@ -35,7 +35,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     counts: list[int] = []
     original = lm_eval_model.score_continuations
 
-    def counting(base: LoadedBase, requests: list[object]) -> object:
+    def counting(base: LoadedBase, requests: list[object], row_tokens: int | None) -> object:
         counts.append(len(requests))
         return original(base, requests, row_tokens=64)  # type: ignore[arg-type]
 

@@ -214,7 +214,7 @@ def _count_prompts(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     counts: list[int] = []
     original = mmlu_module.score_rows
 
-    def counting(base: LoadedBase, prompts: list[object], letters: list[list[int]]) -> object:
+    def counting(base: LoadedBase, prompts: list[object], letters: list[list[int]], row_tokens: int | None) -> object:
         counts.append(len(prompts))
         return original(base, prompts, letters)  # type: ignore[arg-type]
 

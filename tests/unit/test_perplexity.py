@@ -126,7 +126,7 @@ def count_requests(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     counts: list[int] = []
     original = perplexity.score_continuations
 
-    def counting(base: LoadedBase, requests: list[object]) -> object:
+    def counting(base: LoadedBase, requests: list[object], row_tokens: int | None) -> object:
         counts.append(len(requests))
         return original(base, requests, row_tokens=64)  # type: ignore[arg-type]
 

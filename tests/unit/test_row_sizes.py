@@ -14,11 +14,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, LlamaForCausalLM
 
 from eval import row_sizes
+from eval.console import friendly_errors
 from eval.continuations import score_continuations
 from eval.dataset_rows import evaluation_rows
 from eval.glue import GlueSettings, score_glue
 from eval.judge_local import LocalJudge
 from eval.judging import Judgment
+from eval.mmlu import MmluSettings, score_mmlu
 from eval.padded_scoring import score_padded
 from eval.perplexity import PerplexitySettings, score_perplexity
 from eval.row_sizes import Backoff, kept_token_bytes, pass_token_bytes
@@ -286,6 +288,28 @@ def test_perplexity(base: LoadedBase, cramped: Cramped, monkeypatch: pytest.Monk
         assert found[name].token_perplexity == pytest.approx(result.token_perplexity, rel=1e-4)
         assert found[name].num_tokens == result.num_tokens
     assert cramped.failures
+
+
+def test_the_user_says_how_long_rows_are(base: LoadedBase, cramped: Cramped, monkeypatch: pytest.MonkeyPatch) -> None:
+    cramped.limit(monkeypatch, base.bank, "forward", num_row_tokens, most=10**6)
+    passes = []
+    for row_tokens in (40, None):
+        cramped.passes = 0
+        score_perplexity(base, {"base": None}, TEXT, PerplexitySettings(text="t", window=32, row_tokens=row_tokens))
+        score_mmlu(base, {"base": None}, MmluSettings(limit=6, num_shots=1, row_tokens=row_tokens))
+        passes.append(cramped.passes)
+    assert passes[0] > passes[1]
+    for settings in (MmluSettings, lambda **rest: PerplexitySettings(text="t", **rest)):
+        with pytest.raises(ValueError, match="row_tokens=0: expected 1 or more"):
+            settings(row_tokens=0)
+
+
+def test_commands_say_in_a_sentence_that_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"), friendly_errors():
+        raise torch.OutOfMemoryError("0.1 GiB of cuda are free: shorten the prompts")
+    assert "error: 0.1 GiB of cuda are free: shorten the prompts" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="shapes"), friendly_errors():
+        raise RuntimeError("shapes")
 
 
 def test_padded_batches(tmp_path: Path, cramped: Cramped, monkeypatch: pytest.MonkeyPatch) -> None:
