@@ -27,8 +27,18 @@ class Outcome:
     exit_code: int | None = 0
 
 
-def on_ranks(size: int, target: Callable[..., Any], *arguments: Any) -> list[Outcome]:
+def on_ranks(
+    size: int,
+    target: Callable[..., Any],
+    *arguments: Any,
+    silent_seconds: float | None = None,
+    answering: Sequence[int] | None = None,
+) -> list[Outcome]:
     """Calls `target(ranks, *arguments)` on each of `size` ranks. `target` must be importable.
+
+    Args:
+        silent_seconds: as in `join_ranks`.
+        answering: those whose outcomes are waited for, and handed back; None: all.
 
     Raises:
         TimeoutError: some rank neither returned nor died; all are killed by then.
@@ -38,14 +48,14 @@ def on_ranks(size: int, target: Callable[..., Any], *arguments: Any) -> list[Out
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     processes = [
-        context.Process(target=_run, args=(rank, size, store.port, pipe[1], target, arguments))
+        context.Process(target=_run, args=(rank, size, store.port, pipe[1], target, arguments, silent_seconds))
         for rank, pipe in enumerate(pipes)
     ]
     for process, (_, theirs) in zip(processes, pipes, strict=True):
         process.start()
         theirs.close()
     try:
-        return [_outcome(process, ours) for process, (ours, _) in zip(processes, pipes, strict=True)]
+        return [_outcome(processes[rank], pipes[rank][0]) for rank in answering or range(size)]
     finally:
         for process in processes:
             process.kill()
@@ -72,12 +82,19 @@ def _outcome(process: Any, pipe: Connection) -> Outcome:
 
 # send_bytes below, not send, which would share tensors memory with a process that has ended
 def _run(
-    rank: int, size: int, port: int, pipe: Connection, target: Callable[..., Any], arguments: Sequence[Any]
+    rank: int,
+    size: int,
+    port: int,
+    pipe: Connection,
+    target: Callable[..., Any],
+    arguments: Sequence[Any],
+    silent_seconds: float | None,
 ) -> None:
     torch.set_num_threads(1)
     try:
         store = TCPStore("127.0.0.1", port, is_master=False)
-        ranks: Ranks = join_ranks(Place(rank=rank, size=size, local_rank=rank), store, torch.device("cpu"))
+        place = Place(rank=rank, size=size, local_rank=rank)
+        ranks: Ranks = join_ranks(place, store, torch.device("cpu"), silent_seconds)
         pipe.send_bytes(pickle.dumps(Outcome(value=target(ranks, *arguments))))
     except Exception as error:
         traceback.print_exc()

@@ -8,9 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.forkserver import may_train_here
+from sweeps.forkserver import PRELOAD_CPU, PRELOAD_CUDA, may_train_here
 
 MARK = "HARNESS_TEST_MARK"
+# imports modules under a torch that looks like one for CUDA, and prints which of its CUDA functions they call
+WATCHED_IMPORTS = """
+import importlib, re, sys
+from pathlib import Path
+import torch
+called = []
+for path in Path(torch.__file__).parent.rglob("*.py"):
+    for name in re.findall(r"\\b_cuda_\\w+", path.read_text(errors="ignore")):
+        if not hasattr(torch._C, name) or name in ("_cuda_init", "_cuda_getDeviceCount"):
+            setattr(torch._C, name, lambda *_, name=name: called.append(name) or 1)
+for modules in sys.argv[1:]:
+    for module in modules.split(","):
+        importlib.import_module(module)
+    print(modules, *sorted(set(called)), sep=" ")
+    called.clear()
+"""
 
 
 @pytest.mark.parametrize(
@@ -69,3 +85,15 @@ def command_lines(mark: str) -> list[str]:
         except OSError:
             continue  # it has ended, or isn't ours
     return found
+
+
+def test_what_is_preloaded_makes_no_call_of_cuda() -> None:
+    """A process that has asked CUDA bears no fork. bitsandbytes asks, which shows that this would be seen."""
+    assert set(PRELOAD_CPU) < set(PRELOAD_CUDA)
+    preloaded = ",".join(PRELOAD_CUDA)
+    command = [sys.executable, "-c", WATCHED_IMPORTS, preloaded, "bitsandbytes"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == preloaded
+    assert "_cuda_getDeviceCount" in second.split()

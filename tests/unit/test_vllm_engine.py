@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.machinery
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -59,6 +60,19 @@ def make_run(runs: Path, folder: Path, run_id: str, **choices: Any) -> System:
     save_record(runs / run_id, dataclasses.replace(record(), run_id=run_id, label=run_id, spec=one.to_dict()))
     (runs / run_id / "config.yaml").write_text(yaml.safe_dump(one.to_dict()))
     return open_system(runs / run_id)
+
+
+def test_vllm_forks_no_process_that_may_have_asked_cuda(
+    calls: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = [make_run(tmp_path, make_checkpoint(tmp_path / "tiny"), "base", adapter="none")]
+    name = "VLLM_WORKER_MULTIPROCESSING_METHOD"
+    for before, after in (("", "spawn"), ("forkserver", "forkserver")):
+        monkeypatch.delenv(name, raising=False)
+        if before:
+            monkeypatch.setenv(name, before)
+        load_vllm(systems, PathsConfig(cache=str(tmp_path / "cache")))
+        assert os.environ[name] == after, "the user's own word stands"
 
 
 def test_arguments_reach_vllm_and_answers_come_back(calls: dict[str, Any], tmp_path: Path) -> None:
