@@ -418,7 +418,8 @@ def _plain_config(lora: LoraConfig) -> dict[str, Any]:
 
 
 def _check_rank(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
-    sides = [min(_weight(model, name).shape) for name in wanted]
+    layers: list[Any] = [model.get_submodule(name) for name in wanted]
+    sides = [min(layer.in_features, layer.out_features) for layer in layers]  # a quantized weight's own shape is packed
     if problem := rank_problem(config, min(sides)):
         raise ValueError(problem)
 
