@@ -2,14 +2,13 @@
 
     python -m benchmarks.launches
 
-The model lives on torch's meta device, where each operation is dispatched as on a GPU and computes nothing; what
+The model lies on torch's meta device, where each operation is dispatched as on a GPU and computes nothing; what
 reaches the dispatcher below autograd is counted, views and empty tensors left out. Whoever asks such a tensor for a
-number gets an error, so a pass that is counted has made no device wait for the host either. A multi-tensor operation
-counts as the launches that it is cut into. The count of a few decoder layers is extrapolated to all 32: it grows by
-the same number with each.
+number gets an error, so no pass that is counted makes the host wait for the device. A multi-tensor operation counts as
+the launches that it is cut into, and those that are known to start several kernels as so many. The count of a few
+decoder layers is extrapolated to all 32: each adds the same.
 
-Not seen here: how long a kernel runs, a second kernel behind one operation (`grouped_mm` prepares its pointers in one),
-and the optimizer.
+Not seen: how long a kernel runs, and the optimizer. Results: benchmarks/results/launches-2026-11-29.md.
 """
 
 from collections import Counter
@@ -31,11 +30,20 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.adapters import AdapterBank
 from harness.attention import PACKED
 from harness.collate import Item
+from harness.member_row import Kernels
 from harness.schema import AdapterConfig
 
 NUM_LAYERS = 32
 _META = torch.device("meta")
 _NO_LAUNCH = ("empty", "detach", "alias", "_unsafe_view", "lift_fresh", "is_same_size", "_reshape_alias", "as_strided")
+_SEVERAL = {  # operations that start more than one kernel
+    "gemm_4bit": 4,  # bitsandbytes, beyond a few tokens: constants, their offset, weights, product
+    "_grouped_mm": 2,  # fills in its pointers first
+}
+KERNELS = {
+    "compute capability 9.0, 10.x": Kernels(together=True, grouped=frozenset({torch.bfloat16}), row_masks=True),
+    "other GPUs": Kernels(together=True, row_masks=True),
+}
 _MULTI_TENSOR = 64, 320, 65536  # tensors a launch, chunks a launch, elements a chunk (ATen's MultiTensorApply.cuh)
 
 
@@ -65,7 +73,7 @@ def _launches(func: Any, args: Any, out: Any) -> int:
         tensors, chunks, elements = _MULTI_TENSOR
         return max(-(-len(sizes) // tensors), -(-sum(-(-size // elements) for size in sizes) // chunks))
     tensors_out = [out] if isinstance(out, Tensor) else [one for one in out or () if isinstance(one, Tensor)]
-    return int(any(tensor.numel() for tensor in tensors_out))
+    return _SEVERAL.get(name, 1) if any(tensor.numel() for tensor in tensors_out) else 0
 
 
 class NF4Linear(nn.Linear):
@@ -129,6 +137,7 @@ def _one_kernel_attention() -> Iterator[None]:
 def count_pass(
     num_layers: int,
     num_members: int,
+    kernels: Kernels,
     *,
     tokens: int = 512,
     checkpointing: bool = False,
@@ -136,6 +145,7 @@ def count_pass(
 ) -> LaunchCounter:
     """Counts the last of some forward and backward passes, each over an example of every member."""
     bank = AdapterBank(llama_7b(num_layers))
+    bank.row.kernels = kernels
     config = AdapterConfig(name="lora", lora_r=64, lora_alpha=16, lora_dropout=0.05)
     names = [f"member{place}" for place in range(num_members)]
     for name in names:
@@ -149,28 +159,26 @@ def count_pass(
     ]
     with _one_kernel_attention():
         for _ in range(num_rows):
-            counter = LaunchCounter()
-            with counter:
+            with LaunchCounter() as counter:
                 bank.item_losses(items).sum().backward()
     return counter
 
 
-def extrapolate(num_members: int, **kwargs: Any) -> int:
-    """-> launches of a pass over all of LLaMA-7B's layers."""
-    one, two = (count_pass(num_layers, num_members, **kwargs).total for num_layers in (1, 2))
-    three = count_pass(3, num_members, **kwargs).total
-    assert three - two >= two - one
+def extrapolate(num_members: int, kernels: Kernels, **options: Any) -> int:
+    """-> launches of a pass over all of LLaMA-7B's layers; `options` as `count_pass` takes them."""
+    two, three = (count_pass(num_layers, num_members, kernels, **options).total for num_layers in (2, 3))
     return two + (NUM_LAYERS - 2) * (three - two)
 
 
 def main(tokens: Annotated[int, typer.Option(help="Of each member's one example.")] = 512) -> None:
-    """Prints the table."""
-    print("| members | first row | later rows | with checkpointing |\n|---|---|---|---|")
-    for num_members in (1, 2, 4, 8):
-        first = extrapolate(num_members, tokens=tokens)
-        later = extrapolate(num_members, tokens=tokens, num_rows=2)
-        again = extrapolate(num_members, tokens=tokens, checkpointing=True)
-        print(f"| {num_members} | {first:,} | {later:,} | {again:,} |")
+    """Prints the tables."""
+    for name, kernels in KERNELS.items():
+        print(f"\n{name}\n\n| members | first row | later rows | with checkpointing |\n|---|---|---|---|")
+        for num_members in (1, 2, 4, 8):
+            first = extrapolate(num_members, kernels, tokens=tokens)
+            later = extrapolate(num_members, kernels, tokens=tokens, num_rows=2)
+            again = extrapolate(num_members, kernels, tokens=tokens, checkpointing=True)
+            print(f"| {num_members} | {first:,} | {later:,} | {again:,} |")
 
 
 if __name__ == "__main__":

@@ -53,16 +53,16 @@ class BankLinear(nn.Module):
         self.lora_a = nn.ParameterDict()  # member -> [r, in_features]
         self.lora_b = nn.ParameterDict()  # member -> [out_features, r]
         self.scale: dict[str, float] = {}
-        self._row = row
+        self.row = row
 
     def forward(self, x: Tensor) -> Tensor:
         """[1, N, I], or a padded batch [B, T, I], -> the same with O features."""
         y: Tensor = self.base(x)
-        spans = [span for span in self._row.spans if span.member in self.lora_a]
+        spans = [span for span in self.row.spans if span.member in self.lora_a]
         if not spans:
             return y
         x_NI, y_NO = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-        terms = self._row.terms(self, spans, x_NI)
+        terms = self.row.terms(self, spans, x_NI)
         factors = [factor for span in spans for factor in (self.lora_a[span.member], self.lora_b[span.member])]
         return add_low_rank(y_NO, x_NI, terms, factors).reshape(y.shape)
 
@@ -81,12 +81,11 @@ class AdapterBank(nn.Module):
         base.requires_grad_(False)
         self.base = base
         self.shards = shards
-        self._row = MemberRow(Kernels.of(self.device))
+        self.row = MemberRow(Kernels.of(self.device))
         self.layers: dict[str, BankLinear] = {}
         for name, module in linear_layers(base):
-            self.layers[name] = BankLinear(module, self._row, layer=len(self.layers))
+            self.layers[name] = BankLinear(module, self.row, layer=len(self.layers))
             _set_submodule(base, name, self.layers[name])
-        self._row.layers.extend(self.layers.values())
         self.configs: dict[str, AdapterConfig] = {}
 
     @property
@@ -161,8 +160,8 @@ class AdapterBank(nn.Module):
         for layer in self.layers.values():
             if name in layer.lora_a:
                 del layer.lora_a[name], layer.lora_b[name], layer.scale[name]
-        self._row.dropout.pop(name, None)
-        self._row.forget()
+        self.row.dropout.pop(name, None)
+        self.row.forget()
 
     def member_parameters(self, name: str) -> dict[str, nn.Parameter]:
         """-> the member's tensors by their names in PEFT's file."""
@@ -218,7 +217,7 @@ class AdapterBank(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Also called by `eval`. Weights may have changed since the last row."""
-        self._row.forget()
+        self.row.forget()
         return super().train(mode)
 
     def begin_row(self, segments: Sequence[Segment], stride: int = 0) -> None:
@@ -228,7 +227,7 @@ class AdapterBank(nn.Module):
             segments: in the row's order; those of one member must be neighbours.
             stride: tokens that each takes up in a padded batch; 0: packed, its own number.
         """
-        self._row.begin(segments, stride, self.training, self.device)
+        self.row.begin(segments, stride, self.training, self.layers.values(), self.lm_head_weight)
 
     def set_checkpointing(self, on: bool) -> None:
         """Recompute each decoder layer in the backward pass; dropout repeats itself by its keys."""
@@ -273,8 +272,8 @@ class AdapterBank(nn.Module):
         layer.lora_b[name] = nn.Parameter(b_OR.to(device=device, dtype=torch.float32))
         rank = math.sqrt(config.lora_r) if config.method is AdapterMethod.rslora else config.lora_r
         layer.scale[name] = config.lora_alpha / rank
-        self._row.dropout[name] = (config.lora_dropout or 0.0, seed)
-        self._row.forget()
+        self.row.dropout[name] = (config.lora_dropout or 0.0, seed)
+        self.row.forget()
 
 
 def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:

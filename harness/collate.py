@@ -54,7 +54,7 @@ def split_rows(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
 
 
 def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
-    """Lays items one behind the other, in one copy to the device; those of one member must be neighbours."""
+    """Lays items one behind the other, by few copies to the device; those of one member must be neighbours."""
     segments, at, targets = [], [], []
     start = 0
     for item in items:
@@ -64,13 +64,13 @@ def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
         targets.append(item.tokens[first:])
         start += len(item.tokens)
     tokens, positions = [item.tokens for item in items], [np.arange(len(item.tokens)) for item in items]
-    parts = [np.concatenate(part).astype(np.int64) for part in (tokens, positions, at, targets)]
-    ids_N, positions_N, at_M, targets_M = send(np.concatenate(parts), device).split([len(part) for part in parts])
+    parts = [np.concatenate(part).astype(np.int64) for part in (tokens, positions, targets)]
+    ids_N, positions_N, targets_M = send(np.concatenate(parts), device).split([len(part) for part in parts])
     return PackedRow(
         input_ids_1N=ids_N[None],
         position_ids_1N=positions_N[None],
         segments=segments,
-        target_at_M=at_M,
+        target_at_M=send(np.concatenate(at), device),  # of its own, as it is kept for the backward pass
         targets_M=targets_M,
     )
 

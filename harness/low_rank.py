@@ -22,9 +22,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from harness.collate import send
 
 GROUP_ALIGNMENT = 8  # of a matrix's sides in `Grouped`: its rows have to begin at 16 bytes
 BLOCK_ELEMENTS = 2**19  # tokens times columns of all members that `Blocks` may compute in one product
@@ -100,6 +103,14 @@ class Grouped:
     scale: float | Tensor  # of all members, or [T, 1] float32
     ends: Tensor  # [K] int32, on the device: where each member's tokens end within the term
 
+    @classmethod
+    def of(cls, lengths: Sequence[int], scales: Sequence[float], device: torch.device) -> "Grouped":
+        """Of members with so many tokens and such scales."""
+        ends = send(np.cumsum(lengths, dtype=np.int32), device)
+        if len(set(scales)) == 1:
+            return cls(scales[0], ends)
+        return cls(send(np.repeat(np.array(scales, dtype=np.float32), lengths)[:, None], device), ends)
+
     def down(self, x_TI: Tensor, a_KRI: Tensor) -> Tensor:
         return functional.grouped_mm(x_TI, a_KRI.mT, offs=self.ends).mul_(self.scale)
 
@@ -132,6 +143,12 @@ class Blocks:
 
     scale_TK1: Tensor  # float32: the member's at its own tokens, 0 at the others'
 
+    @classmethod
+    def of(cls, lengths: Sequence[int], scales: Sequence[float], device: torch.device) -> "Blocks":
+        """Of members with so many tokens and such scales."""
+        own_KK = np.diag(np.array(scales, dtype=np.float32))
+        return cls(send(np.repeat(own_KK, lengths, axis=0)[..., None], device))
+
     def down(self, x_TI: Tensor, a_KRI: Tensor) -> Tensor:
         return self._own(x_TI @ a_KRI.flatten(0, 1).T)
 
@@ -150,10 +167,12 @@ class Blocks:
             out_TI.mul_(_factor(mask_TI, out_TI))
 
     def grad_a(self, grad_h_TC: Tensor, x_TI: Tensor) -> Tensor:
-        return (grad_h_TC.T @ x_TI).unflatten(0, (self.scale_TK1.shape[1], -1))
+        grad_KRI: Tensor = (grad_h_TC.T @ x_TI).unflatten(0, (self.scale_TK1.shape[1], -1))
+        return grad_KRI
 
     def grad_b(self, grad_TO: Tensor, h_TC: Tensor) -> Tensor:
-        return (grad_TO.T @ h_TC).unflatten(1, (self.scale_TK1.shape[1], -1)).transpose(0, 1)
+        grad_OKR: Tensor = (grad_TO.T @ h_TC).unflatten(1, (self.scale_TK1.shape[1], -1))
+        return grad_OKR.transpose(0, 1)
 
     def _own(self, h_TC: Tensor) -> Tensor:
         """Scales each token's columns of its own member and clears the others'."""
@@ -287,13 +306,17 @@ def _columns(b_KOR: Tensor) -> Tensor:
 def _reach(grad_KXX: Tensor, factors: Sequence[nn.Parameter]) -> list[Tensor | None]:
     """-> each factor's gradient in its dtype; None where it was added to what an earlier row left there.
 
-    Autograd would add one by one, a call each.
+    Autograd would cast all and then add one by one, a call each.
     """
+    earlier = [factor.grad for factor in factors if factor.grad is not None]
+    has_earlier = len(earlier) == len(factors)
+    if has_earlier and len(factors) == 1:
+        earlier[0].add_(grad_KXX[0])
+        return [None]
     if grad_KXX.dtype != factors[0].dtype or not grad_KXX.is_contiguous():
         grad_KXX = torch.empty(grad_KXX.shape, dtype=factors[0].dtype, device=grad_KXX.device).copy_(grad_KXX)
-    grads = list(grad_KXX.unbind())
-    earlier = [factor.grad for factor in factors if factor.grad is not None]
-    if len(factors) == 1 or len(earlier) < len(factors):
+    grads = grad_KXX.unbind()
+    if not has_earlier:
         return list(grads)
     torch._foreach_add_(earlier, grads)
     return [None] * len(factors)

@@ -5,16 +5,14 @@ be done once a row or once a layer is: the factors of all members are cast by on
 neighbours of one rank share their products, and the dropout masks of a layer come from one call.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.collate import send
 from harness.dropout import Drawn, RowMasks, can_draw_rows, draw_mask, mix_seed, rounded_probability
 from harness.low_rank import BLOCK_ELEMENTS, GROUP_ALIGNMENT, Alone, Blocks, Grouped, Products, Term, cast_together
 from harness.segments import Segment
@@ -85,20 +83,33 @@ class MemberRow:
     """The row that a bank computes; begun anew by every forward pass."""
 
     kernels: Kernels
-    layers: list[AdaptedLayer] = field(default_factory=list)  # of the bank
     dropout: dict[str, tuple[float, int]] = field(default_factory=dict)  # member -> probability, seed
     spans: list[Span] = field(default_factory=list)
     training: bool = False
     _stride: int = 0  # tokens that each segment takes up in a padded batch; 0: packed, its own number
     _masks: RowMasks | None = None
     _planned: dict[int, list[_Planned]] = field(default_factory=dict)  # layer -> its runs
-    _products: dict[tuple[tuple[int, int, float], ...], Products] = field(default_factory=dict)
+    _products: dict[tuple[bool, tuple[tuple[int, int, float], ...]], Products] = field(default_factory=dict)
 
-    def begin(self, segments: Sequence[Segment], stride: int, training: bool, device: torch.device) -> None:
+    def begin(
+        self,
+        segments: Sequence[Segment],
+        stride: int,
+        training: bool,
+        layers: Iterable[AdaptedLayer],
+        like: Tensor,
+    ) -> None:
         """Lays out a row.
 
         In evaluation the factors cast for a row serve the next one of the same spans (a token that is decoded), until
         `forget`.
+
+        Args:
+            segments: in the row's order.
+            stride: tokens that each takes up in a padded batch; 0: packed, its own number.
+            training: whether inputs are dropped.
+            layers: of the bank.
+            like: a tensor of the dtype and on the device of the layers' inputs.
 
         Raises:
             ValueError: a member's segments are not neighbours.
@@ -108,7 +119,9 @@ class MemberRow:
             self.forget()
         self.spans, self.training, self._stride = spans, training, stride
         if training and self.kernels.row_masks and any(self._probability(span) for span in spans):
-            self._masks = RowMasks([drawn for span in spans for drawn in self._drawn(span)], device)
+            self._masks = RowMasks([drawn for span in spans for drawn in self._drawn(span)], like.device)
+        if self.kernels.together and not self._planned:
+            self._plan(layers, like)
 
     def forget(self) -> None:
         """Drops what was computed for the row: weights changed, or another row begins."""
@@ -118,12 +131,7 @@ class MemberRow:
 
     def terms(self, layer: AdaptedLayer, spans: Sequence[Span], x_NI: Tensor) -> list[Term]:
         """-> the terms of a layer, given the spans of the members that it has."""
-        if not self.kernels.together:
-            planned = [self._alone(layer, span) for span in spans]
-        else:
-            if layer.layer not in self._planned:
-                self._plan(x_NI)
-            planned = self._planned[layer.layer]
+        planned = self._planned[layer.layer] if self.kernels.together else [self._alone(layer, span) for span in spans]
         mask_NI = None if self._masks is None else self._masks.draw(layer.layer, x_NI.shape[1])
         return [
             Term(
@@ -141,17 +149,15 @@ class MemberRow:
         a_RI, b_OR = layer.lora_a[span.member].detach(), layer.lora_b[span.member].detach()
         return _Planned([span], Alone(self._scale(layer, span, a_RI.device)), a_RI[None], b_OR[None])
 
-    def _plan(self, x_NI: Tensor) -> None:
+    def _plan(self, layers: Iterable[AdaptedLayer], like: Tensor) -> None:
         """Finds every layer's runs and casts their factors, all by one call."""
         runs: list[tuple[AdaptedLayer, list[Span], Products]] = []
-        for layer in self.layers:
+        for layer in layers:
             self._planned[layer.layer] = []
-            for spans in self._runs(layer, x_NI.dtype):
-                runs.append((layer, spans, self._shared_products(layer, spans, x_NI)))
-        stacks = [
-            [of[span.member] for span in spans] for layer, spans, _ in runs for of in (layer.lora_a, layer.lora_b)
-        ]
-        copies = cast_together(stacks, x_NI.dtype)
+            for spans in self._runs(layer, like.dtype):
+                runs.append((layer, spans, self._shared_products(layer, spans, like)))
+        factors = [(factors, spans) for layer, spans, _ in runs for factors in (layer.lora_a, layer.lora_b)]
+        copies = cast_together([[of[span.member] for span in spans] for of, spans in factors], like.dtype)
         for (layer, spans, products), a_KRI, b_KOR in zip(runs, copies[::2], copies[1::2], strict=True):
             self._planned[layer.layer].append(_Planned(spans, products, a_KRI, b_KOR))
 
@@ -180,16 +186,15 @@ class MemberRow:
         sizes = *layer.lora_a[spans[0].member].shape, len(layer.lora_b[spans[0].member])
         return dtype in self.kernels.grouped and all(size % GROUP_ALIGNMENT == 0 for size in sizes)
 
-    def _shared_products(self, layer: AdaptedLayer, spans: list[Span], x_NI: Tensor) -> Products:
-        scales = [self._scale(layer, span, x_NI.device) for span in spans]
+    def _shared_products(self, layer: AdaptedLayer, spans: list[Span], like: Tensor) -> Products:
+        scales = [self._scale(layer, span, like.device) for span in spans]
         if len(spans) == 1:
             return Alone(scales[0])
-        grouped = self._is_grouped(layer, spans, x_NI.dtype)
-        key = tuple((span.start, span.end, scale) for span, scale in zip(spans, scales, strict=True))
-        key = (*key, (grouped, 0, 0.0))
+        grouped = self._is_grouped(layer, spans, like.dtype)
+        key = grouped, tuple((span.start, span.end, scale) for span, scale in zip(spans, scales, strict=True))
         if key not in self._products:
-            make = _grouped if grouped else _blocks
-            self._products[key] = make([span.num_tokens for span in spans], scales, x_NI.device)
+            make = Grouped.of if grouped else Blocks.of
+            self._products[key] = make([span.num_tokens for span in spans], scales, like.device)
         return self._products[key]
 
     def _scale(self, layer: AdaptedLayer, span: Span, device: torch.device) -> float:
@@ -250,15 +255,3 @@ def _spans(segments: Sequence[Segment], stride: int) -> list[Span]:
 
 def _rows(mask_NI: Tensor, spans: Sequence[Span]) -> Tensor:
     return mask_NI[spans[0].start : spans[-1].end]
-
-
-def _grouped(lengths: Sequence[int], scales: Sequence[float], device: torch.device) -> Grouped:
-    ends = send(np.cumsum(lengths, dtype=np.int32), device)
-    if len(set(scales)) == 1:
-        return Grouped(scales[0], ends)
-    return Grouped(send(np.repeat(np.array(scales, dtype=np.float32), lengths)[:, None], device), ends)
-
-
-def _blocks(lengths: Sequence[int], scales: Sequence[float], device: torch.device) -> Blocks:
-    own = np.repeat(np.eye(len(lengths), dtype=np.float32) * np.array(scales, dtype=np.float32), lengths, axis=0)
-    return Blocks(send(own[..., None], device))
