@@ -7,11 +7,11 @@
 LLaMA shapes with random weights: each linear layer is drawn on the device, quantized and dropped, so that the
 16-bit model never exists; nothing is downloaded. The model then trains through the harness's own loop
 (`harness.train.train_group`) at the recipe's settings: r = 64 on all layers, batch 16, sequences of OASST1's
-limits (16 source and 512 target tokens), paged AdamW, a checkpoint after every step.
+limits (16 source and 512 target tokens), paged AdamW where it has to page, a checkpoint after every step.
 Needs torch, transformers, peft, bitsandbytes, omegaconf.
 
 Peak memory is `torch.cuda.max_memory_allocated` after the first step (the optimizer's state exists), which
-leaves out the CUDA context and paged state: what `harness.memory` calls resident. The share of peak arithmetic
+leaves out the CUDA context and state that pages. The share of peak arithmetic
 counts the products that training needs (4 a frozen weight and token, 6 a trained one, attention), never what
 checkpointing computes again, against the dense 16-bit peak of the maker's data sheet.
 `python -m benchmarks.gpu_qlora` runs this for several lengths and much more.
@@ -40,7 +40,7 @@ from harness.files import write_atomically, write_json
 from harness.locate import num_parameters
 from harness.memory import predict, trained_tensors
 from harness.memory_paper import LLAMA_SIZES, llama_shape
-from harness.optim import used_optimizer
+from harness.optim import OptimizerKind
 from harness.provenance import package_versions
 from harness.quant import TORCH_DTYPES, quantize_linear
 from harness.schema import AdapterConfig, DType, QuantConfig, QuantMethod, ShapeConfig, TrainConfig
@@ -96,6 +96,7 @@ class GpuRecord:
     peak_bytes: int | None
     weights_bytes: int | None  # allocated when the base stands
     predicted: dict[str, int]
+    expected_bytes: int  # of the prediction, what the allocator should show: all but paged state
     peak_over_predicted: float | None
     tokens_per_second: float
     step_seconds: list[float]
@@ -182,9 +183,10 @@ def measure(options: Options, device: torch.device, bank: AdapterBank | None = N
     train = train_config(options, device)
     bank = bank or AdapterBank(build_base(shape, quant, device))
     weights_bytes = torch.cuda.memory_allocated(device) if on_cuda else None
-    steps, peak_bytes = train_steps(bank, adapter, train, options)
+    steps, peak_bytes, kind = train_steps(bank, adapter, train, options)
     sequence = options.source_tokens + options.target_tokens
     predicted = predict(shape, quant, adapter, train, options.tokens, sequence)
+    expected = predicted.resident_bytes if kind.paged else predicted.total_bytes  # paged state is not the allocator's
     timed = [step.seconds for step in steps[1:]]
     tokens_per_second = options.batch_size * sequence * len(timed) / sum(timed)
     flops = flops_per_token(shape, adapter, sequence)
@@ -202,13 +204,14 @@ def measure(options: Options, device: torch.device, bank: AdapterBank | None = N
         peak_bytes=peak_bytes,
         weights_bytes=weights_bytes,
         predicted=predicted.to_dict(),
-        peak_over_predicted=peak_bytes / predicted.resident_bytes if peak_bytes is not None else None,
+        expected_bytes=expected,
+        peak_over_predicted=peak_bytes / expected if peak_bytes is not None else None,
         tokens_per_second=tokens_per_second,
         step_seconds=[step.seconds for step in steps],
         losses=[step.loss for step in steps],
         flops_per_token=flops,
         share_of_peak_arithmetic=None if peak_flops is None else tokens_per_second * flops / peak_flops,
-        optimizer_used=train.optimizer.value,
+        optimizer_used=kind.value,
         packages=package_versions(),
         python=platform.python_version(),
         notes=notes,
@@ -230,7 +233,7 @@ def quant_config(name: str, device: torch.device) -> QuantConfig:
 
 def train_config(options: Options, device: torch.device) -> TrainConfig:
     """The recipe of the Guanaco models, in as many steps as asked for."""
-    train = TrainConfig(
+    return TrainConfig(
         max_steps=options.steps,
         max_epochs=1e9,
         batch_size=options.batch_size,
@@ -239,8 +242,6 @@ def train_config(options: Options, device: torch.device) -> TrainConfig:
         gradient_checkpointing=options.checkpointing,
         checkpoint_steps=1,
     )
-    train.optimizer = used_optimizer(train.optimizer, device)
-    return train
 
 
 def build_base(shape: ShapeConfig, quant: QuantConfig, device: torch.device) -> nn.Module:
@@ -292,8 +293,8 @@ def quantized(linear: nn.Module, quant: QuantConfig, device: torch.device) -> nn
 
 def train_steps(
     bank: AdapterBank, adapter: AdapterConfig, train: TrainConfig, options: Options
-) -> tuple[list[StepMetrics], int | None]:
-    """-> each step's numbers, and the most that was allocated from the second step on (None without CUDA)."""
+) -> tuple[list[StepMetrics], int | None, OptimizerKind]:
+    """-> each step's numbers, the most allocated from the second step on (None without CUDA), the optimizer."""
     device, steps = bank.device, []
 
     def note(step: StepMetrics) -> None:
@@ -314,7 +315,8 @@ def train_steps(
     bank.remove_member(member.run_id)
     if member.error is not None:
         raise RuntimeError(member.error)
-    return steps, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    assert member.optimizer_kind is not None
+    return steps, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None, member.optimizer_kind
 
 
 def samples(options: Options, num_tokens: int) -> list[Sample]:
@@ -347,7 +349,7 @@ def as_markdown(record: GpuRecord) -> str:
     options, predicted = record.options, record.predicted
     rows = [
         ("peak memory, measured", _giga(record.peak_bytes)),
-        ("peak memory, predicted", _giga(predicted["resident_bytes"])),
+        ("peak memory, predicted", _giga(record.expected_bytes)),
         ("measured / predicted", _number(record.peak_over_predicted)),
         ("base weights, measured", _giga(record.weights_bytes)),
         ("base weights, predicted", _giga(predicted["weights_bytes"])),

@@ -244,7 +244,8 @@ def memory_of_shapes(settings: Settings) -> Findings:
                 "tokens_a_pass": tokens,
                 "checkpointing": checkpointing,
                 "peak_bytes": record.peak_bytes,
-                "predicted_bytes": record.predicted["resident_bytes"],
+                "predicted_bytes": record.expected_bytes,
+                "optimizer": record.optimizer_used,
                 "peak_over_predicted": record.peak_over_predicted,
                 "tokens_per_second": record.tokens_per_second,
                 "share_of_peak_arithmetic": record.share_of_peak_arithmetic,
@@ -486,7 +487,7 @@ def largest_shape(settings: Settings) -> Findings:
     problems = []
     if record.peak_over_predicted is not None and abs(record.peak_over_predicted - 1) > ALLOWED_OFF:
         problems.append(f"the peak is {record.peak_over_predicted:.3f} of the predicted one")
-    return Findings(rows=[row | {"predicted_bytes": record.predicted["resident_bytes"]}], problems=problems)
+    return Findings(rows=[row | {"predicted_bytes": record.expected_bytes}], problems=problems)
 
 
 _KEPT = ("peak_bytes", "peak_over_predicted", "tokens_per_second", "share_of_peak_arithmetic", "step_seconds", "losses")

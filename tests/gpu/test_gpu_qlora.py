@@ -47,4 +47,4 @@ def test_the_base_is_as_large_as_predicted(device: torch.device, quant: str) -> 
 def test_training_on_the_gpu_goes_down(device: torch.device) -> None:
     record = measure(Options(size="7b", steps=3, batch_size=2, checkpointing=True), device)
     assert record.losses[-1] < record.losses[0]
-    assert record.optimizer_used == "paged_adamw_32bit"
+    assert record.optimizer_used in ("adamw", "paged_adamw_32bit")  # by the memory that is free
