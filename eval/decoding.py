@@ -5,9 +5,9 @@ pass then continues every active sequence by one token. A finished sequence leav
 A pass keeps the tokens of one member together, as the bank wants them.
 
 Memory: as many slots as are asked for, or as fit. Sequences of like length share a shelf of the cache
-(`harness.key_value_cache`), which no shorter one opens: what a sequence takes is at most twice its prompt and its new
-tokens. Where the device has no room for all that, everything under way waits again, its tokens kept, and half as many
-slots go on. The host waits for the device once a token, for all rows together.
+(`harness.key_value_cache`); one that would fill less than half of a slot opens a shelf of its own while slots are
+left. Where the device has no room after all, everything under way waits again, its tokens kept, and half as many slots
+go on. The host waits for the device once a token, for all rows together.
 
 Source: continuous batching as in Orca (OSDI 2022). tests/unit/test_generate.py holds greedy texts against
 transformers' `generate`, one prompt at a time.
