@@ -153,7 +153,8 @@ class LiveStorages(TorchDispatchMode):
 
 def _accumulates(one: Tensor, other: Any, **options: Any) -> bool:
     """Whether this sum is autograd's own of two gradients, which it makes in place, though not of fake tensors."""
-    return not torch.is_grad_enabled() and isinstance(other, Tensor) and one.shape == other.shape
+    in_backward = torch._C._current_graph_task_id() >= 0 and not torch.is_grad_enabled()
+    return in_backward and isinstance(other, Tensor) and one.shape == other.shape
 
 
 def _int8_vectorwise_quant(x_NI: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -235,7 +236,7 @@ class Int8Linear(nn.Linear):
 
 def measure(shape: ShapeConfig, quant: QuantConfig, case: Case) -> Measured:
     """Runs forward and backward of one row, gradients being there already, as in every pass but a step's first."""
-    with _on_fake_cuda(), LiveStorages() as storages:
+    with on_fake_cuda(), LiveStorages() as storages:
         bank = make_bank(shape, quant, case)
         for member in bank.configs:
             for parameter in bank.member_parameters(member).values():
@@ -295,7 +296,7 @@ def make_items(case: Case, vocab_size: int) -> list[Item]:
 
 
 @contextmanager
-def _on_fake_cuda() -> Iterator[None]:
+def on_fake_cuda() -> Iterator[None]:
     """Fake tensors on the CPU, whose `device` is CUDA's to the harness and to bitsandbytes."""
 
     def device(tensor: FakeTensor) -> torch.device:

@@ -1,6 +1,7 @@
 """What a plan says that runs need: from arithmetic and from records, and nothing where neither knows."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ from rich.console import Console
 
 from harness.compose import compose_grid
 from harness.devices import Hardware
+from harness.memory import predict_run
 from harness.plan import RunSpec
+from harness.row_length import usable_bytes
 from harness.schema import Device
 from sweeps.estimate import NO_DEVICE, NO_SPEED, estimate_all
 from sweeps.plan import PlannedRun, plan_runs
-from sweeps.plan_view import SHOWN_RUNS, describe, disk_warning, show_plan
+from sweeps.plan_view import SHOWN_RUNS, describe, disk_warning, show_plan, warnings
 
 CPU = [Hardware("cpu", 10**12)]
 
@@ -98,6 +101,49 @@ def test_memory_disk_and_what_does_not_fit(tmp_path: Path) -> None:
     small = estimate_all([t5.spec], tmp_path, Device.cuda, [Hardware("tiny", unknown.least_memory_bytes - 1)])
     assert small[t5.run_id].too_large_for == ("tiny",)
     assert unknown.disk_bytes is not None
+
+
+def test_rows_follow_the_smallest_gpu_and_the_group(tmp_path: Path) -> None:
+    runs = runs_of("model=7b", "dataset=oasst1", "quant=nf4", "launch.device=cuda", "train.seed=range(0,8)")
+    specs, spec = [run.spec for run in runs], runs[0].spec
+    large, small = Hardware("80 GB", 80 * 10**9), Hardware("24 GB", 24 * 10**9)
+    alone = estimate_all([spec], tmp_path, Device.cuda, [large])[spec.run_id]
+    assert alone.row_tokens == 8192
+    assert estimate_all([spec], tmp_path, Device.cuda, [large, small])[spec.run_id].row_tokens == 2048
+    assert estimate_all([spec], tmp_path, Device.cuda, [large], num_workers=3)[spec.run_id].row_tokens == 2048
+    grouped = estimate_all(specs, tmp_path, Device.cuda, [large], max_group_size=8)[spec.run_id]
+    assert grouped.row_tokens == 4096, "eight adapters, their gradients and moments are 20 GB"
+    on_cpu = estimate_all([spec], tmp_path, Device.cpu, CPU)[spec.run_id]
+    assert on_cpu.row_tokens == 2048
+    assert on_cpu.memory_bytes is not None
+    assert alone.memory_bytes is not None
+    assert on_cpu.memory_bytes < alone.memory_bytes, "memory is that of the row"
+    lines = warnings(runs, set(), dict.fromkeys([run.run_id for run in runs], alone))
+    assert "rows of 8,192 tokens: 8 of 8 runs (llama7b nf4)" in lines
+    quiet = warnings(runs, set(), dict.fromkeys([run.run_id for run in runs], on_cpu))
+    assert not any(line.startswith("rows of") for line in quiet)
+
+
+def test_what_pages_is_said_and_is_no_misfit(tmp_path: Path) -> None:
+    (run,) = runs_of(
+        "model=65b", "dataset=oasst1", "quant=nf4", "launch.device=cuda", "train.gradient_checkpointing=true"
+    )
+    sizes = [Hardware("54 GB", 54 * 10**9), Hardware("80 GB", 80 * 10**9), Hardware("40 GB", 40 * 10**9)]
+    needs = estimate_all([run.spec], tmp_path, Device.cuda, sizes)[run.run_id]
+    prediction = predict_run(run.spec)
+    assert prediction is not None
+    assert needs.paged_bytes == {"54 GB": prediction.total_bytes - usable_bytes(54 * 10**9)}
+    assert needs.too_large_for == ("40 GB",)
+    lines = warnings([run], set(), {run.run_id: needs})
+    assert any(line.startswith("pages on 54 GB: 1 of 1 runs (llama65b nf4); each moves up to ") for line in lines)
+    json.dumps(describe([run], set(), [], {run.run_id: needs}))
+
+
+def test_records_from_before_the_key_could_be_null_still_tell_the_speed(tmp_path: Path) -> None:
+    (run,) = runs_of("model=7b", "dataset=oasst1")
+    assert run.spec.train is not None
+    record(tmp_path, replace(run.spec, train=replace(run.spec.train, max_microbatch_tokens=2048)))
+    assert estimate_all([run.spec], tmp_path, Device.cpu, CPU)[run.run_id].seconds is not None
 
 
 def test_an_untouched_base_needs_no_training(tmp_path: Path) -> None:
