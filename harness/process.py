@@ -16,4 +16,7 @@ def prepare_process() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advertises optional kernels at import
+    # It advertises optional kernels at import, and warns at every int8 product that bfloat16 inputs become float16: so
+    # LLM.int8() is. Its outliers cost two waits for the device a layer (their columns, and how many there are, are read
+    # back), which no setting avoids: a threshold of 0 is faster and another method, with other numbers.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
