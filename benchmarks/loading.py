@@ -1,12 +1,13 @@
 """Host memory and seconds to read a base and quantize it: whole and then quantized, beside tensor by tensor.
 
-    python -m benchmarks.loading [--layers 4 --width 65b --method nf4 --dtype float16] [--json]
+    python -m benchmarks.loading [--layers 4 --width 65b --method nf4 --dtype float16 --device cpu] [--json]
 
 Writes a LLaMA checkpoint of that width with few layers to a temporary folder (7.5 GB for the default) and reads it
 to the CPU in fresh processes. `whole` is from_pretrained, its linear layers quantized one after another afterwards;
 `by_tensor` is `harness.reading`. Peaks are in GB above the process with its libraries loaded: anonymous memory is the
 process' own; resident memory also has the mapped pages of the file, which the system takes back when it needs them.
-On a CPU the quantized model itself is in both.
+On a CPU the quantized model itself is in both, and what bitsandbytes needs to quantize a layer there. `--device meta
+--method none` leaves both out: weights go to a device that isn't host memory, as they do to a GPU.
 """
 
 import json
@@ -35,6 +36,7 @@ def main(
     width: Annotated[str, typer.Option(help=", ".join(WIDTHS))] = "65b",
     method: Annotated[str, typer.Option(help="nf4, fp4, int8 or none.")] = "nf4",
     dtype: Annotated[str, typer.Option(help="The checkpoint's: float16 is cast to bfloat16.")] = "float16",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or meta with --method none.")] = "cpu",
     rounds: Annotated[int, typer.Option(help="Turns of each side; the smallest seconds count.")] = 1,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -43,10 +45,11 @@ def main(
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_checkpoint(folder, layers, width, dtype)
-        turns = [measured(way, folder, method) for _ in range(rounds) for way in ("whole", "by_tensor")]
+        turns = [measured(way, folder, method, device) for _ in range(rounds) for way in ("whole", "by_tensor")]
         checkpoint_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     rows = [min((t for t in turns if t["way"] == way), key=lambda t: t["seconds"]) for way in ("whole", "by_tensor")]
-    record = {"width": width, "layers": layers, "method": method, "checkpoint_gb": checkpoint_bytes / 1e9, "rows": rows}
+    record: dict[str, Any] = {"width": width, "layers": layers, "method": method, "device": device}
+    record |= {"checkpoint_gb": checkpoint_bytes / 1e9, "rows": rows}
     print(json.dumps(record, indent=None if as_json else 2))
 
 
@@ -77,36 +80,49 @@ def write_checkpoint(folder: Path, layers: int, width: str, dtype: str) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def measured(way: str, folder: Path, method: str) -> dict[str, Any]:
+def measured(way: str, folder: Path, method: str, device: str) -> dict[str, Any]:
     """What a fresh process says."""
-    command = [sys.executable, "-m", "benchmarks.loading", "--child", way, str(folder), method]
+    command = [sys.executable, "-m", "benchmarks.loading", "--child", way, str(folder), method, device]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def child(way: str, folder: Path, method: str) -> None:
+def child(way: str, folder: Path, method: str, device_name: str) -> None:
     """Reads the checkpoint and prints its peaks."""
     prepare_process()
     import torch
 
-    from harness.banks import make_bank
+    from harness.attention import PACKED
+    from harness.banks import read_base
     from harness.models import quiet_libraries
     from harness.quant import quantize_linear
-    from harness.schema import AdapterMethod, DType, ModelKind, QuantConfig, QuantMethod
+    from harness.reading import read_config
+    from harness.schema import DType, QuantConfig, QuantMethod
 
     quiet_libraries()
     quant = QuantConfig(name=method, method=QuantMethod(method), compute_dtype=DType.bfloat16)
-    device = torch.device("cpu")
-    quantize_linear(torch.nn.Linear(64, 64), QuantConfig(name="nf4", compute_dtype=DType.bfloat16), device)  # imports
+    device = torch.device(device_name)
+    four_bit = QuantConfig(name="nf4", compute_dtype=DType.bfloat16)
+    quantize_linear(torch.nn.Linear(64, 64), four_bit, torch.device("cpu"))  # imports what is imported once
     with Peaks() as peaks:
         if way == "whole":
             kept: Any = read_whole(folder, quant, device)
         else:
-            kept = make_bank(folder, ModelKind.causal, AdapterMethod.lora, quant, device)
+            kept = read_base(folder, read_config(folder), quant, device, None, {"attn_implementation": PACKED})
     held = peaks.now()
     del kept
-    print(json.dumps({"way": way, "seconds": peaks.seconds, **peaks.gigabytes(), "held_anonymous_gb": held}))
+    print(
+        json.dumps(
+            {
+                "way": way,
+                "seconds": peaks.seconds,
+                "cpu_seconds": peaks.cpu_seconds,
+                **peaks.gigabytes(),
+                "held_anonymous_gb": held,
+            }
+        )
+    )
 
 
 def read_whole(folder: Path, quant: Any, device: Any) -> Any:
@@ -123,7 +139,7 @@ def read_whole(folder: Path, quant: Any, device: Any) -> Any:
     while layers:
         name = next(iter(layers))
         model.set_submodule(name, quantize_linear(layers.pop(name), quant, device))
-    return model
+    return model.to(device)
 
 
 class Peaks:
@@ -133,13 +149,14 @@ class Peaks:
         self._start = memory_kb()
         self._peak = dict(self._start)
         self._done = threading.Event()
-        self._began = time.monotonic()
+        self._began, self._began_cpu = time.monotonic(), time.process_time()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.monotonic() - self._began
+        self.cpu_seconds = time.process_time() - self._began_cpu
         self._done.set()
         self._thread.join()
 
@@ -168,6 +185,6 @@ def memory_kb() -> dict[str, int]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        child(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
+        child(sys.argv[2], Path(sys.argv[3]), sys.argv[4], sys.argv[5])
     else:
         typer.run(main)
