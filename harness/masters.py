@@ -42,7 +42,7 @@ def hold_in_float32(model: nn.Module, dtype: torch.dtype, apart: Collection[nn.M
     for module in set(model.modules()) - set(apart):
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             module.compute_dtype = dtype  # type: ignore[assignment]
-            module.__class__ = _casting(type(module))
+            module.__class__ = _casting(type(module))  # type: ignore[arg-type]  # mypy doubts that classes are hashable
 
 
 def float32_modules(model: Any, dtype: torch.dtype) -> list[nn.Module]:
@@ -98,7 +98,7 @@ class _Casting(nn.Module):
             for name, parameter in own.items():
                 if parameter is not None:
                     self._parameters[name] = parameter.to(self.compute_dtype)  # type: ignore[assignment]
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            return super().forward(*args, **kwargs)
         finally:
             self._parameters.update(own)
 
