@@ -42,7 +42,7 @@ def hold_in_float32(model: nn.Module, dtype: torch.dtype, apart: Collection[nn.M
     for module in set(model.modules()) - set(apart):
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             module.compute_dtype = dtype  # type: ignore[assignment]
-            module.__class__ = _casting(type(module))  # type: ignore[arg-type]  # mypy doubts that classes are hashable
+            module.__class__ = _casting(type(module))  # type: ignore[arg-type]
 
 
 def float32_modules(model: Any, dtype: torch.dtype) -> list[nn.Module]:

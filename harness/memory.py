@@ -14,7 +14,7 @@ Source: QLoRA (arXiv 2305.14314) sections 2 and 3; the layouts read in bitsandby
 
 import math
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from harness.activations import (
     ADAPTER_BYTES,
@@ -31,6 +31,7 @@ from harness.schema import (
     AdapterConfig,
     AdapterMethod,
     DType,
+    MasterWeights,
     ModelKind,
     Optimizer,
     QuantConfig,
@@ -141,9 +142,13 @@ def predict(
     saved = saved_by_pass(run, train.gradient_checkpointing)
     tensors = trained_tensors(shape, adapter) * num_members
     full = adapter.method is AdapterMethod.full
-    element_bytes = compute_bytes if full else ADAPTER_BYTES
+    masters = full and train.master_weights is MasterWeights.float32
+    element_bytes = compute_bytes if full and not masters else ADAPTER_BYTES
+    if masters:
+        nothing["weights_bytes"] = weights_bytes(shape, replace(quant, compute_dtype=DType.float32))
     resident, paged = optimizer_bytes(tensors, train.optimizer, element_bytes)
-    matrix_bytes = dequantization_bytes(shape, quant)
+    matrix_bytes = dequantization_bytes(shape, quant, masters)
+    output_layer_bytes = shape.vocab_size * shape.hidden_size * compute_bytes if masters else 0  # cast for the loss
     terms = nothing | {
         "adapter_bytes": 0 if full else sum(tensors) * element_bytes,
         "gradient_bytes": sum(tensors) * element_bytes,
@@ -151,7 +156,7 @@ def predict(
         "paged_optimizer_bytes": paged,
         "activation_bytes": saved.blocks_bytes,
         "recomputed_bytes": saved.recomputed_bytes,
-        "logits_bytes": saved.loss_bytes + logits_bytes(shape, tokens, compute_bytes),
+        "logits_bytes": saved.loss_bytes + logits_bytes(shape, tokens, compute_bytes) + output_layer_bytes,
         "last_norm_bytes": last_norm_bytes(run),
         "dequantization_bytes": matrix_bytes,
         "working_bytes": working_bytes(run, train.gradient_checkpointing, matrix_bytes, num_members),
@@ -270,9 +275,9 @@ def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> in
     return chunk + (2 * num_targets + rows) * shape.hidden_size * compute_bytes
 
 
-def dequantization_bytes(shape: ShapeConfig, quant: QuantConfig) -> int:
-    """The widest linear layer as a plain matrix in the compute dtype, as the products need it."""
-    if quant.method is QuantMethod.none:
+def dequantization_bytes(shape: ShapeConfig, quant: QuantConfig, masters: bool = False) -> int:
+    """The widest linear layer in the compute dtype, as the products need it: dequantized, or cast from float32."""
+    if quant.method is QuantMethod.none and not masters:
         return 0
     return max(n.in_features * n.out_features for n in linears(shape)) * DTYPE_BYTES[quant.compute_dtype]
 

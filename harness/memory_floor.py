@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from harness.activations import ADAPTER_BYTES, ALL_LINEAR, Linear
 from harness.memory import DTYPE_BYTES, MemoryPrediction, check, linear_bytes, optimizer_bytes
 from harness.plan import RunSpec
-from harness.schema import AdapterMethod, ModelKind, ShapeConfig
+from harness.schema import AdapterMethod, MasterWeights, ModelKind, ShapeConfig
 
 T5_HEAD_SIZE = 64  # whatever the width
 T5_POSITION_BUCKETS = 32
@@ -61,10 +61,14 @@ def floor_run(spec: RunSpec) -> MemoryPrediction | None:
     ]
     if full:
         matrices = [linear.in_features * linear.out_features for linear in parts.linears] + list(parts.plain)
-    of_adapter = optimizer_bytes(matrices, spec.train.optimizer, compute_bytes if full else ADAPTER_BYTES)
-    of_head = optimizer_bytes(list(parts.head), spec.train.optimizer, compute_bytes)
-    head_bytes = sum(parts.head) * compute_bytes
-    trained = sum(matrices) * (compute_bytes if full else ADAPTER_BYTES)
+    pure = full and spec.train.master_weights is not MasterWeights.float32
+    element_bytes = compute_bytes if pure else ADAPTER_BYTES
+    of_adapter = optimizer_bytes(matrices, spec.train.optimizer, element_bytes)
+    of_head = optimizer_bytes(list(parts.head), spec.train.optimizer, element_bytes)
+    head_bytes = sum(parts.head) * element_bytes
+    trained = sum(matrices) * element_bytes
+    if full:
+        terms["weights_bytes"] = trained + head_bytes
     terms["adapter_bytes"] = 0 if full else trained + head_bytes
     terms["gradient_bytes"] = trained + head_bytes
     terms["optimizer_bytes"] = of_adapter[0] + of_head[0]

@@ -89,6 +89,7 @@ class RunSpec:
             "learning rate": f"lr{self.train.learning_rate:g}",
             "steps": f"n{self.train.max_steps}",
             "seed": f"s{self.train.seed}",
+            "master weights": f"{self.train.master_weights.value}-weights",
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,10 +134,7 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
     train = dataclasses.replace(config.train, **{key: getattr(row, key) for key in open_keys})
     if train.mode is Mode.faithful:  # the original: batches of one example, accumulated; grouped by length
         train = dataclasses.replace(train, loss_mean=LossMean.example, group_by_length=True, max_microbatch_tokens=1)
-    if dtype is DType.float32 or config.adapter.method is not AdapterMethod.full:  # all the same: one id
-        train = dataclasses.replace(train, master_weights=MasterWeights.compute)
-    elif train.master_weights is MasterWeights.auto:
-        train = dataclasses.replace(train, master_weights=MasterWeights.float32)
+    train = dataclasses.replace(train, master_weights=_master_weights(train, config.adapter.method, dtype))
     adapter = config.adapter
     if adapter.lora_dropout is None:
         adapter = dataclasses.replace(adapter, lora_dropout=row.lora_dropout)
@@ -149,6 +147,13 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
     return RunSpec(
         model=config.model, quant=quant, adapter=adapter, dataset=config.dataset, train=train, data_sha256=data_sha256
     )
+
+
+def _master_weights(train: TrainConfig, method: AdapterMethod, dtype: DType) -> MasterWeights:
+    """Where the choice makes no difference, `compute`: equal results, equal ids."""
+    if dtype is DType.float32 or method is not AdapterMethod.full:
+        return MasterWeights.compute
+    return MasterWeights.float32 if train.master_weights is MasterWeights.auto else train.master_weights
 
 
 def recipe_row(dataset: DatasetConfig, model: ModelConfig) -> RecipeRow:

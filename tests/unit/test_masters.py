@@ -28,6 +28,7 @@ from harness.classifier_bank import ClassifierBank
 from harness.collate import Item
 from harness.full_bank import FullBank
 from harness.masters import hold_in_float32
+from harness.memory import predict
 from harness.methods import method_problem
 from harness.owned_bank import OwnedBank
 from harness.peft_bank import PeftBank, SegmentDropout
@@ -38,8 +39,10 @@ from harness.schema import (
     MasterWeights,
     ModelConfig,
     ModelKind,
+    Optimizer,
     QuantConfig,
     QuantMethod,
+    ShapeConfig,
     TrainConfig,
 )
 from harness.segments import Segment
@@ -70,6 +73,7 @@ CASES = [
     for kind in [*KINDS, "llama"]
     for method in METHODS
     for stored in (QuantMethod.none, QuantMethod.nf4, QuantMethod.int8)
+    if stored is not QuantMethod.int8 or method in (AdapterMethod.lora, AdapterMethod.dora, AdapterMethod.pissa)
     if method_problem(config(method), quant(stored), ModelConfig(name="m", kind=KINDS.get(kind, ModelKind.classifier)))
     is None
 ]
@@ -283,6 +287,36 @@ def test_no_16_bit_copy_of_the_layers_is_kept_for_the_backward_pass(folders: dic
     copies = [t for t in kept if t.untyped_storage().data_ptr() not in own and tuple(t.shape) in shapes]
     copies += [t for t in kept if t.untyped_storage().data_ptr() not in own and tuple(t.shape[::-1]) in shapes]
     assert not copies
+
+
+SHAPE = ShapeConfig(vocab_size=384, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2)
+
+
+@pytest.mark.parametrize("wanted", [MasterWeights.float32, MasterWeights.compute])
+def test_the_predictor_counts_what_full_finetuning_holds(folders: dict[str, Path], wanted: MasterWeights) -> None:
+    bank = FullBank(folders["causal"], BF16, CPU)
+    bank.master_weights = wanted
+    bank.add_member("a", FULL, seed=3)
+    optimizer = torch.optim.AdamW(bank.member_parameters("a").values())
+    bank.item_losses(make_items()).sum().backward()
+    optimizer.step()
+    settings = TrainConfig(optimizer=Optimizer.adamw, master_weights=wanted)
+    found = predict(SHAPE, BF16, FULL, settings, tokens_per_microbatch=64, longest_sequence=64)
+    assert found.weights_bytes == pytest.approx(sum(p.nbytes for p in bank.model.parameters()), rel=1e-3)
+    assert found.gradient_bytes == sum(p.grad.nbytes for p in bank.model.parameters() if p.grad is not None)
+    moments = [state[key] for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
+    assert found.optimizer_bytes == sum(moment.nbytes for moment in moments)
+    assert found.adapter_bytes == 0
+
+
+def test_a_cast_layer_is_counted_and_no_more() -> None:
+    pure, held = (
+        predict(SHAPE, BF16, FULL, TrainConfig(master_weights=wanted), 64, 64)
+        for wanted in (MasterWeights.compute, MasterWeights.float32)
+    )
+    assert (pure.dequantization_bytes, held.dequantization_bytes) == (0, 2 * 32 * 64)
+    assert held.activation_bytes == pure.activation_bytes
+    assert held.logits_bytes - pure.logits_bytes == 2 * 384 * 32  # the output layer's
 
 
 def test_a_removed_member_is_gone_without_the_garbage_collector(folders: dict[str, Path]) -> None:

@@ -34,6 +34,7 @@ UNGATED = replace(SHAPE, gated_mlp=False)
 PLAIN = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.float32)
 NF4 = QuantConfig(name="nf4", compute_dtype=DType.float32)
 INT8 = QuantConfig(name="int8", method=QuantMethod.int8, compute_dtype=DType.float32)
+BF16 = QuantConfig(name="bf16", method=QuantMethod.none, compute_dtype=DType.bfloat16)
 LORA = AdapterConfig(name="lora", lora_r=8, lora_alpha=16, targets=["all-linear"])
 FULL = AdapterConfig(name="full", method=AdapterMethod.full)
 MAX_LENGTH = 62
@@ -102,7 +103,7 @@ def stored_bytes(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("kind", list(MAKE))
-@pytest.mark.parametrize("quant", [PLAIN, NF4, INT8], ids=["none", "nf4", "int8"])
+@pytest.mark.parametrize("quant", [PLAIN, NF4, INT8, BF16], ids=["none", "nf4", "int8", "bf16"])
 def test_weights_and_adapter_take_what_is_predicted(kind: ModelKind, quant: QuantConfig, tmp_path: Path) -> None:
     bank = MAKE[kind](tmp_path, quant)
     bank.add_member("m", LORA, seed=0)

@@ -22,6 +22,7 @@ from harness.schema import (
     Device,
     DType,
     EvalConfig,
+    MasterWeights,
     ModelConfig,
     QuantConfig,
     TrainConfig,
@@ -95,6 +96,35 @@ def test_dtype_is_resolved_by_device_and_counts() -> None:
     assert (cpu.quant.compute_dtype, cuda.quant.compute_dtype) == (DType.float32, DType.bfloat16)
     assert cpu.run_id != cuda.run_id
     assert spec(DType.bfloat16, quant=("nf4", {"compute_dtype": "float32"})).run_id == cpu.run_id
+
+
+def full(quant: str, wanted: str, device: Device = Device.cpu) -> RunSpec:
+    return spec(device, quant=quant, adapter="full", train=("default", {"master_weights": wanted}))
+
+
+def test_full_finetuning_of_16_bit_models_keeps_float32_weights_unless_told_otherwise() -> None:
+    chosen = {wanted: full("bf16", wanted) for wanted in ("auto", "float32", "compute")}
+    weights = {wanted: found.train.master_weights for wanted, found in chosen.items() if found.train is not None}
+    assert weights["auto"] is weights["float32"] is MasterWeights.float32
+    assert weights["compute"] is MasterWeights.compute
+    assert spec(quant="bf16", adapter="full") == chosen["auto"]
+    assert full("none", "auto", Device.cuda).run_id == chosen["auto"].run_id
+    assert chosen["compute"].run_id == "bfdb48d52202"  # pure 16 bits was all there was
+    assert chosen["auto"].run_id != chosen["compute"].run_id
+    assert chosen["auto"].details != chosen["compute"].details
+
+
+@pytest.mark.parametrize("wanted", ["auto", "float32", "compute"])
+def test_float32_models_and_adapters_have_one_id_whatever_the_master_weights(wanted: str) -> None:
+    assert full("none", wanted).run_id == "b1b93593be91"
+    lora = spec(Device.cuda, train=("default", {"master_weights": wanted}))
+    assert (lora.run_id, lora.group) == ("adbcbf4a8510", "06a130dc683e")
+
+
+def test_a_record_from_before_master_weights_is_of_pure_16_bits() -> None:
+    values = full("bf16", "compute").to_dict()
+    del values["train"]["master_weights"]
+    assert RunSpec.from_dict(values) == full("bf16", "compute")
 
 
 def fields(identity: bool) -> list[tuple[str, str]]:
