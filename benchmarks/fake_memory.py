@@ -53,6 +53,7 @@ from harness.schema import AdapterConfig, DType, QuantConfig, QuantMethod, Shape
 
 BLOCK_BYTES = 512  # CUDA's allocator rounds each tensor up to it
 SEQUENCE_TOKENS = 528  # OASST1: 16 source and 512 target tokens
+SHALLOW_LAYERS = 4  # enough to tell what each layer adds from what there is once
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 MASKED_MODULES = ("harness.", "bitsandbytes.autograd.")  # whose code is told that fake tensors lie on `CUDA`
@@ -176,6 +177,7 @@ def _int8_mixed_scaled_mm(
 
 
 _PARTS: dict[Any, Callable[..., Any]] = {  # operations whose own buffers count
+    aten._pin_memory.default: lambda tensor, *_: tensor,  # on the host
     torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit_default_impl,
     torch.ops.bitsandbytes.int8_vectorwise_quant.default: _int8_vectorwise_quant,
     torch.ops.bitsandbytes.int8_mixed_scaled_mm.default: _int8_mixed_scaled_mm,
@@ -354,23 +356,18 @@ def compare(case: Case) -> Comparison:
 
 
 def table_cases() -> list[Case]:
-    """The record's: each size at its full depth; then groups, other bases and no dropout, four layers deep."""
+    """The record's: whole models; then every size, groups, other bases and no dropout, four layers deep."""
     lengths, checkpoints = (528, 2112, 8448), (False, True)
-    cases = [
-        Case(size=size, tokens=tokens, checkpointing=checkpointing)
-        for size in LLAMA_SIZES
+    shallow: list[dict[str, Any]] = [{"size": size, "members": n} for size in LLAMA_SIZES for n in (1, 8)]
+    shallow += [{"quant": "bf16"}, {"quant": "int8"}, {"quant": "nf4", "dropout": 0.0}]
+    kinds: list[dict[str, Any]] = [{"size": "7b"}, *(kind | {"layers": SHALLOW_LAYERS} for kind in shallow)]
+    whole = [Case(size="65b", checkpointing=checkpointing) for checkpointing in checkpoints]
+    return whole + [
+        Case(**kind, tokens=tokens, checkpointing=checkpointing)
+        for kind in kinds
         for tokens in lengths
         for checkpointing in checkpoints
     ]
-    others = [{"size": size, "members": 8} for size in LLAMA_SIZES]
-    others += [{"quant": "bf16"}, {"quant": "int8"}, {"quant": "nf4", "dropout": 0.0}]
-    for other in others:
-        cases += [
-            Case(**other, layers=4, tokens=tokens, checkpointing=checkpointing)  # type: ignore[arg-type]
-            for tokens in lengths
-            for checkpointing in checkpoints
-        ]
-    return cases
 
 
 def main(

@@ -44,6 +44,7 @@ def test_run_folder_is_whole(trained: Lab, label: str) -> None:
     assert all(math.isfinite(row["loss"]) and row["learning_rate"] > 0 for row in metrics)
     assert record["num_steps"] == 6, "24 rows, batch 16, at most 4 epochs"
     assert record["num_examples"] == 24
+    assert record["row_tokens"] == 2048, "a CPU's"
     assert record["target_tokens"] == sum(row["target_tokens"] for row in metrics)
     assert (folder / "config.yaml").is_file()
     assert not (folder / "checkpoint").exists()
