@@ -17,21 +17,22 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from harness.attention import AttentionPlan, Packed
-from harness.collate import Item, pack
-from harness.dropout import draw_mask, mix_seed, rounded_probability
+from harness.collate import Item, pack, send
+from harness.dropout import mix_seed
 from harness.files import write_atomically
 from harness.loss import target_losses
-from harness.low_rank import Term, add_low_rank
+from harness.low_rank import add_low_rank
+from harness.member_row import Kernels, MemberRow
 from harness.schema import AdapterConfig, AdapterMethod
 from harness.segments import Segment
 from harness.shards import ShardedLayers
@@ -39,57 +40,31 @@ from harness.shards import ShardedLayers
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"
-BASE = ""  # stands for "no member" within a layout
 _PEFT_PREFIX = "base_model.model."
-
-
-@dataclass(slots=True)
-class _Layout:
-    """Where each member's tokens lie in the row under way; segments of one member are neighbours."""
-
-    spans: list[tuple[str, int, int]] = field(default_factory=list)  # member or "", first token, end
-    segments: dict[str, list[Segment]] = field(default_factory=dict)
-    stride: int = 0  # tokens that each segment takes up in a padded batch; 0: packed, its own number
 
 
 class BankLinear(nn.Module):
     """A frozen linear layer with the members' low-rank terms."""
 
-    def __init__(self, base: nn.Module, layout: _Layout, layer: int) -> None:
+    def __init__(self, base: nn.Module, row: MemberRow, layer: int) -> None:
         super().__init__()
         self.base = base
         self.layer = layer
         self.lora_a = nn.ParameterDict()  # member -> [r, in_features]
         self.lora_b = nn.ParameterDict()  # member -> [out_features, r]
         self.scale: dict[str, float] = {}
-        self.dropout: dict[str, tuple[float, int]] = {}  # member -> probability, seed
-        self._layout = layout
+        self.row = row
 
     def forward(self, x: Tensor) -> Tensor:
         """[1, N, I], or a padded batch [B, T, I], -> the same with O features."""
         y: Tensor = self.base(x)
-        spans = self._layout.spans
-        if all(member not in self.lora_a for member, _, _ in spans):
+        spans = [span for span in self.row.spans if span.member in self.lora_a]
+        if not spans:
             return y
         x_NI, y_NO = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-        adapted = [span for span in spans if span[0] in self.lora_a]
-        terms = [self._term(member, start, end, x_NI) for member, start, end in adapted]
-        factors = [factor for member, _, _ in adapted for factor in (self.lora_a[member], self.lora_b[member])]
+        terms = self.row.terms(self, spans, x_NI)
+        factors = [factor for span in spans for factor in (self.lora_a[span.member], self.lora_b[span.member])]
         return add_low_rank(y_NO, x_NI, terms, factors).reshape(y.shape)
-
-    def _term(self, member: str, start: int, end: int, x_NI: Tensor) -> Term:
-        probability, seed = self.dropout[member]
-        scale = self.scale[member]
-        if not self.training or probability == 0:
-            return Term(start=start, end=end, scale=scale)
-        mask_TI = torch.ones(end - start, x_NI.shape[1], dtype=torch.bool, device=x_NI.device)
-        at = 0
-        for segment in self._layout.segments[member]:
-            own = mask_TI[at : at + segment.num_tokens]
-            draw_mask(own, probability, mix_seed(seed, segment.dropout_key, self.layer))
-            at += self._layout.stride or segment.num_tokens
-        kept = 1 - rounded_probability(probability, x_NI.device)
-        return Term(start=start, end=end, scale=scale / kept, mask_TI=mask_TI)
 
 
 class AdapterBank(nn.Module):
@@ -106,10 +81,10 @@ class AdapterBank(nn.Module):
         base.requires_grad_(False)
         self.base = base
         self.shards = shards
-        self._layout = _Layout()
+        self.row = MemberRow(Kernels.of(self.device))
         self.layers: dict[str, BankLinear] = {}
         for name, module in linear_layers(base):
-            self.layers[name] = BankLinear(module, self._layout, layer=len(self.layers))
+            self.layers[name] = BankLinear(module, self.row, layer=len(self.layers))
             _set_submodule(base, name, self.layers[name])
         self.configs: dict[str, AdapterConfig] = {}
 
@@ -179,7 +154,9 @@ class AdapterBank(nn.Module):
         self.configs.pop(name)
         for layer in self.layers.values():
             if name in layer.lora_a:
-                del layer.lora_a[name], layer.lora_b[name], layer.scale[name], layer.dropout[name]
+                del layer.lora_a[name], layer.lora_b[name], layer.scale[name]
+        self.row.dropout.pop(name, None)
+        self.row.forget()
 
     def member_parameters(self, name: str) -> dict[str, nn.Parameter]:
         """-> the member's tensors by their names in PEFT's file."""
@@ -223,16 +200,29 @@ class AdapterBank(nn.Module):
         lengths = [segment.num_tokens for segment in segments]
         if sum(lengths) != input_ids_1N.shape[1]:
             raise ValueError(f"segments cover {sum(lengths)} tokens, the row has {input_ids_1N.shape[1]}")
-        self._set_layout(segments)
+        self.begin_row(segments)
         if position_ids_1N is None:
-            counts = [torch.arange(length, device=input_ids_1N.device) for length in lengths]
-            position_ids_1N = torch.cat(counts)[None]
+            position_ids_1N = send(np.concatenate([np.arange(length) for length in lengths])[None], self.device)
         decoder = self.base.get_decoder()  # type: ignore[operator]
         out = decoder(
             input_ids=input_ids_1N, position_ids=position_ids_1N, plan=plan or Packed(lengths), use_cache=False
         )
         hidden: Tensor = out.last_hidden_state
         return hidden
+
+    def train(self, mode: bool = True) -> Self:
+        """Also called by `eval`. Weights may have changed since the last row."""
+        self.row.forget()
+        return super().train(mode)
+
+    def begin_row(self, segments: Sequence[Segment], stride: int = 0) -> None:
+        """Tells all layers of the row that the base computes next.
+
+        Args:
+            segments: in the row's order; those of one member must be neighbours.
+            stride: tokens that each takes up in a padded batch; 0: packed, its own number.
+        """
+        self.row.begin(segments, stride, self.training, self.layers.values(), self.lm_head_weight)
 
     def set_checkpointing(self, on: bool) -> None:
         """Recompute each decoder layer in the backward pass; dropout repeats itself by its keys."""
@@ -250,7 +240,7 @@ class AdapterBank(nn.Module):
         Only target positions reach the output layer; those of one member must be neighbours.
         """
         row = pack(items, self.device)
-        hidden_1ND = self(row.input_ids_1N, row.segments)
+        hidden_1ND = self(row.input_ids_1N, row.segments, row.position_ids_1N)
         return target_losses(hidden_1ND[0, row.target_at_M], self.lm_head_weight, row.targets_M)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
@@ -277,23 +267,8 @@ class AdapterBank(nn.Module):
         layer.lora_b[name] = nn.Parameter(b_OR.to(device=device, dtype=torch.float32))
         rank = math.sqrt(config.lora_r) if config.method is AdapterMethod.rslora else config.lora_r
         layer.scale[name] = config.lora_alpha / rank
-        layer.dropout[name] = (config.lora_dropout or 0.0, seed)
-
-    def _set_layout(self, segments: Sequence[Segment], stride: int = 0) -> None:
-        spans: list[tuple[str, int, int]] = []
-        by_member: dict[str, list[Segment]] = {}
-        start = 0
-        for segment in segments:
-            member, end = segment.member or BASE, start + (stride or segment.num_tokens)
-            if spans and spans[-1][0] == member:
-                spans[-1] = (member, spans[-1][1], end)
-            elif member in by_member:
-                raise ValueError(f"segments of {member or 'the base'} are not neighbours in the packed row")
-            else:
-                spans.append((member, start, end))
-            by_member.setdefault(member, []).append(segment)
-            start = end
-        self._layout.spans, self._layout.segments, self._layout.stride = spans, by_member, stride
+        self.row.dropout[name] = (config.lora_dropout or 0.0, seed)
+        self.row.forget()
 
 
 def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:

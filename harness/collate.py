@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class PackedRow:
     """A flat row of N tokens with M target positions."""
 
     input_ids_1N: Tensor
+    position_ids_1N: Tensor  # of each token in its own sequence
     segments: list[Segment]
     target_at_M: Tensor  # positions whose next token is a target
     targets_M: Tensor
@@ -52,7 +54,7 @@ def split_rows(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
 
 
 def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
-    """Lays items one behind the other; those of one member must be neighbours."""
+    """Lays items one behind the other, by few copies to the device; those of one member must be neighbours."""
     segments, at, targets = [], [], []
     start = 0
     for item in items:
@@ -61,9 +63,21 @@ def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
         at.append(np.arange(start + first - 1, start + len(item.tokens) - 1))
         targets.append(item.tokens[first:])
         start += len(item.tokens)
+    tokens, positions = [item.tokens for item in items], [np.arange(len(item.tokens)) for item in items]
+    parts = [np.concatenate(part).astype(np.int64) for part in (tokens, positions, targets)]
+    ids_N, positions_N, targets_M = send(np.concatenate(parts), device).split([len(part) for part in parts])
     return PackedRow(
-        input_ids_1N=torch.from_numpy(np.concatenate([i.tokens for i in items]).astype(np.int64))[None].to(device),
+        input_ids_1N=ids_N[None],
+        position_ids_1N=positions_N[None],
         segments=segments,
-        target_at_M=torch.from_numpy(np.concatenate(at)).to(device),
-        targets_M=torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
+        target_at_M=send(np.concatenate(at), device),  # of its own, as it is kept for the backward pass
+        targets_M=targets_M,
     )
+
+
+def send(array: np.ndarray[Any, np.dtype[Any]], device: torch.device) -> Tensor:
+    """Copies an array to a device, without waiting for what the device has to do before."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

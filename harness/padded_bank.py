@@ -46,7 +46,7 @@ class PaddedAdapterBank(AdapterBank):
         ids = torch.zeros(len(lengths), longest, dtype=torch.long, device=input_ids_1N.device)
         real = torch.arange(longest, device=ids.device)[None, :] < torch.tensor(lengths, device=ids.device)[:, None]
         ids[real] = input_ids_1N[0]
-        self._set_layout(segments, stride=longest)
+        self.begin_row(segments, stride=longest)
         decoder = self.base.get_decoder()  # type: ignore[operator]
         out = decoder(input_ids=ids, attention_mask=real.long(), use_cache=False)
         hidden: Tensor = out.last_hidden_state[real][None]
