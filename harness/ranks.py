@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.collate import Item
+from harness.device_memory import is_out_of_memory
 from harness.devices import Place
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _peers() -> Iterator[None]:
     """What torch.distributed raises when a peer is gone is a plain RuntimeError; here it gets a name."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise PeerLostError(f"another rank ended or can't be reached: {error}") from error

@@ -9,19 +9,21 @@ Source of the recipe: QLoRA section 5 and appendix B; harness/schema.py cites th
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.bank import Bank
 from harness.checkpoint import load_newest, save_checkpoint
-from harness.collate import Item, split_rows
+from harness.collate import Item, send, split_rows
+from harness.device_memory import is_out_of_memory, release_cached
 from harness.optim import make_optimizer
 from harness.ranks import ALONE, Ranks, share_out
 from harness.schedule import Lengths, batch_indices, learning_rate, num_steps
@@ -115,7 +117,8 @@ def train_group(
     """
     for member in members:
         try:
-            _start(bank, member)
+            with _naming_out_of_memory(f"run {member.run_id}, its adapter and optimizer"):
+                _start(bank, member)
         except ValueError as error:
             member.error = str(error)
     _start_alike(bank, members, ranks)
@@ -191,6 +194,24 @@ def _start_alike(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
             ranks.copy_leader(bank.member_parameters(member.run_id).values())
 
 
+@contextmanager
+def _naming_out_of_memory(what: str) -> Iterator[None]:
+    """Says what found no room, where smaller rows don't help; cuBLAS and the driver say it in plain RuntimeErrors.
+
+    Raises:
+        torch.OutOfMemoryError: something in it ran out of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise torch.OutOfMemoryError(
+            f"{what}: no room on the device ({error}); train fewer runs at once (launch.max_group_size), or use a "
+            "lower adapter.lora_r or train.optimizer=paged_adamw_8bit"
+        ) from error
+
+
 def _step_within_memory(group: _Group, active: Sequence[Member]) -> None:
     """A step; where memory runs out, the same step again in rows of half the size, at last with checkpointing.
 
@@ -203,7 +224,8 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> None:
     targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
     for member in active:
         group.ranks.sum_gradients(agreed.learning[member.run_id])
-        metrics = _update(group.bank, member, agreed.losses[member.run_id], targets[member.run_id])
+        with _naming_out_of_memory(f"run {member.run_id}, the optimizer at step {member.step + 1}"):
+            metrics = _update(group.bank, member, agreed.losses[member.run_id], targets[member.run_id])
         if metrics is not None and group.ranks.leads:
             member.on_step(replace(metrics, seconds=time.monotonic() - began, num_members=len(active)))
     for member in agreed.lost:
@@ -215,7 +237,7 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> None:
 class _Pass:
     """What the forward and backward passes of a step came to, on this rank."""
 
-    losses: dict[str, float]  # member -> its share of the step's loss
+    losses: dict[str, float] = field(default_factory=dict)  # member -> its share of the step's loss
     stop: bool = False  # asked to
     out_of_memory: str | None = None  # the device's own words
 
@@ -242,7 +264,7 @@ def _accumulate(group: _Group, items: Sequence[Item]) -> _Pass:
     if shards is not None:
         idle = replace(min(items, key=lambda item: len(item.tokens)), weight=0.0)
         rows = rows + [[idle]] * (max(map(len, rows_by_rank)) - len(rows))
-    done = _Pass(losses=dict.fromkeys((item.member for item in items), 0.0))
+    done, losses = _Pass(), list[dict[str, Tensor]]()
     for row in rows:
         done.stop = done.stop or group.should_stop()
         trouble = done.stop or done.out_of_memory is not None
@@ -253,24 +275,43 @@ def _accumulate(group: _Group, items: Sequence[Item]) -> _Pass:
             break
         try:
             with stops_at_layers(group.model, group.should_stop) if shards is None else nullcontext():
-                _forward_backward(bank, row, done.losses)
+                losses.append(forward_backward(bank, row))
         except StopNow:  # ranks that gather their base together can't leave in the middle of a pass
             done.stop = True
-        except torch.OutOfMemoryError as error:
-            done.out_of_memory = str(error)
-        if done.out_of_memory is not None and shards is not None:
-            shards.catch_up()
+        except (RuntimeError, MemoryError) as error:  # cuBLAS and the driver raise plain RuntimeErrors
+            if not is_out_of_memory(error):
+                raise
+            done.out_of_memory = str(error)  # not the error: its traceback holds the pass's tensors
+        if done.out_of_memory is not None:
+            release_cached(bank.device)
+            if shards is not None:
+                shards.catch_up()
+    whole = not done.stop and done.out_of_memory is None
+    done.losses = _summed(losses if whole else [], list(dict.fromkeys(item.member for item in items)))
     return done
 
 
-def _forward_backward(bank: Bank, row: Sequence[Item], losses: dict[str, float]) -> None:
-    """Adds the row's gradients to the parameters', and its losses to `losses`."""
-    weights = torch.cat([torch.full((item.num_targets,), item.weight) for item in row])
-    token_losses = bank.item_losses(row) * weights.to(bank.device)
+def forward_backward(bank: Bank, row: Sequence[Item]) -> dict[str, Tensor]:
+    """Adds the row's gradients to the parameters'. -> each member's share of its loss, on the bank's device."""
+    counts = [item.num_targets for item in row]
+    weights = send(np.repeat(np.array([item.weight for item in row], dtype=np.float32), counts), bank.device)
+    token_losses = bank.item_losses(row) * weights
     token_losses.sum().backward()
-    by_item = token_losses.detach().split([item.num_targets for item in row])
-    for item, part in zip(row, by_item, strict=True):
-        losses[item.member] += float(part.sum())
+    by_member = Counter[str]()
+    for item, count in zip(row, counts, strict=True):
+        by_member[item.member] += count
+    parts = token_losses.detach().split(list(by_member.values()))
+    return {member: part.sum(dtype=torch.float64) for member, part in zip(by_member, parts, strict=True)}
+
+
+def _summed(losses: Sequence[Mapping[str, Tensor]], members: Sequence[str]) -> dict[str, float]:
+    """Adds up the rows' losses. The one time in a step that the host waits for a device's passes."""
+    parts = [(member, part) for row in losses for member, part in row.items()]
+    sums = dict.fromkeys(members, 0.0)
+    numbers = torch.stack([part for _, part in parts]).tolist() if parts else []
+    for (member, _), number in zip(parts, numbers, strict=True):
+        sums[member] += number
+    return sums
 
 
 def _agree(group: _Group, active: Sequence[Member], mine: _Pass) -> _Agreed:
@@ -320,8 +361,7 @@ def _make_room(group: _Group, active: Sequence[Member], items: Sequence[Item], r
         member.notes.append(f"out of memory at step {member.step + 1}: {remedy} from there on")
         for parameter in group.bank.member_parameters(member.run_id).values():
             parameter.grad = None
-    if group.bank.device.type == "cuda":
-        torch.cuda.empty_cache()
+    release_cached(group.bank.device)
 
 
 def step_items(member: Member) -> Iterator[Item]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from harness.checkpoint import checkpoints
 from harness.devices import Place, place_of_environment
-from harness.ranks import ALONE, share_out
+from harness.ranks import ALONE, PeerLostError, Ranks, share_out
 from tests.rank_processes import on_ranks, values
 from tests.shared_steps import Case, Trained, assert_same_training, make_items, train
 from tests.tiny import make_checkpoint
@@ -107,3 +107,21 @@ def test_place_of_environment() -> None:
     assert place_of_environment({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}) is None
     torchrun = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}
     assert place_of_environment(torchrun) == Place(rank=3, size=4, local_rank=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("NCCL error: Cuda failure 2 'out of memory'", False),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED", False),
+        ("Connection closed by peer", True),
+    ],
+)
+def test_a_lack_of_memory_is_no_lost_peer(monkeypatch: pytest.MonkeyPatch, text: str, lost: bool) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+    with pytest.raises(RuntimeError, match=text) as caught:
+        Ranks(rank=0, size=2, device=torch.device("cpu")).sum_numbers([1.0])
+    assert isinstance(caught.value, PeerLostError) is lost

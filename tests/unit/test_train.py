@@ -1,5 +1,6 @@
 """The training core: groups equal runs alone, resume is exact, PEFT reads what we save."""
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from harness import train
 from harness.adapters import AdapterBank
 from harness.attention import PACKED
 from harness.checkpoint import checkpoints
@@ -182,8 +184,16 @@ def test_gradient_checkpointing_changes_nothing(folder: Path, tmp_path: Path) ->
         torch.testing.assert_close(value, weights(recomputed, "a")[key], rtol=1e-6, atol=1e-7)
 
 
+NO_ROOM = [
+    torch.OutOfMemoryError("no room"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError("host"),
+]
+
+
+@pytest.mark.parametrize("error", NO_ROOM, ids=lambda error: type(error).__name__)
 def test_out_of_memory_halves_the_rows_and_keeps_the_losses(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     plain, tight = make_bank(folder), make_bank(folder)
     member, log = make_member("a", tmp_path / "plain")
@@ -194,7 +204,7 @@ def test_out_of_memory_halves_the_rows_and_keeps_the_losses(
         losses = original(self, items)
         if self is tight and sum(len(item.tokens) for item in items) > 40:
             losses.sum().backward()  # leaves gradients behind, as a failure in the middle of a step does
-            raise torch.OutOfMemoryError("no room")
+            raise error
         return losses
 
     monkeypatch.setattr(AdapterBank, "item_losses", cramped)
@@ -234,6 +244,77 @@ def test_out_of_memory_with_one_example_is_an_error(
     monkeypatch.setattr(AdapterBank, "item_losses", never)
     with pytest.raises(torch.OutOfMemoryError):
         train_group(make_bank(folder), [make_member("a", tmp_path)[0]])
+
+
+def test_another_runtime_error_is_not_taken_for_a_lack_of_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: AdapterBank, items: Sequence[Item]) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(AdapterBank, "item_losses", broken)
+    member, _ = make_member("a", tmp_path)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        train_group(make_bank(folder), [member])
+    assert not member.notes
+
+
+def test_tensors_of_a_failed_pass_are_let_go_before_the_next(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that is kept keeps its traceback, and with it the pass's activations."""
+    original = AdapterBank.item_losses
+    failed: list[weakref.ref[torch.Tensor]] = []
+
+    def cramped(self: AdapterBank, items: Sequence[Item]) -> torch.Tensor:
+        losses = original(self, items)
+        if sum(len(item.tokens) for item in items) > 40:
+            failed.append(weakref.ref(losses))
+            raise RuntimeError("CUDA error: out of memory")
+        return losses
+
+    alive: list[int] = []
+
+    def release(device: torch.device) -> None:
+        alive.append(sum(ref() is not None for ref in failed))
+
+    monkeypatch.setattr(AdapterBank, "item_losses", cramped)
+    monkeypatch.setattr(train, "release_cached", release)
+    train_group(make_bank(folder), [make_member("a", tmp_path)[0]])
+    assert alive
+    assert not any(alive)
+
+
+@pytest.mark.parametrize("error", NO_ROOM, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["add_member", "step"])
+def test_out_of_memory_where_smaller_rows_do_not_help_says_what_does(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(
+        *((AdapterBank, "add_member") if where == "add_member" else (torch.optim.AdamW, "step")), no_room
+    )
+    with pytest.raises(torch.OutOfMemoryError, match=r"run a, .*max_group_size.*paged_adamw_8bit"):
+        train_group(make_bank(folder), [make_member("a", tmp_path)[0]])
+
+
+def test_a_step_asks_for_its_losses_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each number that is asked for makes the host wait for the device."""
+    asked: list[str] = []
+    summed = train._summed
+
+    def count(losses: Any, members: Any) -> dict[str, float]:
+        asked.append("losses")
+        assert len(losses) > 1  # rows
+        assert all(isinstance(part, torch.Tensor) for row in losses for part in row.values())
+        return summed(losses, members)
+
+    monkeypatch.setattr(train, "_summed", count)
+    members = [make_member(name, tmp_path, seed=seed, max_microbatch_tokens=64)[0] for seed, name in enumerate("ab")]
+    train_group(make_bank(folder), members)
+    assert len(asked) == TRAIN.max_steps
 
 
 def test_packed_rows_lose_the_same_as_a_padded_batch(folder: Path) -> None:
