@@ -1,4 +1,4 @@
-"""Kernel launches of one forward and backward pass at LLaMA-7B's widths, counted without a GPU.
+"""Kernel launches of one forward and backward pass of training at LLaMA-7B's widths, counted without a GPU.
 
     python -m benchmarks.launches
 
@@ -32,6 +32,8 @@ from harness.attention import PACKED
 from harness.collate import Item
 from harness.member_row import Kernels
 from harness.schema import AdapterConfig
+from harness.stopping import stops_at_layers
+from harness.train import forward_backward
 
 NUM_LAYERS = 32
 _META = torch.device("meta")
@@ -159,8 +161,8 @@ def count_pass(
     ]
     with _one_kernel_attention():
         for _ in range(num_rows):
-            with LaunchCounter() as counter:
-                bank.item_losses(items).sum().backward()
+            with LaunchCounter() as counter, stops_at_layers(bank, lambda: False):
+                forward_backward(bank, items)
     return counter
 
 

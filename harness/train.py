@@ -353,7 +353,7 @@ def _accumulate(group: _Group, items: Sequence[Item]) -> _Pass:
             break
         try:
             with stops_at_layers(group.model, group.should_stop) if shards is None else nullcontext():
-                losses.append(_forward_backward(bank, row))
+                losses.append(forward_backward(bank, row))
         except StopNow:  # ranks that gather their base together can't leave in the middle of a pass
             done.stop = True
         except (RuntimeError, MemoryError) as error:  # cuBLAS and the driver raise plain RuntimeErrors
@@ -369,7 +369,7 @@ def _accumulate(group: _Group, items: Sequence[Item]) -> _Pass:
     return done
 
 
-def _forward_backward(bank: Bank, row: Sequence[Item]) -> dict[str, Tensor]:
+def forward_backward(bank: Bank, row: Sequence[Item]) -> dict[str, Tensor]:
     """Adds the row's gradients to the parameters'. -> each member's share of its loss, on the bank's device."""
     counts = [item.num_targets for item in row]
     weights = send(np.repeat(np.array([item.weight for item in row], dtype=np.float32), counts), bank.device)
@@ -379,7 +379,7 @@ def _forward_backward(bank: Bank, row: Sequence[Item]) -> dict[str, Tensor]:
     for item, count in zip(row, counts, strict=True):
         by_member[item.member] += count
     parts = token_losses.detach().split(list(by_member.values()))
-    return {member: part.sum() for member, part in zip(by_member, parts, strict=True)}
+    return {member: part.sum(dtype=torch.float64) for member, part in zip(by_member, parts, strict=True)}
 
 
 def _summed(losses: Sequence[Mapping[str, Tensor]], members: Sequence[str]) -> dict[str, float]:

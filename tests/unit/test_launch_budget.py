@@ -1,8 +1,11 @@
 """A pass at LLaMA-7B's widths starts no more kernels than its budget: on a fast GPU the host would bind."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
+from benchmarks import launches
 from benchmarks.launches import KERNELS, NUM_LAYERS, LaunchCounter, count_pass, extrapolate
 from harness.member_row import Kernels
 
@@ -20,9 +23,9 @@ BEFORE = {1: 10_285, 8: 46_750}  # counted in the same way before members shared
     ],
 )
 def test_a_pass_keeps_to_its_budget(num_members: int, kernels: Kernels, budget: int) -> None:
-    launches = extrapolate(num_members, kernels)
-    assert launches <= budget
-    assert launches < (0.9 if num_members == 1 else 0.3) * BEFORE[num_members]
+    first = extrapolate(num_members, kernels)
+    assert first <= budget
+    assert first < (0.9 if num_members == 1 else 0.3) * BEFORE[num_members]
     assert extrapolate(num_members, kernels, num_rows=2) <= 1.1 * budget  # gradients add up with few calls too
 
 
@@ -33,6 +36,12 @@ def test_members_cost_few_launches_more() -> None:
     for counter in (one, eight):
         assert sum(n for name, n in counter.by_name.items() if "philox" in name) <= 9 * two_layers // 7
         assert not any("bernoulli" in name or "_local_scalar_dense" in name for name in counter.by_name)
+
+
+def test_being_ready_to_stop_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_hooks = count_pass(2, 2, NEWEST)
+    monkeypatch.setattr(launches, "stops_at_layers", lambda *_: nullcontext())
+    assert count_pass(2, 2, NEWEST).by_name == with_hooks.by_name
 
 
 def test_factors_are_cast_once_a_pass_even_with_checkpointing() -> None:
