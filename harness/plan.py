@@ -134,7 +134,8 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
     train = dataclasses.replace(config.train, **{key: getattr(row, key) for key in open_keys})
     if train.mode is Mode.faithful:  # the original: batches of one example, accumulated; grouped by length
         train = dataclasses.replace(train, loss_mean=LossMean.example, group_by_length=True, max_microbatch_tokens=1)
-    train = dataclasses.replace(train, master_weights=_master_weights(train, config.adapter.method, dtype))
+    masters = _master_weights(train, config.adapter.method, quant.compute_dtype)
+    train = dataclasses.replace(train, master_weights=masters)
     adapter = config.adapter
     if adapter.lora_dropout is None:
         adapter = dataclasses.replace(adapter, lora_dropout=row.lora_dropout)

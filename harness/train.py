@@ -173,12 +173,12 @@ class _Group:
 def _start(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
     """Adds the members and takes each to its newest checkpoint; one that can't start gets its error."""
     for member in members:
-        with _failing_alone(member), _naming_out_of_memory(f"the adapter of run {member.run_id}"):
+        with _failing_alone(member), _naming_out_of_memory(f"run {member.run_id}, its adapter"):
             bank.add_member(member.run_id, member.adapter, member.train.seed)
     pages = _pages(bank, members, ranks)
     for member in members:
         if member.error is None:
-            with _failing_alone(member), _naming_out_of_memory(f"the optimizer of run {member.run_id}"):
+            with _failing_alone(member), _naming_out_of_memory(f"run {member.run_id}, its optimizer"):
                 _start_member(bank, member, pages)
     _start_alike(bank, members, ranks)
 
@@ -299,8 +299,7 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]
     targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
     for member in active:
         group.ranks.sum_gradients(agreed.learning[member.run_id])
-    with _naming_out_of_memory(f"the optimizers of {len(active)} runs"):
-        metrics = _update(group.bank, active, agreed.losses, targets)
+    metrics = _update(group.bank, active, agreed.losses, targets)
     stepped = [member for member in active if member.run_id in metrics]
     for member in stepped if group.ranks.leads else ():
         seconds = time.monotonic() - began
@@ -511,7 +510,8 @@ def _update(
         assert member.optimizer is not None
         loss = losses[member.run_id] / member.loss_scale.factor
         if math.isfinite(loss) and math.isfinite(norm):
-            metrics[member.run_id] = _step(member, loss, norm, num_targets[member.run_id])
+            with _naming_out_of_memory(f"run {member.run_id}, the optimizer at step {member.step + 1}"):
+                metrics[member.run_id] = _step(member, loss, norm, num_targets[member.run_id])
         elif math.isfinite(loss) and member.loss_scale.shrink():
             _note_overflow(member)
         else:

@@ -98,8 +98,8 @@ def test_dtype_is_resolved_by_device_and_counts() -> None:
     assert spec(DType.bfloat16, quant=("nf4", {"compute_dtype": "float32"})).run_id == cpu.run_id
 
 
-def full(quant: str, wanted: str, device: Device = Device.cpu) -> RunSpec:
-    return spec(device, quant=quant, adapter="full", train=("default", {"master_weights": wanted}))
+def full(quant: str, wanted: str, auto_dtype: DType = DType.float32) -> RunSpec:
+    return spec(auto_dtype, quant=quant, adapter="full", train=("default", {"master_weights": wanted}))
 
 
 def test_full_finetuning_of_16_bit_models_keeps_float32_weights_unless_told_otherwise() -> None:
@@ -108,7 +108,7 @@ def test_full_finetuning_of_16_bit_models_keeps_float32_weights_unless_told_othe
     assert weights["auto"] is weights["float32"] is MasterWeights.float32
     assert weights["compute"] is MasterWeights.compute
     assert spec(quant="bf16", adapter="full") == chosen["auto"]
-    assert full("none", "auto", Device.cuda).run_id == chosen["auto"].run_id
+    assert full("none", "auto", DType.bfloat16).run_id == chosen["auto"].run_id
     assert chosen["compute"].run_id == "bfdb48d52202"  # pure 16 bits was all there was
     assert chosen["auto"].run_id != chosen["compute"].run_id
     assert chosen["auto"].details != chosen["compute"].details
@@ -117,7 +117,7 @@ def test_full_finetuning_of_16_bit_models_keeps_float32_weights_unless_told_othe
 @pytest.mark.parametrize("wanted", ["auto", "float32", "compute"])
 def test_float32_models_and_adapters_have_one_id_whatever_the_master_weights(wanted: str) -> None:
     assert full("none", wanted).run_id == "b1b93593be91"
-    lora = spec(Device.cuda, train=("default", {"master_weights": wanted}))
+    lora = spec(DType.bfloat16, train=("default", {"master_weights": wanted}))
     assert (lora.run_id, lora.group) == ("adbcbf4a8510", "06a130dc683e")
 
 

@@ -25,6 +25,7 @@ from harness.schema import (
     Config,
     DatasetConfig,
     Device,
+    DType,
     Mode,
     ModelConfig,
     QuantConfig,
@@ -49,7 +50,7 @@ def spec(shape: ShapeConfig = SHAPE, quant: str = "nf4", method: str = "lora", *
         adapter=AdapterConfig(name=method, method=AdapterMethod(method), lora_dropout=0.0),
         train=TrainConfig(max_steps=1, **train),
     )
-    return make_spec(config, Device.cuda, lambda path: "")
+    return make_spec(config, DType.bfloat16, lambda path: "")
 
 
 def on_gpu(specs: list[RunSpec], gigabytes: float, **options: Any) -> int:
