@@ -42,6 +42,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from harness import attention_kernels
 from harness.adapters import AdapterBank, linear_layers
 from harness.attention import PACKED
 from harness.choices import quant_choice
@@ -56,6 +57,7 @@ SEQUENCE_TOKENS = 528  # OASST1: 16 source and 512 target tokens
 SHALLOW_LAYERS = 4  # enough to tell what each layer adds from what there is once
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
+H100 = (9, 0)  # its compute capability, which decides what kernels the harness takes
 MASKED_MODULES = ("harness.", "bitsandbytes.autograd.")  # whose code is told that fake tensors lie on `CUDA`
 aten = torch.ops.aten
 
@@ -236,9 +238,9 @@ class Int8Linear(nn.Linear):
         return y
 
 
-def measure(shape: ShapeConfig, quant: QuantConfig, case: Case) -> Measured:
+def measure(shape: ShapeConfig, quant: QuantConfig, case: Case, device: torch.device = CUDA) -> Measured:
     """Runs forward and backward of one row, gradients being there already, as in every pass but a step's first."""
-    with on_fake_cuda(), LiveStorages() as storages:
+    with fake_tensors(device), LiveStorages() as storages:
         bank = make_bank(shape, quant, case)
         for member in bank.configs:
             for parameter in bank.member_parameters(member).values():
@@ -298,20 +300,23 @@ def make_items(case: Case, vocab_size: int) -> list[Item]:
 
 
 @contextmanager
-def on_fake_cuda() -> Iterator[None]:
-    """Fake tensors on the CPU, whose `device` is CUDA's to the harness and to bitsandbytes."""
+def fake_tensors(seen_device: torch.device = CUDA) -> Iterator[None]:
+    """Fake tensors on the CPU, whose `device` to the harness and to bitsandbytes is another: an H100, or the CPU."""
 
     def device(tensor: FakeTensor) -> torch.device:
         asks = sys._getframe(1).f_globals.get("__name__", "")
-        return CUDA if asks.startswith(MASKED_MODULES) and not tensor.fake_mode.in_kernel_invocation else real(tensor)
+        told = asks.startswith(MASKED_MODULES) and not tensor.fake_mode.in_kernel_invocation
+        return seen_device if told else real(tensor)
 
     real = FakeTensor.device.fget
     assert real is not None
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(FakeTensor, "device", property(device)))
-        stack.enter_context(mock.patch.object(FakeTensor, "is_cuda", property(lambda tensor: True), create=True))
+        on_cuda = seen_device.type == "cuda"
+        stack.enter_context(mock.patch.object(FakeTensor, "is_cuda", property(lambda tensor: on_cuda), create=True))
+        stack.enter_context(mock.patch.object(attention_kernels, "device_capability", return_value=H100))
         stack.enter_context(mock.patch.object(torch, "Generator", _CpuGenerator))
-        stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)))
+        stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", return_value=H100))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield
 

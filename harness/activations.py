@@ -9,8 +9,9 @@ Kept by one block:
 | kept | bytes | why |
 |---|---|---|
 | both RMS norms | 2 (4 N D + 4 N) | the input in float32 and 1/rms; the gain is frozen |
-| rotated queries, keys, values | 3 c N H d | keys and values repeated to H heads (grouped queries) |
-| attention output, log-sum-exp | c N H d + 4 N H | flash and memory-efficient kernels alike |
+| rotated queries, keys, values | c N (H + 2 K) d | in bfloat16, by one variable-length call; K heads of keys |
+| the same, other dtypes | 3 c N H d | keys and values repeated to H heads (grouped queries) |
+| attention output, log-sum-exp | c N H d + 4 N H | in bfloat16 it is what the next layer reads, too |
 | gate, silu(gate), up | 3 c N F | of a gated MLP; else the activation's input, c N F |
 | adapter of a layer with I inputs | c N r | x A^T, and c N I once for layers that share an input |
 | with dropout | N I | the mask, a byte an element |
@@ -24,10 +25,13 @@ With gradient checkpointing a block keeps its input alone, c N D.
 
 from dataclasses import dataclass
 
-from harness.schema import AdapterConfig, AdapterMethod, QuantConfig, QuantMethod, ShapeConfig
+from harness.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, ShapeConfig
 
 ADAPTER_BYTES = 4  # adapters and their gradients are float32
 ALL_LINEAR = "all-linear"
+ATTENTION = "attention"  # what the output projection reads
+MAX_HEAD_SIZE = 256  # of the variable-length kernel
+DRAW_BYTES = 64 * 2**20  # `harness.dropout.DRAW_BYTES`; a test holds them equal, importing it loads torch
 INT8_INPUT_BYTES = 6  # of an element, while LLM.int8 quantizes it: float16, its absolute value, a bool and int8
 
 
@@ -56,6 +60,12 @@ class Pass:
     adapter: AdapterConfig
     tokens: int
     compute_bytes: int
+
+    @property
+    def in_one_call(self) -> bool:
+        """Whether a GPU attends by one variable-length call (`harness.attention_kernels`): what has bfloat16 can."""
+        head_size = self.shape.hidden_size // self.shape.num_heads
+        return self.quant.compute_dtype is DType.bfloat16 and head_size % 8 == 0 and head_size <= MAX_HEAD_SIZE
 
     @property
     def has_dropout(self) -> bool:
@@ -87,7 +97,7 @@ def linears(shape: ShapeConfig) -> list[Linear]:
     keys = hidden // shape.num_heads * shape.num_kv_heads
     up = ["gate_proj", "up_proj"] if shape.gated_mlp else ["up_proj"]
     rows = [("q_proj", "norm1", hidden, hidden), ("k_proj", "norm1", hidden, keys), ("v_proj", "norm1", hidden, keys)]
-    rows += [("o_proj", "attention", hidden, hidden), *((name, "norm2", hidden, inner) for name in up)]
+    rows += [("o_proj", ATTENTION, hidden, hidden), *((name, "norm2", hidden, inner) for name in up)]
     rows += [("down_proj", "inner", inner, hidden)]
     return [Linear(name=name, reads=reads, in_features=i, out_features=o) for name, reads, i, o in rows]
 
@@ -115,7 +125,12 @@ def saved_by_pass(run: Pass, gradient_checkpointing: bool) -> Saved:
 def block_bytes(run: Pass) -> int:
     """What one block keeps: the table above."""
     shape, tokens, compute = run.shape, run.tokens, run.compute_bytes
-    attention = 4 * compute * tokens * shape.hidden_size + 4 * tokens * shape.num_heads
+    key_heads = shape.num_kv_heads if run.in_one_call else shape.num_heads
+    head = compute * tokens * (shape.hidden_size // shape.num_heads)
+    attention = 2 * head * (shape.num_heads + key_heads) + 4 * tokens * shape.num_heads
+    inputs = _shared_inputs(run)
+    if run.in_one_call:
+        inputs.pop(ATTENTION, None)  # it is the attention's output, a view of it
     inner = (3 if shape.gated_mlp else 1) * compute * tokens * shape.intermediate_size
     full = run.adapter.method is AdapterMethod.full
     norms = 2 * (_norm(run) + (compute * tokens * shape.hidden_size if full else 0))
@@ -124,7 +139,7 @@ def block_bytes(run: Pass) -> int:
         own += run.mask_bytes(linear) * tokens * linear.in_features
         if linear.is_target(run.adapter):
             own += compute * run.adapter.lora_r * tokens
-    return norms + attention + inner + own + sum(_shared_inputs(run).values())
+    return norms + attention + inner + own + sum(inputs.values())
 
 
 def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes: int, num_members: int = 1) -> int:
@@ -133,11 +148,12 @@ def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes:
     The largest of these moments, of which benchmarks/fake_memory.py shows each tensor:
 
     1. forward, the frozen product: the dequantized matrix and the layer's output; no mask yet
-    2. forward, the adapter's: the layer's output, its sum with the adapter's and the dropped-out input
-    3. backward, the adapter's: the gradient to its input, the dropped-out input, the gradients of every member's A, B
-    4. backward, the frozen product's: the matrix, both parts of the input's gradient; mask and input are gone
-    5. backward, the gate's product: three gradients of the feed-forward width
-    6. LLM.int8, forward: the input in float16 and int8, its absolute values and which of them are outliers
+    2. forward, the mask's: the layer's output, random numbers in float32, which a GPU draws in two parts at most
+    3. forward, the adapter's: the layer's output, its sum with the adapter's and the dropped-out input
+    4. backward, the adapter's: the gradient to its input, the dropped-out input, the gradients of every member's A, B
+    5. backward, the frozen product's: the matrix, both parts of the input's gradient; mask and input are gone
+    6. backward, the gate's product: three gradients of the feed-forward width
+    7. LLM.int8, forward: the input in float16 and int8, its absolute values and which of them are outliers
 
     In the forward moments, frames hold what autograd doesn't keep, and with checkpointing they come within the
     backward pass, beside the residual stream's gradient. In the backward moments that gradient is there.
@@ -155,6 +171,7 @@ def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes:
     parts = 2 if adapted else 1  # of the input's gradient
     forward = [
         dequantization_bytes + frames + stream - mask,
+        frames + stream + (min(4 * run.tokens * last.in_features, 2 * DRAW_BYTES) if mask else 0),
         frames + stream + (stream if adapted else 0) + dropped,
         frames - mask + INT8_INPUT_BYTES * run.tokens * last.in_features if is_int8 else 0,
     ]

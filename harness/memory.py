@@ -60,6 +60,7 @@ class MemoryPrediction:
     gradient_bytes: int
     optimizer_bytes: int  # on the device, whatever happens
     paged_optimizer_bytes: int  # in unified memory: the driver moves it to the host when the device is full
+    factor_copies_bytes: int  # A and B in the compute dtype, made once a row
     activation_bytes: int  # what the blocks keep from the forward to the backward pass
     recomputed_bytes: int  # with gradient checkpointing: one block's activations, made again in the backward pass
     logits_bytes: int  # the loss: a chunk of logits, the states that go in and out of it
@@ -76,7 +77,7 @@ class MemoryPrediction:
     def resident_bytes(self) -> int:
         """The peak that has to fit: what `torch.cuda.max_memory_allocated` measures."""
         passing = max(self.logits_bytes, self.last_norm_bytes, self.recomputed_bytes + self.working_bytes)
-        return self.static_bytes + self.activation_bytes + passing
+        return self.static_bytes + self.factor_copies_bytes + self.activation_bytes + passing
 
     @property
     def total_bytes(self) -> int:
@@ -154,6 +155,7 @@ def predict(
         "gradient_bytes": sum(tensors) * element_bytes,
         "optimizer_bytes": resident,
         "paged_optimizer_bytes": paged,
+        "factor_copies_bytes": 0 if full else factor_copies_bytes(sum(tensors), compute_bytes, num_members),
         "activation_bytes": saved.blocks_bytes,
         "recomputed_bytes": saved.recomputed_bytes,
         "logits_bytes": saved.loss_bytes + logits_bytes(shape, tokens, compute_bytes) + output_layer_bytes,
@@ -193,7 +195,9 @@ def longest_sequence(spec: RunSpec) -> int:
 def memory_key(spec: RunSpec) -> str:
     """Runs of equal key are equal to `predict_run`: rates and seeds don't count."""
     train = spec.train
-    used = None if train is None else (train.optimizer, train.gradient_checkpointing, train.max_microbatch_tokens)
+    used = None
+    if train is not None:
+        used = train.optimizer, train.gradient_checkpointing, train.max_microbatch_tokens, train.master_weights
     return repr([spec.model, spec.quant, spec.adapter, used, longest_sequence(spec)])
 
 
@@ -260,6 +264,14 @@ def optimizer_bytes(tensors: list[int], optimizer: Optimizer, element_bytes: int
             paged += moments
         resident += 2 * 4 * math.ceil(count / OPTIMIZER_BLOCK) if in_8bit else 0
     return resident, paged
+
+
+def factor_copies_bytes(num_elements: int, compute_bytes: int, num_members: int) -> int:
+    """`harness.member_row` on a GPU: the factors of all members of a row, side by side in the compute dtype.
+
+    A lone member in float32 is computed as it is. (A CPU casts a factor where it is used.)
+    """
+    return compute_bytes * num_elements if compute_bytes < ADAPTER_BYTES or num_members > 1 else 0
 
 
 def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> int:

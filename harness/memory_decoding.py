@@ -12,6 +12,7 @@ from harness.memory import (
     check,
     check_targets,
     dequantization_bytes,
+    factor_copies_bytes,
     trained_tensors,
     weights_bytes,
 )
@@ -23,7 +24,7 @@ class DecodingPrediction:
     """Bytes while sequences are generated, by what they are for."""
 
     weights_bytes: int
-    adapter_bytes: int
+    adapter_bytes: int  # in float32, and the copies in the compute dtype that a GPU makes once a row
     cache_bytes: int  # keys and values of every slot, as long as its sequence may get
     working_bytes: int  # of the pass over new prompts, whose keys and values wait to be copied, or of a step's logits
 
@@ -61,9 +62,10 @@ def predict_decoding(
     compute_bytes = DTYPE_BYTES[quant.compute_dtype]
     prefill = per_token * prompt_tokens + forward_bytes(shape, quant, prompt_tokens)
     logits = slots * shape.vocab_size * (4 if compute_bytes == 4 else 4 + compute_bytes)
+    elements = sum(trained_tensors(shape, adapter)) if adapted else 0
     return DecodingPrediction(
         weights_bytes=weights_bytes(shape, quant),
-        adapter_bytes=ADAPTER_BYTES * sum(trained_tensors(shape, adapter)) if adapted else 0,
+        adapter_bytes=ADAPTER_BYTES * elements + factor_copies_bytes(elements, compute_bytes, num_members=1),
         cache_bytes=slots * tokens * per_token,
         working_bytes=max(prefill, logits),
     )

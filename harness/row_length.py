@@ -65,8 +65,8 @@ def group_bytes(specs: Sequence[RunSpec], tokens: int, num_shards: int = 1) -> i
     known = [prediction for prediction in found if prediction is not None]
     if not known or len(known) < len(found):
         return None
-    own = sum(p.static_bytes - p.weights_bytes + p.paged_optimizer_bytes for p in known)
-    return known[0].weights_bytes + own + max(p.resident_bytes - p.static_bytes for p in known)
+    own = sum(p.static_bytes - p.weights_bytes + p.paged_optimizer_bytes + p.factor_copies_bytes for p in known)
+    return known[0].weights_bytes + own + max(p.resident_bytes - p.static_bytes - p.factor_copies_bytes for p in known)
 
 
 def group_pages(specs: Sequence[RunSpec], tokens: int, usable: int, num_shards: int = 1) -> bool | None:

@@ -12,7 +12,21 @@ from torch.profiler import ProfilerActivity, profile
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks.fake_memory import SEQUENCE_TOKENS, Case, LiveStorages, compare, main, make_bank, make_items, measure
+from benchmarks.fake_memory import (
+    CPU,
+    SEQUENCE_TOKENS,
+    Case,
+    Comparison,
+    LiveStorages,
+    compare,
+    main,
+    make_bank,
+    make_items,
+    measure,
+    predicted,
+)
+from harness.choices import quant_choice
+from harness.memory_paper import llama_shape
 from harness.schema import DType, QuantConfig, QuantMethod, ShapeConfig
 
 TINY = ShapeConfig(vocab_size=300, hidden_size=128, intermediate_size=352, num_layers=4, num_heads=4, num_kv_heads=2)
@@ -42,8 +56,8 @@ def profiled_bytes(step: Callable[[], None], folder: Path) -> int:
 @pytest.mark.parametrize(("checkpointing", "members"), [(False, 1), (True, 1), (False, 2)])
 def test_fake_tensors_count_as_the_cpus_allocator_does(checkpointing: bool, members: int, tmp_path: Path) -> None:
     quant = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.bfloat16)
-    case = Case(tokens=2 * SEQUENCE_TOKENS, members=members, checkpointing=checkpointing, lora_r=8)
-    measured = measure(TINY, quant, case)
+    case = Case(tokens=2 * SEQUENCE_TOKENS, members=members, checkpointing=checkpointing, lora_r=8, dropout=0.0)
+    measured = measure(TINY, quant, case, CPU)
     real = profiled_bytes(real_step(case, quant), tmp_path)
     assert measured.peak_bytes - measured.static_bytes == pytest.approx(real, rel=0.02)
     assert sum(measured.at_peak.values()) == measured.peak_bytes - measured.static_bytes
@@ -83,8 +97,16 @@ def test_storages_are_counted_from_birth_to_death() -> None:
 def test_the_prediction_at_real_widths(case: Case) -> None:
     found = compare(replace(case, layers=2))
     assert 0.97 <= found.ratio <= 1.05, "what must lie on the device"
-    measured, predicted = found.pass_bytes
-    assert 0.97 <= predicted / measured <= 1.10, "of the pass alone, two layers deep"
+    in_the_pass, expected = found.pass_bytes
+    assert 0.97 <= expected / in_the_pass <= 1.10, "of the pass alone, two layers deep"
+
+
+def test_grouped_queries_are_not_repeated() -> None:
+    shape = replace(llama_shape("7b"), num_kv_heads=8, num_layers=2)
+    quant = replace(quant_choice("nf4"), compute_dtype=DType.bfloat16)
+    case = Case(tokens=2112)
+    found = Comparison(case=case, measured=measure(shape, quant, case), predicted=predicted(shape, quant, case))
+    assert 0.97 <= found.pass_bytes[1] / found.pass_bytes[0] <= 1.05
 
 
 def test_static_bytes_are_the_predictors() -> None:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from harness import loss
-from harness.activations import Linear, Pass, linears, saved_by_pass
+from harness import dropout, loss
+from harness.activations import DRAW_BYTES, Linear, Pass, linears, saved_by_pass
 from harness.adapters import AdapterBank
 from harness.choices import model_choice
 from harness.collate import Item
@@ -182,6 +182,17 @@ def test_weight_bytes_of_a_whole_model(method: QuantMethod, tied: bool) -> None:
     assert weights_bytes(shape, quant) == pytest.approx(measured, rel=1e-3)
 
 
+def kept_on_a_cpu_alone(dtype: DType) -> int:
+    """By a block in bfloat16: a copy of attention's output, and keys and values repeated to all heads.
+
+    A GPU attends in one call there (tests/unit/test_fake_memory.py), which is what the predictor counts.
+    """
+    if dtype is not BF16:
+        return 0
+    heads = TINY.num_heads + 2 * (TINY.num_heads - TINY.num_kv_heads)
+    return 2 * sum(LENGTHS) * heads * (TINY.hidden_size // TINY.num_heads)
+
+
 @pytest.mark.parametrize("dtype", [FP32, BF16])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("method", [QuantMethod.none, QuantMethod.nf4])
@@ -190,7 +201,8 @@ def test_activations_equal_what_autograd_keeps(method: QuantMethod, dropout: flo
     adapter = dataclasses.replace(LORA, lora_dropout=dropout)
     saved = saved_by_pass(make_pass(quant, adapter), gradient_checkpointing=False)
     measured = saved_bytes(make_bank(quant, adapter))
-    assert saved.blocks_bytes + saved.loss_bytes == pytest.approx(measured, rel=0.01)
+    expected = saved.blocks_bytes + saved.loss_bytes + TINY.num_layers * kept_on_a_cpu_alone(dtype)
+    assert expected == pytest.approx(measured, rel=0.01)
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["o_proj", "down_proj"], ["gate_proj", "up_proj"]])
@@ -233,7 +245,9 @@ def test_the_peak_of_a_step(
     train = TrainConfig(gradient_checkpointing=checkpointing)
     prediction = predict(TINY, quant, adapter, train, sum(LENGTHS), max(LENGTHS))
     predicted = prediction.resident_bytes - prediction.static_bytes
-    assert predicted == pytest.approx(peak_bytes(bank, tmp_path), rel=0.05)
+    predicted += (1 if checkpointing else TINY.num_layers) * kept_on_a_cpu_alone(dtype)
+    # in 16 bits a GPU keeps copies of A and B and draws masks in float32, a CPU doesn't (tests/unit/test_fake_memory)
+    assert 0.95 <= predicted / peak_bytes(bank, tmp_path) <= (1.05 if dtype is FP32 else 1.15)
 
 
 def test_adapters_and_their_tensors() -> None:
@@ -248,6 +262,9 @@ def test_two_members_have_twice_the_adapters_over_one_base() -> None:
     one, two = (predict(TINY, PLAIN, LORA, TRAIN, 320, 200, num_members=n) for n in (1, 2))
     assert (two.weights_bytes, two.activation_bytes) == (one.weights_bytes, one.activation_bytes)
     assert two.adapter_bytes == 2 * one.adapter_bytes
+    assert (one.factor_copies_bytes, two.factor_copies_bytes) == (0, two.adapter_bytes), "side by side, in float32"
+    in_16_bits = predict(TINY, dataclasses.replace(PLAIN, compute_dtype=BF16), LORA, TRAIN, 320, 200)
+    assert in_16_bits.factor_copies_bytes == one.adapter_bytes // 2
     assert two.optimizer_bytes + two.paged_optimizer_bytes == 2 * (one.optimizer_bytes + one.paged_optimizer_bytes)
 
 
@@ -349,6 +366,7 @@ def test_targets_of_another_architecture_are_refused() -> None:
 
 def test_the_chunk_is_the_losss() -> None:
     assert LOGITS_CHUNK_BYTES == loss.CHUNK_BYTES
+    assert DRAW_BYTES == dropout.DRAW_BYTES
 
 
 def test_the_papers_claims_hold_for_our_numbers() -> None:
