@@ -98,7 +98,7 @@ class _Casting(nn.Module):
             for name, parameter in own.items():
                 if parameter is not None:
                     self._parameters[name] = parameter.to(self.compute_dtype)  # type: ignore[assignment]
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            return super().forward(*args, **kwargs)
         finally:
             self._parameters.update(own)
 
