@@ -73,11 +73,12 @@ $(SERVER_STAMP):
 	  -c constraints.txt 'llama-cpp-python[server]==0.3.36'
 	@touch $(SERVER_STAMP)
 
-lint: setup  ## ruff, mypy strict, import-linter
+lint: setup  ## ruff, mypy strict, import-linter, the tree of folders
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tests.check_layout
 
 format: setup  ## Rewrite the code as ruff has it
 	$(BIN)/ruff check --fix .

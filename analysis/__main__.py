@@ -15,15 +15,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from analysis.fetch import fetch
-from analysis.leaderboard import leaderboard_table
-from analysis.records import SweepRuns, load_runs, load_tournament, sweep_runs
-from analysis.report import MAX_QUESTIONS, PAGE, ReportOptions, write_report
-from analysis.reproduction import reproduce
-from analysis.reproduction_text import to_csv, to_markdown, to_terminal
-from harness.files import to_json, write_atomically
-from harness.places import ledger_url as url_of
-from harness.places import paths_of_environment
+from analysis.paper.fetch import fetch
+from analysis.paper.tables import reproduce
+from analysis.paper.text import to_csv, to_markdown, to_terminal
+from analysis.report.leaderboard import leaderboard_table
+from analysis.report.page import MAX_QUESTIONS, PAGE, ReportOptions, write_report
+from analysis.report.records import SweepRuns, load_runs, load_tournament, sweep_runs
+from harness.config.paths import paths_of_environment
+from harness.files.atomic import to_json, write_atomically
+from harness.ledger.open import ledger_url as url_of
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None

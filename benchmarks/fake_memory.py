@@ -13,9 +13,11 @@ A torch without CUDA has no backward pass for fake CUDA tensors, so these lie on
 bitsandbytes are told that they lie on `cuda:0`: the branches that run are CUDA's. A kernel's own buffers are no
 tensors that Python sees. Where they are large, the mode adds them: the matrix that bitsandbytes dequantizes for a
 product, LLM.int8's int32 and float16 products, the float32 gradient of the query in flash attention's backward pass.
-cuBLAS' workspace (32 MiB on an H100) and the CUDA context are left out; `harness.row_length.CONTEXT_BYTES` has them.
+cuBLAS' workspace (32 MiB on an H100) and the CUDA context are left out; `harness.memory.row_length.CONTEXT_BYTES` has
+them.
 
-`tests/unit/test_fake_memory.py` holds the mode to real CPU tensors. Record: benchmarks/results/memory-fake-*.md.
+`tests/unit/benchmarks/test_fake_memory.py` holds the mode to real CPU tensors. Record:
+benchmarks/results/memory-fake-*.md.
 """
 
 import itertools
@@ -42,15 +44,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from harness import attention_kernels
-from harness.adapters import AdapterBank, linear_layers
-from harness.attention import PACKED
-from harness.choices import quant_choice
-from harness.collate import Item
-from harness.memory import NESTED_BLOCK, MemoryPrediction, predict
-from harness.memory_paper import LLAMA_SIZES, llama_shape
-from harness.quant import TORCH_DTYPES
-from harness.schema import AdapterConfig, DType, QuantConfig, QuantMethod, ShapeConfig, TrainConfig
+from harness.banks.shared import AdapterBank
+from harness.config.choices import quant_choice
+from harness.config.schema import AdapterConfig, DType, QuantConfig, QuantMethod, ShapeConfig, TrainConfig
+from harness.memory.paper import LLAMA_SIZES, llama_shape
+from harness.memory.predict import NESTED_BLOCK, MemoryPrediction, predict
+from harness.nn import attention_kernels
+from harness.nn.attention import PACKED
+from harness.nn.batch import Item
+from harness.nn.quant import TORCH_DTYPES, linear_layers
 
 BLOCK_BYTES = 512  # CUDA's allocator rounds each tensor up to it
 SEQUENCE_TOKENS = 528  # OASST1: 16 source and 512 target tokens

@@ -32,8 +32,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.stages import STAGES, Findings, Settings, Stage
-from harness.files import write_atomically, write_json
-from harness.process import prepare_process
+from harness.devices.process import prepare_process
+from harness.files.atomic import write_atomically, write_json
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT_SECONDS = 120.0  # of a stage

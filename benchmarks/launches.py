@@ -27,13 +27,13 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harness.adapters import AdapterBank
-from harness.attention import PACKED
-from harness.collate import Item
-from harness.member_row import Kernels
-from harness.schema import AdapterConfig
-from harness.stopping import stops_at_layers
-from harness.train import forward_backward
+from harness.banks.shared import AdapterBank
+from harness.config.schema import AdapterConfig
+from harness.nn.attention import PACKED
+from harness.nn.batch import Item
+from harness.nn.member_row import Kernels
+from harness.training.loop import forward_backward
+from harness.training.stopping import stops_at_layers
 
 NUM_LAYERS = 32
 _META = torch.device("meta")

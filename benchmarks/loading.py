@@ -4,10 +4,10 @@
 
 Writes a LLaMA checkpoint of that width with few layers to a temporary folder (7.5 GB for the default) and reads it
 to the CPU in fresh processes. `whole` is from_pretrained, its linear layers quantized one after another afterwards;
-`by_tensor` is `harness.reading`. Peaks are in GB above the process with its libraries loaded: anonymous memory is the
-process' own; resident memory also has the mapped pages of the file, which the system takes back when it needs them.
-On a CPU the quantized model itself is in both, and what bitsandbytes needs to quantize a layer there. `--device meta
---method none` leaves both out: weights go to a device that isn't host memory, as they do to a GPU.
+`by_tensor` is `harness.models.reading`. Peaks are in GB above the process with its libraries loaded: anonymous memory
+is the process' own; resident memory also has the mapped pages of the file, which the system takes back when it needs
+them. On a CPU the quantized model itself is in both, and what bitsandbytes needs to quantize a layer there. `--device
+meta --method none` leaves both out: weights go to a device that isn't host memory, as they do to a GPU.
 """
 
 import json
@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.process import prepare_process
+from harness.devices.process import prepare_process
 
 WIDTHS = {  # hidden_size, intermediate_size, num_attention_heads
     "65b": (8192, 22016, 64),
@@ -93,12 +93,12 @@ def child(way: str, folder: Path, method: str, device_name: str) -> None:
     prepare_process()
     import torch
 
-    from harness.attention import PACKED
-    from harness.banks import read_base
-    from harness.models import quiet_libraries
-    from harness.quant import quantize_linear
-    from harness.reading import read_config
-    from harness.schema import DType, QuantConfig, QuantMethod
+    from harness.banks.load import read_base
+    from harness.config.schema import DType, QuantConfig, QuantMethod
+    from harness.devices.torch_device import quiet_libraries
+    from harness.models.reading import read_config
+    from harness.nn.attention import PACKED
+    from harness.nn.quant import quantize_linear
 
     quiet_libraries()
     quant = QuantConfig(name=method, method=QuantMethod(method), compute_dtype=DType.bfloat16)
@@ -130,9 +130,8 @@ def read_whole(folder: Path, quant: Any, device: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from harness.adapters import linear_layers
-    from harness.quant import quantize_linear
-    from harness.schema import QuantMethod
+    from harness.config.schema import QuantMethod
+    from harness.nn.quant import linear_layers, quantize_linear
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     layers = dict(linear_layers(model)) if quant.method is not QuantMethod.none else {}

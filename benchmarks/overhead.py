@@ -19,15 +19,16 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.ledger import Job, Ledger
-from harness.places import ledger_url
-from harness.schema import Config
-from sweeps.enqueue import enqueue
-from sweeps.local import run_local
-from sweeps.plan import make_jobs, plan_runs
-from sweeps.settings import WorkerSettings
+from harness.config.schema import Config
+from harness.ledger.ledger import Ledger
+from harness.ledger.open import ledger_url
+from harness.ledger.tables import Job
+from sweeps.jobs.settings import WorkerSettings
+from sweeps.launch.local import run_local
+from sweeps.plan.enqueue import enqueue
+from sweeps.plan.jobs import make_jobs, plan_runs
 from tests.lab import make_lab
-from tests.many import many_configs
+from tests.processes.many import many_configs
 
 WARM_UP = 0.2  # of the runs
 

@@ -19,8 +19,9 @@ from typing import TypeVar
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from harness.compose import CONF_FOLDER, Point, _load, compose_grid, to_config
-from sweeps.launch import planned
+from harness.config.choices import CONF_FOLDER
+from harness.config.compose import Point, _load, compose_grid, to_config
+from sweeps.plan.planned import planned
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.process import prepare_process
+from harness.devices.process import prepare_process
 
 FLOOR = """
 import sys, torch, transformers
@@ -35,10 +35,10 @@ def main(
 ) -> None:
     """Times both in turn and prints seconds and their ratio."""
     prepare_process()
-    from harness.choices import model_choice
-    from harness.locate import ModelSource, locate_model
-    from harness.models import checkpoint_folder
-    from harness.schema import PathsConfig
+    from harness.config.choices import model_choice
+    from harness.config.schema import PathsConfig
+    from harness.models.convert import checkpoint_folder
+    from harness.models.locate import ModelSource, locate_model
 
     source = locate_model(model_choice("smollm2"), PathsConfig(cache=str(cache)))
     assert isinstance(source, ModelSource)

@@ -17,10 +17,10 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from harness.ledger import Job, JobStatus, Ledger
-from harness.ledger_connection import Access
-from harness.ledger_schema import jobs
-from harness.places import LEDGER_FILE
+from harness.ledger.database import Access
+from harness.ledger.ledger import Ledger
+from harness.ledger.open import LEDGER_FILE
+from harness.ledger.tables import Job, JobStatus, jobs
 
 CALLS = (
     ("status", "--sweep", "all"),

@@ -3,7 +3,7 @@
     GOMP_SPINCOUNT=10000 python -m benchmarks.step --quant nf4
     OMP_WAIT_POLICY=PASSIVE python -m benchmarks.step
 
-The setting is the environment's alone: `harness.process` is not called here.
+The setting is the environment's alone: `harness.devices.process` is not called here.
 """
 
 import time
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import typer
 
-from harness.choices import model_choice, quant_choice
-from harness.collate import Item
-from harness.locate import ModelSource, locate_model
-from harness.models import load_base, quiet_libraries
-from harness.schema import AdapterConfig, DType, PathsConfig
+from harness.banks.load import load_base
+from harness.config.choices import model_choice, quant_choice
+from harness.config.schema import AdapterConfig, DType, PathsConfig
+from harness.devices.torch_device import quiet_libraries
+from harness.models.locate import ModelSource, locate_model
+from harness.nn.batch import Item
 
 
 def main(

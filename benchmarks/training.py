@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.process import prepare_process
+from harness.devices.process import prepare_process
 
 MICROBATCH = 4
 RANK, ALPHA, DROPOUT = 64, 16, 0.1
@@ -74,11 +74,12 @@ def one_turn(
     import torch
     from transformers import AutoTokenizer
 
-    from harness.data import DataSource
-    from harness.locate import ModelSource, locate_model
-    from harness.models import checkpoint_folder, quiet_libraries
-    from harness.schema import DatasetConfig, ModelConfig, PathsConfig
-    from harness.tokens import tokenize_dataset
+    from harness.config.schema import DatasetConfig, ModelConfig, PathsConfig
+    from harness.data.source import DataSource
+    from harness.data.tokens import tokenize_dataset
+    from harness.devices.torch_device import quiet_libraries
+    from harness.models.convert import checkpoint_folder
+    from harness.models.locate import ModelSource, locate_model
 
     quiet_libraries()
     torch.set_num_threads(2)
@@ -124,10 +125,10 @@ def make_ours(source: Any, cache: Path) -> Train:
     """One optimizer step a microbatch, as the Trainer takes them."""
     import torch
 
-    from harness.collate import Item
-    from harness.models import load_base
-    from harness.optim import make_optimizer, used_optimizer
-    from harness.schema import AdapterConfig, DType, QuantConfig, QuantMethod, TrainConfig
+    from harness.banks.load import load_base
+    from harness.config.schema import AdapterConfig, DType, QuantConfig, QuantMethod, TrainConfig
+    from harness.nn.batch import Item
+    from harness.training.optim import make_optimizer, used_optimizer
 
     quant = QuantConfig(name="fp32", method=QuantMethod.none, compute_dtype=DType.float32)
     bank = load_base(source, quant, torch.device("cpu"), cache).bank
@@ -230,7 +231,7 @@ def load_plain(source: Any, cache: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from harness.models import checkpoint_folder
+    from harness.models.convert import checkpoint_folder
 
     return AutoModelForCausalLM.from_pretrained(checkpoint_folder(source, cache), dtype=torch.float32)
 

@@ -1,4 +1,8 @@
-"""Contestants: runs of the ledger, opened for scoring, several adapters of one base a load."""
+"""Contestants: runs of the ledger, opened for scoring, several adapters of one base a load.
+
+A `Target` is what a command is to measure: finished runs, or a model with any number of adapters. A base is loaded once
+for all of its systems.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,17 +11,23 @@ from pathlib import Path
 
 import torch
 import yaml
+from transformers import AutoConfig
 
 from eval.console import STDERR
-from harness.adapters import ADAPTER_WEIGHTS
-from harness.files import sha256_file
-from harness.locate import locate_model
-from harness.models import LoadedBase, load_base
-from harness.plan import RunSpec
-from harness.provenance import load_record
-from harness.schema import AdapterMethod, PathsConfig, QuantConfig
-from harness.stores import Missing
-from harness.torch_device import slow_dtype
+from harness.banks.load import LoadedBase, load_base
+from harness.config.choices import model_choice, quant_choice
+from harness.config.paths import paths_of_environment
+from harness.config.schema import AdapterMethod, Device, ModelConfig, ModelKind, PathsConfig, QuantConfig
+from harness.devices.torch_device import resolve_device, resolved_quant, slow_dtype
+from harness.files.atomic import sha256_file
+from harness.files.hub import Missing
+from harness.ledger.open import existing_ledger, ledger_url, without_passwords
+from harness.ledger.tables import JobStatus
+from harness.models.convert import checkpoint_folder
+from harness.models.locate import locate_model
+from harness.runs.adapter_files import ADAPTER_WEIGHTS
+from harness.runs.record import RECORD_FILE, load_record
+from harness.runs.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,3 +117,142 @@ def load_members(base: LoadedBase, systems: Sequence[System]) -> None:
                 f"{system.folder} and run the sweep again"
             )
         base.bank.load_member(system.member, system.folder / "adapter")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What is to be scored: runs that exist, or a model with any number of adapters."""
+
+    model: str | None
+    adapters: tuple[Path, ...]
+    quant: str | None  # None: as the adapters' own records say, else unquantized
+    run_ids: tuple[str, ...]
+    sweep: str | None
+    runs: Path | None
+
+
+def each_base(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | None]]]:
+    """Loads each base once. -> the base, and its systems: name -> member of its bank, None for the untouched base.
+
+    Raises:
+        ValueError: nothing to measure, or a model that isn't a causal language model.
+    """
+    if target.model is not None:
+        yield _open_model(target)
+        return
+    if target.adapters:
+        raise ValueError("--adapter needs --model: the base that the adapter was trained on")
+    chosen = chosen_systems(target.sweep, target.run_ids, target.runs)
+    refuse_equal_names(chosen)
+    for system in chosen:
+        require_causal(system.name, system.spec.model.kind)
+    for systems in by_base(chosen):
+        with loaded(systems, paths_of_environment(target.runs), resolve_device(Device.auto)) as base:
+            yield base, {system.name: system.member for system in systems}
+
+
+def require_causal(name: str, kind: ModelKind) -> None:
+    """Raises ValueError for an encoder-decoder or a classifier, which scores no next token of a text."""
+    if kind is not ModelKind.causal:
+        raise ValueError(
+            f"{name}: a model of kind {kind.value} scores no next token of a whole text; MMLU, perplexity and tasks "
+            f"are for causal models"
+        )
+
+
+def chosen_systems(sweep: str | None, run_ids: Sequence[str], runs: Path | None) -> list[System]:
+    """The finished runs of a sweep, in its order, and those named.
+
+    Raises:
+        ValueError: no such sweep or run, or runs of the sweep that are not done.
+    """
+    paths = paths_of_environment(runs)
+    folder = Path(paths.runs)
+    wanted = list(run_ids)
+    if sweep is not None:
+        wanted += _sweep_runs(paths, sweep)
+    if not wanted:
+        raise ValueError("nothing to measure: name a --sweep or a --run")
+    return [open_system(folder / run_id) for run_id in dict.fromkeys(wanted)]
+
+
+def _sweep_runs(paths: PathsConfig, sweep: str) -> list[str]:
+    url = ledger_url(paths)
+    ledger = existing_ledger(url)
+    try:
+        known = [row.name for row in ledger.sweeps()]
+        if sweep not in known:
+            where = without_passwords(url)
+            raise ValueError(f"--sweep {sweep}: no such sweep in {where}; known: {', '.join(known) or 'none'}")
+        rows = list(ledger.rows(sweep=sweep, kinds=["train"]))
+    finally:
+        ledger.close()
+    unfinished = [row.label for row in rows if row.status is not JobStatus.done]
+    if unfinished:
+        raise ValueError(f"--sweep {sweep}: not done yet: {', '.join(unfinished)}; run it again, or name runs by --run")
+    return [row.run_id for row in rows]
+
+
+def _open_model(target: Target) -> tuple[LoadedBase, dict[str, str | None]]:
+    assert target.model is not None
+    model: ModelConfig = model_choice(target.model)
+    paths = paths_of_environment(target.runs)
+    source = locate_model(model, paths)
+    if isinstance(source, Missing):
+        raise ValueError(str(source))
+    is_seq2seq = AutoConfig.from_pretrained(checkpoint_folder(source, Path(paths.cache))).is_encoder_decoder
+    require_causal(target.model, ModelKind.seq2seq if is_seq2seq else model.kind)
+    device = resolve_device(Device.auto)
+    quant = resolved_quant(
+        adapters_quant(target.adapters) if target.quant is None else quant_choice(target.quant), device
+    )
+    say_if_slow(quant, device)
+    base = load_base(source, quant, device, Path(paths.cache))
+    members: dict[str, str | None] = {}
+    for number, folder in enumerate(target.adapters):
+        member = f"adapter{number}"
+        _require_same_base(folder, base)
+        base.bank.load_member(member, folder)
+        name = folder.name if folder.name != "adapter" else folder.parent.name
+        members[name if name not in members else f"{name}-{number}"] = member
+    return base, members or {model.name: None}
+
+
+def _require_same_base(adapter: Path, base: LoadedBase) -> None:
+    """Raises ValueError where the record beside an adapter says that it was trained on other weights than these.
+
+    Shapes alone don't tell: all models of one architecture have the same.
+    """
+    record = load_record(adapter.parent) if (adapter.parent / RECORD_FILE).is_file() else None
+    if record is not None and record.base_fingerprint != base.fingerprint:
+        raise ValueError(
+            f"--adapter {adapter}: its run {record.run_id} ({record.label}) was trained on other weights "
+            f"({record.base_fingerprint[:12]}) than those of --model ({base.fingerprint[:12]}, {base.source.location})"
+        )
+
+
+def adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
+    """How the adapters' own base was stored, from the records beside them; unquantized where there is no adapter.
+
+    Raises:
+        ValueError: an adapter without a record, or adapters of different bases: say --quant.
+    """
+    if not adapters:
+        return quant_choice("none")
+    found: list[QuantConfig] = []
+    for folder in adapters:
+        record = load_record(folder.parent) if (folder.parent / RECORD_FILE).is_file() else None
+        if record is None:
+            raise ValueError(f"--adapter {folder}: no record beside it says how its base was quantized; say --quant")
+        found.append(RunSpec.from_dict(record.spec).quant)
+    if any(quant != found[0] for quant in found):
+        raise ValueError("--adapter: these adapters were trained on differently quantized bases; score them apart")
+    return found[0]
+
+
+def judged_answers(
+    answers: Sequence[Path], sweep: str | None, run_ids: Sequence[str], runs: Path | None
+) -> tuple[Path, ...]:
+    """Answer files and run folders that a tournament is to be made of."""
+    folders = [system.folder for system in chosen_systems(sweep, run_ids, runs)] if sweep or run_ids else []
+    return (*answers, *folders)

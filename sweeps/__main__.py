@@ -21,8 +21,10 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from harness.ledger import JobStatus, Ledger
-from harness.places import existing_ledger, ledger_url, paths_of_environment
+from harness.config.paths import paths_of_environment
+from harness.ledger.ledger import Ledger
+from harness.ledger.open import existing_ledger, ledger_url
+from harness.ledger.tables import JobStatus
 
 app = typer.Typer(
     help="Plan, launch, watch and mend sweeps of many runs.",
@@ -52,10 +54,10 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Every run of a grid: its group, memory, tokens, time, disk, what is done, what is missing or too large."""
-    from harness.compose import compose_grid
-    from harness.devices import Hardware
-    from sweeps.launch import estimated, planned, print_plan
-    from sweeps.plan_view import describe, grids_table, listed_grids
+    from harness.config.compose import compose_grid
+    from harness.devices.hardware import Hardware
+    from sweeps.plan.planned import estimated, planned, print_plan
+    from sweeps.plan.table import describe, grids_table, listed_grids
 
     try:
         if listed:
@@ -84,8 +86,8 @@ def run(
     ] = False,
 ) -> None:
     """Plan and launch a grid; the same as `python -m harness.run -m`. On a cluster: launch=slurm or launch=ray."""
-    from harness.compose import compose_grid
-    from sweeps.launch import launch
+    from harness.config.compose import compose_grid
+    from sweeps.launch.launch import launch
 
     try:
         _require_overrides(overrides)
@@ -114,8 +116,8 @@ def search(
 ) -> None:
     """Look for the best values of a space: key=int(a,b[,log]), float(a,b[,log]) or choice(a,b,...). Needs optuna."""
     try:
-        from sweeps.search import parse_search
-        from sweeps.search_command import search_and_show
+        from sweeps.search.command import search_and_show
+        from sweeps.search.study import parse_search
     except ModuleNotFoundError as error:
         raise _refused(ValueError(f"{error}: pip install 'qlora-harness[search]'")) from None
 
@@ -140,7 +142,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Jobs by kind and state, throughput, time to go, who works on what, memory, what failed and why."""
-    from sweeps.status import SweepStatus, read_status, status_table
+    from sweeps.watch.status import SweepStatus, read_status, status_table
 
     ledger, folder = _ledger(runs), Path(paths_of_environment(runs).runs)
 
@@ -174,7 +176,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One run: its jobs, and where its config, logs, metrics, adapter and results lie."""
-    from sweeps.show import read_run, run_text
+    from sweeps.watch.show import read_run, run_text
 
     ledger = _ledger(runs)
     try:
@@ -218,7 +220,7 @@ def cancel(
     runs: Runs = None,
 ) -> None:
     """Cancels a sweep's open jobs, but those that another sweep wants too. `retry --cancelled` brings them back."""
-    from sweeps.on_slurm import scancel, still_there, submissions
+    from sweeps.launch.slurm import scancel, still_there, submissions
 
     ledger = _ledger(runs)
     try:
@@ -264,7 +266,7 @@ def gc(
     runs: Runs = None,
 ) -> None:
     """Checkpoints and half-written files that no run needs any more."""
-    from sweeps.garbage import find_garbage, remove_garbage
+    from sweeps.watch.garbage import find_garbage, remove_garbage
 
     folder = Path(paths_of_environment(runs).runs)
     ledger = _ledger(runs)

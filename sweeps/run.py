@@ -1,25 +1,11 @@
-"""The command `python -m harness.run`: a grid of finetuning runs, or one.
+"""The body of the command `python -m harness.run`: a grid of finetuning runs, or one.
 
-    python -m harness.run model=smollm2 dataset=concise                 one run
-    python -m harness.run -m model=llama7b,13b dataset=oasst1,flan       four runs
-    python -m harness.run -m +experiment=demo                            a named experiment
-    python -m harness.run -m +grid=table5                                a table of the paper (sweeps/grid/)
-    python -m harness.run -m model=7b dataset=flan launch.dry_run=true   the plan only
-    python -m harness.run -m +experiment=demo launch=slurm launch.slurm.partition=gpu    on a cluster (or launch=ray)
-    python -m harness.run --help                                         groups and keys
-
-What it does, in order: checks the command line, composes every grid point, plans, checks that all that is
-needed is there, trains what is not done yet, evaluates, says what came of it. Running it again goes on.
+It checks the command line, composes every grid point and hands them to `sweeps.launch.launch`. Its usage stands in
+`harness.run`, which is the path that users type.
 """
 
-import sys
-
-from sweeps.forkserver import may_train_here, start_forkserver, stop_forkserver
-
-if __name__ == "__main__" and may_train_here(sys.argv[1:]):
-    start_forkserver()  # it imports torch while the rest here is imported, composed and checked
-
 import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Never
@@ -30,10 +16,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from harness.compose import ConfigError, Point, check_command_line, first_cause, named_grids, register, to_config
-from harness.ledger import LedgerError
-from harness.schema import Config
-from sweeps.launch import EXIT_BAD_INPUT, EXIT_INTERRUPTED, command_line, launch
+from harness.config.compose import ConfigError, Point, check_command_line, first_cause, named_grids, register, to_config
+from harness.config.schema import Config
+from harness.ledger.tables import LedgerError
+from sweeps.launch.launch import launch
+from sweeps.launch.result import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from sweeps.workers.forkserver import stop_forkserver
 
 FLAGS = {"--allow-sqlite": "launch.allow_sqlite=true"}
 CONSOLE = Console(width=None if sys.stdout.isatty() else 140)
@@ -90,5 +78,6 @@ def refuse(problems: list[str]) -> Never:
     raise SystemExit(EXIT_BAD_INPUT)
 
 
-if __name__ == "__main__":
-    main()
+def command_line() -> list[str]:
+    """As the user typed it, the module's path as `python -m` takes it."""
+    return ["python", "-m", "harness.run", *sys.argv[1:]]

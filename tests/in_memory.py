@@ -1,12 +1,11 @@
-"""Quantizes a model that is whole in memory, one layer after another: the reference for `harness.reading`."""
+"""Quantizes a model that is whole in memory, one layer after another: the reference for `harness.models.reading`."""
 
 import torch
 from torch import nn
 
-from harness.adapters import linear_layers
-from harness.quant import quantize_linear
-from harness.schema import QuantConfig, QuantMethod
-from harness.shards import ShardedLayers, decoder_layers
+from harness.config.schema import QuantConfig, QuantMethod
+from harness.nn.quant import linear_layers, quantize_linear
+from harness.nn.shards import ShardedLayers, decoder_layers
 
 
 def quantize_linear_layers(

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.ledger import JobRow, Ledger
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import JobRow
 from tests.tiny import make_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import harness.devices
+import harness.devices.hardware
 
 SOURCE = r"""
 #include <stdio.h>
@@ -68,16 +68,16 @@ def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def drive(driver_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts the stand-in in the driver's place for one test; called, it says what the driver shows."""
-    monkeypatch.setattr(harness.devices, "_library", lambda: ctypes.CDLL(str(driver_folder / "libcuda.so.1")))
+    monkeypatch.setattr(harness.devices.hardware, "_library", lambda: ctypes.CDLL(str(driver_folder / "libcuda.so.1")))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def shows(**values: int) -> None:
         for name, value in values.items():
             monkeypatch.setenv(f"STAND_IN_{name.upper()}", str(value))
-        harness.devices.cuda_driver.cache_clear()
+        harness.devices.hardware.cuda_driver.cache_clear()
 
     yield shows
-    harness.devices.cuda_driver.cache_clear()
+    harness.devices.hardware.cuda_driver.cache_clear()
 
 
 def environment(driver_folder: Path, **values: int | str) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """How do the authors' released judgments get here? `python -m analysis data` fetches them, pinned and checked.
 
-Only what `analysis.released` reads is taken from each repository, at one commit, by git: it compares every byte with
-the commit's own hash. Then the judgments read from it are compared by sha256 with the copies that the paper's tables
-were recomputed from (no trusted copy of the Open Assistant verdicts was there to take one from: they are held by the
-commit alone).
+Only what `analysis.paper.released` reads is taken from each repository, at one commit, by git: it compares every byte
+with the commit's own hash. Then the judgments read from it are compared by sha256 with the copies that the paper's
+tables were recomputed from (no trusted copy of the Open Assistant verdicts was there to take one from: they are held by
+the commit alone).
 """
 
 import os
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.released import RELEASES, Release, canonical_sha256, locate
+from analysis.paper.released import RELEASES, Release, canonical_sha256, locate
 
 TIMEOUT_SECONDS = 600
 

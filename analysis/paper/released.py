@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
-from harness.files import read_jsonl, write_atomically
+from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from harness.files.atomic import read_jsonl, write_atomically
 
 DEPTH = 3  # folders below the data folder that are looked into
 CHATGPT = "chatgpt-3.5"

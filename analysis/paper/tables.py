@@ -1,7 +1,7 @@
 """Do the released judgments give the paper's Tables 1, 6 and 7? Ours beside the paper's, cell by cell. No torch.
 
-Used by `python -m analysis tables`; `analysis.reproduction_text` writes it down. Source: QLoRA (arXiv 2305.14314),
-Tables 1, 6 and 7, values in `analysis.paper`.
+Used by `python -m analysis tables`; `analysis.paper.text` writes it down. Source: QLoRA (arXiv 2305.14314),
+Tables 1, 6 and 7, values in `analysis.paper.values`.
 
 Elo is computed under three settings, side by side. "stated" is what the paper says: K = 32, every match once in each
 of 10,000 random orderings; it misses GPT-4 by some 20 points. "drawn" (K = 32 on a random part of the matches for each
@@ -19,12 +19,12 @@ from statistics import fmean, median
 
 import numpy as np
 
-from analysis.paper import CITATION, TABLES, PaperTable, Value
-from analysis.released import RELEASES, NoJudgments, canonical_sha256, locate
-from eval.elo import EloRating
-from eval.ratings import RateOptions, rate
-from eval.relative import RelativeScore, load_scores, relative_scores
-from eval.verdicts import Verdicts, load_verdicts, to_matches
+from analysis.paper.released import RELEASES, NoJudgments, canonical_sha256, locate
+from analysis.paper.values import CITATION, TABLES, PaperTable, Value
+from eval.ratings.elo import EloRating
+from eval.ratings.rate import RateOptions, rate
+from eval.ratings.relative import RelativeScore, load_scores, relative_scores
+from eval.ratings.verdicts import Verdicts, load_verdicts, to_matches
 
 ELO_TOLERANCE = 2.0  # points: the paper's +-1 and as much again for ours, both of the ordering
 STATED_K, ORDERINGS, SEED = 32.0, 10_000, 0
@@ -66,7 +66,7 @@ class Cell:
     status: Status
     reason: str | None = None  # why it was not run
     note: str | None = None  # what is odd about the printed value
-    where: str  # letters of `analysis.paper.SOURCES`
+    where: str  # letters of `analysis.paper.values.SOURCES`
 
     @property
     def difference(self) -> float | None:
@@ -122,7 +122,7 @@ def reproduce(table: str, data: Path, out: Path, resamples: int = 1000) -> Repro
 
     Args:
         table: "1", "6" or "7".
-        data: where the judgments lie, as `analysis.released` finds them.
+        data: where the judgments lie, as `analysis.paper.released` finds them.
         out: judgments that come in the original layout are converted into its folder `judgments`.
         resamples: of the prompts, for intervals.
 

@@ -14,9 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from analysis.formats import number
-from analysis.paper import SOURCES
-from analysis.reproduction import Cell, Reproduction, Status, mean_absolute_error
+from analysis.paper.tables import Cell, Reproduction, Status, mean_absolute_error
+from analysis.paper.values import SOURCES
+from analysis.report.formats import number
 
 TITLES = {
     "elo_human_vicuna": "Elo by people on the Vicuna benchmark",

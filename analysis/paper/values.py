@@ -2,7 +2,7 @@
 
 QLoRA: Efficient Finetuning of Quantized LLMs, Dettmers, Pagnoni, Holtzman, Zettlemoyer, arXiv 2305.14314 (2023).
 
-    from analysis.paper import TABLES, value
+    from analysis.paper.values import TABLES, value
     value("1", "guanaco-65b", "elo_gpt4_vicuna")  # 1022
     TABLES["6"].notes  # what is odd about a printed value
 
@@ -26,6 +26,23 @@ SOURCES = {
 }
 Value = int | float | str
 Place = tuple[str | None, str | None]  # (row, column); None stands for all of them
+
+
+def value(table: str, row: str, column: str) -> Value:
+    """One published value.
+
+    Raises:
+        KeyError: The paper has no such cell; the message says what there is.
+    """
+    if table not in TABLES:
+        raise KeyError(f"table {table!r}: there are {', '.join(TABLES)}")
+    found = TABLES[table]
+    if row not in found.rows or column not in found.columns:
+        raise KeyError(f"table {table} has no {row!r} / {column!r}; rows {list(found.rows)}, columns {found.columns}")
+    printed = found.rows[row][found.columns.index(column)]
+    if printed is None:
+        raise KeyError(f"table {table} prints nothing at {row!r} / {column!r}")
+    return printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,23 +78,6 @@ class PaperTable:
             if place in self.where_else:
                 return self.where_else[place]
         return self.where
-
-
-def value(table: str, row: str, column: str) -> Value:
-    """One published value.
-
-    Raises:
-        KeyError: The paper has no such cell; the message says what there is.
-    """
-    if table not in TABLES:
-        raise KeyError(f"table {table!r}: there are {', '.join(TABLES)}")
-    found = TABLES[table]
-    if row not in found.rows or column not in found.columns:
-        raise KeyError(f"table {table} has no {row!r} / {column!r}; rows {list(found.rows)}, columns {found.columns}")
-    printed = found.rows[row][found.columns.index(column)]
-    if printed is None:
-        raise KeyError(f"table {table} prints nothing at {row!r} / {column!r}")
-    return printed
 
 
 def cells(table: str) -> Iterator[PaperCell]:

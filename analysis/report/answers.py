@@ -7,8 +7,8 @@ the first system answered them; a system without an answer to one is listed as s
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.records import Answer, Run, Tournament, Verdict
-from eval.verdict_codes import FIRST, SECOND, TIE
+from analysis.report.records import Answer, Run, Tournament, Verdict
+from eval.ratings.codes import FIRST, SECOND, TIE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

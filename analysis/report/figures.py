@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.records import Estimate
+from analysis.report.records import Estimate
 
 CURVE_WIDTH, CURVE_HEIGHT = 240.0, 96.0  # the view box of one small curve
 CURVE_MARGIN = 5.0  # keeps dots and strokes inside

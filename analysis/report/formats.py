@@ -1,6 +1,6 @@
 """How are a report's numbers written? What was not measured reads "not measured", never a number. No torch.
 
-Jinja filters of analysis/templates, testable apart from them.
+Jinja filters of analysis/report/templates, testable apart from them.
 """
 
 from typing import Any

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.formats import parameters
-from analysis.records import Estimate, Judge
+from analysis.report.formats import parameters
+from analysis.report.records import Estimate, Judge
 
 SMALL_JUDGE_PARAMETERS = 3e9  # below this a warning stands beside the ratings
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[ _-]?([mb])(?![a-z0-9])", re.IGNORECASE)

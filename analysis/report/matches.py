@@ -9,8 +9,8 @@ it is left out of every rate and counted beside it.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from analysis.records import Tournament, Verdict
-from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
+from analysis.report.records import Tournament, Verdict
+from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
 
 PairTallies = dict[tuple[str, str], "Tally"]  # (system, opponent) -> the system's outcomes; both directions
 

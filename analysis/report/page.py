@@ -16,14 +16,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis.answers import answers_view
-from analysis.figures import CURVE_HEIGHT, CURVE_WIDTH, curve_y
-from analysis.formats import FILTERS
-from analysis.judging import bias_view, judge_view
-from analysis.leaderboard import LeaderboardRow, leaderboard_rows, write_leaderboard, write_scores
-from analysis.matches import pair_tallies
-from analysis.records import Run, SweepRuns, Tournament
-from analysis.sections import (
+from analysis.report.answers import answers_view
+from analysis.report.figures import CURVE_HEIGHT, CURVE_WIDTH, curve_y
+from analysis.report.formats import FILTERS
+from analysis.report.judging import bias_view, judge_view
+from analysis.report.leaderboard import LeaderboardRow, leaderboard_rows, write_leaderboard, write_scores
+from analysis.report.matches import pair_tallies
+from analysis.report.records import Run, SweepRuns, Tournament
+from analysis.report.sections import (
     curves_view,
     leaderboard_view,
     matrix_view,
@@ -31,8 +31,8 @@ from analysis.sections import (
     scores_views,
     shared_packages,
 )
-from eval.verdict_codes import NULL_SYSTEM
-from harness.files import write_atomically
+from eval.ratings.codes import NULL_SYSTEM
+from harness.files.atomic import write_atomically
 
 PAGE = "index.html"
 MAX_QUESTIONS = 100
@@ -109,7 +109,7 @@ def report_context(
 def render_page(context: dict[str, Any]) -> str:
     """The page as HTML. Every value is escaped; a name that the templates lack is an error, not a blank."""
     environment = Environment(
-        loader=PackageLoader("analysis"),
+        loader=PackageLoader("analysis.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,7 +1,8 @@
 """What did a sweep and its tournament leave on disk? Reads both into plain records; judges nothing. No torch.
 
-Library only, under `analysis.leaderboard` and `analysis.report`. The layout read here is docs/architecture.md's
-"Records on disk". What isn't there is None or empty, never a number; what is there and can't be read is an error.
+Library only, under `analysis.report.leaderboard` and `analysis.report.page`. The layout read here is
+docs/architecture.md's "Records on disk". What isn't there is None or empty, never a number; what is there and can't be
+read is an error.
 """
 
 import csv
@@ -13,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
-from harness.files import read_jsonl
-from harness.ledger import JobStatus
-from harness.places import existing_ledger, without_passwords
-from harness.provenance import RunRecord, load_record
-from harness.scores import MeasuredScore, measured_scores
+from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from harness.files.atomic import read_jsonl
+from harness.ledger.open import existing_ledger, without_passwords
+from harness.ledger.tables import JobStatus
+from harness.runs.record import RunRecord, load_record
+from harness.runs.scores import MeasuredScore, measured_scores
 
 TRAIN = "train"
 
@@ -34,7 +35,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mmlu:
-    """One run's MMLU as eval/mmlu_scores.py writes it: fractions from 0 to 1."""
+    """One run's MMLU as eval/benchmarks/mmlu/results.py writes it: fractions from 0 to 1."""
 
     macro: Estimate  # mean over subjects
     micro: Estimate  # mean over questions

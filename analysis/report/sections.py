@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.figures import Bar, Curve, Scale, bar, curve, scale_over
-from analysis.leaderboard import LeaderboardRow
-from analysis.matches import PairTallies, Tally
-from analysis.records import Estimate, Run
-from harness.scores import MeasuredScore
+from analysis.report.figures import Bar, Curve, Scale, bar, curve, scale_over
+from analysis.report.leaderboard import LeaderboardRow
+from analysis.report.matches import PairTallies, Tally
+from analysis.report.records import Estimate, Run
+from harness.runs.scores import MeasuredScore
 
 MMLU_CHANCE = 0.25  # four choices
 MAX_MATRIX_SYSTEMS = 24  # more don't fit a page; the first of the leaderboard are shown

@@ -1,7 +1,7 @@
 """How much faster are answers here than `model.generate` one prompt at a time? The same greedy texts, A B A B.
 
-    python -m benchmarks.generation --prompts 32 --max-new-tokens 128
-    python -m benchmarks.generation --adapters 4      # four adapters in one batch beside one
+    python -m benchmarks.evaluation.generation --prompts 32 --max-new-tokens 128
+    python -m benchmarks.evaluation.generation --adapters 4      # four adapters in one batch beside one
 
 SmolLM2 in float32 on 2 threads, chat-templated prompts of mixed length (the embedded open prompts, each
 third with a longer dialogue before it). Prints seconds, tokens a second, the ratio and how many texts are equal.
@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.mmlu import PLAIN, Seconds, add_adapters, smollm2
-from eval.answer_prompts import PromptFormat, encode_dialogue, load_open_questions
-from eval.decoding import Decoded
-from eval.generate import GenerateSettings, Request, generate
-from harness.models import LoadedBase, checkpoint_folder, load_base
+from benchmarks.evaluation.mmlu import PLAIN, Seconds, add_adapters, smollm2
+from eval.answers.decoding import Decoded
+from eval.answers.dialogue import PromptFormat, encode_dialogue
+from eval.answers.generate import GenerateSettings, Request, generate
+from eval.answers.questions import load_open_questions
+from harness.banks.load import LoadedBase, load_base
+from harness.models.convert import checkpoint_folder
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Which answers that deserve nothing does the local judge fall for, and how fast does it judge?
 
-    python -m benchmarks.judge_controls --answers vicuna_answers.jsonl --questions vicuna_questions.jsonl
+    python -m benchmarks.evaluation.judge_controls --answers vicuna_answers.jsonl --questions vicuna_questions.jsonl
 
 Real answers to the first questions, a constant one (the null model of arXiv 2410.07137) and four that ask for a win
 meet in every pair and both orders before the local model. Records: benchmarks/results/judge-controls-*.md.
@@ -11,11 +11,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from eval.commands import judge_options
-from eval.judge_command import run
-from eval.judge_text import position_lines
-from eval.ratings import RateOptions, rate_files
-from harness.files import read_jsonl
+from eval.commands.judge import judge_options, position_lines
+from eval.judges.tournament import run
+from eval.ratings.rate import RateOptions, rate_files
+from harness.files.atomic import read_jsonl
 
 REAL = ("gpt-4", "chatgpt-3.5", "vicuna-13b")
 BEGGING = {

@@ -1,7 +1,7 @@
 """What does lm-eval itself say? Its task `mmlu` and its HF model, on questions from local files.
 
 The task's text comes from the YAML files in the installed package; only the place of the data is changed.
-Used by benchmarks/mmlu.py and tests/parity/test_mmlu_parity.py; needs the `parity` extra.
+Used by benchmarks/evaluation/mmlu.py and tests/parity/test_mmlu_parity.py; needs the `parity` extra.
 """
 
 import json
@@ -15,7 +15,7 @@ import yaml
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from eval.questions import Question
+from eval.benchmarks.mmlu.questions import Question
 
 _TASKS = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / "default"
 

@@ -1,6 +1,6 @@
 """How much faster is MMLU here than lm-eval's HF model? The same questions, one process, A B A B.
 
-    python -m benchmarks.mmlu --questions ../shared/data/mmlu/val.jsonl --shots ../shared/data/mmlu/dev.jsonl
+    python -m benchmarks.evaluation.mmlu --questions ../shared/data/mmlu/val.jsonl --shots ../shared/data/mmlu/dev.jsonl
 
 SmolLM2 in float32 on 2 threads, 5-shot, the alphabetically first 12 subjects (171 questions of the
 validation split). lm-eval runs at the batch size that was fastest on the first subject. The two take turns,
@@ -24,14 +24,15 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.lm_eval_reference import Reference, hf_model, score, write_tasks
-from eval.mmlu import MmluSettings, encode_set, load_set, score_mmlu
-from eval.mmlu_scores import MmluResult
-from eval.questions import Role, load_questions
-from eval.scoring import common_prefix
-from harness.locate import ModelSource, locate_model
-from harness.models import LoadedBase, checkpoint_folder, load_base
-from harness.schema import AdapterConfig, DType, ModelConfig, PathsConfig, QuantConfig, QuantMethod
+from benchmarks.evaluation.lm_eval_reference import Reference, hf_model, score, write_tasks
+from eval.benchmarks.mmlu.questions import Role, load_questions
+from eval.benchmarks.mmlu.results import MmluResult
+from eval.benchmarks.mmlu.score import MmluSettings, encode_set, load_set, score_mmlu
+from eval.scoring.next_token import common_prefix
+from harness.banks.load import LoadedBase, load_base
+from harness.config.schema import AdapterConfig, DType, ModelConfig, PathsConfig, QuantConfig, QuantMethod
+from harness.models.convert import checkpoint_folder
+from harness.models.locate import ModelSource, locate_model
 
 PLAIN = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.float32)
 

@@ -1,6 +1,6 @@
 """How fast are ratings, beside a plain Python loop and evalica? Prints a JSON record, then a readable line each.
 
-    python -m benchmarks.ratings [VERDICTS.csv] [--skip-large]
+    python -m benchmarks.evaluation.ratings [VERDICTS.csv] [--skip-large]
 
 Without a file, matches like Vicuna's (4,467 among 8 systems on 80 prompts) are drawn. The plain loop and evalica are
 timed on a few orderings and scaled up, as 10,000 take minutes; our time is the median of several whole runs with
@@ -27,9 +27,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from eval.elo import Matches, elo_drawn, elo_given
-from eval.ratings import RateOptions, rate_files
-from eval.verdicts import load_verdicts, to_matches
+from eval.ratings.elo import elo_drawn, elo_given
+from eval.ratings.rate import RateOptions, rate_files
+from eval.ratings.verdicts import Matches, load_verdicts, to_matches
 
 NUM_ORDERINGS, K = 10_000, 32.0
 LARGE_QUESTIONS, LARGE_SYSTEMS = 25_253, 20  # times 20 * 19 + 16 ordered pairs: ten million rows
@@ -158,7 +158,7 @@ def time_large() -> dict[str, float]:
         path = Path(folder) / "verdicts.csv"
         num, size = write_large(path), path.stat().st_size
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.ratings", "--large-file", str(path)],
+            [sys.executable, "-m", "benchmarks.evaluation.ratings", "--large-file", str(path)],
             capture_output=True,
             text=True,
             check=True,
@@ -170,13 +170,13 @@ def time_command(path: Path) -> dict[str, float]:
     """A fresh process that imports, rates with the defaults and prints the table."""
     code = (
         "import sys; from pathlib import Path; from rich.console import Console; "
-        "from eval.ratings import RateOptions; from eval.rate_command import rate_command; "
+        "from eval.ratings.rate import RateOptions; from eval.commands.rate import rate_command; "
         "Console(width=140).print(rate_command([Path(sys.argv[1])], RateOptions())[1])"
     )
     command = [sys.executable, "-c", code, str(path)]
     taken = seconds(lambda: subprocess.run(command, capture_output=True, check=True), 5)
     imports = seconds(
-        lambda: subprocess.run([sys.executable, "-c", "import eval.ratings"], capture_output=True, check=True), 5
+        lambda: subprocess.run([sys.executable, "-c", "import eval.ratings.rate"], capture_output=True, check=True), 5
     )
     return {"command_median_seconds": median(taken), "import_median_seconds": median(imports)}
 

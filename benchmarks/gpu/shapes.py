@@ -6,7 +6,7 @@
 
 LLaMA shapes with random weights: each linear layer is drawn on the device, quantized and dropped, so that the
 16-bit model never exists; nothing is downloaded. The model then trains through the harness's own loop
-(`harness.train.train_group`) at the recipe's settings: r = 64 on all layers, batch 16, sequences of OASST1's
+(`harness.training.loop.train_group`) at the recipe's settings: r = 64 on all layers, batch 16, sequences of OASST1's
 limits (16 source and 512 target tokens), paged AdamW where it has to page, a checkpoint after every step.
 Needs torch, transformers, peft, bitsandbytes, omegaconf.
 
@@ -32,19 +32,19 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from harness.activations import linears
-from harness.adapters import AdapterBank, linear_layers
-from harness.attention import PACKED
-from harness.choices import quant_choice
-from harness.files import write_atomically, write_json
-from harness.locate import num_parameters
-from harness.memory import predict, trained_tensors
-from harness.memory_paper import LLAMA_SIZES, llama_shape
-from harness.optim import OptimizerKind
-from harness.provenance import package_versions
-from harness.quant import TORCH_DTYPES, quantize_linear
-from harness.schema import AdapterConfig, DType, QuantConfig, QuantMethod, ShapeConfig, TrainConfig
-from harness.train import Member, StepMetrics, train_group
+from harness.banks.shared import AdapterBank
+from harness.config.choices import quant_choice
+from harness.config.schema import AdapterConfig, DType, QuantConfig, QuantMethod, ShapeConfig, TrainConfig
+from harness.files.atomic import write_atomically, write_json
+from harness.memory.activations import linears
+from harness.memory.paper import LLAMA_SIZES, llama_shape
+from harness.memory.predict import predict, trained_tensors
+from harness.models.locate import num_parameters
+from harness.nn.attention import PACKED
+from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear
+from harness.runs.record import package_versions
+from harness.training.loop import Member, StepMetrics, train_group
+from harness.training.optim import OptimizerKind
 
 # dense bf16 peak of the maker's data sheet, floating-point operations a second; by a part of the device's name
 PEAK_ARITHMETIC = {
@@ -82,6 +82,18 @@ class Sample:
 
     input_ids: "np.ndarray[tuple[int], np.dtype[np.int32]]"
     num_source: int
+
+
+def flops_per_token(shape: ShapeConfig, adapter: AdapterConfig, sequence: int) -> float:
+    """Floating-point operations that a token's training needs.
+
+    Frozen weights: 2 forward and 2 for the input's gradient; the output layer likewise. Adapters: 6. Attention:
+    two products over half the sequence (causal), forward once and backward twice.
+    """
+    frozen = shape.num_layers * sum(n.in_features * n.out_features for n in linears(shape))
+    frozen += shape.vocab_size * shape.hidden_size
+    attention = shape.num_layers * 3 * 2 * 2 * shape.hidden_size * sequence / 2
+    return 4 * frozen + 6 * sum(trained_tensors(shape, adapter)) + attention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,18 +337,6 @@ def samples(options: Options, num_tokens: int) -> list[Sample]:
     length = options.source_tokens + options.target_tokens
     rows = rng.integers(3, num_tokens, (options.batch_size, length)).astype(np.int32)
     return [Sample(input_ids=row, num_source=options.source_tokens) for row in rows]
-
-
-def flops_per_token(shape: ShapeConfig, adapter: AdapterConfig, sequence: int) -> float:
-    """Floating-point operations that a token's training needs.
-
-    Frozen weights: 2 forward and 2 for the input's gradient; the output layer likewise. Adapters: 6. Attention:
-    two products over half the sequence (causal), forward once and backward twice.
-    """
-    frozen = shape.num_layers * sum(n.in_features * n.out_features for n in linears(shape))
-    frozen += shape.vocab_size * shape.hidden_size
-    attention = shape.num_layers * 3 * 2 * 2 * shape.hidden_size * sequence / 2
-    return 4 * frozen + 6 * sum(trained_tensors(shape, adapter)) + attention
 
 
 def peak_arithmetic(device_name: str) -> float | None:

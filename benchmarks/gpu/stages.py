@@ -27,28 +27,20 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
-from benchmarks.gpu.shapes import (
-    Options,
-    build_base,
-    measure,
-    quant_config,
-    samples,
-    shape_of,
-    train_config,
-)
-from eval.decoding import DecodingRequest, DecodingSettings, decode
-from eval.scoring import Prompt, next_token_logprobs
-from harness.adapters import AdapterBank
-from harness.attention import Packed
-from harness.classifier_bank import ClassifierBank
-from harness.collate import Item
-from harness.device_memory import free_bytes
-from harness.locate import ModelSource
-from harness.memory import predict
-from harness.models import LoadedBase
-from harness.schema import AdapterConfig, Optimizer, TrainConfig
-from harness.tokens import TokenizedExample
-from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
+from benchmarks.gpu.shapes import Options, build_base, measure, quant_config, samples, shape_of, train_config
+from eval.answers.decoding import DecodingRequest, DecodingSettings, decode
+from eval.scoring.next_token import Prompt, next_token_logprobs
+from harness.banks.classifier import ClassifierBank
+from harness.banks.load import LoadedBase
+from harness.banks.shared import AdapterBank
+from harness.config.schema import AdapterConfig, Optimizer, TrainConfig
+from harness.data.tokens import TokenizedExample
+from harness.devices.memory import free_bytes
+from harness.memory.predict import predict
+from harness.models.locate import ModelSource
+from harness.nn.attention import Packed
+from harness.nn.batch import Item
+from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ALLOWED_OFF = 0.05  # of a predicted peak (issue "first GPU")
@@ -139,7 +131,7 @@ def cudnn_lengths(settings: Settings) -> Findings:
     findings = Findings()
     enabled = torch.backends.cuda.cudnn_sdp_enabled()
     try:
-        for name, cudnn in (("sdpa, cuDNN", True), ("sdpa, no cuDNN", False), ("harness.attention", None)):
+        for name, cudnn in (("sdpa, cuDNN", True), ("sdpa, no cuDNN", False), ("harness.nn.attention", None)):
             torch.backends.cuda.enable_cudnn_sdp(enabled if cudnn is None else cudnn)
             first, again = (_attention_seconds(settings, heads, size, dtype, cudnn is None) for _ in range(2))
             findings.rows.append({"path": name, "first_ms_a_length": 1e3 * first, "again_ms_a_length": 1e3 * again})

@@ -5,12 +5,15 @@ pass then continues every active sequence by one token. A finished sequence leav
 A pass keeps the tokens of one member together, as the bank wants them.
 
 Memory: as many slots as are asked for, or as fit. Sequences of like length share a shelf of the cache
-(`harness.key_value_cache`); one that would fill less than half of a slot opens a shelf of its own while slots are
+(`harness.nn.key_value_cache`); one that would fill less than half of a slot opens a shelf of its own while slots are
 left. Where the device has no room after all, everything under way waits again, its tokens kept, and half as many slots
 go on. The host waits for the device once a token, for all rows together.
 
-Source: continuous batching as in Orca (OSDI 2022). tests/unit/test_generate.py holds greedy texts against
+Source: continuous batching as in Orca (OSDI 2022). tests/unit/eval/answers/test_generate.py holds greedy texts against
 transformers' `generate`, one prompt at a time.
+
+Each prompt owns a random generator and draws one number a token: what it samples doesn't depend on who else is in the
+batch. Source of nucleus sampling: arXiv 1904.09751; p = 0.9 and temperature 0.7 are the paper's.
 """
 
 from collections import deque
@@ -20,16 +23,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from eval.row_sizes import MAX_SLOTS, PREFILL_TOKENS, Backoff, RowSizes, row_sizes
-from eval.sampling import greedy_tokens, nucleus_tokens, uniform_numbers
-from harness.adapters import AdapterBank
-from harness.key_value_cache import Decode, Prefill, Shelf, Slots
-from harness.models import LoadedBase
-from harness.segments import Segment
+from eval.scoring.row_sizes import MAX_SLOTS, PREFILL_TOKENS, Backoff, RowSizes, row_sizes
+from harness.banks.load import LoadedBase
+from harness.banks.shared import AdapterBank
+from harness.nn.batch import Segment
+from harness.nn.key_value_cache import Decode, Prefill, Shelf, Slots
 
 _NUMBERS_AHEAD = 64  # random numbers of each sequence that the device has in advance
 
 ShouldStop = Callable[[Sequence[int]], bool]  # of the tokens generated so far
+
+_NUCLEUS_GUESS = 256  # tokens looked at first; most nuclei are smaller, and a full sort costs more than the layer
+_WIDE = -1  # stands for a token of a row whose nucleus is wider than that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,3 +326,53 @@ def _finish_reasons(
         elif len(sequence.new_tokens) >= sequence.max_new_tokens:
             reasons[sequence.index] = "length"
     return reasons
+
+
+def uniform_numbers(seed: int, count: int) -> Tensor:
+    """A prompt's random stream: the number behind each of its tokens. -> [count], float64, on the CPU"""
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def greedy_tokens(logits_BV: Tensor) -> tuple[Tensor, list[int]]:
+    """The most likely token of each row, the first of equals: on the device, and on the host."""
+    tokens_B = logits_BV.argmax(dim=-1)
+    return tokens_B, tokens_B.tolist()
+
+
+def nucleus_tokens(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> tuple[Tensor, list[int]]:
+    """Samples from the smallest set of likeliest tokens whose probabilities sum to at least `top_p`.
+
+    Args:
+        logits_BV: float32.
+        uniform_B: float64 from 0 to 1, on the logits' device: each row's random number.
+        temperature: above 0; divides the logits.
+        top_p: above 0, at most 1.
+
+    Returns:
+        Each row's token, on the device and on the host.
+    """
+    probs_BV = (logits_BV / temperature).softmax(dim=-1)
+    likely = probs_BV.topk(min(_NUCLEUS_GUESS, probs_BV.shape[1]), dim=-1)
+    tokens_B = _draw(likely.values, likely.indices, uniform_B[:, None], top_p)
+    if likely.values.shape[1] == probs_BV.shape[1]:
+        return tokens_B, tokens_B.tolist()
+    is_wide_B = likely.values.double().sum(dim=-1) < top_p
+    tokens_B = tokens_B.masked_fill(is_wide_B, _WIDE)
+    found: list[int] = tokens_B.tolist()
+    wide = [row for row, token in enumerate(found) if token == _WIDE]
+    if wide:
+        everything = probs_BV[wide].sort(dim=-1, descending=True)
+        tokens_B[wide] = _draw(everything.values, everything.indices, uniform_B[wide, None], top_p)
+        found = tokens_B.tolist()
+    return tokens_B, found
+
+
+def _draw(sorted_BK: Tensor, tokens_BK: Tensor, uniform_B1: Tensor, top_p: float) -> Tensor:
+    """Inverts the cumulative distribution of the nucleus at a uniform number. -> [B]"""
+    probs_BK = sorted_BK.double()
+    before_BK = probs_BK.cumsum(dim=-1) - probs_BK
+    nucleus_BK = probs_BK * (before_BK < top_p)
+    mass_BK = nucleus_BK.cumsum(dim=-1)
+    place_B1 = (mass_BK <= uniform_B1 * mass_BK[:, -1:]).sum(dim=-1, keepdim=True)
+    last_B1 = (nucleus_BK > 0).sum(dim=-1, keepdim=True) - 1
+    return tokens_BK.gather(1, place_B1.minimum(last_B1))[:, 0]

@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval.answer_files import Answer, AnswerFile, read_answers
-from eval.answer_prompts import HUMAN_STOP, OpenQuestion, PromptFormat, encode_dialogue
-from eval.decoding import Decoded, DecodingRequest, DecodingSettings, ShouldStop, decode
-from eval.model_key import model_sha256
-from eval.scoring import Progress
+from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings, ShouldStop, decode
+from eval.answers.dialogue import HUMAN_STOP, PromptFormat, encode_dialogue
+from eval.answers.files import Answer, AnswerFile, read_answers
+from eval.answers.questions import OpenQuestion
+from eval.answers.vllm import VllmBase, decode_vllm
+from eval.scoring.model_key import model_sha256
+from eval.scoring.next_token import Progress
 from eval.systems import System, refuse_equal_names
-from eval.vllm_engine import VllmBase, decode_vllm
-from harness.models import LoadedBase
-from harness.provenance import load_record
+from harness.banks.load import LoadedBase
+from harness.runs.record import load_record
 
 ENGINES = ("own", "vllm")
 
@@ -38,7 +39,7 @@ class GenerateSettings:
     stop: tuple[str, ...] = (HUMAN_STOP,)  # an answer ends before the first of these
     prompt_format: PromptFormat = PromptFormat.auto
     num_slots: int | None = None  # answers under way at once, which can't change them; None: as many as fit, up to 32
-    engine: str = "own"  # own: eval/decoding.py; vllm: eval/vllm_engine.py
+    engine: str = "own"  # own: eval/answers/decoding.py; vllm: eval/answers/vllm.py
 
     def __post_init__(self) -> None:
         for key in ("max_new_tokens", "num_slots"):

@@ -2,7 +2,7 @@
 
 Written against vLLM's offline interface (`LLM.generate` with token prompts, one `SamplingParams` and one
 `LoRARequest` a prompt). NOT RUN HERE: vLLM needs a GPU and can't be installed in this project's environment;
-tests/unit/test_vllm_engine.py checks only which arguments reach it. Its kernels round otherwise than ours and its
+tests/unit/eval/answers/test_vllm.py checks only which arguments reach it. Its kernels round otherwise than ours and its
 sampling has random streams of its own, so answers are tied to the engine and never mixed with ours.
 
 What it serves: causal bases unquantized, or nf4 with double quantization in blocks of 64 (vLLM's in-flight
@@ -20,13 +20,12 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from eval.decoding import Decoded, DecodingRequest, DecodingSettings
-from eval.systems import System
-from eval.target import require_causal
-from harness.locate import ModelSource, folder_fingerprint, locate_model
-from harness.models import checkpoint_folder
-from harness.schema import SHARED_BASE_METHODS, PathsConfig, QuantConfig, QuantMethod
-from harness.stores import Missing
+from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings
+from eval.systems import System, require_causal
+from harness.config.schema import SHARED_BASE_METHODS, PathsConfig, QuantConfig, QuantMethod
+from harness.files.hub import Missing
+from harness.models.convert import checkpoint_folder
+from harness.models.locate import ModelSource, folder_fingerprint, locate_model
 
 CHUNK_PROMPTS = 256  # prompts a call: answers reach the disk so many at a time
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM's kernels serve
@@ -114,7 +113,7 @@ def load_vllm(systems: Sequence[System], paths: PathsConfig) -> VllmBase:
 def decode_vllm(
     base: VllmBase, requests: Sequence[DecodingRequest], settings: DecodingSettings, stop: Sequence[str]
 ) -> Iterator[Decoded]:
-    """As `eval.decoding.decode`, a chunk of prompts at a time."""
+    """As `eval.answers.decoding.decode`, a chunk of prompts at a time."""
     from vllm import SamplingParams
 
     for start in range(0, len(requests), CHUNK_PROMPTS):

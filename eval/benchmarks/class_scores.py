@@ -1,9 +1,9 @@
 """How good are a classifier's choices? Accuracy, F1, Matthews; Pearson and Spearman for numbers; no torch.
 
 Each with a 95 % interval: Wilson for accuracy, a bootstrap over rows for the others. Where a class was never met or
-never chosen, F1 and Matthews count 0, as scikit-learn has it (tests/unit/test_class_scores.py holds them to it);
-a correlation of constant numbers has no value. Which of them a task reports: GLUE (arXiv 1804.07461), table 1; which
-one enters a mean over tasks: LoRA (arXiv 2106.09685), table 2.
+never chosen, F1 and Matthews count 0, as scikit-learn has it (tests/unit/eval/benchmarks/test_class_scores.py holds
+them to it); a correlation of constant numbers has no value. Which of them a task reports: GLUE (arXiv 1804.07461),
+table 1; which one enters a mean over tasks: LoRA (arXiv 2106.09685), table 2.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from eval.intervals import NUM_RESAMPLES, Score, percentile_interval, wilson_interval
+from eval.benchmarks.intervals import NUM_RESAMPLES, Score, percentile_interval, wilson_interval
 
 _Numbers = NDArray[np.float64]
 

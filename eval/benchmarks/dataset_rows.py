@@ -6,9 +6,9 @@ A file that trained a model and says nothing about its split is never taken for 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.data import DataSource, fingerprint, locate_dataset
-from harness.schema import DatasetConfig, PathsConfig
-from harness.stores import Missing
+from harness.config.schema import DatasetConfig, PathsConfig
+from harness.data.source import DataSource, fingerprint, locate_dataset
+from harness.files.hub import Missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,21 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.class_scores import class_scores, number_scores, official_metrics
-from eval.dataset_rows import EvalRows
-from eval.intervals import Score
-from eval.model_key import model_sha256
-from eval.row_sizes import Backoff
-from eval.scoring import Progress
-from harness.classifier_bank import ClassifierBank
-from harness.collate import Item
-from harness.data import SourceRow, read_rows, row_examples
-from harness.files import append_jsonl, read_jsonl
-from harness.formats import LABELLED, Example
-from harness.labels import REGRESSION, declared_labels, label_value
-from harness.models import LoadedBase
-from harness.rows import DataError
-from harness.text_pairs import encode_texts
+from eval.benchmarks.class_scores import class_scores, number_scores, official_metrics
+from eval.benchmarks.dataset_rows import EvalRows
+from eval.benchmarks.intervals import Score
+from eval.scoring.model_key import model_sha256
+from eval.scoring.next_token import Progress
+from eval.scoring.row_sizes import Backoff
+from harness.banks.classifier import ClassifierBank
+from harness.banks.load import LoadedBase
+from harness.data.formats import LABELLED, Example
+from harness.data.labels import REGRESSION, declared_labels, label_value
+from harness.data.rows import DataError
+from harness.data.source import SourceRow, read_rows, row_examples
+from harness.data.tokens import encode_texts
+from harness.files.atomic import append_jsonl, read_jsonl
+from harness.nn.batch import Item
 
 SCHEMA_VERSION = 1
 GLUE_FILE = "glue.json"

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from lm_eval.api.model import TemplateLM
 
-from eval.continuations import Continuation, score_continuations
-from eval.partial import Partial
-from eval.perplexity import document_windows, prefix_token
-from eval.scoring import Progress
-from harness.models import LoadedBase
+from eval.benchmarks.perplexity import document_windows, prefix_token
+from eval.scoring.continuations import Continuation, score_continuations
+from eval.scoring.next_token import Progress
+from eval.scoring.partial import Partial
+from harness.banks.load import LoadedBase
 
 _Tokens = list[int]
 

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.continuations import Continuation, score_continuations
-from eval.intervals import Interval, ratio_interval
-from eval.model_key import model_sha256
-from eval.partial import Partial
-from eval.scoring import Progress
-from eval.texts import texts_sha256
-from harness.files import write_json
-from harness.models import LoadedBase
+from eval.benchmarks.intervals import Interval, ratio_interval
+from eval.benchmarks.texts import texts_sha256
+from eval.scoring.continuations import Continuation, score_continuations
+from eval.scoring.model_key import model_sha256
+from eval.scoring.next_token import Progress
+from eval.scoring.partial import Partial
+from harness.banks.load import LoadedBase
+from harness.files.atomic import write_json
 
 SCHEMA_VERSION = 1
 PERPLEXITY_FILE = "perplexity.json"

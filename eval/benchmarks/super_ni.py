@@ -7,37 +7,44 @@ As `python -m eval super_ni --run RUN_ID`. The first 100 instances of each task,
 as it comes. Rows of one `id` are one instance with several references. The mean is over instances, as the official
 one; its interval is over tasks, which is what a new set of tasks would change.
 Source: Super-NaturalInstructions (arXiv 2204.07705); yizhongw/Tk-Instruct; QLoRA, table 3 (T5).
+
+RougeL and exact match take the best of several references. RougeL is the F measure of the longest common subsequence of
+stemmed words, by the `rouge_score` package; exact match ignores case, punctuation and spacing, not articles.
+Source: yizhongw/Tk-Instruct, src/compute_metrics.py (its English track).
 """
 
 import hashlib
 import json
+import string
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval.dataset_rows import EvalRows
-from eval.intervals import Score, mean_score
-from eval.model_key import model_sha256
-from eval.rouge import exact_match, rouge_l
-from eval.row_sizes import Backoff
-from eval.scoring import Progress
-from harness.data import read_rows, row_examples
-from harness.files import append_jsonl, read_jsonl
-from harness.formats import Example
-from harness.models import LoadedBase
-from harness.seq2seq_bank import Seq2SeqBank
-from harness.tokens import TASK_FIELD, shorten, source_tokens
+from eval.benchmarks.dataset_rows import EvalRows
+from eval.benchmarks.intervals import Score, mean_score
+from eval.scoring.model_key import model_sha256
+from eval.scoring.next_token import Progress
+from eval.scoring.row_sizes import Backoff
+from harness.banks.load import LoadedBase
+from harness.banks.seq2seq import Seq2SeqBank
+from harness.data.formats import Example
+from harness.data.source import read_rows, row_examples
+from harness.data.tokens import TASK_FIELD, shorten, source_tokens
+from harness.files.atomic import append_jsonl, read_jsonl
 
 SCHEMA_VERSION = 1
 SUPER_NI_FILE = "super_ni.json"
 RESAMPLE_SEED = 0
 MAX_BATCH_TOKENS = 16_384  # padded tokens of a batch's sources
 MAX_BATCH = 64  # answers under way at once; halved where the device has no room
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +67,18 @@ class Instance:
     instance_id: str
     example: Example  # of its first row
     references: tuple[str, ...]
+
+
+def rouge_l(answer: str, references: Sequence[str]) -> float:
+    """-> 0 to 1. Raises ValueError without references."""
+    return max(
+        float(_scorer().score(target=reference, prediction=answer)["rougeL"].fmeasure) for reference in references
+    )
+
+
+def exact_match(answer: str, references: Sequence[str]) -> bool:
+    """Whether it says the same as one of them."""
+    return any(_normalized(answer) == _normalized(reference) for reference in references)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,3 +279,14 @@ def _scores(predictions: Sequence[TextPrediction]) -> tuple[dict[str, TaskScore]
         for task, group in groups.items()
     }
     return per_task, mean_score([[p.rouge_l for p in group] for group in groups.values()], rng)
+
+
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # imports scikit-learn and pandas: 0.8 s
+
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def _normalized(text: str) -> str:
+    return " ".join(text.lower().translate(_PUNCTUATION).split())

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.intervals import Interval, mean_interval
-from harness.files import write_json
+from eval.benchmarks.intervals import Interval, mean_interval
+from harness.files.atomic import write_json
 
 SCHEMA_VERSION = 1
 TASKS_FILE = "tasks.json"

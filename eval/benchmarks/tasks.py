@@ -3,9 +3,9 @@
     results = score_tasks(base, {"base": None, "tuned": run_id}, TasksSettings(tasks=("hellaswag", "piqa")))
 
 As `python -m eval tasks --tasks hellaswag,piqa --model NAME [--adapter DIR]`. Tasks, prompts and metrics are those of
-lm-eval (0.4.13, the `tasks` extra), used as a library on our loaded base: eval/lm_eval_model.py. A task over local
-files is a YAML file in `--task-folder` that includes the published one; docs/benchmarks.md has an example.
-Paper: the zero-shot accuracy behind QLoRA's figure on data types, and Table 8.
+lm-eval (0.4.13, the `tasks` extra), used as a library on our loaded base: eval/benchmarks/lm_eval_model.py. A task over
+local files is a YAML file in `--task-folder` that includes the published one; docs/benchmarks.md has an example. Paper:
+the zero-shot accuracy behind QLoRA's figure on data types, and Table 8.
 """
 
 import hashlib
@@ -17,11 +17,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from eval.model_key import model_sha256
-from eval.partial import Partial
-from eval.scoring import Progress
-from eval.task_scores import TaskPrediction, TaskScore, TasksResult, crows_scores, metric_scores, missing_lm_eval
-from harness.models import LoadedBase
+from eval.benchmarks.task_scores import (
+    TaskPrediction,
+    TaskScore,
+    TasksResult,
+    crows_scores,
+    metric_scores,
+    missing_lm_eval,
+)
+from eval.scoring.model_key import model_sha256
+from eval.scoring.next_token import Progress
+from eval.scoring.partial import Partial
+from harness.banks.load import LoadedBase
 
 ZERO_SHOT = ("hellaswag", "piqa", "arc_easy", "arc_challenge", "winogrande")  # the paper's data-type figure
 _FEWSHOT_SEED = 1234
@@ -71,7 +78,7 @@ def score_tasks(
         raise ValueError(problem)
     from lm_eval.evaluator import evaluate
 
-    from eval.lm_eval_model import BankModel
+    from eval.benchmarks.lm_eval_model import BankModel
 
     tasks = load_tasks(settings)
     results: dict[str, TasksResult] = {}

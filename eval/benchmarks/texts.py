@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.rows import SUFFIXES, read_file
-from harness.schema import PathsConfig
+from harness.config.schema import PathsConfig
+from harness.data.rows import SUFFIXES, read_file
 
 HUB = "hub:"  # then id:split, or id:subset:split
 _PACKED_SUFFIXES = (".jsonl.gz", ".jsonl.zst")

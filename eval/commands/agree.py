@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from eval.agreement import AgreementResult, AgreeOptions, JudgeReport, Level, agree_files
+from eval.ratings.agreement import AgreementResult, AgreeOptions, JudgeReport, Level, agree_files
 
 MISSING = "-"
 
@@ -19,7 +19,7 @@ def agree_command(a: Path, b: Path, options: AgreeOptions) -> tuple[AgreementRes
     """Compare two verdict files.
 
     Raises:
-        ValueError: A file or an option can't be used; see `eval.agreement.agree_files`.
+        ValueError: A file or an option can't be used; see `eval.ratings.agreement.agree_files`.
     """
     result = agree_files(a, b, options)
     return result, show_agreement(result)

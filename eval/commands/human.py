@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eval.human.items import ContestOptions
     from eval.human.store import VoteStore
 
+
 EXTRA = ("fastapi", "uvicorn", "nh3", "markdown_it")  # what pyproject.toml's `human` brings
 
 app = typer.Typer(help="Let people vote on pairs of answers, blind.", no_args_is_help=True)
@@ -76,7 +77,7 @@ def serve(
     """
     with friendly_errors(), _needs_extra():
         from eval.human.items import ContestOptions
-        from eval.human.server import ServeOptions, admin_token, serve
+        from eval.human.web.server import ServeOptions, admin_token, serve
 
         where = ServeOptions(host=host, port=port, public_url=public_url)
         if not prepare:
@@ -240,7 +241,7 @@ def _say(line: str) -> None:
 def _sources(answers: Sequence[Path], sweep: str | None, run_ids: Sequence[str], runs: Path | None) -> tuple[Path, ...]:
     if not (sweep or run_ids):
         return tuple(answers)
-    from eval.commands import judged_answers  # imports torch: only who names runs waits for it
+    from eval.systems import judged_answers  # imports torch: only who names runs waits for it
 
     return judged_answers(answers, sweep, run_ids, runs)
 

@@ -1,10 +1,21 @@
-"""What does `python -m eval judge` tell a person, before the first paid call and at the end?
+"""What `python -m eval judge` does once its options are read, and what it tells a person before the first paid call.
 
-Library only; the same in JSON is `Estimate` and `JudgeSummary` of `eval.judge_options`.
+Library only; the same in JSON is `Estimate` and `JudgeSummary` of `eval.judging.options`.
 """
 
-from eval.judge_options import Estimate, JudgeSummary
-from eval.judging import PositionBias
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eval.console import Advance
+from eval.judges.tournament import estimate, run
+from eval.judging.matches import PositionBias
+from eval.judging.options import ApiOptions, Estimate, JudgeOptions, JudgeSummary, LocalOptions, ReplayOptions
+from eval.judging.prompts import Mode
+from harness.config.choices import model_choice, quant_choice
+from harness.config.paths import paths_of_environment
+from harness.devices.torch_device import quiet_libraries
 
 
 def estimate_text(ahead: Estimate) -> str:
@@ -56,3 +67,66 @@ def position_lines(bias: PositionBias) -> list[str]:
             f"reverse it, {bias.num_tie_and_win} are a tie in one order only"
         )
     return lines
+
+
+def judge_options(
+    answers: tuple[Path, ...],
+    tournament: Path,
+    judge: str,
+    *,
+    reference: str | None,
+    max_answer_tokens: int,
+    base_url: str,
+    key_variable: str,
+    budget_usd: float | None,
+    usd_per_million_prompt_tokens: float | None,
+    usd_per_million_completion_tokens: float | None,
+    num_concurrent: int,
+    batch: bool,
+    **rest: Any,
+) -> JudgeOptions:
+    """The typed options of a tournament. `judge`: `local:MODEL`, `replay:FILE`, or an API model."""
+    kind, _, name = judge.partition(":")
+    chosen: LocalOptions | ReplayOptions | ApiOptions
+    if kind == "local":
+        chosen = LocalOptions(
+            model=model_choice(name),
+            quant=quant_choice("none"),
+            paths=paths_of_environment(),
+            max_answer_tokens=max_answer_tokens,
+        )
+    elif kind == "replay":
+        chosen = ReplayOptions(files=(Path(name),))
+    else:
+        chosen = ApiOptions(
+            model=judge,
+            base_url=base_url,
+            key_variable=key_variable,
+            budget_usd=budget_usd,
+            usd_per_million_prompt_tokens=usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens=usd_per_million_completion_tokens,
+            num_concurrent=num_concurrent,
+            batch=batch,
+        )
+    if batch and not isinstance(chosen, ApiOptions):
+        raise ValueError(f"--batch: {judge} is no API model; only those have a Batch API")
+    mode = Mode.pairwise if reference is None else Mode.relative
+    return JudgeOptions(answers=answers, tournament=tournament, judge=chosen, mode=mode, reference=reference, **rest)
+
+
+def run_judge(
+    options: JudgeOptions, advance: Advance, announce: Callable[[str], None]
+) -> tuple[dict[str, Any], str, bool]:
+    """Judges. -> the summary as plain values, as text, and whether every match has its judgment."""
+    quiet_libraries()
+    summary = run(options, advance, on_estimate=lambda ahead: announce(estimate_text(ahead)), say=announce)
+    values = asdict(summary) | {"output": str(summary.output), "mode": summary.mode.value}
+    return values, summary_text(summary), summary.num_failed == 0
+
+
+def run_estimate(options: JudgeOptions) -> tuple[dict[str, Any], str]:
+    """What an API judge would cost. Raises ValueError for other judges."""
+    if not isinstance(options.judge, ApiOptions):
+        raise ValueError("--estimate: only an API judge costs money")
+    ahead = estimate(options)
+    return asdict(ahead), estimate_text(ahead)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from eval.ratings import RateOptions, RatingsResult, rate_files
+from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 
 MISSING = "-"
 
@@ -21,7 +21,7 @@ def rate_command(paths: Sequence[Path], options: RateOptions) -> tuple[RatingsRe
     """Rate the files.
 
     Raises:
-        ValueError: A file or an option can't be used; see `eval.ratings.rate_files`.
+        ValueError: A file or an option can't be used; see `eval.ratings.rate.rate_files`.
     """
     result = rate_files(paths, options)
     return result, show_ratings(result)

@@ -1,22 +1,23 @@
-"""What `eval perplexity`, `eval tasks` and `eval mmlu --checkpoints` do once their options are read."""
+"""What `python -m eval mmlu`, `perplexity` and `tasks` do once their options are read: find the systems,
+score, write, sum up.
+"""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.table import Table
 
-from eval.intervals import Interval
-from eval.mmlu import MmluSettings
-from eval.perplexity import PerplexityResult, PerplexitySettings, save_perplexity, score_perplexity
-from eval.snapshots import CheckpointsResult, score_checkpoints
-from eval.target import Target, each_base
-from eval.task_scores import TasksResult, missing_lm_eval, save_tasks
-from eval.tasks import TasksSettings, score_tasks
-from eval.texts import TextSource, load_documents
-from harness.models import quiet_libraries
-from harness.places import paths_of_environment
-
-Advance = Callable[[int, int], None]
+from eval.benchmarks.intervals import Interval
+from eval.benchmarks.mmlu.checkpoints import CheckpointsResult, score_checkpoints
+from eval.benchmarks.mmlu.results import MmluResult, save_result
+from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
+from eval.benchmarks.perplexity import PerplexityResult, PerplexitySettings, save_perplexity, score_perplexity
+from eval.benchmarks.task_scores import TasksResult, missing_lm_eval, save_tasks
+from eval.benchmarks.tasks import TasksSettings, score_tasks
+from eval.benchmarks.texts import TextSource, load_documents
+from eval.console import Advance
+from eval.systems import Target, each_base
+from harness.config.paths import paths_of_environment
+from harness.devices.torch_device import quiet_libraries
 
 
 def run_perplexity(
@@ -110,3 +111,32 @@ def _cell(value: float | None, interval: Interval | None, digits: int) -> str:
         return "-"
     text = f"{value:.{digits}f}"
     return text if interval is None else f"{text} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
+def run_mmlu(
+    target: Target, settings: MmluSettings, out: Path, advance: Advance
+) -> tuple[dict[str, MmluResult], Table]:
+    """Scores the target and writes mmlu.json. -> results by system, and a table of them."""
+    quiet_libraries()
+    results: dict[str, MmluResult] = {}
+    for base, members in each_base(target):
+        results |= score_mmlu(base, members, settings, advance, out / "partial")
+    for name, result in results.items():
+        save_result(result, out if len(results) == 1 else out / name)
+    return results, _mmlu_table(results)
+
+
+def _mmlu_table(results: dict[str, MmluResult]) -> Table:
+    table = Table(title="MMLU", title_justify="left", caption="95 % intervals")
+    for column in ("system", "mean over subjects", "mean over questions", "n"):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for name, result in results.items():
+        cells = [
+            f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+            for value, (low, high) in (
+                (result.accuracy_macro, result.accuracy_macro_ci95),
+                (result.accuracy_micro, result.accuracy_micro_ci95),
+            )
+        ]
+        table.add_row(name, *cells, str(result.n))
+    return table

@@ -11,23 +11,22 @@ from typing import Any
 
 from rich.table import Table
 
-from eval.commands import Advance
-from eval.dataset_rows import EvalRows, evaluation_rows
-from eval.glue import GLUE_FILE, GlueResult, GlueSettings, score_glue
-from eval.intervals import Score
-from eval.super_ni import SUPER_NI_FILE, SuperNiResult, SuperNiSettings, score_super_ni
-from eval.systems import loaded, refuse_equal_names, say_if_slow
-from eval.target import Target, adapters_quant, chosen_systems
-from harness.choices import dataset_choice, model_choice, quant_choice
-from harness.files import write_json
-from harness.locate import locate_model
-from harness.models import LoadedBase, load_base, quiet_libraries
-from harness.places import paths_of_environment
-from harness.plan import RunSpec
-from harness.provenance import RECORD_FILE, RunRecord, load_record
-from harness.schema import DatasetConfig, Device, ModelKind, PathsConfig
-from harness.stores import Missing
-from harness.torch_device import resolve_device, resolved_quant
+from eval.benchmarks.dataset_rows import EvalRows, evaluation_rows
+from eval.benchmarks.glue import GLUE_FILE, GlueResult, GlueSettings, score_glue
+from eval.benchmarks.intervals import Score
+from eval.benchmarks.super_ni import SUPER_NI_FILE, SuperNiResult, SuperNiSettings, score_super_ni
+from eval.console import Advance
+from eval.systems import Target, adapters_quant, chosen_systems, loaded, refuse_equal_names, say_if_slow
+from harness.banks.load import LoadedBase, load_base
+from harness.config.choices import dataset_choice, model_choice, quant_choice
+from harness.config.paths import paths_of_environment
+from harness.config.schema import DatasetConfig, Device, ModelKind, PathsConfig
+from harness.devices.torch_device import quiet_libraries, resolve_device, resolved_quant
+from harness.files.atomic import write_json
+from harness.files.hub import Missing
+from harness.models.locate import locate_model
+from harness.runs.record import RECORD_FILE, RunRecord, load_record
+from harness.runs.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eval.console import friendly_errors, progress_bar, show
-from harness.process import prepare_process
+from harness.devices.process import prepare_process
 
 if TYPE_CHECKING:
-    from eval.target import Target
+    from eval.systems import Target
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs; default: HARNESS_RUNS, else runs/.")]
@@ -53,10 +54,9 @@ def mmlu(
 ) -> None:
     """Five-shot multiple choice: accuracy with intervals, every prediction kept."""
     prepare_process()
-    from eval.commands import run_mmlu
-    from eval.measure import run_checkpoints
-    from eval.mmlu import MmluSettings
-    from eval.mmlu_prompts import Protocol
+    from eval.benchmarks.mmlu.prompts import Protocol
+    from eval.benchmarks.mmlu.score import MmluSettings
+    from eval.commands.score_models import run_checkpoints, run_mmlu
 
     with friendly_errors():
         known = [p.value for p in Protocol]
@@ -100,8 +100,8 @@ def glue(
 ) -> None:
     """Classifiers on rows with labels: accuracy, F1, Matthews, or correlations, with intervals."""
     prepare_process()
-    from eval.dataset_commands import DatasetTarget, run_glue
-    from eval.glue import GlueSettings
+    from eval.benchmarks.glue import GlueSettings
+    from eval.commands.score_runs import DatasetTarget, run_glue
 
     with friendly_errors():
         settings = GlueSettings(limit=limit)
@@ -129,8 +129,8 @@ def super_ni(
 ) -> None:
     """T5 on Super-NaturalInstructions: RougeL and exact match of greedy answers, by task, with intervals."""
     prepare_process()
-    from eval.dataset_commands import DatasetTarget, run_super_ni
-    from eval.super_ni import SuperNiSettings
+    from eval.benchmarks.super_ni import SuperNiSettings
+    from eval.commands.score_runs import DatasetTarget, run_super_ni
 
     with friendly_errors():
         settings = SuperNiSettings(limit_per_task=limit_per_task or None, max_new_tokens=max_new_tokens)
@@ -161,9 +161,9 @@ def perplexity(
 ) -> None:
     """Perplexity of a text by token, byte and word, in sliding windows, with intervals over documents."""
     prepare_process()
-    from eval.measure import run_perplexity
-    from eval.perplexity import PerplexitySettings
-    from eval.texts import TextSource
+    from eval.benchmarks.perplexity import PerplexitySettings
+    from eval.benchmarks.texts import TextSource
+    from eval.commands.score_models import run_perplexity
 
     with friendly_errors():
         target = _target(model, adapter, quant, run, sweep, runs)
@@ -191,8 +191,8 @@ def tasks(
 ) -> None:
     """lm-eval's likelihood tasks (HellaSwag, PiQA, ARC, Winogrande, LAMBADA, CrowS-Pairs) on the loaded model."""
     prepare_process()
-    from eval.measure import run_tasks
-    from eval.tasks import TasksSettings
+    from eval.benchmarks.tasks import TasksSettings
+    from eval.commands.score_models import run_tasks
 
     with friendly_errors():
         target = _target(model, adapter, quant, run, sweep, runs)
@@ -213,7 +213,7 @@ def _target(
     sweep: str | None,
     runs: Path | None,
 ) -> "Target":
-    from eval.target import Target
+    from eval.systems import Target
 
     return Target(
         model=model, adapters=tuple(adapter or ()), quant=quant, run_ids=tuple(run or ()), sweep=sweep, runs=runs

@@ -18,10 +18,9 @@ from pathlib import Path
 from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, Vote, votes
-from eval.judge_store import csv_text
-from eval.verdict_codes import FIRST, SECOND, TIE
-from eval.verdicts import RATER_COLUMNS, REQUIRED, VERDICT_CODES, VerdictError, read_header
-from harness.files import write_atomically
+from eval.ratings.codes import FIRST, SECOND, TIE
+from eval.ratings.verdicts import RATER_COLUMNS, REQUIRED, VERDICT_CODES, VerdictError, read_header
+from harness.files.atomic import csv_text, write_atomically
 
 JUDGE = "human"
 COLUMNS = (*REQUIRED, "judge", "rater", "both_bad", "seconds", "voted", "side_seed")

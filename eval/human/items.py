@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.judging import EMBEDDED_QUESTIONS, Answers, Question, read_answers, read_questions
-from eval.verdict_codes import FIRST, SECOND
-from eval.verdicts import load_verdicts
-from harness.files import read_jsonl
-from harness.provenance import RECORD_FILE
+from eval.answers.files import Answers, read_contestants
+from eval.answers.questions import EMBEDDED_QUESTIONS, Question, read_questions
+from eval.ratings.codes import FIRST, SECOND
+from eval.ratings.verdicts import load_verdicts
+from harness.files.atomic import read_jsonl
+from harness.runs.record import RECORD_FILE
 
 JUDGED_FILE = "verdicts.csv"  # what `python -m eval judge` leaves in a tournament
 CHECK_SYSTEMS = ("attention-better", "attention-worse")
@@ -86,7 +87,7 @@ def draw_contest(options: ContestOptions) -> Contest:
     """
     questions = read_questions(options.questions or EMBEDDED_QUESTIONS)[: options.max_questions]
     paths = [file for path in options.answers for file in answer_sources(path, options.benchmark)]
-    answers = read_answers(paths, options.benchmark, may_be_empty=options.allow_empty)
+    answers = read_contestants(paths, options.benchmark, may_be_empty=options.allow_empty)
     if len(answers) < 2:
         named = f"only {', '.join(answers)}" if answers else "no system"
         raise ValueError(f"answers of {named}: people compare two; give answers of at least two systems")

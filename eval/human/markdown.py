@@ -3,7 +3,7 @@
     render_answer("**bold** <script>alert(1)</script>")   # -> '<p><strong>bold</strong> &lt;script&gt;...'
 
 Three walls: the parser takes no HTML (it is shown as the text that it is), a list of allowed tags without any
-attribute but a list's start (nh3), and the page's Content-Security-Policy (`eval.human.web`). Links and images
+attribute but a list's start (nh3), and the page's Content-Security-Policy (`eval.human.web.app`). Links and images
 are written out: a link would lead away from the vote, an image would tell its host who looks at what.
 """
 

@@ -24,9 +24,8 @@ from eval.human.markdown import render_answer
 from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, is_swapped, side_seed, votes
-from eval.judge_store import csv_text
-from eval.verdicts import VerdictError, read_header
-from harness.files import write_atomically
+from eval.ratings.verdicts import VerdictError, read_header
+from harness.files.atomic import csv_text, write_atomically
 
 INPUT_COLUMNS = ("item", "question", "answer_a", "answer_b")
 NAMED_COLUMNS = ("Input.question_id", "Input.system_a", "Input.system_b")

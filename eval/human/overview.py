@@ -2,8 +2,8 @@
 
     overview(store)     # nothing in it says which system wins: who runs a vote should not know before its end
 
-Agreement and position bias are those of `eval.agreement` and `eval.judge_bias`, over the votes without attention
-checks; "both bad" counts as a tie.
+Agreement and position bias are those of `eval.ratings.agreement` and `eval.ratings.bias`, over the votes without
+attention checks; "both bad" counts as a tie.
 """
 
 from collections import Counter, defaultdict
@@ -13,12 +13,12 @@ from statistics import median
 
 import numpy as np
 
-from eval.agreement import Level, rater_agreement
 from eval.human.raters import list_raters
 from eval.human.store import VoteStore
 from eval.human.votes import Choice, Vote, votes
-from eval.judge_bias import PositionBias, position_bias
-from eval.verdicts import Names, Verdicts
+from eval.ratings.agreement import Level, rater_agreement
+from eval.ratings.bias import PositionBias, position_bias
+from eval.ratings.verdicts import Names, Verdicts
 
 NUM_RESAMPLES = 200
 HASTY_SECONDS = 3.0  # nobody reads two answers in less
@@ -103,7 +103,7 @@ def overview(store: VoteStore) -> Overview:
 
 
 def to_verdicts(cast: Sequence[Vote]) -> Verdicts:
-    """Votes as `eval.verdicts` holds a file's rows."""
+    """Votes as `eval.ratings.verdicts` holds a file's rows."""
     systems = sorted({name for vote in cast for name in (vote.system_a, vote.system_b)})
     at = {name: code for code, name in enumerate(systems)}
     return Verdicts(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.human.items import Contest, Item
-from harness.files import TEMPORARY_SUFFIX
+from harness.files.atomic import TEMPORARY_SUFFIX
 
 DATABASE = "human.sqlite"
 SCHEMA_VERSION = 1

@@ -1,6 +1,6 @@
 """What does a chat model say to many matches at half the price? A judge by a server's Batch API.
 
-Library only; `python -m eval judge --batch` builds it. It asks what `eval.judge_api` asks, under the same name and
+Library only; `python -m eval judge --batch` builds it. It asks what `eval.judges.calls` asks, under the same name and
 settings, so that judgments of both are one stock and none is paid twice. A batch is booked in the tournament's store
 before it is sent, and collected by whichever call comes next: killed while it waits, the same command goes on.
 
@@ -20,11 +20,9 @@ from typing import Any
 
 from openai import OpenAI
 
-from eval.judge_batch_server import ENDPOINT, BatchServer, BatchState, NotMade
-from eval.judge_batch_store import BatchRequest, BatchStore, Booking
-from eval.judge_options import ApiOptions
-from eval.judge_prompts import JudgePrompt, PromptSet, render
-from eval.judge_request import (
+from eval.judges.batch_server import ENDPOINT, BatchServer, BatchState, NotMade
+from eval.judges.batch_store import BatchRequest, BatchStore, Booking
+from eval.judges.request import (
     Reply,
     judge_settings,
     most_usd,
@@ -35,10 +33,12 @@ from eval.judge_request import (
     reply_judgment,
     request_body,
 )
-from eval.judge_retry import Fault, RunStopped, error_message, status_fault
-from eval.judge_store import JudgmentStore, settings_sha256
-from eval.judging import Failure, Judgment, Match
-from eval.verdict_codes import UNPARSED
+from eval.judges.retry import Fault, RunStopped, error_message, status_fault
+from eval.judging.matches import Failure, Judgment, Match
+from eval.judging.options import ApiOptions
+from eval.judging.prompts import JudgePrompt, PromptSet, render
+from eval.judging.store import JudgmentStore, settings_sha256
+from eval.ratings.codes import UNPARSED
 
 MAX_REQUESTS = 50_000  # of a batch; OpenAI's limits
 MAX_FILE_BYTES = 190_000_000  # of 200 MB

@@ -1,6 +1,6 @@
 """How is a batch handed to an OpenAI-compatible server, watched and fetched? The Batch API's few calls, with retries.
 
-Library only, under `eval.judge_batch`. Source: OpenAI's Batch API: a file of requests is uploaded, a batch made of it,
+Library only, under `eval.judges.batch`. Source: OpenAI's Batch API: a file of requests is uploaded, a batch made of it,
 which ends within 24 hours as completed, failed, expired or cancelled; its output and error files have a line a request.
 Answers are read as plain JSON, as servers send many things. Making a batch isn't repeated blindly: where it isn't
 known whether the server has made it, it is looked for by its booking first, so that none is made, and paid, twice.
@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from openai import APIError, OpenAI
 
-from eval.judge_options import ApiOptions
-from eval.judge_retry import Fault, RunStopped, backoff_seconds, classify
+from eval.judges.retry import Fault, RunStopped, backoff_seconds, classify
+from eval.judging.options import ApiOptions
 
 ENDPOINT: Final = "/v1/chat/completions"
 WINDOW: Final = "24h"

@@ -1,6 +1,6 @@
 """Which batches are under way at a server? Two more tables of judgments.sqlite, so that a kill loses none.
 
-Library only, under `eval.judge_batch`. A batch is booked, with every call in it at the most that it can cost, before
+Library only, under `eval.judges.batch`. A batch is booked, with every call in it at the most that it can cost, before
 anything is sent; its id is stored when the server names it. What is booked and has no id may or may not have reached
 the server, which is asked for it by the booking's name.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from eval.judge_store import JudgmentStore
+from eval.judging.store import JudgmentStore
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (

@@ -3,7 +3,7 @@
 Library only; `python -m eval judge` builds it. Source: QLoRA (arXiv 2305.14314), section 5.2: GPT-4 at temperature
 0.2, at most 1,024 tokens a reply. Several calls are under way at once; each is booked in the tournament's store
 before it is sent and settled when it is answered, so that the budget is a hard stop even across kills: what was
-under way counts with the most that it can have cost. `eval.judge_retry` says what is tried again.
+under way counts with the most that it can have cost. `eval.judges.retry` says what is tried again.
 
 The key is read from the environment when the calls begin; it goes into no setting, file or message.
 """
@@ -16,9 +16,7 @@ from typing import Any
 
 from openai import APIError, APIStatusError, AsyncOpenAI
 
-from eval.judge_options import ApiOptions
-from eval.judge_prompts import JudgePrompt, PromptSet, render
-from eval.judge_request import (
+from eval.judges.request import (
     Reply,
     judge_settings,
     most_tokens,
@@ -30,9 +28,11 @@ from eval.judge_request import (
     reply_judgment,
     request_body,
 )
-from eval.judge_retry import Fault, Gate, RunStopped, backoff_seconds, classify
-from eval.judge_store import JudgmentStore
-from eval.judging import Failure, Judgment, Match
+from eval.judges.retry import Fault, Gate, RunStopped, backoff_seconds, classify
+from eval.judging.matches import Failure, Judgment, Match
+from eval.judging.options import ApiOptions
+from eval.judging.prompts import JudgePrompt, PromptSet, render
+from eval.judging.store import JudgmentStore
 
 MAX_FAILURES_IN_A_ROW = 10  # then the server is taken to be broken
 

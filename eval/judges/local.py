@@ -2,7 +2,7 @@
 
 Library only; `python -m eval judge` builds it by `load_judge`. Nothing is generated: one pass a match gives the
 log-probabilities of " A" and " B" after a cue, so that every reply is a verdict. Matches that share question
-and first answer share their prefix (`eval.scoring`): the prompt puts the second answer and the cue last.
+and first answer share their prefix (`eval.scoring.next_token`): the prompt puts the second answer and the cue last.
 
 A small model's preference is mostly for a position. So each answer is also shown against itself, where only
 the position can speak, and that is taken off (contextual calibration, arXiv 2102.09690, with the answers
@@ -13,9 +13,9 @@ themselves as the content-free input):
 The prompt is a bare text by default. Of seven layouts, tried on five to eleven questions of the Vicuna benchmark
 with answers cut to 48 tokens, it served SmolLM2-135M best: GPT-4's answers got 72 points of 100, a constant one
 35, one that begs for a win 10, and 14 % of pairs were contradicted under swapped order; through its chat
-template 68, 34, 54 and 22 %; with tagged delimiters in that, as in `eval.judge_prompts`, 50, 59, 61 and 28 %.
+template 68, 34, 54 and 22 %; with tagged delimiters in that, as in `eval.judging.prompts`, 50, 59, 61 and 28 %.
 What looks like its own verdict ("Answer A: B") wins for all that, whatever is done to the label
-(benchmarks/judge_controls.py): a small judge's ratings are no evidence where answers may be hostile.
+(benchmarks/evaluation/judge_controls.py): a small judge's ratings are no evidence where answers may be hostile.
 It sees fluency more than relevance: answers to other questions got 68. On twelve questions, eleven of them new:
 ChatGPT 60, GPT-4 59, Guanaco-7B 55, Vicuna-13B 52, the constant answer 25; 37 of 120 pairs were contradicted,
 and the second answer won 139 matches, the first 64. A larger instruct model may want `chat_template`. Labels
@@ -34,16 +34,16 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from eval.judge_options import LocalOptions
-from eval.judge_prompts import fill, hash_text, neutralise
-from eval.judging import Failure, Judgment, Match
-from eval.row_sizes import row_sizes
-from eval.scoring import Prompt, next_token_logprobs
-from eval.verdict_codes import FIRST, SECOND, TIE
-from harness.locate import locate_model
-from harness.models import LoadedBase, load_base
-from harness.stores import Missing
-from harness.torch_device import resolve_device, resolved_quant
+from eval.judging.matches import Failure, Judgment, Match
+from eval.judging.options import LocalOptions
+from eval.judging.prompts import fill, hash_text, neutralise
+from eval.ratings.codes import FIRST, SECOND, TIE
+from eval.scoring.next_token import Prompt, next_token_logprobs
+from eval.scoring.row_sizes import row_sizes
+from harness.banks.load import LoadedBase, load_base
+from harness.devices.torch_device import resolve_device, resolved_quant
+from harness.files.hub import Missing
+from harness.models.locate import locate_model
 
 VERDICTS = (" A", " B")
 SYSTEM = "You are a fair judge of answers."  # only where the chat template is used

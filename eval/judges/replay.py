@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.judge_parse import ParsedScores, ParsedVerdict, parse_scores, parse_verdict
-from eval.judge_prompts import JudgePrompt, Mode, PromptSet, hash_text, own_prompts, render
-from eval.judging import Failure, Judgment, Match
-from eval.verdict_codes import UNPARSED
-from harness.files import sha256_file
+from eval.judging.matches import Failure, Judgment, Match
+from eval.judging.parse import judgment_of
+from eval.judging.prompts import JudgePrompt, Mode, PromptSet, hash_text, own_prompts, render
+from eval.ratings.codes import UNPARSED
+from harness.files.atomic import sha256_file
 
 
 class ReplayJudge:
@@ -29,7 +29,7 @@ class ReplayJudge:
         Raises:
             ValueError: a file can't be read, it holds several judges and none is named, or several raters.
         """
-        from eval.verdicts import load_verdicts  # compiles its numeric parts: only who replays waits for them
+        from eval.ratings.verdicts import load_verdicts  # compiles its numeric parts: only who replays waits for them
 
         rows = load_verdicts(paths)
         judges = sorted(set(rows.judge.values))
@@ -103,34 +103,3 @@ class ScriptedJudge:
             prompt = render(self._prompts, match)
             on_judgment(judgment_of(match.key, prompt.sha256, self._prompts.mode, self._reply(prompt, match)))
         return []
-
-
-def judgment_of(
-    key: tuple[str, str, str], prompt_sha256: str, mode: Mode, text: str, unread: str | None = None, **facts: Any
-) -> Judgment:
-    """What a judge's text says about a match.
-
-    Args:
-        key: of the match: question_id, system_a, system_b.
-        prompt_sha256: of the prompt that it answers.
-        mode: pairwise or relative: what the text should hold.
-        text: the judge's reply; kept as it is.
-        unread: why the text is no verdict whatever it says, such as a refusal.
-        **facts: further fields of `Judgment` (tokens, cost, latency).
-    """
-    question, first, second = key
-    parsed = parse_verdict(text) if mode is Mode.pairwise else parse_scores(text)
-    if unread is not None:
-        parsed = ParsedVerdict(verdict=UNPARSED, reason=unread)
-    return Judgment(
-        question_id=question,
-        system_a=first,
-        system_b=second,
-        prompt_sha256=prompt_sha256,
-        verdict=parsed.verdict,
-        reason=parsed.reason,
-        score_a=parsed.score_a if isinstance(parsed, ParsedScores) else None,
-        score_b=parsed.score_b if isinstance(parsed, ParsedScores) else None,
-        raw_text=text.encode("utf-8", "replace").decode(),  # half a surrogate pair can't be stored
-        **facts,
-    )

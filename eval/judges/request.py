@@ -1,6 +1,6 @@
 """What is sent to a chat model that judges, and what does its reply say and cost? For single calls and for batches.
 
-Library only, under `eval.judge_api` and `eval.judge_batch`, so that both ask the same and share their judgments.
+Library only, under `eval.judges.calls` and `eval.judges.batch`, so that both ask the same and share their judgments.
 """
 
 import json
@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.judge_options import ApiOptions, Estimate
-from eval.judge_prompts import JudgePrompt, Mode, PromptSet, render
-from eval.judge_replay import judgment_of
-from eval.judge_retry import Fault, RunStopped
-from eval.judging import Judgment, Match
+from eval.judges.retry import Fault, RunStopped
+from eval.judging.matches import Judgment, Match
+from eval.judging.options import ApiOptions, Estimate
+from eval.judging.parse import judgment_of
+from eval.judging.prompts import JudgePrompt, Mode, PromptSet, render
 
 BYTES_PER_TOKEN = 4  # of English, about; for the estimate only
 MESSAGE_TOKENS = 16  # of a chat template around two messages, at most

@@ -14,26 +14,23 @@ from dataclasses import dataclass
 import numpy as np
 from filelock import FileLock, Timeout
 
-from eval.judge_options import ApiOptions, Estimate, JudgeOptions, JudgeSummary, LocalOptions, ReplayOptions
-from eval.judge_prompts import Mode, PromptSet, load_prompts, own_prompts
-from eval.judge_store import JudgmentStore, settings_sha256
-from eval.judging import (
-    EMBEDDED_QUESTIONS,
-    Answers,
+from eval.answers.files import Answers, read_contestants
+from eval.answers.questions import EMBEDDED_QUESTIONS, Question, read_questions
+from eval.judging.matches import (
     Failure,
     Judge,
     Judgment,
     Match,
-    Question,
     make_matches,
     make_reference_matches,
     null_answers,
     position_bias,
-    read_answers,
-    read_questions,
     unmatched_systems,
 )
-from eval.verdict_codes import NULL_SYSTEM
+from eval.judging.options import ApiOptions, Estimate, JudgeOptions, JudgeSummary, LocalOptions, ReplayOptions
+from eval.judging.prompts import Mode, PromptSet, load_prompts, own_prompts
+from eval.judging.store import JudgmentStore, settings_sha256
+from eval.ratings.codes import NULL_SYSTEM
 
 LOCK_FILE = ".judging.lock"
 
@@ -103,7 +100,7 @@ def open_tournament(options: JudgeOptions) -> Tournament:
         ValueError: a file can't be read, or nobody meets anybody.
     """
     questions = read_questions(options.questions or EMBEDDED_QUESTIONS)[: options.max_questions]
-    answers = read_answers(options.answers, options.benchmark)
+    answers = read_contestants(options.answers, options.benchmark)
     if options.null_control:
         if NULL_SYSTEM in answers:
             raise ValueError(f"{NULL_SYSTEM} is among the answer files already; leave one of the two out")
@@ -133,13 +130,13 @@ def build_judge(options: JudgeOptions, store: JudgmentStore, say: Callable[[str]
     if options.mode is Mode.relative:
         raise ValueError("mode=relative: only an API judge gives scores; take mode=pairwise for this judge")
     if isinstance(chosen, ReplayOptions):
-        from eval.judge_replay import ReplayJudge
+        from eval.judges.replay import ReplayJudge
 
         return ReplayJudge(chosen.files, chosen.judge)
     assert isinstance(chosen, LocalOptions)
     if options.prompts is not None:
         raise ValueError(f"prompts={options.prompts}: only an API judge takes a prompt file")
-    from eval.judge_local import load_judge
+    from eval.judges.local import load_judge
 
     return load_judge(chosen)
 
@@ -147,9 +144,9 @@ def build_judge(options: JudgeOptions, store: JudgmentStore, say: Callable[[str]
 def _build_api_judge(
     chosen: ApiOptions, prompts: PromptSet, store: JudgmentStore, say: Callable[[str], None] | None
 ) -> Judge:
-    from eval.judge_api import ApiJudge
-    from eval.judge_batch import BatchJudge
-    from eval.judge_batch_store import BatchStore
+    from eval.judges.batch import BatchJudge
+    from eval.judges.batch_store import BatchStore
+    from eval.judges.calls import ApiJudge
 
     if chosen.batch:
         return BatchJudge(chosen, prompts, store, say)
@@ -178,7 +175,7 @@ def _todo(matches: list[Match], hashes: list[str], judged: set[str]) -> dict[str
 
 
 def _estimate(options: JudgeOptions, todo: dict[str, Match]) -> Estimate:
-    from eval.judge_request import estimate_calls
+    from eval.judges.request import estimate_calls
 
     assert isinstance(options.judge, ApiOptions)
     return estimate_calls(options.judge, prompt_set(options), list(todo.values()))

@@ -1,11 +1,11 @@
 """Who meets whom on which question, and what a judge said: the records of a tournament, without torch.
 
-Library only; `python -m eval judge` runs `eval.judge_command`, and `eval.judge_store` keeps what is judged.
+Library only; `python -m eval judge` runs `eval.judges.tournament`, and `eval.judging.store` keeps what is judged.
 
 A contestant is a name with an answer to each question. Every pair of contestants meets on every question
 that both answered, in both orders, because judges favour a position (in the verdicts that QLoRA, arXiv
 2305.14314, released for the Vicuna benchmark, the first answer wins 65 % of the decisive ones). Verdicts
-are those of `eval.verdicts`: 1 = the answer shown first is better, 2 = the second, 3 = tie, -1 = none could
+are those of `eval.ratings.verdicts`: 1 = the answer shown first is better, 2 = the second, 3 = tie, -1 = none could
 be read. `null_answers` makes the control of arXiv 2410.07137: a contestant with one constant answer,
 which no trustworthy judge ranks high.
 """
@@ -13,30 +13,16 @@ which no trustworthy judge ranks high.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
-from harness import embedded
-from harness.files import read_jsonl
-from harness.provenance import load_record
+from eval.answers.files import Answers
+from eval.answers.questions import Question
+from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
 
-Answers = dict[str, dict[str, str]]  # system -> question_id -> text
-
-EMBEDDED_QUESTIONS = Path(embedded.__path__[0]) / "open_prompts.jsonl"
 VERDICTS = (FIRST, SECOND, TIE, UNPARSED)
 NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, and I am happy to say more about it."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One prompt of a benchmark."""
-
-    question_id: str
-    category: str  # chooses the judge's instructions: coding, math, ...; others get the general ones
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,74 +110,6 @@ class PositionBias:
     num_tie_and_win: int  # a tie in one order only
 
 
-def read_questions(path: Path) -> list[Question]:
-    """Reads a benchmark's questions: jsonl with `question_id`, `text` and optionally `category`.
-
-    Raises:
-        ValueError: a field is missing or of the wrong kind, or an id appears twice.
-    """
-    questions: dict[str, Question] = {}
-    for row, entry in enumerate(read_jsonl(path), start=1):
-        where = f"{path}: row {row}"
-        question_id = _identifier(entry, where)
-        if question_id in questions:
-            raise ValueError(f"{where}: question_id {question_id} appears twice; remove one of them")
-        questions[question_id] = Question(
-            question_id=question_id,
-            category=_text({"category": "general", **entry}, "category", where),
-            text=_text(entry, "text", where),
-        )
-    if not questions:
-        raise ValueError(f"{path}: no questions; expected one JSON object a line with question_id, category and text")
-    return list(questions.values())
-
-
-def read_answers(paths: Iterable[Path], benchmark: str = "open", may_be_empty: bool = True) -> Answers:
-    """Reads contestants' answers.
-
-    Args:
-        paths: answer files (jsonl with `question_id`, `system`, `answer`; several systems may share one),
-            or run folders, of which `answers/<benchmark>.jsonl` is read, under the name in `record.json`: rows
-            keep the one that the run had when it answered.
-        benchmark: which answers of a run folder.
-        may_be_empty: take a row whose answer is empty; people are not asked to compare nothing.
-
-    Raises:
-        ValueError: a file is missing or empty, or a row can't be an answer; a system answers one question twice.
-    """
-    answers: Answers = {}
-    origins: dict[tuple[str, str], str] = {}
-    for path in paths:
-        file = path / "answers" / f"{benchmark}.jsonl" if path.is_dir() else path
-        if not file.is_file():
-            raise ValueError(f"{file}: no such answer file; make it with `python -m eval generate`")
-        record = load_record(path) if path.is_dir() else None
-        entries = read_jsonl(file)
-        if not entries:
-            raise ValueError(
-                f"{file}: holds no answers; make them with `python -m eval generate`, or leave the file out"
-            )
-        for row, entry in enumerate(entries, start=1):
-            where = f"{file}: row {row}"
-            question_id, system = _identifier(entry, where), _text(entry, "system", where).strip()
-            if record is not None:
-                system = record.label
-            if (system, question_id) in origins:
-                raise ValueError(
-                    f"{where}: {system} answers question {question_id} again, after {origins[system, question_id]}; "
-                    f"give each contestant a name of its own"
-                )
-            origins[system, question_id] = where
-            text = _text(entry, "answer", where, may_be_empty=True)
-            if not may_be_empty and not text.strip():
-                raise ValueError(
-                    f"{where}: the answer of {system} to question {question_id} is empty; generate it again, or allow "
-                    f"empty answers (--allow-empty)"
-                )
-            answers.setdefault(system, {})[question_id] = text
-    return answers
-
-
 def make_matches(answers: Answers, questions: Sequence[Question], rng: np.random.Generator) -> list[Match]:
     """Every pair of systems, every question that both answered, both orders.
 
@@ -270,17 +188,3 @@ def _both_orders(
             )
             matches.append(match)
     return matches
-
-
-def _identifier(row: Mapping[str, Any], where: str) -> str:
-    value = row.get("question_id")
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).strip():
-        raise ValueError(f"{where}: question_id is {value!r}; expected a whole number or a text")
-    return str(value).strip()
-
-
-def _text(row: Mapping[str, Any], key: str, where: str, may_be_empty: bool = False) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not (value.strip() or may_be_empty):
-        raise ValueError(f"{where}: {key} is {value!r}; expected text")
-    return value.encode("utf-8", "replace").decode()  # half a surrogate pair can't be hashed, stored or sent

@@ -6,9 +6,9 @@ Library only, and light: the judges themselves are imported when one is built.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.judge_prompts import Mode
-from eval.judging import PositionBias
-from harness.schema import Device, ModelConfig, PathsConfig, QuantConfig
+from eval.judging.matches import PositionBias
+from eval.judging.prompts import Mode
+from harness.config.schema import Device, ModelConfig, PathsConfig, QuantConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class LocalOptions:
     max_answer_tokens: int = 256  # of each answer; the rest is cut off
     max_question_tokens: int = 512
     margin_nats: float = 0.1  # calibrated preferences up to this are ties: 0.1 is 52.5 against 47.5 %
-    chat_template: bool = False  # ask through the tokenizer's chat template; see `eval.judge_local` for what it does
+    chat_template: bool = False  # ask through the tokenizer's chat template; see `eval.judges.local` for what it does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

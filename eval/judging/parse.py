@@ -12,7 +12,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
+from eval.judging.matches import Judgment
+from eval.judging.prompts import Mode
+from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
 CLASSES = {
@@ -164,3 +166,34 @@ def _json_object(text: str) -> dict[str, Any] | None:
 
 def _plain(line: str) -> str:
     return " ".join(_NOISE.sub(" ", line).split())
+
+
+def judgment_of(
+    key: tuple[str, str, str], prompt_sha256: str, mode: Mode, text: str, unread: str | None = None, **facts: Any
+) -> Judgment:
+    """What a judge's text says about a match.
+
+    Args:
+        key: of the match: question_id, system_a, system_b.
+        prompt_sha256: of the prompt that it answers.
+        mode: pairwise or relative: what the text should hold.
+        text: the judge's reply; kept as it is.
+        unread: why the text is no verdict whatever it says, such as a refusal.
+        **facts: further fields of `Judgment` (tokens, cost, latency).
+    """
+    question, first, second = key
+    parsed = parse_verdict(text) if mode is Mode.pairwise else parse_scores(text)
+    if unread is not None:
+        parsed = ParsedVerdict(verdict=UNPARSED, reason=unread)
+    return Judgment(
+        question_id=question,
+        system_a=first,
+        system_b=second,
+        prompt_sha256=prompt_sha256,
+        verdict=parsed.verdict,
+        reason=parsed.reason,
+        score_a=parsed.score_a if isinstance(parsed, ParsedScores) else None,
+        score_b=parsed.score_b if isinstance(parsed, ParsedScores) else None,
+        raw_text=text.encode("utf-8", "replace").decode(),  # half a surrogate pair can't be stored
+        **facts,
+    )

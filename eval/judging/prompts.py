@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from eval.judging import Match
-from harness.files import read_jsonl
+from eval.judging.matches import Match
+from harness.files.atomic import read_jsonl
 
 GENERAL = "general"
 OPEN_ASSISTANT = "open-assistant"

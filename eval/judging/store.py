@@ -5,15 +5,13 @@ Library only. Tables of `judgments.sqlite`:
   matches     what a match's prompt is now: a tournament whose answers changed keeps its old judgments and
               exports the new ones
   judgments   keyed by (settings hash, prompt hash), so that nothing is paid for twice
-  batches     what was handed to a server's Batch API, and batch_requests what is in each (`eval.judge_batch_store`)
+  batches     what was handed to a server's Batch API, and batch_requests what is in each (`eval.judges.batch_store`)
   calls       every request to a paid judge: reserved before it is sent, settled when it is answered; one that
               was killed in between counts with what it could have cost
 
 WAL does not work on network file systems: keep a tournament on a local disk while it is judged.
 """
 
-import csv
-import io
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -23,9 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from eval.judge_prompts import hash_text
-from eval.judging import Judge, Judgment, Match
-from harness.files import write_atomically
+from eval.judging.matches import Judge, Judgment, Match
+from eval.judging.prompts import hash_text
+from harness.files.atomic import csv_text, write_atomically
 
 DATABASE = "judgments.sqlite"
 VERDICTS_FILE = "verdicts.csv"
@@ -81,7 +79,7 @@ class JudgmentStore:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The database, for `eval.judge_batch_store`; every statement commits by itself."""
+        """The database, for `eval.judges.batch_store`; every statement commits by itself."""
         return self._db
 
     def register(self, judge: Judge, mode: str, matches: Sequence[Match]) -> list[str]:
@@ -188,15 +186,6 @@ def _judgment(values: Sequence[Any]) -> Judgment:
     row: Mapping[str, Any] = dict(zip(JUDGMENT_FIELDS, values, strict=True))
     logprobs = None if row["logprobs"] is None else tuple(json.loads(row["logprobs"]))
     return Judgment(**{**row, "logprobs": logprobs})
-
-
-def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A CSV's text, its lines ended as Unix does."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 def _now() -> str:

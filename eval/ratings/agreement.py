@@ -5,7 +5,7 @@ Its label in a file is the sign of the sum of its matches there (both orders, ra
 in one order and a loss in the other is a tie. Source: QLoRA (arXiv 2305.14314, section 6.2); with this rule GPT-4
 against the human majority gives its Fleiss kappa of 0.25 (0.258). Intervals are bootstraps clustered by question.
 
-    from eval.agreement import AgreeOptions, agree_files
+    from eval.ratings.agreement import AgreeOptions, agree_files
     result = agree_files(Path("gpt4.csv"), Path("human.csv"), AgreeOptions())
 """
 
@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval import agreement_statistics as statistics
-from eval.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
-from eval.controlled import load_answers
-from eval.elo import Matches
-from eval.judge_bias import PositionBias, Share, length_bias, own_wins, position_bias
-from eval.verdicts import Verdicts, combined_key, join_names, load_verdicts, to_matches
+from eval.answers.files import load_answers
+from eval.ratings import kappa as statistics
+from eval.ratings.bias import PositionBias, Share, length_bias, own_wins, position_bias
+from eval.ratings.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
+from eval.ratings.verdicts import Matches, Verdicts, combined_key, join_names, load_verdicts, to_matches
 
 SCHEMA_VERSION = 1
 NUM_LABELS = 3  # half points of the alphabetically first system: 0 it lost, 1 tie, 2 it won

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.bradley_terry import prompt_weights
-from eval.verdict_codes import FIRST, SECOND, TIE
-from eval.verdicts import Verdicts, combined_key
+from eval.ratings.bradley_terry import prompt_weights
+from eval.ratings.codes import FIRST, SECOND, TIE
+from eval.ratings.verdicts import Verdicts, combined_key
 
 LengthByAnswer = Mapping[tuple[str, str], float]  # (system, question_id) -> length
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
-from eval.elo import SCALE, Matches
+from eval.ratings.elo import SCALE
+from eval.ratings.verdicts import Matches
 
 POINTS_PER_NAT = SCALE / np.log(10.0)
 ANCHOR = 1000.0

@@ -10,7 +10,7 @@ times wider, so both are reported under their own names.
 The kernel plays `LANES` orderings side by side, one in each lane of the vector unit, and draws each lane's
 ordering (Fisher-Yates, xoroshiro128+) a few hundred matches ahead of play. Ratings are held in units of
 log2 odds, so that an expected score needs one exp2, which is a polynomial here because the compiler can't
-put a call to the C library into vector lanes. benchmarks/ratings.py has the timings.
+put a call to the C library into vector lanes. benchmarks/evaluation/ratings.py has the timings.
 """
 
 import os
@@ -19,11 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from math import factorial, log, log2, sqrt
-from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from eval.ratings.verdicts import Matches
 
 SCALE = 400.0  # points for which the odds grow tenfold
 LANES = 32  # orderings side by side; 8 and 16 took 1.5 and 1.3 times as long, 64 the same
@@ -39,31 +40,6 @@ UINT = np.uint64
 SHIFT_A, SHIFT_B = np.uint32(2), np.uint32(17)
 SIDE_MASK, SCORE_MASK = np.uint32(0x7FFF), np.uint32(3)
 EXPONENT_BIAS, MANTISSA_BITS = 1023, 52
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matches:
-    """Played matches: who met whom on which prompt, and what the first side scored.
-
-    All arrays have shape (num_matches,). `half_points` is 2 where the first side won, 1 for a tie, 0 for a loss.
-    """
-
-    question: NDArray[np.int32]
-    first: NDArray[np.int32]
-    second: NDArray[np.int32]
-    half_points: NDArray[np.int8]
-
-    def __len__(self) -> int:
-        return len(self.question)
-
-    def pick(self, index: NDArray[Any]) -> "Matches":
-        """The matches at `index`: positions, which may repeat, or a mask."""
-        return Matches(
-            question=self.question[index],
-            first=self.first[index],
-            second=self.second[index],
-            half_points=self.half_points[index],
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

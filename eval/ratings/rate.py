@@ -4,7 +4,7 @@ Puts together Elo as in QLoRA (arXiv 2305.14314, section 5.3), Bradley-Terry and
 prompt, relative scores (its Table 6), position bias, the win matrix and tests of neighbouring systems. Whatever
 can't be rated is left out and said in `notes`.
 
-    from eval.ratings import RateOptions, rate_files
+    from eval.ratings.rate import RateOptions, rate_files
     result = rate_files([Path("verdicts.csv")], RateOptions())
 """
 
@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.bradley_terry import (
+from eval.answers.files import load_answers
+from eval.ratings.bias import PositionBias, Share, length_bias, position_bias
+from eval.ratings.bradley_terry import (
     Cells,
     Fit,
     connected_groups,
@@ -26,13 +28,12 @@ from eval.bradley_terry import (
     prompt_weights,
     unbounded_systems,
 )
-from eval.controlled import Controlled, controlled_ratings, load_answers
-from eval.elo import EloRating, Matches, elo_drawn, elo_over_prompts, ordering_interval
-from eval.judge_bias import PositionBias, Share, length_bias, position_bias
-from eval.neighbours import NeighbourPair, compare_neighbours
-from eval.relative import RelativeScore, Scores, is_score_file, load_scores, relative_scores
-from eval.verdict_codes import NULL_SYSTEM
-from eval.verdicts import Verdicts, load_verdicts, read_header, to_matches
+from eval.ratings.codes import NULL_SYSTEM
+from eval.ratings.elo import EloRating, elo_drawn, elo_over_prompts, ordering_interval
+from eval.ratings.neighbours import NeighbourPair, compare_neighbours
+from eval.ratings.relative import RelativeScore, Scores, is_score_file, load_scores, relative_scores
+from eval.ratings.style import Controlled, controlled_ratings
+from eval.ratings.verdicts import Matches, Verdicts, load_verdicts, read_header, to_matches
 
 SCHEMA_VERSION = 1
 FEW_PROMPTS = 10  # below this a bootstrap over prompts says too little

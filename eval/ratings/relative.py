@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.verdicts import (
+from eval.ratings.verdicts import (
     Names,
     VerdictError,
     combined_key,

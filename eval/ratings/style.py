@@ -7,18 +7,16 @@ Source: the style control of Chatbot Arena (lmsys.org/blog/2024-08-28-style-cont
 relative to its sum and standardised. Answer files are JSON lines with `question_id`, `system`, `answer`.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from eval.bradley_terry import (
+from eval.ratings.bradley_terry import (
     ANCHOR,
     MAX_NEWTON_STEPS,
     MAX_STEP_NATS,
@@ -26,7 +24,7 @@ from eval.bradley_terry import (
     PRIOR_PRECISION,
     prompt_weights,
 )
-from eval.elo import Matches
+from eval.ratings.verdicts import Matches
 
 Array = NDArray[np.float64]
 Answers = Mapping[tuple[str, str], str]  # (system, question_id) -> text
@@ -56,32 +54,6 @@ class Controlled:
     ratings: dict[str, Estimate]
     effects: dict[str, Estimate]  # `shown_first` is the worth of the first place itself
     num_matches: int  # those whose two answers are known
-
-
-def load_answers(paths: Sequence[Path]) -> dict[tuple[str, str], str]:
-    """Answers by (system, question_id).
-
-    Raises:
-        ValueError: A line is no JSON object with question_id, system and answer, or repeats an answer; named by line.
-    """
-    answers: dict[tuple[str, str], str] = {}
-    for path in paths:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                    key, text = (str(row["system"]), str(row["question_id"])), row["answer"]
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise ValueError(
-                        f"{path} line {number}: expected question_id, system and answer ({error!r})"
-                    ) from None
-                if not isinstance(text, str):
-                    raise ValueError(f"{path} line {number}: answer is {type(text).__name__}, expected text")
-                if answers.setdefault(key, text) != text:
-                    raise ValueError(f"{path} line {number}: a second, different answer of {key[0]} to {key[1]}")
-    return answers
 
 
 def style_features(answer: str) -> list[float]:
@@ -168,7 +140,7 @@ def _shift(estimate: Estimate, by: float) -> Estimate:
 
 
 def _derivatives(x: Array, design: Array, score: Array, weight: Array) -> tuple[float, Array, Array]:
-    """Negative log-likelihood with the weak prior of eval.bradley_terry, gradient and Hessian."""
+    """Negative log-likelihood with the weak prior of eval.ratings.bradley_terry, gradient and Hessian."""
     logit = design @ x
     chance = expit(logit)
     value = float(weight @ (np.logaddexp(0.0, logit) - score * logit)) + PRIOR_PRECISION * float(x @ x) / 2.0

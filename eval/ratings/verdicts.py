@@ -16,9 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 
-from eval.elo import Matches
-from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
-from harness.arrow import concatenated
+from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from harness.files.arrow import concatenated
 
 VERDICT_CODES = {"1": FIRST, "2": SECOND, "3": TIE, "-1": UNPARSED, "a": FIRST, "b": SECOND, "tie": TIE}
 HALF_POINTS = {FIRST: 2, SECOND: 0, TIE: 1}
@@ -134,6 +133,31 @@ def load_verdicts(paths: Sequence[Path]) -> Verdicts:
     )
     _refuse_duplicates(verdicts, paths, starts)
     return verdicts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matches:
+    """Played matches: who met whom on which prompt, and what the first side scored.
+
+    All arrays have shape (num_matches,). `half_points` is 2 where the first side won, 1 for a tie, 0 for a loss.
+    """
+
+    question: NDArray[np.int32]
+    first: NDArray[np.int32]
+    second: NDArray[np.int32]
+    half_points: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.question)
+
+    def pick(self, index: NDArray[Any]) -> "Matches":
+        """The matches at `index`: positions, which may repeat, or a mask."""
+        return Matches(
+            question=self.question[index],
+            first=self.first[index],
+            second=self.second[index],
+            half_points=self.half_points[index],
+        )
 
 
 def to_matches(verdicts: Verdicts, aggregate: str = "majority") -> Matches:

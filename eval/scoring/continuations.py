@@ -4,9 +4,10 @@
     for places, scores in score_continuations(base, requests): ...
 
 Requests of one group that begin alike pay for the common beginning once: it stands in the flat row once, and the
-continuations behind it (`harness.attention.Branches`), so that four endings of one sentence cost little more than
+continuations behind it (`harness.nn.attention.Branches`), so that four endings of one sentence cost little more than
 one. Only positions that predict a scored token reach the output layer, a chunk of logits at a time: [tokens,
-vocabulary] never exists whole. tests/unit/test_continuations.py holds it against plain passes of transformers.
+vocabulary] never exists whole. tests/unit/eval/scoring/test_continuations.py holds it against plain passes of
+transformers.
 """
 
 from collections import deque
@@ -19,14 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.row_sizes import Backoff, row_sizes
-from eval.scoring import MIN_PREFIX_TOKENS, common_prefix
-from harness.adapters import AdapterBank
-from harness.attention import Branches
-from harness.loss import CHUNK_BYTES
-from harness.models import LoadedBase
-from harness.padded_bank import packable
-from harness.segments import Segment
+from eval.scoring.next_token import MIN_PREFIX_TOKENS, common_prefix
+from eval.scoring.row_sizes import Backoff, row_sizes
+from harness.banks.load import LoadedBase
+from harness.banks.shared import AdapterBank, packable
+from harness.nn.attention import Branches
+from harness.nn.batch import Segment
+from harness.nn.loss import CHUNK_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from harness.models import LoadedBase
-from harness.schema import AdapterMethod
+from harness.banks.load import LoadedBase
+from harness.config.schema import AdapterMethod
 
 
 def model_sha256(base: LoadedBase, member: str | None) -> str:

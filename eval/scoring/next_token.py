@@ -8,9 +8,10 @@ question and first answer. The prefix of a group is the longest common token pre
 tokenized prompts, so that no tokenization changes. It is encoded once, its keys and values are kept
 until the group is done, and only each prompt's own tokens run against them, in flat rows without
 padding; the output layer sees last positions only. Memory doesn't grow with the number of prompts: rows and kept
-prefixes are as large as the device has room for (`eval.row_sizes`), and are halved where that was too much.
+prefixes are as large as the device has room for (`eval.scoring.row_sizes`), and are halved where that was too much.
 
-Source: Hydragen (arXiv 2402.05099) for shared prefixes; tests/unit/test_scoring.py holds it against plain passes.
+Source: Hydragen (arXiv 2402.05099) for shared prefixes; tests/unit/eval/scoring/test_next_token.py holds it against
+plain passes.
 """
 
 from collections import deque
@@ -22,12 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.row_sizes import PREFIX_ROWS, Backoff, row_sizes
-from harness.adapters import AdapterBank
-from harness.attention import KeyValue, Packed, PrefixGroup, SharedPrefix
-from harness.loss import CHUNK_BYTES
-from harness.models import LoadedBase
-from harness.segments import Segment
+from eval.scoring.row_sizes import PREFIX_ROWS, Backoff, row_sizes
+from harness.banks.load import LoadedBase
+from harness.banks.shared import AdapterBank
+from harness.nn.attention import KeyValue, Packed, PrefixGroup, SharedPrefix
+from harness.nn.batch import Segment
+from harness.nn.loss import CHUNK_BYTES
 
 Progress = Callable[[int, int], None]  # prompts done, prompts in all
 Candidates = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64]

@@ -1,7 +1,8 @@
 """How likely is each candidate as the next token, on a model that can't share prefixes? Padded batches, whole prompts.
 
-The plain path behind `eval.scoring.score_rows` for BLOOM (ALiBi), whose attention takes no plan of ours. Prompts of
-like length stand together, so that little is padding. tests/unit/test_continuations.py: equal to transformers' own.
+The plain path behind `eval.scoring.next_token.score_rows` for BLOOM (ALiBi), whose attention takes no plan of ours.
+Prompts of like length stand together, so that little is padding. tests/unit/eval/scoring/test_continuations.py: equal
+to transformers' own.
 """
 
 from collections import deque
@@ -12,17 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.row_sizes import Backoff, row_sizes
-from eval.scoring import Prompt
-from harness.adapters import AdapterBank
-from harness.models import LoadedBase
-from harness.segments import Segment
+from eval.scoring.next_token import Prompt
+from eval.scoring.row_sizes import Backoff, row_sizes
+from harness.banks.load import LoadedBase
+from harness.banks.shared import AdapterBank
+from harness.nn.batch import Segment
 
 
 def score_padded(
     base: LoadedBase, prompts: Sequence[Prompt], candidates: Sequence[Sequence[int]], row_tokens: int | None = None
 ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    """As `eval.scoring.score_rows`: (prompt indices, log-probabilities over the full vocabulary [., C]), as computed.
+    """As `eval.scoring.next_token.score_rows`: (prompt indices, log-probabilities over the full vocabulary [., C]), as
+    computed.
 
     Args:
         base: with the prompts' members in its bank.

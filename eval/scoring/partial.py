@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from harness.files import append_jsonl, read_jsonl
+from harness.files.atomic import append_jsonl, read_jsonl
 
 Key = TypeVar("Key", int, str)
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from harness.device_memory import free_bytes, is_out_of_memory, release_cached
+from harness.devices.memory import free_bytes, is_out_of_memory, release_cached
 
 ROW_TOKENS = {"cpu": 1024, "cuda": 16_384}  # of a flat row: enough to keep matrix products busy
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # of a packed row of new prompts

@@ -1,8 +1,8 @@
 """What trains: the interface between the training loop and a model with something to learn in it.
 
-`harness.adapters.AdapterBank` (many LoRA members over one frozen causal base, packed rows) is the usual one.
-The others own their base and hold one member: `harness.peft_bank` (variants that PEFT ships, full
-finetuning), `harness.seq2seq_bank`, `harness.classifier_bank`. The loop, checkpoints and records are the same.
+`harness.banks.shared.AdapterBank` (many LoRA members over one frozen causal base, packed rows) is the usual one.
+The others own their base and hold one member: `harness.banks.causal` (variants that PEFT ships, full
+finetuning), `harness.banks.seq2seq`, `harness.banks.classifier`. The loop, checkpoints and records are the same.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from harness.collate import Item
-from harness.schema import AdapterConfig
-from harness.shards import ShardedLayers
+from harness.config.schema import AdapterConfig
+from harness.nn.batch import Item
+from harness.nn.shards import ShardedLayers
 
 
 class Bank(Protocol):

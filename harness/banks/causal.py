@@ -3,6 +3,9 @@
 Serves DoRA, PiSSA, OLoRA, CorDA, EVA, LoftQ and LoRA-GA; LoRA and rsLoRA too, though `AdapterBank` trains many
 of those at once. Everything but the adapter is the same: the packed forward pass, losses at target positions
 only, dropout drawn for each example from (seed, step, place in it, layer), however a step is cut into rows.
+
+`FullBank` trains every weight, the output layer and embeddings included: the 16-bit baseline that QLoRA is held
+against. `save_member` writes a checkpoint of its own, with the tokenizer, which any program reads by `model.path`.
 """
 
 from collections.abc import Sequence
@@ -14,16 +17,15 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from harness.attention import PACKED, AttentionPlan, Packed
-from harness.collate import Item, PackedRow, pack, split_rows
-from harness.dropout import draw_mask, mix_seed, rounded_probability
-from harness.loss import target_losses
-from harness.owned_bank import OwnedBank
-from harness.padded_bank import packable
-from harness.peft_start import ADAPTER, Calibration
-from harness.reading import OnTheWay, read_config, read_model
-from harness.schema import AdapterConfig
-from harness.segments import Segment
+from harness.banks.owned import OwnedBank
+from harness.banks.peft import ADAPTER, Calibration
+from harness.banks.shared import packable
+from harness.config.schema import AdapterConfig
+from harness.models.reading import OnTheWay, read_config, read_model
+from harness.nn.attention import PACKED, AttentionPlan, Packed
+from harness.nn.batch import Item, PackedRow, Segment, pack, split_rows
+from harness.nn.dropout import draw_mask, mix_seed, rounded_probability
+from harness.nn.loss import target_losses, trained_head_losses
 
 CALIBRATION_TOKENS = 2048  # a row of calibration examples
 
@@ -175,3 +177,11 @@ def _hidden(
     out = decoder(input_ids=ids_BT, attention_mask=real_BT.long(), use_cache=False)
     padded: Tensor = out.last_hidden_state[real_BT][None]
     return padded
+
+
+class FullBank(PackedBank):
+    """A causal model, all of it trained."""
+
+    def head_losses(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+        """-> [M] float32, differentiable in the hidden states and the output layer."""
+        return trained_head_losses(hidden_MD, self.lm_head_weight, targets_M)

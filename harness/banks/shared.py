@@ -11,36 +11,41 @@ alone, never on who else is in the pass, so that a run trained in a group is the
 
 Source: LoRA (arXiv 2106.09685), QLoRA section 5 (adapters on every linear layer), and PEFT's LoRA for
 the initial values and the file format, `adapter_config.json` + `adapter_model.safetensors`.
+
+`PaddedAdapterBank` serves models whose attention can't be packed (BLOOM's own, with ALiBi): the same members, the same
+dropout by key; only the base's forward pass sees a padded batch with an attention mask.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
-from harness.attention import AttentionPlan, Packed
-from harness.collate import Item, pack, send
-from harness.dropout import mix_seed
-from harness.files import write_atomically
-from harness.loss import target_losses
-from harness.low_rank import add_low_rank
-from harness.member_row import Kernels, MemberRow
-from harness.schema import AdapterConfig, AdapterMethod
-from harness.segments import Segment
-from harness.shards import ShardedLayers
+from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.files.atomic import write_atomically
+from harness.nn.attention import AttentionPlan, Packed
+from harness.nn.batch import Item, Segment, pack, send
+from harness.nn.dropout import mix_seed
+from harness.nn.loss import target_losses
+from harness.nn.low_rank import add_low_rank
+from harness.nn.member_row import Kernels, MemberRow
+from harness.nn.quant import linear_layers
+from harness.nn.shards import ShardedLayers
+from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, peft_config, read_peft_config
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 _PEFT_PREFIX = "base_model.model."
+
+UNPACKABLE = frozenset({"bloom"})  # model types that ignore transformers' attention interface
 
 
 class BankLinear(nn.Module):
@@ -73,7 +78,7 @@ class AdapterBank(nn.Module):
     Args:
         base: a transformers causal model loaded with `attn_implementation="packed"`; it is changed in
             place: its linear layers (lm_head never) are wrapped, its parameters frozen.
-        shards: its decoder layers, where `harness.quant` has sharded them over ranks.
+        shards: its decoder layers, where `harness.nn.quant` has sharded them over ranks.
     """
 
     def __init__(self, base: nn.Module, shards: ShardedLayers | None = None) -> None:
@@ -276,49 +281,6 @@ class AdapterBank(nn.Module):
         self.row.forget()
 
 
-def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every linear layer but the output layer, in the model's order, quantized ones included."""
-    output = base.get_output_embeddings()  # type: ignore[operator]
-    found = [(n, m) for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not output]
-    yield from found
-
-
-def peft_config(config: AdapterConfig, targets: Sequence[str], base_model: str, revision: str) -> dict[str, Any]:
-    """What `peft.PeftModel.from_pretrained` reads."""
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "revision": revision,
-        "r": config.lora_r,
-        "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout or 0.0,
-        "target_modules": list(targets),
-        "use_rslora": config.method is AdapterMethod.rslora,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-
-
-def read_peft_config(folder: Path) -> dict[str, Any]:
-    """Reads and checks `adapter_config.json`.
-
-    Raises:
-        ValueError: no such file, or an adapter of a kind that the bank doesn't serve.
-    """
-    path = folder / ADAPTER_CONFIG
-    if not path.is_file():
-        raise ValueError(f"{folder}: no {ADAPTER_CONFIG}; expected a folder written by PEFT or by a run")
-    saved: dict[str, Any] = json.loads(path.read_text())
-    unsupported = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if saved.get(key)]
-    if saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none" or unsupported:
-        raise ValueError(
-            f"{path}: only plain LoRA without bias is served here, not {saved.get('peft_type')} {unsupported}"
-        )
-    return saved
-
-
 def _features(linear: nn.Module) -> tuple[int, int]:
     return int(linear.in_features), int(linear.out_features)  # type: ignore[arg-type]
 
@@ -326,3 +288,39 @@ def _features(linear: nn.Module) -> tuple[int, int]:
 def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(root.get_submodule(parent) if parent else root, child, module)
+
+
+def packable(config: PretrainedConfig) -> bool:
+    """Whether a model's attention goes through transformers' interface, and so can be given packed rows."""
+    return config.model_type not in UNPACKABLE
+
+
+class PaddedAdapterBank(AdapterBank):
+    """An `AdapterBank` whose rows are padded on the right, one sequence a row."""
+
+    def forward(
+        self,
+        input_ids_1N: Tensor,
+        segments: Sequence[Segment],
+        position_ids_1N: Tensor | None = None,
+        plan: AttentionPlan | None = None,
+    ) -> Tensor:
+        """As `AdapterBank.forward`, for whole sequences only.
+
+        Raises:
+            ValueError: a plan other than the default; shared prefixes and decoding need packed attention.
+        """
+        if plan is not None:
+            raise ValueError(
+                f"{type(self.base).__name__}: its attention can't share prefixes or decode from a cache here"
+            )
+        lengths = [segment.num_tokens for segment in segments]
+        longest = max(lengths)
+        ids = torch.zeros(len(lengths), longest, dtype=torch.long, device=input_ids_1N.device)
+        real = torch.arange(longest, device=ids.device)[None, :] < torch.tensor(lengths, device=ids.device)[:, None]
+        ids[real] = input_ids_1N[0]
+        self.begin_row(segments, stride=longest)
+        decoder = self.base.get_decoder()  # type: ignore[operator]
+        out = decoder(input_ids=ids, attention_mask=real.long(), use_cache=False)
+        hidden: Tensor = out.last_hidden_state[real][None]
+        return hidden

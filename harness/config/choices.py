@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 
-from harness.plan import typed
-from harness.schema import DatasetConfig, ModelConfig, QuantConfig
+from harness.config.schema import DatasetConfig, ModelConfig, QuantConfig, typed
 
-CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
 
 
 def model_choice(name_or_path: str) -> ModelConfig:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
@@ -30,10 +29,10 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.choices import load_choice, near
-from harness.grids import Skip, Variant, choice_texts, expand, with_named_grids
-from harness.prototypes import Prototypes, parsed
-from harness.schema import (
+from harness.config.choices import CONF_FOLDER, load_choice, near
+from harness.config.grids import Skip, Variant, choice_texts, expand, with_named_grids
+from harness.config.prototypes import Prototypes, parsed
+from harness.config.schema import (
     AdapterConfig,
     Config,
     DatasetConfig,
@@ -46,7 +45,6 @@ from harness.schema import (
     TrainConfig,
 )
 
-CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 GROUPS: dict[str, type] = {
     "model": ModelConfig,
     "dataset": DatasetConfig,

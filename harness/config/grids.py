@@ -19,9 +19,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.choices import near
+from harness.config.choices import near
 
-GRID_FOLDER = Path(__file__).resolve().parent.parent / "sweeps" / "grid"
+GRID_FOLDER = Path(__file__).resolve().parents[2] / "sweeps" / "grid"
 INCLUDE, BLOCKS, SKIP = "include", "blocks", "skip"
 Skip = Mapping[str, Any]  # key -> the value or values that are left out, all keys together
 _NAMES = re.compile(r"\+{0,2}grid=([A-Za-z]\w*(?:,[A-Za-z]\w*)*)")

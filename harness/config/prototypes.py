@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.schema import Config
+from harness.config.schema import Config
 
 PRIMARY = "config"
 _OWN_SCHEMA = "schema"  # of each group, from Hydra's ConfigStore

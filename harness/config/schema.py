@@ -1,11 +1,13 @@
 """What can be configured: one dataclass a config group, with units and the paper's defaults.
 
-Layer 0: the standard library and OmegaConf only. `harness.compose` turns a Hydra config into these
+Layer 0: the standard library and OmegaConf only. `harness.config.compose` turns a Hydra config into these
 classes once; below the entry points there is no `DictConfig`. Fields whose metadata say
-`identity=False` can't change a run's result and stay out of `run_id` (see `harness.plan`).
+`identity=False` can't change a run's result and stay out of `run_id` (see `harness.runs.spec`).
 `auto` values are resolved at plan time, so a stored config holds no `auto`.
 
 Source of the defaults: QLoRA, arXiv 2305.14314, section 5 and appendix B, and its released scripts.
+
+`SlurmConfig` and `RayConfig` say what a worker asks of a cluster; they are parts of `launch`.
 """
 
 from dataclasses import dataclass, field
@@ -13,8 +15,6 @@ from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
-
-from harness.schema_clusters import RayConfig, SlurmConfig, require
 
 
 class ModelKind(Enum):
@@ -106,7 +106,7 @@ class Device(Enum):
 
 
 class Launcher(Enum):
-    """Who starts the worker processes: keys of `sweeps.launchers.LAUNCHERS`."""
+    """Who starts the worker processes: keys of `sweeps.launch.launchers.LAUNCHERS`."""
 
     local = "local"
     slurm = "slurm"
@@ -176,7 +176,7 @@ class DatasetConfig:
     subset: str | None = None  # the hub dataset's configuration name
     split: str = "train"
     revision: str = "main"
-    format: str = MISSING  # how a row becomes input and output: a key of `harness.data.DATASETS`
+    format: str = MISSING  # how a row becomes input and output: a key of `harness.data.formats.DATASETS`
     path: str | None = not_identity(None)  # a local file; identity is its content hash, not its path
     source_max_tokens: int = 384  # an input is cut to this many tokens, BOS included
     target_max_tokens: int = 128  # an output is cut to this many tokens, EOS included
@@ -280,18 +280,22 @@ class TrainConfig:
 
     @property
     def row_tokens(self) -> int:
-        """`max_microbatch_tokens`, where it is null what fits any device; `harness.row_length` finds what fits one."""
+        """`max_microbatch_tokens`, where it is null what fits any device; `harness.memory.row_length` finds
+        what fits one.
+        """
         return self.max_microbatch_tokens or SHORTEST_ROW_TOKENS
 
 
 @dataclass(slots=True, kw_only=True)
 class EvalConfig:
-    after_training: list[str] = field(default_factory=list)  # names in `sweeps.evals.EVALS`, e.g. [mmlu]
+    after_training: list[str] = field(default_factory=list)  # names in `sweeps.jobs.evals.EVALS`, e.g. [mmlu]
     mmlu_questions: str = "embedded"  # "embedded", or a jsonl file with subject, question, choices, answer
     mmlu_shots_file: str = "embedded"  # the examples shown before each question, in the same fields
     mmlu_num_shots: int = 5
     mmlu_limit_per_subject: int | None = None  # the first so many questions of each subject; null takes all
-    perplexity_text: str = "pile_cc"  # a name of `eval.texts.TEXT_SETS`, hub:ID[:SUBSET]:SPLIT, or a local file
+    perplexity_text: str = (
+        "pile_cc"  # a name of `eval.benchmarks.texts.TEXT_SETS`, hub:ID[:SUBSET]:SPLIT, or a local file
+    )
     perplexity_window: int | None = None  # tokens of context at most; null: the model's longest
     perplexity_stride: int | None = None  # tokens that each further window predicts; null: the window
     perplexity_limit: int | None = None  # the first so many documents; null takes all
@@ -318,6 +322,45 @@ class EvalConfig:
         require(self, "eval", 1e-9, "mmlu_limit_per_subject", "perplexity_window", "perplexity_stride")
         require(self, "eval", 1e-9, "perplexity_limit", "tasks_limit", "glue_limit", "answers_limit")
         require(self, "eval", 1e-9, "super_ni_limit_per_task", "super_ni_max_new_tokens", "answers_max_new_tokens")
+
+
+@dataclass(slots=True, kw_only=True)
+class SlurmConfig:
+    """What a worker asks SLURM for; one array task is one worker. Names as in sbatch, units in the key."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None  # node features
+    time_minutes: int = 240  # of one worker; at its end it saves, gives back its claims and is requeued
+    gpus_per_worker: int | None = None  # null: launch.devices_per_run, or 0 where launch.device=cpu
+    cpus_per_worker: int = 4
+    mem_gb: float | None = None  # of a worker; null: the partition's default
+    setup: list[str] = field(default_factory=list)  # shell lines before the worker starts: module load cuda
+    extra: dict[str, Any] = field(default_factory=dict)  # more of sbatch's options: +launch.slurm.extra.exclude=n7
+    log_folder: str | None = None  # on the shared file system; null: slurm/<sweep> among the runs
+    signal_seconds: int = 90  # so long before the time limit a worker is told to save
+    max_timeouts: int = 1000  # a worker is requeued so often at its time limit; preemptions are not counted
+
+    def __post_init__(self) -> None:
+        positive = ("time_minutes", "cpus_per_worker", "mem_gb", "signal_seconds")
+        require(self, "launch.slurm", 1e-9, *positive)
+        require(self, "launch.slurm", 0, "gpus_per_worker", "max_timeouts")
+
+
+@dataclass(slots=True, kw_only=True)
+class RayConfig:
+    """Which Ray cluster, and what a worker asks it for; one task is one worker."""
+
+    address: str | None = None  # host:port, ray://..., or auto; null: a cluster on this machine for this command
+    gpus_per_worker: float | None = None  # null: as of SLURM; 0.5 puts two workers on a GPU
+    cpus_per_worker: float = 1.0
+    retries: int = 3  # a worker whose process or node is lost starts so often again
+    runtime_env: dict[str, Any] = field(default_factory=dict)  # Ray's own: +launch.ray.runtime_env.working_dir=.
+
+    def __post_init__(self) -> None:
+        require(self, "launch.ray", 1e-9, "cpus_per_worker")
+        require(self, "launch.ray", 0, "gpus_per_worker", "retries")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -402,3 +445,18 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep_name: str | None = None  # what this set of runs is called in the ledger; null: made from the grid
     grid: list[dict[str, Any]] = field(default_factory=list)  # each: axis -> choices; the sweep is their union
+
+
+def require(config: Any, group: str, least: float, *keys: str) -> None:
+    """Raises ValueError for the first of the keys whose number is below `least`; unset ones pass."""
+    for key in keys:
+        value = getattr(config, key)
+        if isinstance(value, (int, float)) and not value >= least:  # not, so that NaN fails too
+            raise ValueError(f"{group}.{key}={value}: must be {'at least 0' if least == 0 else 'above 0'}")
+
+
+def typed(kind: type, values: dict[str, Any]) -> Any:
+    """Plain values -> a checked config object of `kind`."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))

@@ -64,10 +64,14 @@ class Example:
     input: str
     output: str
     target_field: str = "output"
-    messages: tuple[tuple[str, str], ...] = ()  # role and content; `harness.tokens` renders them by the chat template
+    messages: tuple[
+        tuple[str, str], ...
+    ] = ()  # role and content; `harness.data.tokens` renders them by the chat template
     shorter: tuple[str, ...] = ()  # inputs with less shown, taken in turn where `input` doesn't fit
     pair: str | None = None  # the second text of a labelled pair
-    label: int | float | str | None = None  # of a labelled row, as it stands there; `harness.labels` makes it a class
+    label: int | float | str | None = (
+        None  # of a labelled row, as it stands there; `harness.data.labels` makes it a class
+    )
 
 
 RowRule = Callable[[Row], list[Example]]

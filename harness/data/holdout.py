@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.schedule import Lengths
-from harness.schema import TrainConfig
-from harness.train import Example, Examples
+from harness.config.schema import TrainConfig
+from harness.data.tokens import EncodedExample, EncodedExamples, Lengths
 
 CARVE_SEED = 42
 
@@ -19,17 +18,17 @@ CARVE_SEED = 42
 class Subset:
     """Some rows of tokenized data, in their order."""
 
-    examples: Examples
+    examples: EncodedExamples
     kept: Lengths
 
     def __len__(self) -> int:
         return len(self.kept)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> EncodedExample:
         return self.examples[int(self.kept[index])]
 
 
-def carve(examples: Examples, num_characters: Lengths, train: TrainConfig) -> tuple[Examples, Lengths]:
+def carve(examples: EncodedExamples, num_characters: Lengths, train: TrainConfig) -> tuple[EncodedExamples, Lengths]:
     """Leaves out `train.original_eval_carve` random rows; none at its default of 0.
 
     Raises:

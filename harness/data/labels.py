@@ -1,15 +1,16 @@
 """Which class, or which number, is a labelled row's target? No torch.
 
 A row gives a class as its number (0, 1, ...; as text too, in a table) or as one of `dataset.label_names`. With
-`dataset.num_labels=1` the label is a number to predict, as in STS-B. Used through `harness.tokens` and by the plan.
+`dataset.num_labels=1` the label is a number to predict, as in STS-B. Used through `harness.data.tokens` and by the
+plan.
 """
 
 import math
 
-from harness.data import SourceRow
-from harness.formats import Example
-from harness.rows import DataError
-from harness.schema import DatasetConfig
+from harness.config.schema import DatasetConfig
+from harness.data.formats import Example
+from harness.data.rows import DataError
+from harness.data.source import SourceRow
 
 REGRESSION = 1  # `num_labels` of a dataset whose label is a number: transformers' own convention
 

@@ -1,7 +1,7 @@
 """Which rows does a data file hold, and where in it does each stand?
 
 Streams .jsonl, .json (an array, or one object after another), .csv and .tsv: one row in memory at a time,
-each with its line number, so that a broken row can be named. Used through `harness.data`.
+each with its line number, so that a broken row can be named. Used through `harness.data.source`.
 """
 
 import csv

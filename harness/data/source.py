@@ -6,7 +6,7 @@
 
 Looked at in this order: `dataset.path`, rows that this project ships, the data store, the Hugging Face
 cache on this machine, the hub. Neither torch nor `datasets` is imported before rows of a hub dataset are
-read. How a row becomes an example is `harness.formats`.
+read. How a row becomes an example is `harness.data.formats`.
 """
 
 import hashlib
@@ -15,32 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.files import sha256_file
-from harness.formats import DATASETS, HEADERLESS_TSV, Example, RowError, fitting_formats, row_rule
-from harness.rows import SUFFIXES, DataError, read_file
-from harness.schema import DatasetConfig, PathsConfig
-from harness.stores import Missing, cached_snapshot, hub_problem, store_names
+from harness.config.schema import DatasetConfig, PathsConfig
+from harness.data.formats import HEADERLESS_TSV, Example, RowError, fitting_formats, row_rule
+from harness.data.rows import SUFFIXES, DataError, read_file
+from harness.files.atomic import sha256_file
+from harness.files.hub import Missing, cached_snapshot, hub_problem, store_names
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = [
-    "DATASETS",
-    "DataError",
-    "DataSource",
-    "Missing",
-    "SourceRow",
-    "column",
-    "fingerprint",
-    "locate_dataset",
-    "num_rows",
-    "read_rows",
-    "row_examples",
-]
 
 NO_DATASET = "none"
 _EMBEDDED = "embedded/"
-_EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 _HUB_FILE_SUFFIXES = (*SUFFIXES, ".parquet", ".arrow", ".gz", ".zst", ".zip")
 _HUB_BATCH_ROWS = 1000
 
@@ -90,7 +77,7 @@ def read_rows(source: DataSource, only: Sequence[int] | None = None) -> Iterator
     """Streams the rows, all of them or those numbered (from 0, ascending) in `only`.
 
     Raises:
-        DataError: as `harness.rows.read_file`.
+        DataError: as `harness.data.rows.read_file`.
     """
     if not source.files:
         yield from _hub_rows(source, only)
@@ -171,9 +158,7 @@ def _local_files(config: DatasetConfig, paths: PathsConfig, looked: list[str]) -
     if config.path is not None:
         return _data_files(Path(config.path), config.split, looked, "dataset.path ")
     if config.hub_id.startswith(_EMBEDDED):
-        return _data_files(
-            _EMBEDDED_FOLDER / f"{config.hub_id.removeprefix(_EMBEDDED)}.jsonl", config.split, looked, ""
-        )
+        return _data_files(EMBEDDED_FOLDER / f"{config.hub_id.removeprefix(_EMBEDDED)}.jsonl", config.split, looked, "")
     if paths.data_store is None:
         looked.append("the data store: not set (paths.data_store, or HARNESS_DATA_STORE)")
         return ()

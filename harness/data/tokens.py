@@ -7,6 +7,8 @@ BOS + input, and output + EOS, are tokenized apart and each cut on the right: th
 artidoro/qlora (qlora.py, `DataCollatorForCausalLM`). So a long output loses its EOS, as it did there;
 `num_truncated_targets` counts those. The file's name is a hash of the rows, the tokenizer and the
 settings. Rows pass through in batches, so that no dataset is ever held as Python objects.
+
+A classifier reads a text or two in the frame that its model knows (`encode_texts`).
 """
 
 import hashlib
@@ -19,25 +21,34 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harness.arrow import concatenated, view
-from harness.data import DataSource, SourceRow, column, fingerprint, num_rows, read_rows, require_target, row_examples
-from harness.files import TEMPORARY_SUFFIX
-from harness.formats import LABELLED, RULE_VERSIONS, Example
-from harness.labels import label_value
-from harness.rows import DataError
-from harness.schema import DatasetConfig
-from harness.signs import progressed
-from harness.text_pairs import encode_texts, token_ids
+from harness.config.schema import DatasetConfig
+from harness.data.formats import LABELLED, RULE_VERSIONS, Example
+from harness.data.labels import label_value
+from harness.data.rows import DataError
+from harness.data.source import (
+    DataSource,
+    SourceRow,
+    column,
+    fingerprint,
+    num_rows,
+    read_rows,
+    require_target,
+    row_examples,
+)
+from harness.files.arrow import concatenated, view
+from harness.files.atomic import TEMPORARY_SUFFIX
+from harness.files.signs import progressed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 
 EmptyTargets = Literal["refuse", "keep", "drop"]
 
@@ -59,6 +70,8 @@ _SCHEMA = pa.schema(
 _LABELLED_SCHEMA = _SCHEMA.append(pa.field("label", pa.float64()))  # a class from 0, or the number to predict
 
 _log = logging.getLogger(__name__)
+
+Lengths = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,3 +368,62 @@ def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], sou
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def encode_texts(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, str | None]], max_tokens: int
+) -> tuple[list[list[int]], list[int]]:
+    """What a classifier reads. -> token ids of each text or pair, and how many were cut off.
+
+    An encoder's tokenizer (one with a separator token) frames texts and pairs in its own way, `<s> a </s></s> b </s>`
+    for RoBERTa. A causal model reads BOS, the first text, a newline and the second one.
+    """
+    if tokenizer.sep_token is None:
+        joined = [(tokenizer.bos_token or "") + (one if two is None else f"{one}\n{two}") for one, two in texts]
+        whole = token_ids(tokenizer, joined)
+        return [ids[:max_tokens] for ids in whole], [max(0, len(ids) - max_tokens) for ids in whole]
+    framed: list[list[int]] = [[] for _ in texts]
+    num_cut = [0] * len(texts)
+    for paired in (True, False):
+        places = [at for at, (_, two) in enumerate(texts) if (two is not None) == paired]
+        if not places:
+            continue
+        pairs = {"text_pair": [texts[at][1] for at in places]} if paired else {}
+        whole = tokenizer([texts[at][0] for at in places], **pairs, verbose=False)["input_ids"]
+        for at, ids in zip(places, whole, strict=True):
+            framed[at] = ids if len(ids) <= max_tokens else _cut_to(tokenizer, texts[at], max_tokens)
+            num_cut[at] = len(ids) - len(framed[at])
+    return framed, num_cut
+
+
+def _cut_to(tokenizer: "PreTrainedTokenizerBase", texts: tuple[str, str | None], max_tokens: int) -> list[int]:
+    """The longer text loses its end, the frame stays whole."""
+    one, two = texts
+    pair = {} if two is None else {"text_pair": two}
+    ids: list[int] = tokenizer(one, **pair, truncation="longest_first", max_length=max_tokens)["input_ids"]
+    return ids
+
+
+def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, which brings its own special tokens."""
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
+
+
+class EncodedExample(Protocol):
+    """A labelled one has `label: float | None` too (`harness.data.tokens.TokenizedExample`)."""
+
+    @property
+    def input_ids(self) -> "np.ndarray[tuple[int], np.dtype[np.int32]]": ...
+
+    @property
+    def num_source(self) -> int: ...
+
+
+class EncodedExamples(Protocol):
+    """Tokenized data: `harness.data.tokens.TokenizedDataset`, or a list of `TokenizedExample`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> EncodedExample: ...

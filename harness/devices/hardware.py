@@ -1,7 +1,8 @@
 """What accelerators this machine has, and which of several processes this is; no torch, so that planning needs none.
 
 The CUDA driver is asked by ctypes. Whether torch can use what the driver shows is for torch to say: `torch_elsewhere`
-asks it in a process of its own, `harness.torch_device.torch_cuda` in this one, and `cuda_problem` judges the answer.
+asks it in a process of its own, `harness.devices.torch_device.torch_cuda` in this one, and `cuda_problem` judges the
+answer.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.schema import Device, DType, LaunchConfig, Launcher
+from harness.config.schema import Device, DType, LaunchConfig, Launcher
 
 NO_DEVICE = 100  # of CUresult, as cuInit returns it
 STUB_LIBRARY = 34  # a toolkit's libcuda.so.1 that is there to link against
@@ -163,9 +164,9 @@ def _unusable(built_for: str | None, driver: tuple[int, int] | None) -> tuple[st
 @cache
 def torch_elsewhere() -> TorchCuda:
     """Asks torch in a process of its own: about as long as it takes to import it. This one stays free of CUDA."""
-    project = str(Path(__file__).resolve().parents[1])
+    project = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "harness.torch_device"]
+    command = [sys.executable, "-m", "harness.devices.torch_device"]
     try:
         done = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=_TORCH_SECONDS

@@ -13,10 +13,11 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from harness.devices import Place
+from harness.devices.hardware import Place
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
+
 
 PEER_LOST_STATUS = 75  # a rank's exit status, where another one's end ended it
 MOST_SECONDS_APART = 5.0  # of two signs of life

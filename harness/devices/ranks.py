@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from harness.collate import Item
-from harness.device_memory import is_out_of_memory
-from harness.devices import Place
-from harness.heartbeats import Heartbeats
+from harness.devices.hardware import Place
+from harness.devices.heartbeats import Heartbeats
+from harness.devices.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from torch.distributed import Store, Work  # type: ignore[attr-defined]
+    from torch.distributed import (
+        Store,  # type: ignore[attr-defined]
+        Work,  # type: ignore[attr-defined]
+    )
+
 
 BUCKET_BYTES = 32 * 2**20  # of gradients summed by one call: few calls, little memory beside the gradients
 TIMEOUT = timedelta(days=1)  # rank 0 may tokenize, or score MMLU, while the others wait; heartbeats tell of a dead one
@@ -133,20 +136,6 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-def share_out(items: Sequence[Item], num_ranks: int) -> list[list[Item]]:
-    """Splits a step's items over ranks so that each has about as many tokens; every rank computes the same split.
-
-    Longest first, each to the rank with the fewest tokens so far; within a rank the items keep their order.
-    """
-    tokens = [0] * num_ranks
-    places: list[list[int]] = [[] for _ in range(num_ranks)]
-    for place in sorted(range(len(items)), key=lambda i: -len(items[i].tokens)):
-        rank = min(range(num_ranks), key=lambda r: tokens[r])
-        tokens[rank] += len(items[place].tokens)
-        places[rank].append(place)
-    return [[items[place] for place in sorted(mine)] for mine in places]
 
 
 def join_ranks(place: Place, store: "Store", device: torch.device, silent_seconds: float | None = None) -> Ranks:

@@ -1,6 +1,7 @@
 """Which device torch computes on, and in what data type it can.
 
-    python -m harness.torch_device        what torch says of CUDA, as JSON; `harness.devices.torch_elsewhere` runs it
+    python -m harness.devices.torch_device        what torch says of CUDA, as JSON;
+    `harness.devices.hardware.torch_elsewhere` runs it
 
 `resolve_device` is the one place where a device is chosen, for training, evaluation and judges alike: a GPU that is
 there and can't be used is an error with its remedy, never a silent run on the CPU.
@@ -11,16 +12,10 @@ import warnings
 from dataclasses import asdict, replace
 
 import torch
+from transformers import logging as transformers_logging
 
-from harness.devices import (
-    Hardware,
-    TorchCuda,
-    bfloat16_problem,
-    cuda_problem,
-    driver_words,
-    dtype_for,
-)
-from harness.schema import Device, DType, QuantConfig
+from harness.config.schema import Device, DType, QuantConfig
+from harness.devices.hardware import Hardware, TorchCuda, bfloat16_problem, cuda_problem, driver_words, dtype_for
 
 
 def torch_cuda() -> TorchCuda:
@@ -102,6 +97,12 @@ def slow_dtype(dtype: DType, device: torch.device) -> str | None:
 def _hardware(device: torch.device) -> Hardware:
     properties = torch.cuda.get_device_properties(device)
     return Hardware(properties.name, properties.total_memory, torch.cuda.get_device_capability(device))
+
+
+def quiet_libraries() -> None:
+    """Progress is ours to show: bars and start-up warnings of the libraries would tear it."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

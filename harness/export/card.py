@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from harness.plan import RunSpec
-from harness.provenance import RunRecord
-from harness.schema import DType, ModelConfig, QuantConfig, QuantMethod
-from harness.scores import MeasuredScore, measured_scores
+from harness.config.schema import DType, ModelConfig, QuantConfig, QuantMethod
+from harness.runs.record import RunRecord
+from harness.runs.scores import MeasuredScore, measured_scores
+from harness.runs.spec import RunSpec
 
 EMBEDDED = "embedded/"
 UNKNOWN_LICENSE = "unknown"

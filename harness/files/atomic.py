@@ -6,15 +6,18 @@ crash or a full disk is dropped by `read_jsonl`, which says so, and mended by th
 get the mode that the user's umask asks for (`tempfile`'s are private, which a shared folder can't use).
 """
 
+import csv
 import dataclasses
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
 import stat
 import uuid
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -177,3 +180,12 @@ def _write_whole(descriptor: int, data: bytes) -> None:
     except OSError:
         os.ftruncate(descriptor, size_bytes)
         raise
+
+
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A CSV's text, its lines ended as Unix does."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return stream.getvalue()

@@ -1,6 +1,6 @@
 """How do thousands of jobs enter the ledger at once, each only once?
 
-Part of `harness.ledger`; called inside its transactions that `rearrange`, where nobody else writes.
+Part of `harness.ledger.ledger`; called inside its transactions that `rearrange`, where nobody else writes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -8,17 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from harness.ledger_dependents import chunks
-from harness.ledger_schema import (
-    JOB_FIELDS,
-    Job,
-    JobStatus,
-    LedgerError,
-    SweepState,
-    jobs,
-    sweep_jobs,
-    sweeps,
-)
+from harness.ledger.dependents import chunks
+from harness.ledger.tables import JOB_FIELDS, Job, JobStatus, LedgerError, SweepState, jobs, sweep_jobs, sweeps
 
 _REFRESHED = ("group", "label", "payload", "priority")
 

@@ -1,7 +1,7 @@
 """How does a process reach the ledger's database, and what happens when it is locked, full or gone?
 
-Part of `harness.ledger`. `Database.transact` runs a function in one transaction and repeats it while the database is
-gone for a moment. SQLite and PostgreSQL differ only here:
+Part of `harness.ledger.ledger`. `Database.transact` runs a function in one transaction and repeats it while the
+database is gone for a moment. SQLite and PostgreSQL differ only here:
 
 - **SQLite**: WAL, `busy_timeout`, writers one at a time (`BEGIN IMMEDIATE`). `synchronous=NORMAL`: what was
   committed survives kill -9 of any process; a power cut may take the last commits (never the file's integrity), whose
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from harness.ledger_schema import SCHEMA_VERSION, LedgerError, LedgerUnavailableError, jobs, meta, metadata
+from harness.ledger.tables import SCHEMA_VERSION, LedgerError, LedgerUnavailableError, jobs, meta, metadata
 
 T = TypeVar("T")
 Clock = Callable[[], float]

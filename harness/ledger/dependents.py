@@ -1,6 +1,6 @@
 """What becomes of jobs that wait for another job (`after`) when that one ends, fails or is tried again?
 
-Part of `harness.ledger`; called inside its transactions. A job is queued from the start, with `waiting` = 1
+Part of `harness.ledger.ledger`; called inside its transactions. A job is queued from the start, with `waiting` = 1
 until its predecessor is done. A failed or cancelled predecessor takes it along, with the reason.
 """
 
@@ -9,7 +9,7 @@ from itertools import islice
 
 import sqlalchemy as sa
 
-from harness.ledger_schema import JobStatus, jobs
+from harness.ledger.tables import JobStatus, jobs
 
 CHUNK = 1_000  # values a statement
 

@@ -26,8 +26,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from harness.files import to_json
-from harness.ledger_adding import (
+from harness.files.atomic import to_json
+from harness.ledger.adding import (
     check_predecessors,
     insert_jobs,
     known_statuses,
@@ -39,37 +39,33 @@ from harness.ledger_adding import (
     touch_sweep,
     unlink_jobs,
 )
-from harness.ledger_connection import WAIT_SECONDS, Access, Clock, Database
-from harness.ledger_dependents import chunks, refresh_waiting, settle_dependents, with_relatives
-from harness.ledger_queue import end_expired, finished_by, in_sweep, linked, next_jobs, runnable, update_held
-from harness.ledger_reading import counted_jobs, counted_sweeps, done_since, latest_done
-from harness.ledger_schema import (
+from harness.ledger.claiming import (
+    counted_jobs,
+    counted_sweeps,
+    done_since,
+    end_expired,
+    finished_by,
+    in_sweep,
+    latest_done,
+    linked,
+    next_jobs,
+    runnable,
+    update_held,
+)
+from harness.ledger.database import WAIT_SECONDS, Access, Clock, Database
+from harness.ledger.dependents import chunks, refresh_waiting, settle_dependents, with_relatives
+from harness.ledger.tables import (
     ROW_COLUMNS,
     AddResult,
     Job,
     JobRow,
     JobStatus,
-    LedgerError,
-    LedgerUnavailableError,
     SweepRow,
     SweepState,
     Throughput,
     jobs,
     sweeps,
 )
-
-__all__ = [
-    "AddResult",
-    "Job",
-    "JobRow",
-    "JobStatus",
-    "Ledger",
-    "LedgerError",
-    "LedgerUnavailableError",
-    "SweepRow",
-    "SweepState",
-    "Throughput",
-]
 
 T = TypeVar("T")
 _BLOCK = 1_000  # rows a query

@@ -1,6 +1,6 @@
 """What is a job, what states can it be in, and how is that laid out in SQL?
 
-Records and tables of `harness.ledger`, which is what callers import. The tables are made by whoever
+Records and tables of `harness.ledger.ledger`, which is what callers import. The tables are made by whoever
 opens a ledger first; `SCHEMA_VERSION` grows with each change of them.
 """
 

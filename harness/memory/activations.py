@@ -1,8 +1,8 @@
 """What does autograd keep between the forward and the backward pass of a packed row? Arithmetic, no torch.
 
-Derived by reading harness/adapters.py, harness/attention.py, harness/loss.py and transformers' LLaMA block, and
-held to `torch.autograd.graph.saved_tensors_hooks` in tests/unit/test_memory.py. N tokens, D hidden size, F
-feed-forward width, H query heads of d, c bytes of the compute dtype, r the rank.
+Derived by reading harness/banks/shared.py, harness/nn/attention.py, harness/nn/loss.py and transformers' LLaMA block,
+and held to `torch.autograd.graph.saved_tensors_hooks` in tests/unit/harness/memory/test_predict.py. N tokens, D hidden
+size, F feed-forward width, H query heads of d, c bytes of the compute dtype, r the rank.
 
 Kept by one block:
 
@@ -25,13 +25,13 @@ With gradient checkpointing a block keeps its input alone, c N D.
 
 from dataclasses import dataclass
 
-from harness.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, ShapeConfig
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, ShapeConfig
 
 ADAPTER_BYTES = 4  # adapters and their gradients are float32
 ALL_LINEAR = "all-linear"
 ATTENTION = "attention"  # what the output projection reads
 MAX_HEAD_SIZE = 256  # of the variable-length kernel
-DRAW_BYTES = 64 * 2**20  # `harness.dropout.DRAW_BYTES`; a test holds them equal, importing it loads torch
+DRAW_BYTES = 64 * 2**20  # `harness.nn.dropout.DRAW_BYTES`; a test holds them equal, importing it loads torch
 INT8_INPUT_BYTES = 6  # of an element, while LLM.int8 quantizes it: float16, its absolute value, a bool and int8
 
 
@@ -63,7 +63,7 @@ class Pass:
 
     @property
     def in_one_call(self) -> bool:
-        """Whether a GPU attends by one variable-length call (`harness.attention_kernels`): what has bfloat16 can."""
+        """Whether a GPU attends by one variable-length call (`harness.nn.attention_kernels`): what has bfloat16 can."""
         head_size = self.shape.hidden_size // self.shape.num_heads
         return self.quant.compute_dtype is DType.bfloat16 and head_size % 8 == 0 and head_size <= MAX_HEAD_SIZE
 

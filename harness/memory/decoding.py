@@ -1,13 +1,14 @@
 """Predicts the memory of scoring and of generating: the base, an adapter, keys and values, a pass without gradients.
 
 Arithmetic as in `harness.memory`, for a plan: an evaluation under way asks the loaded model and the device.
-tests/unit/test_memory_decoding.py holds it to fake CUDA tensors.
+tests/unit/harness/memory/test_decoding.py holds it to fake CUDA tensors.
 """
 
 from dataclasses import dataclass
 
-from harness.activations import ADAPTER_BYTES
-from harness.memory import (
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, ShapeConfig
+from harness.memory.activations import ADAPTER_BYTES
+from harness.memory.predict import (
     DTYPE_BYTES,
     check,
     check_targets,
@@ -16,7 +17,6 @@ from harness.memory import (
     trained_tensors,
     weights_bytes,
 )
-from harness.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, ShapeConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

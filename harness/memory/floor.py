@@ -2,7 +2,7 @@
 
 Weights as they are stored, adapters, gradients and optimizer state of a T5 or a RoBERTa: all that lies on the device
 before any activation. Their activations are not derived (padded batches, two stacks), so that this tells what can't
-fit, never what does; `harness.memory` has the whole peak of decoders. tests/unit/test_memory_floor.py holds the
+fit, never what does; `harness.memory` has the whole peak of decoders. tests/unit/harness/memory/test_floor.py holds the
 bytes to real models. Source: T5 v1.1 (arXiv 1910.10683, 2002.05202) and RoBERTa (arXiv 1907.11692) as transformers
 has them.
 """
@@ -10,10 +10,10 @@ has them.
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from harness.activations import ADAPTER_BYTES, ALL_LINEAR, Linear
-from harness.memory import DTYPE_BYTES, MemoryPrediction, check, linear_bytes, optimizer_bytes
-from harness.plan import RunSpec
-from harness.schema import AdapterMethod, MasterWeights, ModelKind, ShapeConfig
+from harness.config.schema import AdapterMethod, MasterWeights, ModelKind, ShapeConfig
+from harness.memory.activations import ADAPTER_BYTES, ALL_LINEAR, Linear
+from harness.memory.predict import DTYPE_BYTES, MemoryPrediction, check, linear_bytes, optimizer_bytes
+from harness.runs.spec import RunSpec
 
 T5_HEAD_SIZE = 64  # whatever the width
 T5_POSITION_BUCKETS = 32

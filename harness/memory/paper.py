@@ -14,10 +14,8 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from harness.choices import model_choice
-from harness.locate import num_parameters
-from harness.memory import MemoryPrediction, predict
-from harness.schema import (
+from harness.config.choices import model_choice
+from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
     DType,
@@ -27,6 +25,8 @@ from harness.schema import (
     ShapeConfig,
     TrainConfig,
 )
+from harness.memory.predict import MemoryPrediction, predict
+from harness.models.locate import num_parameters
 
 LLAMA_SIZES = ("7b", "13b", "33b", "65b")
 PAPER_TOKENS = 512  # assumed: the paper's figures, as we have them, come without a length

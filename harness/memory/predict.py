@@ -8,26 +8,14 @@ passing buffers of the loss or of one layer's backward pass. Nothing in it is fi
 
 Weights are exact for the LLaMA family. Other decoders (OPT, Pythia, BLOOM) have biases and other norms, less
 than 1 % of their weights. Activations are derived from our own packed forward pass, term by term, in
-`harness.activations`; tests/unit/test_memory.py holds both to real tensors.
+`harness.memory.activations`; tests/unit/harness/memory/test_predict.py holds both to real tensors.
 Source: QLoRA (arXiv 2305.14314) sections 2 and 3; the layouts read in bitsandbytes 0.50.
 """
 
 import math
-import sys
 from dataclasses import asdict, dataclass, fields, replace
 
-from harness.activations import (
-    ADAPTER_BYTES,
-    ALL_LINEAR,
-    Linear,
-    Pass,
-    last_norm_bytes,
-    linears,
-    saved_by_pass,
-    working_bytes,
-)
-from harness.plan import RunSpec
-from harness.schema import (
+from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
     DType,
@@ -39,9 +27,20 @@ from harness.schema import (
     ShapeConfig,
     TrainConfig,
 )
+from harness.memory.activations import (
+    ADAPTER_BYTES,
+    ALL_LINEAR,
+    Linear,
+    Pass,
+    last_norm_bytes,
+    linears,
+    saved_by_pass,
+    working_bytes,
+)
+from harness.runs.spec import RunSpec
 
 DTYPE_BYTES = {DType.float32: 4, DType.bfloat16: 2, DType.float16: 2}
-LOGITS_CHUNK_BYTES = 64 * 2**20  # `harness.loss.CHUNK_BYTES`; a test holds them equal, importing it loads torch
+LOGITS_CHUNK_BYTES = 64 * 2**20  # `harness.nn.loss.CHUNK_BYTES`; a test holds them equal, importing it loads torch
 NESTED_BLOCK = 256  # absmax constants that share one second-level constant (paper section 3)
 SHAPE_NUMBERS = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
 CODEBOOK_BYTES = 16 * 4  # the 16 float32 levels, a copy a layer
@@ -49,6 +48,70 @@ NESTED_STATE_BYTES = 256 * 4 + 4  # the 8-bit map of the absmax constants and th
 MIN_8BIT_ELEMENTS = 4096  # bitsandbytes keeps the state of smaller tensors in 32 bits
 MIN_PAGED_ELEMENTS = 100_000  # and pages only tensors from here on
 OPTIMIZER_BLOCK = 256  # 8-bit state: elements that share one constant
+
+
+def weights_bytes(shape: ShapeConfig, quant: QuantConfig, num_shards: int = 1) -> int:
+    """The base in memory: blocks, embeddings, output layer and norms, rotary frequencies.
+
+    Sharded, a device has its part of every block and one block whole; embeddings and output layer are not sharded.
+    """
+    compute_bytes = DTYPE_BYTES[quant.compute_dtype]
+    layer = sum(linear_bytes(linear, quant) for linear in linears(shape))
+    tables = (1 if shape.tied_embeddings else 2) * shape.vocab_size * shape.hidden_size
+    block = layer + 2 * shape.hidden_size * compute_bytes
+    blocks = shape.num_layers * block
+    if num_shards > 1:
+        blocks = math.ceil(blocks / num_shards) + block
+    frequencies = 2 * 4 * (shape.hidden_size // shape.num_heads // 2)
+    return blocks + (tables + shape.hidden_size) * compute_bytes + frequencies
+
+
+def optimizer_bytes(tensors: list[int], optimizer: Optimizer, element_bytes: int = ADAPTER_BYTES) -> tuple[int, int]:
+    """-> bytes of AdamW's two moments on the device, and in pages that may leave it.
+
+    Args:
+        tensors: elements of each trained tensor.
+        element_bytes: of the trained tensors; torch's AdamW keeps its moments in their type, the paged ones don't.
+    """
+    resident = paged = 0
+    plain_bytes = element_bytes if optimizer is Optimizer.adamw else 4
+    for count in tensors:
+        in_8bit = optimizer is Optimizer.paged_adamw_8bit and count >= MIN_8BIT_ELEMENTS
+        moments = 2 * count * (1 if in_8bit else plain_bytes)
+        if optimizer is Optimizer.adamw or count < MIN_PAGED_ELEMENTS:
+            resident += moments
+        else:
+            paged += moments
+        resident += 2 * 4 * math.ceil(count / OPTIMIZER_BLOCK) if in_8bit else 0
+    return resident, paged
+
+
+def factor_copies_bytes(num_elements: int, compute_bytes: int, num_members: int) -> int:
+    """`harness.nn.member_row` on a GPU: the factors of all members of a row, side by side in the compute dtype.
+
+    A lone member in float32 is computed as it is. (A CPU casts a factor where it is used.)
+    """
+    return compute_bytes * num_elements if compute_bytes < ADAPTER_BYTES or num_members > 1 else 0
+
+
+def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> int:
+    """`harness.nn.loss`: what a chunk of logits takes, and the states around the loss.
+
+    A chunk is in float32, in 16 bits also as the product leaves it; from the second on, the one before is still there.
+    The states are the last norm's output, the gathered target positions of it, and the chunk's part of the gradient.
+    """
+    rows = min(num_targets, max(1, LOGITS_CHUNK_BYTES // (4 * shape.vocab_size)))
+    element_bytes = 4 if compute_bytes == 4 else 4 + compute_bytes
+    of_second = 4 * rows + element_bytes * min(rows, num_targets - rows)
+    chunk = shape.vocab_size * max(element_bytes * rows, of_second)
+    return chunk + (2 * num_targets + rows) * shape.hidden_size * compute_bytes
+
+
+def dequantization_bytes(shape: ShapeConfig, quant: QuantConfig, masters: bool = False) -> int:
+    """The widest linear layer in the compute dtype, as the products need it: dequantized, or cast from float32."""
+    if quant.method is QuantMethod.none and not masters:
+        return 0
+    return max(n.in_features * n.out_features for n in linears(shape)) * DTYPE_BYTES[quant.compute_dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,22 +264,6 @@ def memory_key(spec: RunSpec) -> str:
     return repr([spec.model, spec.quant, spec.adapter, used, longest_sequence(spec)])
 
 
-def weights_bytes(shape: ShapeConfig, quant: QuantConfig, num_shards: int = 1) -> int:
-    """The base in memory: blocks, embeddings, output layer and norms, rotary frequencies.
-
-    Sharded, a device has its part of every block and one block whole; embeddings and output layer are not sharded.
-    """
-    compute_bytes = DTYPE_BYTES[quant.compute_dtype]
-    layer = sum(linear_bytes(linear, quant) for linear in linears(shape))
-    tables = (1 if shape.tied_embeddings else 2) * shape.vocab_size * shape.hidden_size
-    block = layer + 2 * shape.hidden_size * compute_bytes
-    blocks = shape.num_layers * block
-    if num_shards > 1:
-        blocks = math.ceil(blocks / num_shards) + block
-    frequencies = 2 * 4 * (shape.hidden_size // shape.num_heads // 2)
-    return blocks + (tables + shape.hidden_size) * compute_bytes + frequencies
-
-
 def linear_bytes(linear: Linear, quant: QuantConfig) -> int:
     """One linear layer without bias, as bitsandbytes stores it.
 
@@ -246,54 +293,6 @@ def trained_tensors(shape: ShapeConfig, adapter: AdapterConfig) -> list[int]:
     return [adapter.lora_r * size for size in sizes] * shape.num_layers
 
 
-def optimizer_bytes(tensors: list[int], optimizer: Optimizer, element_bytes: int = ADAPTER_BYTES) -> tuple[int, int]:
-    """-> bytes of AdamW's two moments on the device, and in pages that may leave it.
-
-    Args:
-        tensors: elements of each trained tensor.
-        element_bytes: of the trained tensors; torch's AdamW keeps its moments in their type, the paged ones don't.
-    """
-    resident = paged = 0
-    plain_bytes = element_bytes if optimizer is Optimizer.adamw else 4
-    for count in tensors:
-        in_8bit = optimizer is Optimizer.paged_adamw_8bit and count >= MIN_8BIT_ELEMENTS
-        moments = 2 * count * (1 if in_8bit else plain_bytes)
-        if optimizer is Optimizer.adamw or count < MIN_PAGED_ELEMENTS:
-            resident += moments
-        else:
-            paged += moments
-        resident += 2 * 4 * math.ceil(count / OPTIMIZER_BLOCK) if in_8bit else 0
-    return resident, paged
-
-
-def factor_copies_bytes(num_elements: int, compute_bytes: int, num_members: int) -> int:
-    """`harness.member_row` on a GPU: the factors of all members of a row, side by side in the compute dtype.
-
-    A lone member in float32 is computed as it is. (A CPU casts a factor where it is used.)
-    """
-    return compute_bytes * num_elements if compute_bytes < ADAPTER_BYTES or num_members > 1 else 0
-
-
-def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> int:
-    """`harness.loss`: what a chunk of logits takes, and the states around the loss.
-
-    A chunk is in float32, in 16 bits also as the product leaves it; from the second on, the one before is still there.
-    The states are the last norm's output, the gathered target positions of it, and the chunk's part of the gradient.
-    """
-    rows = min(num_targets, max(1, LOGITS_CHUNK_BYTES // (4 * shape.vocab_size)))
-    element_bytes = 4 if compute_bytes == 4 else 4 + compute_bytes
-    of_second = 4 * rows + element_bytes * min(rows, num_targets - rows)
-    chunk = shape.vocab_size * max(element_bytes * rows, of_second)
-    return chunk + (2 * num_targets + rows) * shape.hidden_size * compute_bytes
-
-
-def dequantization_bytes(shape: ShapeConfig, quant: QuantConfig, masters: bool = False) -> int:
-    """The widest linear layer in the compute dtype, as the products need it: dequantized, or cast from float32."""
-    if quant.method is QuantMethod.none and not masters:
-        return 0
-    return max(n.in_features * n.out_features for n in linears(shape)) * DTYPE_BYTES[quant.compute_dtype]
-
-
 def check(shape: ShapeConfig, quant: QuantConfig) -> None:
     """Raises ValueError where the arithmetic has nothing to work on."""
     missing = [name for name in SHAPE_NUMBERS if getattr(shape, name) <= 0]
@@ -311,9 +310,3 @@ def check_targets(shape: ShapeConfig, adapter: AdapterConfig) -> None:
         raise ValueError(
             f"adapter.targets={sorted(unknown)}: the memory of these layers can't be predicted; known: {known}"
         )
-
-
-if __name__ == "__main__":
-    from harness.memory_paper import main
-
-    main(sys.argv[1:])

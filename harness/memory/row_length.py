@@ -4,15 +4,15 @@ A frozen layer is dequantized, and its kernels are launched, once a row, whoever
 token, and need more memory. On a GPU a row is the longest of `GPU_ROW_TOKENS` whose predicted peak, all of the
 optimizer's state included, fits: no run pages for a longer row. A plan and a worker ask the same function, the one
 with a device's whole memory, the other with what is free on it once the base is loaded. What fits nowhere is tried
-with the shortest row; where memory runs out, `harness.train` halves rows and then recomputes activations.
+with the shortest row; where memory runs out, `harness.training.loop` halves rows and then recomputes activations.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.memory import MemoryPrediction, memory_key, predict_run
-from harness.plan import RunSpec
-from harness.schema import SHARED_BASE_METHODS, SHORTEST_ROW_TOKENS, Device, QuantMethod
+from harness.config.schema import SHARED_BASE_METHODS, SHORTEST_ROW_TOKENS, Device, QuantMethod
+from harness.memory.predict import MemoryPrediction, memory_key, predict_run
+from harness.runs.spec import RunSpec
 
 GPU_ROW_TOKENS = (SHORTEST_ROW_TOKENS, 4096, 8192, 16384)
 COMFORTABLE_ROW_TOKENS = 8192  # beyond it rows gain little: a device's memory goes to a further worker first

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.files import sha256_file, write_json
-from harness.schema import ModelConfig, PathsConfig, ShapeConfig
-from harness.stores import Missing, cached_snapshot, hub_problem, store_names
+from harness.config.schema import ModelConfig, PathsConfig, ShapeConfig
+from harness.files.atomic import sha256_file, write_json
+from harness.files.hub import Missing, cached_snapshot, hub_problem, store_names
 
 _WEIGHTS = (".safetensors", ".bin")
 _DECISIVE = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")

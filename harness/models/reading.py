@@ -25,7 +25,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from harness.shards import ShardedLayers, decoder_layers
+from harness.nn.shards import ShardedLayers, decoder_layers
 
 _NAME = "harness"  # of our quantizer in transformers' register
 _OUTPUT_LAYERS = ("lm_head", "classifier", "score", "cls", "qa_outputs")  # another kind of model has no use for them

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from harness.attention_kernels import Sequences, attention_lse, causal_segments, takes_varlen, varlen_attention
+from harness.nn.attention_kernels import Sequences, attention_lse, causal_segments, takes_varlen, varlen_attention
 
 PACKED = "packed"
 

@@ -1,4 +1,7 @@
-"""Packs the examples of a step, of all members of a group, into flat rows without padding."""
+"""Packs the examples of a step, of all members of a group, into flat rows without padding.
+
+A `Segment` is one sequence of a packed row: how long it is and whose adapter serves it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.segments import Segment
+Tokens = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,15 @@ class Item:
         if self.label is not None:
             return 1
         return len(self.tokens) - max(self.num_source, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One sequence of a packed row."""
+
+    num_tokens: int
+    member: str | None  # whose adapter serves it; None: the untouched base
+    dropout_key: int = 0  # identifies (step, example) to the member's dropout stream
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,3 +94,44 @@ def send(array: np.ndarray[Any, np.dtype[Any]], device: torch.device) -> Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def share_out(items: Sequence[Item], num_ranks: int) -> list[list[Item]]:
+    """Splits a step's items over ranks so that each has about as many tokens; every rank computes the same split.
+
+    Longest first, each to the rank with the fewest tokens so far; within a rank the items keep their order.
+    """
+    tokens = [0] * num_ranks
+    places: list[list[int]] = [[] for _ in range(num_ranks)]
+    for place in sorted(range(len(items)), key=lambda i: -len(items[i].tokens)):
+        rank = min(range(num_ranks), key=lambda r: tokens[r])
+        tokens[rank] += len(items[place].tokens)
+        places[rank].append(place)
+    return [[items[place] for place in sorted(mine)] for mine in places]
+
+
+def padded_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Cuts examples, longest first, into batches whose padded size is at most the sum of all lengths.
+
+    So padding costs no memory beyond what a packed row of the same examples would take.
+
+    Returns:
+        The examples' places of each batch.
+    """
+    budget, batches = sum(lengths), list[list[int]]()
+    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
+def pad(rows: Sequence[Tokens], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """-> token ids [B, T] and what is no padding [B, T], both int64, padded on the right."""
+    longest = max(len(row) for row in rows)
+    ids, mask = torch.full((len(rows), longest), fill), torch.zeros(len(rows), longest, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.from_numpy(row.astype(np.int64))
+        mask[i, : len(row)] = 1
+    return ids.to(device), mask.to(device)

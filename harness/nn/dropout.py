@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.collate import send
+from harness.nn.batch import send
 
 DRAW_BYTES = 64 * 2**20  # of random numbers in float32 that lie there at once
 _TOKEN_STRIDE = 1 << 20  # of a stream's offset, more than a layer has inputs

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.attention import Packed
+from harness.nn.attention import Packed
 
 # Slots that attend in one call, as far as the longest of them: on a CPU reading keys costs more than a call.
 _SLOTS_TOGETHER = {"cpu": 8}
@@ -128,6 +128,18 @@ class Slots:
             shelf.lengths = [length + 1 for length in shelf.lengths]
 
 
+def _masks(lengths: Sequence[int], ends: Tensor, query: Tensor) -> list[tuple[slice, Tensor]]:
+    """Neighbouring slots of a shelf, and their mask: 0 or -inf, [slots, 1, 1, tokens of their longest]."""
+    together = _SLOTS_TOGETHER.get(ends.device.type, max(1, len(lengths)))
+    parts = []
+    for start in range(0, len(lengths), together):
+        part = slice(start, min(start + together, len(lengths)))
+        hidden = torch.arange(max(lengths[part]) + 1, device=ends.device)[None, :] > ends[part, None]
+        mask = query.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        parts.append((part, mask[:, None, None, :]))
+    return parts
+
+
 @dataclass(slots=True)
 class Decode:
     """One new token for each sequence of `slots`, which the caller counts up after the pass. Serves one pass."""
@@ -169,15 +181,3 @@ class Decode:
             found.append(_masks(shelf.lengths, ends, query))
             start += len(shelf.lengths)
         return found
-
-
-def _masks(lengths: Sequence[int], ends: Tensor, query: Tensor) -> list[tuple[slice, Tensor]]:
-    """Neighbouring slots of a shelf, and their mask: 0 or -inf, [slots, 1, 1, tokens of their longest]."""
-    together = _SLOTS_TOGETHER.get(ends.device.type, max(1, len(lengths)))
-    parts = []
-    for start in range(0, len(lengths), together):
-        part = slice(start, min(start + together, len(lengths)))
-        hidden = torch.arange(max(lengths[part]) + 1, device=ends.device)[None, :] > ends[part, None]
-        mask = query.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-        parts.append((part, mask[:, None, None, :]))
-    return parts

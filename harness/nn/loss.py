@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = 64 * 2**20  # of float32 logits held at once
 
@@ -52,3 +54,26 @@ def target_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Te
     """
     losses: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N)  # type: ignore[no-untyped-call]
     return losses
+
+
+def trained_head_losses(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor) -> Tensor:
+    """Negative log-likelihood of each target, the output layer being trained too.
+
+    A chunk of logits lives only while it is used, in the forward pass and again in the backward pass:
+    [M, V] in float32 never exists. A float32 weight is cast to the states' dtype anew for each chunk, so that the
+    chunks' gradients are summed in float32.
+
+    Returns:
+        [M] float32, in nats; differentiable in `hidden_MD` and `weight_VD`.
+    """
+    size = max(1, CHUNK_BYTES // (4 * weight_VD.shape[0]))
+    parts = [
+        checkpoint(_chunk_losses, hidden_MD[i : i + size], weight_VD, targets_M[i : i + size], use_reentrant=False)
+        for i in range(0, len(targets_M), size)
+    ]
+    return torch.cat(parts) if parts else hidden_MD.new_zeros(0, dtype=torch.float32)
+
+
+def _chunk_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    logits_NV = hidden_ND @ weight_VD.to(hidden_ND.dtype).T
+    return functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")

@@ -15,7 +15,8 @@ than the device needs to compute it, so there neighbours are computed by common 
 - `Blocks`: plain products with the matrices of all members, of whose results each token keeps its own member's.
   K members cost K times the arithmetic, so only few tokens are put together.
 
-`Alone`, one member at a time, is what both are held against (tests/unit/test_low_rank.py), and all that a CPU uses.
+`Alone`, one member at a time, is what both are held against (tests/unit/harness/nn/test_low_rank.py), and all that a
+CPU uses.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.collate import send
+from harness.nn.batch import send
 
 GROUP_ALIGNMENT = 8  # of a matrix's sides in `Grouped`: its rows have to begin at 16 bytes
 BLOCK_ELEMENTS = 2**19  # tokens times columns of all members that `Blocks` may compute in one product

@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from harness.dropout import Drawn, RowMasks, can_draw_rows, draw_mask, mix_seed, rounded_probability
-from harness.low_rank import BLOCK_ELEMENTS, GROUP_ALIGNMENT, Alone, Blocks, Grouped, Products, Term, cast_together
-from harness.segments import Segment
+from harness.nn.batch import Segment
+from harness.nn.dropout import Drawn, RowMasks, can_draw_rows, draw_mask, mix_seed, rounded_probability
+from harness.nn.low_rank import BLOCK_ELEMENTS, GROUP_ALIGNMENT, Alone, Blocks, Grouped, Products, Term, cast_together
 
 BASE = ""  # stands for "no member" within a row
 
@@ -39,7 +39,7 @@ class Kernels:
 
 
 class AdaptedLayer(Protocol):
-    """A linear layer with the members' factors (`harness.adapters.BankLinear`)."""
+    """A linear layer with the members' factors (`harness.banks.shared.BankLinear`)."""
 
     @property
     def layer(self) -> int: ...

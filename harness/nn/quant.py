@@ -1,16 +1,17 @@
-"""Quantizes a linear layer with bitsandbytes; `harness.reading` brings one after another.
+"""Quantizes a linear layer with bitsandbytes; `harness.models.reading` brings one after another.
 
 The output layer, embeddings and norms stay as they are (QLoRA section 5). Own layers instead
 of transformers' integration because block size is an axis of the grid and that integration fixes it at 64.
 Source: QLoRA section 3 (NF4, double quantization), LLM.int8 (arXiv 2208.07339).
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from harness.schema import DType, QuantConfig, QuantMethod
+from harness.config.schema import DType, QuantConfig, QuantMethod
 
 TORCH_DTYPES = {
     DType.float32: torch.float32,
@@ -69,3 +70,10 @@ def _four_bit_layer(bnb: Any, linear: nn.Linear, config: QuantConfig, device: to
     # compute in bfloat16: a run's scores would depend on the machine.
     layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return layer
+
+
+def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every linear layer but the output layer, in the model's order, quantized ones included."""
+    output = base.get_output_embeddings()  # type: ignore[operator]
+    found = [(n, m) for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not output]
+    yield from found

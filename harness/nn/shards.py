@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from harness.ranks import Ranks
+from harness.devices.ranks import Ranks
 
 ALIGNMENT = 256  # bytes; where a tensor begins in its row, so that every kernel may read it
 _NESTED = ("quant_state", "state2", "state")  # where bitsandbytes keeps tensors beside a weight

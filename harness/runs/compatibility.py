@@ -2,14 +2,13 @@
 
     problem = method_problem(config.adapter, config.quant, config.model)   # None: it works
 
-What works was tried with PEFT 0.21 and bitsandbytes 0.50 on a tiny model (tests/unit/test_peft_bank.py).
+What works was tried with PEFT 0.21 and bitsandbytes 0.50 on a tiny model (tests/unit/harness/banks/test_causal.py).
 Methods that take part of the weights into the adapter do so on the 16/32-bit weights, and what is left is
 quantized afterwards (PiSSA, section 4: QPiSSA); so they work on quantized bases too, except for those that
 can't by their nature.
 """
 
-from harness.formats import LABELLED
-from harness.schema import (
+from harness.config.schema import (
     SHARED_BASE_METHODS,
     AdapterConfig,
     AdapterMethod,
@@ -19,6 +18,7 @@ from harness.schema import (
     QuantConfig,
     QuantMethod,
 )
+from harness.data.formats import LABELLED
 
 RESIDUAL_METHODS = frozenset(
     {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga}

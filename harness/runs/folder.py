@@ -4,8 +4,8 @@ import json
 import struct
 from pathlib import Path
 
-from harness.provenance import RunRecord, load_record
-from harness.schema import AdapterMethod
+from harness.config.schema import AdapterMethod
+from harness.runs.record import RunRecord, load_record
 
 
 def folder_problem(folder: Path, needs_adapter: bool) -> str | None:

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.files import write_json
+from harness.files.atomic import write_json
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"

@@ -15,8 +15,7 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.methods import method_problem, task_problem
-from harness.schema import (
+from harness.config.schema import (
     SHARED_BASE_METHODS,
     AdapterConfig,
     AdapterMethod,
@@ -32,7 +31,9 @@ from harness.schema import (
     QuantMethod,
     RecipeRow,
     TrainConfig,
+    typed,
 )
+from harness.runs.compatibility import method_problem, task_problem
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
 TRAIN_RECIPE = ("max_steps", "batch_size", "learning_rate", "max_epochs")  # what a recipe fills in `train`
@@ -188,13 +189,6 @@ def identity(value: Any) -> Any:
         kept["dataset"].pop("hub_id")
         kept["dataset"].pop("revision")
     return kept
-
-
-def typed(kind: type, values: dict[str, Any]) -> Any:
-    """Plain values -> a checked config object of `kind`."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
 
 
 @lru_cache(maxsize=256)

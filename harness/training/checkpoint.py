@@ -3,7 +3,7 @@
 A checkpoint is a folder `step-00000040` that appears by one rename. Its one large file is safetensors: the tensors,
 and in the metadata a JSON tree that says where each belongs. The other file holds the first one's sha256:
 safetensors catches truncation, not a flipped bit. Random streams and the data's position are functions of the step
-(`harness.schedule`, `harness.adapters`), so there is nothing more to save. No pickle.
+(`harness.training.schedule`, `harness.banks.shared`), so there is nothing more to save. No pickle.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from harness.files import write_atomically
+from harness.files.atomic import write_atomically
 
 SCHEMA_VERSION = 2
 STATE_FILE = "state.safetensors"

@@ -2,9 +2,9 @@
 
 A single run is a group of one, on the same path. Each member keeps its own data order, dropout stream,
 learning rate, clipping, optimizer state and step count; its loss reaches only its own A and B. So the
-adapter of a run trained in a group equals the one trained alone (tests/unit/test_train.py).
+adapter of a run trained in a group equals the one trained alone (tests/unit/harness/training/test_loop.py).
 
-Source of the recipe: QLoRA section 5 and appendix B; harness/schema.py cites the constants.
+Source of the recipe: QLoRA section 5 and appendix B; harness/config/schema.py cites the constants.
 """
 
 import math
@@ -14,18 +14,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.bank import Bank
-from harness.checkpoint import Checkpoint, load_newest, save_checkpoint
-from harness.collate import Item, send, split_rows
-from harness.device_memory import free_bytes, is_out_of_memory, release_cached
-from harness.loss_scale import LossScale
-from harness.optim import (
+from harness.banks.bank import Bank
+from harness.config.schema import AdapterConfig, LossMean, TrainConfig
+from harness.data.tokens import EncodedExamples, Lengths
+from harness.devices.memory import free_bytes, is_out_of_memory, release_cached
+from harness.devices.ranks import ALONE, Ranks
+from harness.nn.batch import Item, send, share_out, split_rows
+from harness.training.checkpoint import Checkpoint, load_newest, save_checkpoint
+from harness.training.loss_scale import LossScale
+from harness.training.optim import (
     OptimizerKind,
     clip_gradients,
     load_state,
@@ -36,28 +38,8 @@ from harness.optim import (
     state_pages,
     used_optimizer,
 )
-from harness.ranks import ALONE, Ranks, share_out
-from harness.schedule import Lengths, batch_indices, learning_rate, num_steps
-from harness.schema import AdapterConfig, LossMean, TrainConfig
-from harness.stopping import StopNow, stops_at_layers
-
-
-class Example(Protocol):
-    """A labelled one has `label: float | None` too (`harness.tokens.TokenizedExample`)."""
-
-    @property
-    def input_ids(self) -> "np.ndarray[tuple[int], np.dtype[np.int32]]": ...
-
-    @property
-    def num_source(self) -> int: ...
-
-
-class Examples(Protocol):
-    """Tokenized data: `harness.tokens.TokenizedDataset`, or a list of `TokenizedExample`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
+from harness.training.schedule import batch_indices, learning_rate, num_steps
+from harness.training.stopping import StopNow, stops_at_layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +62,7 @@ class Member:
     run_id: str
     adapter: AdapterConfig
     train: TrainConfig
-    examples: Examples
+    examples: EncodedExamples
     checkpoint_folder: Path
     on_step: Callable[[StepMetrics], None]
     lost: Callable[[], bool] = lambda: False  # somebody else has the run now: stop, and write nothing

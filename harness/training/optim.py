@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.schema import Optimizer, TrainConfig
+from harness.config.schema import Optimizer, TrainConfig
 
 MAX_STATE_SHARE = 1 / 4  # of the free memory, for state that isn't paged; the rest is for gradients and activations
 
@@ -96,7 +96,7 @@ def make_optimizer(
         return torch.optim.AdamW(
             parameters, lr=lr, betas=betas, eps=train.adam_epsilon, weight_decay=train.weight_decay, fused=True
         )
-    from harness.paged import PooledAdamW  # loads bitsandbytes, which takes a second
+    from harness.training.paged import PooledAdamW  # loads bitsandbytes, which takes a second
 
     return PooledAdamW(
         parameters,
@@ -133,7 +133,7 @@ def release_state(optimizer: torch.optim.Optimizer) -> None:
     paged = [tensor for tensor in tensors if getattr(tensor, "is_paged", False)]
     optimizer.state.clear()
     if paged:
-        from harness.paged import POOL  # loaded by whoever took them
+        from harness.training.paged import POOL  # loaded by whoever took them
 
         POOL.give_back(paged)
 

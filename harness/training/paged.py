@@ -18,7 +18,7 @@ from bitsandbytes.optim import AdamW
 from bitsandbytes.utils import sync_gpu
 from torch import Tensor, nn
 
-from harness.memory import MIN_PAGED_ELEMENTS
+from harness.memory.predict import MIN_PAGED_ELEMENTS
 
 _Key = tuple[tuple[int, ...], torch.dtype, int | None]  # shape, dtype, number of the CUDA device
 
@@ -46,7 +46,7 @@ POOL = BufferPool()
 
 
 class PooledAdamW(AdamW):  # type: ignore[misc]
-    """AdamW with 32-bit or blockwise 8-bit state; `harness.optim.release_state` ends its use.
+    """AdamW with 32-bit or blockwise 8-bit state; `harness.training.optim.release_state` ends its use.
 
     Args:
         parameters: on one device.

@@ -6,11 +6,9 @@ Neither holds state, so a resumed run needs nothing but its step number to go on
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.schema import Schedule, TrainConfig
-
-Lengths = NDArray[np.int64]
+from harness.config.schema import Schedule, TrainConfig
+from harness.data.tokens import Lengths
 
 
 def num_steps(train: TrainConfig, num_examples: int) -> int:

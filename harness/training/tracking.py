@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.plan import RunSpec
-from harness.schema import TrackingConfig, WandbMode
-from harness.train import StepMetrics
+from harness.config.schema import TrackingConfig, WandbMode
+from harness.runs.spec import RunSpec
+from harness.training.loop import StepMetrics
 
 LOG = logging.getLogger(__name__)
 _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wandb")

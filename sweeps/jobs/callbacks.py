@@ -4,7 +4,8 @@
 MMLUEvalCallback: its prompts on the validation questions), and writes a line each to `runs/<run_id>/mmlu.jsonl`.
 `train.snapshot_steps` saves the adapter alone to `runs/<run_id>/adapters/step-...`, in PEFT's format, for
 `python -m eval mmlu --run RUN_ID --checkpoints all`. Nothing random is drawn (scoring has no dropout and no
-sampling), and no gradient is touched: tests/unit/test_looks.py holds trained weights bit for bit against those without.
+sampling), and no gradient is touched: tests/unit/sweeps/jobs/test_callbacks.py holds trained weights bit for bit
+against those without.
 """
 
 import os
@@ -14,16 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.mmlu import MmluSettings, score_mmlu
-from eval.mmlu_prompts import Protocol
-from eval.mmlu_scores import MmluResult
-from eval.snapshots import snapshot_folder
-from harness.files import read_jsonl, to_json, write_atomically
-from harness.models import LoadedBase
-from harness.plan import RunSpec
-from harness.schema import TrainConfig
-from harness.train import Member
-from sweeps.crew import Crew
+from eval.benchmarks.mmlu.checkpoints import snapshot_folder
+from eval.benchmarks.mmlu.prompts import Protocol
+from eval.benchmarks.mmlu.results import MmluResult
+from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
+from harness.banks.load import LoadedBase
+from harness.config.schema import TrainConfig
+from harness.files.atomic import read_jsonl, to_json, write_atomically
+from harness.runs.spec import RunSpec
+from harness.training.loop import Member
+from sweeps.jobs.peers import Crew
 
 MMLU_LOG = "mmlu.jsonl"
 

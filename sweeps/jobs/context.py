@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
-from harness.ledger import JobRow, Ledger, LedgerError, LedgerUnavailableError
-from harness.locate import locate_model
-from harness.models import LoadedBase, load_base
-from harness.plan import RunSpec
-from harness.shards import ShardedLayers
-from harness.stores import Missing
-from harness.torch_device import require_bfloat16, resolve_device, slow_dtype
-from sweeps.crew import Crew
-from sweeps.settings import WorkerSettings
+from harness.banks.load import LoadedBase, load_base
+from harness.devices.torch_device import require_bfloat16, resolve_device, slow_dtype
+from harness.files.hub import Missing
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import JobRow, LedgerError, LedgerUnavailableError
+from harness.models.locate import locate_model
+from harness.nn.shards import ShardedLayers
+from harness.runs.spec import RunSpec
+from sweeps.jobs.peers import Crew
+from sweeps.jobs.settings import WorkerSettings
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,6 +1,9 @@
 """Evaluations that follow training as jobs of their own. One module and one entry each.
 
 An entry takes the worker's context and claims of one base, and settles every claim.
+
+GLUE and Super-NaturalInstructions score a run on its own dataset's evaluation split; their models own their base and
+hold one adapter, so that the claims of a call are scored one after the other.
 """
 
 import json
@@ -9,26 +12,28 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.answer_prompts import load_open_questions
-from eval.generate import GenerateSettings, generate_answers
-from eval.mmlu import MmluSettings, score_mmlu
-from eval.perplexity import PerplexitySettings, score_perplexity
-from eval.scoring import Progress
-from eval.systems import System, load_members, open_system
-from eval.target import require_causal
-from eval.tasks import TasksSettings, score_tasks
-from eval.texts import TextSource, load_documents
-from harness.files import write_json
-from harness.ledger import JobRow
-from harness.models import LoadedBase
-from sweeps.context import Context, Workplace
-from sweeps.dataset_evals import glue_jobs, super_ni_jobs
-from sweeps.enqueue import eval_file
+from eval.answers.generate import GenerateSettings, generate_answers
+from eval.answers.questions import load_open_questions
+from eval.benchmarks.dataset_rows import EvalRows, evaluation_rows
+from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
+from eval.benchmarks.perplexity import PerplexitySettings, score_perplexity
+from eval.benchmarks.tasks import TasksSettings, score_tasks
+from eval.benchmarks.texts import TextSource, load_documents
+from eval.scoring.next_token import Progress
+from eval.systems import System, load_members, open_system, require_causal
+from harness.banks.load import LoadedBase
+from harness.files.atomic import write_json
+from harness.ledger.tables import JobRow
+from sweeps.jobs.context import Context, Workplace
+from sweeps.plan.enqueue import eval_file
 
 Settings = Mapping[str, Any]  # an evaluation's keys of `eval`, as planned
 Members = Mapping[str, str | None]  # run_id -> member of the bank, None for the untouched base
 Results = Mapping[str, dict[str, Any]]  # run_id -> the result as plain values
 Score = Callable[[LoadedBase, Members, Settings, Workplace, Progress], Results]
+
+Tell = Callable[[int, int], None]
+ScoreRun = Callable[[LoadedBase, System, EvalRows, dict[str, Any], Tell], dict[str, Any]]
 
 
 def mmlu_jobs(context: Context, claims: Sequence[JobRow]) -> None:
@@ -49,6 +54,18 @@ def tasks_jobs(context: Context, claims: Sequence[JobRow]) -> None:
 def answers_jobs(context: Context, claims: Sequence[JobRow]) -> None:
     """`runs/<run_id>/answers/<bench>.jsonl`, as `python -m eval generate` writes them, resumed by prompt."""
     _score_jobs(context, claims, _answers, lambda result: {"num_answers": result["num_answers"]})
+
+
+def glue_jobs(context: Context, claims: Sequence[JobRow]) -> None:
+    """GLUE, or any rows with labels: `runs/<run_id>/eval/glue/glue.json`."""
+    for claim in claims:
+        _score_run(context, claim, _glue, "score")
+
+
+def super_ni_jobs(context: Context, claims: Sequence[JobRow]) -> None:
+    """RougeL: `runs/<run_id>/eval/super_ni/super_ni.json`."""
+    for claim in claims:
+        _score_run(context, claim, _super_ni, "rouge_l")
 
 
 EVALS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {
@@ -169,3 +186,44 @@ def _by_settings(claims: Sequence[JobRow]) -> dict[str, list[JobRow]]:
     for claim in claims:
         groups.setdefault(json.dumps(json.loads(claim.payload)["settings"], sort_keys=True), []).append(claim)
     return groups
+
+
+def _glue(base: LoadedBase, system: System, rows: EvalRows, settings: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    from eval.benchmarks.glue import GlueSettings, score_glue
+
+    asked = GlueSettings(limit=settings["glue_limit"])
+    partial = system.folder / "eval" / "glue"
+    return score_glue(base, system.name, system.member, rows, asked, tell, partial).to_json()
+
+
+def _super_ni(base: LoadedBase, system: System, rows: EvalRows, settings: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    from eval.benchmarks.super_ni import SuperNiSettings, score_super_ni
+
+    asked = SuperNiSettings(
+        limit_per_task=settings["super_ni_limit_per_task"], max_new_tokens=settings["super_ni_max_new_tokens"]
+    )
+    partial = system.folder / "eval" / "super_ni"
+    return score_super_ni(base, system.name, system.member, rows, asked, tell, partial).to_json()
+
+
+def _score_run(context: Context, claim: JobRow, score: ScoreRun, headline: str) -> None:
+    settings = json.loads(claim.payload)["settings"]
+    system = open_system(context.run_folder(claim.run_id))
+    if system.spec.dataset is None:
+        raise ValueError(f"{claim.kind}: {system.name} is an untouched base and has no dataset to be scored on")
+    rows = evaluation_rows(system.spec.dataset, settings[f"{claim.kind}_data"], None, context.settings.paths)
+    base = context.base(system.spec)
+    began = time.monotonic()
+    load_members(base, [system])
+    try:
+        result = score(
+            base,
+            system,
+            rows,
+            settings,
+            lambda done, total: context.tell(claim, phase=claim.kind, step=done, total=total),
+        )
+    finally:
+        base.bank.remove_member(claim.run_id)
+    write_json(eval_file(system.folder, claim.kind), result | {"job": claim.spec_hash})
+    context.finish(claim, {headline: result[headline]}, time.monotonic() - began)

@@ -1,7 +1,7 @@
 """How rank 0 of a worker tells the other ranks what is done next, and how they meet.
 
 Jobs are claimed and settled by rank 0 alone. It tells every job of several devices to the others through the store
-where they met, as JSON; within the job they agree by `harness.ranks`. An idle rank waits at the store, which no
+where they met, as JSON; within the job they agree by `harness.devices.ranks`. An idle rank waits at the store, which no
 timeout of a collective operation ends.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch.distributed import DistError, DistStoreError, PrefixStore, Store  # type: ignore[attr-defined]
 
-from harness.devices import Place
-from harness.ledger import JobRow, JobStatus
-from harness.ranks import ALONE, LOOK_UP, PeerLostError, Ranks, join_ranks
-from harness.schema import LaunchConfig
-from harness.torch_device import resolve_device
+from harness.config.schema import LaunchConfig
+from harness.devices.hardware import Place
+from harness.devices.ranks import ALONE, LOOK_UP, PeerLostError, Ranks, join_ranks
+from harness.devices.torch_device import resolve_device
+from harness.ledger.tables import JobRow, JobStatus
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,16 +1,16 @@
-"""How long the rows of a worker's group are, once its base is loaded: `harness.row_length` with what is free."""
+"""How long the rows of a worker's group are, once its base is loaded: `harness.memory.row_length` with what is free."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from harness.device_memory import free_bytes
-from harness.models import LoadedBase
-from harness.plan import RunSpec
-from harness.row_length import USABLE, group_bytes, row_tokens, usable_bytes
-from harness.schema import SHARED_BASE_METHODS, Device, ModelKind, ShapeConfig
-from sweeps.context import Workplace
+from harness.banks.load import LoadedBase
+from harness.config.schema import SHARED_BASE_METHODS, Device, ModelKind, ShapeConfig
+from harness.devices.memory import free_bytes
+from harness.memory.row_length import USABLE, group_bytes, row_tokens, usable_bytes
+from harness.runs.spec import RunSpec
+from sweeps.jobs.context import Workplace
 
 
 def agreed_row_tokens(place: Workplace, base: LoadedBase, specs: Sequence[RunSpec]) -> int:

@@ -4,17 +4,10 @@ import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.schema import LaunchConfig, PathsConfig, TrackingConfig
+from harness.config.schema import LaunchConfig, PathsConfig, TrackingConfig
+from sweeps.plan.slots import Work
 
 EXIT_NO_SPACE = 75  # a worker could write nothing any more: a full or read-only disk (sysexits.h: try again later)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """How much there is to train, for a launcher to know how many workers fit."""
-
-    num_passes: int  # over a frozen base, each with as many runs as may share it
-    peak_bytes: int | None  # predicted for the largest of them; None where the predictor doesn't reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,16 +14,17 @@ import numpy as np
 import torch
 import yaml
 
-from harness.banks import calibrate, set_master_weights, set_num_labels
-from harness.carve import carve
-from harness.checkpoint import checkpoints
-from harness.data import fingerprint, locate_dataset
-from harness.files import append_jsonl, is_out_of_space, read_jsonl, to_json, write_atomically, write_json
-from harness.labels import num_labels
-from harness.ledger import JobRow
-from harness.models import LoadedBase
-from harness.plan import RunSpec
-from harness.provenance import (
+from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
+from harness.config.schema import AdapterMethod, ModelKind
+from harness.data.holdout import carve
+from harness.data.labels import num_labels
+from harness.data.source import fingerprint, locate_dataset
+from harness.data.tokens import EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
+from harness.files.atomic import append_jsonl, is_out_of_space, read_jsonl, to_json, write_atomically, write_json
+from harness.files.hub import Missing
+from harness.ledger.tables import JobRow
+from harness.runs.folder import folder_problem
+from harness.runs.record import (
     RECORD_FILE,
     RunRecord,
     git_state,
@@ -33,16 +34,14 @@ from harness.provenance import (
     python_version,
     save_record,
 )
-from harness.run_folder import folder_problem
-from harness.schedule import Lengths, num_steps
-from harness.schema import AdapterMethod, ModelKind
-from harness.stores import Missing
-from harness.tokens import TokenizedDataset, tokenize_dataset
-from harness.tracking import Tracker
-from harness.train import Examples, Member, StepMetrics, train_group
-from sweeps.context import Context, Workplace
-from sweeps.looks import Looks, MmluPoint, Watched, forget_looks
-from sweeps.row_tokens import agreed_row_tokens
+from harness.runs.spec import RunSpec
+from harness.training.checkpoint import checkpoints
+from harness.training.loop import Member, StepMetrics, train_group
+from harness.training.schedule import num_steps
+from harness.training.tracking import Tracker
+from sweeps.jobs.callbacks import Looks, MmluPoint, Watched, forget_looks
+from sweeps.jobs.context import Context, Workplace
+from sweeps.jobs.row_tokens import agreed_row_tokens
 
 _YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
 
@@ -202,7 +201,7 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     run.member.lost = lambda: context.is_lost(run.claim)
 
 
-def _read_examples(place: Workplace, base: LoadedBase, run: _Run) -> tuple[Examples, Lengths]:
+def _read_examples(place: Workplace, base: LoadedBase, run: _Run) -> tuple[EncodedExamples, Lengths]:
     """Tokenizes what isn't in the cache yet. -> what is trained on, and each example's characters."""
     assert run.spec.dataset is not None
     assert run.spec.train is not None
@@ -226,7 +225,9 @@ def _read_examples(place: Workplace, base: LoadedBase, run: _Run) -> tuple[Examp
     return examples, num_characters
 
 
-def _member(run: _Run, examples: Examples, num_characters: Lengths, on_step: Callable[[StepMetrics], None]) -> Member:
+def _member(
+    run: _Run, examples: EncodedExamples, num_characters: Lengths, on_step: Callable[[StepMetrics], None]
+) -> Member:
     assert run.spec.train is not None
     return Member(
         run_id=run.claim.run_id,

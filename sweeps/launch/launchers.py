@@ -4,54 +4,18 @@ A launcher gets what a worker must know, the ledger and a place to report to, st
 ledger, and says whether it has waited until nothing was left. Ray and submitit are imported only when chosen.
 """
 
-import importlib.util
-import shutil
 from collections.abc import Callable
 
-from harness.ledger import Ledger
-from harness.places import ledger_url
-from harness.schema import Config, LaunchConfig, Launcher
-from sweeps.local import run_local
-from sweeps.on_ray import run_ray
-from sweeps.on_slurm import run_slurm
-from sweeps.settings import WorkerSettings
-from sweeps.waiting import Watch
+from harness.config.schema import Launcher
+from harness.ledger.ledger import Ledger
+from sweeps.jobs.settings import WorkerSettings
+from sweeps.launch.local import run_local
+from sweeps.launch.ray import run_ray
+from sweeps.launch.slurm import run_slurm
+from sweeps.launch.waiting import Watch
 
 LAUNCHERS: dict[Launcher, Callable[[WorkerSettings, Ledger, Watch], bool]] = {
     Launcher.local: run_local,
     Launcher.slurm: run_slurm,
     Launcher.ray: run_ray,
 }
-PACKAGES = {Launcher.slurm: "submitit", Launcher.ray: "ray"}
-
-
-def launch_problems(config: Config) -> list[str]:
-    """What keeps the chosen launcher from starting, each with its remedy."""
-    launch = config.launch
-    name = launch.launcher.value
-    problems: list[str] = []
-    package = PACKAGES.get(launch.launcher)
-    if package is not None and importlib.util.find_spec(package) is None:
-        problems.append(f"launch={name}: {package} isn't installed; pip install 'qlora-harness[{name}]'")
-    if launch.launcher is Launcher.slurm and shutil.which("sbatch") is None:
-        problems.append(
-            "launch=slurm: there is no sbatch on this machine; run the command on a login node of the cluster, "
-            "or on this machine alone by launch=local"
-        )
-    url = ledger_url(config.paths)
-    if _many_machines(launch) and _is_sqlite(url) and not launch.allow_sqlite:
-        problems.append(
-            f"launch={name}: the ledger would be SQLite ({url}), whose WAL doesn't work on network file systems; "
-            "give all machines one PostgreSQL by paths.ledger_url=postgresql://user@host/database or "
-            "HARNESS_LEDGER_URL, or, where all workers run on this very machine, add --allow-sqlite"
-        )
-    return problems
-
-
-def _many_machines(launch: LaunchConfig) -> bool:
-    """A Ray cluster without an address is this machine alone."""
-    return launch.launcher is Launcher.slurm or (launch.launcher is Launcher.ray and launch.ray.address is not None)
-
-
-def _is_sqlite(url: str) -> bool:
-    return "://" not in url or url.startswith("sqlite")

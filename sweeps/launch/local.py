@@ -1,6 +1,6 @@
 """Worker processes on this machine, from a preloaded forkserver, watched until nothing is left to do.
 
-Each worker has a slot: CUDA devices that it may see, or a share of the cores (`sweeps.slots`).
+Each worker has a slot: CUDA devices that it may see, or a share of the cores (`sweeps.plan.slots`).
 A worker that dies (-9, out of memory), or is killed because it says nothing for `launch.hang_seconds`, is replaced
 while jobs remain: its jobs are taken again, at most `launch.max_attempts` times. Where the disk is full all stop and
 no job is blamed. When the parent dies, its workers see their pipe end and stop.
@@ -16,16 +16,16 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from harness.ledger import JobRow, JobStatus, Ledger
-from sweeps.entry import start_worker
-from sweeps.forkserver import start_forkserver
-from sweeps.settings import WorkerSettings, worker_name, worker_pid
-from sweeps.slots import local_slots
-from sweeps.waiting import Watch, interrupt, open_jobs
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import JobRow, JobStatus
+from sweeps.jobs.settings import WorkerSettings, worker_name, worker_pid
+from sweeps.launch.waiting import Watch, open_jobs
+from sweeps.plan.slots import local_slots
+from sweeps.workers.entry import start_worker
+from sweeps.workers.forkserver import start_forkserver
+from sweeps.workers.processes import ALIVE, POLL_SECONDS, STOP_SECONDS, held_by, how_ended
+from sweeps.workers.signals import interrupt
 
-STOP_SECONDS = 8.0  # a worker looks up at every layer, and saves; whoever waits sees all settled within ten
-POLL_SECONDS = 0.2
-ALIVE = "alive"  # phase of a message that says nothing else: something long got on
 MAX_STILLBORN = 3  # workers that die at once, in a row, before the launch gives up
 
 
@@ -144,11 +144,6 @@ def _how_ended(worker: _Worker) -> str:
     return worker.reason or how_ended(worker.process.exitcode or 0)
 
 
-def how_ended(code: int) -> str:
-    """A process's exit code in words."""
-    return f"signal {-code}" if code < 0 else f"exit status {code}"
-
-
 def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> int:
     """A dead worker's jobs go to the next one now, not when their lease runs out; the attempt counts."""
     claims = _claims(worker, ledger, sweep)
@@ -167,11 +162,6 @@ def _give_up_orphaned_claims(ledger: Ledger, sweep: str | None) -> None:
 
 def _claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> list[JobRow]:
     return held_by(worker_name(worker.process.pid), ledger, sweep)
-
-
-def held_by(name: str, ledger: Ledger, sweep: str | None) -> list[JobRow]:
-    """What the worker of this name has claimed and not settled."""
-    return [row for row in ledger.rows(sweep=sweep, status=JobStatus.claimed) if row.worker == name]
 
 
 def _stop(workers: list[_Worker]) -> list[_Worker]:

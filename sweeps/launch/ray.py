@@ -19,15 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.ledger import Ledger
-from harness.schema_clusters import RayConfig
-from sweeps.entry import start_cluster_worker
-from sweeps.settings import WorkerSettings, absolute_paths, absolute_url
-from sweeps.waiting import NoWorkersError, Watch, open_jobs, stopped_by_sigterm, wait_for_jobs
+from harness.config.schema import RayConfig
+from harness.ledger.ledger import Ledger
+from sweeps.jobs.settings import WorkerSettings, absolute_paths, absolute_url
+from sweeps.launch.waiting import NoWorkersError, Watch, open_jobs, wait_for_jobs
+from sweeps.workers.entry import start_cluster_worker
+from sweeps.workers.signals import stopped_by_sigterm
 
 STOP_SECONDS = 30.0  # a worker looks up between two forward passes
 OBJECT_STORE_BYTES = 100_000_000  # nothing goes through it: state is in the ledger and the run folders
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def run_ray(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:

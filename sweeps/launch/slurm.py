@@ -25,13 +25,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.files import append_jsonl, read_jsonl
-from harness.ledger import Ledger
-from harness.provenance import now
-from harness.schema import LaunchConfig
-from sweeps.entry import start_cluster_worker
-from sweeps.settings import WorkerSettings, absolute_paths, absolute_url
-from sweeps.waiting import NoWorkersError, Watch, open_jobs, stopped_by_sigterm, wait_for_jobs
+from harness.config.schema import LaunchConfig
+from harness.files.atomic import append_jsonl, read_jsonl
+from harness.ledger.ledger import Ledger
+from harness.runs.record import now
+from sweeps.jobs.settings import WorkerSettings, absolute_paths, absolute_url
+from sweeps.launch.waiting import NoWorkersError, Watch, open_jobs, wait_for_jobs
+from sweeps.workers.entry import start_cluster_worker
+from sweeps.workers.signals import stopped_by_sigterm
 
 LEDGER_VARIABLE = "HARNESS_LEDGER_URL"  # SLURM hands the environment on; a password never gets into a pickle
 FOLDER = "slurm"

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.ledger import Job, JobRow, JobStatus, Ledger
-from harness.places import without_passwords
-from harness.provenance import load_record, save_record
-from harness.run_folder import folder_problem
-from harness.schema import AdapterMethod
-from sweeps.plan import TRAIN, PlannedRun
+from harness.config.schema import AdapterMethod
+from harness.ledger.ledger import Ledger
+from harness.ledger.open import without_passwords
+from harness.ledger.tables import Job, JobRow, JobStatus
+from harness.runs.folder import folder_problem
+from harness.runs.record import load_record, save_record
+from sweeps.plan.jobs import TRAIN, PlannedRun
 
 _ENDED = (JobStatus.failed, JobStatus.cancelled, JobStatus.done)
 

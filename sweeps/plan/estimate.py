@@ -14,16 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.devices import Hardware, hardware
-from harness.memory import MemoryPrediction, longest_sequence, memory_key, predict_run
-from harness.memory_floor import floor_run
-from harness.plan import RunSpec
-from harness.provenance import RECORD_FILE, SCHEMA_VERSION
-from harness.row_length import row_tokens, usable_bytes
-from harness.schema import SHORTEST_ROW_TOKENS, Device
+from harness.config.schema import SHORTEST_ROW_TOKENS, Device
+from harness.devices.hardware import Hardware, hardware
+from harness.memory.floor import floor_run
+from harness.memory.predict import MemoryPrediction, longest_sequence, memory_key, predict_run
+from harness.memory.row_length import row_tokens, usable_bytes
+from harness.runs.record import RECORD_FILE, SCHEMA_VERSION
+from harness.runs.spec import RunSpec
 
 NO_SPEED = "no finished run of this model, data type, method and dataset on this device"
-CPU = "cpu"  # as `harness.devices.hardware` calls it
+CPU = "cpu"  # as `harness.devices.hardware.hardware` calls it
 NO_DEVICE = "the device isn't known here"
 Plain = Mapping[str, Any]  # of `RunSpec.to_dict()`
 _DATA_KEYS = (
@@ -230,6 +230,6 @@ def _records(runs: Path) -> Iterator[Mapping[str, Any]]:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            continue  # `harness.run_folder` says so where that run is planned
+            continue  # `harness.runs.folder` says so where that run is planned
         if isinstance(values, dict) and values.get("schema_version") == SCHEMA_VERSION:
             yield values  # of our own schema: its keys are there

@@ -1,6 +1,6 @@
 """Composed grid points -> the jobs that are to be done, equal points once, all mistakes together.
 
-No torch. Whether all that the plan needs is there asks `sweeps.preflight`.
+No torch. Whether all that the plan needs is there asks `sweeps.plan.preflight`.
 """
 
 import hashlib
@@ -11,23 +11,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.dataset_rows import evaluation_rows
-from eval.questions import Role, question_files
-from eval.texts import text_files
-from harness.devices import auto_compute_dtype
-from harness.files import sha256_file
-from harness.ledger import Job
-from harness.plan import RunSpec, make_spec
-from harness.schema import (
-    Config,
-    EvalConfig,
-    ModelKind,
-    PathsConfig,
-)
+from eval.benchmarks.dataset_rows import evaluation_rows
+from eval.benchmarks.mmlu.questions import Role, question_files
+from eval.benchmarks.texts import text_files
+from harness.config.schema import Config, EvalConfig, ModelKind, PathsConfig
+from harness.devices.hardware import auto_compute_dtype
+from harness.files.atomic import sha256_file
+from harness.ledger.tables import Job
+from harness.runs.spec import RunSpec, make_spec
 
 TRAIN, MMLU, PERPLEXITY, TASKS, ANSWERS = "train", "mmlu", "perplexity", "tasks", "answers"
 DATASET_EVALS = {"glue": ModelKind.classifier, "super_ni": ModelKind.seq2seq}  # of a run's own dataset; what they score
-EVAL_NAMES = (MMLU, PERPLEXITY, TASKS, ANSWERS, *DATASET_EVALS)  # the keys of `sweeps.evals.EVALS`, which needs torch
+EVAL_NAMES = (
+    MMLU,
+    PERPLEXITY,
+    TASKS,
+    ANSWERS,
+    *DATASET_EVALS,
+)  # the keys of `sweeps.jobs.evals.EVALS`, which needs torch
 MMLU_SETS = {"mmlu_questions": Role.questions, "mmlu_shots_file": Role.shots}  # settings that name questions
 
 
@@ -208,3 +209,12 @@ def unique_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
             short = run_id[:4] if begins[text, run_id[:4]] == 1 else run_id
             labels[run_id] = text if how_many[text] == 1 else f"{text}-{short}"
     return labels
+
+
+def whole_base_problem(name: str) -> str:
+    """Why an evaluation is not made where the base is sharded over devices."""
+    command = "generate" if name == ANSWERS else name
+    return (
+        f"launch.shard_base=true with eval.after_training={name}: it is scored over a whole base only; leave it out, "
+        f"and score the run afterwards with python -m eval {command}"
+    )

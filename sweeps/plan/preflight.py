@@ -3,37 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.dataset_rows import evaluation_rows
-from eval.questions import HUB, Question, Role, choose_shots, load_questions, select
-from eval.task_scores import missing_lm_eval
-from eval.texts import source_problem
-from harness.data import (
-    DataError,
-    DataSource,
-    SourceRow,
-    fingerprint,
-    locate_dataset,
-    read_rows,
-    require_target,
-    row_examples,
-)
-from harness.devices import (
-    auto_compute_dtype,
-    bfloat16_problem,
-    cuda_hardware,
-    cuda_problem,
-    driver_words,
-    launch_device,
-    named_hardware,
-    planned_device,
-    torch_elsewhere,
-)
-from harness.formats import Example
-from harness.labels import label_value
-from harness.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
-from harness.plan import RunSpec
-from harness.provenance import load_record
-from harness.schema import (
+from eval.benchmarks.dataset_rows import evaluation_rows
+from eval.benchmarks.mmlu.questions import HUB, Question, Role, choose_shots, load_questions, select
+from eval.benchmarks.task_scores import missing_lm_eval
+from eval.benchmarks.texts import source_problem
+from harness.config.schema import (
     Config,
     DatasetConfig,
     Device,
@@ -48,8 +22,44 @@ from harness.schema import (
     ShapeConfig,
     TrainConfig,
 )
-from harness.stores import Missing
-from sweeps.plan import ANSWERS, DATASET_EVALS, EVAL_NAMES, MMLU, MMLU_SETS, PERPLEXITY, TASKS, PlannedRun, data_file
+from harness.data.formats import Example
+from harness.data.labels import label_value
+from harness.data.rows import DataError
+from harness.data.source import (
+    DataSource,
+    SourceRow,
+    fingerprint,
+    locate_dataset,
+    read_rows,
+    require_target,
+    row_examples,
+)
+from harness.devices.hardware import (
+    auto_compute_dtype,
+    bfloat16_problem,
+    cuda_hardware,
+    cuda_problem,
+    driver_words,
+    launch_device,
+    named_hardware,
+    planned_device,
+    torch_elsewhere,
+)
+from harness.files.hub import Missing
+from harness.models.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
+from harness.runs.record import load_record
+from harness.runs.spec import RunSpec
+from sweeps.plan.jobs import (
+    ANSWERS,
+    DATASET_EVALS,
+    EVAL_NAMES,
+    MMLU,
+    MMLU_SETS,
+    PERPLEXITY,
+    TASKS,
+    PlannedRun,
+    data_file,
+)
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
 CHECKED_ROWS = 100_000  # rows of a local file that are read before anything starts
@@ -201,7 +211,9 @@ def _eval_problems(evals: EvalConfig, paths: PathsConfig) -> list[str]:
         problem = source_problem(evals.perplexity_text, paths.data_store)
         problems += [] if problem is None else [f"eval.perplexity_text: {problem}"]
     if ANSWERS in evals.after_training:
-        from eval.answer_prompts import load_open_questions  # knows tokenizers: half a second that others needn't wait
+        from eval.answers.questions import (
+            load_open_questions,  # knows tokenizers: half a second that others needn't wait
+        )
 
         try:
             load_open_questions(evals.answers_questions, evals.answers_limit)
@@ -302,7 +314,7 @@ def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, inputs: Input
     try:
         record = load_record(Path(inputs.paths.runs) / run.run_id)
     except ValueError:
-        return []  # not finished: `harness.run_folder` says what is wrong with it, and it is redone
+        return []  # not finished: `harness.runs.folder` says what is wrong with it, and it is redone
     if record is None:
         return []
     found: list[str] = []

@@ -8,13 +8,28 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from harness.devices import Accelerator, accelerators, cuda_hardware, driver_words, launch_device
-from harness.memory import memory_key
-from harness.row_length import COMFORTABLE_ROW_TOKENS, CONTEXT_BYTES, USABLE, group_bytes, row_tokens, usable_bytes
-from harness.schema import Device, LaunchConfig, Launcher
-from sweeps.plan import PlannedRun
-from sweeps.settings import Work
+from harness.config.schema import Device, LaunchConfig, Launcher
+from harness.devices.hardware import Accelerator, accelerators, cuda_hardware, driver_words, launch_device
+from harness.memory.predict import memory_key
+from harness.memory.row_length import (
+    COMFORTABLE_ROW_TOKENS,
+    CONTEXT_BYTES,
+    USABLE,
+    group_bytes,
+    row_tokens,
+    usable_bytes,
+)
+from sweeps.plan.jobs import PlannedRun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """How much there is to train, for a launcher to know how many workers fit."""
+
+    num_passes: int  # over a frozen base, each with as many runs as may share it
+    peak_bytes: int | None  # predicted for the largest of them; None where the predictor doesn't reach
 
 
 def work_of(runs: Sequence[PlannedRun], launch: LaunchConfig) -> Work:

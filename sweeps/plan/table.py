@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.grids import grid_names, load_grid
-from harness.schema import SHORTEST_ROW_TOKENS
-from sweeps.estimate import NO_DEVICE, Estimate
-from sweeps.plan import PlannedRun
+from harness.config.grids import grid_names, load_grid
+from harness.config.schema import SHORTEST_ROW_TOKENS
+from sweeps.plan.estimate import NO_DEVICE, Estimate
+from sweeps.plan.jobs import PlannedRun
 
 SHOWN_RUNS = 40  # a longer plan shows its totals; `--all` shows the rest
 UNKNOWN = "?"

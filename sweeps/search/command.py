@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.compose import compose_grid
-from harness.ledger import Ledger
-from harness.ledger_connection import database_url
-from harness.places import ledger_url
-from harness.schema import Config
-from sweeps.launch import launch
-from sweeps.search import Search, describe_study, open_study, run_search, study_table
+from harness.config.compose import compose_grid
+from harness.config.schema import Config
+from harness.ledger.database import database_url
+from harness.ledger.ledger import Ledger
+from harness.ledger.open import ledger_url
+from sweeps.launch.launch import launch
+from sweeps.search.study import Search, describe_study, open_study, run_search, study_table
 
 
 def search_and_show(search: Search, command: Sequence[str], console: Console, as_json: bool) -> tuple[int, Any]:

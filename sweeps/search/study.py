@@ -21,9 +21,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.table import Table
 
-from harness.ledger import JobStatus, Ledger
-from harness.schema import Config
-from sweeps.plan import make_jobs, plan_runs
+from harness.config.schema import Config
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import JobStatus
+from sweeps.plan.jobs import make_jobs, plan_runs
 
 DEFAULT_STARTUP_TRIALS = 10  # random ones, before the estimator has something to go by
 OBJECTIVES = {  # name -> kind of job, key of its result, direction

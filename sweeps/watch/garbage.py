@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.files import TEMPORARY_SUFFIX
-from harness.ledger import JobStatus, Ledger
+from harness.files.atomic import TEMPORARY_SUFFIX
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import JobStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from harness.ledger import Ledger
+from harness.ledger.ledger import Ledger
 
 FILES = {  # what a run folder may hold, and what it is
     "config": "config.yaml",

@@ -14,8 +14,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from harness.ledger import JobRow, JobStatus, Ledger
-from sweeps.settings import worker_pid
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import JobRow, JobStatus
+from sweeps.jobs.settings import worker_pid
 
 WINDOW_SECONDS = 600.0  # throughput is taken over the last ten minutes
 SHOWN_FAILURES = 20

@@ -5,9 +5,8 @@ import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
-from harness.devices import Place
-from harness.process import prepare_process
-from sweeps.settings import WorkerSettings
+from harness.devices.process import prepare_process
+from sweeps.jobs.settings import WorkerSettings
 
 prepare_process()  # this module is the first that the forkserver loads
 
@@ -15,37 +14,22 @@ prepare_process()  # this module is the first that the forkserver loads
 def start_worker(
     settings: WorkerSettings, connection: Connection | None, threads: int | None, visible_as: str | None = None
 ) -> None:
-    """A worker of this machine, see `sweeps.worker.run_worker`.
+    """A worker of this machine, see `sweeps.workers.worker.run_worker`.
 
     Args:
         visible_as: the one CUDA device that it may see; None leaves it what its parent sees.
     """
     if visible_as is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_as  # before the driver is first asked
-    from sweeps.worker import run_worker
+    from sweeps.workers.worker import run_worker
 
     run_worker(settings, connection, threads)
-
-
-def start_rank(
-    settings: WorkerSettings,
-    connection: Connection | None,
-    threads: int | None,
-    name: str,
-    place: Place,
-    port: int,
-    stop_on: Sequence[signal.Signals],
-) -> None:
-    """See `sweeps.worker.run_rank`."""
-    from sweeps.worker import run_rank
-
-    run_rank(settings, connection, threads, name, place, port, stop_on)
 
 
 def start_cluster_worker(
     settings: WorkerSettings, threads: int | None, stop_on: Sequence[signal.Signals]
 ) -> signal.Signals | None:
     """A worker that a cluster's scheduler starts and stops. -> the signal that asked it to end, if any."""
-    from sweeps.worker import run_worker
+    from sweeps.workers.worker import run_worker
 
     return run_worker(settings, None, threads, stop_on)

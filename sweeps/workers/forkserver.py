@@ -9,11 +9,11 @@ import signal
 from collections.abc import Sequence
 from multiprocessing import forkserver, get_context
 
-from harness.devices import place_of_environment, planned_device
-from harness.process import prepare_process
-from harness.schema import Device
+from harness.config.schema import Device
+from harness.devices.hardware import place_of_environment, planned_device
+from harness.devices.process import prepare_process
 
-PRELOAD_CPU = ("sweeps.entry", "sweeps.worker")
+PRELOAD_CPU = ("sweeps.workers.entry", "sweeps.workers.worker")
 # bitsandbytes, and so peft, ask CUDA while they are imported, and CUDA bears no fork: of bitsandbytes only what takes
 # nearly all of its time, torch's compiler
 PRELOAD_CUDA = (*PRELOAD_CPU, "torch._inductor.compile_fx")

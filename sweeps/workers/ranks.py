@@ -17,17 +17,14 @@ from multiprocessing.forkserver import ensure_running
 
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from harness.devices import Place
-from harness.heartbeats import PEER_LOST_STATUS
-from harness.ledger import Ledger
-from sweeps.entry import start_rank
-from sweeps.forkserver import preload
-from sweeps.local import POLL_SECONDS, STOP_SECONDS, held_by, how_ended
-from sweeps.settings import WorkerSettings, worker_name
-from sweeps.waiting import deaf_children, stopped_by
-
-PEER_SECONDS = 3.0  # for rank 0 to record by itself what another rank has reported
-ERRORS = "errors"  # prefix in the store: what a rank died of, in its own words
+from harness.devices.hardware import Place
+from harness.devices.heartbeats import PEER_LOST_STATUS
+from harness.ledger.ledger import Ledger
+from sweeps.jobs.settings import WorkerSettings, worker_name
+from sweeps.workers.forkserver import preload
+from sweeps.workers.processes import ERRORS, PEER_SECONDS, POLL_SECONDS, STOP_SECONDS, held_by, how_ended
+from sweeps.workers.serve import run_rank
+from sweeps.workers.signals import deaf_children, stopped_by
 
 
 def run_ranks(
@@ -63,7 +60,7 @@ def _run_ranks(
         place = Place(rank=rank, size=size, local_rank=rank)
         own = threads and max(1, threads // size)
         arguments = (settings, connection if rank == 0 else None, own, name, place, store.port, stop_on)
-        process = context.Process(target=start_rank, args=arguments)
+        process = context.Process(target=run_rank, args=arguments)
         process.start()
         processes.append(process)
     if connection is not None:

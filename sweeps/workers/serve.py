@@ -1,9 +1,7 @@
-"""One worker process: claims jobs of one group, runs them, settles them, until nothing is left.
+"""The claim loop of a worker process: claims jobs of one group, runs them, settles them, until nothing is left.
 
-Every job under every launch goes through here, single runs too. Over several devices, rank 0 does so and tells the
-other ranks (`launch.devices_per_run` starts them here, or torchrun has). Its entry is an importable function, so
-that a preloaded forkserver starts it in 0.05 s. SIGTERM (and what else the launcher names): state is saved, claims are
-given back, the process ends.
+Every job under every launch goes through here, single runs too. Over several devices rank 0 claims and settles, and
+tells the other ranks of each job (`run_rank`; `run_here` where torchrun has started the processes).
 """
 
 import multiprocessing
@@ -21,24 +19,23 @@ from typing import Any, Never
 import torch
 from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]
 
-from harness.devices import Place
-from harness.files import is_out_of_space, share_as_folder_says
-from harness.heartbeats import PEER_LOST_STATUS
-from harness.ledger import JobRow, JobStatus, Ledger
-from harness.models import quiet_libraries
-from harness.ranks import PeerLostError
-from harness.signs import heard_by
-from harness.train import TrainingInterrupted
-from sweeps.context import Context, Workplace, now_awake_or_not
-from sweeps.crew import Crew, join_crew
-from sweeps.evals import EVALS, SCORES, follow_evals
-from sweeps.launch import whole_base_problem
-from sweeps.local import ALIVE, STOP_SECONDS
-from sweeps.plan import TRAIN
-from sweeps.rank_processes import ERRORS, PEER_SECONDS, run_ranks
-from sweeps.settings import EXIT_NO_SPACE, WorkerSettings, worker_name
-from sweeps.training import follow_training, train_jobs
-from sweeps.waiting import stop_at, stopped_by
+from harness.devices.hardware import Place
+from harness.devices.heartbeats import PEER_LOST_STATUS
+from harness.devices.ranks import PeerLostError
+from harness.devices.torch_device import quiet_libraries
+from harness.files.atomic import is_out_of_space, share_as_folder_says
+from harness.files.signs import heard_by
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import JobRow, JobStatus
+from harness.training.loop import TrainingInterrupted
+from sweeps.jobs.context import Context, Workplace, now_awake_or_not
+from sweeps.jobs.evals import EVALS, SCORES, follow_evals
+from sweeps.jobs.peers import Crew, join_crew
+from sweeps.jobs.settings import EXIT_NO_SPACE, WorkerSettings, worker_name
+from sweeps.jobs.training import follow_training, train_jobs
+from sweeps.plan.jobs import TRAIN, whole_base_problem
+from sweeps.workers.processes import ALIVE, ERRORS, PEER_SECONDS, STOP_SECONDS
+from sweeps.workers.signals import stop_at
 
 KINDS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {TRAIN: train_jobs, **EVALS}
 FOLLOWED: dict[str, Callable[[Workplace, Sequence[JobRow]], None]] = {
@@ -47,29 +44,6 @@ FOLLOWED: dict[str, Callable[[Workplace, Sequence[JobRow]], None]] = {
 }
 IDLE_SECONDS = 0.5
 PEER_GRACE_SECONDS = 2 * PEER_SECONDS
-
-
-def run_worker(
-    settings: WorkerSettings,
-    connection: Connection | None,
-    threads: int | None,
-    stop_on: Sequence[signal.Signals] = (signal.SIGTERM,),
-) -> signal.Signals | None:
-    """A worker's life. -> the signal that ended it, None where nothing was left to do, or the parent went.
-
-    Args:
-        settings: what it must know.
-        connection: carries progress to the parent; its end means that the parent is gone.
-        threads: CPU threads for torch; None leaves torch's own number.
-        stop_on: signals that ask for an orderly end. Ctrl-C reaches the parent, which asks us by one of these.
-    """
-    if settings.launch.devices_per_run > 1:
-        return run_ranks(settings, connection, threads, stop_on)
-    stop = threading.Event()
-    with stopped_by(stop, stop_on) as caught:
-        _prepare(connection, threads, stop)
-        _serve_watched(settings, worker_name(os.getpid()), stop, connection, Crew())
-    return caught[0] if caught else None
 
 
 def run_rank(
@@ -81,7 +55,7 @@ def run_rank(
     port: int,
     stop_on: Sequence[signal.Signals],
 ) -> None:
-    """The life of one process of a worker of several devices; `sweeps.rank_processes` starts it.
+    """The life of one process of a worker of several devices; `sweeps.workers.ranks` starts it.
 
     Args:
         settings: as the worker's.
@@ -94,13 +68,13 @@ def run_rank(
     """
     stop = threading.Event()
     stop_at(stop, stop_on)
-    _prepare(connection, threads, stop)
+    prepare_worker(connection, threads, stop)
     threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
     store = TCPStore("127.0.0.1", port, is_master=False)
     try:
         crew = join_crew(place, store, settings.launch)
         if crew.ranks.leads:
-            _serve_watched(settings, name, stop, connection, crew)
+            serve_watched(settings, name, stop, connection, crew)
         else:
             _follow(Workplace(settings=settings, should_stop=stop.is_set, send=lambda _: None, crew=crew))
         crew.ranks.leave()
@@ -127,7 +101,7 @@ def run_here(settings: WorkerSettings, place: Place, send: Callable[[dict[str, A
     """
     stop = threading.Event()
     stop_at(stop, (signal.SIGTERM, signal.SIGINT))
-    _prepare(None, settings.launch.threads, stop)
+    prepare_worker(None, settings.launch.threads, stop)
     store, _, _ = next(rendezvous("env://"))
     crew = join_crew(place, store, settings.launch)
     try:
@@ -159,7 +133,7 @@ class _OutOfStep(Exception):
     """A job failed on rank 0 and is settled; where the others are in it, nobody knows."""
 
 
-def _prepare(connection: Connection | None, threads: int | None, stop: threading.Event) -> None:
+def prepare_worker(connection: Connection | None, threads: int | None, stop: threading.Event) -> None:
     quiet_libraries()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -167,7 +141,7 @@ def _prepare(connection: Connection | None, threads: int | None, stop: threading
         threading.Thread(target=_stop_with_parent, args=(connection, stop), daemon=True).start()
 
 
-def _serve_watched(
+def serve_watched(
     settings: WorkerSettings, name: str, stop: threading.Event, connection: Connection | None, crew: Crew
 ) -> None:
     """As `_serve`; whoever holds the other end also hears that downloads and other long work get on."""

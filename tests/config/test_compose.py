@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 
-from harness.compose import CONF_FOLDER, ConfigError, Point, compose_points, register, to_config
-from harness.schema import AdapterMethod, QuantMethod
+from harness.config.choices import CONF_FOLDER
+from harness.config.compose import ConfigError, Point, compose_points, register, to_config
+from harness.config.schema import AdapterMethod, QuantMethod
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from harness.formats import DATASETS
-from harness.schema import DatasetConfig, ModelConfig, ShapeConfig
+from harness.config.schema import DatasetConfig, ModelConfig, ShapeConfig
+from harness.data.formats import DATASETS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SHARED_TABLES = CONF.parents[1] / "shared" / "data" / "qlora" / "paper_tables.json"
@@ -57,7 +57,7 @@ NUM_PARAMETERS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def schemas() -> Iterator[None]:
-    """What `harness.compose` registers too: the schema of each group."""
+    """What `harness.config.compose` registers too: the schema of each group."""
     for group, schema in SCHEMAS.items():
         ConfigStore.instance().store(group=group, name="schema", node=schema)
     with initialize_config_dir(str(CONF), version_base="1.3"):

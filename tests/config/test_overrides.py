@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.compose import ConfigError, check_command_line, compose_grid, first_cause, near
+from harness.config.choices import near
+from harness.config.compose import ConfigError, check_command_line, compose_grid, first_cause
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.compose import CONF_FOLDER, GROUPS, _load, choices, first_cause, register, to_config
-from harness.prototypes import Prototypes, parsed
-from harness.schema import Config
+from harness.config.choices import CONF_FOLDER
+from harness.config.compose import GROUPS, _load, choices, first_cause, register, to_config
+from harness.config.prototypes import Prototypes, parsed
+from harness.config.schema import Config
 
 LOCAL_PATHS = {"model": "model.path=somewhere", "dataset": "dataset.path=rows.jsonl"}
 VALUES = {

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from harness.choices import dataset_choice
-from harness.data import SourceRow, row_examples
-from harness.formats import LABELLED
-from harness.labels import label_value
+from harness.config.choices import dataset_choice
+from harness.data.formats import LABELLED
+from harness.data.labels import label_value
+from harness.data.source import SourceRow, row_examples
 from tests.tiny_encoders import super_ni_rows
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "dataset"

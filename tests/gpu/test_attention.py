@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import attention
-from harness.attention import AttentionPlan, Branches, KeyValue, Packed, PrefixGroup, SharedPrefix
-from harness.attention_kernels import attention_lse, plain_attention_lse, takes_varlen
+from harness.nn import attention
+from harness.nn.attention import AttentionPlan, Branches, KeyValue, Packed, PrefixGroup, SharedPrefix
+from harness.nn.attention_kernels import attention_lse, plain_attention_lse, takes_varlen
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.gpu.shapes import Options, build_base, measure, quant_config
-from harness.memory import weights_bytes
-from harness.memory_paper import llama_shape
+from harness.memory.paper import llama_shape
+from harness.memory.predict import weights_bytes
 
 pytestmark = [
     pytest.mark.gpu,

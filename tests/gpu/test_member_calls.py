@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.dropout import Drawn, RowMasks, can_draw_rows, mix_seed
-from harness.low_rank import Alone, Blocks, Grouped, Products, Term, add_low_rank
-from harness.member_row import Kernels
+from harness.nn.dropout import Drawn, RowMasks, can_draw_rows, mix_seed
+from harness.nn.low_rank import Alone, Blocks, Grouped, Products, Term, add_low_rank
+from harness.nn.member_row import Kernels
 
 pytestmark = [
     pytest.mark.gpu,

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from harness.ledger import JobStatus, Ledger
-from harness.schema import Device, EvalConfig, LaunchConfig, PathsConfig, TrackingConfig
-from sweeps.context import Context
-from sweeps.enqueue import enqueue, eval_file
-from sweeps.evals import EVALS
-from sweeps.plan import DATASET_EVALS, make_jobs, plan_runs
-from sweeps.settings import WorkerSettings
-from sweeps.worker import work_once
+from harness.config.schema import Device, EvalConfig, LaunchConfig, PathsConfig, TrackingConfig
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import JobStatus
+from sweeps.jobs.context import Context
+from sweeps.jobs.evals import EVALS
+from sweeps.jobs.settings import WorkerSettings
+from sweeps.plan.enqueue import enqueue, eval_file
+from sweeps.plan.jobs import DATASET_EVALS, make_jobs, plan_runs
+from sweeps.workers.serve import work_once
+from tests.builders import config
 from tests.tiny import make_checkpoint
-from tests.unit.test_plan import config
 
 local = pytest.importorskip("tests.local_tasks", reason="needs the `tasks` extra (lm-eval)")
 

@@ -7,20 +7,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from eval.mmlu import MmluSettings, load_set, score_mmlu
-from eval.mmlu_prompts import Protocol, chat_text, prompt_text
-from eval.questions import Role, load_questions
-from harness.locate import ModelSource, locate_model
-from harness.models import LoadedBase, checkpoint_folder, load_base
-from harness.schema import AdapterConfig, DType, ModelConfig, PathsConfig, QuantConfig, QuantMethod
+from eval.benchmarks.mmlu.prompts import Protocol, chat_text, prompt_text
+from eval.benchmarks.mmlu.questions import Role, load_questions
+from eval.benchmarks.mmlu.score import MmluSettings, load_set, score_mmlu
+from harness.banks.load import LoadedBase, load_base
+from harness.config.schema import AdapterConfig, DType, QuantConfig, QuantMethod
+from harness.models.convert import checkpoint_folder
+from harness.models.locate import ModelSource
+from tests.builders import PLAIN, smollm2
+from tests.lab import REPOSITORY
 from tests.tiny import make_checkpoint
 
-reference = pytest.importorskip("benchmarks.lm_eval_reference", reason="needs the `parity` extra (lm-eval)")
-
-ROOT = Path(__file__).resolve().parents[2]
-MMLU = ROOT.parent / "shared" / "data" / "mmlu"
+reference = pytest.importorskip("benchmarks.evaluation.lm_eval_reference", reason="needs the `parity` extra (lm-eval)")
+MMLU = REPOSITORY.parent / "shared" / "data" / "mmlu"
 SUBJECTS = ("abstract_algebra", "anatomy", "astronomy", "business_ethics")
-PLAIN = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.float32)
 NF4 = QuantConfig(name="nf4", method=QuantMethod.nf4, compute_dtype=DType.float32)
 
 needs_data = pytest.mark.skipif(not MMLU.is_dir(), reason="no reference data beside this checkout")
@@ -58,7 +58,7 @@ def test_prompts_and_scores_are_lm_evals_on_a_tiny_model(tiny: LoadedBase, tmp_p
 @pytest.mark.slow
 @needs_data
 def test_every_choice_and_log_probability_is_lm_evals_on_smollm2(tmp_path: Path) -> None:
-    source, cache = _smollm2()
+    source, cache = smollm2()
     base = load_base(source, PLAIN, torch.device("cpu"), cache)
     _compare(base, str(checkpoint_folder(source, cache)), four_subjects(tmp_path), tmp_path)
 
@@ -67,7 +67,7 @@ def test_every_choice_and_log_probability_is_lm_evals_on_smollm2(tmp_path: Path)
 @needs_data
 def test_shared_prefix_equals_whole_prompts_on_nf4_with_adapters(tmp_path: Path) -> None:
     """The quantized base and two adapters, against passes of one whole prompt each (rows of groups of one)."""
-    source, cache = _smollm2()
+    source, cache = smollm2()
     base = load_base(source, NF4, torch.device("cpu"), cache)
     torch.manual_seed(0)
     for name, rank in (("narrow", 4), ("wide", 16)):
@@ -123,14 +123,6 @@ def _compare(base: LoadedBase, checkpoint: str, settings: MmluSettings, folder: 
         assert prompt_text(settings.protocol, shown, question) == expected[place].prompt
         np.testing.assert_allclose(prediction.logprobs, expected[place].logprobs, atol=1e-3, rtol=0)
         assert prediction.choice == int(np.argmax(expected[place].logprobs))
-
-
-def _smollm2() -> tuple[ModelSource, Path]:
-    cache = ROOT / ".cache"
-    model = ModelConfig(name="smollm2", hub_id="embedded/smollm2-135m-instruct")
-    source = locate_model(model, PathsConfig(cache=str(cache)))
-    assert isinstance(source, ModelSource), source
-    return source, cache
 
 
 def _write_one(folder: Path, question: object) -> str:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from analysis.paper import TABLES, cells, value
-from eval import agreement_statistics as statistics
-from eval.agreement import AgreementResult, AgreeOptions, agree_files
-from eval.bradley_terry import count_cells, fit
-from eval.elo import Matches, elo_drawn, elo_given
-from eval.ratings import RateOptions, rate_files
-from eval.verdicts import load_verdicts, to_matches
+from analysis.paper.values import TABLES, cells, value
+from eval.ratings import kappa as statistics
+from eval.ratings.agreement import AgreementResult, AgreeOptions, agree_files
+from eval.ratings.bradley_terry import count_cells, fit
+from eval.ratings.elo import elo_drawn, elo_given
+from eval.ratings.rate import RateOptions, rate_files
+from eval.ratings.verdicts import Matches, load_verdicts, to_matches
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 PAIRWISE = DATA / "qlora" / "vicuna_gpt4_pairwise.csv"

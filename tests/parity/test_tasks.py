@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval.task_scores import CROWS_CATEGORIES, crows_scores, metric_scores, missing_lm_eval, save_tasks
-from eval.tasks import TasksSettings, load_tasks, score_tasks
-from harness.models import LoadedBase
+from eval.benchmarks.task_scores import CROWS_CATEGORIES, crows_scores, metric_scores, missing_lm_eval, save_tasks
+from eval.benchmarks.tasks import TasksSettings, load_tasks, score_tasks
+from harness.banks.load import LoadedBase
+from tests.builders import open_base
 from tests.tiny import make_checkpoint
-from tests.unit.test_continuations import open_base
 
 pytest.importorskip("lm_eval", reason="needs the `tasks` extra (lm-eval)")
 local = pytest.importorskip("tests.local_tasks", reason="needs the `tasks` extra (lm-eval)")
@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> TasksSettings:
 
 
 def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    from eval import lm_eval_model
+    from eval.benchmarks import lm_eval_model
 
     counts: list[int] = []
     original = lm_eval_model.score_continuations

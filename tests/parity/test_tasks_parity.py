@@ -9,11 +9,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from eval.tasks import TasksSettings, score_tasks
-from harness.models import LoadedBase, checkpoint_folder, load_base
-from tests.parity.test_mmlu_parity import PLAIN, _smollm2
+from eval.benchmarks.tasks import TasksSettings, score_tasks
+from harness.banks.load import LoadedBase, load_base
+from harness.models.convert import checkpoint_folder
+from tests.builders import PLAIN, open_base, smollm2
 from tests.tiny import make_checkpoint
-from tests.unit.test_continuations import open_base
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the `tasks` extra (lm-eval)")
 local = pytest.importorskip("tests.local_tasks", reason="needs the `tasks` extra (lm-eval)")
@@ -59,7 +59,7 @@ def test_every_task_equals_lm_evals_hf_model_on_a_tiny_one(settings: TasksSettin
 
 @pytest.mark.slow
 def test_every_task_equals_lm_evals_hf_model_on_smollm2(settings: TasksSettings) -> None:
-    source, cache = _smollm2()
+    source, cache = smollm2()
     base = load_base(source, PLAIN, torch.device("cpu"), cache)
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder(source, cache), dtype=torch.float32)
     compare(base, None, model, settings)

@@ -11,11 +11,11 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from harness.adapters import AdapterBank
-from harness.attention import PACKED
-from harness.schedule import batch_indices
-from harness.schema import AdapterConfig, TrainConfig
-from harness.train import Member, StepMetrics, train_group
+from harness.banks.shared import AdapterBank
+from harness.config.schema import AdapterConfig, TrainConfig
+from harness.nn.attention import PACKED
+from harness.training.loop import Member, StepMetrics, train_group
+from harness.training.schedule import batch_indices
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 
 STEPS = 20

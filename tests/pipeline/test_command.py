@@ -11,8 +11,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from harness.ledger import JobStatus
-from harness.schema import DType, QuantConfig
+from harness.config.schema import DType, QuantConfig
+from harness.ledger.tables import JobStatus
 from tests.in_memory import quantize_linear_layers
 from tests.lab import FLAN_ROWS, PAPER_GRID, SHARED_DATASETS, Lab, make_lab, write_rows
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.__main__ import app
-from harness.ledger import JobStatus
+from harness.ledger.tables import JobStatus
 from tests.lab import Lab, write_rows
 from tests.tiny_encoders import glue_mrpc_rows, make_roberta, make_t5, super_ni_rows
 
@@ -85,8 +85,8 @@ def test_the_command_scores_as_the_job_did(lab: Lab, monkeypatch: pytest.MonkeyP
 def test_what_cannot_be_scored_is_said_before_training(
     lab: Lab, arguments: tuple[str, ...], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.compose import compose_grid
-    from sweeps.launch import planned
+    from harness.config.compose import compose_grid
+    from sweeps.plan.planned import planned
 
     for key, value in lab.environment.items():
         monkeypatch.setenv(key, value)

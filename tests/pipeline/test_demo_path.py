@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.ledger import JobStatus
+from harness.ledger.tables import JobStatus
 from tests.lab import Lab, make_lab
 
 SWEEP = "tiny"

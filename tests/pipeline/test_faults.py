@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness.ledger import Job, JobRow, JobStatus, Ledger
-from harness.schema import LaunchConfig, PathsConfig, TrackingConfig
-from sweeps.local import run_local
-from sweeps.settings import WorkerSettings
+from harness.config.schema import LaunchConfig, PathsConfig, TrackingConfig
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import Job, JobRow, JobStatus
+from sweeps.jobs.settings import WorkerSettings
+from sweeps.launch.local import run_local
 from tests.lab import FLAN_ROWS, PAPER_GRID, Lab, make_lab, wait_until, write_rows
 
 

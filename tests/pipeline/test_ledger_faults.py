@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from harness.ledger import Job, JobRow, JobStatus, Ledger, LedgerError, LedgerUnavailableError
-from harness.ledger_connection import Access
+from harness.ledger.database import Access
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import Job, JobRow, JobStatus, LedgerError, LedgerUnavailableError
 
 POSTGRES_URL = os.environ.get("HARNESS_TEST_POSTGRES_URL")
 DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.ledger import JobStatus
+from harness.ledger.tables import JobStatus
 from tests.lab import Lab, make_lab, wait_until
 
 CANARY = "canary0123456789abcdef0123456789abcdef0123456789"

@@ -17,16 +17,17 @@ from typing import Any
 
 import pytest
 
-import sweeps.training
-from harness.ledger import JobStatus, Ledger
-from harness.places import ledger_url
-from sweeps.context import Context
-from sweeps.enqueue import enqueue
-from sweeps.plan import make_jobs, plan_runs
-from sweeps.settings import EXIT_NO_SPACE, WorkerSettings
-from sweeps.worker import work_once
+import sweeps.jobs.training
+from harness.ledger.ledger import Ledger
+from harness.ledger.open import ledger_url
+from harness.ledger.tables import JobStatus
+from sweeps.jobs.context import Context
+from sweeps.jobs.settings import EXIT_NO_SPACE, WorkerSettings
+from sweeps.plan.enqueue import enqueue
+from sweeps.plan.jobs import make_jobs, plan_runs
+from sweeps.workers.serve import work_once
 from tests.lab import REPOSITORY, Lab, make_lab, wait_until
-from tests.many import many_configs
+from tests.processes.many import many_configs
 
 OUTAGE_SECONDS = 30
 FEW = ("tracking.wandb_mode=disabled", "launch.max_group_size=4")
@@ -63,7 +64,15 @@ def context(lab: Lab) -> Iterator[Context]:
 def start(lab: Lab, number: int, **environment: str) -> "subprocess.Popen[str]":
     with (lab.folder / "output.txt").open("a") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.many", str(number), *FEW, "launch.threads=1", "launch.lease_seconds=5"],
+            [
+                sys.executable,
+                "-m",
+                "tests.processes.many",
+                str(number),
+                *FEW,
+                "launch.threads=1",
+                "launch.lease_seconds=5",
+            ],
             cwd=REPOSITORY,
             env=lab.environment | environment,
             stdout=output,
@@ -81,7 +90,7 @@ def test_a_full_disk_stops_the_worker_and_blames_no_run(context: Context, monkey
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeps.training, "append_jsonl", full)
+        patch.setattr(sweeps.jobs.training, "append_jsonl", full)
         with pytest.raises(SystemExit) as stop:
             work_once(context, "w")
     assert stop.value.code == EXIT_NO_SPACE

@@ -19,17 +19,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.adapters import AdapterBank
-from harness.banks import make_bank
-from harness.files import read_jsonl
-from harness.ledger import JobRow, JobStatus, Ledger
-from harness.provenance import load_record
-from harness.run_folder import folder_problem
-from harness.schema import AdapterMethod, DType, ModelKind, QuantConfig, QuantMethod
-from sweeps.plan import plan_runs
-from tests.arrivals import Arrivals
+from harness.banks.load import make_bank
+from harness.banks.shared import AdapterBank
+from harness.config.schema import AdapterMethod, DType, ModelKind, QuantConfig, QuantMethod
+from harness.files.atomic import read_jsonl
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import JobRow, JobStatus
+from harness.runs.folder import folder_problem
+from harness.runs.record import load_record
+from sweeps.plan.jobs import plan_runs
 from tests.lab import REPOSITORY, Lab, make_lab, wait_until
-from tests.many import many_configs
+from tests.processes.arrivals import Arrivals
+from tests.processes.many import many_configs
 
 NUM_STEPS = 2
 OVERRIDES = ("launch.workers=2", "launch.threads=1", "launch.max_attempts=100", "tracking.wandb_mode=disabled")
@@ -85,7 +86,7 @@ def run_under_fire(lab: Lab, number: int, worker_kills: int, parent_kills: int, 
 def _start(lab: Lab, number: int) -> "subprocess.Popen[str]":
     with (lab.folder / "output.txt").open("a") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.many", str(number), *OVERRIDES],
+            [sys.executable, "-m", "tests.processes.many", str(number), *OVERRIDES],
             cwd=REPOSITORY,
             env=lab.environment,
             stdout=output,

@@ -1,6 +1,6 @@
 """A sweep of as many tiny runs as wanted, launched as `harness.run` does it: the parent that fault tests kill.
 
-    python -m tests.many 1000 launch.workers=2 ...      # in the environment of `tests.lab.Lab`
+    python -m tests.processes.many 1000 launch.workers=2 ...      # in the environment of `tests.lab.Lab`
 
 One point is composed by Hydra; the others differ from it in their seed alone.
 """
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from harness.compose import compose_grid
-from harness.schema import Config
+from harness.config.compose import compose_grid
+from harness.config.schema import Config
 
 POINT = ("model=llama7b", "dataset=flan", "adapter.lora_r=4", "train.max_steps=2", "train.batch_size=2")
 
@@ -27,9 +27,11 @@ def many_configs(number: int, overrides: Sequence[str] = ()) -> list[Config]:
 
 
 def main(number: int, overrides: Sequence[str]) -> int:
-    from sweeps.launch import launch
+    from sweeps.launch.launch import launch
 
-    return launch(many_configs(number, overrides), ["python", "-m", "tests.many", *overrides], Console(width=140))
+    return launch(
+        many_configs(number, overrides), ["python", "-m", "tests.processes.many", *overrides], Console(width=140)
+    )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from harness.devices import Place
-from harness.ranks import Ranks, join_ranks
+from harness.devices.hardware import Place
+from harness.devices.ranks import Ranks, join_ranks
 
 TIMEOUT_SECONDS = 60.0
 
@@ -44,7 +44,7 @@ def on_ranks(
         TimeoutError: some rank neither returned nor died; all are killed by then.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.rank_processes", "harness.train", "harness.banks"])
+    context.set_forkserver_preload(["tests.processes.rank_processes", "harness.training.loop", "harness.banks.load"])
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     processes = [

@@ -1,4 +1,6 @@
-"""What the ranks of tests/unit/test_ranks.py and test_shards.py do: importable, so that a process can be told of it."""
+"""What the ranks of tests/unit/harness/devices/test_ranks.py and test_shards.py do: importable, so that a
+process can be told of it.
+"""
 
 import os
 import signal
@@ -10,11 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.adapters import AdapterBank
-from harness.banks import make_bank
-from harness.collate import Item
-from harness.ranks import Ranks
-from harness.schema import (
+from harness.banks.load import make_bank
+from harness.banks.shared import AdapterBank
+from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
     DType,
@@ -24,8 +24,10 @@ from harness.schema import (
     QuantMethod,
     TrainConfig,
 )
-from harness.shards import ShardedLayers
-from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.devices.ranks import Ranks
+from harness.nn.batch import Item
+from harness.nn.shards import ShardedLayers
+from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
 from tests.tiny import VOCAB_SIZE
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eval.judge_options import ApiOptions, JudgeOptions
-from eval.judge_prompts import Mode
+from eval.judging.options import ApiOptions, JudgeOptions
+from eval.judging.prompts import Mode
 
 CANARY = "sk-canary-7d1f0c52e9"
 PRICES = {"usd_per_million_prompt_tokens": 10.0, "usd_per_million_completion_tokens": 30.0}

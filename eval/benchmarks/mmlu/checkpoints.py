@@ -14,19 +14,18 @@ from typing import Any
 
 import yaml
 
-from eval.intervals import Interval
-from eval.mmlu import MmluSettings, score_mmlu
-from eval.mmlu_scores import MmluResult, save_result
-from eval.scoring import Progress
-from eval.systems import System, loaded
-from eval.target import require_causal
-from harness.device_memory import free_bytes
-from harness.files import write_json
-from harness.models import LoadedBase
-from harness.plan import RunSpec
-from harness.provenance import load_record
-from harness.schema import SHARED_BASE_METHODS, AdapterMethod, Device, PathsConfig
-from harness.torch_device import resolve_device
+from eval.benchmarks.intervals import Interval
+from eval.benchmarks.mmlu.results import MmluResult, save_result
+from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
+from eval.scoring.next_token import Progress
+from eval.systems import System, loaded, require_causal
+from harness.banks.load import LoadedBase
+from harness.config.schema import SHARED_BASE_METHODS, AdapterMethod, Device, PathsConfig
+from harness.devices.memory import free_bytes
+from harness.devices.torch_device import resolve_device
+from harness.files.atomic import write_json
+from harness.runs.record import load_record
+from harness.runs.spec import RunSpec
 
 SCHEMA_VERSION = 1
 CHECKPOINTS_FILE = "checkpoints.json"

@@ -18,7 +18,7 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
-from eval.questions import LETTERS, Question
+from eval.benchmarks.mmlu.questions import LETTERS, Question
 
 ORIGINAL_MAX_TOKENS = 2048  # qlora.py's mmlu_source_max_len, and the window of hendrycks/test's crop.py
 

@@ -17,11 +17,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from harness.data.source import EMBEDDED_FOLDER
+
 NUM_CHOICES = 4
 LETTERS = "ABCD"
 HUB_ID = "cais/mmlu"
 HUB = "hub:"  # and a split's name
-_EMBEDDED = Path(__file__).resolve().parent.parent / "harness" / "embedded"
+_EMBEDDED = EMBEDDED_FOLDER
 
 
 class Role(Enum):

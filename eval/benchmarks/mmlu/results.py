@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.intervals import Z_95, wilson_interval
-from harness.files import write_json
+from eval.benchmarks.intervals import Z_95, wilson_interval
+from harness.files.atomic import write_json
 
 SCHEMA_VERSION = 1
 MMLU_FILE = "mmlu.json"

@@ -3,7 +3,7 @@
     results = score_mmlu(base, {"smollm2-base": None, "smollm2-concise": run_id}, MmluSettings())
 
 As `python -m eval mmlu --model smollm2 --run RUN_ID --questions FILE --shots FILE --out DIR`. Each
-subject's examples are encoded once an adapter (eval/scoring.py). Source: MMLU (arXiv 2009.03300);
+subject's examples are encoded once an adapter (eval/scoring/next_token.py). Source: MMLU (arXiv 2009.03300);
 reference: lm-eval 0.4.13, task `mmlu`, whose log-probabilities tests/parity/test_mmlu_parity.py matches to 1e-3.
 """
 
@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.mmlu_prompts import Encoded, Protocol, answer_tokens, encode_prompt
-from eval.mmlu_scores import (
+from eval.benchmarks.mmlu.prompts import Encoded, Protocol, answer_tokens, encode_prompt
+from eval.benchmarks.mmlu.questions import Question, Role, choose_shots, content_sha256, load_questions, select
+from eval.benchmarks.mmlu.results import (
     MmluResult,
     Prediction,
     macro_accuracy,
@@ -25,13 +26,12 @@ from eval.mmlu_scores import (
     score_categories,
     score_subjects,
 )
-from eval.model_key import model_sha256
-from eval.padded_scoring import score_padded
-from eval.partial import Partial
-from eval.questions import Question, Role, choose_shots, content_sha256, load_questions, select
-from eval.scoring import Progress, Prompt, score_rows
-from harness.models import LoadedBase
-from harness.padded_bank import packable
+from eval.scoring.model_key import model_sha256
+from eval.scoring.next_token import Progress, Prompt, score_rows
+from eval.scoring.padded import score_padded
+from eval.scoring.partial import Partial
+from harness.banks.load import LoadedBase
+from harness.banks.shared import packable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

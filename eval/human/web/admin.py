@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
 from eval.human.overview import HASTY_SECONDS, overview
-from eval.human.site import OurSite, Site
+from eval.human.web.site import OurSite, Site
 
 router = APIRouter()
 

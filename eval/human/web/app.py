@@ -2,10 +2,10 @@
 
     app = create_app(VoteStore(path), Access(admin_sha256=hash_token(secret), hosts=frozenset({"127.0.0.1"})))
 
-/                the rater's next item, or the page that asks for a token  (`eval.human.pages`)
+/                the rater's next item, or the page that asks for a token  (`eval.human.web.pages`)
 /enter/<token>   a rater's link: keeps the token as a cookie
 /vote, /undo     forms
-/admin           progress and quality, for who has the admin's token       (`eval.human.admin`)
+/admin           progress and quality, for who has the admin's token       (`eval.human.web.admin`)
 """
 
 from pathlib import Path
@@ -15,9 +15,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eval.human import admin, pages
-from eval.human.site import Access, Site, guard, site_of
 from eval.human.store import VoteStore
+from eval.human.web import admin, pages
+from eval.human.web.site import Access, Site, guard, site_of
 
 HERE = Path(__file__).parent
 

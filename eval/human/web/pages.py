@@ -7,8 +7,8 @@ from fastapi.responses import RedirectResponse
 
 from eval.human.markdown import render_answer
 from eval.human.raters import find_rater, form_token
-from eval.human.site import OurRater, OurSite, Sender
 from eval.human.votes import Choice, Outcome, claim, progress, record_vote, undo
+from eval.human.web.site import OurRater, OurSite, Sender
 
 router = APIRouter()
 

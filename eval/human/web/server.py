@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from eval.human.raters import hash_token
-from eval.human.site import Access
 from eval.human.store import VoteStore
-from eval.human.web import create_app
+from eval.human.web.app import create_app
+from eval.human.web.site import Access
 
 TOKEN_VARIABLE = "HARNESS_HUMAN_TOKEN"
 MIN_TOKEN = 16  # characters

@@ -15,13 +15,13 @@ import uvicorn
 
 from eval.human.items import Contest, Item
 from eval.human.raters import add_rater, hash_token
-from eval.human.server import listen
-from eval.human.site import Access
 from eval.human.store import Rules, VoteStore, create_store
 from eval.human.votes import Choice, votes
-from eval.human.web import create_app
-from tests.chromium import Chromium, LedAwayError, find_chromium
+from eval.human.web.app import create_app
+from eval.human.web.server import listen
+from eval.human.web.site import Access
 from tests.payloads import PAYLOADS
+from tests.servers.chromium import Chromium, LedAwayError, find_chromium
 from tests.voting import SYSTEMS, make_store
 
 pytestmark = [
@@ -167,7 +167,7 @@ def test_the_policy_alone_holds_too(
     tmp_path: Path, chromium: Chromium, beacon: Beacon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second wall: answers as they are, under the page's headers only."""
-    monkeypatch.setattr("eval.human.pages.render_answer", lambda text: text)
+    monkeypatch.setattr("eval.human.web.pages.render_answer", lambda text: text)
     store = hostile_store(tmp_path)
     token = add_rater(store, "ann")
     names = [name for name in PAYLOADS if name not in ("refresh", "form", "close_page")]  # break the page, not the wall

@@ -17,10 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.__main__ import app
-from eval.judge_command import estimate, run
-from eval.judge_options import JudgeSummary
-from eval.judge_store import JudgmentStore
-from tests.judge_server import (
+from eval.judges.tournament import estimate, run
+from eval.judging.options import JudgeSummary
+from eval.judging.store import JudgmentStore
+from tests.servers.judge_server import (
     CANARY,
     GOOD,
     Answer,
@@ -33,7 +33,7 @@ from tests.judge_server import (
     serving_batches,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 CALL = (300 * 10 + 20 * 30) / 1e6  # of a single call, in US dollars
 BATCH = {"batch": True, "batch_poll_seconds": 0.01, "max_attempts": 3}
 
@@ -105,10 +105,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from eval.judge_batch_server import BatchServer
-from eval.judge_batch_store import BatchStore
-from eval.judge_command import run
-from tests.judge_server import options_in
+from eval.judges.batch_server import BatchServer
+from eval.judges.batch_store import BatchStore
+from eval.judges.tournament import run
+from tests.servers.judge_server import options_in
 def die(*arguments, **named):
     os.kill(os.getpid(), signal.SIGKILL)
 say = None
@@ -297,7 +297,7 @@ def test_the_command_hands_in_a_batch_and_refuses_one_for_a_local_judge(
     refused = CliRunner().invoke(app, ["judge", *common])
     assert refused.exit_code == 2
     assert "--batch: local:smollm2 is no API model" in " ".join(refused.stderr.split())
-    monkeypatch.setattr("eval.judge_batch.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("eval.judges.batch.time.sleep", lambda seconds: None)
     with serving_batches() as server:
         api = ["--judge", "judge-2024", "--base-url", server.url, "--key-variable", "JUDGE_TEST_KEY"]
         prices = ["--usd-per-million-prompt-tokens", "10", "--usd-per-million-completion-tokens", "30"]

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from eval.judge_command import estimate, run
-from eval.judge_options import JudgeSummary
-from eval.judge_prompts import Mode
-from eval.judge_store import JudgmentStore
-from harness.files import to_json
-from tests.judge_server import CANARY, GOOD, Answer, ScriptedServer, completion, error, options_in, serving
+from eval.judges.tournament import estimate, run
+from eval.judging.options import JudgeSummary
+from eval.judging.prompts import Mode
+from eval.judging.store import JudgmentStore
+from harness.files.atomic import to_json
+from tests.servers.judge_server import CANARY, GOOD, Answer, ScriptedServer, completion, error, options_in, serving
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -301,8 +301,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.judge_server import options_in
-from eval.judge_command import run
+from tests.servers.judge_server import options_in
+from eval.judges.tournament import run
 def on_progress(done, total):
     if done == 5:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from eval.judge_command import run
-from eval.judge_options import ApiOptions, JudgeOptions
-from eval.judge_prompts import Mode
-from eval.judge_store import JudgmentStore
-from eval.judging import Judgment
-from eval.verdict_codes import NULL_SYSTEM
+from eval.judges.tournament import run
+from eval.judging.matches import Judgment
+from eval.judging.options import ApiOptions, JudgeOptions
+from eval.judging.prompts import Mode
+from eval.judging.store import JudgmentStore
+from eval.ratings.codes import NULL_SYSTEM
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 SERVER_PYTHON = Path(os.environ.get("HARNESS_TEST_SERVER_PYTHON", REPOSITORY / ".venv-server" / "bin" / "python"))
 CANARY = "sk-canary-3b9e77aa01"
 START_SECONDS = 120

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from harness.compose import compose_grid
-from harness.ledger import JobStatus
-from harness.schema import LaunchConfig, Launcher
-from sweeps.evals import EVALS, SCORES
-from sweeps.launch import device_problems
-from sweeps.plan import ANSWERS, DATASET_EVALS, plan_runs
+from harness.config.compose import compose_grid
+from harness.config.schema import LaunchConfig, Launcher
+from harness.ledger.tables import JobStatus
+from sweeps.jobs.evals import EVALS, SCORES
+from sweeps.plan.jobs import ANSWERS, DATASET_EVALS, plan_runs
+from sweeps.plan.planned import device_problems
 from tests.lab import Lab, make_lab, wait_until
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "harness.run")

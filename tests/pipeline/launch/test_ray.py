@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.ledger import JobStatus
+from harness.ledger.tables import JobStatus
 from tests.lab import Lab, make_lab, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.ledger import JobStatus
+from harness.ledger.tables import JobStatus
 from tests.lab import Lab, make_lab, wait_until
-from tests.postgres import postgres_schema
-from tests.slurm_cluster import SlurmCluster, missing_for_slurm, slurm_cluster
+from tests.servers.postgres import postgres_schema
+from tests.servers.slurm_cluster import SlurmCluster, missing_for_slurm, slurm_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

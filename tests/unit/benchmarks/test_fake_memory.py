@@ -25,9 +25,9 @@ from benchmarks.fake_memory import (
     measure,
     predicted,
 )
-from harness.choices import quant_choice
-from harness.memory_paper import llama_shape
-from harness.schema import DType, QuantConfig, QuantMethod, ShapeConfig
+from harness.config.choices import quant_choice
+from harness.config.schema import DType, QuantConfig, QuantMethod, ShapeConfig
+from harness.memory.paper import llama_shape
 
 TINY = ShapeConfig(vocab_size=300, hidden_size=128, intermediate_size=352, num_layers=4, num_heads=4, num_kv_heads=2)
 

@@ -22,10 +22,10 @@ from benchmarks.gpu.shapes import (
     quant_config,
     save,
 )
-from harness.adapters import linear_layers
-from harness.memory import weights_bytes
-from harness.memory_paper import llama_shape
-from harness.schema import AdapterConfig
+from harness.config.schema import AdapterConfig
+from harness.memory.paper import llama_shape
+from harness.memory.predict import weights_bytes
+from harness.nn.quant import linear_layers
 
 CPU = torch.device("cpu")
 OPTIONS = Options(
@@ -113,7 +113,7 @@ def test_a_single_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_the_command_says_so() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu.shapes", "--size", "7b"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
     assert done.returncode == 1
     assert "needs a CUDA device" in done.stderr
 
@@ -121,4 +121,4 @@ def test_without_a_gpu_the_command_says_so() -> None:
 def test_it_imports_nothing_but_what_a_gpu_machine_has() -> None:
     forbidden = ("hydra", "typer", "wandb", "sqlalchemy", "numba", "pandas", "openai", "datasets", "accelerate")
     code = f"import sys\nfor name in {forbidden}: sys.modules[name] = None\nimport benchmarks.gpu.shapes\n"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import launches
 from benchmarks.launches import KERNELS, NUM_LAYERS, LaunchCounter, count_pass, extrapolate
-from harness.member_row import Kernels
+from harness.nn.member_row import Kernels
 
 ADAPTED_LAYERS = 7 * NUM_LAYERS
 NEWEST, OTHERS = KERNELS.values()

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from eval.commands import run_generate, run_mmlu
-from eval.generate import GenerateSettings
-from eval.mmlu import MmluSettings
-from eval.target import Target
-from harness.provenance import save_record
-from tests.unit.test_plan import spec
-from tests.unit.test_run_folder import record
+from eval.answers.generate import GenerateSettings
+from eval.benchmarks.mmlu.score import MmluSettings
+from eval.commands.generate import run_generate
+from eval.commands.score_models import run_mmlu
+from eval.systems import Target
+from harness.runs.record import save_record
+from tests.builders import record, spec
 
 RUN_IDS = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
 

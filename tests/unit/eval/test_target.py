@@ -8,19 +8,16 @@ import torch
 import yaml
 from transformers import T5Config, T5ForConditionalGeneration
 
-from eval.judging import read_answers
-from eval.mmlu import MmluSettings, score_mmlu
-from eval.mmlu_prompts import Protocol
-from eval.target import Target, each_base
-from harness.adapters import ADAPTER_WEIGHTS
-from harness.locate import folder_fingerprint
-from harness.models import LoadedBase
-from harness.provenance import save_record
+from eval.answers.files import read_contestants
+from eval.benchmarks.mmlu.prompts import Protocol
+from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
+from eval.systems import Target, each_base
+from harness.banks.load import LoadedBase
+from harness.models.locate import folder_fingerprint
+from harness.runs.adapter_files import ADAPTER_WEIGHTS
+from harness.runs.record import save_record
+from tests.builders import ROW, open_base, record, spec, write_rows
 from tests.tiny import VOCAB_SIZE, make_checkpoint, make_tokenizer
-from tests.unit.test_continuations import open_base
-from tests.unit.test_mmlu import ROW, write_rows
-from tests.unit.test_plan import spec
-from tests.unit.test_run_folder import record
 
 
 def open_target(model: Path | None = None, *adapters: Path, runs: Path | None = None, run: str = "") -> LoadedBase:
@@ -93,4 +90,4 @@ def test_a_question_that_does_not_fit_is_named_by_its_row(tmp_path: Path) -> Non
 def test_an_empty_answer_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("\n")
     with pytest.raises(ValueError, match=r"none\.jsonl: holds no answers"):
-        read_answers([tmp_path / "none.jsonl"])
+        read_contestants([tmp_path / "none.jsonl"])

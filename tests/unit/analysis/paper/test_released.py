@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from analysis import released
-from analysis.fetch import NotFetched, Repository, fetch
-from analysis.released import RELEASES, NoJudgments, canonical_sha256, convert, locate
+from analysis.paper import released
+from analysis.paper.fetch import NotFetched, Repository, fetch
+from analysis.paper.released import RELEASES, NoJudgments, canonical_sha256, convert, locate
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+DATA = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 CSVS = {
     "vicuna_gpt4_pairwise": DATA / "qlora" / "vicuna_gpt4_pairwise.csv",
     "vicuna_gpt4_relative": DATA / "qlora" / "vicuna_gpt4_relative.csv",

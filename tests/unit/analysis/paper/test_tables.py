@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
-from analysis.released import NoJudgments
-from analysis.reproduction import Cell, Reproduction, Status, mean_absolute_error, reproduce
-from analysis.reproduction_text import to_markdown
+from analysis.paper.released import NoJudgments
+from analysis.paper.tables import Cell, Reproduction, Status, mean_absolute_error, reproduce
+from analysis.paper.text import to_markdown
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+DATA = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not (DATA / "qlora").is_dir(), reason=f"no released judgments at {DATA}")
 SYSTEMS = ("gpt-4", "guanaco-65b", "guanaco-33b", "vicuna-13b", "chatgpt-3.5", "guanaco-13b", "bard", "guanaco-7b")
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis.leaderboard import (
+from analysis.report.leaderboard import (
     LeaderboardRow,
     inseparable,
     leaderboard_rows,
@@ -20,12 +20,12 @@ from analysis.leaderboard import (
     to_csv,
     write_leaderboard,
 )
-from analysis.matches import Tally, count_verdicts, pair_tallies, tally_systems
-from analysis.records import Estimate, Mmlu, Run, Tournament, Verdict
-from eval.verdict_codes import FIRST, SECOND, TIE, UNPARSED
-from harness.plan import RunSpec
-from harness.provenance import RunRecord
-from harness.schema import AdapterConfig, DatasetConfig, ModelConfig, QuantConfig, TrainConfig
+from analysis.report.matches import Tally, count_verdicts, pair_tallies, tally_systems
+from analysis.report.records import Estimate, Mmlu, Run, Tournament, Verdict
+from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from harness.config.schema import AdapterConfig, DatasetConfig, ModelConfig, QuantConfig, TrainConfig
+from harness.runs.record import RunRecord
+from harness.runs.spec import RunSpec
 
 NAMES = ("a", "b", "c")
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)  # shared, slow cores

@@ -12,18 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
-from analysis.answers import answers_view
-from analysis.figures import bin_means, curve, round_ticks, scale_over
-from analysis.formats import duration, interval, memory, number, percent, visible
-from analysis.judging import judge_view
-from analysis.records import Judge, Run, SweepRuns, Tournament, load_runs, load_tournament, sweep_runs
-from analysis.report import ReportOptions, write_report
-from analysis.sections import matrix_view
-from harness.files import append_jsonl, write_json
-from harness.ledger import Job, Ledger
-from harness.plan import RunSpec
-from harness.provenance import RunRecord, save_record
-from harness.schema import (
+from analysis.report.answers import answers_view
+from analysis.report.figures import bin_means, curve, round_ticks, scale_over
+from analysis.report.formats import duration, interval, memory, number, percent, visible
+from analysis.report.judging import judge_view
+from analysis.report.page import ReportOptions, write_report
+from analysis.report.records import Judge, Run, SweepRuns, Tournament, load_runs, load_tournament, sweep_runs
+from analysis.report.sections import matrix_view
+from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
     DatasetConfig,
@@ -32,6 +28,11 @@ from harness.schema import (
     QuantMethod,
     TrainConfig,
 )
+from harness.files.atomic import append_jsonl, write_json
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import Job
+from harness.runs.record import RunRecord, save_record
+from harness.runs.spec import RunSpec
 
 EVIL = "<script>alert('x')</script>"
 SYSTEMS = ("smollm2-concise-nf4", "smollm2-stepwise-nf4", "smollm2-base")
@@ -154,7 +155,7 @@ def mmlu_json(system: str, accuracy: float) -> dict[str, Any]:
 
 
 def ratings_json(names: tuple[str, ...] = SYSTEMS) -> dict[str, Any]:
-    """What `python -m eval rate --json` prints; test_real_ratings holds this shape against eval.ratings."""
+    """What `python -m eval rate --json` prints; test_real_ratings holds this shape against eval.ratings.rate."""
     points = (1052.4, 1003.1, 944.5)
     pairs = zip(names, names[1:], points, points[1:], strict=False)
     return {
@@ -351,8 +352,8 @@ def test_same_records_same_bytes(tmp_path: Path, runs: tuple[Path, list[str]], t
 
 
 def test_real_ratings(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:
-    """What eval.ratings writes today is what the page reads."""
-    from eval.ratings import RateOptions, rate_files
+    """What eval.ratings.rate writes today is what the page reads."""
+    from eval.ratings.rate import RateOptions, rate_files
 
     result = rate_files([tournament / "verdicts.csv"], RateOptions(orderings=0, resamples=20)).to_json()
     write_json(tournament / "ratings.json", result)

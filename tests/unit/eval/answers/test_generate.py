@@ -10,25 +10,17 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from eval.answer_files import read_answers
-from eval.answer_prompts import (
-    SYSTEM_SENTENCE,
-    OpenQuestion,
-    PromptFormat,
-    encode_dialogue,
-    human_text,
-    load_open_questions,
-    split_dialogue,
-)
-from eval.decoding import Decoded, DecodingRequest, DecodingSettings, decode
-from eval.generate import GenerateSettings, cut_at_stop, generate_answers, prompt_seed
-from eval.sampling import nucleus_tokens, uniform_numbers
+from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings, decode, nucleus_tokens, uniform_numbers
+from eval.answers.dialogue import SYSTEM_SENTENCE, PromptFormat, encode_dialogue, human_text
+from eval.answers.files import read_answers
+from eval.answers.generate import GenerateSettings, cut_at_stop, generate_answers, prompt_seed
+from eval.answers.questions import OpenQuestion, load_open_questions, split_dialogue
 from eval.systems import System
-from harness.adapters import AdapterBank
-from harness.locate import ModelSource
-from harness.models import LoadedBase, load_base
-from harness.plan import RunSpec
-from harness.schema import AdapterConfig, AdapterMethod, DType, ModelConfig, QuantConfig, QuantMethod
+from harness.banks.load import LoadedBase, load_base
+from harness.banks.shared import AdapterBank
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, ModelConfig, QuantConfig, QuantMethod
+from harness.models.locate import ModelSource
+from harness.runs.spec import RunSpec
 from tests.tiny import make_checkpoint
 
 MEMBERS: tuple[str | None, ...] = (None, "narrow", "wide")
@@ -306,7 +298,7 @@ def test_bad_question_files_are_named(tmp_path: Path, rows: list[str], message: 
 def test_embedded_and_reference_questions_load() -> None:
     embedded = load_open_questions("embedded", limit=3)
     assert [question.question_id for question in embedded] == ["1", "2", "3"]
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "questions"
+    folder = Path(__file__).resolve().parents[5] / "shared" / "data" / "questions"
     if not folder.is_dir():
         pytest.skip("no reference data beside this checkout")
     assert len(load_open_questions(str(folder / "vicuna_questions.jsonl"))) == 80

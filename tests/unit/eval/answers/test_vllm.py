@@ -12,17 +12,16 @@ import pytest
 import torch
 import yaml
 
-from eval.answer_prompts import load_open_questions
-from eval.commands import run_generate
-from eval.generate import GenerateSettings, generate_answers
+from eval.answers.generate import GenerateSettings, generate_answers
+from eval.answers.questions import load_open_questions
+from eval.answers.vllm import load_vllm
+from eval.commands.generate import run_generate
 from eval.systems import System, open_system
-from eval.vllm_engine import load_vllm
-from harness.models import load_base
-from harness.provenance import save_record
-from harness.schema import PathsConfig
+from harness.banks.load import load_base
+from harness.config.schema import PathsConfig
+from harness.runs.record import save_record
+from tests.builders import record, spec
 from tests.tiny import make_checkpoint
-from tests.unit.test_plan import spec
-from tests.unit.test_run_folder import record
 
 SETTINGS = GenerateSettings(max_new_tokens=8, seed=5, engine="vllm")
 

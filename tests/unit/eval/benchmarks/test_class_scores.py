@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
-from eval.class_scores import OFFICIAL, class_scores, number_scores, official_metrics
-from eval.intervals import mean_score, wilson_interval
-from harness.formats import GLUE_FIELDS
+from eval.benchmarks.class_scores import OFFICIAL, class_scores, number_scores, official_metrics
+from eval.benchmarks.intervals import mean_score, wilson_interval
+from harness.data.formats import GLUE_FIELDS
 
 
 def rng() -> np.random.Generator:

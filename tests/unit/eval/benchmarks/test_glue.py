@@ -10,19 +10,14 @@ import pytest
 import torch
 import yaml
 
-from eval.class_scores import class_scores
-from eval.commands import chosen_systems
-from eval.dataset_commands import DatasetTarget, run_glue
-from eval.dataset_rows import EvalRows, evaluation_rows
-from eval.glue import GlueSettings, score_glue
-from harness.banks import set_num_labels
-from harness.choices import dataset_choice
-from harness.data import DataSource, locate_dataset
-from harness.labels import num_labels
-from harness.locate import ModelSource
-from harness.models import LoadedBase, load_base
-from harness.provenance import save_record
-from harness.schema import (
+from eval.benchmarks.class_scores import class_scores
+from eval.benchmarks.dataset_rows import EvalRows, evaluation_rows
+from eval.benchmarks.glue import GlueSettings, score_glue
+from eval.commands.score_runs import DatasetTarget, run_glue
+from eval.systems import chosen_systems
+from harness.banks.load import LoadedBase, load_base, set_num_labels
+from harness.config.choices import dataset_choice
+from harness.config.schema import (
     AdapterConfig,
     DatasetConfig,
     DType,
@@ -32,13 +27,16 @@ from harness.schema import (
     QuantMethod,
     TrainConfig,
 )
-from harness.tokens import tokenize_dataset
-from harness.train import Member, train_group
+from harness.data.labels import num_labels
+from harness.data.source import DataSource, locate_dataset
+from harness.data.tokens import tokenize_dataset
+from harness.models.locate import ModelSource
+from harness.runs.record import save_record
+from harness.training.loop import Member, train_group
+from tests.builders import record, spec
 from tests.lab import write_rows
 from tests.tiny import make_checkpoint
 from tests.tiny_encoders import WORDS, glue_mrpc_rows, make_roberta
-from tests.unit.test_plan import spec
-from tests.unit.test_run_folder import record
 
 PLAIN = QuantConfig(name="fp32", method=QuantMethod.none, compute_dtype=DType.float32)
 TRAIN = TrainConfig(max_steps=40, batch_size=8, learning_rate=5e-3, max_epochs=100.0, checkpoint_steps=1000)
@@ -62,7 +60,7 @@ def opened(folder: Path) -> LoadedBase:
 
 
 def train(base: LoadedBase, config: DatasetConfig, folder: Path, steps: int = 80) -> Path:
-    """As `sweeps.training` does. -> the adapter's folder"""
+    """As `sweeps.jobs.training` does. -> the adapter's folder"""
     source = locate_dataset(config, PathsConfig(cache="unused"))
     assert isinstance(source, DataSource)
     data = tokenize_dataset(config, source, base.tokenizer, folder)
@@ -126,7 +124,7 @@ def test_a_killed_call_goes_on_and_changed_rows_do_not_reuse_it(trained: Trained
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eval.glue.MAX_BATCH_TOKENS", 40)
+        patch.setattr("eval.benchmarks.glue.MAX_BATCH_TOKENS", 40)
         with pytest.raises(KeyboardInterrupt):
             score_glue(trained.base, "s", "a", rows, GlueSettings(), stop, tmp_path)
         first = seen[0]

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from eval import perplexity
-from eval.intervals import mean_interval, ratio_interval, wilson_interval
-from eval.perplexity import PerplexitySettings, document_windows, save_perplexity, score_perplexity
-from eval.texts import TextSource, load_documents
-from harness.models import LoadedBase
-from harness.schema import PathsConfig
+from eval.benchmarks import perplexity
+from eval.benchmarks.intervals import mean_interval, ratio_interval, wilson_interval
+from eval.benchmarks.perplexity import PerplexitySettings, document_windows, save_perplexity, score_perplexity
+from eval.benchmarks.texts import TextSource, load_documents
+from harness.banks.load import LoadedBase
+from harness.config.schema import PathsConfig
+from tests.builders import open_base
 from tests.tiny import make_checkpoint
-from tests.unit.test_continuations import open_base
 
 DOCUMENTS = ["The capital of France is Paris. " * 6, "Eat well,\nsleep  well, move often. Ünïcode!", "Hello! " * 25]
 SETTINGS = PerplexitySettings(text="three", window=32)

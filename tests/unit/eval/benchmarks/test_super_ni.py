@@ -9,25 +9,16 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from eval.dataset_rows import EvalRows, evaluation_rows
-from eval.rouge import exact_match, rouge_l
-from eval.super_ni import SuperNiSettings, read_instances, score_super_ni
-from harness.choices import dataset_choice
-from harness.data import DataSource, locate_dataset
-from harness.formats import super_ni, super_ni_pos2
-from harness.locate import ModelSource
-from harness.models import LoadedBase, load_base
-from harness.schema import (
-    AdapterConfig,
-    DatasetConfig,
-    DType,
-    ModelKind,
-    PathsConfig,
-    QuantConfig,
-    QuantMethod,
-)
-from harness.seq2seq_bank import Seq2SeqBank
-from harness.tokens import source_tokens, tokenize_dataset
+from eval.benchmarks.dataset_rows import EvalRows, evaluation_rows
+from eval.benchmarks.super_ni import SuperNiSettings, exact_match, read_instances, rouge_l, score_super_ni
+from harness.banks.load import LoadedBase, load_base
+from harness.banks.seq2seq import Seq2SeqBank
+from harness.config.choices import dataset_choice
+from harness.config.schema import AdapterConfig, DatasetConfig, DType, ModelKind, PathsConfig, QuantConfig, QuantMethod
+from harness.data.formats import super_ni, super_ni_pos2
+from harness.data.source import DataSource, locate_dataset
+from harness.data.tokens import source_tokens, tokenize_dataset
+from harness.models.locate import ModelSource
 from tests.lab import write_rows
 from tests.tiny_encoders import make_t5, super_ni_rows
 
@@ -131,7 +122,7 @@ def test_scores_by_task_and_goes_on_where_it_was_killed(
         return generate(self, sources, max_new_tokens)
 
     monkeypatch.setattr(Seq2SeqBank, "generate", counted)
-    monkeypatch.setattr("eval.super_ni.MAX_BATCH", 4)
+    monkeypatch.setattr("eval.benchmarks.super_ni.MAX_BATCH", 4)
     settings = SuperNiSettings(max_new_tokens=3)
     with pytest.raises(KeyboardInterrupt):
         score_super_ni(base, "s", "a", rows, settings, partial_dir=tmp_path)

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from eval.__main__ import app
 from eval.human.items import ContestOptions
 from eval.human.raters import find_rater
-from eval.human.server import ServeOptions, admin_token, is_loopback, listen, make_access
 from eval.human.store import DATABASE, VoteStore
+from eval.human.web.server import ServeOptions, admin_token, is_loopback, listen, make_access
 from tests.voting import contest_options, write_rows
 
 

@@ -11,8 +11,8 @@ from eval.human.overview import overview
 from eval.human.raters import add_rater, list_raters
 from eval.human.store import VoteStore
 from eval.human.votes import Choice, claim, record_vote, votes
-from eval.ratings import RateOptions, rate_files
-from eval.verdicts import load_verdicts
+from eval.ratings.rate import RateOptions, rate_files
+from eval.ratings.verdicts import load_verdicts
 from tests.lab import REPOSITORY
 from tests.voting import SYSTEMS, Clock, make_store, write_rows
 

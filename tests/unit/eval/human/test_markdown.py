@@ -1,6 +1,6 @@
 """Answers as Markdown: what may stay, and that nothing that could run, load or lead away does.
 
-tests/pipeline/test_human_browser.py shows the same payloads to a real browser.
+tests/pipeline/contests/test_human_browser.py shows the same payloads to a real browser.
 """
 
 import re

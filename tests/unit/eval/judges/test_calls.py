@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.judge_api import ApiJudge
-from eval.judge_options import ApiOptions
-from eval.judge_prompts import Mode, own_prompts, render
-from eval.judge_request import Reply, estimate_calls, read_reply
-from eval.judge_retry import Fault, backoff_seconds, parse_duration, wait_asked_for
-from eval.judge_store import JudgmentStore, settings_sha256
-from eval.judging import Match, Question
+from eval.answers.questions import Question
+from eval.judges.calls import ApiJudge
+from eval.judges.request import Reply, estimate_calls, read_reply
+from eval.judges.retry import Fault, backoff_seconds, parse_duration, wait_asked_for
+from eval.judging.matches import Match
+from eval.judging.options import ApiOptions
+from eval.judging.prompts import Mode, own_prompts, render
+from eval.judging.store import JudgmentStore, settings_sha256
 
 MATCH = Match(
     question=Question(question_id="1", category="generic", text="Why?"),

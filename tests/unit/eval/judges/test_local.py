@@ -9,14 +9,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from eval.judge_command import run
-from eval.judge_local import CUE, LocalJudge, cut, verdict_tokens
-from eval.judge_options import JudgeOptions, ReplayOptions
-from eval.judging import Judgment, Match, Question
-from harness.adapters import AdapterBank
-from harness.locate import ModelSource
-from harness.models import LoadedBase
-from harness.segments import Segment
+from eval.judges.local import CUE, LocalJudge, cut, verdict_tokens
+from eval.judges.tournament import run
+from eval.judging.matches import Judgment, Match
+from eval.judging.options import JudgeOptions, ReplayOptions
+from harness.banks.load import LoadedBase
+from harness.banks.shared import AdapterBank
+from harness.models.locate import ModelSource
+from harness.nn.batch import Segment
+from tests.builders import a_match
 
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -58,16 +59,6 @@ def base() -> LoadedBase:
     bank.eval()
     source = ModelSource(kind="folder", location="tiny", revision="main", max_length=600)
     return LoadedBase(bank=bank, tokenizer=tiny_tokenizer(), source=source, fingerprint="tiny", max_length=600)
-
-
-def a_match(one: str, two: str, question: str = "Why?", systems: tuple[str, str] = ("ann", "bob")) -> Match:
-    return Match(
-        question=Question(question_id=question, category="generic", text=question),
-        system_a=systems[0],
-        system_b=systems[1],
-        answer_a=one,
-        answer_b=two,
-    )
 
 
 def options_in(folder: Path) -> JudgeOptions:

@@ -17,9 +17,13 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.judge_command import LOCK_FILE, open_tournament, run
-from eval.judge_options import ApiOptions, JudgeOptions, ReplayOptions
-from eval.judge_prompts import (
+from eval.answers.files import read_contestants
+from eval.answers.questions import Question, read_questions
+from eval.judges.replay import ScriptedJudge
+from eval.judges.tournament import LOCK_FILE, open_tournament, run
+from eval.judging.matches import Judgment, Match, make_matches, make_reference_matches, position_bias, unmatched_systems
+from eval.judging.options import ApiOptions, JudgeOptions, ReplayOptions
+from eval.judging.prompts import (
     JudgePrompt,
     Mode,
     PromptTemplate,
@@ -30,25 +34,13 @@ from eval.judge_prompts import (
     render,
     tag,
 )
-from eval.judge_replay import ScriptedJudge
-from eval.judge_store import JudgmentStore
-from eval.judging import (
-    Judgment,
-    Match,
-    Question,
-    make_matches,
-    make_reference_matches,
-    position_bias,
-    read_answers,
-    read_questions,
-    unmatched_systems,
-)
-from eval.verdict_codes import NULL_SYSTEM
-from harness.files import to_json
-from harness.provenance import save_record
-from tests.unit.test_run_folder import record as make_record
+from eval.judging.store import JudgmentStore
+from eval.ratings.codes import NULL_SYSTEM
+from harness.files.atomic import to_json
+from harness.runs.record import save_record
+from tests.builders import record as make_record
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[4]
 SHARED = REPOSITORY.parent / "shared" / "data"
 QUESTIONS = [
     Question(question_id=str(n), category="coding" if n == 2 else "generic", text=f"Question {n}?") for n in (1, 2, 3)
@@ -162,15 +154,15 @@ def test_reference_matches_are_against_the_reference_only() -> None:
 def test_bad_answer_rows_are_named(tmp_path: Path, row: dict[str, object], message: str) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"question_id": 1, "system": "ann", "answer": ""}, row])
     with pytest.raises(ValueError, match=message):
-        read_answers([path])
+        read_contestants([path])
 
 
 def test_answers_come_from_files_and_run_folders(tmp_path: Path) -> None:
     file = write_answers(tmp_path / "a.jsonl", {"ann": {"1": "x"}})
     write_answers(tmp_path / "run" / "answers" / "open.jsonl", {"bob": {"1": "y"}})
-    assert read_answers([file, tmp_path / "run"]) == {"ann": {"1": "x"}, "bob": {"1": "y"}}
+    assert read_contestants([file, tmp_path / "run"]) == {"ann": {"1": "x"}, "bob": {"1": "y"}}
     with pytest.raises(ValueError, match=r"vicuna\.jsonl: no such answer file"):
-        read_answers([tmp_path / "run"], "vicuna")
+        read_contestants([tmp_path / "run"], "vicuna")
 
 
 def test_questions_are_checked(tmp_path: Path) -> None:
@@ -405,7 +397,7 @@ def test_a_run_answers_under_the_name_of_its_record(tmp_path: Path) -> None:
     rows = [{"question_id": n, "system": name, "answer": "x"} for n, name in ((1, "before"), (2, "now"))]
     write_jsonl(tmp_path / "answers" / "open.jsonl", rows)
     save_record(tmp_path, dataclasses.replace(make_record(), label="now"))
-    assert read_answers([tmp_path]) == {"now": {"1": "x", "2": "x"}}
+    assert read_contestants([tmp_path]) == {"now": {"1": "x", "2": "x"}}
 
 
 def test_verdict_files_are_played_again(tmp_path: Path) -> None:
@@ -501,9 +493,9 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     sys.path.insert(0, {root!r})
-    from tests.unit.test_judging import longer, options_in
-    from eval.judge_command import run
-    from eval.judge_replay import ScriptedJudge
+    from tests.unit.eval.judging.test_matches import longer, options_in
+    from eval.judges.tournament import run
+    from eval.judges.replay import ScriptedJudge
     def on_progress(done, total):
         if done == 7:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -522,6 +514,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_bookkeeping_needs_no_torch() -> None:
-    code = "import sys, eval.judge_command, eval.judge_replay; print('torch' in sys.modules, 'openai' in sys.modules)"
+    code = (
+        "import sys, eval.judges.tournament, eval.judges.replay; print('torch' in sys.modules, 'openai' in sys.modules)"
+    )
     out = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]

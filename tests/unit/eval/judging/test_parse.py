@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.judge_parse import parse_scores, parse_verdict
+from eval.judging.parse import parse_scores, parse_verdict
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 
 
 def shared_rows(name: str) -> list[dict[str, str]]:

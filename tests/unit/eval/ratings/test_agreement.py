@@ -9,9 +9,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from eval.__main__ import app
-from eval.agree_command import agree_command
-from eval.agreement import AgreementResult, AgreeOptions, agree_files
-from eval.agreement_statistics import kendall_tau, pair_order_agreement, spearman
+from eval.commands.agree import agree_command
+from eval.ratings.agreement import AgreementResult, AgreeOptions, agree_files
+from eval.ratings.kappa import kendall_tau, pair_order_agreement, spearman
 
 HEADER = "question_id,system_a,system_b,verdict\n"
 QUICK = AgreeOptions(resamples=100)

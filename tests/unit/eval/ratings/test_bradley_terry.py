@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from eval.bradley_terry import (
+from eval.ratings.bradley_terry import (
     Cells,
     connected_groups,
     count_cells,
@@ -16,8 +16,8 @@ from eval.bradley_terry import (
     prompt_weights,
     unbounded_systems,
 )
-from eval.elo import Matches
-from eval.neighbours import compare_neighbours, holm
+from eval.ratings.neighbours import compare_neighbours, holm
+from eval.ratings.verdicts import Matches
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from eval.elo import LANES, Matches, elo_drawn, elo_given, elo_over_prompts, ordering_interval
+from eval.ratings.elo import LANES, elo_drawn, elo_given, elo_over_prompts, ordering_interval
+from eval.ratings.verdicts import Matches
 
 
 def make_matches(rows: list[tuple[int, int, int]]) -> Matches:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from eval.rate_command import rate_command
-from eval.ratings import RateOptions, RatingsResult, rate_files
+from eval.commands.rate import rate_command
+from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 
 HEADER = "question_id,system_a,system_b,verdict\n"
 QUICK = RateOptions(orderings=200, resamples=100)
@@ -272,6 +272,6 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
 
 
 def test_ratings_import_neither_torch_nor_pandas() -> None:
-    code = "import sys; from eval.ratings import rate_files; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    code = "import sys; from eval.ratings.rate import rate_files; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,7 +1,5 @@
 """Continuations: each token's log-probability equals that of plain transformers passes, however the row is shared."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,29 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, BloomConfig
 
-from eval import continuations
-from eval.continuations import Continuation, score_continuations
-from eval.mmlu import MmluSettings, load_set, score_mmlu
-from eval.mmlu_prompts import prompt_text
-from eval.padded_scoring import score_padded
-from eval.scoring import Prompt
-from harness.locate import ModelSource
-from harness.models import LoadedBase, load_base
-from harness.schema import AdapterConfig, DType, QuantConfig, QuantMethod
+from eval.benchmarks.mmlu.prompts import prompt_text
+from eval.benchmarks.mmlu.score import MmluSettings, load_set, score_mmlu
+from eval.scoring import continuations
+from eval.scoring.continuations import Continuation, score_continuations
+from eval.scoring.next_token import Prompt
+from eval.scoring.padded import score_padded
+from harness.banks.load import LoadedBase
+from tests.builders import open_base, questions
 from tests.tiny import VOCAB_SIZE, make_checkpoint, make_tokenizer
-
-PLAIN = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.float32)
-
-
-def open_base(folder: Path) -> LoadedBase:
-    """The checkpoint with one adapter, `tuned`, that changes it much."""
-    source = ModelSource(kind="folder", location=str(folder), revision="main", max_length=2048)
-    loaded = load_base(source, PLAIN, torch.device("cpu"), folder)
-    loaded.bank.add_member("tuned", AdapterConfig(name="lora", lora_r=3, lora_alpha=16), seed=3)
-    torch.manual_seed(3)
-    for parameter in loaded.bank.member_parameters("tuned").values():
-        parameter.data.normal_(0, 0.2)
-    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +49,6 @@ def plain(base: LoadedBase, request: Continuation) -> tuple[np.ndarray, bool]:
         logits = model(torch.tensor([list(request.tokens)])).logits[0].log_softmax(-1)[request.num_context - 1 : -1]
     targets = torch.tensor(list(request.tokens[request.num_context :]))
     return logits.gather(1, targets[:, None])[:, 0].numpy(), bool((logits.argmax(-1) == targets).all())
-
-
-def questions(count: int, seed: int, prefix: int = 20) -> list[Continuation]:
-    """Of each question four endings of 1 to 6 tokens behind one context."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for number in range(count):
-        context = rng.integers(3, VOCAB_SIZE, prefix + number).tolist()
-        for length in (1, 3, 6, 1):
-            tokens = context + rng.integers(3, VOCAB_SIZE, length).tolist()
-            found.append(Continuation(tokens=tokens, num_context=len(context), group=f"q{number}"))
-    return found
 
 
 @pytest.mark.parametrize("which", ["base", "bloom"])

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from eval.scoring import Prompt, common_prefix, next_token_logprobs, score_rows
-from harness.adapters import AdapterBank
-from harness.locate import ModelSource
-from harness.models import LoadedBase
-from harness.schema import AdapterConfig
-from harness.segments import Segment
+from eval.scoring.next_token import Prompt, common_prefix, next_token_logprobs, score_rows
+from harness.banks.load import LoadedBase
+from harness.banks.shared import AdapterBank
+from harness.config.schema import AdapterConfig
+from harness.models.locate import ModelSource
+from harness.nn.batch import Segment
 
 VOCAB = 97
 CANDIDATES = [5, 6, 7, 8]

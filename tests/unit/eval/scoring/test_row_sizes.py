@@ -13,32 +13,30 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, LlamaForCausalLM
 
-from eval import row_sizes
+from eval.benchmarks.dataset_rows import evaluation_rows
+from eval.benchmarks.glue import GlueSettings, score_glue
+from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
+from eval.benchmarks.perplexity import PerplexitySettings, score_perplexity
+from eval.benchmarks.super_ni import SuperNiSettings, score_super_ni
 from eval.console import friendly_errors
-from eval.continuations import score_continuations
-from eval.dataset_rows import evaluation_rows
-from eval.glue import GlueSettings, score_glue
-from eval.judge_local import LocalJudge
-from eval.judging import Judgment
-from eval.mmlu import MmluSettings, score_mmlu
-from eval.padded_scoring import score_padded
-from eval.perplexity import PerplexitySettings, score_perplexity
-from eval.row_sizes import Backoff, kept_token_bytes, pass_token_bytes
-from eval.scoring import Prompt, next_token_logprobs
-from eval.super_ni import SuperNiSettings, score_super_ni
-from harness.adapters import AdapterBank
-from harness.banks import set_num_labels
-from harness.choices import dataset_choice
-from harness.locate import ModelSource
-from harness.models import LoadedBase, load_base
-from harness.schema import AdapterConfig, DType, ModelKind, PathsConfig, QuantConfig, QuantMethod
-from harness.segments import Segment
+from eval.judges.local import LocalJudge
+from eval.judging.matches import Judgment
+from eval.scoring import row_sizes
+from eval.scoring.continuations import score_continuations
+from eval.scoring.next_token import Prompt, next_token_logprobs
+from eval.scoring.padded import score_padded
+from eval.scoring.row_sizes import Backoff, kept_token_bytes, pass_token_bytes
+from harness.banks.load import LoadedBase, load_base, set_num_labels
+from harness.banks.shared import AdapterBank
+from harness.config.choices import dataset_choice
+from harness.config.schema import AdapterConfig, DType, ModelKind, PathsConfig, QuantConfig, QuantMethod
+from harness.models.locate import ModelSource
+from harness.nn.batch import Segment
+from tests.builders import a_match, open_base, questions
 from tests.lab import write_rows
 from tests.tiny import TEXT, VOCAB_SIZE, make_checkpoint, make_tokenizer, tiny_config
 from tests.tiny_encoders import WORDS, make_roberta, make_t5, super_ni_rows
-from tests.unit.test_continuations import open_base, questions
-from tests.unit.test_judge_local import a_match
-from tests.unit.test_judge_local import base as judge_base  # noqa: F401  # a fixture
+from tests.unit.eval.judges.test_local import base as judge_base  # noqa: F401  # a fixture
 
 PLAIN = QuantConfig(name="fp32", method=QuantMethod.none, compute_dtype=DType.float32)
 GIB = 2**30

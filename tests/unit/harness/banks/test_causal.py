@@ -13,15 +13,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
-from harness.adapters import AdapterBank
-from harness.attention import PACKED, Packed
-from harness.banks import NUM_CALIBRATION_EXAMPLES, calibrate, make_bank
-from harness.collate import Item
-from harness.full_bank import FullBank
-from harness.methods import method_problem
-from harness.peft_bank import PackedBank, PeftBank
-from harness.peft_start import RESIDUAL_FILE, layer_names, resolve_targets
-from harness.schema import (
+from harness.banks.causal import FullBank, PackedBank, PeftBank
+from harness.banks.load import NUM_CALIBRATION_EXAMPLES, calibrate, make_bank
+from harness.banks.peft import RESIDUAL_FILE, layer_names, resolve_targets
+from harness.banks.shared import AdapterBank
+from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
     DType,
@@ -32,9 +28,11 @@ from harness.schema import (
     ShapeConfig,
     TrainConfig,
 )
-from harness.segments import Segment
-from harness.tokens import TokenizedExample
-from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.data.tokens import TokenizedExample
+from harness.nn.attention import PACKED, Packed
+from harness.nn.batch import Item, Segment
+from harness.runs.compatibility import method_problem
+from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
 from tests.in_memory import quantize_linear_layers
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 

@@ -12,9 +12,9 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
-from harness.classifier_bank import ClassifierBank
-from harness.collate import Item
-from harness.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
+from harness.banks.classifier import ClassifierBank
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
+from harness.nn.batch import Item
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 
 CPU = torch.device("cpu")

@@ -1,53 +1,17 @@
 """Packed rows across architectures: what each model computes for a sequence alone, it computes in a row of many."""
 
 from copy import deepcopy
-from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    Gemma2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MistralConfig,
-    OPTConfig,
-    PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig, PretrainedConfig
 
-from harness.adapters import AdapterBank
-from harness.attention import PACKED
-from harness.padded_bank import PaddedAdapterBank, packable
-from harness.schema import AdapterConfig
-from harness.segments import Segment
+from harness.banks.shared import AdapterBank, PaddedAdapterBank, packable
+from harness.config.schema import AdapterConfig
+from harness.nn.attention import PACKED
+from harness.nn.batch import Segment
+from tests.builders import FAMILIES, SIZES
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
-FAMILIES: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**SIZES, num_key_value_heads=2),
-    "qwen2": Qwen2Config(**SIZES, num_key_value_heads=2),
-    "qwen3": Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8),
-    "mistral": MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=16),
-    "opt": OPTConfig(
-        vocab_size=100,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        ffn_dim=64,
-        word_embed_proj_dim=32,
-        dropout=0.0,
-    ),
-    "pythia": GPTNeoXConfig(**SIZES),
-    "bloom": BloomConfig(vocab_size=100, hidden_size=32, n_layer=2, n_head=4),
-}
 LENGTHS = (5, 9, 7)
 
 

@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness import full_bank
-from harness.collate import Item
-from harness.full_bank import FullBank, trained_head_losses
-from harness.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, TrainConfig
-from harness.tokens import TokenizedExample
-from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.banks.causal import FullBank
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, TrainConfig
+from harness.data.tokens import TokenizedExample
+from harness.nn.batch import Item
+from harness.nn.loss import trained_head_losses
+from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_head_losses_and_gradients_are_cross_entropys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(full_bank, "CHUNK_BYTES", 4 * 50 * 3)  # three positions a chunk
+    monkeypatch.setattr("harness.nn.loss.CHUNK_BYTES", 4 * 50 * 3)  # three positions a chunk
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(10, 8, generator=generator), torch.randn(50, 8, generator=generator)
     targets = torch.randint(50, (10,), generator=generator)

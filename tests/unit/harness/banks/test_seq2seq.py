@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration, T5Config
 from transformers import T5ForConditionalGeneration as T5
 
-from harness.collate import Item
-from harness.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, TrainConfig
-from harness.seq2seq_bank import Seq2SeqBank, padded_batches
-from harness.tokens import TokenizedExample
-from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.banks.seq2seq import Seq2SeqBank
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, TrainConfig
+from harness.data.tokens import TokenizedExample
+from harness.nn.batch import Item, padded_batches
+from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
 
 CPU = torch.device("cpu")
 VOCAB_SIZE, EOS = 300, 1

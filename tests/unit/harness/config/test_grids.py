@@ -7,11 +7,12 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from harness import grids
-from harness.compose import CONF_FOLDER, ConfigError, _load, compose_grid, named_grids, register, to_config
-from harness.grids import choice_texts, expand, grid_names, load_grid
-from harness.prototypes import Prototypes
-from sweeps.plan import PlannedRun, plan_runs
+from harness.config import grids
+from harness.config.choices import CONF_FOLDER
+from harness.config.compose import ConfigError, _load, compose_grid, named_grids, register, to_config
+from harness.config.grids import choice_texts, expand, grid_names, load_grid
+from harness.config.prototypes import Prototypes
+from sweeps.plan.jobs import PlannedRun, plan_runs
 
 
 def points(blocks: list[dict[str, object]], axes: dict[str, list[str]] | None = None, named: str = "") -> list[str]:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.compose import compose_grid
-from harness.ledger import Ledger
-from harness.places import existing_ledger, ledger_url, paths_of_environment, without_passwords
-from harness.schema import PathsConfig
+from harness.config.compose import compose_grid
+from harness.config.paths import paths_of_environment
+from harness.config.schema import PathsConfig
+from harness.ledger.ledger import Ledger
+from harness.ledger.open import existing_ledger, ledger_url, without_passwords
 from sweeps.__main__ import _ledger
 
 URL = "postgresql://user:secret@host/database"

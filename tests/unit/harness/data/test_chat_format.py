@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.data import locate_dataset
-from harness.formats import RowError, chat, super_ni
-from harness.schema import DatasetConfig, PathsConfig
-from harness.stores import Missing
-from harness.tokens import TokenizedDataset, tokenize_dataset
+from harness.config.schema import DatasetConfig, PathsConfig
+from harness.data.formats import RowError, chat, super_ni
+from harness.data.source import locate_dataset
+from harness.data.tokens import TokenizedDataset, tokenize_dataset
+from harness.files.hub import Missing
 from tests.tiny import make_tokenizer
 
 TEMPLATE = (

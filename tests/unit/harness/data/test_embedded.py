@@ -1,6 +1,6 @@
 """Are the data files that the package ships well formed, balanced, free of repetition and right in their sums?
 
-Run: pytest tests/unit/test_embedded.py
+Run: pytest tests/unit/harness/data/test_embedded.py
 Source of the fields: MMLU (arXiv 2009.03300) for the questions, Alpaca's instruction rows for the datasets.
 """
 
@@ -39,7 +39,7 @@ OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 def load(name: str) -> list[Row]:
     """All rows of one shipped file; a blank line is an error."""
-    text = (files("harness.embedded") / f"{name}.jsonl").read_text(encoding="utf-8")
+    text = (files("harness.data.embedded") / f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.formats import DATASETS, GLUE_FIELDS, Example, RowError, fitting_formats, row_rule
+from harness.data.formats import DATASETS, GLUE_FIELDS, Example, RowError, fitting_formats, row_rule
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "datasets"
+SHARED = Path(__file__).resolve().parents[5] / "shared" / "data" / "datasets"
 
 BY_HAND: dict[str, tuple[dict[str, Any], list[Example]]] = {
     "chip2": (

@@ -11,18 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data import (
-    DataError,
-    DataSource,
-    Missing,
-    fingerprint,
-    locate_dataset,
-    num_rows,
-    read_rows,
-    row_examples,
-)
-from harness.rows import read_file
-from harness.schema import DatasetConfig, PathsConfig
+from harness.config.schema import DatasetConfig, PathsConfig
+from harness.data.rows import DataError, read_file
+from harness.data.source import DataSource, fingerprint, locate_dataset, num_rows, read_rows, row_examples
+from harness.files.hub import Missing
 
 ROWS = [{"input": "a", "output": "b"}, {"input": "c\nd", "output": 'e "f",\tg'}]
 
@@ -95,7 +87,7 @@ def test_json_streams_in_chunks_of_any_size(
 ) -> None:
     path = write(tmp_path_factory.mktemp("json") / "x.json", json.dumps(rows, indent=indent, ensure_ascii=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.rows._CHUNK_CHARACTERS", size)
+        patch.setattr("harness.data.rows._CHUNK_CHARACTERS", size)
         assert [row for _, row in read_file(path)] == rows
 
 
@@ -235,7 +227,7 @@ def test_refused_before_anything_is_read(tmp_path: Path) -> None:
 
 
 def test_embedded_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.data._EMBEDDED_FOLDER", tmp_path)
+    monkeypatch.setattr("harness.data.source.EMBEDDED_FOLDER", tmp_path)
     embedded = config(name="concise", hub_id="embedded/concise")
     assert isinstance(locate_dataset(embedded, paths()), Missing)
     path = jsonl(tmp_path / "concise.jsonl")
@@ -264,7 +256,7 @@ def in_hub_cache(tmp_path: Path, files: dict[str, list[dict[str, Any]]]) -> str:
 def test_hub_cache_is_read_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subset: str | None) -> None:
     pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
-    monkeypatch.setattr("harness.data._HUB_BATCH_ROWS", 2)
+    monkeypatch.setattr("harness.data.source._HUB_BATCH_ROWS", 2)
     rows = [{"input": str(n), "output": "x"} for n in range(5)]
     files = {"data/first.jsonl": ROWS[:1], "data/second.jsonl": rows} if subset else {"train.jsonl": rows}
     commit = in_hub_cache(tmp_path, files)
@@ -284,7 +276,7 @@ def test_a_reachable_hub_is_pinned_to_its_commit(monkeypatch: pytest.MonkeyPatch
         asked.append((path, options))
         return []
 
-    monkeypatch.setattr("harness.data.hub_problem", lambda *_, **__: None)
+    monkeypatch.setattr("harness.data.source.hub_problem", lambda *_, **__: None)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="c0ffee"))
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     found = locate_dataset(config(subset="tiny", split="test"), paths())
@@ -303,10 +295,10 @@ def test_a_cached_card_alone_is_not_the_data(tmp_path: Path) -> None:
 
 def test_locating_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from harness.data import *; from harness.schema import *;"
+        "import sys; from harness.data.source import *; from harness.config.schema import *;"
         "locate_dataset(DatasetConfig(name='x', hub_id='o/x', format='alpaca'), PathsConfig(cache='c'));"
         "print(sorted({'torch', 'transformers', 'datasets', 'pandas'} & set(sys.modules)))"
     )
-    environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[4])}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from harness import tokens
-from harness.data import DataError, DataSource, locate_dataset, read_rows, row_examples
-from harness.schema import DatasetConfig, PathsConfig
-from harness.tokens import TokenizedDataset, tokenize_dataset, tokenizer_fingerprint
+from harness.config.schema import DatasetConfig, PathsConfig
+from harness.data import tokens
+from harness.data.rows import DataError
+from harness.data.source import DataSource, locate_dataset, read_rows, row_examples
+from harness.data.tokens import TokenizedDataset, tokenize_dataset, tokenizer_fingerprint
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "datasets"
+SHARED = Path(__file__).resolve().parents[5] / "shared" / "data" / "datasets"
 SAMPLE = ["The cat sat on the mat.", "What colour is the sky?", "Below is an instruction that describes a task."]
 
 
@@ -262,7 +263,7 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def no_space(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.tokens.os.fsync", no_space)
+    monkeypatch.setattr("harness.data.tokens.os.fsync", no_space)
     with pytest.raises(OSError, match="No space left"):
         tokenized(config(path=str(write(tmp_path / "a.jsonl", ROWS))), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from harness import devices
-from harness.compose import compose_grid
-from harness.devices import (
+from harness.config.compose import compose_grid
+from harness.config.schema import Config, Device, DType, LaunchConfig, Launcher
+from harness.devices import hardware
+from harness.devices.hardware import (
     Driver,
     Hardware,
     TorchCuda,
@@ -22,12 +23,9 @@ from harness.devices import (
     dtype_for,
     torch_problem,
 )
-from harness.schema import Config, Device, DType, LaunchConfig, Launcher
-from sweeps.plan import PlannedRun, plan_runs
-from sweeps.preflight import cuda_problems, device_notes
-from tests.stand_in_driver import drive, driver_folder, environment
-
-__all__ = ["drive", "driver_folder"]  # fixtures
+from sweeps.plan.jobs import PlannedRun, plan_runs
+from sweeps.plan.preflight import cuda_problems, device_notes
+from tests.stand_in_driver import environment
 
 GB = 2**30
 H100 = Hardware("H100", 80 * GB, (9, 0))
@@ -53,8 +51,8 @@ def test_a_driver_is_read(drive: Any) -> None:
 
 
 def test_without_a_driver_all_is_as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "cuda_driver", lambda: None)
-    monkeypatch.setattr("sweeps.preflight.torch_elsewhere", lambda: pytest.fail("no child is started"))
+    monkeypatch.setattr(hardware, "cuda_driver", lambda: None)
+    monkeypatch.setattr("sweeps.plan.preflight.torch_elsewhere", lambda: pytest.fail("no child is started"))
     assert auto_compute_dtype(LaunchConfig()) is DType.float32
     assert cuda_problems(runs(), LaunchConfig()) == []
     assert device_notes([config()]) == []
@@ -94,17 +92,17 @@ def test_a_card_without_bfloat16_is_noted_and_refuses_it(drive: Any) -> None:
     assert device_notes([config("quant.compute_dtype=float32")]) == []
     assert device_notes([config("launch.device=cpu")]) == []
     explicit = runs("quant.compute_dtype=bfloat16")
-    assert bfloat16_problem(devices.cuda_hardware()) in cuda_problems(explicit, LaunchConfig())
-    problem = bfloat16_problem(devices.cuda_hardware())
+    assert bfloat16_problem(hardware.cuda_hardware()) in cuda_problems(explicit, LaunchConfig())
+    problem = bfloat16_problem(hardware.cuda_hardware())
     assert problem is not None
     assert problem.startswith("quant.compute_dtype=bfloat16: Stand-in GPU (compute capability 7.5) only emulates it")
     assert "say quant.compute_dtype=float16, or auto" in problem
     drive(capability=80)
-    assert bfloat16_problem(devices.cuda_hardware()) is None
+    assert bfloat16_problem(hardware.cuda_hardware()) is None
 
 
 def test_a_login_node_plans_for_bfloat16_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "cuda_driver", lambda: None)
+    monkeypatch.setattr(hardware, "cuda_driver", lambda: None)
     assert auto_compute_dtype(LaunchConfig(device=Device.cuda)) is DType.bfloat16
     (note,) = device_notes([config("launch.device=cuda")])
     assert "planned as bfloat16, as no GPU is seen from here" in note
@@ -136,7 +134,7 @@ def test_a_driver_without_a_device_is_a_cpu(drive: Any) -> None:
     drive(status=100)
     assert cuda_problems([], LaunchConfig()) == []
     assert auto_compute_dtype(LaunchConfig()) is DType.float32
-    assert "100 (CUDA_ERROR_NO_DEVICE)" in devices.driver_words()
+    assert "100 (CUDA_ERROR_NO_DEVICE)" in hardware.driver_words()
 
 
 @pytest.mark.parametrize(
@@ -189,8 +187,8 @@ def test_what_keeps_torch_from_a_device_is_said(torch: TorchCuda, driver: Driver
 
 
 def test_torch_is_asked_in_a_process_of_its_own() -> None:
-    devices.torch_elsewhere.cache_clear()
-    answer = devices.torch_elsewhere()
+    hardware.torch_elsewhere.cache_clear()
+    answer = hardware.torch_elsewhere()
     assert answer.version == version("torch")
     assert not answer.failure
 
@@ -198,9 +196,9 @@ def test_torch_is_asked_in_a_process_of_its_own() -> None:
 def test_a_torch_that_can_not_be_imported_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so.12: no such file')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    devices.torch_elsewhere.cache_clear()
-    assert "libcudart.so.12: no such file" in devices.torch_elsewhere().failure
-    devices.torch_elsewhere.cache_clear()
+    hardware.torch_elsewhere.cache_clear()
+    assert "libcudart.so.12: no such file" in hardware.torch_elsewhere().failure
+    hardware.torch_elsewhere.cache_clear()
 
 
 def test_a_command_names_driver_build_and_remedy(driver_folder: Path, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
-from harness.devices import Place
-from harness.heartbeats import PEER_LOST_STATUS, Heartbeats
-from harness.ranks import Ranks
-from sweeps.crew import Crew
-from tests.rank_processes import on_ranks
+from harness.devices.hardware import Place
+from harness.devices.heartbeats import PEER_LOST_STATUS, Heartbeats
+from harness.devices.ranks import Ranks
+from sweeps.jobs.peers import Crew
+from tests.processes.rank_processes import on_ranks
 
 SILENT_SECONDS = 2.0
 

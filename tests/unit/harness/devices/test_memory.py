@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.device_memory import free_bytes, is_out_of_memory
+from harness.devices.memory import free_bytes, is_out_of_memory
 
 SAID = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

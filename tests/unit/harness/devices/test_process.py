@@ -5,9 +5,9 @@ import logging
 import pytest
 import torch
 
-from harness.process import prepare_process
-from harness.quant import quantize_linear
-from harness.schema import DType, QuantConfig, QuantMethod
+from harness.config.schema import DType, QuantConfig, QuantMethod
+from harness.devices.process import prepare_process
+from harness.nn.quant import quantize_linear
 
 
 def test_int8_says_nothing_at_every_product(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.checkpoint import checkpoints
-from harness.devices import Place, place_of_environment
-from harness.ranks import ALONE, PeerLostError, Ranks, share_out
-from tests.rank_processes import on_ranks, values
-from tests.shared_steps import Case, Trained, assert_same_training, make_items, train
+from harness.devices.hardware import Place, place_of_environment
+from harness.devices.ranks import ALONE, PeerLostError, Ranks
+from harness.nn.batch import share_out
+from harness.training.checkpoint import checkpoints
+from tests.processes.rank_processes import on_ranks, values
+from tests.processes.shared_steps import Case, Trained, assert_same_training, make_items, train
 from tests.tiny import make_checkpoint
 
 

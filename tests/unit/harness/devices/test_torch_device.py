@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from eval.systems import System, loaded
-from eval.target import Target, each_base
-from harness import devices, torch_device
-from harness.devices import Driver, Hardware, TorchCuda
-from harness.plan import RunSpec
-from harness.schema import Device, DType, LaunchConfig, PathsConfig, QuantConfig, QuantMethod, TrackingConfig
-from harness.torch_device import require_bfloat16, resolve_device, resolved_quant, slow_dtype, torch_cuda
-from sweeps.context import Workplace
-from sweeps.settings import WorkerSettings
+from eval.systems import System, Target, each_base, loaded
+from harness.config.schema import Device, DType, LaunchConfig, PathsConfig, QuantConfig, QuantMethod, TrackingConfig
+from harness.devices import hardware as devices
+from harness.devices import torch_device
+from harness.devices.hardware import Driver, Hardware, TorchCuda
+from harness.devices.torch_device import require_bfloat16, resolve_device, resolved_quant, slow_dtype, torch_cuda
+from harness.runs.spec import RunSpec
+from sweeps.jobs.context import Workplace
+from sweeps.jobs.settings import WorkerSettings
+from tests.builders import spec
 from tests.tiny import make_checkpoint
-from tests.unit.test_plan import spec
 
 T4, H100 = Hardware("Tesla T4", 2**34, (7, 5)), Hardware("H100", 2**36, (9, 0))
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

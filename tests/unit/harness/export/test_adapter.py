@@ -14,15 +14,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from harness.adapters import AdapterBank
-from harness.export import ExportRefusedError, dequantized, export, main
-from harness.files import write_json
-from harness.locate import ModelSource, folder_fingerprint
-from harness.models import load_base
-from harness.plan import RunSpec
-from harness.provenance import RunRecord, load_record, save_record
-from harness.quant import quantize_linear
-from harness.schema import (
+from harness.banks.load import load_base
+from harness.banks.shared import AdapterBank
+from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
     DatasetConfig,
@@ -33,7 +27,16 @@ from harness.schema import (
     QuantMethod,
     TrainConfig,
 )
-from harness.segments import Segment
+from harness.export.__main__ import main
+from harness.export.adapter import export
+from harness.export.checks import ExportRefusedError
+from harness.export.merge import dequantized
+from harness.files.atomic import write_json
+from harness.models.locate import ModelSource, folder_fingerprint
+from harness.nn.batch import Segment
+from harness.nn.quant import quantize_linear
+from harness.runs.record import RunRecord, load_record, save_record
+from harness.runs.spec import RunSpec
 from tests.tiny import make_checkpoint
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.files import (
+from harness.files.atomic import (
     append_jsonl,
     read_jsonl,
     sha256_file,

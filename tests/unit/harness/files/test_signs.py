@@ -14,13 +14,14 @@ from huggingface_hub.utils import tqdm as hub_bar
 from tqdm.auto import tqdm as plain_bar
 from transformers.utils import logging as transformers_logging
 
-from harness import signs
-from harness.data import locate_dataset
-from harness.schema import DatasetConfig, PathsConfig
-from harness.signs import heard_by, locked, progressed
-from harness.tokens import tokenize_dataset
-from sweeps.local import ALIVE, _receive, _Worker
-from sweeps.worker import _sender
+from harness.config.schema import DatasetConfig, PathsConfig
+from harness.data.source import locate_dataset
+from harness.data.tokens import tokenize_dataset
+from harness.files import signs
+from harness.files.signs import heard_by, locked, progressed
+from sweeps.launch.local import _receive, _Worker
+from sweeps.workers.processes import ALIVE
+from sweeps.workers.serve import _sender
 from tests.tiny import make_tokenizer
 
 

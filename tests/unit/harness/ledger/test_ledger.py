@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from harness.ledger import Job, JobRow, JobStatus, Ledger, LedgerError, SweepState
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import Job, JobRow, JobStatus, LedgerError, SweepState
 
 POSTGRES_URL = os.environ.get("HARNESS_TEST_POSTGRES_URL")
 DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
@@ -478,7 +479,7 @@ def test_sqlite_is_in_wal_mode(tmp_path: Path) -> None:
 
 def test_import_is_light() -> None:
     heavy = "{'torch', 'pandas', 'numpy', 'transformers', 'omegaconf', 'psycopg'}"
-    code = f"import sys, harness.ledger; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, harness.ledger.ledger; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

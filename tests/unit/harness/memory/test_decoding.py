@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from benchmarks.fake_memory import Case, LiveStorages, fake_tensors, make_bank
-from harness.attention import Packed
-from harness.choices import quant_choice
-from harness.memory import weights_bytes
-from harness.memory_decoding import forward_bytes, key_value_bytes_per_token, predict_decoding
-from harness.memory_paper import RECIPE_ADAPTER, RECIPE_QUANT, llama_shape
-from harness.schema import DType, QuantConfig
-from harness.segments import Segment
+from harness.config.choices import quant_choice
+from harness.config.schema import DType, QuantConfig
+from harness.memory.decoding import forward_bytes, key_value_bytes_per_token, predict_decoding
+from harness.memory.paper import RECIPE_ADAPTER, RECIPE_QUANT, llama_shape
+from harness.memory.predict import weights_bytes
+from harness.nn.attention import Packed
+from harness.nn.batch import Segment
 
 SEVEN = replace(llama_shape("7b"), num_layers=3)
 

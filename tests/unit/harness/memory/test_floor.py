@@ -9,12 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaForSequenceClassification, T5Config, T5ForConditionalGeneration
 
-from harness.choices import model_choice
-from harness.classifier_bank import ClassifierBank
-from harness.memory_floor import floor_run
-from harness.owned_bank import OwnedBank
-from harness.plan import RunSpec
-from harness.schema import (
+from harness.banks.classifier import ClassifierBank
+from harness.banks.owned import OwnedBank
+from harness.banks.seq2seq import Seq2SeqBank
+from harness.config.choices import model_choice
+from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
     DatasetConfig,
@@ -27,7 +26,8 @@ from harness.schema import (
     ShapeConfig,
     TrainConfig,
 )
-from harness.seq2seq_bank import Seq2SeqBank
+from harness.memory.floor import floor_run
+from harness.runs.spec import RunSpec
 
 SHAPE = ShapeConfig(vocab_size=300, hidden_size=64, intermediate_size=192, num_layers=2, num_heads=2, num_kv_heads=2)
 UNGATED = replace(SHAPE, gated_mlp=False)

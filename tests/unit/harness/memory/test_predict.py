@@ -15,33 +15,9 @@ from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from harness import dropout, loss
-from harness.activations import DRAW_BYTES, Linear, Pass, linears, saved_by_pass
-from harness.adapters import AdapterBank
-from harness.choices import model_choice
-from harness.collate import Item
-from harness.memory import (
-    DTYPE_BYTES,
-    LOGITS_CHUNK_BYTES,
-    MemoryPrediction,
-    linear_bytes,
-    optimizer_bytes,
-    predict,
-    predict_run,
-    trained_tensors,
-    weights_bytes,
-)
-from harness.memory_paper import (
-    RECIPE_ADAPTER,
-    RECIPE_QUANT,
-    full_prediction,
-    llama_shape,
-    paper_comparison,
-    recipe_prediction,
-)
-from harness.plan import RunSpec
-from harness.quant import TORCH_DTYPES, quantize_linear
-from harness.schema import (
+from harness.banks.shared import AdapterBank
+from harness.config.choices import model_choice
+from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
     DatasetConfig,
@@ -52,6 +28,30 @@ from harness.schema import (
     ShapeConfig,
     TrainConfig,
 )
+from harness.memory.activations import DRAW_BYTES, Linear, Pass, linears, saved_by_pass
+from harness.memory.paper import (
+    RECIPE_ADAPTER,
+    RECIPE_QUANT,
+    full_prediction,
+    llama_shape,
+    paper_comparison,
+    recipe_prediction,
+)
+from harness.memory.predict import (
+    DTYPE_BYTES,
+    LOGITS_CHUNK_BYTES,
+    MemoryPrediction,
+    linear_bytes,
+    optimizer_bytes,
+    predict,
+    predict_run,
+    trained_tensors,
+    weights_bytes,
+)
+from harness.nn import dropout, loss
+from harness.nn.batch import Item
+from harness.nn.quant import TORCH_DTYPES, quantize_linear
+from harness.runs.spec import RunSpec
 from tests.in_memory import quantize_linear_layers
 
 CPU = torch.device("cpu")
@@ -185,7 +185,7 @@ def test_weight_bytes_of_a_whole_model(method: QuantMethod, tied: bool) -> None:
 def kept_on_a_cpu_alone(dtype: DType) -> int:
     """By a block in bfloat16: a copy of attention's output, and keys and values repeated to all heads.
 
-    A GPU attends in one call there (tests/unit/test_fake_memory.py), which is what the predictor counts.
+    A GPU attends in one call there (tests/unit/benchmarks/test_fake_memory.py), which is what the predictor counts.
     """
     if dtype is not BF16:
         return 0

@@ -7,19 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.memory import predict_run
-from harness.plan import RunSpec, make_spec
-from harness.ranks import Ranks
-from harness.row_length import (
-    CONTEXT_BYTES,
-    GPU_ROW_TOKENS,
-    UNKNOWN_ROW_TOKENS,
-    group_bytes,
-    group_pages,
-    row_tokens,
-    usable_bytes,
-)
-from harness.schema import (
+from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
     Config,
@@ -33,8 +21,20 @@ from harness.schema import (
     ShapeConfig,
     TrainConfig,
 )
-from sweeps.crew import Crew
-from sweeps.row_tokens import agreed_row_tokens, with_shape
+from harness.devices.ranks import Ranks
+from harness.memory.predict import predict_run
+from harness.memory.row_length import (
+    CONTEXT_BYTES,
+    GPU_ROW_TOKENS,
+    UNKNOWN_ROW_TOKENS,
+    group_bytes,
+    group_pages,
+    row_tokens,
+    usable_bytes,
+)
+from harness.runs.spec import RunSpec, make_spec
+from sweeps.jobs.peers import Crew
+from sweeps.jobs.row_tokens import agreed_row_tokens, with_shape
 
 GB = 10**9
 SHAPE = ShapeConfig(
@@ -137,7 +137,7 @@ def place(sent: list[dict[str, Any]], ranks: Any, workers: int = 1) -> Any:
 def gpu_of(monkeypatch: pytest.MonkeyPatch, total: int, free: int, allocated: int = 0) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=total))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
-    monkeypatch.setattr("sweeps.row_tokens.free_bytes", lambda device: free)
+    monkeypatch.setattr("sweeps.jobs.row_tokens.free_bytes", lambda device: free)
 
 
 def test_a_worker_takes_what_the_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.choices import model_choice
-from harness.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
-from harness.schema import ModelConfig, PathsConfig
-from harness.stores import Missing
+from harness.config.choices import model_choice
+from harness.config.schema import ModelConfig, PathsConfig
+from harness.files.hub import Missing
+from harness.models.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
 from tests.tiny import make_checkpoint, tiny_config
 
 

@@ -27,21 +27,19 @@ from transformers import (
     T5Config,
 )
 
-from harness import banks
-from harness.adapters import linear_layers
-from harness.attention import PACKED
-from harness.banks import make_bank, read_base
-from harness.locate import ModelSource
-from harness.models import load_base
-from harness.padded_bank import packable
-from harness.quant import TORCH_DTYPES, quantize_linear
-from harness.ranks import Ranks
-from harness.reading import OnTheWay, read_config, read_model
-from harness.schema import AdapterMethod, DType, ModelKind, QuantConfig, QuantMethod
-from harness.shards import ShardedLayers
+from harness.banks import load
+from harness.banks.load import load_base, make_bank, read_base
+from harness.banks.shared import packable
+from harness.config.schema import AdapterMethod, DType, ModelKind, QuantConfig, QuantMethod
+from harness.devices.ranks import Ranks
+from harness.models.locate import ModelSource
+from harness.models.reading import OnTheWay, read_config, read_model
+from harness.nn.attention import PACKED
+from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear
+from harness.nn.shards import ShardedLayers
+from tests.builders import FAMILIES, SIZES
 from tests.in_memory import quantize_linear_layers
 from tests.tiny import make_checkpoint, tiny_config
-from tests.unit.test_families import FAMILIES, SIZES
 
 CPU = torch.device("cpu")
 CONFIGS: dict[str, PretrainedConfig] = {
@@ -206,7 +204,7 @@ def test_one_unquantized_layer_is_held_at_a_time(method: str, tmp_path: Path, mo
         held.append(num_unquantized())
         return quantize_linear(linear, config, device)
 
-    monkeypatch.setattr(banks, "quantize_linear", spy)
+    monkeypatch.setattr(load, "quantize_linear", spy)
     before = num_unquantized()
     model = read(folder, method)
     assert [count - before for count in held] == [1] * 7 * 4

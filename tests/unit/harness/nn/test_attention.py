@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn.attention import varlen
 
-from harness import attention, attention_kernels
-from harness.attention import AttentionPlan, Branches, KeyValue, Packed, PrefixGroup, SharedPrefix
-from harness.attention_kernels import (
+from harness.nn import attention, attention_kernels
+from harness.nn.attention import AttentionPlan, Branches, KeyValue, Packed, PrefixGroup, SharedPrefix
+from harness.nn.attention_kernels import (
     Sequences,
     attention_lse,
     has_efficient_kernel,
     has_varlen_kernel,
     plain_attention_lse,
 )
-from harness.key_value_cache import Decode, Prefill, Shelf, Slots
+from harness.nn.key_value_cache import Decode, Prefill, Shelf, Slots
 
 HEADS, KV_HEADS, SIZE, SCALE = 6, 2, 16, 0.3
 
@@ -273,7 +273,7 @@ def test_cudnns_attention_is_off_wherever_a_model_is_loaded() -> None:
     """It is on in a fresh process; the setting is torch's, so it holds for transformers' own attention too."""
     program = (
         "import sys, torch; assert torch.backends.cuda.cudnn_sdp_enabled(); "
-        "import harness.banks; assert not torch.backends.cuda.cudnn_sdp_enabled(); "
+        "import harness.banks.load; assert not torch.backends.cuda.cudnn_sdp_enabled(); "
         "assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled(); "
         "assert 'torch.nn.attention.varlen' not in sys.modules"  # it brings torch's compiler
     )

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.collate import Item, pack, split_rows
+from harness.nn.batch import Item, pack, split_rows
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness import dropout
-from harness.dropout import Drawn, RowMasks, mix_seed
+from harness.nn import dropout
+from harness.nn.dropout import Drawn, RowMasks, mix_seed
 from tests.philox import philox_4x32_10, philox_on_cpu
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import harness.loss
-from harness.loss import target_losses
+import harness.nn.loss
+from harness.nn.loss import target_losses
 
 N, D, V = 37, 12, 50
 
@@ -18,7 +18,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tens
 
 @pytest.mark.parametrize("chunk_bytes", [1, 4 * V * 5, 2**20])
 def test_values_and_gradients_are_torchs(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.loss, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(harness.nn.loss, "CHUNK_BYTES", chunk_bytes)
     hidden_ND, weight_VD, targets_N = inputs()
     weights_N = torch.linspace(0.1, 2.0, N)
     losses_N = target_losses(hidden_ND, weight_VD, targets_N)

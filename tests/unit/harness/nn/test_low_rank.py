@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.low_rank import Alone, Blocks, Grouped, Products, Term, add_low_rank, cast_together
+from harness.nn.low_rank import Alone, Blocks, Grouped, Products, Term, add_low_rank, cast_together
 
 LENGTHS, RANK, INPUTS, OUTPUTS = (5, 11, 3), 8, 16, 24
 GAP = 4  # tokens of the untouched base before, between the runs and behind

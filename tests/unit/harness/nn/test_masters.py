@@ -24,15 +24,11 @@ from transformers import (
     PretrainedConfig,
 )
 
-from harness.classifier_bank import ClassifierBank
-from harness.collate import Item
-from harness.full_bank import FullBank
-from harness.masters import hold_in_float32
-from harness.memory import predict
-from harness.methods import method_problem
-from harness.owned_bank import OwnedBank
-from harness.peft_bank import PeftBank, SegmentDropout
-from harness.schema import (
+from harness.banks.causal import FullBank, PeftBank, SegmentDropout
+from harness.banks.classifier import ClassifierBank
+from harness.banks.owned import OwnedBank
+from harness.banks.seq2seq import Seq2SeqBank
+from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
     DType,
@@ -45,10 +41,12 @@ from harness.schema import (
     ShapeConfig,
     TrainConfig,
 )
-from harness.segments import Segment
-from harness.seq2seq_bank import Seq2SeqBank
-from harness.tokens import TokenizedExample
-from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.data.tokens import TokenizedExample
+from harness.memory.predict import predict
+from harness.nn.batch import Item, Segment
+from harness.nn.masters import hold_in_float32
+from harness.runs.compatibility import method_problem
+from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
 from tests.tiny import make_checkpoint
 from tests.tiny_encoders import make_roberta, make_t5
 

@@ -9,15 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
-from harness import member_row
-from harness.adapters import AdapterBank
-from harness.attention import PACKED
-from harness.collate import Item
-from harness.low_rank import Alone, Blocks, Grouped
-from harness.member_row import Kernels
-from harness.padded_bank import PaddedAdapterBank
-from harness.schema import AdapterConfig
-from harness.segments import Segment
+from harness.banks.shared import AdapterBank, PaddedAdapterBank
+from harness.config.schema import AdapterConfig
+from harness.nn import member_row
+from harness.nn.attention import PACKED
+from harness.nn.batch import Item, Segment
+from harness.nn.low_rank import Alone, Blocks, Grouped
+from harness.nn.member_row import Kernels
 from tests.philox import philox_on_cpu
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from harness.quant import quantize_linear
-from harness.schema import DType, QuantConfig, QuantMethod
+from harness.config.schema import DType, QuantConfig, QuantMethod
+from harness.nn.quant import quantize_linear
 
 CPU = torch.device("cpu")
 # QLoRA, arXiv 2305.14314, appendix E.

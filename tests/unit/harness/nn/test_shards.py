@@ -6,14 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from harness.memory import weights_bytes
-from harness.methods import shard_problem
-from harness.ranks import ALONE, Ranks
-from harness.schema import AdapterMethod, ModelKind, ShapeConfig
-from harness.shards import ShardedLayers, decoder_layers
+from harness.config.schema import AdapterMethod, ModelKind, ShapeConfig
+from harness.devices.ranks import ALONE, Ranks
+from harness.memory.predict import weights_bytes
+from harness.nn.shards import ShardedLayers, decoder_layers
+from harness.runs.compatibility import shard_problem
 from tests.in_memory import quantize_linear_layers
-from tests.rank_processes import on_ranks, values
-from tests.shared_steps import CPU, QUANTS, Case, Trained, assert_same_training, train
+from tests.processes.rank_processes import on_ranks, values
+from tests.processes.shared_steps import CPU, QUANTS, Case, Trained, assert_same_training, train
 from tests.tiny import make_checkpoint
 
 

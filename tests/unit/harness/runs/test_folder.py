@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from harness.provenance import RunRecord, load_record, save_record
-from harness.run_folder import folder_problem
+from harness.runs.folder import folder_problem
+from harness.runs.record import load_record, save_record
+from tests.builders import record
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -23,34 +24,6 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     save_record(tmp_path, record())
     return tmp_path
-
-
-def record() -> RunRecord:
-    return RunRecord(
-        run_id="0123456789ab",
-        label="tiny",
-        group="ba9876543210",
-        spec={},
-        status="done",
-        num_steps=2,
-        num_examples=3,
-        num_truncated_sources=0,
-        num_truncated_targets=0,
-        target_tokens=10,
-        final_loss=1.5,
-        train_seconds=0.1,
-        peak_memory_bytes=1,
-        base_fingerprint="f",
-        data_fingerprint="d",
-        adapter_sha256="s",
-        optimizer_used="adamw",
-        device="cpu",
-        notes=("resumed at step 1",),
-        started="2026-01-01T00:00:00+00:00",
-        finished="2026-01-01T00:00:01+00:00",
-        git_commit=None,
-        git_dirty=None,
-    )
 
 
 def test_whole_folder(folder: Path) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from eval.glue import GlueResult
-from eval.intervals import Score
-from eval.perplexity import PerplexityResult
-from eval.super_ni import SuperNiResult
-from eval.task_scores import MetricScore, TaskScore, TasksResult
-from harness.files import write_json
-from harness.scores import measured_scores
+from eval.benchmarks.glue import GlueResult
+from eval.benchmarks.intervals import Score
+from eval.benchmarks.perplexity import PerplexityResult
+from eval.benchmarks.super_ni import SuperNiResult
+from eval.benchmarks.task_scores import MetricScore, TaskScore, TasksResult
+from harness.files.atomic import write_json
+from harness.runs.scores import measured_scores
 
 
 def glue() -> GlueResult:

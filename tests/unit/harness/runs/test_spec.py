@@ -10,52 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.choices import load_choice
-from harness.data import DATASETS
-from harness.files import sha256_file
-from harness.plan import RunSpec, make_spec, recipe_row, typed
-from harness.schema import (
-    AdapterConfig,
-    AdapterMethod,
-    Config,
-    DatasetConfig,
-    Device,
-    DType,
-    EvalConfig,
-    MasterWeights,
-    ModelConfig,
-    QuantConfig,
-    TrainConfig,
-)
-from sweeps.evals import EVALS
-from sweeps.plan import EVAL_NAMES, eval_settings, make_jobs, plan_runs
-from sweeps.preflight import preflight
-
-GROUPS: dict[str, type] = {
-    "model": ModelConfig,
-    "dataset": DatasetConfig,
-    "quant": QuantConfig,
-    "adapter": AdapterConfig,
-    "train": TrainConfig,
-}
-
-
-def config(**choices: Any) -> Config:
-    """As `model=... quant=... train={...}` composes: a choice by its name, or a choice and changed values."""
-    chosen = {"model": "llama7b", "dataset": "oasst1", "quant": "nf4", "adapter": "lora", "train": "default"} | choices
-    parts: dict[str, Any] = {}
-    for group, kind in GROUPS.items():
-        name, changed = chosen[group] if isinstance(chosen[group], tuple) else (chosen[group], {})
-        parts[group] = typed(kind, load_choice(group, name) | changed)
-    return Config(**parts, eval=choices.get("eval", EvalConfig()))
-
-
-def spec(auto_dtype: DType = DType.float32, **choices: Any) -> RunSpec:
-    return make_spec(config(**choices), auto_dtype, sha256_file)
-
+from harness.config.choices import load_choice
+from harness.config.schema import AdapterMethod, Config, DatasetConfig, Device, DType, EvalConfig, MasterWeights, typed
+from harness.data.formats import DATASETS
+from harness.files.atomic import sha256_file
+from harness.runs.spec import RunSpec, recipe_row
+from sweeps.jobs.evals import EVALS
+from sweeps.plan.jobs import EVAL_NAMES, eval_settings, make_jobs, plan_runs
+from sweeps.plan.preflight import preflight
+from tests.builders import GROUPS, config, spec
 
 # If one of these changes, every finished run of every user is forgotten. A new field takes
-# `metadata={"identity_since": <value that reproduces the old behaviour>}` in harness/schema.py; an id here is
+# `metadata={"identity_since": <value that reproduces the old behaviour>}` in harness/config/schema.py; an id here is
 # changed by hand only where the old run really can't be reproduced any more.
 GOLDEN: list[tuple[str, dict[str, Any]]] = [
     ("5cc84b2ba340", {}),
@@ -318,7 +284,7 @@ def test_a_measurement_of_changed_questions_is_another(tmp_path: Path, file: str
 
 def test_embedded_questions_count_by_their_content() -> None:
     found = eval_settings(EvalConfig(), "mmlu")
-    embedded = Path(__file__).resolve().parents[2] / "harness" / "embedded"
+    embedded = Path(__file__).resolve().parents[4] / "harness" / "data" / "embedded"
     assert found["mmlu_questions_sha256"] == sha256_file(embedded / "mmlu_questions.jsonl")
     assert found["mmlu_shots_file_sha256"] == sha256_file(embedded / "mmlu_shots.jsonl")
 
@@ -372,7 +338,7 @@ def test_questions_of_an_evaluation_that_is_not_asked_for_are_not_looked_for() -
 
 
 def test_every_dataset_has_a_reader() -> None:
-    folder = Path(__file__).resolve().parents[2] / "conf" / "dataset"
+    folder = Path(__file__).resolve().parents[4] / "conf" / "dataset"
     formats: dict[str, Callable[..., Any]] = dict(DATASETS)
     names = {path.stem: load_choice("dataset", path.stem)["format"] for path in folder.glob("*.yaml")}
     assert {name: kind for name, kind in names.items() if kind not in formats} == {"none": "none"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.checkpoint import META_FILE, STATE_FILE, checkpoints, load_newest, save_checkpoint
+from harness.training.checkpoint import META_FILE, STATE_FILE, checkpoints, load_newest, save_checkpoint
 
 ADAPTER = {"layer.lora_A.weight": nn.Parameter(torch.arange(6.0).reshape(2, 3))}
 

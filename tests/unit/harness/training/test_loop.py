@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,15 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from harness import train
-from harness.adapters import AdapterBank
-from harness.attention import PACKED
-from harness.checkpoint import checkpoints
-from harness.collate import Item
-from harness.schema import AdapterConfig, LossMean, Schedule, TrainConfig
-from harness.segments import Segment
-from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
-from tests.tiny import VOCAB_SIZE, make_checkpoint
-
-TRAIN = TrainConfig(max_steps=6, batch_size=4, learning_rate=5e-3, max_epochs=100.0, checkpoint_steps=2)
-LORA = AdapterConfig(name="lora", lora_r=4, lora_alpha=8, lora_dropout=0.2)
-
-
-@dataclass
-class Example:
-    input_ids: "np.ndarray[tuple[int], np.dtype[np.int32]]"
-    num_source: int
-
-
-def make_examples(seed: int, count: int = 10) -> list[Example]:
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(5, 30, size=count)
-    return [Example(rng.integers(3, VOCAB_SIZE, size=n).astype(np.int32), int(n) // 3) for n in lengths]
+from harness.banks.shared import AdapterBank
+from harness.config.schema import LossMean, Schedule
+from harness.nn.attention import PACKED
+from harness.nn.batch import Item, Segment
+from harness.training import loop
+from harness.training.checkpoint import checkpoints
+from harness.training.loop import StepMetrics, TrainingInterrupted, train_group
+from tests.builders import TRAIN, make_examples, make_member, weights
+from tests.tiny import make_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +30,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_bank(folder: Path) -> AdapterBank:
     return AdapterBank(AutoModelForCausalLM.from_pretrained(folder, attn_implementation=PACKED)).eval()
-
-
-def make_member(name: str, tmp: Path, seed: int = 0, **changes: object) -> tuple[Member, list[StepMetrics]]:
-    log: list[StepMetrics] = []
-    member = Member(
-        run_id=name,
-        adapter=replace(LORA, **changes.pop("adapter", {})),  # type: ignore[arg-type]
-        train=replace(TRAIN, seed=seed, **changes),  # type: ignore[arg-type]
-        examples=make_examples(seed),
-        checkpoint_folder=tmp / name / "checkpoint",
-        on_step=log.append,
-    )
-    return member, log
-
-
-def weights(bank: AdapterBank, name: str) -> dict[str, torch.Tensor]:
-    return {key: value.detach().clone() for key, value in bank.member_parameters(name).items()}
 
 
 def test_loss_falls_and_reaches_only_the_adapter(folder: Path, tmp_path: Path) -> None:
@@ -279,7 +247,7 @@ def test_tensors_of_a_failed_pass_are_let_go_before_the_next(
         alive.append(sum(ref() is not None for ref in failed))
 
     monkeypatch.setattr(AdapterBank, "item_losses", cramped)
-    monkeypatch.setattr(train, "release_cached", release)
+    monkeypatch.setattr(loop, "release_cached", release)
     train_group(make_bank(folder), [make_member("a", tmp_path)[0]])
     assert alive
     assert not any(alive)
@@ -303,7 +271,7 @@ def test_out_of_memory_where_smaller_rows_do_not_help_says_what_does(
 def test_a_step_asks_for_its_losses_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each number that is asked for makes the host wait for the device."""
     asked: list[str] = []
-    summed = train._summed
+    summed = loop._summed
 
     def count(losses: Any, members: Any) -> dict[str, float]:
         asked.append("losses")
@@ -311,7 +279,7 @@ def test_a_step_asks_for_its_losses_once(folder: Path, tmp_path: Path, monkeypat
         assert all(isinstance(part, torch.Tensor) for row in losses for part in row.values())
         return summed(losses, members)
 
-    monkeypatch.setattr(train, "_summed", count)
+    monkeypatch.setattr(loop, "_summed", count)
     members = [make_member(name, tmp_path, seed=seed, max_microbatch_tokens=64)[0] for seed, name in enumerate("ab")]
     train_group(make_bank(folder), members)
     assert len(asked) == TRAIN.max_steps

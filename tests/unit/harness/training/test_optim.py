@@ -15,12 +15,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
-from harness.adapters import AdapterBank
-from harness.attention import PACKED
-from harness.checkpoint import checkpoints
-from harness.loss_scale import INITIAL_FACTOR, LossScale
-from harness.memory import MIN_PAGED_ELEMENTS
-from harness.optim import (
+from harness.banks.shared import AdapterBank
+from harness.config.schema import AdapterConfig, LossMean, Optimizer, TrainConfig
+from harness.memory.predict import MIN_PAGED_ELEMENTS
+from harness.nn.attention import PACKED
+from harness.training.checkpoint import checkpoints
+from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.loss_scale import INITIAL_FACTOR, LossScale
+from harness.training.optim import (
     OptimizerKind,
     clip_gradients,
     load_state,
@@ -31,9 +33,7 @@ from harness.optim import (
     state_pages,
     used_optimizer,
 )
-from harness.paged import BufferPool
-from harness.schema import AdapterConfig, LossMean, Optimizer, TrainConfig
-from harness.train import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.paged import BufferPool
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -112,8 +112,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     monkeypatch.setattr(functional, "get_paged", stand_in.get_paged)
     monkeypatch.setattr(functional, "fill", lambda buffer, value: buffer.fill_(value))
     monkeypatch.setattr(functional, "prefetch_tensor", stand_in.prefetch)
-    monkeypatch.setattr("harness.paged.POOL", BufferPool())
-    monkeypatch.setattr("harness.paged.MIN_PAGED_ELEMENTS", 4000)
+    monkeypatch.setattr("harness.training.paged.POOL", BufferPool())
+    monkeypatch.setattr("harness.training.paged.MIN_PAGED_ELEMENTS", 4000)
     return stand_in
 
 
@@ -291,7 +291,7 @@ def paged_buffers(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 def test_large_state_is_paged_and_paged_again_after_a_resume(
     driver: Driver, monkeypatch: pytest.MonkeyPatch, kind: OptimizerKind
 ) -> None:
-    monkeypatch.setattr("harness.paged.MIN_PAGED_ELEMENTS", MIN_PAGED_ELEMENTS)
+    monkeypatch.setattr("harness.training.paged.MIN_PAGED_ELEMENTS", MIN_PAGED_ELEMENTS)
     parameters = [nn.Parameter(torch.randn(n)) for n in (100_000, 99_999, 100_001)]
     first, second = make_optimizer(parameters, TRAIN, kind), make_optimizer(parameters, TRAIN, kind)
     for p in parameters:
@@ -392,9 +392,9 @@ class OnCuda:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.free = 2**40
-        monkeypatch.setattr("harness.train.free_bytes", lambda device: self.free)
+        monkeypatch.setattr("harness.training.loop.free_bytes", lambda device: self.free)
         monkeypatch.setattr(
-            "harness.train.used_optimizer", lambda wanted, device, *args: used_optimizer(wanted, CUDA, *args)
+            "harness.training.loop.used_optimizer", lambda wanted, device, *args: used_optimizer(wanted, CUDA, *args)
         )
 
 
@@ -469,7 +469,7 @@ class Transfers(TorchDispatchMode):
         self.count = 0
         for name in ("tolist", "cpu", "numpy"):
             monkeypatch.setattr(torch.Tensor, name, self._counting(getattr(torch.Tensor, name)))
-        for module in ("bitsandbytes.optim.optimizer", "harness.paged"):
+        for module in ("bitsandbytes.optim.optimizer", "harness.training.paged"):
             monkeypatch.setattr(f"{module}.sync_gpu", self._counting(lambda p: None))
 
     def _counting(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -610,7 +610,7 @@ def test_float16_trains_and_reports_the_unscaled_loss(folder: Path, tmp_path: Pa
 
 @pytest.fixture
 def fast_growth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.loss_scale.GROWTH_STEPS", 2)
+    monkeypatch.setattr("harness.training.loss_scale.GROWTH_STEPS", 2)
 
 
 @pytest.mark.usefixtures("fast_growth")

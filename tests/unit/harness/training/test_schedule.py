@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from harness.schedule import batch_indices, learning_rate, num_steps
-from harness.schema import Schedule, TrainConfig
+from harness.config.schema import Schedule, TrainConfig
+from harness.training.schedule import batch_indices, learning_rate, num_steps
 
 SIZES = st.integers(1, 40)
 

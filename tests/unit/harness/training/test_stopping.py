@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.stopping import StopNow, stops_at_layers
+from harness.training.stopping import StopNow, stops_at_layers
 
 
 def stack() -> nn.Sequential:

@@ -7,8 +7,8 @@ import pytest
 import wandb
 from wandb.sdk.mailbox import MailboxClosedError
 
-from harness.tracking import Tracker
-from harness.train import StepMetrics
+from harness.training.loop import StepMetrics
+from harness.training.tracking import Tracker
 
 METRICS = StepMetrics(step=1, loss=1.0, learning_rate=1e-4, grad_norm=0.1, target_tokens=3, seconds=0.1, num_members=1)
 

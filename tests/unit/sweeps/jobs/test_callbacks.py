@@ -10,23 +10,20 @@ import pytest
 import torch
 import yaml
 
-from eval.mmlu import MmluSettings, score_mmlu
-from eval.mmlu_prompts import Protocol
-from eval.snapshots import find_snapshots, score_checkpoints
-from harness.checkpoint import checkpoints
-from harness.files import read_jsonl
-from harness.locate import ModelSource
-from harness.models import LoadedBase, load_base
-from harness.provenance import save_record
-from harness.schema import PathsConfig
-from harness.train import Member, TrainingInterrupted, train_group
-from sweeps import looks
-from sweeps.looks import Looks, MmluPoint, Watched, forget_looks
+from eval.benchmarks.mmlu.checkpoints import find_snapshots, score_checkpoints
+from eval.benchmarks.mmlu.prompts import Protocol
+from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
+from harness.banks.load import LoadedBase, load_base
+from harness.config.schema import PathsConfig
+from harness.files.atomic import read_jsonl
+from harness.models.locate import ModelSource
+from harness.runs.record import save_record
+from harness.training.checkpoint import checkpoints
+from harness.training.loop import Member, TrainingInterrupted, train_group
+from sweeps.jobs import callbacks
+from sweeps.jobs.callbacks import Looks, MmluPoint, Watched, forget_looks
+from tests.builders import PLAIN, make_member, record, spec, weights
 from tests.tiny import make_checkpoint
-from tests.unit.test_continuations import PLAIN
-from tests.unit.test_plan import spec
-from tests.unit.test_run_folder import record
-from tests.unit.test_train import make_member, weights
 
 LOOKS: dict[str, Any] = {"mmlu_every_steps": 2, "mmlu_num_shots": 1, "mmlu_limit": 3, "snapshot_steps": 3}
 QUESTIONS = MmluSettings(num_shots=1, limit=3, protocol=Protocol.qlora_callback)
@@ -51,7 +48,7 @@ def watch(
 
 
 def points(runs: Path, name: str) -> list[dict[str, Any]]:
-    return read_jsonl(runs / name / looks.MMLU_LOG)
+    return read_jsonl(runs / name / callbacks.MMLU_LOG)
 
 
 def test_weights_are_bit_for_bit_those_without_looking(folder: Path, tmp_path: Path) -> None:
@@ -108,7 +105,7 @@ def test_scoring_cut_off_by_a_stop_is_made_up_for(folder: Path, tmp_path: Path) 
     assert [point["step"] for point in points(tmp_path, "a")] == [2, 4, 6]
     forget_looks(tmp_path / "a")
     assert not (tmp_path / "a" / "adapters").exists()
-    assert not (tmp_path / "a" / looks.MMLU_LOG).exists()
+    assert not (tmp_path / "a" / callbacks.MMLU_LOG).exists()
 
 
 @pytest.fixture
@@ -142,7 +139,9 @@ def test_many_steps_of_a_run_are_scored_in_one_load(
         assert of_step["model_sha256"] == alone.model_sha256
         for one, other in zip(of_step["predictions"], alone.predictions, strict=True):
             np.testing.assert_allclose(one["logprobs"], other.logprobs, atol=1e-4)
-    monkeypatch.setattr("eval.snapshots.free_bytes", lambda device: 1)  # no room for two at once: one behind the other
+    monkeypatch.setattr(
+        "eval.benchmarks.mmlu.checkpoints.free_bytes", lambda device: 1
+    )  # no room for two at once: one behind the other
     again = score_checkpoints(run, "3,6", QUESTIONS, tmp_path / "again", paths, lambda done, total: None)
     assert [s.accuracy_micro for s in again.steps] == [s.accuracy_micro for s in found.steps]
 

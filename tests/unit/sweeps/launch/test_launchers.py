@@ -13,23 +13,26 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from harness.ledger import Job, Ledger
-from harness.schema import (
+from harness.config.schema import (
     Config,
     Device,
     LaunchConfig,
     Launcher,
     PathsConfig,
+    RayConfig,
+    SlurmConfig,
     TrackingConfig,
 )
-from harness.schema_clusters import RayConfig, SlurmConfig
-from sweeps.forkserver import PRELOAD_CUDA
-from sweeps.launchers import LAUNCHERS, launch_problems
-from sweeps.on_ray import _room, _runtime_env
-from sweeps.on_slurm import SlurmWorker, Submission, sbatch_parameters, submissions, submissions_file, submit
-from sweeps.progress import SweepProgress
-from sweeps.settings import WorkerSettings
-from sweeps.waiting import NoWorkersError, wait_for_jobs
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import Job
+from sweeps.jobs.settings import WorkerSettings
+from sweeps.launch.launchers import LAUNCHERS
+from sweeps.launch.progress import SweepProgress
+from sweeps.launch.ray import _room, _runtime_env
+from sweeps.launch.slurm import SlurmWorker, Submission, sbatch_parameters, submissions, submissions_file, submit
+from sweeps.launch.waiting import NoWorkersError, wait_for_jobs
+from sweeps.plan.cluster import launch_problems
+from sweeps.workers.forkserver import PRELOAD_CUDA
 
 POSTGRES = "postgresql://me:secret@db/harness"
 
@@ -139,7 +142,7 @@ def test_a_signal_is_handed_to_submitit_once_all_is_saved(monkeypatch: pytest.Mo
                 told.append("worker")
                 return stopped_by
 
-            monkeypatch.setattr("sweeps.on_slurm.start_cluster_worker", work)
+            monkeypatch.setattr("sweeps.launch.slurm.start_cluster_worker", work)
             if status is None:
                 worker()
             else:
@@ -182,13 +185,13 @@ def test_ray_room_is_what_whole_workers_need_on_one_node() -> None:
 
 
 def test_ray_workers_find_this_project() -> None:
-    assert str(Path(__file__).resolve().parents[2]) in _runtime_env(RayConfig())["env_vars"]["PYTHONPATH"]
+    assert str(Path(__file__).resolve().parents[4]) in _runtime_env(RayConfig())["env_vars"]["PYTHONPATH"]
     given = _runtime_env(RayConfig(runtime_env={"working_dir": ".", "env_vars": {"A": "1"}}))
     assert given == {"working_dir": ".", "env_vars": {"A": "1"}}, "a working_dir carries the project itself"
 
 
 def test_waiting_tells_of_changes_and_ends_with_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.waiting.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("sweeps.launch.waiting.POLL_SECONDS", 0.01)
     ledger = ledger_with_a_job(tmp_path)
     told: list[dict[str, Any]] = []
 
@@ -204,8 +207,8 @@ def test_waiting_tells_of_changes_and_ends_with_the_work(tmp_path: Path, monkeyp
 
 
 def test_waiting_ends_where_no_worker_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.waiting.POLL_SECONDS", 0.01)
-    monkeypatch.setattr("sweeps.waiting.SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr("sweeps.launch.waiting.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("sweeps.launch.waiting.SETTLE_SECONDS", 0.05)
     with pytest.raises(NoWorkersError, match="all workers have ended, but 1 jobs are open"):
         wait_for_jobs(ledger_with_a_job(tmp_path), "s", lambda message: None, lambda: False)
 
@@ -220,7 +223,7 @@ def test_progress_of_workers_elsewhere_is_a_line_a_change() -> None:
 
 
 def test_nothing_heavy_is_imported_unless_chosen() -> None:
-    code = "import sys, sweeps.launchers; print([m for m in ('ray', 'submitit', 'torch') if m in sys.modules])"
+    code = "import sys, sweeps.launch.launchers; print([m for m in ('ray', 'submitit', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

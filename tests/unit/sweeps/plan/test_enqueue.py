@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.files import write_json
-from harness.ledger import Job, JobRow, JobStatus, Ledger
-from harness.provenance import load_record, save_record
-from harness.schema import EvalConfig
-from sweeps.enqueue import enqueue, eval_file
-from sweeps.plan import PlannedRun, make_jobs, plan_runs
-from tests.unit.test_plan import config
-from tests.unit.test_run_folder import record
+from harness.config.schema import EvalConfig
+from harness.files.atomic import write_json
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import Job, JobRow, JobStatus
+from harness.runs.record import load_record, save_record
+from sweeps.plan.enqueue import enqueue, eval_file
+from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
+from tests.builders import config, record
 
 COMMAND = ["python", "-m", "harness.run", "model=llama7b"]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.compose import compose_grid
-from harness.devices import Hardware
-from harness.memory import predict_run
-from harness.plan import RunSpec
-from harness.row_length import usable_bytes
-from harness.schema import Device
-from sweeps.estimate import NO_DEVICE, NO_SPEED, estimate_all
-from sweeps.plan import PlannedRun, plan_runs
-from sweeps.plan_view import SHOWN_RUNS, describe, disk_warning, show_plan, warnings
+from harness.config.compose import compose_grid
+from harness.config.schema import Device
+from harness.devices.hardware import Hardware
+from harness.memory.predict import predict_run
+from harness.memory.row_length import usable_bytes
+from harness.runs.spec import RunSpec
+from sweeps.plan.estimate import NO_DEVICE, NO_SPEED, estimate_all
+from sweeps.plan.jobs import PlannedRun, plan_runs
+from sweeps.plan.table import SHOWN_RUNS, describe, disk_warning, show_plan, warnings
 
 CPU = [Hardware("cpu", 10**12)]
 

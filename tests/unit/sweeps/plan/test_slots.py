@@ -4,11 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-import harness.devices
-from harness.devices import Accelerator, Hardware, accelerators, launch_device
-from harness.memory import predict_run
-from harness.plan import make_spec
-from harness.schema import (
+import harness.devices.hardware
+from harness.config.schema import (
     AdapterConfig,
     Config,
     DatasetConfig,
@@ -20,12 +17,15 @@ from harness.schema import (
     QuantConfig,
     QuantMethod,
     ShapeConfig,
+    SlurmConfig,
     TrainConfig,
 )
-from harness.schema_clusters import SlurmConfig
-from sweeps.plan import PlannedRun
-from sweeps.settings import Work
-from sweeps.slots import CONTEXT_BYTES, local_slots, together, work_of, worker_slots
+from harness.devices.hardware import Accelerator, Hardware, accelerators, launch_device
+from harness.memory.predict import predict_run
+from harness.memory.row_length import CONTEXT_BYTES
+from harness.runs.spec import make_spec
+from sweeps.plan.jobs import PlannedRun
+from sweeps.plan.slots import Work, local_slots, together, work_of, worker_slots
 
 GB = 10**9
 TWO_GPUS = [Accelerator(visible_as="4", total_bytes=80 * GB), Accelerator(visible_as="6", total_bytes=80 * GB)]
@@ -99,10 +99,10 @@ def test_cpu_has_as_many_workers_as_asked_for() -> None:
 
 
 def test_a_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.slots.accelerators", list)
+    monkeypatch.setattr("sweeps.plan.slots.accelerators", list)
     with pytest.raises(ValueError, match=r"launch\.device=cuda: the CUDA driver shows no device here"):
         local_slots(LaunchConfig(device=Device.cuda), None)
-    monkeypatch.setattr("sweeps.slots.accelerators", lambda: TWO_GPUS)
+    monkeypatch.setattr("sweeps.plan.slots.accelerators", lambda: TWO_GPUS)
     with pytest.raises(ValueError, match=r"launch\.devices_per_run=4: this machine shows 2 CUDA devices"):
         local_slots(LaunchConfig(device=Device.cuda, devices_per_run=4), None)
 
@@ -113,7 +113,9 @@ def test_a_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_devices_go_by_the_names_that_this_process_was_given(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[str]
 ) -> None:
-    monkeypatch.setattr(harness.devices, "cuda_hardware", lambda: (Hardware("GPU", GB), Hardware("GPU", 2 * GB)))
+    monkeypatch.setattr(
+        harness.devices.hardware, "cuda_hardware", lambda: (Hardware("GPU", GB), Hardware("GPU", 2 * GB))
+    )
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:

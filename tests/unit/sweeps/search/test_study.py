@@ -10,11 +10,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from harness.compose import compose_grid
-from harness.ledger import Ledger
-from harness.schema import Config
-from sweeps.plan import make_jobs, plan_runs
-from sweeps.search import Search, describe_study, open_study, parse_search, run_search, study_table
+from harness.config.compose import compose_grid
+from harness.config.schema import Config
+from harness.ledger.ledger import Ledger
+from sweeps.plan.jobs import make_jobs, plan_runs
+from sweeps.search.study import Search, describe_study, open_study, parse_search, run_search, study_table
 
 SPACE = [
     "train.learning_rate=float(1e-5,1e-3,log)",

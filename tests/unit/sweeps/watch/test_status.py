@@ -8,11 +8,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from harness.ledger import Job, Ledger
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import Job
 from sweeps.__main__ import app
-from sweeps.progress import SMALL_SWEEP, SweepProgress
-from sweeps.settings import worker_name
-from sweeps.status import SHOWN_FAILURES, read_status, status_table
+from sweeps.jobs.settings import worker_name
+from sweeps.launch.progress import SMALL_SWEEP, SweepProgress
+from sweeps.watch.status import SHOWN_FAILURES, read_status, status_table
 
 
 def job(number: int, kind: str = "train") -> Job:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.forkserver import PRELOAD_CPU, PRELOAD_CUDA, may_train_here
+from sweeps.workers.forkserver import PRELOAD_CPU, PRELOAD_CUDA, may_train_here
 
 MARK = "HARNESS_TEST_MARK"
 # imports modules under a torch that looks like one for CUDA, and prints which of its CUDA functions they call

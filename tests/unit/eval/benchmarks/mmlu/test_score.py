@@ -15,10 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval import mmlu as mmlu_module
-from eval.mmlu import MmluSettings, load_set, score_mmlu
-from eval.mmlu_prompts import Protocol, answer_tokens, encode_prompt, prompt_text
-from eval.mmlu_scores import (
+from eval.benchmarks.mmlu import score as mmlu_module
+from eval.benchmarks.mmlu.prompts import Protocol, answer_tokens, encode_prompt, prompt_text
+from eval.benchmarks.mmlu.questions import Question, Role, load_questions
+from eval.benchmarks.mmlu.results import (
     CATEGORIES,
     Prediction,
     SubjectScore,
@@ -28,16 +28,16 @@ from eval.mmlu_scores import (
     score_categories,
     score_subjects,
 )
-from eval.questions import Question, Role, load_questions
-from harness.locate import ModelSource
-from harness.models import LoadedBase, load_base
-from harness.schema import AdapterConfig, DType, QuantConfig, QuantMethod
+from eval.benchmarks.mmlu.score import MmluSettings, load_set, score_mmlu
+from harness.banks.load import LoadedBase, load_base
+from harness.config.schema import AdapterConfig, DType, QuantConfig, QuantMethod
+from harness.models.locate import ModelSource
+from tests.builders import ROW, write_rows
 from tests.tiny import make_checkpoint
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "mmlu"
-MMLU = Path(__file__).resolve().parents[3] / "shared" / "data" / "mmlu"
+GOLDEN = Path(__file__).resolve().parents[4] / "golden" / "mmlu"
+MMLU = Path(__file__).resolve().parents[6] / "shared" / "data" / "mmlu"
 PLAIN = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.float32)
-ROW = {"subject": "astronomy", "question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 0}
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +52,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
     return loaded
 
 
-def write_rows(path: Path, rows: list[dict[str, object]]) -> str:
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return str(path)
-
-
 @pytest.mark.parametrize("protocol", list(Protocol))
 def test_prompts_are_as_recorded(protocol: Protocol) -> None:
-    """Byte for byte; to record them anew: RECORD_GOLDEN=1 python -m pytest tests/unit/test_mmlu.py -k recorded"""
+    """Byte for byte; to record them anew: RECORD_GOLDEN=1 python -m pytest
+    tests/unit/eval/benchmarks/mmlu/test_score.py -k recorded
+    """
     num_shots = 0 if protocol is Protocol.qlora_callback else 5
     question = next(q for q in load_questions("embedded", Role.questions) if q.subject == "elementary_mathematics")
     shots = [s for s in load_questions("embedded", Role.shots) if s.subject == question.subject][:num_shots]
@@ -70,7 +67,9 @@ def test_prompts_are_as_recorded(protocol: Protocol) -> None:
         path.write_bytes(text.encode())
     recorded = path.read_bytes().decode()
     difference = difflib.unified_diff(recorded.splitlines(True), text.splitlines(True), "recorded", "now")
-    assert recorded == text, "".join(difference) + "\nmeant? RECORD_GOLDEN=1 python -m pytest tests/unit/test_mmlu.py"
+    assert recorded == text, (
+        "".join(difference) + "\nmeant? RECORD_GOLDEN=1 python -m pytest tests/unit/eval/benchmarks/mmlu/test_score.py"
+    )
 
 
 @pytest.mark.parametrize(

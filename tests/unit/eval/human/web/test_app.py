@@ -8,10 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from eval.human.raters import add_rater, hash_token
-from eval.human.site import HEADERS, MAX_FORM_BYTES, Access
 from eval.human.store import VoteStore
 from eval.human.votes import Choice, votes
-from eval.human.web import create_app
+from eval.human.web.app import create_app
+from eval.human.web.site import HEADERS, MAX_FORM_BYTES, Access
 from tests.voting import SYSTEMS, Clock, make_store
 
 ADMIN = "the-admins-own-secret"

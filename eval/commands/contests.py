@@ -1,0 +1,189 @@
+"""The commands of `python -m eval` that compare systems: generate, judge, rate, agree.
+
+`eval.__main__` adds them to its own. Heavy imports wait until a command runs, so that `rate` and `--help` answer at
+once.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eval.commands.scores import Json, RunIds, Runs, Sweep
+from eval.console import STDERR, friendly_errors, progress_bar, show
+from harness.devices.process import prepare_process
+
+
+def generate(
+    sweep: Sweep = None,
+    run: RunIds = None,
+    questions: Annotated[str, typer.Option(help="embedded, or .jsonl with question_id and text.")] = "embedded",
+    bench: Annotated[str, typer.Option(help="Name of the answers' file in each run folder.")] = "open",
+    limit: Annotated[int | None, typer.Option(help="The first so many prompts.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="An answer's longest length, in tokens.")] = 512,
+    greedy: Annotated[bool, typer.Option(help="Always the likeliest token.")] = False,
+    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Of nucleus sampling.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="With the prompt's id, the seed of its answer.")] = 0,
+    slots: Annotated[int | None, typer.Option(help="Answers under way at once; default: what fits, up to 32.")] = None,
+    engine: Annotated[str, typer.Option(help="own, or vllm where that is installed.")] = "own",
+    fresh: Annotated[bool, typer.Option(help="Throw away answers that were made with other settings.")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Answers of runs to open prompts, appended as they come; goes on where it ended."""
+    prepare_process()
+    from eval.answers.generate import GenerateSettings
+    from eval.commands.generate import run_generate
+
+    with friendly_errors():
+        settings = GenerateSettings(
+            max_new_tokens=max_new_tokens,
+            greedy=greedy,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            num_slots=slots,
+            engine=engine,
+        )
+        with progress_bar("answers", as_json) as advance:
+            summary = run_generate(sweep, tuple(run or ()), runs, questions, bench, limit, settings, fresh, advance)
+        lines = [f"{row['system']}: {row['num_answers']} answers in {row['path']}" for row in summary]
+        show(summary, "\n".join(lines), as_json)
+
+
+def judge(
+    tournament: Annotated[Path, typer.Option(help="Folder for judgments.sqlite and verdicts.csv.")],
+    answers: Annotated[list[Path] | None, typer.Argument(help="Answer files (.jsonl) or run folders.")] = None,
+    sweep: Sweep = None,
+    run: RunIds = None,
+    questions: Annotated[Path | None, typer.Option(help="Questions .jsonl; default: embedded.")] = None,
+    bench: Annotated[str, typer.Option(help="Which answers of a run folder.")] = "open",
+    judge: Annotated[str, typer.Option(help="local:MODEL, replay:FILE.csv, or an API model.")] = "local:smollm2",
+    base_url: Annotated[
+        str, typer.Option(help="OpenAI-compatible server of an API judge.")
+    ] = "https://api.openai.com/v1",
+    key_variable: Annotated[str, typer.Option(help="Environment variable with its key.")] = "OPENAI_API_KEY",
+    budget_usd: Annotated[float | None, typer.Option(help="Hard stop for paid calls, in US dollars.")] = None,
+    usd_per_million_prompt_tokens: Annotated[float | None, typer.Option(help="The server's price.")] = None,
+    usd_per_million_completion_tokens: Annotated[float | None, typer.Option(help="The server's price.")] = None,
+    num_concurrent: Annotated[int, typer.Option(help="Calls under way at once.")] = 8,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="By the server's Batch API: half the price, within 24 hours, resumable.")
+    ] = False,
+    reference: Annotated[str | None, typer.Option(help="Ten-point scores relative to this system.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A released judge prompt file; default: our own.")] = None,
+    null_control: Annotated[bool, typer.Option(help="Adds a contestant with one constant answer.")] = False,
+    max_questions: Annotated[int | None, typer.Option(help="The first so many questions.")] = None,
+    max_answer_tokens: Annotated[int, typer.Option(help="Of each answer, for a local judge.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the order in which matches are judged.")] = 0,
+    estimate_only: Annotated[bool, typer.Option("--estimate", help="Only say what an API judge would cost.")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Every pair of systems on every question, in both orders; every judgment kept as it arrives."""
+    prepare_process()
+    from eval.commands.judge import judge_options, run_estimate, run_judge
+    from eval.systems import judged_answers
+
+    with friendly_errors():
+        paths = judged_answers(tuple(answers or ()), sweep, tuple(run or ()), runs)
+        options = judge_options(
+            paths,
+            tournament,
+            judge,
+            questions=questions,
+            benchmark=bench,
+            reference=reference,
+            prompts=prompts,
+            null_control=null_control,
+            max_questions=max_questions,
+            seed=seed,
+            max_answer_tokens=max_answer_tokens,
+            base_url=base_url,
+            key_variable=key_variable,
+            budget_usd=budget_usd,
+            usd_per_million_prompt_tokens=usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens=usd_per_million_completion_tokens,
+            num_concurrent=num_concurrent,
+            batch=batch,
+        )
+        if estimate_only:
+            show(*run_estimate(options), as_json)
+            return
+        with progress_bar("judgments", as_json) as advance:
+            values, text, complete = run_judge(options, advance, STDERR.print)
+        show(values, text, as_json)
+    if not complete:
+        raise typer.Exit(1)
+
+
+def rate(
+    verdicts: Annotated[list[Path], typer.Argument(help="Verdict or ten-point CSV files.")],
+    k: Annotated[float, typer.Option(help="Elo points at stake in a match.")] = 32.0,
+    start: Annotated[float, typer.Option(help="Elo before the first match.")] = 1000.0,
+    orderings: Annotated[int, typer.Option(help="Random orders of play; 0 leaves Elo out.")] = 10_000,
+    sample_size: Annotated[int | None, typer.Option(help="Matches drawn for an ordering; default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of orderings and resamples.")] = 0,
+    resamples: Annotated[int, typer.Option(help="Of the prompts, for intervals.")] = 1000,
+    aggregate: Annotated[str, typer.Option(help="Several raters an item: majority or each.")] = "majority",
+    answers: Annotated[list[Path] | None, typer.Option(help="Answers .jsonl, for length and style control.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Elo, Bradley-Terry and Davidson ratings with honest intervals; position bias; what is separable."""
+    from eval.commands.rate import rate_command
+    from eval.ratings.rate import RateOptions
+    from harness.files.atomic import write_json
+
+    with friendly_errors():
+        options = RateOptions(
+            k=k,
+            start=start,
+            orderings=orderings,
+            sample_size=sample_size,
+            seed=seed,
+            resamples=resamples,
+            aggregate=aggregate,
+            answers=tuple(answers or ()),
+        )
+        result, shown = rate_command(verdicts, options)
+        if out is not None:
+            write_json(out, result.to_json())
+        show(result.to_json(), shown, as_json)
+
+
+def agree(
+    a: Annotated[Path, typer.Argument(help="Verdicts of one judge.")],
+    b: Annotated[Path, typer.Argument(help="Verdicts of the other.")],
+    without: Annotated[
+        list[str] | None, typer.Option(help="A system to leave out, as gpt-4 makes any ranking agree; may be repeated.")
+    ] = None,
+    own_a: Annotated[str | None, typer.Option(help="The system that judge A itself is: its self-preference.")] = None,
+    own_b: Annotated[str | None, typer.Option(help="Likewise for judge B.")] = None,
+    answers: Annotated[list[Path] | None, typer.Option(help="Answers .jsonl, for each judge's length bias.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    resamples: Annotated[int, typer.Option(help="Of the prompts, for intervals.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Do two judges agree? Fleiss kappa, Krippendorff alpha, Cohen, Kendall, Spearman, percent, with intervals."""
+    from eval.commands.agree import agree_command
+    from eval.ratings.agreement import AgreeOptions
+
+    with friendly_errors():
+        options = AgreeOptions(
+            seed=seed,
+            resamples=resamples,
+            without=tuple(without or ()),
+            own_a=own_a,
+            own_b=own_b,
+            answers=tuple(answers or ()),
+        )
+        result, shown = agree_command(a, b, options)
+        show(result.to_json(), shown, as_json)
+
+
+def add_contests(app: typer.Typer) -> None:
+    """Adds these commands under their functions' names."""
+    for command in (generate, judge, rate, agree):
+        app.command(command.__name__)(command)

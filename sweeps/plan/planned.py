@@ -1,0 +1,121 @@
+"""A checked plan: what would be trained, what is there already, and what is missing. Starts nothing. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.config.schema import Config, Device, LaunchConfig, Launcher
+from harness.devices.hardware import Hardware, launch_device, place_of_environment
+from harness.ledger.tables import Job
+from harness.runs.compatibility import shard_problem
+from sweeps.plan.cluster import launch_problems
+from sweeps.plan.enqueue import run_problem
+from sweeps.plan.estimate import Estimate, estimate_all, free_disk_bytes
+from sweeps.plan.jobs import ANSWERS, DATASET_EVALS, PlannedRun, make_jobs, plan_runs, whole_base_problem
+from sweeps.plan.preflight import cuda_problems, device_notes, preflight
+from sweeps.plan.slots import work_of, workers_on_device
+from sweeps.plan.table import disk_warning, show_plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A checked plan and what is there already."""
+
+    runs: list[PlannedRun]
+    jobs: list[Job]
+    finished: set[str]  # run ids whose folders are whole
+    problems: list[str]  # what is missing; empty: it can start
+    notes: list[str]  # what was decided for the user, and is no matter of course
+
+
+def planned(configs: Sequence[Config]) -> Planned:
+    """Plans a grid and looks at everything that it needs; starts nothing.
+
+    Raises:
+        ValueError: points that can't be resolved.
+    """
+    first = configs[0]
+    runs = plan_runs(configs)
+    finished = {run.run_id for run in runs if run_problem(Path(first.paths.runs), run) is None}
+    return Planned(
+        runs=runs,
+        jobs=make_jobs(runs, first.paths),
+        finished=finished,
+        problems=[
+            *launch_problems(first),
+            *preflight(runs, first.paths, _asked_device(first.launch)),
+            *cuda_problems([run for run in runs if run.run_id not in finished], first.launch),
+            *device_problems(runs, first.launch),
+        ],
+        notes=device_notes(configs),
+    )
+
+
+def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[str]:
+    """What keeps these runs from several devices each, as asked for."""
+    place, problems = place_of_environment(), dict[str, None]()
+    if place is not None and launch.devices_per_run not in (1, place.size):
+        problems[
+            f"launch.devices_per_run={launch.devices_per_run}: torchrun started {place.size} processes, and they are "
+            "the devices of every run; leave the key out"
+        ] = None
+    if launch.shard_base and num_devices(launch) == 1:
+        problems["launch.shard_base=true: there is one device to a run; say launch.devices_per_run=2 or more"] = None
+    if place is not None and launch.launcher is not Launcher.local:
+        problems[
+            f"launch={launch.launcher.value}: torchrun has started these processes; give the command without it and "
+            "say launch.devices_per_run, or leave the launcher out"
+        ] = None
+    if launch.shard_base:
+        found = (shard_problem(run.spec.model.kind, run.spec.adapter.method) for run in runs)
+        problems.update((problem, None) for problem in found if problem)
+        asked = {name for run in runs for name in run.evals.after_training}
+        problems.update((whole_base_problem(name), None) for name in (*DATASET_EVALS, ANSWERS) if name in asked)
+    return list(problems)
+
+
+def num_devices(launch: LaunchConfig) -> int:
+    """That share every run."""
+    place = place_of_environment()
+    return launch.devices_per_run if place is None else place.size
+
+
+def print_plan(
+    plan: Planned, first: Config, console: Console, every_run: bool = False, others: Sequence[Hardware] = ()
+) -> None:
+    """The plan for a person, with what each run needs. Args: others: devices to plan for instead of this machine's."""
+    estimates, problems = estimated(plan, first, others)
+    show_plan(console, plan.runs, plan.finished, problems, estimates, every_run)
+    print_notes(plan, console)
+
+
+def print_notes(plan: Planned, console: Console) -> None:
+    for note in plan.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> tuple[dict[str, Estimate], list[str]]:
+    """-> what each run needs, and the plan's problems with that of the disk."""
+    folder = Path(first.paths.runs)
+    to_do = [run for run in plan.runs if run.run_id not in plan.finished]
+    found = estimate_all(
+        [run.spec for run in plan.runs],
+        folder,
+        _asked_device(first.launch),
+        others,
+        _num_shards(first.launch),
+        first.launch.max_group_size,
+        1 if others else workers_on_device(first.launch, work_of(to_do, first.launch)),
+    )
+    return found, [*plan.problems, *disk_warning(to_do, found, free_disk_bytes(folder))]
+
+
+def _asked_device(launch: LaunchConfig) -> Device:
+    """auto stays auto for this machine; on a cluster it is what the workers ask for."""
+    return launch.device if launch.launcher is Launcher.local else launch_device(launch)
+
+
+def _num_shards(launch: LaunchConfig) -> int:
+    return num_devices(launch) if launch.shard_base else 1
