@@ -26,7 +26,7 @@ from harness.ledger.tables import JobStatus
 from harness.models.convert import checkpoint_folder
 from harness.models.locate import locate_model
 from harness.runs.adapter_files import ADAPTER_WEIGHTS
-from harness.runs.record import RECORD_FILE, load_record
+from harness.runs.record import RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
 
 
@@ -89,9 +89,37 @@ def loaded(
         raise ValueError(str(source))
     say_if_slow(spec.quant, device)
     base = load_base(source, spec.quant, device, Path(paths.cache), spec.model.kind, spec.adapter.method)
+    require_same_base(systems, base.fingerprint, base.source.location)
     if with_adapters:
         load_members(base, systems)
     yield base
+
+
+def require_same_base(systems: Sequence[System], fingerprint: str, location: str) -> None:
+    """Refuses runs that were made on other weights, of one shape perhaps, than those that stand in their place now.
+
+    Args:
+        systems: runs with their records.
+        fingerprint: of the weights that are there now.
+        location: where they are.
+
+    Raises:
+        ValueError: a run whose record names another fingerprint.
+    """
+    for system in systems:
+        record = load_record(system.folder)
+        assert record is not None, "open_system has read it"
+        require_recorded_base(record, fingerprint, location)
+
+
+def require_recorded_base(record: RunRecord, fingerprint: str, location: str) -> None:
+    """As `require_same_base`, for one run by its record."""
+    if record.base_fingerprint != fingerprint:
+        raise ValueError(
+            f"run {record.run_id} ({record.label}) was trained on another base than {location}: then "
+            f"{record.base_fingerprint[:12]}, now {fingerprint[:12]}; name the model that it was trained on, "
+            "or put its weights back"
+        )
 
 
 def say_if_slow(quant: QuantConfig, device: torch.device) -> None:
@@ -104,8 +132,9 @@ def load_members(base: LoadedBase, systems: Sequence[System]) -> None:
     """Reads the systems' adapters into the base's bank, each held against the sha256 of its record.
 
     Raises:
-        ValueError: an adapter's file is not the one that the run wrote.
+        ValueError: the base is not the one that a run was made on, or an adapter's file not the one that it wrote.
     """
+    require_same_base(systems, base.fingerprint, base.source.location)
     for system in systems:
         if system.member is None:
             continue
@@ -211,24 +240,17 @@ def _open_model(target: Target) -> tuple[LoadedBase, dict[str, str | None]]:
     members: dict[str, str | None] = {}
     for number, folder in enumerate(target.adapters):
         member = f"adapter{number}"
-        _require_same_base(folder, base)
+        if (record := record_beside(folder)) is not None:
+            require_recorded_base(record, base.fingerprint, base.source.location)
         base.bank.load_member(member, folder)
         name = folder.name if folder.name != "adapter" else folder.parent.name
         members[name if name not in members else f"{name}-{number}"] = member
     return base, members or {model.name: None}
 
 
-def _require_same_base(adapter: Path, base: LoadedBase) -> None:
-    """Raises ValueError where the record beside an adapter says that it was trained on other weights than these.
-
-    Shapes alone don't tell: all models of one architecture have the same.
-    """
-    record = load_record(adapter.parent) if (adapter.parent / RECORD_FILE).is_file() else None
-    if record is not None and record.base_fingerprint != base.fingerprint:
-        raise ValueError(
-            f"--adapter {adapter}: its run {record.run_id} ({record.label}) was trained on other weights "
-            f"({record.base_fingerprint[:12]}) than those of --model ({base.fingerprint[:12]}, {base.source.location})"
-        )
+def record_beside(adapter: Path) -> RunRecord | None:
+    """The record of the run that an adapter's folder belongs to; None for an adapter of other origin."""
+    return load_record(adapter.parent) if (adapter.parent / RECORD_FILE).is_file() else None
 
 
 def adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
@@ -241,7 +263,7 @@ def adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
         return quant_choice("none")
     found: list[QuantConfig] = []
     for folder in adapters:
-        record = load_record(folder.parent) if (folder.parent / RECORD_FILE).is_file() else None
+        record = record_beside(folder)
         if record is None:
             raise ValueError(f"--adapter {folder}: no record beside it says how its base was quantized; say --quant")
         found.append(RunSpec.from_dict(record.spec).quant)

@@ -21,7 +21,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings
-from eval.systems import System, require_causal
+from eval.systems import System, require_causal, require_same_base
 from harness.config.schema import SHARED_BASE_METHODS, PathsConfig, QuantConfig, QuantMethod
 from harness.files.hub import Missing
 from harness.models.convert import checkpoint_folder
@@ -79,6 +79,8 @@ def load_vllm(systems: Sequence[System], paths: PathsConfig) -> VllmBase:
     if isinstance(source, Missing):
         raise ValueError(str(source))
     folder = checkpoint_folder(source, Path(paths.cache))
+    fingerprint = folder_fingerprint(folder)
+    require_same_base(systems, fingerprint, source.location)
     config = AutoConfig.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     max_length = min(source.max_length, getattr(config, "max_position_embeddings", source.max_length))
@@ -99,7 +101,7 @@ def load_vllm(systems: Sequence[System], paths: PathsConfig) -> VllmBase:
         llm=LLM(**options),
         tokenizer=tokenizer,
         source=source,
-        fingerprint=folder_fingerprint(folder),
+        fingerprint=fingerprint,
         quant=spec.quant,
         max_length=max_length,
         eos_tokens=frozenset(token for token in [*eos, tokenizer.eos_token_id] if isinstance(token, int)),

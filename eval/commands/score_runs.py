@@ -16,7 +16,16 @@ from eval.benchmarks.glue import GLUE_FILE, GlueResult, GlueSettings, score_glue
 from eval.benchmarks.intervals import Score
 from eval.benchmarks.super_ni import SUPER_NI_FILE, SuperNiResult, SuperNiSettings, score_super_ni
 from eval.console import Advance
-from eval.systems import Target, adapters_quant, chosen_systems, loaded, refuse_equal_names, say_if_slow
+from eval.systems import (
+    Target,
+    adapters_quant,
+    chosen_systems,
+    loaded,
+    record_beside,
+    refuse_equal_names,
+    require_recorded_base,
+    say_if_slow,
+)
 from harness.banks.load import LoadedBase, load_base
 from harness.config.choices import dataset_choice, model_choice, quant_choice
 from harness.config.paths import paths_of_environment
@@ -25,7 +34,6 @@ from harness.devices.torch_device import quiet_libraries, resolve_device, resolv
 from harness.files.atomic import write_json
 from harness.files.hub import Missing
 from harness.models.locate import locate_model
-from harness.runs.record import RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
 
 
@@ -72,15 +80,6 @@ def run_super_ni(
     return results, _super_ni_table(results)
 
 
-def require_same_base(record: RunRecord, base: LoadedBase) -> None:
-    """Raises ValueError where a run's adapter was trained on other weights than these."""
-    if record.base_fingerprint != base.fingerprint:
-        raise ValueError(
-            f"run {record.run_id} ({record.label}) was trained on another base than {base.source.location}: then "
-            f"{record.base_fingerprint[:12]}, now {base.fingerprint[:12]}; name the model that it was trained on"
-        )
-
-
 def _contestants(target: DatasetTarget, kind: ModelKind) -> Iterator[_Contestant]:
     """Each system in turn, loaded; a bank of this kind holds one member at a time."""
     quiet_libraries()
@@ -105,9 +104,6 @@ def _of_runs(target: DatasetTarget, kind: ModelKind, paths: PathsConfig) -> Iter
     asked = {system.run_id: _rows(target, system.spec.dataset, system.name, paths) for system in systems}
     for system in systems:
         with loaded([system], paths, resolve_device(Device.auto)) as base:
-            record = load_record(system.folder)
-            assert record is not None, "open_system has read it"
-            require_same_base(record, base)
             yield _Contestant(name=system.name, base=base, member=system.member, rows=asked[system.run_id])
 
 
@@ -128,13 +124,13 @@ def _of_model(target: DatasetTarget, kind: ModelKind, paths: PathsConfig) -> Ite
         yield _Contestant(name=model.name, base=base, member=None, rows=rows)
         return
     names = _adapter_names(target.adapters)
-    records = [_record_beside(folder) for folder in target.adapters]
+    records = [record_beside(folder) for folder in target.adapters]
     datasets = [None if r is None else RunSpec.from_dict(r.spec).dataset for r in records]
     asked = [_rows(target, dataset, name, paths) for dataset, name in zip(datasets, names, strict=True)]
     base = load_base(source, quant, device, Path(paths.cache), kind)
     for folder, name, record, rows in zip(target.adapters, names, records, asked, strict=True):
         if record is not None:
-            require_same_base(record, base)
+            require_recorded_base(record, base.fingerprint, base.source.location)
         base.bank.load_member(name, folder)
         yield _Contestant(name=name, base=base, member=name, rows=rows)
         base.bank.remove_member(name)
@@ -144,10 +140,6 @@ def _adapter_names(folders: tuple[Path, ...]) -> list[str]:
     """As folders are called, runs' adapters as their runs; equal ones are numbered."""
     names = [folder.name if folder.name != "adapter" else folder.parent.name for folder in folders]
     return [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names)]
-
-
-def _record_beside(adapter: Path) -> RunRecord | None:
-    return load_record(adapter.parent) if (adapter.parent / RECORD_FILE).is_file() else None
 
 
 def _rows(target: DatasetTarget, trained_on: DatasetConfig | None, name: str, paths: PathsConfig) -> EvalRows:

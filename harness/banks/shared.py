@@ -19,7 +19,7 @@ dropout by key; only the base's forward pass sees a padded batch with an attenti
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -145,19 +145,31 @@ class AdapterBank(nn.Module):
             tensors = load_file(folder / ADAPTER_WEIGHTS)
         except SafetensorError as error:
             raise ValueError(f"{folder / ADAPTER_WEIGHTS}: damaged ({error}); copy it anew") from error
-        self.configs[name] = config
-        for key in sorted(tensors):
-            if not key.endswith(".lora_A.weight"):
-                continue
+        factors = list(self._fitting_factors(folder, tensors, saved.get("base_model_name_or_path")))
+        self.configs[name] = config  # from here on nothing is refused
+        for layer_name, a_RI, b_OR in factors:
+            self._place(self.layers[layer_name], name, a_RI, b_OR, config, seed=0)
+
+    def _fitting_factors(
+        self, folder: Path, tensors: dict[str, Tensor], made_for: str | None
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """-> each layer's name with its A and B, of an adapter's file.
+
+        Raises:
+            ValueError: an A without a B, or a layer that this base doesn't have or has in another shape.
+        """
+        for key in sorted(key for key in tensors if key.endswith(".lora_A.weight")):
             layer_name = key.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight")
-            a_RI, b_OR = tensors[key], tensors[key.replace("lora_A", "lora_B")]
+            if (other := key.replace("lora_A", "lora_B")) not in tensors:
+                raise ValueError(f"{folder / ADAPTER_WEIGHTS}: {key} has no {other} beside it; copy it anew")
+            a_RI, b_OR = tensors[key], tensors[other]
             shape = (a_RI.shape[1], b_OR.shape[0])
             if layer_name not in self.layers or _features(self.layers[layer_name].base) != shape:
                 raise ValueError(
                     f"{folder}: its layer {layer_name} ({shape[0]} -> {shape[1]}) doesn't fit this base model; "
-                    f"it was made for {saved.get('base_model_name_or_path')}"
+                    f"it was made for {made_for}"
                 )
-            self._place(self.layers[layer_name], name, a_RI, b_OR, config, seed=0)
+            yield layer_name, a_RI, b_OR
 
     def remove_member(self, name: str) -> None:
         """Drops an adapter; the base stays loaded for the next ones."""

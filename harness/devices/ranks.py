@@ -21,11 +21,7 @@ from harness.devices.heartbeats import Heartbeats
 from harness.devices.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from torch.distributed import (
-        Store,  # type: ignore[attr-defined]
-        Work,  # type: ignore[attr-defined]
-    )
-
+    from torch.distributed import Store, Work  # type: ignore[attr-defined]
 
 BUCKET_BYTES = 32 * 2**20  # of gradients summed by one call: few calls, little memory beside the gradients
 TIMEOUT = timedelta(days=1)  # rank 0 may tokenize, or score MMLU, while the others wait; heartbeats tell of a dead one

@@ -6,13 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 from eval.answers.files import read_contestants
+from eval.answers.generate import GenerateSettings
 from eval.benchmarks.mmlu.prompts import Protocol
 from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
-from eval.systems import Target, each_base
+from eval.commands.generate import run_generate
+from eval.systems import Target, each_base, load_members, open_system
 from harness.banks.load import LoadedBase
+from harness.files.atomic import sha256_file
 from harness.models.locate import folder_fingerprint
 from harness.runs.adapter_files import ADAPTER_WEIGHTS
 from harness.runs.record import save_record
@@ -44,8 +48,57 @@ def test_an_adapter_of_other_weights_is_refused_though_its_shapes_fit(tmp_path: 
     one, twin = make_checkpoint(tmp_path / "one"), make_checkpoint(tmp_path / "twin", seed=2)
     adapter = save_adapter(one, tmp_path / "run")
     assert "adapter0" in open_target(one, adapter).bank.configs
-    with pytest.raises(ValueError, match=r"run 0123456789ab \(tiny\) was trained on other weights .* --model"):
+    with pytest.raises(ValueError, match=r"run 0123456789ab \(tiny\) was trained on another base than .*twin"):
         open_target(twin, adapter)
+
+
+def put_run(runs: Path, model: Path, adapter: str = "lora") -> str:
+    """A finished run of a checkpoint: its folder as `harness.run` leaves it. -> its id"""
+    run = runs / "0123456789ab"
+    save_adapter(model, run)
+    made = spec(model=("local", {"path": str(model)}), quant="fp32", adapter=adapter)
+    (run / "config.yaml").write_text(yaml.safe_dump(made.to_dict()))
+    digest = sha256_file(run / "adapter" / ADAPTER_WEIGHTS)
+    fingerprint = folder_fingerprint(model)
+    save_record(run, dataclasses.replace(record(), base_fingerprint=fingerprint, adapter_sha256=digest))
+    return run.name
+
+
+@pytest.mark.parametrize("adapter", ["lora", "none"])
+def test_a_run_whose_base_was_replaced_is_refused_by_every_command(tmp_path: Path, adapter: str) -> None:
+    model = make_checkpoint(tmp_path / "model")
+    run = put_run(tmp_path / "runs", model, adapter)
+    assert open_target(run=run, runs=tmp_path / "runs").bank is not None
+    make_checkpoint(model, seed=2)  # other weights of the same shape
+    refused = r"run 0123456789ab \(tiny\) was trained on another base than .*model: then .*, now .*"
+    with pytest.raises(ValueError, match=refused):
+        open_target(run=run, runs=tmp_path / "runs")
+    with pytest.raises(ValueError, match=refused):
+        run_generate(
+            None, [run], tmp_path / "runs", "embedded", "open", 1, GenerateSettings(), False, lambda _, __: None
+        )
+    system = open_system(tmp_path / "runs" / run)
+    with pytest.raises(ValueError, match=refused):  # as a worker does that has loaded the base already
+        load_members(open_base(model), [system])
+
+
+def test_a_refused_adapter_leaves_no_trace_of_its_member(tmp_path: Path) -> None:
+    one, wide = make_checkpoint(tmp_path / "one"), make_checkpoint(tmp_path / "wide", seed=1)
+    adapter = save_adapter(one, tmp_path / "run")
+    tensors = load_file(adapter / ADAPTER_WEIGHTS)
+    bank = open_base(wide).bank
+    bank.remove_member("tuned")
+    with pytest.raises(ValueError, match="doesn't fit this base model"):
+        bank.load_member("new", adapter)
+    assert bank.configs == {}
+    assert bank.member_parameters("new") == {}
+    last = sorted(key for key in tensors if "lora_B" in key)[-1]
+    save_file({key: value for key, value in tensors.items() if key != last}, adapter / ADAPTER_WEIGHTS)
+    bank = open_base(one).bank
+    with pytest.raises(ValueError, match=r"lora_A.weight has no .*lora_B.weight beside it"):
+        bank.load_member("new", adapter)
+    assert "new" not in bank.configs
+    assert bank.member_parameters("new") == {}
 
 
 def test_adapters_of_other_shapes_damaged_or_missing_are_named(tmp_path: Path) -> None:
