@@ -6,6 +6,7 @@ Source: QLoRA (arXiv 2305.14314) sections 2, 3 and 5. Gaps are explained as far 
 to be unexplained, and nothing is fitted to close them.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -120,12 +121,16 @@ def paper_comparison() -> list[Comparison]:
 
 def main(arguments: Sequence[str]) -> None:
     """Prints ours for LLaMA 7B to 65B and the paper's figures beside ours; `--json` for JSON alone."""
-    unknown = [argument for argument in arguments if argument != "--json"]
-    if unknown:
-        sys.exit(f"harness.memory: {unknown[0]}: not an option; there is --json alone")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.memory",
+        description="What QLoRA on LLaMA 7B to 65B needs by our arithmetic, beside what the paper states. "
+        "A plan says it for your own runs: python -m harness.run ... launch.dry_run=true",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
+    options = parser.parse_args(arguments)
     predictions = {size: recipe_prediction(size) for size in LLAMA_SIZES}
     comparisons = paper_comparison()
-    if "--json" in arguments:
+    if options.json:
         sizes = {size: prediction.to_dict() for size, prediction in predictions.items()}
         print(
             json.dumps({"tokens": PAPER_TOKENS, "recipe": sizes, "paper": [asdict(c) for c in comparisons]}, indent=2)
