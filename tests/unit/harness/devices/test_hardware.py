@@ -25,7 +25,9 @@ from harness.devices.hardware import (
 )
 from sweeps.plan.jobs import PlannedRun, plan_runs
 from sweeps.plan.preflight import cuda_problems, device_notes
-from tests.stand_in_driver import environment
+from tests.stand_in_driver import drive, driver_folder, environment
+
+__all__ = ["drive", "driver_folder"]  # fixtures
 
 GB = 2**30
 H100 = Hardware("H100", 80 * GB, (9, 0))
