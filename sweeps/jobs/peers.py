@@ -6,18 +6,21 @@ timeout of a collective operation ends.
 """
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.distributed import DistError, DistStoreError, PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed import DistError, PrefixStore, Store  # type: ignore[attr-defined]
 
 from harness.config.schema import LaunchConfig
 from harness.devices.hardware import Place
-from harness.devices.ranks import ALONE, LOOK_UP, PeerLostError, Ranks, join_ranks
+from harness.devices.ranks import ALONE, PeerLostError, Ranks, join_ranks
 from harness.devices.torch_device import resolve_device
 from harness.ledger.tables import JobRow, JobStatus
+
+LEAST_PAUSE, MOST_PAUSE = 0.001, 0.1  # seconds between an idle rank's looks at the store
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,11 +43,12 @@ class Crew:
             PeerLostError: another rank is gone, or the store.
         """
         assert self.store is not None
-        key = self._next_key()
+        key, pause = self._next_key(), LEAST_PAUSE
         try:
-            while not self.store.check([key]):
+            while not self.store.check([key]):  # its own wait logs a warning at every time-out
                 self.ranks.require_peers()
-                _wait_a_while(self.store, key)
+                time.sleep(pause)
+                pause = min(2 * pause, MOST_PAUSE)
             return json.loads(self.store.get(key))
         except DistError as error:
             raise PeerLostError(f"the store where the ranks meet is gone: {error}") from error
@@ -61,13 +65,6 @@ class Crew:
     def _next_key(self) -> str:
         self.num_messages += 1
         return f"message/{self.num_messages}"
-
-
-def _wait_a_while(store: Store, key: str) -> None:
-    try:
-        store.wait([key], LOOK_UP)
-    except DistStoreError:
-        pass  # nothing was said meanwhile
 
 
 def join_crew(place: Place, store: Store, launch: LaunchConfig) -> Crew:
