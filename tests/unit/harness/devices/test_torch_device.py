@@ -1,6 +1,7 @@
 """The device that is really used decides, and nothing falls to the CPU, or to a slow data type, without a word."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from harness.devices import hardware as devices
 from harness.devices import torch_device
 from harness.devices.hardware import Driver, Hardware, TorchCuda
 from harness.devices.torch_device import require_bfloat16, resolve_device, resolved_quant, slow_dtype, torch_cuda
+from harness.models.locate import folder_fingerprint
+from harness.runs.record import save_record
 from harness.runs.spec import RunSpec
 from sweeps.jobs.context import Workplace
 from sweeps.jobs.settings import WorkerSettings
-from tests.builders import spec
+from tests.builders import record, spec
 from tests.tiny import make_checkpoint
 
 T4, H100 = Hardware("Tesla T4", 2**34, (7, 5)), Hardware("H100", 2**36, (9, 0))
@@ -158,6 +161,7 @@ def test_a_run_in_bfloat16_is_scored_so_on_a_cpu_and_it_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tiny_spec(tmp_path, DType.bfloat16)
+    save_record(tmp_path, replace(record(), base_fingerprint=folder_fingerprint(tmp_path / "model")))
     system = System(name="there", run_id=run.run_id, spec=run, folder=tmp_path)
     with loaded([system], PathsConfig(cache=str(tmp_path / "cache")), CPU, with_adapters=False) as base:
         assert {parameter.dtype for parameter in base.bank.parameters()} == {torch.bfloat16}
