@@ -161,6 +161,10 @@ class _Placing(QuantizationConfigMixin):
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Placing":
         return self
 
+    def to_dict(self) -> dict[str, Any]:
+        """What transformers describes a model by; our orders stay out of it, shards can't be copied."""
+        return {"quant_method": _NAME}
+
 
 @register_quantizer(_NAME)
 class _Quantizer(HfQuantizer):

@@ -19,6 +19,7 @@ from eval.commands.generate import run_generate
 from eval.systems import System, open_system
 from harness.banks.load import load_base
 from harness.config.schema import PathsConfig
+from harness.models.locate import folder_fingerprint
 from harness.runs.record import save_record
 from tests.builders import record, spec
 from tests.tiny import make_checkpoint
@@ -56,7 +57,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def make_run(runs: Path, folder: Path, run_id: str, **choices: Any) -> System:
     model = ("local", {"path": str(folder), "hub_id": "tiny", "max_length": 512})
     one = spec(model=model, **choices)
-    save_record(runs / run_id, dataclasses.replace(record(), run_id=run_id, label=run_id, spec=one.to_dict()))
+    about = {"label": run_id, "spec": one.to_dict(), "base_fingerprint": folder_fingerprint(folder)}
+    save_record(runs / run_id, dataclasses.replace(record(), run_id=run_id, **about))
     (runs / run_id / "config.yaml").write_text(yaml.safe_dump(one.to_dict()))
     return open_system(runs / run_id)
 

@@ -16,7 +16,7 @@ from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
 from harness.banks.load import LoadedBase, load_base
 from harness.config.schema import PathsConfig
 from harness.files.atomic import read_jsonl
-from harness.models.locate import ModelSource
+from harness.models.locate import ModelSource, folder_fingerprint
 from harness.runs.record import save_record
 from harness.training.checkpoint import checkpoints
 from harness.training.loop import Member, TrainingInterrupted, train_group
@@ -118,7 +118,8 @@ def run(folder: Path, tmp_path: Path) -> Path:
     base.bank.save_member("a", tmp_path / "a" / "adapter", "tiny", "main")
     one = spec(model=("local", {"path": str(folder), "hub_id": "tiny"}), quant="none")
     (tmp_path / "a" / "config.yaml").write_text(yaml.safe_dump(one.to_dict()))
-    save_record(tmp_path / "a", dataclasses.replace(record(), run_id="a", num_steps=6))
+    fingerprint = folder_fingerprint(folder)
+    save_record(tmp_path / "a", dataclasses.replace(record(), run_id="a", num_steps=6, base_fingerprint=fingerprint))
     return tmp_path / "a"
 
 
