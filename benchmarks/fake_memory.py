@@ -42,8 +42,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.attention import varlen  # noqa: F401  registers its operations
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
+from benchmarks.gpu.shapes import llama_config
 from harness.banks.shared import AdapterBank
 from harness.config.choices import quant_choice
 from harness.config.schema import AdapterConfig, DType, QuantConfig, QuantMethod, ShapeConfig, TrainConfig
@@ -262,15 +263,7 @@ def predicted(shape: ShapeConfig, quant: QuantConfig, case: Case) -> MemoryPredi
 
 def make_bank(shape: ShapeConfig, quant: QuantConfig, case: Case) -> AdapterBank:
     """A LLaMA of this shape with fake weights, its members added."""
-    config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_kv_heads,
-        tie_word_embeddings=shape.tied_embeddings,
-    )
+    config = llama_config(shape)
     dtype = TORCH_DTYPES[quant.compute_dtype]
     model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED, dtype=dtype)
     for name, linear in [] if quant.method is QuantMethod.none else list(linear_layers(model)):

@@ -256,9 +256,9 @@ def train_config(options: Options, device: torch.device) -> TrainConfig:
     )
 
 
-def build_base(shape: ShapeConfig, quant: QuantConfig, device: torch.device) -> nn.Module:
-    """A LLaMA of this shape with random weights, its linear layers quantized one by one as they are drawn."""
-    config = LlamaConfig(
+def llama_config(shape: ShapeConfig) -> LlamaConfig:
+    """What transformers builds a LLaMA of this shape from."""
+    return LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -267,6 +267,11 @@ def build_base(shape: ShapeConfig, quant: QuantConfig, device: torch.device) -> 
         num_key_value_heads=shape.num_kv_heads,
         tie_word_embeddings=shape.tied_embeddings,
     )
+
+
+def build_base(shape: ShapeConfig, quant: QuantConfig, device: torch.device) -> nn.Module:
+    """A LLaMA of this shape with random weights, its linear layers quantized one by one as they are drawn."""
+    config = llama_config(shape)
     dtype = TORCH_DTYPES[quant.compute_dtype]
     with torch.device("meta"):
         model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED, dtype=dtype)

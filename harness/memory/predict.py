@@ -196,7 +196,9 @@ def predict(
     """
     check(shape, quant)
     nothing = dict.fromkeys((f.name for f in fields(MemoryPrediction)), 0)
-    nothing["weights_bytes"] = weights_bytes(shape, quant, num_shards)
+    masters = _has_masters(adapter, train)
+    stored = replace(quant, compute_dtype=DType.float32) if masters else quant
+    nothing["weights_bytes"] = weights_bytes(shape, stored, num_shards)
     if train is None or adapter.method is AdapterMethod.none:
         return MemoryPrediction(**nothing)
     check_targets(shape, adapter)
@@ -206,10 +208,7 @@ def predict(
     saved = saved_by_pass(run, train.gradient_checkpointing)
     tensors = trained_tensors(shape, adapter) * num_members
     full = adapter.method is AdapterMethod.full
-    masters = full and train.master_weights is MasterWeights.float32
     element_bytes = compute_bytes if full and not masters else ADAPTER_BYTES
-    if masters:
-        nothing["weights_bytes"] = weights_bytes(shape, replace(quant, compute_dtype=DType.float32))
     resident, paged = optimizer_bytes(tensors, train.optimizer, element_bytes)
     matrix_bytes = dequantization_bytes(shape, quant, masters)
     output_layer_bytes = shape.vocab_size * shape.hidden_size * compute_bytes if masters else 0  # cast for the loss
@@ -227,6 +226,13 @@ def predict(
         "working_bytes": working_bytes(run, train.gradient_checkpointing, matrix_bytes, num_members),
     }
     return MemoryPrediction(**terms)
+
+
+def _has_masters(adapter: AdapterConfig, train: TrainConfig | None) -> bool:
+    """Whether every weight is trained, and kept in float32 (`harness.nn.masters`)."""
+    if train is None or adapter.method is not AdapterMethod.full:
+        return False
+    return train.master_weights is MasterWeights.float32
 
 
 def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> MemoryPrediction | None:

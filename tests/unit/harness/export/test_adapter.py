@@ -241,6 +241,16 @@ def test_an_untouched_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
         export(run, tmp_path / "out")
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_run_of_every_weight_is_refused_and_its_checkpoint_named(
+    tmp_path: Path, checkpoint: Path, merge: bool
+) -> None:
+    run = make_run(tmp_path, checkpoint, adapter=AdapterConfig(name="full", method=AdapterMethod.full))
+    with pytest.raises(ExportRefusedError, match=r"trained every weight.*adapter is a whole checkpoint"):
+        export(run, tmp_path / "out", merge)
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_written_over(tmp_path: Path, checkpoint: Path) -> None:
     run = make_run(tmp_path, checkpoint)
     (tmp_path / "out").mkdir()

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
+from benchmarks.gpu.shapes import llama_config
 from harness.banks.shared import AdapterBank
 from harness.config.choices import model_choice
 from harness.config.schema import (
@@ -88,15 +89,7 @@ def make_linear(in_features: int, out_features: int) -> torch.nn.Linear:
 
 def make_bank(quant: QuantConfig, adapter: AdapterConfig, shape: ShapeConfig = TINY) -> AdapterBank:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_kv_heads,
-        tie_word_embeddings=shape.tied_embeddings,
-    )
+    config = llama_config(shape)
     dtype = TORCH_DTYPES[quant.compute_dtype]
     model = AutoModelForCausalLM.from_config(config, attn_implementation="packed", dtype=dtype)
     quantize_linear_layers(model, quant, CPU)
