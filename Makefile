@@ -58,7 +58,7 @@ table7: setup  ## The paper's Table 7 (Elo by people and GPT-4, two benchmarks)
 	$(BIN)/python -m analysis tables 7 --data $(DATA)
 
 test: setup  ## The fast suite: CPU, no network, minutes
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: setup  ## The slow suite: real models, a real chat server, fault injection, parity with other tools
 	-@$(MAKE) --no-print-directory server
