@@ -236,12 +236,13 @@ class AdapterConfig:
 
 @dataclass(slots=True, kw_only=True)
 class TrainConfig:
-    max_steps: int | None = None  # optimizer steps; null: the dataset's recipe for the model's size, else 1000
-    max_epochs: float | None = None  # at most so many passes over the data; null: the recipe's, else 4 (decision 0003)
+    max_steps: int | None = None  # optimizer steps; binds where it is given (decision 0003)
+    max_epochs: float | None = None  # passes over the data; both null: the recipe's for the model's size, else 1000, 4
     batch_size: int | None = None  # examples an optimizer step; null: the recipe's, else 16
     learning_rate: float | None = None  # null: the recipe's, else 2e-4
     schedule: Schedule = Schedule.constant
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # of the run's steps, those over which the rate rises to its value
+    warmup_ratio: float = since(0.0)  # the same as a share of the run's steps, rounded up as the Trainer does
     optimizer: Optimizer = Optimizer.paged_adamw_32bit  # paged: where its state takes over 1/4 of a GPU's free memory
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
@@ -272,7 +273,7 @@ class TrainConfig:
         require(self, "train", 1e-9, "snapshot_steps", "mmlu_every_steps", "mmlu_limit")
         require(self, "train", 0, "warmup_steps", "weight_decay", "original_eval_carve", "seed", "data_seed")
         require(self, "train", 0, "mmlu_num_shots")
-        for key in ("adam_beta1", "adam_beta2"):
+        for key in ("adam_beta1", "adam_beta2", "warmup_ratio"):
             if isinstance(value := getattr(self, key), float) and not 0 <= value < 1:
                 raise ValueError(f"train.{key}={value}: expected from 0 up to, but not, 1")
         if isinstance(self.learning_rate, float) and not 0 < self.learning_rate < 1:

@@ -36,7 +36,8 @@ from harness.config.schema import (
 from harness.runs.compatibility import method_problem, task_problem
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
-TRAIN_RECIPE = ("max_steps", "batch_size", "learning_rate", "max_epochs")  # what a recipe fills in `train`
+TRAIN_RECIPE = ("batch_size", "learning_rate")  # what a recipe fills in `train` where it is open
+TRAIN_LENGTH = ("max_steps", "max_epochs")  # what it fills where both are open: a length that the user gave binds
 RUN_ID_LENGTH = 12
 _PLAIN = (str, int, float, type(None))  # bool is an int
 _SHORT_DTYPES = {DType.float32: "fp32", DType.bfloat16: "bf16", DType.float16: "fp16", DType.auto: "auto"}
@@ -88,7 +89,8 @@ class RunSpec:
             "alpha": f"a{self.adapter.lora_alpha}",
             "dropout": f"d{self.adapter.lora_dropout:g}",
             "learning rate": f"lr{self.train.learning_rate:g}",
-            "steps": f"n{self.train.max_steps}",
+            "steps": "" if self.train.max_steps is None else f"n{self.train.max_steps}",
+            "epochs": "" if self.train.max_epochs is None else f"e{self.train.max_epochs:g}",
             "seed": f"s{self.train.seed}",
             "master weights": f"{self.train.master_weights.value}-weights",
         }
@@ -131,8 +133,7 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
     if problem := method_problem(config.adapter, quant, config.model) or task_problem(config.model, config.dataset):
         raise ValueError(problem)
     row = recipe_row(config.dataset, config.model)
-    open_keys = [key for key in TRAIN_RECIPE if getattr(config.train, key) is None]
-    train = dataclasses.replace(config.train, **{key: getattr(row, key) for key in open_keys})
+    train = with_recipe(config.train, row)
     if train.mode is Mode.faithful:  # the original: batches of one example, accumulated; grouped by length
         train = dataclasses.replace(train, loss_mean=LossMean.example, group_by_length=True, max_microbatch_tokens=1)
     masters = _master_weights(train, config.adapter.method, quant.compute_dtype)
@@ -149,6 +150,28 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
     return RunSpec(
         model=config.model, quant=quant, adapter=adapter, dataset=config.dataset, train=train, data_sha256=data_sha256
     )
+
+
+def with_recipe(train: TrainConfig, row: RecipeRow) -> TrainConfig:
+    """Fills what the user left open. Where `max_steps` or `max_epochs` is given, the recipe adds no other limit.
+
+    Raises:
+        ValueError: a warm-up given twice, or one that is longer than the run.
+    """
+    open_keys = [key for key in TRAIN_RECIPE if getattr(train, key) is None]
+    if all(getattr(train, key) is None for key in TRAIN_LENGTH):
+        open_keys += TRAIN_LENGTH
+    if train.warmup_ratio and train.warmup_steps:
+        raise ValueError(
+            f"train.warmup_ratio={train.warmup_ratio} and train.warmup_steps={train.warmup_steps}: give one of them"
+        )
+    filled = dataclasses.replace(train, **{key: getattr(row, key) for key in open_keys})
+    if filled.max_steps is not None and filled.warmup_steps > filled.max_steps:
+        raise ValueError(
+            f"train.warmup_steps={filled.warmup_steps}: the run has at most {filled.max_steps} steps, so the rate would "
+            "never reach train.learning_rate; lower it, or say train.warmup_ratio=0.03"
+        )
+    return filled
 
 
 def _master_weights(train: TrainConfig, method: AdapterMethod, dtype: DType) -> MasterWeights:

@@ -7,17 +7,32 @@ import math
 
 import numpy as np
 
-from harness.config.schema import Schedule, TrainConfig
+from harness.config.schema import Mode, Schedule, TrainConfig
 from harness.data.tokens import Lengths
 
 
 def num_steps(train: TrainConfig, num_examples: int) -> int:
-    """Optimizer steps of a run: `max_steps`, but at most `max_epochs` passes over the data."""
-    assert train.max_steps is not None
+    """Optimizer steps of a run: `max_steps`, or `max_epochs` passes over the data; the fewer where both are given.
+
+    Raises:
+        ValueError: more warm-up steps than that.
+    """
     assert train.batch_size is not None
-    assert train.max_epochs is not None
-    by_epochs = math.ceil(train.max_epochs * num_examples / train.batch_size)
-    return max(1, min(train.max_steps, by_epochs))
+    limits = [] if train.max_steps is None else [train.max_steps]
+    if train.max_epochs is not None:
+        limits.append(math.ceil(train.max_epochs * num_examples / train.batch_size))
+    total = max(1, min(limits))
+    if train.warmup_steps > total:
+        raise ValueError(
+            f"train.warmup_steps={train.warmup_steps}: the run has {total} steps on {num_examples} examples, so the "
+            "rate would never reach train.learning_rate; lower it, or say train.warmup_ratio=0.03"
+        )
+    return total
+
+
+def num_warmup_steps(train: TrainConfig, total_steps: int) -> int:
+    """Of a run's steps, those over which the rate rises. Source: transformers' `get_warmup_steps` (rounded up)."""
+    return train.warmup_steps or math.ceil(train.warmup_ratio * total_steps)
 
 
 def batch_indices(train: TrainConfig, num_characters: Lengths, step: int) -> list[int]:
@@ -59,13 +74,17 @@ def group_by_length(order: Lengths, lengths: Lengths, batch_size: int) -> Length
 
 
 def learning_rate(train: TrainConfig, step: int, total_steps: int) -> float:
-    """Of the step counted from 0: linear warm-up, then constant, linear or cosine decay to 0."""
+    """Of the step counted from 0: linear warm-up, then constant, linear or cosine decay to 0.
+
+    The first of W warm-up steps has the rate 1/W. In `train.mode=faithful` it has 0, as transformers' schedules.
+    """
     assert train.learning_rate is not None
-    if step < train.warmup_steps:
-        return train.learning_rate * (step + 1) / train.warmup_steps
+    warmup = num_warmup_steps(train, total_steps)
+    if step < warmup:
+        return train.learning_rate * (step + int(train.mode is Mode.fast)) / warmup
     if train.schedule is Schedule.constant:
         return train.learning_rate
-    progress = (step - train.warmup_steps) / max(1, total_steps - train.warmup_steps)
+    progress = (step - warmup) / max(1, total_steps - warmup)
     if train.schedule is Schedule.linear:
         return train.learning_rate * (1 - progress)
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

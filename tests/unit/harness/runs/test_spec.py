@@ -342,3 +342,28 @@ def test_every_dataset_has_a_reader() -> None:
     formats: dict[str, Callable[..., Any]] = dict(DATASETS)
     names = {path.stem: load_choice("dataset", path.stem)["format"] for path in folder.glob("*.yaml")}
     assert {name: kind for name, kind in names.items() if kind not in formats} == {"none": "none"}
+
+
+def test_a_length_that_the_user_gives_is_not_limited_by_the_recipe() -> None:
+    def length(**train: Any) -> tuple[int | None, float | None]:
+        found = spec(dataset="oasst1", train=("default", train)).train
+        assert found is not None
+        return found.max_steps, found.max_epochs
+
+    assert length() == (1875, 4.0)
+    assert length(max_steps=500) == (500, None)
+    assert length(max_epochs=3.0) == (None, 3.0)
+    assert length(max_steps=500, max_epochs=2.0) == (500, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("train", "problem"),
+    [
+        ({"warmup_steps": 1876}, "warmup_steps=1876: the run has at most 1875 steps"),
+        ({"warmup_steps": 11, "max_steps": 10}, "warmup_steps=11: the run has at most 10 steps"),
+        ({"warmup_steps": 5, "warmup_ratio": 0.03}, "give one of them"),
+    ],
+)
+def test_a_warm_up_that_makes_no_sense_is_refused(train: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        spec(dataset="oasst1", train=("default", train))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+from transformers import TrainingArguments, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from harness.config.schema import Schedule, TrainConfig
-from harness.training.schedule import batch_indices, learning_rate, num_steps
+from harness.config.schema import Mode, Schedule, TrainConfig
+from harness.training.schedule import batch_indices, learning_rate, num_steps, num_warmup_steps
 
 SIZES = st.integers(1, 40)
 
@@ -33,6 +33,31 @@ def config(**values: object) -> TrainConfig:
 )
 def test_num_steps(max_steps: int, max_epochs: float, num_examples: int, expected: int) -> None:
     assert num_steps(config(max_steps=max_steps, max_epochs=max_epochs), num_examples) == expected
+
+
+def test_one_limit_alone_binds() -> None:
+    assert num_steps(config(max_steps=500), 10) == 500
+    assert num_steps(config(max_steps=None, max_epochs=3.0), 20_000) == 15_000
+
+
+def test_warm_up_longer_than_the_run_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"warmup_steps=11: the run has 6 steps on 24 examples"):
+        num_steps(config(max_steps=None, max_epochs=1.0, warmup_steps=11), 24)
+
+
+@pytest.mark.parametrize("schedule", [Schedule.linear, Schedule.cosine])
+def test_faithful_warm_up_and_decay_are_the_trainers(schedule: Schedule) -> None:
+    make = get_linear_schedule_with_warmup if schedule is Schedule.linear else get_cosine_schedule_with_warmup
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    total = 101
+    wanted = TrainingArguments(warmup_steps=0.03).get_warmup_steps(total)
+    reference = make(optimizer, num_warmup_steps=wanted, num_training_steps=total)
+    train = config(schedule=schedule, mode=Mode.faithful, warmup_ratio=0.03)
+    assert num_warmup_steps(train, total) == wanted == 4
+    for step in range(total):
+        assert learning_rate(train, step, total) == pytest.approx(reference.get_last_lr()[0], abs=1e-12), step
+        optimizer.step()
+        reference.step()
 
 
 @settings(deadline=None)  # a loaded machine is no failure
@@ -93,7 +118,7 @@ def test_decay_is_transformers_own(schedule: Schedule) -> None:
 @settings(deadline=None)  # a loaded machine is no failure
 @given(warmup=st.integers(0, 30), total=st.integers(1, 50), schedule=st.sampled_from(Schedule))
 def test_rate_rises_to_the_peak_and_never_above(warmup: int, total: int, schedule: Schedule) -> None:
-    train = config(schedule=schedule, warmup_steps=warmup)
+    train = config(schedule=schedule, warmup_steps=warmup, max_steps=50)
     rates = [learning_rate(train, step, total) for step in range(total)]
     assert all(0 <= rate <= 1e-3 + 1e-12 for rate in rates)
     assert all(rate > 0 for rate in rates), "no step is wasted at a rate of zero"

@@ -43,12 +43,13 @@ def record(folder: Path, spec: RunSpec, **changes: object) -> None:
 
 
 def test_time_is_that_of_recorded_runs_and_else_unknown(tmp_path: Path) -> None:
-    known, other_data = runs_of("model=7b", "dataset=oasst1,flan", "train.max_steps=100")
+    known, other_data = runs_of("model=7b", "dataset=oasst1,flan", "train.max_steps=100", "train.max_epochs=4")
     before = estimate_all([known.spec], tmp_path, Device.cpu, CPU)[known.run_id]
     assert (before.seconds, before.seconds_unknown, before.target_tokens) == (None, NO_SPEED, None)
     assert before.max_tokens == 100 * 16 * (16 + 512)
     record(tmp_path, known.spec)
-    (again,) = runs_of("model=llama7b", "dataset=oasst1", "train.seed=5", "adapter.lora_r=8", "train.max_steps=100")
+    length = ("train.max_steps=100", "train.max_epochs=4")
+    (again,) = runs_of("model=llama7b", "dataset=oasst1", "train.seed=5", "adapter.lora_r=8", *length)
     found = estimate_all([again.spec, other_data.spec], tmp_path, Device.cpu, CPU)
     examples = 16 * 8  # 30 rows, at most 4 passes: 8 steps of 16
     assert found[again.run_id].seconds == 2.0 * examples
