@@ -1,7 +1,7 @@
 """A slip of the original, as a named switch: `do_eval` took 1,024 rows out of the training set.
 
 QLoRA's OASST1 runs therefore saw 8,822 of 9,846 rows (`train.original_eval_carve=1024`). Source: artidoro/qlora
-qlora.py, `train_test_split(test_size=max_eval_samples, shuffle=True, seed=42)`; the rows drawn are ours, not its.
+qlora.py, `train_test_split(test_size=max_eval_samples, shuffle=True, seed=42)`; the same rows are left out here.
 """
 
 from dataclasses import dataclass
@@ -41,6 +41,5 @@ def carve(examples: EncodedExamples, num_characters: Lengths, train: TrainConfig
             f"train.original_eval_carve={train.original_eval_carve}: the dataset has {len(examples)} rows, and one at "
             "least must be left to train on; set it to 0"
         )
-    left = len(examples) - train.original_eval_carve
-    kept = np.sort(np.random.default_rng(CARVE_SEED).permutation(len(examples))[:left])
+    kept = np.sort(np.random.default_rng(CARVE_SEED).permutation(len(examples))[train.original_eval_carve :])
     return Subset(examples, kept), num_characters[kept]

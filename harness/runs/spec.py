@@ -204,6 +204,8 @@ def identity(value: Any) -> Any:
         if "identity_since" in field.metadata and item == field.metadata["identity_since"]:
             continue
         kept[field.name] = identity(item)
+    if isinstance(value, TrainConfig) and value.original_eval_carve:
+        kept["original_eval_carve"] = [value.original_eval_carve, "as datasets' train_test_split"]  # once others
     if isinstance(value, QuantConfig):
         _drop_idle_quant_fields(value, kept)
     if isinstance(value, AdapterConfig) and value.method is AdapterMethod.none:

@@ -202,7 +202,10 @@ def unique_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
     for label, same in by_label.items():
         details = {spec.run_id: spec.details for spec in same}
         varying = [key for key in same[0].details if len({found[key] for found in details.values()}) > 1]
-        longer = {run_id: "-".join([label, *(found[key] for key in varying if found[key])]) for run_id, found in details.items()}
+        longer = {
+            run_id: "-".join([label, *(found[key] for key in varying if found[key])])
+            for run_id, found in details.items()
+        }
         how_many = Counter(longer.values())
         begins = Counter((text, run_id[:4]) for run_id, text in longer.items())
         for run_id, text in longer.items():
