@@ -168,8 +168,8 @@ def with_recipe(train: TrainConfig, row: RecipeRow) -> TrainConfig:
     filled = dataclasses.replace(train, **{key: getattr(row, key) for key in open_keys})
     if filled.max_steps is not None and filled.warmup_steps > filled.max_steps:
         raise ValueError(
-            f"train.warmup_steps={filled.warmup_steps}: the run has at most {filled.max_steps} steps, so the rate would "
-            "never reach train.learning_rate; lower it, or say train.warmup_ratio=0.03"
+            f"train.warmup_steps={filled.warmup_steps}: the run has at most {filled.max_steps} steps, so the rate "
+            "would never reach train.learning_rate; lower it, or say train.warmup_ratio=0.03"
         )
     return filled
 
@@ -205,7 +205,7 @@ def identity(value: Any) -> Any:
             continue
         kept[field.name] = identity(item)
     if isinstance(value, TrainConfig) and value.original_eval_carve:
-        kept["original_eval_carve"] = [value.original_eval_carve, "as datasets' train_test_split"]  # once others
+        kept["original_eval_carve"] = [value.original_eval_carve, "as datasets' train_test_split"]  # other rows once
     if isinstance(value, QuantConfig):
         _drop_idle_quant_fields(value, kept)
     if isinstance(value, AdapterConfig) and value.method is AdapterMethod.none:
