@@ -65,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HARNESS_RUNS"] = folder
         for name, overrides in grids(options.points).items():
-            points, compose_seconds = timed(partial(compose_grid, overrides))
+            points, compose_seconds = timed(partial(compose_grid, overrides, eval_config()))
             plan, plan_seconds = timed(partial(planned, [point.config for point in points]))
             assert len(plan.runs) == len(points)
             sample = points[:: max(1, len(points) // max(1, options.hydra_points))][: options.hydra_points]

@@ -81,7 +81,6 @@ class Benchmark(Protocol):
     higher_is_better: ClassVar[bool | None] = True  # None: its number is no measure of quality
     command: ClassVar[str]  # what measures it by hand: python -m eval COMMAND
     options: ClassVar[tuple[Option, ...]] = ()  # of the command, beside those of its settings
-    num_choices: ClassVar[int | None] = None  # of each question; a report shows the level of chance
 
     def problems(self, settings: Any, paths: PathsConfig, key: str) -> list[str]:
         """What is missing or broken, before anything starts. Args: key: what stands before a setting's name."""

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 
-from harness.config.choices import CONF_FOLDER
 from eval.benchmarks.registry import eval_config
 from harness.config import compose as composing
+from harness.config.choices import CONF_FOLDER
 from harness.config.compose import ConfigError, Point, register
 from harness.config.schema import AdapterMethod, QuantMethod
 

@@ -10,7 +10,6 @@ from rich.table import Table
 from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Option, Place, cell, hundredfold
 from eval.benchmarks.mmlu.questions import (
     HUB,
-    NUM_CHOICES,
     Question,
     Role,
     choose_shots,
@@ -40,7 +39,6 @@ class MmluBenchmark(Benchmark):
     scores_sharded_base = True
     headline_key = "accuracy_macro"
     options = (Option(name="checkpoints", sentence="Of one --run: all, last, or steps as 100,200."),)
-    num_choices = NUM_CHOICES
 
     def problems(self, settings: MmluSettings, paths: PathsConfig, key: str) -> list[str]:
         """What the hub serves is left to the job."""

@@ -1,6 +1,7 @@
 """What is one run? `run_id` hashes what can change a result and nothing else; equal points are one run."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
+from eval.benchmarks.registry import planned_settings, settings_from
 from harness.config.choices import load_choice
 from harness.config.schema import AdapterMethod, Config, DatasetConfig, Device, DType, EvalConfig, MasterWeights, typed
 from harness.data.formats import DATASETS
@@ -279,6 +282,21 @@ def test_a_measurement_of_changed_questions_is_another(tmp_path: Path, file: str
     (tmp_path / file).write_text("after")
     after = eval_settings(asked, "mmlu")
     assert {key for key in after if after[key] != before[key]} == {"mmlu_questions_sha256"}
+
+
+def test_planned_settings_are_those_of_earlier_plans() -> None:
+    """Equal settings stay the same job: what was added since then is kept only where it differs from its default."""
+    before = {"mmlu_questions": "embedded", "mmlu_shots_file": "embedded", "mmlu_num_shots": 5}
+    before |= {"mmlu_limit_per_subject": None}
+    assert planned_settings("mmlu", MmluSettings()) == before
+    assert planned_settings("mmlu", MmluSettings(row_tokens=64)) == before
+    added = planned_settings("mmlu", MmluSettings(protocol=Protocol.hendrycks))
+    assert added == before | {"mmlu_protocol": "hendrycks"}
+    assert settings_from("mmlu", added | {"mmlu_questions_sha256": "0"}) == MmluSettings(protocol=Protocol.hendrycks)
+    (_, job) = make_jobs(plan_runs([config(eval=evals("mmlu", mmlu={"row_tokens": 64}))]))
+    (_, same) = make_jobs(plan_runs([config(eval=evals("mmlu"))]))
+    assert job.job_id == same.job_id
+    assert json.loads(job.payload)["settings"]["mmlu_row_tokens"] == 64
 
 
 def test_embedded_questions_count_by_their_content() -> None:
