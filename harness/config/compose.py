@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.choices import CONF_FOLDER, load_choice, near
+from harness.config.evaluations import Evals, blank_config, nested_key, nested_settings, refuse_values
 from harness.config.grids import Skip, Variant, choice_texts, expand, with_named_grids
 from harness.config.prototypes import Prototypes, parsed
 from harness.config.schema import (
@@ -80,7 +81,6 @@ class Point:
 
 
 RunPoints = Callable[[Callable[[], list[Point]]], None]
-Evals = type[EvalConfig]  # the schema of the group `eval`, with the settings of each benchmark
 
 
 def register(run_points: RunPoints, evals: Evals = EvalConfig) -> None:
@@ -245,47 +245,13 @@ def to_config(composed: DictConfig, evals: Evals = EvalConfig) -> Config:
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise ConfigError([f"{key}: nothing chosen gives it a value; add {key}=..." for key in missing])
     for name in nested_settings(evals):
-        _refuse_values(f"eval.{name}", merged.eval[name])
+        refuse_values(f"eval.{name}", merged.eval[name])
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
     for group, choice in (("model", config.model), ("dataset", config.dataset)):
         if choice.hub_id == LOCAL and choice.path is None:  # `path: ???` can't say so: OmegaConf keeps the default
             raise ConfigError([f"{group}={choice.name}: say where it lies by {group}.path=..."])
     return config
-
-
-def _refuse_values(key: str, settings: DictConfig) -> None:
-    """Raises ValueError for values that a benchmark's settings refuse, with their key."""
-    try:
-        OmegaConf.to_object(settings)
-    except ValueError as error:
-        if isinstance(error, OmegaConfBaseException):
-            raise
-        raise ValueError(f"{key}.{error}") from None
-
-
-def blank_config(evals: Evals) -> DictConfig:
-    """The schema of a whole config, its defaults in it. Frozen settings are open to overrides like all others."""
-    blank: DictConfig = OmegaConf.structured(Config(eval=evals()))
-    for name in nested_settings(evals):
-        OmegaConf.set_readonly(blank.eval[name], False)
-    return blank
-
-
-def nested_settings(evals: Evals) -> dict[str, type]:
-    """The dataclasses of settings in the group `eval`, by their names."""
-    hints = typing.get_type_hints(evals)
-    return {f.name: hints[f.name] for f in fields(evals) if is_dataclass(hints[f.name])}
-
-
-def nested_key(key: str, evals: Evals) -> str | None:
-    """`eval.mmlu.num_shots` for `eval.mmlu_num_shots`, as it was called before settings were nested."""
-    group, _, flat = key.partition(".")
-    for name, kind in nested_settings(evals).items() if group == "eval" else ():
-        field = flat.removeprefix(f"{name}_")
-        if field != flat and field in {f.name for f in fields(kind)}:
-            return f"eval.{name}.{field}"
-    return None
 
 
 def check_command_line(arguments: Sequence[str], evals: Evals = EvalConfig) -> list[str]:

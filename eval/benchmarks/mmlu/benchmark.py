@@ -17,13 +17,13 @@ from eval.benchmarks.mmlu.questions import (
     question_files,
     select,
 )
-from eval.benchmarks.mmlu.results import MmluResult
 from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from eval.scoring.progress import Progress
 from harness.config.schema import PathsConfig, TrainConfig
 from harness.runs.estimate import Estimate
 
 if TYPE_CHECKING:
+    from eval.benchmarks.mmlu.results import MmluResult
     from eval.systems import Target
     from harness.banks.load import LoadedBase
 
@@ -49,17 +49,17 @@ class MmluBenchmark(Benchmark):
 
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: MmluSettings, place: Place
-    ) -> dict[str, MmluResult]:
+    ) -> "dict[str, MmluResult]":
         from eval.benchmarks.mmlu.score import score_mmlu
 
         members = {contestant.name: contestant.member for contestant in contestants}
         return score_mmlu(base, members, settings, place.on_progress, place.partial)
 
-    def headline(self, result: MmluResult) -> Headline:
+    def headline(self, result: "MmluResult") -> Headline:
         estimate = Estimate.of(result.accuracy_macro, result.accuracy_macro_ci95, result.n)
         return Headline(metric="accuracy_macro", estimate=estimate)
 
-    def table(self, results: Mapping[str, MmluResult]) -> Table:
+    def table(self, results: "Mapping[str, MmluResult]") -> Table:
         table = Table(title=self.title, title_justify="left", caption="percent; 95 % intervals")
         for column in ("system", "mean over subjects", "mean over questions", "n"):
             table.add_column(column, justify="left" if column == "system" else "right")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, cell
-from eval.benchmarks.tasks.results import TasksResult, missing_lm_eval
 from eval.benchmarks.tasks.settings import TasksSettings
 from harness.config.schema import PathsConfig
 from harness.runs.estimate import Estimate
 
 if TYPE_CHECKING:
+    from eval.benchmarks.tasks.results import TasksResult
     from harness.banks.load import LoadedBase
 
 
@@ -27,6 +27,8 @@ class TasksBenchmark(Benchmark):
     headline_key = "mean_over_tasks"
 
     def problems(self, settings: TasksSettings, paths: PathsConfig, key: str) -> list[str]:
+        from eval.benchmarks.tasks.results import missing_lm_eval  # reads numpy: others needn't wait
+
         problem = missing_lm_eval()
         problems = [] if problem is None else [f"tasks: {problem}"]
         if settings.folder is not None and not Path(settings.folder).is_dir():
@@ -40,13 +42,13 @@ class TasksBenchmark(Benchmark):
 
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: TasksSettings, place: Place
-    ) -> dict[str, TasksResult]:
+    ) -> "dict[str, TasksResult]":
         from eval.benchmarks.tasks.score import score_tasks
 
         members = {contestant.name: contestant.member for contestant in contestants}
         return score_tasks(base, members, settings, place.on_progress, place.partial)
 
-    def headline(self, result: TasksResult) -> Headline | None:
+    def headline(self, result: "TasksResult") -> Headline | None:
         """The mean over tasks of each one's first metric, as the paper's figure has it; it has no interval."""
         first = _first_metrics(result)
         if not first:
@@ -54,11 +56,11 @@ class TasksBenchmark(Benchmark):
         estimate = Estimate(value=fmean(first.values()), n=len(first))
         return Headline(metric="mean_over_tasks", estimate=estimate)
 
-    def summary(self, result: TasksResult) -> dict[str, Any]:
+    def summary(self, result: "TasksResult") -> dict[str, Any]:
         """Each task's first metric, and their mean."""
         return _first_metrics(result) | super().summary(result)
 
-    def table(self, results: Mapping[str, TasksResult]) -> Table:
+    def table(self, results: "Mapping[str, TasksResult]") -> Table:
         caption = "95 % intervals; CrowS-Pairs rows in percent, as Table 8"
         table = Table(title=self.title, title_justify="left", caption=caption)
         for column in ("system", "task", "metric", "value", "n"):
@@ -69,7 +71,7 @@ class TasksBenchmark(Benchmark):
         return table
 
 
-def _first_metrics(result: TasksResult) -> dict[str, float]:
+def _first_metrics(result: "TasksResult") -> dict[str, float]:
     found: dict[str, float] = {}
     for task, score in result.tasks.items():
         value = next((metric.value for metric in score.metrics.values()), None)
@@ -78,7 +80,7 @@ def _first_metrics(result: TasksResult) -> dict[str, float]:
     return found
 
 
-def _rows(result: TasksResult) -> list[tuple[str, str, Estimate, int]]:
+def _rows(result: "TasksResult") -> list[tuple[str, str, Estimate, int]]:
     """-> task, metric, value and its digits."""
     rows: list[tuple[str, str, Estimate, int]] = []
     for task, score in result.tasks.items():

@@ -113,3 +113,15 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "glue" / "glue.json").write_text('{"score": 0.')
     with pytest.raises(ValueError, match=r"glue\.json: not JSON"):
         measured_scores(tmp_path)
+
+
+def test_a_headline_is_told_once(tmp_path: Path) -> None:
+    """Where the file gives its metric with an interval of its own, the headline says nothing new."""
+    headline = {"metric": "rouge_l", "value": 0.4, "ci95": [0.3, 0.5], "n": 100, "higher_is_better": True}
+    write_json(tmp_path / "one" / "one.json", {"headline": headline, "rouge_l": 0.4, "rouge_l_ci95": [0.3, 0.5]})
+    write_json(tmp_path / "two" / "two.json", {"headline": headline, "rouge_l": 0.4})
+    one, two = measured_scores(tmp_path)
+    assert (one.evaluation, one.metric, one.low, one.n) == ("one", "rouge_l", 0.3, None)
+    assert (two.evaluation, two.metric, two.low, two.n) == ("two", "rouge_l", 0.3, 100)
+    write_json(tmp_path / "two" / "two.json", {"headline": {**headline, "value": None, "ci95": None}})
+    assert [score.evaluation for score in measured_scores(tmp_path)] == ["one"]
