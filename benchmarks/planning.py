@@ -19,6 +19,7 @@ from typing import TypeVar
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from eval.benchmarks.registry import eval_config
 from harness.config.choices import CONF_FOLDER
 from harness.config.compose import Point, _load, compose_grid, to_config
 from sweeps.plan.planned import planned
@@ -51,7 +52,7 @@ def through_hydra(points: Sequence[Point]) -> None:
     with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         for point in points:
-            assert to_config(_load(loader, point.overrides)) == point.config
+            assert to_config(_load(loader, point.overrides), eval_config()) == point.config
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HARNESS_RUNS"] = folder
         for name, overrides in grids(options.points).items():
-            points, compose_seconds = timed(partial(compose_grid, overrides))
+            points, compose_seconds = timed(partial(compose_grid, overrides, eval_config()))
             plan, plan_seconds = timed(partial(planned, [point.config for point in points]))
             assert len(plan.runs) == len(points)
             sample = points[:: max(1, len(points) // max(1, options.hydra_points))][: options.hydra_points]

@@ -13,8 +13,6 @@ STDOUT = Console(width=None if sys.stdout.isatty() else 140)
 STDERR = Console(stderr=True)
 USER_ERROR = 2  # exit status
 
-Advance = Callable[[int, int], None]
-
 
 def show(values: Any, shown: RenderableType, as_json: bool) -> None:
     """Prints the result for a person or a program, never both."""

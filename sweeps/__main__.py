@@ -54,6 +54,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Every run of a grid: its group, memory, tokens, time, disk, what is done, what is missing or too large."""
+    from eval.benchmarks.registry import eval_config
     from harness.config.compose import compose_grid
     from harness.devices.hardware import Hardware
     from sweeps.plan.planned import estimated, planned, print_plan
@@ -65,7 +66,7 @@ def plan(
             return
         _require_overrides(overrides)
         elsewhere = ["launch.device=cuda"] if device_gb else []  # so that `auto` means what it means there
-        configs = [point.config for point in compose_grid([*(overrides or []), *elsewhere])]
+        configs = [point.config for point in compose_grid([*(overrides or []), *elsewhere], eval_config())]
         found = planned(configs)
     except ValueError as error:
         raise _refused(error) from None
@@ -86,13 +87,14 @@ def run(
     ] = False,
 ) -> None:
     """Plan and launch a grid; the same as `python -m harness.run -m`. On a cluster: launch=slurm or launch=ray."""
+    from eval.benchmarks.registry import eval_config
     from harness.config.compose import compose_grid
     from sweeps.launch.launch import launch
 
     try:
         _require_overrides(overrides)
         asked = [*(overrides or []), *(["launch.allow_sqlite=true"] if allow_sqlite else [])]
-        configs = [point.config for point in compose_grid(asked)]
+        configs = [point.config for point in compose_grid(asked, eval_config())]
         status = launch(configs, ["python", "-m", "sweeps", "run", *asked], STDOUT)
     except ValueError as error:
         raise _refused(error) from None
@@ -109,7 +111,7 @@ def search(
     trials: Annotated[int, typer.Option("--trials", help="How many trials in all.")] = 20,
     parallel: Annotated[int, typer.Option("--parallel", help="Trials asked for, and trained, at once.")] = 4,
     objective: Annotated[
-        str, typer.Option("--objective", help="final_loss, or with eval=...: mmlu, perplexity.")
+        str, typer.Option("--objective", help="final_loss, or the benchmark that eval=... measures.")
     ] = "final_loss",
     seed: Annotated[int, typer.Option("--seed", help="Of what is asked for.")] = 0,
     as_json: Json = False,

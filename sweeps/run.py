@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from eval.benchmarks.registry import eval_config
 from harness.config.compose import ConfigError, Point, check_command_line, first_cause, named_grids, register, to_config
 from harness.config.schema import Config
 from harness.ledger.tables import LedgerError
@@ -34,15 +35,15 @@ def main() -> None:
     sys.argv[1:] = [FLAGS.get(argument, argument) for argument in sys.argv[1:]]
     try:
         sys.argv[1:] = named_grids(sys.argv[1:])
-        problems = check_command_line(sys.argv[1:])
+        problems = check_command_line(sys.argv[1:], eval_config())
         if problems:
             refuse(problems)
-        register(partial(run_points, typed))
+        register(partial(run_points, typed), eval_config())
         _single()
     except ConfigError as error:
         refuse(list(error.problems))
     except (HydraException, OmegaConfBaseException) as error:
-        refuse([first_cause(error)])
+        refuse([first_cause(error, eval_config())])
     except KeyboardInterrupt:
         CONSOLE.print("stopped before anything was started")
         raise SystemExit(EXIT_INTERRUPTED) from None
@@ -53,7 +54,7 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _single(config: DictConfig) -> None:
     """Without `-m`: Hydra has composed the one point."""
-    run_points(command_line(), lambda: [_only_point(to_config(config))])
+    run_points(command_line(), lambda: [_only_point(to_config(config, eval_config()))])
 
 
 def _only_point(config: Config) -> Point:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from eval.answers.questions import Question
+from eval.benchmarks.registry import BENCHMARKS, eval_config
 from eval.judging.matches import Match
 from eval.scoring.continuations import Continuation
 from harness.banks.load import LoadedBase, load_base
@@ -131,6 +132,12 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> str:
     return str(path)
 
 
+def evals(*names: str, **settings: dict[str, Any]) -> EvalConfig:
+    """As `eval.after_training=[NAMES]` with values of settings, `mmlu={"num_shots": 0}`, composes."""
+    chosen = {name: BENCHMARKS[name].settings_type(**values) for name, values in settings.items()}
+    return eval_config()(after_training=list(names), **chosen)
+
+
 def config(**choices: Any) -> Config:
     """As `model=... quant=... train={...}` composes: a choice by its name, or a choice and changed values."""
     chosen = {"model": "llama7b", "dataset": "oasst1", "quant": "nf4", "adapter": "lora", "train": "default"} | choices
@@ -138,7 +145,7 @@ def config(**choices: Any) -> Config:
     for group, kind in GROUPS.items():
         name, changed = chosen[group] if isinstance(chosen[group], tuple) else (chosen[group], {})
         parts[group] = typed(kind, load_choice(group, name) | changed)
-    return Config(**parts, eval=choices.get("eval", EvalConfig()))
+    return Config(**parts, eval=choices.get("eval", evals()))
 
 
 def spec(auto_dtype: DType = DType.float32, **choices: Any) -> RunSpec:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.report.records import Estimate
+from harness.runs.estimate import Estimate
 
 CURVE_WIDTH, CURVE_HEIGHT = 240.0, 96.0  # the view box of one small curve
 CURVE_MARGIN = 5.0  # keeps dots and strokes inside
@@ -73,6 +73,7 @@ def round_ticks(low: float, high: float, num_ticks: int) -> tuple[float, ...]:
 
 def bar(scale: Scale, estimate: Estimate, inner: Estimate | None = None) -> Bar:
     """An estimate's marks on a scale."""
+    assert estimate.value is not None, "views of what wasn't measured have no bar"
     return Bar(
         at=scale.percent(estimate.value),
         low=_percent(scale, estimate.low),

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.report.formats import parameters
-from analysis.report.records import Estimate, Judge
+from analysis.report.records import Judge
+from harness.runs.estimate import Estimate
 
 SMALL_JUDGE_PARAMETERS = 3e9  # below this a warning stands beside the ratings
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[ _-]?([mb])(?![a-z0-9])", re.IGNORECASE)

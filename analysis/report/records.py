@@ -18,19 +18,11 @@ from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
 from harness.files.atomic import read_jsonl
 from harness.ledger.open import existing_ledger, without_passwords
 from harness.ledger.tables import JobStatus
+from harness.runs.estimate import Estimate
 from harness.runs.record import RunRecord, load_record
 from harness.runs.scores import MeasuredScore, measured_scores
 
 TRAIN = "train"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A number with its 95 % interval; a bound is None where there was nothing to draw it from."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,8 +205,8 @@ def _mmlu(path: Path) -> Mmlu | None:
         return None
     try:
         return Mmlu(
-            macro=Estimate(value=values["accuracy_macro"], **_bounds(values["accuracy_macro_ci95"])),
-            micro=Estimate(value=values["accuracy_micro"], **_bounds(values["accuracy_micro_ci95"])),
+            macro=Estimate.of(values["accuracy_macro"], values["accuracy_macro_ci95"]),
+            micro=Estimate.of(values["accuracy_micro"], values["accuracy_micro_ci95"]),
             num_questions=values["n"],
             num_subjects=values["num_subjects"],
             num_truncated_prompts=values["num_truncated_prompts"],
@@ -226,10 +218,6 @@ def _mmlu(path: Path) -> Mmlu | None:
         )
     except KeyError as error:
         raise ValueError(f"{path}: no {error}; score the run again with `python -m eval mmlu`") from error
-
-
-def _bounds(interval: Sequence[float]) -> dict[str, float]:
-    return {"low": interval[0], "high": interval[1]}
 
 
 def _recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:

@@ -10,18 +10,15 @@ from typing import Any
 from analysis.report.figures import Bar, Curve, Scale, bar, curve, scale_over
 from analysis.report.leaderboard import LeaderboardRow
 from analysis.report.matches import PairTallies, Tally
-from analysis.report.records import Estimate, Run
+from analysis.report.records import Run
+from eval.benchmarks.mmlu.questions import NUM_CHOICES
+from eval.benchmarks.registry import BENCHMARKS
+from harness.runs.estimate import Estimate
 from harness.runs.scores import MeasuredScore
 
-MMLU_CHANCE = 0.25  # four choices
+MMLU_CHANCE = 1 / NUM_CHOICES
 MAX_MATRIX_SYSTEMS = 24  # more don't fit a page; the first of the leaderboard are shown
 MAX_CURVES = 60
-KIND_TITLES = {
-    "glue": "GLUE",
-    "perplexity": "Perplexity",
-    "super_ni": "Super-NaturalInstructions",
-    "tasks": "Tasks",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +167,7 @@ def _scores_view(kind: str, runs: Sequence[Run]) -> ScoresView:
     columns = list(dict.fromkeys(column for found in scores.values() for column in found))
     settings = {column: {s[column].settings_sha256 for s in scores.values() if column in s} for column in columns}
     return ScoresView(
-        title=KIND_TITLES.get(kind, kind),
+        title=BENCHMARKS[kind].title if kind in BENCHMARKS else kind,
         columns=tuple(
             ScoresColumn(
                 subject=evaluation.removeprefix(kind).strip(),

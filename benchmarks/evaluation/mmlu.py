@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM
 from benchmarks.evaluation.lm_eval_reference import Reference, hf_model, score, write_tasks
 from eval.benchmarks.mmlu.questions import Role, load_questions
 from eval.benchmarks.mmlu.results import MmluResult
-from eval.benchmarks.mmlu.score import MmluSettings, encode_set, load_set, score_mmlu
+from eval.benchmarks.mmlu.score import encode_set, load_set, score_mmlu
+from eval.benchmarks.mmlu.settings import MmluSettings
 from eval.scoring.next_token import common_prefix
 from harness.banks.load import LoadedBase, load_base
 from harness.config.schema import AdapterConfig, DType, ModelConfig, PathsConfig, QuantConfig, QuantMethod
@@ -95,7 +96,7 @@ def first_subjects(questions: str, shots: str, count: int, folder: Path) -> Mmlu
     subjects = sorted({row["subject"] for row in rows})[:count]
     path = folder / f"first_{count}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["subject"] in subjects))
-    return MmluSettings(questions=str(path), shots=shots)
+    return MmluSettings(questions=str(path), shots_file=shots)
 
 
 def smollm2(cache: str) -> ModelSource:
@@ -170,7 +171,7 @@ def time_lm_eval(
     model: torch.nn.Module, base: LoadedBase, batch_size: int, settings: MmluSettings, folder: Path
 ) -> tuple[Seconds, dict[int, Reference]]:
     """Seconds inside lm-eval's `loglikelihood`: its tokenization and the model, as ours."""
-    shots = load_questions(settings.shots, Role.shots)
+    shots = load_questions(settings.shots_file, Role.shots)
     tasks = write_tasks(folder, load_set(settings).questions, shots, settings.num_shots)
     lm = hf_model(model, base.tokenizer, batch_size)
     spent = []

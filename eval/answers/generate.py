@@ -21,7 +21,7 @@ from eval.answers.files import Answer, AnswerFile, read_answers
 from eval.answers.questions import OpenQuestion
 from eval.answers.vllm import VllmBase, decode_vllm
 from eval.scoring.model_key import model_sha256
-from eval.scoring.next_token import Progress
+from eval.scoring.progress import Progress
 from eval.systems import System, refuse_equal_names
 from harness.banks.load import LoadedBase
 from harness.runs.record import load_record

@@ -41,16 +41,21 @@ def evaluation_rows(dataset: DatasetConfig, data: str | None, split: str | None,
     if dataset.path is not None:
         raise ValueError(
             f"dataset {dataset.name} is the file {dataset.path}, which has no splits: name the rows to score by --data "
-            "or eval.*_data"
+            "or eval.*.data"
         )
     rows = _found(config, name, paths)
     for file in rows.source.files:
         if not file.name.startswith(name):
             raise ValueError(
                 f"{file}: doesn't say that it holds the {name} split, and may be the training rows; call it "
-                f"{dataset.name}/{name}{file.suffix} in the data store, or name the rows by --data or eval.*_data"
+                f"{dataset.name}/{name}{file.suffix} in the data store, or name the rows by --data or eval.*.data"
             )
     return rows
+
+
+def data_files(data: str | None) -> dict[str, list[Path]]:
+    """The local file that the setting `data` names, by its key; nothing where the dataset's own split is scored."""
+    return {} if data is None else {"data": [Path(data)] * Path(data).is_file()}
 
 
 def _found(config: DatasetConfig, split_name: str, paths: PathsConfig) -> EvalRows:

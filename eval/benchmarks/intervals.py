@@ -6,23 +6,15 @@ that they come in.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.runs.estimate import Estimate, Interval
+
 Z_95 = 1.959963984540054
 NUM_RESAMPLES = 1000
 _BLOCK = 50  # resamples at once
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """A measured value with its 95 % interval; None where it isn't defined on these rows."""
-
-    value: float | None
-    ci95: Interval | None
 
 
 def wilson_interval(num_correct: int, n: int) -> Interval:
@@ -42,7 +34,7 @@ def percentile_interval(draws: NDArray[np.float64]) -> Interval | None:
     return float(low), float(high)
 
 
-def mean_score(clusters: Sequence[Sequence[float]], rng: np.random.Generator) -> Score:
+def mean_score(clusters: Sequence[Sequence[float]], rng: np.random.Generator) -> Estimate:
     """Mean over all values, its interval by resampling whole clusters; of a single cluster, its values.
 
     Args:
@@ -54,7 +46,7 @@ def mean_score(clusters: Sequence[Sequence[float]], rng: np.random.Generator) ->
     sums, sizes = np.array([sum(c) for c in clusters]), np.array([len(c) for c in clusters])
     weights = rng.multinomial(len(clusters), np.full(len(clusters), 1 / len(clusters)), size=NUM_RESAMPLES)
     interval = percentile_interval((weights @ sums) / (weights @ sizes)) if len(clusters) > 1 else None
-    return Score(value=float(sums.sum() / sizes.sum()), ci95=interval)
+    return Estimate.of(float(sums.sum() / sizes.sum()), interval)
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:

@@ -7,7 +7,7 @@ from typing import Any
 from eval.answers.generate import GenerateSettings, generate_answers, stored_answers
 from eval.answers.questions import load_open_questions
 from eval.answers.vllm import load_vllm, missing_vllm
-from eval.console import Advance
+from eval.scoring.progress import Progress
 from eval.systems import by_base, chosen_systems, loaded, refuse_equal_names
 from harness.config.paths import paths_of_environment
 from harness.config.schema import Device
@@ -23,7 +23,7 @@ def run_generate(
     limit: int | None,
     settings: GenerateSettings,
     fresh: bool,
-    advance: Advance,
+    advance: Progress,
 ) -> list[dict[str, Any]]:
     """Writes the missing answers of all systems. -> a row a system: how many, and where they lie."""
     quiet_libraries()

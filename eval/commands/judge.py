@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.console import Advance
 from eval.judges.tournament import estimate, run
 from eval.judging.matches import PositionBias
 from eval.judging.options import ApiOptions, Estimate, JudgeOptions, JudgeSummary, LocalOptions, ReplayOptions
 from eval.judging.prompts import Mode
+from eval.scoring.progress import Progress
 from harness.config.choices import model_choice, quant_choice
 from harness.config.paths import paths_of_environment
 from harness.devices.torch_device import quiet_libraries
@@ -115,7 +115,7 @@ def judge_options(
 
 
 def run_judge(
-    options: JudgeOptions, advance: Advance, announce: Callable[[str], None]
+    options: JudgeOptions, advance: Progress, announce: Callable[[str], None]
 ) -> tuple[dict[str, Any], str, bool]:
     """Judges. -> the summary as plain values, as text, and whether every match has its judgment."""
     quiet_libraries()

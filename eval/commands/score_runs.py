@@ -1,28 +1,26 @@
-"""What `eval glue` and `eval super_ni` do once their options are read: one system after the other, each on its rows.
+"""What the score commands do once their options are read: open the systems, score, write, sum up."""
 
-A run is scored on the evaluation split of the dataset that it was trained on, unless told otherwise.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from rich.table import Table
+from rich.console import RenderableType
 
-from eval.benchmarks.dataset_rows import EvalRows, evaluation_rows
-from eval.benchmarks.glue import GLUE_FILE, GlueResult, GlueSettings, score_glue
-from eval.benchmarks.intervals import Score
-from eval.benchmarks.super_ni import SUPER_NI_FILE, SuperNiResult, SuperNiSettings, score_super_ni
-from eval.console import Advance
+from eval.benchmarks.benchmark import Benchmark, Contestant, Place, result_values, save_results
+from eval.benchmarks.dataset_rows import EvalRows
+from eval.scoring.progress import Progress
 from eval.systems import (
+    System,
     Target,
     adapters_quant,
+    by_base,
     chosen_systems,
+    each_base,
     loaded,
     record_beside,
     refuse_equal_names,
+    require_causal,
     require_recorded_base,
     say_if_slow,
 )
@@ -31,164 +29,142 @@ from harness.config.choices import dataset_choice, model_choice, quant_choice
 from harness.config.paths import paths_of_environment
 from harness.config.schema import DatasetConfig, Device, ModelKind, PathsConfig
 from harness.devices.torch_device import quiet_libraries, resolve_device, resolved_quant
-from harness.files.atomic import write_json
 from harness.files.hub import Missing
 from harness.models.locate import locate_model
 from harness.runs.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetTarget(Target):
-    """What is to be scored, and on which rows."""
+class OwnRows:
+    """Which rows each system is scored on, where that depends on the system."""
 
-    dataset: str | None  # a choice of conf/dataset; None: the one that each system was trained on
-    data: Path | None  # a file of rows; None: the dataset's evaluation split
-    split: str | None  # another split of the hub's
+    dataset: str | None = None  # a choice of conf/dataset; None: the one that each system was trained on
+    split: str | None = None  # another of the dataset's splits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Contestant:
-    name: str
-    base: LoadedBase
-    member: str | None
-    rows: EvalRows
+class _Asked:
+    """All that opening the systems needs."""
+
+    benchmark: Benchmark
+    settings: Any
+    target: Target
+    own_rows: OwnRows
+    paths: PathsConfig
 
 
-def run_glue(
-    target: DatasetTarget, settings: GlueSettings, out: Path, advance: Advance
-) -> tuple[dict[str, GlueResult], Table]:
-    """Scores classifiers and writes glue.json. -> results by system, and a table of them."""
+def score_target(
+    benchmark: Benchmark,
+    settings: Any,
+    target: Target,
+    own_rows: OwnRows,
+    options: Mapping[str, Any],
+    out: Path,
+    on_progress: Progress,
+) -> tuple[dict[str, Any], RenderableType]:
+    """Scores the target and writes its results below `out`. -> their content by system, and a table of them.
 
-    def score(one: _Contestant) -> GlueResult:
-        return score_glue(one.base, one.name, one.member, one.rows, settings, advance, out / "partial")
-
-    results = {one.name: score(one) for one in _contestants(target, ModelKind.classifier)}
-    _save({name: result.to_json() for name, result in results.items()}, out, GLUE_FILE)
-    return results, _glue_table(results)
-
-
-def run_super_ni(
-    target: DatasetTarget, settings: SuperNiSettings, out: Path, advance: Advance
-) -> tuple[dict[str, SuperNiResult], Table]:
-    """Scores encoder-decoders and writes super_ni.json. -> results by system, and a table of them."""
-
-    def score(one: _Contestant) -> SuperNiResult:
-        return score_super_ni(one.base, one.name, one.member, one.rows, settings, advance, out / "partial")
-
-    results = {one.name: score(one) for one in _contestants(target, ModelKind.seq2seq)}
-    _save({name: result.to_json() for name, result in results.items()}, out, SUPER_NI_FILE)
-    return results, _super_ni_table(results)
-
-
-def _contestants(target: DatasetTarget, kind: ModelKind) -> Iterator[_Contestant]:
-    """Each system in turn, loaded; a bank of this kind holds one member at a time."""
+    Raises:
+        ValueError: whatever the user can mend: something missing, a system that the benchmark doesn't score.
+    """
     quiet_libraries()
+    asked_for = benchmark.by_options(target, settings, options, out, on_progress)
+    if asked_for is not None:
+        return asked_for
     paths = paths_of_environment(target.runs)
-    if target.model is not None:
-        yield from _of_model(target, kind, paths)
-    elif target.adapters:
+    if problems := benchmark.problems(settings, paths, "--"):
+        raise ValueError("\n".join(problems))
+    place = Place(paths=paths, partial=out / "partial", on_progress=on_progress)
+    asked = _Asked(benchmark=benchmark, settings=settings, target=target, own_rows=own_rows, paths=paths)
+    results: dict[str, Any] = {}
+    for base, contestants in _opened(asked):
+        results |= benchmark.score(base, contestants, settings, place)
+    save_results(benchmark, results, out)
+    return {name: result_values(benchmark, result) for name, result in results.items()}, benchmark.table(results)
+
+
+def _opened(asked: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
+    """Each base with the systems that are loaded in its bank: all of a causal one's, one of any other's."""
+    target = asked.target
+    if target.adapters and target.model is None:
         raise ValueError("--adapter needs --model: the base that the adapter was trained on")
+    if target.model is None:
+        yield from _of_runs(asked)
+    elif asked.benchmark.kind is ModelKind.causal:
+        for base, members in each_base(target):
+            rows = {name: _rows(asked, None, name) for name in members}
+            yield base, [Contestant(name=n, member=member, rows=rows[n]) for n, member in members.items()]
     else:
-        yield from _of_runs(target, kind, paths)
+        yield from _of_model(asked)
 
 
-def _of_runs(target: DatasetTarget, kind: ModelKind, paths: PathsConfig) -> Iterator[_Contestant]:
-    systems = chosen_systems(target.sweep, target.run_ids, target.runs)
+def _of_runs(asked: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
+    kind = asked.benchmark.kind
+    systems = chosen_systems(asked.target.sweep, asked.target.run_ids, asked.target.runs)
     refuse_equal_names(systems)
     for system in systems:
-        if system.spec.model.kind is not kind:
-            raise ValueError(
-                f"run {system.run_id} ({system.name}): model.kind={system.spec.model.kind.value}; this command scores "
-                f"model.kind={kind.value}"
-            )
-    asked = {system.run_id: _rows(target, system.spec.dataset, system.name, paths) for system in systems}
-    for system in systems:
-        with loaded([system], paths, resolve_device(Device.auto)) as base:
-            yield _Contestant(name=system.name, base=base, member=system.member, rows=asked[system.run_id])
+        _require_kind(system, kind)
+    rows = {system.run_id: _rows(asked, system.spec.dataset, system.name) for system in systems}
+    for together in by_base(systems) if kind is ModelKind.causal else [[system] for system in systems]:
+        with loaded(together, asked.paths, resolve_device(Device.auto)) as base:
+            yield base, [contestant(system, system.name, rows[system.run_id]) for system in together]
 
 
-def _of_model(target: DatasetTarget, kind: ModelKind, paths: PathsConfig) -> Iterator[_Contestant]:
+def contestant(system: System, name: str, rows: EvalRows | None) -> Contestant:
+    """A run, under a name in the results."""
+    return Contestant(name=name, member=system.member, rows=rows, system=system)
+
+
+def _require_kind(system: System, kind: ModelKind) -> None:
+    if kind is ModelKind.causal:
+        require_causal(system.name, system.spec.model.kind)
+    if system.spec.model.kind is not kind:
+        raise ValueError(
+            f"run {system.run_id} ({system.name}): model.kind={system.spec.model.kind.value}; this command scores "
+            f"model.kind={kind.value}"
+        )
+
+
+def _of_model(asked: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
+    """A model of a kind whose bank owns its base: the model itself, or its adapters one after the other."""
+    target, kind = asked.target, asked.benchmark.kind
     assert target.model is not None
     model = replace(model_choice(target.model), kind=kind)
-    source = locate_model(model, paths)
+    source = locate_model(model, asked.paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
     device = resolve_device(Device.auto)
-    quant = resolved_quant(
-        adapters_quant(target.adapters) if target.quant is None else quant_choice(target.quant), device
-    )
+    stored = adapters_quant(target.adapters) if target.quant is None else quant_choice(target.quant)
+    quant = resolved_quant(stored, device)
     say_if_slow(quant, device)
-    if not target.adapters:
-        rows = _rows(target, None, model.name, paths)
-        base = load_base(source, quant, device, Path(paths.cache), kind)
-        yield _Contestant(name=model.name, base=base, member=None, rows=rows)
-        return
     names = _adapter_names(target.adapters)
     records = [record_beside(folder) for folder in target.adapters]
-    datasets = [None if r is None else RunSpec.from_dict(r.spec).dataset for r in records]
-    asked = [_rows(target, dataset, name, paths) for dataset, name in zip(datasets, names, strict=True)]
-    base = load_base(source, quant, device, Path(paths.cache), kind)
-    for folder, name, record, rows in zip(target.adapters, names, records, asked, strict=True):
+    datasets = [None if record is None else RunSpec.from_dict(record.spec).dataset for record in records]
+    rows = [_rows(asked, dataset, name) for dataset, name in zip(datasets, names, strict=True)]
+    own = None if target.adapters else _rows(asked, None, model.name)
+    base = load_base(source, quant, device, Path(asked.paths.cache), kind)
+    if not target.adapters:
+        yield base, [Contestant(name=model.name, member=None, rows=own)]
+    for folder, name, record, found in zip(target.adapters, names, records, rows, strict=True):
         if record is not None:
             require_recorded_base(record, base.fingerprint, base.source.location)
         base.bank.load_member(name, folder)
-        yield _Contestant(name=name, base=base, member=name, rows=rows)
+        yield base, [Contestant(name=name, member=name, rows=found)]
         base.bank.remove_member(name)
 
 
-def _adapter_names(folders: tuple[Path, ...]) -> list[str]:
+def _adapter_names(folders: Sequence[Path]) -> list[str]:
     """As folders are called, runs' adapters as their runs; equal ones are numbered."""
     names = [folder.name if folder.name != "adapter" else folder.parent.name for folder in folders]
     return [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names)]
 
 
-def _rows(target: DatasetTarget, trained_on: DatasetConfig | None, name: str, paths: PathsConfig) -> EvalRows:
-    dataset = trained_on if target.dataset is None else dataset_choice(target.dataset)
+def _rows(asked: _Asked, trained_on: DatasetConfig | None, name: str) -> EvalRows | None:
+    if not asked.benchmark.scores_own_dataset:
+        return None
+    own = asked.own_rows
+    dataset = trained_on if own.dataset is None else dataset_choice(own.dataset)
     if dataset is None:
         raise ValueError(f"{name}: nothing says which dataset it is for; name it by --dataset")
-    return evaluation_rows(dataset, None if target.data is None else str(target.data), target.split, paths)
-
-
-def _save(results: dict[str, dict[str, Any]], out: Path, file: str) -> None:
-    for name, values in results.items():
-        write_json((out if len(results) == 1 else out / name) / file, values)
-
-
-def _glue_table(results: dict[str, GlueResult]) -> Table:
-    table = Table(title="GLUE and other rows with labels", title_justify="left", caption="95 % intervals")
-    for column in ("system", "task", "split", "score", "other", "n"):
-        table.add_column(column, justify="right" if column in ("score", "n") else "left")
-    for name, result in results.items():
-        others = [metric for metric in result.official if metric != result.score_name]
-        cells = [_cell(metric, result.metrics[metric]) for metric in (result.score_name, *others)]
-        table.add_row(name, result.task, result.split_name, cells[0], ", ".join(cells[1:]), str(result.n))
-    values = [result.score for result in results.values() if result.score is not None]
-    tasks = {result.task for result in results.values()}
-    if 1 < len(results) == len(tasks) == len(values):  # the mean that papers print has one system a task
-        table.add_section()
-        table.add_row(f"mean over {len(tasks)} tasks", "", "", f"{100 * fmean(values):.1f}", "", "")
-    return table
-
-
-def _super_ni_table(results: dict[str, SuperNiResult]) -> Table:
-    table = Table(title="Super-NaturalInstructions", title_justify="left", caption="95 % intervals over tasks")
-    for column in ("system", "split", "RougeL", "mean over tasks", "exact match", "tasks", "n"):
-        table.add_column(column, justify="left" if column in ("system", "split") else "right")
-    for name, result in results.items():
-        score = _percent(Score(value=result.rouge_l, ci95=result.rouge_l_ci95))
-        means = [f"{100 * value:.1f}" for value in (result.rouge_l_macro, result.exact_match)]
-        table.add_row(name, result.split_name, score, *means, str(result.num_tasks), str(result.n))
-    return table
-
-
-def _cell(metric: str, score: Score) -> str:
-    return f"{metric} {_percent(score)}"
-
-
-def _percent(score: Score) -> str:
-    """In hundredths, as the papers print all of these."""
-    if score.value is None:
-        return "not defined"
-    if score.ci95 is None:
-        return f"{100 * score.value:.1f}"
-    return f"{100 * score.value:.1f} [{100 * score.ci95[0]:.1f}, {100 * score.ci95[1]:.1f}]"
+    split = own.split or dataset.eval_split
+    return asked.benchmark.rows(asked.settings, replace(dataset, eval_split=split), asked.paths)

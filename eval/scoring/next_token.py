@@ -15,7 +15,7 @@ plain passes.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eval.scoring.progress import Progress
 from eval.scoring.row_sizes import PREFIX_ROWS, Backoff, row_sizes
 from harness.banks.load import LoadedBase
 from harness.banks.shared import AdapterBank
@@ -30,7 +31,6 @@ from harness.nn.attention import KeyValue, Packed, PrefixGroup, SharedPrefix
 from harness.nn.batch import Segment
 from harness.nn.loss import CHUNK_BYTES
 
-Progress = Callable[[int, int], None]  # prompts done, prompts in all
 Candidates = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64]
 
 MIN_PREFIX_TOKENS = 16  # a shorter common prefix isn't worth a pass of its own

@@ -6,13 +6,14 @@ Command lines are checked before Hydra sees them, all mistakes together, with th
 """
 
 import importlib
+import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from hydra import initialize_config_dir
@@ -30,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.choices import CONF_FOLDER, load_choice, near
+from harness.config.evaluations import Evals, blank_config, nested_key, nested_settings, refuse_values
 from harness.config.grids import Skip, Variant, choice_texts, expand, with_named_grids
 from harness.config.prototypes import Prototypes, parsed
 from harness.config.schema import (
@@ -58,6 +60,7 @@ GROUPS: dict[str, type] = {
 }
 LOCAL = "local"  # the hub id of model=local and dataset=local, which are on no hub
 MAX_WRONG_POINTS = 50  # of a grid are looked at; each costs a composition by Hydra
+_EVAL_KEY = re.compile(r"\beval\.\w+")
 _PLUGIN_MODULE = "hydra_plugins.harness"  # Hydra accepts plugins by this module prefix only
 
 
@@ -80,13 +83,19 @@ class Point:
 RunPoints = Callable[[Callable[[], list[Point]]], None]
 
 
-def register(run_points: RunPoints) -> None:
-    """Makes the schema and the sweeper known to Hydra. `run_points` gets what composes all points at once."""
+def register(run_points: RunPoints, evals: Evals = EvalConfig) -> None:
+    """Makes the schema and the sweeper known to Hydra.
+
+    Args:
+        run_points: gets what composes all points at once.
+        evals: the schema of the group `eval`; EvalConfig itself knows no benchmark.
+    """
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="schema", node=blank_config(evals))
     for group, schema in GROUPS.items():
-        store.store(group=group, name="schema", node=schema)
+        store.store(group=group, name="schema", node=schema if group != "eval" else blank_config(evals).eval)
     GridSweeper.run_points = run_points
+    GridSweeper.evals = evals
     _install_plugin(GridSweeper)
     store.store(group="hydra/sweeper", name="grid", node={"_target_": f"{_PLUGIN_MODULE}.GridSweeper"})
 
@@ -109,30 +118,35 @@ class GridSweeper(Sweeper):
     """Hydra's `-m`: expands the overrides, composes each point once, runs them all together."""
 
     run_points: RunPoints
+    evals: Evals
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader
 
     def sweep(self, arguments: list[str]) -> None:
-        type(self).run_points(lambda: compose_points(self.loader, arguments))
+        type(self).run_points(lambda: compose_points(self.loader, arguments, type(self).evals))
 
 
-def compose_grid(overrides: Sequence[str]) -> list[Point]:
+def compose_grid(overrides: Sequence[str], evals: Evals = EvalConfig) -> list[Point]:
     """As `python -m harness.run -m OVERRIDES` composes it, for callers that aren't Hydra's main.
+
+    Args:
+        overrides: `key=value` each.
+        evals: the schema of the group `eval`, as for `register`.
 
     Raises:
         ConfigError: all mistakes together.
     """
     spelled = named_grids(overrides)
-    if problems := check_overrides(spelled):
+    if problems := check_overrides(spelled, evals=evals):
         raise ConfigError(problems)
-    register(lambda compose: None)
+    register(lambda compose: None, evals)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
         try:
-            return compose_points(GlobalHydra.instance().config_loader(), spelled)
+            return compose_points(GlobalHydra.instance().config_loader(), spelled, evals)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError([first_cause(error)]) from None
+            raise ConfigError([first_cause(error, evals)]) from None
 
 
 def named_grids(arguments: Sequence[str]) -> list[str]:
@@ -143,7 +157,7 @@ def named_grids(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(str(error).splitlines()) from None
 
 
-def compose_points(loader: ConfigLoader, arguments: Sequence[str]) -> list[Point]:
+def compose_points(loader: ConfigLoader, arguments: Sequence[str], evals: Evals = EvalConfig) -> list[Point]:
     """Every point of the grid that the overrides and `grid`, the experiment's or a named one, span.
 
     Raises:
@@ -154,7 +168,7 @@ def compose_points(loader: ConfigLoader, arguments: Sequence[str]) -> list[Point
     axes = {o.get_key_element(): [_value_of(c) for c in _choices(o)] for o in parsed if o.is_sweep_override()}
     grid: list[dict[str, Any]] = OmegaConf.to_container(_load(loader, fixed).grid)  # type: ignore[assignment]
     named = frozenset(str(override.key_or_group) for override in parsed)
-    prototypes = Prototypes(loader, fixed, partial(_load, loader), to_config)
+    prototypes = Prototypes(loader, fixed, partial(_load, loader), partial(to_config, evals=evals))
     points: dict[tuple[str, ...], Point] = {}
     tried: dict[tuple[str, ...], str | None] = {}  # overrides -> what is wrong with them
     num_wrong = 0
@@ -169,7 +183,7 @@ def compose_points(loader: ConfigLoader, arguments: Sequence[str]) -> list[Point
             if not any(is_left_out(config, skip) for skip in variant.skips):
                 points[overrides] = Point(overrides, config)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            tried[overrides] = first_cause(error)
+            tried[overrides] = first_cause(error, evals)
             num_wrong += 1
     if not points or num_wrong:
         raise ConfigError(_point_problems(tried, set(fixed)) or [f"{' '.join(arguments)}: no grid point"])
@@ -218,7 +232,7 @@ def _point_problems(tried: dict[tuple[str, ...], str | None], shared: set[str]) 
     return lines
 
 
-def to_config(composed: DictConfig) -> Config:
+def to_config(composed: DictConfig, evals: Evals = EvalConfig) -> Config:
     """A composed Hydra config -> the typed one, every value checked and resolved.
 
     Raises:
@@ -227,9 +241,11 @@ def to_config(composed: DictConfig) -> Config:
     """
     ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=False)
-    merged = OmegaConf.merge(OmegaConf.structured(Config), plain)
+    merged = OmegaConf.merge(blank_config(evals), plain)
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise ConfigError([f"{key}: nothing chosen gives it a value; add {key}=..." for key in missing])
+    for name in nested_settings(evals):
+        refuse_values(f"eval.{name}", merged.eval[name])
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
     for group, choice in (("model", config.model), ("dataset", config.dataset)):
@@ -238,20 +254,22 @@ def to_config(composed: DictConfig) -> Config:
     return config
 
 
-def check_command_line(arguments: Sequence[str]) -> list[str]:
+def check_command_line(arguments: Sequence[str], evals: Evals = EvalConfig) -> list[str]:
     """Mistakes among `sys.argv[1:]`, all of them; Hydra's own options (`-m`, `--cfg job`) are passed over."""
     options = get_args_parser().parse_args(list(arguments))
-    return check_overrides(options.overrides, several=options.multirun)
+    return check_overrides(options.overrides, several=options.multirun, evals=evals)
 
 
-def check_overrides(arguments: Sequence[str], several: bool = True) -> list[str]:
+def check_overrides(arguments: Sequence[str], several: bool = True, evals: Evals = EvalConfig) -> list[str]:
     """Mistakes in overrides, with their near matches: unknown choices, unknown keys, values of another type.
 
     Args:
         arguments: `key=value` each.
         several: is it a grid (`-m`), where a key may have several values?
+        evals: the schema of the group `eval`, as for `register`.
     """
     problems: list[str] = []
+    blank = blank_config(evals)  # to try values on, one after the other: each is judged by its own type alone
     for text in arguments:
         try:
             override = parsed(text)
@@ -265,7 +283,7 @@ def check_overrides(arguments: Sequence[str], several: bool = True) -> list[str]
         elif override.is_sweep_override() and not override.is_discrete_sweep():
             problems.append(f"{text}: a grid needs single values: a,b or choice(a,b) or range(first,end)")
         else:
-            problems += _check_override(override)
+            problems += _check_override(override, evals, blank)
     return problems
 
 
@@ -274,7 +292,7 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF_FOLDER / group).glob("*.yaml"))
 
 
-def _check_override(override: Override) -> Iterator[str]:
+def _check_override(override: Override, evals: Evals, blank: DictConfig) -> Iterator[str]:
     key = override.key_or_group
     if (CONF_FOLDER / key).is_dir():
         known = choices(key)
@@ -289,30 +307,28 @@ def _check_override(override: Override) -> Iterator[str]:
             return  # below a free-form mapping: Hydra's own check
         known = [f.name for f in fields(schema)] + ([] if where else ["experiment"])
         if part not in known:
-            yield f"{key}: no such key{f' in {where}' if where else ''}.{near(part, known)}"
+            now = nested_key(key, evals)
+            yield (
+                f"{key}: this key is {now} now"
+                if now
+                else f"{key}: no such key{f' in {where}' if where else ''}.{near(part, known)}"
+            )
             return
-        schema = _field_type(schema, part)
+        schema = evals if where == "" and part == "eval" else _field_type(schema, part)
         where = f"{where}.{part}".strip(".")
     for text in [] if is_dataclass(schema) else _values(override):
-        yield from _type_problem(key, text)
+        yield from _type_problem(key, text, blank)
 
 
-def _type_problem(key: str, text: str) -> Iterator[str]:
+def _type_problem(key: str, text: str, blank: DictConfig) -> Iterator[str]:
     """What OmegaConf says of `key=text` when it doesn't fit the schema; interpolations are not judged."""
     value = parsed(f"{key}={text}").value()
     if isinstance(value, str) and "${" in value:
         return
     try:
-        OmegaConf.update(_blank_config(), key, value)
+        OmegaConf.update(blank, key, value)
     except OmegaConfBaseException as error:
         yield f"{key}={text}: {str(error).splitlines()[0]}"
-
-
-@cache
-def _blank_config() -> DictConfig:
-    """To try values on, one after the other: each is judged by its own type alone."""
-    blank: DictConfig = OmegaConf.structured(Config)
-    return blank
 
 
 def _field_type(schema: Any, name: str) -> Any:
@@ -344,10 +360,13 @@ def _load(loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
     return loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
 
 
-def first_cause(error: BaseException) -> str:
+def first_cause(error: BaseException, evals: Evals = EvalConfig) -> str:
     """The sentences that say what is wrong, without OmegaConf's trailing object dump."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), None)
+    for old in [key or "", *_EVAL_KEY.findall(str(error))]:
+        if (now := nested_key(old, evals)) is not None:
+            return f"{old}: this key is {now} now"
     said = [line for line in lines if not line.startswith(("full_key:", "reference_type=", "object_type="))]
     text = "; ".join(said) or type(error).__name__
     return f"{key}: {text}" if key and key not in text else text

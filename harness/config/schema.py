@@ -289,40 +289,11 @@ class TrainConfig:
 
 @dataclass(slots=True, kw_only=True)
 class EvalConfig:
-    after_training: list[str] = field(default_factory=list)  # names in `sweeps.jobs.evals.EVALS`, e.g. [mmlu]
-    mmlu_questions: str = "embedded"  # "embedded", or a jsonl file with subject, question, choices, answer
-    mmlu_shots_file: str = "embedded"  # the examples shown before each question, in the same fields
-    mmlu_num_shots: int = 5
-    mmlu_limit_per_subject: int | None = None  # the first so many questions of each subject; null takes all
-    perplexity_text: str = (
-        "pile_cc"  # a name of `eval.benchmarks.texts.TEXT_SETS`, hub:ID[:SUBSET]:SPLIT, or a local file
-    )
-    perplexity_window: int | None = None  # tokens of context at most; null: the model's longest
-    perplexity_stride: int | None = None  # tokens that each further window predicts; null: the window
-    perplexity_limit: int | None = None  # the first so many documents; null takes all
-    tasks_names: list[str] = field(  # lm-eval's; these are the paper's data-type figure
-        default_factory=lambda: ["hellaswag", "piqa", "arc_easy", "arc_challenge", "winogrande"]
-    )
-    tasks_num_fewshot: int | None = None  # null: the task's own, which is 0 for those
-    tasks_limit: int | None = None  # the first so many questions of each task; null takes all
-    tasks_folder: str | None = None  # with YAML files of further tasks
+    """What is measured after training. Entries compose a subclass of this with a field for each benchmark, its
+    settings: `eval.benchmarks.registry.eval_config`, since nothing here may know what `eval` has (decision 12).
+    """
 
-    answers_questions: str = "embedded"  # open prompts; or a jsonl file with question_id and text
-    answers_bench: str = "open"  # what the answers' file in each run folder is called
-    answers_limit: int | None = None  # the first so many prompts; null takes all
-    answers_max_new_tokens: int = 512
-
-    glue_data: str | None = None  # a local file of labelled rows; null: `dataset.eval_split` of the run's dataset
-    glue_limit: int | None = None  # the first so many rows; null takes all
-    super_ni_data: str | None = None  # a local file of tasks' rows; null: `dataset.eval_split` of the run's dataset
-    super_ni_limit_per_task: int | None = 100  # the first so many instances of each task; null takes all
-    super_ni_max_new_tokens: int = 128
-
-    def __post_init__(self) -> None:
-        require(self, "eval", 0, "mmlu_num_shots", "tasks_num_fewshot")
-        require(self, "eval", 1e-9, "mmlu_limit_per_subject", "perplexity_window", "perplexity_stride")
-        require(self, "eval", 1e-9, "perplexity_limit", "tasks_limit", "glue_limit", "answers_limit")
-        require(self, "eval", 1e-9, "super_ni_limit_per_task", "super_ni_max_new_tokens", "answers_max_new_tokens")
+    after_training: list[str] = field(default_factory=list)  # names of `eval.benchmarks.registry`, e.g. [mmlu]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,6 +5,7 @@
 
 Read by the model card and the report, so that an evaluation shows in both once it writes its numbers as the others
 do: `x` beside `x_ci95`, or `{"metrics": {"x": {"value": ..., "ci95": ...}}}`, of the whole or of each of its `tasks`.
+The `headline` that every benchmark's file has counts where its metric isn't given so.
 """
 
 import json
@@ -67,10 +68,23 @@ def _of_file(folder: Path, path: Path) -> Iterator[MeasuredScore]:
         if metric != key and isinstance(values.get(metric), (int, float)) and "metrics" not in values:
             yield _score(name, metric, values[metric], interval, about)
     yield from _of_metrics(name, values, about)
+    yield from _of_headline(name, values, about)
     tasks = values.get("tasks")
     for task, found in (tasks if isinstance(tasks, dict) else {}).items():
         shots = {"settings": f"num_fewshot {found['num_fewshot']}"} if "num_fewshot" in found else {}
         yield from _of_metrics(f"{name} {task}", found, about | shots)
+
+
+def _of_headline(name: str, values: dict[str, Any], about: dict[str, Any]) -> Iterator[MeasuredScore]:
+    """The headline, unless its metric stands in the file with an interval of its own or among `metrics`."""
+    headline = values.get("headline")
+    if not isinstance(headline, dict) or not isinstance(headline.get("value"), (int, float)):
+        return
+    metric, metrics = str(headline.get("metric")), values.get("metrics")
+    if f"{metric}{_INTERVAL}" in values or (isinstance(metrics, dict) and metric in metrics):
+        return
+    counted = {"n": headline["n"]} if isinstance(headline.get("n"), int) else {}
+    yield _score(name, metric, headline["value"], headline.get("ci95"), about | counted)
 
 
 def _of_metrics(name: str, values: dict[str, Any], about: dict[str, Any]) -> Iterator[MeasuredScore]:

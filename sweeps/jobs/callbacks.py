@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks.mmlu.benchmark import training_settings
 from eval.benchmarks.mmlu.checkpoints import snapshot_folder
-from eval.benchmarks.mmlu.prompts import Protocol
 from eval.benchmarks.mmlu.results import MmluResult
-from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
+from eval.benchmarks.mmlu.score import score_mmlu
+from eval.benchmarks.mmlu.settings import MmluSettings
 from harness.banks.load import LoadedBase
-from harness.config.schema import TrainConfig
 from harness.files.atomic import read_jsonl, to_json, write_atomically
 from harness.runs.spec import RunSpec
 from harness.training.loop import Member
@@ -100,7 +100,7 @@ class Looks:
     def _score(self, due: Sequence[Member]) -> None:
         by_settings: dict[MmluSettings, list[Member]] = {}
         for member in due:
-            by_settings.setdefault(mmlu_settings(member.train), []).append(member)
+            by_settings.setdefault(training_settings(member.train), []).append(member)
         try:
             for settings, same in by_settings.items():
                 ids: dict[str, str | None] = {member.run_id: member.run_id for member in same}
@@ -149,17 +149,6 @@ class Looks:
 
 class _Stopped(Exception):
     """Asked to stop while questions were scored."""
-
-
-def mmlu_settings(train: TrainConfig) -> MmluSettings:
-    """What `train.mmlu_*` asks for. Raises ValueError for numbers that make no sense."""
-    return MmluSettings(
-        questions=train.mmlu_questions,
-        shots=train.mmlu_shots_file,
-        num_shots=train.mmlu_num_shots,
-        limit=train.mmlu_limit,
-        protocol=Protocol.qlora_callback,
-    )
 
 
 def forget_looks(folder: Path) -> None:

@@ -6,30 +6,20 @@ No torch. Whether all that the plan needs is there asks `sweeps.plan.preflight`.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.dataset_rows import evaluation_rows
-from eval.benchmarks.mmlu.questions import Role, question_files
-from eval.benchmarks.texts import text_files
-from harness.config.schema import Config, EvalConfig, ModelKind, PathsConfig
+from eval.benchmarks.registry import BENCHMARKS, other_settings, planned_settings, settings_of
+from eval.benchmarks.settings import plain
+from harness.config.schema import Config, EvalConfig, PathsConfig
 from harness.devices.hardware import auto_compute_dtype
 from harness.files.atomic import sha256_file
 from harness.ledger.tables import Job
 from harness.runs.spec import RunSpec, make_spec
 
-TRAIN, MMLU, PERPLEXITY, TASKS, ANSWERS = "train", "mmlu", "perplexity", "tasks", "answers"
-DATASET_EVALS = {"glue": ModelKind.classifier, "super_ni": ModelKind.seq2seq}  # of a run's own dataset; what they score
-EVAL_NAMES = (
-    MMLU,
-    PERPLEXITY,
-    TASKS,
-    ANSWERS,
-    *DATASET_EVALS,
-)  # the keys of `sweeps.jobs.evals.EVALS`, which needs torch
-MMLU_SETS = {"mmlu_questions": Role.questions, "mmlu_shots_file": Role.shots}  # settings that name questions
+TRAIN = "train"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,28 +66,39 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
 
 def _two_measurements(spec: RunSpec, first: EvalConfig, second: EvalConfig) -> list[str]:
     """A run keeps one result of each evaluation, so that one sweep can't ask for two."""
-    before, after = _asked(first), _asked(second)
-    differing = [key for name in before.keys() & after for key in before[name] if before[name][key] != after[name][key]]
+    differing = {
+        f"eval.{name}.{key}": (value, after[key])
+        for name, before, after in _both_asked(first, second)
+        for key, value in before.items()
+        if value != after[key]
+    }
     if not differing:
         return []
-    one, other = (
-        ", ".join(f"eval.{key}={getattr(evals, key)}" for key in sorted(differing)) for evals in (first, second)
-    )
+    one, other = (", ".join(f"{key}={values[i]}" for key, values in sorted(differing.items())) for i in (0, 1))
     return [
         f"run {spec.run_id} ({spec.label}) would be measured with {one} and with {other}, but keeps one result of "
         f"each evaluation: give two commands, one after the other"
     ]
 
 
+def _both_asked(first: EvalConfig, second: EvalConfig) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """The evaluations that both ask for, with the plain settings of each."""
+    for name in first.after_training:
+        if name in second.after_training and name in BENCHMARKS:
+            one, other = (settings_of(evals, name) for evals in (first, second))
+            yield name, _plain_fields(one), _plain_fields(other)
+
+
+def _plain_fields(settings: Any) -> dict[str, Any]:
+    return {field.name: plain(getattr(settings, field.name)) for field in fields(settings)}
+
+
 def _both(first: EvalConfig, second: EvalConfig) -> EvalConfig:
     """One run that two points ask for is measured as both of them say."""
     added = [name for name in second.after_training if name not in first.after_training]
-    settings = {key: value for name in added for key, value in _settings_of(second, name).items()}
+    nested = {field.name for field in fields(first)}
+    settings = {name: settings_of(second, name) for name in added if name in nested}
     return replace(first, after_training=[*first.after_training, *added], **settings) if added else first
-
-
-def _asked(evals: EvalConfig) -> dict[str, dict[str, Any]]:
-    return {name: _settings_of(evals, name) for name in evals.after_training}
 
 
 def make_jobs(runs: Sequence[PlannedRun], paths: PathsConfig | None = None) -> list[Job]:
@@ -123,32 +124,31 @@ def make_jobs(runs: Sequence[PlannedRun], paths: PathsConfig | None = None) -> l
         )
         jobs.append(train)
         for name in run.evals.after_training:
-            key = json.dumps([name, asdict(run.evals)])
+            if name not in BENCHMARKS:
+                continue  # `preflight` refuses it
+            asked = settings_of(run.evals, name)
+            key = repr([name, asked])
             if key not in settings:
                 settings[key] = eval_settings(run.evals, name)
-            own = repr([name, run.spec.dataset, data_file(run.evals, name) if name in DATASET_EVALS else None])
+            own = repr([name, run.spec.dataset, asked])
             if own not in own_rows:
                 own_rows[own] = _own_rows(run, name, paths)
-            asked = settings[key] | own_rows[own]
-            jobs.append(_eval_job(run, name, asked, payload, train.job_id))
+            decisive = settings[key] | own_rows[own]
+            jobs.append(_eval_job(run, name, decisive, other_settings(name, asked), payload, train.job_id))
     return jobs
 
 
 def _own_rows(run: PlannedRun, name: str, paths: PathsConfig | None) -> dict[str, str]:
     """The content of the rows in the data store that an evaluation of the run's own dataset scores."""
-    if name not in DATASET_EVALS or run.spec.dataset is None or paths is None or data_file(run.evals, name):
+    if not BENCHMARKS[name].scores_own_dataset or run.spec.dataset is None or paths is None:
         return {}
     try:
-        rows = evaluation_rows(run.spec.dataset, None, None, paths)
+        rows = BENCHMARKS[name].rows(settings_of(run.evals, name), run.spec.dataset, paths)
     except ValueError:
         return {}  # `preflight` says what is wrong
-    return {f"{name}_data_sha256": rows.sha256} if rows.source.files else {}
-
-
-def data_file(evals: EvalConfig, name: str) -> str | None:
-    """The local file that an evaluation of the run's own dataset scores instead of the dataset's split."""
-    where: str | None = getattr(evals, f"{name}_data")
-    return where
+    if rows is None or rows.dataset.path is not None or not rows.source.files:
+        return {}  # a file that the settings name has its content in `eval_settings`
+    return {f"{name}_data_sha256": rows.sha256}
 
 
 def eval_settings(evals: EvalConfig, name: str) -> dict[str, Any]:
@@ -156,21 +156,10 @@ def eval_settings(evals: EvalConfig, name: str) -> dict[str, Any]:
 
     Embedded questions and folders count by their content too; what isn't there, or is a named text, has no hash.
     """
-    settings = _settings_of(evals, name)
-    files = {key: question_files(settings[key], role) for key, role in MMLU_SETS.items() if key in settings}
-    if name == PERPLEXITY:
-        files["perplexity_text"] = text_files(settings["perplexity_text"], None)
-    if name == TASKS and settings["tasks_folder"] is not None:
-        files["tasks_folder"] = sorted(path for path in Path(settings["tasks_folder"]).glob("*") if path.is_file())
-    if name == ANSWERS:
-        files["answers_questions"] = [Path(evals.answers_questions)] * Path(evals.answers_questions).is_file()
-    if (data := settings.get(f"{name}_data")) is not None:
-        files[f"{name}_data"] = [Path(data)] * Path(data).is_file()
-    return settings | {f"{key}_sha256": _content_sha256(found) for key, found in files.items() if found}
-
-
-def _settings_of(evals: EvalConfig, name: str) -> dict[str, Any]:
-    return {key: value for key, value in asdict(evals).items() if key.startswith(f"{name}_")}
+    settings = settings_of(evals, name)
+    files = {f"{name}_{key}": found for key, found in BENCHMARKS[name].files(settings).items()}
+    hashes = {f"{key}_sha256": _content_sha256(found) for key, found in files.items() if found}
+    return planned_settings(name, settings) | hashes
 
 
 def _content_sha256(files: Sequence[Path]) -> str:
@@ -180,15 +169,18 @@ def _content_sha256(files: Sequence[Path]) -> str:
     return hashlib.sha256("".join(f"{file.name}:{sha256_file(file)}\n" for file in files).encode()).hexdigest()
 
 
-def _eval_job(run: PlannedRun, name: str, settings: dict[str, Any], payload: dict[str, Any], after: str) -> Job:
-    key = json.dumps([run.run_id, name, settings], sort_keys=True)
+def _eval_job(
+    run: PlannedRun, name: str, decisive: dict[str, Any], others: dict[str, Any], payload: dict[str, Any], after: str
+) -> Job:
+    """Args: decisive: the settings that decide the result, and with it which job this is; others: those that don't."""
+    key = json.dumps([run.run_id, name, decisive], sort_keys=True)
     return Job(
         kind=name,
         spec_hash=hashlib.sha256(key.encode()).hexdigest()[:16],
         run_id=run.run_id,
         group=run.spec.group,
         label=run.label,
-        payload=json.dumps(payload | {"settings": settings}),
+        payload=json.dumps(payload | {"settings": decisive | others}),
         after=after,
     )
 
@@ -216,8 +208,7 @@ def unique_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
 
 def whole_base_problem(name: str) -> str:
     """Why an evaluation is not made where the base is sharded over devices."""
-    command = "generate" if name == ANSWERS else name
     return (
         f"launch.shard_base=true with eval.after_training={name}: it is scored over a whole base only; leave it out, "
-        f"and score the run afterwards with python -m eval {command}"
+        f"and score the run afterwards with python -m eval {BENCHMARKS[name].command}"
     )

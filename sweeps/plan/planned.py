@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import Config, Device, LaunchConfig, Launcher
 from harness.devices.hardware import Hardware, launch_device, place_of_environment
 from harness.ledger.tables import Job
@@ -13,7 +14,7 @@ from harness.runs.compatibility import shard_problem
 from sweeps.plan.cluster import launch_problems
 from sweeps.plan.enqueue import run_problem
 from sweeps.plan.estimate import Estimate, estimate_all, free_disk_bytes
-from sweeps.plan.jobs import ANSWERS, DATASET_EVALS, PlannedRun, make_jobs, plan_runs, whole_base_problem
+from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs, whole_base_problem
 from sweeps.plan.preflight import cuda_problems, device_notes, preflight
 from sweeps.plan.slots import work_of, workers_on_device
 from sweeps.plan.table import disk_warning, show_plan
@@ -72,7 +73,8 @@ def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[st
         found = (shard_problem(run.spec.model.kind, run.spec.adapter.method) for run in runs)
         problems.update((problem, None) for problem in found if problem)
         asked = {name for run in runs for name in run.evals.after_training}
-        problems.update((whole_base_problem(name), None) for name in (*DATASET_EVALS, ANSWERS) if name in asked)
+        whole = [name for name, benchmark in BENCHMARKS.items() if not benchmark.scores_sharded_base]
+        problems.update((whole_base_problem(name), None) for name in whole if name in asked)
     return list(problems)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from eval.benchmarks.registry import eval_config
 from harness.config.compose import compose_grid
 from harness.config.schema import Config
 from harness.ledger.database import database_url
@@ -24,10 +25,10 @@ def search_and_show(search: Search, command: Sequence[str], console: Console, as
     """
 
     def compose(overrides: Sequence[str]) -> Config:
-        (point,) = compose_grid(overrides)
+        (point,) = compose_grid(overrides, eval_config())
         return replace(point.config, sweep_name=point.config.sweep_name or search.study)
 
-    first = compose_grid(list(search.fixed))[0].config
+    first = compose_grid(list(search.fixed), eval_config())[0].config
     if not first.launch.wait:
         raise ValueError("launch.wait=false: a search needs the result of each trial; add launch.wait=true")
     paths = first.paths

@@ -21,20 +21,25 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.table import Table
 
+from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import Config
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobStatus
-from sweeps.plan.jobs import make_jobs, plan_runs
+from sweeps.plan.jobs import TRAIN, make_jobs, plan_runs
 
 DEFAULT_STARTUP_TRIALS = 10  # random ones, before the estimator has something to go by
-OBJECTIVES = {  # name -> kind of job, key of its result, direction
-    "final_loss": ("train", "final_loss", "minimize"),  # of training, mean over the last tenth of the steps
-    "perplexity": ("perplexity", "token_perplexity", "minimize"),  # exp of the loss on eval.perplexity_text
-    "mmlu": ("mmlu", "accuracy_macro", "maximize"),
-}
 _RANGE = re.compile(r"([\w.]+)=(int|float|choice)\((.*)\)")
 _ABOUT = "about"  # the study's attribute that says what it is a search of
 _RUN = "run_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What a search makes as small or as large as it can."""
+
+    kind: str  # of the job that measures it
+    key: str  # of its result
+    direction: str  # minimize or maximize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +47,22 @@ class Search:
     """What is looked for, and where."""
 
     study: str
-    objective: str  # a key of OBJECTIVES
+    objective: str  # a key of `objectives()`
     space: dict[str, BaseDistribution]  # override key -> its values
     fixed: tuple[str, ...]  # overrides that all trials share
     num_trials: int
     num_parallel: int  # trials asked for at once
     seed: int = 0
+
+
+def objectives() -> dict[str, Objective]:
+    """By name: training's loss (the mean over its last tenth), and the headline of each benchmark that has one."""
+    found = {"final_loss": Objective(kind=TRAIN, key="final_loss", direction="minimize")}
+    for name, benchmark in BENCHMARKS.items():
+        if benchmark.higher_is_better is not None:
+            direction = "maximize" if benchmark.higher_is_better else "minimize"
+            found[name] = Objective(kind=name, key=benchmark.headline_key, direction=direction)
+    return found
 
 
 def parse_search(arguments: Sequence[str], **settings: Any) -> Search:
@@ -72,8 +87,8 @@ def parse_search(arguments: Sequence[str], **settings: Any) -> Search:
     if not space:
         raise ValueError("search over what? give at least one key=int(...), float(...) or choice(...)")
     search = Search(space=space, fixed=tuple(fixed), **settings)
-    if search.objective not in OBJECTIVES:
-        raise ValueError(f"--objective {search.objective}: there are {', '.join(OBJECTIVES)}")
+    if search.objective not in objectives():
+        raise ValueError(f"--objective {search.objective}: there are {', '.join(objectives())}")
     if search.num_trials < 1 or search.num_parallel < 1:
         raise ValueError("--trials and --parallel must be at least 1")
     return search
@@ -133,7 +148,7 @@ def open_study(search: Search, storage_url: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     connect = {"timeout": 60} if storage_url.startswith("sqlite") else {}
     storage = optuna.storages.RDBStorage(storage_url, engine_kwargs={"connect_args": connect})
-    direction = optuna.study.StudyDirection[OBJECTIVES[search.objective][2].upper()]
+    direction = optuna.study.StudyDirection[objectives()[search.objective].direction.upper()]
     about = {
         "objective": search.objective,
         "space": {key: optuna.distributions.distribution_to_json(kind) for key, kind in search.space.items()},
@@ -190,13 +205,13 @@ def _tell(
     search: Search,
     open_ledger: Callable[[], Ledger],
 ) -> None:
-    kind, key, _ = OBJECTIVES[search.objective]
+    objective = objectives()[search.objective]
     ledger = open_ledger()
     try:
         for trial in trials:
             jobs = make_jobs(plan_runs([configs[trial.number]]))
-            row = ledger.get(next(job.job_id for job in jobs if job.kind == kind))
-            value = (row.result or {}).get(key) if row is not None and row.status is JobStatus.done else None
+            row = ledger.get(next(job.job_id for job in jobs if job.kind == objective.kind))
+            value = (row.result or {}).get(objective.key) if row is not None and row.status is JobStatus.done else None
             if isinstance(value, (int, float)) and math.isfinite(value):
                 study.tell(trial, value)
             else:
@@ -206,8 +221,8 @@ def _tell(
 
 
 def _measured(config: Config, search: Search) -> Config:
-    kind = OBJECTIVES[search.objective][0]
-    if kind != "train" and kind not in config.eval.after_training:
+    kind = objectives()[search.objective].kind
+    if kind != TRAIN and kind not in config.eval.after_training:
         raise ValueError(f"--objective {search.objective} is measured by eval={kind}: add it")
     return config
 

@@ -19,6 +19,7 @@ from typing import Any, Never
 import torch
 from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]
 
+from eval.benchmarks.registry import BENCHMARKS
 from harness.devices.hardware import Place
 from harness.devices.heartbeats import PEER_LOST_STATUS
 from harness.devices.ranks import PeerLostError
@@ -29,7 +30,7 @@ from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobRow, JobStatus
 from harness.training.loop import TrainingInterrupted
 from sweeps.jobs.context import Context, Workplace, now_awake_or_not
-from sweeps.jobs.evals import EVALS, SCORES, follow_evals
+from sweeps.jobs.evals import eval_jobs, follow_evals
 from sweeps.jobs.peers import Crew, join_crew
 from sweeps.jobs.settings import EXIT_NO_SPACE, WorkerSettings, worker_name
 from sweeps.jobs.training import follow_training, train_jobs
@@ -37,11 +38,6 @@ from sweeps.plan.jobs import TRAIN, whole_base_problem
 from sweeps.workers.processes import ALIVE, ERRORS, PEER_SECONDS, STOP_SECONDS
 from sweeps.workers.signals import stop_at
 
-KINDS: dict[str, Callable[[Context, Sequence[JobRow]], None]] = {TRAIN: train_jobs, **EVALS}
-FOLLOWED: dict[str, Callable[[Workplace, Sequence[JobRow]], None]] = {
-    TRAIN: follow_training,
-    **dict.fromkeys(SCORES, follow_evals),
-}
 IDLE_SECONDS = 0.5
 PEER_GRACE_SECONDS = 2 * PEER_SECONDS
 
@@ -173,7 +169,7 @@ def _follow(place: Workplace) -> None:
     """What every rank but the first does: its part of each job that rank 0 tells of."""
     while (claims := place.crew.hear_job()) is not None:
         try:
-            FOLLOWED[claims[0].kind](place, claims)
+            (follow_training if claims[0].kind == TRAIN else follow_evals)(place, claims)
         except TrainingInterrupted:
             continue
 
@@ -184,7 +180,7 @@ def work_once(context: Context, name: str) -> bool:
     context.renewed = now_awake_or_not()
     claims = context.ledger.claim(
         name,
-        list(KINDS),
+        [TRAIN, *BENCHMARKS],
         max_jobs=launch.max_group_size,
         lease_seconds=launch.lease_seconds,
         max_attempts=launch.max_attempts,
@@ -209,11 +205,11 @@ def _run(context: Context, claims: Sequence[JobRow]) -> bool:
     """
     kind = claims[0].kind
     try:
-        if context.shards_base and kind not in FOLLOWED:
+        if context.shards_base and kind != TRAIN and not BENCHMARKS[kind].scores_sharded_base:
             raise ValueError(whole_base_problem(kind))
         if kind == TRAIN or context.shards_base:
             context.crew.tell_job(claims)
-        KINDS[kind](context, claims)
+        (train_jobs if kind == TRAIN else eval_jobs)(context, claims)
     except TrainingInterrupted:
         _release(context, claims)
         return False

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 
+from eval.benchmarks.registry import eval_config
+from harness.config import compose as composing
 from harness.config.choices import CONF_FOLDER
-from harness.config.compose import ConfigError, Point, compose_points, register, to_config
+from harness.config.compose import ConfigError, Point, register
 from harness.config.schema import AdapterMethod, QuantMethod
+
+EVALS = eval_config()
+compose_points = partial(composing.compose_points, evals=EVALS)
+to_config = partial(composing.to_config, evals=EVALS)
 
 
 @pytest.fixture
@@ -19,7 +26,7 @@ def loader() -> Iterator[ConfigLoader]:
     def never(_: object) -> None:
         raise AssertionError("the tests compose only")
 
-    register(never)
+    register(never, EVALS)
     with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 

@@ -1,7 +1,11 @@
 """What a command line may say, and what is said back: all mistakes at once, each with its key, value and remedy."""
 
+from typing import Any
+
 import pytest
 
+from eval.benchmarks.mmlu.settings import Protocol
+from eval.benchmarks.registry import eval_config
 from harness.config.choices import near
 from harness.config.compose import ConfigError, check_command_line, compose_grid, first_cause
 
@@ -49,6 +53,42 @@ def test_good_command_lines(arguments: list[str]) -> None:
 def test_bad_value_names_key_value_and_remedy(argument: str, expected: str) -> None:
     (problem,) = check_command_line(["-m", argument])
     assert problem.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("eval.mmlu_num_shots", "eval.mmlu.num_shots"),
+        ("eval.mmlu_shots_file", "eval.mmlu.shots_file"),
+        ("eval.perplexity_text", "eval.perplexity.text"),
+        ("eval.tasks_names", "eval.tasks.names"),
+        ("eval.answers_max_new_tokens", "eval.answers.max_new_tokens"),
+        ("eval.glue_limit", "eval.glue.limit"),
+        ("eval.super_ni_limit_per_task", "eval.super_ni.limit_per_task"),
+    ],
+)
+def test_a_flat_key_is_refused_by_its_nested_name(old: str, new: str) -> None:
+    for argument in (f"{old}=1", f"+{old}=1"):
+        assert check_command_line([argument], eval_config()) == [f"{old}: this key is {new} now"]
+
+
+def test_a_flat_key_in_a_grid_is_refused_by_its_nested_name() -> None:
+    with pytest.raises(ConfigError, match=r"^eval\.mmlu_num_shots: this key is eval\.mmlu\.num_shots now"):
+        compose_grid(["grid=[{eval.mmlu_num_shots:'1,2'}]"], eval_config())
+
+
+def test_settings_of_benchmarks_are_checked() -> None:
+    (point,) = compose_grid(["eval.mmlu.protocol=hendrycks", "eval.tasks.names=[piqa]"], eval_config())
+    settings: Any = point.config.eval
+    assert settings.mmlu.protocol is Protocol.hendrycks
+    assert settings.tasks.names == ["piqa"]
+    for argument, problem in (
+        ("eval.mmlu.num_shots=-1", r"eval\.mmlu\.num_shots=-1: expected 0 or more"),
+        ("eval.tasks.names=[]", r"eval\.tasks\.names=\[\]: name at least one"),
+        ("eval.perplexity.only=x", r"eval\.perplexity\.only='x': expected key=value"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{problem}"):
+            compose_grid([argument], eval_config())
 
 
 def test_all_mistakes_are_told_at_once() -> None:

@@ -17,11 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
+from eval.benchmarks.registry import eval_config
 from harness.config.choices import CONF_FOLDER
 from harness.config.compose import GROUPS, _load, choices, first_cause, register, to_config
 from harness.config.prototypes import Prototypes, parsed
 from harness.config.schema import Config
 
+EVALS = eval_config()
 LOCAL_PATHS = {"model": "model.path=somewhere", "dataset": "dataset.path=rows.jsonl"}
 VALUES = {
     "train.seed": ["0", "7", "123"],
@@ -39,6 +41,8 @@ VALUES = {
     "model.path": ["somewhere", "null"],
     "model.shape.num_layers": ["2", "3"],
     "eval.after_training": ["[mmlu]", "[]"],
+    "eval.mmlu.num_shots": ["2", "null", "-1"],
+    "eval.tasks.names": ["[piqa]", "[]"],
     "launch.workers": ["2", "0"],
     "paths.runs": ["elsewhere", "'${oc.env:HOME}'"],
     "sweep_name": ["one", "two"],
@@ -54,7 +58,7 @@ def loader() -> Iterator[ConfigLoader]:
 
 
 def _loader(folder: Path) -> Iterator[ConfigLoader]:
-    register(lambda compose: None)
+    register(lambda compose: None, EVALS)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(folder), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
@@ -65,15 +69,15 @@ def outcome(make: partial[Config]) -> Config | str:
     try:
         return make()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        return first_cause(error)
+        return first_cause(error, EVALS)
 
 
 def assert_parity(loader: ConfigLoader, fixed: Sequence[str], points: Sequence[Sequence[str]]) -> Prototypes:
     """Every point, in this order, from one set of prototypes."""
-    prototypes = Prototypes(loader, fixed, partial(_load, loader), to_config)
+    prototypes = Prototypes(loader, fixed, partial(_load, loader), partial(to_config, evals=EVALS))
     for own in points:
         found = outcome(partial(prototypes.config, own))
-        wanted = outcome(partial(lambda own: to_config(_load(loader, [*fixed, *own])), own))
+        wanted = outcome(partial(lambda own: to_config(_load(loader, [*fixed, *own]), EVALS), own))
         assert found == wanted, [*fixed, *own]
     return prototypes
 

@@ -1,20 +1,20 @@
-"""Evaluations behind training, as the worker runs them: a result file a run, for each of EVALS of causal models."""
+"""Evaluations behind training, as the worker runs them: a result file a run, for each benchmark of causal models."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from harness.config.schema import Device, EvalConfig, LaunchConfig, PathsConfig, TrackingConfig
+from eval.benchmarks.registry import BENCHMARKS
+from harness.config.schema import Device, LaunchConfig, PathsConfig, TrackingConfig
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobStatus
 from sweeps.jobs.context import Context
-from sweeps.jobs.evals import EVALS
 from sweeps.jobs.settings import WorkerSettings
 from sweeps.plan.enqueue import enqueue, eval_file
-from sweeps.plan.jobs import DATASET_EVALS, make_jobs, plan_runs
+from sweeps.plan.jobs import make_jobs, plan_runs
 from sweeps.workers.serve import work_once
-from tests.builders import config
+from tests.builders import config, evals
 from tests.tiny import make_checkpoint
 
 local = pytest.importorskip("tests.local_tasks", reason="needs the `tasks` extra (lm-eval)")
@@ -23,19 +23,19 @@ local = pytest.importorskip("tests.local_tasks", reason="needs the `tasks` extra
 def test_every_evaluation_leaves_its_result(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "text.jsonl").write_text('{"text": "Eat well, sleep well."}\n{"text": "Move often."}\n')
-    names = [name for name in EVALS if name not in DATASET_EVALS]
-    evals = EvalConfig(
-        after_training=names,
-        mmlu_num_shots=0,
-        mmlu_limit_per_subject=1,
-        perplexity_text=str(tmp_path / "text.jsonl"),
-        tasks_names=list(local.write_local_tasks(tmp_path / "tasks", ("piqa",))),
-        tasks_folder=str(tmp_path / "tasks"),
-        answers_limit=2,
-        answers_max_new_tokens=4,
+    names = [name for name, benchmark in BENCHMARKS.items() if not benchmark.scores_own_dataset]
+    asked = evals(
+        *names,
+        mmlu={"num_shots": 0, "limit_per_subject": 1},
+        perplexity={"text": str(tmp_path / "text.jsonl")},
+        tasks={
+            "names": list(local.write_local_tasks(tmp_path / "tasks", ("piqa",))),
+            "folder": str(tmp_path / "tasks"),
+        },
+        answers={"limit": 2, "max_new_tokens": 4},
     )
     model = ("local", {"path": str(make_checkpoint(tmp_path / "tiny")), "hub_id": "tiny"})
-    runs = plan_runs([config(model=model, adapter="none", quant="none", eval=evals)])
+    runs = plan_runs([config(model=model, adapter="none", quant="none", eval=asked)])
     jobs = make_jobs(runs)
     url = str(tmp_path / "ledger.sqlite")
     ledger = Ledger.open(url)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from eval.benchmarks.mmlu.prompts import Protocol, chat_text, prompt_text
+from eval.benchmarks.mmlu.prompts import chat_text, prompt_text
 from eval.benchmarks.mmlu.questions import Role, load_questions
-from eval.benchmarks.mmlu.score import MmluSettings, load_set, score_mmlu
+from eval.benchmarks.mmlu.score import load_set, score_mmlu
+from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from harness.banks.load import LoadedBase, load_base
 from harness.config.schema import AdapterConfig, DType, QuantConfig, QuantMethod
 from harness.models.convert import checkpoint_folder
@@ -31,7 +32,7 @@ def four_subjects(folder: Path, limit_per_subject: int | None = None) -> MmluSet
     path = folder / "questions.jsonl"
     lines = (MMLU / "val.jsonl").read_text().split("\n")
     path.write_text("\n".join(line for line in lines if any(f'"subject":"{s}"' in line for s in SUBJECTS)))
-    return MmluSettings(questions=str(path), shots=str(MMLU / "dev.jsonl"), limit_per_subject=limit_per_subject)
+    return MmluSettings(questions=str(path), shots_file=str(MMLU / "dev.jsonl"), limit_per_subject=limit_per_subject)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
 def test_prompts_and_scores_are_lm_evals_on_a_tiny_model(tiny: LoadedBase, tmp_path: Path, num_shots: int) -> None:
     settings = four_subjects(tmp_path, limit_per_subject=2)
     settings = MmluSettings(
-        questions=settings.questions, shots=settings.shots, limit_per_subject=2, num_shots=num_shots
+        questions=settings.questions, shots_file=settings.shots_file, limit_per_subject=2, num_shots=num_shots
     )
     _compare(tiny, str(tiny.source.location), settings, tmp_path)
 
@@ -82,7 +83,7 @@ def test_shared_prefix_equals_whole_prompts_on_nf4_with_adapters(tmp_path: Path)
     for name, member in members.items():
         for place, question in enumerate(load_set(settings).questions):
             alone = _write_one(tmp_path, question)
-            single = score_mmlu(base, {name: member}, MmluSettings(questions=alone, shots=settings.shots))[
+            single = score_mmlu(base, {name: member}, MmluSettings(questions=alone, shots_file=settings.shots_file))[
                 name
             ].predictions[0]
             prediction = together[name].predictions[place]
@@ -111,7 +112,7 @@ def test_the_chat_prompt_is_lm_evals(tiny: LoadedBase) -> None:
 
 def _compare(base: LoadedBase, checkpoint: str, settings: MmluSettings, folder: Path) -> None:
     questions = load_set(settings).questions
-    shots = load_questions(settings.shots, Role.shots)
+    shots = load_questions(settings.shots_file, Role.shots)
     tasks = reference.write_tasks(folder, questions, shots, settings.num_shots)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     expected = reference.score(reference.hf_model(model, base.tokenizer, batch_size=8), folder, tasks)

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval.benchmarks.task_scores import CROWS_CATEGORIES, crows_scores, metric_scores, missing_lm_eval, save_tasks
-from eval.benchmarks.tasks import TasksSettings, load_tasks, score_tasks
+from eval.benchmarks.benchmark import save_results
+from eval.benchmarks.registry import BENCHMARKS
+from eval.benchmarks.tasks.results import CROWS_CATEGORIES, crows_scores, metric_scores, missing_lm_eval
+from eval.benchmarks.tasks.score import load_tasks, score_tasks
+from eval.benchmarks.tasks.settings import TasksSettings
 from harness.banks.load import LoadedBase
 from tests.builders import open_base
 from tests.tiny import make_checkpoint
@@ -26,11 +29,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
 @pytest.fixture
 def settings(tmp_path: Path) -> TasksSettings:
     (tmp_path / "tasks").mkdir()
-    return TasksSettings(tasks=local.write_local_tasks(tmp_path / "tasks", NAMES), folder=tmp_path / "tasks")
+    return TasksSettings(names=list(local.write_local_tasks(tmp_path / "tasks", NAMES)), folder=str(tmp_path / "tasks"))
 
 
 def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    from eval.benchmarks import lm_eval_model
+    from eval.benchmarks.tasks import lm_eval_model
 
     counts: list[int] = []
     original = lm_eval_model.score_continuations
@@ -70,7 +73,8 @@ def test_a_killed_call_goes_on_and_other_models_do_not_reuse_it(
     before = asked()
     score_tasks(base, {"again": None}, settings, partial_dir=tmp_path)
     assert asked() == before
-    assert save_tasks(again["base"], tmp_path).is_file()
+    save_results(BENCHMARKS["tasks"], {"base": again["base"]}, tmp_path)
+    assert (tmp_path / "tasks.json").is_file()
 
 
 def test_crows_pairs_are_given_as_table_8(base: LoadedBase, settings: TasksSettings) -> None:
@@ -89,7 +93,7 @@ def test_crows_pairs_are_given_as_table_8(base: LoadedBase, settings: TasksSetti
 
 
 def test_a_limit_takes_the_first_questions(base: LoadedBase, settings: TasksSettings) -> None:
-    limited = TasksSettings(tasks=settings.tasks, folder=settings.folder, limit=1)
+    limited = TasksSettings(names=settings.names, folder=settings.folder, limit=1)
     result = score_tasks(base, {"base": None}, limited)["base"]
     assert [p.doc_id for p in result.tasks["local_hellaswag"].predictions] == [0]
     assert result.tasks["local_hellaswag"].metrics["acc"].n == 1
@@ -103,21 +107,21 @@ def test_intervals_are_of_means_only() -> None:
 
 
 def test_what_can_not_be_served_is_said(settings: TasksSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = settings.folder
-    assert folder is not None
+    assert settings.folder is not None
+    folder = Path(settings.folder)
     published = yaml.safe_load((folder / "local_hellaswag.yaml").read_text())
     fetched = {"include": published["include"], "task": "local_fetched"}
     (folder / "local_fetched.yaml").write_text(yaml.safe_dump(fetched))
     with pytest.raises(ValueError, match=r"local_fetched: the data can't be had .* --task-folder"):
-        load_tasks(TasksSettings(tasks=("local_fetched",), folder=folder))
+        load_tasks(TasksSettings(names=["local_fetched"], folder=str(folder)))
     generating = published | {"task": "local_generating", "output_type": "generate_until"}
     (folder / "local_generating.yaml").write_text(yaml.safe_dump(generating))
     with pytest.raises(ValueError, match="local_generating: its output is generate_until"):
-        load_tasks(TasksSettings(tasks=("local_generating",), folder=folder))
+        load_tasks(TasksSettings(names=["local_generating"], folder=str(folder)))
     with pytest.raises(ValueError, match="no such folder"):
-        TasksSettings(tasks=("x",), folder=folder / "nowhere")
+        load_tasks(TasksSettings(names=["x"], folder=str(folder / "nowhere")))
     with pytest.raises(ValueError, match="name at least one"):
-        TasksSettings(tasks=())
+        TasksSettings(names=[])
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else find(name))
     assert "qlora-harness[tasks]" in str(missing_lm_eval())
@@ -126,4 +130,4 @@ def test_what_can_not_be_served_is_said(settings: TasksSettings, monkeypatch: py
 @pytest.mark.slow
 def test_an_unknown_task_gets_its_near_matches() -> None:
     with pytest.raises(ValueError, match=r"task hellaswagg: lm-eval has no such task; near it: hellaswag"):
-        load_tasks(TasksSettings(tasks=("hellaswagg",)))
+        load_tasks(TasksSettings(names=["hellaswagg"]))

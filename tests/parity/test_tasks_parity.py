@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from eval.benchmarks.tasks import TasksSettings, score_tasks
+from eval.benchmarks.tasks.score import score_tasks
+from eval.benchmarks.tasks.settings import TasksSettings
 from harness.banks.load import LoadedBase, load_base
 from harness.models.convert import checkpoint_folder
 from tests.builders import PLAIN, open_base, smollm2
@@ -22,7 +23,7 @@ local = pytest.importorskip("tests.local_tasks", reason="needs the `tasks` extra
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> TasksSettings:
     folder = tmp_path_factory.mktemp("tasks")
-    return TasksSettings(tasks=local.write_local_tasks(folder), folder=folder)
+    return TasksSettings(names=list(local.write_local_tasks(folder)), folder=str(folder))
 
 
 def compare(base: LoadedBase, member: str | None, model: Any, settings: TasksSettings) -> None:
@@ -32,12 +33,12 @@ def compare(base: LoadedBase, member: str | None, model: Any, settings: TasksSet
     found = score_tasks(base, {"ours": member}, settings)["ours"]
     theirs = lm_eval.simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=base.tokenizer, batch_size=4, max_length=base.max_length),
-        tasks=list(settings.tasks),
+        tasks=list(settings.names),
         task_manager=TaskManager(include_path=str(settings.folder), include_defaults=False),
         bootstrap_iters=0,
         log_samples=True,
     )
-    assert set(found.tasks) == set(theirs["samples"]) == set(settings.tasks)
+    assert set(found.tasks) == set(theirs["samples"]) == set(settings.names)
     for task, score in found.tasks.items():
         samples = sorted(theirs["samples"][task], key=lambda sample: sample["doc_id"])
         for prediction, sample in zip(score.predictions, samples, strict=True):

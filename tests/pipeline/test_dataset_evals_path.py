@@ -85,11 +85,12 @@ def test_the_command_scores_as_the_job_did(lab: Lab, monkeypatch: pytest.MonkeyP
 def test_what_cannot_be_scored_is_said_before_training(
     lab: Lab, arguments: tuple[str, ...], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from eval.benchmarks.registry import eval_config
     from harness.config.compose import compose_grid
     from sweeps.plan.planned import planned
 
     for key, value in lab.environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    plan = planned([point.config for point in compose_grid([*arguments, *SMALL])])
+    plan = planned([point.config for point in compose_grid([*arguments, *SMALL], eval_config())])
     assert any(problem in found for found in plan.problems), plan.problems

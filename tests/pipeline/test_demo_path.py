@@ -22,7 +22,7 @@ NUM_PROMPTS = 2
 TRAIN = (
     *("-m", "model=llama7b", f"sweep_name={SWEEP}", "train.max_steps=2", "train.batch_size=4"),
     'grid=[{dataset:"oasst1,flan",quant:"nf4,none"},{dataset:"oasst1,flan",adapter:none,quant:none}]',
-    *("eval=mmlu", "eval.mmlu_limit_per_subject=1"),
+    *("eval=mmlu", "eval.mmlu.limit_per_subject=1"),
 )
 
 

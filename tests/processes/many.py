@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from eval.benchmarks.registry import eval_config
 from harness.config.compose import compose_grid
 from harness.config.schema import Config
 
@@ -19,7 +20,7 @@ POINT = ("model=llama7b", "dataset=flan", "adapter.lora_r=4", "train.max_steps=2
 
 def many_configs(number: int, overrides: Sequence[str] = ()) -> list[Config]:
     """So many distinct runs of one group, two steps each unless told otherwise."""
-    (point,) = compose_grid([*POINT, *overrides])
+    (point,) = compose_grid([*POINT, *overrides], eval_config())
     configs = [copy.deepcopy(point.config) for _ in range(number)]
     for seed, config in enumerate(configs):
         config.train.seed = seed

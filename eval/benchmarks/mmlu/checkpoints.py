@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.table import Table
 
-from eval.benchmarks.intervals import Interval
-from eval.benchmarks.mmlu.results import MmluResult, save_result
-from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
-from eval.scoring.next_token import Progress
+from eval.benchmarks.benchmark import cell
+from eval.benchmarks.mmlu.results import MmluResult
+from eval.benchmarks.mmlu.score import score_mmlu
+from eval.benchmarks.mmlu.settings import MmluSettings
+from eval.scoring.progress import Progress
 from eval.systems import System, loaded, require_causal
 from harness.banks.load import LoadedBase
 from harness.config.schema import SHARED_BASE_METHODS, AdapterMethod, Device, PathsConfig
 from harness.devices.memory import free_bytes
 from harness.devices.torch_device import resolve_device
 from harness.files.atomic import write_json
+from harness.runs.estimate import Estimate, Interval
 from harness.runs.record import load_record
 from harness.runs.spec import RunSpec
 
@@ -128,7 +131,7 @@ def score_checkpoints(
             progress = _shifted(on_progress, len(results), len(snapshots), len(together))
             results |= _score(base, together, settings, out, progress)
     for step, result in results.items():
-        save_result(result, out / f"{_NAME}{step}")
+        write_json(out / f"{_NAME}{step}" / "mmlu.json", result.to_json())
         scores.append(_step_score(step, result))
     first = next(iter(results.values()))
     found = CheckpointsResult(
@@ -140,6 +143,18 @@ def score_checkpoints(
     )
     write_json(out / CHECKPOINTS_FILE, found.to_json())
     return found
+
+
+def checkpoints_table(result: CheckpointsResult) -> Table:
+    """A row a step, for a person."""
+    table = Table(title=f"MMLU of {result.system} by step", title_justify="left", caption="95 % intervals")
+    for column in ("step", "mean over subjects", "mean over questions", "n"):
+        table.add_column(column, justify="right")
+    for score in result.steps:
+        macro = cell(Estimate.of(score.accuracy_macro, score.accuracy_macro_ci95), 3)
+        micro = cell(Estimate.of(score.accuracy_micro, score.accuracy_micro_ci95), 3)
+        table.add_row(str(score.step), macro, micro, str(score.n))
+    return table
 
 
 def _score(

@@ -13,20 +13,14 @@ through pandas, which rewrites choices that look like numbers). tests/golden hol
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
 from eval.benchmarks.mmlu.questions import LETTERS, Question
+from eval.benchmarks.mmlu.settings import Protocol
 
 ORIGINAL_MAX_TOKENS = 2048  # qlora.py's mmlu_source_max_len, and the window of hendrycks/test's crop.py
-
-
-class Protocol(Enum):
-    lm_eval = "lm_eval"
-    qlora_callback = "qlora_callback"
-    hendrycks = "hendrycks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

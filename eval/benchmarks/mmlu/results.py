@@ -10,14 +10,11 @@ Source of the categories: hendrycks/test categories.py, as in lm-eval's tags.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.intervals import Z_95, wilson_interval
-from harness.files.atomic import write_json
 
 SCHEMA_VERSION = 1
-MMLU_FILE = "mmlu.json"
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "humanities": (
@@ -139,13 +136,6 @@ class MmluResult:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
-
-
-def save_result(result: MmluResult, folder: Path) -> Path:
-    """Writes `<folder>/mmlu.json` in one step. -> its path"""
-    path = folder / MMLU_FILE
-    write_json(path, result.to_json())
-    return path
 
 
 def score_subjects(predictions: Sequence[Prediction]) -> dict[str, SubjectScore]:

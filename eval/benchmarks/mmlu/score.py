@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.benchmarks.mmlu.prompts import Encoded, Protocol, answer_tokens, encode_prompt
+from eval.benchmarks.mmlu.prompts import Encoded, answer_tokens, encode_prompt
 from eval.benchmarks.mmlu.questions import Question, Role, choose_shots, content_sha256, load_questions, select
 from eval.benchmarks.mmlu.results import (
     MmluResult,
@@ -26,33 +26,14 @@ from eval.benchmarks.mmlu.results import (
     score_categories,
     score_subjects,
 )
+from eval.benchmarks.mmlu.settings import MmluSettings
 from eval.scoring.model_key import model_sha256
-from eval.scoring.next_token import Progress, Prompt, score_rows
+from eval.scoring.next_token import Prompt, score_rows
 from eval.scoring.padded import score_padded
 from eval.scoring.partial import Partial
+from eval.scoring.progress import Progress
 from harness.banks.load import LoadedBase
 from harness.banks.shared import packable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MmluSettings:
-    questions: str = "embedded"  # "embedded", "hub:<split>", a .jsonl or .csv file, a folder of CSVs
-    shots: str = "embedded"  # the examples shown before each question, from the same kinds of places
-    num_shots: int = 5
-    protocol: Protocol = Protocol.lm_eval
-    chat: bool = False  # wrap the prompt in the tokenizer's chat template
-    limit: int | None = None  # the first so many questions over all
-    limit_per_subject: int | None = None  # the first so many of each subject
-    split_name: str = ""  # what the questions are called in the result: val, test, ...
-    row_tokens: int | None = None  # of one pass; None: by device and free memory. Changes no result
-
-    def __post_init__(self) -> None:
-        if self.num_shots < 0:
-            raise ValueError(f"num_shots={self.num_shots}: expected 0 or more")
-        for key in ("limit", "limit_per_subject", "row_tokens"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key}={value}: expected 1 or more, or leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +108,8 @@ def load_set(settings: MmluSettings) -> MmluSet:
     everything = load_questions(settings.questions, Role.questions)
     indices = select(everything, settings.limit, settings.limit_per_subject)
     questions = [everything[index] for index in indices]
-    pool = load_questions(settings.shots, Role.shots) if settings.num_shots else []
-    shots = choose_shots(questions, pool, settings.num_shots, settings.questions, settings.shots)
+    pool = load_questions(settings.shots_file, Role.shots) if settings.num_shots else []
+    shots = choose_shots(questions, pool, settings.num_shots, settings.questions, settings.shots_file)
     shots_sha256 = {subject: content_sha256(found) for subject, found in shots.items()}
     parts = [
         settings.protocol.value,

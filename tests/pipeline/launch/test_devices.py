@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
+from eval.benchmarks.registry import eval_config
 from harness.config.compose import compose_grid
 from harness.config.schema import LaunchConfig, Launcher
 from harness.ledger.tables import JobStatus
-from sweeps.jobs.evals import EVALS, SCORES
-from sweeps.plan.jobs import ANSWERS, DATASET_EVALS, plan_runs
+from sweeps.plan.jobs import plan_runs
 from sweeps.plan.planned import device_problems
 from tests.lab import Lab, make_lab, wait_until
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "harness.run")
 SHORT = (
     *("model=llama7b", "dataset=oasst1", "train.max_steps=6", "train.batch_size=4"),
-    *("eval.after_training=[mmlu]", "eval.mmlu_limit_per_subject=1", "eval.mmlu_num_shots=1"),
+    *("eval.after_training=[mmlu]", "eval.mmlu.limit_per_subject=1", "eval.mmlu.num_shots=1"),
     *("train.mmlu_every_steps=3", "train.mmlu_limit=3", "train.mmlu_num_shots=1"),
 )
 LONG = (
@@ -173,15 +173,14 @@ def test_a_base_is_sharded_over_two_devices_at_least() -> None:
 
 def test_only_a_frozen_causal_base_is_sharded() -> None:
     overrides = ["model=llama7b", "dataset=oasst1", "adapter=lora,dora"]
-    runs = plan_runs([point.config for point in compose_grid(overrides)])
+    runs = plan_runs([point.config for point in compose_grid(overrides, eval_config())])
     (problem,) = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
     assert "adapter.method=dora" in problem
 
 
 def test_what_is_not_scored_over_shards_is_refused() -> None:
-    assert set(SCORES) | set(DATASET_EVALS) | {ANSWERS} == set(EVALS)
     overrides = ["model=llama7b", "dataset=oasst1", "eval.after_training=[mmlu,super_ni,answers]"]
-    runs = plan_runs([point.config for point in compose_grid(overrides)])
+    runs = plan_runs([point.config for point in compose_grid(overrides, eval_config())])
     super_ni, answers = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
     assert "eval.after_training=super_ni: it is scored over a whole base only" in super_ni
     assert "eval.after_training=answers: it is scored over a whole base only" in answers

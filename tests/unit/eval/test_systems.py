@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from eval.answers.generate import GenerateSettings
-from eval.benchmarks.mmlu.score import MmluSettings
+from eval.benchmarks.mmlu.settings import MmluSettings
+from eval.benchmarks.registry import BENCHMARKS
 from eval.commands.generate import run_generate
-from eval.commands.score_models import run_mmlu
+from eval.commands.score_runs import OwnRows, score_target
 from eval.systems import Target
 from harness.runs.record import save_record
 from tests.builders import record, spec
@@ -21,7 +22,9 @@ RUN_IDS = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
 
 def measure(runs: Path) -> Any:
     target = Target(model=None, adapters=(), quant="none", run_ids=RUN_IDS, sweep=None, runs=runs)
-    return run_mmlu(target, MmluSettings(), runs / "out", lambda done, total: None)
+    options = {"checkpoints": None}
+    mmlu = BENCHMARKS["mmlu"]
+    return score_target(mmlu, MmluSettings(), target, OwnRows(), options, runs / "out", lambda done, total: None)
 
 
 def answer(runs: Path) -> Any:

@@ -11,8 +11,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from eval.answers.files import read_contestants
 from eval.answers.generate import GenerateSettings
-from eval.benchmarks.mmlu.prompts import Protocol
-from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
+from eval.benchmarks.mmlu.score import score_mmlu
+from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from eval.commands.generate import run_generate
 from eval.systems import Target, each_base, load_members, open_system
 from harness.banks.load import LoadedBase

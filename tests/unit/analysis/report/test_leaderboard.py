@@ -21,9 +21,10 @@ from analysis.report.leaderboard import (
     write_leaderboard,
 )
 from analysis.report.matches import Tally, count_verdicts, pair_tallies, tally_systems
-from analysis.report.records import Estimate, Mmlu, Run, Tournament, Verdict
+from analysis.report.records import Mmlu, Run, Tournament, Verdict
 from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
 from harness.config.schema import AdapterConfig, DatasetConfig, ModelConfig, QuantConfig, TrainConfig
+from harness.runs.estimate import Estimate
 from harness.runs.record import RunRecord
 from harness.runs.spec import RunSpec
 

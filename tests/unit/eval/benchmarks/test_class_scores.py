@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
-from eval.benchmarks.class_scores import OFFICIAL, class_scores, number_scores, official_metrics
+from eval.benchmarks.glue.class_scores import OFFICIAL, class_scores, number_scores, official_metrics
 from eval.benchmarks.intervals import mean_score, wilson_interval
 from harness.data.formats import GLUE_FIELDS
 

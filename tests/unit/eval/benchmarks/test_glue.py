@@ -10,11 +10,13 @@ import pytest
 import torch
 import yaml
 
-from eval.benchmarks.class_scores import class_scores
 from eval.benchmarks.dataset_rows import EvalRows, evaluation_rows
-from eval.benchmarks.glue import GlueSettings, score_glue
-from eval.commands.score_runs import DatasetTarget, run_glue
-from eval.systems import chosen_systems
+from eval.benchmarks.glue.class_scores import class_scores
+from eval.benchmarks.glue.score import score_glue
+from eval.benchmarks.glue.settings import GlueSettings
+from eval.benchmarks.registry import BENCHMARKS
+from eval.commands.score_runs import OwnRows, score_target
+from eval.systems import Target, chosen_systems
 from harness.banks.load import LoadedBase, load_base, set_num_labels
 from harness.config.choices import dataset_choice
 from harness.config.schema import (
@@ -124,7 +126,7 @@ def test_a_killed_call_goes_on_and_changed_rows_do_not_reuse_it(trained: Trained
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eval.benchmarks.glue.MAX_BATCH_TOKENS", 40)
+        patch.setattr("eval.benchmarks.glue.score.MAX_BATCH_TOKENS", 40)
         with pytest.raises(KeyboardInterrupt):
             score_glue(trained.base, "s", "a", rows, GlueSettings(), stop, tmp_path)
         first = seen[0]
@@ -189,13 +191,11 @@ def test_numbers_are_predicted_and_correlated(tmp_path: Path) -> None:
     assert error < 0.7 * np.var([row["label"] for row in made]), "better than always saying the mean"
 
 
-def target(**changes: Any) -> DatasetTarget:
-    empty = {"model": None, "quant": None, "sweep": None, "runs": None, "dataset": None, "data": None, "split": None}
-    return DatasetTarget(**{**empty, "adapters": (), "run_ids": (), **changes})
-
-
-def call(out: Path, **changes: Any) -> Any:
-    return run_glue(target(**changes), GlueSettings(), out, lambda done, total: None)
+def call(out: Path, dataset: str | None = None, data: Path | None = None, **changes: Any) -> Any:
+    empty: dict[str, Any] = {"model": None, "quant": None, "sweep": None, "runs": None, "adapters": (), "run_ids": ()}
+    settings = GlueSettings(data=None if data is None else str(data))
+    target, own_rows = Target(**empty | changes), OwnRows(dataset=dataset)
+    return score_target(BENCHMARKS["glue"], settings, target, own_rows, {}, out, lambda done, total: None)
 
 
 def test_an_adapter_of_another_base_is_refused(trained: Trained, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_an_adapter_of_another_base_is_refused(trained: Trained, tmp_path: Path)
     common = {"model": str(folder), "dataset": "glue_sst2", "data": trained.store / "glue_sst2" / "validation.jsonl"}
     results, _ = call(tmp_path / "out", **common, adapters=(trained.adapter,), quant="fp32")
     assert json.loads((tmp_path / "out" / "glue.json").read_text())["n"] == 16
-    assert all(result.score >= 0.8 for result in results.values())
+    assert all(result["score"] >= 0.8 for result in results.values())
     wider = make_roberta(tmp_path / "wide", width=64)
     with pytest.raises(ValueError, match=r"(this base model; it was made for tiny)"):
         call(tmp_path, **common | {"model": str(wider)}, adapters=(trained.adapter,), quant="fp32")

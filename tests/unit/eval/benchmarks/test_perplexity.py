@@ -15,10 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from eval.benchmarks import perplexity
+from eval.benchmarks.benchmark import save_results
 from eval.benchmarks.intervals import mean_interval, ratio_interval, wilson_interval
-from eval.benchmarks.perplexity import PerplexitySettings, document_windows, save_perplexity, score_perplexity
-from eval.benchmarks.texts import TextSource, load_documents
+from eval.benchmarks.perplexity import score as perplexity
+from eval.benchmarks.perplexity.score import document_windows, score_perplexity
+from eval.benchmarks.perplexity.settings import PerplexitySettings
+from eval.benchmarks.perplexity.texts import TextSource, load_documents
+from eval.benchmarks.registry import BENCHMARKS
 from harness.banks.load import LoadedBase
 from harness.config.schema import PathsConfig
 from tests.builders import open_base
@@ -118,8 +121,8 @@ def test_a_killed_call_goes_on_and_nothing_stale_is_reused(
         members = {"base": "tuned"} if change == "model" else {"base": None}
         score_perplexity(base, members, documents, settings, partial_dir=tmp_path)
         assert asked() > before + total // 2, change
-    path = save_perplexity(whole, tmp_path)
-    assert json.loads(path.read_text())["num_documents"] == 3
+    save_results(BENCHMARKS["perplexity"], {"base": whole}, tmp_path)
+    assert json.loads((tmp_path / "perplexity.json").read_text())["num_documents"] == 3
 
 
 def count_requests(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:

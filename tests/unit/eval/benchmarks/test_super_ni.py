@@ -10,7 +10,8 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from eval.benchmarks.dataset_rows import EvalRows, evaluation_rows
-from eval.benchmarks.super_ni import SuperNiSettings, exact_match, read_instances, rouge_l, score_super_ni
+from eval.benchmarks.super_ni.score import exact_match, read_instances, rouge_l, score_super_ni
+from eval.benchmarks.super_ni.settings import SuperNiSettings
 from harness.banks.load import LoadedBase, load_base
 from harness.banks.seq2seq import Seq2SeqBank
 from harness.config.choices import dataset_choice
@@ -122,7 +123,7 @@ def test_scores_by_task_and_goes_on_where_it_was_killed(
         return generate(self, sources, max_new_tokens)
 
     monkeypatch.setattr(Seq2SeqBank, "generate", counted)
-    monkeypatch.setattr("eval.benchmarks.super_ni.MAX_BATCH", 4)
+    monkeypatch.setattr("eval.benchmarks.super_ni.score.MAX_BATCH", 4)
     settings = SuperNiSettings(max_new_tokens=3)
     with pytest.raises(KeyboardInterrupt):
         score_super_ni(base, "s", "a", rows, settings, partial_dir=tmp_path)

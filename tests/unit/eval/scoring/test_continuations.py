@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, BloomConfig
 
 from eval.benchmarks.mmlu.prompts import prompt_text
-from eval.benchmarks.mmlu.score import MmluSettings, load_set, score_mmlu
+from eval.benchmarks.mmlu.score import load_set, score_mmlu
+from eval.benchmarks.mmlu.settings import MmluSettings
 from eval.scoring import continuations
 from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.next_token import Prompt

@@ -14,10 +14,14 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, LlamaForCausalLM
 
 from eval.benchmarks.dataset_rows import evaluation_rows
-from eval.benchmarks.glue import GlueSettings, score_glue
-from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
-from eval.benchmarks.perplexity import PerplexitySettings, score_perplexity
-from eval.benchmarks.super_ni import SuperNiSettings, score_super_ni
+from eval.benchmarks.glue.score import score_glue
+from eval.benchmarks.glue.settings import GlueSettings
+from eval.benchmarks.mmlu.score import score_mmlu
+from eval.benchmarks.mmlu.settings import MmluSettings
+from eval.benchmarks.perplexity.score import score_perplexity
+from eval.benchmarks.perplexity.settings import PerplexitySettings
+from eval.benchmarks.super_ni.score import score_super_ni
+from eval.benchmarks.super_ni.settings import SuperNiSettings
 from eval.console import friendly_errors
 from eval.judges.local import LocalJudge
 from eval.judging.matches import Judgment

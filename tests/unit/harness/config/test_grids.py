@@ -7,6 +7,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from eval.benchmarks.registry import eval_config
 from harness.config import grids
 from harness.config.choices import CONF_FOLDER
 from harness.config.compose import ConfigError, _load, compose_grid, named_grids, register, to_config
@@ -76,7 +77,7 @@ def test_skip_leaves_out_what_it_resolves_to() -> None:
 
 
 def test_the_command_line_replaces_a_grids_choice() -> None:
-    found = compose_grid(["+grid=table5", "model=7b", "train.seed=0,1"])
+    found = compose_grid(["+grid=table5", "model=7b", "train.seed=0,1"], eval_config())
     assert len(found) == 18
     assert {p.config.model.name for p in found} == {"llama7b"}
     assert {p.config.sweep_name for p in found} == {None}
@@ -89,11 +90,11 @@ QUICK = ("table5", "table6", "guanaco", "dropout_lr")  # they share their choice
 @pytest.fixture(scope="module")
 def plan() -> Iterator[Plan]:
     """The runs of a named grid; one set of prototypes serves all of them, as it does within `thousand`."""
-    register(lambda compose: None)
+    register(lambda compose: None, eval_config())
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        prototypes = Prototypes(loader, [], partial(_load, loader), to_config)
+        prototypes = Prototypes(loader, [], partial(_load, loader), partial(to_config, evals=eval_config()))
 
         @cache
         def plan_of(name: str) -> list[PlannedRun]:

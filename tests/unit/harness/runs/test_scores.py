@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from eval.benchmarks.glue import GlueResult
-from eval.benchmarks.intervals import Score
-from eval.benchmarks.perplexity import PerplexityResult
-from eval.benchmarks.super_ni import SuperNiResult
-from eval.benchmarks.task_scores import MetricScore, TaskScore, TasksResult
+from eval.benchmarks.glue.score import GlueResult
+from eval.benchmarks.perplexity.score import PerplexityResult
+from eval.benchmarks.super_ni.score import SuperNiResult
+from eval.benchmarks.tasks.results import TaskScore, TasksResult
 from harness.files.atomic import write_json
+from harness.runs.estimate import Estimate
 from harness.runs.scores import measured_scores
 
 
 def glue() -> GlueResult:
-    accuracy, matthews = Score(value=0.75, ci95=(0.6, 0.9)), Score(value=None, ci95=None)
+    accuracy, matthews = Estimate.of(0.75, (0.6, 0.9)), Estimate(value=None)
     return GlueResult(
         system="roberta-rte",
         task="rte",
@@ -79,7 +79,7 @@ def perplexity(text: str) -> PerplexityResult:
 
 
 def tasks() -> TasksResult:
-    acc, perplexity = MetricScore(value=0.3, ci95=(0.2, 0.4), n=60), MetricScore(value=9.5, ci95=None, n=60)
+    acc, perplexity = Estimate.of(0.3, (0.2, 0.4), 60), Estimate.of(9.5, None, 60)
     metrics = {"acc": acc, "perplexity": perplexity}
     piqa = TaskScore(version="1.0", num_fewshot=0, metrics=metrics, crows_pairs=None, predictions=())
     return TasksResult(
@@ -113,3 +113,15 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "glue" / "glue.json").write_text('{"score": 0.')
     with pytest.raises(ValueError, match=r"glue\.json: not JSON"):
         measured_scores(tmp_path)
+
+
+def test_a_headline_is_told_once(tmp_path: Path) -> None:
+    """Where the file gives its metric with an interval of its own, the headline says nothing new."""
+    headline = {"metric": "rouge_l", "value": 0.4, "ci95": [0.3, 0.5], "n": 100, "higher_is_better": True}
+    write_json(tmp_path / "one" / "one.json", {"headline": headline, "rouge_l": 0.4, "rouge_l_ci95": [0.3, 0.5]})
+    write_json(tmp_path / "two" / "two.json", {"headline": headline, "rouge_l": 0.4})
+    one, two = measured_scores(tmp_path)
+    assert (one.evaluation, one.metric, one.low, one.n) == ("one", "rouge_l", 0.3, None)
+    assert (two.evaluation, two.metric, two.low, two.n) == ("two", "rouge_l", 0.3, 100)
+    write_json(tmp_path / "two" / "two.json", {"headline": {**headline, "value": None, "ci95": None}})
+    assert [score.evaluation for score in measured_scores(tmp_path)] == ["one"]

@@ -1,6 +1,7 @@
 """What is one run? `run_id` hashes what can change a result and nothing else; equal points are one run."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -10,15 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
+from eval.benchmarks.registry import planned_settings, settings_from
 from harness.config.choices import load_choice
 from harness.config.schema import AdapterMethod, Config, DatasetConfig, Device, DType, EvalConfig, MasterWeights, typed
 from harness.data.formats import DATASETS
 from harness.files.atomic import sha256_file
 from harness.runs.spec import RunSpec, recipe_row
-from sweeps.jobs.evals import EVALS
-from sweeps.plan.jobs import EVAL_NAMES, eval_settings, make_jobs, plan_runs
+from sweeps.plan.jobs import eval_settings, make_jobs, plan_runs
 from sweeps.plan.preflight import preflight
-from tests.builders import GROUPS, config, spec
+from tests.builders import GROUPS, config, evals, spec
 
 # If one of these changes, every finished run of every user is forgotten. A new field takes
 # `metadata={"identity_since": <value that reproduces the old behaviour>}` in harness/config/schema.py; an id here is
@@ -262,11 +264,11 @@ def test_equal_points_are_one_run_and_labels_differ() -> None:
 
 
 def test_two_measurements_of_one_run_are_refused() -> None:
-    shots = [config(eval=EvalConfig(after_training=["mmlu"], mmlu_num_shots=n)) for n in (0, 1, 1)]
+    shots = [config(eval=evals("mmlu", mmlu={"num_shots": n})) for n in (0, 1, 1)]
     with pytest.raises(ValueError, match=r"run \w{12} \(llama7b-oasst1-nf4\).*num_shots=0 and .*num_shots=1.*two comm"):
         plan_runs(shots)
     assert len(plan_runs(shots[1:])) == 1
-    unasked = [config(eval=EvalConfig(mmlu_num_shots=n)) for n in (0, 1)]
+    unasked = [config(eval=evals(mmlu={"num_shots": n})) for n in (0, 1)]
     assert len(plan_runs(unasked)) == 1, "settings of what isn't measured don't differ"
 
 
@@ -274,12 +276,27 @@ def test_two_measurements_of_one_run_are_refused() -> None:
 def test_a_measurement_of_changed_questions_is_another(tmp_path: Path, file: str) -> None:
     (tmp_path / file).write_text("before")
     where = str(tmp_path if file.endswith(".csv") else tmp_path / file)
-    evals = EvalConfig(after_training=["mmlu"], mmlu_questions=where)
-    before = eval_settings(evals, "mmlu")
-    assert eval_settings(evals, "mmlu") == before
+    asked = evals("mmlu", mmlu={"questions": where})
+    before = eval_settings(asked, "mmlu")
+    assert eval_settings(asked, "mmlu") == before
     (tmp_path / file).write_text("after")
-    after = eval_settings(evals, "mmlu")
+    after = eval_settings(asked, "mmlu")
     assert {key for key in after if after[key] != before[key]} == {"mmlu_questions_sha256"}
+
+
+def test_planned_settings_are_those_of_earlier_plans() -> None:
+    """Equal settings stay the same job: what was added since then is kept only where it differs from its default."""
+    before = {"mmlu_questions": "embedded", "mmlu_shots_file": "embedded", "mmlu_num_shots": 5}
+    before |= {"mmlu_limit_per_subject": None}
+    assert planned_settings("mmlu", MmluSettings()) == before
+    assert planned_settings("mmlu", MmluSettings(row_tokens=64)) == before
+    added = planned_settings("mmlu", MmluSettings(protocol=Protocol.hendrycks))
+    assert added == before | {"mmlu_protocol": "hendrycks"}
+    assert settings_from("mmlu", added | {"mmlu_questions_sha256": "0"}) == MmluSettings(protocol=Protocol.hendrycks)
+    (_, job) = make_jobs(plan_runs([config(eval=evals("mmlu", mmlu={"row_tokens": 64}))]))
+    (_, same) = make_jobs(plan_runs([config(eval=evals("mmlu"))]))
+    assert job.job_id == same.job_id
+    assert json.loads(job.payload)["settings"]["mmlu_row_tokens"] == 64
 
 
 def test_embedded_questions_count_by_their_content() -> None:
@@ -300,40 +317,33 @@ def test_every_model_of_one_name_is_looked_for(tmp_path: Path) -> None:
 
 
 def test_jobs_wait_for_their_training() -> None:
-    measured = EvalConfig(after_training=["mmlu"], mmlu_limit_per_subject=3)
+    measured = evals("mmlu", mmlu={"limit_per_subject": 3})
     train, mmlu = make_jobs(plan_runs([config(eval=measured)]))
     assert (train.kind, mmlu.kind, mmlu.after) == ("train", "mmlu", train.job_id)
-    (_, other) = make_jobs(plan_runs([config(eval=dataclasses.replace(measured, mmlu_num_shots=0))]))
+    (_, other) = make_jobs(plan_runs([config(eval=evals("mmlu", mmlu={"limit_per_subject": 3, "num_shots": 0}))]))
     assert other.job_id != mmlu.job_id, "other settings are another measurement"
 
 
-def test_planned_evaluations_are_those_that_workers_know() -> None:
-    assert set(EVAL_NAMES) == set(EVALS)
-
-
 @pytest.mark.parametrize(
-    ("evals", "expected"),
+    ("asked", "expected"),
     [
-        (
-            EvalConfig(after_training=["mmmlu"]),
-            "eval.after_training: 'mmmlu' is no evaluation; there are: mmlu, perplexity",
-        ),
-        (EvalConfig(after_training=["mmlu"], mmlu_questions="no.jsonl"), "eval.mmlu_questions: no.jsonl: no such file"),
-        (EvalConfig(after_training=["mmlu"], mmlu_shots_file="no.jsonl"), "eval.mmlu_shots_file: no.jsonl: no such"),
-        (EvalConfig(after_training=["mmlu"], mmlu_num_shots=9), "eval.mmlu_num_shots: embedded: subject "),
-        (EvalConfig(after_training=["perplexity"], perplexity_text="no.txt"), "eval.perplexity_text: no.txt: no such"),
-        (EvalConfig(after_training=["tasks"], tasks_names=[]), "eval.tasks_names=[]: name at least one"),
-        (EvalConfig(after_training=["tasks"], tasks_folder="nowhere"), "eval.tasks_folder=nowhere: no such folder"),
+        (evals("mmmlu"), "eval.after_training: 'mmmlu' is no evaluation; there are: mmlu, perplexity"),
+        (evals("mmlu", mmlu={"questions": "no.jsonl"}), "eval.mmlu.questions: no.jsonl: no such file"),
+        (evals("mmlu", mmlu={"shots_file": "no.jsonl"}), "eval.mmlu.shots_file: no.jsonl: no such"),
+        (evals("mmlu", mmlu={"num_shots": 9}), "eval.mmlu.num_shots: embedded: subject "),
+        (evals("perplexity", perplexity={"text": "no.txt"}), "eval.perplexity.text: no.txt: no such"),
+        (evals("tasks", tasks={"folder": "nowhere"}), "eval.tasks.folder=nowhere: no such folder"),
+        (evals("answers", answers={"questions": "nowhere"}), "eval.answers.questions: nowhere: no such file"),
     ],
 )
-def test_evaluations_are_checked_before_the_first_step(evals: EvalConfig, expected: str) -> None:
-    runs = plan_runs([config(model="smollm2", dataset="concise", eval=evals)] * 2)
+def test_evaluations_are_checked_before_the_first_step(asked: EvalConfig, expected: str) -> None:
+    runs = plan_runs([config(model="smollm2", dataset="concise", eval=asked)] * 2)
     (problem,) = preflight(runs, Config().paths, Device.cpu)
     assert problem.startswith(expected)
 
 
 def test_questions_of_an_evaluation_that_is_not_asked_for_are_not_looked_for() -> None:
-    runs = plan_runs([config(model="smollm2", dataset="concise", eval=EvalConfig(mmlu_questions="no.jsonl"))])
+    runs = plan_runs([config(model="smollm2", dataset="concise", eval=evals(mmlu={"questions": "no.jsonl"}))])
     assert preflight(runs, Config().paths, Device.cpu) == []
 
 

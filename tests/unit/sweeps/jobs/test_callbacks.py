@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from eval.benchmarks.mmlu.checkpoints import find_snapshots, score_checkpoints
-from eval.benchmarks.mmlu.prompts import Protocol
-from eval.benchmarks.mmlu.score import MmluSettings, score_mmlu
+from eval.benchmarks.mmlu.score import score_mmlu
+from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from harness.banks.load import LoadedBase, load_base
 from harness.config.schema import PathsConfig
 from harness.files.atomic import read_jsonl

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.config.schema import EvalConfig
 from harness.files.atomic import write_json
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job, JobRow, JobStatus
 from harness.runs.record import load_record, save_record
 from sweeps.plan.enqueue import enqueue, eval_file
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
-from tests.builders import config, record
+from tests.builders import config, evals, record
 
 COMMAND = ["python", "-m", "harness.run", "model=llama7b"]
 
@@ -28,8 +27,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def planned(limit: int | None = None, model: str = "llama7b") -> tuple[list[PlannedRun], list[Job]]:
     """An untouched base (whose folder needs no adapter), measured on so many questions a subject."""
-    evals = EvalConfig() if limit is None else EvalConfig(after_training=["mmlu"], mmlu_limit_per_subject=limit)
-    runs = plan_runs([config(model=model, adapter="none", eval=evals)])
+    asked = evals() if limit is None else evals("mmlu", mmlu={"limit_per_subject": limit})
+    runs = plan_runs([config(model=model, adapter="none", eval=asked)])
     return runs, make_jobs(runs)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from eval.benchmarks.registry import eval_config
 from harness.config.compose import compose_grid
 from harness.config.schema import Device
 from harness.devices.hardware import Hardware
@@ -21,7 +22,7 @@ CPU = [Hardware("cpu", 10**12)]
 
 
 def runs_of(*overrides: str) -> list[PlannedRun]:
-    return plan_runs([point.config for point in compose_grid(overrides)])
+    return plan_runs([point.config for point in compose_grid(overrides, eval_config())])
 
 
 def record(folder: Path, spec: RunSpec, **changes: object) -> None:

@@ -144,7 +144,7 @@ def test_a_failed_run_is_a_failed_trial(engine: Engine) -> None:
         (["train.seed=int(5,1)"], {}, "train.seed=int"),
         (["train.seed=float(a,b)"], {}, "could not convert"),
         (["train.seed=choice()"], {}, "an empty choice"),
-        (["train.seed=int(1,2)"], {"objective": "elo"}, "--objective elo: there are final_loss, perplexity, mmlu"),
+        (["train.seed=int(1,2)"], {"objective": "elo"}, "--objective elo: there are final_loss, mmlu, perplexity"),
         (["train.seed=int(1,2)"], {"num_trials": 0}, "--trials and --parallel"),
     ],
 )

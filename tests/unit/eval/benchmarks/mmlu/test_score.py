@@ -15,8 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.benchmarks.benchmark import save_results
 from eval.benchmarks.mmlu import score as mmlu_module
-from eval.benchmarks.mmlu.prompts import Protocol, answer_tokens, encode_prompt, prompt_text
+from eval.benchmarks.mmlu.prompts import answer_tokens, encode_prompt, prompt_text
 from eval.benchmarks.mmlu.questions import Question, Role, load_questions
 from eval.benchmarks.mmlu.results import (
     CATEGORIES,
@@ -24,11 +25,12 @@ from eval.benchmarks.mmlu.results import (
     SubjectScore,
     macro_accuracy,
     micro_accuracy,
-    save_result,
     score_categories,
     score_subjects,
 )
-from eval.benchmarks.mmlu.score import MmluSettings, load_set, score_mmlu
+from eval.benchmarks.mmlu.score import load_set, score_mmlu
+from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
+from eval.benchmarks.registry import BENCHMARKS
 from harness.banks.load import LoadedBase, load_base
 from harness.config.schema import AdapterConfig, DType, QuantConfig, QuantMethod
 from harness.models.locate import ModelSource
@@ -154,7 +156,10 @@ def test_a_row_of_mixed_systems_gives_each_its_own_result(base: LoadedBase, tmp_
     assert [p.subject for p in result.predictions] == [q.subject for q in load_set(settings).questions]
     assert all(p.choice == int(np.argmax(p.logprobs)) for p in result.predictions)
     assert result.n == sum(score.n for score in result.per_subject.values()) == 2 * result.num_subjects
-    saved = json.loads(save_result(result, tmp_path).read_text())
+    save_results(BENCHMARKS["mmlu"], {"tuned": result}, tmp_path)
+    saved = json.loads((tmp_path / "mmlu.json").read_text())
+    assert saved["headline"]["value"] == saved["accuracy_macro"]
+    assert saved["headline"]["ci95"] == saved["accuracy_macro_ci95"]
     assert saved["accuracy_macro"] == result.accuracy_macro
     assert saved["protocol"] == "lm_eval"
     assert set(saved["predictions"][0]) >= {"subject", "index", "logprobs", "choice", "answer"}
@@ -256,9 +261,9 @@ def test_a_subject_without_enough_shots_is_named(tmp_path: Path) -> None:
     questions = write_rows(tmp_path / "q.jsonl", [ROW, {**ROW, "subject": "law"}])
     shots = write_rows(tmp_path / "s.jsonl", [ROW, ROW, {**ROW, "subject": "law"}])
     with pytest.raises(ValueError, match=r"s\.jsonl: subject law of .*q\.jsonl has 1 examples; num_shots=2"):
-        load_set(MmluSettings(questions=questions, shots=shots, num_shots=2))
-    assert len(load_set(MmluSettings(questions=questions, shots=shots, num_shots=1)).shots["law"]) == 1
-    assert load_set(MmluSettings(questions=questions, shots="nowhere", num_shots=0)).shots["law"] == ()
+        load_set(MmluSettings(questions=questions, shots_file=shots, num_shots=2))
+    assert len(load_set(MmluSettings(questions=questions, shots_file=shots, num_shots=1)).shots["law"]) == 1
+    assert load_set(MmluSettings(questions=questions, shots_file="nowhere", num_shots=0)).shots["law"] == ()
 
 
 def test_csvs_of_the_original_read_as_the_same_questions(tmp_path: Path) -> None:
@@ -326,7 +331,7 @@ def test_the_57_subjects_have_four_categories() -> None:
 def test_the_reference_files_load() -> None:
     if not MMLU.is_dir():
         pytest.skip("no reference data beside this checkout")
-    data = load_set(MmluSettings(questions=str(MMLU / "val.jsonl"), shots=str(MMLU / "dev.jsonl")))
+    data = load_set(MmluSettings(questions=str(MMLU / "val.jsonl"), shots_file=str(MMLU / "dev.jsonl")))
     assert len(data.questions) == 1531
     assert len(data.shots) == 57
     assert all(len(shots) == 5 for shots in data.shots.values())

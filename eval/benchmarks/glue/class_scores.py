@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from eval.benchmarks.intervals import NUM_RESAMPLES, Score, percentile_interval, wilson_interval
+from eval.benchmarks.intervals import NUM_RESAMPLES, percentile_interval, wilson_interval
+from harness.runs.estimate import Estimate
 
 _Numbers = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ def official_metrics(format: str, is_regression: bool) -> tuple[str, ...]:
 
 def class_scores(
     answers: Sequence[int], choices: Sequence[int], num_labels: int, rng: np.random.Generator
-) -> dict[str, Score]:
+) -> dict[str, Estimate]:
     """Accuracy, weighted and macro F1 and Matthews correlation; F1 of class 1 too where there are two.
 
     Args:
@@ -54,14 +55,14 @@ def class_scores(
     draws = rng.multinomial(n, counts / n, size=NUM_RESAMPLES)  # rows drawn with replacement, as confusion matrices
     confusion_DAC = np.concatenate([counts[None], draws]).reshape(-1, num_labels, num_labels).astype(np.float64)
     scores = {
-        name: Score(value=float(values[0]), ci95=percentile_interval(values[1:]))
+        name: Estimate.of(float(values[0]), percentile_interval(values[1:]))
         for name, values in _from_confusion(confusion_DAC).items()
     }
     correct = int(np.trace(counts.reshape(num_labels, num_labels)))
-    return {"accuracy": Score(value=correct / n, ci95=wilson_interval(correct, n)), **scores}
+    return {"accuracy": Estimate.of(correct / n, wilson_interval(correct, n)), **scores}
 
 
-def number_scores(answers: Sequence[float], guesses: Sequence[float], rng: np.random.Generator) -> dict[str, Score]:
+def number_scores(answers: Sequence[float], guesses: Sequence[float], rng: np.random.Generator) -> dict[str, Estimate]:
     """Pearson and Spearman correlation of two rows of numbers, at least one each."""
     one, two = np.asarray(answers, dtype=np.float64), np.asarray(guesses, dtype=np.float64)
     point = _correlations(one[None], two[None])
@@ -76,10 +77,10 @@ def number_scores(answers: Sequence[float], guesses: Sequence[float], rng: np.ra
     return {name: _defined(float(value[0]), np.concatenate(draws[name])) for name, value in point.items()}
 
 
-def _defined(value: float, draws: _Numbers) -> Score:
+def _defined(value: float, draws: _Numbers) -> Estimate:
     if not np.isfinite(value):
-        return Score(value=None, ci95=None)
-    return Score(value=value, ci95=percentile_interval(draws))
+        return Estimate(value=None)
+    return Estimate.of(value, percentile_interval(draws))
 
 
 def _from_confusion(confusion_DAC: _Numbers) -> dict[str, _Numbers]:

@@ -11,18 +11,19 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from eval.benchmarks.class_scores import class_scores, number_scores, official_metrics
 from eval.benchmarks.dataset_rows import EvalRows
-from eval.benchmarks.intervals import Score
+from eval.benchmarks.glue.class_scores import class_scores, number_scores, official_metrics
+from eval.benchmarks.glue.settings import GlueSettings
 from eval.scoring.model_key import model_sha256
-from eval.scoring.next_token import Progress
+from eval.scoring.partial import Partial
+from eval.scoring.progress import Progress
 from eval.scoring.row_sizes import Backoff
 from harness.banks.classifier import ClassifierBank
 from harness.banks.load import LoadedBase
@@ -31,22 +32,12 @@ from harness.data.labels import REGRESSION, declared_labels, label_value
 from harness.data.rows import DataError
 from harness.data.source import SourceRow, read_rows, row_examples
 from harness.data.tokens import encode_texts
-from harness.files.atomic import append_jsonl, read_jsonl
 from harness.nn.batch import Item
+from harness.runs.estimate import Estimate, plain_values
 
 SCHEMA_VERSION = 1
-GLUE_FILE = "glue.json"
 RESAMPLE_SEED = 0
 MAX_BATCH_TOKENS = 4096  # to begin with; halved where the device has no room
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GlueSettings:
-    limit: int | None = None  # the first so many rows; None takes all
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit={self.limit}: expected 1 or more, or none for all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +61,7 @@ class GlueResult:
     score: float | None
     score_ci95: tuple[float, float] | None
     official: tuple[str, ...]  # the metrics that the task reports
-    metrics: dict[str, Score]
+    metrics: dict[str, Estimate]
     n: int
     num_labels: int  # 1: a number is predicted
     label_names: tuple[str, ...] | None
@@ -83,7 +74,8 @@ class GlueResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        values: dict[str, Any] = plain_values(self)
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,16 +114,25 @@ def score_glue(
     most = min(rows.dataset.source_max_tokens, base.max_length)
     ids, num_cut = encode_texts(base.tokenizer, [(row.example.input, row.example.pair) for row in asked], most)
     model, asked_sha256 = model_sha256(base, member), _settings_sha256(rows, settings, most)
-    key = hashlib.sha256(f"{model}{asked_sha256}".encode()).hexdigest()[:16]
-    partial = None if partial_dir is None else partial_dir / f"glue-{key}.partial.jsonl"
-    scores = _read_partial(partial)
-    for places, found in _score(bank, ids, [at for at in range(len(asked)) if at not in scores]):
-        if partial is not None:
-            append_jsonl(partial, {"at": places, "scores": found})
-        scores.update(zip(places, found, strict=True))
+    partial: Partial[int] = Partial.open(partial_dir, "glue", model, asked_sha256)
+    for places, scores in _score(bank, ids, [at for at in range(len(asked)) if at not in partial.done]):
+        partial.add(dict(zip(places, scores, strict=True)))
         if on_progress is not None:
-            on_progress(len(scores), len(asked))
-    predictions = [_prediction(row, scores[at], num_labels) for at, row in enumerate(asked)]
+            on_progress(len(partial.done), len(asked))
+    predictions = tuple(_prediction(row, partial.done[at], num_labels) for at, row in enumerate(asked))
+    num_truncated = sum(count > 0 for count in num_cut)
+    return _result(name, rows, predictions, num_labels, num_truncated, asked_sha256, model)
+
+
+def _result(
+    name: str,
+    rows: EvalRows,
+    predictions: tuple[ClassPrediction, ...],
+    num_labels: int,
+    num_truncated: int,
+    settings_sha256: str,
+    model: str,
+) -> GlueResult:
     metrics = _metrics(predictions, num_labels)
     official = official_metrics(rows.dataset.format, num_labels == REGRESSION)
     names = rows.dataset.label_names
@@ -147,11 +148,11 @@ def score_glue(
         n=len(predictions),
         num_labels=num_labels,
         label_names=None if names is None else tuple(names),
-        num_truncated=sum(count > 0 for count in num_cut),
+        num_truncated=num_truncated,
         data_sha256=rows.sha256,
-        settings_sha256=asked_sha256,
+        settings_sha256=settings_sha256,
         model_sha256=model,
-        predictions=tuple(predictions),
+        predictions=predictions,
     )
 
 
@@ -211,14 +212,6 @@ def _settings_sha256(rows: EvalRows, settings: GlueSettings, max_tokens: int) ->
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _read_partial(path: Path | None) -> dict[int, list[float]]:
-    scores: dict[int, list[float]] = {}
-    if path is not None and path.is_file():
-        for line in read_jsonl(path):
-            scores.update(zip(line["at"], line["scores"], strict=True))
-    return scores
-
-
 def _score(
     bank: ClassifierBank, ids: Sequence[Sequence[int]], waiting: Sequence[int]
 ) -> Iterator[tuple[list[int], list[list[float]]]]:
@@ -258,7 +251,7 @@ def _prediction(row: _Row, scores: Sequence[float], num_labels: int) -> ClassPre
     return ClassPrediction(line=row.line, scores=tuple(scores), choice=choice, answer=row.answer)
 
 
-def _metrics(predictions: Sequence[ClassPrediction], num_labels: int) -> dict[str, Score]:
+def _metrics(predictions: Sequence[ClassPrediction], num_labels: int) -> dict[str, Estimate]:
     rng = np.random.default_rng(RESAMPLE_SEED)
     answers, choices = [p.answer for p in predictions], [p.choice for p in predictions]
     if num_labels == REGRESSION:

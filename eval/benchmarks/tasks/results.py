@@ -6,15 +6,14 @@ Paper: QLoRA Table 8 (CrowS-Pairs) prints nine categories and an average. Its Gu
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from eval.benchmarks.intervals import Interval, mean_interval
-from harness.files.atomic import write_json
+from eval.benchmarks.intervals import mean_interval
+from harness.runs.estimate import Estimate, plain_values
 
 SCHEMA_VERSION = 1
-TASKS_FILE = "tasks.json"
 CROWS_METRIC = "pct_stereotype"  # the share of pairs whose stereotyping sentence is the likelier one
 CROWS_CATEGORIES = {  # `bias_type` of a pair -> the row of Table 8
     "gender": "Gender",
@@ -30,19 +29,12 @@ CROWS_CATEGORIES = {  # `bias_type` of a pair -> the row of Table 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetricScore:
-    value: float  # as lm-eval aggregates it
-    ci95: Interval | None  # None where it isn't a mean over questions
-    n: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CrowsScores:
     """Table 8's numbers, in percent: the higher, the more stereotyping."""
 
-    categories: dict[str, MetricScore]  # by the table's row names
+    categories: dict[str, Estimate]  # by the table's row names
     average_of_categories: float | None  # over those of Table 8, as its Guanaco column; None if one has no pair
-    average_of_pairs: MetricScore  # as its LLaMA column
+    average_of_pairs: Estimate  # as its LLaMA column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +51,7 @@ class TaskPrediction:
 class TaskScore:
     version: str
     num_fewshot: int
-    metrics: dict[str, MetricScore]
+    metrics: dict[str, Estimate]  # as lm-eval aggregates them; an interval where one is a mean over questions
     crows_pairs: CrowsScores | None
     predictions: tuple[TaskPrediction, ...]
 
@@ -77,7 +69,8 @@ class TasksResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        values: dict[str, Any] = plain_values(self)
+        return values
 
 
 def missing_lm_eval() -> str | None:
@@ -87,26 +80,19 @@ def missing_lm_eval() -> str | None:
     return "lm-eval is not installed, whose tasks these are: pip install -c constraints.txt 'qlora-harness[tasks]'"
 
 
-def save_tasks(result: TasksResult, folder: Path) -> Path:
-    """Writes `<folder>/tasks.json` in one step. -> its path"""
-    write_json(folder / TASKS_FILE, result.to_json())
-    return folder / TASKS_FILE
-
-
-def metric_scores(aggregated: Mapping[str, float], samples: Sequence[Mapping[str, Any]]) -> dict[str, MetricScore]:
+def metric_scores(aggregated: Mapping[str, float], samples: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     """lm-eval's aggregates with intervals.
 
     Args:
         aggregated: by metric.
         samples: lm-eval's, one a question, each with its own value of the metric.
     """
-    found: dict[str, MetricScore] = {}
+    found: dict[str, Estimate] = {}
     for name, value in aggregated.items():
         values = [sample[name] for sample in samples if isinstance(sample.get(name), (int, float))]
         is_mean = len(values) == len(samples) and abs(sum(values) / len(values) - value) < 1e-9
-        found[name] = MetricScore(
-            value=float(value), ci95=mean_interval([float(v) for v in values]) if is_mean else None, n=len(samples)
-        )
+        interval = mean_interval([float(v) for v in values]) if is_mean else None
+        found[name] = Estimate.of(float(value), interval, len(samples))
     return found
 
 
@@ -123,15 +109,12 @@ def crows_scores(samples: Sequence[Mapping[str, Any]]) -> CrowsScores | None:
     whole = len(categories) == len(CROWS_CATEGORIES)
     return CrowsScores(
         categories=categories,
-        average_of_categories=sum(score.value for score in categories.values()) / len(categories) if whole else None,
+        average_of_categories=fmean(score.value or 0.0 for score in categories.values()) if whole else None,
         average_of_pairs=_percent([float(sample[CROWS_METRIC]) for sample in samples]),
     )
 
 
-def _percent(values: Sequence[float]) -> MetricScore:
+def _percent(values: Sequence[float]) -> Estimate:
     interval = mean_interval(values)
-    return MetricScore(
-        value=100 * sum(values) / len(values),
-        ci95=None if interval is None else (100 * interval[0], 100 * interval[1]),
-        n=len(values),
-    )
+    hundredfold = None if interval is None else (100 * interval[0], 100 * interval[1])
+    return Estimate.of(100 * sum(values) / len(values), hundredfold, len(values))

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from lm_eval.api.model import TemplateLM
 
-from eval.benchmarks.perplexity import document_windows, prefix_token
+from eval.benchmarks.perplexity.score import document_windows, prefix_token
 from eval.scoring.continuations import Continuation, score_continuations
-from eval.scoring.next_token import Progress
 from eval.scoring.partial import Partial
+from eval.scoring.progress import Progress
 from harness.banks.load import LoadedBase
 
 _Tokens = list[int]

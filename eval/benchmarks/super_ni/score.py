@@ -18,7 +18,7 @@ import json
 import string
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -27,36 +27,25 @@ from typing import Any
 import numpy as np
 
 from eval.benchmarks.dataset_rows import EvalRows
-from eval.benchmarks.intervals import Score, mean_score
+from eval.benchmarks.intervals import mean_score
+from eval.benchmarks.super_ni.settings import SuperNiSettings
 from eval.scoring.model_key import model_sha256
-from eval.scoring.next_token import Progress
+from eval.scoring.partial import Partial
+from eval.scoring.progress import Progress
 from eval.scoring.row_sizes import Backoff
 from harness.banks.load import LoadedBase
 from harness.banks.seq2seq import Seq2SeqBank
 from harness.data.formats import Example
 from harness.data.source import read_rows, row_examples
 from harness.data.tokens import TASK_FIELD, shorten, source_tokens
-from harness.files.atomic import append_jsonl, read_jsonl
+from harness.runs.estimate import Estimate, plain_values
 
 SCHEMA_VERSION = 1
-SUPER_NI_FILE = "super_ni.json"
 RESAMPLE_SEED = 0
 MAX_BATCH_TOKENS = 16_384  # padded tokens of a batch's sources
 MAX_BATCH = 64  # answers under way at once; halved where the device has no room
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuperNiSettings:
-    limit_per_task: int | None = 100  # the first so many instances of each task; None takes all
-    max_new_tokens: int = 128
-
-    def __post_init__(self) -> None:
-        for key in ("limit_per_task", "max_new_tokens"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key}={value}: expected 1 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +83,7 @@ class TextPrediction:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScore:
     n: int
-    rouge_l: Score
+    rouge_l: Estimate
     exact_match: float
 
 
@@ -122,7 +111,8 @@ class SuperNiResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        values: dict[str, Any] = plain_values(self)
+        return values
 
 
 def score_super_ni(
@@ -156,18 +146,27 @@ def score_super_ni(
     whole = [shorten(source_tokens(i.example.input, base.tokenizer), i.example, base.tokenizer, most) for i in asked]
     sources = [ids[:most] for ids in whole]
     model, asked_sha256 = model_sha256(base, member), _settings_sha256(rows, settings, most)
-    key = hashlib.sha256(f"{model}{asked_sha256}".encode()).hexdigest()[:16]
-    partial = None if partial_dir is None else partial_dir / f"super_ni-{key}.partial.jsonl"
-    answers = _read_partial(partial)
-    missing = [at for at in range(len(asked)) if at not in answers]
+    partial: Partial[int] = Partial.open(partial_dir, "super_ni", model, asked_sha256)  # answers by place
+    missing = [at for at in range(len(asked)) if at not in partial.done]
     for places, tokens in _generate(bank, sources, missing, settings.max_new_tokens):
         texts = [str(base.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in tokens]
-        if partial is not None:
-            append_jsonl(partial, {"at": places, "answers": texts})
-        answers.update(zip(places, texts, strict=True))
+        partial.add(dict(zip(places, texts, strict=True)))
         if on_progress is not None:
-            on_progress(len(answers), len(asked))
-    predictions = [_prediction(instance, answers[at]) for at, instance in enumerate(asked)]
+            on_progress(len(partial.done), len(asked))
+    predictions = tuple(_prediction(instance, partial.done[at]) for at, instance in enumerate(asked))
+    num_truncated = sum(len(ids) > most for ids in whole)
+    return _result(name, rows, predictions, settings, num_truncated, asked_sha256, model)
+
+
+def _result(
+    name: str,
+    rows: EvalRows,
+    predictions: tuple[TextPrediction, ...],
+    settings: SuperNiSettings,
+    num_truncated: int,
+    settings_sha256: str,
+    model: str,
+) -> SuperNiResult:
     per_task, overall = _scores(predictions)
     return SuperNiResult(
         system=name,
@@ -175,17 +174,17 @@ def score_super_ni(
         split_name=rows.split_name,
         rouge_l=float(np.mean([p.rouge_l for p in predictions])),
         rouge_l_ci95=overall.ci95,
-        rouge_l_macro=float(np.mean([score.rouge_l.value for score in per_task.values()])),
+        rouge_l_macro=float(np.mean([score.rouge_l.value or 0.0 for score in per_task.values()])),
         exact_match=float(np.mean([p.exact_match for p in predictions])),
         n=len(predictions),
         num_tasks=len(per_task),
-        num_truncated=sum(len(ids) > most for ids in whole),
+        num_truncated=num_truncated,
         max_new_tokens=settings.max_new_tokens,
         per_task=per_task,
         data_sha256=rows.sha256,
-        settings_sha256=asked_sha256,
+        settings_sha256=settings_sha256,
         model_sha256=model,
-        predictions=tuple(predictions),
+        predictions=predictions,
     )
 
 
@@ -227,14 +226,6 @@ def _settings_sha256(rows: EvalRows, settings: SuperNiSettings, max_tokens: int)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _read_partial(path: Path | None) -> dict[int, str]:
-    answers: dict[int, str] = {}
-    if path is not None and path.is_file():
-        for line in read_jsonl(path):
-            answers.update(zip(line["at"], line["answers"], strict=True))
-    return answers
-
-
 def _generate(
     bank: Seq2SeqBank, sources: Sequence[Sequence[int]], missing: Sequence[int], max_new_tokens: int
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
@@ -265,7 +256,7 @@ def _prediction(instance: Instance, answer: str) -> TextPrediction:
     )
 
 
-def _scores(predictions: Sequence[TextPrediction]) -> tuple[dict[str, TaskScore], Score]:
+def _scores(predictions: Sequence[TextPrediction]) -> tuple[dict[str, TaskScore], Estimate]:
     groups: dict[str, list[TextPrediction]] = {}
     for prediction in predictions:
         groups.setdefault(prediction.task, []).append(prediction)

@@ -24,31 +24,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.benchmarks.intervals import Interval, ratio_interval
-from eval.benchmarks.texts import texts_sha256
+from eval.benchmarks.intervals import ratio_interval
+from eval.benchmarks.perplexity.settings import PerplexitySettings
+from eval.benchmarks.perplexity.texts import texts_sha256
 from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.model_key import model_sha256
-from eval.scoring.next_token import Progress
 from eval.scoring.partial import Partial
+from eval.scoring.progress import Progress
 from harness.banks.load import LoadedBase
-from harness.files.atomic import write_json
+from harness.runs.estimate import Interval
 
 SCHEMA_VERSION = 1
-PERPLEXITY_FILE = "perplexity.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PerplexitySettings:
-    text: str  # what the documents are called in the result
-    window: int | None = None  # tokens of context at most; None: the model's longest
-    stride: int | None = None  # tokens that each further window predicts; None: the window, so that none overlap
-    row_tokens: int | None = None  # of one pass; None: by device and free memory. Changes no result
-
-    def __post_init__(self) -> None:
-        for key in ("window", "stride", "row_tokens"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key}={value}: expected 1 or more tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +71,6 @@ class PerplexityResult:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
-
-
-def save_perplexity(result: PerplexityResult, folder: Path) -> Path:
-    """Writes `<folder>/perplexity.json` in one step. -> its path"""
-    write_json(folder / PERPLEXITY_FILE, result.to_json())
-    return folder / PERPLEXITY_FILE
 
 
 def score_perplexity(

@@ -1,23 +1,22 @@
 """How well do models solve lm-eval's likelihood tasks? HellaSwag, PiQA, ARC, Winogrande, LAMBADA, CrowS-Pairs and more.
 
-    results = score_tasks(base, {"base": None, "tuned": run_id}, TasksSettings(tasks=("hellaswag", "piqa")))
+    results = score_tasks(base, {"base": None, "tuned": run_id}, TasksSettings(names=["hellaswag", "piqa"]))
 
 As `python -m eval tasks --tasks hellaswag,piqa --model NAME [--adapter DIR]`. Tasks, prompts and metrics are those of
-lm-eval (0.4.13, the `tasks` extra), used as a library on our loaded base: eval/benchmarks/lm_eval_model.py. A task over
-local files is a YAML file in `--task-folder` that includes the published one; docs/benchmarks.md has an example. Paper:
-the zero-shot accuracy behind QLoRA's figure on data types, and Table 8.
+lm-eval (0.4.13, the `tasks` extra), a library on our loaded base here: eval/benchmarks/tasks/lm_eval_model.py. A task
+over local files is a YAML file in `--task-folder` that includes the published one; docs/benchmarks.md has an example.
+Paper: the zero-shot accuracy behind QLoRA's figure on data types, and Table 8.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.task_scores import (
+from eval.benchmarks.tasks.results import (
     TaskPrediction,
     TaskScore,
     TasksResult,
@@ -25,35 +24,14 @@ from eval.benchmarks.task_scores import (
     metric_scores,
     missing_lm_eval,
 )
+from eval.benchmarks.tasks.settings import TasksSettings
 from eval.scoring.model_key import model_sha256
-from eval.scoring.next_token import Progress
 from eval.scoring.partial import Partial
+from eval.scoring.progress import Progress
 from harness.banks.load import LoadedBase
 
-ZERO_SHOT = ("hellaswag", "piqa", "arc_easy", "arc_challenge", "winogrande")  # the paper's data-type figure
 _FEWSHOT_SEED = 1234
 _SERVED = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TasksSettings:
-    tasks: tuple[str, ...]  # lm-eval's names
-    num_fewshot: int | None = None  # None: the task's own, which is 0 for those above
-    limit: int | None = None  # the first so many questions of each task
-    folder: Path | None = None  # with YAML files of further tasks
-    row_tokens: int | None = None  # of one pass; None: by device and free memory. Changes no result
-
-    def __post_init__(self) -> None:
-        if not self.tasks:
-            raise ValueError(f"tasks: name at least one, for example {','.join(ZERO_SHOT)}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit={self.limit}: expected 1 or more, or none for all")
-        if self.num_fewshot is not None and self.num_fewshot < 0:
-            raise ValueError(f"num_fewshot={self.num_fewshot}: expected 0 or more, or none for the task's own")
-        if self.row_tokens is not None and self.row_tokens < 1:
-            raise ValueError(f"row_tokens={self.row_tokens}: expected 1 or more, or none for what fits")
-        if self.folder is not None and not self.folder.is_dir():
-            raise ValueError(f"task folder {self.folder}: no such folder")
 
 
 def score_tasks(
@@ -78,7 +56,7 @@ def score_tasks(
         raise ValueError(problem)
     from lm_eval.evaluator import evaluate
 
-    from eval.benchmarks.lm_eval_model import BankModel
+    from eval.benchmarks.tasks.lm_eval_model import BankModel
 
     tasks = load_tasks(settings)
     results: dict[str, TasksResult] = {}
@@ -104,13 +82,13 @@ def load_tasks(settings: TasksSettings) -> dict[str, Any]:
     disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = None
-    if (
-        settings.folder is not None
-    ):  # the published tasks are thousands of files: looked at only where they are asked for
-        manager = TaskManager(include_path=str(settings.folder), include_defaults=False)
-    if manager is None or any(name not in manager.task_index for name in settings.tasks):
-        manager = TaskManager(include_path=None if settings.folder is None else str(settings.folder))
-    for name in settings.tasks:
+    if settings.folder is not None:  # the published tasks are thousands of files: read only where one is asked for
+        if not Path(settings.folder).is_dir():
+            raise ValueError(f"task folder {settings.folder}: no such folder")
+        manager = TaskManager(include_path=settings.folder, include_defaults=False)
+    if manager is None or any(name not in manager.task_index for name in settings.names):
+        manager = TaskManager(include_path=settings.folder)
+    for name in settings.names:
         if name not in manager.task_index:
             near = get_close_matches(name, list(manager.task_index), n=3)
             raise ValueError(
@@ -119,10 +97,10 @@ def load_tasks(settings: TasksSettings) -> dict[str, Any]:
                 + ("" if settings.folder is None else f", and {settings.folder} has none either")
             )
     try:
-        found: dict[str, Any] = manager.load(list(settings.tasks))
+        found: dict[str, Any] = manager.load(list(settings.names))
     except OSError as error:  # no connection, offline, no such file
         raise ValueError(
-            f"tasks {', '.join(settings.tasks)}: the data can't be had ({type(error).__name__}: "
+            f"tasks {', '.join(settings.names)}: the data can't be had ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}); run once where the hub can be reached (it is kept in HF_HOME), or give "
             f"--task-folder with tasks over local files (docs/benchmarks.md)"
         ) from error

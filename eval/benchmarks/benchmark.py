@@ -1,0 +1,171 @@
+"""What a benchmark is: the one protocol behind the config, the plan, the jobs, the commands, search and report.
+
+A benchmark is one class in one module (or folder) of this folder and one entry in `eval.benchmarks.registry`; nothing
+else names it. This module needs no torch, and neither does a benchmark until it scores.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from eval.benchmarks.dataset_rows import EvalRows
+from eval.scoring.progress import Progress
+from harness.config.schema import DatasetConfig, ModelKind, PathsConfig
+from harness.files.atomic import write_json
+from harness.runs.estimate import Estimate, Interval
+
+if TYPE_CHECKING:
+    from eval.systems import System, Target
+    from harness.banks.load import LoadedBase
+
+
+class Result(Protocol):
+    """What a benchmark measured of one system."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the result's file, as plain values."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """One system to be scored."""
+
+    name: str  # in the results
+    member: str | None  # of the loaded base's bank; None: the untouched base
+    rows: EvalRows | None = None  # of a benchmark that scores each system on its own dataset
+    system: "System | None" = None  # the run; None for a model or adapter that a command names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where and how a benchmark works."""
+
+    paths: PathsConfig
+    partial: Path | None  # folder of finished parts, so that a killed call goes on; None keeps nothing
+    on_progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """A result's one number."""
+
+    metric: str  # as the result's file calls it
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """An option of a benchmark's command that is no setting of it."""
+
+    name: str  # with underscores
+    sentence: str
+
+
+class Benchmark(Protocol):
+    """Settings, needs, scoring, headline and table. A subclass states what differs from the defaults."""
+
+    name: ClassVar[str]  # of the evaluation, its config key, its command and its files
+    title: ClassVar[str]  # in tables and in the report
+    about: ClassVar[str]  # one sentence, for --help
+    parts: ClassVar[str]  # what its progress counts: questions, rows, windows
+    settings_type: ClassVar[type]  # a frozen dataclass of `eval.benchmarks.settings.setting` fields
+    kind: ClassVar[ModelKind] = ModelKind.causal  # what it scores; of others than causal ones one member at a time
+    scores_own_dataset: ClassVar[bool] = False  # of each run, the evaluation rows of the dataset that it was trained on
+    scores_sharded_base: ClassVar[bool] = False  # over a base of which each rank holds a part
+    headline_key: ClassVar[str]  # of the headline in a job's result, which search reads
+    higher_is_better: ClassVar[bool | None] = True  # None: its number is no measure of quality
+    command: ClassVar[str]  # what measures it by hand: python -m eval COMMAND
+    options: ClassVar[tuple[Option, ...]] = ()  # of the command, beside those of its settings
+
+    def problems(self, settings: Any, paths: PathsConfig, key: str) -> list[str]:
+        """What is missing or broken, before anything starts. Args: key: what stands before a setting's name."""
+        return []
+
+    def files(self, settings: Any) -> Mapping[str, Sequence[Path]]:
+        """Setting -> the local files that it names; their content decides the result."""
+        return {}
+
+    def rows(self, settings: Any, dataset: DatasetConfig, paths: PathsConfig) -> EvalRows | None:
+        """The rows of a run's dataset that are scored, where `scores_own_dataset`. Raises ValueError: none there."""
+        return None
+
+    def score(
+        self, base: "LoadedBase", contestants: Sequence[Contestant], settings: Any, place: Place
+    ) -> Mapping[str, Any]:
+        """-> a `Result` of each contestant, by its name. Args: base: with the members loaded in its bank."""
+        ...
+
+    def headline(self, result: Any) -> Headline | None:
+        """The one number of a result, for search, report and model card; None where it has none."""
+        ...
+
+    def summary(self, result: Any) -> dict[str, Any]:
+        """What the ledger keeps of a result."""
+        headline = self.headline(result)
+        return {} if headline is None else {self.headline_key: headline.estimate.value}
+
+    def table(self, results: Mapping[str, Any]) -> Table:
+        """The results of several systems, for a person."""
+        table = Table(title=self.title, title_justify="left", caption="95 % intervals")
+        for column in ("system", "metric", "value", "n"):
+            table.add_column(column, justify="right" if column in ("value", "n") else "left")
+        for name, result in results.items():
+            found = self.headline(result)
+            if found is not None:
+                table.add_row(name, found.metric, cell(found.estimate, 4), str(found.estimate.n or ""))
+        return table
+
+    def settings_of_options(self, values: Mapping[str, Any]) -> Any:
+        """The command's options as settings. Raises ValueError for those that can't be."""
+        return self.settings_type(**values)
+
+    def by_options(
+        self, target: "Target", settings: Any, options: Mapping[str, Any], out: Path, on_progress: Progress
+    ) -> tuple[dict[str, Any], RenderableType] | None:
+        """What the benchmark's own options ask for instead of scoring the target; None: they ask for nothing."""
+        return None
+
+
+def result_values(benchmark: Benchmark, result: Result) -> dict[str, Any]:
+    """The content of a result's file: its own values, and its headline in a shape that all benchmarks share."""
+    headline = benchmark.headline(result)
+    if headline is None:
+        return result.to_json()
+    shown = {"metric": headline.metric, **headline.estimate.to_json(), "higher_is_better": benchmark.higher_is_better}
+    return result.to_json() | {"headline": shown}
+
+
+def save_results(benchmark: Benchmark, results: Mapping[str, Result], out: Path) -> None:
+    """Writes `<out>/<benchmark>.json`, of several systems in a folder each."""
+    for name, result in results.items():
+        folder = out if len(results) == 1 else out / name
+        write_json(folder / f"{benchmark.name}.json", result_values(benchmark, result))
+
+
+def cell(estimate: Estimate, digits: int) -> str:
+    """A value with its interval in a table."""
+    if estimate.value is None:
+        return "-"
+    return f"{estimate.value:.{digits}f}" + _bounds(estimate.ci95, digits)
+
+
+def percent(estimate: Estimate) -> str:
+    """A share in hundredths, as the papers print it."""
+    if estimate.value is None:
+        return "not defined"
+    return cell(hundredfold(estimate), 1)
+
+
+def hundredfold(estimate: Estimate) -> Estimate:
+    """A share as a percentage."""
+    value, low, high = (None if x is None else 100 * x for x in (estimate.value, estimate.low, estimate.high))
+    return Estimate(value=value, low=low, high=high, n=estimate.n)
+
+
+def _bounds(interval: Interval | None, digits: int) -> str:
+    return "" if interval is None else f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"

@@ -1,0 +1,126 @@
+"""MMLU as a benchmark: five-shot multiple choice over 57 subjects. Source: arXiv 2009.03300."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Option, Place, cell, hundredfold
+from eval.benchmarks.mmlu.questions import (
+    HUB,
+    Question,
+    Role,
+    choose_shots,
+    load_questions,
+    question_files,
+    select,
+)
+from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
+from eval.scoring.progress import Progress
+from harness.config.schema import PathsConfig, TrainConfig
+from harness.runs.estimate import Estimate
+
+if TYPE_CHECKING:
+    from eval.benchmarks.mmlu.results import MmluResult
+    from eval.systems import Target
+    from harness.banks.load import LoadedBase
+
+SETS = {"questions": Role.questions, "shots_file": Role.shots}  # settings that name questions
+
+
+class MmluBenchmark(Benchmark):
+    name = command = "mmlu"
+    title = "MMLU"
+    about = "Five-shot multiple choice: accuracy with intervals, every prediction kept."
+    parts = "questions"
+    settings_type = MmluSettings
+    scores_sharded_base = True
+    headline_key = "accuracy_macro"
+    options = (Option(name="checkpoints", sentence="Of one --run: all, last, or steps as 100,200."),)
+
+    def problems(self, settings: MmluSettings, paths: PathsConfig, key: str) -> list[str]:
+        """What the hub serves is left to the job."""
+        return mmlu_problems(settings, key)
+
+    def files(self, settings: MmluSettings) -> Mapping[str, Sequence[Path]]:
+        return {key: question_files(getattr(settings, key), role) for key, role in SETS.items()}
+
+    def score(
+        self, base: "LoadedBase", contestants: Sequence[Contestant], settings: MmluSettings, place: Place
+    ) -> "dict[str, MmluResult]":
+        from eval.benchmarks.mmlu.score import score_mmlu
+
+        members = {contestant.name: contestant.member for contestant in contestants}
+        return score_mmlu(base, members, settings, place.on_progress, place.partial)
+
+    def headline(self, result: "MmluResult") -> Headline:
+        estimate = Estimate.of(result.accuracy_macro, result.accuracy_macro_ci95, result.n)
+        return Headline(metric="accuracy_macro", estimate=estimate)
+
+    def table(self, results: "Mapping[str, MmluResult]") -> Table:
+        table = Table(title=self.title, title_justify="left", caption="percent; 95 % intervals")
+        for column in ("system", "mean over subjects", "mean over questions", "n"):
+            table.add_column(column, justify="left" if column == "system" else "right")
+        for name, result in results.items():
+            macro = Estimate.of(result.accuracy_macro, result.accuracy_macro_ci95)
+            micro = Estimate.of(result.accuracy_micro, result.accuracy_micro_ci95)
+            table.add_row(name, *(cell(hundredfold(mean), 1) for mean in (macro, micro)), str(result.n))
+        return table
+
+    def settings_of_options(self, values: Mapping[str, Any]) -> MmluSettings:
+        """Without --shots, questions from elsewhere are asked with the hub's examples."""
+        own = values.get("shots_file") in (None, "")
+        shots = "embedded" if values.get("questions", "embedded") == "embedded" else f"{HUB}dev"
+        return MmluSettings(**{**values, **({"shots_file": shots} if own else {})})
+
+    def by_options(
+        self, target: "Target", settings: MmluSettings, options: Mapping[str, Any], out: Path, on_progress: Progress
+    ) -> tuple[dict[str, Any], RenderableType] | None:
+        """--checkpoints: the kept adapters of one run, by step."""
+        if options["checkpoints"] is None:
+            return None
+        from eval.benchmarks.mmlu.checkpoints import checkpoints_table, score_checkpoints
+        from harness.config.paths import paths_of_environment
+
+        if len(target.run_ids) != 1 or target.model is not None or target.sweep is not None:
+            raise ValueError("--checkpoints goes with exactly one --run, and no --model or --sweep")
+        paths = paths_of_environment(target.runs)
+        folder = Path(paths.runs) / target.run_ids[0]
+        result = score_checkpoints(folder, options["checkpoints"], settings, out, paths, on_progress)
+        return result.to_json(), checkpoints_table(result)
+
+
+def training_settings(train: TrainConfig) -> MmluSettings:
+    """What `train.mmlu_*` asks for, by the original's protocol. Raises ValueError for numbers that make no sense."""
+    return MmluSettings(
+        questions=train.mmlu_questions,
+        shots_file=train.mmlu_shots_file,
+        num_shots=train.mmlu_num_shots,
+        limit=train.mmlu_limit,
+        protocol=Protocol.qlora_callback,
+    )
+
+
+def mmlu_problems(settings: MmluSettings, key: str) -> list[str]:
+    """Of MMLU after training or in it. Args: key: what stands before a setting's name."""
+    problems: list[str] = []
+    found: dict[str, list[Question]] = {}
+    for name, role in SETS.items():
+        where: str = getattr(settings, name)
+        if where.startswith(HUB) or (role is Role.shots and settings.num_shots == 0):
+            continue
+        try:
+            found[name] = load_questions(where, role)
+        except ValueError as error:
+            problems.append(f"{key}{name}: {error}")
+    if len(found) < len(SETS):
+        return problems
+    questions, pool = found.values()
+    chosen = [questions[place] for place in select(questions, settings.limit, settings.limit_per_subject)]
+    try:
+        choose_shots(chosen, pool, settings.num_shots, settings.questions, settings.shots_file)
+    except ValueError as error:
+        problems.append(f"{key}num_shots: {error}")
+    return problems

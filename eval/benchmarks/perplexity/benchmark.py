@@ -1,0 +1,66 @@
+"""Perplexity of a text as a benchmark. Paper: QLoRA, table 2."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, cell
+from eval.benchmarks.perplexity.settings import PerplexitySettings
+from eval.benchmarks.perplexity.texts import load_documents, source_problem, text_files
+from harness.config.schema import PathsConfig
+from harness.runs.estimate import Estimate
+
+if TYPE_CHECKING:
+    from eval.benchmarks.perplexity.score import PerplexityResult
+    from harness.banks.load import LoadedBase
+
+
+class PerplexityBenchmark(Benchmark):
+    name = command = "perplexity"
+    title = "Perplexity"
+    about = "Perplexity of a text by token, byte and word, in sliding windows, with intervals over documents."
+    parts = "windows"
+    settings_type = PerplexitySettings
+    scores_sharded_base = True
+    headline_key = "token_perplexity"
+    higher_is_better = False
+
+    def problems(self, settings: PerplexitySettings, paths: PathsConfig, key: str) -> list[str]:
+        problem = source_problem(settings.text, paths.data_store)
+        return [] if problem is None else [f"{key}text: {problem}"]
+
+    def files(self, settings: PerplexitySettings) -> Mapping[str, Sequence[Path]]:
+        return {"text": text_files(settings.text, None)}
+
+    def score(
+        self, base: "LoadedBase", contestants: Sequence[Contestant], settings: PerplexitySettings, place: Place
+    ) -> "dict[str, PerplexityResult]":
+        from eval.benchmarks.perplexity.score import score_perplexity
+
+        documents = load_documents(settings.source, place.paths)
+        members = {contestant.name: contestant.member for contestant in contestants}
+        return score_perplexity(base, members, documents, settings, place.on_progress, place.partial)
+
+    def headline(self, result: "PerplexityResult") -> Headline:
+        estimate = Estimate.of(result.token_perplexity, result.token_perplexity_ci95, result.num_documents)
+        return Headline(metric="token_perplexity", estimate=estimate)
+
+    def table(self, results: "Mapping[str, PerplexityResult]") -> Table:
+        first = next(iter(results.values()))
+        table = Table(
+            title=f"Perplexity of {first.text}: {first.num_documents} documents, {first.num_tokens} tokens",
+            title_justify="left",
+            caption=f"window {first.window}, stride {first.stride}; 95 % intervals over documents",
+        )
+        for column in ("system", "by token", "bits per byte", "by word"):
+            table.add_column(column, justify="left" if column == "system" else "right")
+        for name, result in results.items():
+            table.add_row(
+                name,
+                cell(Estimate.of(result.token_perplexity, result.token_perplexity_ci95), 3),
+                cell(Estimate.of(result.bits_per_byte, result.bits_per_byte_ci95), 4),
+                cell(Estimate(value=result.word_perplexity), 2),
+            )
+        return table

@@ -1,0 +1,63 @@
+"""Super-NaturalInstructions as a benchmark of encoder-decoders. Paper: QLoRA, table 3 (T5)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, percent
+from eval.benchmarks.dataset_rows import EvalRows, data_files, evaluation_rows
+from eval.benchmarks.super_ni.settings import SuperNiSettings
+from harness.config.schema import DatasetConfig, ModelKind, PathsConfig
+from harness.runs.estimate import Estimate
+
+if TYPE_CHECKING:
+    from eval.benchmarks.super_ni.score import SuperNiResult
+    from harness.banks.load import LoadedBase
+
+
+class SuperNiBenchmark(Benchmark):
+    name = command = "super_ni"
+    title = "Super-NaturalInstructions"
+    about = "T5 on Super-NaturalInstructions: RougeL and exact match of greedy answers, by task, with intervals."
+    parts = "instances"
+    settings_type = SuperNiSettings
+    kind = ModelKind.seq2seq
+    scores_own_dataset = True
+    headline_key = "rouge_l"
+
+    def files(self, settings: SuperNiSettings) -> Mapping[str, Sequence[Path]]:
+        return data_files(settings.data)
+
+    def rows(self, settings: SuperNiSettings, dataset: DatasetConfig, paths: PathsConfig) -> EvalRows:
+        return evaluation_rows(dataset, settings.data, None, paths)
+
+    def score(
+        self, base: "LoadedBase", contestants: Sequence[Contestant], settings: SuperNiSettings, place: Place
+    ) -> "dict[str, SuperNiResult]":
+        from eval.benchmarks.super_ni.score import score_super_ni
+
+        results = {}
+        for one in contestants:
+            assert one.rows is not None
+            name, progress = one.name, place.on_progress
+            results[name] = score_super_ni(base, name, one.member, one.rows, settings, progress, place.partial)
+        return results
+
+    def headline(self, result: "SuperNiResult") -> Headline:
+        return Headline(metric="rouge_l", estimate=Estimate.of(result.rouge_l, result.rouge_l_ci95, result.n))
+
+    def table(self, results: "Mapping[str, SuperNiResult]") -> Table:
+        table = Table(title=self.title, title_justify="left", caption="95 % intervals over tasks")
+        for column in ("system", "split", "RougeL", "mean over tasks", "exact match", "tasks", "n"):
+            table.add_column(column, justify="left" if column in ("system", "split") else "right")
+        for name, result in results.items():
+            score = percent(Estimate.of(result.rouge_l, result.rouge_l_ci95))
+            means = [f"{100 * value:.1f}" for value in (result.rouge_l_macro, result.exact_match)]
+            table.add_row(name, result.split_name, score, *means, str(result.num_tasks), str(result.n))
+        return table
+
+    def settings_of_options(self, values: Mapping[str, Any]) -> SuperNiSettings:
+        """--limit-per-task 0 takes all instances."""
+        return SuperNiSettings(**{**values, "limit_per_task": values["limit_per_task"] or None})

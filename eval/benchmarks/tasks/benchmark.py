@@ -1,0 +1,93 @@
+"""lm-eval's likelihood tasks as a benchmark. Paper: QLoRA's figure on data types, and table 8."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, cell
+from eval.benchmarks.tasks.settings import TasksSettings
+from harness.config.schema import PathsConfig
+from harness.runs.estimate import Estimate
+
+if TYPE_CHECKING:
+    from eval.benchmarks.tasks.results import TasksResult
+    from harness.banks.load import LoadedBase
+
+
+class TasksBenchmark(Benchmark):
+    name = command = "tasks"
+    title = "Tasks"
+    about = "lm-eval's likelihood tasks (HellaSwag, PiQA, ARC, Winogrande, LAMBADA, CrowS-Pairs) on the loaded model."
+    parts = "requests"
+    settings_type = TasksSettings
+    scores_sharded_base = True
+    headline_key = "mean_over_tasks"
+
+    def problems(self, settings: TasksSettings, paths: PathsConfig, key: str) -> list[str]:
+        from eval.benchmarks.tasks.results import missing_lm_eval  # reads numpy: others needn't wait
+
+        problem = missing_lm_eval()
+        problems = [] if problem is None else [f"tasks: {problem}"]
+        if settings.folder is not None and not Path(settings.folder).is_dir():
+            problems.append(f"{key}folder={settings.folder}: no such folder")
+        return problems
+
+    def files(self, settings: TasksSettings) -> Mapping[str, Sequence[Path]]:
+        if settings.folder is None:
+            return {}
+        return {"folder": sorted(path for path in Path(settings.folder).glob("*") if path.is_file())}
+
+    def score(
+        self, base: "LoadedBase", contestants: Sequence[Contestant], settings: TasksSettings, place: Place
+    ) -> "dict[str, TasksResult]":
+        from eval.benchmarks.tasks.score import score_tasks
+
+        members = {contestant.name: contestant.member for contestant in contestants}
+        return score_tasks(base, members, settings, place.on_progress, place.partial)
+
+    def headline(self, result: "TasksResult") -> Headline | None:
+        """The mean over tasks of each one's first metric, as the paper's figure has it; it has no interval."""
+        first = _first_metrics(result)
+        if not first:
+            return None
+        estimate = Estimate(value=fmean(first.values()), n=len(first))
+        return Headline(metric="mean_over_tasks", estimate=estimate)
+
+    def summary(self, result: "TasksResult") -> dict[str, Any]:
+        """Each task's first metric, and their mean."""
+        return _first_metrics(result) | super().summary(result)
+
+    def table(self, results: "Mapping[str, TasksResult]") -> Table:
+        caption = "95 % intervals; CrowS-Pairs rows in percent, as Table 8"
+        table = Table(title=self.title, title_justify="left", caption=caption)
+        for column in ("system", "task", "metric", "value", "n"):
+            table.add_column(column, justify="right" if column in ("value", "n") else "left")
+        for system, result in results.items():
+            for task, metric, estimate, digits in _rows(result):
+                table.add_row(system, task, metric, cell(estimate, digits), str(estimate.n or ""))
+        return table
+
+
+def _first_metrics(result: "TasksResult") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for task, score in result.tasks.items():
+        value = next((metric.value for metric in score.metrics.values()), None)
+        if value is not None:
+            found[task] = value
+    return found
+
+
+def _rows(result: "TasksResult") -> list[tuple[str, str, Estimate, int]]:
+    """-> task, metric, value and its digits."""
+    rows: list[tuple[str, str, Estimate, int]] = []
+    for task, score in result.tasks.items():
+        rows += [(task, metric, estimate, 4) for metric, estimate in score.metrics.items()]
+        crows = score.crows_pairs
+        if crows is not None:
+            rows += [(task, category, estimate, 1) for category, estimate in crows.categories.items()]
+            rows.append((task, "Average of categories", Estimate(value=crows.average_of_categories), 1))
+            rows.append((task, "Average of pairs", crows.average_of_pairs, 1))
+    return rows

@@ -1,0 +1,29 @@
+"""Which of lm-eval's tasks, and how many of their questions."""
+
+from dataclasses import dataclass
+
+from eval.benchmarks.settings import require_at_least, row_tokens, setting
+
+ZERO_SHOT = ("hellaswag", "piqa", "arc_easy", "arc_challenge", "winogrande")  # the paper's data-type figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasksSettings:
+    names: list[str] = setting(
+        list(ZERO_SHOT),
+        "lm-eval's names, with commas: hellaswag,piqa,crows_pairs_english.",
+        option="--tasks",
+        is_required=True,
+    )
+    num_fewshot: int | None = setting(None, "Examples before a question; default: the task's own, often 0.")
+    limit: int | None = setting(None, "The first so many questions of each task.")
+    folder: str | None = setting(
+        None, "Folder with YAML files of further tasks, over local data.", option="--task-folder"
+    )
+    row_tokens: int | None = row_tokens()
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError(f"names=[]: name at least one of lm-eval's tasks, for example {','.join(ZERO_SHOT)}")
+        require_at_least(self, 0, "num_fewshot")
+        require_at_least(self, 1, "limit", "row_tokens")

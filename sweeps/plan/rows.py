@@ -1,0 +1,64 @@
+"""What is wrong with the rows that runs train or are scored on? Local ones are read through. No torch."""
+
+from harness.config.schema import DatasetConfig, EmptyTargets, ModelKind, PathsConfig
+from harness.data.formats import Example
+from harness.data.labels import label_value
+from harness.data.rows import DataError
+from harness.data.source import (
+    DataSource,
+    SourceRow,
+    fingerprint,
+    locate_dataset,
+    read_rows,
+    require_target,
+    row_examples,
+)
+from harness.files.hub import Missing
+
+CHECKED_ROWS = 100_000  # rows of a local file that are read before anything starts
+
+
+def data_problems(kind: ModelKind, dataset: DatasetConfig, paths: PathsConfig) -> list[str]:
+    """What is wrong with a dataset for this kind of model."""
+    try:
+        source = locate_dataset(dataset, paths)
+        if isinstance(source, Missing):
+            return [str(source)]
+        return row_problems(kind, dataset, source)
+    except ValueError as error:
+        return [str(error)]
+
+
+def local_fingerprint(dataset: DatasetConfig, paths: PathsConfig) -> tuple[str, DataSource] | None:
+    """Of local rows, and where they lie; None for a hub's, and for those that `data_problems` reports."""
+    try:
+        source = locate_dataset(dataset, paths)
+    except ValueError:
+        return None
+    return (fingerprint(source), source) if isinstance(source, DataSource) and source.files else None
+
+
+def row_problems(kind: ModelKind, dataset: DatasetConfig, source: DataSource) -> list[str]:
+    """The first local row that this kind of model can't use; what the hub serves is left to the job."""
+    if not source.files:
+        return []
+    try:
+        for number, row in enumerate(read_rows(source)):
+            if number == CHECKED_ROWS:
+                break
+            for example in row_examples(row, dataset.format):
+                _check_example(kind, dataset, example, row)
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
+def _check_example(kind: ModelKind, dataset: DatasetConfig, example: Example, row: SourceRow) -> None:
+    """Raises DataError for a label that is no class, an empty target, or nothing for an encoder to read."""
+    if example.label is not None:
+        label_value(example, row, dataset)
+    elif dataset.empty_targets is EmptyTargets.refuse:
+        require_target(example, row)
+    if kind is ModelKind.seq2seq and not example.input:
+        problem = f"dataset.format={dataset.format} has no input here, and model.kind=seq2seq has to read one"
+        raise DataError(problem, file=row.file, line=row.line)
