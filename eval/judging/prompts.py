@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from eval.answers.questions import GENERAL, OPEN_ASSISTANT
 from eval.judging.matches import Match
 from harness.files.atomic import read_jsonl
 
-GENERAL = "general"
-OPEN_ASSISTANT = "open-assistant"
 PLACEHOLDER = re.compile(r"\{(question|answer_1|answer_2|prompt|tag_1|tag_2)\}")
 NEEDED = ("question", "answer_1", "answer_2")
 CONTROL_TOKEN = re.compile(r"<\|([^|<>\n]{1,40})\|>|\[(/?INST)\]|<(/?s|/?SYS|(?:start|end)_of_turn)>")
