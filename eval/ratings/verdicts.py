@@ -13,7 +13,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,9 @@ from eval.answers.rows import delimiter_of, field_name, identifier_text, is_tabl
 from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
 from eval.ratings.foreign import ForeignVerdict, read_foreign
 from harness.files.arrow import concatenated
+
+if TYPE_CHECKING:
+    from _csv import _reader
 
 VERDICT_CODES = {
     **dict.fromkeys(("1", "a", "model_a", "model_1", "system_a"), FIRST),
@@ -341,7 +344,7 @@ def _original_header(path: Path) -> tuple[list[str], str]:
     return header, reader.dialect.delimiter
 
 
-def _csv_reader(path: Path) -> "csv._reader":
+def _csv_reader(path: Path) -> "_reader":
     """The lines of a CSV, its header first.
 
     Raises:
