@@ -7,7 +7,8 @@ the first system answered them; a system without an answer to one is listed as s
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.report.records import Answer, Run, Tournament, Verdict
+from analysis.report.records import Run, Tournament, Verdict
+from eval.answers.files import Answer
 from eval.ratings.codes import FIRST, SECOND, TIE
 
 

@@ -15,7 +15,6 @@ from harness.runs.estimate import Estimate
 
 SMALL_JUDGE_PARAMETERS = 3e9  # below this a warning stands beside the ratings
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[ _-]?([mb])(?![a-z0-9])", re.IGNORECASE)
-_RULED = re.compile(r"\b(scripted|mock|random|fake|dummy)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +84,6 @@ def bias_view(ratings: dict[str, Any] | None) -> BiasView | None:
 
 def _caution(judge: Judge, size: float | None) -> str | None:
     name, kind = judge.name, judge.settings.get("kind")
-    if kind == "scripted" or _RULED.search(name):
-        return (
-            f"The verdicts of {name} come from a rule, not from reading the answers. They show that the tournament "
-            "runs; they say nothing about which system is better."
-        )
     if size is not None and size < SMALL_JUDGE_PARAMETERS:
         return (
             f"The judge {name} is a local model of {parameters(size)} parameters. A model this small can hardly "

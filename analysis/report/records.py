@@ -5,16 +5,16 @@ docs/architecture.md's "Records on disk". What isn't there is None or empty, nev
 read is an error.
 """
 
-import csv
 import json
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from eval.answers.files import Answer, read_answers
+from eval.answers.questions import join_turns
+from eval.judging.store import recorded_judges
+from eval.ratings.verdicts import load_verdicts
 from harness.files.atomic import read_jsonl
 from harness.ledger.open import existing_ledger, without_passwords
 from harness.ledger.tables import JobStatus
@@ -39,18 +39,6 @@ class Mmlu:
     num_shots: int
     settings_sha256: str  # of protocol, questions and shots: scores of different settings can't be compared
     subjects: dict[str, tuple[float, int]]  # subject -> (accuracy, questions)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One line of answers/<bench>.jsonl."""
-
-    question_id: str
-    system: str
-    question: str
-    answer: str
-    num_tokens: int | None
-    finish_reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +73,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
-    """Whoever judged, with the settings that judgments.sqlite or judge.json keeps; empty where neither does."""
+    """Whoever judged, with the settings that judgments.sqlite keeps; empty where it keeps none."""
 
     name: str
     settings: dict[str, Any]
@@ -153,7 +141,7 @@ def load_run(folder: Path) -> Run:
     if record is None:
         raise ValueError(f"{folder}: no record.json, so this run is not done; finish it or leave it out")
     steps = {row["step"]: row["loss"] for row in _rows(folder / "metrics.jsonl")}  # a resumed run repeats steps
-    answers = {path.stem: tuple(_answer(row) for row in _rows(path)) for path in sorted(folder.glob("answers/*.jsonl"))}
+    answers = {path.stem: tuple(_answers(path)) for path in sorted(folder.glob("answers/*.jsonl"))}
     return Run(
         folder=folder,
         record=record,
@@ -173,7 +161,7 @@ def load_tournament(folder: Path) -> Tournament:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; leave --tournament out for a report without one")
     verdicts = _verdicts(folder / "verdicts.csv")
-    recorded = _recorded_judges(folder)
+    recorded = recorded_judges(folder)
     named = list(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.judge)) or list(recorded)
     return Tournament(
         folder=folder,
@@ -185,6 +173,27 @@ def load_tournament(folder: Path) -> Tournament:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     return read_jsonl(path) if path.is_file() else []
+
+
+def _answers(path: Path) -> list[Answer]:
+    """The answers of a file; the turns of a dialogue as one."""
+    by_question: dict[str, list[Answer]] = {}
+    for answer in sorted(read_answers(path), key=lambda answer: answer.turn):
+        by_question.setdefault(answer.question_id, []).append(answer)
+    return [_joined(turns) for turns in by_question.values()]
+
+
+def _joined(turns: Sequence[Answer]) -> Answer:
+    if len(turns) == 1:
+        return turns[0]
+    known = [turn.num_tokens for turn in turns if turn.num_tokens is not None]
+    return replace(
+        turns[-1],
+        question=join_turns(turn.question for turn in turns),
+        answer=join_turns(turn.answer for turn in turns),
+        num_tokens=sum(known) if len(known) == len(turns) else None,
+        turn=0,
+    )
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -220,54 +229,20 @@ def _mmlu(path: Path) -> Mmlu | None:
         raise ValueError(f"{path}: no {error}; score the run again with `python -m eval mmlu`") from error
 
 
-def _recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name -> settings; the newest of those that a judge was run with."""
-    judges: dict[str, dict[str, Any]] = {}
-    written = _json(folder / "judge.json")
-    if written is not None and isinstance(written.get("name"), str):
-        settings = written.get("settings")
-        judges[written["name"]] = settings if isinstance(settings, dict) else {}
-    path = folder / "judgments.sqlite"
-    if not path.is_file():
-        return judges
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-        try:
-            rows = database.execute("SELECT name, settings FROM judges ORDER BY created").fetchall()
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{path}: {error}; move the file away, and the judge's settings are left out") from error
-    return judges | {name: json.loads(settings) for name, settings in rows}
-
-
-def _answer(row: dict[str, Any]) -> Answer:
-    return Answer(
-        question_id=str(row["question_id"]),
-        system=str(row["system"]),
-        question=str(row["question"]),
-        answer=str(row["answer"]),
-        num_tokens=row.get("num_tokens"),
-        finish_reason=row.get("finish_reason"),
-    )
-
-
 def _verdicts(path: Path) -> tuple[Verdict, ...]:
+    """The verdicts of a tournament; none where it has no file, or nothing was judged."""
     if not path.is_file():
         return ()
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"question_id", "system_a", "system_b", "verdict"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path}: no column {', '.join(sorted(missing))}; judge again, or add it")
-        return tuple(_verdict(path, reader.line_num, row) for row in reader)
-
-
-def _verdict(path: Path, line: int, row: dict[str, str]) -> Verdict:
-    codes = {str(code): code for code in (FIRST, SECOND, TIE, UNPARSED)}
-    if row["verdict"] not in codes:
-        raise ValueError(f"{path}: line {line}: verdict {row['verdict']!r}; expected 1, 2, 3 or -1")
-    return Verdict(
-        question_id=row["question_id"],
-        first=row["system_a"],
-        second=row["system_b"],
-        verdict=codes[row["verdict"]],
-        judge=row.get("judge") or "",
+    rows = load_verdicts([path], may_be_empty=True)
+    return tuple(
+        Verdict(
+            question_id=rows.question.values[question],
+            first=rows.system_names[first],
+            second=rows.system_names[second],
+            verdict=int(verdict),
+            judge=rows.judge.values[judge],
+        )
+        for question, first, second, verdict, judge in zip(
+            rows.question.codes, rows.first, rows.second, rows.verdict, rows.judge.codes, strict=True
+        )
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from eval.commands.judge import judge_options, position_lines
 from eval.judges.tournament import run
+from eval.judging.flags import JudgeFlags
 from eval.ratings.rate import RateOptions, rate_files
 from harness.files.atomic import read_jsonl
 
@@ -44,15 +45,8 @@ def main() -> None:
             (answers,),
             Path(scratch) / "tournament",
             arguments.judge,
+            JudgeFlags(max_answer_tokens=arguments.max_answer_tokens),
             reference=None,
-            max_answer_tokens=arguments.max_answer_tokens,
-            base_url="",
-            key_variable="",
-            budget_usd=None,
-            usd_per_million_prompt_tokens=None,
-            usd_per_million_completion_tokens=None,
-            num_concurrent=1,
-            batch=False,
             questions=arguments.questions,
             max_questions=arguments.num_questions,
             null_control=True,

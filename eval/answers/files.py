@@ -3,32 +3,45 @@
 `<bench>.jsonl` holds a row an answer, appended as it comes; `<bench>.settings.json` beside it what decided
 them: sampling settings, a digest of the model, a digest of each question. Answers made otherwise are
 refused, never mixed; more questions may be asked later.
+
+`read_answers` reads these files and those of others, so that judge, people, ratings and report take the same:
+
+  this project       question_id, system, answer, turn
+  FastChat           question_id, model_id, choices (the turns of the first choice); before MT-Bench model_id, text
+  AlpacaEval         instruction, output, generator; a question is known by its text
+  QLoRA's authors    generation_truncated, else generation; a file is a system, named as the file is
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.answers.questions import identifier, text_field
-from harness.files.atomic import append_jsonl, read_jsonl, to_json, write_atomically, write_json
+from eval.answers.questions import OpenQuestion, identities, join_turns, text_field
+from eval.answers.rows import Row, read_rows
+from harness.files.atomic import append_jsonl, to_json, write_atomically, write_json
 from harness.runs.record import load_record
 
-Answers = dict[str, dict[str, str]]  # system -> question_id -> text
+Answers = dict[str, dict[str, str]]  # system -> question_id -> text, the turns of a dialogue in one
+
+SYSTEMS = ("system", "model_id", "generator", "model")  # fields that name who answered
+GENERATIONS = ("generation_truncated", "generation")  # of the authors' files, which name nobody
+TEXTS = ("answer", *GENERATIONS, "output", "text")  # the first that a row has is its answer
+MAX_NAMED = 5  # identifiers in a note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer, as it is stored."""
+    """One answer. What a file doesn't say is None."""
 
     question_id: str
     system: str
-    question: str  # the last user turn
+    question: str  # the last user turn; empty where the file doesn't say it
     answer: str
-    num_tokens: int  # generated, stop text included
-    finish_reason: str  # eos, stop, length
-    seed: int
+    num_tokens: int | None = None  # generated, stop text included
+    finish_reason: str | None = None  # eos, stop, length
+    seed: int | None = None
     turn: int = 0
 
 
@@ -64,7 +77,7 @@ class AnswerFile:
             stored = None
         known = {**stored["questions"], **wanted["questions"]} if stored else wanted["questions"]
         write_json(beside, {**wanted, "questions": known})
-        rows = read_answers(path) if path.is_file() else []
+        rows = read_answers(path, may_end_torn=True) if path.is_file() else []
         if any(row.system != system for row in rows):
             rows = [replace(row, system=system) for row in rows]
             write_atomically(path, "".join(to_json(asdict(row), where=str(path)) + "\n" for row in rows))
@@ -76,22 +89,18 @@ class AnswerFile:
         self.answers[answer.question_id, answer.turn] = answer
 
 
-def read_answers(path: Path) -> list[Answer]:
-    """The answers of a file, in the order in which they came.
+def read_answers(path: Path, may_end_torn: bool = False) -> list[Answer]:
+    """The answers of a file of any known kind, in the order in which they stand.
+
+    Args:
+        path: the file; see `eval.answers.rows` for what it may be.
+        may_end_torn: leave out a last line that a killed writer left half written.
 
     Raises:
-        ValueError: a row that isn't an answer.
+        ValueError: a row that isn't an answer; named by line.
         FileNotFoundError: there is no such file.
     """
-    answers = []
-    for number, row in enumerate(read_jsonl(path), start=1):
-        try:
-            answers.append(Answer(**row))
-        except TypeError as error:
-            raise ValueError(
-                f"{path}, row {number}: not an answer ({error}); expected the fields of `Answer`"
-            ) from error
-    return answers
+    return [answer for row in read_rows(path, may_end_torn) for _, answer in _row_answers(row, path)]
 
 
 def _difference(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
@@ -106,72 +115,213 @@ def _difference(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
 
 
 def load_answers(paths: Sequence[Path]) -> dict[tuple[str, str], str]:
-    """Answers by (system, question_id).
+    """Answers by (system, question_id), for length and style.
 
     Raises:
-        ValueError: A line is no JSON object with question_id, system and answer, or repeats an answer; named by line.
+        ValueError: as `read_contestants`.
     """
-    answers: dict[tuple[str, str], str] = {}
-    for path in paths:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                    key, text = (str(row["system"]), str(row["question_id"])), row["answer"]
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise ValueError(
-                        f"{path} line {number}: expected question_id, system and answer ({error!r})"
-                    ) from None
-                if not isinstance(text, str):
-                    raise ValueError(f"{path} line {number}: answer is {type(text).__name__}, expected text")
-                if answers.setdefault(key, text) != text:
-                    raise ValueError(f"{path} line {number}: a second, different answer of {key[0]} to {key[1]}")
-    return answers
+    found = read_contestants(paths)
+    return {(system, question): text for system, texts in found.items() for question, text in texts.items()}
 
 
 def read_contestants(paths: Iterable[Path], benchmark: str = "open", may_be_empty: bool = True) -> Answers:
     """Reads contestants' answers.
 
     Args:
-        paths: answer files (jsonl with `question_id`, `system`, `answer`; several systems may share one),
-            or run folders, of which `answers/<benchmark>.jsonl` is read, under the name in `record.json`: rows
-            keep the one that the run had when it answered.
+        paths: answer files (several systems may share one), or run folders, of which `answers/<benchmark>.jsonl` is
+            read, under the name in `record.json`: rows keep the one that the run had when it answered.
         benchmark: which answers of a run folder.
         may_be_empty: take a row whose answer is empty; people are not asked to compare nothing.
 
     Raises:
-        ValueError: a file is missing or empty, or a row can't be an answer; a system answers one question twice.
+        ValueError: a file is missing or empty, or a row can't be an answer; a system gives two answers to one
+            question, or leaves out a turn before one that it has.
     """
+    return {
+        system: {question: join_turns(turns) for question, turns in dialogues.items()}
+        for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty).items()
+    }
+
+
+def contest_answers(
+    paths: Iterable[Path],
+    questions: Sequence[OpenQuestion],
+    benchmark: str = "open",
+    may_be_empty: bool = True,
+) -> tuple[Answers, list[str]]:
+    """Contestants' answers to `questions`, under the questions' own identifiers. -> answers, notes on the others.
+
+    Answers may name their question by any of its identifiers, or by its text. One that matches no question, or that
+    has other turns than the question, is left out and said in a note.
+
+    Raises:
+        ValueError: as `read_contestants`; or a system answers one question under two identifiers.
+    """
+    places = _places(questions)
+    num_turns = {question.question_id: len(question.turns) for question in questions}
     answers: Answers = {}
-    origins: dict[tuple[str, str], str] = {}
+    notes: list[str] = []
+    for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty).items():
+        mine = answers.setdefault(system, {})
+        strange, partial = [], []
+        for name, turns in dialogues.items():
+            question_id = places.get(name)
+            if question_id is None:
+                strange.append(name)
+            elif len(turns) != num_turns[question_id]:
+                partial.append(question_id)
+            elif question_id in mine:
+                raise ValueError(f"{system} answers question {question_id} twice, under two identifiers; keep one")
+            else:
+                mine[question_id] = join_turns(turns)
+        if strange:
+            notes.append(f"{system}: {len(strange)} answers match no question and are left out: {named(strange)}")
+        if partial:
+            notes.append(
+                f"{system}: {len(partial)} answers have other turns than their question and are left out: "
+                f"{named(partial)}"
+            )
+    return answers, notes
+
+
+def unmatched_notes(
+    answers: Mapping[tuple[str, str], str], systems: Collection[str], questions: Collection[str]
+) -> list[str]:
+    """What a reader of ratings must know of answers by (system, question) that the verdicts don't fit.
+
+    Args:
+        answers: as `load_answers` gives them.
+        systems: of the verdicts.
+        questions: of the verdicts.
+    """
+    strangers = sorted({system for system, _ in answers} - set(systems))
+    silent = sorted(set(systems) - {system for system, _ in answers})
+    unknown = sorted({question for _, question in answers} - set(questions))
+    missing = sorted(set(questions) - {question for _, question in answers})
+    lists = (
+        (strangers, "systems of the answers are in no verdict"),
+        (silent, "systems of the verdicts have no answers"),
+        (unknown, "questions of the answers are in no verdict"),
+        (missing, "questions of the verdicts have no answers"),
+    )
+    return [f"{len(names)} {what}: {named(names)}" for names, what in lists if names]
+
+
+def named(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _places(questions: Sequence[OpenQuestion]) -> dict[str, str]:
+    """Every identifier -> its question; an alias of several questions finds none of them."""
+    owners: dict[str, set[str]] = {}
+    for question in questions:
+        for alias in question.aliases:
+            owners.setdefault(alias, set()).add(question.question_id)
+    found = {alias: next(iter(ids)) for alias, ids in owners.items() if len(ids) == 1}
+    return found | {question.question_id: question.question_id for question in questions}
+
+
+def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -> dict[str, dict[str, list[str]]]:
+    """system -> question_id -> the turns of its answer."""
+    found: dict[tuple[str, str, int], tuple[str, str]] = {}  # (system, question, turn) -> (text, where)
     for path in paths:
         file = path / "answers" / f"{benchmark}.jsonl" if path.is_dir() else path
         if not file.is_file():
             raise ValueError(f"{file}: no such answer file; make it with `python -m eval generate`")
         record = load_record(path) if path.is_dir() else None
-        entries = read_jsonl(file)
-        if not entries:
+        rows = read_rows(file)
+        if not rows:
             raise ValueError(
                 f"{file}: holds no answers; make them with `python -m eval generate`, or leave the file out"
             )
-        for row, entry in enumerate(entries, start=1):
-            where = f"{file}: row {row}"
-            question_id, system = identifier(entry, where), text_field(entry, "system", where).strip()
-            if record is not None:
-                system = record.label
-            if (system, question_id) in origins:
+        for where, answer in (pair for row in rows for pair in _row_answers(row, file)):
+            system = answer.system if record is None else record.label
+            if not may_be_empty and not answer.answer.strip():
                 raise ValueError(
-                    f"{where}: {system} answers question {question_id} again, after {origins[system, question_id]}; "
+                    f"{where}: the answer of {system} to question {answer.question_id} is empty; generate it again, "
+                    f"or allow empty answers (--allow-empty)"
+                )
+            text, first = found.setdefault((system, answer.question_id, answer.turn), (answer.answer, where))
+            if first != where and (path.is_dir() or text != answer.answer or record is not None):
+                raise ValueError(
+                    f"{where}: {system} answers question {answer.question_id} again, after {first}; "
                     f"give each contestant a name of its own"
                 )
-            origins[system, question_id] = where
-            text = text_field(entry, "answer", where, may_be_empty=True)
-            if not may_be_empty and not text.strip():
-                raise ValueError(
-                    f"{where}: the answer of {system} to question {question_id} is empty; generate it again, or allow "
-                    f"empty answers (--allow-empty)"
-                )
-            answers.setdefault(system, {})[question_id] = text
+    return _in_turn(found)
+
+
+def _in_turn(found: dict[tuple[str, str, int], tuple[str, str]]) -> dict[str, dict[str, list[str]]]:
+    dialogues: dict[str, dict[str, list[str]]] = {}
+    for system, question, turn in sorted(found, key=lambda key: key[2]):
+        text, where = found[system, question, turn]
+        turns = dialogues.setdefault(system, {}).setdefault(question, [])
+        if turn != len(turns):
+            raise ValueError(f"{where}: turn {turn} of question {question} without turn {len(turns)} (they begin at 0)")
+        turns.append(text)
+    order = {(system, question): None for system, question, _ in found}  # as the files have them
+    return {
+        name: {question: dialogues[name][question] for system, question in order if system == name}
+        for name in dict.fromkeys(system for system, _ in order)
+    }
+
+
+def _row_answers(row: Row, path: Path) -> list[tuple[str, Answer]]:
+    """The answers of a row, one a turn, each with its place."""
+    values = row.values
+    names = identities(values, row.where)
+    if not names:
+        raise ValueError(f"{row.where}: question_id is None; expected a whole number or a text")
+    system = _system(row, path)
+    question = next((values[key] for key in ("question", "instruction") if isinstance(values.get(key), str)), "")
+    if "generation" in values and isinstance(values.get("text"), str):
+        question = values["text"]  # the authors' files repeat it there
+    answers = []
+    for turn, text in enumerate(_texts(row), start=_number(row, "turn") or 0):
+        answer = Answer(
+            question_id=names[0],
+            system=system,
+            question=question,
+            answer=text,
+            num_tokens=_number(row, "num_tokens"),
+            finish_reason=values["finish_reason"] if isinstance(values.get("finish_reason"), str) else None,
+            seed=_number(row, "seed"),
+            turn=turn,
+        )
+        answers.append((row.where, answer))
     return answers
+
+
+def _system(row: Row, path: Path) -> str:
+    key = next((name for name in SYSTEMS if name in row.values), None)
+    if key is None and any(name in row.values for name in GENERATIONS):
+        return path.name.removesuffix(".gz").removesuffix(".jsonl")
+    return text_field(row, key or SYSTEMS[0]).strip()
+
+
+def _texts(row: Row) -> list[str]:
+    """The answer's turns, as the row has them."""
+    if "choices" not in row.values:
+        key = next((name for name in TEXTS if name in row.values), TEXTS[0])
+        return [text_field(row, key, may_be_empty=True)]
+    choices = row.values["choices"]
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    turns = choice.get("turns") if isinstance(choice, dict) else None
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
+        raise ValueError(f"{row.where}: choices is {str(choices)[:80]!r}; expected a list of objects with turns")
+    return turns
+
+
+def _number(row: Row, key: str) -> int | None:
+    """A whole number of at least 0, which a CSV writes as text; None where the row has none."""
+    value = row.values.get(key)
+    if value is None or value == "":
+        return None
+    try:
+        number = int(float(value)) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or number != int(number) or number < 0:
+        raise ValueError(f"{row.where}: {key} is {value!r}; expected a whole number of at least 0")
+    return int(number)

@@ -1,19 +1,27 @@
 """Open questions: the prompts that systems answer and judges compare. No torch.
 
-Rows are jsonl: `question_id` with `text` or `turns`, the files of the Vicuna benchmark and of OpenAssistant included.
+Files are read by `eval.answers.rows`: `question_id` with `text` or `turns`, Alpaca's `instruction`, and the dialogues
+of Open Assistant (`input`: "### Human: ... ### Assistant:"), the authors' own file and the stripped one. Known files:
+Vicuna's benchmark, MT-Bench, AlpacaEval, Open Assistant. A question that the file gives several identifiers is found
+by each of them; one that has none is known by a digest of its text.
 """
 
-import json
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.answers.rows import Row, identifier_text, read_rows
 from harness.data.source import EMBEDDED_FOLDER
-from harness.files.atomic import read_jsonl
 
 ROLES = {"Human": "user", "Assistant": "assistant"}
+SPEAKERS = {"user": "User", "assistant": "Assistant"}
+IDENTITIES = ("question_id", "parent_id", "message_id")  # the first that a row has is its name, the others find it too
+TEXTS = ("text", "instruction", "question")
+GENERAL = "general"
+OPEN_ASSISTANT = "open-assistant"
 _TURN = re.compile(r"### (Human|Assistant):")
 
 EMBEDDED_QUESTIONS = EMBEDDED_FOLDER / "open_prompts.jsonl"
@@ -21,14 +29,26 @@ EMBEDDED_QUESTIONS = EMBEDDED_FOLDER / "open_prompts.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenQuestion:
+    """One question as a model is asked it."""
+
     question_id: str  # as text, whatever the file holds
     turns: tuple[str, ...]  # what the user says, turn after turn; the model answers each
     history: tuple[tuple[str, str], ...] = ()  # (role, text) before the first turn; role user or assistant
     category: str | None = None
+    aliases: tuple[str, ...] = ()  # further identifiers under which answers may name it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One question as a judge is shown it: its dialogue in one text."""
+
+    question_id: str
+    category: str  # chooses the judge's instructions: coding, math, ...; others get the general ones
+    text: str
 
 
 def load_open_questions(where: str, limit: int | None = None) -> list[OpenQuestion]:
-    """Reads questions from "embedded" or a .jsonl file, the first `limit` of them.
+    """Reads questions from "embedded" or a file, the first `limit` of them.
 
     Raises:
         ValueError: no file, no rows, a row that isn't a question, or an id twice; names file and line.
@@ -37,41 +57,62 @@ def load_open_questions(where: str, limit: int | None = None) -> list[OpenQuesti
     if not path.is_file():
         raise ValueError(f"{where}: no such file; give a .jsonl file with question_id and text, or 'embedded'")
     questions: dict[str, OpenQuestion] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            question = parse_open_question(json.loads(line), place)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place}: not JSON ({error.msg}); expected one object a line") from error
+    for row in read_rows(path):
+        question = parse_open_question(row.values, row.where)
         if question.question_id in questions:
-            raise ValueError(f"{place}: question_id {question.question_id} was there before; ids must differ")
+            raise ValueError(f"{row.where}: question_id {question.question_id} was there before; ids must differ")
         questions[question.question_id] = question
     if not questions:
-        raise ValueError(f"{path}: holds no questions")
+        raise ValueError(f"{path}: holds no questions; expected one JSON object a line with question_id and text")
     return list(questions.values())[:limit]
 
 
-def parse_open_question(row: Any, place: str) -> OpenQuestion:
-    """A row of any of the known files -> a question. `place` begins each error."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}: expected an object with question_id and text")
-    identity = row.get("question_id", row.get("parent_id"))
-    if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
-        raise ValueError(f"{place}: question_id is {identity!r}; expected a text or a number")
-    category = row.get("category") if isinstance(row.get("category"), str) else None
-    if "turns" in row or "text" in row:
-        turns = row["turns"] if "turns" in row else [row["text"]]
-        if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t.strip() for t in turns):
-            raise ValueError(f"{place}: {'turns' if 'turns' in row else 'text'} is {turns!r}; expected text")
-        return OpenQuestion(question_id=str(identity), turns=tuple(turns), category=category)
-    dialogue = split_dialogue(row.get("input"))
-    if not dialogue or dialogue[-1][0] != "user":
-        raise ValueError(f"{place}: has neither text nor turns nor an input that ends in a ### Human: turn")
+def read_questions(path: Path) -> list[Question]:
+    """Reads questions as a judge is shown them.
+
+    Raises:
+        ValueError: as `load_open_questions`.
+    """
+    return [shown_question(question) for question in load_open_questions(str(path))]
+
+
+def parse_open_question(row: Mapping[str, Any], where: str) -> OpenQuestion:
+    """A row of any of the known files -> a question. `where` begins each error."""
+    dialogue = split_dialogue(row.get("input")) or split_dialogue(row.get("text"))
+    if dialogue and dialogue[-1][0] == "user":
+        turns, history, category = [dialogue[-1][1]], dialogue[:-1], OPEN_ASSISTANT
+    else:
+        turns, history, category = _turns(row, where), [], ""
+    if isinstance(row.get("category"), str) and row["category"].strip():
+        category = row["category"].strip()
+    names = identities(row, where)
+    if not names:
+        raise ValueError(f"{where}: question_id is None; expected a text or a number")
     return OpenQuestion(
-        question_id=str(identity), turns=(dialogue[-1][1],), history=tuple(dialogue[:-1]), category=category
+        question_id=names[0],
+        turns=tuple(turns),
+        history=tuple(history),
+        category=category or None,
+        aliases=tuple(dict.fromkeys((*names[1:], text_identity(turns[0])))),
     )
+
+
+def shown_question(question: OpenQuestion) -> Question:
+    """A question as a judge is shown it."""
+    if question.history:
+        said = [*question.history, *(("user", turn) for turn in question.turns)]
+        text = "\n\n".join(f"{SPEAKERS[role]}: {turn}" for role, turn in said)
+    else:
+        text = join_turns(question.turns)
+    return Question(question_id=question.question_id, category=question.category or GENERAL, text=text)
+
+
+def join_turns(turns: Iterable[str]) -> str:
+    """The turns of one side in one text; a single one stays as it is."""
+    texts = list(turns)
+    if len(texts) == 1:
+        return texts[0]
+    return "\n\n".join(f"Turn {number}:\n{text}" for number, text in enumerate(texts, start=1))
 
 
 def split_dialogue(text: Any) -> list[tuple[str, str]]:
@@ -83,46 +124,49 @@ def split_dialogue(text: Any) -> list[tuple[str, str]]:
     return turns[:-1] if turns and turns[-1] == ("assistant", "") else turns
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One prompt of a benchmark."""
-
-    question_id: str
-    category: str  # chooses the judge's instructions: coding, math, ...; others get the general ones
-    text: str
-
-
-def read_questions(path: Path) -> list[Question]:
-    """Reads a benchmark's questions: jsonl with `question_id`, `text` and optionally `category`.
+def identities(row: Mapping[str, Any], where: str) -> list[str]:
+    """All identifiers that a row of questions or answers gives to its question, the first one its name.
 
     Raises:
-        ValueError: a field is missing or of the wrong kind, or an id appears twice.
+        ValueError: one of them is neither a text nor a whole number.
     """
-    questions: dict[str, Question] = {}
-    for row, entry in enumerate(read_jsonl(path), start=1):
-        where = f"{path}: row {row}"
-        question_id = identifier(entry, where)
-        if question_id in questions:
-            raise ValueError(f"{where}: question_id {question_id} appears twice; remove one of them")
-        questions[question_id] = Question(
-            question_id=question_id,
-            category=text_field({"category": "general", **entry}, "category", where),
-            text=text_field(entry, "text", where),
-        )
-    if not questions:
-        raise ValueError(f"{path}: no questions; expected one JSON object a line with question_id, category and text")
-    return list(questions.values())
+    names = [_identifier(row[key], key, where) for key in IDENTITIES if row.get(key) is not None]
+    instruction = row.get("instruction")
+    if not names and isinstance(instruction, str) and instruction.strip():
+        names = [text_identity(instruction)]
+    return names
 
 
-def identifier(row: Mapping[str, Any], where: str) -> str:
-    value = row.get("question_id")
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).strip():
-        raise ValueError(f"{where}: question_id is {value!r}; expected a whole number or a text")
-    return str(value).strip()
+def text_identity(text: str) -> str:
+    """The identifier of a question that is known by its text alone; blanks at its ends don't count."""
+    return "text-" + hashlib.sha256(text.strip().encode()).hexdigest()[:16]
 
 
-def text_field(row: Mapping[str, Any], key: str, where: str, may_be_empty: bool = False) -> str:
-    value = row.get(key)
+def text_field(row: Row, key: str, may_be_empty: bool = False) -> str:
+    """A field that has to be text.
+
+    Raises:
+        ValueError: it is missing, empty or something else; names file and line.
+    """
+    value = row.values.get(key)
     if not isinstance(value, str) or not (value.strip() or may_be_empty):
-        raise ValueError(f"{where}: {key} is {value!r}; expected text")
-    return value.encode("utf-8", "replace").decode()  # half a surrogate pair can't be hashed, stored or sent
+        raise ValueError(f"{row.where}: {key} is {value!r}; expected text")
+    return value
+
+
+def _identifier(value: Any, key: str, where: str) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).strip():
+        raise ValueError(f"{where}: {key} is {value!r}; expected a whole number or a text")
+    return identifier_text(str(value))
+
+
+def _turns(row: Mapping[str, Any], where: str) -> list[str]:
+    key = "turns" if "turns" in row else next((name for name in TEXTS if name in row), None)
+    if key is None:
+        raise ValueError(f"{where}: has neither text nor turns nor an input that ends in a ### Human: turn")
+    turns = row[key] if key == "turns" else [row[key]]
+    if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t.strip() for t in turns):
+        raise ValueError(f"{where}: {key} is {row[key]!r}; expected text")
+    return turns

@@ -9,9 +9,26 @@ from typing import Annotated
 
 import typer
 
+from eval.commands.flags import with_flags
 from eval.commands.scores import Json, RunIds, Runs, Sweep
 from eval.console import STDERR, friendly_errors, progress_bar, show
+from eval.judging.flags import JudgeFlags
 from harness.devices.process import prepare_process
+
+JUDGE_HELP = {
+    "max_answer_tokens": "Of each answer, for a local judge.",
+    "base_url": "OpenAI-compatible server of an API judge.",
+    "key_variable": "Environment variable with its key.",
+    "temperature": "Of an API judge; left out where the server refuses it.",
+    "max_tokens": "Of an API judge's reply, a reasoning model's thoughts included.",
+    "reasoning_effort": "Of a reasoning judge: low, medium, high, as its server names them.",
+    "structured": "JSON replies; default: where the server can.",
+    "budget_usd": "Hard stop for paid calls, in US dollars.",
+    "usd_per_million_prompt_tokens": "The server's price.",
+    "usd_per_million_completion_tokens": "The server's price.",
+    "num_concurrent": "Calls under way at once.",
+    "batch": "By the server's Batch API: half the price, within 24 hours, resumable.",
+}
 
 
 def generate(
@@ -52,34 +69,27 @@ def generate(
         show(summary, "\n".join(lines), as_json)
 
 
+@with_flags(JudgeFlags, JUDGE_HELP)
 def judge(
     tournament: Annotated[Path, typer.Option(help="Folder for judgments.sqlite and verdicts.csv.")],
-    answers: Annotated[list[Path] | None, typer.Argument(help="Answer files (.jsonl) or run folders.")] = None,
+    answers: Annotated[list[Path] | None, typer.Argument(help="Answer files or run folders.")] = None,
     sweep: Sweep = None,
     run: RunIds = None,
     questions: Annotated[Path | None, typer.Option(help="Questions .jsonl; default: embedded.")] = None,
     bench: Annotated[str, typer.Option(help="Which answers of a run folder.")] = "open",
     judge: Annotated[str, typer.Option(help="local:MODEL, replay:FILE.csv, or an API model.")] = "local:smollm2",
-    base_url: Annotated[
-        str, typer.Option(help="OpenAI-compatible server of an API judge.")
-    ] = "https://api.openai.com/v1",
-    key_variable: Annotated[str, typer.Option(help="Environment variable with its key.")] = "OPENAI_API_KEY",
-    budget_usd: Annotated[float | None, typer.Option(help="Hard stop for paid calls, in US dollars.")] = None,
-    usd_per_million_prompt_tokens: Annotated[float | None, typer.Option(help="The server's price.")] = None,
-    usd_per_million_completion_tokens: Annotated[float | None, typer.Option(help="The server's price.")] = None,
-    num_concurrent: Annotated[int, typer.Option(help="Calls under way at once.")] = 8,
-    batch: Annotated[
-        bool, typer.Option("--batch", help="By the server's Batch API: half the price, within 24 hours, resumable.")
-    ] = False,
     reference: Annotated[str | None, typer.Option(help="Ten-point scores relative to this system.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A released judge prompt file; default: our own.")] = None,
     null_control: Annotated[bool, typer.Option(help="Adds a contestant with one constant answer.")] = False,
     max_questions: Annotated[int | None, typer.Option(help="The first so many questions.")] = None,
-    max_answer_tokens: Annotated[int, typer.Option(help="Of each answer, for a local judge.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the order in which matches are judged.")] = 0,
     estimate_only: Annotated[bool, typer.Option("--estimate", help="Only say what an API judge would cost.")] = False,
+    retry_unparsed: Annotated[bool, typer.Option(help="Ask again where a reply could not be read.")] = False,
+    reparse: Annotated[bool, typer.Option(help="Read stored replies anew; costs nothing.")] = False,
     runs: Runs = None,
     as_json: Json = False,
+    *,
+    flags: JudgeFlags,
 ) -> None:
     """Every pair of systems on every question, in both orders; every judgment kept as it arrives."""
     prepare_process()
@@ -87,27 +97,11 @@ def judge(
     from eval.systems import judged_answers
 
     with friendly_errors():
+        contest = {"questions": questions, "benchmark": bench, "prompts": prompts, "null_control": null_control}
+        contest |= {"reference": reference, "max_questions": max_questions, "seed": seed}
+        contest |= {"retry_unparsed": retry_unparsed, "reparse": reparse}
         paths = judged_answers(tuple(answers or ()), sweep, tuple(run or ()), runs)
-        options = judge_options(
-            paths,
-            tournament,
-            judge,
-            questions=questions,
-            benchmark=bench,
-            reference=reference,
-            prompts=prompts,
-            null_control=null_control,
-            max_questions=max_questions,
-            seed=seed,
-            max_answer_tokens=max_answer_tokens,
-            base_url=base_url,
-            key_variable=key_variable,
-            budget_usd=budget_usd,
-            usd_per_million_prompt_tokens=usd_per_million_prompt_tokens,
-            usd_per_million_completion_tokens=usd_per_million_completion_tokens,
-            num_concurrent=num_concurrent,
-            batch=batch,
-        )
+        options = judge_options(paths, tournament, judge, flags, **contest)
         if estimate_only:
             show(*run_estimate(options), as_json)
             return

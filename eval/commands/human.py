@@ -23,6 +23,7 @@ from eval.console import STDERR, friendly_errors, show
 if TYPE_CHECKING:
     from eval.human.items import ContestOptions
     from eval.human.store import VoteStore
+    from eval.human.web.server import ServeOptions
 
 
 EXTRA = ("fastapi", "uvicorn", "nh3", "markdown_it")  # what pyproject.toml's `human` brings
@@ -46,9 +47,7 @@ class Shape(StrEnum):
 @app.command()
 def serve(
     tournament: Tournament,
-    answers: Annotated[
-        list[Path] | None, typer.Argument(help="Answer files (.jsonl), run folders, or a folder of either.")
-    ] = None,
+    answers: Annotated[list[Path] | None, typer.Argument(help="Answer files, run folders, or folders of them.")] = None,
     sweep: Annotated[str | None, typer.Option(help="All finished runs of this sweep.")] = None,
     run: Annotated[list[str] | None, typer.Option(help="A run id; may be repeated.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default: HARNESS_RUNS, else runs/.")] = None,
@@ -60,9 +59,7 @@ def serve(
     rater: Annotated[list[str] | None, typer.Option(help="Add a rater and print the link; may be repeated.")] = None,
     raters_per_item: Annotated[int | None, typer.Option(help="Votes wanted on each item; default 3.")] = None,
     check_rate: Annotated[float | None, typer.Option(help="Share of attention checks; default 0.1.")] = None,
-    checks: Annotated[
-        Path | None, typer.Option(help="Checks .jsonl: question, better, worse; default: jumbled answers.")
-    ] = None,
+    checks: Annotated[Path | None, typer.Option(help="Checks .jsonl: question, better, worse.")] = None,
     claim_minutes: Annotated[float | None, typer.Option(help="Until an open item goes to others; default 30.")] = None,
     seed: Annotated[int, typer.Option(help="Of order, sides and checks; fixed at the first start.")] = 0,
     host: Annotated[str, typer.Option(help="Other than loopback needs HARNESS_HUMAN_TOKEN.")] = "127.0.0.1",
@@ -77,36 +74,17 @@ def serve(
     """
     with friendly_errors(), _needs_extra():
         from eval.human.items import ContestOptions
-        from eval.human.web.server import ServeOptions, admin_token, serve
+        from eval.human.web.server import ServeOptions, admin_token
 
         where = ServeOptions(host=host, port=port, public_url=public_url)
         if not prepare:
             admin_token(host)  # refused before anything is read or written
-        options = ContestOptions(
-            answers=_sources(answers or [], sweep, run or [], runs),
-            tournament=tournament,
-            questions=questions,
-            benchmark=bench,
-            max_questions=max_questions,
-            only_judged=only_judged,
-            allow_empty=allow_empty,
-            checks=checks,
-            seed=seed,
-        )
+        sources = _sources(answers or [], sweep, run or [], runs)
+        contest = {"questions": questions, "benchmark": bench, "max_questions": max_questions, "checks": checks}
+        contest |= {"only_judged": only_judged, "allow_empty": allow_empty, "seed": seed}
+        options = ContestOptions(answers=sources, tournament=tournament, **contest)
         store = _open_or_begin(options, raters_per_item, check_rate, claim_minutes)
-        links = _new_raters(store, rater or [])
-
-        def announce(url: str, token: str | None) -> None:
-            for name, rater_token in links.items():
-                _say(f"{name}: {url}/enter/{rater_token}")
-            secret = f"{url}/admin/enter/{token}" if token else f"{url}/admin (its token: HARNESS_HUMAN_TOKEN)"
-            _say(f"admin: {secret}")
-
-        if prepare:
-            for name, rater_token in links.items():
-                print(f"{name}: {_base_url(store)}/enter/{rater_token}")
-        else:
-            serve(store, where, announce)
+        _announce_or_serve(store, where, _new_raters(store, rater or []), prepare)
 
 
 @app.command("export")
@@ -271,6 +249,8 @@ def _open_or_begin(
             raise ValueError("nothing to vote on: name answer files or run folders, a --sweep or a --run")
         contest = draw_contest(options)
         store = create_store(options.tournament, contest, replace(Rules(), **said))
+        for note in contest.notes:
+            _say(note)
         same = sum(item.answer_one == item.answer_two for item in contest.items)
         line = f"{len(contest.items)} items, {len(contest.checks)} attention checks in {store.path}"
         _say(line + (f"; {same} items show one text twice" if same else ""))
@@ -281,6 +261,23 @@ def _open_or_begin(
     if not store.num_checks and store.rules.check_rate:
         _say("no attention checks: no answer has 12 to 150 different words; --checks FILE brings your own")
     return store
+
+
+def _announce_or_serve(store: "VoteStore", where: "ServeOptions", links: dict[str, str], prepare: bool) -> None:
+    """Prints the raters' links; unless only preparing, serves until Ctrl-C."""
+    from eval.human.web.server import serve as serve_votes
+
+    def announce(url: str, token: str | None) -> None:
+        for name, rater_token in links.items():
+            _say(f"{name}: {url}/enter/{rater_token}")
+        secret = f"{url}/admin/enter/{token}" if token else f"{url}/admin (its token: HARNESS_HUMAN_TOKEN)"
+        _say(f"admin: {secret}")
+
+    if prepare:
+        for name, rater_token in links.items():
+            print(f"{name}: {_base_url(store)}/enter/{rater_token}")
+    else:
+        serve_votes(store, where, announce)
 
 
 def _new_raters(store: "VoteStore", names: Sequence[str]) -> dict[str, str]:

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eval.judges.registry import choose_judge
 from eval.judges.tournament import estimate, run
+from eval.judging.flags import JudgeFlags
 from eval.judging.matches import PositionBias
-from eval.judging.options import ApiOptions, Estimate, JudgeOptions, JudgeSummary, LocalOptions, ReplayOptions
+from eval.judging.options import Estimate, JudgeOptions, JudgeSummary
 from eval.judging.prompts import Mode
 from eval.scoring.progress import Progress
-from harness.config.choices import model_choice, quant_choice
-from harness.config.paths import paths_of_environment
 from harness.devices.torch_device import quiet_libraries
 
 
@@ -43,6 +43,7 @@ def summary_text(summary: JudgeSummary) -> str:
         lines.append(f"spent in this folder: {summary.spent_usd:.4f} USD, calls under way at their most")
     if summary.unmatched_systems:
         lines.append(f"met nobody, so can't be rated: {', '.join(summary.unmatched_systems)}")
+    lines += [f"note: {note}" for note in summary.notes]
     lines += [f"failed: {reason} ({count} matches)" for reason, count in summary.failures.items()]
     lines.append(f"verdicts in {summary.output}")
     if summary.stopped:
@@ -70,47 +71,11 @@ def position_lines(bias: PositionBias) -> list[str]:
 
 
 def judge_options(
-    answers: tuple[Path, ...],
-    tournament: Path,
-    judge: str,
-    *,
-    reference: str | None,
-    max_answer_tokens: int,
-    base_url: str,
-    key_variable: str,
-    budget_usd: float | None,
-    usd_per_million_prompt_tokens: float | None,
-    usd_per_million_completion_tokens: float | None,
-    num_concurrent: int,
-    batch: bool,
-    **rest: Any,
+    answers: tuple[Path, ...], tournament: Path, judge: str, flags: JudgeFlags, *, reference: str | None, **rest: Any
 ) -> JudgeOptions:
-    """The typed options of a tournament. `judge`: `local:MODEL`, `replay:FILE`, or an API model."""
-    kind, _, name = judge.partition(":")
-    chosen: LocalOptions | ReplayOptions | ApiOptions
-    if kind == "local":
-        chosen = LocalOptions(
-            model=model_choice(name),
-            quant=quant_choice("none"),
-            paths=paths_of_environment(),
-            max_answer_tokens=max_answer_tokens,
-        )
-    elif kind == "replay":
-        chosen = ReplayOptions(files=(Path(name),))
-    else:
-        chosen = ApiOptions(
-            model=judge,
-            base_url=base_url,
-            key_variable=key_variable,
-            budget_usd=budget_usd,
-            usd_per_million_prompt_tokens=usd_per_million_prompt_tokens,
-            usd_per_million_completion_tokens=usd_per_million_completion_tokens,
-            num_concurrent=num_concurrent,
-            batch=batch,
-        )
-    if batch and not isinstance(chosen, ApiOptions):
-        raise ValueError(f"--batch: {judge} is no API model; only those have a Batch API")
+    """The typed options of a tournament. `judge`: a name as `eval.judges.registry` reads it."""
     mode = Mode.pairwise if reference is None else Mode.relative
+    chosen = choose_judge(judge, flags)
     return JudgeOptions(answers=answers, tournament=tournament, judge=chosen, mode=mode, reference=reference, **rest)
 
 
@@ -126,7 +91,5 @@ def run_judge(
 
 def run_estimate(options: JudgeOptions) -> tuple[dict[str, Any], str]:
     """What an API judge would cost. Raises ValueError for other judges."""
-    if not isinstance(options.judge, ApiOptions):
-        raise ValueError("--estimate: only an API judge costs money")
     ahead = estimate(options)
     return asdict(ahead), estimate_text(ahead)

@@ -8,18 +8,18 @@ answers were called bad: a tie to ratings), seconds, voted, side_seed. Read are 
 released annotations of QLoRA (arXiv 2305.14314). Attention checks go into a file of their own, with `better`.
 """
 
-import csv
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from eval.answers.rows import identifier_text, read_rows
 from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, Vote, votes
 from eval.ratings.codes import FIRST, SECOND, TIE
-from eval.ratings.verdicts import RATER_COLUMNS, REQUIRED, VERDICT_CODES, VerdictError, read_header
+from eval.ratings.verdicts import RATER_COLUMNS, REQUIRED, VerdictError, read_header, verdict_code
 from harness.files.atomic import csv_text, write_atomically
 
 JUDGE = "human"
@@ -61,22 +61,17 @@ def write_votes(store: VoteStore, path: Path, checks: bool = False) -> int:
     return len(chosen)
 
 
-def read_rows(path: Path) -> Iterable[tuple[str, dict[str, str]]]:
+def read_votes(path: Path) -> Iterable[tuple[str, dict[str, str]]]:
     """(file and line, values by column) of a CSV.
 
     Raises:
         VerdictError: it is no CSV, or a line has too few or too many fields.
     """
-    header = read_header(path)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        next(reader)
-        for record in reader:
-            where = f"{path}: line {reader.line_num}"
-            if record and len(record) != len(header):
-                raise VerdictError(f"{where}: {len(record)} fields, the header has {len(header)}")
-            if record:
-                yield where, {name: value.strip() for name, value in zip(header, record, strict=True)}
+    try:
+        rows = read_rows(path)
+    except ValueError as error:
+        raise VerdictError(str(error)) from None
+    return [(row.where, {name: value.strip() for name, value in row.values.items()}) for row in rows]
 
 
 def read_ballots(path: Path) -> list[Ballot]:
@@ -97,7 +92,7 @@ def read_ballots(path: Path) -> list[Ballot]:
         raise VerdictError(
             f"{path}: a column appears twice, or rater stands beside rater_slot; keep the one that says who voted"
         )
-    return [_ballot(where, row, raters[0]) for where, row in read_rows(path)]
+    return [_ballot(where, row, raters[0]) for where, row in read_votes(path)]
 
 
 def store_ballots(store: VoteStore, ballots: Sequence[Ballot], only_known: bool = False) -> ImportSummary:
@@ -128,9 +123,9 @@ def parse_choice(value: str, both_bad: str, where: str) -> Choice:
     Raises:
         VerdictError: it is none.
     """
-    if value.lower() in ("both_bad", "both bad"):
+    if value.lower() in ("both_bad", "both bad", "tie (bothbad)", "bothbad"):
         return Choice.both_bad
-    verdict = VERDICT_CODES.get(value.lower(), 0)
+    verdict = verdict_code(value)
     if verdict not in CHOICES:
         raise VerdictError(f"{where}: verdict {value!r}; a person's vote is 1, 2, 3, a, b, tie or both_bad")
     if both_bad not in ("", "0", "1") or (both_bad == "1" and verdict != TIE):
@@ -180,7 +175,7 @@ def _ballot(where: str, row: Mapping[str, str], rater_column: str) -> Ballot:
     seed = parse_number(row.get("side_seed", ""), "side_seed", where)
     return Ballot(
         where=where,
-        question_id=row["question_id"],
+        question_id=identifier_text(row["question_id"]),
         system_a=row["system_a"],
         system_b=row["system_b"],
         choice=parse_choice(row["verdict"], row.get("both_bad", ""), where),

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.answers.files import Answers, read_contestants
-from eval.answers.questions import EMBEDDED_QUESTIONS, Question, read_questions
+from eval.answers.files import Answers, contest_answers
+from eval.answers.questions import EMBEDDED_QUESTIONS, Question, load_open_questions, shown_question
 from eval.ratings.codes import FIRST, SECOND
 from eval.ratings.verdicts import load_verdicts
 from harness.files.atomic import read_jsonl
@@ -71,6 +71,7 @@ class Contest:
     items: tuple[Item, ...]
     checks: tuple[Item, ...]
     seed: int
+    notes: tuple[str, ...] = ()  # answers that match no question
 
     @property
     def sha256(self) -> str:
@@ -85,9 +86,10 @@ def draw_contest(options: ContestOptions) -> Contest:
     Raises:
         ValueError: a file or row can't serve, an answer is empty, or no two systems answered one question.
     """
-    questions = read_questions(options.questions or EMBEDDED_QUESTIONS)[: options.max_questions]
+    asked = load_open_questions(str(options.questions or EMBEDDED_QUESTIONS))
     paths = [file for path in options.answers for file in answer_sources(path, options.benchmark)]
-    answers = read_contestants(paths, options.benchmark, may_be_empty=options.allow_empty)
+    answers, notes = contest_answers(paths, asked, options.benchmark, may_be_empty=options.allow_empty)
+    questions = [shown_question(question) for question in asked[: options.max_questions]]
     if len(answers) < 2:
         named = f"only {', '.join(answers)}" if answers else "no system"
         raise ValueError(f"answers of {named}: people compare two; give answers of at least two systems")
@@ -97,9 +99,10 @@ def draw_contest(options: ContestOptions) -> Contest:
         where = options.questions or "the embedded open prompts"
         raise ValueError(
             f"no two of {', '.join(sorted(answers))} answered one of the {len(questions)} questions of {where}"
+            + "".join(f"; {note}" for note in notes)
         )
     checks = list(_jumbled_checks(items, check_rng)) if options.checks is None else read_checks(options.checks)
-    return Contest(items=tuple(items), checks=tuple(checks), seed=options.seed)
+    return Contest(items=tuple(items), checks=tuple(checks), seed=options.seed, notes=tuple(notes))
 
 
 def answer_sources(path: Path, benchmark: str) -> list[Path]:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.human.ballots import Ballot, parse_choice, parse_number, read_rows
+from eval.answers.rows import field_name
+from eval.human.ballots import Ballot, parse_choice, parse_number, read_votes
 from eval.human.items import Item
 from eval.human.markdown import render_answer
 from eval.human.raters import checked_name
@@ -70,7 +71,7 @@ def read_mturk_results(store: VoteStore, path: Path) -> tuple[list[Ballot], int]
     Raises:
         VerdictError: a column is missing or a row holds no vote; named by line.
     """
-    header = read_header(path)
+    header = [_column(name) for name in read_header(path)]
     by_key = "Input.item" in header
     needed = ["WorkerId", *(["Input.item"] if by_key else NAMED_COLUMNS)]
     missing = [name for name in needed if name not in header]
@@ -80,13 +81,22 @@ def read_mturk_results(store: VoteStore, path: Path) -> tuple[list[Ballot], int]
         raise VerdictError(f"{path}: no column {wanted}; it has {', '.join(header)}")
     keys = _keys(store) if by_key else {}
     ballots, num_rejected = [], 0
-    for where, row in read_rows(path):
+    for where, values in read_votes(path):
+        row = {_column(name): value for name, value in values.items()}
         if row.get("AssignmentStatus", "").lower() == REJECTED:
             num_rejected += 1
             continue
         names = _known(row["Input.item"], keys, where) if by_key else tuple(row[name] for name in NAMED_COLUMNS)
         ballots.append(_ballot(where, row, names, answer_columns))
     return ballots, num_rejected
+
+
+def _column(name: str) -> str:
+    """MTurk's own spelling of a column, whatever the capitals of the file."""
+    known = {field_name(column): column for column in RESULT_COLUMNS}
+    if name.startswith(field_name(f"{VERDICT_COLUMN}.")):
+        return f"{VERDICT_COLUMN}.{name[len(VERDICT_COLUMN) + 1 :]}"
+    return known.get(name, name)
 
 
 def _input_row(store: VoteStore, item_id: int, item: Item) -> Sequence[str]:

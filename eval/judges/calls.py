@@ -40,6 +40,8 @@ MAX_FAILURES_IN_A_ROW = 10  # then the server is taken to be broken
 class ApiJudge:
     """A judge behind a server."""
 
+    is_waiting = False  # a call that was under way at a kill is asked again
+
     def __init__(self, options: ApiOptions, prompts: PromptSet, store: JudgmentStore) -> None:
         """Makes the judge; no call is sent before `judge`.
 

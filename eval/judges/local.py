@@ -61,6 +61,9 @@ Shown = tuple[str, str, str]  # question and answers, cut and disarmed: what the
 class LocalJudge:
     """A frozen causal model, without any adapter, as judge."""
 
+    is_waiting = False
+    stopped: str | None = None
+
     def __init__(
         self,
         base: LoadedBase,

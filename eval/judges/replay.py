@@ -1,8 +1,7 @@
-"""Judges that decide nothing by themselves: verdict files played again, and a script for tests.
+"""A judge that decides nothing by itself: verdict files played again.
 
 Library only. `ReplayJudge` lets a tournament be rated, reported and compared from verdicts that others paid
-for, such as the paper's released ones; `ScriptedJudge` sends what a function writes through the same parser
-that reads an API judge's replies.
+for, such as the paper's released ones.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from eval.judging.matches import Failure, Judgment, Match
-from eval.judging.parse import judgment_of
-from eval.judging.prompts import JudgePrompt, Mode, PromptSet, hash_text, own_prompts, render
+from eval.judging.prompts import hash_text
 from eval.ratings.codes import UNPARSED
 from harness.files.atomic import sha256_file
 
 
 class ReplayJudge:
-    """Verdicts out of CSV files: `question_id, system_a, system_b, verdict` and optionally `judge`."""
+    """Verdicts out of files that `eval.ratings.verdicts` reads."""
+
+    is_waiting = False
+    stopped: str | None = None
 
     def __init__(self, paths: Sequence[Path], judge: str | None = None) -> None:
         """Reads the files.
@@ -80,26 +81,3 @@ class ReplayJudge:
                 )
             )
         return failures
-
-
-class ScriptedJudge:
-    """For tests and rehearsals: `reply` writes the judge's text, the usual parser reads it."""
-
-    def __init__(
-        self, reply: Callable[[JudgePrompt, Match], str], name: str = "scripted", prompts: PromptSet | None = None
-    ) -> None:
-        self.name = name
-        self._reply = reply
-        self._prompts = prompts or own_prompts(Mode.pairwise)
-        self.settings: Mapping[str, Any] = {"kind": "scripted", "prompts_sha256": self._prompts.sha256}
-
-    def prompt_sha256(self, match: Match) -> str:
-        """Of the rendered prompt."""
-        return render(self._prompts, match).sha256
-
-    def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:
-        """Asks the script."""
-        for match in matches:
-            prompt = render(self._prompts, match)
-            on_judgment(judgment_of(match.key, prompt.sha256, self._prompts.mode, self._reply(prompt, match)))
-        return []

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from filelock import FileLock, Timeout
 
-from eval.answers.files import Answers, read_contestants
-from eval.answers.questions import EMBEDDED_QUESTIONS, Question, read_questions
+from eval.answers.files import Answers, contest_answers
+from eval.answers.questions import EMBEDDED_QUESTIONS, Question, load_open_questions, shown_question
+from eval.judges.registry import JUDGES, build_judge, estimate_matches
 from eval.judging.matches import (
     Failure,
     Judge,
@@ -27,9 +28,8 @@ from eval.judging.matches import (
     position_bias,
     unmatched_systems,
 )
-from eval.judging.options import ApiOptions, Estimate, JudgeOptions, JudgeSummary, LocalOptions, ReplayOptions
-from eval.judging.prompts import Mode, PromptSet, load_prompts, own_prompts
-from eval.judging.store import JudgmentStore, settings_sha256
+from eval.judging.options import Estimate, JudgeOptions, JudgeSummary
+from eval.judging.store import JudgmentStore
 from eval.ratings.codes import NULL_SYSTEM
 
 LOCK_FILE = ".judging.lock"
@@ -44,6 +44,7 @@ class Tournament:
     answers: Answers
     questions: list[Question]
     matches: list[Match]
+    notes: tuple[str, ...] = ()  # answers that match no question
 
 
 def run(
@@ -74,8 +75,8 @@ def run(
             judge = judge or build_judge(options, store, say)
             hashes = store.register(judge, options.mode.value, tournament.matches)
             todo = _todo(tournament.matches, hashes, store.judged(judge))
-            if on_estimate is not None and isinstance(options.judge, ApiOptions):
-                on_estimate(_estimate(options, todo))
+            if on_estimate is not None and (ahead := estimate_matches(options, list(todo.values()))) is not None:
+                on_estimate(ahead)
             failures = _judge(judge, store, tournament, hashes, todo, on_progress)
             return _summary(options, store, judge, tournament, hashes, todo, failures, time.monotonic() - started)
     except Timeout:
@@ -85,12 +86,20 @@ def run(
 
 
 def estimate(options: JudgeOptions) -> Estimate:
-    """What an API judge would cost from here on; asks nobody."""
+    """What a paid judge would cost from here on; asks nobody.
+
+    Raises:
+        ValueError: the judge costs nothing.
+    """
+    if JUDGES[options.judge.kind].estimate is None:
+        raise ValueError("--estimate: only an API judge costs money")
     tournament = open_tournament(options)
     with JudgmentStore(options.tournament) as store:
         judge = build_judge(options, store)
         hashes = [judge.prompt_sha256(match) for match in tournament.matches]
-        return _estimate(options, _todo(tournament.matches, hashes, store.judged(judge)))
+        ahead = estimate_matches(options, list(_todo(tournament.matches, hashes, store.judged(judge)).values()))
+    assert ahead is not None
+    return ahead
 
 
 def open_tournament(options: JudgeOptions) -> Tournament:
@@ -99,8 +108,9 @@ def open_tournament(options: JudgeOptions) -> Tournament:
     Raises:
         ValueError: a file can't be read, or nobody meets anybody.
     """
-    questions = read_questions(options.questions or EMBEDDED_QUESTIONS)[: options.max_questions]
-    answers = read_contestants(options.answers, options.benchmark)
+    asked = load_open_questions(str(options.questions or EMBEDDED_QUESTIONS))
+    answers, notes = contest_answers(options.answers, asked, options.benchmark)
+    questions = [shown_question(question) for question in asked[: options.max_questions]]
     if options.null_control:
         if NULL_SYSTEM in answers:
             raise ValueError(f"{NULL_SYSTEM} is among the answer files already; leave one of the two out")
@@ -114,55 +124,9 @@ def open_tournament(options: JudgeOptions) -> Tournament:
         raise ValueError(
             f"no two of {', '.join(sorted(answers)) or 'no systems'} answered one of these {len(questions)} questions; "
             f"give answers of at least two systems to {options.questions or 'the embedded open prompts'}"
+            + "".join(f"; {note}" for note in notes)
         )
-    return Tournament(answers=answers, questions=questions, matches=matches)
-
-
-def build_judge(options: JudgeOptions, store: JudgmentStore, say: Callable[[str], None] | None = None) -> Judge:
-    """Makes the judge that the options name.
-
-    Raises:
-        ValueError: its model or files are not there, it can't serve the mode, or a batch of it is under way.
-    """
-    chosen = options.judge
-    if isinstance(chosen, ApiOptions):
-        return _build_api_judge(chosen, prompt_set(options), store, say)
-    if options.mode is Mode.relative:
-        raise ValueError("mode=relative: only an API judge gives scores; take mode=pairwise for this judge")
-    if isinstance(chosen, ReplayOptions):
-        from eval.judges.replay import ReplayJudge
-
-        return ReplayJudge(chosen.files, chosen.judge)
-    assert isinstance(chosen, LocalOptions)
-    if options.prompts is not None:
-        raise ValueError(f"prompts={options.prompts}: only an API judge takes a prompt file")
-    from eval.judges.local import load_judge
-
-    return load_judge(chosen)
-
-
-def _build_api_judge(
-    chosen: ApiOptions, prompts: PromptSet, store: JudgmentStore, say: Callable[[str], None] | None
-) -> Judge:
-    from eval.judges.batch import BatchJudge
-    from eval.judges.batch_store import BatchStore
-    from eval.judges.calls import ApiJudge
-
-    if chosen.batch:
-        return BatchJudge(chosen, prompts, store, say)
-    judge = ApiJudge(chosen, prompts, store)
-    waiting = [booking.batch_id or booking.name for booking in BatchStore(store).unsettled(settings_sha256(judge))]
-    if waiting:
-        raise ValueError(
-            f"batch {', '.join(waiting)} of {chosen.model} is under way, and its matches would be paid twice: collect "
-            f"it with --batch (after cancelling it at the server, if you don't want to wait)"
-        )
-    return judge
-
-
-def prompt_set(options: JudgeOptions) -> PromptSet:
-    """The prompts that the options name."""
-    return own_prompts(options.mode) if options.prompts is None else load_prompts(options.prompts, options.mode)
+    return Tournament(answers=answers, questions=questions, matches=matches, notes=tuple(notes))
 
 
 def _todo(matches: list[Match], hashes: list[str], judged: set[str]) -> dict[str, Match]:
@@ -172,13 +136,6 @@ def _todo(matches: list[Match], hashes: list[str], judged: set[str]) -> dict[str
         if digest not in judged:
             todo.setdefault(digest, match)
     return todo
-
-
-def _estimate(options: JudgeOptions, todo: dict[str, Match]) -> Estimate:
-    from eval.judges.request import estimate_calls
-
-    assert isinstance(options.judge, ApiOptions)
-    return estimate_calls(options.judge, prompt_set(options), list(todo.values()))
 
 
 def _judge(
@@ -199,8 +156,7 @@ def _judge(
         if on_progress is not None:
             on_progress(done, len(tournament.matches))
 
-    is_waiting = getattr(judge, "is_waiting", False)  # a batch that was judged and not settled before a kill
-    return judge.judge(list(todo.values()), keep) if todo or is_waiting else []
+    return judge.judge(list(todo.values()), keep) if todo or judge.is_waiting else []
 
 
 def _summary(
@@ -239,5 +195,6 @@ def _summary(
         spent_usd=store.spent_usd(),
         seconds=seconds,
         output=output,
-        stopped=getattr(judge, "stopped", None),
+        stopped=judge.stopped,
+        notes=tournament.notes,
     )

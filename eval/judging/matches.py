@@ -88,6 +88,16 @@ class Judge(Protocol):
         """All that can change a verdict, as JSON: recorded, and part of the key of every judgment."""
         ...
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether judgments of earlier runs are to be collected, even where nothing is left to ask."""
+        ...
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the last `judge` ended before its last match; None where it did not."""
+        ...
+
     def prompt_sha256(self, match: Match) -> str:
         """Identifies what the judge will see of a match; matches of equal hash are judged once."""
         ...

@@ -5,15 +5,24 @@ Library only, and light: the judges themselves are imported when one is built.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from eval.judging.matches import PositionBias
 from eval.judging.prompts import Mode
 from harness.config.schema import Device, ModelConfig, PathsConfig, QuantConfig
 
 
+class JudgeChoice(Protocol):
+    """A judge that is not made yet: its options, of a kind that `eval.judges.registry` knows."""
+
+    kind: ClassVar[str]  # the kind's name in JUDGES
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalOptions:
     """A causal model on this machine that compares two answers by the likelihood of its verdict tokens."""
+
+    kind: ClassVar[str] = "local"
 
     model: ModelConfig
     quant: QuantConfig
@@ -29,6 +38,8 @@ class LocalOptions:
 class ReplayOptions:
     """Verdicts that exist already."""
 
+    kind: ClassVar[str] = "replay"
+
     files: tuple[Path, ...]
     judge: str | None = None  # whose verdicts, where the files hold several judges'
 
@@ -37,11 +48,14 @@ class ReplayOptions:
 class ApiOptions:
     """A chat model behind any OpenAI-compatible server."""
 
+    kind: ClassVar[str] = "api"
+
     model: str  # pinned as the server names it, such as a dated snapshot
     base_url: str = "https://api.openai.com/v1"
     key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key, read at the call only
     temperature: float | None = 0.2  # the paper's; None: not sent, for models that refuse it
     max_tokens: int = 1024  # of a reply; the paper's
+    reasoning_effort: str | None = None  # low, medium, high, as the server names them; None: not sent
     seed: int | None = None
     structured: bool | None = None  # JSON-schema replies; None: try, and go on without where the server refuses
     num_concurrent: int = 8
@@ -74,7 +88,7 @@ class JudgeOptions:
 
     answers: tuple[Path, ...]  # answer files or run folders
     tournament: Path  # folder of judgments.sqlite and verdicts.csv
-    judge: LocalOptions | ReplayOptions | ApiOptions
+    judge: JudgeChoice
     questions: Path | None = None  # None: the embedded open prompts
     benchmark: str = "open"  # which answers of a run folder
     mode: Mode = Mode.pairwise
@@ -83,12 +97,16 @@ class JudgeOptions:
     null_control: bool = False  # adds the constant-answer contestant
     max_questions: int | None = None  # the first so many; None takes all
     seed: int = 0  # of the order in which matches are judged
+    retry_unparsed: bool = False  # ask again about matches whose reply could not be read
+    reparse: bool = False  # read stored replies anew, which costs nothing
 
     def __post_init__(self) -> None:
         if (self.mode is Mode.relative) != (self.reference is not None):
             raise ValueError(
                 f"mode={self.mode.value}, reference={self.reference}: only relative scores need a reference"
             )
+        if self.retry_unparsed and self.reparse:
+            raise ValueError("retry_unparsed, reparse: one of the two at a time; read anew first, then ask again")
         if self.max_questions is not None and self.max_questions < 1:
             raise ValueError(f"max_questions={self.max_questions}: must be at least 1")
 
@@ -119,6 +137,8 @@ class JudgeSummary:
     num_failed: int  # brought no judgment; left for the next run
     num_unparsed: int
     failures: dict[str, int] = field(default_factory=dict)  # reason -> matches
+    unparsed: dict[str, int] = field(default_factory=dict)  # reason -> matches whose reply could not be read
+    notes: tuple[str, ...] = ()  # answers that match no question
     unmatched_systems: tuple[str, ...] = ()  # they met nobody and can't be rated
     position_bias: PositionBias
     cost_usd: float | None  # of all judgments in use, whenever they were paid; None where no price is known

@@ -1,53 +1,43 @@
 """What did a judge say? Reads a verdict or two scores out of free text, or says why there is none.
 
-Library only. The paper's format is a last line that is 1, 2 or 3 (three-class) and a first line with two
-scores (ten-point). Judges also write `**2**`, `Verdict: [[1]]`, `option 3`, JSON, or a tuple at the end; that
-is read too. What is ambiguous is never guessed: two classes in one line, 7, or prose are no verdict.
+Library only. The paper's format is a last line that is 1, 2 or 3 (three-class) and a first line with two scores
+(ten-point). Judges also write `**2**`, `[[A>B]]`, `Answer 2 is better.`, JSON, or a score a line; that is read too.
+
+A reading is never guessed. A sentence counts only where each of its words is known here (`eval.judging.words`), so that
+a negation, a condition or a doubt, in whatever language, leaves it unread; two readings that differ leave the reply
+unread. Everything looks at a text a fixed number of times, so that its length costs no more than in proportion.
 
 Source: QLoRA's released verdicts (MIT), whose unparsed tails the tests hold this parser against.
 """
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 from eval.judging.matches import Judgment
 from eval.judging.prompts import Mode
+from eval.judging.scores import Pair, read_pair
+from eval.judging.sentences import Reading, read_labels, read_line, read_phrase
 from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
-CLASSES = {
-    "1": FIRST,
-    "2": SECOND,
-    "3": TIE,
-    "a": FIRST,
-    "b": SECOND,
-    "c": TIE,
-    "tie": TIE,
-    "draw": TIE,
-    "equal": TIE,
-    "equivalent": TIE,
-}
-_NOISE = re.compile(r"\\boxed|<[^<>]{1,20}>|[*_`#>$\[\]{}()\"\u201c\u201d'\u2018\u2019]+")
-_LEAD = (
-    r"(?:(?:so|thus|hence|therefore|my|the|final|best|better|overall|i|would|choose|select|pick|prefer|verdict|answer|"
-    r"choice|decision|winner|output|number|option|assistant|result|class|rating|is|are|go|with)\b[\s:=,.\-\u2013\u2014]*)*"
-)
-_ALONE = re.compile(rf"{_LEAD}(?P<value>-?\d+(?:\.\d+)?|[abc]|tie|draw|equal|equivalent)[\s.!,;:]*", re.IGNORECASE)
-_CHOSEN = re.compile(
-    r"\b(?P<no>not\s+)?(?:(?:choose|chose|select|pick)(?:\s+(?:option|number|class|answer|assistant))?|option)"
-    r"\s*[:=]?\s*(?P<value>\d+)\b(?!\s*(?:%|/|or\b))",
+INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
+VERDICT_KEYS = ("verdict", "winner")
+SCORE_KEYS = (("score_1", "score_2"), ("score_a", "score_b"))
+_OPENING = re.compile(r"<(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
+_CLOSING = re.compile(r"</(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
+_FIELD = re.compile(
+    r"(?<!\\)\"(?P<key>verdict|winner|score_[12ab])\"\s{0,9}:\s{0,9}"
+    r"(?P<value>\"[^\"\n]{0,40}\"|[\w.+-]{1,20}|[\[{])",
     re.IGNORECASE,
 )
-_REMARK = re.compile(r"\s*\([^()]*\)\W*$|(?<=[123])\W*\s[-\u2013\u2014]\s.*$")
-_NUMBER = r"(-?\d+(?:\.\d+)?)(?:\s*/\s*10(?![\d.]))?"
-_LABEL = r"(?:(?:the|score|scores|for|assistant|answer|of|is)\b[\s:=]*)*"
-_TWO_SCORES = re.compile(rf"{_LABEL}{_NUMBER}(?:\s*[,;/|&]\s*|\s+and\s+|\s+){_NUMBER}[\s.]*", re.IGNORECASE)
-_TUPLE = re.compile(rf"[(\[]\s*{_NUMBER}\s*,\s*{_NUMBER}\s*[)\]]")
-_LABELLED = re.compile(
-    rf"\b(?:assistant|answer)\s*(?P<who>[12])(?:'s)?(?:\s+score)?\s*[:=]\s*(?P<score>{_NUMBER})(?![\d.])", re.IGNORECASE
+_RETRACTED = re.compile(
+    r"\b(?:wait|actually|correction|however|instead|mistake|but|hmm|reconsider\w*|reflection|second thought|scratch)\b",
+    re.IGNORECASE,
 )
+_ANSWERED = re.compile(r"\d+(?:[.,]\d+)?(?:\s?/\s?10|\sout of 10)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,97 +65,41 @@ class ParsedScores:
 
 
 def parse_verdict(text: str) -> ParsedVerdict:
-    """Reads a three-class judgment: JSON with `verdict`, or what the last line that isn't blank says."""
-    text = _without_thoughts(text)
-    structured = _json_object(text)
-    if structured is not None:
-        return _classify(structured.get("verdict"))
-    lines = [line for line in text.splitlines() if _plain(line)]
-    if not lines:
-        return ParsedVerdict(verdict=UNPARSED, reason="empty reply")
-    for line in (_plain(lines[-1]), _plain(_REMARK.sub("", lines[-1]))):
-        alone = _ALONE.fullmatch(line)
-        if alone:
-            return _classify(alone["value"])
-    return _chosen(_plain(lines[-1]))
+    """Reads a three-class judgment: JSON with `verdict`, a label such as [[A]], or what the last line says."""
+    said = _reply(text)
+    if said is None:
+        return _unread("the thoughts never end")
+    if not said.strip():
+        return _unread("empty reply")
+    fields, rest = _json_fields(said)
+    if fields is not None:
+        return _from_json(fields, rest)
+    label = read_labels(said)
+    line = read_line(said)
+    if label.conflict:
+        return _verdict(line if line.is_labelled else label)
+    if label.verdict is None:
+        return _verdict(line)
+    if line.verdict not in (None, label.verdict) or _RETRACTED.search(label.rest):
+        return _unread("the reply says two things")
+    return ParsedVerdict(verdict=label.verdict)
 
 
 def parse_scores(text: str) -> ParsedScores:
     """Reads a ten-point judgment: JSON, two numbers on the first line, a tuple, or a labelled score each."""
-    text = _without_thoughts(text)
-    structured = _json_object(text)
-    if structured is not None:
-        return _scores(structured.get("score_1"), structured.get("score_2"))
-    lines = [line for line in text.splitlines() if _plain(line)]
-    if not lines:
+    said = _reply(text)
+    if said is None:
+        return ParsedScores(reason="the thoughts never end")
+    if not said.strip():
         return ParsedScores(reason="empty reply")
-    first = _TWO_SCORES.fullmatch(_plain(lines[0]))
-    if first:
-        return _scores(first[1], first[2])
-    tuples = {pair for line in (lines[0], lines[-1]) for pair in _TUPLE.findall(line)} or set(_TUPLE.findall(text))
-    if len(tuples) == 1:
-        return _scores(*tuples.pop())
-    labelled: dict[str, set[str]] = {"1": set(), "2": set()}
-    for found in _LABELLED.finditer(text.replace("*", "")):
-        labelled[found["who"]].add(found[3])
-    if all(len(values) == 1 for values in labelled.values()):
-        return _scores(labelled["1"].pop(), labelled["2"].pop())
-    return ParsedScores(reason="no two scores" if not tuples else "several pairs of scores")
-
-
-def _chosen(line: str) -> ParsedVerdict:
-    """A sentence that says which number it chooses, once."""
-    found = list(_CHOSEN.finditer(line))
-    if not found or any(match["no"] for match in found):
-        return ParsedVerdict(verdict=UNPARSED, reason="the last line is no verdict")
-    if len({match["value"] for match in found}) > 1:
-        return ParsedVerdict(verdict=UNPARSED, reason="the last line chooses more than one")
-    return _classify(found[0]["value"])
-
-
-def _classify(value: Any) -> ParsedVerdict:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        return ParsedVerdict(verdict=UNPARSED, reason="the reply has no verdict")
-    name = str(value).strip().lower()
-    if name not in CLASSES:
-        return ParsedVerdict(verdict=UNPARSED, reason=f"verdict {name[:20]} is none of 1, 2, 3")
-    return ParsedVerdict(verdict=CLASSES[name])
-
-
-def _scores(one: Any, two: Any) -> ParsedScores:
-    values = []
-    for value in (one, two):
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            return ParsedScores(reason="the reply lacks a score")
-        try:
-            score = float(value)
-        except ValueError:
-            return ParsedScores(reason=f"score {str(value)[:20]!r} is no number")
-        if not MIN_SCORE <= score <= MAX_SCORE:
-            return ParsedScores(reason=f"score {score:g} is out of range: {MIN_SCORE:g} to {MAX_SCORE:g}")
-        values.append(score)
-    return ParsedScores(score_a=values[0], score_b=values[1])
-
-
-def _without_thoughts(text: str) -> str:
-    """Leaves out a reasoning model's <think> part; one that never ends has no reply behind it."""
-    text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
-    return text.partition("<think>")[0]
-
-
-def _json_object(text: str) -> dict[str, Any] | None:
-    stripped = re.sub(r"^```(?:json)?\s*|\s*```$", "", text.strip())
-    if not stripped.startswith("{"):
-        return None
-    try:
-        value = json.loads(stripped)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _plain(line: str) -> str:
-    return " ".join(_NOISE.sub(" ", line).split())
+    fields, _ = _json_fields(said)
+    if fields is None:
+        return _scores(read_pair(said))
+    for names in SCORE_KEYS:
+        values = [fields.get(name, []) for name in names]
+        if all(len(found) == 1 for found in values):
+            return _scores(Pair(one=_score_text(values[0][0]), two=_score_text(values[1][0])))
+    return ParsedScores(reason="the reply lacks a score")
 
 
 def judgment_of(
@@ -184,7 +118,7 @@ def judgment_of(
     question, first, second = key
     parsed = parse_verdict(text) if mode is Mode.pairwise else parse_scores(text)
     if unread is not None:
-        parsed = ParsedVerdict(verdict=UNPARSED, reason=unread)
+        parsed = _unread(unread)
     return Judgment(
         question_id=question,
         system_a=first,
@@ -194,6 +128,124 @@ def judgment_of(
         reason=parsed.reason,
         score_a=parsed.score_a if isinstance(parsed, ParsedScores) else None,
         score_b=parsed.score_b if isinstance(parsed, ParsedScores) else None,
-        raw_text=text.encode("utf-8", "replace").decode(),  # half a surrogate pair can't be stored
-        **facts,
+        **{"raw_text": text.encode("utf-8", "replace").decode(), **facts},  # half a surrogate pair can't be stored
     )
+
+
+def _reply(text: str) -> str | None:
+    """The reply without its thoughts, in plain characters; None where the thoughts never end.
+
+    Thoughts begin with a tag at the beginning of a line, or, where a server leaves that out, with the text; a tag
+    within a line is one that the judge writes about.
+    """
+    text = unicodedata.normalize("NFKC", text.translate(INVISIBLE)).translate(INVISIBLE)
+    if not _CLOSING.search(text) and not _OPENING.search(text):
+        return text
+    kept: list[str] = []
+    thinking = False
+    for line in text.splitlines():
+        opened = _OPENING.match(line.lstrip())
+        if opened and not thinking:
+            thinking = True
+        if thinking:
+            ends = list(_CLOSING.finditer(line))
+            if not ends:
+                continue
+            thinking, line = False, line[ends[-1].end() :]
+        kept.append(line)
+    if thinking:
+        return None
+    text = "\n".join(kept)
+    ends = list(_CLOSING.finditer(text))
+    if ends and not _OPENING.search(text, 0, ends[0].start()):
+        text = text[ends[-1].end() :]
+    return text
+
+
+def _json_fields(text: str) -> tuple[dict[str, list[Any]] | None, str]:
+    """(values of the fields that matter, each different one once; the text behind them); None where it is no JSON.
+
+    JSON that is broken, as by line breaks or quotes in an explanation, is looked through for the fields alone.
+    """
+    stripped = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    whole = _loaded(stripped)
+    if isinstance(whole, list) and len(whole) == 1:
+        whole = whole[0]
+    if isinstance(whole, _Object):
+        return whole.fields, ""
+    if "{" not in text:
+        return None, ""
+    found: dict[str, list[Any]] = {}
+    end = 0
+    for match in _FIELD.finditer(text, text.index("{")):
+        value = _loaded(match["value"])
+        values = found.setdefault(match["key"].lower(), [])
+        if value not in values:
+            values.append(value)
+        end = match.end()
+    if found or stripped.startswith("{"):
+        return found, text[end:].partition("}")[2]
+    return None, ""
+
+
+class _Object:
+    """A JSON object with all values of each field, as a field may be written twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        self.fields: dict[str, list[Any]] = {}
+        for key, value in pairs:
+            values = self.fields.setdefault(key.lower(), [])
+            if value not in values:
+                values.append(value)
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_Object)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
+    values = [value for key in VERDICT_KEYS for value in fields.get(key, [])]
+    if len(values) != 1:
+        return _unread("the reply has several verdicts" if values else "the reply has no verdict")
+    value = values[0]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return _unread("the reply has no verdict")
+    verdict = read_phrase(str(value))
+    if verdict is None:
+        return _unread(f"verdict {str(value)[:20]} is none of 1, 2, 3")
+    behind = read_line(rest)
+    if behind.verdict not in (None, verdict) or _RETRACTED.search(rest):
+        return _unread("the reply says two things")
+    return ParsedVerdict(verdict=verdict)
+
+
+def _verdict(reading: Reading) -> ParsedVerdict:
+    if reading.verdict is None:
+        return _unread("the reply says two things" if reading.conflict else "the last line is no verdict")
+    return ParsedVerdict(verdict=reading.verdict)
+
+
+def _unread(reason: str) -> ParsedVerdict:
+    return ParsedVerdict(verdict=UNPARSED, reason=reason)
+
+
+def _score_text(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    text = str(value).strip()
+    return re.split(r"\s?/|\sout", text)[0] if _ANSWERED.fullmatch(text) else None
+
+
+def _scores(pair: Pair | None) -> ParsedScores:
+    if pair is None or pair.one is None or pair.two is None:
+        return ParsedScores(reason="no two scores" if pair is None else "the reply lacks a score")
+    values = [float(text.replace(",", ".")) for text in (pair.one, pair.two)]
+    for score in values:
+        if not MIN_SCORE <= score <= MAX_SCORE:
+            return ParsedScores(reason=f"score {score:g} is out of range: {MIN_SCORE:g} to {MAX_SCORE:g}")
+    return ParsedScores(score_a=values[0], score_b=values[1])

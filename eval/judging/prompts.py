@@ -21,20 +21,22 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from eval.answers.questions import GENERAL, OPEN_ASSISTANT
 from eval.judging.matches import Match
 from harness.files.atomic import read_jsonl
 
-GENERAL = "general"
-OPEN_ASSISTANT = "open-assistant"
 PLACEHOLDER = re.compile(r"\{(question|answer_1|answer_2|prompt|tag_1|tag_2)\}")
 NEEDED = ("question", "answer_1", "answer_2")
 CONTROL_TOKEN = re.compile(r"<\|([^|<>\n]{1,40})\|>|\[(/?INST)\]|<(/?s|/?SYS|(?:start|end)_of_turn)>")
-_SUBJECT = r"(?:the\s+)?(?:question|answer|assistant|system|instructions?|verdict|user)\b"
-DELIMITER_LINE = re.compile(
-    rf"[^\S\n]*[\[\uff3b\u3010]\s*(?:/\s*)?(?:(?:the\s+)?(?:start|end|begin(?:ning)?)\s+of\b[^\[\]\n]*|{_SUBJECT}"
-    r"[^\S\n]*(?:\d+|[a-c]\b)?(?:'s\s+answer)?(?:\s+(?:begins?|ends?|starts?))?(?:\s+[0-9a-f]{4,})?)\s*[\]\uff3d\u3011][^\S\n]*",
-    re.IGNORECASE,
+_SUBJECT = r"(?:the )?(?:question|answer|assistant|system|instructions?|verdict|user)\b"
+DELIMITER_LINE = re.compile(  # of a line as `_bare` writes it: no blank beside another, none at an end
+    r"\[ ?(?:/ ?)?(?:(?:the )?(?:start|end|begin(?:ning)?) of\b[^\[\]]*|"
+    rf"{_SUBJECT} ?(?:\d+|[a-c]\b)?(?:'s answer)?(?: (?:begins?|ends?|starts?))?(?: [0-9a-f]{{4,}})?) ?\]",
 )
+BRACKETS = str.maketrans("\uff3b\u3010\uff3d\u3011", "[[]]")
+INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD])
+MARKUP = " \t>#*-+~_`|"  # what may stand before a delimiter and leave it one to a reader
+MAX_DELIMITER = 200  # characters
 OPENING, CLOSING = re.compile(r"[\[\uff3b\u3010]"), re.compile(r"[\]\uff3d\u3011]")
 
 
@@ -201,7 +203,7 @@ def neutralise(text: str, lines: Sequence[str] = ()) -> str:
     text = CONTROL_TOKEN.sub(_broken_token, text)
     known = {_folded(line) for line in lines}
     return "\n".join(
-        _disarmed(line) if DELIMITER_LINE.fullmatch(line) or _folded(line) in known else line
+        _disarmed(line) if DELIMITER_LINE.fullmatch(_bare(line)) or (known and _folded(line) in known) else line
         for line in re.split(r"\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]", text)
     )
 
@@ -218,6 +220,14 @@ def hash_text(text: str) -> str:
 
 def _broken_token(found: re.Match[str]) -> str:
     return f"< {found[1]} >" if found[1] else f"( {found[2] or found[3]} )"
+
+
+def _bare(line: str) -> str:
+    """A line as a reader sees it: no invisible characters, no Markdown around it, small letters; empty where long."""
+    if not OPENING.search(line):
+        return ""
+    plain = " ".join(line.translate(INVISIBLE).translate(BRACKETS).casefold().split()).strip(MARKUP)
+    return plain if len(plain) <= MAX_DELIMITER else ""
 
 
 def _folded(line: str) -> str:

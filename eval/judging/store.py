@@ -15,6 +15,7 @@ WAL does not work on network file systems: keep a tournament on a local disk whi
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import astuple, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,6 +176,23 @@ class JudgmentStore:
         path = self.folder / SCORES_FILE
         write_atomically(path, csv_text(("question_id", "system", "order", "score_candidate", "score_chatgpt"), rows))
         return path
+
+
+def recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> settings of the judges of a tournament; the newest of those that each was run with.
+
+    Raises:
+        ValueError: its database can't be read.
+    """
+    path = folder / DATABASE
+    if not path.is_file():
+        return {}
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        try:
+            rows = database.execute("SELECT name, settings FROM judges ORDER BY created").fetchall()
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{path}: {error}; move the file away, and the judge's settings are left out") from error
+    return {name: json.loads(settings) for name, settings in rows}
 
 
 def settings_sha256(judge: Judge) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.answers.files import load_answers
+from eval.answers.files import load_answers, unmatched_notes
 from eval.ratings import kappa as statistics
 from eval.ratings.bias import PositionBias, Share, length_bias, own_wins, position_bias
 from eval.ratings.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
@@ -130,6 +130,9 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
     decisive[:, 1, :] = decisive[:, :, 1] = 0
     system, notes = _system_level(matches, systems, len(questions), options.resamples, system_rng)
     answers = load_answers(options.answers) if options.answers else None
+    if answers is not None:
+        kept = {key: text for key, text in answers.items() if key[0] not in options.without}
+        notes = [*notes, *unmatched_notes(kept, systems, questions)]
     lengths = {key: float(len(text)) for key, text in answers.items()} if answers is not None else None
     judges = []
     for index, (path, own) in enumerate(((a, options.own_a), (b, options.own_b))):

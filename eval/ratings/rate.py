@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.answers.files import load_answers
+from eval.answers.files import load_answers, unmatched_notes
 from eval.ratings.bias import PositionBias, Share, length_bias, position_bias
 from eval.ratings.bradley_terry import (
     Cells,
@@ -331,6 +331,8 @@ def _style(
 def _notes(verdicts: Verdicts, play: _Tournament, options: RateOptions) -> list[str]:
     """What a reader must know before believing the numbers."""
     notes = []
+    if options.answers:
+        notes += unmatched_notes(load_answers(options.answers), verdicts.system_names, verdicts.question.values)
     unparsed = int((~verdicts.parsed).sum())
     if unparsed:
         notes.append(

@@ -1,27 +1,42 @@
 """What was judged: reads verdict files, and names every row that can't be one.
 
-Used by `python -m eval rate|agree`. A verdict file is a CSV with the columns `question_id, system_a, system_b,
-verdict` (1 or a = A better, 2 or b = B better, 3 or tie, -1 = unparsed) and optionally `judge` and `rater` (or
-`rater_slot`). Further columns are not read. Nothing is guessed: what does not fit is an error with its line.
+The one reader of verdicts: ratings, agreement, replayed judges, people's imports and the report use it. A verdict
+file is a CSV (also .csv.gz) with the columns `question_id, system_a, system_b, verdict` (1 or a = A better, 2 or b = B
+better, 3 or tie, -1 = unparsed) and optionally `judge` and `rater` (or `rater_slot`); or one of others' files: Chatbot
+Arena's (`model_a, model_b, winner`), FastChat's pairwise judgments, AlpacaEval's annotations (`eval.ratings.foreign`).
+A byte order mark, blanks and capitals in the header don't count, and 1.0 is 1. Further columns are not read. Nothing is
+guessed: what does not fit is an error with its line.
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 
+from eval.answers.rows import delimiter_of, field_name, identifier_text, is_table, read_text
 from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from eval.ratings.foreign import ForeignVerdict, read_foreign
 from harness.files.arrow import concatenated
 
-VERDICT_CODES = {"1": FIRST, "2": SECOND, "3": TIE, "-1": UNPARSED, "a": FIRST, "b": SECOND, "tie": TIE}
+if TYPE_CHECKING:
+    from _csv import _reader
+
+VERDICT_CODES = {
+    **dict.fromkeys(("1", "a", "model_a", "model_1", "system_a"), FIRST),
+    **dict.fromkeys(("2", "b", "model_b", "model_2", "system_b"), SECOND),
+    **dict.fromkeys(("3", "c", "tie", "draw", "tie (bothbad)", "tie(bothbad)", "bothbad"), TIE),
+    **dict.fromkeys(("-1", "error"), UNPARSED),
+}
 HALF_POINTS = {FIRST: 2, SECOND: 0, TIE: 1}
 REQUIRED = ("question_id", "system_a", "system_b", "verdict")
+ALIASES = {"question_id": ("id",), "system_a": ("model_a",), "system_b": ("model_b",), "verdict": ("winner",)}
 RATER_COLUMNS = ("rater", "rater_slot")
 MAX_NAMED_ROWS = 5
 
@@ -63,59 +78,64 @@ class Verdicts:
         return np.asarray(self.verdict != UNPARSED)
 
 
+def verdict_code(value: str) -> int | None:
+    """The verdict that a word or number of a file stands for; None where it is none."""
+    return VERDICT_CODES.get(" ".join(identifier_text(value).lower().split()))
+
+
 def read_header(path: Path) -> list[str]:
-    """The column names of a CSV.
+    """The column names of a CSV, as `field_name` writes them; none for a file of another kind.
 
     Raises:
         VerdictError: The file is missing, is not text, or has no header.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = next(csv.reader(file), [])
-    except FileNotFoundError:
-        raise VerdictError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise VerdictError(f"{path}: not a CSV in UTF-8 ({error})") from None
-    if not header:
-        raise VerdictError(f"{path}: empty; expected a header line with {', '.join(REQUIRED)}")
-    return header
+    return [field_name(name) for name in _original_header(path)[0]] if is_table(path) else []
 
 
-def read_columns(path: Path, names: Sequence[str]) -> dict[str, Names]:
+def read_columns(path: Path, names: Sequence[str], may_be_empty: bool = False) -> dict[str, Names]:
     """The named columns of a CSV, each as text.
 
     Raises:
         VerdictError: A line has too few or too many fields, or there is no line below the header.
     """
+    header, delimiter = _original_header(path)
+    original = {field_name(name): name for name in reversed(header)}
     kind = pa.dictionary(pa.int32(), pa.string())
+    wanted = [original[name] for name in names]
     try:
         table = arrow_csv.read_csv(
             path,
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(
-                include_columns=list(names), column_types=dict.fromkeys(names, kind), strings_can_be_null=False
+                include_columns=wanted, column_types=dict.fromkeys(wanted, kind), strings_can_be_null=False
             ),
         ).unify_dictionaries()
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise VerdictError(_misshapen(path) or f"{path}: not a CSV in UTF-8 ({error})") from None
+    if not table.num_rows and may_be_empty:
+        return {name: Names(values=[], codes=np.zeros(0, dtype=np.int32)) for name in names}
     if not table.num_rows:
         raise VerdictError(f"{path}: no rows below the header")
     columns = {}
     for name in names:
-        chunks = table.column(name).chunks
+        chunks = table.column(original[name]).chunks
         codes = concatenated(chunk.indices for chunk in chunks)
-        columns[name] = _names([value.strip() for value in chunks[0].dictionary.to_pylist()], codes)
+        columns[name] = _names([identifier_text(value) for value in chunks[0].dictionary.to_pylist()], codes)
     return columns
 
 
-def load_verdicts(paths: Sequence[Path]) -> Verdicts:
+def load_verdicts(paths: Sequence[Path], may_be_empty: bool = False) -> Verdicts:
     """All rows of verdict files.
+
+    Args:
+        paths: the files.
+        may_be_empty: take a file that has a header and no rows.
 
     Raises:
         VerdictError: Wrong columns, an unknown verdict, an empty name, a system against itself, or two rows with the
             same judge, rater, order and question; each is named by file and line.
     """
-    parts = [_read_file(path) for path in paths]
+    parts = [_read_file(path, may_be_empty) for path in paths]
     starts = np.cumsum([0, *(len(part["verdict"].codes) for part in parts)])
     joined = {name: join_names([part[name] for part in parts]) for name in parts[0]}
     first, second = joined["system_a"], joined["system_b"]
@@ -219,23 +239,47 @@ def _majority(votes: Matches, judge: NDArray[np.int32]) -> Matches:
     return Matches(question=votes.question[where], first=low[where], second=high[where], half_points=result)
 
 
-def _read_file(path: Path) -> dict[str, Names]:
+def _read_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
+    if not is_table(path):
+        columns = _foreign_columns(_foreign(path))
+        _refuse_bad_rows(path, columns)
+        return columns
     header = read_header(path)
-    missing = [name for name in REQUIRED if name not in header]
+    found = {
+        name: next((other for other in (name, *ALIASES.get(name, ())) if other in header), None) for name in REQUIRED
+    }
+    missing = [name for name, column in found.items() if column is None]
     if missing:
         raise VerdictError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
     raters = [name for name in RATER_COLUMNS if name in header]
     if len(raters) > 1:
         raise VerdictError(f"{path}: has both {' and '.join(raters)}; keep the one that says who voted")
-    repeated = sorted({name for name in header if header.count(name) > 1} & {*REQUIRED, "judge", *raters})
+    named = {name: column for name, column in found.items() if column is not None}
+    optional = [*(["judge"] if "judge" in header else []), *raters]
+    repeated = sorted({name for name in header if header.count(name) > 1} & {*named.values(), *optional})
     if repeated:
         raise VerdictError(f"{path}: column {', '.join(repeated)} appears twice")
-    optional = [*(["judge"] if "judge" in header else []), *raters]
-    columns = read_columns(path, [*REQUIRED, *optional])
-    _refuse_bad_rows(path, columns)
-    none = Names(values=[""], codes=np.zeros(len(columns["verdict"].codes), dtype=np.int32))
+    columns = read_columns(path, [*named.values(), *optional], may_be_empty)
+    none = Names(values=[""], codes=np.zeros(len(columns[named["verdict"]].codes), dtype=np.int32))
     rater = columns[raters[0]] if raters else none
-    return {**{name: columns[name] for name in REQUIRED}, "judge": columns.get("judge", none), "rater": rater}
+    required = {name: columns[column] for name, column in named.items()}
+    _refuse_bad_rows(path, required)
+    return {**required, "judge": columns.get("judge", none), "rater": rater}
+
+
+def _foreign(path: Path) -> list[ForeignVerdict]:
+    try:
+        return read_foreign(path)
+    except FileNotFoundError:
+        raise VerdictError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise VerdictError(str(error)) from None
+
+
+def _foreign_columns(rows: Sequence[ForeignVerdict]) -> dict[str, Names]:
+    everything = np.arange(len(rows), dtype=np.int32)
+    columns = {name: _names([getattr(row, name) for row in rows], everything) for name in (*REQUIRED, "judge")}
+    return columns | {"rater": Names(values=[""], codes=np.zeros(len(rows), dtype=np.int32))}
 
 
 def _refuse_bad_rows(path: Path, columns: dict[str, Names]) -> None:
@@ -248,8 +292,9 @@ def _refuse_bad_rows(path: Path, columns: dict[str, Names]) -> None:
         faults.append((np.array([not v for v in columns[name].values])[columns[name].codes], f"{name} is empty"))
     verdict = columns["verdict"]
     for code, value in enumerate(verdict.values):
-        if value.lower() not in VERDICT_CODES:
-            faults.append((verdict.codes == code, f"verdict {value!r}; expected 1, 2, 3, -1, a, b or tie"))
+        if verdict_code(value) is None:
+            message = f"verdict {value!r}; expected 1, 2, 3, -1, a, b, tie, model_a or model_b"
+            faults.append((verdict.codes == code, message))
     refuse_rows(path, faults)
 
 
@@ -265,11 +310,12 @@ def refuse_rows(path: Path, faults: Sequence[tuple[NDArray[np.bool_], str]]) -> 
 
 def line_number(path: Path, row: int) -> int:
     """The line on which data row `row` (0 is the first below the header) ends; only errors pay for this second read."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        for index, _ in enumerate(record for record in reader if record):
-            if index == row + 1:
-                return reader.line_num
+    if not is_table(path):
+        return _foreign(path)[row].line
+    reader = _csv_reader(path)
+    for index, _ in enumerate(record for record in reader if record):
+        if index == row + 1:
+            return reader.line_num
     raise IndexError(f"{path} has no data row {row}")
 
 
@@ -281,16 +327,36 @@ def row_name(row: int, paths: Sequence[Path], starts: NDArray[Any]) -> str:
 
 def _misshapen(path: Path) -> str | None:
     """What is wrong with the first line whose number of fields is not the header's."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            width = len(next(reader))
-            for record in reader:
-                if record and len(record) != width:
-                    return f"{path}: line {reader.line_num}: {len(record)} fields, the header has {width}"
-    except UnicodeDecodeError:
-        pass
+    reader = _csv_reader(path)
+    width = len(next(reader))
+    for record in reader:
+        if record and len(record) != width:
+            return f"{path}: line {reader.line_num}: {len(record)} fields, the header has {width}"
     return None
+
+
+def _original_header(path: Path) -> tuple[list[str], str]:
+    """The column names of a CSV as it has them, and what stands between its fields."""
+    reader = _csv_reader(path)
+    header = next(reader, [])
+    if not header:
+        raise VerdictError(f"{path}: empty; expected a header line with {', '.join(REQUIRED)}")
+    return header, reader.dialect.delimiter
+
+
+def _csv_reader(path: Path) -> "_reader":
+    """The lines of a CSV, its header first.
+
+    Raises:
+        VerdictError: it is missing, or no text in UTF-8.
+    """
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        raise VerdictError(f"{path}: no such file") from None
+    except (ValueError, IsADirectoryError) as error:
+        raise VerdictError(f"{path}: not a CSV in UTF-8 ({error})") from None
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text.partition("\n")[0]))
 
 
 def _names(values: list[str], codes: NDArray[Any]) -> Names:
@@ -311,7 +377,7 @@ def join_names(parts: Sequence[Names]) -> Names:
 
 
 def _verdict_codes(column: Names) -> NDArray[np.int8]:
-    codes = np.array([VERDICT_CODES[value.lower()] for value in column.values], dtype=np.int8)
+    codes = np.array([verdict_code(value) for value in column.values], dtype=np.int8)
     return codes[column.codes]
 
 

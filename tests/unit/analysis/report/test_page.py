@@ -383,8 +383,6 @@ def test_judges_settings_come_from_the_store(tmp_path: Path, tournament: Path) -
         ("gpt-4-0613", {"kind": "api", "model": "gpt-4-0613"}, False),
         ("llama3-70b", {}, False),
         ("judge", {"model": {"hub_id": "embedded/smollm2-135m-instruct"}}, True),
-        ("rule", {"kind": "scripted"}, True),
-        ("mock-judge", {}, True),
         ("some-model", {"kind": "local"}, True),
         ("some-8b-model", {"kind": "local"}, False),
         ("people", {}, False),

@@ -79,7 +79,7 @@ def test_an_empty_answer_is_named_by_row(tmp_path: Path) -> None:
     options = contest_options(tmp_path)
     rows = [{"question_id": n, "system": "okapi-7", "answer": "fine" if n == 1 else "  "} for n in (1, 2)]
     write_rows(options.answers[0], rows)
-    with pytest.raises(ValueError, match=r"0\.jsonl: row 2: the answer of okapi-7 to question 2 is empty"):
+    with pytest.raises(ValueError, match=r"0\.jsonl: line 2: the answer of okapi-7 to question 2 is empty"):
         draw_contest(options)
     assert draw_contest(replace(options, allow_empty=True)).items
 

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from eval.answers.files import read_contestants
 from eval.answers.questions import Question, read_questions
-from eval.judges.replay import ScriptedJudge
 from eval.judges.tournament import LOCK_FILE, open_tournament, run
 from eval.judging.matches import Judgment, Match, make_matches, make_reference_matches, position_bias, unmatched_systems
 from eval.judging.options import ApiOptions, JudgeOptions, ReplayOptions
@@ -39,6 +38,7 @@ from eval.ratings.codes import NULL_SYSTEM
 from harness.files.atomic import to_json
 from harness.runs.record import save_record
 from tests.builders import record as make_record
+from tests.scripted_judge import ScriptedJudge
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -144,11 +144,11 @@ def test_reference_matches_are_against_the_reference_only() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"system": "ann", "answer": "x"}, "row 2: question_id is None"),
-        ({"question_id": True, "system": "ann", "answer": "x"}, "row 2: question_id is True"),
-        ({"question_id": 2, "answer": "x"}, "row 2: system is None"),
-        ({"question_id": 2, "system": "ann", "answer": None}, "row 2: answer is None"),
-        ({"question_id": 1, "system": "ann", "answer": "x"}, "row 2: ann answers question 1 again"),
+        ({"system": "ann", "answer": "x"}, "line 2: question_id is None"),
+        ({"question_id": True, "system": "ann", "answer": "x"}, "line 2: question_id is True"),
+        ({"question_id": 2, "answer": "x"}, "line 2: system is None"),
+        ({"question_id": 2, "system": "ann", "answer": None}, "line 2: answer is None"),
+        ({"question_id": 1, "system": "ann", "answer": "x"}, "line 2: ann answers question 1 again"),
     ],
 )
 def test_bad_answer_rows_are_named(tmp_path: Path, row: dict[str, object], message: str) -> None:
@@ -167,9 +167,9 @@ def test_answers_come_from_files_and_run_folders(tmp_path: Path) -> None:
 
 def test_questions_are_checked(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"question_id": 1, "text": "a"}, {"question_id": "1", "text": "b"}]
-    with pytest.raises(ValueError, match="row 2: question_id 1 appears twice"):
+    with pytest.raises(ValueError, match="line 2: question_id 1 was there before"):
         read_questions(write_jsonl(tmp_path / "q.jsonl", rows))
-    with pytest.raises(ValueError, match="no questions"):
+    with pytest.raises(ValueError, match="holds no questions"):
         read_questions(write_jsonl(tmp_path / "q.jsonl", []))
 
 
@@ -246,14 +246,14 @@ def test_ordinary_answers_are_left_alone(text: str) -> None:
     assert neutralise(text) == text
 
 
-def test_a_lone_surrogate_does_not_stop_a_tournament(tmp_path: Path) -> None:
+def test_a_lone_surrogate_is_refused_in_a_file_and_survived_in_a_reply(tmp_path: Path) -> None:
     options = options_in(tmp_path)
-    rows: list[dict[str, object]] = [
-        {"question_id": 1, "system": s, "answer": f"{s} \ud83d"} for s in ("ann", "bob\ud83d")
-    ]
-    write_jsonl(tmp_path / "answers.jsonl", rows)
     summary = run(options, judge=ScriptedJudge(lambda prompt, match: "half \ud83d\n1"))
-    assert (summary.num_judged, summary.num_unparsed) == (2, 0)
+    assert (summary.num_judged, summary.num_unparsed) == (18, 0)
+    rows: list[dict[str, object]] = [{"question_id": 1, "system": s, "answer": f"{s} \ud83d"} for s in ("ann", "bob")]
+    write_jsonl(tmp_path / "answers.jsonl", rows)
+    with pytest.raises(ValueError, match=r"answers\.jsonl: line 1: holds half of a surrogate pair"):
+        run(options, judge=ScriptedJudge(longer))
 
 
 def test_placeholders_in_answers_stay_text() -> None:
@@ -495,7 +495,7 @@ KILLED = """
     sys.path.insert(0, {root!r})
     from tests.unit.eval.judging.test_matches import longer, options_in
     from eval.judges.tournament import run
-    from eval.judges.replay import ScriptedJudge
+    from tests.scripted_judge import ScriptedJudge
     def on_progress(done, total):
         if done == 7:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Verdicts and scores out of free text: what judges write, what the released files hold, what must stay unread."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.judging.parse import parse_scores, parse_verdict
+from eval.judging.prompts import neutralise
 
+GOLDEN = Path(__file__).resolve().parents[3] / "golden"
 SHARED = Path(__file__).resolve().parents[4].parent / "shared" / "data"
 
 
@@ -157,3 +160,38 @@ def test_released_scores_survive_every_layout() -> None:
             parsed: Any = parse_scores(layout.format(one, two))
             expected = (None, None) if status == "parsed_out_of_range" else (float(one), float(two))
             assert (parsed.score_a, parsed.score_b) == expected, layout.format(one, two)
+
+
+REPLIES = [json.loads(line) for line in (GOLDEN / "judge_replies.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_no_reply_is_read_otherwise_than_a_person_reads_it() -> None:
+    """Replies with what a person reads in them. Unread is the lesser fault, and rare."""
+    wrong, num_unread = [], 0
+    for reply in REPLIES:
+        if "verdict" in reply:
+            read, expected = parse_verdict(reply["text"]).verdict, reply["verdict"]
+            unread = read == -1 != expected
+        else:
+            scores = parse_scores(reply["text"])
+            read, expected = [scores.score_a, scores.score_b], reply["scores"]
+            unread = scores.score_a is None and expected != [None, None]
+        num_unread += unread
+        if read != expected and not unread:
+            wrong.append((reply, read))
+    assert not wrong
+    assert len(REPLIES) > 350
+    assert num_unread < len(REPLIES) / 20
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "<think>", "[[A]]", "{", '{"a":', "1 ", "8 6\n", "(", "\n", "[ ", "answer 1 is "]
+)
+def test_a_long_reply_is_read_to_its_end(unit: str) -> None:
+    """A hundred thousand characters, each of which costs a fixed amount of work, before the paper's last line."""
+    text = unit * (100_000 // len(unit))
+    if unit not in ("<think>", "{", '{"a":', "[[A]]"):
+        assert parse_verdict(f"{text}\n2").verdict == 2
+    assert parse_verdict(text).reason or parse_verdict(text).verdict in (1, 2, 3)
+    assert parse_scores(text).verdict in (-1, 1)
+    assert neutralise(f"[{text}]").strip()

@@ -239,7 +239,7 @@ def test_a_judge_that_only_likes_length_is_seen_through(tmp_path: Path) -> None:
 def test_a_bad_answer_file_is_named_by_line(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_text('{"question_id": 1, "system": "x", "answer": "a"}\n{"question_id": 1, "system": "x"}\n')
-    with pytest.raises(ValueError, match=r"answers\.jsonl line 2"):
+    with pytest.raises(ValueError, match=r"answers\.jsonl: line 2"):
         rate_rows(tmp_path, ["1,x,y,1"], RateOptions(orderings=0, answers=(path,)))
 
 

@@ -36,9 +36,9 @@ def test_ignores_other_columns_their_order_and_a_byte_order_mark(tmp_path: Path)
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("1,x,y,1\n2,x,y,7\n", r"line 3: verdict '7'; expected 1, 2, 3, -1, a, b or tie"),
+        ("1,x,y,1\n2,x,y,7\n", r"line 3: verdict '7'; expected 1, 2, 3, -1, a, b, tie, model_a or model_b"),
         ("1,x,y,\n", r"line 2: verdict ''"),
-        ("1,x,y,1.0\n", r"line 2: verdict '1\.0'"),
+        ("1,x,y,1.5\n", r"line 2: verdict '1\.5'"),
         ("1,x,x,1\n", r"line 2: system_a and system_b are the same"),
         (",x,y,1\n", r"line 2: question_id is empty"),
         ("1,,y,1\n", r"line 2: system_a is empty"),

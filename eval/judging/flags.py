@@ -1,0 +1,21 @@
+"""What the command line says about a judge. Imports nothing, so that the command's help is there at once."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeFlags:
+    """What the command line says about a judge, whichever it is; each kind takes what concerns it."""
+
+    max_answer_tokens: int = 256
+    base_url: str = "https://api.openai.com/v1"
+    key_variable: str = "OPENAI_API_KEY"
+    temperature: float = 0.2
+    max_tokens: int = 1024
+    reasoning_effort: str | None = None
+    structured: bool | None = None
+    budget_usd: float | None = None
+    usd_per_million_prompt_tokens: float | None = None
+    usd_per_million_completion_tokens: float | None = None
+    num_concurrent: int = 8
+    batch: bool = False

@@ -1,0 +1,95 @@
+"""Reads two ten-point scores out of a judge's plain text. Library only, under `eval.judging.parse`.
+
+In this order: a first line that is two numbers; two first lines that are a number each; one tuple; one line of two
+numbers further down; one labelled score for each answer. A number may be followed by "/10", by no other denominator.
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+MAX_LINE = 120  # characters; a line of scores is short
+_NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\sout\sof\s10)?(?![\d/%])"
+_LEAD = r"(?:(?:the |final |my )?(?:scores?|ratings?)(?: are)? ?[:=]? ?)?"
+_PAIR = re.compile(
+    rf"{_LEAD}{_NUMBER}(?P<between> ?[,;/|&] ?| - | and | vs\.? | )(?:and )?{_NUMBER}"
+    r"(?: ?\((?:[^()\d]|10)*\))? ?\.?",
+    re.IGNORECASE,
+)
+_SINGLE = re.compile(rf"(?:scores?|ratings?)? ?[:=]? ?{_NUMBER} ?\.?", re.IGNORECASE)
+_TUPLE = re.compile(rf"[(\[]\s{{0,3}}{_NUMBER}\s{{0,3}},\s{{0,3}}{_NUMBER}\s{{0,3}}[)\]]")
+_WHO = r"(?:assistant|answer|response|option|model|candidate|score|rating)"
+_LABELLED = re.compile(
+    rf"\b(?<!-){_WHO}\s{{0,3}}#?(?P<who>[12ab])(?:'s)?(?:\s(?:score|rating|answer))?"
+    rf"(?:\s{{0,3}}[:=]\s{{0,3}}|\s(?:scores|gets|receives|earns)\s)(?P<score>{_NUMBER})"
+    rf"(?=\s{{0,3}}(?:$|[\n,;.)|]|(?:and|vs)\b|{_WHO}\b))",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(rf"(?P<who>[12]) ?[:.)] ?{_NUMBER} ?\.?")
+_NOISE = re.compile(r"[*_`#$\[\]{}\"\u201c\u201d]+|\\boxed|\\text")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two scores as they are written; None for what is no number."""
+
+    one: str | None
+    two: str | None
+
+
+def read_pair(text: str) -> Pair | None:
+    """The two scores of a reply in plain characters; None where there are none, or more than two."""
+    rows = [row for row in text.splitlines() if row and not row.isspace()]
+    lines = [line for line in map(_plain, rows) if line]
+    if not lines:
+        return None
+    if len(lines) > 1 and (pair := _two_lines(lines[0], lines[1])) is not None:
+        return None if len(lines) > 2 and _is_score_line(lines[2]) else pair
+    if (pair := _pair(lines[0])) is not None:
+        return pair
+    tuples = set(_TUPLE.findall(rows[0][:MAX_LINE]) + _TUPLE.findall(rows[-1][:MAX_LINE]))
+    tuples = tuples or set(_TUPLE.findall(text))
+    below = {pair for line in dict.fromkeys(lines[1:]) if (pair := _pair(line)) is not None}
+    below |= {Pair(one, two) for one, two in tuples}
+    if not below:
+        below |= {p for one, two in pairwise(lines) if (p := _two_lines(one, two)) is not None}
+    if below:
+        return below.pop() if len(below) == 1 else None
+    return _labelled(lines)
+
+
+def _labelled(lines: list[str]) -> Pair | None:
+    found: dict[str, set[str]] = {"1": set(), "2": set()}
+    for match in _LABELLED.finditer("\n".join(lines)):
+        who = match["who"].lower()
+        found[{"a": "1", "b": "2"}.get(who, who)].add(match[3])
+    if all(len(values) == 1 for values in found.values()):
+        return Pair(found["1"].pop(), found["2"].pop())
+    return None
+
+
+def _pair(line: str) -> Pair | None:
+    match = _PAIR.fullmatch(line) if len(line) <= MAX_LINE else None
+    if match is None or (
+        "," in match[1] + match[3] and match["between"].strip() == "," and " " not in match["between"]
+    ):
+        return None
+    return Pair(match[1], match[3])
+
+
+def _two_lines(one: str, two: str) -> Pair | None:
+    if max(len(one), len(two)) > MAX_LINE:
+        return None
+    listed = [_LISTED.fullmatch(line) for line in (one, two)]
+    if listed[0] and listed[1] and (listed[0]["who"], listed[1]["who"]) == ("1", "2"):
+        return Pair(listed[0][2], listed[1][2])
+    single = [_SINGLE.fullmatch(line) for line in (one, two)]
+    return Pair(single[0][1], single[1][1]) if single[0] and single[1] else None
+
+
+def _is_score_line(line: str) -> bool:
+    return len(line) <= MAX_LINE and bool(_SINGLE.fullmatch(line) or re.fullmatch(rf"\d ?[:.)] ?{_NUMBER} ?\.?", line))
+
+
+def _plain(line: str) -> str:
+    return " ".join(_NOISE.sub(" ", line).split())

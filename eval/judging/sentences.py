@@ -1,0 +1,287 @@
+"""Reads a verdict out of a judge's words: labels such as [[A>B]], a last line, a sentence. Under `eval.judging.parse`.
+
+A sentence is read by a grammar in which every word has to be known: words that lead to a verdict ("I would choose"),
+then a verdict ("2", "answer B", "a tie"), or who is better ("answer 2 is better than option 1"), or that both are
+equal; then nothing, or a reason that names no other side.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.judging.words import (
+    AGAINST,
+    BECAUSE,
+    BETTER,
+    BOTH,
+    CHINESE,
+    CHINESE_TIES,
+    DEGREES,
+    EQUAL,
+    FAREWELLS,
+    LEAD,
+    NOUNS,
+    REFERENCE,
+    SIDES,
+    SPELLED,
+    VALUES,
+    VERBS,
+    WINS,
+)
+from eval.ratings.codes import FIRST, SECOND, TIE
+
+MAX_LINE = 2000  # characters; a longer last line is no verdict
+MAX_SHORT = 80
+_LABEL = re.compile(r"\[\[ ?([^\[\]\n]{1,12}) ?\]\]")
+_RELATION = re.compile(r"(?P<one>[12ab]) ?(?P<sign>[><=≫≪]{1,3}) ?(?P<two>[12ab])", re.IGNORECASE)
+_NOISE = re.compile(r"\\(?:boxed|text|mathbf|mathrm)|</?[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|]+")
+_TOKEN = re.compile(r"-?\d+(?:[.,]\d+)?(?:st|nd)?|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|[^\w\s]")
+_OWNED = re.compile(r"['\u2019](?:s|d|m)\b")
+_CLAUSE = re.compile(r"[.!?;]+\s+|[;。]")
+_ENDING = re.compile(
+    r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus) |(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
+    r"| (?=option 3,? as both )"
+)
+_CHINESE = re.compile(CHINESE)
+_MARKUP = " \t>#*-+•·"
+_BULLET = re.compile(r"(?:[ \t>#*+•·]|-(?=[ \t]))*")  # what Markdown puts before a line; "-1" is a number
+_SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What was read. Without a verdict, `conflict` says that there were several."""
+
+    verdict: int | None = None
+    conflict: bool = False
+    rest: str = ""  # the text behind a label
+    is_labelled: bool = False  # the line consists of one label and words that lead to it
+
+
+def read_labels(text: str) -> Reading:
+    """The one verdict that all labels of a text agree on."""
+    found = list(_LABEL.finditer(text))
+    verdicts = {read_phrase(label) for label in {match[1] for match in found}}
+    if len(verdicts) != 1 or None in verdicts:
+        return Reading(conflict=len(verdicts) > 1)
+    last = found[-1]
+    start = max(text.rfind("\n", 0, last.start()) + 1, last.start() - MAX_SHORT)
+    end = min(len(text) if (at := text.find("\n", last.end())) < 0 else at, last.end() + MAX_SHORT)
+    around = {token.lower() for token in _TOKEN.findall(text[start:end])}
+    if around & (AGAINST | {"?"}) or any(token.endswith(("n't", "n\u2019t")) for token in around):
+        return Reading(conflict=True)
+    return Reading(verdict=verdicts.pop(), rest=text[last.end() :])
+
+
+def read_phrase(text: str) -> int | None:
+    """A short text that is a verdict and nothing else: "2", "Answer 2", "A>>B", "tie"."""
+    return _sentence(text) if len(text) <= MAX_SHORT else None
+
+
+def read_line(text: str) -> Reading:
+    """What the last line says; farewells and lines without a word don't count."""
+    lines = (line for line in reversed(text.splitlines()) if _words(line) and not _is_farewell(line))
+    line = next(lines, "").strip()
+    if len(line) > MAX_LINE:
+        return Reading()
+    labels = _LABEL.findall(line)
+    clauses = [clause for clause in _CLAUSE.split(line) if _words(clause)]
+    if line.endswith("?") or not clauses:
+        return Reading()
+    readings = [_with_remark(clause) for clause in clauses]
+    said = {reading for reading in readings if reading is not None}
+    if readings[-1] is None or len(said) > 1:
+        return Reading(conflict=len(said) > 1)
+    return Reading(verdict=readings[-1], is_labelled=len(labels) == 1 and len(clauses) == 1)
+
+
+def _with_remark(clause: str) -> int | None:
+    """A clause, its remark in brackets held against it."""
+    bare = clause.rstrip(" .!*_`")
+    if (
+        bare.endswith(")")
+        and (at := bare.rfind("(")) > 0
+        and _words(bare[:at])
+        and not bare[:at].rstrip().endswith(":")
+    ):
+        verdict, remark = _sentence(bare[:at]), bare[at + 1 : -1]
+        tokens = _tokens(remark)
+        if verdict is None or "or" in tokens or "?" in tokens:
+            return None
+        inner = _sentence(remark)
+        denies = len(tokens) == 2 and tokens[0] == "not" and VALUES.get(tokens[1]) not in (None, verdict)
+        return verdict if inner == verdict or denies or (inner is None and not _names_other(tokens, verdict)) else None
+    return _sentence(clause) or _at_the_end(clause)
+
+
+def _at_the_end(clause: str) -> int | None:
+    """ "..., so answer 2", "..., I choose 3": the end of a clause whose beginning can be anything but a condition."""
+    ending = list(_ENDING.finditer(clause.lower()))
+    if not ending:
+        return None
+    before, end = clause[: ending[-1].start()], clause[ending[-1].end() :]
+    if {"or", "if", "not", "unless"} & set(_tokens(before)):
+        return None
+    return _sentence(end) if ending[-1]["chosen"] or NOUNS & set(_tokens(end)) else None
+
+
+def _sentence(text: str) -> int | None:
+    """A sentence of known words -> its verdict."""
+    stripped = _BULLET.sub("", text, count=1).rstrip(" \t*")
+    if stripped.rstrip("*_` ").endswith((":", "?")):
+        return None
+    if len(stripped) <= MAX_SHORT and (verdict := _related(stripped)) is not None:
+        return verdict
+    if len(stripped) <= MAX_SHORT and (verdict := _chinese(stripped)) is not None:
+        return verdict
+    tokens = [token for token in _tokens(stripped) if token not in ("(", ")")]
+    while tokens and tokens[-1] in (".", "!", ",", ";", "。"):
+        tokens.pop()
+    for start in _starts(tokens):
+        for reader in (_better, _both, _plain_value):
+            if (verdict := reader(tokens[start:])) is not None:
+                return verdict
+    return None
+
+
+def _starts(tokens: Sequence[str]) -> list[int]:
+    """Where a verdict may begin: behind words that only lead to one, the furthest first."""
+    starts = [0]
+    for index, token in enumerate(tokens):
+        article = token == "a" and index + 1 < len(tokens) and tokens[index + 1] in ("tie", "draw", "clear")
+        if not (token in LEAD or token in _SEPARATORS or article):
+            break
+        starts.append(index + 1)
+    return starts[::-1][:3] + starts[:1]
+
+
+def _named(tokens: Sequence[str]) -> tuple[int | None, int]:
+    """(side, number of tokens) of a name: "answer 2", "the second response", "1"."""
+    at = 1 if tokens[:1] == ["the"] else 0
+    has_noun = at < len(tokens) and tokens[at] in NOUNS
+    at += has_noun
+    at += at < len(tokens) and tokens[at] == "#"
+    if at >= len(tokens):
+        return None, 0
+    side = VALUES.get(tokens[at], SPELLED.get(tokens[at]) if has_noun else None)
+    if side not in SIDES:
+        return None, 0
+    at += 1
+    if at < len(tokens) and tokens[at] in NOUNS:  # "the second answer", "assistant b's answer"
+        at += 1
+    return side, at
+
+
+def _better(tokens: Sequence[str]) -> int | None:
+    """ "answer 2 is clearly better than option 1", "response 1 wins"."""
+    side, at = _named(tokens)
+    if side is None:
+        return None
+    if at < len(tokens) and tokens[at] in WINS:
+        return side if _is_reason(tokens[at + 1 :], side) else None
+    has_verb = at < len(tokens) and tokens[at] in VERBS
+    if at == 1 and tokens[0] == "a" and not has_verb:
+        return None  # an article: "a better answer"
+    at += has_verb
+    while at < len(tokens) and tokens[at] in DEGREES:
+        at += 1
+    if at >= len(tokens):
+        return None
+    if tokens[at] not in BETTER:
+        return None
+    at += 1
+    while at < len(tokens) and tokens[at] in NOUNS | {"one", "overall", "by", "far"}:
+        at += 1
+    if at < len(tokens) and tokens[at] in ("than", "to"):
+        reference = tokens[at + 1 :]
+        known = all(token in REFERENCE for token in reference)
+        same = any(VALUES.get(token) == side for token in reference if token != "a" or side != FIRST)
+        return side if reference and known and not same else None
+    return side if _is_reason(tokens[at:], side) else None
+
+
+def _both(tokens: Sequence[str]) -> int | None:
+    """ "both answers are equally good", "they are equal"."""
+    at = 0
+    while at < len(tokens) and tokens[at] in BOTH:
+        at += 1
+    words = set(tokens[:at])
+    if not words & {"both", "they", "two", "answers", "responses", "assistants"} or not words & {"are", "were"}:
+        return None
+    if at >= len(tokens) or tokens[at] not in EQUAL or len(tokens) > at + 1:
+        return None
+    return TIE if "equally" in words or tokens[at] in ("equal", "equivalent", "tied", "same") else None
+
+
+def _plain_value(tokens: Sequence[str]) -> int | None:
+    """ "2", "answer 2", "the second", "tie"; a reason may follow."""
+    side, at = _named(tokens)
+    if side is None and tokens and VALUES.get(tokens[0]) == TIE:
+        side, at = TIE, 1
+    if side is None:
+        return None
+    return side if _is_reason(tokens[at:], side) else None
+
+
+def _is_reason(tokens: Sequence[str], side: int) -> bool:
+    """Nothing, or a reason that names no other side and takes nothing back."""
+    rest = list(tokens)
+    while rest and rest[0] in (",", ".", ":"):
+        rest.pop(0)
+    if not rest:
+        return True
+    if rest[0] not in BECAUSE or len(rest) == 1:
+        return False
+    spoken = set(rest)
+    return not (spoken & AGAINST or any("n't" in token or "?" in token for token in rest) or _names_other(rest, side))
+
+
+def _names_other(tokens: Sequence[str], side: int) -> bool:
+    """Whether another verdict, or any other number, is spoken of."""
+    for token in tokens:
+        if token[0].isdigit() or (token[0] == "-" and len(token) > 1):
+            if VALUES.get(token) != side:
+                return True
+        elif token not in ("a", "c") and VALUES.get(token, SPELLED.get(token, side)) != side:
+            return True
+    return False
+
+
+def _related(text: str) -> int | None:
+    """ "A>>B", "Final verdict: 1 > 2", "1 = 2"."""
+    plain = " ".join(_NOISE.sub(" ", text).split()).rstrip(" .!")
+    match = _RELATION.search(plain)
+    if match is None or match.end() != len(plain):
+        return None
+    lead = _tokens(plain[: match.start()])
+    one, two = VALUES[match["one"].lower()], VALUES[match["two"].lower()]
+    if one == two or not all(token in LEAD or token in _SEPARATORS or token in VALUES for token in lead):
+        return None
+    if any(token in VALUES and VALUES[token] != TIE for token in lead):
+        return None
+    sign = match["sign"].replace("≫", ">>").replace("≪", "<<")
+    if len(set(sign)) != 1:
+        return None
+    verdict = TIE if sign[0] == "=" else one if sign[0] == ">" else two
+    return verdict if not any(token in VALUES and verdict != TIE for token in lead) else None
+
+
+def _chinese(text: str) -> int | None:
+    plain = _NOISE.sub("", text).strip(" 。.!")
+    if plain in CHINESE_TIES:
+        return TIE
+    match = _CHINESE.fullmatch(plain) if any(ord(character) > 0x2E7F for character in plain) else None
+    return {"1": FIRST, "2": SECOND, "3": TIE}[match[1]] if match else None
+
+
+def _tokens(text: str) -> list[str]:
+    return [token.lower() for token in _TOKEN.findall(_OWNED.sub("", _NOISE.sub(" ", text)))]
+
+
+def _words(line: str) -> bool:
+    """Whether a line has a letter or digit beside markup."""
+    return not line.isspace() and any(character.isalnum() for character in _NOISE.sub(" ", line))
+
+
+def _is_farewell(line: str) -> bool:
+    return line.strip(_MARKUP).lower().startswith(FAREWELLS) and not any(c.isdigit() for c in line)

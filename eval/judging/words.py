@@ -1,0 +1,52 @@
+"""The words of which a judge's verdict may consist. Whatever else stands in a sentence leaves it unread."""
+
+from eval.ratings.codes import FIRST, SECOND, TIE
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+VALUES = {
+    **dict.fromkeys(("1", "a", "first", "1st"), FIRST),
+    **dict.fromkeys(("2", "b", "second", "2nd"), SECOND),
+    **dict.fromkeys(
+        ("3", "c", "tie", "tied", "draw", "equal", "equivalent", "unentschieden", "empate", "pareggio", "ничья"), TIE
+    ),
+}
+SPELLED = {"one": FIRST, "two": SECOND}  # numbers only behind a noun: "answer one"
+SIDES = {FIRST, SECOND}
+NOUNS = _words(
+    "answer assistant option response candidate model reply solution number choice antwort réponse "
+    "respuesta risposta resposta ответ antwoord assistent asistente"
+)
+LEAD = NOUNS | _words(
+    "so thus hence therefore and my the final best better overall i would choose select pick prefer "
+    "verdict choice decision winner output result class rating is are it go with vote for in conclusion "
+    "think believe that was judgment judgement preference selection fazit urteil ergebnis ich wähle nehme "
+    "die verdict veredicto conclusión elijo la el le je choisis verdetto scelgo вердикт итог вывод "
+    "выбираю uitspraak"
+)
+VERBS = _words("is was seems are ist est es è é")
+DEGREES = _words("clearly slightly much far significantly overall a the bit little marginally definitely also somewhat")
+BETTER = _words(
+    "better best superior preferable stronger preferred winner besser meilleure meilleur mejor migliore "
+    "melhor лучше beter"
+)
+WINS = _words("wins won")
+REFERENCE = NOUNS | _words("the other one second first 1 2 a b two")  # behind "than"
+BOTH = _words("both they two the these responses answers assistants are were of them equally")
+EQUAL = _words("good bad equal equivalent tied same well helpful wrong correct strong")
+BECAUSE = _words("as because since - \u2013 \u2014")
+# A remark with one of these may take the verdict back.
+AGAINST = _words(
+    "but however although though if unless or nor not no never worse loses lost wrong incorrect "
+    "incomplete weaker inferior lacks fails poor bad neither cannot hardly would could might maybe "
+    "perhaps none nobody nothing"
+)
+FAREWELLS = ("hope this helps", "hope it helps", "i hope", "let me know", "thank you", "thanks")
+CHINESE = (
+    r"(?:最终|最後|我|的|选择|選擇|选|评判|評判|判断|判斷|结果|結果|结论|結論|答案|回答|选项|助手|更好|的是|是|[: ])*"
+    r"([123])(?:更好|较好|較好|更优|胜出|勝出|赢)?[。.!]?"
+)
+CHINESE_TIES = ("平局", "平手", "引き分け", "打平")

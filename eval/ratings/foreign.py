@@ -1,0 +1,106 @@
+"""Reads the verdict files of others that are no CSV, as rows of this project's.
+
+Library only, under `eval.ratings.verdicts`. Three kinds of JSON (lines or an array):
+
+  this project, Chatbot Arena  question_id, system_a or model_a, system_b or model_b, verdict or winner, judge
+  FastChat, pairwise           model_1, model_2, g1_winner and g2_winner: one row for each order of the two answers
+  AlpacaEval                   generator_1, generator_2, preference (1 to 2, 1.5 a tie), annotator; a question is known
+                               by its text
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.answers.questions import identities
+from eval.answers.rows import Row, read_rows
+
+SWAPPED = {"model_1": "model_2", "model_2": "model_1"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignVerdict:
+    """One verdict; `verdict` is a word or number that `eval.ratings.verdicts` knows."""
+
+    line: int
+    question_id: str
+    system_a: str
+    system_b: str
+    verdict: str
+    judge: str
+
+
+def read_foreign(path: Path) -> list[ForeignVerdict]:
+    """All verdicts of a file.
+
+    Raises:
+        ValueError: a row is no verdict of a known kind; names file and line.
+        FileNotFoundError: there is no such file.
+    """
+    found = [verdict for row in read_rows(path) for verdict in _verdicts(row)]
+    if not found:
+        raise ValueError(f"{path}: no verdicts in it")
+    for verdict in found:
+        if verdict.system_a == verdict.system_b:
+            raise ValueError(f"{path} line {verdict.line}: system_a and system_b are the same")
+    return found
+
+
+def _verdicts(row: Row) -> Iterator[ForeignVerdict]:
+    values = row.values
+    names = identities({"question_id": values.get("id"), **values}, row.where)
+    if not names:
+        raise ValueError(f"{row.where}: no question_id, nor an instruction to know the question by")
+    if "g1_winner" in values:
+        one, two = _name(row, "model_1"), _name(row, "model_2")
+        judge = _judge(values)
+        first, second = _name(row, "g1_winner"), _name(row, "g2_winner")
+        yield _made(row, names[0], one, two, first, judge)
+        yield _made(row, names[0], two, one, SWAPPED.get(second, second), judge)
+    elif "preference" in values:
+        one, two = _name(row, "generator_1"), _name(row, "generator_2")
+        yield _made(row, names[0], one, two, _preferred(row), str(values.get("annotator") or ""))
+    else:
+        one, two = _name(row, "system_a", "model_a"), _name(row, "system_b", "model_b")
+        verdict = next((values[key] for key in ("verdict", "winner") if values.get(key) is not None), None)
+        if isinstance(verdict, bool) or not isinstance(verdict, (int, float, str)):
+            raise ValueError(f"{row.where}: verdict is {verdict!r}; expected 1, 2, 3, -1 or who won")
+        yield _made(row, names[0], one, two, str(verdict), _judge(values))
+
+
+def _made(row: Row, question_id: str, system_a: str, system_b: str, verdict: str, judge: str) -> ForeignVerdict:
+    return ForeignVerdict(
+        line=row.line, question_id=question_id, system_a=system_a, system_b=system_b, verdict=verdict, judge=judge
+    )
+
+
+def _judge(values: Any) -> str:
+    """Who judged. A second turn is told apart from the first by its judge, so that both belong to one question."""
+    judge = values.get("judge") or ""
+    name = " ".join(str(part) for part in judge) if isinstance(judge, list) else str(judge)
+    turn = values.get("turn")
+    return f"{name} turn {turn}".strip() if isinstance(turn, int) and turn > 1 and "g1_winner" in values else name
+
+
+def _preferred(row: Row) -> str:
+    """AlpacaEval's preference: 1 the first output, 2 the second, 1.5 (in old files 0) neither; none is unparsed."""
+    value = row.values["preference"]
+    if value is None or value == "" or value != value:  # NaN is no preference either
+        return "-1"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if number == 0.0 or number == 1.5:
+        return "3"
+    if not 1.0 <= number <= 2.0:
+        raise ValueError(f"{row.where}: preference is {value!r}; expected a number from 1 to 2")
+    return "1" if number < 1.5 else "2"
+
+
+def _name(row: Row, *keys: str) -> str:
+    value = next((row.values[key] for key in keys if row.values.get(key) is not None), None)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{row.where}: {' or '.join(keys)} is {value!r}; expected text")
+    return value.strip()
