@@ -18,12 +18,13 @@ from eval.benchmarks.super_ni import SUPER_NI_FILE, SuperNiResult, SuperNiSettin
 from eval.console import Advance
 from eval.systems import (
     Target,
+    adapter_names,
     adapters_quant,
     chosen_systems,
+    load_adapter_of,
     loaded,
     record_beside,
     refuse_equal_names,
-    require_recorded_base,
     say_if_slow,
 )
 from harness.banks.load import LoadedBase, load_base
@@ -123,23 +124,15 @@ def _of_model(target: DatasetTarget, kind: ModelKind, paths: PathsConfig) -> Ite
         base = load_base(source, quant, device, Path(paths.cache), kind)
         yield _Contestant(name=model.name, base=base, member=None, rows=rows)
         return
-    names = _adapter_names(target.adapters)
+    names = adapter_names(target.adapters)
     records = [record_beside(folder) for folder in target.adapters]
     datasets = [None if r is None else RunSpec.from_dict(r.spec).dataset for r in records]
     asked = [_rows(target, dataset, name, paths) for dataset, name in zip(datasets, names, strict=True)]
     base = load_base(source, quant, device, Path(paths.cache), kind)
-    for folder, name, record, rows in zip(target.adapters, names, records, asked, strict=True):
-        if record is not None:
-            require_recorded_base(record, base.fingerprint, base.source.location)
-        base.bank.load_member(name, folder)
+    for folder, name, rows in zip(target.adapters, names, asked, strict=True):
+        load_adapter_of(base, name, folder, model)
         yield _Contestant(name=name, base=base, member=name, rows=rows)
         base.bank.remove_member(name)
-
-
-def _adapter_names(folders: tuple[Path, ...]) -> list[str]:
-    """As folders are called, runs' adapters as their runs; equal ones are numbered."""
-    names = [folder.name if folder.name != "adapter" else folder.parent.name for folder in folders]
-    return [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names)]
 
 
 def _rows(target: DatasetTarget, trained_on: DatasetConfig | None, name: str, paths: PathsConfig) -> EvalRows:
