@@ -153,8 +153,12 @@ def load_members(base: LoadedBase, systems: Sequence[System]) -> None:
         if system.member is None:
             continue
         record = load_record(system.folder)
-        assert record is not None, "open_system has read it"
-        _require_recorded_adapter(record, system.folder / "adapter")
+        weights = system.folder / "adapter" / ADAPTER_WEIGHTS
+        if record is not None and weights.is_file() and sha256_file(weights) != record.adapter_sha256:
+            raise ValueError(
+                f"{weights}: its sha256 is not the one in record.json, so the file was changed or damaged; remove "
+                f"{system.folder} and run the sweep again"
+            )
         base.bank.load_member(system.member, system.folder / "adapter")
 
 
@@ -233,7 +237,7 @@ def _sweep_runs(paths: PathsConfig, sweep: str) -> list[str]:
 
 
 def _open_model(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | None]]]:
-    """The model with all adapters that can share it, then each other adapter on a base of its own."""
+    """Each adapter that needs a base of its own, then the model with all those that can share it."""
     assert target.model is not None
     model: ModelConfig = model_choice(target.model)
     paths = paths_of_environment(target.runs)
@@ -252,19 +256,24 @@ def _open_model(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | No
     named = list(zip(adapter_names(target.adapters), target.adapters, methods, strict=True))
     tokenizers = {name: _own_tokenizer(folder, checkpoint) for name, folder, _ in named}
     shared = {name: f for name, f, m in named if m in SHARED_BASE_METHODS and tokenizers[name] is None}
+    before: LoadedBase | None = None
+    for name, folder, method in named:
+        if name in shared:
+            continue
+        if before is not None:
+            before.bank.remove_member("adapter")  # whoever scored it still holds it: one model in memory is enough
+        before = load_base(source, quant, device, Path(paths.cache), method=method)
+        load_adapter_of(before, "adapter", folder, model)
+        yield _with_tokenizer(before, tokenizers[name], folder), {name: "adapter"}
     if shared or not named:
+        if before is not None:
+            before.bank.remove_member("adapter")
         base = load_base(source, quant, device, Path(paths.cache))
         members: dict[str, str | None] = {}
         for number, (name, folder) in enumerate(shared.items()):
             members[name] = member = f"adapter{number}"
             load_adapter_of(base, member, folder, model)
         yield base, members or {model.name: None}
-        del base
-    for name, folder, method in named:
-        if name not in shared:
-            base = load_base(source, quant, device, Path(paths.cache), method=method)
-            load_adapter_of(base, "adapter", folder, model)
-            yield _with_tokenizer(base, tokenizers[name], folder), {name: "adapter"}
 
 
 def _own_tokenizer(adapter: Path, checkpoint: Path) -> PreTrainedTokenizerBase | None:
@@ -290,11 +299,10 @@ def load_adapter_of(base: LoadedBase, member: str, folder: Path, model: ModelCon
     """Reads an adapter that a folder holds into a base's bank, after a look at which base it is for.
 
     Raises:
-        ValueError: an adapter of other weights, by its record or by the folder that it names; a changed or damaged one.
+        ValueError: an adapter of other weights, by its record or by the folder that it names; one that can't be served.
     """
     if (record := record_beside(folder)) is not None:
         require_recorded_base(record, base.fingerprint, base.source.location)
-        _require_recorded_adapter(record, folder)
     elif (folder / ADAPTER_CONFIG).is_file():
         _require_named_base(folder, base, model)
     base.bank.load_member(member, folder)
@@ -307,16 +315,6 @@ def adapter_names(folders: Sequence[Path]) -> list[str]:
         name = folder.name if folder.name != "adapter" else folder.parent.name
         names.append(name if name not in names else f"{name}-{number}")
     return names
-
-
-def _require_recorded_adapter(record: RunRecord, folder: Path) -> None:
-    """Raises ValueError where an adapter's file isn't the one that its run wrote."""
-    weights = folder / ADAPTER_WEIGHTS
-    if weights.is_file() and sha256_file(weights) != record.adapter_sha256:
-        raise ValueError(
-            f"{weights}: its sha256 is not the one in record.json, so the file was changed or damaged; remove "
-            f"{folder.parent} and run the sweep again"
-        )
 
 
 def _require_named_base(folder: Path, base: LoadedBase, model: ModelConfig) -> None:

@@ -16,9 +16,11 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from eval.scoring.model_key import model_sha256
 from eval.systems import Target, each_base
 from harness.banks.causal import PeftBank
-from harness.banks.load import LoadedBase
+from harness.banks.load import LoadedBase, make_bank
 from harness.banks.shared import AdapterBank
-from harness.config.schema import DType, QuantConfig
+from harness.config.choices import quant_choice
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, ModelKind, QuantConfig
+from harness.devices.torch_device import resolved_quant
 from harness.export.merge import round_to_quantized
 from harness.nn.batch import Item, Segment
 from tests.tiny import VOCAB_SIZE, make_checkpoint, make_tokenizer
@@ -183,8 +185,27 @@ def test_several_are_served_one_after_another(base: Path, tmp_path: Path) -> Non
                 our_logits(found, member), peft_logits(base, tmp_path / name), rtol=1e-5, atol=1e-5
             )
             keys[name] = model_sha256(found, member)
-    assert list(keys) == ["plain", "also-plain", "saved", "dora", "alpha"]
+    assert list(keys) == ["saved", "dora", "alpha", "plain", "also-plain"]
     assert len(set(keys.values())) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "quant"), [("rslora", "nf4"), ("dora", "nf4"), ("pissa", "nf4"), ("olora", "fp32"), ("full", "fp32")]
+)
+def test_our_own_runs_are_read_by_the_same_road(base: Path, tmp_path: Path, method: str, quant: str) -> None:
+    chosen = resolved_quant(quant_choice(quant), torch.device("cpu"))
+    bank = make_bank(base, ModelKind.causal, AdapterMethod(method), chosen, torch.device("cpu"))
+    bank.add_member("a", AdapterConfig(name=method, method=AdapterMethod(method), lora_r=4, lora_alpha=8), seed=1)
+    with torch.no_grad():
+        for parameter in bank.member_parameters("a").values():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.05)
+        bank.eval()
+        hidden = bank(TOKENS, [Segment(num_tokens=TOKENS.shape[1], member="a")])
+        trained = bank.logits(hidden[0])
+    bank.save_member("a", tmp_path / "run" / "adapter", "tiny", "main")
+    ((found, members),) = served(base, tmp_path / "run" / "adapter", quant=quant)
+    assert list(members) == ["run"]
+    assert torch.equal(our_logits(found, members["run"]), trained)
 
 
 def test_the_key_of_a_model_knows_the_fields_that_change_its_result(base: Path, tmp_path: Path) -> None:
