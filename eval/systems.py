@@ -6,26 +6,35 @@ for all of its systems.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from eval.console import STDERR
 from harness.banks.load import LoadedBase, load_base
 from harness.config.choices import model_choice, quant_choice
 from harness.config.paths import paths_of_environment
-from harness.config.schema import AdapterMethod, Device, ModelConfig, ModelKind, PathsConfig, QuantConfig
+from harness.config.schema import (
+    SHARED_BASE_METHODS,
+    AdapterMethod,
+    Device,
+    ModelConfig,
+    ModelKind,
+    PathsConfig,
+    QuantConfig,
+)
 from harness.devices.torch_device import resolve_device, resolved_quant, slow_dtype
 from harness.files.atomic import sha256_file
 from harness.files.hub import Missing
 from harness.ledger.open import existing_ledger, ledger_url, without_passwords
 from harness.ledger.tables import JobStatus
 from harness.models.convert import checkpoint_folder
-from harness.models.locate import locate_model
-from harness.runs.adapter_files import ADAPTER_WEIGHTS
+from harness.models.locate import locate_model, weights_differ
+from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, bank_method, read_peft_config
 from harness.runs.record import RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
 
@@ -125,7 +134,12 @@ def require_recorded_base(record: RunRecord, fingerprint: str, location: str) ->
 def say_if_slow(quant: QuantConfig, device: torch.device) -> None:
     """One line on standard error where what was trained elsewhere is slow here in its own data type."""
     if (line := slow_dtype(quant.compute_dtype, device)) is not None:
-        STDERR.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
+        say_note(line)
+
+
+def say_note(line: str) -> None:
+    """One line on standard error."""
+    STDERR.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def load_members(base: LoadedBase, systems: Sequence[System]) -> None:
@@ -167,7 +181,7 @@ def each_base(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | None
         ValueError: nothing to measure, or a model that isn't a causal language model.
     """
     if target.model is not None:
-        yield _open_model(target)
+        yield from _open_model(target)
         return
     if target.adapters:
         raise ValueError("--adapter needs --model: the base that the adapter was trained on")
@@ -222,30 +236,108 @@ def _sweep_runs(paths: PathsConfig, sweep: str) -> list[str]:
     return [row.run_id for row in rows]
 
 
-def _open_model(target: Target) -> tuple[LoadedBase, dict[str, str | None]]:
+def _open_model(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | None]]]:
+    """Each adapter that needs a base of its own, then the model with all those that can share it."""
     assert target.model is not None
     model: ModelConfig = model_choice(target.model)
     paths = paths_of_environment(target.runs)
     source = locate_model(model, paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
-    is_seq2seq = AutoConfig.from_pretrained(checkpoint_folder(source, Path(paths.cache))).is_encoder_decoder
+    checkpoint = checkpoint_folder(source, Path(paths.cache))
+    is_seq2seq = AutoConfig.from_pretrained(checkpoint).is_encoder_decoder
     require_causal(target.model, ModelKind.seq2seq if is_seq2seq else model.kind)
     device = resolve_device(Device.auto)
     quant = resolved_quant(
         adapters_quant(target.adapters) if target.quant is None else quant_choice(target.quant), device
     )
     say_if_slow(quant, device)
-    base = load_base(source, quant, device, Path(paths.cache))
-    members: dict[str, str | None] = {}
-    for number, folder in enumerate(target.adapters):
-        member = f"adapter{number}"
-        if (record := record_beside(folder)) is not None:
-            require_recorded_base(record, base.fingerprint, base.source.location)
-        base.bank.load_member(member, folder)
+    methods = [bank_method(folder) for folder in target.adapters]
+    named = list(zip(adapter_names(target.adapters), target.adapters, methods, strict=True))
+    tokenizers = {name: _own_tokenizer(folder, checkpoint) for name, folder, _ in named}
+    shared = {name: f for name, f, m in named if m in SHARED_BASE_METHODS and tokenizers[name] is None}
+    before: LoadedBase | None = None
+    for name, folder, method in named:
+        if name in shared:
+            continue
+        if before is not None:
+            before.bank.remove_member("adapter")  # whoever scored it still holds it: one model in memory is enough
+        before = load_base(source, quant, device, Path(paths.cache), method=method)
+        load_adapter_of(before, "adapter", folder, model)
+        yield _with_tokenizer(before, tokenizers[name], folder), {name: "adapter"}
+    if shared or not named:
+        if before is not None:
+            before.bank.remove_member("adapter")
+        base = load_base(source, quant, device, Path(paths.cache))
+        members: dict[str, str | None] = {}
+        for number, (name, folder) in enumerate(shared.items()):
+            members[name] = member = f"adapter{number}"
+            load_adapter_of(base, member, folder, model)
+        yield base, members or {model.name: None}
+
+
+def _own_tokenizer(adapter: Path, checkpoint: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside an adapter, where it has other tokens than the base's."""
+    if not (adapter / "tokenizer_config.json").is_file() or (adapter / MODEL_CONFIG).is_file():
+        return None
+    own: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(adapter)
+    return None if own.get_vocab() == AutoTokenizer.from_pretrained(checkpoint).get_vocab() else own
+
+
+def _with_tokenizer(base: LoadedBase, tokenizer: PreTrainedTokenizerBase | None, adapter: Path) -> LoadedBase:
+    """The same base read through the adapter's own tokenizer. Raises ValueError for tokens without embeddings."""
+    if tokenizer is None:
+        return base
+    model: Any = base.bank.base
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(f"{adapter}: its tokenizer has {len(tokenizer)} tokens, and the embeddings {rows} rows")
+    return replace(base, tokenizer=tokenizer)
+
+
+def load_adapter_of(base: LoadedBase, member: str, folder: Path, model: ModelConfig) -> None:
+    """Reads an adapter that a folder holds into a base's bank, after a look at which base it is for.
+
+    Raises:
+        ValueError: an adapter of other weights, by its record or by the folder that it names; one that can't be served.
+    """
+    if (record := record_beside(folder)) is not None:
+        require_recorded_base(record, base.fingerprint, base.source.location)
+    elif (folder / ADAPTER_CONFIG).is_file():
+        _require_named_base(folder, base, model)
+    base.bank.load_member(member, folder)
+
+
+def adapter_names(folders: Sequence[Path]) -> list[str]:
+    """As folders are called, runs' adapters as their runs; further ones of a name are numbered."""
+    names: list[str] = []
+    for number, folder in enumerate(folders):
         name = folder.name if folder.name != "adapter" else folder.parent.name
-        members[name if name not in members else f"{name}-{number}"] = member
-    return base, members or {model.name: None}
+        names.append(name if name not in names else f"{name}-{number}")
+    return names
+
+
+def _require_named_base(folder: Path, base: LoadedBase, model: ModelConfig) -> None:
+    """Holds the base that an adapter's config names against the one here, as far as that can be told.
+
+    Raises:
+        ValueError: it names a folder of this machine with other weights.
+    """
+    saved = read_peft_config(folder)
+    made_for, revision = str(saved.get("base_model_name_or_path") or ""), saved.get("revision")
+    here = Path(base.source.location)
+    if not made_for or Path(made_for).resolve() == here.resolve():
+        return
+    if (Path(made_for) / MODEL_CONFIG).is_file() and here.is_dir() and weights_differ(Path(made_for), here):
+        raise ValueError(
+            f"{folder}: it was made for {made_for} (base_model_name_or_path), whose weights are not those of {here}; "
+            "name that model by --model"
+        )
+    known = {Path(name).name.lower() for name in (model.hub_id, model.name, *model.aliases, str(here))}
+    other_revision = revision not in (None, "main", model.revision)
+    if Path(made_for).name.lower() not in known or other_revision:
+        at = f", revision {revision}" if revision else ""
+        say_note(f"{folder} names {made_for}{at} for its base; it is scored on {model.hub_id} ({here})")
 
 
 def record_beside(adapter: Path) -> RunRecord | None:

@@ -1,6 +1,6 @@
 """What the score commands do once their options are read: open the systems, score, write, sum up."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from eval.scoring.progress import Progress
 from eval.systems import (
     System,
     Target,
+    adapter_names,
     adapters_quant,
     by_base,
     chosen_systems,
     each_base,
+    load_adapter_of,
     loaded,
     record_beside,
     refuse_equal_names,
     require_causal,
-    require_recorded_base,
     say_if_slow,
 )
 from harness.banks.load import LoadedBase, load_base
@@ -137,7 +138,7 @@ def _of_model(asked: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     stored = adapters_quant(target.adapters) if target.quant is None else quant_choice(target.quant)
     quant = resolved_quant(stored, device)
     say_if_slow(quant, device)
-    names = _adapter_names(target.adapters)
+    names = adapter_names(target.adapters)
     records = [record_beside(folder) for folder in target.adapters]
     datasets = [None if record is None else RunSpec.from_dict(record.spec).dataset for record in records]
     rows = [_rows(asked, dataset, name) for dataset, name in zip(datasets, names, strict=True)]
@@ -145,18 +146,10 @@ def _of_model(asked: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     base = load_base(source, quant, device, Path(asked.paths.cache), kind)
     if not target.adapters:
         yield base, [Contestant(name=model.name, member=None, rows=own)]
-    for folder, name, record, found in zip(target.adapters, names, records, rows, strict=True):
-        if record is not None:
-            require_recorded_base(record, base.fingerprint, base.source.location)
-        base.bank.load_member(name, folder)
+    for folder, name, found in zip(target.adapters, names, rows, strict=True):
+        load_adapter_of(base, name, folder, model)
         yield base, [Contestant(name=name, member=name, rows=found)]
         base.bank.remove_member(name)
-
-
-def _adapter_names(folders: Sequence[Path]) -> list[str]:
-    """As folders are called, runs' adapters as their runs; equal ones are numbered."""
-    names = [folder.name if folder.name != "adapter" else folder.parent.name for folder in folders]
-    return [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names)]
 
 
 def _rows(asked: _Asked, trained_on: DatasetConfig | None, name: str) -> EvalRows | None:

@@ -30,10 +30,12 @@ def model_sha256(base: LoadedBase, member: str | None) -> str:
     digest = hashlib.sha256(json.dumps([base.fingerprint, storage]).encode())
     if member is not None:
         config = base.bank.configs[member]
-        parts: list[int | str] = [config.lora_r, config.lora_alpha]
+        parts: list[Any] = [config.lora_r, config.lora_alpha]
         if config.method is not AdapterMethod.lora:  # rsLoRA scales the same tensors otherwise
             parts.append(config.method.value)
-        digest.update(json.dumps(parts).encode())
+        if of_peft := getattr(bank, "serving_fields", None):  # what only PEFT's own layers compute
+            parts.append(of_peft)
+        digest.update(json.dumps(parts, sort_keys=True).encode())
         for name, tensor in sorted(base.bank.member_parameters(member).items()):
             digest.update(name.encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)

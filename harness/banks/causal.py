@@ -14,12 +14,16 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from harness.banks.owned import OwnedBank
-from harness.banks.peft import ADAPTER, Calibration
+from harness.banks.peft import ADAPTER
 from harness.banks.shared import packable
+from harness.banks.starts import Calibration
 from harness.config.schema import AdapterConfig
 from harness.models.reading import OnTheWay, read_config, read_model
 from harness.nn.attention import PACKED, AttentionPlan, Packed
@@ -113,7 +117,13 @@ class PackedBank(OwnedBank):
 
 
 class PeftBank(PackedBank):
-    """One adapter that PEFT starts; see the module's docstring."""
+    """One adapter that PEFT starts, or that anybody saved with PEFT; see the module's docstring."""
+
+    def head_losses(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+        """-> [M] float32, differentiable in the hidden states; an output layer with an adapter is called whole."""
+        if isinstance(self.base.get_output_embeddings(), BaseTunerLayer | AuxiliaryTrainingWrapper):
+            return functional.cross_entropy(self.logits(hidden_MD), targets_M, reduction="none")
+        return super().head_losses(hidden_MD, targets_M)
 
     def adapted(self, config: AdapterConfig) -> None:
         """Puts the example-wise dropout in the place of PEFT's, which draws from the global generator."""

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
+from harness.banks.layers import HEADS
+from harness.banks.loading import read_tensors
 from harness.banks.owned import OwnedBank
-from harness.banks.peft import HEADS
 from harness.data.labels import REGRESSION
 from harness.models.reading import OnTheWay, read_config, read_model
 from harness.nn.batch import Item, pad, padded_batches
-from harness.runs.adapter_files import ADAPTER_WEIGHTS
+from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, tensor_shapes
 
 
 class ClassifierBank(OwnedBank):
@@ -108,11 +108,11 @@ class ClassifierBank(OwnedBank):
 
 def _saved_labels(folder: Path) -> int | None:
     """How many classes a saved head has: the rows of its last layer (`classifier.out_proj` comes after `dense`)."""
-    if (folder / ADAPTER_WEIGHTS).is_file():
-        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
-            names = [key for key in list(tensors.keys()) if key.endswith(".weight") and ".lora_" not in key]
-            heads = sorted(key for key in names if set(HEADS) & set(key.split(".")))
-            return int(tensors.get_slice(heads[-1]).get_shape()[0]) if heads else None
-    if (folder / "config.json").is_file():
-        return len(json.loads((folder / "config.json").read_text()).get("id2label") or {}) or None
+    if (folder / ADAPTER_CONFIG).is_file():
+        shapes = tensor_shapes(folder) or {key: tuple(value.shape) for key, value in read_tensors(folder).items()}
+        names = [key for key in shapes if key.endswith(".weight") and ".lora_" not in key]
+        heads = sorted(key for key in names if set(HEADS) & set(key.split(".")))
+        return shapes[heads[-1]][0] if heads else None
+    if (folder / MODEL_CONFIG).is_file():
+        return len(json.loads((folder / MODEL_CONFIG).read_text()).get("id2label") or {}) or None
     return None

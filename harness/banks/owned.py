@@ -19,18 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.banks.peft import (
-    ADAPTER,
-    Calibration,
-    Started,
-    layer_names,
-    load_adapter,
-    quantize_layers,
-    quantizing,
-    save_adapter,
-    saved_method,
-    start,
-)
+from harness.banks.layers import layer_names, quantize_layers, quantizing
+from harness.banks.loading import load_adapter
+from harness.banks.peft import ADAPTER, Started, save_adapter
+from harness.banks.starts import Calibration, start
 from harness.config.schema import AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
 from harness.files.atomic import sha256_file, write_atomically
 from harness.models.reading import OnTheWay
@@ -38,7 +30,7 @@ from harness.nn.batch import Item
 from harness.nn.dropout import mix_seed
 from harness.nn.masters import float32_modules, hold_in_float32
 from harness.nn.quant import TORCH_DTYPES
-from harness.runs.adapter_files import ADAPTER_WEIGHTS
+from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, starts_from_weights
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.model", "vocab.*", "merges.txt", "*.jinja")
@@ -156,21 +148,27 @@ class OwnedBank(nn.Module, ABC):
             ValueError: another member is in, or files of another base or kind.
         """
         self._require_free(name)
-        if not (folder / ADAPTER_WEIGHTS).is_file():
-            if not (folder / "config.json").is_file():
-                raise ValueError(f"{folder}: neither an adapter nor a model; expected what a run saved")
+        if not (folder / ADAPTER_CONFIG).is_file():
+            if not (folder / MODEL_CONFIG).is_file():
+                raise ValueError(f"{folder}: no {ADAPTER_CONFIG}; expected a folder written by PEFT or by a run")
             _check_method(AdapterMethod.full, self.quant)
             self._take(self.read(folder, self.dtype, self.device, None))
             self.configs[name] = AdapterConfig(name="full", method=AdapterMethod.full)
             return
         with self._drawing(_START):
-            self._started = load_adapter(self._read_for(saved_method(folder)), folder, self.quant, self.device)
+            model = self._read_base(as_it_is=starts_from_weights(folder))
+            self._started = load_adapter(model, folder, self.quant, self.device, self.task_type)
         lora = self._started.model.peft_config[ADAPTER]
         self._take(self._started.model.get_base_model())
         self.configs[name] = AdapterConfig(
-            name=self._started.method.value, method=self._started.method, lora_r=lora.r, lora_alpha=int(lora.lora_alpha)
+            name=self._started.method.value, method=self._started.method, lora_r=lora.r, lora_alpha=lora.lora_alpha
         )
         self.eval()
+
+    @property
+    def serving_fields(self) -> dict[str, Any]:
+        """What of a loaded adapter's config changes its result beside its tensors, rank, alpha and method."""
+        return {} if self._started is None else self._started.served
 
     def remove_member(self, name: str) -> None:
         """Drops the member and its base."""
@@ -222,7 +220,10 @@ class OwnedBank(nn.Module, ABC):
         """The base as a method begins with it: quantized on the way, or as it is where 16/32-bit weights are needed."""
         if method is AdapterMethod.loftq:  # holds each layer against what quantization makes of it
             return self.read(self.folder, self.dtype, torch.device("cpu"), None)
-        as_it_is = self.quant.method is QuantMethod.none or method in RESIDUAL_METHODS
+        return self._read_base(as_it_is=method in RESIDUAL_METHODS)
+
+    def _read_base(self, as_it_is: bool) -> nn.Module:
+        as_it_is = as_it_is or self.quant.method is QuantMethod.none
         on_the_way = None if as_it_is else quantizing(self.quant, self.device)
         return self.read(self.folder, self.dtype, self.device, on_the_way)
 

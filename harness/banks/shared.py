@@ -21,11 +21,10 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -40,10 +39,20 @@ from harness.nn.low_rank import add_low_rank
 from harness.nn.member_row import Kernels, MemberRow
 from harness.nn.quant import linear_layers
 from harness.nn.shards import ShardedLayers
-from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, peft_config, read_peft_config
-
-ALL_LINEAR = "all-linear"
-_PEFT_PREFIX = "base_model.model."
+from harness.runs.adapter_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ALL_LINEAR,
+    DEFAULT_ALPHA,
+    DEFAULT_RANK,
+    PEFT_PREFIX,
+    listed,
+    peft_config,
+    peft_only,
+    read_peft_config,
+    short_names,
+    targeted,
+)
 
 UNPACKABLE = frozenset({"bloom"})  # model types that ignore transformers' attention interface
 
@@ -128,48 +137,60 @@ class AdapterBank(nn.Module):
             self._place(layer, name, a_RI, b_OR, config, seed)
 
     def load_member(self, name: str, folder: Path) -> None:
-        """Reads an adapter saved in PEFT's format, by us or by PEFT.
+        """Reads an adapter saved in PEFT's format, by us or by PEFT: plain LoRA on linear layers.
 
         Raises:
-            ValueError: the adapter was made for another base, or is of a kind that the bank doesn't serve.
+            ValueError: the adapter was made for another base, is damaged, or has what only PEFT's layers compute.
         """
-        saved = read_peft_config(folder)
+        saved = read_peft_config(folder, "CAUSAL_LM")
+        if others := peft_only(folder, saved):
+            raise ValueError(f"{folder}: {listed(others)}: a shared base serves plain LoRA; load this adapter alone")
         config = AdapterConfig(
             name="lora",
             method=AdapterMethod.rslora if saved.get("use_rslora") else AdapterMethod.lora,
-            lora_r=saved["r"],
-            lora_alpha=saved["lora_alpha"],
-            lora_dropout=saved["lora_dropout"],
+            lora_r=saved.get("r", DEFAULT_RANK),
+            lora_alpha=saved.get("lora_alpha", DEFAULT_ALPHA),
+            lora_dropout=float(saved.get("lora_dropout", 0.0)),
         )
-        try:
-            tensors = load_file(folder / ADAPTER_WEIGHTS)
-        except SafetensorError as error:
-            raise ValueError(f"{folder / ADAPTER_WEIGHTS}: damaged ({error}); copy it anew") from error
-        factors = list(self._fitting_factors(folder, tensors, saved.get("base_model_name_or_path")))
+        factors = list(self._fitting_factors(folder, load_file(folder / ADAPTER_WEIGHTS), saved))
         self.configs[name] = config  # from here on nothing is refused
         for layer_name, a_RI, b_OR in factors:
             self._place(self.layers[layer_name], name, a_RI, b_OR, config, seed=0)
 
     def _fitting_factors(
-        self, folder: Path, tensors: dict[str, Tensor], made_for: str | None
+        self, folder: Path, tensors: dict[str, Tensor], saved: dict[str, Any]
     ) -> Iterator[tuple[str, Tensor, Tensor]]:
         """-> each layer's name with its A and B, of an adapter's file.
 
         Raises:
-            ValueError: an A without a B, or a layer that this base doesn't have or has in another shape.
+            ValueError: an A without a B, of another rank, or a layer that this base doesn't have or has in another
+                shape; layers that the config means and the file lacks, or the other way round.
         """
-        for key in sorted(key for key in tensors if key.endswith(".lora_A.weight")):
-            layer_name = key.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight")
-            if (other := key.replace("lora_A", "lora_B")) not in tensors:
+        rank, found = saved.get("r", DEFAULT_RANK), set[str]()
+        for key in sorted(tensors):
+            layer_name, _, factor = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rpartition(".")
+            other = f"{PEFT_PREFIX}{layer_name}.{'lora_B' if factor == 'lora_A' else 'lora_A'}.weight"
+            if other not in tensors:
                 raise ValueError(f"{folder / ADAPTER_WEIGHTS}: {key} has no {other} beside it; copy it anew")
+            if factor == "lora_B":
+                continue
             a_RI, b_OR = tensors[key], tensors[other]
-            shape = (a_RI.shape[1], b_OR.shape[0])
+            shape = (a_RI.shape[-1], b_OR.shape[0])
             if layer_name not in self.layers or _features(self.layers[layer_name].base) != shape:
                 raise ValueError(
                     f"{folder}: its layer {layer_name} ({shape[0]} -> {shape[1]}) doesn't fit this base model; "
-                    f"it was made for {made_for}"
+                    f"it was made for {saved.get('base_model_name_or_path')}"
                 )
+            if a_RI.shape != (rank, shape[0]) or b_OR.shape != (shape[1], rank):
+                ranks = f"{list(a_RI.shape)} and {list(b_OR.shape)}"
+                raise ValueError(f"{folder}: r={rank} in {ADAPTER_CONFIG}, but {layer_name} has factors of {ranks}")
+            found.add(layer_name)
             yield layer_name, a_RI, b_OR
+        if apart := found.symmetric_difference(targeted(saved, self.layers)):
+            raise ValueError(
+                f"{folder}: target_modules in {ADAPTER_CONFIG} and the layers in {ADAPTER_WEIGHTS} differ in "
+                f"{listed(apart)}; copy both files anew"
+            )
 
     def remove_member(self, name: str) -> None:
         """Drops an adapter; the base stays loaded for the next ones."""
@@ -185,14 +206,14 @@ class AdapterBank(nn.Module):
         tensors: dict[str, nn.Parameter] = {}
         for layer_name, layer in self.layers.items():
             if name in layer.lora_a:
-                tensors[f"{_PEFT_PREFIX}{layer_name}.lora_A.weight"] = layer.lora_a[name]
-                tensors[f"{_PEFT_PREFIX}{layer_name}.lora_B.weight"] = layer.lora_b[name]
+                tensors[f"{PEFT_PREFIX}{layer_name}.lora_A.weight"] = layer.lora_a[name]
+                tensors[f"{PEFT_PREFIX}{layer_name}.lora_B.weight"] = layer.lora_b[name]
         return tensors
 
     def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
         """Writes PEFT's two files, the weights last. -> sha256 of the weights."""
         config = self.configs[name]
-        targets = sorted({layer.rsplit(".", 1)[-1] for layer in self._targets(config.targets)})
+        targets = short_names(self._targets(config.targets), list(self.layers))
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.member_parameters(name).items()}
         data = save(tensors, metadata={"format": "pt"})
         folder.mkdir(parents=True, exist_ok=True)

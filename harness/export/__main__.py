@@ -1,4 +1,4 @@
-"""The command `python -m harness.export`: a finished run's adapter as a folder that is ready for a hub upload.
+"""The command `python -m harness.export`: what a finished run trained, as a folder that is ready for a hub upload.
 
 python -m harness.export RUN_ID --out DIR [--license apache-2.0]
 python -m harness.export RUN_ID --out DIR --merge          # a whole checkpoint, of unquantized bases
@@ -27,6 +27,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="a folder that is new or empty")
     parser.add_argument("--runs", type=Path, help="folder of the runs; default: HARNESS_RUNS, else runs/")
     parser.add_argument("--license", default=UNKNOWN_LICENSE, help="a licence's identifier on the hub")
+    parser.add_argument("--base", help="the base's hub id or folder for adapter_config.json; default: where it is")
     parser.add_argument("--merge", action="store_true", help="write base + adapter as one model (unquantized bases)")
     parser.add_argument("--force-merge", action="store_true", help="likewise for a quantized base; its scores drift")
     given = parser.parse_args(command_line)
@@ -39,12 +40,20 @@ def main(command_line: Sequence[str] | None = None) -> int:
     )
     try:
         done = export(
-            folder, given.out, given.merge, force_merge=given.force_merge, license_id=given.license, paths=paths
+            folder,
+            given.out,
+            given.merge,
+            force_merge=given.force_merge,
+            license_id=given.license,
+            paths=paths,
+            base=given.base,
         )
     except ExportRefusedError as error:
         print(f"export: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     print(f"{done.folder}: {', '.join(done.files)}")
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
     return 0
 
 

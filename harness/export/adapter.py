@@ -1,12 +1,13 @@
-"""How does a trained adapter leave this machine? As a folder that is ready for a hub upload.
+"""Writes what a run trained as a folder that is ready for a hub upload.
 
     python -m harness.export RUN_ID --out DIR [--license apache-2.0]
     python -m harness.export RUN_ID --out DIR --merge          # a whole checkpoint, of unquantized bases
 
-The folder holds PEFT's two files and a model card (README.md). The weights are checked against the sha256 that
-the run recorded: a changed file is refused. `--merge` adds the adapter to its base and writes a whole model; for
-a quantized base it is refused, because the merged model is not the one that was trained and scored, unless
-`--force-merge` says so: then the adapter is added to the dequantized weights, which are the ones it learned on.
+The folder holds PEFT's two files and a model card (README.md); of a run of every weight the whole model. The weights
+are checked against the sha256 that the run recorded: a changed file is refused. `--merge` adds the adapter to its base
+and writes a whole model; for a quantized base it is refused, because the merged model is not the one that was trained
+and scored, unless `--force-merge` says so: then the adapter is added to the dequantized weights, which are the ones it
+learned on. What the files can't say exactly (`inexact`) is written into the card and given back to be shown.
 Source: QLoRA (arXiv 2305.14314) section 3; PEFT's file format.
 """
 
@@ -17,11 +18,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config.schema import PathsConfig
-from harness.export.card import UNKNOWN_LICENSE, model_card
-from harness.export.checks import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, ExportRefusedError, check_adapter, whole_record
+from harness.config.schema import AdapterMethod, PathsConfig
+from harness.export.base import BaseName, base_name
+from harness.export.card import UNKNOWN_LICENSE, inexact, model_card
+from harness.export.checks import CARD, ExportRefusedError, check_weights, whole_record
 from harness.export.merge import check_merge, write_merged
 from harness.files.atomic import write_atomically
+from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, RESIDUAL_FILE
 from harness.runs.spec import RunSpec
 
 
@@ -32,6 +35,7 @@ class Exported:
     folder: Path
     files: tuple[str, ...]
     merged: bool
+    notes: tuple[str, ...] = ()  # what whoever uses the files has to know
 
 
 def export(
@@ -42,6 +46,7 @@ def export(
     force_merge: bool = False,
     license_id: str = UNKNOWN_LICENSE,
     paths: PathsConfig | None = None,
+    base: str | None = None,
 ) -> Exported:
     """Writes a finished run's adapter, or the model it makes of its base, to `out`.
 
@@ -51,17 +56,20 @@ def export(
         merge: write a whole checkpoint instead of the adapter.
         force_merge: merge into a quantized base's dequantized weights, which `merge` refuses.
         license_id: a licence's identifier on the hub.
-        paths: where bases are looked for; needed to merge only.
+        paths: where bases are looked for; needed to merge, and for the name of a base that no hub has.
+        base: `base_model_name_or_path` of the adapter, instead of the hub id or the base's folder.
 
     Raises:
         ExportRefusedError: an unfinished run, an untouched base, a changed adapter, a merge that drifts, another
             base than the run's, or an `out` with something in it.
     """
-    record = whole_record(run_folder)
+    record, paths = whole_record(run_folder), paths or PathsConfig()
     spec = RunSpec.from_dict(record.spec)
-    check_adapter(run_folder / "adapter", record, spec)
+    weights = run_folder / "adapter"
+    check_weights(weights, record, spec)
     merges = merge or force_merge
-    if merges:
+    full = spec.adapter.method is AdapterMethod.full
+    if merges and not full:
         check_merge(spec, force_merge)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportRefusedError(f"{out}: there is something already; name a folder that is new or empty")
@@ -69,21 +77,38 @@ def export(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.partial-") as partial:
         folder = Path(partial) / "export"
         folder.mkdir()
-        if merges:
-            write_merged(run_folder / "adapter", folder, record, spec, paths or PathsConfig())
+        notes = [note] if (note := inexact(spec, merged=merges)) is not None else []
+        if full:
+            _copy_model(weights, folder)
+        elif merges:
+            write_merged(weights, folder, record, spec, paths)
         else:
-            shutil.copyfile(run_folder / "adapter" / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
-            write_atomically(folder / ADAPTER_CONFIG, public_config(run_folder / "adapter" / ADAPTER_CONFIG))
+            named = base_name(record, spec.model, paths, base)
+            _copy_adapter(weights, folder, named)
+            notes += [named.note] if named.note is not None else []
         write_atomically(folder / CARD, model_card(record, run_folder, license_id, merged=merges))
         if out.exists():
             out.rmdir()
         os.replace(folder, out)
-    return Exported(folder=out, files=tuple(sorted(path.name for path in out.iterdir())), merged=merges)
+    files = tuple(sorted(path.name for path in out.iterdir()))
+    return Exported(folder=out, files=files, merged=merges, notes=tuple(notes))
 
 
-def public_config(path: Path) -> str:
-    """`adapter_config.json` as it is, but a base that was a local path goes by its folder's name."""
-    text = path.read_text()
-    saved = json.loads(text)
-    base = Path(str(saved.get("base_model_name_or_path")))
-    return json.dumps(saved | {"base_model_name_or_path": base.name}, indent=2) if base.is_absolute() else text
+def _copy_adapter(adapter: Path, folder: Path, base: BaseName) -> None:
+    """PEFT's two files, and the mark of a residual adapter, by which this project rebuilds its base."""
+    shutil.copyfile(adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+    if (adapter / RESIDUAL_FILE).is_file():
+        shutil.copyfile(adapter / RESIDUAL_FILE, folder / RESIDUAL_FILE)
+    saved = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    saved |= {"base_model_name_or_path": base.name, "revision": base.revision}
+    write_atomically(folder / ADAPTER_CONFIG, json.dumps(saved, indent=2))
+
+
+def _copy_model(model: Path, folder: Path) -> None:
+    """A whole checkpoint with its tokenizer, without what names this machine."""
+    for path in model.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copyfile(path, folder / path.name)
+    config = folder / MODEL_CONFIG
+    described = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    write_atomically(config, json.dumps(described, indent=2, sort_keys=True) + "\n")

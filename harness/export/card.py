@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
-from harness.config.schema import DType, ModelConfig, QuantConfig, QuantMethod
+from harness.config.schema import AdapterMethod, DType, QuantConfig, QuantMethod
+from harness.export.base import EMBEDDED, hub_base
+from harness.runs.adapter_files import RESIDUAL_FILE
+from harness.runs.compatibility import RESIDUAL_METHODS
 from harness.runs.record import RunRecord
 from harness.runs.scores import MeasuredScore, measured_scores
 from harness.runs.spec import RunSpec
 
-EMBEDDED = "embedded/"
 UNKNOWN_LICENSE = "unknown"
 
 
@@ -30,15 +32,18 @@ def model_card(record: RunRecord, run_folder: Path, license_id: str = UNKNOWN_LI
         merged: the card of a whole checkpoint instead of an adapter's.
     """
     spec = RunSpec.from_dict(record.spec)
-    kind = "merged into its base" if merged else "adapter"
+    full = spec.adapter.method is AdapterMethod.full
+    merged = merged and not full
+    kind = "a model with all its weights finetuned" if full else f"a {spec.adapter.method.value} adapter"
+    kind += " merged into its base" if merged else ""
     sections = [
         _front_matter(spec, license_id, merged),
-        f"# {record.label}\n\nA {spec.adapter.method.value} {kind}, trained by qlora-harness (run `{record.run_id}`).",
+        f"# {record.label}\n\n{kind.capitalize()}, trained by qlora-harness (run `{record.run_id}`).",
         _section("Base", _base_rows(record, spec)),
         _section("Data", _data_rows(record, spec)),
         _section("Recipe", _recipe_rows(record, spec)),
-        _scores(run_folder / "eval", merged),
-        "## How to load\n\n```python\n" + snippet(spec, merged) + "```\n\n" + _loading_note(spec, merged),
+        _scores(run_folder / "eval", merged, full),
+        "## How to load\n\n```python\n" + snippet(spec, merged or full) + "```\n\n" + _loading_note(spec, merged),
         _section("Made with", _provenance_rows(record)),
     ]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
@@ -68,25 +73,38 @@ def snippet(spec: RunSpec, merged: bool) -> str:
     )
 
 
-def hub_base(model: ModelConfig) -> str | None:
-    """The base's hub id; None for a model that a package ships and for a local folder."""
-    is_hub_id = model.hub_id.count("/") == 1 and not model.hub_id.startswith((EMBEDDED, "/", "."))
-    return model.hub_id if is_hub_id and model.path is None else None
+def inexact(spec: RunSpec, merged: bool) -> str | None:
+    """What of an exported adapter other programs don't compute as it was trained; None where nothing is lost."""
+    method, quant = spec.adapter.method, spec.quant
+    if merged or method not in RESIDUAL_METHODS:
+        return None
+    if quant.method is QuantMethod.none:
+        if quant.compute_dtype is DType.float32:
+            return None
+        return f"{method.value} moved weights into the adapter: on the plain base it is exact up to rounding in 16 bits"
+    return (
+        f"{method.value} was trained on {quant.method.value} of the weights less the adapter's start. Plain PEFT on "
+        f"{quant.method.value} of the plain weights is a quantization error off; qlora-harness loads it exactly (by "
+        f"{RESIDUAL_FILE}), and a forced merge writes the model that was trained"
+    )
 
 
 def _front_matter(spec: RunSpec, license_id: str, merged: bool) -> str:
     assert spec.dataset is not None
     values: dict[str, Any] = {}
+    full = spec.adapter.method is AdapterMethod.full
     if (base := hub_base(spec.model)) is not None:
-        values |= {"base_model": base, "base_model_relation": "merge" if merged else "adapter"}
+        relation = "finetune" if full else "merge" if merged else "adapter"
+        values |= {"base_model": base, "base_model_relation": relation}
     data = spec.dataset.hub_id
     if spec.dataset.path is None and data.count("/") == 1 and not data.startswith(EMBEDDED):
         values["datasets"] = [data]
-    values["library_name"] = "transformers" if merged else "peft"
+    values["library_name"] = "transformers" if merged or full else "peft"
     values["license"] = license_id
     values["pipeline_tag"] = "text-generation"
     quantized = spec.quant.method is not QuantMethod.none
-    tags = ["qlora" if quantized else "lora", spec.adapter.method.value, "qlora-harness"]
+    kind = ["full-finetuning"] if full else ["qlora" if quantized else "lora", spec.adapter.method.value]
+    tags = [*kind, "qlora-harness"]
     values["tags"] = list(dict.fromkeys(tags))
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
 
@@ -126,9 +144,12 @@ def _data_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
 def _recipe_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
     adapter, train = spec.adapter, spec.train
     assert train is not None
-    return [
+    of_adapter = [
         ("rank r, alpha, dropout", f"{adapter.lora_r}, {adapter.lora_alpha}, {adapter.lora_dropout}"),
         ("layers", ", ".join(adapter.targets)),
+    ]
+    return [
+        *([("trained", "every weight")] if adapter.method is AdapterMethod.full else of_adapter),
         ("optimizer", f"{record.optimizer_used}, betas {train.adam_beta1}, {train.adam_beta2}"),
         ("weight decay, gradient norm", f"{train.weight_decay:g}, {train.max_grad_norm:g}"),
         ("learning rate", f"{train.learning_rate:g}, {train.schedule.value}, {train.warmup_steps} warm-up steps"),
@@ -143,12 +164,13 @@ def _recipe_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
     ]
 
 
-def _scores(folder: Path, merged: bool) -> str:
+def _scores(folder: Path, merged: bool, full: bool) -> str:
     rows = [_score_row(score) for score in measured_scores(folder)]
     if not rows:
         return "## Scores\n\nNone were measured."
     on = "of the adapter, before it was merged" if merged else "of this adapter on its base as it was trained"
-    head = f"## Scores\n\nMeasured {on}, not merged; intervals are 95 %.\n\n"
+    what = "of this model" if full else f"{on}, not merged"
+    head = f"## Scores\n\nMeasured {what}; intervals are 95 %.\n\n"
     table = [
         f"| {' | '.join(row)} |" for row in [("evaluation", "score", "interval", "n", "settings"), ("---",) * 5, *rows]
     ]
@@ -168,9 +190,11 @@ def _loading_note(spec: RunSpec, merged: bool) -> str:
             "The adapter was trained on quantized weights. They were dequantized and the adapter added to them; "
             "rounding in the compute dtype, or quantizing again, moves the scores: measure before you rely on them."
         )
+    exactness = inexact(spec, merged)
     if spec.quant.method is QuantMethod.none or merged:
-        return ""
-    note = "Use it unmerged, on the base quantized as above: merging into other weights moves the scores."
+        return "" if exactness is None else f"Note: {exactness}."
+    note = "" if exactness is None else f"Note: {exactness}. "
+    note += "Use it unmerged, on the base quantized as above: merging into other weights moves the scores."
     if spec.quant.method is not QuantMethod.int8 and spec.quant.block_size != 64:
         note += (
             " transformers quantizes in blocks of 64 and can't be told otherwise; this run had "

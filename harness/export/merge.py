@@ -5,13 +5,13 @@ forced: then the adapter is added to the dequantized weights, which are the ones
 Source: QLoRA (arXiv 2305.14314) section 3.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config.schema import ModelKind, PathsConfig, QuantConfig, QuantMethod
+from harness.export.base import base_folder
 from harness.export.checks import ExportRefusedError
-from harness.files.hub import Missing
-from harness.models.locate import folder_fingerprint, locate_model
 from harness.runs.record import RunRecord
 from harness.runs.spec import RunSpec
 
@@ -38,41 +38,36 @@ def check_merge(spec: RunSpec, force: bool) -> None:
 def write_merged(adapter: Path, folder: Path, record: RunRecord, spec: RunSpec, paths: PathsConfig) -> None:
     """Saves base + adapter as one checkpoint with its tokenizer, in the run's compute dtype.
 
+    The base is the run's own: of a residual adapter less its start, of a quantized one rounded to its values.
+
     Raises:
         ExportRefusedError: the base isn't here, or isn't the one that the run was trained on.
     """
-    from peft import PeftModel
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from harness.models.convert import checkpoint_folder
+    from harness.banks.loading import load_adapter
     from harness.nn.quant import TORCH_DTYPES
 
-    source = locate_model(spec.model, paths)
-    if isinstance(source, Missing):
-        raise ExportRefusedError(str(source))
-    base_folder = checkpoint_folder(source, Path(paths.cache))
-    found = folder_fingerprint(base_folder)
-    if found != record.base_fingerprint:
-        raise ExportRefusedError(
-            f"{base_folder}: its weights are {found[:12]}, the run was trained on {record.base_fingerprint[:12]}; "
-            "restore the old ones, or set HARNESS_MODEL_STORE to where they are"
-        )
-    dtype = TORCH_DTYPES[spec.quant.compute_dtype]
-    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=dtype)
+    checkpoint = base_folder(record, spec.model, paths)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=TORCH_DTYPES[spec.quant.compute_dtype])
+    unquantized = replace(spec.quant, method=QuantMethod.none)
+    adapted = load_adapter(model, adapter, unquantized, torch.device("cpu"), "CAUSAL_LM").model
     if spec.quant.method is not QuantMethod.none:
         round_to_quantized(model, spec.quant)
-    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    merged.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base_folder).save_pretrained(folder)
+    adapted.merge_and_unload().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
 
 
 def round_to_quantized(model: "nn.Module", quant: QuantConfig) -> None:
-    """Gives every quantizable linear layer, in place, the values that it has once quantized."""
+    """Gives every quantizable linear layer of a base, in place, the values that it has once quantized."""
     import torch
 
     from harness.nn.quant import linear_layers, quantize_linear
 
-    for _, linear in linear_layers(model):
+    for name, linear in linear_layers(model):
+        if ".lora_" in name:
+            continue
         weight: Tensor = linear.weight  # type: ignore[assignment]
         copy = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         copy.weight = torch.nn.Parameter(weight.data.clone(), requires_grad=False)

@@ -100,6 +100,15 @@ def folder_fingerprint(folder: Path) -> str:
     return digest
 
 
+def weights_differ(one: Path, other: Path) -> bool:
+    """Whether two checkpoints hold other weights; their tokenizers don't matter. Sizes are looked at first."""
+    files = [sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS) for folder in (one, other)]
+    names = [[file.name for file in found] for found in files]
+    if names[0] != names[1] or [f.stat().st_size for f in files[0]] != [f.stat().st_size for f in files[1]]:
+        return True
+    return any(sha256_file(a) != sha256_file(b) for a, b in zip(*files, strict=True))
+
+
 def _read_memo(memo: Path) -> dict[str, Any]:
     """What was hashed before; nothing where the file is missing or damaged, so that all is hashed again."""
     try:

@@ -1,14 +1,74 @@
-"""The files of an adapter in PEFT's format: their names, and `adapter_config.json` written and read. No torch."""
+"""The files of an adapter in PEFT's format: their names, and `adapter_config.json` written, read and judged. No torch.
+
+An adapter that plain LoRA describes whole is served beside others over one base (`harness.banks.shared`). All else
+that PEFT computes deterministically from the file and the base is served by PEFT's own layers
+(`harness.banks.loading`). What neither can do exactly is refused, and so is a field that PEFT 0.21 doesn't know.
+
+Source: PEFT 0.21, `LoraConfig` (every field has its place below) and `check_target_module_exists`.
+"""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from harness.config.schema import AdapterConfig, AdapterMethod
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PICKLE = "adapter_model.bin"  # of older PEFT versions; torch reads it weights-only
 ADAPTER_CONFIG = "adapter_config.json"
+RESIDUAL_FILE = "residual.json"  # beside an adapter that was trained on a base less its own start
+MODEL_CONFIG = "config.json"  # of a whole checkpoint, which a run of every weight leaves
+PEFT_PREFIX = "base_model.model."
+ALL_LINEAR = "all-linear"
+DEFAULT_RANK = DEFAULT_ALPHA = 8  # PEFT's own, where a file leaves them out
+BY_PEFT = AdapterMethod.dora  # the method whose bank holds PEFT's own layers, whatever is in them
+
+RESIDUAL_STARTS = ("pissa", "olora")  # PEFT takes the start from the base again when it loads such an adapter
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")  # nothing of them is left in the base
+
+# Fields that say how training went, or that are read elsewhere here (r, alpha, targets, base, task)
+_PLAIN = (
+    *("peft_type", "task_type", "base_model_name_or_path", "revision", "auto_mapping", "peft_version"),
+    *("r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "bias", "fan_in_fan_out"),
+    *("lora_dropout", "inference_mode", "runtime_config", "megatron_core", "qalora_group_size"),
+    *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+)
+# Fields that change what is computed, which PEFT's own layers do exactly
+_ONLY_PEFT = (
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "layers_pattern",
+    "trainable_token_indices",
+    "target_parameters",
+    "ensure_weight_tying",
+)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "r": (int,),
+    "lora_alpha": (int, float),
+    "lora_dropout": (int, float),
+    "use_rslora": (bool,),
+    "use_dora": (bool,),
+    "lora_bias": (bool,),
+    "fan_in_fan_out": (bool,),
+    "ensure_weight_tying": (bool,),
+    "bias": (str,),
+    "target_modules": (list, str, type(None)),
+    "exclude_modules": (list, str, type(None)),
+    "modules_to_save": (list, type(None)),
+    "layers_to_transform": (list, int, type(None)),
+    "rank_pattern": (dict, type(None)),
+    "alpha_pattern": (dict, type(None)),
+}
+_PLAIN_TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_[AB]\.weight")
+_MAX_NAMED = 5  # fields or tensors in a message
 
 
 def peft_config(config: AdapterConfig, targets: Sequence[str], base_model: str, revision: str) -> dict[str, Any]:
@@ -29,19 +89,178 @@ def peft_config(config: AdapterConfig, targets: Sequence[str], base_model: str, 
     }
 
 
-def read_peft_config(folder: Path) -> dict[str, Any]:
+def read_peft_config(folder: Path, task_type: str | None = None) -> dict[str, Any]:
     """Reads and checks `adapter_config.json`.
 
+    Args:
+        folder: of the adapter.
+        task_type: PEFT's name of what the base does; None accepts any.
+
     Raises:
-        ValueError: no such file, or an adapter of a kind that the bank doesn't serve.
+        ValueError: no such file, or fields that nothing here can serve, by name.
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
         raise ValueError(f"{folder}: no {ADAPTER_CONFIG}; expected a folder written by PEFT or by a run")
-    saved: dict[str, Any] = json.loads(path.read_text())
-    unsupported = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if saved.get(key)]
-    if saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none" or unsupported:
-        raise ValueError(
-            f"{path}: only plain LoRA without bias is served here, not {saved.get('peft_type')} {unsupported}"
-        )
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{path}: not JSON ({error}); copy it anew") from error
+    if not isinstance(saved, dict):
+        raise ValueError(f"{path}: expected an object, found {type(saved).__name__}; copy it anew")
+    if problem := _config_problem(saved, task_type):
+        raise ValueError(f"{path}: {problem}")
     return saved
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
+    """Names and shapes of an adapter's tensors, from the header of its safetensors file; None where it has a pickle.
+
+    Raises:
+        ValueError: neither file is there, or the file is damaged.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    if not path.is_file():
+        if (folder / ADAPTER_PICKLE).is_file():
+            return None
+        raise ValueError(f"{folder}: no file {ADAPTER_WEIGHTS} or {ADAPTER_PICKLE} beside {ADAPTER_CONFIG}")
+    try:
+        with safe_open(path, framework="np") as tensors:
+            shapes = {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error}); copy it anew") from error
+    require_lora(path, shapes)
+    return shapes
+
+
+def require_lora(path: Path, keys: Collection[str]) -> None:
+    """Raises ValueError for a file of weights in which no tensor is LoRA's."""
+    if not any(".lora_" in key for key in keys):
+        raise ValueError(f"{path}: no LoRA tensors in it, but {listed(keys) or 'nothing'}")
+
+
+def peft_only(folder: Path, saved: dict[str, Any]) -> list[str]:
+    """What of an adapter needs PEFT's own layers: names of fields, files and tensors; empty for plain LoRA."""
+    found = [key for key in _ONLY_PEFT if _asks(saved.get(key))]
+    found += ["bias"] if saved.get("bias", "none") != "none" else []
+    found += ["init_lora_weights"] if saved.get("init_lora_weights") in RESIDUAL_STARTS else []
+    found += ["target_modules"] if saved.get("target_modules") is None else []
+    shapes = tensor_shapes(folder)
+    if shapes is None:
+        return [*found, ADAPTER_PICKLE]
+    return found + [key for key in shapes if not _is_in_a_block(key)]
+
+
+def serving_fields(saved: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an adapter that change its result beside its tensors, rank, alpha and method."""
+    keys = {"use_rslora", "bias", *_ONLY_PEFT} - {"use_dora"}
+    keys |= {"init_lora_weights"} if saved.get("init_lora_weights") in RESIDUAL_STARTS else set()
+    return {key: saved[key] for key in sorted(keys) if _asks(saved.get(key)) and saved[key] != "none"}
+
+
+def bank_method(folder: Path) -> AdapterMethod:
+    """The method whose bank serves what lies in `folder` (`harness.banks.load.make_bank`).
+
+    Raises:
+        ValueError: neither an adapter nor a checkpoint, or an adapter that nothing here can serve.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file() and (folder / MODEL_CONFIG).is_file():
+        return AdapterMethod.full
+    saved = read_peft_config(folder)
+    needs_peft = (folder / RESIDUAL_FILE).is_file() or bool(peft_only(folder, saved))
+    return BY_PEFT if needs_peft else AdapterMethod.lora
+
+
+def saved_method(folder: Path) -> AdapterMethod:
+    """Which residual method a run saved an adapter of; LoRA where the base's weights were left as they are."""
+    about = folder / RESIDUAL_FILE
+    return AdapterMethod(json.loads(about.read_text())["method"]) if about.is_file() else AdapterMethod.lora
+
+
+def starts_from_weights(folder: Path) -> bool:
+    """Whether the base is needed in 16/32 bits: its weights change, or whole modules of it are replaced."""
+    saved = read_peft_config(folder)
+    start = saved.get("init_lora_weights")
+    return (folder / RESIDUAL_FILE).is_file() or start in RESIDUAL_STARTS or bool(saved.get("modules_to_save"))
+
+
+def targeted(saved: dict[str, Any], names: Iterable[str]) -> list[str]:
+    """Which of a base's layers `target_modules` and `exclude_modules` mean, by PEFT's rule."""
+    wanted, excluded = saved["target_modules"], saved.get("exclude_modules") or []
+    every = wanted == ALL_LINEAR or wanted == [ALL_LINEAR]
+    return [name for name in names if (every or _means(wanted, name)) and not _means(excluded, name)]
+
+
+def short_names(wanted: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The last parts of the wanted names where those mean the same layers, else the names themselves.
+
+    A last part that a head also has (RoBERTa's `dense`) would reach into it, so short ones are for layers only.
+    """
+    last = sorted({name.rsplit(".", 1)[-1] for name in wanted})
+    meant = [name for name in names if name.rsplit(".", 1)[-1] in last]
+    return last if meant == list(wanted) and "dense" not in last else list(wanted)
+
+
+def listed(names: Collection[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    shown = ", ".join(sorted(names)[:_MAX_NAMED])
+    return shown if len(names) <= _MAX_NAMED else f"{shown} and {len(names) - _MAX_NAMED} more"
+
+
+def _asks(value: Any) -> bool:
+    """Whether a field that is there asks for something; a 0 does, as the number of a layer."""
+    return value is not None and value is not False and value not in ([], {}, "")
+
+
+def _means(pattern: str | list[str], name: str) -> bool:
+    if isinstance(pattern, str):
+        return re.fullmatch(pattern, name) is not None
+    return name in pattern or any(name.endswith(f".{part}") for part in pattern)
+
+
+def _is_in_a_block(key: str) -> bool:
+    """Whether a tensor is LoRA's, of a layer within a numbered block: no embedding, no output layer."""
+    match = _PLAIN_TENSOR.fullmatch(key)
+    return match is not None and any(part.isdigit() for part in match["layer"].split("."))
+
+
+def _config_problem(saved: dict[str, Any], task_type: str | None) -> str | None:
+    if saved.get("peft_type") != "LORA":
+        return f"peft_type={saved.get('peft_type')}: only LoRA and its variants are served"
+    for key, types in _TYPES.items():
+        value = saved.get(key, _TYPES)
+        if value is not _TYPES and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
+            return f"{key}={value!r}: expected {_spoken(types)}"
+    if problem := _number_problem(saved):
+        return problem
+    if task_type is not None and saved.get("task_type") not in (None, task_type):
+        return f"task_type={saved['task_type']}: the adapter is for another kind of model than this one ({task_type})"
+    start = saved.get("init_lora_weights")
+    if start not in (*_PLAIN_STARTS, *RESIDUAL_STARTS):
+        return (
+            f"init_lora_weights={start!r}: it was trained on a base that had changed, and that can't be rebuilt from "
+            "the file; save it again with path_initial_model_for_weight_conversion, which makes a plain adapter of it"
+        )
+    known = {*_PLAIN, *_ONLY_PEFT}
+    unknown = [key for key, value in saved.items() if key not in known and _asks(value)]
+    if unknown:
+        return f"{', '.join(f'{key}={saved[key]!r}' for key in sorted(unknown))}: can't be served here"
+    return None
+
+
+def _number_problem(saved: dict[str, Any]) -> str | None:
+    if saved.get("bias", "none") not in ("none", "all", "lora_only"):
+        return f"bias={saved['bias']!r}: expected none, all or lora_only"
+    for key in ("r", "lora_alpha"):
+        if saved.get(key, 1) <= 0:
+            return f"{key}={saved[key]!r}: expected a number above 0"
+    for key in ("rank_pattern", "alpha_pattern"):
+        for name, value in (saved.get(key) or {}).items():
+            if isinstance(value, bool) or not isinstance(value, _TYPES["r" if key == "rank_pattern" else "lora_alpha"]):
+                return f"{key}[{name!r}]={value!r}: expected a number"
+    return None
+
+
+def _spoken(types: tuple[type, ...]) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+    return " or ".join({**names, dict: "an object"}.get(kind, "null") for kind in types)

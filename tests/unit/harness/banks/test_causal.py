@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 from harness.banks.causal import FullBank, PackedBank, PeftBank
+from harness.banks.layers import layer_names, resolve_targets
 from harness.banks.load import NUM_CALIBRATION_EXAMPLES, calibrate, make_bank
-from harness.banks.peft import RESIDUAL_FILE, layer_names, resolve_targets
 from harness.banks.shared import AdapterBank
 from harness.config.schema import (
     AdapterConfig,
@@ -31,6 +31,7 @@ from harness.config.schema import (
 from harness.data.tokens import TokenizedExample
 from harness.nn.attention import PACKED, Packed
 from harness.nn.batch import Item, Segment
+from harness.runs.adapter_files import RESIDUAL_FILE
 from harness.runs.compatibility import method_problem
 from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
 from tests.in_memory import quantize_linear_layers
@@ -324,7 +325,7 @@ def test_the_bank_refuses_what_it_cannot_serve(folder: Path, tmp_path: Path) -> 
     other = make_checkpoint(tmp_path / "other", seed=1)  # twice as wide
     with pytest.raises(ValueError, match="made for tiny"):
         PeftBank(other, QUANTS["none"], CPU).load_member("a", tmp_path)
-    with pytest.raises(ValueError, match="neither an adapter nor a model"):
+    with pytest.raises(ValueError, match=r"no adapter_config\.json; expected a folder"):
         PeftBank(folder, QUANTS["none"], CPU).load_member("a", tmp_path / "nothing")
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from harness.banks.load import load_base
+from harness.banks.load import load_base, make_bank
 from harness.banks.shared import AdapterBank
 from harness.config.schema import (
     AdapterConfig,
@@ -22,6 +23,7 @@ from harness.config.schema import (
     DatasetConfig,
     DType,
     ModelConfig,
+    ModelKind,
     PathsConfig,
     QuantConfig,
     QuantMethod,
@@ -33,11 +35,13 @@ from harness.export.checks import ExportRefusedError
 from harness.export.merge import dequantized
 from harness.files.atomic import write_json
 from harness.models.locate import ModelSource, folder_fingerprint
-from harness.nn.batch import Segment
+from harness.nn.batch import Item, Segment
 from harness.nn.quant import quantize_linear
+from harness.runs.adapter_files import bank_method
+from harness.runs.compatibility import CALIBRATED_METHODS
 from harness.runs.record import RunRecord, load_record, save_record
 from harness.runs.spec import RunSpec
-from tests.tiny import make_checkpoint
+from tests.tiny import VOCAB_SIZE, make_checkpoint
 
 CPU = torch.device("cpu")
 LORA = AdapterConfig(name="lora", lora_r=4, lora_alpha=8, lora_dropout=0.1)
@@ -72,13 +76,17 @@ def make_run(tmp_path: Path, checkpoint: Path, quant: QuantConfig = PLAIN, **cha
         hub_data = dataclasses.replace(spec.dataset, path=None)
         spec = dataclasses.replace(spec, model=dataclasses.replace(model, path=None), dataset=hub_data)
     folder = tmp_path / "runs" / spec.run_id
-    base = load_base(source(checkpoint), quant, CPU, tmp_path / "cache")
+    base = load_base(source(checkpoint), quant, CPU, tmp_path / "cache", method=spec.adapter.method)
+    bank: Any = base.bank
+    if spec.adapter.method in CALIBRATED_METHODS:
+        tokens = [np.random.default_rng(n).integers(3, VOCAB_SIZE, 24).astype(np.int32) for n in range(6)]
+        bank.calibrate([Item(member="", tokens=t, num_source=8, dropout_key=0, weight=1.0) for t in tokens])
     digest = None
     if spec.adapter.method is not AdapterMethod.none:
         base.bank.add_member("m", spec.adapter, seed=0)
         generator = torch.Generator().manual_seed(1)
         for parameter in base.bank.member_parameters("m").values():
-            parameter.data.normal_(0, 0.1, generator=generator)
+            parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         digest = base.bank.save_member("m", folder / "adapter", model.hub_id, "main")
     record = make_record(spec, digest, base.fingerprint)
     score = {"accuracy_macro": 0.5, "accuracy_macro_ci95": [0.4, 0.6], "n": 40, "protocol": "lm_eval", "num_shots": 5}
@@ -123,11 +131,16 @@ def source(checkpoint: Path) -> ModelSource:
 
 def run_logits(run: Path, checkpoint: Path, quant: QuantConfig, tmp_path: Path) -> torch.Tensor:
     """Of the base as the run had it, with its adapter, unmerged."""
-    bank: AdapterBank = load_base(source(checkpoint), quant, CPU, tmp_path / "cache").bank
+    method = RunSpec.from_dict(load_record(run).spec).adapter.method  # type: ignore[union-attr]
+    bank = load_base(source(checkpoint), quant, CPU, tmp_path / "cache", method=method).bank
     bank.load_member("m", run / "adapter")
+    return bank_logits(bank)
+
+
+def bank_logits(bank: AdapterBank) -> torch.Tensor:
     with torch.inference_mode():
         hidden = bank(TOKENS, [Segment(num_tokens=TOKENS.shape[1], member="m")])
-        return bank.logits(hidden[0])
+        return bank.logits(hidden[0]).float()
 
 
 def run_snippet(card: str, base: Path | None, exported: Path) -> dict[str, Any]:
@@ -190,12 +203,13 @@ def test_the_card_says_what_was_done(tmp_path: Path, checkpoint: Path) -> None:
     assert "chats.jsonl" in text
 
 
-def test_no_machine_path_leaves(tmp_path: Path, checkpoint: Path) -> None:
-    run = make_run(tmp_path, checkpoint, NF4)
+@pytest.mark.parametrize(("from_hub", "base"), [(True, None), (False, "lab/tiny")])
+def test_no_machine_path_leaves(tmp_path: Path, checkpoint: Path, from_hub: bool, base: str | None) -> None:
+    run = make_run(tmp_path, checkpoint, NF4, from_hub=from_hub)
     config = json.loads((run / "adapter" / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = str(checkpoint)
     (run / "adapter" / "adapter_config.json").write_text(json.dumps(config))
-    out = export(run, tmp_path / "out").folder
+    out = export(run, tmp_path / "out", base=base).folder
     for file in ("README.md", "adapter_config.json"):
         text = (out / file).read_text()
         assert str(tmp_path) not in text
@@ -241,14 +255,107 @@ def test_an_untouched_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
         export(run, tmp_path / "out")
 
 
-@pytest.mark.parametrize("merge", [False, True])
-def test_a_run_of_every_weight_is_refused_and_its_checkpoint_named(
-    tmp_path: Path, checkpoint: Path, merge: bool
+METHODS = ["rslora", "dora", "pissa", "olora", "corda", "lora_ga", "eva", "loftq"]
+RESIDUAL = ("pissa", "olora", "corda", "lora_ga")
+
+
+def of_method(method: str) -> AdapterConfig:
+    return AdapterConfig(name=method, method=AdapterMethod(method), lora_r=4, lora_alpha=8, lora_dropout=0.0)
+
+
+def logits_of(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        logits: torch.Tensor = model.eval()(TOKENS).logits[0].float()
+        return logits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_is_exported_as_it_was_trained(
+    tmp_path: Path, checkpoint: Path, paths: PathsConfig, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = make_run(tmp_path, checkpoint, adapter=AdapterConfig(name="full", method=AdapterMethod.full))
-    with pytest.raises(ExportRefusedError, match=r"trained every weight.*adapter is a whole checkpoint"):
-        export(run, tmp_path / "out", merge)
-    assert not (tmp_path / "out").exists()
+    quant = NF4 if method == "loftq" else PLAIN
+    run = make_run(tmp_path, checkpoint, quant, adapter=of_method(method))
+    trained = run_logits(run, checkpoint, quant, tmp_path)
+    merged = export(run, tmp_path / "merged", merge=True, force_merge=True, paths=paths)
+    model = AutoModelForCausalLM.from_pretrained(merged.folder)
+    torch.testing.assert_close(logits_of(model), trained, rtol=1e-4, atol=1e-4)
+    assert (merged.notes, merged.merged) == ((), True)
+    assert main([run.name, "--runs", str(run.parent), "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().err
+    assert f"names its base by a folder of this machine, {checkpoint}" in told
+    assert method not in told
+    if quant is PLAIN:
+        model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
+        torch.testing.assert_close(logits_of(model), trained, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["dora", "pissa", "corda"])
+def test_what_plain_peft_computes_otherwise_on_a_quantized_base_is_said(
+    tmp_path: Path, checkpoint: Path, paths: PathsConfig, method: str
+) -> None:
+    run = make_run(tmp_path, checkpoint, NF4, adapter=of_method(method))
+    trained = run_logits(run, checkpoint, NF4, tmp_path)
+    done = export(run, tmp_path / "out", paths=paths)
+    said = "Plain PEFT on nf4 of the plain weights is a quantization error off"
+    assert (said in (done.folder / "README.md").read_text()) == (method in RESIDUAL)
+    assert any(said in note for note in done.notes) == (method in RESIDUAL)
+    bank = make_bank(checkpoint, ModelKind.causal, bank_method(done.folder), NF4, CPU)
+    bank.load_member("m", done.folder)
+    assert torch.equal(bank_logits(bank), trained)  # by this project, from the exported files alone
+    merged = export(run, tmp_path / "merged", force_merge=True, paths=paths)
+    model = AutoModelForCausalLM.from_pretrained(merged.folder)
+    torch.testing.assert_close(logits_of(model), trained, rtol=1e-4, atol=1e-4)
+
+
+def test_half_precision_is_said_of_residual_methods_only(tmp_path: Path, checkpoint: Path, paths: PathsConfig) -> None:
+    bf16 = QuantConfig(name="bf16", method=QuantMethod.none, compute_dtype=DType.bfloat16)
+    for method in ("pissa", "dora"):
+        run = make_run(tmp_path, checkpoint, bf16, adapter=of_method(method))
+        done = export(run, tmp_path / f"out-{method}", paths=paths, base="lab/tiny")
+        assert any("exact up to rounding in 16 bits" in note for note in done.notes) == (method == "pissa")
+        merged = export(run, tmp_path / f"merged-{method}", merge=True, paths=paths)
+        model = AutoModelForCausalLM.from_pretrained(merged.folder)
+        assert model.dtype is torch.bfloat16
+        trained = run_logits(run, checkpoint, bf16, tmp_path)
+        assert (logits_of(model) - trained).norm() < 0.03 * trained.norm()
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_run_of_every_weight_is_exported_as_a_model(tmp_path: Path, checkpoint: Path, merge: bool) -> None:
+    run = make_run(tmp_path, checkpoint, adapter=of_method("full"))
+    done = export(run, tmp_path / "out", merge)
+    text = (done.folder / "README.md").read_text()
+    names = run_snippet(text, None, done.folder)
+    assert torch.equal(logits_of(names["model"]), run_logits(run, checkpoint, PLAIN, tmp_path))
+    assert names["tokenizer"].decode([17]) != ""
+    assert ModelCard(text).data.to_dict()["library_name"] == "transformers"
+    assert "| trained | every weight |" in text
+    assert "rank r" not in text
+    assert str(tmp_path) not in (done.folder / "config.json").read_text()
+    weights = run / "adapter" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\1\0")
+    with pytest.raises(ExportRefusedError, match="changed after training"):
+        export(run, tmp_path / "again")
+
+
+def test_the_base_is_named_so_that_it_can_be_found(tmp_path: Path, checkpoint: Path, paths: PathsConfig) -> None:
+    def named(folder: Path) -> tuple[str, str | None]:
+        saved = json.loads((folder / "adapter_config.json").read_text())
+        return saved["base_model_name_or_path"], saved["revision"]
+
+    run = make_run(tmp_path, checkpoint)
+    assert named(export(run, tmp_path / "path", paths=paths).folder) == (str(checkpoint), None)
+    assert named(export(run, tmp_path / "given", paths=paths, base="me/mine").folder) == ("me/mine", None)
+    hub = make_run(tmp_path, checkpoint, from_hub=True)
+    done = export(hub, tmp_path / "hub", paths=paths)
+    assert (named(done.folder), done.notes) == (("lab/tiny", "main"), ())
+    gone = make_run(tmp_path, checkpoint, path=str(tmp_path / "gone" / "tiny"))
+    done = export(gone, tmp_path / "left", paths=paths)
+    assert named(done.folder) == ("tiny", None)
+    assert "say where it is by --base" in done.notes[0]
+    other = make_run(tmp_path, checkpoint, path=str(make_checkpoint(tmp_path / "other", seed=2)))
+    with pytest.raises(ExportRefusedError, match="was trained on"):
+        export(other, tmp_path / "wrong", paths=paths)
 
 
 def test_nothing_is_written_over(tmp_path: Path, checkpoint: Path) -> None:

@@ -1,0 +1,103 @@
+"""The linear layers of a base that an adapter is put on: which they are, and how they are quantized in place.
+
+PEFT's wrappers may be around them already: what is under a wrapper is quantized there.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+from torch import Tensor, nn
+
+from harness.config.schema import QuantConfig, QuantMethod
+from harness.models.reading import OnTheWay
+from harness.nn.quant import linear_layers, quantize_linear
+from harness.runs.adapter_files import ALL_LINEAR
+
+HEADS = ("classifier", "score")  # classification heads are trained whole, never quantized
+_FLOAT_STORED = "wo"  # T5 casts what goes into it to its weight's dtype, which must not be uint8
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """The linear layers that are quantized and adapted: all but the output layer and a classification head."""
+    return [name for name, _ in linear_layers(model) if name.partition(".")[0] not in HEADS]
+
+
+def resolve_targets(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Full names of the layers that `adapter.targets` means: all-linear, last parts of names, or names.
+
+    Raises:
+        ValueError: an entry that matches no linear layer.
+    """
+    if list(wanted) == [ALL_LINEAR]:
+        return list(names)
+    last = {name.rsplit(".", 1)[-1] for name in names}
+    if unknown := set(wanted) - last - set(names):
+        raise ValueError(f"adapter.targets={sorted(unknown)}: no such linear layer; this model has {sorted(last)}")
+    return [name for name in names if name.rsplit(".", 1)[-1] in wanted or name in wanted]
+
+
+def quantize_layers(
+    model: nn.Module, names: Sequence[str], quant: QuantConfig, device: torch.device, keep_error: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """Quantizes the named layers in place, PEFT's wrappers staying around them, and moves all to `device`.
+
+    Returns:
+        W - Q(W) of each layer in `keep_error`, [out, in] float32.
+    """
+    errors: dict[str, Tensor] = {}
+    for name in names if quant.method is not QuantMethod.none else ():
+        module = model.get_submodule(name)
+        owner, child = (module, "base_layer") if isinstance(module, LoraLayer) else _parent(model, name)
+        linear = owner.get_submodule(child)
+        if type(linear) is not nn.Linear:  # quantized when it was read
+            continue
+        weight = None
+        if name in keep_error:
+            weight = layer_weight(owner, child).detach().to(device=device, dtype=torch.float32, copy=True)
+        quantized = _quantized(name, linear, quant, device)
+        if weight is not None:
+            errors[name] = weight - dequantize_module_weight(quantized).detach().float()
+        setattr(owner, child, quantized)
+    model.to(device)
+    return errors
+
+
+def quantizing(quant: QuantConfig, device: torch.device) -> OnTheWay:
+    """Quantizes the layers that `layer_names` has while a model is read; `quantize_layers` finds nothing to do then."""
+    return OnTheWay(names=layer_names, place=lambda name, linear: _quantized(name, linear, quant, device))
+
+
+def layer_weight(model: nn.Module, name: str) -> Tensor:
+    """The weight of a layer by its full name."""
+    weight: Tensor = model.get_submodule(name).weight  # type: ignore[assignment]
+    return weight
+
+
+def _quantized(name: str, linear: nn.Module, quant: QuantConfig, device: torch.device) -> nn.Module:
+    quantized = quantize_linear(linear, quant, device)
+    if name.rsplit(".", 1)[-1] == _FLOAT_STORED and quant.method is not QuantMethod.int8:
+        _store_as(quantized, quantized.compute_dtype)  # type: ignore[arg-type]
+    if quant.method is QuantMethod.int8:
+        quantized.register_forward_pre_hook(_keep_scales)
+    return quantized
+
+
+def _store_as(layer: nn.Module, dtype: torch.dtype) -> None:
+    """The same packed bytes under another dtype; bitsandbytes reads them alike (its `quant_storage`)."""
+    weight: Any = layer.weight
+    weight.data = weight.data.flatten().view(dtype)[:, None]
+    weight.quant_storage = dtype
+
+
+def _keep_scales(layer: Any, _inputs: Any) -> None:
+    """On a CPU, PEFT's dequantizing (DoRA) leaves an int8 weight without scales, which the layer would then take."""
+    if layer.weight.SCB is None and layer.state.SCB is not None:
+        layer.weight.CB = None
+
+
+def _parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    parent, _, child = name.rpartition(".")
+    return (model.get_submodule(parent) if parent else model), child

@@ -1,0 +1,171 @@
+"""How an adapter that PEFT ships starts on a base: PiSSA, OLoRA, CorDA, LoRA-GA, EVA, LoftQ, DoRA and plain LoRA.
+
+The algebra of those that take part of the weights is in `harness.banks.peft`.
+
+Source: PEFT 0.21 (`LoraLayer.update_layer`), PiSSA (arXiv 2404.02948) section 4, LoftQ (arXiv 2310.08659) algorithm 1
+with T = 1.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from peft import (
+    EvaConfig,
+    LoraConfig,
+    LoraGAConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    initialize_lora_eva_weights,
+)
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.loraga import preprocess_loraga
+from torch import Tensor, nn
+
+from harness.banks.layers import layer_names, layer_weight, quantize_layers, resolve_targets
+from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
+from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
+from harness.runs.adapter_files import short_names
+from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
+
+_MAX_EVA_PASSES = 200
+
+Calibration = Callable[[nn.Module, bool], None]  # runs the examples through a model; True: backward too
+
+
+def start(
+    model: nn.Module,
+    config: AdapterConfig,
+    quant: QuantConfig,
+    device: torch.device,
+    task_type: str,
+    calibrate: Calibration | None,
+) -> Started:
+    """Wraps a 16/32-bit model, quantizes it and starts the adapter. Draws from torch's generator: seed it first.
+
+    Args:
+        model: in 16/32 bits, on any device, or with its layers quantized already; changed in place.
+        config: any method but none and full.
+        quant: `none` only moves the model.
+        device: where the model goes; methods that change the weights need room there for the 16/32-bit model.
+        task_type: PEFT's: CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS.
+        calibrate: needed by EVA, CorDA and LoRA-GA.
+
+    Raises:
+        ValueError: targets that are not there, a rank too large, no calibration examples.
+    """
+    names = layer_names(model)
+    wanted = resolve_targets(names, config.targets)
+    _check_rank(model, wanted, config)
+    if config.method in CALIBRATED_METHODS and calibrate is None:
+        raise ValueError(
+            f"adapter.method={config.method.value} starts from data: give the bank examples first (bank.calibrate)"
+        )
+    lora = lora_config(config, wanted, names, task_type)
+    if config.method in RESIDUAL_METHODS:
+        return _start_residual(model, lora, config, quant, device, calibrate, names, wanted)
+    errors = quantize_layers(model, names, quant, device, wanted if config.method is AdapterMethod.loftq else ())
+    peft_model = get_peft_model(model, lora, low_cpu_mem_usage=config.method is AdapterMethod.eva)  # EVA makes its own
+    if config.method is AdapterMethod.loftq:
+        _start_loftq(peft_model, errors, config.lora_r)
+    elif config.method is AdapterMethod.eva:
+        assert calibrate is not None
+        _start_eva(peft_model, calibrate)
+    hold_adapter_in_float32(peft_model, quant)
+    return Started(model=peft_model, method=config.method)
+
+
+def lora_config(config: AdapterConfig, wanted: Sequence[str], names: Sequence[str], task_type: str) -> LoraConfig:
+    """PEFT's config of a method, its targets spelled out."""
+    start_by: dict[AdapterMethod, dict[str, Any]] = {
+        AdapterMethod.rslora: {"use_rslora": True},
+        AdapterMethod.dora: {"use_dora": True},
+        AdapterMethod.pissa: {"init_lora_weights": "pissa"},
+        AdapterMethod.olora: {"init_lora_weights": "olora"},
+        AdapterMethod.corda: {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method="ipm")},
+        AdapterMethod.eva: {"init_lora_weights": "eva", "eva_config": EvaConfig()},
+        AdapterMethod.lora_ga: {"init_lora_weights": "lora_ga", "lora_ga_config": LoraGAConfig()},
+    }
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout or 0.0,
+        target_modules=short_names(wanted, names),
+        bias="none",
+        task_type=task_type,
+        **start_by.get(config.method, {}),
+    )
+
+
+def _start_residual(
+    model: nn.Module,
+    lora: LoraConfig,
+    config: AdapterConfig,
+    quant: QuantConfig,
+    device: torch.device,
+    calibrate: Calibration | None,
+    names: Sequence[str],
+    wanted: Sequence[str],
+) -> Started:
+    model.to(device)
+    if config.method is AdapterMethod.corda:
+        assert calibrate is not None
+        preprocess_corda(model, lora, run_model=lambda: calibrate(model, False))
+    elif config.method is AdapterMethod.lora_ga:
+        assert calibrate is not None
+        with warnings.catch_warnings():  # of the first layer, whose input has no gradient and needs none
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            preprocess_loraga(model, lora, lambda: calibrate(model, True))
+    originals = {name: layer_weight(model, name).detach().to("cpu", copy=True) for name in wanted}
+    peft_model = get_peft_model(model, lora)
+    initial = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER, save_embedding_layers=False)
+    initial = {key: value.detach().clone() for key, value in initial.items() if ".lora_" in key}
+    # PEFT rounds A and B to the base's dtype after it has subtracted them: subtract what is really there
+    for name in wanted:
+        layer: Any = model.get_submodule(name)
+        layer.base_layer.weight.data = residual(originals.pop(name).to(device), initial, name, layer.scaling[ADAPTER])
+    quantize_layers(model, names, quant, device)
+    hold_adapter_in_float32(peft_model, quant)
+    return Started(model=peft_model, method=config.method, initial=initial)
+
+
+def _start_loftq(model: PeftModel, errors: dict[str, Tensor], r: int) -> None:
+    """A and B from the error's first r singular values, s B A being the error; PEFT leaves the scale s out."""
+    for name, error_OI in errors.items():
+        layer: Any = model.base_model.model.get_submodule(name)
+        u_OR, s_R, v_RI = torch.linalg.svd(error_OI, full_matrices=False)
+        root_R = (s_R[:r] / layer.scaling[ADAPTER]).sqrt()
+        layer.lora_A[ADAPTER].weight.data = (root_R[:, None] * v_RI[:r]).contiguous()
+        layer.lora_B[ADAPTER].weight.data = (u_OR[:, :r] * root_R).contiguous()
+
+
+def _start_eva(model: PeftModel, calibrate: Calibration) -> None:
+    base, passes = model.get_base_model(), iter(range(_MAX_EVA_PASSES))
+
+    def forward(_model: nn.Module, _inputs: dict[str, Any]) -> None:
+        if next(passes, None) is None:
+            raise ValueError(
+                f"adapter.method=eva: its components didn't settle in {_MAX_EVA_PASSES} passes over the calibration "
+                "examples; use a smaller adapter.lora_r, more data, or adapter=lora"
+            )
+        calibrate(base, False)
+
+    initialize_lora_eva_weights(
+        model,
+        dataloader=[{}],
+        forward_fn=forward,
+        prepare_model_inputs_fn=None,
+        prepare_layer_inputs_fn=None,
+        adapter_name=ADAPTER,
+        show_progress_bar=False,
+    )
+
+
+def _check_rank(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
+    layers: list[Any] = [model.get_submodule(name) for name in wanted]
+    sides = [min(layer.in_features, layer.out_features) for layer in layers]  # a quantized weight's own shape is packed
+    if problem := rank_problem(config, min(sides)):
+        raise ValueError(problem)

@@ -1,0 +1,353 @@
+"""Adapters that plain PEFT saved: served to the logits that PEFT computes, or refused by the name of what isn't."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from eval.scoring.model_key import model_sha256
+from eval.systems import Target, each_base
+from harness.banks.causal import PeftBank
+from harness.banks.load import LoadedBase, make_bank
+from harness.banks.shared import AdapterBank
+from harness.config.choices import quant_choice
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, ModelKind, QuantConfig
+from harness.devices.torch_device import resolved_quant
+from harness.export.merge import round_to_quantized
+from harness.nn.batch import Item, Segment
+from tests.tiny import VOCAB_SIZE, make_checkpoint, make_tokenizer
+
+TOKENS = torch.tensor([[1, 17, 42, 99, 7, 250, 3]])
+ATTENTION = ["q_proj", "v_proj"]
+LAYER_0_Q = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("base"))
+
+
+def save_peft(base: Path, folder: Path, vocabulary: int | None = None, **fields: Any) -> Path:
+    """An adapter by PEFT alone, every tensor that it trains moved a little."""
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    if vocabulary is not None:
+        model.resize_token_embeddings(vocabulary)
+    values = {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, "task_type": "CAUSAL_LM", **fields}
+    adapted = get_peft_model(model, LoraConfig(**values))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        if vocabulary is not None:
+            model.get_input_embeddings().weight[VOCAB_SIZE:].normal_()
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def peft_logits(base: Path, adapter: Path, vocabulary: int | None = None, tokens: Tensor = TOKENS) -> Tensor:
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    if vocabulary is not None:
+        model.resize_token_embeddings(vocabulary)
+    logits: Tensor = PeftModel.from_pretrained(model, str(adapter)).eval()(tokens).logits[0]
+    return logits
+
+
+def served(base: Path, *adapters: Path, quant: str = "fp32") -> list[tuple[LoadedBase, dict[str, str | None]]]:
+    """By the road of `python -m eval ... --model --adapter`."""
+    target = Target(model=str(base), adapters=adapters, quant=quant, run_ids=(), sweep=None, runs=None)
+    return list(each_base(target))
+
+
+@torch.no_grad()
+def our_logits(found: LoadedBase, member: str | None, tokens: Tensor = TOKENS) -> Tensor:
+    bank = found.bank
+    hidden = bank(tokens, [Segment(num_tokens=tokens.shape[1], member=member)])
+    return bank.logits(hidden[0])
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rslora": {"use_rslora": True},
+    "a pattern of layers": {"target_modules": r".*\.layers\.1\..*\.(q_proj|down_proj)"},
+    "excluded": {"target_modules": ["q_proj", "up_proj"], "exclude_modules": [LAYER_0_Q]},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "dora": {"use_dora": True},
+    "lora_bias": {"lora_bias": True},
+    "bias": {"bias": "all"},
+    "bias of lora": {"bias": "lora_only"},
+    "ranks": {"rank_pattern": {"layers.0.self_attn.q_proj": 2}},
+    "alphas": {"alpha_pattern": {"v_proj": 32}},
+    "ranks, rslora": {"rank_pattern": {"q_proj": 2}, "use_rslora": True},
+    "layer 0": {"layers_to_transform": 0},
+    "layers, their pattern": {"layers_to_transform": [1], "layers_pattern": "layers"},
+    "output layer": {"target_modules": [*ATTENTION, "lm_head"]},
+    "embeddings": {"target_modules": [*ATTENTION, "embed_tokens"]},
+    "embeddings, dora": {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "use_dora": True},
+    "saved modules": {"modules_to_save": ["lm_head", "embed_tokens", "norm"]},
+    "a saved layer": {"modules_to_save": ["down_proj"]},
+    "tokens": {"trainable_token_indices": [17, 42]},
+    "tokens of the output": {"trainable_token_indices": {"embed_tokens": [7], "lm_head": [9]}},
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+}
+BY_OURS = ("plain", "rslora", "a pattern of layers", "excluded", "gaussian")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_computes_what_peft_computes(base: Path, tmp_path: Path, kind: str) -> None:
+    adapter = save_peft(base, tmp_path / "adapter-of-others", **KINDS[kind])
+    ((found, members),) = served(base, adapter)
+    ((name, member),) = members.items()
+    assert name == "adapter-of-others"
+    assert isinstance(found.bank, AdapterBank if kind in BY_OURS else PeftBank)
+    wanted = peft_logits(base, adapter)
+    torch.testing.assert_close(our_logits(found, member), wanted, rtol=1e-5, atol=1e-5)
+    item = Item(member=member, tokens=TOKENS[0].numpy(), num_source=3, dropout_key=0, weight=1.0)
+    losses = torch.nn.functional.cross_entropy(wanted[2:-1], TOKENS[0, 3:], reduction="none")
+    torch.testing.assert_close(found.bank.item_losses([item]).detach(), losses, rtol=1e-4, atol=1e-5)
+
+
+def test_a_resized_vocabulary_and_its_tokenizer(base: Path, tmp_path: Path) -> None:
+    adapter = save_peft(base, tmp_path / "a", vocabulary=VOCAB_SIZE + 5)
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<think>"])
+    tokens = torch.tensor([[1, VOCAB_SIZE + 2, 17, VOCAB_SIZE]])
+    ((found, members),) = served(base, adapter)
+    logits = our_logits(found, *members.values(), tokens)
+    assert logits.shape == (4, VOCAB_SIZE + 5)
+    torch.testing.assert_close(logits, peft_logits(base, adapter, VOCAB_SIZE + 5, tokens), rtol=1e-5, atol=1e-5)
+    assert len(found.tokenizer) == len(make_tokenizer())
+    tokenizer.save_pretrained(adapter)
+    ((found, _),) = served(base, adapter)
+    assert found.tokenizer.encode("<think>", add_special_tokens=False) == [len(tokenizer) - 1]
+
+
+def test_a_pickle_of_weights_is_read_and_a_pickle_of_code_is_not(base: Path, tmp_path: Path) -> None:
+    adapter = save_peft(base, tmp_path / "a")
+    wanted = peft_logits(base, adapter)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save(tensors, adapter / "adapter_model.bin")
+    ((found, members),) = served(base, adapter)
+    torch.testing.assert_close(our_logits(found, *members.values()), wanted, rtol=1e-5, atol=1e-5)
+    (adapter / "adapter_model.bin").write_bytes(pickle.dumps({"a": Path("x")}))
+    with pytest.raises(ValueError, match=r"adapter_model\.bin: can't be read as weights only"):
+        served(base, adapter)
+
+
+def test_experts_of_a_mixture(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = MixtralConfig(vocab_size=VOCAB_SIZE, num_hidden_layers=1, num_local_experts=2, **shape)
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    adapter = save_peft(tmp_path / "base", tmp_path / "a", target_parameters=["experts.gate_up_proj"])
+    ((found, members),) = served(tmp_path / "base", adapter)
+    wanted = peft_logits(tmp_path / "base", adapter)
+    torch.testing.assert_close(our_logits(found, *members.values()), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_saved_modules_on_a_quantized_base(base: Path, tmp_path: Path) -> None:
+    adapter = save_peft(base, tmp_path / "a", modules_to_save=["down_proj"], target_modules=["q_proj"])
+    ((found, members),) = served(base, adapter, quant="nf4")
+    rounded: Any = AutoModelForCausalLM.from_pretrained(base)
+    round_to_quantized(rounded, QuantConfig(name="nf4", compute_dtype=DType.float32))
+    with torch.no_grad():
+        wanted = PeftModel.from_pretrained(rounded, str(adapter)).eval()(TOKENS).logits[0]
+    torch.testing.assert_close(our_logits(found, *members.values()), wanted, rtol=1e-4, atol=1e-4)
+    kinds = {name.rsplit(".", 1)[-1]: type(layer.base).__name__ for name, layer in found.bank.layers.items()}
+    assert kinds["q_proj"] == "Linear4bit"
+
+
+def test_several_are_served_one_after_another(base: Path, tmp_path: Path) -> None:
+    folders = [
+        save_peft(base, tmp_path / "saved", modules_to_save=["lm_head"]),
+        save_peft(base, tmp_path / "plain"),
+        save_peft(base, tmp_path / "dora", use_dora=True),
+        save_peft(base, tmp_path / "also-plain", lora_alpha=3),
+        save_peft(base, tmp_path / "alpha", alpha_pattern={"v_proj": 32}),
+    ]
+    keys: dict[str, str] = {}
+    target = Target(model=str(base), adapters=tuple(folders), quant="fp32", run_ids=(), sweep=None, runs=None)
+    for found, members in each_base(target):
+        for name, member in members.items():
+            torch.testing.assert_close(
+                our_logits(found, member), peft_logits(base, tmp_path / name), rtol=1e-5, atol=1e-5
+            )
+            keys[name] = model_sha256(found, member)
+    assert list(keys) == ["saved", "dora", "alpha", "plain", "also-plain"]
+    assert len(set(keys.values())) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "quant"), [("rslora", "nf4"), ("dora", "nf4"), ("pissa", "nf4"), ("olora", "fp32"), ("full", "fp32")]
+)
+def test_our_own_runs_are_read_by_the_same_road(base: Path, tmp_path: Path, method: str, quant: str) -> None:
+    chosen = resolved_quant(quant_choice(quant), torch.device("cpu"))
+    bank = make_bank(base, ModelKind.causal, AdapterMethod(method), chosen, torch.device("cpu"))
+    bank.add_member("a", AdapterConfig(name=method, method=AdapterMethod(method), lora_r=4, lora_alpha=8), seed=1)
+    with torch.no_grad():
+        for parameter in bank.member_parameters("a").values():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.05)
+        bank.eval()
+        hidden = bank(TOKENS, [Segment(num_tokens=TOKENS.shape[1], member="a")])
+        trained = bank.logits(hidden[0])
+    bank.save_member("a", tmp_path / "run" / "adapter", "tiny", "main")
+    ((found, members),) = served(base, tmp_path / "run" / "adapter", quant=quant)
+    assert list(members) == ["run"]
+    assert torch.equal(our_logits(found, members["run"]), trained)
+
+
+def test_the_key_of_a_model_knows_the_fields_that_change_its_result(base: Path, tmp_path: Path) -> None:
+    adapter = save_peft(base, tmp_path / "a", alpha_pattern={"v_proj": 32})
+    ((found, _),) = served(base, adapter)
+    before = model_sha256(found, "adapter")
+    change(adapter, alpha_pattern={"v_proj": 16})
+    ((found, _),) = served(base, adapter)
+    assert model_sha256(found, "adapter") != before
+
+
+def change(adapter: Path, **fields: Any) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def change_tensors(adapter: Path, edit: Callable[[dict[str, Tensor]], Any]) -> None:
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    edit(tensors)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("r", "8"),
+        ("r", 0),
+        ("r", None),
+        ("r", True),
+        ("lora_alpha", "16"),
+        ("use_rslora", "false"),
+        ("target_modules", {"q_proj": 1}),
+        ("modules_to_save", "lm_head"),
+        ("rank_pattern", {"q_proj": "2"}),
+        ("bias", "some"),
+        ("peft_type", "LOHA"),
+        ("task_type", "SEQ_CLS"),
+        ("init_lora_weights", "pissa_niter_4"),
+        ("init_lora_weights", "corda"),
+        ("init_lora_weights", "lora_ga"),
+        ("init_lora_weights", "loftq"),
+        ("layer_replication", [[0, 2], [1, 2]]),
+        ("alora_invocation_tokens", [5]),
+        ("use_qalora", True),
+        ("use_bdlora", {"nblocks": 2}),
+        ("arrow_config", {"top_k": 2}),
+        ("kasa_config", {"beta": 1}),
+        ("megatron_config", {"a": 1}),
+        ("field_of_tomorrow", 0.5),
+    ],
+)
+def test_a_field_that_nothing_here_serves_is_named(base: Path, plain: Path, field: str, value: Any) -> None:
+    before = (plain / "adapter_config.json").read_text()
+    try:
+        change(plain, **{field: value})
+        with pytest.raises(ValueError, match=rf"adapter_config\.json: {field}\b") as refused:
+            served(base, plain)
+        assert "\n" not in str(refused.value)
+    finally:
+        (plain / "adapter_config.json").write_text(before)
+
+
+@pytest.fixture(scope="module")
+def plain(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_peft(base, tmp_path_factory.mktemp("plain"))
+
+
+def rename(tensors: dict[str, Tensor], old: str, new: str) -> None:
+    for key in [key for key in tensors if old in key]:
+        tensors[key.replace(old, new)] = tensors.pop(key)
+
+
+BROKEN: dict[str, tuple[dict[str, Any], Callable[[dict[str, Tensor]], Any], str]] = {
+    "no LoRA tensors": ({}, lambda t: [t.clear(), t.update(x=torch.ones(1))], r"no LoRA tensors in it, but x"),
+    "no tensors": ({}, lambda t: t.clear(), r"no LoRA tensors in it"),
+    "another tensor": ({}, lambda t: t.update(extra=torch.ones(1)), r"nothing in it has a use for extra"),
+    "a name of PEFT's inside": ({}, lambda t: rename(t, ".weight", ".default.weight"), r"lora_A\.default\.weight"),
+    "no prefix": ({}, lambda t: rename(t, "base_model.model.", ""), r"has a use for model\.layers"),
+    "half a layer": ({}, lambda t: t.pop(f"base_model.model.{LAYER_0_Q}.lora_B.weight"), r"has no .*lora_B.*beside it"),
+    "a layer less": ({}, lambda t: [t.pop(k) for k in list(t) if LAYER_0_Q in k], r"differ in .*layers\.0.*q_proj"),
+    "a layer more": (
+        {},
+        lambda t: t.update({k.replace("v_proj", "k_proj"): v.clone() for k, v in t.items()}),
+        r"k_proj",
+    ),
+    "another rank": ({"r": 2}, lambda t: None, r"r=2 .*factors of \[4, 32\]"),
+    "another rank, PEFT": ({"use_dora": True}, lambda t: rename(t, "lora_A", "lora_X"), r"has a use for .*lora_X"),
+    "no magnitudes": ({"use_dora": True}, lambda t: None, r"lacks .*lora_magnitude_vector.*adapter_config"),
+    "no saved module": ({"modules_to_save": ["lm_head"]}, lambda t: None, r"lacks .*lm_head.weight.*adapter_config"),
+    "shapes for PEFT": ({"rank_pattern": {"q_proj": 2}}, lambda t: None, r"q_proj.* has the shape \[4, 32\], here \[2"),
+    "half a vocabulary": (
+        {},
+        lambda t: t.update({"base_model.model.lm_head.weight": torch.ones(VOCAB_SIZE + 1, 32)}),
+        r"its vocabulary has 385.* tokens in some of lm_head, model\.embed_tokens",
+    ),
+    "no such layer": ({"target_modules": ["W_pack"], "use_dora": True}, lambda t: None, r"doesn't fit this base model"),
+    "a broken pattern": ({"target_modules": "(q_proj", "use_dora": True}, lambda t: None, r"doesn't fit this base"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_has_no_place_or_is_missing_is_named(base: Path, tmp_path: Path, plain: Path, case: str) -> None:
+    fields, edit, message = BROKEN[case]
+    for file in plain.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    change(tmp_path, **fields)
+    change_tensors(tmp_path, edit)
+    with pytest.raises(ValueError, match=message) as refused:
+        served(base, tmp_path)
+    assert "\n" not in str(refused.value)
+    assert str(tmp_path) in str(refused.value)
+
+
+def test_files_that_are_no_files(base: Path, tmp_path: Path) -> None:
+    adapter = save_peft(base, tmp_path / "a")
+    weights, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
+    text, data = config.read_text(), weights.read_bytes()
+    for broken, message in (("{", "not JSON"), ("[1]", "expected an object, found list")):
+        config.write_text(broken)
+        with pytest.raises(ValueError, match=rf"adapter_config\.json: {message}"):
+            served(base, adapter)
+    config.write_text(text)
+    for cut in (data[:4], data[:-8], b"\xff" * 100):
+        weights.write_bytes(cut)
+        with pytest.raises(ValueError, match=r"safetensors: damaged .*; copy it anew"):
+            served(base, adapter)
+    weights.unlink()
+    weights.mkdir()
+    with pytest.raises(ValueError, match=r"no file adapter_model\.safetensors or adapter_model\.bin"):
+        served(base, adapter)
+    with pytest.raises(ValueError, match=r"no adapter_config\.json; expected a folder"):
+        served(base, config)
+
+
+def test_an_adapter_of_another_folder_with_other_weights_is_refused_and_another_name_is_said(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = make_checkpoint(tmp_path / "twin", seed=2)
+    adapter = save_peft(twin, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"it was made for .*twin \(base_model_name_or_path\), whose weights are not"):
+        served(base, adapter)
+    assert "note" not in capsys.readouterr().err
+    change(adapter, base_model_name_or_path="lab/other-7b", revision="v2")
+    served(base, adapter)
+    assert "names lab/other-7b, revision v2 for its base; it is scored on" in capsys.readouterr().err
