@@ -5,7 +5,7 @@ once.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -97,7 +97,12 @@ def judge(
     from eval.systems import judged_answers
 
     with friendly_errors():
-        contest = {"questions": questions, "benchmark": bench, "prompts": prompts, "null_control": null_control}
+        contest: dict[str, Any] = {
+            "questions": questions,
+            "benchmark": bench,
+            "prompts": prompts,
+            "null_control": null_control,
+        }
         contest |= {"reference": reference, "max_questions": max_questions, "seed": seed}
         contest |= {"retry_unparsed": retry_unparsed, "reparse": reparse}
         paths = judged_answers(tuple(answers or ()), sweep, tuple(run or ()), runs)

@@ -80,7 +80,12 @@ def serve(
         if not prepare:
             admin_token(host)  # refused before anything is read or written
         sources = _sources(answers or [], sweep, run or [], runs)
-        contest = {"questions": questions, "benchmark": bench, "max_questions": max_questions, "checks": checks}
+        contest: dict[str, Any] = {
+            "questions": questions,
+            "benchmark": bench,
+            "max_questions": max_questions,
+            "checks": checks,
+        }
         contest |= {"only_judged": only_judged, "allow_empty": allow_empty, "seed": seed}
         options = ContestOptions(answers=sources, tournament=tournament, **contest)
         store = _open_or_begin(options, raters_per_item, check_rate, claim_minutes)

@@ -45,6 +45,9 @@ def summary_text(summary: JudgeSummary) -> str:
         lines.append(f"met nobody, so can't be rated: {', '.join(summary.unmatched_systems)}")
     lines += [f"note: {note}" for note in summary.notes]
     lines += [f"failed: {reason} ({count} matches)" for reason, count in summary.failures.items()]
+    lines += [f"unparsed: {reason} ({count} matches)" for reason, count in summary.unparsed.items()]
+    if summary.num_unparsed:
+        lines.append("--reparse reads stored replies anew, for nothing; --retry-unparsed asks about them again")
     lines.append(f"verdicts in {summary.output}")
     if summary.stopped:
         lines.append(f"stopped: {summary.stopped}")
@@ -82,11 +85,11 @@ def judge_options(
 def run_judge(
     options: JudgeOptions, advance: Progress, announce: Callable[[str], None]
 ) -> tuple[dict[str, Any], str, bool]:
-    """Judges. -> the summary as plain values, as text, and whether every match has its judgment."""
+    """Judges. -> the summary as plain values, as text, and whether every match has a verdict."""
     quiet_libraries()
     summary = run(options, advance, on_estimate=lambda ahead: announce(estimate_text(ahead)), say=announce)
     values = asdict(summary) | {"output": str(summary.output), "mode": summary.mode.value}
-    return values, summary_text(summary), summary.num_failed == 0
+    return values, summary_text(summary), not summary.num_failed and not summary.num_unparsed
 
 
 def run_estimate(options: JudgeOptions) -> tuple[dict[str, Any], str]:

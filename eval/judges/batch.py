@@ -29,11 +29,12 @@ from eval.judges.request import (
     next_to_leave_out,
     read_key,
     read_reply,
+    redact,
     reply_cost,
     reply_judgment,
     request_body,
 )
-from eval.judges.retry import Fault, RunStopped, error_message, status_fault
+from eval.judges.retry import Fault, RunStopped, error_details, error_message, status_fault
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.options import ApiOptions
 from eval.judging.prompts import JudgePrompt, PromptSet, render
@@ -234,7 +235,7 @@ class BatchJudge:
             return
         if isinstance(found, Fault) and found.was_free:
             outcome.costs[digest], outcome.failed[digest] = 0.0, self._redacted(found.reason)
-            if found.adapt is not None and found.adapt not in self._unsupported:
+            if found.adapt is not None and next_to_leave_out(found.adapt, self._unsupported) not in self._unsupported:
                 outcome.adapt[digest] = found.adapt
             return
         (question_id, first, second), _ = booking.requests[digest]
@@ -260,7 +261,7 @@ class BatchJudge:
         return part != "response_format" or self._options.structured is None
 
     def _redacted(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+        return redact(text, self._key)
 
 
 def _parsed(line: str) -> tuple[str, Reply | Fault]:
@@ -268,7 +269,7 @@ def _parsed(line: str) -> tuple[str, Reply | Fault]:
     unread = Fault(reason="the line in the batch's output can't be read")
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = CUSTOM_ID.search(line)
         return (found[1] if found else ""), unread
     if not isinstance(entry, dict) or not isinstance(entry.get("custom_id"), str):
@@ -282,7 +283,7 @@ def _parsed(line: str) -> tuple[str, Reply | Fault]:
     if isinstance(status, int) and status >= 400:
         found_error = body.get("error", body) if isinstance(body, dict) else body
         code = str(found_error.get("code") or "") if isinstance(found_error, dict) else ""
-        return digest, status_fault(status, code, error_message(found_error))
+        return digest, status_fault(status, code, error_message(found_error), details=error_details(found_error))
     return digest, read_reply(json.dumps(body).encode(), "application/json")
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from openai import APIError, APIStatusError, AsyncOpenAI
+from openai import APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from eval.judges.request import (
     Reply,
@@ -24,6 +24,7 @@ from eval.judges.request import (
     next_to_leave_out,
     read_key,
     read_reply,
+    redact,
     reply_cost,
     reply_judgment,
     request_body,
@@ -83,7 +84,11 @@ class ApiJudge:
         waiting = iter(matches)
         options = self._options
         async with AsyncOpenAI(
-            api_key=self._key, base_url=options.base_url, timeout=options.request_timeout_seconds, max_retries=0
+            api_key=self._key,
+            base_url=options.base_url,
+            timeout=options.request_timeout_seconds,
+            max_retries=0,
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False),  # nobody else gets the prompts
         ) as client:
             workers = [
                 asyncio.create_task(self._work(client, waiting, on_judgment, failures))
@@ -137,7 +142,8 @@ class ApiJudge:
             found = await self._ask(client, prompt)
             if isinstance(found, Reply):
                 cost = reply_cost(self._options, found)
-                self._store.settle(call_id, f"200 {found.model}", cost)
+                outcome = self._redacted(f"200 {found.model}")
+                self._store.settle_when_stored(prompt.sha256, call_id, outcome, cost)
                 return reply_judgment(
                     self._options,
                     self._prompts.mode,
@@ -149,9 +155,11 @@ class ApiJudge:
                     self._redacted,
                 )
             self._store.settle(call_id, self._redacted(found.reason), 0.0 if found.was_free else None)
-            if found.adapt is not None and found.adapt not in left_out and self._may_adapt(found.adapt):
-                self._unsupported.add(next_to_leave_out(found.adapt, left_out))
-                continue
+            if found.adapt is not None and self._may_adapt(found.adapt):
+                part = next_to_leave_out(found.adapt, left_out)
+                if part not in left_out:
+                    self._unsupported.add(part)
+                    continue
             if not found.retry or attempt >= self._options.max_attempts:
                 return found
             if found.wait_seconds is not None:
@@ -188,4 +196,4 @@ class ApiJudge:
         return part != "response_format" or self._options.structured is None
 
     def _redacted(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+        return redact(text, self._key)

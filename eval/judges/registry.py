@@ -84,7 +84,7 @@ def _choose_local(name: str, flags: JudgeFlags) -> LocalOptions:
     from harness.config.choices import model_choice, quant_choice
     from harness.config.paths import paths_of_environment
 
-    _refuse_batch(name, flags)
+    _refuse_batch(f"local:{name}", flags)
     return LocalOptions(
         model=model_choice(name),
         quant=quant_choice("none"),
@@ -100,7 +100,7 @@ def _build_local(chosen: LocalOptions, options: JudgeOptions, store: JudgmentSto
 
 
 def _choose_replay(name: str, flags: JudgeFlags) -> ReplayOptions:
-    _refuse_batch(name, flags)
+    _refuse_batch(f"replay:{name}", flags)
     return ReplayOptions(files=(Path(name),))
 
 

@@ -6,18 +6,19 @@ Library only, under `eval.judges.calls` and `eval.judges.batch`, so that both as
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.judges.retry import Fault, RunStopped
 from eval.judging.matches import Judgment, Match
 from eval.judging.options import ApiOptions, Estimate
-from eval.judging.parse import judgment_of
+from eval.judging.parse import CUT, KEY_MARK, REFUSED, judgment_of
 from eval.judging.prompts import JudgePrompt, Mode, PromptSet, render
 
 BYTES_PER_TOKEN = 4  # of English, about; for the estimate only
 MESSAGE_TOKENS = 16  # of a chat template around two messages, at most
 BATCH_PRICE = 0.5  # of the single calls' price, as OpenAI has it
+MAX_COUNT = 10**9  # tokens of one call; a server that says more has not counted
 EXPLANATION = {"type": "string"}
 SCHEMAS: dict[Mode, dict[str, Any]] = {
     Mode.pairwise: {"explanation": EXPLANATION, "verdict": {"type": "integer", "enum": [1, 2, 3]}},
@@ -39,16 +40,18 @@ class Reply:
 
 def request_body(options: ApiOptions, mode: Mode, prompt: JudgePrompt, unsupported: Collection[str]) -> dict[str, Any]:
     """The chat completion that puts a prompt before the judge, without the parts that the server doesn't know."""
-    limit = "max_completion_tokens" if "max_tokens" in unsupported else "max_tokens"
     request: dict[str, Any] = {
         "model": options.model,
         "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
-        limit: options.max_tokens,
     }
-    if options.temperature is not None:
-        request["temperature"] = options.temperature
-    if options.seed is not None:
-        request["seed"] = options.seed
+    limit = "max_completion_tokens" if "max_tokens" in unsupported else "max_tokens"
+    optional = {
+        limit: options.max_tokens,
+        "temperature": options.temperature,
+        "reasoning_effort": options.reasoning_effort,
+        "seed": options.seed,
+    }
+    request |= {name: value for name, value in optional.items() if value is not None and name not in unsupported}
     if "response_format" not in unsupported:
         properties = SCHEMAS[mode]
         schema = {
@@ -68,8 +71,11 @@ def request_body(options: ApiOptions, mode: Mode, prompt: JudgePrompt, unsupport
 def next_to_leave_out(part: str, unsupported: Collection[str]) -> str:
     """What to do without once a server refused `part` of a request that was made without `unsupported`.
 
-    A schema is asked for in OpenAI's way first, then in the other's, then not at all.
+    A schema is asked for in OpenAI's way first, then in the other's, then not at all; the limit of a reply by its old
+    name first, then by its new one, then not at all.
     """
+    if part in ("max_tokens", "max_completion_tokens"):
+        return "max_completion_tokens" if "max_tokens" in unsupported else "max_tokens"
     return "json_schema" if part == "response_format" and "json_schema" not in unsupported else part
 
 
@@ -83,9 +89,13 @@ def reply_judgment(
     seconds: float | None,
     redacted: Callable[[str], str],
 ) -> Judgment:
-    """The judgment that a reply makes; a refusal or a reply that was cut is unparsed."""
-    text = redacted(reply.text or reply.refusal or "")
+    """The judgment that a reply makes; a refusal or a reply that was cut is unparsed.
+
+    What the reply says is read as it came, and stored and shown without the key.
+    """
+    text = reply.text or reply.refusal or ""
     facts: dict[str, Any] = {
+        "raw_text": redacted(text),
         "num_prompt_tokens": reply.num_prompt_tokens,
         "num_completion_tokens": reply.num_completion_tokens,
         "cost_usd": cost,
@@ -93,17 +103,24 @@ def reply_judgment(
     }
     unread = None
     if reply.refusal or reply.finish_reason == "content_filter":
-        unread = "the judge refused"
+        unread = REFUSED
     elif reply.finish_reason == "length":
-        unread = f"the reply was cut at {options.max_tokens} tokens"
-    return judgment_of(key, prompt_sha256, mode, text, unread, **facts)
+        unread = f"{CUT} at {options.max_tokens} tokens"
+    judgment = judgment_of(key, prompt_sha256, mode, text, unread, **facts)
+    return replace(judgment, reason=None if judgment.reason is None else redacted(judgment.reason))
+
+
+def redact(text: str, key: str) -> str:
+    """A text as it may be shown and stored: without the key, and without half surrogate pairs."""
+    text = text.encode("utf-8", "replace").decode()
+    return text.replace(key, KEY_MARK) if key else text
 
 
 def read_reply(content: bytes, content_type: str) -> Reply | Fault:
     """Reads a 200's body; servers answer 200 with many things that are no chat completion."""
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Fault(reason=f"the server's reply is no JSON ({content_type.partition(';')[0] or 'no content type'})")
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -186,6 +203,7 @@ def judge_settings(options: ApiOptions, prompts: PromptSet) -> dict[str, Any]:
         "temperature": options.temperature,
         "max_tokens": options.max_tokens,
         "seed": options.seed,
+        **({} if options.reasoning_effort is None else {"reasoning_effort": options.reasoning_effort}),
         "structured": {None: "where the server can", True: "always", False: "never"}[options.structured],
         "mode": prompts.mode.value,
         "prompts_sha256": prompts.sha256,
@@ -207,4 +225,5 @@ def read_key(options: ApiOptions) -> str:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """A number of tokens; None for what can't be one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None

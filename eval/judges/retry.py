@@ -24,6 +24,14 @@ FATAL_STATUS = {401: "the key was refused", 403: "access was refused", 404: "no 
 FATAL_CODES = ("insufficient_quota", "billing_hard_limit_reached", "account_deactivated")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+REFUSING_STATUS = (400, 422, 500)  # llama-cpp-python says 500 to a field that it doesn't know
+OPTIONAL_FIELDS = ("max_tokens", "max_completion_tokens", "temperature", "seed", "reasoning_effort")
+REFUSAL = re.compile(
+    r"unsupported|not support|n't support|unrecognized|unknown|unexpected|not permitted|not allowed|deprecated|"
+    r"only the default|incompatible|not available|invalid (?:parameter|field|argument)|instead",
+    re.IGNORECASE,
+)
+MAX_DETAILS = 4000  # characters of an error's body in which the refused field is looked for
 MAX_REASON = 200  # characters of a server's message
 
 
@@ -82,7 +90,8 @@ def classify(error: APIError | TimeoutError) -> Fault:
         return Fault(reason="time-out", retry=True)
     if isinstance(error, APIStatusError):
         code, wait = str(error.code or error.type or ""), wait_asked_for(error.response.headers)
-        return status_fault(error.status_code, code, error_message(error.body) or error_message(str(error)), wait)
+        message = error_message(error.body) or error_message(str(error))
+        return status_fault(error.status_code, code, message, wait, error_details(error.body))
     if isinstance(error, APIConnectionError):
         refused = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
         return Fault(reason="no connection" if refused else "the connection broke off", was_free=refused)
@@ -119,7 +128,7 @@ def backoff_seconds(attempt: int, first_seconds: float, spread: float) -> float:
     return first_seconds * 2.0 ** (attempt - 1) * (1 + spread / 2)
 
 
-def status_fault(status: int, code: str, message: str, wait_seconds: float | None = None) -> Fault:
+def status_fault(status: int, code: str, message: str, wait_seconds: float | None = None, details: str = "") -> Fault:
     """What to do about an HTTP status that is no success.
 
     Args:
@@ -127,21 +136,26 @@ def status_fault(status: int, code: str, message: str, wait_seconds: float | Non
         code: the server's own code for the error, or an empty text.
         message: the server's words.
         wait_seconds: what the server asked for.
+        details: the whole body of the error, where it names the field that it refuses.
     """
     reason = f"HTTP {status}: {message}"
     if code in FATAL_CODES or any(name in message for name in FATAL_CODES):
         return Fault(reason=f"the account's quota is used up ({reason})", fatal=True, was_free=True)
     if status in FATAL_STATUS:
         return Fault(reason=f"{FATAL_STATUS[status]} ({reason})", fatal=True, was_free=True)
-    adapt = None
-    if status in (400, 422, 500):  # llama-cpp-python says 500 to a field that it doesn't know
-        if "max_completion_tokens" in message:
-            adapt = "max_tokens"
-        elif any(name in message for name in ("response_format", "json_schema", "structured")):
-            adapt = "response_format"
+    adapt = refused_field(f"{message} {details}") if status in REFUSING_STATUS else None
     if status in (408, 429) or status >= 500:
         return Fault(reason=f"HTTP {status}", retry=True, wait_seconds=wait_seconds, was_free=True, adapt=adapt)
     return Fault(reason=reason, was_free=True, adapt=adapt)
+
+
+def refused_field(text: str) -> str | None:
+    """The optional field of a request that an error's text says the server doesn't take; None where it says none."""
+    if any(name in text for name in ("response_format", "json_schema", "structured")):
+        return "response_format"
+    if not REFUSAL.search(text):
+        return None
+    return next((name for name in OPTIONAL_FIELDS if re.search(rf"\b{name}\b", text)), None)
 
 
 def error_message(body: Any) -> str:
@@ -149,6 +163,14 @@ def error_message(body: Any) -> str:
     found = body.get("message") if isinstance(body, dict) else body
     text = found if isinstance(found, str) else json.dumps(found) if found is not None else ""
     return " ".join(text.split())[:MAX_REASON]
+
+
+def error_details(body: Any) -> str:
+    """An error's body as text, to look through."""
+    try:
+        return json.dumps(body)[:MAX_DETAILS]
+    except (TypeError, ValueError, RecursionError):
+        return ""
 
 
 def _number(text: str | None) -> float | None:

@@ -74,7 +74,11 @@ def run(
         with lock.acquire(timeout=0), JudgmentStore(options.tournament) as store:
             judge = judge or build_judge(options, store, say)
             hashes = store.register(judge, options.mode.value, tournament.matches)
-            todo = _todo(tournament.matches, hashes, store.judged(judge))
+            if options.reparse:
+                store.reparse(judge, options.mode)
+            todo = _todo(tournament.matches, hashes, store.judged(judge, but_unparsed=options.retry_unparsed))
+            if options.reparse:
+                return _summary(options, store, judge, tournament, hashes, todo, [], time.monotonic() - started)
             if on_estimate is not None and (ahead := estimate_matches(options, list(todo.values()))) is not None:
                 on_estimate(ahead)
             failures = _judge(judge, store, tournament, hashes, todo, on_progress)
@@ -188,6 +192,7 @@ def _summary(
         num_reused=num_reused,
         num_failed=len(tournament.matches) - len(judgments),
         num_unparsed=sum(j.reason is not None for j in judgments),
+        unparsed=dict(Counter(j.reason for j in judgments if j.reason is not None)),
         failures=dict(Counter(failure.reason for failure in failures)),
         unmatched_systems=tuple(unmatched_systems(tournament.answers, tournament.matches)),
         position_bias=position_bias(judgments),

@@ -13,7 +13,7 @@ Source: QLoRA's released verdicts (MIT), whose unparsed tails the tests hold thi
 import json
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.judging.matches import Judgment
@@ -23,6 +23,9 @@ from eval.judging.sentences import Reading, read_labels, read_line, read_phrase
 from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
+KEY_MARK = "[key]"  # stands in stored texts for a server's key
+REFUSED = "the judge refused"  # reasons that no reading of the text changes
+CUT = "the reply was cut"
 INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
 VERDICT_KEYS = ("verdict", "winner")
 SCORE_KEYS = (("score_1", "score_2"), ("score_a", "score_b"))
@@ -129,6 +132,18 @@ def judgment_of(
         score_a=parsed.score_a if isinstance(parsed, ParsedScores) else None,
         score_b=parsed.score_b if isinstance(parsed, ParsedScores) else None,
         **{"raw_text": text.encode("utf-8", "replace").decode(), **facts},  # half a surrogate pair can't be stored
+    )
+
+
+def read_anew(judgment: Judgment, mode: Mode) -> Judgment:
+    """A stored judgment as its text is read now. What was refused, cut or stored without its key stays as it is."""
+    text, reason = judgment.raw_text, judgment.reason or ""
+    if text is None or KEY_MARK in text or reason == REFUSED or reason.startswith(CUT):
+        return judgment
+    parsed = parse_verdict(text) if mode is Mode.pairwise else parse_scores(text)
+    scores = parsed if isinstance(parsed, ParsedScores) else ParsedScores()
+    return replace(
+        judgment, verdict=parsed.verdict, reason=parsed.reason, score_a=scores.score_a, score_b=scores.score_b
     )
 
 

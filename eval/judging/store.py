@@ -23,7 +23,8 @@ from types import TracebackType
 from typing import Any
 
 from eval.judging.matches import Judge, Judgment, Match
-from eval.judging.prompts import hash_text
+from eval.judging.parse import read_anew
+from eval.judging.prompts import Mode, hash_text
 from harness.files.atomic import csv_text, write_atomically
 
 DATABASE = "judgments.sqlite"
@@ -62,6 +63,7 @@ class JudgmentStore:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._settlements: dict[str, tuple[int, str, float | None]] = {}  # by prompt, of judgments about to be stored
         self._db = sqlite3.connect(folder / DATABASE, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -102,21 +104,63 @@ class JudgmentStore:
         self._db.execute("COMMIT")
         return hashes
 
-    def judged(self, judge: Judge) -> set[str]:
-        """The hashes of the prompts that this judge, under these settings, has judged."""
+    def judged(self, judge: Judge, but_unparsed: bool = False) -> set[str]:
+        """The hashes of the prompts that this judge, under these settings, has judged.
+
+        Args:
+            judge: whose.
+            but_unparsed: leave out those whose reply could not be read.
+        """
         found = self._db.execute(
-            "SELECT prompt_sha256 FROM judgments WHERE settings_sha256 = ?", (settings_sha256(judge),)
+            "SELECT prompt_sha256 FROM judgments WHERE settings_sha256 = ? AND (verdict != -1 OR NOT ?)",
+            (settings_sha256(judge), but_unparsed),
         )
         return {row[0] for row in found}
 
+    def reparse(self, judge: Judge, mode: Mode) -> int:
+        """Reads this judge's stored replies anew, all or none. -> how many judgments changed."""
+        key, changed = settings_sha256(judge), 0
+        self._db.execute("BEGIN IMMEDIATE")
+        rows = self._db.execute(
+            f"SELECT {', '.join(JUDGMENT_FIELDS)} FROM judgments WHERE settings_sha256 = ?", (key,)
+        ).fetchall()
+        for before in map(_judgment, rows):
+            now = read_anew(before, mode)
+            if now != before:
+                changed += 1
+                self._db.execute(
+                    "UPDATE judgments SET verdict = ?, score_a = ?, score_b = ?, reason = ? "
+                    "WHERE settings_sha256 = ? AND prompt_sha256 = ?",
+                    (now.verdict, now.score_a, now.score_b, now.reason, key, now.prompt_sha256),
+                )
+        self._db.execute("COMMIT")
+        return changed
+
+    def settle_when_stored(self, prompt_sha256: str, call_id: int, outcome: str, cost_usd: float | None) -> None:
+        """Has a call settled in the transaction that stores its judgment, which has to come next."""
+        self._settlements[prompt_sha256] = (call_id, outcome, cost_usd)
+
     def add(self, judge: Judge, judgment: Judgment) -> None:
-        """Keeps a judgment; it survives a kill -9 once this returns. A prompt judged before stays as it was."""
+        """Keeps a judgment and settles its call; both survive a kill -9 once this returns, or neither is done.
+
+        A verdict that is there already stays as it was; one that could not be read gives way.
+        """
         values = dict(zip(JUDGMENT_FIELDS, astuple(judgment), strict=True))
         values["logprobs"] = None if judgment.logprobs is None else json.dumps(judgment.logprobs)
         values |= {"settings_sha256": settings_sha256(judge), "judge": judge.name, "created": _now()}
         columns = ", ".join(values)
         marks = ", ".join(f":{name}" for name in values)
-        self._db.execute(f"INSERT OR IGNORE INTO judgments ({columns}) VALUES ({marks})", values)
+        updates = ", ".join(f"{name} = excluded.{name}" for name in values)
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute(
+            f"INSERT INTO judgments ({columns}) VALUES ({marks}) ON CONFLICT (settings_sha256, prompt_sha256) "
+            f"DO UPDATE SET {updates} WHERE judgments.verdict = -1",
+            values,
+        )
+        settlement = self._settlements.pop(judgment.prompt_sha256, None)
+        if settlement is not None:
+            self.settle(*settlement)
+        self._db.execute("COMMIT")
 
     def judgments(self, judge: str | None = None, mode: str = "pairwise") -> list[tuple[str, Judgment]]:
         """(judge, judgment) of every match as its prompt is now, ordered by judge, question and systems.

@@ -26,7 +26,7 @@ from eval.ratings.foreign import ForeignVerdict, read_foreign
 from harness.files.arrow import concatenated
 
 if TYPE_CHECKING:
-    from _csv import _reader
+    from _csv import Reader
 
 VERDICT_CODES = {
     **dict.fromkeys(("1", "a", "model_a", "model_1", "system_a"), FIRST),
@@ -344,7 +344,7 @@ def _original_header(path: Path) -> tuple[list[str], str]:
     return header, reader.dialect.delimiter
 
 
-def _csv_reader(path: Path) -> "_reader":
+def _csv_reader(path: Path) -> "Reader":
     """The lines of a CSV, its header first.
 
     Raises:

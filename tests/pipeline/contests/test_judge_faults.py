@@ -5,9 +5,11 @@ that may appear nowhere: in no file of the tournament, no log, no summary.
 """
 
 import dataclasses
+import json
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,12 +19,24 @@ from typing import Any
 
 import pytest
 
+from eval.commands.judge import summary_text
 from eval.judges.tournament import estimate, run
 from eval.judging.options import JudgeSummary
 from eval.judging.prompts import Mode
 from eval.judging.store import JudgmentStore
 from harness.files.atomic import to_json
-from tests.servers.judge_server import CANARY, GOOD, Answer, ScriptedServer, completion, error, options_in, serving
+from tests.servers.judge_server import (
+    CANARY,
+    GOOD,
+    Answer,
+    ScriptedServer,
+    completion,
+    error,
+    options_in,
+    output_line,
+    serving,
+    serving_batches,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -244,6 +258,120 @@ def test_another_servers_way_of_asking_for_a_schema(tmp_path: Path) -> None:
     assert (summary.num_judged, summary.num_failed, summary.spent_usd) == (4, 0, pytest.approx(summary.cost_usd))
     assert len(server.requests) <= 4 + 3
     assert "verdict" in server.requests[-1]["response_format"]["schema"]["properties"]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("field", ["temperature", "seed", "reasoning_effort", "max_tokens"])
+def test_an_optional_field_that_the_server_refuses_is_left_out(tmp_path: Path, field: str, batch: bool) -> None:
+    """Today's reasoning models refuse a temperature, other servers whatever they don't know."""
+
+    def body(request: dict[str, Any]) -> str | None:
+        names = ("max_tokens", "max_completion_tokens") if field == "max_tokens" else (field,)
+        given = next((name for name in names if name in request), None)
+        return f"Unsupported parameter: '{given}' is not supported with this model." if given else None
+
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        words = body(request)
+        return GOOD if words is None else error(400, words, "unsupported_parameter")
+
+    options = {"seed": 1, "reasoning_effort": "low"}
+    if batch:
+        with serving_batches() as server:
+            server.line = lambda n, request: (
+                output_line(request)
+                if (words := body(request["body"])) is None
+                else json.dumps(
+                    {
+                        "custom_id": request["custom_id"],
+                        "response": {"status_code": 400, "body": {"error": {"message": words}}},
+                    }
+                )
+            )
+            summary = judge(tmp_path, server, batch=True, batch_poll_seconds=0.01, **options)
+    else:
+        with serving(script) as server:
+            summary = judge(tmp_path, server, **options)
+        assert field not in server.requests[-1]
+        assert len(server.requests) == 4 + (2 if field == "max_tokens" else 1)
+    assert (summary.num_judged, summary.num_failed) == (4, 0)
+
+
+def test_a_limit_that_is_too_high_is_no_unknown_field(tmp_path: Path) -> None:
+    with serving(lambda n, request: error(400, "max_tokens is too large: 9000; at most 4096")) as server:
+        summary = judge(tmp_path, server)
+    assert (summary.num_failed, len(server.requests)) == (4, 4)
+
+
+def test_unparsed_replies_are_said_read_anew_for_nothing_and_asked_again(tmp_path: Path) -> None:
+    replies = ["Hm.", "7", "Fine.\n1", "Fine.\n2"]
+    with serving(lambda n, request: Answer(body=completion(replies[n] if n < 4 else "Fine.\n3"))) as server:
+        first = judge(tmp_path, server)
+        options = options_in(tmp_path, server.url)
+        with sqlite3.connect(tmp_path / "tournament" / "judgments.sqlite") as database:
+            database.execute("UPDATE judgments SET raw_text = 'Now readable.\n2' WHERE raw_text = '7'")
+        database.close()
+        anew = run(dataclasses.replace(options, reparse=True))
+        assert (len(server.requests), anew.num_unparsed, anew.spent_usd) == (4, 1, first.spent_usd)
+        again = run(dataclasses.replace(options, retry_unparsed=True))
+    assert (first.num_unparsed, sum(first.unparsed.values())) == (2, 2)
+    assert set(first.unparsed) == {"the last line is no verdict"}
+    assert "unparsed: the last line is no verdict (2 matches)" in summary_text(first)
+    assert (len(server.requests), again.num_unparsed, again.num_judged) == (5, 0, 1)
+    bias = again.position_bias
+    assert (bias.first_wins, bias.second_wins, bias.ties) == (1, 2, 1)
+
+
+def test_a_key_is_taken_out_of_what_is_shown_and_not_of_what_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHORT_KEY", "1")
+    with serving(lambda n, request: Answer(body=completion("Fine.\n1", model="model-1"))) as server:
+        options = options_in(tmp_path, server.url, key_variable="SHORT_KEY")
+        summary = run(options)
+        anew = run(dataclasses.replace(options, reparse=True))
+    assert (summary.position_bias.first_wins, summary.num_unparsed) == (4, 0)
+    assert anew.position_bias == summary.position_bias
+    with JudgmentStore(tmp_path / "tournament") as store:
+        assert {judgment.raw_text for _, judgment in store.judgments()} == {"Fine.\n[key]"}
+        outcomes = {row[0] for row in store.connection.execute("SELECT outcome FROM calls")}
+    assert outcomes == {"200 model-[key]"}
+
+
+def test_a_reply_is_stored_and_settled_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: JudgmentStore, call_id: int, outcome: str, cost_usd: float | None) -> None:
+        raise OSError("disk full")
+
+    with serving(lambda n, request: GOOD) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(JudgmentStore, "settle", full)
+            with pytest.raises(OSError, match="disk full"):
+                judge(tmp_path, server)
+        with JudgmentStore(tmp_path / "tournament") as store:
+            assert store.judgments() == []
+        assert judge(tmp_path, server).num_judged == 4
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        completion(usage={"prompt_tokens": 10**30, "completion_tokens": 10**400}),
+        completion("Half \ud83d.\n1", model="m \ud83d"),
+    ],
+    ids=["deep", "huge numbers", "surrogates"],
+)
+def test_strange_replies_stop_nothing(tmp_path: Path, body: bytes) -> None:
+    with serving(lambda n, request: Answer(body=body)) as server:
+        summary = judge(tmp_path, server)
+    assert summary.num_judged + summary.num_failed == 4
+
+
+def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
+    with serving(lambda n, request: GOOD) as other:
+        moved = Answer(status=307, headers={"location": f"{other.url}/chat/completions"})
+        with serving(lambda n, request: moved) as server:
+            summary = judge(tmp_path, server)
+    assert (summary.num_failed, other.requests) == (4, [])
 
 
 def test_newer_models_name_of_the_token_limit(tmp_path: Path) -> None:
