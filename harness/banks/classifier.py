@@ -54,8 +54,13 @@ class ClassifierBank(OwnedBank):
 
     def load_member(self, name: str, folder: Path) -> None:
         """Reads what `save_member` wrote, the head with its number of classes included."""
-        self.num_labels = _saved_labels(folder) or self.num_labels
-        super().load_member(name, folder)
+        before = self.num_labels
+        self.num_labels = _saved_labels(folder) or before
+        try:
+            super().load_member(name, folder)
+        except ValueError:
+            self.num_labels = before
+            raise
 
     @property
     def has_trained_head(self) -> bool:

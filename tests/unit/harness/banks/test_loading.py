@@ -11,20 +11,22 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, MixtralConfig, MixtralForCausalLM
 
 from eval.scoring.model_key import model_sha256
 from eval.systems import Target, each_base
 from harness.banks.causal import PeftBank
+from harness.banks.classifier import ClassifierBank
 from harness.banks.load import LoadedBase, make_bank
 from harness.banks.shared import AdapterBank
 from harness.config.choices import quant_choice
-from harness.config.schema import AdapterConfig, AdapterMethod, DType, ModelKind, QuantConfig
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, ModelKind, QuantConfig, QuantMethod
 from harness.devices.torch_device import resolved_quant
 from harness.export.merge import round_to_quantized
 from harness.nn.batch import Item, Segment
 from tests.tiny import VOCAB_SIZE, make_checkpoint, make_tokenizer
 
+CPU = torch.device("cpu")
 TOKENS = torch.tensor([[1, 17, 42, 99, 7, 250, 3]])
 ATTENTION = ["q_proj", "v_proj"]
 LAYER_0_Q = "model.layers.0.self_attn.q_proj"
@@ -155,6 +157,30 @@ def test_experts_of_a_mixture(tmp_path: Path) -> None:
     ((found, members),) = served(tmp_path / "base", adapter)
     wanted = peft_logits(tmp_path / "base", adapter)
     torch.testing.assert_close(our_logits(found, *members.values()), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_classifier_of_others_with_its_head(base: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    labels = {"num_labels": 3, "pad_token_id": 0}
+    start: Any = AutoModelForSequenceClassification.from_pretrained(base, **labels)
+    config = LoraConfig(r=4, target_modules=ATTENTION, task_type="SEQ_CLS", init_lora_weights=False)
+    get_peft_model(start, config).save_pretrained(tmp_path / "a")
+    plain: Any = AutoModelForSequenceClassification.from_pretrained(base, **labels)
+    with torch.no_grad():
+        wanted = PeftModel.from_pretrained(plain, str(tmp_path / "a")).eval()(TOKENS).logits[0]
+        bank = ClassifierBank(base, QuantConfig(name="q", method=QuantMethod.none, compute_dtype=DType.float32), CPU)
+        bank.load_member("a", tmp_path / "a")
+        item = Item(member="a", tokens=TOKENS[0].numpy(), num_source=7, dropout_key=0, weight=1.0, label=0)
+        torch.testing.assert_close(bank.label_logits([item])[0], wanted, rtol=1e-5, atol=1e-5)
+    bank.remove_member("a")
+    bank.num_labels = 2
+    change(tmp_path / "a", modules_to_save=None, use_qalora=True)
+    with pytest.raises(ValueError, match="use_qalora"):
+        bank.load_member("a", tmp_path / "a")
+    assert (bank.num_labels, bank.configs) == (2, {})
+    change(tmp_path / "a", use_qalora=False)
+    with pytest.raises(ValueError, match="task_type=SEQ_CLS"):
+        served(base, tmp_path / "a")
 
 
 def test_saved_modules_on_a_quantized_base(base: Path, tmp_path: Path) -> None:
