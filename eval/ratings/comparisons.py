@@ -27,8 +27,8 @@ MAX_EXACT_STEPS = 4_000  # of a permutation distribution; above, it is normal to
 MAX_SCORES = 1 << 24
 METHOD = (
     "differences of Bradley-Terry ratings; Student's t with a bootstrap clustered by prompt, p at least that of "
-    "an exact sign-flip test over prompts; p_holm and the intervals low to high are corrected for all pairs by Holm (1979), "
-    "low_unadjusted to high_unadjusted and p_value are not"
+    "an exact sign-flip test over prompts; p_holm and the intervals low to high are corrected for all pairs by "
+    "Holm (1979), low_unadjusted to high_unadjusted and p_value are not"
 )
 Array = NDArray[np.float64]
 
