@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 
-import numpy as np
-
 from analysis.paper.released import RELEASES, NoJudgments, canonical_sha256, locate
 from analysis.paper.values import CITATION, TABLES, PaperTable, Value
 from eval.ratings.elo import EloRating
@@ -245,7 +243,7 @@ def _median_ranks(
 def _table_6(data: Path, converted: Path, resamples: int) -> Reproduction:
     printed, release = TABLES["6"], "vicuna_gpt4_relative"
     path = locate(release, data, converted)
-    ours = relative_scores(load_scores([path]), resamples, np.random.default_rng(SEED))
+    ours = relative_scores(load_scores([path]))
     cells: list[Cell] = []
     for row in printed.rows:
         name = OTHER_NAMES.get(row, row)

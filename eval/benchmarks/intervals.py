@@ -1,7 +1,8 @@
 """How sure is a score? 95 % intervals of a proportion and of a mean; no torch.
 
-Sources: Wilson (1927) for proportions; the percentile bootstrap for the rest, over questions, or over the clusters
-that they come in.
+Sources: Wilson (1927) for proportions; MOVER (Zou & Donner 2008, Statistics in Medicine 27) for a mean of proportions;
+Student's t for other means; the percentile bootstrap for the rest, over questions, or over the clusters that they come
+in. None of them has width 0: where values that all agree leave nothing to measure an error by, there is no interval.
 """
 
 import math
@@ -10,11 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.ratings.intervals import Z_95, student_t
 from harness.runs.estimate import Estimate, Interval
 
-Z_95 = 1.959963984540054
 NUM_RESAMPLES = 1000
-_BLOCK = 50  # resamples at once
 
 
 def wilson_interval(num_correct: int, n: int) -> Interval:
@@ -26,12 +26,22 @@ def wilson_interval(num_correct: int, n: int) -> Interval:
 
 
 def percentile_interval(draws: NDArray[np.float64]) -> Interval | None:
-    """Of resampled values; those that aren't defined (NaN) are left out. None where nothing is left."""
+    """Of resampled values; those that aren't defined (NaN) are left out. None where nothing is left, or all agree."""
     known = draws[np.isfinite(draws)]
     if not len(known):
         return None
     low, high = np.percentile(known, [2.5, 97.5])
-    return float(low), float(high)
+    return (float(low), float(high)) if low < high else None
+
+
+def stratified_interval(counts: Sequence[tuple[int, int]]) -> Interval:
+    """Of the mean of the proportions of several strata (correct, n), by MOVER on their Wilson intervals."""
+    shares = [correct / n for correct, n in counts]
+    bounds = [wilson_interval(correct, n) for correct, n in counts]
+    mean = math.fsum(shares) / len(counts)
+    below = math.sqrt(math.fsum((p - low) ** 2 for p, (low, _) in zip(shares, bounds, strict=True))) / len(counts)
+    above = math.sqrt(math.fsum((high - p) ** 2 for p, (_, high) in zip(shares, bounds, strict=True))) / len(counts)
+    return max(0.0, mean - below), min(1.0, mean + above)
 
 
 def mean_score(clusters: Sequence[Sequence[float]], rng: np.random.Generator) -> Estimate:
@@ -50,32 +60,14 @@ def mean_score(clusters: Sequence[Sequence[float]], rng: np.random.Generator) ->
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Of a mean of independent values: Wilson's where all are 0 or 1, else normal. None for one that isn't."""
+    """Of a mean of independent values: Wilson's where all are 0 or 1, else Student's t.
+
+    None for one that isn't 0 or 1, or where all agree.
+    """
     n = len(values)
     if set(values) <= {0.0, 1.0}:
         return wilson_interval(int(sum(values)), n)
     if n < 2:
         return None
-    mean, half = float(np.mean(values)), Z_95 * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return mean - half, mean + half
-
-
-def ratio_interval(
-    numerators: NDArray[np.float64], denominators: NDArray[np.float64], rng: np.random.Generator
-) -> Interval | None:
-    """Of a ratio of sums over documents (a perplexity's exponent), by resampling them. None for a single one.
-
-    Args:
-        numerators: one a document, [D].
-        denominators: one a document, [D].
-        rng: draws the resamples.
-    """
-    num_documents = len(numerators)
-    if num_documents < 2:
-        return None
-    draws = []
-    for _ in range(NUM_RESAMPLES // _BLOCK):  # all at once would take gigabytes for a large set
-        weights = rng.multinomial(num_documents, np.full(num_documents, 1 / num_documents), size=_BLOCK)
-        sums = weights @ denominators
-        draws.append((weights @ numerators)[sums > 0] / sums[sums > 0])
-    return percentile_interval(np.concatenate(draws))
+    mean, half = float(np.mean(values)), student_t(n) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return (mean - half, mean + half) if half > 0 else None

@@ -29,12 +29,14 @@ def rate_command(paths: Sequence[Path], options: RateOptions) -> tuple[RatingsRe
 
 def show_ratings(result: RatingsResult) -> Group:
     """All that a reader needs of the result, as tables and lines."""
-    parts: list[Table | Text] = []
+    parts: list[Table | Text] = [Text(f"{sentence}.") for sentence in result.verdict]
     for number, group in enumerate(result.groups, start=1):
         which = f" (group {number} of {len(result.groups)})" if len(result.groups) > 1 else ""
         parts.append(_strength_table(result, group, f"Ratings{which}"))
-    if result.pairs:
-        parts.append(_pair_table(result))
+        if result.elo:
+            parts.append(_elo_table(result, group))
+    if result.comparisons:
+        parts += [_rank_table(result), _pair_table(result)]
     if result.relative:
         parts.append(_relative_table(result))
     if result.controlled is not None:
@@ -49,21 +51,18 @@ def interval(low: float | None, high: float | None, digits: int = 0) -> str:
 
 
 def _strength_table(result: RatingsResult, group: Sequence[str], title: str) -> Table:
-    table = Table(title=title, caption="intervals: 95 %; prompts = with other prompts, ordering = of the mean only")
-    table.add_column("system")
-    for name in ("Bradley-Terry", "prompts", "Elo", "ordering", "prompts", "Davidson", "win rate", "matches"):
+    table = Table(title=title, caption="intervals: 95 %, with other prompts")
+    table.add_column("system", overflow="fold")
+    for name in ("Bradley-Terry", "95 %", "Davidson", "win rate", "matches"):
         table.add_column(name, justify="right")
     for system in group:
-        strength, davidson, elo = result.bradley_terry[system], result.davidson[system], result.elo.get(system)
+        strength, davidson = result.bradley_terry[system], result.davidson[system]
         records = result.win_matrix[system].values()
         num = sum(r.wins + r.losses + r.ties for r in records)
         table.add_row(
             escape(system),
             f"{strength.rating:.0f}",
             interval(strength.low, strength.high),
-            MISSING if elo is None else f"{elo.mean:.0f}",
-            MISSING if elo is None else interval(elo.ordering_low, elo.ordering_high, 1),
-            MISSING if elo is None else interval(elo.low, elo.high),
             f"{davidson.rating:.0f}",
             f"{sum(r.wins + r.ties / 2 for r in records) / num:.1%}",
             str(num),
@@ -71,13 +70,49 @@ def _strength_table(result: RatingsResult, group: Sequence[str], title: str) -> 
     return table
 
 
-def _pair_table(result: RatingsResult) -> Table:
-    table = Table(title="Neighbouring systems", caption="p by Holm for all pairs; prompts for 80 % power at 5 %")
-    for name in ("above", "below"):
-        table.add_column(name)
-    for name in ("difference", "95 %", "p (Holm)", "prompts", "needed"):
+def _elo_table(result: RatingsResult, group: Sequence[str]) -> Table:
+    table = Table(title="Elo", caption="95 %: prompts = with other prompts, ordering = of the mean only")
+    table.add_column("system", overflow="fold")
+    for name in ("Elo", "prompts", "ordering"):
         table.add_column(name, justify="right")
-    for pair in result.pairs:
+    for system in group:
+        elo = result.elo[system]
+        bounds = interval(elo.low, elo.high), interval(elo.ordering_low, elo.ordering_high, 1)
+        table.add_row(escape(system), f"{elo.mean:.0f}", *bounds)
+    return table
+
+
+def _rank_table(result: RatingsResult) -> Table:
+    table = Table(title="Which is best", caption="P(best) and ranks (95 %): with other prompts")
+    table.add_column("system", overflow="fold")
+    for name in ("rank", "95 %", "P(best)", "not told from (Holm)"):
+        table.add_column(name, justify="right")
+    for system, place in result.ranks.items():
+        alike = [c for c in result.comparisons if system in (c.higher, c.lower) and not c.significant]
+        table.add_row(
+            escape(system),
+            str(place.rank),
+            MISSING if place.low is None else f"{place.low} to {place.high}",
+            MISSING if place.best is None else f"{place.best:.3f}",
+            str(len(alike)),
+        )
+    return table
+
+
+def _pair_table(result: RatingsResult) -> Table:
+    """The best against every other system, then neighbours; all other pairs are in the JSON."""
+    best = {group[0] for group in result.groups}
+    shown = [c for c in result.comparisons if c.higher in best]
+    shown += [c for c in result.pairs if c not in shown]
+    table = Table(
+        title="The best against the others, and neighbours",
+        caption=f"p and interval by Holm for all {len(result.comparisons)} pairs; prompts for 80 % power at 5 %",
+    )
+    for name in ("above", "below"):
+        table.add_column(name, overflow="fold")
+    for name in ("points", "interval", "p (Holm)", "prompts", "needed"):
+        table.add_column(name, justify="right")
+    for pair in shown:
         table.add_row(
             escape(pair.higher),
             escape(pair.lower),

@@ -125,9 +125,8 @@ def _names(values: Sequence[str]) -> Names:
 
 def _quality(real: Sequence[Vote], seed: int) -> tuple[Level | None, PositionBias]:
     verdicts = to_verdicts(real)
-    rater_rng, position_rng = np.random.default_rng(seed).spawn(2)
-    levels = rater_agreement(verdicts, NUM_RESAMPLES, rater_rng)
-    return levels.get("all"), position_bias(verdicts, NUM_RESAMPLES, position_rng)
+    levels = rater_agreement(verdicts, NUM_RESAMPLES, np.random.default_rng(seed))
+    return levels.get("all"), position_bias(verdicts)
 
 
 def _counts(store: VoteStore) -> _Counts:

@@ -3,7 +3,8 @@
 Answers what `python -m eval agree A.csv B.csv` asks. An item is a question and a pair of systems, in whichever order.
 Its label in a file is the sign of the sum of its matches there (both orders, raters' majority first), so that a win
 in one order and a loss in the other is a tie. Source: QLoRA (arXiv 2305.14314, section 6.2); with this rule GPT-4
-against the human majority gives its Fleiss kappa of 0.25 (0.258). Intervals are bootstraps clustered by question.
+against the human majority gives its Fleiss kappa of 0.25 (0.258). Intervals are bootstraps clustered by
+question; that of percent agreement is Korn & Graubard's (1998), exact at 0 and 100 %.
 
     from eval.ratings.agreement import AgreeOptions, agree_files
     result = agree_files(Path("gpt4.csv"), Path("human.csv"), AgreeOptions())
@@ -21,9 +22,14 @@ from eval.answers.files import load_answers, unmatched_notes
 from eval.ratings import kappa as statistics
 from eval.ratings.bias import PositionBias, Share, length_bias, own_wins, position_bias
 from eval.ratings.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
+from eval.ratings.intervals import clustered_interval
 from eval.ratings.verdicts import Matches, Verdicts, combined_key, join_names, load_verdicts, to_matches
 
 SCHEMA_VERSION = 1
+METHODS = {
+    "percent_agreement": "Korn & Graubard (1998): Clopper & Pearson at the effective number of questions",
+    "others": "percentiles of a bootstrap of the questions; none where every resample says the same",
+}
 NUM_LABELS = 3  # half points of the alphabetically first system: 0 it lost, 1 tie, 2 it won
 EXAMPLE_STATISTICS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "percent_agreement": statistics.percent_agreement,
@@ -109,7 +115,7 @@ class AgreementResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and None, ready for `json.dumps(..., allow_nan=False)`."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        return {"schema_version": SCHEMA_VERSION, "methods": METHODS, **asdict(self)}
 
 
 def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
@@ -118,10 +124,10 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
     Raises:
         ValueError: A file can't be used, the two share no item, or a system named in the options is not judged.
     """
-    example_rng, system_rng, rater_rng, bias_rng = np.random.default_rng(options.seed).spawn(4)
+    example_rng, system_rng, rater_rng = np.random.default_rng(options.seed).spawn(3)
     pair = [without_systems(load_verdicts([path]), options.without) for path in (a, b)]
     systems = sorted({*pair[0].system_names} | {*pair[1].system_names})
-    questions = join_names([verdicts.question for verdicts in pair]).values
+    questions = sorted(join_names([verdicts.question for verdicts in pair]).values)
     matches = [_renamed(verdicts, systems, questions) for verdicts in pair]
     question, tables = _confusions(*(_item_labels(m, len(systems)) for m in matches))
     if not len(question):
@@ -143,9 +149,9 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
                 num_verdicts=len(mine),
                 num_unparsed=int((~mine.parsed).sum()),
                 raters=rater_agreement(mine, options.resamples, rater_rng),
-                position_bias=position_bias(mine, options.resamples, bias_rng),
-                length_bias=length_bias(mine, lengths, options.resamples, bias_rng) if lengths is not None else None,
-                self_preference=_self_preference(mine, other, own, options.resamples, bias_rng) if own else None,
+                position_bias=position_bias(mine),
+                length_bias=length_bias(mine, lengths) if lengths is not None else None,
+                self_preference=_self_preference(mine, other, own) if own else None,
             )
         )
     return AgreementResult(
@@ -221,25 +227,57 @@ def _confusions(
 
 
 def _resampled(sums: NDArray[np.float64], num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """`sums` (num_questions, ...) added up: the whole in row 0, then each resample of the questions."""
+    """`sums` (num_questions, ...) added up: the whole in row 0, then each resample of the questions.
+
+    Questions are put in order of what they hold, so that the files' order of rows changes nothing.
+    """
     num = len(sums)
+    sums = sums[np.lexsort(sums.reshape(num, -1).T)]
     weights = [np.ones(num), *prompt_weights(num, num_resamples if num > 1 else 0, rng)]
     return np.tensordot(np.array(weights), sums, axes=1)
 
 
 def _statistic(values: NDArray[np.float64]) -> Statistic:
-    """From the whole's value in row 0 and the resamples'; resamples in which it is undefined are left out."""
+    """From the whole's value in row 0 and the resamples'; resamples in which it is undefined are left out.
+
+    Resamples that all agree say nothing of the error: then there is no interval.
+    """
     value = float(values[0]) if np.isfinite(values[0]) else None
     drawn = values[1:][np.isfinite(values[1:])]
     if value is None or len(drawn) < 2:
         return Statistic(value=value, low=None, high=None)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Statistic(value=value, low=float(low), high=float(high))
+    low, high = (float(bound) for bound in np.percentile(drawn, [2.5, 97.5]))
+    if high - low < 1e-12:
+        return Statistic(value=value, low=None, high=None)
+    return Statistic(value=value, low=low, high=high)
+
+
+def _with_share(found: dict[str, Statistic], agreed: NDArray[np.float64], num: NDArray[np.float64]) -> None:
+    """Gives percent agreement its exact interval over questions (Korn & Graubard), and kappas that lack one.
+
+    Where judges agree on everything or nothing, resamples do so too. A kappa is then carried along the line through
+    its own value: with chance agreement held, (1 - kappa) is proportional to (1 - percent agreement); where kappa is 1,
+    chance is that of labels in equal numbers.
+    """
+    kept = num > 0
+    bounds = clustered_interval(agreed[kept], num[kept])
+    if bounds is None:
+        return
+    share = found["percent_agreement"]
+    found["percent_agreement"] = Statistic(value=share.value, low=bounds[0], high=bounds[1])
+    for name in ("cohen_kappa", "fleiss_kappa", "krippendorff_alpha"):
+        kappa = found.get(name)
+        if kappa is None or kappa.value is None or share.value is None or kappa.low is not None:
+            continue
+        by_chance = 1 / NUM_LABELS if share.value == 1.0 else (share.value - kappa.value) / (1.0 - kappa.value)
+        low, high = ((bound - by_chance) / (1.0 - by_chance) for bound in bounds)
+        found[name] = Statistic(value=kappa.value, low=low, high=high)
 
 
 def _example_level(tables: NDArray[np.float64], num_resamples: int, rng: np.random.Generator) -> Level:
     drawn = _resampled(tables, num_resamples, rng)
     found = {name: _statistic(function(drawn)) for name, function in EXAMPLE_STATISTICS.items()}
+    _with_share(found, np.einsum("qii->q", tables), tables.sum(axis=(1, 2)))
     return Level(num=int(tables.sum()), statistics=found)
 
 
@@ -318,12 +356,12 @@ def _rater_level(
         "fleiss_kappa": statistics.fleiss_kappa(pair_agreement, items, labels),
         "krippendorff_alpha": statistics.krippendorff_alpha(drawn[:, 5], drawn[:, 6:9]),
     }
-    return Level(num=len(counts), statistics={name: _statistic(values) for name, values in found.items()})
+    levels = {name: _statistic(values) for name, values in found.items()}
+    _with_share(levels, sums[:, 0], sums[:, 1])
+    return Level(num=len(counts), statistics=levels)
 
 
-def _self_preference(
-    mine: Verdicts, other: Verdicts, own: str, num_resamples: int, rng: np.random.Generator
-) -> SelfPreference:
-    itself, others = (own_wins(verdicts, own, num_resamples, rng) for verdicts in (mine, other))
+def _self_preference(mine: Verdicts, other: Verdicts, own: str) -> SelfPreference:
+    itself, others = (own_wins(verdicts, own) for verdicts in (mine, other))
     excess = None if itself.rate is None or others.rate is None else itself.rate - others.rate
     return SelfPreference(system=own, by_itself=itself, by_the_other=others, excess=excess)

@@ -1,5 +1,6 @@
 """What else than quality moves a judge: the place of an answer, its length, and whose answer it is.
 
+Intervals are over questions, exact at 0 and 100 % (Korn & Graubard 1998).
 Used by `python -m eval rate` (position, length) and `python -m eval agree` (all three, for each of two judges).
 QLoRA (arXiv 2305.14314, section 6.2) reports that GPT-4 favours the answer shown first and its own answers.
 """
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.ratings.bradley_terry import prompt_weights
 from eval.ratings.codes import FIRST, SECOND, TIE
+from eval.ratings.intervals import clustered_interval
 from eval.ratings.verdicts import Verdicts, combined_key
 
 LengthByAnswer = Mapping[tuple[str, str], float]  # (system, question_id) -> length
@@ -42,30 +43,25 @@ class PositionBias:
     swapped_pairs: int  # pairs of verdicts on one item in both orders, by one judge and rater, both parsed
 
 
-def share(won: NDArray[np.bool_], question: NDArray[np.int32], num_resamples: int, rng: np.random.Generator) -> Share:
-    """The share of `won`, with a bootstrap clustered by question.
+def share(won: NDArray[np.bool_], question: NDArray[np.int32]) -> Share:
+    """The share of `won`, with Korn & Graubard's interval over questions (`eval.ratings.intervals`).
 
     Args:
         won: (num_rows,).
         question: (num_rows,) code of each row's question.
-        num_resamples: Bootstrap resamples.
-        rng: Draws them.
     """
     if not len(won):
         return Share(wins=0, num=0, rate=None, low=None, high=None)
     _, codes = np.unique(question, return_inverse=True)
-    num, wins = np.bincount(codes), np.bincount(codes, weights=won)
-    low = high = None
-    if len(num) > 1:
-        rates = [w @ wins / (w @ num) for w in prompt_weights(len(num), num_resamples, rng)]
-        low, high = (float(bound) for bound in np.percentile(rates, [2.5, 97.5]))
+    num, wins = np.bincount(codes).astype(np.float64), np.bincount(codes, weights=won)
+    low, high = clustered_interval(wins, num) or (None, None)
     return Share(wins=float(wins.sum()), num=float(num.sum()), rate=float(won.mean()), low=low, high=high)
 
 
-def position_bias(verdicts: Verdicts, num_resamples: int, rng: np.random.Generator) -> PositionBias:
+def position_bias(verdicts: Verdicts) -> PositionBias:
     """How much the place of an answer decides."""
     decisive = (verdicts.verdict == FIRST) | (verdicts.verdict == SECOND)
-    first = share(verdicts.verdict[decisive] == FIRST, verdicts.question.codes[decisive], num_resamples, rng)
+    first = share(verdicts.verdict[decisive] == FIRST, verdicts.question.codes[decisive])
     reversals, pairs = _swapped(verdicts)
     return PositionBias(
         first_wins=int(first.wins),
@@ -79,16 +75,16 @@ def position_bias(verdicts: Verdicts, num_resamples: int, rng: np.random.Generat
     )
 
 
-def length_bias(verdicts: Verdicts, lengths: LengthByAnswer, num_resamples: int, rng: np.random.Generator) -> Share:
+def length_bias(verdicts: Verdicts, lengths: LengthByAnswer) -> Share:
     """How often the longer answer wins, of the decisive verdicts whose two answers' lengths are known and differ."""
     table = length_table(verdicts, lengths)
     gap = table[verdicts.first, verdicts.question.codes] - table[verdicts.second, verdicts.question.codes]
     used = ((verdicts.verdict == FIRST) | (verdicts.verdict == SECOND)) & np.isfinite(gap) & (gap != 0)
     longer_won = (gap[used] > 0) == (verdicts.verdict[used] == FIRST)
-    return share(longer_won, verdicts.question.codes[used], num_resamples, rng)
+    return share(longer_won, verdicts.question.codes[used])
 
 
-def own_wins(verdicts: Verdicts, own_system: str, num_resamples: int, rng: np.random.Generator) -> Share:
+def own_wins(verdicts: Verdicts, own_system: str) -> Share:
     """How often a judge prefers `own_system`, of the decisive verdicts in which it plays.
 
     Raises:
@@ -100,7 +96,7 @@ def own_wins(verdicts: Verdicts, own_system: str, num_resamples: int, rng: np.ra
     decisive = (verdicts.verdict == FIRST) | (verdicts.verdict == SECOND)
     used = decisive & ((verdicts.first == own) | (verdicts.second == own))
     won = (verdicts.first[used] == own) == (verdicts.verdict[used] == FIRST)
-    return share(won, verdicts.question.codes[used], num_resamples, rng)
+    return share(won, verdicts.question.codes[used])
 
 
 def length_table(verdicts: Verdicts, lengths: LengthByAnswer) -> NDArray[np.float64]:

@@ -154,6 +154,8 @@ def fit(cells: Cells, counts: Array, *, davidson: bool = False) -> Fit:
 def fit_resamples(cells: Cells, counts: Array, start: Fit, *, davidson: bool = False) -> Array:
     """Points of each resample (num_resamples, num_systems) by Newton's method from `start`, all resamples at once.
 
+    A system that a resample leaves out is NaN there.
+
     Args:
         cells: What the counts' columns mean.
         counts: (num_resamples, num_pairs, 3).
@@ -166,7 +168,7 @@ def fit_resamples(cells: Cells, counts: Array, start: Fit, *, davidson: bool = F
     first = np.append(centred, np.log(start.nu) if with_ties else 0.0)
     parameters = np.tile(first, (len(counts), 1))
     for _ in range(MAX_NEWTON_STEPS):
-        _, gradient, hessian = _derivatives(parameters, cells, counts, groups, with_ties, PRIOR_PRECISION)
+        gradient, hessian = _derivatives(parameters, cells, counts, groups, with_ties, PRIOR_PRECISION)
         step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
         step *= np.minimum(1.0, MAX_STEP_NATS / np.maximum(np.abs(step).max(axis=1, keepdims=True), 1e-300))
         parameters = parameters - step
@@ -176,18 +178,22 @@ def fit_resamples(cells: Cells, counts: Array, start: Fit, *, davidson: bool = F
         moving = np.flatnonzero(np.abs(step).max(axis=1) >= TOLERANCE_NATS)
         for row in moving:  # scipy's trust region always goes uphill
             parameters[row] = _maximise(cells, counts[row], groups, with_ties, PRIOR_PRECISION)
-    return np.array([_to_fit(cells, groups, row, with_ties).points for row in parameters])
+    points = np.array([_to_fit(cells, groups, row, with_ties).points for row in parameters])
+    played = np.zeros((len(counts), cells.num_systems))
+    for side in (0, 1):
+        _scatter(played, cells.pair[:, side], counts.sum(axis=2))
+    return np.where(played > 0, points, np.nan)
 
 
 def _maximise(cells: Cells, counts: Array, groups: list[list[int]], with_ties: bool, precision: float) -> Array:
     def value(x: Array) -> float:
-        return float(_derivatives(x[None], cells, counts[None], groups, with_ties, precision)[0][0])
+        return _value(x[None], cells, counts[None], groups, with_ties, precision)
 
     def gradient(x: Array) -> Array:
-        return np.asarray(_derivatives(x[None], cells, counts[None], groups, with_ties, precision)[1][0])
+        return np.asarray(_derivatives(x[None], cells, counts[None], groups, with_ties, precision)[0][0])
 
     def hessian(x: Array) -> Array:
-        return np.asarray(_derivatives(x[None], cells, counts[None], groups, with_ties, precision)[2][0])
+        return np.asarray(_derivatives(x[None], cells, counts[None], groups, with_ties, precision)[1][0])
 
     total = max(float(counts.sum()), 1.0)
     found = minimize(  # type: ignore[call-overload]  # the stubs reject functions of plain arrays
@@ -203,50 +209,95 @@ def _maximise(cells: Cells, counts: Array, groups: list[list[int]], with_ties: b
     return np.asarray(found.x)
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """What is seen and what is expected of each pair, in every resample: (B, num_pairs) each."""
+
+    won: Array  # by the pair's first system; a tie is half a win unless ties have a probability of their own
+    tied: Array
+    played: Array
+    win: Array  # the probability of a win
+    tie: Array
+    mean: Array  # of the score
+
+
 def _derivatives(
     parameters: Array, cells: Cells, counts: Array, groups: list[list[int]], with_ties: bool, precision: float
-) -> tuple[Array, Array, Array]:
-    """Negative log-likelihood (B,), gradient (B, S + 1) and Hessian (B, S + 1, S + 1) at `parameters` (B, S + 1).
+) -> tuple[Array, Array]:
+    """Gradient (B, S + 1) and Hessian (B, S + 1, S + 1) of the negative log-likelihood at `parameters` (B, S + 1).
 
     The last parameter is log nu. What likelihood leaves open (the level of each group, a system without a match, nu
     without ties) is held at zero by a unit penalty, which does not move the rest.
     """
-    num = cells.num_systems
-    i, j = cells.pair[:, 0], cells.pair[:, 1]
-    half_gap = (parameters[:, i] - parameters[:, j]) / 2.0  # (B, P)
-    log_tie = parameters[:, num:] if with_ties else np.full((len(parameters), 1), -np.inf)
-    log_total = np.logaddexp(np.logaddexp(half_gap, -half_gap), log_tie)
-    win, tie = np.exp(half_gap - log_total), np.exp(log_tie - log_total)
-    if with_ties:
-        won, lost, tied = counts[..., 0], counts[..., 1], counts[..., 2]
-    else:
-        won, lost = counts[..., 0] + counts[..., 2] / 2.0, counts[..., 1] + counts[..., 2] / 2.0
-        tied = np.zeros_like(won)
-    played = won + lost + tied
-    value = (played * log_total - (won - lost) * half_gap).sum(axis=1)
-    if with_ties:
-        value = value - tied.sum(axis=1) * parameters[:, num]
-    mean = win + tie / 2.0
-    excess = played * mean - won - tied / 2.0  # expected less observed score of i
-    information = played * (win + tie / 4.0 - mean**2)
+    seen = _outcomes(parameters, cells, counts, with_ties)
+    penalty = _penalty(cells.num_systems, groups, with_ties, precision)
+    gradient, hessian = _of_likelihood(seen, cells, with_ties)
+    return gradient + parameters @ penalty, hessian + penalty
 
-    rows = np.arange(len(parameters))[:, None]
-    gradient = np.zeros_like(parameters)
-    hessian = np.zeros((len(parameters), num + 1, num + 1))
-    _scatter(gradient, i, excess)
-    _scatter(gradient, j, -excess)
-    diagonal = np.zeros_like(parameters)
-    _scatter(diagonal, i, information)
-    _scatter(diagonal, j, information)
+
+def _value(
+    parameters: Array, cells: Cells, counts: Array, groups: list[list[int]], with_ties: bool, precision: float
+) -> float:
+    """Negative log-likelihood, with the penalty, at one row of `parameters` (1, S + 1)."""
+    half_gap, log_tie, log_total = _logits(parameters, cells, with_ties)
+    won, tied, played = _observed(counts, with_ties)
+    value = float((played * log_total - (2.0 * won + tied - played) * half_gap).sum())
+    if with_ties:
+        value -= float((tied * log_tie).sum())
+    penalty = _penalty(cells.num_systems, groups, with_ties, precision)
+    return value + float(np.einsum("bi,ij,bj->", parameters, penalty, parameters)) / 2.0
+
+
+def _logits(parameters: Array, cells: Cells, with_ties: bool) -> tuple[Array, Array, Array]:
+    """(half the gap of each pair, log nu, log of the sum of the outcomes' weights)."""
+    half_gap = (parameters[:, cells.pair[:, 0]] - parameters[:, cells.pair[:, 1]]) / 2.0
+    log_total = np.abs(half_gap) + np.log1p(np.exp(-2.0 * np.abs(half_gap)))
+    if not with_ties:
+        return half_gap, np.full((len(parameters), 1), -np.inf), log_total
+    log_tie = parameters[:, cells.num_systems :]
+    return half_gap, log_tie, np.logaddexp(log_total, log_tie)
+
+
+def _observed(counts: Array, with_ties: bool) -> tuple[Array, Array, Array]:
+    """(won, tied, played) by pair."""
+    won, lost, tied = counts[..., 0], counts[..., 1], counts[..., 2]
+    played = won + lost + tied
+    return (won, tied, played) if with_ties else (won + tied / 2.0, np.zeros_like(won), played)
+
+
+def _outcomes(parameters: Array, cells: Cells, counts: Array, with_ties: bool) -> _Outcomes:
+    half_gap, log_tie, log_total = _logits(parameters, cells, with_ties)
+    won, tied, played = _observed(counts, with_ties)
+    win = np.exp(half_gap - log_total)
+    tie = np.exp(log_tie - log_total) if with_ties else np.zeros_like(win)
+    return _Outcomes(won, tied, played, win, tie, win + tie / 2.0)
+
+
+def _of_likelihood(seen: _Outcomes, cells: Cells, with_ties: bool) -> tuple[Array, Array]:
+    """Gradient and Hessian without the penalty."""
+    num, (i, j) = cells.num_systems, cells.pair.T
+    excess = seen.played * seen.mean - seen.won - seen.tied / 2.0  # expected less observed score of i
+    information = seen.played * (seen.win + seen.tie / 4.0 - seen.mean**2)
+    size, rows = (len(seen.won), num + 1), np.arange(len(seen.won))[:, None]
+    gradient, diagonal = np.zeros(size), np.zeros(size)
+    hessian = np.zeros((*size, num + 1))
+    for index, sign in ((i, 1.0), (j, -1.0)):
+        _scatter(gradient, index, sign * excess)
+        _scatter(diagonal, index, information)
     hessian[rows, i, j] = hessian[rows, j, i] = -information
     if with_ties:
-        cross = np.zeros_like(parameters)
-        _scatter(cross, i, played * tie * (0.5 - mean))
-        _scatter(cross, j, -played * tie * (0.5 - mean))
+        cross, shared = np.zeros(size), seen.played * seen.tie
+        _scatter(cross, i, shared * (0.5 - seen.mean))
+        _scatter(cross, j, -shared * (0.5 - seen.mean))
         hessian[:, num, :] = hessian[:, :, num] = cross
-        gradient[:, num] = (played * tie - tied).sum(axis=1)
-        diagonal[:, num] = (played * tie * (1.0 - tie)).sum(axis=1)
+        gradient[:, num] = (shared - seen.tied).sum(axis=1)
+        diagonal[:, num] = (shared * (1.0 - seen.tie)).sum(axis=1)
+    diagonals = np.arange(num + 1)
+    hessian[:, diagonals, diagonals] += diagonal
+    return gradient, hessian
 
+
+def _penalty(num: int, groups: list[list[int]], with_ties: bool, precision: float) -> Array:
     penalty = precision * np.eye(num + 1)
     for group in groups:
         member = np.zeros(num + 1)
@@ -255,10 +306,7 @@ def _derivatives(
     linked = {s for group in groups for s in group}
     for loose in [*(s for s in range(num) if s not in linked), *([] if with_ties else [num])]:
         penalty[loose, loose] += 1.0
-    value = value + np.einsum("bi,ij,bj->b", parameters, penalty, parameters) / 2.0
-    diagonals = np.arange(num + 1)
-    hessian[:, diagonals, diagonals] += diagonal
-    return value, gradient + parameters @ penalty, hessian + penalty
+    return penalty
 
 
 def _scatter(target: Array, index: NDArray[np.int64], values: Array) -> None:

@@ -29,6 +29,7 @@ from eval.ratings.verdicts import Matches
 SCALE = 400.0  # points for which the odds grow tenfold
 LANES = 32  # orderings side by side; 8 and 16 took 1.5 and 1.3 times as long, 64 the same
 JOBS_AT_ONCE = 16
+MIN_RESAMPLES, MAX_PLAYS = 200, 1 << 28  # of the prompts: fewer resamples, never below 200, of many matches
 CHUNK = 256  # matches drawn before they are played: 32 KiB, which stays in the first-level cache
 MAX_SYSTEMS = 1 << 15  # a packed match has 15 bits for each side
 MAX_K = 400.0  # from about 700 an update overshoots the rating that would explain it, and rounding errors grow
@@ -178,6 +179,11 @@ def elo_over_prompts(
     kept = np.sqrt(np.clip(1.0 - noise.mean(axis=0)[played] / np.maximum(total, 1e-300), 0.0, 1.0))
     means[:, played] = centre + kept * (means[:, played] - centre)
     return means
+
+
+def elo_resamples(num_asked: int, num_plays: int) -> int:
+    """How many resamples of the prompts Elo plays: those asked for, fewer (200 at least) of many matches."""
+    return min(num_asked, max(MIN_RESAMPLES, MAX_PLAYS // (LANES * max(num_plays, 1))))
 
 
 def ordering_interval(ratings: NDArray[np.float64]) -> tuple[float, float, float, float]:

@@ -1,7 +1,7 @@
 """From verdict files to ratings that a sceptic would believe: what `python -m eval rate` prints.
 
 Puts together Elo as in QLoRA (arXiv 2305.14314, section 5.3), Bradley-Terry and Davidson with intervals clustered by
-prompt, relative scores (its Table 6), position bias, the win matrix and tests of neighbouring systems. Whatever
+prompt, relative scores (its Table 6), position bias, the win matrix, tests of all pairs and ranks. Whatever
 can't be rated is left out and said in `notes`.
 
     from eval.ratings.rate import RateOptions, rate_files
@@ -10,6 +10,8 @@ can't be rated is left out and said in `notes`.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice, pairwise
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +30,36 @@ from eval.ratings.bradley_terry import (
     prompt_weights,
     unbounded_systems,
 )
+from eval.ratings.canonical import canonical_order
 from eval.ratings.codes import NULL_SYSTEM
-from eval.ratings.elo import EloRating, elo_drawn, elo_over_prompts, ordering_interval
-from eval.ratings.neighbours import NeighbourPair, compare_neighbours
+from eval.ratings.comparisons import (
+    METHOD,
+    Comparison,
+    Rank,
+    compare_all,
+    exact_p_values,
+    ranks,
+    standard_errors,
+    verdict,
+)
+from eval.ratings.elo import EloRating, elo_drawn, elo_over_prompts, elo_resamples, ordering_interval
+from eval.ratings.intervals import student_t
 from eval.ratings.relative import RelativeScore, Scores, is_score_file, load_scores, relative_scores
 from eval.ratings.style import Controlled, controlled_ratings
+from eval.ratings.unanimous import Doubt, doubted_cells, doubted_matches, doubtful_pairs, with_doubt
 from eval.ratings.verdicts import Matches, Verdicts, load_verdicts, read_header, to_matches
 
 SCHEMA_VERSION = 1
-FEW_PROMPTS = 10  # below this a bootstrap over prompts says too little
+FEW_PROMPTS = 10  # below this intervals over prompts rest on hardly anything
+METHODS = {
+    "bradley_terry": "Student's t with a bootstrap of the prompts; where all prompts agree, one that doesn't is added, "
+    "as in Clopper & Pearson's exact interval",
+    "elo": "percentiles of a bootstrap of the prompts, with the same further prompt where all agree",
+    "position_bias": "Korn & Graubard (1998): Clopper & Pearson at the effective number of prompts",
+    "relative": "Student's t on the linearised ratio of the two means, over prompts",
+    "comparisons": METHOD,
+    "ranks": "percentiles of the ranks of the bootstrap, spread by Student's t; best: share of resamples that it leads",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +118,11 @@ class RatingsResult:
     num_matches: int  # that ratings are made from
     num_unparsed: int  # rows left out
     win_matrix: dict[str, dict[str, Record]]
-    pairs: list[NeighbourPair]
+    pairs: list[Comparison]  # those of `comparisons` that are next to each other in the ranking
+    comparisons: list[Comparison]  # every two systems of a group
+    ranks: dict[str, Rank]
+    verdict: list[str]  # a sentence for each group: which is best, and how sure that is
+    methods: dict[str, str]  # how each kind of interval is made
     groups: list[list[str]]  # systems linked by matches; ratings of different groups can't be compared
     unrated: list[str]  # systems that met nobody
     controlled: Controlled | None
@@ -113,6 +140,7 @@ class _Tournament:
     """The matches between systems of one list, counted."""
 
     systems: list[str]
+    questions: list[str]
     matches: Matches
     cells: Cells
     groups: list[list[int]]
@@ -125,10 +153,12 @@ class _Weights:
     num_questions: int
     num_resamples: int
     seed: int
+    doubt: Doubt
 
     def __iter__(self) -> Iterator[NDArray[np.float64]]:
         num = self.num_resamples if self.num_questions > 1 else 0  # one prompt says nothing of others
-        return prompt_weights(self.num_questions, num, np.random.default_rng(self.seed))
+        prompts, further = np.random.default_rng(self.seed).spawn(2)
+        return (with_doubt(weight, further) for weight in prompt_weights(self.num_questions, num, prompts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,66 +186,87 @@ def rate(
     verdicts: Verdicts | None, scores: Scores | None, options: RateOptions, sources: Sequence[str] = ()
 ) -> RatingsResult:
     """Rate loaded verdicts and scores; `sources` are only recorded."""
-    elo_rng, prompt_rng, bias_rng, relative_rng, control_rng = np.random.default_rng(options.seed).spawn(5)
-    relative = relative_scores(scores, options.resamples, relative_rng) if scores else {}
-    unparsed = int((~verdicts.parsed).sum()) if verdicts else 0
-    unparsed_scores = int((~scores.parsed).sum()) if scores else 0
+    relative = relative_scores(scores) if scores else {}
+    unparsed = [0 if rows is None else int((~rows.parsed).sum()) for rows in (verdicts, scores)]
     settings = {**asdict(options), "answers": [str(path) for path in options.answers], "files": list(sources)}
-    notes = (
-        [f"{unparsed_scores} rows of ten-point scores could not be parsed and are left out"] if unparsed_scores else []
-    )
+    notes = [f"{unparsed[1]} rows of ten-point scores could not be parsed and are left out"] if unparsed[1] else []
+    common: dict[str, Any] = {"relative": relative, "num_unparsed": sum(unparsed), "settings": settings}
     if verdicts is None:
-        return _result(relative=relative, num_unparsed=unparsed_scores, notes=notes, settings=settings)
+        return _result(**common, notes=notes)
 
-    matches = to_matches(verdicts, options.aggregate)
-    cells = count_cells(matches, len(verdicts.system_names))
-    play = _Tournament(systems=verdicts.system_names, matches=matches, cells=cells, groups=connected_groups(cells))
-    notes = [*_notes(verdicts, play, options), *notes]
-    common = {
-        "relative": relative,
-        "num_unparsed": unparsed + unparsed_scores,
-        "position_bias": position_bias(verdicts, options.resamples, bias_rng),
-        "num_matches": len(matches),
+    play = _tournament(verdicts, options)
+    common |= {
+        "position_bias": position_bias(verdicts),
+        "num_matches": len(play.matches),
         "unrated": _unrated(play),
-        "notes": notes,
-        "settings": settings,
+        "notes": [*_notes(verdicts, play, options), *notes],
     }
-    if not len(matches):
-        return _result(**common)
-    counts = cells.totals()
-    weights = _Weights(cells.num_questions, options.resamples, int(prompt_rng.integers(2**63)))
-    resampled = cells.resampled(weights)
-    strengths, davidson = (_strengths(cells, counts, resampled, davidson=model) for model in (False, True))
+    return _result(**{**common, **_rated(verdicts, play, options, common["notes"])} if len(play.matches) else common)
+
+
+def _tournament(verdicts: Verdicts, options: RateOptions) -> _Tournament:
+    """Its systems and prompts in an order that depends neither on their names nor on the files' rows."""
+    order, questions, matches = canonical_order(to_matches(verdicts, options.aggregate), len(verdicts.system_names))
+    cells = count_cells(matches, len(order))
+    return _Tournament(
+        systems=[verdicts.system_names[system] for system in order],
+        questions=[verdicts.question.values[question] for question in questions],
+        matches=matches,
+        cells=cells,
+        groups=connected_groups(cells),
+    )
+
+
+def _rated(verdicts: Verdicts, play: _Tournament, options: RateOptions, notes: Sequence[str]) -> dict[str, Any]:
+    """What is known of a tournament with a match."""
+    elo_rng, prompt_rng, control_rng = np.random.default_rng(options.seed).spawn(3)
+    cells, doubt = play.cells, doubtful_pairs(play.cells)
+    weights = _Weights(cells.num_questions, options.resamples, int(prompt_rng.integers(2**63)), doubt)
+    resampled = doubted_cells(cells, doubt).resampled(weights)
+    strengths, davidson = (_strengths(cells, resampled, davidson=model) for model in (False, True))
     order = _ranking(play, strengths.whole.points)
     controlled, longer = _style(verdicts, play, options, control_rng)
-    common["notes"] = [*notes, *_control_note(play, order)]
-    return _result(
-        **common,
-        elo=_elo(play, options, weights, elo_rng, order),
-        bradley_terry=_table(play, strengths, order),
-        davidson=_table(play, davidson, order),
-        tie_parameter=davidson.whole.nu,
-        win_matrix=_win_matrix(play, counts, order),
-        pairs=compare_neighbours(
-            play.systems,
-            [[s for s in order if s in group] for group in play.groups],
-            strengths.whole.points,
-            strengths.resamples,
-            cells.num_questions,
-        ),
-        groups=[[play.systems[s] for s in order if s in group] for group in play.groups],
-        controlled=controlled,
-        length_bias=longer,
-    )
+    return {
+        "elo": _elo(play, options, weights, elo_rng, order),
+        "bradley_terry": _table(play, strengths, order),
+        "davidson": _table(play, davidson, order),
+        "tie_parameter": davidson.whole.nu,
+        "win_matrix": _win_matrix(play, cells.totals(), order),
+        "groups": [[play.systems[s] for s in order if s in group] for group in play.groups],
+        "controlled": controlled,
+        "length_bias": longer,
+        "notes": [*notes, *_control_note(play, order)],
+        **_compared(play, strengths, order),
+    }
+
+
+def _compared(play: _Tournament, strengths: _Strengths, order: Sequence[int]) -> dict[str, Any]:
+    """Every two systems of a group, their ranks, and the sentence that says which is best."""
+    num_prompts, rankings = play.cells.num_questions, [[s for s in order if s in group] for group in play.groups]
+    draws, points = strengths.resamples, strengths.whole.points
+    errors = exact = None
+    if draws is not None:
+        errors = standard_errors(draws, num_prompts)
+        exact = exact_p_values(play.matches, len(play.systems), num_prompts)
+    found = compare_all(play.systems, rankings, points, errors, exact, _prompts_of(play.cells))
+    next_to = {(play.systems[a], play.systems[b]) for ranking in rankings for a, b in pairwise(ranking)}
+    places = ranks(play.systems, rankings, points, draws, num_prompts)
+    return {
+        "comparisons": found,
+        "pairs": [pair for pair in found if (pair.higher, pair.lower) in next_to],
+        "ranks": places,
+        "verdict": [verdict([play.systems[s] for s in ranking], places, found) for ranking in rankings],
+    }
 
 
 def _result(**found: Any) -> RatingsResult:
     """A result in which what was not found is empty."""
     empty: dict[str, Any] = {
-        **{name: {} for name in ("elo", "bradley_terry", "davidson", "relative", "win_matrix")},
+        **{name: {} for name in ("elo", "bradley_terry", "davidson", "relative", "win_matrix", "ranks")},
         **dict.fromkeys(("tie_parameter", "position_bias", "controlled", "length_bias")),
-        **{name: [] for name in ("pairs", "groups", "unrated", "notes")},
+        **{name: [] for name in ("pairs", "comparisons", "verdict", "groups", "unrated", "notes")},
         "num_matches": 0,
+        "methods": METHODS,
     }
     return RatingsResult(**{**empty, **found})
 
@@ -230,21 +281,28 @@ def _ranking(play: _Tournament, points: NDArray[np.float64]) -> list[int]:
     return [system for group in play.groups for system in sorted(group, key=lambda s: -points[s])]
 
 
-def _strengths(
-    cells: Cells, counts: NDArray[np.float64], resampled: NDArray[np.float64], *, davidson: bool
-) -> _Strengths:
-    whole = fit(cells, counts, davidson=davidson)
+def _strengths(cells: Cells, resampled: NDArray[np.float64], *, davidson: bool) -> _Strengths:
+    whole = fit(cells, cells.totals(), davidson=davidson)
     draws = fit_resamples(cells, resampled, whole, davidson=davidson) if len(resampled) else None
     return _Strengths(whole=whole, resamples=draws)
 
 
+def _prompts_of(cells: Cells) -> NDArray[np.int64]:
+    """(num_systems,) prompts on which each plays."""
+    pair = cells.pair[cells.column // 3]
+    played = np.concatenate([cells.question * cells.num_systems + pair[:, side] for side in (0, 1)])
+    return np.bincount(np.unique(played) % cells.num_systems, minlength=cells.num_systems)
+
+
 def _table(play: _Tournament, strengths: _Strengths, order: Sequence[int]) -> dict[str, StrengthRating]:
-    table = {}
+    table, num, prompts_of = {}, play.cells.num_questions, _prompts_of(play.cells)
     for system in order:
         low = high = None
-        if strengths.resamples is not None:
-            low, high = (float(bound) for bound in np.percentile(strengths.resamples[:, system], [2.5, 97.5]))
         rating = float(strengths.whole.points[system])
+        if strengths.resamples is not None and prompts_of[system] > 1:
+            error = float(np.nanstd(strengths.resamples[:, system], ddof=1)) * sqrt(num / (num - 1))
+            half = student_t(int(prompts_of[system])) * error
+            low, high = rating - half, rating + half
         table[play.systems[system]] = StrengthRating(rating=rating, low=low, high=high)
     return table
 
@@ -264,7 +322,10 @@ def _elo(
     ratings = elo_drawn(play.matches, num_systems, options.orderings, whole_rng, **settings)
     draws = None
     if weights.num_questions > 1:
-        draws = elo_over_prompts(play.matches, num_systems, _positions(play.matches, weights), prompt_rng, **settings)
+        num_resamples = elo_resamples(options.resamples, options.sample_size or len(play.matches))
+        matches = doubted_matches(play.matches, weights.num_questions, weights.doubt)
+        drawn = islice(_positions(matches, weights), num_resamples)
+        draws = elo_over_prompts(matches, num_systems, drawn, prompt_rng, **settings)
     table = {}
     for system in order:
         mean, sd, ordering_low, ordering_high = ordering_interval(ratings[:, system])
@@ -279,9 +340,8 @@ def _elo(
 
 def _positions(matches: Matches, weights: _Weights) -> Iterator[NDArray[np.int64]]:
     """Each resample's matches: a prompt drawn twice gives its matches twice."""
-    _, question = np.unique(matches.question, return_inverse=True)
     every = np.arange(len(matches))
-    return (np.repeat(every, weight.astype(np.int64)[question]) for weight in weights)
+    return (np.repeat(every, np.rint(weight).astype(np.int64)[matches.question]) for weight in weights)
 
 
 def _win_matrix(play: _Tournament, counts: NDArray[np.float64], order: Sequence[int]) -> dict[str, dict[str, Record]]:
@@ -321,11 +381,10 @@ def _style(
         return None, None
     answers = load_answers(options.answers)
     lengths = {key: float(len(text)) for key, text in answers.items()}
-    longer = length_bias(verdicts, lengths, options.resamples, rng)
+    longer = length_bias(verdicts, lengths)
     if len(play.groups) > 1:
         return None, longer
-    questions = verdicts.question.values
-    return controlled_ratings(play.matches, play.systems, questions, answers, options.resamples, rng), longer
+    return controlled_ratings(play.matches, play.systems, play.questions, answers, options.resamples, rng), longer
 
 
 def _notes(verdicts: Verdicts, play: _Tournament, options: RateOptions) -> list[str]:
@@ -362,7 +421,7 @@ def _notes(verdicts: Verdicts, play: _Tournament, options: RateOptions) -> list[
             )
     if 0 < play.cells.num_questions < FEW_PROMPTS:
         few = play.cells.num_questions
-        what = "no interval over prompts" if few == 1 else "the intervals over prompts are too narrow to trust"
+        what = "no interval over prompts" if few == 1 else "the intervals over prompts rest on hardly anything"
         notes.append(f"only {few} prompt{'s' * (few > 1)}: {what}")
     if not options.orderings:
         notes.append("orderings=0: no Elo")

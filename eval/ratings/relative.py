@@ -2,6 +2,8 @@
 
 Answers: what percentage of the reference's (ChatGPT's) score does a system reach? Used by `python -m eval rate`.
 
+`low` and `high` are Student's t on the ratio of the two means, linearised, a prompt's two scores kept together.
+
 Source: QLoRA (arXiv 2305.14314), Table 6, recomputed from its released judgments: this reproduces every printed
 decimal of the rows that were released. A file has the columns `question_id, system, order, score_candidate,
 score_chatgpt` (or `score_reference`); `order` is candidate_first or candidate_second; -1 is an unparsed score.
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.ratings.intervals import ratio_interval
 from eval.ratings.verdicts import (
     Names,
     VerdictError,
@@ -95,28 +98,23 @@ def load_scores(paths: Sequence[Path]) -> Scores:
     )
 
 
-def relative_scores(scores: Scores, num_resamples: int, rng: np.random.Generator) -> dict[str, RelativeScore]:
+def relative_scores(scores: Scores) -> dict[str, RelativeScore]:
     """Each system's relative score, best first; a system without a parsed row is left out."""
     found = {}
     for code, name in enumerate(scores.system.values):
         mine = (scores.system.codes == code) & scores.parsed
         if mine.any() and scores.reference[mine].sum() > 0:
-            found[name] = _relative_score(scores, mine, num_resamples, rng)
+            found[name] = _relative_score(scores, mine)
     return dict(sorted(found.items(), key=lambda item: -item[1].mean))
 
 
-def _relative_score(
-    scores: Scores, mine: NDArray[np.bool_], num_resamples: int, rng: np.random.Generator
-) -> RelativeScore:
+def _relative_score(scores: Scores, mine: NDArray[np.bool_]) -> RelativeScore:
     by_order = [_ratio(scores, mine & shown) for shown in (scores.candidate_first, ~scores.candidate_first)]
     candidate, reference = _question_means(scores, mine)
     num, ratio = len(candidate), candidate.mean() / reference.mean()
     worst = candidate.mean() - Z95 * candidate.std() / sqrt(num)
     best = reference.mean() + Z95 * reference.std() / sqrt(num)
-    low = high = None
-    if num > 1:
-        draws = rng.integers(num, size=(num_resamples, num))
-        low, high = np.percentile(candidate[draws].mean(axis=1) / reference[draws].mean(axis=1), [2.5, 97.5])
+    low, high = ratio_interval(candidate, reference) or (None, None)
     return RelativeScore(
         first=by_order[0],
         second=by_order[1],
@@ -138,7 +136,8 @@ def _question_means(scores: Scores, rows: NDArray[np.bool_]) -> tuple[NDArray[np
     _, question = np.unique(scores.question.codes[rows], return_inverse=True)
     num = np.bincount(question)
     candidate, reference = (np.bincount(question, weights=s[rows]) / num for s in (scores.candidate, scores.reference))
-    return candidate, reference
+    order = np.lexsort((reference, candidate))  # sums are the same to the last digit in any order of the rows
+    return candidate[order], reference[order]
 
 
 def _read_file(path: Path) -> dict[str, Names]:

@@ -1,18 +1,17 @@
 """What accuracy do a system's MMLU choices amount to? Both means, with intervals; no torch.
 
 `accuracy_micro` is the mean over questions (hendrycks/test; Wilson interval), `accuracy_macro` the mean
-over subjects (qlora's callback; normal interval, its variance summed over subjects as strata). The
+over subjects (qlora's callback; MOVER on the subjects' Wilson intervals, so that those at 0 or 100 % keep theirs). The
 two differ where subjects differ in size, so both are always given, with the split's name.
 
 Source of the categories: hendrycks/test categories.py, as in lm-eval's tags.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval.benchmarks.intervals import Z_95, wilson_interval
+from eval.benchmarks.intervals import stratified_interval, wilson_interval
 
 SCHEMA_VERSION = 1
 
@@ -163,18 +162,9 @@ def micro_accuracy(scores: Mapping[str, SubjectScore]) -> tuple[float, tuple[flo
 
 
 def macro_accuracy(scores: Mapping[str, SubjectScore]) -> tuple[float, tuple[float, float]]:
-    """-> mean over subjects and its normal 95 % interval, subjects as strata of equal weight.
-
-    The variance of a subject's mean is p (1 - p) / (n - 1); a subject of one question has none of
-    its own and takes the pooled p (1 - p).
-    """
+    """-> mean over subjects and its 95 % interval, subjects as strata of equal weight (MOVER on Wilson's intervals)."""
     mean = sum(score.accuracy for score in scores.values()) / len(scores)
-    pooled, _ = micro_accuracy(scores)
-    variances = [
-        s.accuracy * (1 - s.accuracy) / (s.n - 1) if s.n > 1 else pooled * (1 - pooled) for s in scores.values()
-    ]
-    half = Z_95 * math.sqrt(sum(variances)) / len(scores)
-    return mean, (max(0.0, mean - half), min(1.0, mean + half))
+    return mean, stratified_interval([(score.num_correct, score.n) for score in scores.values()])
 
 
 def _score(group: Sequence[Prediction]) -> SubjectScore:

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.benchmarks.intervals import ratio_interval
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.perplexity.texts import texts_sha256
+from eval.ratings.intervals import ratio_interval
 from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.model_key import model_sha256
 from eval.scoring.partial import Partial
@@ -224,7 +224,7 @@ def _result(
 
 
 def _interval(nll: NDArray[np.float64], counts: NDArray[np.float64]) -> Interval | None:
-    return ratio_interval(nll, counts, np.random.default_rng(0))
+    return ratio_interval(nll, counts)
 
 
 def _exp(value: float) -> float | None:

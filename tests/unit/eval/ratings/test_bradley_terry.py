@@ -16,7 +16,7 @@ from eval.ratings.bradley_terry import (
     prompt_weights,
     unbounded_systems,
 )
-from eval.ratings.neighbours import compare_neighbours, holm
+from eval.ratings.comparisons import compare_all, flip_p, holm, standard_errors
 from eval.ratings.verdicts import Matches
 
 Array = NDArray[np.float64]
@@ -184,15 +184,39 @@ def test_holm_by_hand() -> None:
     assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
 
 
-def test_neighbours_and_the_prompts_they_need() -> None:
-    rng = np.random.default_rng(0)
-    draws = np.column_stack([rng.normal(1030, 10, 4000), rng.normal(1000, 10, 4000), rng.normal(970, 1000, 4000)])
-    one, two = compare_neighbours(["a", "b", "c"], [[0, 1, 2]], np.array([1030.0, 1000.0, 970.0]), draws, 80)
-    assert (one.higher, one.lower, one.difference) == ("a", "b", 30.0)
-    error = 10 * np.sqrt(2)
-    assert one.num_prompts_needed == pytest.approx(80 * (2.80159 * error / 30) ** 2, rel=0.08)
-    assert one.p_value is not None
-    assert one.p_value == pytest.approx(0.0339, rel=0.2)  # z = 30 / 14.14
-    assert one.p_holm == pytest.approx(2 * one.p_value)
-    assert two.significant is False
-    assert compare_neighbours(["a", "b"], [[0, 1]], np.array([1.0, 0.0]), None, 1)[0].p_value is None
+def test_all_pairs_and_the_prompts_they_need() -> None:
+    points, num = np.array([1030.0, 1000.0, 970.0]), np.array([81, 81, 81])
+    errors = np.array([[0.0, 15.0, 100.0], [15.0, 0.0, 100.0], [100.0, 100.0, 0.0]])
+    one, two, three = compare_all(["a", "b", "c"], [[0, 1, 2]], points, errors, None, num)
+    assert [(c.higher, c.lower) for c in (one, two, three)] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert one.p_value == pytest.approx(0.048867, abs=1e-4)  # t = 2 with 80 degrees of freedom
+    assert one.p_holm == pytest.approx(3 * 0.048867, abs=3e-4)  # three pairs, not two neighbours
+    assert one.significant is False
+    assert (one.low_unadjusted, one.high_unadjusted) == pytest.approx((30 - 1.99006 * 15, 30 + 1.99006 * 15), abs=0.01)
+    assert one.low is not None
+    assert one.low < 0 < one.low_unadjusted  # type: ignore[operator]  # interval and decision are both corrected
+    assert one.num_prompts_needed == pytest.approx(81 * (2.80159 * 15 / 30) ** 2, abs=1.0)
+    assert compare_all(["a", "b"], [[0, 1]], np.array([1.0, 0.0]), None, None, num)[0].p_value is None
+
+
+def test_no_p_is_below_the_exact_one() -> None:
+    assert flip_p(np.ones(5, dtype=np.int64)) == pytest.approx(0.0625)
+    assert flip_p(np.array([3, 3, 3, 3, 3, 3, 3, -3])) == pytest.approx(2 * 9 / 256)  # sign test, 7 of 8
+    assert flip_p(np.array([1, 2, -1])) == pytest.approx(0.75)  # |sum| of 2 or 4: 6 of the 8 sign patterns
+    assert flip_p(np.zeros(4, dtype=np.int64)) == 1.0
+    exact = np.full((2, 2), 0.0625)
+    (pair,) = compare_all(["a", "b"], [[0, 1]], np.array([9.0, 0.0]), np.full((2, 2), 0.1), exact, np.array([5, 5]))
+    assert pair.p_holm == 0.0625
+    assert pair.low < 0 < pair.high  # type: ignore[operator]
+
+
+def test_errors_leave_out_resamples_without_the_system() -> None:
+    draws = np.array([[1.0, 5.0], [3.0, np.nan], [5.0, 7.0], [3.0, 6.0]])
+    errors = standard_errors(draws, 4)
+    assert errors[0, 1] == pytest.approx(np.sqrt(4 / 3) * np.std([4.0, 2.0, 3.0], ddof=1))
+
+
+def test_a_resample_without_a_system_says_nothing_of_it() -> None:
+    cells = cells_of([(0, 0, 1, 2), (1, 0, 1, 0), (2, 0, 2, 2)], 3)
+    drawn = fit_resamples(cells, cells.resampled([np.array([2.0, 1.0, 0.0])]), fit(cells, cells.totals()))
+    assert np.isnan(drawn[0]).tolist() == [False, False, True]

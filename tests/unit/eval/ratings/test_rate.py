@@ -24,6 +24,10 @@ KEYS = {
     "num_unparsed",
     "win_matrix",
     "pairs",
+    "comparisons",
+    "ranks",
+    "verdict",
+    "methods",
     "notes",
     "settings",
 }
@@ -104,6 +108,68 @@ def test_row_order_and_names_do_not_change_bradley_terry(tmp_path: Path) -> None
     two = rate_rows(tmp_path, [row.replace("x", "w") for row in reversed(rows)]).bradley_terry
     assert two["w"].rating == pytest.approx(one["x"].rating, abs=1e-6)
     assert two["y"].rating == pytest.approx(one["y"].rating, abs=1e-6)
+
+
+def test_shuffled_rows_and_renamed_systems_give_the_same_digits(tmp_path: Path) -> None:
+    rows = tournament(9, {"x": 0.5, "y": 0.0, "z": -0.5}, 2)
+    new = {"x": "zz", "y": "a", "z": "m"}
+    renamed = [f"{q},{new[a]},{new[b]},{v}" for q, a, b, v in (row.split(",") for row in rows)]
+    order = np.random.default_rng(0).permutation(len(rows))
+    one, two = rate_rows(tmp_path, rows), rate_rows(tmp_path, [renamed[i] for i in order])
+    for name, other in new.items():
+        assert one.bradley_terry[name] == two.bradley_terry[other]
+        assert one.elo[name] == two.elo[other]
+        assert one.ranks[name] == two.ranks[other]
+    assert [(c.low, c.high, c.p_holm) for c in one.comparisons] == [(c.low, c.high, c.p_holm) for c in two.comparisons]
+    assert one.position_bias == two.position_bias
+
+
+def test_five_of_five_is_not_certain(tmp_path: Path) -> None:
+    rows = [f"{q},W,A,1" for q in range(5)]
+    result = rate_rows(tmp_path, rows)
+    assert result.pairs[0].p_holm == pytest.approx(0.0625)
+    assert result.pairs[0].low < 0 < result.pairs[0].high  # type: ignore[operator]
+    for strength in (*result.bradley_terry.values(), *result.elo.values()):
+        assert strength.low < strength.high  # type: ignore[operator]
+    assert 0.5 < result.ranks["W"].best < 1.0  # type: ignore[operator]
+    assert "it can't be told from A" in result.verdict[0]
+    bias = result.position_bias
+    assert bias is not None
+    assert (bias.low, bias.high) == (pytest.approx(0.025**0.2), 1.0)  # Clopper & Pearson of 5 of 5
+
+
+def test_the_same_on_every_prompt_has_an_interval(tmp_path: Path) -> None:
+    result = rate_rows(tmp_path, [f"{q},{a},1" for q in range(6) for a in ("x,y", "y,x")])
+    assert result.bradley_terry["x"].low < 1000 < result.bradley_terry["x"].high  # type: ignore[operator]
+    assert result.elo["x"].low < result.elo["x"].high  # type: ignore[operator]
+    assert result.pairs[0].p_holm == 1.0
+
+
+def test_the_sentence_names_what_is_best_and_what_it_takes(tmp_path: Path) -> None:
+    clear = rate_rows(tmp_path, tournament(20, {"good": 2.0, "poor": -2.0}, 0))
+    assert clear.verdict[0].startswith("good is best with probability 1.00; it is told from every other system")
+    close = rate_rows(tmp_path, tournament(12, {"x": 0.1, "y": 0.0, "z": -3.0}, 5))
+    assert "more prompts would decide" in close.verdict[0]
+    assert sum(rank.best or 0.0 for rank in close.ranks.values()) == pytest.approx(1.0)
+    console = Console(width=80, record=True)
+    console.print(rate_command([tmp_path / "verdicts.csv"], QUICK)[1])
+    text = console.export_text()
+    assert "…" not in text
+    assert text.startswith(close.verdict[0][:40])
+
+
+def test_sample_size_plays_that_many_matches(tmp_path: Path) -> None:
+    rows = [f"{q},x,y,1" for q in range(12)]
+    elo = rate_rows(tmp_path, rows, RateOptions(orderings=40, resamples=50, sample_size=1)).elo
+    assert elo["x"].mean == pytest.approx(1016.0)  # one win from even: half of K
+
+
+def test_a_majority_is_within_one_judge(tmp_path: Path) -> None:
+    header = "question_id,system_a,system_b,verdict,judge,rater\n"
+    rows = ["1,x,y,1,j,a", "1,x,y,1,j,b", "1,x,y,2,k,a", "1,x,y,2,k,b", "1,x,y,2,k,c"]
+    result = rate_files([write(tmp_path / "v.csv", rows, header)], QUICK)
+    assert result.num_matches == 2
+    assert result.win_matrix["x"]["y"].wins == 1
 
 
 def test_a_judge_that_answers_nonsense_a_third_of_the_time(tmp_path: Path) -> None:
@@ -200,6 +266,9 @@ def test_relative_scores_by_hand(tmp_path: Path) -> None:
     error = 1.96 / np.sqrt(2)
     worst, best = 5.5 - error * 1.5, 9.0 + error * 1.0
     assert score.ci95 == pytest.approx(100 * (5.5 / 9.0 - worst / best))
+    residual = 7 - 11 / 18 * 8  # and its opposite on the other prompt; t with 1 degree of freedom is 12.7062
+    half = 100 * 12.7062 * np.sqrt(2 * residual**2 * 2) / 18
+    assert (score.low, score.high) == pytest.approx((score.mean - half, score.mean + half), rel=1e-4)
     assert (result.num_unparsed, result.num_matches, result.elo) == (1, 0, {})
 
 

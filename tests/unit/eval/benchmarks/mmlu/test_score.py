@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.benchmarks.benchmark import save_results
+from eval.benchmarks.intervals import wilson_interval
 from eval.benchmarks.mmlu import score as mmlu_module
 from eval.benchmarks.mmlu.prompts import answer_tokens, encode_prompt, prompt_text
 from eval.benchmarks.mmlu.questions import Question, Role, load_questions
@@ -302,9 +303,11 @@ def test_means_and_intervals_against_hand_computation() -> None:
     scores = score_subjects(predictions({"law": [1, 1, 1, 0], "art": [1, 0]}))
     assert scores["law"] == SubjectScore(n=4, num_correct=3, accuracy=0.75)
     macro, (low, high) = macro_accuracy(scores)
-    half = 1.959964 * math.sqrt(0.75 * 0.25 / 3 + 0.5 * 0.5 / 1) / 2
+    law, art = wilson_interval(3, 4), wilson_interval(1, 2)  # MOVER: each side's distances, squared and summed
+    below = math.hypot(0.75 - law[0], 0.5 - art[0]) / 2
+    above = math.hypot(law[1] - 0.75, art[1] - 0.5) / 2
     assert macro == 0.625
-    assert (low, high) == pytest.approx((max(0.0, 0.625 - half), min(1.0, 0.625 + half)), abs=1e-6)
+    assert (low, high) == pytest.approx((0.625 - below, 0.625 + above), abs=1e-9)
     micro, interval = micro_accuracy(scores)
     assert micro == pytest.approx(4 / 6)
     assert interval == pytest.approx((0.299993, 0.903229), abs=1e-5)  # statsmodels proportion_confint(4, 6, wilson)

@@ -1,0 +1,58 @@
+"""One order of the same verdicts, whatever their file's order and their systems' names. Used by `python -m eval rate`.
+
+Random numbers are drawn by position. Systems and prompts are therefore numbered by what happened (who won against
+whom, where), told apart by a few rounds of colour refinement (Weisfeiler & Leman 1968), before any number is drawn.
+Prompts that can't be told apart are exchangeable; systems that can't be (perfect mirror images of one another) keep the
+order of their names.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.ratings.verdicts import Matches
+
+NUM_ROUNDS = 4
+Codes = NDArray[np.uint64]
+
+
+def canonical_order(matches: Matches, num_systems: int) -> tuple[list[int], list[int], Matches]:
+    """-> (old number of each system, of each question that has a match; the matches so numbered and sorted)."""
+    played, question = np.unique(matches.question, return_inverse=True)
+    colors = _refined(replace(matches, question=question.astype(np.int32)), num_systems, len(played))
+    questions, systems = (np.argsort(color, kind="stable") for color in colors)
+    new_question, new_system = np.argsort(questions).astype(np.int32), np.argsort(systems).astype(np.int32)
+    moved = Matches(
+        question=new_question[question],
+        first=new_system[matches.first],
+        second=new_system[matches.second],
+        half_points=matches.half_points,
+    )
+    rows = np.lexsort((moved.half_points, moved.second, moved.first, moved.question))
+    return systems.tolist(), played[questions].tolist(), moved.pick(rows)
+
+
+def _refined(matches: Matches, num_systems: int, num_questions: int) -> tuple[Codes, Codes]:
+    """(colour of each question, colour of each system): sums of hashes, so that the order of the rows is nothing."""
+    question = np.zeros(num_questions, dtype=np.uint64)
+    system = np.zeros(num_systems, dtype=np.uint64)
+    points = matches.half_points.astype(np.uint64)
+    for _ in range(NUM_ROUNDS):
+        here = _mixed(question)[matches.question]
+        one, two = _mixed(system)[matches.first], _mixed(system + np.uint64(1))[matches.second]
+        outcome = _mixed(here + np.uint64(3) * one + np.uint64(5) * two + np.uint64(7) * points)
+        question_sum, system_sum = np.zeros_like(question), np.zeros_like(system)
+        np.add.at(question_sum, matches.question, outcome)
+        np.add.at(system_sum, matches.first, _mixed(outcome + np.uint64(1)))
+        np.add.at(system_sum, matches.second, _mixed(outcome + np.uint64(2)))
+        question, system = _mixed(question + question_sum), _mixed(system + system_sum)
+    return question, system
+
+
+def _mixed(values: Codes) -> Codes:
+    """The finaliser of splitmix64 (Steele, Lea & Flood 2014)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(values ^ (values >> np.uint64(31)))

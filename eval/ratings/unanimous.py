@@ -1,0 +1,83 @@
+"""An interval where all prompts say the same: what if the next one doesn't? Used by `python -m eval rate`.
+
+Five wins of five come out of every resample as five of five, so a bootstrap sees no error at all. Such pairs get one
+more prompt in each resample, on which the outcome is the other one (either winner where all was even), with a weight of
+mean 1 (exponential). For two systems that is Clopper & Pearson's (1934) exact lower bound: Beta(n, 1), a ratio of
+gamma variables, is a resample of n wins by Rubin's (1981) Bayesian bootstrap with one such prompt.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.ratings.bradley_terry import Cells, unbounded_systems
+from eval.ratings.verdicts import Matches
+
+WON, LOST, TIED = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """Pairs whose prompts all agree, and which side the pair's further prompt would favour: `first` or `second`."""
+
+    pairs: NDArray[np.int64]  # (num_doubtful, 2) systems
+    leaders: NDArray[np.int64]  # (num_doubtful,) WON, LOST, or TIED for the first side on every prompt
+
+    def outcomes(self, side: int) -> NDArray[np.int64]:
+        """WON or LOST for the first side of each pair on the further prompt; `side` decides where all was even."""
+        return np.where(self.leaders == TIED, side, 1 - self.leaders)
+
+
+def doubtful_pairs(cells: Cells) -> Doubt:
+    """Pairs without any spread over prompts of a system that has no other pair, or that likelihood can't bound."""
+    net = np.bincount(cells.column // 3, minlength=len(cells.pair)) * 0.0
+    gain = np.array([1.0, -1.0, 0.0])[cells.column % 3] * cells.count
+    key = cells.column // 3 * cells.num_questions + cells.question
+    keys, at = np.unique(key, return_inverse=True)
+    played, won = np.bincount(at, weights=cells.count), np.bincount(at, weights=gain)
+    share, pair = won / played, keys // cells.num_questions
+    high, low = np.full(len(net), -2.0), np.full(len(net), 2.0)
+    np.maximum.at(high, pair, share)
+    np.minimum.at(low, pair, share)
+    same = high == low
+    spread = np.zeros(cells.num_systems, dtype=bool)
+    spread[cells.pair[~same].ravel()] = True
+    up, down = unbounded_systems(cells, cells.totals())
+    spread[[*up, *down]] = False
+    kept = same & ~spread[cells.pair].all(axis=1)
+    leaders = np.where(high > 0, WON, np.where(high < 0, LOST, TIED))
+    return Doubt(pairs=cells.pair[kept], leaders=leaders[kept])
+
+
+def doubted_cells(cells: Cells, doubt: Doubt) -> Cells:
+    """The cells and two further prompts, of which a resample takes one at most."""
+    numbers = {(int(i), int(j)): number for number, (i, j) in enumerate(cells.pair)}
+    pair = np.array([numbers[int(i), int(j)] for i, j in doubt.pairs], dtype=np.int64)
+    num = len(pair)
+    return replace(
+        cells,
+        num_questions=cells.num_questions + 2,
+        question=np.concatenate([cells.question, np.repeat(cells.num_questions + np.arange(2), num)]),
+        column=np.concatenate([cells.column, *(3 * pair + doubt.outcomes(side) for side in (WON, LOST))]),
+        count=np.concatenate([cells.count, np.ones(2 * num)]),
+    )
+
+
+def doubted_matches(matches: Matches, num_questions: int, doubt: Doubt) -> Matches:
+    """The matches and two further prompts', numbered from `num_questions` on."""
+    num = len(doubt.pairs)
+    points = np.concatenate([2 - 2 * doubt.outcomes(side) for side in (WON, LOST)])
+    return Matches(
+        question=np.concatenate([matches.question, np.repeat(num_questions + np.arange(2), num)]).astype(np.int32),
+        first=np.concatenate([matches.first, np.tile(doubt.pairs[:, 0], 2)]).astype(np.int32),
+        second=np.concatenate([matches.second, np.tile(doubt.pairs[:, 1], 2)]).astype(np.int32),
+        half_points=np.concatenate([matches.half_points, points]).astype(np.int8),
+    )
+
+
+def with_doubt(weight: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """A resample's prompt weights and those of the two further prompts."""
+    further = np.zeros(2)
+    further[rng.integers(2)] = rng.exponential()
+    return np.concatenate([weight, further])
