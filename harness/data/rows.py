@@ -21,6 +21,7 @@ _CHUNK_CHARACTERS = 1 << 20
 _MAX_DEPTH = 64  # of lists and objects in a row
 _MAX_CELL_CHARACTERS = 1 << 30  # of a table; Python's own limit is 131,072
 _MAX_INTEGER = 1 << 64
+_MAX_INTEGER_CHARACTERS = 40
 _GAP = re.compile(r"[ \t\r\n,]*")
 
 
@@ -161,16 +162,17 @@ def _json_row(line: str, path: Path, number: int) -> dict[str, Any] | None:
     if not line.strip():
         return None
     try:
-        return _object(json.loads(line), path, number)
+        return _object(json.loads(line, parse_int=_integer), path, number)
     except json.JSONDecodeError as error:
         problem = f"broken JSON ({error.msg} at column {error.colno}); a .jsonl file holds one object a line"
         raise DataError(problem, file=str(path), line=number) from error
     except RecursionError as error:
         raise DataError(f"nested more than {_MAX_DEPTH} levels deep", file=str(path), line=number) from error
-    except DataError:
-        raise
-    except ValueError as error:  # Python's limit on the digits of an integer
-        raise DataError("an integer of thousands of digits; write it as text", file=str(path), line=number) from error
+
+
+def _integer(text: str) -> int:
+    """An integer of JSON; one of more digits than any column takes becomes too large a number, refused by field."""
+    return int(text) if len(text) <= _MAX_INTEGER_CHARACTERS else _MAX_INTEGER
 
 
 def _object(value: object, path: Path, line: int) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def _read_json(path: Path, on_bad_row: OnBadRow) -> Rows:
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
         try:
-            for line, value in _json_values(file, path):  # type: ignore[arg-type]
+            for line, value in _json_values(file, path):
                 yield from _json_items(line, value, path, on_bad_row)
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8 ({error.reason}): save the file as UTF-8", file=str(path)) from error
@@ -213,7 +215,7 @@ def _json_items(line: int, value: object, path: Path, on_bad_row: OnBadRow) -> R
 
 
 def _json_values(file: TextIO, path: Path) -> Iterator[tuple[int, object]]:
-    decoder, text, at, line, ended = json.JSONDecoder(), "", 0, 1, False
+    decoder, text, at, line, ended = json.JSONDecoder(parse_int=_integer), "", 0, 1, False
     in_array: bool | None = None  # None until the first character is seen
     while True:
         gap = _GAP.match(text, at)
@@ -242,10 +244,8 @@ def _json_values(file: TextIO, path: Path) -> Iterator[tuple[int, object]]:
                 ) from error
             text, at = text[at:] + more, 0  # at least doubled, so that a long value costs linear time
             continue
-        except (RecursionError, ValueError) as error:
-            deep = isinstance(error, RecursionError)
-            problem = f"nested more than {_MAX_DEPTH} levels deep" if deep else "an integer of thousands of digits"
-            raise DataError(problem, file=str(path), line=line) from error
+        except RecursionError as error:
+            raise DataError(f"nested more than {_MAX_DEPTH} levels deep", file=str(path), line=line) from error
         yield line, value
         line += text.count("\n", at, end)
         at = end

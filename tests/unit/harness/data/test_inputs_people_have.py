@@ -175,7 +175,7 @@ def test_a_cut_target_is_counted_and_the_key_is_named(tmp_path: Path) -> None:
 )
 def test_a_filled_column_is_not_dropped(tmp_path: Path, row: dict[str, Any], column: str) -> None:
     config, source = located(write(tmp_path / "x.jsonl", row), skip_bad_rows=True)
-    with pytest.raises(DataError, match="dataset.ignore_columns") as caught:
+    with pytest.raises(DataError, match=r"dataset\.ignore_columns") as caught:
         list(read_examples(config, source))
     assert (caught.value.line, caught.value.field) == (1, column)
     config, source = located(tmp_path / "x.jsonl", ignore_columns=[column])
@@ -187,7 +187,7 @@ def test_a_filled_column_is_not_dropped(tmp_path: Path, row: dict[str, Any], col
 DEEP = '{"input": "a", "output": "b", "x": ' + "[" * 5000 + "]" * 5000 + "}"
 ODD = [
     ('{"input": "a", "output": "\\ud83d"}', "output", "surrogate"),
-    ('{"input": "a", "output": "b", "id": 1' + "0" * 5000 + "}", None, "digits"),
+    ('{"input": "a", "output": "b", "id": 1' + "0" * 5000 + "}", "id", "64 bits"),
     ('{"input": "a", "output": "b", "id": 1' + "0" * 30 + "}", "id", "64 bits"),
     (DEEP, None, "nested"),
     (DEEP.replace("[" * 5000, "[" * 90).replace("]" * 5000, "]" * 90), "x", "nested"),
@@ -272,7 +272,7 @@ def test_one_token_without_a_bos_is_refused_or_left_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 1, field 'text': no token is left to learn"):
         tokenize_dataset(config, source, tokenizer, tmp_path / "cache")
     config, source = located(path, target_max_tokens=1, skip_bad_rows=True)
-    with pytest.raises(DataError, match="no rows to train on .2 were left out"):
+    with pytest.raises(DataError, match=r"no rows to train on .2 were left out"):
         tokenize_dataset(config, source, tokenizer, tmp_path / "cache")
 
 
@@ -331,7 +331,7 @@ def test_a_stream_takes_a_seeded_sample_and_no_more(monkeypatch: pytest.MonkeyPa
     assert [example.input for _, example in read_examples(config, source)] == ["0", "1", "2"]
     loaded = {"revision": "c0ffee", "split": "train", "streaming": True, "name": None}
     assert asked == [(("o/flan",), loaded), {"seed": 42, "buffer_size": 10_000}]
-    with pytest.raises(ValueError, match="dataset.max_rows"):
+    with pytest.raises(ValueError, match=r"dataset\.max_rows"):
         DatasetConfig(name="flan", hub_id="o/flan", format="flan", stream=True)
 
 
