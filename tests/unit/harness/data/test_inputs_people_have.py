@@ -137,7 +137,8 @@ def test_tool_calls_are_shown_by_the_template_or_refused(tmp_path: Path) -> None
         texts(path)
     shows = TEMPLATE.replace(
         "</s>{% endfor",
-        "{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments.city }}{% endfor %}</s>{% endfor",
+        "{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments.city }}{% endfor %}"
+        "</s>{% endfor",
     )
     assert texts(path, shows)[0][1] == "weatherBonn</s>"
     write(path, row | {"tools": [{"type": "function", "function": {"name": "umbrella"}}]})
