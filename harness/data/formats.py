@@ -1,4 +1,4 @@
-"""How does a row of each dataset become an input and an output?
+"""The formats: how a row of each dataset becomes an input and an output.
 
 A rule takes one row (a mapping of published field names) and returns its examples; `DATASETS` names the
 rules. A dataset of your own needs one entry here and one YAML in `conf/dataset`.
@@ -10,11 +10,12 @@ fields are those of nyu-mll/glue; Super-NaturalInstructions is prompted as yizho
 """
 
 import string
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from difflib import get_close_matches
 
-Row = Mapping[str, object]
+from harness.data.dialogues import chat, prompt_completion, sharegpt
+from harness.data.fields import Example, Row, RowError, RowRule, present, text_field
+from harness.data.trees import is_tree, top_reply_path
 
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -48,55 +49,6 @@ NUM_POSITIVE_EXAMPLES = 2  # of each task, in Tk-Instruct's prompts ("def + pos 
 _FLAN_PAIRS = (("inputs", "targets"), ("input", "target"))
 
 
-class RowError(ValueError):
-    """A row that its format's rule can't read: which field, and what is wrong with it."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"field {field!r}: {problem}")
-        self.field = field
-        self.problem = problem
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """What one training example reads (`input`) and writes (`output`); `target_field` names the output's origin."""
-
-    input: str
-    output: str
-    target_field: str = "output"
-    messages: tuple[
-        tuple[str, str], ...
-    ] = ()  # role and content; `harness.data.tokens` renders them by the chat template
-    shorter: tuple[str, ...] = ()  # inputs with less shown, taken in turn where `input` doesn't fit
-    pair: str | None = None  # the second text of a labelled pair
-    label: int | float | str | None = (
-        None  # of a labelled row, as it stands there; `harness.data.labels` makes it a class
-    )
-
-
-RowRule = Callable[[Row], list[Example]]
-
-
-def text_field(row: Row, field: str, prefix: str = "") -> str:
-    """The text in `row[field]`; `prefix` says in errors where a nested row lies.
-
-    Raises:
-        RowError: the field is missing (near names are listed) or not text.
-    """
-    value = _present(row, field, prefix)
-    if not isinstance(value, str):
-        raise RowError(prefix + field, f"expected text, found {type(value).__name__} {str(value)[:60]!r}")
-    return value
-
-
-def _present(row: Row, field: str, prefix: str = "") -> object:
-    if field not in row:
-        near = get_close_matches(field, [str(name) for name in row], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise RowError(prefix + field, f"missing (the row has: {', '.join(map(str, row)) or 'nothing'}{hint})")
-    return row[field]
-
-
 def alpaca(row: Row) -> list[Example]:
     """instruction, input (may be empty or absent), output."""
     instruction, output = text_field(row, "instruction"), text_field(row, "output")
@@ -123,7 +75,9 @@ def hh_rlhf(row: Row) -> list[Example]:
 
 
 def oasst1(row: Row) -> list[Example]:
-    """The whole conversation is the target, human turns included."""
+    """The whole conversation is the target, human turns included: `text`, or a tree's best-ranked replies."""
+    if is_tree(row):
+        return [Example("", top_reply_path(row), "prompt")]
     return [Example("", text_field(row, "text"), "text")]
 
 
@@ -174,7 +128,7 @@ def _glue(fields: tuple[str, ...]) -> RowRule:
 
 
 def _label(row: Row) -> int | float | str:
-    value = _present(row, "label")
+    value = present(row, "label")
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise RowError(
             "label", f"expected a number or a class's name, found {type(value).__name__} {str(value)[:60]!r}"
@@ -184,21 +138,9 @@ def _label(row: Row) -> int | float | str:
     return value
 
 
-def chat(row: Row) -> list[Example]:
-    """`messages` of role and content that end with the assistant's; loss on that last answer."""
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise RowError("messages", "expected a list of messages, each with a role and a content")
-    turns: list[tuple[str, str]] = []
-    for number, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise RowError(f"messages[{number}]", f"expected role and content, found {type(message).__name__}")
-        turn = [text_field(message, key, f"messages[{number}].") for key in ("role", "content")]
-        turns.append((turn[0], turn[1]))
-    if turns[-1][0] != "assistant":
-        raise RowError("messages", f"the last message is the {turns[-1][0]}'s; the assistant's is what is learned")
-    question = "\n".join(content for _, content in turns[:-1])
-    return [Example(question, turns[-1][1], "messages", tuple(turns))]
+def text(row: Row) -> list[Example]:
+    """Plain `text`, all of it with loss, as in further pretraining."""
+    return [Example("", text_field(row, "text"), "text")]
 
 
 def unnatural(row: Row) -> list[Example]:
@@ -253,10 +195,14 @@ DATASETS: dict[str, RowRule] = {
     "super_ni": super_ni,
     "super_ni_pos2": super_ni_pos2,
     "chat": chat,
+    "sharegpt": sharegpt,
+    "prompt_completion": prompt_completion,
+    "text": text,
     "classification": classification,
     **{name: _glue(fields) for name, fields in GLUE_FIELDS.items()},
 }
-RULE_VERSIONS = {"super_ni": 2}  # rules that changed, so that data tokenized by the old one isn't used
+RULE_VERSIONS = {"super_ni": 2, "chat": 2}  # rules that changed, so that data tokenized by the old one isn't used
+DIALOGUES = frozenset({"chat", "sharegpt", "prompt_completion"})  # formats that may need a chat template
 LABELLED = frozenset({"classification", *GLUE_FIELDS})  # formats whose target is a class or a number, not text
 
 

@@ -8,7 +8,7 @@ plan.
 import math
 
 from harness.config.schema import DatasetConfig
-from harness.data.formats import Example
+from harness.data.fields import Example
 from harness.data.rows import DataError
 from harness.data.source import SourceRow
 

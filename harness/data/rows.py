@@ -1,18 +1,27 @@
-"""Which rows does a data file hold, and where in it does each stand?
+"""Reads the rows of a data file, each with its line number, so that a broken row can be named.
 
-Streams .jsonl, .json (an array, or one object after another), .csv and .tsv: one row in memory at a time,
-each with its line number, so that a broken row can be named. Used through `harness.data.source`.
+Kinds: .jsonl, .json (an array, one object after another, or an object whose `data` is an array), .csv and .tsv, each
+also as .gz, and .parquet. One row, or one batch of .parquet, is in memory at a time. Used through
+`harness.data.source`.
 """
 
 import csv
+import gzip
 import json
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+_TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet")
+WRAPPERS = ("data", "rows", "examples", "train")  # the only field of a .json object that holds the rows
 _CHUNK_CHARACTERS = 1 << 20
+_MAX_DEPTH = 64  # of lists and objects in a row
+_MAX_CELL_CHARACTERS = 1 << 30  # of a table; Python's own limit is 131,072
+_MAX_INTEGER = 1 << 64
+_MAX_INTEGER_CHARACTERS = 40
 _GAP = re.compile(r"[ \t\r\n,]*")
 
 
@@ -29,49 +38,141 @@ class DataError(ValueError):
         self.file, self.line, self.field, self.problem = file, line, field, problem
 
 
-def read_file(path: Path, headerless: tuple[str, ...] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+Rows = Iterator[tuple[int, dict[str, Any]]]
+OnBadRow = Callable[[DataError], None]  # gets a row's error; raises it, or returns to have the row left out
+
+
+def refuse(error: DataError) -> None:
+    """The default for rows that can't be read."""
+    raise error
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix of a file, with the one before it for .gz; in lower case."""
+    return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
+
+
+def read_file(path: Path, headerless: tuple[str, ...] | None = None, on_bad_row: OnBadRow = refuse) -> Rows:
     """Yields (line, row); the line is where the row begins, counted from 1. Blank lines are passed over.
 
     Args:
         path: a file whose suffix is one of `SUFFIXES`.
         headerless: the columns of a .tsv that has no header; such a file has no quoting either.
+        on_bad_row: what to do with a row that can't be read, where reading can go on after it.
 
     Raises:
         DataError: another suffix, bytes that are not UTF-8, broken JSON, a row with too few or too many
-            columns, a row that is not an object.
+            columns, a row that is not an object, a value that is no text that can be encoded.
     """
-    suffix = path.suffix.lower()
+    for line, row in _read(path, headerless, on_bad_row):
+        problem = _odd_value(row)
+        if problem is None:
+            yield line, row
+        else:
+            on_bad_row(DataError(problem[1], file=str(path), line=line, field=problem[0]))
+
+
+def _read(path: Path, headerless: tuple[str, ...] | None, on_bad_row: OnBadRow) -> Rows:
+    suffix = suffix_of(path).removesuffix(".gz")
     if suffix == ".jsonl":
-        return _read_json_lines(path)
+        return _read_json_lines(path, on_bad_row)
     if suffix == ".json":
-        return _read_json(path)
+        return _read_json(path, on_bad_row)
     if suffix == ".csv":
-        return _read_table(path, ",")
+        return _read_table(path, ",", on_bad_row)
     if suffix == ".tsv":
-        return _read_table(path, "\t", None if headerless and _has_header(path, headerless) else headerless)
+        columns = None if headerless and _has_header(path, headerless) else headerless
+        return _read_table(path, "\t", on_bad_row, columns)
+    if suffix == ".parquet":
+        return _read_parquet(path)
     raise DataError(f"unknown kind of file; there are: {', '.join(SUFFIXES)}", file=str(path))
 
 
+def _odd_value(value: object, field: str = "", depth: int = 0) -> tuple[str, str] | None:
+    """-> the field and what is wrong with it, for the first value that can't go on to a tokenizer or into a table."""
+    if depth > _MAX_DEPTH:
+        return field[:80], f"nested more than {_MAX_DEPTH} levels deep"
+    if isinstance(value, str):
+        return _odd_text(value, field)
+    if isinstance(value, int) and abs(value) >= _MAX_INTEGER:
+        return field, "an integer of more than 64 bits; write it as text"
+    if isinstance(value, Mapping):
+        parts = ((f"{field}.{name}" if field else str(name), item) for name, item in value.items())
+        odd_names = (problem for name in value if (problem := _odd_text(str(name), str(name))))
+        if (problem := next(odd_names, None)) is not None:
+            return field or ascii(problem[0]), f"a name {problem[1]}"
+    elif isinstance(value, list):
+        parts = ((f"{field}[{number}]", item) for number, item in enumerate(value))
+    else:
+        return None
+    return next((problem for name, item in parts if (problem := _odd_value(item, name, depth + 1))), None)
+
+
+def _odd_text(value: str, field: str) -> tuple[str, str] | None:
+    if value.isascii():
+        return (field, "holds a NUL character; delete it") if "\0" in value else None
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return field, f"holds half of a surrogate pair at character {error.start}, as a cut emoji leaves; delete it"
+    return (field, "holds a NUL character; delete it") if "\0" in value else None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _byte_lines(path: Path) -> Iterator[bytes]:
+    try:
+        with _opened(path) as file:
+            yield from file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"broken gzip file ({error}): pack or download it again", file=str(path)) from error
+
+
+def _decoded(line: bytes, number: int, path: Path) -> str:
+    """Decodes line by line, so that a wrong byte is named with its own line."""
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 ({error.reason} at byte {error.start}): save the file as UTF-8"
+        raise DataError(problem, file=str(path), line=number) from error
+
+
 def _lines(path: Path) -> Iterator[str]:
-    """Decodes line by line, so that a wrong byte is found in its own line."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                problem = f"not UTF-8 ({error.reason} at byte {error.start}): save the file as UTF-8"
-                raise DataError(problem, file=str(path), line=number) from error
+    for number, line in enumerate(_byte_lines(path), start=1):
+        yield _decoded(line, number, path)
 
 
-def _read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_lines(path), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                problem = f"broken JSON ({error.msg} at column {error.colno}); a .jsonl file holds one object a line"
-                raise DataError(problem, file=str(path), line=number) from error
-            yield number, _object(row, path, number)
+def _read_json_lines(path: Path, on_bad_row: OnBadRow) -> Rows:
+    for number, line in enumerate(_byte_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _json_row(_decoded(line, number, path), path, number)
+        except DataError as error:
+            on_bad_row(error)
+        else:
+            if row is not None:
+                yield number, row
+
+
+def _json_row(line: str, path: Path, number: int) -> dict[str, Any] | None:
+    """The object of one line; None for a line of a byte-order mark alone."""
+    if not line.strip():
+        return None
+    try:
+        return _object(json.loads(line, parse_int=_integer), path, number)
+    except json.JSONDecodeError as error:
+        problem = f"broken JSON ({error.msg} at column {error.colno}); a .jsonl file holds one object a line"
+        raise DataError(problem, file=str(path), line=number) from error
+    except RecursionError as error:
+        raise DataError(f"nested more than {_MAX_DEPTH} levels deep", file=str(path), line=number) from error
+
+
+def _integer(text: str) -> int:
+    """An integer of JSON; one of more digits than any column takes becomes too large a number, refused by field."""
+    return int(text) if len(text) <= _MAX_INTEGER_CHARACTERS else _MAX_INTEGER
 
 
 def _object(value: object, path: Path, line: int) -> dict[str, Any]:
@@ -81,17 +182,40 @@ def _object(value: object, path: Path, line: int) -> dict[str, Any]:
     return value
 
 
-def _read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_json(path: Path, on_bad_row: OnBadRow) -> Rows:
     """Decodes one value at a time out of a buffer that grows only while a value is incomplete."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
         try:
-            yield from _json_values(file, path)
+            for line, value in _json_values(file, path):
+                yield from _json_items(line, value, path, on_bad_row)
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8 ({error.reason}): save the file as UTF-8", file=str(path)) from error
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"broken gzip file ({error}): pack or download it again", file=str(path)) from error
 
 
-def _json_values(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    decoder, text, at, line, ended = json.JSONDecoder(), "", 0, 1, False
+def _json_items(line: int, value: object, path: Path, on_bad_row: OnBadRow) -> Rows:
+    """One row, or those in the wrapper of a file like {"data": [...]}; their line is the wrapper's."""
+    items, name = [value], None
+    if isinstance(value, dict):
+        lists = [key for key in WRAPPERS if isinstance(value.get(key), list)]
+        if len(lists) == 1 and all(isinstance(item, dict) for item in value[lists[0]]):
+            name, items = lists[0], value[lists[0]]
+            beside = [key for key in value if isinstance(value[key], list) and key != name]
+            if beside:
+                raise DataError(f"rows may be in {name!r} and in {beside[0]!r}: keep one", file=str(path), line=line)
+    for item in items:
+        try:
+            row = _object(item, path, line)
+        except DataError as error:
+            on_bad_row(error)
+        else:
+            yield line, row
+
+
+def _json_values(file: TextIO, path: Path) -> Iterator[tuple[int, object]]:
+    decoder, text, at, line, ended = json.JSONDecoder(parse_int=_integer), "", 0, 1, False
     in_array: bool | None = None  # None until the first character is seen
     while True:
         gap = _GAP.match(text, at)
@@ -120,7 +244,9 @@ def _json_values(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any]
                 ) from error
             text, at = text[at:] + more, 0  # at least doubled, so that a long value costs linear time
             continue
-        yield line, _object(value, path, line)
+        except RecursionError as error:
+            raise DataError(f"nested more than {_MAX_DEPTH} levels deep", file=str(path), line=line) from error
+        yield line, value
         line += text.count("\n", at, end)
         at = end
 
@@ -130,9 +256,8 @@ def _has_header(path: Path, columns: tuple[str, ...]) -> bool:
     return bool(set(first) & {*columns, "inputs", "input", "targets", "target", "output"})
 
 
-def _read_table(
-    path: Path, delimiter: str, columns: tuple[str, ...] | None = None
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_table(path: Path, delimiter: str, on_bad_row: OnBadRow, columns: tuple[str, ...] | None = None) -> Rows:
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL_CHARACTERS))
     unquoted = columns is not None
     reader = csv.reader(
         _lines(path), delimiter=delimiter, quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL, strict=True
@@ -147,9 +272,33 @@ def _read_table(
         if cells is None:
             return
         if names is None:
-            names = tuple(cells)
+            names = _header(cells, path, line)
+        elif cells and len(cells) != len(names):
+            problem = f"{len(cells)} columns where there should be {len(names)} ({', '.join(names)})"
+            on_bad_row(DataError(problem, file=str(path), line=line))
         elif cells:
-            if len(cells) != len(names):
-                problem = f"{len(cells)} columns where there should be {len(names)} ({', '.join(names)})"
-                raise DataError(problem, file=str(path), line=line)
             yield line, dict(zip(names, cells, strict=True))
+
+
+def _header(cells: list[str], path: Path, line: int) -> tuple[str, ...]:
+    """The columns' names; two of one name would drop a column."""
+    twice = next((name for name in cells if cells.count(name) > 1), None)
+    if twice is not None:
+        raise DataError("two columns have this name: rename one", file=str(path), line=line, field=twice)
+    return tuple(cells)
+
+
+def _read_parquet(path: Path) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            line = 0
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    line += 1
+                    yield line, row
+    except (pa.ArrowException, OSError) as error:
+        problem = f"broken parquet file ({str(error).splitlines()[0]}): write or download it again"
+        raise DataError(problem, file=str(path)) from error

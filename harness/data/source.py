@@ -1,23 +1,26 @@
-"""Where do a dataset's rows lie, what are they, and are they the same rows as last time?
+"""Finds a dataset's rows, reads them, and identifies them by their content.
 
     source = locate_dataset(config.dataset, config.paths)
     if isinstance(source, Missing): ...            # nothing is downloaded by looking
     for row in read_rows(source): ...              # row.line, row.fields
 
-Looked at in this order: `dataset.path`, rows that this project ships, the data store, the Hugging Face
+Places, in this order: `dataset.path`, rows that this project ships, the data store, the Hugging Face
 cache on this machine, the hub. Neither torch nor `datasets` is imported before rows of a hub dataset are
 read. How a row becomes an example is `harness.data.formats`.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config.schema import DatasetConfig, PathsConfig
-from harness.data.formats import HEADERLESS_TSV, Example, RowError, fitting_formats, row_rule
-from harness.data.rows import SUFFIXES, DataError, read_file
+from harness.data.columns import unused_column
+from harness.data.fields import Example, RowError
+from harness.data.formats import HEADERLESS_TSV, fitting_formats, row_rule
+from harness.data.rows import SUFFIXES, DataError, OnBadRow, read_file, refuse, suffix_of
+from harness.data.trees import assembled
 from harness.files.atomic import sha256_file
 from harness.files.hub import Missing, cached_snapshot, hub_problem, store_names
 
@@ -30,6 +33,8 @@ _EMBEDDED = "embedded/"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 _HUB_FILE_SUFFIXES = (*SUFFIXES, ".parquet", ".arrow", ".gz", ".zst", ".zip")
 _HUB_BATCH_ROWS = 1000
+STREAM_SEED = 42  # the paper's data seed, fixed, so that a dataset is the same in every run
+STREAM_BUFFER_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,8 @@ class DataSource:
     split: str = "train"
     revision: str = "main"  # a commit where it is known
     snapshot: Path | None = None
+    stream_rows: int | None = None  # take this many rows from the hub's shuffled stream; None reads the whole table
+    skip_bad_rows: bool = False  # leave rows out that can't be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,10 @@ class SourceRow:
     file: str
     line: int  # from 1; the row's number in a hub dataset
     fields: dict[str, Any]
+
+
+class ColumnError(DataError):
+    """A filled column that the format would drop; a matter of the dataset, so never skipped with a row."""
 
 
 def locate_dataset(config: DatasetConfig, paths: PathsConfig) -> DataSource | Missing:
@@ -73,18 +84,25 @@ def locate_dataset(config: DatasetConfig, paths: PathsConfig) -> DataSource | Mi
     return _on_hub(config, looked)
 
 
-def read_rows(source: DataSource, only: Sequence[int] | None = None) -> Iterator[SourceRow]:
+def read_rows(
+    source: DataSource, only: Sequence[int] | None = None, on_bad_row: OnBadRow = refuse
+) -> Iterator[SourceRow]:
     """Streams the rows, all of them or those numbered (from 0, ascending) in `only`.
+
+    `on_bad_row` gets the errors of rows that can't be read, if the source says to leave those out.
 
     Raises:
         DataError: as `harness.data.rows.read_file`.
     """
+    if source.stream_rows is not None:
+        yield from _streamed_rows(source)
+        return
     if not source.files:
         yield from _hub_rows(source, only)
         return
     wanted = None if only is None else iter(only)
     following = None if wanted is None else next(wanted, None)
-    for number, row in enumerate(_file_rows(source)):
+    for number, row in enumerate(_file_rows(source, on_bad_row)):
         if wanted is None:
             yield row
         elif following is None:
@@ -96,6 +114,8 @@ def read_rows(source: DataSource, only: Sequence[int] | None = None) -> Iterator
 
 def num_rows(source: DataSource) -> int:
     """How many rows there are; reads local files through."""
+    if source.stream_rows is not None:
+        return source.stream_rows
     if source.files:
         return sum(1 for _ in _file_rows(source))
     return len(_load_hub(source))
@@ -120,12 +140,19 @@ def column(source: DataSource, field: str) -> Iterator[str]:
         yield str(row.fields[field])
 
 
-def row_examples(row: SourceRow, format: str) -> list[Example]:
-    """Applies the format's rule to a row.
+def row_examples(row: SourceRow, format: str, ignore_columns: Sequence[str] = ()) -> list[Example]:
+    """Applies the format's rule to a row; a filled column that the rule would drop has to be in `ignore_columns`.
 
     Raises:
         DataError: the rule can't read it; the message names file, line, field and the formats that would fit.
     """
+    unused = unused_column(row.fields, format, ignore_columns)
+    if unused is not None:
+        problem = (
+            f"filled, but dataset.format={format} does not read it: rename it{unused.hint}, take another format, or "
+            f"allow it by dataset.ignore_columns=[{unused.name!r}]"
+        )
+        raise ColumnError(problem, file=row.file, line=row.line, field=unused.name)
     try:
         return row_rule(format)(row.fields)
     except RowError as error:
@@ -148,7 +175,8 @@ def require_target(example: Example, row: SourceRow) -> None:
 def fingerprint(source: DataSource) -> str:
     """What identifies the rows: the SHA-256 of local content, or "hub_id@revision" with subset and split."""
     if not source.files:
-        parts = [f"{source.hub_id}@{source.revision}", source.subset or "", source.split]
+        sample = "" if source.stream_rows is None else f"stream-{source.stream_rows}-seed{STREAM_SEED}"
+        parts = [f"{source.hub_id}@{source.revision}", source.subset or "", source.split, sample]
         return "/".join(part for part in parts if part)
     digests = [sha256_file(path) for path in source.files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -156,9 +184,9 @@ def fingerprint(source: DataSource) -> str:
 
 def _local_files(config: DatasetConfig, paths: PathsConfig, looked: list[str]) -> tuple[Path, ...]:
     if config.path is not None:
-        return _data_files(Path(config.path), config.split, looked, "dataset.path ")
+        return data_files(Path(config.path), config.split, looked, "dataset.path ")
     if config.hub_id.startswith(_EMBEDDED):
-        return _data_files(EMBEDDED_FOLDER / f"{config.hub_id.removeprefix(_EMBEDDED)}.jsonl", config.split, looked, "")
+        return data_files(EMBEDDED_FOLDER / f"{config.hub_id.removeprefix(_EMBEDDED)}.jsonl", config.split, looked, "")
     if paths.data_store is None:
         looked.append("the data store: not set (paths.data_store, or HARNESS_DATA_STORE)")
         return ()
@@ -170,7 +198,7 @@ def _local_files(config: DatasetConfig, paths: PathsConfig, looked: list[str]) -
             if stem.with_name(stem.name + suffix).is_file():
                 return (stem.with_name(stem.name + suffix),)
         looked.append(f"{stem}{{{','.join(SUFFIXES)}}}: no such file")
-        found = _data_files(stem, config.split, looked, "")
+        found = data_files(stem, config.split, looked, "")
         if found:
             return found
     return ()
@@ -181,16 +209,16 @@ def _is_configuration(subset: str | None) -> bool:
     return subset is not None and not subset.endswith(_HUB_FILE_SUFFIXES)
 
 
-def _data_files(path: Path, split: str, looked: list[str], prefix: str) -> tuple[Path, ...]:
+def data_files(path: Path, split: str, looked: list[str], prefix: str) -> tuple[Path, ...]:
     """A file is itself; a folder is its only data file, or the files whose names begin with the split's."""
     if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
+        if suffix_of(path) not in SUFFIXES:
             raise DataError(f"unknown kind of file; there are: {', '.join(SUFFIXES)}", file=str(path))
         return (path,)
     if not path.is_dir():
         looked.append(f"{prefix}{path}: no such file or folder")
         return ()
-    inside = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+    inside = sorted(file for file in path.iterdir() if file.is_file() and suffix_of(file) in SUFFIXES)
     found = inside if len(inside) == 1 else [file for file in inside if file.name.startswith(split)]
     if not found:
         count = f"{len(inside)} data files, none called {split}*" if inside else "no data file"
@@ -199,7 +227,12 @@ def _data_files(path: Path, split: str, looked: list[str], prefix: str) -> tuple
 
 
 def _file_source(config: DatasetConfig, found: tuple[Path, ...]) -> DataSource:
-    return DataSource(name=config.name, files=found, headerless=HEADERLESS_TSV.get(config.format))
+    return DataSource(
+        name=config.name,
+        files=found,
+        headerless=HEADERLESS_TSV.get(config.format),
+        skip_bad_rows=config.skip_bad_rows,
+    )
 
 
 def _on_hub(config: DatasetConfig, looked: list[str]) -> DataSource | Missing:
@@ -226,6 +259,8 @@ def _hub_source(config: DatasetConfig, *, revision: str, snapshot: Path | None) 
         split=config.split,
         revision=revision,
         snapshot=snapshot,
+        stream_rows=config.max_rows if config.stream and snapshot is None else None,
+        skip_bad_rows=config.skip_bad_rows,
     )
 
 
@@ -240,10 +275,29 @@ def _missing(config: DatasetConfig, looked: list[str], remedy: str) -> Missing:
     return Missing(what=f"rows of {config.name} ({config.hub_id})", looked_in=tuple(looked), remedy=remedy)
 
 
-def _file_rows(source: DataSource) -> Iterator[SourceRow]:
-    for path in source.files:
-        for line, fields in read_file(path, source.headerless):
-            yield SourceRow(str(path), line, fields)
+def _file_rows(source: DataSource, on_bad_row: OnBadRow = refuse) -> Iterator[SourceRow]:
+    """The rows of all files; rows that are single messages of Open Assistant's trees are joined into trees."""
+    handler = on_bad_row if on_bad_row is not refuse or not source.skip_bad_rows else _leave_out
+    plain = (
+        SourceRow(str(path), line, fields)
+        for path in source.files
+        for line, fields in read_file(path, source.headerless, handler)
+    )
+    return assembled(plain, lambda row: row.fields, lambda row, fields: replace(row, fields=fields))
+
+
+def _leave_out(_: DataError) -> None:
+    """For passes that only count rows or read a column; the pass that makes examples counts what is left out."""
+
+
+def _streamed_rows(source: DataSource) -> Iterator[SourceRow]:
+    """A seeded sample: the shards are shuffled, and rows within a buffer, so that only what is read is downloaded."""
+    from datasets import load_dataset
+
+    stream = load_dataset(source.hub_id, revision=source.revision, split=source.split, streaming=True, **_files(source))
+    shuffled = stream.shuffle(seed=STREAM_SEED, buffer_size=STREAM_BUFFER_ROWS)
+    for number, fields in enumerate(shuffled.take(source.stream_rows), start=1):
+        yield SourceRow(f"{source.hub_id}/{source.split}, streamed", number, dict(fields))
 
 
 def _hub_rows(source: DataSource, only: Sequence[int] | None) -> Iterator[SourceRow]:
@@ -262,9 +316,13 @@ def _load_hub(source: DataSource) -> "Dataset":
     """A subset with a file's suffix names files of the repository, any other one a configuration."""
     from datasets import load_dataset
 
-    options: dict[str, Any] = {"name": source.subset}
-    if source.subset is not None and not _is_configuration(source.subset):
-        options = {"data_files": {source.split: source.subset}}
+    options = _files(source)
     if source.snapshot is not None:
         return load_dataset(str(source.snapshot), split=source.split, **options)
     return load_dataset(source.hub_id, revision=source.revision, split=source.split, **options)
+
+
+def _files(source: DataSource) -> dict[str, Any]:
+    if source.subset is not None and not _is_configuration(source.subset):
+        return {"data_files": {source.split: source.subset}}
+    return {"name": source.subset}

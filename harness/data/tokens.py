@@ -1,16 +1,18 @@
-"""What does the model read? Examples as token ids, in a memory-mapped Arrow file that is made once.
+"""Examples as token ids, in a memory-mapped Arrow file that is made once.
 
     tokens = tokenize_dataset(config.dataset, source, tokenizer, cache_dir)
     tokens[0].input_ids                # int32; the first `num_source` of them carry no loss
 
 BOS + input, and output + EOS, are tokenized apart and each cut on the right: the collator of
 artidoro/qlora (qlora.py, `DataCollatorForCausalLM`). So a long output loses its EOS, as it did there;
-`num_truncated_targets` counts those. The file's name is a hash of the rows, the tokenizer and the
+`num_truncated_targets` counts those, and `notes` says so. A dialogue loses its oldest turns
+(`harness.data.render`). The file's name is a hash of the rows, the tokenizer and the
 settings. Rows pass through in batches, so that no dataset is ever held as Python objects.
 
 A classifier reads a text or two in the frame that its model knows (`encode_texts`).
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -29,8 +31,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harness.config.schema import DatasetConfig
-from harness.data.formats import LABELLED, RULE_VERSIONS, Example
+from harness.data.examples import Skipped, read_examples
+from harness.data.fields import Example, RowError
+from harness.data.formats import DIALOGUES, LABELLED, RULE_VERSIONS
 from harness.data.labels import label_value
+from harness.data.render import no_template_problem, render
 from harness.data.rows import DataError
 from harness.data.source import (
     DataSource,
@@ -38,9 +43,7 @@ from harness.data.source import (
     column,
     fingerprint,
     num_rows,
-    read_rows,
     require_target,
-    row_examples,
 )
 from harness.files.arrow import concatenated, view
 from harness.files.atomic import TEMPORARY_SUFFIX
@@ -53,8 +56,10 @@ if TYPE_CHECKING:
 EmptyTargets = Literal["refuse", "keep", "drop"]
 
 TASK_FIELD = "task_name"  # of Super-NaturalInstructions' rows, whose tasks differ a lot in size
+WARNED_SHARE = 0.05  # of targets that lose their end: from here on it is a warning
 SAMPLE_SEED = 42  # of `max_rows`: the paper's data seed, fixed, so that a dataset is the same in every run
 _BATCH_EXAMPLES = 1024
+_SKIPPED = b"num_skipped_rows"
 _FORMAT_VERSION = 1  # part of the cache key: raise it when the columns or the rules change
 _SCHEMA = pa.schema(
     [
@@ -91,11 +96,14 @@ class TokenizedDataset:
             pyarrow.ArrowInvalid: the file is not whole.
         """
         self.path, self.name = path, name
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self.num_skipped_rows = _num_skipped_rows(reader)
+        table = reader.read_all()
         ids = table.column("input_ids")
-        self._tokens = [view(chunk.values) for chunk in ids.chunks]
-        self._offsets = [view(chunk.offsets) for chunk in ids.chunks]
-        self._starts = np.cumsum([0, *(len(chunk) for chunk in ids.chunks)])
+        chunks = [chunk for chunk in ids.chunks if len(chunk)]
+        self._tokens = [view(chunk.values) for chunk in chunks]
+        self._offsets = [view(chunk.offsets) for chunk in chunks]
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
         source: NDArray[np.int32] = concatenated(table.column("num_source_tokens").chunks)
         self.lengths: NDArray[np.int32] = concatenated(pc.list_value_length(ids).chunks)  # in tokens
         self.num_source: NDArray[np.int32] = np.zeros_like(source) if train_on_source else source
@@ -126,6 +134,21 @@ class TokenizedDataset:
         if self.labels is not None:
             return np.ones_like(self.lengths)
         return self.lengths - np.maximum(self.num_source, 1)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was cut or left out, for the console and the run's record; empty where nothing was."""
+        notes = []
+        if self.num_skipped_rows:
+            notes.append(f"{self.name}: {self.num_skipped_rows:,} rows that can't be read were left out")
+        if self.num_truncated_sources:
+            notes.append(f"{self.name}: {self.num_truncated_sources:,} of {len(self):,} inputs were cut")
+        if self.num_truncated_targets:
+            share = self.num_truncated_targets / len(self)
+            remedy = f" ({share:.0%} lose their end, EOS included): raise dataset.target_max_tokens"
+            said = f"{self.name}: {self.num_truncated_targets:,} of {len(self):,} targets were cut"
+            notes.append(said + (remedy if share > WARNED_SHARE else ""))
+        return notes
 
     def require_fits(self, max_length: int, apart: bool = False) -> None:
         """Checks the longest example against the model's limit in tokens.
@@ -166,6 +189,7 @@ def tokenize_dataset(
         DataError: a row that can't be read, an empty target, no rows at all.
         ValueError: the tokenizer has no EOS or is not a fast one; a limit that is not positive.
     """
+    tokenizer = with_chat_template(tokenizer, config.chat_template)
     _check(config, tokenizer)
     path = Path(cache_dir) / f"{_cache_key(config, source, tokenizer, empty_targets)}.arrow"
     if path.is_file():
@@ -173,13 +197,37 @@ def tokenize_dataset(
             return TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
         except pa.ArrowInvalid as error:
             _log.warning("%s: not whole (%s), made again", path, error)
-    examples = _examples(config, source, empty_targets)
+    skipped = Skipped()
+    batches = _batches(_examples(config, source, empty_targets, skipped))
     if config.format in LABELLED:
-        batches = (_encode_labelled(batch, config, tokenizer) for batch in _batches(examples))
-        _write(path, _LABELLED_SCHEMA, batches, source)
+        _write(
+            path, _LABELLED_SCHEMA, (_encode_labelled(batch, config, tokenizer) for batch in batches), source, skipped
+        )
     else:
-        _write(path, _SCHEMA, (_encode(batch, config, tokenizer) for batch in _batches(examples)), source)
-    return TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
+        _write(path, _SCHEMA, (_encode(batch, config, tokenizer, skipped) for batch in batches), source, skipped)
+    for problem in skipped.first:
+        _log.warning("left out: %s", problem)
+    dataset = TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
+    for note in dataset.notes:
+        _log.warning("%s", note)
+    return dataset
+
+
+def with_chat_template(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> "PreTrainedTokenizerBase":
+    """The tokenizer, or a copy of it with another chat template (`dataset.chat_template`)."""
+    if template is None:
+        return tokenizer
+    changed = copy.copy(tokenizer)
+    changed.chat_template = template
+    return changed
+
+
+def _num_skipped_rows(reader: pa.RecordBatchFileReader) -> int:
+    """From the last batch, an empty one that `_write` adds where rows were left out."""
+    if reader.num_record_batches == 0:
+        return 0
+    metadata = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1)[1]
+    return int(metadata[_SKIPPED]) if metadata and _SKIPPED in metadata else 0
 
 
 def _count(table: pa.Table, column: str) -> int:
@@ -192,11 +240,13 @@ def _check(config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no EOS token, so outputs would have no "
             "end: set eos_token in the checkpoint's tokenizer_config.json"
         )
-    if config.format == "chat" and not tokenizer.chat_template:
-        raise ValueError(
-            f"dataset.format=chat: the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: "
-            "take an instruct model, or dataset.format=input_output with texts of your own"
-        )
+    if config.format in ("chat", "sharegpt"):
+        _require_template(tokenizer, config.format)
+
+
+def _require_template(tokenizer: "PreTrainedTokenizerBase", format: str) -> None:
+    if not tokenizer.chat_template:
+        raise ValueError(no_template_problem(tokenizer.name_or_path or "this model", format))
 
 
 def _cache_key(
@@ -212,8 +262,10 @@ def _cache_key(
         "target_max_tokens": config.target_max_tokens,
         "max_rows": config.max_rows,
         "empty_targets": empty_targets,
-        "chat_template": tokenizer.chat_template if config.format == "chat" else None,
+        "chat_template": tokenizer.chat_template if config.format in DIALOGUES else None,
     }
+    added = {"assistant_turns": config.assistant_turns.value, "skip_bad_rows": config.skip_bad_rows}
+    parts |= {key: value for key, value in added.items() if value not in ("last", False)}
     if config.format in LABELLED:
         parts |= {"labels": [config.num_labels, config.label_names], "sep": tokenizer.sep_token}
     if config.format in RULE_VERSIONS:
@@ -241,18 +293,29 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def _examples(
-    config: DatasetConfig, source: DataSource, empty_targets: EmptyTargets
+    config: DatasetConfig, source: DataSource, empty_targets: EmptyTargets, skipped: Skipped
 ) -> Iterator[tuple[SourceRow, Example]]:
-    for row in read_rows(source, _sample(config, source)):
-        for example in row_examples(row, config.format):
-            if example.label is not None or example.output.strip() or empty_targets == "keep":
-                yield row, example
-            elif empty_targets == "refuse":
+    for row, example in read_examples(config, source, _sample(config, source), skipped):
+        if example.label is not None or example.output.strip() or empty_targets == "keep":
+            yield row, example
+        elif empty_targets == "refuse":
+            try:
                 require_target(example, row)
+            except DataError as error:
+                _skip(error, config, skipped)
+
+
+def _skip(error: DataError, config: DatasetConfig, skipped: Skipped) -> None:
+    """Counts a row's error where such rows are left out, raises it otherwise."""
+    if not config.skip_bad_rows:
+        raise error
+    skipped.add(error)
 
 
 def _sample(config: DatasetConfig, source: DataSource) -> list[int] | None:
-    """Places of the rows to take, ascending: of each task so many, of these so many in all; None for all of them."""
+    """Numbers of the rows to take, ascending: at most so many a task, then at most so many in total; None: all rows."""
+    if source.stream_rows is not None:
+        return None  # the stream is the sample
     by_task = None if config.max_rows_per_task is None else _sample_by_task(source, config.max_rows_per_task)
     if config.max_rows is None:
         return by_task
@@ -281,24 +344,53 @@ def _batches(items: Iterator[tuple[SourceRow, Example]]) -> Iterator[list[tuple[
 
 
 def _encode(
-    batch: list[tuple[SourceRow, Example]], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
+    batch: list[tuple[SourceRow, Example]],
+    config: DatasetConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    skipped: Skipped,
 ) -> pa.RecordBatch:
-    """BOS and EOS go through the tokenizer as text, as in the original; without a BOS nothing is prepended."""
-    texts = [_texts(example, tokenizer) for _, example in batch]
-    max_source, max_target = config.source_max_tokens, config.target_max_tokens
-    sources = token_ids(tokenizer, [source for source, _ in texts])
-    sources = [shorten(ids, example, tokenizer, max_source) for ids, (_, example) in zip(sources, batch, strict=True)]
-    targets = token_ids(tokenizer, [target for _, target in texts])
-    columns = [
-        [source[:max_source] + target[:max_target] for source, target in zip(sources, targets, strict=True)],
-        [min(len(source), max_source) for source in sources],
-        [len(example.input) + len(example.output) for _, example in batch],
-        [row.line for row, _ in batch],
-        [len(source) > max_source for source in sources],
-        [len(target) > max_target for target in targets],
-    ]
-    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
+    encoded = []
+    for (row, _), example in zip(batch, encode_examples(batch, config, tokenizer), strict=True):
+        if isinstance(example, DataError):
+            _skip(example, config, skipped)
+        else:
+            encoded.append((*example, row.line))
+    columns = [list(values) for values in zip(*encoded, strict=True)] or [[] for _ in _SCHEMA]
+    order = (0, 1, 2, 5, 3, 4)
+    arrays = [pa.array(columns[at], type=field.type) for at, field in zip(order, _SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+Encoded = tuple[list[int], int, int, bool, bool]  # ids, source tokens, characters, source cut, target cut
+
+
+def encode_examples(
+    batch: Sequence[tuple[SourceRow, Example]], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> list[Encoded | DataError]:
+    """Token ids of each example, or what is wrong with it.
+
+    BOS and EOS go through the tokenizer as text, as in the original; without a BOS nothing is prepended.
+    """
+    max_source, max_target = config.source_max_tokens, config.target_max_tokens
+    texts = [_texts(example, row, config, tokenizer) for row, example in batch]
+    rendered = [("", "", False) if isinstance(text, DataError) else text for text in texts]
+    sources = token_ids(tokenizer, [source for source, _, _ in rendered])
+    targets = token_ids(tokenizer, [target for _, target, _ in rendered])
+    found: list[Encoded | DataError] = []
+    for (row, example), text, source, target in zip(batch, texts, sources, targets, strict=True):
+        if isinstance(text, DataError):
+            found.append(text)
+            continue
+        source = shorten(source, example, tokenizer, max_source)
+        ids = source[:max_source] + target[:max_target]
+        num_source = min(len(source), max_source)
+        if len(ids) <= max(num_source, 1):  # the first token of all is never predicted
+            problem = "no token is left to learn; raise dataset.target_max_tokens or give the row an input"
+            found.append(DataError(problem, file=row.file, line=row.line, field=example.target_field))
+            continue
+        num_characters = len(example.input) + len(example.output)
+        found.append((ids, num_source, num_characters, len(source) > max_source or text[2], len(target) > max_target))
+    return found
 
 
 def shorten(source: list[int], example: Example, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> list[int]:
@@ -334,37 +426,41 @@ def _encode_labelled(
     return pa.RecordBatch.from_arrays(arrays, schema=_LABELLED_SCHEMA)
 
 
-def _texts(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
-    """What is read and what is written, special tokens included; a dialogue goes through the chat template."""
+def _texts(
+    example: Example, row: SourceRow, config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[str, str, bool] | DataError:
+    """What is read and what is written, special tokens included, and whether a dialogue lost turns to fit."""
     if not example.messages:
-        return (tokenizer.bos_token or "") + example.input, f"{example.output}{tokenizer.eos_token}"
-    messages = [{"role": role, "content": content} for role, content in example.messages]
-    source = str(tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True))
-    whole = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    if not whole.startswith(source):
-        raise ValueError(
-            "dataset.format=chat: the tokenizer's chat template renders a dialogue with its answer otherwise than "
-            "without; take another model, or dataset.format=input_output with texts of your own"
-        )
-    return source, whole[len(source) :]
+        return (tokenizer.bos_token or "") + example.input, f"{example.output}{tokenizer.eos_token}", False
+    _require_template(tokenizer, config.format)
+    try:
+        return render(example, tokenizer, config.source_max_tokens)
+    except RowError as error:
+        return DataError(error.problem, file=row.file, line=row.line, field=error.field)
 
 
-def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], source: DataSource) -> None:
+def _write(
+    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], source: DataSource, skipped: Skipped
+) -> None:
     """Writes under a temporary name and renames; a failure leaves nothing behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
-    num_batches = 0
+    num_examples = 0
     try:
         with temporary.open("xb") as stream:
             with pa.ipc.new_file(stream, schema) as writer:
                 for batch in batches:
                     writer.write_batch(batch)
                     progressed()
-                    num_batches += 1
+                    num_examples += batch.num_rows
+                if skipped.num_rows:
+                    counted = {_SKIPPED: str(skipped.num_rows).encode()}
+                    writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema), custom_metadata=counted)
             stream.flush()
             os.fsync(stream.fileno())
-        if num_batches == 0:
-            raise DataError("no rows to train on", file=", ".join(map(str, source.files)) or source.name)
+        if num_examples == 0:
+            left_out = f" ({skipped.num_rows} were left out, first: {skipped.first[0]})" if skipped.num_rows else ""
+            raise DataError(f"no rows to train on{left_out}", file=", ".join(map(str, source.files)) or source.name)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

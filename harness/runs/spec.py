@@ -33,6 +33,7 @@ from harness.config.schema import (
     TrainConfig,
     typed,
 )
+from harness.data.examples import resolved
 from harness.runs.compatibility import method_problem, task_problem
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
@@ -128,6 +129,7 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
     quant = dataclasses.replace(config.quant, compute_dtype=auto_dtype if dtype is DType.auto else dtype)
     if config.adapter.method is AdapterMethod.none:
         return RunSpec(model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None)
+    config = dataclasses.replace(config, dataset=resolved(config.dataset))
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
     if problem := method_problem(config.adapter, quant, config.model) or task_problem(config.model, config.dataset):

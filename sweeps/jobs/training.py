@@ -347,7 +347,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         adapter_sha256=adapter_sha256,
         optimizer_used=run.member.optimizer_kind.value if run.member and run.member.optimizer_kind else None,
         device=device_name if num_devices == 1 else f"{num_devices} x {device_name}",
-        notes=tuple(run.member.notes) if run.member else (),
+        notes=(*(run.member.notes if run.member else ()), *(run.data.notes if run.data else ())),
         row_tokens=run.member.train.row_tokens if run.member else None,
         started=run.started,
         finished=now(),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from harness.config.schema import (
     Config,
+    DatasetConfig,
     Device,
     DType,
     LaunchConfig,
@@ -13,6 +14,7 @@ from harness.config.schema import (
     PathsConfig,
     ShapeConfig,
 )
+from harness.data.render import folder_has_template, no_template_problem
 from harness.devices.hardware import (
     auto_compute_dtype,
     bfloat16_problem,
@@ -53,11 +55,21 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
             too_large[model.name] = count
         if run.spec.dataset is not None:
             problems.update(dict.fromkeys(once(data_problems, model.kind, run.spec.dataset, paths)))
+            problems.update(dict.fromkeys(_template_problems(source, run.spec.dataset, model)))
         problems.update(dict.fromkeys(evaluation_problems(run, paths, once)))
         problems.update(dict.fromkeys(_changed_inputs(run, source, paths, once)))
     if too_large and planned_device(device) is Device.cpu:
         problems[_no_gpu(too_large)] = None
     return list(problems)
+
+
+def _template_problems(source: ModelSource | Missing, dataset: DatasetConfig, model: ModelConfig) -> list[str]:
+    """A base model without a chat template, for rows that are dialogues."""
+    if dataset.format not in ("chat", "sharegpt") or dataset.chat_template is not None:
+        return []
+    if not isinstance(source, ModelSource) or source.kind != "folder" or folder_has_template(Path(source.location)):
+        return []
+    return [no_template_problem(model.name, dataset.format)]
 
 
 def cuda_problems(to_do: Sequence[PlannedRun], launch: LaunchConfig) -> list[str]:

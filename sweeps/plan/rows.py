@@ -1,7 +1,10 @@
 """What is wrong with the rows that runs train or are scored on? Local ones are read through. No torch."""
 
+from itertools import islice
+
 from harness.config.schema import DatasetConfig, EmptyTargets, ModelKind, PathsConfig
-from harness.data.formats import Example
+from harness.data.examples import read_examples
+from harness.data.fields import Example
 from harness.data.labels import label_value
 from harness.data.rows import DataError
 from harness.data.source import (
@@ -9,9 +12,7 @@ from harness.data.source import (
     SourceRow,
     fingerprint,
     locate_dataset,
-    read_rows,
     require_target,
-    row_examples,
 )
 from harness.files.hub import Missing
 
@@ -43,10 +44,8 @@ def row_problems(kind: ModelKind, dataset: DatasetConfig, source: DataSource) ->
     if not source.files:
         return []
     try:
-        for number, row in enumerate(read_rows(source)):
-            if number == CHECKED_ROWS:
-                break
-            for example in row_examples(row, dataset.format):
+        for row, example in islice(read_examples(dataset, source), CHECKED_ROWS):
+            if example.label is not None or not dataset.skip_bad_rows:
                 _check_example(kind, dataset, example, row)
     except DataError as error:
         return [str(error)]

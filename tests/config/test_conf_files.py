@@ -115,7 +115,7 @@ def test_a_dataset_has_a_rule_and_a_recipe(path: Path) -> None:
     if path.stem == "none":
         assert values.format == "none"
         return
-    assert values.format in DATASETS
+    assert values.format in {*DATASETS, "auto"}
     recipe = set(values.get("recipe", {}))
     assert recipe in ({"7b", "13b", "33b", "65b"}, {"default"}, set())
     assert bool(recipe) == (path.stem != "local")

@@ -27,7 +27,8 @@ from eval.scoring.progress import Progress
 from eval.scoring.row_sizes import Backoff
 from harness.banks.classifier import ClassifierBank
 from harness.banks.load import LoadedBase
-from harness.data.formats import LABELLED, Example
+from harness.data.fields import Example
+from harness.data.formats import LABELLED
 from harness.data.labels import REGRESSION, declared_labels, label_value
 from harness.data.rows import DataError
 from harness.data.source import SourceRow, read_rows, row_examples

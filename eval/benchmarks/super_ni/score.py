@@ -35,7 +35,7 @@ from eval.scoring.progress import Progress
 from eval.scoring.row_sizes import Backoff
 from harness.banks.load import LoadedBase
 from harness.banks.seq2seq import Seq2SeqBank
-from harness.data.formats import Example
+from harness.data.fields import Example
 from harness.data.source import read_rows, row_examples
 from harness.data.tokens import TASK_FIELD, shorten, source_tokens
 from harness.runs.estimate import Estimate, plain_values

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from harness.config.schema import DatasetConfig, PathsConfig
-from harness.data.formats import RowError, chat, super_ni
+from harness.data.dialogues import chat
+from harness.data.fields import RowError
+from harness.data.formats import super_ni
 from harness.data.source import locate_dataset
 from harness.data.tokens import TokenizedDataset, tokenize_dataset
 from harness.files.hub import Missing
@@ -53,7 +55,7 @@ def test_another_template_is_another_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("template", "message"),
-    [(None, "no chat template"), ("{{ messages | length }}", "renders a dialogue with its answer otherwise")],
+    [(None, "no chat template"), ("{{ messages | length }}", "leaves out the text of its user")],
 )
 def test_a_template_that_cannot_serve_is_refused(tmp_path: Path, template: str | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):

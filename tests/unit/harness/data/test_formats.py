@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.formats import DATASETS, GLUE_FIELDS, Example, RowError, fitting_formats, row_rule
+from harness.data.fields import Example, RowError
+from harness.data.formats import DATASETS, GLUE_FIELDS, fitting_formats, row_rule
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data" / "datasets"
 
@@ -69,6 +70,8 @@ BY_HAND: dict[str, tuple[dict[str, Any], list[Example]]] = {
         {"inputs": "2 + 2?", "targets": "4", "task_source": "CoT", "task_name": "x", "template_type": "zs_noopt"},
         [Example("2 + 2?", "4", "targets")],
     ),
+    "prompt_completion": ({"prompt": "a", "completion": "b"}, [Example("a", "b", "completion")]),
+    "text": ({"text": "a"}, [Example("", "a", "text")]),
     "input_output": ({"input": "a", "output": "b"}, [Example("a", "b")]),
     "classification": (
         {"text": "a", "text_pair": "b", "label": "yes"},
@@ -98,7 +101,8 @@ def test_published_fields(name: str) -> None:
 
 
 def test_every_format_is_covered() -> None:
-    assert set(BY_HAND) | {"alpaca", "unnatural_reformulations", "chat", "super_ni", "super_ni_pos2"} == set(DATASETS)
+    elsewhere = {"alpaca", "unnatural_reformulations", "chat", "sharegpt", "super_ni", "super_ni_pos2"}
+    assert set(BY_HAND) | elsewhere == set(DATASETS)
 
 
 def test_alpaca_with_input() -> None:
@@ -166,7 +170,7 @@ def test_unknown_format_lists_near_names() -> None:
 
 
 def test_fitting_formats() -> None:
-    assert fitting_formats({"prompt": "a", "completion": "b"}) == ["self_instruct"]
+    assert fitting_formats({"prompt": "a", "completion": "b"}) == ["self_instruct", "prompt_completion"]
     assert fitting_formats({"x": 1}) == []
 
 
@@ -223,6 +227,12 @@ def test_real_chip2_rows_join_back() -> None:
         assert f"<human>: {example.input}\n<bot>: {example.output}" == row["text"]
 
 
-@pytest.mark.parametrize("file", ["oasst1_trees.jsonl", "self_instruct_seed_tasks.jsonl"])
-def test_real_rows_of_no_format_fit_none(file: str) -> None:
-    assert fitting_formats(shared_rows(file)[0]) == []
+def test_real_rows_of_no_format_fit_none() -> None:
+    assert fitting_formats(shared_rows("self_instruct_seed_tasks.jsonl")[0]) == []
+
+
+def test_real_trees_have_a_top_reply_path() -> None:
+    for row in shared_rows("oasst1_trees.jsonl"):
+        [example] = DATASETS["oasst1"](row)
+        best = min(row["prompt"]["replies"], key=lambda reply: reply.get("rank", 99))
+        assert example.output.startswith(f"### Human: {row['prompt']['text']}### Assistant: {best['text']}")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.config.schema import DatasetConfig, ModelConfig, ModelKind, PathsConfig
-from harness.data.formats import Example
+from harness.data.fields import Example
 from harness.data.labels import label_value, num_labels
 from harness.data.rows import DataError
 from harness.data.source import DataSource, SourceRow, locate_dataset, row_examples

@@ -75,7 +75,7 @@ def test_kinds_of_file(tmp_path: Path, name: str, text: str, lines: list[int]) -
     assert {row.file for row in found} == {str(tmp_path / name)}
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 
 
 @settings(max_examples=40)

@@ -85,7 +85,7 @@ def assert_equal(dataset: TokenizedDataset, expected: list[tuple[list[int], int]
     assert dataset.num_target_tokens.tolist() == [len(ids) - max(num_source, 1) for ids, num_source in expected]
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,161 @@
+"""Shows how a data file is read: the format, counts, and one example as the model will see it.
+
+python -m harness.data rows.jsonl
+python -m harness.data rows.jsonl --model models/SmolLM2-135M-Instruct
+"""
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config.schema import AssistantTurns, DatasetConfig, PathsConfig
+from harness.data.examples import AUTO_FORMAT, Skipped, read_examples, resolved
+from harness.data.fields import Example
+from harness.data.formats import DATASETS
+from harness.data.rows import DataError
+from harness.data.source import SourceRow, locate_dataset
+from harness.files.hub import Missing
+
+_WIDTH = 80
+_LEARNED, _READ = "learned | ", "read    | "
+_EXAMPLES = """examples:
+  python -m harness.data rows.jsonl
+  python -m harness.data chats.json --model models/Qwen2.5-0.5B-Instruct
+  python -m harness.data rows.csv --format alpaca --row 7
+  python -m harness.data rows.parquet --skip-bad-rows --json"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints what is found. -> 0, or 1 for a file that training would refuse."""
+    options = _parser().parse_args(arguments)
+    try:
+        found = _inspected(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else "\n".join(_lines(found)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.data",
+        description="Show how a data file is read, and one example as the model will see it.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", help="a file of rows, or a folder with one")
+    parser.add_argument("--format", default=AUTO_FORMAT, choices=[AUTO_FORMAT, *DATASETS], metavar="FORMAT")
+    parser.add_argument("--model", help="a model's folder or hub id: shows its tokens and its chat template")
+    parser.add_argument("--chat-template", help="a Jinja file, for a model without a template")
+    parser.add_argument("--assistant-turns", default="last", choices=[turns.value for turns in AssistantTurns])
+    parser.add_argument("--source-max-tokens", type=int, default=384)
+    parser.add_argument("--target-max-tokens", type=int, default=128)
+    parser.add_argument("--ignore-column", action="append", default=[], metavar="NAME")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="count rows that can't be read")
+    parser.add_argument("--row", type=int, default=1, help="which example to show, from 1")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _inspected(options: argparse.Namespace) -> dict[str, Any]:
+    config = resolved(
+        DatasetConfig(
+            name=Path(options.file).name,
+            hub_id="local",
+            format=options.format,
+            path=options.file,
+            source_max_tokens=options.source_max_tokens,
+            target_max_tokens=options.target_max_tokens,
+            assistant_turns=AssistantTurns(options.assistant_turns),
+            chat_template=options.chat_template,
+            ignore_columns=options.ignore_column,
+            skip_bad_rows=options.skip_bad_rows,
+        )
+    )
+    source = locate_dataset(config, PathsConfig(cache="unused"))
+    if isinstance(source, Missing):
+        raise ValueError(str(source))
+    skipped, shown = Skipped(), None
+    rows: set[tuple[str, int]] = set()
+    number = num_blank = 0
+    for number, (row, example) in enumerate(read_examples(config, source, skipped=skipped), start=1):
+        rows.add((row.file, row.line))
+        num_blank += example.label is None and not example.output.strip()
+        shown = (row, example) if number == options.row else shown
+    if shown is None:
+        raise DataError(f"no example {options.row}: it has {number}", file=options.file)
+    return {
+        "file": options.file,
+        "format": config.format,
+        "columns": list(shown[0].fields),
+        "rows": len(rows),
+        "examples": number,
+        "blank_targets": num_blank,
+        "skipped_rows": skipped.num_rows,
+        "skipped": skipped.first,
+        "line": shown[0].line,
+        "parts": _parts(shown, config, options.model),
+    }
+
+
+def _parts(shown: tuple[SourceRow, Example], config: DatasetConfig, model: str | None) -> list[dict[str, Any]]:
+    """What is read, without loss, and what is learned, with loss; in tokens where a model is given."""
+    example = shown[1]
+    if example.label is not None:
+        texts = example.input if example.pair is None else f"{example.input}\n{example.pair}"
+        return [{"loss": False, "text": texts}, {"loss": True, "text": str(example.label)}]
+    if model is None:
+        turns = [f"{message['role']}: {message['content']}" for message in example.messages[:-1]]
+        read = "\n".join(turns) if turns else example.input
+        return [{"loss": False, "text": read}, {"loss": True, "text": example.output}]
+    from transformers import AutoTokenizer
+
+    from harness.data.tokens import encode_examples, with_chat_template
+
+    tokenizer = with_chat_template(AutoTokenizer.from_pretrained(model), config.chat_template)
+    [encoded] = encode_examples([shown], config, tokenizer)
+    if isinstance(encoded, DataError):
+        raise encoded
+    ids, num_source, _, source_cut, target_cut = encoded
+    parts = ((False, ids[:num_source], source_cut), (True, ids[num_source:], target_cut))
+    return [
+        {"loss": loss, "tokens": len(tokens), "cut": cut, "text": tokenizer.decode(tokens)}
+        for loss, tokens, cut in parts
+    ]
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{found['file']}: dataset.format={found['format']}",
+        f"{found['rows']:,} rows, {found['examples']:,} examples, {found['blank_targets']:,} blank targets, "
+        f"{found['skipped_rows']:,} rows left out",
+        *(f"left out: {problem}" for problem in found["skipped"]),
+        f"columns: {', '.join(found['columns'])}",
+        "",
+        f"The example of line {found['line']} ('learned' carries loss, 'read' does not):",
+    ]
+    wrapped = [part for line in lines for part in textwrap.wrap(line, _WIDTH) or [""]]
+    for part in found["parts"]:
+        wrapped += _masked(part)
+    return wrapped
+
+
+def _masked(part: dict[str, Any]) -> list[str]:
+    prefix = _LEARNED if part["loss"] else _READ
+    width = _WIDTH - len(prefix)
+    lines = []
+    for line in part["text"].split("\n") if part["text"] else []:
+        shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
+        lines += [prefix + shown[start : start + width] for start in range(0, len(shown), width)] or [prefix.rstrip()]
+    if "tokens" in part:
+        lines.append(f"{'':8}= {part['tokens']} tokens{', cut to fit' if part['cut'] else ''}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

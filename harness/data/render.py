@@ -1,0 +1,150 @@
+"""Writes a dialogue by the tokenizer's chat template, and makes it fit: the oldest turns go first.
+
+    source, target, was_cut = render(example, tokenizer, max_tokens)
+
+The system message, the last question and the assistant's header stay. A template that leaves a message out is not
+used in silence: system text moves into the first user turn, anything else is refused.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.data.fields import Example, Message, RowError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def no_template_problem(model: str, format: str) -> str:
+    """What to say of a model without a chat template."""
+    return (
+        f"dataset.format={format}: the tokenizer of {model} has no chat template: take an instruct model, give "
+        "dataset.chat_template (a Jinja file), or take dataset.format=input_output with texts of your own"
+    )
+
+
+def folder_has_template(folder: Path) -> bool:
+    """Whether a checkpoint's files hold a chat template; reads no tokenizer, so that a plan can ask."""
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+
+
+def render(example: Example, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> tuple[str, str, bool]:
+    """-> what is read, in at most `max_tokens` tokens; what is written, uncut; whether anything was dropped.
+
+    Raises:
+        RowError: the template can't show the dialogue, or its frame alone is too long.
+    """
+    messages = _shown(list(example.messages), example, tokenizer)
+    fitting = _fitted(messages, example, tokenizer, max_tokens)
+    source, whole = _source(fitting, example, tokenizer), _rendered(fitting, example, tokenizer)
+    if not whole.startswith(source):
+        raise ValueError(
+            f"dataset.format: {_template(tokenizer)} renders a dialogue with its answer otherwise than without; take "
+            "another model, give dataset.chat_template, or take dataset.format=input_output with texts of your own"
+        )
+    return source, whole[len(source) :], fitting != messages
+
+
+def _shown(messages: list[Message], example: Example, tokenizer: "PreTrainedTokenizerBase") -> list[Message]:
+    """The messages in a form that the template shows whole."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        missing = _missing(messages, example, tokenizer)
+        if not missing:
+            return messages
+        problem = f"leaves out the text of its {missing}"
+    except TemplateError as error:
+        problem, missing = f"refuses it: {error}", None
+    if messages[0]["role"] == "system" and missing in (None, "system"):
+        folded = _folded(messages)
+        if folded is not None:
+            return _shown(folded, example, tokenizer)
+    raise RowError(example.target_field, f"{_template(tokenizer)} can't show this dialogue: it {problem}")
+
+
+def _missing(messages: Sequence[Message], example: Example, tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """What the template leaves out: a role, or a tool; None where it shows all but, maybe, old reasoning."""
+    source, whole = _source(messages, example, tokenizer), _rendered(messages, example, tokenizer)
+    for message in messages:
+        if message["role"] != "assistant" and message["content"].strip() not in source:
+            return str(message["role"])
+        for call in message.get("tool_calls", ()):
+            if call.get("function", call)["name"] not in whole:
+                return "tool_calls"
+    names = [tool.get("function", tool).get("name") for tool in example.tools]
+    return "tools" if any(str(name) not in source for name in names) else None
+
+
+def _folded(messages: Sequence[Message]) -> list[Message] | None:
+    """The system text at the head of the first user turn, for templates without a system role."""
+    system, *rest = messages
+    for place, message in enumerate(rest):
+        if message["role"] == "user":
+            rest[place] = {**message, "content": f"{system['content']}\n\n{message['content']}"}
+            return rest
+    return None
+
+
+def _fitted(
+    messages: list[Message], example: Example, tokenizer: "PreTrainedTokenizerBase", max_tokens: int
+) -> list[Message]:
+    from jinja2.exceptions import TemplateError
+
+    def fits(candidate: Sequence[Message]) -> bool:
+        return _num_tokens(_source(candidate, example, tokenizer), tokenizer) <= max_tokens
+
+    if fits(messages):
+        return messages
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    turns = [at for at in range(len(system), len(messages) - 1) if messages[at]["role"] == "user"]
+    shortest = messages
+    for start in turns[1:] if turns and turns[0] == len(system) else turns:
+        shortest = [*system, *messages[start:]]
+        if fits(shortest):
+            return shortest
+    question = max((at for at, message in enumerate(shortest[:-1]) if message["role"] == "user"), default=None)
+    if question is None:
+        raise RowError(example.target_field, f"no user turn to keep within dataset.source_max_tokens={max_tokens}")
+
+    def cut(num_characters: int) -> list[Message]:
+        text = shortest[question]["content"][:num_characters]
+        return [*shortest[:question], {**shortest[question], "content": text}, *shortest[question + 1 :]]
+
+    low, high = 0, len(shortest[question]["content"])  # `high` does not fit
+    try:
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(cut(middle)) else (low, middle)
+    except TemplateError as error:
+        raise RowError(
+            example.target_field, f"{_template(tokenizer)} can't show a shorter question: {error}"
+        ) from error
+    if low == 0:
+        problem = f"the system message and the template's frame take more than dataset.source_max_tokens={max_tokens}"
+        raise RowError(example.target_field, f"{problem}; raise it")
+    return cut(low)
+
+
+def _num_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> int:
+    return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _source(messages: Sequence[Message], example: Example, tokenizer: "PreTrainedTokenizerBase") -> str:
+    return _rendered(messages[:-1], example, tokenizer, add_generation_prompt=True)
+
+
+def _rendered(
+    messages: Sequence[Message], example: Example, tokenizer: "PreTrainedTokenizerBase", **options: Any
+) -> str:
+    tools = list(example.tools) or None
+    return str(tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, **options))
+
+
+def _template(tokenizer: "PreTrainedTokenizerBase") -> str:
+    return f"the chat template of {tokenizer.name_or_path or 'this tokenizer'}"
