@@ -29,7 +29,6 @@ from harness.banks.load import LoadedBase
 from harness.banks.shared import AdapterBank
 from harness.nn.attention import KeyValue, Packed, PrefixGroup, SharedPrefix
 from harness.nn.batch import Segment
-from harness.nn.loss import CHUNK_BYTES
 
 Candidates = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64]
 
@@ -100,7 +99,8 @@ def score_rows(
     _check(base, prompts)
     sizes = row_sizes(base.bank, row_tokens)
     backoff = Backoff(sizes.row_tokens, base.bank.device, "prompt", "shorten the prompts")
-    waiting = deque((group, index) for group in _groups(prompts) for index in group.prompts)
+    shares = base.bank.layout.may_share(max((len(prompt.tokens) for prompt in prompts), default=0))
+    waiting = deque((group, index) for group in _groups(prompts, shares) for index in group.prompts)
 
     def kept_tokens() -> int:
         return min(PREFIX_ROWS * backoff.size, sizes.kept_tokens >> backoff.num_halvings)
@@ -148,7 +148,7 @@ def common_prefix(sequences: Sequence[list[int]]) -> int:
     return min(len(first), len(last))
 
 
-def _groups(prompts: Sequence[Prompt]) -> list[_Group]:
+def _groups(prompts: Sequence[Prompt], shares: bool) -> list[_Group]:
     """Groups in order of appearance, those of one member together (the bank wants them neighbours)."""
     found: dict[str | None, dict[str, list[int]]] = {}
     for index, prompt in enumerate(prompts):
@@ -158,7 +158,7 @@ def _groups(prompts: Sequence[Prompt]) -> list[_Group]:
         for indices in by_key.values():
             token_lists = [list(prompts[index].tokens) for index in indices]
             shared = min(common_prefix(token_lists), min(map(len, token_lists)) - 1)  # one own token at least
-            worth_it = len(indices) > 1 and shared >= MIN_PREFIX_TOKENS
+            worth_it = shares and len(indices) > 1 and shared >= MIN_PREFIX_TOKENS
             groups.append(_Group(member, indices, shared if worth_it else 0))
     return groups
 
@@ -228,7 +228,7 @@ def _last_hidden(bank: AdapterBank, row: _Row, prompts: Sequence[Prompt]) -> Ten
 
 def _candidate_logprobs(bank: AdapterBank, hidden_BD: Tensor, wanted_BC: Tensor) -> Tensor:
     """A chunk of logits at a time. -> [B, C]"""
-    size = max(1, CHUNK_BYTES // (4 * bank.lm_head_weight.shape[0]))
+    size = bank.head.chunk
     parts = []
     for hidden, wanted in zip(hidden_BD.split(size), wanted_BC.split(size), strict=True):
         logits_BV = bank.logits(hidden)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from harness.banks.shared import AdapterBank, PaddedAdapterBank, packable
+from harness.banks.shared import AdapterBank
 from harness.config.schema import (
     SHARED_BASE_METHODS,
     AdapterConfig,
@@ -29,11 +29,11 @@ from harness.config.schema import (
     TrainConfig,
 )
 from harness.models.convert import checkpoint_folder
-from harness.models.locate import ModelSource, folder_fingerprint
-from harness.models.reading import OnTheWay, read_config, read_model
-from harness.nn.attention import PACKED
+from harness.models.locate import ModelSource, folder_fingerprint, tokenizer_fingerprint
+from harness.models.reading import OnTheWay, dropout_notes, read_config, read_model, without_dropout
 from harness.nn.batch import Item
-from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear
+from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear, require_quantized
+from harness.nn.rows import fitting_layout
 from harness.nn.shards import ShardedLayers
 from harness.runs.compatibility import CALIBRATED_METHODS, shard_problem
 
@@ -51,6 +51,7 @@ class LoadedBase:
     source: ModelSource
     fingerprint: str  # sha256 over the checkpoint's weight files
     max_length: int
+    tokenizer_fingerprint: str | None = None  # sha256 over its tokenizer's and chat template's files
 
 
 def load_base(
@@ -82,6 +83,7 @@ def load_base(
         tokenizer=tokenizer,
         source=source,
         fingerprint=folder_fingerprint(folder),
+        tokenizer_fingerprint=tokenizer_fingerprint(folder),
         max_length=min(source.max_length, _num_positions(config) or source.max_length),
     )
 
@@ -149,10 +151,13 @@ def make_bank(
     """
     if kind is ModelKind.causal and method in SHARED_BASE_METHODS:
         config = config or read_config(folder)
-        packed = packable(config)
-        model = read_base(folder, config, quant, device, shards, {"attn_implementation": PACKED} if packed else {})
-        bank = AdapterBank(model, shards) if packed else PaddedAdapterBank(model, shards)
+        notes = dropout_notes(without_dropout(config))
+        model = read_base(folder, config, quant, device, shards)
+        if quant.method is not QuantMethod.none and shards is None:
+            require_quantized(model, folder)
+        bank = AdapterBank(model, shards, notes=notes)
         bank.eval()
+        bank.layout = fitting_layout(model, folder)
         return bank
     if shards is not None and (problem := shard_problem(kind, method)):
         raise ValueError(problem)
@@ -165,7 +170,6 @@ def read_base(
     quant: QuantConfig,
     device: torch.device,
     shards: ShardedLayers | None,
-    options: dict[str, str],
 ) -> nn.Module:
     """A causal model to be frozen, quantized as it is read, and sharded layer by layer."""
 
@@ -181,7 +185,6 @@ def read_base(
         TORCH_DTYPES[quant.compute_dtype],
         device,
         on_the_way=None if as_it_is else on_the_way,
-        **options,
     )
     return model
 
