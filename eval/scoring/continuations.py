@@ -22,8 +22,8 @@ from torch import Tensor
 
 from eval.scoring.next_token import MIN_PREFIX_TOKENS, common_prefix
 from eval.scoring.row_sizes import Backoff, row_sizes
+from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
-from harness.banks.shared import AdapterBank
 from harness.nn.attention import Branches
 from harness.nn.batch import Segment
 
@@ -131,7 +131,7 @@ def _next_row(groups: Iterable[_Group], requests: Sequence[Continuation], limit:
 
 @torch.inference_mode()
 def _score_row(
-    bank: AdapterBank, row: Sequence[_Group], requests: Sequence[Continuation], shares: bool
+    bank: CausalBank, row: Sequence[_Group], requests: Sequence[Continuation], shares: bool
 ) -> list[ContinuationScore]:
     layout = _Layout()
     for group in row:
@@ -186,7 +186,7 @@ class _Layout:
 
 
 def _token_logprobs(
-    bank: AdapterBank, hidden_ND: Tensor, at_M: Tensor, targets: Sequence[int]
+    bank: CausalBank, hidden_ND: Tensor, at_M: Tensor, targets: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """-> log-probability of each target, and whether it is the likeliest token, [M] both."""
     targets_M = torch.tensor(list(targets), device=hidden_ND.device)

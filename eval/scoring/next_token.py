@@ -25,8 +25,8 @@ from torch import Tensor
 
 from eval.scoring.progress import Progress
 from eval.scoring.row_sizes import PREFIX_ROWS, Backoff, row_sizes
+from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
-from harness.banks.shared import AdapterBank
 from harness.nn.attention import KeyValue, Packed, PrefixGroup, SharedPrefix
 from harness.nn.batch import Segment
 
@@ -121,7 +121,7 @@ def score_rows(
 
 @torch.inference_mode()
 def _score_row(
-    bank: AdapterBank, parts: Sequence[_Part], prompts: Sequence[Prompt], wanted_PC: Tensor, limit: int
+    bank: CausalBank, parts: Sequence[_Part], prompts: Sequence[Prompt], wanted_PC: Tensor, limit: int
 ) -> NDArray[np.float32]:
     row: _Row = []
     for group, index in parts:
@@ -178,7 +178,7 @@ def _next_row(waiting: Iterable[_Part], prompts: Sequence[Prompt], limit: int, k
     return row
 
 
-def _encode_prefixes(bank: AdapterBank, groups: Sequence[_Group], prompts: Sequence[Prompt], limit: int) -> None:
+def _encode_prefixes(bank: CausalBank, groups: Sequence[_Group], prompts: Sequence[Prompt], limit: int) -> None:
     """Fills `prefix` of groups that have one, several in a pass while they fit."""
     waiting = [group for group in groups if group.num_prefix]
     while waiting:
@@ -190,7 +190,7 @@ def _encode_prefixes(bank: AdapterBank, groups: Sequence[_Group], prompts: Seque
         waiting = waiting[count:]
 
 
-def _encode(bank: AdapterBank, groups: Sequence[_Group], prompts: Sequence[Prompt]) -> None:
+def _encode(bank: CausalBank, groups: Sequence[_Group], prompts: Sequence[Prompt]) -> None:
     tokens = [list(prompts[group.prompts[0]].tokens[: group.num_prefix]) for group in groups]
     segments = [Segment(num_tokens=group.num_prefix, member=group.member) for group in groups]
     record: list[KeyValue] = []
@@ -203,7 +203,7 @@ def _encode(bank: AdapterBank, groups: Sequence[_Group], prompts: Sequence[Promp
         start = end
 
 
-def _last_hidden(bank: AdapterBank, row: _Row, prompts: Sequence[Prompt]) -> Tensor:
+def _last_hidden(bank: CausalBank, row: _Row, prompts: Sequence[Prompt]) -> Tensor:
     """Runs a row's own tokens. -> hidden states at each prompt's last token, [B, hidden]."""
     tokens, segments, positions, groups = [], [], [], []
     for group, indices in row:
@@ -226,7 +226,7 @@ def _last_hidden(bank: AdapterBank, row: _Row, prompts: Sequence[Prompt]) -> Ten
     return last
 
 
-def _candidate_logprobs(bank: AdapterBank, hidden_BD: Tensor, wanted_BC: Tensor) -> Tensor:
+def _candidate_logprobs(bank: CausalBank, hidden_BD: Tensor, wanted_BC: Tensor) -> Tensor:
     """A chunk of logits at a time. -> [B, C]"""
     size = bank.head.chunk
     parts = []
@@ -236,7 +236,7 @@ def _candidate_logprobs(bank: AdapterBank, hidden_BD: Tensor, wanted_BC: Tensor)
     return torch.cat(parts)
 
 
-def _row(bank: AdapterBank, tokens: Sequence[Sequence[int]]) -> Tensor:
+def _row(bank: CausalBank, tokens: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([token for part in tokens for token in part], device=bank.device)[None]
 
 

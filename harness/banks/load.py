@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from harness.banks.bank import Bank, CausalBank
 from harness.banks.shared import AdapterBank
 from harness.config.schema import (
     SHARED_BASE_METHODS,
@@ -46,7 +47,7 @@ NUM_CALIBRATION_EXAMPLES = 64  # of the training data, in the run's own order
 class LoadedBase:
     """A frozen base in memory, ready to serve any number of adapters."""
 
-    bank: AdapterBank
+    bank: CausalBank
     tokenizer: PreTrainedTokenizerBase
     source: ModelSource
     fingerprint: str  # sha256 over the checkpoint's weight files
@@ -130,7 +131,7 @@ def make_bank(
     device: torch.device,
     shards: ShardedLayers | None = None,
     config: PretrainedConfig | None = None,
-) -> AdapterBank:
+) -> CausalBank:
     """The bank for a model kind and a method, its base read from `folder`.
 
     Args:
@@ -143,8 +144,8 @@ def make_bank(
         config: the checkpoint's, where it has been read.
 
     Returns:
-        An `AdapterBank`, or a bank with the same calls for one member (`harness.banks.owned`); typed as the former
-        because evaluation makes the same calls on both.
+        An `AdapterBank`, or a bank of one member (`harness.banks.owned`). One of a classifier or a T5 is no
+        `CausalBank`; who asks for such a kind knows what it gets.
 
     Raises:
         ValueError: shards, and a bank that owns its base.
@@ -189,7 +190,7 @@ def read_base(
     return model
 
 
-def calibrate(bank: object, adapter: AdapterConfig, examples: _Examples, train: TrainConfig) -> None:
+def calibrate(bank: Bank, adapter: AdapterConfig, examples: _Examples, train: TrainConfig) -> None:
     """Hands a bank the examples that its method starts from (EVA, CorDA, LoRA-GA); for others does nothing.
 
     Args:
@@ -211,13 +212,13 @@ def calibrate(bank: object, adapter: AdapterConfig, examples: _Examples, train: 
     )
 
 
-def set_num_labels(bank: object, num_labels: int) -> None:
+def set_num_labels(bank: Bank, num_labels: int) -> None:
     """Says how many classes the head of the next new member has (1: a number). Comes before `add_member`."""
     target: _Labelled = bank  # type: ignore[assignment]
     target.num_labels = num_labels
 
 
-def set_master_weights(bank: object, adapter: AdapterConfig, train: TrainConfig) -> None:
+def set_master_weights(bank: Bank, adapter: AdapterConfig, train: TrainConfig) -> None:
     """Says what the next new member keeps its weights in, where all of them are trained. Comes before `add_member`."""
     if adapter.method is AdapterMethod.full:
         target: _Mastered = bank  # type: ignore[assignment]

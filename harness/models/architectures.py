@@ -1,7 +1,7 @@
 """Which architectures are known to train and score exactly, and which can't? Asked at plan time: no torch.
 
-The list is what tests/unit/harness/banks/test_families.py holds against transformers (docs/models.md). One that isn't in
-it is not refused: when it is loaded, `harness.nn.rows` tries what the plan can't know.
+The list is what tests/unit/harness/banks/test_families.py holds against transformers (docs/models.md). One that isn't
+in it is not refused: when it is loaded, `harness.nn.rows` tries what the plan can't know.
 """
 
 import json
