@@ -14,10 +14,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from harness.banks.owned import OwnedBank
@@ -128,12 +125,6 @@ class PackedBank(OwnedBank):
 class PeftBank(PackedBank):
     """One adapter that PEFT starts, or that anybody saved with PEFT; see the module's docstring."""
 
-    def head_losses(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
-        """-> [M] float32, differentiable in the hidden states; an output layer with an adapter is called whole."""
-        if isinstance(self.base.get_output_embeddings(), BaseTunerLayer | AuxiliaryTrainingWrapper):
-            return functional.cross_entropy(self.logits(hidden_MD), targets_M, reduction="none")
-        return super().head_losses(hidden_MD, targets_M)
-
     def adapted(self, config: AdapterConfig) -> None:
         """Puts the example-wise dropout in the place of PEFT's, which draws from the global generator."""
         layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
@@ -147,8 +138,8 @@ class PeftBank(PackedBank):
         layout = self._layout
         if not layout.is_packed:
             raise ValueError(
-                f"{self.folder}: a start from data needs attention that can be packed, which this model "
-                "doesn't have; use adapter=lora, dora, pissa or olora"
+                f"{self.folder}: a start from data needs attention that can be packed, which model_type "
+                f"{read_config(self.folder).model_type} doesn't have; use adapter=lora, dora, pissa or olora"
             )
         rows = [pack(items, self.device) for items in split_rows(self._examples, CALIBRATION_TOKENS)]
         longest = max(row.input_ids_1N.shape[1] for row in rows)  # EVA can't use a short last row

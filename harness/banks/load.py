@@ -174,7 +174,7 @@ def read_base(
 ) -> nn.Module:
     """A causal model to be frozen, quantized as it is read, and sharded layer by layer."""
 
-    def place(_: str, linear: nn.Linear) -> nn.Module:
+    def place(_: str, linear: nn.Module) -> nn.Module:
         return linear if quant.method is QuantMethod.none else quantize_linear(linear, quant, device)
 
     as_it_is = quant.method is QuantMethod.none and shards is None

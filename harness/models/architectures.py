@@ -71,7 +71,7 @@ def architecture_note(folder: Path) -> str | None:
 def _config(folder: Path) -> dict[str, Any]:
     """A checkpoint's config.json, its text model's for one of text and images; empty where it can't be read."""
     try:
-        saved = json.loads((folder / "config.json").read_text())
+        saved: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return {}
     text = saved.get("text_config")

@@ -37,8 +37,8 @@ class Head:
 
     @property
     def is_product(self) -> bool:
-        """Whether logits are hidden states times the weight, and nothing else."""
-        return self._is_layer_alone and getattr(self._layer, "bias", None) is None
+        """Whether logits are hidden states times the weight, and nothing else: no bias, no adapter of PEFT's."""
+        return self._is_layer_alone and isinstance(self._layer, nn.Linear) and self._layer.bias is None
 
     @property
     def chunk(self) -> int:

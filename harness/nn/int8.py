@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 THRESHOLD = 6.0  # of an entry that is an outlier, as in the paper
 
 
-class TokenwiseInt8(bnb.nn.Linear8bitLt):
+class TokenwiseInt8(bnb.nn.Linear8bitLt):  # type: ignore[misc]
     """A frozen linear layer with int8 weights."""
 
     def forward(self, x: Tensor) -> Tensor:
