@@ -97,7 +97,6 @@ def child(way: str, folder: Path, method: str, device_name: str) -> None:
     from harness.config.schema import DType, QuantConfig, QuantMethod
     from harness.devices.torch_device import quiet_libraries
     from harness.models.reading import read_config
-    from harness.nn.attention import PACKED
     from harness.nn.quant import quantize_linear
 
     quiet_libraries()
@@ -109,7 +108,7 @@ def child(way: str, folder: Path, method: str, device_name: str) -> None:
         if way == "whole":
             kept: Any = read_whole(folder, quant, device)
         else:
-            kept = read_base(folder, read_config(folder), quant, device, None, {"attn_implementation": PACKED})
+            kept = read_base(folder, read_config(folder), quant, device, None)
     held = peaks.now()
     del kept
     print(

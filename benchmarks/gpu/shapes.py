@@ -324,7 +324,7 @@ def train_steps(
             run_id="benchmark",
             adapter=adapter,
             train=train,
-            examples=samples(options, num_tokens=bank.lm_head_weight.shape[0]),
+            examples=samples(options, num_tokens=bank.head.weight.shape[0]),
             checkpoint_folder=Path(folder),
             on_step=note,
         )

@@ -200,7 +200,7 @@ def _train(
             run_id=f"{name}-{place}",
             adapter=adapter,
             train=replace(train, seed=place),
-            examples=samples(options, num_tokens=bank.lm_head_weight.shape[0]),
+            examples=samples(options, num_tokens=bank.head.weight.shape[0]),
             checkpoint_folder=settings.scratch / optimizer.value / f"{name}-{place}",
             on_step=note if place == 0 else lambda step: None,
         )
@@ -264,7 +264,7 @@ def one_pass(settings: Settings) -> Findings:
             adapter = AdapterConfig(name="lora", lora_r=options.lora_r, lora_alpha=16, lora_dropout=0.1)
             bank.add_member(name, adapter, seed=place)
         bank.train()
-        tokens = rng.integers(3, bank.lm_head_weight.shape[0], options.tokens).astype(np.int32)
+        tokens = rng.integers(3, bank.head.weight.shape[0], options.tokens).astype(np.int32)
         items = [
             Item(member=name, tokens=tokens, num_source=options.source_tokens, dropout_key=1, weight=1.0)
             for name in names
@@ -330,7 +330,7 @@ def scoring_and_decoding(settings: Settings) -> Findings:
     base.bank.eval()
     groups, questions, prefix, own, answers, new = (2, 4, 48, 8, 4, 8) if settings.tiny else (8, 32, 640, 96, 48, 128)
     rng = np.random.default_rng(0)
-    vocabulary = base.bank.lm_head_weight.shape[0]
+    vocabulary = base.bank.head.weight.shape[0]
     prompts = []
     for group in range(groups):
         shared = rng.integers(3, vocabulary, prefix).tolist()

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from eval.scoring.row_sizes import MAX_SLOTS, PREFILL_TOKENS, Backoff, RowSizes, row_sizes
+from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
-from harness.banks.shared import AdapterBank
 from harness.nn.batch import Segment
 from harness.nn.key_value_cache import Decode, Prefill, Shelf, Slots
 
@@ -165,7 +165,7 @@ class _Batch:
     """The sequences under way and their cache."""
 
     def __init__(
-        self, bank: AdapterBank, members: Sequence[str | None], settings: DecodingSettings, sizes: RowSizes
+        self, bank: CausalBank, members: Sequence[str | None], settings: DecodingSettings, sizes: RowSizes
     ) -> None:
         self.shelves: list[_OnShelf] = []
         self._bank, self._settings, self._sizes = bank, settings, sizes

@@ -22,11 +22,10 @@ from torch import Tensor
 
 from eval.scoring.next_token import MIN_PREFIX_TOKENS, common_prefix
 from eval.scoring.row_sizes import Backoff, row_sizes
+from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
-from harness.banks.shared import AdapterBank, packable
 from harness.nn.attention import Branches
 from harness.nn.batch import Segment
-from harness.nn.loss import CHUNK_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +76,7 @@ def score_continuations(
         ValueError: a request without context or scored tokens, or longer than the model's context.
     """
     _check(base, requests)
-    shares = packable(base.bank.base.config)  # type: ignore[arg-type]
+    shares = base.bank.layout.may_share(max((len(request.tokens) for request in requests), default=0))
     sizes = row_sizes(base.bank, row_tokens)
     backoff = Backoff(sizes.row_tokens, base.bank.device, "sequence", "take a shorter context or window")
     waiting = deque(_groups(requests, shares))
@@ -132,7 +131,7 @@ def _next_row(groups: Iterable[_Group], requests: Sequence[Continuation], limit:
 
 @torch.inference_mode()
 def _score_row(
-    bank: AdapterBank, row: Sequence[_Group], requests: Sequence[Continuation], shares: bool
+    bank: CausalBank, row: Sequence[_Group], requests: Sequence[Continuation], shares: bool
 ) -> list[ContinuationScore]:
     layout = _Layout()
     for group in row:
@@ -187,11 +186,11 @@ class _Layout:
 
 
 def _token_logprobs(
-    bank: AdapterBank, hidden_ND: Tensor, at_M: Tensor, targets: Sequence[int]
+    bank: CausalBank, hidden_ND: Tensor, at_M: Tensor, targets: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """-> log-probability of each target, and whether it is the likeliest token, [M] both."""
     targets_M = torch.tensor(list(targets), device=hidden_ND.device)
-    size = max(1, CHUNK_BYTES // (4 * bank.lm_head_weight.shape[0]))
+    size = bank.head.chunk
     logprobs, best = [], []
     for begin in range(0, len(targets), size):
         wanted_B = targets_M[begin : begin + size]

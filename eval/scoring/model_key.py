@@ -23,8 +23,7 @@ def model_sha256(base: LoadedBase, member: str | None) -> str:
     layer = next(iter(bank.layers.values()))
     weight = layer.base.weight
     state = getattr(weight, "quant_state", None)
-    computed = bank.lm_head_weight.dtype if hasattr(bank, "lm_head_weight") else bank.dtype  # classifiers, T5
-    storage = [type(layer.base).__name__, str(weight.dtype), str(computed)]
+    storage = [type(layer.base).__name__, str(weight.dtype), str(bank.dtype)]
     if state is not None:
         storage += [str(state.quant_type), str(state.blocksize), str(state.nested), str(state.dtype)]
     digest = hashlib.sha256(json.dumps([base.fingerprint, storage]).encode())

@@ -25,11 +25,10 @@ from torch import Tensor
 
 from eval.scoring.progress import Progress
 from eval.scoring.row_sizes import PREFIX_ROWS, Backoff, row_sizes
+from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
-from harness.banks.shared import AdapterBank
 from harness.nn.attention import KeyValue, Packed, PrefixGroup, SharedPrefix
 from harness.nn.batch import Segment
-from harness.nn.loss import CHUNK_BYTES
 
 Candidates = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64]
 
@@ -100,7 +99,8 @@ def score_rows(
     _check(base, prompts)
     sizes = row_sizes(base.bank, row_tokens)
     backoff = Backoff(sizes.row_tokens, base.bank.device, "prompt", "shorten the prompts")
-    waiting = deque((group, index) for group in _groups(prompts) for index in group.prompts)
+    shares = base.bank.layout.may_share(max((len(prompt.tokens) for prompt in prompts), default=0))
+    waiting = deque((group, index) for group in _groups(prompts, shares) for index in group.prompts)
 
     def kept_tokens() -> int:
         return min(PREFIX_ROWS * backoff.size, sizes.kept_tokens >> backoff.num_halvings)
@@ -121,7 +121,7 @@ def score_rows(
 
 @torch.inference_mode()
 def _score_row(
-    bank: AdapterBank, parts: Sequence[_Part], prompts: Sequence[Prompt], wanted_PC: Tensor, limit: int
+    bank: CausalBank, parts: Sequence[_Part], prompts: Sequence[Prompt], wanted_PC: Tensor, limit: int
 ) -> NDArray[np.float32]:
     row: _Row = []
     for group, index in parts:
@@ -148,7 +148,7 @@ def common_prefix(sequences: Sequence[list[int]]) -> int:
     return min(len(first), len(last))
 
 
-def _groups(prompts: Sequence[Prompt]) -> list[_Group]:
+def _groups(prompts: Sequence[Prompt], shares: bool) -> list[_Group]:
     """Groups in order of appearance, those of one member together (the bank wants them neighbours)."""
     found: dict[str | None, dict[str, list[int]]] = {}
     for index, prompt in enumerate(prompts):
@@ -158,7 +158,7 @@ def _groups(prompts: Sequence[Prompt]) -> list[_Group]:
         for indices in by_key.values():
             token_lists = [list(prompts[index].tokens) for index in indices]
             shared = min(common_prefix(token_lists), min(map(len, token_lists)) - 1)  # one own token at least
-            worth_it = len(indices) > 1 and shared >= MIN_PREFIX_TOKENS
+            worth_it = shares and len(indices) > 1 and shared >= MIN_PREFIX_TOKENS
             groups.append(_Group(member, indices, shared if worth_it else 0))
     return groups
 
@@ -178,7 +178,7 @@ def _next_row(waiting: Iterable[_Part], prompts: Sequence[Prompt], limit: int, k
     return row
 
 
-def _encode_prefixes(bank: AdapterBank, groups: Sequence[_Group], prompts: Sequence[Prompt], limit: int) -> None:
+def _encode_prefixes(bank: CausalBank, groups: Sequence[_Group], prompts: Sequence[Prompt], limit: int) -> None:
     """Fills `prefix` of groups that have one, several in a pass while they fit."""
     waiting = [group for group in groups if group.num_prefix]
     while waiting:
@@ -190,7 +190,7 @@ def _encode_prefixes(bank: AdapterBank, groups: Sequence[_Group], prompts: Seque
         waiting = waiting[count:]
 
 
-def _encode(bank: AdapterBank, groups: Sequence[_Group], prompts: Sequence[Prompt]) -> None:
+def _encode(bank: CausalBank, groups: Sequence[_Group], prompts: Sequence[Prompt]) -> None:
     tokens = [list(prompts[group.prompts[0]].tokens[: group.num_prefix]) for group in groups]
     segments = [Segment(num_tokens=group.num_prefix, member=group.member) for group in groups]
     record: list[KeyValue] = []
@@ -203,7 +203,7 @@ def _encode(bank: AdapterBank, groups: Sequence[_Group], prompts: Sequence[Promp
         start = end
 
 
-def _last_hidden(bank: AdapterBank, row: _Row, prompts: Sequence[Prompt]) -> Tensor:
+def _last_hidden(bank: CausalBank, row: _Row, prompts: Sequence[Prompt]) -> Tensor:
     """Runs a row's own tokens. -> hidden states at each prompt's last token, [B, hidden]."""
     tokens, segments, positions, groups = [], [], [], []
     for group, indices in row:
@@ -226,9 +226,9 @@ def _last_hidden(bank: AdapterBank, row: _Row, prompts: Sequence[Prompt]) -> Ten
     return last
 
 
-def _candidate_logprobs(bank: AdapterBank, hidden_BD: Tensor, wanted_BC: Tensor) -> Tensor:
+def _candidate_logprobs(bank: CausalBank, hidden_BD: Tensor, wanted_BC: Tensor) -> Tensor:
     """A chunk of logits at a time. -> [B, C]"""
-    size = max(1, CHUNK_BYTES // (4 * bank.lm_head_weight.shape[0]))
+    size = bank.head.chunk
     parts = []
     for hidden, wanted in zip(hidden_BD.split(size), wanted_BC.split(size), strict=True):
         logits_BV = bank.logits(hidden)
@@ -236,7 +236,7 @@ def _candidate_logprobs(bank: AdapterBank, hidden_BD: Tensor, wanted_BC: Tensor)
     return torch.cat(parts)
 
 
-def _row(bank: AdapterBank, tokens: Sequence[Sequence[int]]) -> Tensor:
+def _row(bank: CausalBank, tokens: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([token for part in tokens for token in part], device=bank.device)[None]
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from eval.scoring.next_token import Prompt
 from eval.scoring.row_sizes import Backoff, row_sizes
+from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
-from harness.banks.shared import AdapterBank
 from harness.nn.batch import Segment
 
 
@@ -44,7 +44,7 @@ def score_padded(
 
 @torch.inference_mode()
 def _score_batch(
-    bank: AdapterBank, batch: Sequence[int], prompts: Sequence[Prompt], candidates: Sequence[Sequence[int]]
+    bank: CausalBank, batch: Sequence[int], prompts: Sequence[Prompt], candidates: Sequence[Sequence[int]]
 ) -> NDArray[np.float32]:
     lengths = [len(prompts[index].tokens) for index in batch]
     tokens = [token for index in batch for token in prompts[index].tokens]

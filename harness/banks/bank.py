@@ -5,15 +5,18 @@ The others own their base and hold one member: `harness.banks.causal` (variants 
 finetuning), `harness.banks.seq2seq`, `harness.banks.classifier`. The loop, checkpoints and records are the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from harness.config.schema import AdapterConfig
-from harness.nn.batch import Item
+from harness.nn.attention import AttentionPlan
+from harness.nn.batch import Item, Segment
+from harness.nn.head import Head
+from harness.nn.rows import Layout
 from harness.nn.shards import ShardedLayers
 
 
@@ -31,6 +34,31 @@ class Bank(Protocol):
     @property
     def shards(self) -> ShardedLayers | None:
         """The base's layers, where each rank keeps a part of them; None: the base is whole here."""
+        ...
+
+    @property
+    def base(self) -> Any:
+        """The transformers model."""
+        ...
+
+    @property
+    def layers(self) -> Mapping[str, Any]:
+        """The base's linear layers by name; the layer itself is each one's `base`."""
+        ...
+
+    @property
+    def configs(self) -> Mapping[str, AdapterConfig]:
+        """Of the members that are in."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the records of runs on it say."""
+        ...
+
+    @property
+    def quantized_share(self) -> float:
+        """Of the base's weights, embeddings and output layer counted."""
         ...
 
     def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
@@ -62,3 +90,29 @@ class Bank(Protocol):
     def train(self, mode: bool = True) -> nn.Module: ...
 
     def eval(self) -> nn.Module: ...
+
+
+class CausalBank(Bank, Protocol):
+    """A bank that predicts tokens: what scoring and answering call."""
+
+    @property
+    def layout(self) -> Layout:
+        """How its rows are computed, and so whether sequences may share what they begin with."""
+        ...
+
+    @property
+    def head(self) -> Head: ...
+
+    def __call__(
+        self,
+        input_ids_1N: Tensor,
+        segments: Sequence[Segment],
+        position_ids_1N: Tensor | None = None,
+        plan: AttentionPlan | None = None,
+    ) -> Tensor:
+        """-> hidden states before the output layer, [1, N, hidden]."""
+        ...
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """[N, hidden] -> [N, V], float32, by the model's own rule."""
+        ...

@@ -14,22 +14,20 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from harness.banks.owned import OwnedBank
 from harness.banks.peft import ADAPTER
-from harness.banks.shared import packable
 from harness.banks.starts import Calibration
 from harness.config.schema import AdapterConfig
-from harness.models.reading import OnTheWay, read_config, read_model
-from harness.nn.attention import PACKED, AttentionPlan, Packed
+from harness.models.reading import OnTheWay, dropout_notes, read_config, read_model, without_dropout
+from harness.nn.attention import AttentionPlan
 from harness.nn.batch import Item, PackedRow, Segment, pack, split_rows
 from harness.nn.dropout import draw_mask, mix_seed, rounded_probability
-from harness.nn.loss import target_losses, trained_head_losses
+from harness.nn.head import Head
+from harness.nn.quant import require_quantized
+from harness.nn.rows import Layout, fitting_layout, packed_hidden, padded_hidden
 
 CALIBRATION_TOKENS = 2048  # a row of calibration examples
 
@@ -67,17 +65,30 @@ class PackedBank(OwnedBank):
 
     def read(self, folder: Path, dtype: torch.dtype, device: torch.device, on_the_way: OnTheWay | None) -> nn.Module:
         config = read_config(folder)
-        attention = {"attn_implementation": PACKED} if packable(config) else {}
-        model: nn.Module = read_model(
-            AutoModelForCausalLM, folder, config, dtype, device, on_the_way=on_the_way, **attention
-        )
+        self.notes = dropout_notes(without_dropout(config))
+        model: nn.Module = read_model(AutoModelForCausalLM, folder, config, dtype, device, on_the_way=on_the_way)
+        if on_the_way is not None:
+            require_quantized(model, folder)
+        self._layout = fitting_layout(model, folder)
         return model
 
+    def _take(self, model: nn.Module) -> None:
+        super()._take(model)
+        self._head = Head(model)
+
     @property
-    def lm_head_weight(self) -> Tensor:
-        """[V, hidden], of the output layer."""
-        weight: Tensor = self.base.get_output_embeddings().weight
-        return weight
+    def layout(self) -> Layout:
+        """How the base's rows are computed."""
+        if self.model is None:
+            _ = self.base  # is read
+        return self._layout
+
+    @property
+    def head(self) -> Head:
+        """The base's output layer."""
+        if self.model is None:
+            _ = self.base  # is read
+        return self._head
 
     def forward(
         self,
@@ -98,32 +109,21 @@ class PackedBank(OwnedBank):
         if sum(lengths) != input_ids_1N.shape[1]:
             raise ValueError(f"segments cover {sum(lengths)} tokens, the row has {input_ids_1N.shape[1]}")
         self._segments[:] = segments
-        return _hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan)
+        return _hidden(self.base, self.layout, input_ids_1N, lengths, position_ids_1N, plan)
 
     def item_losses(self, items: Sequence[Item]) -> Tensor:
         """-> negative log-likelihood of every target token, in the items' order, [targets] float32."""
         row = pack(items, self.device)
         hidden_1ND = self(row.input_ids_1N, row.segments)
-        return self.head_losses(hidden_1ND[0, row.target_at_M], row.targets_M)
-
-    def head_losses(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
-        """-> [M] float32, differentiable in the hidden states; the output layer is frozen."""
-        return target_losses(hidden_MD, self.lm_head_weight, targets_M)
+        return self.head.losses(hidden_1ND[0, row.target_at_M], row.targets_M)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """[N, hidden] -> [N, V], float32."""
-        logits: Tensor = self.base.get_output_embeddings()(hidden_ND).float()
-        return logits
+        """[N, hidden] -> [N, V], float32, by the model's own rule."""
+        return self.head.logits(hidden_ND)
 
 
 class PeftBank(PackedBank):
     """One adapter that PEFT starts, or that anybody saved with PEFT; see the module's docstring."""
-
-    def head_losses(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
-        """-> [M] float32, differentiable in the hidden states; an output layer with an adapter is called whole."""
-        if isinstance(self.base.get_output_embeddings(), BaseTunerLayer | AuxiliaryTrainingWrapper):
-            return functional.cross_entropy(self.logits(hidden_MD), targets_M, reduction="none")
-        return super().head_losses(hidden_MD, targets_M)
 
     def adapted(self, config: AdapterConfig) -> None:
         """Puts the example-wise dropout in the place of PEFT's, which draws from the global generator."""
@@ -135,11 +135,11 @@ class PeftBank(PackedBank):
     def calibration(self) -> Calibration | None:
         if not self._examples:
             return None
-        config = read_config(self.folder)
-        if not packable(config):
+        layout = self._layout
+        if not layout.is_packed:
             raise ValueError(
                 f"{self.folder}: a start from data needs attention that can be packed, which model_type "
-                f"{config.model_type} doesn't have; use adapter=lora, dora, pissa or olora"
+                f"{read_config(self.folder).model_type} doesn't have; use adapter=lora, dora, pissa or olora"
             )
         rows = [pack(items, self.device) for items in split_rows(self._examples, CALIBRATION_TOKENS)]
         longest = max(row.input_ids_1N.shape[1] for row in rows)  # EVA can't use a short last row
@@ -147,51 +147,33 @@ class PeftBank(PackedBank):
 
         def run(model: nn.Module, backward: bool) -> None:
             for row in rows:
-                _calibrate_row(model, row, backward)
+                _calibrate_row(model, layout, row, backward)
 
         return run
 
 
-def _calibrate_row(model: nn.Module, row: PackedRow, backward: bool) -> None:
+def _calibrate_row(model: nn.Module, layout: Layout, row: PackedRow, backward: bool) -> None:
     """One pass; the loss is the mean over the row's target tokens."""
     lengths = [segment.num_tokens for segment in row.segments]
     with torch.set_grad_enabled(backward):
-        hidden_1ND = _hidden(model, row.input_ids_1N, lengths)
+        hidden_1ND = _hidden(model, layout, row.input_ids_1N, lengths)
         if backward:
-            weight: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
-            target_losses(hidden_1ND[0, row.target_at_M], weight, row.targets_M).mean().backward()
+            Head(model).losses(hidden_1ND[0, row.target_at_M], row.targets_M).mean().backward()
 
 
 def _hidden(
-    model: Any,
+    model: nn.Module,
+    layout: Layout,
     input_ids_1N: Tensor,
     lengths: Sequence[int],
     position_ids_1N: Tensor | None = None,
     plan: AttentionPlan | None = None,
 ) -> Tensor:
-    """-> [1, N, hidden] of a packed row; a model that can't be packed computes it as a padded batch."""
-    decoder = model.get_decoder()
-    if packable(model.config):
-        if position_ids_1N is None:
-            position_ids_1N = torch.cat([torch.arange(length, device=input_ids_1N.device) for length in lengths])[None]
-        out = decoder(
-            input_ids=input_ids_1N, position_ids=position_ids_1N, plan=plan or Packed(lengths), use_cache=False
-        )
-        packed: Tensor = out.last_hidden_state
-        return packed
-    if plan is not None:
-        raise ValueError(f"{type(model).__name__}: its attention can't share prefixes or decode from a cache here")
-    ids_BT = nn.utils.rnn.pad_sequence(list(input_ids_1N[0].split(list(lengths))), batch_first=True)
-    ends = torch.tensor(lengths, device=ids_BT.device)
-    real_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None, :] < ends[:, None]
-    out = decoder(input_ids=ids_BT, attention_mask=real_BT.long(), use_cache=False)
-    padded: Tensor = out.last_hidden_state[real_BT][None]
-    return padded
+    """-> [1, N, hidden] of a row."""
+    if layout.is_packed:
+        return packed_hidden(model, input_ids_1N, lengths, position_ids_1N, plan)
+    return padded_hidden(model, input_ids_1N, lengths, plan)
 
 
 class FullBank(PackedBank):
     """A causal model, all of it trained."""
-
-    def head_losses(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
-        """-> [M] float32, differentiable in the hidden states and the output layer."""
-        return trained_head_losses(hidden_MD, self.lm_head_weight, targets_M)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.config.schema import QuantConfig, QuantMethod
 from harness.models.reading import OnTheWay
-from harness.nn.quant import linear_layers, quantize_linear
+from harness.nn.quant import LINEAR, linear_layers, quantize_linear
 from harness.runs.adapter_files import ALL_LINEAR
 
 HEADS = ("classifier", "score")  # classification heads are trained whole, never quantized
@@ -52,7 +52,7 @@ def quantize_layers(
         module = model.get_submodule(name)
         owner, child = (module, "base_layer") if isinstance(module, LoraLayer) else _parent(model, name)
         linear = owner.get_submodule(child)
-        if type(linear) is not nn.Linear:  # quantized when it was read
+        if type(linear) not in LINEAR:  # quantized when it was read
             continue
         weight = None
         if name in keep_error:

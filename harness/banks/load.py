@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from harness.banks.shared import AdapterBank, PaddedAdapterBank, packable
+from harness.banks.bank import Bank, CausalBank
+from harness.banks.shared import AdapterBank
 from harness.config.schema import (
     SHARED_BASE_METHODS,
     AdapterConfig,
@@ -29,11 +30,11 @@ from harness.config.schema import (
     TrainConfig,
 )
 from harness.models.convert import checkpoint_folder
-from harness.models.locate import ModelSource, folder_fingerprint
-from harness.models.reading import OnTheWay, read_config, read_model
-from harness.nn.attention import PACKED
+from harness.models.locate import ModelSource, folder_fingerprint, tokenizer_fingerprint
+from harness.models.reading import OnTheWay, dropout_notes, read_config, read_model, without_dropout
 from harness.nn.batch import Item
-from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear
+from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear, require_quantized
+from harness.nn.rows import fitting_layout
 from harness.nn.shards import ShardedLayers
 from harness.runs.compatibility import CALIBRATED_METHODS, shard_problem
 
@@ -46,11 +47,12 @@ NUM_CALIBRATION_EXAMPLES = 64  # of the training data, in the run's own order
 class LoadedBase:
     """A frozen base in memory, ready to serve any number of adapters."""
 
-    bank: AdapterBank
+    bank: CausalBank
     tokenizer: PreTrainedTokenizerBase
     source: ModelSource
     fingerprint: str  # sha256 over the checkpoint's weight files
     max_length: int
+    tokenizer_fingerprint: str | None = None  # sha256 over its tokenizer's and chat template's files
 
 
 def load_base(
@@ -82,6 +84,7 @@ def load_base(
         tokenizer=tokenizer,
         source=source,
         fingerprint=folder_fingerprint(folder),
+        tokenizer_fingerprint=tokenizer_fingerprint(folder),
         max_length=min(source.max_length, _num_positions(config) or source.max_length),
     )
 
@@ -128,7 +131,7 @@ def make_bank(
     device: torch.device,
     shards: ShardedLayers | None = None,
     config: PretrainedConfig | None = None,
-) -> AdapterBank:
+) -> CausalBank:
     """The bank for a model kind and a method, its base read from `folder`.
 
     Args:
@@ -141,18 +144,21 @@ def make_bank(
         config: the checkpoint's, where it has been read.
 
     Returns:
-        An `AdapterBank`, or a bank with the same calls for one member (`harness.banks.owned`); typed as the former
-        because evaluation makes the same calls on both.
+        An `AdapterBank`, or a bank of one member (`harness.banks.owned`). One of a classifier or a T5 is no
+        `CausalBank`; who asks for such a kind knows what it gets.
 
     Raises:
         ValueError: shards, and a bank that owns its base.
     """
     if kind is ModelKind.causal and method in SHARED_BASE_METHODS:
         config = config or read_config(folder)
-        packed = packable(config)
-        model = read_base(folder, config, quant, device, shards, {"attn_implementation": PACKED} if packed else {})
-        bank = AdapterBank(model, shards) if packed else PaddedAdapterBank(model, shards)
+        notes = dropout_notes(without_dropout(config))
+        model = read_base(folder, config, quant, device, shards)
+        if quant.method is not QuantMethod.none and shards is None:
+            require_quantized(model, folder)
+        bank = AdapterBank(model, shards, notes=notes)
         bank.eval()
+        bank.layout = fitting_layout(model, folder)
         return bank
     if shards is not None and (problem := shard_problem(kind, method)):
         raise ValueError(problem)
@@ -165,11 +171,10 @@ def read_base(
     quant: QuantConfig,
     device: torch.device,
     shards: ShardedLayers | None,
-    options: dict[str, str],
 ) -> nn.Module:
     """A causal model to be frozen, quantized as it is read, and sharded layer by layer."""
 
-    def place(_: str, linear: nn.Linear) -> nn.Module:
+    def place(_: str, linear: nn.Module) -> nn.Module:
         return linear if quant.method is QuantMethod.none else quantize_linear(linear, quant, device)
 
     as_it_is = quant.method is QuantMethod.none and shards is None
@@ -181,12 +186,11 @@ def read_base(
         TORCH_DTYPES[quant.compute_dtype],
         device,
         on_the_way=None if as_it_is else on_the_way,
-        **options,
     )
     return model
 
 
-def calibrate(bank: object, adapter: AdapterConfig, examples: _Examples, train: TrainConfig) -> None:
+def calibrate(bank: Bank, adapter: AdapterConfig, examples: _Examples, train: TrainConfig) -> None:
     """Hands a bank the examples that its method starts from (EVA, CorDA, LoRA-GA); for others does nothing.
 
     Args:
@@ -208,13 +212,13 @@ def calibrate(bank: object, adapter: AdapterConfig, examples: _Examples, train: 
     )
 
 
-def set_num_labels(bank: object, num_labels: int) -> None:
+def set_num_labels(bank: Bank, num_labels: int) -> None:
     """Says how many classes the head of the next new member has (1: a number). Comes before `add_member`."""
     target: _Labelled = bank  # type: ignore[assignment]
     target.num_labels = num_labels
 
 
-def set_master_weights(bank: object, adapter: AdapterConfig, train: TrainConfig) -> None:
+def set_master_weights(bank: Bank, adapter: AdapterConfig, train: TrainConfig) -> None:
     """Says what the next new member keeps its weights in, where all of them are trained. Comes before `add_member`."""
     if adapter.method is AdapterMethod.full:
         target: _Mastered = bank  # type: ignore[assignment]

@@ -29,7 +29,7 @@ from harness.models.reading import OnTheWay
 from harness.nn.batch import Item
 from harness.nn.dropout import mix_seed
 from harness.nn.masters import float32_modules, hold_in_float32
-from harness.nn.quant import TORCH_DTYPES
+from harness.nn.quant import LINEAR, TORCH_DTYPES, quantized_share
 from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, starts_from_weights
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
 
@@ -63,6 +63,7 @@ class OwnedBank(nn.Module, ABC):
         self.seed = 0
         self.master_weights = MasterWeights.float32  # of the next new member that trains every weight
         self.model: Any = None  # the transformers model, adapters injected
+        self.notes: tuple[str, ...] = ()  # what the records of runs on its base say
         self._started: Started | None = None
         self._examples: list[Item] = []
 
@@ -85,6 +86,11 @@ class OwnedBank(nn.Module, ABC):
         return self._device
 
     @property
+    def quantized_share(self) -> float:
+        """Of the base's weights."""
+        return quantized_share(self.base)
+
+    @property
     def dtype(self) -> torch.dtype:
         return TORCH_DTYPES[self.quant.compute_dtype]
 
@@ -102,7 +108,7 @@ class OwnedBank(nn.Module, ABC):
         """The base's linear layers by name, without the adapter around them."""
         found: dict[str, BaseLayer] = {}
         for name, module in self.base.named_modules():
-            if isinstance(module, nn.Linear) and ".lora_" not in name:
+            if isinstance(module, LINEAR) and ".lora_" not in name:
                 found[name.replace(".base_layer", "")] = BaseLayer(base=module)
         return found
 
@@ -197,6 +203,7 @@ class OwnedBank(nn.Module, ABC):
         self.model.save_pretrained(folder)
         described = json.loads((folder / "config.json").read_text())
         described["dtype"] = self.quant.compute_dtype.value
+        described |= _dropout_of(json.loads((self.folder / "config.json").read_text()))  # it is off in training only
         write_atomically(folder / "config.json", json.dumps(described, indent=2, sort_keys=True) + "\n")
         digests = [sha256_file(path) for path in sorted(folder.glob("*.safetensors"))]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -237,6 +244,10 @@ class OwnedBank(nn.Module, ABC):
                 "one by one (launch.max_group_size=1)"
             )
         self.model, self._started = None, None
+
+
+def _dropout_of(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if "drop" in key}
 
 
 def _check_method(method: AdapterMethod, quant: QuantConfig) -> None:

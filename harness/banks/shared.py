@@ -12,8 +12,8 @@ alone, never on who else is in the pass, so that a run trained in a group is the
 Source: LoRA (arXiv 2106.09685), QLoRA section 5 (adapters on every linear layer), and PEFT's LoRA for
 the initial values and the file format, `adapter_config.json` + `adapter_model.safetensors`.
 
-`PaddedAdapterBank` serves models whose attention can't be packed (BLOOM's own, with ALiBi): the same members, the same
-dropout by key; only the base's forward pass sees a padded batch with an attention mask.
+Models that can't be packed (BLOOM's own attention, with ALiBi) see a padded batch with an attention mask
+(`harness.nn.rows`): the same members, the same dropout by key.
 """
 
 import hashlib
@@ -23,21 +23,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from harness.config.schema import AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
-from harness.nn.attention import AttentionPlan, Packed
-from harness.nn.batch import Item, Segment, pack, send
+from harness.nn.attention import AttentionPlan
+from harness.nn.batch import Item, Segment, pack
 from harness.nn.dropout import mix_seed
-from harness.nn.loss import target_losses
+from harness.nn.head import Head
 from harness.nn.low_rank import add_low_rank
 from harness.nn.member_row import Kernels, MemberRow
-from harness.nn.quant import linear_layers
+from harness.nn.quant import features, linear_layers, quantized_share
+from harness.nn.rows import PACKED_ROWS, Layout, packed_hidden, padded_hidden
 from harness.nn.shards import ShardedLayers
 from harness.runs.adapter_files import (
     ADAPTER_CONFIG,
@@ -53,8 +52,6 @@ from harness.runs.adapter_files import (
     short_names,
     targeted,
 )
-
-UNPACKABLE = frozenset({"bloom"})  # model types that ignore transformers' attention interface
 
 
 class BankLinear(nn.Module):
@@ -85,22 +82,34 @@ class AdapterBank(nn.Module):
     """A frozen causal model with any number of named LoRA members.
 
     Args:
-        base: a transformers causal model loaded with `attn_implementation="packed"`; it is changed in
-            place: its linear layers (lm_head never) are wrapped, its parameters frozen.
+        base: a transformers causal model, readied for `layout` (`harness.nn.rows.fitting_layout`, or loaded with
+            `attn_implementation="packed"`); it is changed in place: its linear layers (lm_head never) are
+            wrapped, its parameters frozen.
         shards: its decoder layers, where `harness.nn.quant` has sharded them over ranks.
+        layout: how its rows are computed.
+        notes: what the records of runs on it say.
     """
 
-    def __init__(self, base: nn.Module, shards: ShardedLayers | None = None) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        shards: ShardedLayers | None = None,
+        layout: Layout = PACKED_ROWS,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
         base.requires_grad_(False)
         self.base = base
         self.shards = shards
+        self.layout, self.notes = layout, notes
+        self.head = Head(base)
         self.row = MemberRow(Kernels.of(self.device))
         self.layers: dict[str, BankLinear] = {}
         for name, module in linear_layers(base):
             self.layers[name] = BankLinear(module, self.row, layer=len(self.layers))
             _set_submodule(base, name, self.layers[name])
         self.configs: dict[str, AdapterConfig] = {}
+        self.quantized_share = quantized_share(base)  # of the base's weights
 
     @property
     def device(self) -> torch.device:
@@ -109,13 +118,7 @@ class AdapterBank(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the activations: what isn't quantized is in it."""
-        return self.lm_head_weight.dtype
-
-    @property
-    def lm_head_weight(self) -> Tensor:
-        """[V, hidden]: of the output layer, which is never quantized or adapted."""
-        weight: Tensor = self.base.get_output_embeddings().weight  # type: ignore[operator]
-        return weight
+        return self.head.weight.dtype
 
     def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
         """Adds a fresh adapter: A uniform as in PEFT (Kaiming, a = sqrt 5), B zero.
@@ -129,7 +132,7 @@ class AdapterBank(nn.Module):
         targets = self._targets(config.targets)
         for layer_name in targets:
             layer = self.layers[layer_name]
-            in_features, out_features = _features(layer.base)
+            in_features, out_features = features(layer.base)
             generator = torch.Generator().manual_seed(mix_seed(seed, 0, layer.layer))
             bound = math.sqrt(1 / in_features)
             a_RI = torch.empty(config.lora_r, in_features).uniform_(-bound, bound, generator=generator)
@@ -176,7 +179,7 @@ class AdapterBank(nn.Module):
                 continue
             a_RI, b_OR = tensors[key], tensors[other]
             shape = (a_RI.shape[-1], b_OR.shape[0])
-            if layer_name not in self.layers or _features(self.layers[layer_name].base) != shape:
+            if layer_name not in self.layers or features(self.layers[layer_name].base) != shape:
                 raise ValueError(
                     f"{folder}: its layer {layer_name} ({shape[0]} -> {shape[1]}) doesn't fit this base model; "
                     f"it was made for {saved.get('base_model_name_or_path')}"
@@ -239,19 +242,18 @@ class AdapterBank(nn.Module):
 
         Returns:
             Hidden states before the output layer, [1, N, hidden].
+
+        Raises:
+            ValueError: a plan, and a base whose rows are padded.
         """
         lengths = [segment.num_tokens for segment in segments]
         if sum(lengths) != input_ids_1N.shape[1]:
             raise ValueError(f"segments cover {sum(lengths)} tokens, the row has {input_ids_1N.shape[1]}")
+        if not self.layout.is_packed:
+            self.begin_row(segments, stride=max(lengths))
+            return padded_hidden(self.base, input_ids_1N, lengths, plan)
         self.begin_row(segments)
-        if position_ids_1N is None:
-            position_ids_1N = send(np.concatenate([np.arange(length) for length in lengths])[None], self.device)
-        decoder = self.base.get_decoder()  # type: ignore[operator]
-        out = decoder(
-            input_ids=input_ids_1N, position_ids=position_ids_1N, plan=plan or Packed(lengths), use_cache=False
-        )
-        hidden: Tensor = out.last_hidden_state
-        return hidden
+        return packed_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan)
 
     def train(self, mode: bool = True) -> Self:
         """Also called by `eval`. Weights may have changed since the last row."""
@@ -265,7 +267,7 @@ class AdapterBank(nn.Module):
             segments: in the row's order; those of one member must be neighbours.
             stride: tokens that each takes up in a padded batch; 0: packed, its own number.
         """
-        self.row.begin(segments, stride, self.training, self.layers.values(), self.lm_head_weight)
+        self.row.begin(segments, stride, self.training, self.layers.values(), self.head.weight)
 
     def set_checkpointing(self, on: bool) -> None:
         """Recompute each decoder layer in the backward pass; dropout repeats itself by its keys."""
@@ -284,13 +286,11 @@ class AdapterBank(nn.Module):
         """
         row = pack(items, self.device)
         hidden_1ND = self(row.input_ids_1N, row.segments, row.position_ids_1N)
-        return target_losses(hidden_1ND[0, row.target_at_M], self.lm_head_weight, row.targets_M)
+        return self.head.losses(hidden_1ND[0, row.target_at_M], row.targets_M)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """[N, hidden] -> [N, V], float32."""
-        head = self.base.get_output_embeddings()  # type: ignore[operator]
-        logits: Tensor = head(hidden_ND).float()
-        return logits
+        """[N, hidden] -> [N, V], float32, by the model's own rule."""
+        return self.head.logits(hidden_ND)
 
     def _targets(self, wanted: Sequence[str]) -> list[str]:
         if list(wanted) == [ALL_LINEAR]:
@@ -314,46 +314,6 @@ class AdapterBank(nn.Module):
         self.row.forget()
 
 
-def _features(linear: nn.Module) -> tuple[int, int]:
-    return int(linear.in_features), int(linear.out_features)  # type: ignore[arg-type]
-
-
 def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(root.get_submodule(parent) if parent else root, child, module)
-
-
-def packable(config: PretrainedConfig) -> bool:
-    """Whether a model's attention goes through transformers' interface, and so can be given packed rows."""
-    return config.model_type not in UNPACKABLE
-
-
-class PaddedAdapterBank(AdapterBank):
-    """An `AdapterBank` whose rows are padded on the right, one sequence a row."""
-
-    def forward(
-        self,
-        input_ids_1N: Tensor,
-        segments: Sequence[Segment],
-        position_ids_1N: Tensor | None = None,
-        plan: AttentionPlan | None = None,
-    ) -> Tensor:
-        """As `AdapterBank.forward`, for whole sequences only.
-
-        Raises:
-            ValueError: a plan other than the default; shared prefixes and decoding need packed attention.
-        """
-        if plan is not None:
-            raise ValueError(
-                f"{type(self.base).__name__}: its attention can't share prefixes or decode from a cache here"
-            )
-        lengths = [segment.num_tokens for segment in segments]
-        longest = max(lengths)
-        ids = torch.zeros(len(lengths), longest, dtype=torch.long, device=input_ids_1N.device)
-        real = torch.arange(longest, device=ids.device)[None, :] < torch.tensor(lengths, device=ids.device)[:, None]
-        ids[real] = input_ids_1N[0]
-        self.begin_row(segments, stride=longest)
-        decoder = self.base.get_decoder()  # type: ignore[operator]
-        out = decoder(input_ids=ids, attention_mask=real.long(), use_cache=False)
-        hidden: Tensor = out.last_hidden_state[real][None]
-        return hidden

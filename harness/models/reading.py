@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 from transformers.core_model_loading import ConversionOps
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -45,7 +46,7 @@ class OnTheWay:
     """
 
     names: Callable[[nn.Module], Iterable[str]]
-    place: Callable[[str, nn.Linear], nn.Module]
+    place: Callable[[str, nn.Linear | Conv1D], nn.Module]
     shards: ShardedLayers | None = None
 
 
@@ -53,6 +54,27 @@ def read_config(folder: Path, **changes: Any) -> PretrainedConfig:
     """A checkpoint's config.json, with `changes` made to it."""
     config: PretrainedConfig = AutoConfig.from_pretrained(folder, **changes)
     return config
+
+
+def without_dropout(config: PretrainedConfig) -> tuple[str, ...]:
+    """Turns off, in place, whatever a model drops out of its own accord (docs/decisions/0013-base-dropout.md).
+
+    Returns:
+        The settings that were on, as `attention_dropout=0.1`.
+    """
+    turned_off = []
+    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+        for key, value in list(vars(part).items()) if part is not None else ():
+            is_probability = isinstance(value, float | int) and not isinstance(value, bool) and bool(value)
+            if is_probability and ("drop" in key or key.endswith("_pdrop")) and not key.startswith("classifier"):
+                turned_off.append(f"{key}={value}")
+                setattr(part, key, type(value)(0))
+    return tuple(sorted(set(turned_off)))
+
+
+def dropout_notes(turned_off: Collection[str]) -> tuple[str, ...]:
+    """-> what a run's record says of it."""
+    return (f"the model's own dropout is off: {', '.join(turned_off)}",) if turned_off else ()
 
 
 def read_model(
@@ -206,7 +228,7 @@ class _Quantizer(HfQuantizer):
         if owner in self.linears and kind == "weight":
             way = self.quantization_config.on_the_way
             assert way is not None
-            assert isinstance(module, nn.Linear)
+            assert isinstance(module, nn.Linear | Conv1D)
             placed = way.place(owner, module)
             model.set_submodule(owner, placed)
             parameter = placed.weight  # type: ignore[assignment]

@@ -21,6 +21,8 @@ from harness.nn.attention_kernels import Sequences, attention_lse, causal_segmen
 
 PACKED = "packed"
 
+_WITHOUT_EFFECT = frozenset({"position_ids", "cache_position"})  # what a layer hands on that rotated its states before
+
 KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer: [1, K, tokens, D] each
 
 
@@ -32,8 +34,17 @@ class AttentionPlan(Protocol):
         """Tokens of the longest sequence, its prefix or cached part included."""
         ...
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """query [1, H, N, D], key and value [1, K, N, D] -> [1, H, N, D]."""
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
+        """query [1, H, N, D], key and value [1, K, N, D] -> [1, H, N, D].
+
+        Args:
+            window: a token sees itself and so many tokens before, less one; None: all before.
+
+        Raises:
+            ValueError: a sequence longer than the window, where the plan doesn't serve one.
+        """
         ...
 
 
@@ -49,15 +60,17 @@ class Packed:
     def longest(self) -> int:
         return max(self.lengths)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
         if self.record is not None:
             self.record.append((key, value))
         if not takes_varlen(query):
-            return causal_segments(query, key, value, self.lengths, scaling)
+            return causal_segments(query, key, value, self.lengths, scaling, window)
         if self._sequences is None:
             self._sequences = Sequences.of(self.lengths, query.device)
         rows = self._sequences
-        out_NHD, _ = varlen_attention(_flat(query), _flat(key), _flat(value), rows, rows, True, scaling)
+        out_NHD, _ = varlen_attention(_flat(query), _flat(key), _flat(value), rows, rows, True, scaling, window)
         return _unflat(out_NHD)
 
 
@@ -84,9 +97,13 @@ class SharedPrefix:
     def longest(self) -> int:
         return max((g.prefix[0][0].shape[2] if g.prefix else 0) + max(g.lengths) for g in self.groups)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
+        if any(group.prefix for group in self.groups):
+            _require_within(window, self.longest)
         if takes_varlen(query):
-            return self._attend_at_once(layer, query, key, value, scaling)
+            return self._attend_at_once(layer, query, key, value, scaling, window)
         out, start = [], 0
         for group in self.groups:
             tokens = slice(start, start + group.num_tokens)
@@ -94,11 +111,13 @@ class SharedPrefix:
             if group.prefix:
                 out.append(_with_prefix(*own, group, group.prefix[layer], scaling))
             else:
-                out.append(causal_segments(*own, group.lengths, scaling))
+                out.append(causal_segments(*own, group.lengths, scaling, window))
             start = tokens.stop
         return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
-    def _attend_at_once(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def _attend_at_once(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
         if self._row is None:
             parts = [(g.prefix[0][0].shape[2] if g.prefix else 0, g.lengths) for g in self.groups]
             self._row = _PrefixedRow.of(parts, False, query.device)
@@ -107,7 +126,7 @@ class SharedPrefix:
         if prefixes:
             keys, values = ([_flat(pair[i]) for pair in prefixes] for i in (0, 1))
             prefix = (_joined(keys), _joined(values))
-        return self._row.attend(query, key, value, prefix, scaling)
+        return self._row.attend(query, key, value, prefix, scaling, window)
 
 
 @dataclass(slots=True)
@@ -124,7 +143,10 @@ class Branches:
     def longest(self) -> int:
         return max(num_prefix + max(lengths, default=0) for num_prefix, lengths in self.groups)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
+        _require_within(window, self.longest)
         if takes_varlen(query):
             return self._attend_at_once(query, key, value, scaling)
         out, start = [], 0
@@ -150,7 +172,7 @@ class Branches:
         prefix = None
         if self._row.prefix_P is not None:
             prefix = (_flat(key)[self._row.prefix_P], _flat(value)[self._row.prefix_P])
-        return self._row.attend(query, key, value, prefix, scaling)
+        return self._row.attend(query, key, value, prefix, scaling, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +209,18 @@ class _PrefixedRow:
             prefix_P=torch.tensor(prefix, device=device) if prefix else None,
         )
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, prefix: KeyValue | None, scaling: float) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix: KeyValue | None,
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
         """prefix: keys and values of all prefixes, [P, K, D], one behind the other. -> [1, H, N, D]"""
         q_NHD = _flat(query)
-        out_NHD, lse_HN = varlen_attention(q_NHD, _flat(key), _flat(value), self.own, self.own, True, scaling)
+        out_NHD, lse_HN = varlen_attention(q_NHD, _flat(key), _flat(value), self.own, self.own, True, scaling, window)
         if prefix is None or self.queries is None or self.keys is None:
             return _unflat(out_NHD)
         at = slice(None) if self.seeing_Q is None else self.seeing_Q
@@ -230,6 +260,14 @@ def _with_prefix(
     return merged
 
 
+def _require_within(window: int | None, longest: int) -> None:
+    if window is not None and longest > window:
+        raise ValueError(
+            f"a sequence of {longest} tokens is longer than the model's sliding window of {window}, and shares its "
+            "beginning with others, which is only done within the window; give each sequence a segment of its own"
+        )
+
+
 def _packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -242,19 +280,20 @@ def _packed_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: shapes as there, [1, H, N, D] -> [1, N, H, D]."""
+    """transformers' attention function: shapes as there, [1, H, N, D] -> [1, N, H, D].
+
+    Raises:
+        ValueError: no plan, or a term in the scores that packed rows don't have: it must not be lost.
+    """
     if plan is None:
-        raise ValueError("a model loaded for packed rows needs plan=...: call it through AdapterBank")
-    if softcap is not None:
-        raise ValueError(f"{type(module).__name__} caps its attention scores, which packed rows don't implement")
-    if sliding_window is not None and plan.longest > sliding_window:
-        raise ValueError(
-            f"a sequence of {plan.longest} tokens is longer than the model's sliding window of {sliding_window}; "
-            "shorten it: packed rows attend to everything before a token"
-        )
+        raise ValueError("a model loaded for packed rows needs plan=...: call it through a bank")
+    lost = [name for name, value in kwargs.items() if isinstance(value, Tensor) and name not in _WITHOUT_EFFECT]
+    if softcap is not None or lost:
+        what = "caps its attention scores" if softcap is not None else f"adds {', '.join(lost)} to its attention"
+        raise ValueError(f"{type(module).__name__} {what}, which packed rows don't implement")
     layer: int = module.layer_idx  # type: ignore[assignment]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    return plan.attend(layer, query, key, value, scale).transpose(1, 2), None
+    return plan.attend(layer, query, key, value, scale, sliding_window).transpose(1, 2), None
 
 
 AttentionInterface.register(PACKED, _packed_attention)

@@ -73,7 +73,14 @@ def has_efficient_kernel(device_type: str, dtype: torch.dtype, head_size: int, c
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, queries: Sequences, keys: Sequences, causal: bool, scaling: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    queries: Sequences,
+    keys: Sequences,
+    causal: bool,
+    scaling: float,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of each sequence of queries to the sequence of keys at the same place, in one call.
 
@@ -84,6 +91,7 @@ def varlen_attention(
         keys: of the M tokens, as many sequences.
         causal: only where both have the same lengths.
         scaling: of the scores.
+        window: a token sees itself and so many tokens before, less one; None: all; causal only.
 
     Returns:
         The output [N, H, D], and the log-sum-exp of the scores [H, N], float32.
@@ -101,21 +109,35 @@ def varlen_attention(
         keys.longest,
         return_aux=AuxRequest(lse=True),
         scale=scaling,
-        window_size=(-1, 0) if causal else (-1, -1),
+        window_size=(-1 if window is None else window - 1, 0) if causal else (-1, -1),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return out, lse
 
 
-def causal_segments(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float) -> Tensor:
-    """Causal attention within each segment of a row, a call a segment. [1, H, N, D], [1, K, N, D] -> [1, H, N, D]."""
+def causal_segments(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float, window: int | None = None
+) -> Tensor:
+    """Causal attention within each segment of a row, a call a segment. [1, H, N, D], [1, K, N, D] -> [1, H, N, D].
+
+    Args:
+        window: a token sees itself and so many tokens before, less one; None: all.
+    """
     key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
     sizes = list(lengths)
-    parts = [
-        functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
-        for q, k, v in zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
-    ]
+    parts = []
+    for q, k, v in zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True):
+        seen = _banded(q.shape[2], window, q.device) if window is not None and q.shape[2] > window else None
+        parts.append(
+            functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, scale=scaling)
+        )
     return torch.cat(parts, dim=2)
+
+
+def _banded(length: int, window: int, device: torch.device) -> Tensor:
+    """What each token sees, [T, T]: itself and the window's tokens before."""
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return causal.triu(1 - window)
 
 
 def attention_lse(query: Tensor, key: Tensor, value: Tensor, causal: bool, scaling: float) -> tuple[Tensor, Tensor]:

@@ -84,12 +84,14 @@ class Prefill:
     def longest(self) -> int:
         return self._packed.longest
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
         start = 0
         for (shelf, slot), length in zip(self.slots, self.lengths, strict=True):
             shelf.fill(layer, slot, key[0, :, start : start + length], value[0, :, start : start + length])
             start += length
-        return self._packed.attend(layer, query, key, value, scaling)
+        return self._packed.attend(layer, query, key, value, scaling, window)
 
 
 @dataclass(slots=True)
@@ -128,13 +130,16 @@ class Slots:
             shelf.lengths = [length + 1 for length in shelf.lengths]
 
 
-def _masks(lengths: Sequence[int], ends: Tensor, query: Tensor) -> list[tuple[slice, Tensor]]:
+def _masks(lengths: Sequence[int], ends: Tensor, query: Tensor, window: int | None) -> list[tuple[slice, Tensor]]:
     """Neighbouring slots of a shelf, and their mask: 0 or -inf, [slots, 1, 1, tokens of their longest]."""
     together = _SLOTS_TOGETHER.get(ends.device.type, max(1, len(lengths)))
     parts = []
     for start in range(0, len(lengths), together):
         part = slice(start, min(start + together, len(lengths)))
-        hidden = torch.arange(max(lengths[part]) + 1, device=ends.device)[None, :] > ends[part, None]
+        places = torch.arange(max(lengths[part]) + 1, device=ends.device)[None, :]
+        hidden = places > ends[part, None]
+        if window is not None:
+            hidden |= places <= ends[part, None] - window
         mask = query.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         parts.append((part, mask[:, None, None, :]))
     return parts
@@ -145,22 +150,24 @@ class Decode:
     """One new token for each sequence of `slots`, which the caller counts up after the pass. Serves one pass."""
 
     slots: Slots
-    _masks: "list[list[tuple[slice, Tensor]]] | None" = field(default=None, init=False)  # of each shelf
+    _masks: "dict[int | None, list[list[tuple[slice, Tensor]]]]" = field(default_factory=dict, init=False)
 
     @property
     def longest(self) -> int:
         return max(max(shelf.lengths, default=0) for shelf in self.slots.shelves) + 1
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        if self._masks is None:
-            self._masks = self._all_masks(query)
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
+        if window not in self._masks:
+            self._masks[window] = self._all_masks(query, window)
         slots, heads, kv_heads, size = self.slots, query.shape[1], key.shape[1], query.shape[3]
         # the H/K query heads of a key/value head become its queries: nothing of the cache is copied
         by_slot = query[0].transpose(0, 1)[slots.row_of_slot].unflatten(1, (kv_heads, heads // kv_heads))
         new_keys, new_values = (new[0].transpose(0, 1)[slots.row_of_slot] for new in (key, value))
         out = torch.empty_like(by_slot)
         start = 0
-        for shelf, masks in zip(slots.shelves, self._masks, strict=True):
+        for shelf, masks in zip(slots.shelves, self._masks[window], strict=True):
             used = slice(start, start + len(shelf.lengths))
             keys, values, ends = shelf.keys[layer], shelf.values[layer], slots.ends[used]
             places = torch.arange(len(shelf.lengths), device=ends.device)
@@ -174,10 +181,11 @@ class Decode:
             start = used.stop
         return out.reshape(start, heads, size)[slots.slot_of_row].transpose(0, 1)[None]
 
-    def _all_masks(self, query: Tensor) -> "list[list[tuple[slice, Tensor]]]":
+    def _all_masks(self, query: Tensor, window: int | None) -> "list[list[tuple[slice, Tensor]]]":
+        """Of each shelf; by window, which layers may differ in."""
         found, start = [], 0
         for shelf in self.slots.shelves:
             ends = self.slots.ends[start : start + len(shelf.lengths)]
-            found.append(_masks(shelf.lengths, ends, query))
+            found.append(_masks(shelf.lengths, ends, query, window))
             start += len(shelf.lengths)
         return found

@@ -1,10 +1,14 @@
 """Cross-entropy at target positions only, without ever holding [targets, vocabulary] at once.
 
+`harness.nn.head` chooses the function: by whether logits are the output layer's product alone, and by whether that
+layer is trained.
+
 The output layer is frozen, so only the gradient to the hidden states is needed; it is computed in the
 forward pass, a chunk of positions at a time. Idea: Cut Cross-Entropy (arXiv 2411.09009) and Liger's
 fused linear cross-entropy.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +17,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = 64 * 2**20  # of float32 logits held at once
+
+LogitsOf = Callable[[Tensor], Tensor]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -77,3 +83,50 @@ def trained_head_losses(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor)
 def _chunk_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
     logits_NV = hidden_ND @ weight_VD.to(hidden_ND.dtype).T
     return functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+
+
+class _RuledCrossEntropy(torch.autograd.Function):
+    """As `_LinearCrossEntropy`, the gradient through the model's rule being autograd's."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, logits_of: LogitsOf, targets_N: Tensor, chunk: int) -> Tensor:
+        losses = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
+        grad_ND = torch.empty_like(hidden_ND)
+        for start in range(0, len(targets_N), chunk):
+            rows = slice(start, start + chunk)
+            hidden = hidden_ND[rows].detach().requires_grad_()
+            with torch.enable_grad():
+                own = functional.cross_entropy(logits_of(hidden), targets_N[rows], reduction="none")
+                (grad_ND[rows],) = torch.autograd.grad(own.sum(), hidden)
+            losses[rows] = own.detach()
+        ctx.save_for_backward(grad_ND)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad_ND,) = ctx.saved_tensors
+        return grad_ND * grads[0][:, None].to(grad_ND.dtype), None, None, None
+
+
+def ruled_losses(hidden_ND: Tensor, logits_of: LogitsOf, targets_N: Tensor, chunk: int) -> Tensor:
+    """As `target_losses`, for a frozen output layer with a rule behind it.
+
+    Args:
+        logits_of: [n, hidden] -> [n, V] float32, differentiable.
+        chunk: positions whose logits are held at once.
+    """
+    losses: Tensor = _RuledCrossEntropy.apply(hidden_ND, logits_of, targets_N, chunk)  # type: ignore[no-untyped-call]
+    return losses
+
+
+def trained_ruled_losses(hidden_MD: Tensor, logits_of: LogitsOf, targets_M: Tensor, chunk: int) -> Tensor:
+    """As `ruled_losses`, the output layer being trained too."""
+
+    def of_chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(logits_of(hidden), targets, reduction="none")
+
+    parts = [
+        checkpoint(of_chunk, hidden_MD[i : i + chunk], targets_M[i : i + chunk], use_reentrant=False)
+        for i in range(0, len(targets_M), chunk)
+    ]
+    return torch.cat(parts) if parts else hidden_MD.new_zeros(0, dtype=torch.float32)

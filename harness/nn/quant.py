@@ -10,8 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from harness.config.schema import DType, QuantConfig, QuantMethod
+
+LINEAR = (nn.Linear, Conv1D)  # the latter is GPT-2's, no convolution
+
+MIN_QUANTIZED = 0.75  # of the weights between embeddings and output layer
 
 TORCH_DTYPES = {
     DType.float32: torch.float32,
@@ -24,7 +29,7 @@ def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device
     """-> a bitsandbytes layer with the same weights, quantized, on `device`. A bias without values stays so."""
     import bitsandbytes as bnb  # a second, for torch's compiler: an unquantized run starts without it
 
-    assert isinstance(linear, nn.Linear)
+    linear = as_linear(linear)
     make = _int8_layer if config.method is QuantMethod.int8 else _four_bit_layer
     layer = make(bnb, linear, config, device)
     layer.bias = linear.bias
@@ -33,14 +38,33 @@ def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device
     return layer
 
 
+def as_linear(layer: nn.Module) -> nn.Linear:
+    """-> the layer, or one that computes what GPT-2's does, whose weight is stored as [in, out]."""
+    if isinstance(layer, nn.Linear):
+        return layer
+    assert isinstance(layer, Conv1D)
+    linear = nn.Linear(layer.nx, layer.nf, device="meta")
+    linear.weight, linear.bias = nn.Parameter(layer.weight.data.T.contiguous()), layer.bias
+    return linear
+
+
+def features(layer: nn.Module) -> tuple[int, int]:
+    """-> of a linear layer's input and output."""
+    if isinstance(layer, Conv1D):
+        return layer.nx, layer.nf
+    return int(layer.in_features), int(layer.out_features)  # type: ignore[arg-type]
+
+
 def _int8_layer(bnb: Any, linear: nn.Linear, config: QuantConfig, device: torch.device) -> nn.Module:
     """Its weight is quantized on the device, where `Int8Params.to` would take one that is there for quantized."""
-    layer: nn.Module = bnb.nn.Linear8bitLt(
+    from harness.nn.int8 import THRESHOLD, TokenwiseInt8
+
+    layer: nn.Module = TokenwiseInt8(
         linear.in_features,
         linear.out_features,
         bias=linear.bias is not None,
         has_fp16_weights=False,
-        threshold=6.0,
+        threshold=THRESHOLD,
         device="meta",
     )
     weight_OI = linear.weight.data.contiguous().to(device=device, dtype=torch.float16)
@@ -75,5 +99,44 @@ def _four_bit_layer(bnb: Any, linear: nn.Linear, config: QuantConfig, device: to
 def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every linear layer but the output layer, in the model's order, quantized ones included."""
     output = base.get_output_embeddings()  # type: ignore[operator]
-    found = [(n, m) for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not output]
+    found = [(n, m) for n, m in base.named_modules() if isinstance(m, LINEAR) and m is not output]
     yield from found
+
+
+def quantized_share(base: nn.Module) -> float:
+    """-> the share of a model's weights that is stored in fewer bits, embeddings and output layer counted."""
+    quantized, others = _num_weights(base)
+    return quantized / max(1, quantized + others)
+
+
+def require_quantized(base: nn.Module, where: object) -> None:
+    """Refuses a model most of whose layers' weights are in no linear layer: quantization would not reach them.
+
+    Raises:
+        ValueError: names the share, and what the weights are in (experts fused to one tensor).
+    """
+    quantized, others = _num_weights(base)
+    tables = {base.get_input_embeddings(), base.get_output_embeddings()}  # type: ignore[operator]
+    others -= sum({id(p): p.numel() for table in tables if table for p in table.parameters()}.values())
+    share = quantized / max(1, quantized + others)
+    if share < MIN_QUANTIZED:
+        large = max(
+            ((name, p) for name, p in base.named_parameters() if p.is_floating_point()), key=lambda found: found[1].ndim
+        )
+        raise ValueError(
+            f"{where}: quantization reaches {share:.0%} of its layers' weights, the others are in no linear layer "
+            f"({large[0]}, of shape {list(large[1].shape)}: experts fused to one tensor): use quant=bf16 with "
+            "adapter.targets that name its linear layers, or a dense model"
+        )
+
+
+def _num_weights(base: nn.Module) -> tuple[int, int]:
+    """-> weights that are quantized, and all others; a shared one counts once."""
+    quantized, of_layers = 0, set[int]()
+    for _, layer in linear_layers(base):
+        if type(layer) not in LINEAR:
+            inputs, outputs = features(layer)
+            quantized += inputs * outputs
+            of_layers.add(id(layer.weight))
+    others = sum(p.numel() for p in base.parameters() if id(p) not in of_layers)
+    return quantized, others

@@ -49,6 +49,8 @@ class RunRecord:
     git_commit: str | None
     git_dirty: bool | None
     row_tokens: int | None = None  # of a forward pass at most; less from where `notes` tell of it; None: not recorded
+    tokenizer_fingerprint: str | None = None  # sha256 over the base's tokenizer and chat template; None: not recorded
+    quantized_share: float | None = None  # of the base's weights, in `quant.method`'s bits; None: not recorded
     packages: dict[str, str] = field(default_factory=dict)
     python: str = ""
     schema_version: int = SCHEMA_VERSION

@@ -15,7 +15,7 @@ from sweeps.plan.cluster import launch_problems
 from sweeps.plan.enqueue import run_problem
 from sweeps.plan.estimate import Estimate, estimate_all, free_disk_bytes
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs, whole_base_problem
-from sweeps.plan.preflight import cuda_problems, device_notes, preflight
+from sweeps.plan.preflight import architecture_notes, cuda_problems, device_notes, preflight
 from sweeps.plan.slots import work_of, workers_on_device
 from sweeps.plan.table import disk_warning, show_plan
 
@@ -50,7 +50,7 @@ def planned(configs: Sequence[Config]) -> Planned:
             *cuda_problems([run for run in runs if run.run_id not in finished], first.launch),
             *device_problems(runs, first.launch),
         ],
-        notes=device_notes(configs),
+        notes=[*device_notes(configs), *architecture_notes(runs, first.paths)],
     )
 
 

@@ -11,6 +11,7 @@ from harness.config.schema import (
     LaunchConfig,
     Launcher,
     ModelConfig,
+    ModelKind,
     PathsConfig,
     ShapeConfig,
 )
@@ -27,7 +28,15 @@ from harness.devices.hardware import (
     torch_elsewhere,
 )
 from harness.files.hub import Missing
-from harness.models.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
+from harness.models.architectures import architecture_note, architecture_problem
+from harness.models.locate import (
+    ModelSource,
+    checkpoint_shape,
+    folder_fingerprint,
+    locate_model,
+    num_parameters,
+    tokenizer_fingerprint,
+)
 from harness.runs.record import load_record
 from sweeps.plan.evaluations import evaluation_problems
 from sweeps.plan.jobs import PlannedRun
@@ -50,6 +59,9 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
         if isinstance(shape_or_problem, str):
             problems[shape_or_problem] = None
             continue
+        if isinstance(source, ModelSource) and source.kind == "folder":
+            unfit = architecture_problem(Path(source.location), model.kind, run.spec.quant, run.spec.adapter)
+            problems.update({} if unfit is None else {unfit: None})
         count = num_parameters(shape_or_problem)
         if device is Device.auto and count >= GPU_PARAMETERS:
             too_large[model.name] = count
@@ -102,6 +114,17 @@ def device_notes(configs: Sequence[Config]) -> list[str]:
     return [f"quant.compute_dtype=auto is {dtype.value}{scaled} here: {named_hardware(here)}, bfloat16 needs 8.0"]
 
 
+def architecture_notes(runs: Sequence[PlannedRun], paths: PathsConfig) -> list[str]:
+    """What is said of architectures that nobody has tested here."""
+    notes: dict[str, None] = {}
+    for model in {repr(run.spec.model): run.spec.model for run in runs}.values():
+        source = locate_model(model, paths)
+        if model.kind is ModelKind.causal and isinstance(source, ModelSource) and source.kind == "folder":
+            note = architecture_note(Path(source.location))
+            notes.update({} if note is None else {f"{model.name}: {note}": None})
+    return list(notes)
+
+
 def _located(model: ModelConfig, paths: PathsConfig) -> tuple[ModelSource | Missing, ShapeConfig | str]:
     """-> where its weights are, and its shape (the checkpoint's own wins) or what is wrong with the checkpoint."""
     source = locate_model(model, paths)
@@ -128,6 +151,12 @@ def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsC
             found.append(
                 f"run {run.run_id} ({run.label}) was trained on other weights of {run.spec.model.name}: "
                 f"then {record.base_fingerprint[:12]}, now {now[:12]} in {model.location}; {remedy}"
+            )
+        tokenizer = None if record.tokenizer_fingerprint is None else tokenizer_fingerprint(Path(model.location))
+        if tokenizer != record.tokenizer_fingerprint and not found:
+            found.append(
+                f"run {run.run_id} ({run.label}) was trained with another tokenizer or chat template than "
+                f"{model.location} has now; {remedy}"
             )
     if run.spec.dataset is not None and record.data_fingerprint is not None:
         local = once(local_fingerprint, run.spec.dataset, paths)

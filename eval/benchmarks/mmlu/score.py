@@ -33,7 +33,6 @@ from eval.scoring.padded import score_padded
 from eval.scoring.partial import Partial
 from eval.scoring.progress import Progress
 from harness.banks.load import LoadedBase
-from harness.banks.shared import packable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +161,7 @@ def _score(
 ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
     if not prompts:
         return iter(())
-    if not packable(base.bank.base.config):  # type: ignore[arg-type]
+    if not base.bank.layout.is_packed:
         return score_padded(base, prompts, letters, row_tokens)
     return score_rows(base, prompts, letters, row_tokens)
 

@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM, BloomConfig
 from eval.benchmarks.mmlu.prompts import prompt_text
 from eval.benchmarks.mmlu.score import load_set, score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings
-from eval.scoring import continuations
 from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.next_token import Prompt
 from eval.scoring.padded import score_padded
 from harness.banks.load import LoadedBase
+from harness.nn import head
 from tests.builders import open_base, questions
 from tests.tiny import VOCAB_SIZE, make_checkpoint, make_tokenizer
 
@@ -101,7 +101,7 @@ def test_rows_of_any_size_say_the_same(base: LoadedBase, count: int, seed: int, 
 def test_logits_are_chunked(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = questions(2, seed=2)
     whole = score(base, asked)
-    monkeypatch.setattr(continuations, "CHUNK_BYTES", 4 * VOCAB_SIZE * 3)  # three positions at once
+    monkeypatch.setattr(head, "CHUNK_BYTES", 4 * VOCAB_SIZE * 3)  # three positions at once
     seen: list[int] = []
     logits = base.bank.logits
 

@@ -1,65 +1,165 @@
-"""Packed rows across architectures: what each model computes for a sequence alone, it computes in a row of many."""
+"""What each family's own model computes for a sequence alone, our bank trains on and scores, in company or alone."""
 
 from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig, PretrainedConfig
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, GptOssConfig, MambaConfig, PreTrainedModel
 
-from harness.banks.shared import AdapterBank, PaddedAdapterBank, packable
-from harness.config.schema import AdapterConfig
-from harness.nn.attention import PACKED
-from harness.nn.batch import Segment
-from tests.builders import FAMILIES, SIZES
+from eval.scoring.continuations import Continuation, score_continuations
+from harness.banks.load import LoadedBase, make_bank
+from harness.banks.shared import AdapterBank
+from harness.config.schema import AdapterConfig, AdapterMethod, ModelKind
+from harness.models.locate import ModelSource
+from harness.nn.batch import Item, Segment
+from harness.nn.rows import fitting_layout
+from tests.builders import PLAIN
+from tests.families import FAMILIES, GROUPED, PACKED_FAMILIES
+from tests.tiny import make_tokenizer
 
 LENGTHS = (5, 9, 7)
+CPU = torch.device("cpu")
 
 
-def make_bank(config: PretrainedConfig, like: torch.nn.Module) -> AdapterBank:
-    packed = packable(config)
-    attention = {"attn_implementation": PACKED} if packed else {}
-    model = AutoModelForCausalLM.from_config(deepcopy(config), **attention)  # loading writes into the config
-    model.load_state_dict(like.state_dict())
-    bank = AdapterBank(model) if packed else PaddedAdapterBank(model)
-    bank.eval()
-    return bank
+def drawn(model: PreTrainedModel) -> PreTrainedModel:
+    """With values that tell tokens apart, in biases and norms too."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "A_log" not in name and "dt_proj" not in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2 + 0.5 * ("norm" in name)
+    return model.eval()
+
+
+@cache
+def checkpoint(family: str, root: Path) -> Path:
+    drawn(AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))).save_pretrained(root / family)
+    return root / family
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("families")
+
+
+def bank_of(folder: Path) -> AdapterBank:
+    return make_bank(folder, ModelKind.causal, AdapterMethod.lora, PLAIN, CPU)
+
+
+def rows() -> list[np.ndarray[Any, np.dtype[np.int32]]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(3, 100, length).astype(np.int32) for length in LENGTHS]
+
+
+def items(member: str = "a") -> list[Item]:
+    return [Item(member=member, tokens=t, num_source=2, dropout_key=i, weight=1.0) for i, t in enumerate(rows())]
+
+
+def own_logprobs(model: nn.Module) -> list[Tensor]:
+    """Of each sequence alone, by the model's own forward: [T, V]."""
+    with torch.no_grad():
+        return [model(torch.from_numpy(row.astype(np.int64))[None]).logits[0].log_softmax(-1) for row in rows()]
+
+
+def own_losses(model: nn.Module) -> Tensor:
+    parts = []
+    for row in rows():
+        ids = torch.from_numpy(row.astype(np.int64))[None]
+        parts.append(functional.cross_entropy(model(ids).logits[0, 1:-1], ids[0, 2:], reduction="none"))
+    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_row_of_many_equals_each_alone(family: str) -> None:
-    torch.manual_seed(0)
-    plain = AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]), attn_implementation="eager").eval()
-    bank = make_bank(FAMILIES[family], plain)
-    rows = [torch.randint(3, 100, (1, length)) for length in LENGTHS]
+def test_losses_and_scores_are_the_models_own(family: str, root: Path) -> None:
+    folder = checkpoint(family, root)
+    plain, bank = AutoModelForCausalLM.from_pretrained(folder), bank_of(folder)
+    assert bank.layout.is_packed == (family in PACKED_FAMILIES)
+    bank.add_member("a", AdapterConfig(name="lora", lora_r=2), seed=1)
+    own = own_logprobs(plain)
+    bank.train()
+    first, again = bank.item_losses(items()), bank.item_losses(items())  # the base's own dropout is off
+    torch.testing.assert_close(first, own_losses(plain), rtol=1e-4, atol=1e-4)
+    assert torch.equal(first, again)
+    bank.eval()
     with torch.no_grad():
-        alone = torch.cat([plain(row).logits[0] for row in rows])
         segments = [Segment(num_tokens=length, member=None) for length in LENGTHS]
-        together = bank.logits(bank(torch.cat(rows, 1), segments)[0])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+        hidden = bank(torch.from_numpy(np.concatenate(rows()).astype(np.int64))[None], segments)
+        torch.testing.assert_close(bank.logits(hidden[0]).log_softmax(-1), torch.cat(own), rtol=1e-4, atol=1e-4)
+    requests = [Continuation(tokens=row.tolist(), num_context=1, group="all") for row in rows()]
+    for places, scores in score_continuations(loaded(bank), requests):
+        for place, score in zip(places, scores, strict=True):
+            targets = torch.from_numpy(rows()[place][1:].astype(np.int64))
+            expected = own[place][:-1].gather(1, targets[:, None])[:, 0]
+            torch.testing.assert_close(torch.from_numpy(score.logprobs), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", "bloom"])
-def test_an_adapter_drops_out_alike_alone_and_in_company(family: str) -> None:
-    torch.manual_seed(0)
-    plain = AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))
-    bank = make_bank(FAMILIES[family], plain)
+def loaded(bank: AdapterBank) -> LoadedBase:
+    source = ModelSource(kind="folder", location="", revision="main", max_length=64)
+    return LoadedBase(bank=bank, tokenizer=make_tokenizer(), source=source, fingerprint="", max_length=64)
+
+
+@pytest.mark.parametrize("family", ["phi", "gemma2", "granite", "gpt2", "falcon_alibi", "stablelm", "lfm2"])
+def test_gradients_and_the_saved_adapter_are_pefts(family: str, root: Path, tmp_path: Path) -> None:
+    folder = checkpoint(family, root)
+    bank = bank_of(folder)
+    bank.add_member("a", AdapterConfig(name="lora", lora_r=2, lora_alpha=4, lora_dropout=0.0), seed=1)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in bank.member_parameters("a").values():
+        parameter.data.normal_(0, 0.2, generator=generator)
+    bank.save_member("a", tmp_path, str(folder), "main")
+    bank.train()
+    losses = bank.item_losses(items())
+    losses.mean().backward()
+    peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path, is_trainable=True).eval()
+    expected = own_losses(peft)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4)
+    expected.mean().backward()
+    theirs = {name.replace(".default.", "."): parameter.grad for name, parameter in peft.named_parameters()}
+    for name, parameter in bank.member_parameters("a").items():
+        torch.testing.assert_close(parameter.grad, theirs[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "gemma3"])
+def test_an_adapter_drops_out_alike_alone_and_in_company(family: str, root: Path) -> None:
+    bank = bank_of(checkpoint(family, root))
     bank.add_member("a", AdapterConfig(name="lora", lora_r=4, lora_dropout=0.3), seed=1)
     for name, parameter in bank.member_parameters("a").items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     bank.train()
-    rows = [torch.randint(3, 100, (1, length)) for length in LENGTHS]
-    segments = [Segment(num_tokens=length, member="a", dropout_key=i) for i, length in enumerate(LENGTHS)]
     with torch.no_grad():
-        alone = torch.cat([bank(row, [segment])[0] for row, segment in zip(rows, segments, strict=True)])
-        together = bank(torch.cat(rows, 1), segments)[0]
+        alone = torch.cat([bank.item_losses([item]) for item in items()])
+        together = bank.item_losses(items())
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    bank.eval()
+    assert not torch.allclose(bank.item_losses(items()), together)
 
 
-def test_what_packed_rows_would_get_wrong_is_refused() -> None:
-    window = MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=4)
-    capped = Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8)
-    for config, message in ((window, "sliding window of 4"), (capped, "caps its attention")):
-        bank = AdapterBank(AutoModelForCausalLM.from_config(config, attn_implementation=PACKED))
-        with pytest.raises(ValueError, match=message):
-            bank(torch.randint(3, 100, (1, 9)), [Segment(num_tokens=9, member=None)])
+def test_terms_that_packed_rows_would_lose_are_noticed() -> None:
+    """GPT-OSS adds a score that no token has (sinks): rows that are padded keep it."""
+    config = GptOssConfig(**GROUPED, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=64)
+    model = drawn(AutoModelForCausalLM.from_config(config))
+    assert not fitting_layout(model, "here").is_packed
+    assert model.config._attn_implementation == "eager"
+
+
+def test_a_model_that_neither_layout_serves_is_refused() -> None:
+    """One whose layers mix the sequences of a batch."""
+    model = drawn(AutoModelForCausalLM.from_config(deepcopy(FAMILIES["bloom"])))
+    layer: nn.Module = model.transformer.h[0].mlp
+    layer.register_forward_hook(lambda *call: call[2] + call[2].mean(dim=(0, 1)))
+    with pytest.raises(ValueError, match=r"here: model_type bloom can't be trained or scored.*Packed: .*Padded: "):
+        fitting_layout(model, "here")
+
+
+def test_a_model_that_takes_its_layers_apart_is_refused(tmp_path: Path) -> None:
+    config = MambaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model_type mamba can't be trained .* it takes linear layers apart"):
+        bank_of(tmp_path)

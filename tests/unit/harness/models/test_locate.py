@@ -8,7 +8,14 @@ import pytest
 from harness.config.choices import model_choice
 from harness.config.schema import ModelConfig, PathsConfig
 from harness.files.hub import Missing
-from harness.models.locate import ModelSource, checkpoint_shape, folder_fingerprint, locate_model, num_parameters
+from harness.models.locate import (
+    ModelSource,
+    checkpoint_shape,
+    folder_fingerprint,
+    locate_model,
+    num_parameters,
+    tokenizer_fingerprint,
+)
 from tests.tiny import make_checkpoint, tiny_config
 
 
@@ -135,3 +142,33 @@ def test_fingerprint_follows_weights_config_and_tokenizer(tmp_path: Path) -> Non
     assert folder_fingerprint(one) != first
     (two / "more.safetensors").write_bytes(b"w")
     assert folder_fingerprint(two) not in (first, folder_fingerprint(one))
+
+
+def test_a_template_of_its_own_is_part_of_the_tokenizer_and_not_of_the_old_fingerprint(tmp_path: Path) -> None:
+    """Runs of earlier versions were recorded with `folder_fingerprint`: it must not change for them."""
+    folder = make_checkpoint(tmp_path / "model")
+    before, old = tokenizer_fingerprint(folder), folder_fingerprint(folder)
+    for name in ("chat_template.jinja", "vocab.json", "spiece.model"):
+        (folder / name).write_text("{{ messages }}")
+        after = tokenizer_fingerprint(folder)
+        assert after != before
+        before = after
+    assert folder_fingerprint(folder) == old
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 100},
+        {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 100},
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128, "vocab_size": 100},
+        {"text_config": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}},
+    ],
+)
+def test_a_shape_is_read_under_every_familys_names(saved: dict[str, object], tmp_path: Path) -> None:
+    folder = fake(tmp_path / "model")
+    (folder / "config.json").write_text(json.dumps(saved))
+    shape = checkpoint_shape(ModelSource(kind="folder", location=str(folder), revision="main", max_length=64))
+    assert shape is not None
+    assert (shape.hidden_size, shape.num_layers, shape.num_heads, shape.num_kv_heads) == (32, 2, 4, 4)
+    assert (shape.intermediate_size, shape.vocab_size) == (128, 100)

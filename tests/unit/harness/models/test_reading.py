@@ -29,12 +29,10 @@ from transformers import (
 
 from harness.banks import load
 from harness.banks.load import load_base, make_bank, read_base
-from harness.banks.shared import packable
 from harness.config.schema import AdapterMethod, DType, ModelKind, QuantConfig, QuantMethod
 from harness.devices.ranks import Ranks
 from harness.models.locate import ModelSource
 from harness.models.reading import OnTheWay, read_config, read_model
-from harness.nn.attention import PACKED
 from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear
 from harness.nn.shards import ShardedLayers
 from tests.builders import FAMILIES, SIZES
@@ -67,7 +65,7 @@ def llama(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, method: str = "nf4", **more: Any) -> Any:
-    return read_base(folder, read_config(folder), quant(method), CPU, more.get("shards"), more.get("options", {}))
+    return read_base(folder, read_config(folder), quant(method), CPU, more.get("shards"))
 
 
 def change(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
@@ -93,12 +91,11 @@ def assert_same_model(found: nn.Module, expected: nn.Module) -> None:
 @pytest.mark.parametrize("family", CONFIGS)
 def test_it_is_the_model_that_was_read_whole(family: str, method: str, tmp_path: Path) -> None:
     folder = write(CONFIGS[family], tmp_path)
-    options = {"attn_implementation": PACKED} if packable(CONFIGS[family]) else {}
     for dtype in (DType.bfloat16, DType.float32):
         how = quant(method, dtype)
-        expected = AutoModelForCausalLM.from_pretrained(folder, dtype=TORCH_DTYPES[dtype], **options)
+        expected = AutoModelForCausalLM.from_pretrained(folder, dtype=TORCH_DTYPES[dtype])
         quantize_linear_layers(expected, how, CPU)
-        found: Any = read_base(folder, read_config(folder), how, CPU, None, options)
+        found: Any = read_base(folder, read_config(folder), how, CPU, None)
         assert_same_model(found, expected)
         assert found.config.to_dict() == expected.config.to_dict()
         assert found.generation_config.to_dict() == expected.generation_config.to_dict()

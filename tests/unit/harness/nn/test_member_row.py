@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
-from harness.banks.shared import AdapterBank, PaddedAdapterBank
+from harness.banks.shared import AdapterBank
 from harness.config.schema import AdapterConfig
 from harness.nn import member_row
 from harness.nn.attention import PACKED
 from harness.nn.batch import Item, Segment
 from harness.nn.low_rank import Alone, Blocks, Grouped
 from harness.nn.member_row import Kernels
+from harness.nn.rows import Layout
 from tests.philox import philox_on_cpu
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 
@@ -109,7 +110,7 @@ def test_a_padded_batch_trains_as_with_single_calls(kernels: Kernels) -> None:
     def make(kernels: Kernels) -> AdapterBank:
         torch.manual_seed(0)
         base = BloomForCausalLM(BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=32, n_layer=2, n_head=4))
-        return fill(PaddedAdapterBank(base), kernels, "abc")
+        return fill(AdapterBank(base, layout=Layout(is_packed=False)), kernels, "abc")
 
     assert_equal(train_rows(make(kernels), "abc"), train_rows(make(Kernels()), "abc"))
 

@@ -1,0 +1,78 @@
+"""Which architectures are known to train and score exactly, and which can't? Asked at plan time: no torch.
+
+The list is what tests/unit/harness/banks/test_families.py holds against transformers (docs/models.md). One that isn't
+in it is not refused: when it is loaded, `harness.nn.rows` tries what the plan can't know.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.config.schema import AdapterConfig, AdapterMethod, ModelKind, QuantConfig, QuantMethod
+
+PACKED = frozenset(
+    [
+        "llama",
+        "qwen2",
+        "qwen3",
+        "mistral",
+        "phi",
+        "phi3",
+        "gemma",
+        "gemma3_text",
+        "granite",
+        "cohere",
+        "cohere2",
+        "olmo2",
+        "starcoder2",
+        "gpt_neox",
+        "gpt2",
+        "gpt_bigcode",
+        "opt",
+    ]
+)
+PADDED = frozenset(
+    ["gemma2", "stablelm", "falcon", "gptj", "codegen", "bloom", "mpt", "nemotron", "lfm2", "recurrent_gemma"]
+)
+_APART = frozenset({"mamba", "falcon_mamba"})  # multiply by weights of layers that they don't call
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def architecture_problem(folder: Path, kind: ModelKind, quant: QuantConfig, adapter: AdapterConfig) -> str | None:
+    """-> why a checkpoint's architecture can't be trained so, with the remedy; None if nothing is known against it."""
+    saved = _config(folder)
+    model_type = saved.get("model_type")
+    if kind is not ModelKind.causal:
+        return None
+    if model_type in _APART:
+        return f"{folder}: model_type {model_type} takes its linear layers apart, so they can't be adapted"
+    experts = next((saved[key] for key in _EXPERTS if isinstance(saved.get(key), int) and saved[key] > 1), None)
+    adapts_all = adapter.method not in (AdapterMethod.none, AdapterMethod.full) and adapter.targets == ["all-linear"]
+    if experts is None or (quant.method is QuantMethod.none and not adapts_all):
+        return None
+    return (
+        f"{folder}: model_type {model_type} has {experts} experts, which transformers fuses to one tensor a layer: "
+        f"neither quantization nor an adapter of all linear layers reaches them, most of the model. Use a dense model, "
+        "or quant=bf16 with adapter.targets that name its attention's layers"
+    )
+
+
+def architecture_note(folder: Path) -> str | None:
+    """-> that nobody has held this architecture against transformers; None if it is on the list."""
+    model_type = _config(folder).get("model_type")
+    if model_type is None or model_type in PACKED | PADDED:
+        return None
+    return (
+        f"model_type {model_type} is not among the architectures that are tested (docs/models.md); when it is loaded, "
+        "its rows are compared with its own forward pass, and it is refused if they differ"
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json, its text model's for one of text and images; empty where it can't be read."""
+    try:
+        saved: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    text = saved.get("text_config")
+    return saved | text if isinstance(text, dict) else saved

@@ -1,0 +1,112 @@
+"""A tiny config of each family that trains and scores exactly, with what makes it differ set to values that show."""
+
+from typing import Any
+
+from transformers import (
+    BloomConfig,
+    CodeGenConfig,
+    Cohere2Config,
+    CohereConfig,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    GPTBigCodeConfig,
+    GPTJConfig,
+    GPTNeoXConfig,
+    GraniteConfig,
+    Lfm2Config,
+    LlamaConfig,
+    MistralConfig,
+    MptConfig,
+    NemotronConfig,
+    Olmo2Config,
+    OPTConfig,
+    Phi3Config,
+    PhiConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    RecurrentGemmaConfig,
+    StableLmConfig,
+    Starcoder2Config,
+)
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED: dict[str, Any] = SIZES | {"num_key_value_heads": 2}
+_GEMMA: dict[str, Any] = GROUPED | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4}
+_LAYERS = ["sliding_attention", "full_attention"]
+_OLD: dict[str, Any] = {
+    "vocab_size": 100,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_FALCON: dict[str, Any] = {key: value for key, value in SIZES.items() if key != "intermediate_size"}
+
+PACKED_FAMILIES: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**GROUPED),
+    "qwen2": Qwen2Config(**GROUPED),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=8),
+    "mistral": MistralConfig(**GROUPED, sliding_window=4),
+    "phi": PhiConfig(**SIZES, resid_pdrop=0.1, embd_pdrop=0.1),
+    "phi3": Phi3Config(**GROUPED, resid_pdrop=0.1),
+    "gemma": GemmaConfig(**GROUPED, head_dim=8),
+    "gemma3": Gemma3TextConfig(**_GEMMA, layer_types=_LAYERS),
+    "granite": GraniteConfig(
+        **GROUPED, logits_scaling=3.0, embedding_multiplier=2.0, residual_multiplier=0.5, attention_multiplier=0.3
+    ),
+    "cohere": CohereConfig(**GROUPED, logit_scale=0.2),
+    "cohere2": Cohere2Config(**GROUPED, logit_scale=0.2, sliding_window=4, layer_types=_LAYERS),
+    "olmo2": Olmo2Config(**GROUPED),
+    "starcoder2": Starcoder2Config(**GROUPED, residual_dropout=0.1, embedding_dropout=0.1, attention_dropout=0.1),
+    "gpt_neox": GPTNeoXConfig(**SIZES, hidden_dropout=0.1),
+    "gpt2": GPT2Config(**_OLD),
+    "gpt_bigcode": GPTBigCodeConfig(**_OLD),
+    "opt": OPTConfig(
+        vocab_size=100,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        ffn_dim=64,
+        word_embed_proj_dim=16,
+        do_layer_norm_before=False,
+        layerdrop=0.1,
+    ),
+}
+PADDED_FAMILIES: dict[str, PretrainedConfig] = {
+    "gemma2": Gemma2Config(**_GEMMA, final_logit_softcapping=2.0, attn_logit_softcapping=2.0),
+    "stablelm": StableLmConfig(**GROUPED, hidden_dropout=0.1),
+    "falcon": FalconConfig(**_FALCON, hidden_dropout=0.1),
+    "falcon_new": FalconConfig(**_FALCON, num_kv_heads=2, new_decoder_architecture=True),
+    "falcon_alibi": FalconConfig(**_FALCON, alibi=True, parallel_attn=False, bias=True, attention_dropout=0.1),
+    "gptj": GPTJConfig(**_OLD, rotary_dim=4),
+    "codegen": CodeGenConfig(**_OLD, rotary_dim=4),
+    "bloom": BloomConfig(vocab_size=100, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0.1),
+    "mpt": MptConfig(
+        vocab_size=100, d_model=32, n_layers=2, n_heads=4, attn_config={"attn_pdrop": 1}
+    ),  # an integer by its type
+    "nemotron": NemotronConfig(**GROUPED),
+    "lfm2": Lfm2Config(**GROUPED, layer_types=["conv", "full_attention"]),
+    "recurrent_gemma": RecurrentGemmaConfig(
+        **SIZES,
+        lru_width=32,
+        head_dim=8,
+        attention_window_size=4,
+        block_types=("recurrent", "attention"),
+        logits_soft_cap=2.0,
+    ),
+}
+FAMILIES = PACKED_FAMILIES | PADDED_FAMILIES
