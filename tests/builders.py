@@ -1,6 +1,7 @@
 """Configs, specs, records, members and loaded bases that several test modules build alike."""
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from transformers import (
 
 from eval.answers.questions import Question
 from eval.benchmarks.registry import BENCHMARKS, eval_config
-from eval.judging.matches import Match
+from eval.judging.matches import Failure, Judgment, Match
+from eval.judging.parse import judgment_of
+from eval.judging.prompts import JudgePrompt, Mode, PromptSet, own_prompts, render
 from eval.scoring.continuations import Continuation
 from harness.banks.load import LoadedBase, load_base
 from harness.banks.shared import AdapterBank
@@ -207,3 +210,29 @@ def make_member(name: str, tmp: Path, seed: int = 0, **changes: object) -> tuple
 
 def weights(bank: AdapterBank, name: str) -> dict[str, torch.Tensor]:
     return {key: value.detach().clone() for key, value in bank.member_parameters(name).items()}
+
+
+class ScriptedJudge:
+    """A judge whose text `reply` writes; the usual parser reads it."""
+
+    is_waiting = False
+    stopped: str | None = None
+
+    def __init__(
+        self, reply: Callable[[JudgePrompt, Match], str], name: str = "scripted", prompts: PromptSet | None = None
+    ) -> None:
+        self.name = name
+        self._reply = reply
+        self._prompts = prompts or own_prompts(Mode.pairwise)
+        self.settings: Mapping[str, Any] = {"kind": "scripted", "prompts_sha256": self._prompts.sha256}
+
+    def prompt_sha256(self, match: Match) -> str:
+        """Of the rendered prompt."""
+        return render(self._prompts, match).sha256
+
+    def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:
+        """Asks the script."""
+        for match in matches:
+            prompt = render(self._prompts, match)
+            on_judgment(judgment_of(match.key, prompt.sha256, self._prompts.mode, self._reply(prompt, match)))
+        return []

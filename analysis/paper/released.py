@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 from harness.files.atomic import read_jsonl, write_atomically
 
 DEPTH = 3  # folders below the data folder that are looked into

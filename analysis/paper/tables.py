@@ -22,7 +22,7 @@ from analysis.paper.values import CITATION, TABLES, PaperTable, Value
 from eval.ratings.elo import EloRating
 from eval.ratings.rate import RateOptions, rate
 from eval.ratings.relative import RelativeScore, load_scores, relative_scores
-from eval.ratings.verdicts import Verdicts, load_verdicts, to_matches
+from eval.verdicts.table import Verdicts, load_verdicts, to_matches
 
 ELO_TOLERANCE = 2.0  # points: the paper's +-1 and as much again for ours, both of the ordering
 STATED_K, ORDERINGS, SEED = 32.0, 10_000, 0

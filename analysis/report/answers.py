@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from analysis.report.records import Run, Tournament, Verdict
 from eval.answers.files import Answer
-from eval.ratings.codes import FIRST, SECOND, TIE
+from eval.verdicts.codes import FIRST, SECOND, TIE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

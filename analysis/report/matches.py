@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from analysis.report.records import Tournament, Verdict
-from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
 PairTallies = dict[tuple[str, str], "Tally"]  # (system, opponent) -> the system's outcomes; both directions
 

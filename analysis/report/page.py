@@ -31,7 +31,7 @@ from analysis.report.sections import (
     scores_views,
     shared_packages,
 )
-from eval.ratings.codes import NULL_SYSTEM
+from eval.verdicts.codes import NULL_SYSTEM
 from harness.files.atomic import write_atomically
 
 PAGE = "index.html"

@@ -14,7 +14,7 @@ from typing import Any
 from eval.answers.files import Answer, read_answers
 from eval.answers.questions import join_turns
 from eval.judging.store import recorded_judges
-from eval.ratings.verdicts import load_verdicts
+from eval.verdicts.table import load_verdicts
 from harness.files.atomic import read_jsonl
 from harness.ledger.open import existing_ledger, without_passwords
 from harness.ledger.tables import JobStatus

@@ -29,7 +29,7 @@ from pyarrow import csv as arrow_csv
 
 from eval.ratings.elo import elo_drawn, elo_given
 from eval.ratings.rate import RateOptions, rate_files
-from eval.ratings.verdicts import Matches, load_verdicts, to_matches
+from eval.verdicts.table import Matches, load_verdicts, to_matches
 
 NUM_ORDERINGS, K = 10_000, 32.0
 LARGE_QUESTIONS, LARGE_SYSTEMS = 25_253, 20  # times 20 * 19 + 16 ordered pairs: ten million rows

@@ -5,7 +5,7 @@ pass then continues every active sequence by one token. A finished sequence leav
 A pass keeps the tokens of one member together, as the bank wants them.
 
 Memory: as many slots as are asked for, or as fit. Sequences of like length share a shelf of the cache
-(`harness.nn.key_value_cache`); one that would fill less than half of a slot opens a shelf of its own while slots are
+(`eval.answers.key_value_cache`); one that would fill less than half of a slot opens a shelf of its own while slots are
 left. Where the device has no room after all, everything under way waits again, its tokens kept, and half as many slots
 go on. The host waits for the device once a token, for all rows together.
 
@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from eval.answers.key_value_cache import Decode, Prefill, Shelf, Slots
 from eval.scoring.row_sizes import MAX_SLOTS, PREFILL_TOKENS, Backoff, RowSizes, row_sizes
 from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
 from harness.nn.batch import Segment
-from harness.nn.key_value_cache import Decode, Prefill, Shelf, Slots
 
 _NUMBERS_AHEAD = 64  # random numbers of each sequence that the device has in advance
 

@@ -18,8 +18,8 @@ from eval.answers.rows import identifier_text, read_rows
 from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, Vote, votes
-from eval.ratings.codes import FIRST, SECOND, TIE
-from eval.ratings.verdicts import RATER_COLUMNS, REQUIRED, VerdictError, read_header, verdict_code
+from eval.verdicts.codes import FIRST, SECOND, TIE
+from eval.verdicts.table import RATER_COLUMNS, REQUIRED, VerdictError, read_header, verdict_code
 from harness.files.atomic import csv_text, write_atomically
 
 JUDGE = "human"

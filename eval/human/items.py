@@ -18,8 +18,8 @@ import numpy as np
 
 from eval.answers.files import Answers, contest_answers
 from eval.answers.questions import EMBEDDED_QUESTIONS, Question, load_open_questions, shown_question
-from eval.ratings.codes import FIRST, SECOND
-from eval.ratings.verdicts import load_verdicts
+from eval.verdicts.codes import FIRST, SECOND
+from eval.verdicts.table import load_verdicts
 from harness.files.atomic import read_jsonl
 from harness.runs.record import RECORD_FILE
 

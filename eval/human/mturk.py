@@ -25,7 +25,7 @@ from eval.human.markdown import render_answer
 from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, is_swapped, side_seed, votes
-from eval.ratings.verdicts import VerdictError, read_header
+from eval.verdicts.table import VerdictError, read_header
 from harness.files.atomic import csv_text, write_atomically
 
 INPUT_COLUMNS = ("item", "question", "answer_a", "answer_b")

@@ -18,7 +18,7 @@ from eval.human.store import VoteStore
 from eval.human.votes import Choice, Vote, votes
 from eval.ratings.agreement import Level, rater_agreement
 from eval.ratings.bias import PositionBias, position_bias
-from eval.ratings.verdicts import Names, Verdicts
+from eval.verdicts.table import Names, Verdicts
 
 NUM_RESAMPLES = 200
 HASTY_SECONDS = 3.0  # nobody reads two answers in less
@@ -103,7 +103,7 @@ def overview(store: VoteStore) -> Overview:
 
 
 def to_verdicts(cast: Sequence[Vote]) -> Verdicts:
-    """Votes as `eval.ratings.verdicts` holds a file's rows."""
+    """Votes as `eval.verdicts.table` holds a file's rows."""
     systems = sorted({name for vote in cast for name in (vote.system_a, vote.system_b)})
     at = {name: code for code, name in enumerate(systems)}
     return Verdicts(

@@ -18,7 +18,7 @@ import numpy as np
 
 from eval.human.items import Item
 from eval.human.store import ITEM_COLUMNS, Rules, VoteStore, read_item
-from eval.ratings.codes import FIRST, SECOND, TIE
+from eval.verdicts.codes import FIRST, SECOND, TIE
 
 
 class Choice(Enum):

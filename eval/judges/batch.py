@@ -39,7 +39,7 @@ from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.options import ApiOptions
 from eval.judging.prompts import JudgePrompt, PromptSet, render
 from eval.judging.store import JudgmentStore, settings_sha256
-from eval.ratings.codes import UNPARSED
+from eval.verdicts.codes import UNPARSED
 
 MAX_REQUESTS = 50_000  # of a batch; OpenAI's limits
 MAX_FILE_BYTES = 190_000_000  # of 200 MB

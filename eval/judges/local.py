@@ -37,9 +37,9 @@ from transformers import PreTrainedTokenizerBase
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.options import LocalOptions
 from eval.judging.prompts import fill, hash_text, neutralise
-from eval.ratings.codes import FIRST, SECOND, TIE
 from eval.scoring.next_token import Prompt, next_token_logprobs
 from eval.scoring.row_sizes import row_sizes
+from eval.verdicts.codes import FIRST, SECOND, TIE
 from harness.banks.load import LoadedBase, load_base
 from harness.devices.torch_device import resolve_device, resolved_quant
 from harness.files.hub import Missing

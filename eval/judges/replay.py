@@ -10,12 +10,12 @@ from typing import Any
 
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.prompts import hash_text
-from eval.ratings.codes import UNPARSED
+from eval.verdicts.codes import UNPARSED
 from harness.files.atomic import sha256_file
 
 
 class ReplayJudge:
-    """Verdicts out of files that `eval.ratings.verdicts` reads."""
+    """Verdicts out of files that `eval.verdicts.table` reads."""
 
     is_waiting = False
     stopped: str | None = None
@@ -30,7 +30,7 @@ class ReplayJudge:
         Raises:
             ValueError: a file can't be read, it holds several judges and none is named, or several raters.
         """
-        from eval.ratings.verdicts import load_verdicts  # compiles its numeric parts: only who replays waits for them
+        from eval.verdicts.table import load_verdicts  # compiles its numeric parts: only who replays waits for them
 
         rows = load_verdicts(paths)
         judges = sorted(set(rows.judge.values))

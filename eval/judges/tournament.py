@@ -30,7 +30,7 @@ from eval.judging.matches import (
 )
 from eval.judging.options import Estimate, JudgeOptions, JudgeSummary
 from eval.judging.store import JudgmentStore
-from eval.ratings.codes import NULL_SYSTEM
+from eval.verdicts.codes import NULL_SYSTEM
 
 LOCK_FILE = ".judging.lock"
 

@@ -5,7 +5,7 @@ Library only; `python -m eval judge` runs `eval.judges.tournament`, and `eval.ju
 A contestant is a name with an answer to each question. Every pair of contestants meets on every question
 that both answered, in both orders, because judges favour a position (in the verdicts that QLoRA, arXiv
 2305.14314, released for the Vicuna benchmark, the first answer wins 65 % of the decisive ones). Verdicts
-are those of `eval.ratings.verdicts`: 1 = the answer shown first is better, 2 = the second, 3 = tie, -1 = none could
+are those of `eval.verdicts.table`: 1 = the answer shown first is better, 2 = the second, 3 = tie, -1 = none could
 be read. `null_answers` makes the control of arXiv 2410.07137: a contestant with one constant answer,
 which no trustworthy judge ranks high.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from eval.answers.files import Answers
 from eval.answers.questions import Question
-from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
 VERDICTS = (FIRST, SECOND, TIE, UNPARSED)
 NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, and I am happy to say more about it."

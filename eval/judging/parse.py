@@ -20,7 +20,7 @@ from eval.judging.matches import Judgment
 from eval.judging.prompts import Mode
 from eval.judging.scores import Pair, read_pair
 from eval.judging.sentences import Reading, read_labels, read_line, read_phrase
-from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
 KEY_MARK = "[key]"  # stands in stored texts for a server's key

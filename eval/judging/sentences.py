@@ -28,7 +28,7 @@ from eval.judging.words import (
     VERBS,
     WINS,
 )
-from eval.ratings.codes import FIRST, SECOND, TIE
+from eval.verdicts.codes import FIRST, SECOND, TIE
 
 MAX_LINE = 2000  # characters; a longer last line is no verdict
 MAX_SHORT = 80

@@ -1,6 +1,6 @@
 """The words of which a judge's verdict may consist. Whatever else stands in a sentence leaves it unread."""
 
-from eval.ratings.codes import FIRST, SECOND, TIE
+from eval.verdicts.codes import FIRST, SECOND, TIE
 
 
 def _words(text: str) -> frozenset[str]:

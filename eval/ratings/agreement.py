@@ -23,7 +23,7 @@ from eval.ratings import kappa as statistics
 from eval.ratings.bias import PositionBias, Share, length_bias, own_wins, position_bias
 from eval.ratings.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
 from eval.ratings.intervals import clustered_interval
-from eval.ratings.verdicts import Matches, Verdicts, combined_key, join_names, load_verdicts, to_matches
+from eval.verdicts.table import Matches, Verdicts, combined_key, join_names, load_verdicts, to_matches
 
 SCHEMA_VERSION = 1
 METHODS = {

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.ratings.codes import FIRST, SECOND, TIE
 from eval.ratings.intervals import clustered_interval
-from eval.ratings.verdicts import Verdicts, combined_key
+from eval.verdicts.codes import FIRST, SECOND, TIE
+from eval.verdicts.table import Verdicts, combined_key
 
 LengthByAnswer = Mapping[tuple[str, str], float]  # (system, question_id) -> length
 

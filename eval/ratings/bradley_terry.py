@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
 from eval.ratings.elo import SCALE
-from eval.ratings.verdicts import Matches
+from eval.verdicts.table import Matches
 
 POINTS_PER_NAT = SCALE / np.log(10.0)
 ANCHOR = 1000.0

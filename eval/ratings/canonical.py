@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.ratings.verdicts import Matches
+from eval.verdicts.table import Matches
 
 NUM_ROUNDS = 4
 Codes = NDArray[np.uint64]

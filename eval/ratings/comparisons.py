@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from eval.ratings.intervals import Z_95, student_t
-from eval.ratings.verdicts import Matches
+from eval.verdicts.table import Matches
 
 LEVEL = 0.05
 Z_LEVEL_PLUS_POWER = 1.959964 + 0.841621

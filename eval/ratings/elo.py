@@ -24,7 +24,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.ratings.verdicts import Matches
+from eval.verdicts.table import Matches
 
 SCALE = 400.0  # points for which the odds grow tenfold
 LANES = 32  # orderings side by side; 8 and 16 took 1.5 and 1.3 times as long, 64 the same

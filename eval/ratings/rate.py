@@ -31,7 +31,6 @@ from eval.ratings.bradley_terry import (
     unbounded_systems,
 )
 from eval.ratings.canonical import canonical_order
-from eval.ratings.codes import NULL_SYSTEM
 from eval.ratings.comparisons import (
     METHOD,
     Comparison,
@@ -47,7 +46,8 @@ from eval.ratings.intervals import student_t
 from eval.ratings.relative import RelativeScore, Scores, is_score_file, load_scores, relative_scores
 from eval.ratings.style import Controlled, controlled_ratings
 from eval.ratings.unanimous import Doubt, doubted_cells, doubted_matches, doubtful_pairs, with_doubt
-from eval.ratings.verdicts import Matches, Verdicts, load_verdicts, read_header, to_matches
+from eval.verdicts.codes import NULL_SYSTEM
+from eval.verdicts.table import Matches, Verdicts, load_verdicts, read_header, to_matches
 
 SCHEMA_VERSION = 1
 FEW_PROMPTS = 10  # below this intervals over prompts rest on hardly anything

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.ratings.intervals import ratio_interval
-from eval.ratings.verdicts import (
+from eval.verdicts.table import (
     Names,
     VerdictError,
     combined_key,

@@ -24,7 +24,7 @@ from eval.ratings.bradley_terry import (
     PRIOR_PRECISION,
     prompt_weights,
 )
-from eval.ratings.verdicts import Matches
+from eval.verdicts.table import Matches
 
 Array = NDArray[np.float64]
 Answers = Mapping[tuple[str, str], str]  # (system, question_id) -> text

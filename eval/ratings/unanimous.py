@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.ratings.bradley_terry import Cells, unbounded_systems
-from eval.ratings.verdicts import Matches
+from eval.verdicts.table import Matches
 
 WON, LOST, TIED = 0, 1, 2
 

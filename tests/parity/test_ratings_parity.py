@@ -17,7 +17,7 @@ from eval.ratings.agreement import AgreementResult, AgreeOptions, agree_files
 from eval.ratings.bradley_terry import count_cells, fit
 from eval.ratings.elo import elo_drawn, elo_given
 from eval.ratings.rate import RateOptions, rate_files
-from eval.ratings.verdicts import Matches, load_verdicts, to_matches
+from eval.verdicts.table import Matches, load_verdicts, to_matches
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 PAIRWISE = DATA / "qlora" / "vicuna_gpt4_pairwise.csv"

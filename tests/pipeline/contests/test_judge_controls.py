@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.__main__ import app
-from eval.ratings.codes import NULL_SYSTEM
+from eval.verdicts.codes import NULL_SYSTEM
 
 DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "questions"
 ANSWERS = DATA / "vicuna_answers.jsonl"

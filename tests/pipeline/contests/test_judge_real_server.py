@@ -23,7 +23,7 @@ from eval.judging.matches import Judgment
 from eval.judging.options import ApiOptions, JudgeOptions
 from eval.judging.prompts import Mode
 from eval.judging.store import JudgmentStore
-from eval.ratings.codes import NULL_SYSTEM
+from eval.verdicts.codes import NULL_SYSTEM
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SERVER_PYTHON = Path(os.environ.get("HARNESS_TEST_SERVER_PYTHON", REPOSITORY / ".venv-server" / "bin" / "python"))

@@ -22,7 +22,7 @@ from analysis.report.leaderboard import (
 )
 from analysis.report.matches import Tally, count_verdicts, pair_tallies, tally_systems
 from analysis.report.records import Mmlu, Run, Tournament, Verdict
-from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
+from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 from harness.config.schema import AdapterConfig, DatasetConfig, ModelConfig, QuantConfig, TrainConfig
 from harness.runs.estimate import Estimate
 from harness.runs.record import RunRecord

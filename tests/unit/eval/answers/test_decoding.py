@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eval.answers import decoding
 from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings, decode, nucleus_tokens, uniform_numbers
+from eval.answers.key_value_cache import Decode, Prefill, Shelf, Slots
 from eval.scoring import row_sizes
 from eval.scoring.row_sizes import kept_token_bytes
 from harness.banks.load import LoadedBase, load_base
 from harness.config.schema import AdapterConfig, DType, QuantConfig, QuantMethod
 from harness.models.locate import ModelSource
 from harness.nn.attention import Packed
-from harness.nn.key_value_cache import Decode, Prefill, Shelf, Slots
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 
 GREEDY = DecodingSettings(max_new_tokens=12, greedy=True, temperature=0.9, top_p=0.9)

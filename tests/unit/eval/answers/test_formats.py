@@ -15,8 +15,8 @@ from eval.judges.replay import ReplayJudge
 from eval.judges.tournament import open_tournament, run
 from eval.judging.flags import JudgeFlags
 from eval.judging.options import ApiOptions, JudgeOptions, ReplayOptions
-from eval.ratings.verdicts import load_verdicts
-from tests.scripted_judge import ScriptedJudge
+from eval.verdicts.table import load_verdicts
+from tests.builders import ScriptedJudge
 
 BOM = "\ufeff"
 

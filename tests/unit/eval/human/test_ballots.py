@@ -12,7 +12,7 @@ from eval.human.raters import add_rater, list_raters
 from eval.human.store import VoteStore
 from eval.human.votes import Choice, claim, record_vote, votes
 from eval.ratings.rate import RateOptions, rate_files
-from eval.ratings.verdicts import load_verdicts
+from eval.verdicts.table import load_verdicts
 from tests.lab import REPOSITORY
 from tests.voting import SYSTEMS, Clock, make_store, write_rows
 

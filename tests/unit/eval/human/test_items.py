@@ -8,7 +8,7 @@ import pytest
 
 from eval.human.items import CHECK_SYSTEMS, draw_contest
 from eval.human.store import Rules, VoteStore, create_store
-from eval.ratings.codes import FIRST, SECOND
+from eval.verdicts.codes import FIRST, SECOND
 from tests.voting import SYSTEMS, contest_options, write_rows
 
 

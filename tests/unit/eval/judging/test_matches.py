@@ -34,11 +34,11 @@ from eval.judging.prompts import (
     tag,
 )
 from eval.judging.store import JudgmentStore
-from eval.ratings.codes import NULL_SYSTEM
+from eval.verdicts.codes import NULL_SYSTEM
 from harness.files.atomic import to_json
 from harness.runs.record import save_record
+from tests.builders import ScriptedJudge
 from tests.builders import record as make_record
-from tests.scripted_judge import ScriptedJudge
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -495,7 +495,7 @@ KILLED = """
     sys.path.insert(0, {root!r})
     from tests.unit.eval.judging.test_matches import longer, options_in
     from eval.judges.tournament import run
-    from tests.scripted_judge import ScriptedJudge
+    from tests.builders import ScriptedJudge
     def on_progress(done, total):
         if done == 7:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -17,7 +17,7 @@ from eval.ratings.bradley_terry import (
     unbounded_systems,
 )
 from eval.ratings.comparisons import compare_all, flip_p, holm, standard_errors
-from eval.ratings.verdicts import Matches
+from eval.verdicts.table import Matches
 
 Array = NDArray[np.float64]
 

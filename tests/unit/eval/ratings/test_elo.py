@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from eval.ratings.elo import LANES, elo_drawn, elo_given, elo_over_prompts, ordering_interval
-from eval.ratings.verdicts import Matches
+from eval.verdicts.table import Matches
 
 
 def make_matches(rows: list[tuple[int, int, int]]) -> Matches:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import varlen
 
+from eval.answers.key_value_cache import Decode, Prefill, Shelf, Slots
 from harness.nn import attention, attention_kernels
 from harness.nn.attention import AttentionPlan, Branches, KeyValue, Packed, PrefixGroup, SharedPrefix
 from harness.nn.attention_kernels import (
@@ -19,7 +20,6 @@ from harness.nn.attention_kernels import (
     has_varlen_kernel,
     plain_attention_lse,
 )
-from harness.nn.key_value_cache import Decode, Prefill, Shelf, Slots
 
 HEADS, KV_HEADS, SIZE, SCALE = 6, 2, 16, 0.3
 

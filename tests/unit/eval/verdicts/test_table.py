@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.ratings.relative import load_scores
-from eval.ratings.verdicts import VerdictError, combined_key, load_verdicts, to_matches
+from eval.verdicts.table import VerdictError, combined_key, load_verdicts, to_matches
 
 HEADER = "question_id,system_a,system_b,verdict\n"
 

@@ -3,7 +3,7 @@
 The one reader of verdicts: ratings, agreement, replayed judges, people's imports and the report use it. A verdict
 file is a CSV (also .csv.gz) with the columns `question_id, system_a, system_b, verdict` (1 or a = A better, 2 or b = B
 better, 3 or tie, -1 = unparsed) and optionally `judge` and `rater` (or `rater_slot`); or one of others' files: Chatbot
-Arena's (`model_a, model_b, winner`), FastChat's pairwise judgments, AlpacaEval's annotations (`eval.ratings.foreign`).
+Arena's (`model_a, model_b, winner`), FastChat's pairwise judgments, AlpacaEval's annotations (`eval.verdicts.foreign`).
 A byte order mark, blanks and capitals in the header don't count, and 1.0 is 1. Further columns are not read. Nothing is
 guessed: what does not fit is an error with its line.
 """
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 
 from eval.answers.rows import delimiter_of, field_name, identifier_text, is_table, read_text
-from eval.ratings.codes import FIRST, SECOND, TIE, UNPARSED
-from eval.ratings.foreign import ForeignVerdict, read_foreign
+from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
+from eval.verdicts.foreign import ForeignVerdict, read_foreign
 from harness.files.arrow import concatenated
 
 if TYPE_CHECKING:

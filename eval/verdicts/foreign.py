@@ -1,6 +1,6 @@
 """Reads the verdict files of others that are no CSV, as rows of this project's.
 
-Library only, under `eval.ratings.verdicts`. Three kinds of JSON (lines or an array):
+Library only, under `eval.verdicts.table`. Three kinds of JSON (lines or an array):
 
   this project, Chatbot Arena  question_id, system_a or model_a, system_b or model_b, verdict or winner, judge
   FastChat, pairwise           model_1, model_2, g1_winner and g2_winner: one row for each order of the two answers
@@ -21,7 +21,7 @@ SWAPPED = {"model_1": "model_2", "model_2": "model_1"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignVerdict:
-    """One verdict; `verdict` is a word or number that `eval.ratings.verdicts` knows."""
+    """One verdict; `verdict` is a word or number that `eval.verdicts.table` knows."""
 
     line: int
     question_id: str
