@@ -15,18 +15,12 @@ With `eval.commands.scores` and `eval.commands.human` the only module of `eval` 
 Heavy imports wait until a command runs, so that `rate` and `--help` answer at once.
 """
 
-import typer
-
 from eval.commands.contests import add_contests
 from eval.commands.human import app as human_app
 from eval.commands.scores import add_commands
+from harness.commands import new_app
 
-app = typer.Typer(
-    help="Measure finetuned runs and other models; compare them by judges; rate them.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = new_app("Measure finetuned runs and other models; compare them by judges; rate them.")
 app.add_typer(human_app, name="human")
 
 add_commands(app)

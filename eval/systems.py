@@ -14,7 +14,6 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from eval.console import STDERR
 from harness.banks.load import LoadedBase, load_base
 from harness.config.choices import model_choice, quant_choice
 from harness.config.paths import paths_of_environment
@@ -27,6 +26,7 @@ from harness.config.schema import (
     PathsConfig,
     QuantConfig,
 )
+from harness.console import STDERR, say
 from harness.devices.torch_device import resolve_device, resolved_quant, slow_dtype
 from harness.files.atomic import sha256_file
 from harness.files.hub import Missing
@@ -139,7 +139,7 @@ def say_if_slow(quant: QuantConfig, device: torch.device) -> None:
 
 def say_note(line: str) -> None:
     """One line on standard error."""
-    STDERR.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
+    say(f"note: {line}", STDERR)
 
 
 def load_members(base: LoadedBase, systems: Sequence[System]) -> None:

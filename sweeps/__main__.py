@@ -14,30 +14,24 @@ python -m sweeps gc --remove
 import json
 import sys
 import time
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
+from harness.commands import Json, new_app
 from harness.config.paths import paths_of_environment
+from harness.console import STDERR, STDOUT, say, show
 from harness.ledger.ledger import Ledger
 from harness.ledger.open import existing_ledger, ledger_url
 from harness.ledger.tables import JobStatus
 
-app = typer.Typer(
-    help="Plan, launch, watch and mend sweeps of many runs.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-STDOUT = Console(width=None if sys.stdout.isatty() else 140)
-STDERR = Console(stderr=True)
+app = new_app("Plan, launch, watch and mend sweeps of many runs.")
 
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs; default: HARNESS_RUNS, else runs/.")]
 Sweep = Annotated[str | None, typer.Option("--sweep", help="This sweep only; default: all.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="As for harness.run: +grid=table5, +experiment=demo, model=7b,13b ...")
 ]
@@ -60,23 +54,19 @@ def plan(
     from sweeps.plan.planned import estimated, planned, print_plan
     from sweeps.plan.table import describe, grids_table, listed_grids
 
-    try:
-        if listed:
-            print(json.dumps(listed_grids())) if as_json else STDOUT.print(grids_table())
-            return
-        _require_overrides(overrides)
-        elsewhere = ["launch.device=cuda"] if device_gb else []  # so that `auto` means what it means there
-        configs = [point.config for point in compose_grid([*(overrides or []), *elsewhere], eval_config())]
-        found = planned(configs)
-    except ValueError as error:
-        raise _refused(error) from None
-    others = [Hardware(f"a GPU of {size:g} GB", int(size * 1e9)) for size in device_gb or []]
-    if as_json:
-        estimates, problems = estimated(found, configs[0], others)
-        values = describe(found.runs, found.finished, problems, estimates)
-        print(json.dumps(values | {"notes": found.notes}))
+    if listed:
+        show(listed_grids(), grids_table(), as_json)
         return
-    print_plan(found, configs[0], STDOUT, every_run, others)
+    elsewhere = ["launch.device=cuda"] if device_gb else []  # so that `auto` means what it means there
+    configs = [point.config for point in compose_grid([*_required(overrides), *elsewhere], eval_config())]
+    checked = planned(configs)
+    others = [Hardware(f"a GPU of {size:g} GB", int(size * 1e9)) for size in device_gb or []]
+    if not as_json:
+        print_plan(checked, configs[0], STDOUT, every_run, others)
+        return
+    estimates, problems = estimated(checked, configs[0], others)
+    values = describe(checked.runs, checked.finished, problems, estimates)
+    print(json.dumps(values | {"notes": checked.notes}))
 
 
 @app.command()
@@ -91,14 +81,9 @@ def run(
     from harness.config.compose import compose_grid
     from sweeps.launch.launch import launch
 
-    try:
-        _require_overrides(overrides)
-        asked = [*(overrides or []), *(["launch.allow_sqlite=true"] if allow_sqlite else [])]
-        configs = [point.config for point in compose_grid(asked, eval_config())]
-        status = launch(configs, ["python", "-m", "sweeps", "run", *asked], STDOUT)
-    except ValueError as error:
-        raise _refused(error) from None
-    raise typer.Exit(status)
+    arguments = [*_required(overrides), *(["launch.allow_sqlite=true"] if allow_sqlite else [])]
+    configs = [point.config for point in compose_grid(arguments, eval_config())]
+    raise typer.Exit(launch(configs, ["python", "-m", "sweeps", "run", *arguments], STDOUT))
 
 
 @app.command()
@@ -108,12 +93,12 @@ def search(
         typer.Argument(help='model=smollm2 "train.learning_rate=float(1e-5,1e-3,log)" "adapter.lora_r=int(8,64,log)"'),
     ],
     study: Annotated[str, typer.Option("--study", help="Its name; the same name and command go on with it.")],
-    trials: Annotated[int, typer.Option("--trials", help="How many trials in all.")] = 20,
-    parallel: Annotated[int, typer.Option("--parallel", help="Trials asked for, and trained, at once.")] = 4,
+    trials: Annotated[int, typer.Option("--trials", help="The number of trials when the search ends.")] = 20,
+    parallel: Annotated[int, typer.Option("--parallel", help="Trials that are drawn, and trained, together.")] = 4,
     objective: Annotated[
         str, typer.Option("--objective", help="final_loss, or the benchmark that eval=... measures.")
     ] = "final_loss",
-    seed: Annotated[int, typer.Option("--seed", help="Of what is asked for.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the values that are drawn.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Look for the best values of a space: key=int(a,b[,log]), float(a,b[,log]) or choice(a,b,...). Needs optuna."""
@@ -121,18 +106,15 @@ def search(
         from sweeps.search.command import search_and_show
         from sweeps.search.study import parse_search
     except ModuleNotFoundError as error:
-        raise _refused(ValueError(f"{error}: pip install 'qlora-harness[search]'")) from None
+        raise ValueError(f"{error}: pip install 'qlora-harness[search]'") from None
 
     command = ["python", "-m", "sweeps", "search", *sys.argv[2:]]
-    try:
-        wanted = parse_search(
-            overrides, study=study, objective=objective, num_trials=trials, num_parallel=parallel, seed=seed
-        )
-        exit_status, found = search_and_show(wanted, command, STDERR if as_json else STDOUT, as_json)
-    except ValueError as error:
-        raise _refused(error) from None
+    wanted = parse_search(
+        overrides, study=study, objective=objective, num_trials=trials, num_parallel=parallel, seed=seed
+    )
+    exit_status, values = search_and_show(wanted, command, STDERR if as_json else STDOUT, as_json)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(values))
     raise typer.Exit(exit_status)
 
 
@@ -144,35 +126,24 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Jobs by kind and state, throughput, time to go, who works on what, memory, what failed and why."""
-    from sweeps.watch.status import SweepStatus, read_status, status_table
+    from sweeps.watch.status import read_status, status_table
 
-    ledger, folder = _ledger(runs), Path(paths_of_environment(runs).runs)
-
-    def read() -> SweepStatus:
-        return read_status(ledger, sweep, folder)
-
-    try:
-        if watch and as_json:
-            raise ValueError("--watch is for people, --json for scripts: give one of them")
-        if as_json:
-            print(json.dumps(read().to_json()))
-        elif watch:
-            with Live(status_table(read()), console=STDOUT) as live:
-                while True:
-                    time.sleep(2)
-                    live.update(status_table(read()))
-        else:
-            STDOUT.print(status_table(read()))
-    except KeyboardInterrupt:
-        return
-    except ValueError as error:
-        raise _refused(error) from None
-    finally:
-        ledger.close()
+    if watch and as_json:
+        raise ValueError("--watch is for people, --json for scripts: give one of them")
+    folder = Path(paths_of_environment(runs).runs)
+    with _ledger(runs) as ledger:
+        values = read_status(ledger, sweep, folder)
+        if not watch:
+            show(values.to_json(), status_table(values), as_json)
+            return
+        with Live(status_table(values), console=STDOUT) as live, suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(2)
+                live.update(status_table(read_status(ledger, sweep, folder)))
 
 
-@app.command()
-def show(
+@app.command("show")
+def show_run(
     run_id: Annotated[str, typer.Argument(help="As in `status` and `plan`; its beginning is enough.")],
     runs: Runs = None,
     as_json: Json = False,
@@ -180,17 +151,12 @@ def show(
     """One run: its jobs, and where its config, logs, metrics, adapter and results lie."""
     from sweeps.watch.show import read_run, run_text
 
-    ledger = _ledger(runs)
-    try:
-        found = read_run(ledger, Path(paths_of_environment(runs).runs), run_id)
-    except ValueError as error:
-        raise _refused(error) from None
-    finally:
-        ledger.close()
+    with _ledger(runs) as ledger:
+        values = read_run(ledger, Path(paths_of_environment(runs).runs), run_id)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(values))
     else:
-        STDOUT.print(run_text(found), highlight=False, markup=False, soft_wrap=True)
+        say(run_text(values))
 
 
 @app.command()
@@ -203,16 +169,11 @@ def retry(
     """Puts jobs back into the queue, their attempts counted afresh. Start workers with `run` again."""
     statuses = [s for s, wanted in ((JobStatus.failed, failed), (JobStatus.cancelled, cancelled)) if wanted]
     if not statuses:
-        raise _refused(ValueError("retry what? say --failed, --cancelled or both"))
-    ledger = _ledger(runs)
-    try:
+        raise ValueError("say which jobs to try again: --failed, --cancelled or both")
+    with _ledger(runs) as ledger:
         if sweep is not None:
             _require_sweep(ledger, sweep)
-        STDOUT.print(f"{ledger.requeue(statuses, sweep=sweep)} jobs are queued again")
-    except ValueError as error:
-        raise _refused(error) from None
-    finally:
-        ledger.close()
+        say(f"{ledger.requeue(statuses, sweep=sweep)} jobs are queued again")
 
 
 @app.command()
@@ -224,21 +185,16 @@ def cancel(
     """Cancels a sweep's open jobs, but those that another sweep wants too. `retry --cancelled` brings them back."""
     from sweeps.launch.slurm import scancel, still_there, submissions
 
-    ledger = _ledger(runs)
-    try:
+    with _ledger(runs) as ledger:
         _require_sweep(ledger, sweep)
-        STDOUT.print(f"{ledger.cancel(sweep)} jobs cancelled")
-        left = still_there(submissions(Path(paths_of_environment(runs).runs), sweep))
-        names = " ".join(one.job_id for one in left)
-        if left and end_slurm:
-            scancel(left)
-            STDOUT.print(f"SLURM jobs ended: {names}")
-        elif left:
-            STDOUT.print(f"its SLURM workers find nothing to do and end by themselves; at once: scancel {names}")
-    except ValueError as error:
-        raise _refused(error) from None
-    finally:
-        ledger.close()
+        say(f"{ledger.cancel(sweep)} jobs cancelled")
+    left = still_there(submissions(Path(paths_of_environment(runs).runs), sweep))
+    names = " ".join(submission.job_id for submission in left)
+    if left and end_slurm:
+        scancel(left)
+        say(f"SLURM jobs ended: {names}")
+    elif left:
+        say(f"the sweep's SLURM workers find nothing to do and end by themselves; to end them at once: scancel {names}")
 
 
 @app.command()
@@ -248,18 +204,13 @@ def pause(
     runs: Runs = None,
 ) -> None:
     """Keeps a sweep's queued jobs from being claimed; those under way go on."""
-    ledger = _ledger(runs)
-    try:
+    with _ledger(runs) as ledger:
         _require_sweep(ledger, sweep)
         if resume:
             ledger.resume(sweep)
         else:
             ledger.pause(sweep)
-    except ValueError as error:
-        raise _refused(error) from None
-    finally:
-        ledger.close()
-    STDOUT.print(f"{sweep} is {'active' if resume else 'paused'}")
+    say(f"{sweep} is {'active' if resume else 'paused'}")
 
 
 @app.command()
@@ -270,44 +221,36 @@ def gc(
     """Checkpoints and half-written files that no run needs any more."""
     from sweeps.watch.garbage import find_garbage, remove_garbage
 
-    folder = Path(paths_of_environment(runs).runs)
-    ledger = _ledger(runs)
-    garbage = find_garbage(folder, ledger)
-    ledger.close()
+    with _ledger(runs) as ledger:
+        garbage = find_garbage(Path(paths_of_environment(runs).runs), ledger)
     for item in garbage:
-        STDOUT.print(f"{item.num_bytes / 2**20:9.1f} MiB  {item.path}  ({item.why})", highlight=False, markup=False)
+        say(f"{item.num_bytes / 2**20:9.1f} MiB  {item.path}  ({item.why})")
     total = sum(item.num_bytes for item in garbage) / 2**20
     if remove:
         remove_garbage(garbage)
-        STDOUT.print(f"removed {total:.1f} MiB")
+        say(f"removed {total:.1f} MiB")
     else:
-        STDOUT.print(f"{total:.1f} MiB could go; say --remove")
+        say(f"{total:.1f} MiB could go; say --remove")
 
 
-def _require_overrides(overrides: list[str] | None) -> None:
+def _required(overrides: list[str] | None) -> list[str]:
     if not overrides:
         raise ValueError(
-            "which grid? give overrides, e.g. model=7b,13b dataset=flan, or one of: python -m sweeps plan --list"
+            "no grid was given: give overrides, e.g. model=7b,13b dataset=flan, or a name of: "
+            "python -m sweeps plan --list"
         )
+    return overrides
 
 
-def _ledger(runs: Path | None) -> Ledger:
-    try:
-        return existing_ledger(ledger_url(paths_of_environment(runs)))
-    except ValueError as error:
-        raise _refused(error) from None
+def _ledger(runs: Path | None) -> AbstractContextManager[Ledger]:
+    """The ledger that exists, closed at the end of a `with`."""
+    return closing(existing_ledger(ledger_url(paths_of_environment(runs))))
 
 
 def _require_sweep(ledger: Ledger, sweep: str) -> None:
     known = [row.name for row in ledger.sweeps()]
     if sweep not in known:
         raise ValueError(f"--sweep {sweep}: no such sweep; known: {', '.join(known) or 'none'}")
-
-
-def _refused(error: ValueError) -> typer.Exit:
-    for line in str(error).splitlines():
-        STDERR.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How does a reproduced table of the paper read? As Markdown, as CSV, in a terminal. No torch.
+"""A reproduced table of the paper as Markdown, as CSV and for a terminal; used by `python -m analysis tables`.
 
-Library only, under `python -m analysis tables`. The CSV has a line a printed value and setting; Markdown and terminal
+The CSV has a line a printed value and setting; Markdown and terminal
 show a row a system, the paper's value beside ours, and in words what came of it.
 """
 
@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from analysis.paper.tables import Cell, Reproduction, Status, mean_absolute_error
 from analysis.paper.values import SOURCES
 from analysis.report.formats import number
+from harness.console import TextTable
 
 TITLES = {
     "elo_human_vicuna": "Elo by people on the Vicuna benchmark",
@@ -94,16 +93,18 @@ def to_markdown(reproduction: Reproduction) -> str:
 
 def to_terminal(reproduction: Reproduction) -> Group:
     """The same, for rich's console."""
-    parts: list[Table | Text] = [Text(f"Table {reproduction.table}: {reproduction.caption}", style="bold")]
-    for section in sections(reproduction):
-        table = Table(title=section.title, title_justify="left")
-        for index, name in enumerate(section.header):
-            last = index == len(section.header) - 1
-            table.add_column(name, justify="left" if index == 0 or last else "right", overflow="fold")
-        for row in section.rows:
-            table.add_row(*map(escape, row))
-        parts.append(table)
-    return Group(*parts, *(Text(line) for line in remarks(reproduction)))
+    tables = [
+        TextTable(
+            title=section.title,
+            columns=section.header,
+            rows=section.rows,
+            numbers=section.header[1:-1],
+            prose=section.header[-1:],
+        )
+        for section in sections(reproduction)
+    ]
+    caption = Text(f"Table {reproduction.table}: {reproduction.caption}", style="bold")
+    return Group(caption, *tables, *(Text(line) for line in remarks(reproduction)))
 
 
 def sections(reproduction: Reproduction) -> list[Section]:

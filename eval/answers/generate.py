@@ -206,7 +206,7 @@ def question_digests(questions: Sequence[OpenQuestion]) -> dict[str, str]:
 
 def eos_tokens(base: LoadedBase) -> frozenset[int]:
     """The tokens that end an answer, by the model's own generation settings and its tokenizer."""
-    configured = base.bank.base.generation_config.eos_token_id  # type: ignore[union-attr]
+    configured = base.bank.base.generation_config.eos_token_id
     found = set(configured if isinstance(configured, list) else [configured])
     found.add(base.tokenizer.eos_token_id)
     return frozenset(token for token in found if isinstance(token, int))

@@ -11,8 +11,8 @@ import typer
 
 from eval.commands.flags import with_flags
 from eval.commands.scores import Json, RunIds, Runs, Sweep
-from eval.console import STDERR, friendly_errors, progress_bar, show
 from eval.judging.flags import JudgeFlags
+from harness.console import STDERR, friendly_errors, progress_bar, show
 from harness.devices.process import prepare_process
 
 JUDGE_HELP = {

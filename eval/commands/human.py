@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from eval.console import STDERR, friendly_errors, show
+from harness.console import STDERR, friendly_errors, say, show
 
 if TYPE_CHECKING:
     from eval.human.items import ContestOptions
@@ -218,7 +218,7 @@ def _needs_extra() -> Iterator[None]:
 
 def _say(line: str) -> None:
     """On standard error; links must not be broken into lines."""
-    STDERR.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(line, STDERR)
 
 
 def _sources(answers: Sequence[Path], sweep: str | None, run_ids: Sequence[str], runs: Path | None) -> tuple[Path, ...]:

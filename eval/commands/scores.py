@@ -16,7 +16,7 @@ import typer
 from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.settings import default_of, plain
-from eval.console import friendly_errors, progress_bar, show
+from harness.console import friendly_errors, progress_bar, show
 from harness.devices.process import prepare_process
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]

@@ -142,8 +142,9 @@ def _source(messages: Sequence[Message], example: Example, tokenizer: "PreTraine
 def _rendered(
     messages: Sequence[Message], example: Example, tokenizer: "PreTrainedTokenizerBase", **options: Any
 ) -> str:
-    tools = list(example.tools) or None
-    return str(tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, **options))
+    turns: Any = [dict(message) for message in messages]  # transformers' annotations leave content parts and tools out
+    tools: Any = [dict(tool) for tool in example.tools] or None
+    return str(tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, **options))
 
 
 def _template(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -1,4 +1,4 @@
-"""What does the paper say of memory, and what do we compute? The figures side by side, for LLaMA 7B to 65B. No torch.
+"""The paper's figures of memory beside those that we compute, for LLaMA 7B to 65B.
 
     python -m harness.memory [--json]
 
@@ -6,14 +6,10 @@ Source: QLoRA (arXiv 2305.14314) sections 2, 3 and 5. Gaps are explained as far 
 to be unexplained, and nothing is fitted to close them.
 """
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Group
 
 from harness.config.choices import model_choice
 from harness.config.schema import (
@@ -26,9 +22,17 @@ from harness.config.schema import (
     ShapeConfig,
     TrainConfig,
 )
+from harness.console import TextTable, friendly_errors, new_parser, show
 from harness.memory.predict import MemoryPrediction, predict
 from harness.models.locate import num_parameters
 
+USAGE = """What QLoRA on LLaMA 7B to 65B needs by our arithmetic, beside what the paper states.
+
+examples:
+  python -m harness.memory
+  python -m harness.memory --json > memory.json
+
+A plan says what your own runs need: python -m harness.run ... launch.dry_run=true"""
 LLAMA_SIZES = ("7b", "13b", "33b", "65b")
 PAPER_TOKENS = 512  # assumed: the paper's figures, as we have them, come without a length
 PAPER_BASE_BYTES = 5_048_000_000  # section 2: the 4-bit 7B base
@@ -121,45 +125,39 @@ def paper_comparison() -> list[Comparison]:
 
 def main(arguments: Sequence[str]) -> None:
     """Prints ours for LLaMA 7B to 65B and the paper's figures beside ours; `--json` for JSON alone."""
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.memory",
-        description="What QLoRA on LLaMA 7B to 65B needs by our arithmetic, beside what the paper states. "
-        "A plan says it for your own runs: python -m harness.run ... launch.dry_run=true",
-    )
+    parser = new_parser("python -m harness.memory", USAGE)
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
     options = parser.parse_args(arguments)
-    predictions = {size: recipe_prediction(size) for size in LLAMA_SIZES}
-    comparisons = paper_comparison()
-    if options.json:
-        sizes = {size: prediction.to_dict() for size, prediction in predictions.items()}
-        print(
-            json.dumps({"tokens": PAPER_TOKENS, "recipe": sizes, "paper": [asdict(c) for c in comparisons]}, indent=2)
-        )
-        return
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(_recipe_table(predictions), _paper_table(comparisons))
+    with friendly_errors():
+        predictions = {size: recipe_prediction(size) for size in LLAMA_SIZES}
+        comparisons = paper_comparison()
+        recipe = {size: prediction.to_dict() for size, prediction in predictions.items()}
+        values = {"tokens": PAPER_TOKENS, "recipe": recipe, "paper": [asdict(row) for row in comparisons]}
+        show(values, Group(_recipe_table(predictions), _paper_table(comparisons)), options.json)
 
 
-def _recipe_table(predictions: dict[str, MemoryPrediction]) -> Table:
-    table = Table(
+def _recipe_table(predictions: dict[str, MemoryPrediction]) -> TextTable:
+    terms = {size: prediction.to_dict() for size, prediction in predictions.items()}
+    return TextTable(
         title=f"QLoRA's recipe, one sequence of {PAPER_TOKENS} tokens a pass, checkpointing; GB (1e9 bytes)",
-        title_justify="left",
+        columns=("what", *terms),
+        rows=[
+            (name.removesuffix("_bytes").replace("_", " "), *(f"{of[name] / 1e9:,.2f}" for of in terms.values()))
+            for name in next(iter(terms.values()))
+        ],
+        numbers=tuple(terms),
     )
-    table.add_column("what")
-    for size in predictions:
-        table.add_column(size, justify="right")
-    for name in next(iter(predictions.values())).to_dict():
-        label = name.removesuffix("_bytes").replace("_", " ")
-        table.add_row(label, *(f"{p.to_dict()[name] / 1e9:,.2f}" for p in predictions.values()))
-    return table
 
 
-def _paper_table(comparisons: list[Comparison]) -> Table:
-    table = Table(title="The paper's figures beside ours", title_justify="left", show_lines=True)
-    for column in ("what", "paper", "ours", "the gap"):
-        table.add_column(column, justify="right" if column in ("paper", "ours") else "left")
-    for row in comparisons:
-        giga = row.ours_bytes >= 1e10
-        ours = f"{row.ours_bytes / 1e9:,.1f} GB" if giga else f"{row.ours_bytes / 1e6:,.0f} MB"
-        table.add_row(row.what, row.paper, ours, row.gap)
-    return table
+def _paper_table(comparisons: list[Comparison]) -> TextTable:
+    return TextTable(
+        title="The paper's figures beside ours",
+        columns=("what", "paper", "ours", "the gap"),
+        rows=[(row.what, row.paper, _size(row.ours_bytes), row.gap) for row in comparisons],
+        numbers=("paper", "ours"),
+        prose=("what", "the gap"),
+    )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e10 else f"{num_bytes / 1e6:,.0f} MB"

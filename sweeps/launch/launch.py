@@ -1,14 +1,15 @@
-"""From planned runs to "all done": check, enqueue what is missing, run workers, say what came of it."""
+"""Runs a grid: plans it, checks it, enqueues what is missing, runs workers, and says how each job ended."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from harness.config.schema import Config
+from harness.console import EXIT_INTERRUPTED, EXIT_OK, say
 from harness.devices.hardware import Place, launch_device, place_of_environment
 from harness.devices.process import prepare_process
 from harness.files.atomic import share_as_folder_says
@@ -18,10 +19,10 @@ from harness.ledger.tables import Job, JobStatus
 from sweeps.jobs.settings import WorkerSettings
 from sweeps.launch.launchers import LAUNCHERS
 from sweeps.launch.progress import SweepProgress
-from sweeps.launch.result import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, job_counts, show_result
+from sweeps.launch.result import job_counts, show_result
 from sweeps.launch.waiting import Watch
 from sweeps.plan.enqueue import enqueue
-from sweeps.plan.planned import planned, print_notes, print_plan
+from sweeps.plan.planned import Planned, planned, print_notes, print_plan
 from sweeps.plan.slots import Work, work_of
 
 
@@ -31,6 +32,9 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
     Args:
         configs: one a grid point; launch, paths and tracking are taken from the first.
         command: as the user typed it; kept with the sweep.
+
+    Raises:
+        ValueError: something is missing, a line for each; nothing was started.
     """
     first = configs[0]
     place = place_of_environment()
@@ -41,41 +45,64 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
         print_plan(plan, first, console)
         return EXIT_OK
     if plan.problems:
-        console.print(f"[red]{len(plan.problems)} thing(s) to mend before anything starts:[/]")
-        for number, problem in enumerate(plan.problems, 1):
-            console.print(f"{number:3}. {problem}", highlight=False, markup=False, soft_wrap=True)
-        return EXIT_BAD_INPUT
+        raise ValueError("\n".join(plan.problems))
     print_notes(plan, console)
-    sweep = first.sweep_name or _sweep_name(plan.jobs)
-    ledger = _open_ledger(first)
-    enqueue(ledger, Path(first.paths.runs), plan.runs, plan.jobs, sweep, command)
-    num_jobs = len(plan.jobs)
-    work = work_of([run for run in plan.runs if run.run_id not in plan.finished], first.launch)
+    sweep = _enqueued(plan, first, command)
     del plan  # the parent of a long sweep holds no more than it needs
-    return _run(ledger, first, num_jobs, sweep, work, console)
+    return _run(sweep, first, console)
 
 
-def _run(ledger: Ledger, config: Config, num_jobs: int, sweep: str, work: Work, console: Console) -> int:
-    num_done = job_counts(ledger, sweep)[JobStatus.done]
-    console.print(f"sweep {sweep}: {num_jobs} jobs, {num_done} done before, runs in {config.paths.runs}", markup=False)
-    settings, place = _settings(config, sweep, work), place_of_environment()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sweep:
+    """What was put into the ledger."""
+
+    name: str
+    ledger: Ledger
+    num_jobs: int
+    work: Work
+
+
+def _enqueued(plan: Planned, config: Config, command: Sequence[str]) -> _Sweep:
+    """Puts the plan's open jobs into the ledger."""
+    name = config.sweep_name or _sweep_name(plan.jobs)
+    ledger = _open_ledger(config)
+    enqueue(ledger, Path(config.paths.runs), plan.runs, plan.jobs, name, command)
+    work = work_of([run for run in plan.runs if run.run_id not in plan.finished], config.launch)
+    return _Sweep(name=name, ledger=ledger, num_jobs=len(plan.jobs), work=work)
+
+
+def _run(sweep: _Sweep, config: Config, console: Console) -> int:
+    """Runs workers until the sweep is done, and says how its jobs ended. -> exit status."""
+    num_done = job_counts(sweep.ledger, sweep.name)[JobStatus.done]
+    say(f"sweep {sweep.name}: {sweep.num_jobs} jobs, {num_done} done before, runs in {config.paths.runs}", console)
     try:
-        if num_done < num_jobs:
-            with SweepProgress(console, num_jobs, num_done) as progress:
-                if place is not None:
-                    _run_here(settings, place, progress)
-                elif not LAUNCHERS[config.launch.launcher](settings, ledger, progress):
-                    return EXIT_OK
-        elif place is not None:
-            _run_here(settings, place, lambda _: None)  # lets the other ranks go
+        has_waited = _work(sweep, config, num_done, console)
     except KeyboardInterrupt:
-        console.print("stopped; state is saved. The same command goes on where this one ended.")
+        say("stopped; state is saved. The same command goes on where this one ended.", console)
         return EXIT_INTERRUPTED
-    return show_result(ledger, num_jobs, sweep, console)
+    return show_result(sweep.ledger, sweep.num_jobs, sweep.name, console) if has_waited else EXIT_OK
+
+
+def _work(sweep: _Sweep, config: Config, num_done: int, console: Console) -> bool:
+    """Does the open jobs, by a launcher's workers or as one of torchrun's processes.
+
+    Returns:
+        Whether it has waited for the end.
+    """
+    settings, place = _settings(config, sweep.name, sweep.work), place_of_environment()
+    if num_done == sweep.num_jobs:
+        if place is not None:
+            _run_here(settings, place, lambda _: None)  # lets the other ranks go
+        return True
+    with SweepProgress(console, sweep.num_jobs, num_done) as progress:
+        if place is None:
+            return LAUNCHERS[config.launch.launcher](settings, sweep.ledger, progress)
+        _run_here(settings, place, progress)
+        return True
 
 
 def _follow(config: Config, place: Place) -> int:
-    """This process is one of torchrun's, and not the first, which plans, records and talks."""
+    """Works as one of torchrun's processes that isn't the first; the first one plans, records and prints."""
     try:
         _run_here(_settings(config, None, None), place, lambda _: None)
     except KeyboardInterrupt:

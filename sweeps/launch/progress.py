@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from harness.console import say
+
 PLAIN_LINE_SECONDS = 5.0
 SMALL_SWEEP = 20  # jobs; in a larger sweep a job's good end is no line of its own
 SHOWN_FAILURES = 20
@@ -23,11 +25,11 @@ class SweepProgress:
         self._console = console
         self._live = console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not self._live,
         )
@@ -35,7 +37,7 @@ class SweepProgress:
         self._done = num_done
         self._failed = 0
         self._began, self._done_before = time.monotonic(), num_done
-        self._sweep = self._bars.add_task("[bold]sweep[/]", total=num_jobs, completed=num_done, note="")
+        self._sweep = self._bars.add_task("sweep", total=num_jobs, completed=num_done, note="")
         self._jobs: dict[str, TaskID] = {}
         self._last_line = 0.0
         self._last_counts: dict[str, int] = {}
@@ -56,7 +58,7 @@ class SweepProgress:
             self._count(message["counts"])
             return
         if phase == "note":
-            self._console.print(message["note"], highlight=False, markup=False, soft_wrap=True)
+            say(message["note"], self._console)
             return
         name = f"{message.get('kind', '')} {label}".strip()
         if phase in ("done", "failed", "died", "stopped"):
@@ -82,7 +84,7 @@ class SweepProgress:
         self._done = counts["done"]
         self._bars.update(self._sweep, completed=self._done, note=note)
         if not self._live:
-            self._console.print(f"[{self._done}/{self._total}] {note}".rstrip(), highlight=False, markup=False)
+            say(f"[{self._done}/{self._total}] {note}".rstrip(), self._console)
 
     def _end(self, name: str, message: dict[str, Any]) -> None:
         task = self._jobs.pop(name, None)
@@ -104,7 +106,7 @@ class SweepProgress:
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
-        self._console.print(f"[{self._done}/{self._total}] {text}", highlight=False, markup=False)
+        say(f"[{self._done}/{self._total}] {text}", self._console)
 
     def _pace(self) -> str:
         """How many a minute since the start, how long at that rate, how many ends were none."""

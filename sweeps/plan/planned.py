@@ -8,6 +8,7 @@ from rich.console import Console
 
 from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import Config, Device, LaunchConfig, Launcher
+from harness.console import say
 from harness.devices.hardware import Hardware, launch_device, place_of_environment
 from harness.ledger.tables import Job
 from harness.runs.compatibility import shard_problem
@@ -95,7 +96,7 @@ def print_plan(
 
 def print_notes(plan: Planned, console: Console) -> None:
     for note in plan.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        say(f"note: {note}", console)
 
 
 def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> tuple[dict[str, Estimate], list[str]]:

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from harness.config.grids import grid_names, load_grid
 from harness.config.schema import SHORTEST_ROW_TOKENS
+from harness.console import TextTable, say
 from sweeps.plan.estimate import NO_DEVICE, Estimate
 from sweeps.plan.jobs import PlannedRun
 
@@ -63,60 +63,68 @@ def show_plan(
     if len({run.spec.model.name for run in runs}) > 1 or len(runs) > SHOWN_RUNS:
         console.print(totals_table(runs, finished, estimates))
     if not every_run and len(runs) > SHOWN_RUNS:
-        console.print(f"{len(runs)} runs in all; `python -m sweeps plan ... --all` or --json lists them")
+        say(f"{len(runs)} runs; `python -m sweeps plan ... --all` or --json lists them", console)
     for line in [*warnings(runs, finished, estimates), *(f"missing: {problem}" for problem in problems)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line, console)
 
 
-def runs_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> Table:
+def runs_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> TextTable:
     """One row a run."""
-    table = Table(title=f"{len(runs)} runs in {len({r.spec.group for r in runs})} groups", title_justify="left")
-    table.add_column("run", no_wrap=True)
-    table.add_column("label", overflow="fold")
-    table.add_column("group", no_wrap=True)
-    for name in ("steps", "batch", "lr", "memory", "tokens", "time", "disk"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    for run in runs:
-        train, needs = run.spec.train, estimates[run.run_id]
-        table.add_row(
-            run.run_id,
-            run.label,
-            run.spec.group[:6],
-            f"<= {train.max_steps}" if train else "0",
-            str(train.batch_size) if train else "-",
-            f"{train.learning_rate:g}" if train else "-",
-            _peak(needs) + (" !" if needs.too_large_for else ""),
-            _tokens(needs),
-            _time(needs.seconds),
-            _size(needs.disk_bytes),
-            "done" if run.run_id in finished else "to do",
-        )
-    return table
+    numbers = ("steps", "batch", "lr", "memory", "tokens", "time", "disk")
+    return TextTable(
+        title=f"{len(runs)} runs in {len({run.spec.group for run in runs})} groups",
+        columns=("run", "label", "group", *numbers, "status"),
+        rows=[_run_row(run, estimates[run.run_id], run.run_id in finished) for run in runs],
+        numbers=numbers,
+    )
 
 
-def totals_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> Table:
+def _run_row(run: PlannedRun, needs: Estimate, is_finished: bool) -> tuple[str, ...]:
+    train = run.spec.train
+    return (
+        run.run_id,
+        run.label,
+        run.spec.group[:6],
+        f"<= {train.max_steps}" if train else "0",
+        str(train.batch_size) if train else "-",
+        f"{train.learning_rate:g}" if train else "-",
+        _peak(needs) + (" !" if needs.too_large_for else ""),
+        _tokens(needs),
+        _time(needs.seconds),
+        _size(needs.disk_bytes),
+        "done" if is_finished else "to do",
+    )
+
+
+def totals_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> TextTable:
     """One row a model, over what is left; a sum with something unknown in it says so."""
-    table = Table(title="what is left, by model", title_justify="left")
-    table.add_column("model")
-    for name in ("runs", "left", "groups", "largest", "tokens at most", "time", "disk"):
-        table.add_column(name, justify="right")
-    rows = list(_by_model(runs).items())
-    for model, same in [*rows, ("all", list(runs))] if len(rows) > 1 else rows:
-        left = _open(same, finished)
-        total = _totals(left, estimates)
-        unknown = total["num_runs_of_unknown_time"]
-        table.add_row(
-            model,
-            str(len(same)),
-            str(len(left)),
-            str(len({run.spec.group for run in left})),
-            _size(total["largest_memory_bytes"]),
-            _count(total["max_tokens"]),
-            f"{_time(total['seconds'] or None)}, {unknown} runs unknown" if unknown else _time(total["seconds"]),
-            _size(total["disk_bytes"]),
-        )
-    return table
+    numbers = ("runs", "left", "groups", "largest", "tokens at most", "time", "disk")
+    by_model = list(_by_model(runs).items())
+    shown = [*by_model, ("all", list(runs))] if len(by_model) > 1 else by_model
+    return TextTable(
+        title="what is left, by model",
+        columns=("model", *numbers),
+        rows=[_total_row(model, same, finished, estimates) for model, same in shown],
+        numbers=numbers,
+    )
+
+
+def _total_row(
+    model: str, runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]
+) -> tuple[str, ...]:
+    left = _open(runs, finished)
+    total = _totals(left, estimates)
+    unknown = total["num_runs_of_unknown_time"]
+    return (
+        model,
+        str(len(runs)),
+        str(len(left)),
+        str(len({run.spec.group for run in left})),
+        _size(total["largest_memory_bytes"]),
+        _count(total["max_tokens"]),
+        f"{_time(total['seconds'] or None)}, {unknown} runs unknown" if unknown else _time(total["seconds"]),
+        _size(total["disk_bytes"]),
+    )
 
 
 def warnings(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> list[str]:
@@ -246,15 +254,15 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def grids_table() -> Table:
+def grids_table() -> TextTable:
     """The named grids."""
-    table = Table(title="named grids: python -m sweeps plan +grid=NAME", title_justify="left")
-    table.add_column("name", no_wrap=True)
-    table.add_column("runs", justify="right")
-    table.add_column("what it is")
-    for grid in listed_grids():
-        table.add_row(grid["name"], str(grid["num_runs"]), grid["title"])
-    return table
+    return TextTable(
+        title="named grids: python -m sweeps plan +grid=NAME",
+        columns=("name", "runs", "what it is"),
+        rows=[(grid["name"], str(grid["num_runs"]), grid["title"]) for grid in listed_grids()],
+        numbers=("runs",),
+        prose=("what it is",),
+    )
 
 
 def listed_grids() -> list[dict[str, Any]]:

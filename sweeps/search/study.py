@@ -19,10 +19,10 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
-from rich.table import Table
 
 from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import Config
+from harness.console import TextTable
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobStatus
 from sweeps.plan.jobs import TRAIN, make_jobs, plan_runs
@@ -183,19 +183,27 @@ def describe_study(study: optuna.Study) -> dict[str, Any]:
     }
 
 
-def study_table(study: optuna.Study) -> Table:
+def study_table(study: optuna.Study) -> TextTable:
     """One row a trial, the best first."""
     about = describe_study(study)
-    table = Table(title=f"study {about['study']}: {about['direction']} {about['objective']}", title_justify="left")
-    for column in ("trial", "run", "state", "value", "parameters"):
-        table.add_column(column)
     sign = 1 if about["direction"] == "minimize" else -1
-    rows = sorted(about["trials"], key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0)))
-    for row in rows:
-        value = "" if row["value"] is None else f"{row['value']:.4f}"
-        params = " ".join(f"{key}={_short(item)}" for key, item in row["params"].items())
-        table.add_row(str(row["number"]), row["run_id"] or "", row["state"], value, params)
-    return table
+    trials = sorted(about["trials"], key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0)))
+    return TextTable(
+        title=f"study {about['study']}: {about['direction']} {about['objective']}",
+        columns=("trial", "run", "state", "value", "parameters"),
+        rows=[
+            (
+                str(trial["number"]),
+                trial["run_id"] or "",
+                trial["state"],
+                "" if trial["value"] is None else f"{trial['value']:.4f}",
+                " ".join(f"{key}={_short(item)}" for key, item in trial["params"].items()),
+            )
+            for trial in trials
+        ],
+        numbers=("trial", "value"),
+        prose=("parameters",),
+    )
 
 
 def _tell(

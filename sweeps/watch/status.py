@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from harness.console import TextTable
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobRow, JobStatus
 from sweeps.jobs.settings import worker_pid
@@ -91,14 +91,17 @@ def read_status(ledger: Ledger, sweep: str | None, runs: Path) -> SweepStatus:
 
 def status_table(status: SweepStatus) -> Group:
     """For a person: a row a kind of job, the workers, then the failures."""
-    table = Table(title=f"sweep {status.sweep}" if status.sweep else "all sweeps", title_justify="left")
-    table.add_column("jobs")
-    for name in (*STATUSES, "a minute"):
-        table.add_column(name, justify="right")
-    for kind, per in status.counts.items():
-        cells = [str(per.get(name, 0)) for name in STATUSES]
-        table.add_row(kind, *cells, f"{status.done_per_minute.get(kind, 0.0):.1f}")
-    parts: list[Table | Text] = [table]
+    numbers = (*STATUSES, "a minute")
+    table = TextTable(
+        title=f"sweep {status.sweep}" if status.sweep else "all sweeps",
+        columns=("jobs", *numbers),
+        rows=[
+            (kind, *(str(per.get(name, 0)) for name in STATUSES), f"{status.done_per_minute.get(kind, 0.0):.1f}")
+            for kind, per in status.counts.items()
+        ],
+        numbers=numbers,
+    )
+    parts: list[TextTable | Text] = [table]
     if status.seconds_to_go:
         parts.append(Text(f"about {status.seconds_to_go / 60:.0f} minutes to go at the rate of the last ten"))
     if status.peak_memory_bytes is not None:

@@ -22,7 +22,6 @@ from eval.benchmarks.perplexity.score import score_perplexity
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.super_ni.score import score_super_ni
 from eval.benchmarks.super_ni.settings import SuperNiSettings
-from eval.console import friendly_errors
 from eval.judges.local import LocalJudge
 from eval.judging.matches import Judgment
 from eval.scoring import row_sizes
@@ -34,6 +33,7 @@ from harness.banks.load import LoadedBase, load_base, set_num_labels
 from harness.banks.shared import AdapterBank
 from harness.config.choices import dataset_choice
 from harness.config.schema import AdapterConfig, DType, ModelKind, PathsConfig, QuantConfig, QuantMethod
+from harness.console import friendly_errors
 from harness.models.locate import ModelSource
 from harness.nn.batch import Segment
 from tests.builders import a_match, open_base, questions

@@ -93,7 +93,7 @@ def test_trials_are_ordinary_runs(engine: Engine) -> None:
         assert plan_runs([point.config])[0].run_id == trial["run_id"]
     done = [trial for trial in found["trials"] if trial["state"] == "complete"]
     assert found["best"] == min(done, key=lambda trial: float(trial["value"]))
-    assert study_table(study).row_count == 5
+    assert len(study_table(study).rows) == 5
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -74,7 +74,7 @@ def test_status_json_is_json_alone(runs: Path) -> None:
         (("status", "--json", "--watch"), "give one of them"),
         (("cancel", "--sweep", "t"), "no such sweep; known: s"),
         (("pause", "--sweep", "t"), "no such sweep; known: s"),
-        (("retry",), "retry what? say --failed"),
+        (("retry",), "say which jobs to try again: --failed"),
         (("retry", "--failed", "--sweep", "t"), "no such sweep; known: s"),
         (("show", "00"), "several begin so"),
         (("show", "nothing"), "not one run"),

@@ -1,0 +1,51 @@
+"""The command-line applications with several commands: one boundary for errors, one `--version`, one `--json`.
+
+Only entry points import this module, as it knows the command-line library.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from harness.console import friendly_errors, version
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
+
+
+class FriendlyGroup(TyperGroup):
+    """Commands whose bad input ends in a line on standard error and exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with friendly_errors():
+            return super().invoke(ctx)
+
+
+def new_app(help_text: str) -> typer.Typer:
+    r"""An application without commands yet.
+
+    Args:
+        help_text: what `--help` says; lines after a `\b` keep their breaks.
+    """
+    app = typer.Typer(
+        cls=FriendlyGroup,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+
+    @app.callback(help=help_text)
+    def options(
+        shows_version: Annotated[
+            bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+        ] = False,
+    ) -> None:
+        """Takes the options that stand before a command's name."""
+
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version())
+        raise typer.Exit
