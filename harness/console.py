@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Never
@@ -18,14 +18,13 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from harness.progress import Progress
+
 DISTRIBUTION = "qlora-harness"
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 WIDTH_OF_FILES = 140  # columns of what goes into a file or a pipe
 GAP = 2  # columns between two cells
 LEAST_PROSE = 16  # columns below which sentences don't read
-
-Progress = Callable[[int, int], None]
-"""A callback of long work: how many parts are done, and how many there are."""
 
 
 def plain_console(*, stderr: bool = False) -> Console:

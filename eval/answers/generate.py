@@ -21,9 +21,9 @@ from eval.answers.files import Answer, AnswerFile, read_answers
 from eval.answers.questions import OpenQuestion
 from eval.answers.vllm import VllmBase, decode_vllm
 from eval.scoring.model_key import model_sha256
-from eval.scoring.progress import Progress
 from eval.systems import System, refuse_equal_names
 from harness.banks.load import LoadedBase
+from harness.progress import Progress
 from harness.runs.record import load_record
 
 ENGINES = ("own", "vllm")

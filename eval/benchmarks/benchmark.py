@@ -13,9 +13,9 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from eval.benchmarks.dataset_rows import EvalRows
-from eval.scoring.progress import Progress
 from harness.config.schema import DatasetConfig, ModelKind, PathsConfig
 from harness.files.atomic import write_json
+from harness.progress import Progress
 from harness.runs.estimate import Estimate, Interval
 
 if TYPE_CHECKING:

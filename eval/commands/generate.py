@@ -7,11 +7,11 @@ from typing import Any
 from eval.answers.generate import GenerateSettings, generate_answers, stored_answers
 from eval.answers.questions import load_open_questions
 from eval.answers.vllm import load_vllm, missing_vllm
-from eval.scoring.progress import Progress
 from eval.systems import by_base, chosen_systems, loaded, refuse_equal_names
 from harness.config.paths import paths_of_environment
 from harness.config.schema import Device
 from harness.devices.torch_device import quiet_libraries, resolve_device
+from harness.progress import Progress
 
 
 def run_generate(

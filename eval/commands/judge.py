@@ -14,8 +14,8 @@ from eval.judging.flags import JudgeFlags
 from eval.judging.matches import PositionBias
 from eval.judging.options import Estimate, JudgeOptions, JudgeSummary
 from eval.judging.prompts import Mode
-from eval.scoring.progress import Progress
 from harness.devices.torch_device import quiet_libraries
+from harness.progress import Progress
 
 
 def estimate_text(ahead: Estimate) -> str:

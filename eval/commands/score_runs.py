@@ -9,7 +9,6 @@ from rich.console import RenderableType
 
 from eval.benchmarks.benchmark import Benchmark, Contestant, Place, result_values, save_results
 from eval.benchmarks.dataset_rows import EvalRows
-from eval.scoring.progress import Progress
 from eval.systems import (
     System,
     Target,
@@ -32,6 +31,7 @@ from harness.config.schema import DatasetConfig, Device, ModelKind, PathsConfig
 from harness.devices.torch_device import quiet_libraries, resolve_device, resolved_quant
 from harness.files.hub import Missing
 from harness.models.locate import locate_model
+from harness.progress import Progress
 from harness.runs.spec import RunSpec
 
 

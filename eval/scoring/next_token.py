@@ -23,12 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.scoring.progress import Progress
 from eval.scoring.row_sizes import PREFIX_ROWS, Backoff, row_sizes
 from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
 from harness.nn.attention import KeyValue, Packed, PrefixGroup, SharedPrefix
 from harness.nn.batch import Segment
+from harness.progress import Progress
 
 Candidates = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64]
 

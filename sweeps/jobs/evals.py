@@ -12,11 +12,11 @@ from typing import Any
 
 from eval.benchmarks.benchmark import Benchmark, Contestant, Place, result_values
 from eval.benchmarks.registry import BENCHMARKS, settings_from
-from eval.scoring.progress import Progress
 from eval.systems import System, load_members, open_system, require_causal
 from harness.config.schema import ModelKind
 from harness.files.atomic import write_json
 from harness.ledger.tables import JobRow
+from harness.progress import Progress
 from sweeps.jobs.context import Context, Workplace
 from sweeps.plan.enqueue import eval_file
 

@@ -23,7 +23,6 @@ from eval.benchmarks.glue.class_scores import class_scores, number_scores, offic
 from eval.benchmarks.glue.settings import GlueSettings
 from eval.scoring.model_key import model_sha256
 from eval.scoring.partial import Partial
-from eval.scoring.progress import Progress
 from eval.scoring.row_sizes import Backoff
 from harness.banks.classifier import ClassifierBank
 from harness.banks.load import LoadedBase
@@ -34,6 +33,7 @@ from harness.data.rows import DataError
 from harness.data.source import SourceRow, read_rows, row_examples
 from harness.data.tokens import encode_texts
 from harness.nn.batch import Item
+from harness.progress import Progress
 from harness.runs.estimate import Estimate, plain_values
 
 SCHEMA_VERSION = 1

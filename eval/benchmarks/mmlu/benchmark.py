@@ -18,8 +18,8 @@ from eval.benchmarks.mmlu.questions import (
     select,
 )
 from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
-from eval.scoring.progress import Progress
 from harness.config.schema import PathsConfig, TrainConfig
+from harness.progress import Progress
 from harness.runs.estimate import Estimate
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from eval.benchmarks.benchmark import cell
 from eval.benchmarks.mmlu.results import MmluResult
 from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings
-from eval.scoring.progress import Progress
 from eval.systems import System, loaded, require_causal
 from harness.banks.load import LoadedBase
 from harness.config.schema import SHARED_BASE_METHODS, AdapterMethod, Device, PathsConfig
 from harness.devices.memory import free_bytes
 from harness.devices.torch_device import resolve_device
 from harness.files.atomic import write_json
+from harness.progress import Progress
 from harness.runs.estimate import Estimate, Interval
 from harness.runs.record import load_record
 from harness.runs.spec import RunSpec

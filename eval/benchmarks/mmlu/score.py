@@ -31,8 +31,8 @@ from eval.scoring.model_key import model_sha256
 from eval.scoring.next_token import Prompt, score_rows
 from eval.scoring.padded import score_padded
 from eval.scoring.partial import Partial
-from eval.scoring.progress import Progress
 from harness.banks.load import LoadedBase
+from harness.progress import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

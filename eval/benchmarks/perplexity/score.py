@@ -30,8 +30,8 @@ from eval.ratings.intervals import ratio_interval
 from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.model_key import model_sha256
 from eval.scoring.partial import Partial
-from eval.scoring.progress import Progress
 from harness.banks.load import LoadedBase
+from harness.progress import Progress
 from harness.runs.estimate import Interval
 
 SCHEMA_VERSION = 1

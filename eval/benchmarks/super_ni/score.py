@@ -31,13 +31,13 @@ from eval.benchmarks.intervals import mean_score
 from eval.benchmarks.super_ni.settings import SuperNiSettings
 from eval.scoring.model_key import model_sha256
 from eval.scoring.partial import Partial
-from eval.scoring.progress import Progress
 from eval.scoring.row_sizes import Backoff
 from harness.banks.load import LoadedBase
 from harness.banks.seq2seq import Seq2SeqBank
 from harness.data.fields import Example
 from harness.data.source import read_rows, row_examples
 from harness.data.tokens import TASK_FIELD, shorten, source_tokens
+from harness.progress import Progress
 from harness.runs.estimate import Estimate, plain_values
 
 SCHEMA_VERSION = 1

@@ -17,8 +17,8 @@ from lm_eval.api.model import TemplateLM
 from eval.benchmarks.perplexity.score import document_windows, prefix_token
 from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.partial import Partial
-from eval.scoring.progress import Progress
 from harness.banks.load import LoadedBase
+from harness.progress import Progress
 
 _Tokens = list[int]
 

@@ -27,8 +27,8 @@ from eval.benchmarks.tasks.results import (
 from eval.benchmarks.tasks.settings import TasksSettings
 from eval.scoring.model_key import model_sha256
 from eval.scoring.partial import Partial
-from eval.scoring.progress import Progress
 from harness.banks.load import LoadedBase
+from harness.progress import Progress
 
 _FEWSHOT_SEED = 1234
 _SERVED = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
