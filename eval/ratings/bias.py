@@ -53,7 +53,7 @@ def share(won: NDArray[np.bool_], question: NDArray[np.int32]) -> Share:
     if not len(won):
         return Share(wins=0, num=0, rate=None, low=None, high=None)
     _, codes = np.unique(question, return_inverse=True)
-    num, wins = np.bincount(codes).astype(np.float64), np.bincount(codes, weights=won)
+    num, wins = np.bincount(codes).astype(np.float64), np.bincount(codes, weights=won).astype(np.float64)
     low, high = clustered_interval(wins, num) or (None, None)
     return Share(wins=float(wins.sum()), num=float(num.sum()), rate=float(won.mean()), low=low, high=high)
 

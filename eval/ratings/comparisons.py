@@ -222,7 +222,8 @@ def _comparison(
     p_holm: float | None,
 ) -> Comparison:
     """`test` is (standard error, p)."""
-    plain = corrected = (None, None)
+    plain: tuple[float | None, float | None] = (None, None)
+    corrected = plain
     needed = None
     if test is not None and p_holm is not None:
         error, p = test
