@@ -10,7 +10,14 @@ from typer.testing import CliRunner
 
 from eval.__main__ import app
 from eval.commands.agree import agree_command
-from eval.ratings.agreement import AgreementResult, AgreeOptions, agree_files
+from eval.ratings.agreement import (
+    AgreementResult,
+    AgreeOptions,
+    _example_level,
+    _rater_level,
+    _statistic,
+    agree_files,
+)
 from eval.ratings.kappa import kendall_tau, pair_order_agreement, spearman
 
 HEADER = "question_id,system_a,system_b,verdict\n"
@@ -152,3 +159,27 @@ def test_the_command_has_self_preference_length_bias_and_ranks_without_a_system(
     assert json.loads(fewer.stdout)["system"]["num"] == 2
     unknown = CliRunner().invoke(app, [*common[:5], "--without", "w"])
     assert (unknown.exit_code, "no system w; there are x, y, z" in " ".join(unknown.stderr.split())) == (2, True)
+
+
+def test_an_interval_holds_95_of_100_resamples() -> None:
+    found = _statistic(np.array([50.0, *np.arange(101.0)]))
+    assert (found.low, found.high) == pytest.approx((2.5, 97.5))
+    same = _statistic(np.full(9, 0.5))
+    assert (same.value, same.low) == (0.5, None)
+
+
+def test_fleiss_by_hand_leaves_out_items_with_other_numbers_of_raters() -> None:
+    counts = np.array([[2.0, 0, 0], [0, 0, 2], [1, 0, 1], [0, 0, 3]])  # the last has three raters, not two
+    level = _rater_level(counts, np.arange(4, dtype=np.int32), 50, np.random.default_rng(0))
+    assert level.num == 4
+    assert level.statistics["percent_agreement"].value == pytest.approx(2 / 3)
+    assert level.statistics["fleiss_kappa"].value == pytest.approx((2 / 3 - 1 / 2) / (1 - 1 / 2))
+
+
+def test_judges_that_always_agree_are_not_certain_to() -> None:
+    level = _example_level(np.tile(np.diag([1.0, 0, 1]), (3, 1, 1)), 50, np.random.default_rng(0))
+    share, kappa = level.statistics["percent_agreement"], level.statistics["cohen_kappa"]
+    assert (share.low, share.high) == (pytest.approx(0.025 ** (1 / 3)), 1.0)  # Clopper & Pearson, 3 of 3 questions
+    assert kappa.value == 1.0
+    assert kappa.low is not None
+    assert kappa.low < 1.0
