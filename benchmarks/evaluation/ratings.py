@@ -1,6 +1,7 @@
 """How fast are ratings, beside a plain Python loop and evalica? Prints a JSON record, then a readable line each.
 
     python -m benchmarks.evaluation.ratings [VERDICTS.csv] [--skip-large]
+    python -m benchmarks.evaluation.ratings --systems 36     # a sweep's tournament alone, both orders, 40 prompts
 
 Without a file, matches like Vicuna's (4,467 among 8 systems on 80 prompts) are drawn. The plain loop and evalica are
 timed on a few orderings and scaled up, as 10,000 take minutes; our time is the median of several whole runs with
@@ -181,14 +182,43 @@ def time_command(path: Path) -> dict[str, float]:
     return {"command_median_seconds": median(taken), "import_median_seconds": median(imports)}
 
 
+def write_tournament(path: Path, num_systems: int, num_prompts: int = 40) -> int:
+    """Every ordered pair of systems on every prompt, the stronger one winning more often. -> rows"""
+    rng = np.random.default_rng(0)
+    strength = rng.normal(0, 1, num_systems)
+    pairs = [(a, b) for a in range(num_systems) for b in range(num_systems) if a != b]
+    rows = ["question_id,system_a,system_b,verdict,judge"]
+    for prompt in range(num_prompts):
+        for a, b in pairs:
+            wins = rng.random() < 1 / (1 + np.exp(strength[b] - strength[a]))
+            verdict = 3 if rng.random() < 0.13 else 1 if wins else 2
+            rows.append(f"q{prompt},s{a:02d},s{b:02d},{verdict},drawn")
+    path.write_text("\n".join(rows) + "\n")
+    return len(rows) - 1
+
+
+def time_tournament(num_systems: int) -> dict[str, float]:
+    """`python -m eval rate` with its defaults on such a tournament, from process start, the median of 3."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "verdicts.csv"
+        num_rows = write_tournament(path, num_systems)
+        command = [sys.executable, "-m", "eval", "rate", str(path)]
+        taken = seconds(lambda: subprocess.run(command, capture_output=True, check=True), 3)
+    return {"num_systems": num_systems, "num_verdicts": num_rows, "command_median_seconds": median(taken)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verdicts", type=Path, nargs="?", help="a verdict file; else matches like Vicuna's are drawn")
     parser.add_argument("--skip-large", action="store_true", help="leave the ten million verdicts out")
+    parser.add_argument("--systems", type=int, help="time `eval rate` on a tournament of so many systems, and stop")
     parser.add_argument("--large-file", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.large_file is not None:
         rate_large(arguments.large_file)
+        return
+    if arguments.systems is not None:
+        print(json.dumps(time_tournament(arguments.systems)))
         return
     verdicts = load_verdicts([arguments.verdicts]) if arguments.verdicts else None
     matches, num_systems = (to_matches(verdicts), len(verdicts.system_names)) if verdicts else vicuna_like()
