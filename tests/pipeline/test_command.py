@@ -114,10 +114,10 @@ def test_changed_data_file_is_refused(trained: Lab) -> None:
     finally:
         path.write_text(kept)
     assert refused.returncode == 2
-    assert refused.stdout.count("was trained on other rows of flan") == 2
-    assert "remove" in refused.stdout
-    assert str(path) in refused.stdout
-    assert "oasst1-nf4) was trained" not in refused.stdout
+    assert refused.stderr.count("was trained on other rows of flan") == 2
+    assert "remove" in refused.stderr
+    assert str(path) in refused.stderr
+    assert "oasst1-nf4) was trained" not in refused.stderr
 
 
 def test_changed_base_is_refused(trained: Lab) -> None:
@@ -129,7 +129,7 @@ def test_changed_base_is_refused(trained: Lab) -> None:
     finally:
         path.write_bytes(kept)
     assert refused.returncode == 2
-    assert refused.stdout.count("was trained on other weights of llama7b") == 2
+    assert refused.stderr.count("was trained on other weights of llama7b") == 2
 
 
 @pytest.mark.skipif(not SHARED_DATASETS.is_dir(), reason="the reference data (../shared) are not on this machine")
@@ -164,11 +164,11 @@ class TestNothingIsThere:
         refused = bare.harness(*PAPER_GRID, HF_HUB_OFFLINE=offline, HF_ENDPOINT="http://127.0.0.1:9")
         assert refused.returncode == 2, refused.stdout + refused.stderr
         for what in ("weights of llama7b", "weights of llama13b", "rows of oasst1", "rows of flan", "a CUDA GPU for"):
-            assert refused.stdout.count(f"{what}") == 1, what
-        assert refused.stdout.count("looked in") == refused.stdout.count("remedy: ") == 5
-        assert refused.stdout.count(str(bare.cwd / "nowhere" / "llama7b")) == 1
-        assert ("HF_HUB_OFFLINE is set" in refused.stdout) == (offline == "1")
-        assert ("could not be reached" in refused.stdout) == (offline == "0")
+            assert refused.stderr.count(f"{what}") == 1, what
+        assert refused.stderr.count("looked in") == refused.stderr.count("remedy: ") == 5
+        assert refused.stderr.count(str(bare.cwd / "nowhere" / "llama7b")) == 1
+        assert ("HF_HUB_OFFLINE is set" in refused.stderr) == (offline == "1")
+        assert ("could not be reached" in refused.stderr) == (offline == "0")
         assert "Traceback" not in refused.stdout + refused.stderr
         assert sorted(bare.cwd.rglob("*")) == before, "nothing may be left behind"
 

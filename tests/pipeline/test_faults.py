@@ -110,7 +110,7 @@ def test_broken_row_is_named_before_any_work(tmp_path: Path, rows: str, expected
     (lab.data / "flan.jsonl").write_text(rows)
     refused = lab.harness(*PAPER_GRID)
     assert refused.returncode == 2
-    assert refused.stdout.count(expected) == 1, refused.stdout
+    assert refused.stderr.count(expected) == 1, refused.stderr
     assert "Traceback" not in refused.stdout + refused.stderr
     assert not lab.runs.exists()
 
@@ -121,7 +121,7 @@ def test_cut_off_base_config_is_named(tmp_path: Path) -> None:
     config.write_text(config.read_text()[:50])
     refused = lab.harness("model=llama7b", "dataset=flan")
     assert refused.returncode == 2
-    assert str(config) in refused.stdout
+    assert str(config) in refused.stderr
     assert "Traceback" not in refused.stdout + refused.stderr
 
 

@@ -65,5 +65,5 @@ def test_key_is_not_said_when_the_hub_cannot_be_reached(tmp_path: Path) -> None:
         "model=llama7b", "dataset=flan", HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9", HF_DEBUG="1"
     )
     assert refused.returncode == 2
-    assert "could not be reached" in refused.stdout
+    assert "could not be reached" in refused.stderr
     assert CANARY not in refused.stdout + refused.stderr

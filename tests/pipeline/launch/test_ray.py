@@ -60,5 +60,5 @@ def test_what_has_no_room_is_refused(lab: Lab) -> None:
         "model=llama7b", "dataset=flan", "launch=ray", "launch.device=cpu", "launch.ray.cpus_per_worker=9999"
     )
     assert refused.returncode == 2
-    assert "no room for a worker with launch.ray.cpus_per_worker=9999" in refused.stdout
+    assert "no room for a worker with launch.ray.cpus_per_worker=9999" in refused.stderr
     assert "Traceback" not in refused.stdout + refused.stderr

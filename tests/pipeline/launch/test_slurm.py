@@ -71,7 +71,7 @@ def test_a_task_at_its_time_limit_saves_and_requeues_itself(cluster: SlurmCluste
     command = ("run", "model=llama7b", "dataset=flan", "train.max_steps=400", "sweep_name=limit", devices, *TASK)
     refused = lab.call("sweeps", *command)
     assert refused.returncode == 2
-    assert "paths.ledger_url=postgresql://user@host/database" in refused.stdout
+    assert "paths.ledger_url=postgresql://user@host/database" in refused.stderr
     done = lab.call("sweeps", *command, "--allow-sqlite")
     assert done.returncode == 0, done.stdout + done.stderr
     job_id = submitted(done.stdout)
@@ -102,8 +102,8 @@ def test_cancelled_sweep_ends_its_tasks(cluster: SlurmCluster, lab: Lab) -> None
 def test_what_sbatch_refuses_is_said(cluster: SlurmCluster, lab: Lab) -> None:
     refused = lab.harness("model=llama7b", "dataset=flan", *TASK, "launch.slurm.partition=gpus", "--allow-sqlite")
     assert refused.returncode == 2
-    assert "sbatch refused" in refused.stdout
-    assert "invalid partition specified: gpus" in refused.stdout
+    assert "sbatch refused" in refused.stderr
+    assert "invalid partition specified: gpus" in refused.stderr
     assert "Traceback" not in refused.stdout + refused.stderr
 
 
