@@ -197,17 +197,13 @@ class DatasetConfig:
     chat_template: str | None = since(None)  # a Jinja file or text for models without one; its text is the identity
     skip_bad_rows: bool = since(False)  # leave rows out that can't be read, and count them, instead of refusing
     ignore_columns: list[str] | None = since(None)  # filled columns that the format may leave unused
-    stream: bool = not_identity(
-        False
-    )  # take `max_rows` rows from a hub's shuffled stream; the data's fingerprint says so
+    stream: bool = not_identity(False)  # take `max_rows` rows of the hub's shuffled stream, and download no more
     eval_split: str = not_identity("validation")  # of the hub's splits, the one that evaluations score
     recipe: dict[str, RecipeRow] = not_identity(default_factory=dict)  # by `model.recipe_size`, or `default`
 
     def __post_init__(self) -> None:
         sizes = ("source_max_tokens", "target_max_tokens", "max_rows", "max_rows_per_task", "num_labels")
         require(self, "dataset", 1e-9, *sizes)
-        if self.stream is True and (self.max_rows is None or self.max_rows_per_task is not None):
-            raise ValueError("dataset.stream=true takes dataset.max_rows rows: set it, and leave max_rows_per_task out")
         names = self.label_names
         if not isinstance(names, list):
             return

@@ -68,8 +68,10 @@ def resolved(config: DatasetConfig) -> DatasetConfig:
     """What a dataset's config leaves open: `format=auto` becomes the file's format, a template's file its text.
 
     Raises:
-        ValueError: no format reads the file's columns, or the template's file is missing.
+        ValueError: no format reads the file's columns, the template's file is missing, or a stream has no end.
     """
+    if config.stream and (config.max_rows is None or config.max_rows_per_task is not None):
+        raise ValueError("dataset.stream=true takes dataset.max_rows rows: set it, and leave max_rows_per_task out")
     if config.chat_template is not None:
         config = replace(config, chat_template=_template_text(config.chat_template))
     if config.format == AUTO_FORMAT:

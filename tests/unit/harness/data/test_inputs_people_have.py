@@ -333,7 +333,7 @@ def test_a_stream_takes_a_seeded_sample_and_no_more(monkeypatch: pytest.MonkeyPa
     loaded = {"revision": "c0ffee", "split": "train", "streaming": True, "name": None}
     assert asked == [(("o/flan",), loaded), {"seed": 42, "buffer_size": 10_000}]
     with pytest.raises(ValueError, match=r"dataset\.max_rows"):
-        DatasetConfig(name="flan", hub_id="o/flan", format="flan", stream=True)
+        resolved(DatasetConfig(name="flan", hub_id="o/flan", format="flan", stream=True))
 
 
 def test_the_command_shows_format_counts_and_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
