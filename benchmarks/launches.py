@@ -126,7 +126,15 @@ def llama_7b(num_layers: int) -> nn.Module:
 def _one_kernel_attention() -> Iterator[None]:
     """On the meta device torch would take attention apart; on a GPU it is one kernel, here flash attention's."""
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, is_causal: bool = False, scale: Any = None) -> Tensor:
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        scale: Any = None,
+    ) -> Tensor:
+        assert attn_mask is None, "flash attention takes no mask"
         out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
             query, key, value, 0.0, is_causal, scale=scale
         )[0]

@@ -62,6 +62,7 @@ class PackedBank(OwnedBank):
     def __init__(self, folder: Path, *args: Any) -> None:
         super().__init__(folder, *args)
         self._segments: list[Segment] = []
+        self._head: Head | None = None
 
     def read(self, folder: Path, dtype: torch.dtype, device: torch.device, on_the_way: OnTheWay | None) -> nn.Module:
         config = read_config(folder)
@@ -88,7 +89,13 @@ class PackedBank(OwnedBank):
         """The base's output layer."""
         if self.model is None:
             _ = self.base  # is read
+        assert self._head is not None
         return self._head
+
+    def remove_member(self, name: str) -> None:
+        """Drops the member, its base and what reaches into it."""
+        super().remove_member(name)
+        self._head = None
 
     def forward(
         self,

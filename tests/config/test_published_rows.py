@@ -21,6 +21,7 @@ INSTRUCTION = {"instruction": "Name a colour.", "input": "", "output": "Blue."}
 # stem: (hub id, subset, split, evaluation split, row)
 PUBLISHED: dict[str, tuple[str, str | None, str, str, dict[str, Any]]] = {
     "alpaca": ("tatsu-lab/alpaca", None, "train", "validation", {**INSTRUCTION, "text": "Below is ..."}),
+    "alpaca_clean": ("yahma/alpaca-cleaned", None, "train", "validation", INSTRUCTION),
     "chip2": (
         "laion/OIG",
         "unified_chip2.jsonl",
@@ -124,6 +125,17 @@ PUBLISHED: dict[str, tuple[str, str | None, str, str, dict[str, Any]]] = {
         "train",
         "validation",
         {"instruction": "Name the colour.", "instances": [INSTANCE]},
+    ),
+    "unnatural_full": (
+        "mrm8488/unnatural-instructions-full",
+        None,
+        "train",
+        "validation",
+        {
+            "instruction": "Name the colour.",
+            "instances": [INSTANCE],
+            "reformulations": [{**INSTANCE, "instruction": "Which colour is it?"}],
+        },
     ),
 }
 

@@ -25,6 +25,7 @@ from benchmarks.gpu.shapes import (
 from harness.config.schema import AdapterConfig
 from harness.memory.paper import llama_shape
 from harness.memory.predict import weights_bytes
+from harness.nn.int8 import TokenwiseInt8
 from harness.nn.quant import linear_layers
 
 CPU = torch.device("cpu")
@@ -68,7 +69,7 @@ def test_the_base_is_whole_and_as_large_as_predicted(quant: str) -> None:
     base = build_base(TINY, config, CPU)
     assert not any(t.is_meta for t in (*base.parameters(), *base.buffers()))
     kinds = {type(layer) for _, layer in linear_layers(base)}
-    expected = {"int8": bnb.nn.Linear8bitLt, "fp32": torch.nn.Linear}.get(quant, bnb.nn.Linear4bit)
+    expected = {"int8": TokenwiseInt8, "fp32": torch.nn.Linear}.get(quant, bnb.nn.Linear4bit)
     assert kinds == {expected}
     parameters = sum(p.untyped_storage().nbytes() for p in base.parameters())
     assert parameters <= weights_bytes(TINY, config)

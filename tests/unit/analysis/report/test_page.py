@@ -194,6 +194,8 @@ def ratings_json(names: tuple[str, ...] = SYSTEMS) -> dict[str, Any]:
                 "difference": x - y,
                 "low": -30.0,
                 "high": 140.0,
+                "low_unadjusted": -20.0,
+                "high_unadjusted": 130.0,
                 "p_value": 0.2,
                 "p_holm": 0.4,
                 "significant": b == names[2],

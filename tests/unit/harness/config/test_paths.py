@@ -43,7 +43,8 @@ def test_status_reads_the_ledger_that_the_environment_names(tmp_path: Path, monk
     ledger = Ledger.open(tmp_path / "team.sqlite")
     ledger.record_sweep("s", "")
     monkeypatch.setenv("HARNESS_LEDGER_URL", f"sqlite:///{tmp_path / 'team.sqlite'}")
-    assert [row.name for row in _ledger(tmp_path / "runs").sweeps()] == ["s"]
+    with _ledger(tmp_path / "runs") as found:
+        assert [row.name for row in found.sweeps()] == ["s"]
 
 
 @pytest.mark.parametrize(

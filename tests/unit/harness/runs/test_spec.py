@@ -351,7 +351,7 @@ def test_every_dataset_has_a_reader() -> None:
     folder = Path(__file__).resolve().parents[4] / "conf" / "dataset"
     formats: dict[str, Callable[..., Any]] = dict(DATASETS)
     names = {path.stem: load_choice("dataset", path.stem)["format"] for path in folder.glob("*.yaml")}
-    assert {name: kind for name, kind in names.items() if kind not in formats} == {"none": "none"}
+    assert {name: kind for name, kind in names.items() if kind not in formats} == {"none": "none", "local": "auto"}
 
 
 def test_a_length_that_the_user_gives_is_not_limited_by_the_recipe() -> None:
