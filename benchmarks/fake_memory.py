@@ -53,6 +53,7 @@ from harness.memory.predict import NESTED_BLOCK, MemoryPrediction, predict
 from harness.nn import attention_kernels
 from harness.nn.attention import PACKED
 from harness.nn.batch import Item
+from harness.nn.int8 import Product
 from harness.nn.quant import TORCH_DTYPES, linear_layers
 
 BLOCK_BYTES = 512  # CUDA's allocator rounds each tensor up to it
@@ -172,20 +173,20 @@ def _int8_vectorwise_quant(x_NI: Tensor, threshold: float = 0.0) -> tuple[Tensor
     return out_NI, row_stats, x_NI.new_empty(0, dtype=torch.int64)
 
 
-def _int8_mixed_scaled_mm(
-    x_NI: Tensor, int8_NI: Tensor, weight_OI: Tensor, row_stats: Tensor, column_stats: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    """As bitsandbytes' on CUDA, of an input without outlier columns: the product in int32, float16, then its type."""
-    in_int32 = x_NI.new_empty((x_NI.shape[0], weight_OI.shape[0]), dtype=torch.int32)
-    in_float16 = torch.empty_like(in_int32, dtype=torch.float16)
-    return in_float16.to(x_NI.dtype), x_NI.new_empty(0)
+def _int8_scaled_mm(
+    int8_NI: Tensor, weight_OI: Tensor, row_stats: Tensor, scales_O: Tensor, bias_O: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """As bitsandbytes' on CUDA: the product in int32, float16, then its type."""
+    in_int32 = int8_NI.new_empty((int8_NI.shape[0], weight_OI.shape[0]), dtype=torch.int32)
+    return torch.empty_like(in_int32, dtype=torch.float16).to(dtype)
 
 
 _PARTS: dict[Any, Callable[..., Any]] = {  # operations whose own buffers count
+    aten.nonzero.default: lambda mask: mask.new_empty((0, mask.dim()), dtype=torch.int64),  # of int8's outliers
     aten._pin_memory.default: lambda tensor, *_: tensor,  # on the host
     torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit_default_impl,
     torch.ops.bitsandbytes.int8_vectorwise_quant.default: _int8_vectorwise_quant,
-    torch.ops.bitsandbytes.int8_mixed_scaled_mm.default: _int8_mixed_scaled_mm,
+    torch.ops.bitsandbytes.int8_scaled_mm.default: _int8_scaled_mm,
 }
 _ATTENTION_BACKWARD = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
@@ -225,19 +226,18 @@ class FourBitLinear(nn.Linear):
 
 
 class Int8Linear(nn.Linear):
-    """Holds and calls what `bnb.nn.Linear8bitLt` does after its first pass."""
+    """Holds and calls what `harness.nn.int8.TokenwiseInt8` does after its first pass, of an input without outliers."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = in_features, out_features
         self.state = bnb.MatmulLtState()
-        self.state.threshold, self.state.has_fp16_weights = 6.0, False
         self.state.CB = torch.empty((out_features, in_features), dtype=torch.int8)
         self.state.SCB = torch.empty(out_features, dtype=torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.state.CB is not None
-        y: Tensor = bnb.matmul(x, self.state.CB, state=self.state)
+        y: Tensor = Product.apply(x, self.state.CB, self.state.SCB, None)  # type: ignore[no-untyped-call]
         return y
 
 

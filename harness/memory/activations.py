@@ -15,7 +15,6 @@ Kept by one block:
 | gate, silu(gate), up | 3 c N F | of a gated MLP; else the activation's input, c N F |
 | adapter of a layer with I inputs | c N r | x A^T, and c N I once for layers that share an input |
 | with dropout | N I | the mask, a byte an element |
-| LLM.int8 | c N I once a shared input | its backward pass keeps the input |
 | full finetuning | c N I once a shared input, c N D a norm | for the weights' own gradients |
 
 The first block's input needs no gradient: its first norm keeps nothing. Kept once:
@@ -32,7 +31,7 @@ ALL_LINEAR = "all-linear"
 ATTENTION = "attention"  # what the output projection reads
 MAX_HEAD_SIZE = 256  # of the variable-length kernel
 DRAW_BYTES = 64 * 2**20  # `harness.nn.dropout.DRAW_BYTES`; a test holds them equal, importing it loads torch
-INT8_INPUT_BYTES = 6  # of an element, while LLM.int8 quantizes it: float16, its absolute value, a bool and int8
+INT8_INPUT_BYTES = 3  # of an element, beside a masked copy, while LLM.int8 quantizes it: a bool and float16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +76,7 @@ class Pass:
 
     def keeps_input(self, linear: Linear) -> bool:
         """Whether the very tensor that the layer reads is kept (once, if others keep it too)."""
-        if self.quant.method is QuantMethod.int8 or self.adapter.method is AdapterMethod.full:
+        if self.adapter.method is AdapterMethod.full:
             return True
         return linear.is_target(self.adapter)
 
@@ -113,10 +112,8 @@ def saved_by_pass(run: Pass, gradient_checkpointing: bool) -> Saved:
     stream = run.compute_bytes * tokens * shape.hidden_size
     # in float32 the first norm keeps the stream itself, which is the input that the checkpoint holds
     shared = stream if run.compute_bytes == 4 else 0
-    # bitsandbytes' LLM.int8 keeps its inputs as attributes of the node, which a checkpoint can't drop
-    stuck = sum(_shared_inputs(run).values()) if run.quant.method is QuantMethod.int8 else 0
     return Saved(
-        blocks_bytes=shape.num_layers * (stream + stuck) + rotary,
+        blocks_bytes=shape.num_layers * stream + rotary,
         loss_bytes=loss,
         recomputed_bytes=block_bytes(run) - shared,
     )
@@ -153,7 +150,7 @@ def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes:
     4. backward, the adapter's: the gradient to its input, the dropped-out input, the gradients of every member's A, B
     5. backward, the frozen product's: the matrix, both parts of the input's gradient; mask and input are gone
     6. backward, the gate's product: three gradients of the feed-forward width
-    7. LLM.int8, forward: the input in float16 and int8, its absolute values and which of them are outliers
+    7. LLM.int8, forward: the input without its outliers, the same in float16, and which they are
 
     In the forward moments, frames hold what autograd doesn't keep, and with checkpointing they come within the
     backward pass, beside the residual stream's gradient. In the backward moments that gradient is there.
@@ -166,14 +163,13 @@ def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes:
     is_int8 = run.quant.method is QuantMethod.int8
     frames = _frames_bytes(run, gradient_checkpointing)
     dropped = inner if mask else 0
-    sticks = is_int8 and not gradient_checkpointing  # the recomputed input isn't LLM.int8's: it kept the first one
-    gone = mask + (inner if adapted and not sticks else 0)  # once the adapter's backward pass is through
+    gone = mask + (inner if adapted else 0)  # once the adapter's backward pass is through
     parts = 2 if adapted else 1  # of the input's gradient
     forward = [
         dequantization_bytes + frames + stream - mask,
         frames + stream + (min(4 * run.tokens * last.in_features, 2 * DRAW_BYTES) if mask else 0),
         frames + stream + (stream if adapted else 0) + dropped,
-        frames - mask + INT8_INPUT_BYTES * run.tokens * last.in_features if is_int8 else 0,
+        frames - mask + inner + INT8_INPUT_BYTES * run.tokens * last.in_features if is_int8 else 0,
     ]
     backward = [
         stream + (inner + dropped if adapted else 0) + _factor_gradients(run, last, num_members),

@@ -10,7 +10,7 @@ with the shortest row; where memory runs out, `harness.training.loop` halves row
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.config.schema import SHARED_BASE_METHODS, SHORTEST_ROW_TOKENS, Device, QuantMethod
+from harness.config.schema import SHARED_BASE_METHODS, SHORTEST_ROW_TOKENS, Device
 from harness.memory.predict import MemoryPrediction, memory_key, predict_run
 from harness.runs.spec import RunSpec
 
@@ -89,8 +89,6 @@ def _alike(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
 def _automatic(specs: Sequence[RunSpec], device: Device, usable: int | None, num_shards: int, most: int) -> int:
     if device is not Device.cuda or usable is None:
         return SHORTEST_ROW_TOKENS
-    if any(spec.quant.method is QuantMethod.int8 for spec in specs):
-        return SHORTEST_ROW_TOKENS  # its outlier columns depend on who shares a pass, so results would on the device
     if any(spec.adapter.method not in SHARED_BASE_METHODS for spec in specs):
         return UNKNOWN_ROW_TOKENS  # PEFT's layers and full finetuning keep more than the predictor counts
     peaks = {tokens: group_bytes(specs, tokens, num_shards) for tokens in GPU_ROW_TOKENS if tokens <= most}

@@ -25,12 +25,14 @@ class TokenwiseInt8(bnb.nn.Linear8bitLt):  # type: ignore[misc]
         if self.weight.CB is not None:
             self.init_8bit_state()
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        out: Tensor = _Product.apply(x, self.state.CB, self.state.SCB, bias)  # type: ignore[no-untyped-call]
+        out: Tensor = Product.apply(x, self.state.CB, self.state.SCB, bias)  # type: ignore[no-untyped-call]
         self.weight.data = self.state.CB
         return out
 
 
-class _Product(torch.autograd.Function):
+class Product(torch.autograd.Function):
+    """x W^T + b; keeps nothing of x for the backward pass, which the frozen weight doesn't need."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_OI: Tensor, scales_O: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.weight = weight_OI, scales_O
@@ -55,4 +57,4 @@ class _Product(torch.autograd.Function):
 
 
 def _dequantized(int8_OI: Tensor, scales_O: Tensor, dtype: torch.dtype) -> Tensor:
-    return int8_OI.to(dtype) * (scales_O[:, None] / 127.0).to(dtype)
+    return int8_OI.to(dtype).mul_((scales_O[:, None] / 127.0).to(dtype))

@@ -137,6 +137,6 @@ def _num_weights(base: nn.Module) -> tuple[int, int]:
         if type(layer) not in LINEAR:
             inputs, outputs = features(layer)
             quantized += inputs * outputs
-            of_layers.add(id(layer.weight))
+            of_layers |= {id(p) for name, p in layer.named_parameters(recurse=False) if name == "weight"}
     others = sum(p.numel() for p in base.parameters() if id(p) not in of_layers)
     return quantized, others

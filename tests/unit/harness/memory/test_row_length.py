@@ -105,7 +105,7 @@ def test_a_cpu_has_the_rows_that_it_always_had() -> None:
 def test_where_the_predictor_does_not_reach() -> None:
     assert on_gpu([spec(shape=ShapeConfig())], 141) == UNKNOWN_ROW_TOKENS
     assert on_gpu([spec(method="dora")], 141) == UNKNOWN_ROW_TOKENS
-    assert on_gpu([spec(quant="int8")], 141) == 2048, "its results depend on who shares a pass"
+    assert on_gpu([spec(quant="int8")], 141) > 2048, "a token's outliers are no others'"
     assert on_gpu([spec(shape=ShapeConfig())], 141, most=2048) == 2048
 
 
