@@ -184,7 +184,7 @@ def test_spec_survives_its_file(keys: set[tuple[str, str]]) -> None:
 
 def test_local_data_is_known_by_its_content(tmp_path: Path) -> None:
     for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
-        (tmp_path / f"{name}.jsonl").write_text(text)
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"input": "a", "output": "{text}"}}')
 
     def local(file: str, **more: Any) -> str:
         return spec(dataset=("local", {"path": str(tmp_path / f"{file}.jsonl"), **more})).run_id
@@ -192,6 +192,7 @@ def test_local_data_is_known_by_its_content(tmp_path: Path) -> None:
     assert local("a") == local("b", name="other", hub_id="elsewhere/other", revision="v2")
     assert local("a") != local("c")
     assert local("a") != local("a", format="alpaca")
+    assert local("a") == local("a", format="input_output"), "a format left open is the one that the columns name"
 
 
 def test_group_is_the_frozen_base() -> None:
@@ -351,7 +352,7 @@ def test_every_dataset_has_a_reader() -> None:
     folder = Path(__file__).resolve().parents[4] / "conf" / "dataset"
     formats: dict[str, Callable[..., Any]] = dict(DATASETS)
     names = {path.stem: load_choice("dataset", path.stem)["format"] for path in folder.glob("*.yaml")}
-    assert {name: kind for name, kind in names.items() if kind not in formats} == {"none": "none"}
+    assert {name: kind for name, kind in names.items() if kind not in formats} == {"none": "none", "local": "auto"}
 
 
 def test_a_length_that_the_user_gives_is_not_limited_by_the_recipe() -> None:
