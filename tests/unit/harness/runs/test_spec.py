@@ -135,7 +135,7 @@ def changed(value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         first = dataclasses.fields(value)[0].name
         return dataclasses.replace(value, **{first: getattr(value, first) + 1})
-    if name == "label_names":
+    if name in ("label_names", "ignore_columns"):
         return ["no", "maybe", "yes"]
     return f"{value}x" if isinstance(value, str) else 3 if name in OPTIONAL_NUMBERS else "x"
 
