@@ -135,7 +135,7 @@ def changed(value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         first = dataclasses.fields(value)[0].name
         return dataclasses.replace(value, **{first: getattr(value, first) + 1})
-    if name == "label_names":
+    if name in ("label_names", "ignore_columns"):
         return ["no", "maybe", "yes"]
     return f"{value}x" if isinstance(value, str) else 3 if name in OPTIONAL_NUMBERS else "x"
 
@@ -184,7 +184,7 @@ def test_spec_survives_its_file(keys: set[tuple[str, str]]) -> None:
 
 def test_local_data_is_known_by_its_content(tmp_path: Path) -> None:
     for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
-        (tmp_path / f"{name}.jsonl").write_text(text)
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"input": "a", "output": "{text}"}}')
 
     def local(file: str, **more: Any) -> str:
         return spec(dataset=("local", {"path": str(tmp_path / f"{file}.jsonl"), **more})).run_id
@@ -192,6 +192,7 @@ def test_local_data_is_known_by_its_content(tmp_path: Path) -> None:
     assert local("a") == local("b", name="other", hub_id="elsewhere/other", revision="v2")
     assert local("a") != local("c")
     assert local("a") != local("a", format="alpaca")
+    assert local("a") == local("a", format="input_output"), "a format left open is the one that the columns name"
 
 
 def test_group_is_the_frozen_base() -> None:
