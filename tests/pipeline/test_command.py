@@ -83,7 +83,7 @@ def test_shorthand_and_added_value_find_the_runs_that_are_done(trained: Lab) -> 
     assert plan.returncode == 0, plan.stdout + plan.stderr
     lines = [line for line in plan.stdout.splitlines() if "to do" in line or "done" in line]
     assert len(lines) == 8
-    done = {line.split()[1] for line in lines if "done" in line}
+    done = {line.split()[0] for line in lines if "done" in line}
     assert done == {job.run_id for job in trained.jobs()}
 
 

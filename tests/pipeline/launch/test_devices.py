@@ -181,7 +181,7 @@ def test_only_a_frozen_causal_base_is_sharded() -> None:
 def test_what_is_not_scored_over_shards_is_refused() -> None:
     overrides = ["model=llama7b", "dataset=oasst1", "eval.after_training=[mmlu,super_ni,answers]"]
     runs = plan_runs([point.config for point in compose_grid(overrides, eval_config())])
-    super_ni, answers = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
+    answers, super_ni = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
     assert "launch.shard_base=true with eval.after_training=super_ni: it is scored over a whole base only" in super_ni
     assert "launch.shard_base=true with eval.after_training=answers: it is scored over a whole base only" in answers
 
