@@ -62,7 +62,8 @@ test: setup  ## The fast suite: CPU, no network, minutes
 
 test-slow: setup  ## The slow suite: real models, a real chat server, fault injection, parity with other tools
 	-@$(MAKE) --no-print-directory server
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(BIN)/python -m pytest -q -m "slow and not gpu and not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m "slow and not gpu and alone"
 
 server: setup $(SERVER_STAMP)  ## A real OpenAI-compatible server for test-slow, in its own environment (compiles: 3-5 minutes)
 

@@ -6,7 +6,6 @@ result, shown = agree_command(Path("gpt4.csv"), Path("human.csv"), AgreeOptions(
 from pathlib import Path
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -52,7 +51,7 @@ def _add_level(table: Table, name: str, level: Level) -> None:
     for statistic, found in level.statistics.items():
         bounds = MISSING if found.low is None or found.high is None else f"{found.low:.3f} to {found.high:.3f}"
         value = MISSING if found.value is None else f"{found.value:.3f}"
-        table.add_row(escape(name), statistic.replace("_", " "), value, bounds, str(level.num))
+        table.add_row(name, statistic.replace("_", " "), value, bounds, str(level.num))
         name = ""
     table.add_section()
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -60,7 +59,7 @@ def _strength_table(result: RatingsResult, group: Sequence[str], title: str) -> 
         records = result.win_matrix[system].values()
         num = sum(r.wins + r.losses + r.ties for r in records)
         table.add_row(
-            escape(system),
+            system,
             f"{strength.rating:.0f}",
             interval(strength.low, strength.high),
             f"{davidson.rating:.0f}",
@@ -78,7 +77,7 @@ def _elo_table(result: RatingsResult, group: Sequence[str]) -> Table:
     for system in group:
         elo = result.elo[system]
         bounds = interval(elo.low, elo.high), interval(elo.ordering_low, elo.ordering_high, 1)
-        table.add_row(escape(system), f"{elo.mean:.0f}", *bounds)
+        table.add_row(system, f"{elo.mean:.0f}", *bounds)
     return table
 
 
@@ -90,7 +89,7 @@ def _rank_table(result: RatingsResult) -> Table:
     for system, place in result.ranks.items():
         alike = [c for c in result.comparisons if system in (c.higher, c.lower) and not c.significant]
         table.add_row(
-            escape(system),
+            system,
             str(place.rank),
             MISSING if place.low is None else f"{place.low} to {place.high}",
             MISSING if place.best is None else f"{place.best:.3f}",
@@ -114,8 +113,8 @@ def _pair_table(result: RatingsResult) -> Table:
         table.add_column(name, justify="right")
     for pair in shown:
         table.add_row(
-            escape(pair.higher),
-            escape(pair.lower),
+            pair.higher,
+            pair.lower,
             f"{pair.difference:.0f}",
             interval(pair.low, pair.high),
             MISSING if pair.p_holm is None else f"{pair.p_holm:.2g}",
@@ -133,7 +132,7 @@ def _relative_table(result: RatingsResult) -> Table:
     for system, score in result.relative.items():
         orders = [MISSING if part is None else f"{part:.1f}" for part in (score.first, score.second)]
         numbers = [f"{score.mean:.1f}", f"{score.ci95:.1f}", interval(score.low, score.high, 1), str(score.num_prompts)]
-        table.add_row(escape(system), *orders, *numbers)
+        table.add_row(system, *orders, *numbers)
     return table
 
 
@@ -145,7 +144,7 @@ def _controlled_table(result: RatingsResult) -> Table:
     assert result.controlled is not None
     for rows in (result.controlled.ratings, result.controlled.effects):
         for name, estimate in rows.items():
-            table.add_row(escape(name), f"{estimate.value:.0f}", interval(estimate.low, estimate.high))
+            table.add_row(name, f"{estimate.value:.0f}", interval(estimate.low, estimate.high))
         table.add_section()
     return table
 

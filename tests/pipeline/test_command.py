@@ -87,6 +87,7 @@ def test_shorthand_and_added_value_find_the_runs_that_are_done(trained: Lab) -> 
     assert done == {job.run_id for job in trained.jobs()}
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_lost_ledger_is_filled_from_whole_folders(trained: Lab) -> None:
     ledger = trained.runs / "ledger.sqlite"

@@ -138,6 +138,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
     return done.records
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 class TestStopped:
@@ -241,6 +242,7 @@ class TestStopped:
         assert_same_results(done.records, undisturbed)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_workers_that_cannot_start_end_the_launch(tmp_path: Path) -> None:
     """The parent's ledger is there, the one that its workers are told of is not."""

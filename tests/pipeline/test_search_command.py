@@ -24,6 +24,7 @@ def lab(tmp_path: Path) -> Lab:
     return make_lab(tmp_path)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_search_killed_in_training_ends_with_its_trials(lab: Lab) -> None:
     process = subprocess.Popen(
@@ -59,6 +60,7 @@ def test_a_search_killed_in_training_ends_with_its_trials(lab: Lab) -> None:
     assert before == {record["run_id"]: record["finished"] for record in lab.records().values()}
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_plan_knows_the_time_once_a_run_like_it_is_done(lab: Lab) -> None:
     grid = ("model=llama7b", "dataset=flan", "launch.device=cpu", "train.max_steps=3", "train.seed=0,1")

@@ -131,6 +131,7 @@ def small_disk(lab: Lab) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(lab.runs)], check=True)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["full", "read-only"])
 def test_a_sweep_on_a_disk_that_fails_goes_on_once_it_is_mended(lab: Lab, small_disk: Path, fault: str) -> None:
@@ -156,6 +157,7 @@ def test_a_sweep_on_a_disk_that_fails_goes_on_once_it_is_mended(lab: Lab, small_
     assert {row.status for row in Ledger.open(ledger["HARNESS_LEDGER_URL"]).rows()} == {JobStatus.done}
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_ledger_that_is_locked_for_long_is_waited_for(lab: Lab) -> None:
     process = start(lab, 40)
@@ -168,6 +170,7 @@ def test_a_ledger_that_is_locked_for_long_is_waited_for(lab: Lab) -> None:
     assert [(row.status, row.claim_token) for row in lab.jobs()] == [(JobStatus.done, 1)] * 40
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_server_that_is_gone_for_long_is_waited_for(lab: Lab) -> None:
     with_server = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

@@ -64,6 +64,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return result(lab)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
@@ -97,6 +98,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
     return lab.records()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 class TestStopped:

@@ -10,7 +10,7 @@ import pytest
 from harness.ledger.tables import JobStatus
 from tests.lab import Lab, make_lab, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
 
 GRID = (
     *("-m", "model=llama7b", "dataset=flan", "train.seed=1,2", "train.max_steps=400", "train.max_epochs=10000"),

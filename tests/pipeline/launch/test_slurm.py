@@ -15,7 +15,7 @@ from tests.lab import Lab, make_lab, wait_until
 from tests.servers.postgres import postgres_schema
 from tests.servers.slurm_cluster import SlurmCluster, missing_for_slurm, slurm_cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
 
 TASK = (
     *(
