@@ -1,7 +1,7 @@
 """Shows how a data file is read: the format, counts, and one example as the model will see it.
 
 python -m harness.data rows.jsonl
-python -m harness.data rows.jsonl --model models/SmolLM2-135M-Instruct
+python -m harness.data rows.jsonl --model smollm2
 """
 
 import argparse
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.config.choices import model_choice
+from harness.config.paths import paths_of_environment
 from harness.config.schema import AssistantTurns, DatasetConfig, PathsConfig
 from harness.data.examples import AUTO_FORMAT, Skipped, read_examples, resolved
 from harness.data.fields import Example
@@ -24,7 +26,7 @@ _WIDTH = 80
 _LEARNED, _READ = "learned | ", "read    | "
 _EXAMPLES = """examples:
   python -m harness.data rows.jsonl
-  python -m harness.data chats.json --model models/Qwen2.5-0.5B-Instruct
+  python -m harness.data chats.json --model smollm2
   python -m harness.data rows.csv --format alpaca --row 7
   python -m harness.data rows.parquet --skip-bad-rows --json"""
 
@@ -50,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("file", help="a file of rows, or a folder with one")
     parser.add_argument("--format", default=AUTO_FORMAT, choices=[AUTO_FORMAT, *DATASETS], metavar="FORMAT")
-    parser.add_argument("--model", help="a model's folder or hub id: shows its tokens and its chat template")
+    parser.add_argument(
+        "--model", help="a choice of conf/model, a folder or a hub id: shows its tokens and its chat template"
+    )
     parser.add_argument("--chat-template", help="a Jinja file, for a model without a template")
     parser.add_argument("--assistant-turns", default="last", choices=[turns.value for turns in AssistantTurns])
     parser.add_argument("--source-max-tokens", type=int, default=384)
@@ -117,7 +121,7 @@ def _parts(shown: tuple[SourceRow, Example], config: DatasetConfig, model: str |
 
     from harness.data.tokens import encode_examples, with_chat_template
 
-    tokenizer = with_chat_template(AutoTokenizer.from_pretrained(model), config.chat_template)
+    tokenizer = with_chat_template(AutoTokenizer.from_pretrained(_tokenizer_place(model)), config.chat_template)
     [encoded] = encode_examples([shown], config, tokenizer)
     if isinstance(encoded, DataError):
         raise encoded
@@ -127,6 +131,20 @@ def _parts(shown: tuple[SourceRow, Example], config: DatasetConfig, model: str |
         {"loss": loss, "tokens": len(tokens), "cut": cut, "text": tokenizer.decode(tokens)}
         for loss, tokens, cut in parts
     ]
+
+
+def _tokenizer_place(model: str) -> str:
+    """The folder or hub id of a model's tokenizer. Raises ValueError for a choice of conf/model that isn't here."""
+    if "/" in model or Path(model).is_dir():
+        return model
+    from harness.models.convert import checkpoint_folder
+    from harness.models.locate import locate_model
+
+    paths = paths_of_environment(None)
+    source = locate_model(model_choice(model), paths)
+    if isinstance(source, Missing):
+        raise ValueError(str(source))
+    return source.location if source.kind == "hub" else str(checkpoint_folder(source, Path(paths.cache)))
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
