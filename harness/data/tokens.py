@@ -208,8 +208,6 @@ def tokenize_dataset(
     for problem in skipped.first:
         _log.warning("left out: %s", problem)
     dataset = TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
-    for note in dataset.notes:
-        _log.warning("%s", note)
     return dataset
 
 

@@ -24,7 +24,7 @@ from harness.banks.load import LoadedBase
 from harness.files.atomic import read_jsonl, to_json, write_atomically
 from harness.runs.spec import RunSpec
 from harness.training.loop import Member
-from sweeps.jobs.peers import Crew
+from sweeps.jobs.peers import Peers
 
 MMLU_LOG = "mmlu.jsonl"
 
@@ -44,22 +44,22 @@ class MmluPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A run under way, for those who look."""
+    """A run under way, as the callbacks see it."""
 
     spec: RunSpec
     folder: Path  # runs/<run_id>
     log: Callable[[MmluPoint], None]
 
 
-class Looks:
+class StepCallbacks:
     """Called between the steps of a group.
 
     Args:
         base: with the group's members in its bank.
         runs: by run_id.
-        should_stop: cuts scoring off; it is made up for when the run goes on.
-        crew: the ranks among which the base is sharded: all look together, and to the end; rank 0 says at whom, and
-            keeps what is seen. None: the base is whole, and this process looks alone.
+        should_stop: cuts scoring off; the scores are made when the run goes on.
+        peers: the ranks among which the base is sharded. All score together and to the end; rank 0 decides which
+            members are scored and keeps the results. None: the base is whole, and this process scores alone.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Looks:
         base: LoadedBase,
         runs: Mapping[str, Watched],
         should_stop: Callable[[], bool],
-        crew: Crew | None = None,
+        peers: Peers | None = None,
     ) -> None:
-        self.base, self.runs, self.should_stop, self.crew = base, runs, should_stop, crew
-        self.leads = crew is None or crew.ranks.leads
+        self.base, self.runs, self.should_stop, self.peers = base, runs, should_stop, peers
+        self.leads = peers is None or peers.ranks.leads
 
     def __call__(self, members: Sequence[Member]) -> None:
         for member in members:
@@ -85,16 +85,16 @@ class Looks:
                 self.base.bank.train()
 
     def _agreed(self, due: Sequence[Member]) -> list[Member]:
-        """Without those that were scored before, or are somebody else's now; `due` is the same on all ranks."""
+        """Leaves out members that were scored before or were lost; `due` is the same on all ranks."""
         if not due:
             return []
         if self.leads:
             wanted = [member.run_id for member in due if not self._scored(member) and not member.lost()]
-            if self.crew is not None:
-                self.crew.tell(wanted)
+            if self.peers is not None:
+                self.peers.broadcast(wanted)
         else:
-            assert self.crew is not None
-            wanted = self.crew.hear()
+            assert self.peers is not None
+            wanted = self.peers.receive()
         return [member for member in due if member.run_id in wanted]
 
     def _score(self, due: Sequence[Member]) -> None:
@@ -143,7 +143,7 @@ class Looks:
         self.runs[member.run_id].log(point)
 
     def _stop_if_asked(self, done: int, total: int) -> None:
-        if self.crew is None and self.should_stop():
+        if self.peers is None and self.should_stop():
             raise _Stopped
 
 
@@ -151,7 +151,7 @@ class _Stopped(Exception):
     """Asked to stop while questions were scored."""
 
 
-def forget_looks(folder: Path) -> None:
+def remove_callback_files(folder: Path) -> None:
     """Removes what an earlier attempt left, where training begins anew. Args: folder: runs/<run_id>."""
     (folder / MMLU_LOG).unlink(missing_ok=True)
     shutil.rmtree(snapshot_folder(folder, 0).parent, ignore_errors=True)

@@ -17,7 +17,7 @@ from harness.ledger.tables import JobRow, LedgerError, LedgerUnavailableError
 from harness.models.locate import locate_model
 from harness.nn.shards import ShardedLayers
 from harness.runs.spec import RunSpec
-from sweeps.jobs.peers import Crew
+from sweeps.jobs.peers import Peers
 from sweeps.jobs.settings import WorkerSettings
 
 
@@ -28,17 +28,17 @@ class Workplace:
     settings: WorkerSettings
     should_stop: Callable[[], bool]
     send: Callable[[dict[str, Any]], None]
-    crew: Crew = field(default_factory=Crew)
+    peers: Peers = field(default_factory=Peers)
     _base: LoadedBase | None = None
     _group: str | None = None
 
     @property
     def device(self) -> torch.device:
-        return self.crew.ranks.device or resolve_device(self.settings.launch.device)
+        return self.peers.ranks.device or resolve_device(self.settings.launch.device)
 
     @property
     def shards_base(self) -> bool:
-        return self.settings.launch.shard_base and self.crew.ranks.size > 1
+        return self.settings.launch.shard_base and self.peers.ranks.size > 1
 
     def run_folder(self, run_id: str) -> Path:
         return Path(self.settings.paths.runs) / run_id
@@ -64,7 +64,7 @@ class Workplace:
         if (line := slow_dtype(spec.quant.compute_dtype, self.device)) is not None:
             self.send({"phase": "note", "label": "", "note": f"note: {spec.model.name} {spec.quant.name}: {line}"})
         cache = Path(self.settings.paths.cache)
-        shards = ShardedLayers(self.crew.ranks) if self.shards_base else None
+        shards = ShardedLayers(self.peers.ranks) if self.shards_base else None
         self._base = load_base(source, spec.quant, self.device, cache, spec.model.kind, spec.adapter.method, shards)
         self._group = spec.group
         return self._base

@@ -1,8 +1,8 @@
-"""How rank 0 of a worker tells the other ranks what is done next, and how they meet.
+"""How rank 0 of a worker broadcasts what is done next to the other ranks, and how the ranks meet.
 
-Jobs are claimed and settled by rank 0 alone. It tells every job of several devices to the others through the store
-where they met, as JSON; within the job they agree by `harness.devices.ranks`. An idle rank waits at the store, which no
-timeout of a collective operation ends.
+Rank 0 alone claims and settles jobs. It broadcasts every job that several devices share through the store where the
+ranks met, as JSON; within the job the ranks agree by `harness.devices.ranks`. An idle rank waits at the store, because
+a wait there is not ended by the timeout of a collective operation.
 """
 
 import json
@@ -20,24 +20,24 @@ from harness.devices.ranks import ALONE, PeerLostError, Ranks, join_ranks
 from harness.devices.torch_device import resolve_device
 from harness.ledger.tables import JobRow, JobStatus
 
-LEAST_PAUSE, MOST_PAUSE = 0.001, 0.1  # seconds between an idle rank's looks at the store
+LEAST_PAUSE, MOST_PAUSE = 0.001, 0.1  # seconds between two reads of the store by an idle rank
 
 
 @dataclass(slots=True, kw_only=True)
-class Crew:
-    """This process among those of its worker. Made without arguments: the only one, who has nobody to talk to."""
+class Peers:
+    """This process among those of its worker. Without arguments it is the only process of the worker."""
 
     ranks: Ranks = ALONE
     store: Store | None = None
-    num_messages: int = 0  # told or heard so far
+    num_messages: int = 0  # broadcast or received so far
 
-    def tell(self, message: Any) -> None:
-        """Rank 0: hands plain values to every other rank, in order."""
+    def broadcast(self, message: Any) -> None:
+        """Rank 0 sends plain values to every other rank; they arrive in order."""
         if self.store is not None:
             self.store.set(self._next_key(), json.dumps(message))
 
-    def hear(self) -> Any:
-        """The others: waits for the next message, however long.
+    def receive(self) -> Any:
+        """Another rank waits for the next message, without a limit of time.
 
         Raises:
             PeerLostError: another rank is gone, or the store.
@@ -53,13 +53,13 @@ class Crew:
         except DistError as error:
             raise PeerLostError(f"the store where the ranks meet is gone: {error}") from error
 
-    def tell_job(self, claims: Sequence[JobRow]) -> None:
-        """Rank 0: the others are to work on these."""
-        self.tell([asdict(claim) for claim in claims])
+    def broadcast_job(self, claims: Sequence[JobRow]) -> None:
+        """Rank 0 tells the other ranks which claims they work on next."""
+        self.broadcast([asdict(claim) for claim in claims])
 
-    def hear_job(self) -> list[JobRow] | None:
-        """The others: the next job, or None at the end."""
-        rows = self.hear()
+    def receive_job(self) -> list[JobRow] | None:
+        """Another rank waits for the next job; None after the last one."""
+        rows = self.receive()
         return rows and [JobRow(**{**row, "status": JobStatus(row["status"])}) for row in rows]
 
     def _next_key(self) -> str:
@@ -67,8 +67,8 @@ class Crew:
         return f"message/{self.num_messages}"
 
 
-def join_crew(place: Place, store: Store, launch: LaunchConfig) -> Crew:
-    """Takes this rank's device and meets the others.
+def join_peers(place: Place, store: Store, launch: LaunchConfig) -> Peers:
+    """Takes this rank's device and waits until all ranks have joined.
 
     Raises:
         ValueError: fewer CUDA devices than ranks on this machine.
@@ -77,4 +77,4 @@ def join_crew(place: Place, store: Store, launch: LaunchConfig) -> Crew:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     ranks = join_ranks(place, PrefixStore("ranks", store), device, launch.peer_seconds)
-    return Crew(ranks=ranks, store=PrefixStore("crew", store))
+    return Peers(ranks=ranks, store=PrefixStore("peers", store))

@@ -22,12 +22,12 @@ def agreed_row_tokens(place: Workplace, base: LoadedBase, specs: Sequence[RunSpe
         specs: of one group, each with `train`.
     """
     device = base.bank.device
-    num_shards = place.crew.ranks.size if place.shards_base else 1
+    num_shards = place.peers.ranks.size if place.shards_base else 1
     shaped = [with_shape(spec, base) for spec in specs]
     usable = _usable_bytes(device, place.settings.workers_on_device)
     tokens = row_tokens(shaped, Device(device.type), usable, num_shards)
-    agreed = int(place.crew.ranks.span([tokens])[0][0])
-    if device.type == "cuda" and place.crew.ranks.leads:
+    agreed = int(place.peers.ranks.span([tokens])[0][0])
+    if device.type == "cuda" and place.peers.ranks.leads:
         peak = group_bytes(shaped, agreed, num_shards)
         needs = "" if peak is None else f", {peak / 1e9:.1f} GB at the peak as predicted"
         note = f"{specs[0].model.name} {specs[0].quant.name}: {len(specs)} runs in rows of {agreed:,} tokens{needs}"

@@ -39,7 +39,7 @@ from harness.training.checkpoint import checkpoints
 from harness.training.loop import Member, StepMetrics, train_group
 from harness.training.schedule import num_steps
 from harness.training.tracking import Tracker
-from sweeps.jobs.callbacks import Looks, MmluPoint, Watched, forget_looks
+from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
 from sweeps.jobs.context import Context, Workplace
 from sweeps.jobs.row_tokens import agreed_row_tokens
 
@@ -81,46 +81,57 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
     Raises:
         TrainingInterrupted: asked to stop; checkpoints are written and the claims still held.
     """
+    base, runs = _prepared(context, [run for run in _runs_of(claims, context) if not _adopt(context, run)])
+    context.peers.broadcast([run.claim.run_id for run in runs if run.member is not None])
+    if base is None:
+        return
+    for run in runs:
+        if run.member is None:  # an untouched base
+            _settle(context, base, run)
+    _train(context, base, [run for run in runs if run.member is not None])
+
+
+def _runs_of(claims: Sequence[JobRow], place: Workplace) -> list[_Run]:
+    return [_Run.of(claim, place) for claim in claims]
+
+
+def _prepared(context: Context, runs: Sequence[_Run]) -> tuple[LoadedBase | None, list[_Run]]:
+    """Loads the base that the runs share and prepares each. -> the base and the runs that can start."""
     base: LoadedBase | None = None
-    runs: list[_Run] = []
-    for claim in claims:
-        run = _Run.of(claim, context)
-        if _adopt(context, run):
-            continue
+    ready: list[_Run] = []
+    for run in runs:
         base = context.base(run.spec, trains=True)
         try:
             _prepare(context, base, run)
         except ValueError as error:
-            context.fail(claim, str(error), retry=False)
-            continue
+            context.fail(run.claim, str(error), retry=False)
         except Exception as error:  # the boundary of a run: what nobody foresaw in one is not the others' failure
             if is_out_of_space(error):
                 raise
-            context.fail_with(claim, error)
-            continue
-        runs.append(run)
-    context.crew.tell([run.claim.run_id for run in runs if run.member is not None])
-    if not runs:
-        return
-    assert base is not None
-    for run in [run for run in runs if run.member is None]:
-        _settle(context, base, run)
-        runs.remove(run)
+            context.fail_with(run.claim, error)
+        else:
+            ready.append(run)
+    return base, ready
+
+
+def _train(context: Context, base: LoadedBase, runs: Sequence[_Run]) -> None:
+    """Takes the steps of all runs and settles them; afterwards the bank holds none of their members."""
     if base.bank.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.bank.device)
     members = [run.member for run in runs if run.member is not None]
+    peers = context.peers if context.shards_base else None
     try:
         if members:
             _set_row_tokens(context, base, runs)
-            looks = Looks(base, _watched(runs), context.should_stop, context.crew if context.shards_base else None)
-            train_group(base.bank, members, context.should_stop, looks, context.crew.ranks)
+            callbacks = StepCallbacks(base, _watched(runs), context.should_stop, peers)
+            train_group(base.bank, members, context.should_stop, callbacks, context.peers.ranks)
         for run in runs:
             _settle(context, base, run)
     finally:
         for run in runs:
             if run.tracker is not None:
                 run.tracker.finish()
-            if run.member is not None and run.claim.run_id in base.bank.configs:
+            if run.claim.run_id in base.bank.configs:
                 base.bank.remove_member(run.claim.run_id)
 
 
@@ -138,20 +149,20 @@ def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
         TrainingInterrupted: the ranks agreed to stop.
         PeerLostError: another rank ended.
     """
-    runs = [_Run.of(claim, place) for claim in claims]
+    runs = _runs_of(claims, place)
     base = place.base(runs[0].spec, trains=True)  # while rank 0 reads its own
-    wanted = place.crew.hear()  # by then rank 0 has tokenized, and put away checkpoints of other inputs
+    wanted = place.peers.receive()  # by then rank 0 has tokenized, and put away checkpoints of other inputs
     runs = [run for run in runs if run.claim.run_id in wanted]
     for run in runs:
         examples, num_characters = _read_examples(place, base, run)
         run.member = _member(run, examples, num_characters, lambda _: None)
     members = [run.member for run in runs if run.member is not None]
     watched = {run.claim.run_id: Watched(spec=run.spec, folder=run.folder, log=lambda _: None) for run in runs}
-    looks = Looks(base, watched, place.should_stop, place.crew) if place.shards_base else lambda _: None
+    callbacks = StepCallbacks(base, watched, place.should_stop, place.peers) if place.shards_base else lambda _: None
     try:
         if members:
             _set_row_tokens(place, base, runs)
-            train_group(base.bank, members, place.should_stop, looks, place.crew.ranks)
+            train_group(base.bank, members, place.should_stop, callbacks, place.peers.ranks)
     finally:
         for member in members:
             if member.run_id in base.bank.configs:
@@ -179,10 +190,12 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     assert run.spec.train is not None
     context.tell(run.claim, phase="tokenizing")
     examples, num_characters = _read_examples(context, base, run)
+    for note in run.data.notes if run.data is not None else ():
+        context.tell(run.claim, phase="note", note=f"note: {note}")
     total = num_steps(run.spec.train, len(examples))
     _drop_checkpoint_of_other_inputs(run, base)
     if not checkpoints(run.folder / "checkpoint"):
-        forget_looks(run.folder)
+        remove_callback_files(run.folder)
     run.metrics = _earlier_metrics(run.folder)
     run.tracker = Tracker.start(context.settings.tracking, run.spec, run.label, context.settings.sweep, run.folder)
 
@@ -282,7 +295,7 @@ def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
         began = time.monotonic()
         partial, digest = _write_adapter(base, run) if run.member is not None else (None, None)
         save_seconds = time.monotonic() - began
-        record = _record(base, run, digest, context.crew.ranks.size)
+        record = _record(base, run, digest, context.peers.ranks.size)
         if not context.still_held(run.claim):  # asked as late as can be: what is another's is not overwritten
             if partial is not None:
                 shutil.rmtree(partial, ignore_errors=True)

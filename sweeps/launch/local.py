@@ -26,7 +26,7 @@ from sweeps.workers.forkserver import start_forkserver
 from sweeps.workers.processes import ALIVE, POLL_SECONDS, STOP_SECONDS, held_by, how_ended
 from sweeps.workers.signals import interrupt
 
-MAX_STILLBORN = 3  # workers that die at once, in a row, before the launch gives up
+MAX_FAILED_STARTS = 3  # workers that die at once, in a row, before the launch gives up
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:
     slots = local_slots(settings.launch, settings.work)
     previous = signal.signal(signal.SIGTERM, interrupt)
     workers: list[_Worker] = []
-    num_stillborn = 0  # in a row
+    num_failed_starts = 0  # in a row
     looked = -POLL_SECONDS
     try:
         _give_up_orphaned_claims(ledger, settings.sweep)
@@ -61,13 +61,17 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:
                 _drain(worker, watch)
                 _report_end(worker, watch)
                 given_up = _give_up_claims(worker, ledger, settings.sweep)
-                num_stillborn = num_stillborn + 1 if worker.process.exitcode and not (given_up or worker.spoke) else 0
+                num_failed_starts = (
+                    num_failed_starts + 1 if worker.process.exitcode and not (given_up or worker.spoke) else 0
+                )
                 workers.remove(worker)
                 looked = -POLL_SECONDS
                 if worker.out_of_space:
                     raise ValueError(f"{worker.reason}: make room and start the same command again; nothing is lost")
-            if num_stillborn >= MAX_STILLBORN:
-                raise ValueError(f"{num_stillborn} workers in a row died before they began a job; the reason is above")
+            if num_failed_starts >= MAX_FAILED_STARTS:
+                raise ValueError(
+                    f"{num_failed_starts} workers in a row died before they began a job; the reason is above"
+                )
             if time.monotonic() - looked > POLL_SECONDS:  # not after each message: counting costs more than a tiny run
                 looked = time.monotonic()
                 if not open_jobs(ledger, settings.sweep):

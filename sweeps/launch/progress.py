@@ -40,6 +40,7 @@ class SweepProgress:
         self._sweep = self._bars.add_task("sweep", total=num_jobs, completed=num_done, note="")
         self._jobs: dict[str, TaskID] = {}
         self._last_line = 0.0
+        self._notes: set[str] = set()
         self._last_counts: dict[str, int] = {}
 
     def __enter__(self) -> "SweepProgress":
@@ -58,7 +59,7 @@ class SweepProgress:
             self._count(message["counts"])
             return
         if phase == "note":
-            say(message["note"], self._console)
+            self._say_once(message["note"])
             return
         name = f"{message.get('kind', '')} {label}".strip()
         if phase in ("done", "failed", "died", "stopped"):
@@ -74,6 +75,12 @@ class SweepProgress:
         elif time.monotonic() - self._last_line > PLAIN_LINE_SECONDS or (step is None and self._total <= SMALL_SWEEP):
             where = f" {step}/{total}" if total else ""
             self._line(f"{name}{where} {note}" if self._total <= SMALL_SWEEP else self._pace())
+
+    def _say_once(self, note: str) -> None:
+        """Runs of one dataset or base have the same notes."""
+        if note not in self._notes:
+            self._notes.add(note)
+            say(note, self._console)
 
     def _count(self, counts: dict[str, int]) -> None:
         """How far workers elsewhere are, as the ledger counts: the sweep's line, where it has changed."""

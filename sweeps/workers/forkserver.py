@@ -41,7 +41,7 @@ def preload(device: Device) -> list[str]:
 
 
 def may_train_here(arguments: Sequence[str]) -> bool:
-    """Whether a command line, not yet checked, looks as if workers of this machine were to come of it."""
+    """Whether a command line, before it is checked, seems to start workers on this machine."""
     if not arguments or place_of_environment() is not None:
         return False
     flags = {argument for argument in arguments if argument.startswith("-")}

@@ -24,7 +24,7 @@ from sweeps.jobs.settings import WorkerSettings, worker_name
 from sweeps.workers.forkserver import preload
 from sweeps.workers.processes import ERRORS, PEER_SECONDS, POLL_SECONDS, STOP_SECONDS, held_by, how_ended
 from sweeps.workers.serve import run_rank
-from sweeps.workers.signals import deaf_children, stopped_by
+from sweeps.workers.signals import ignore_signals, stopped_by
 
 
 def run_ranks(
@@ -53,7 +53,7 @@ def _run_ranks(
     name = worker_name(os.getpid())
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preload(settings.launch.device))  # one import for all ranks
-    with deaf_children(stop_on):
+    with ignore_signals(stop_on):
         ensure_running()  # the forkserver lives on while the ranks save
     processes: list[ForkServerProcess] = []
     for rank in range(size):

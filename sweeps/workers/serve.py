@@ -31,7 +31,7 @@ from harness.ledger.tables import JobRow, JobStatus
 from harness.training.loop import TrainingInterrupted
 from sweeps.jobs.context import Context, Workplace, now_awake_or_not
 from sweeps.jobs.evals import eval_jobs, follow_evals
-from sweeps.jobs.peers import Crew, join_crew
+from sweeps.jobs.peers import Peers, join_peers
 from sweeps.jobs.settings import EXIT_NO_SPACE, WorkerSettings, worker_name
 from sweeps.jobs.training import follow_training, train_jobs
 from sweeps.plan.jobs import TRAIN, whole_base_problem
@@ -68,12 +68,12 @@ def run_rank(
     threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
     store = TCPStore("127.0.0.1", port, is_master=False)
     try:
-        crew = join_crew(place, store, settings.launch)
-        if crew.ranks.leads:
-            serve_watched(settings, name, stop, connection, crew)
+        peers = join_peers(place, store, settings.launch)
+        if peers.ranks.leads:
+            serve_watched(settings, name, stop, connection, peers)
         else:
-            _follow(Workplace(settings=settings, should_stop=stop.is_set, send=lambda _: None, crew=crew))
-        crew.ranks.leave()
+            _follow(Workplace(settings=settings, should_stop=stop.is_set, send=lambda _: None, peers=peers))
+        peers.ranks.leave()
         status = 0
     except _OutOfStep:
         status = 1
@@ -99,13 +99,13 @@ def run_here(settings: WorkerSettings, place: Place, send: Callable[[dict[str, A
     stop_at(stop, (signal.SIGTERM, signal.SIGINT))
     prepare_worker(None, settings.launch.threads, stop)
     store, _, _ = next(rendezvous("env://"))
-    crew = join_crew(place, store, settings.launch)
+    peers = join_peers(place, store, settings.launch)
     try:
-        if crew.ranks.leads:
-            _serve(settings, worker_name(os.getpid()), stop, send, crew)
+        if peers.ranks.leads:
+            _serve(settings, worker_name(os.getpid()), stop, send, peers)
         else:
-            _follow(Workplace(settings=settings, should_stop=stop.is_set, send=send, crew=crew))
-        crew.ranks.leave()
+            _follow(Workplace(settings=settings, should_stop=stop.is_set, send=send, peers=peers))
+        peers.ranks.leave()
         torch.distributed.destroy_process_group()
     except _OutOfStep as error:
         if isinstance(error.__cause__, PeerLostError):
@@ -138,12 +138,12 @@ def prepare_worker(connection: Connection | None, threads: int | None, stop: thr
 
 
 def serve_watched(
-    settings: WorkerSettings, name: str, stop: threading.Event, connection: Connection | None, crew: Crew
+    settings: WorkerSettings, name: str, stop: threading.Event, connection: Connection | None, peers: Peers
 ) -> None:
     """As `_serve`; whoever holds the other end also hears that downloads and other long work get on."""
     send = _sender(connection)
     with heard_by(lambda: send({"phase": ALIVE, "label": ""})):
-        _serve(settings, name, stop, send, crew)
+        _serve(settings, name, stop, send, peers)
 
 
 def _serve(
@@ -151,23 +151,23 @@ def _serve(
     name: str,
     stop: threading.Event,
     send: Callable[[dict[str, Any]], None],
-    crew: Crew,
+    peers: Peers,
 ) -> None:
     """Works until nothing is left, or `stop`; then lets the other ranks go."""
     share_as_folder_says(settings.paths.runs)
     ledger = Ledger.open(settings.ledger_url)
-    context = Context(settings=settings, ledger=ledger, should_stop=stop.is_set, send=send, crew=crew)
+    context = Context(settings=settings, ledger=ledger, should_stop=stop.is_set, send=send, peers=peers)
     try:
         while not stop.is_set() and work_once(context, name):
             pass
-        crew.tell(None)
+        peers.broadcast(None)
     finally:
         ledger.close()
 
 
 def _follow(place: Workplace) -> None:
     """What every rank but the first does: its part of each job that rank 0 tells of."""
-    while (claims := place.crew.hear_job()) is not None:
+    while (claims := place.peers.receive_job()) is not None:
         try:
             (follow_training if claims[0].kind == TRAIN else follow_evals)(place, claims)
         except TrainingInterrupted:
@@ -208,7 +208,7 @@ def _run(context: Context, claims: Sequence[JobRow]) -> bool:
         if context.shards_base and kind != TRAIN and not BENCHMARKS[kind].scores_sharded_base:
             raise ValueError(whole_base_problem(kind))
         if kind == TRAIN or context.shards_base:
-            context.crew.tell_job(claims)
+            context.peers.broadcast_job(claims)
         (train_jobs if kind == TRAIN else eval_jobs)(context, claims)
     except TrainingInterrupted:
         _release(context, claims)
@@ -219,12 +219,12 @@ def _run(context: Context, claims: Sequence[JobRow]) -> bool:
         if is_out_of_space(error):  # it fails every run alike: the sweep stops, and no run is blamed
             _release(context, claims)
             context.send({"phase": "stopped", "label": "the sweep", "reason": str(error)})
-            if context.crew.ranks.size == 1:
+            if context.peers.ranks.size == 1:
                 sys.exit(EXIT_NO_SPACE)
         for claim in claims:
             if claim.job_id not in context.settled:
                 context.fail_with(claim, error)
-        if context.crew.ranks.size > 1:
+        if context.peers.ranks.size > 1:
             raise _OutOfStep from error
     return True
 

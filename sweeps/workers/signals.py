@@ -33,7 +33,7 @@ def stop_at(stop: threading.Event, signals: Sequence[signal.Signals]) -> list[si
 
 
 @contextmanager
-def deaf_children(signals: Sequence[signal.Signals]) -> Iterator[None]:
+def ignore_signals(signals: Sequence[signal.Signals]) -> Iterator[None]:
     """A process started within ignores the signals until it says otherwise: a scheduler sends them to every one."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:

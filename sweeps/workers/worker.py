@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
-from sweeps.jobs.peers import Crew
+from sweeps.jobs.peers import Peers
 from sweeps.jobs.settings import WorkerSettings, worker_name
 from sweeps.workers.ranks import run_ranks
 from sweeps.workers.serve import prepare_worker, serve_watched
@@ -36,5 +36,5 @@ def run_worker(
     stop = threading.Event()
     with stopped_by(stop, stop_on) as caught:
         prepare_worker(connection, threads, stop)
-        serve_watched(settings, worker_name(os.getpid()), stop, connection, Crew())
+        serve_watched(settings, worker_name(os.getpid()), stop, connection, Peers())
     return caught[0] if caught else None

@@ -11,7 +11,7 @@ from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 from harness.devices.hardware import Place
 from harness.devices.heartbeats import PEER_LOST_STATUS, Heartbeats
 from harness.devices.ranks import Ranks
-from sweeps.jobs.peers import Crew
+from sweeps.jobs.peers import Peers
 from tests.processes.rank_processes import on_ranks
 
 SILENT_SECONDS = 2.0
@@ -30,7 +30,7 @@ def hear_nothing(ranks: Ranks, port: int) -> Any:
     store = TCPStore("127.0.0.1", port, is_master=False)
     if ranks.rank == 0:
         os.kill(os.getpid(), signal.SIGSTOP)
-    return Crew(ranks=ranks, store=store).hear()
+    return Peers(ranks=ranks, store=store).hear()
 
 
 def busy(ranks: Ranks) -> float:

@@ -33,7 +33,7 @@ from harness.memory.row_length import (
     usable_bytes,
 )
 from harness.runs.spec import RunSpec, make_spec
-from sweeps.jobs.peers import Crew
+from sweeps.jobs.peers import Peers
 from sweeps.jobs.row_tokens import agreed_row_tokens, with_shape
 
 GB = 10**9
@@ -131,7 +131,7 @@ def base_of(device: str, config: object = None) -> Any:
 
 def place(sent: list[dict[str, Any]], ranks: Any, workers: int = 1) -> Any:
     settings = SimpleNamespace(workers_on_device=workers)
-    return SimpleNamespace(crew=Crew(ranks=ranks), settings=settings, shards_base=False, send=sent.append)
+    return SimpleNamespace(peers=Peers(ranks=ranks), settings=settings, shards_base=False, send=sent.append)
 
 
 def gpu_of(monkeypatch: pytest.MonkeyPatch, total: int, free: int, allocated: int = 0) -> None:

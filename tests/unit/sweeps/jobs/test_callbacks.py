@@ -21,7 +21,7 @@ from harness.runs.record import save_record
 from harness.training.checkpoint import checkpoints
 from harness.training.loop import Member, TrainingInterrupted, train_group
 from sweeps.jobs import callbacks
-from sweeps.jobs.callbacks import Looks, MmluPoint, Watched, forget_looks
+from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
 from tests.builders import PLAIN, make_member, record, spec, weights
 from tests.tiny import make_checkpoint
 
@@ -41,10 +41,10 @@ def load(folder: Path) -> LoadedBase:
 
 def watch(
     base: LoadedBase, members: list[Member], runs: Path, stop: Any = lambda: False
-) -> tuple[Looks, list[MmluPoint]]:
+) -> tuple[StepCallbacks, list[MmluPoint]]:
     logged: list[MmluPoint] = []
     watched = {m.run_id: Watched(spec=spec(), folder=runs / m.run_id, log=logged.append) for m in members}
-    return Looks(base, watched, stop), logged
+    return StepCallbacks(base, watched, stop), logged
 
 
 def points(runs: Path, name: str) -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ def test_scoring_cut_off_by_a_stop_is_made_up_for(folder: Path, tmp_path: Path) 
     train_group(base.bank, [member], between_steps=look)
     assert [point.step for point in logged] == [4, 6]
     assert [point["step"] for point in points(tmp_path, "a")] == [2, 4, 6]
-    forget_looks(tmp_path / "a")
+    remove_callback_files(tmp_path / "a")
     assert not (tmp_path / "a" / "adapters").exists()
     assert not (tmp_path / "a" / callbacks.MMLU_LOG).exists()
 
