@@ -30,7 +30,7 @@ def hear_nothing(ranks: Ranks, port: int) -> Any:
     store = TCPStore("127.0.0.1", port, is_master=False)
     if ranks.rank == 0:
         os.kill(os.getpid(), signal.SIGSTOP)
-    return Peers(ranks=ranks, store=store).hear()
+    return Peers(ranks=ranks, store=store).receive()
 
 
 def busy(ranks: Ranks) -> float:
