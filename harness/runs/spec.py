@@ -93,6 +93,10 @@ class RunSpec:
             "steps": "" if self.train.max_steps is None else f"n{self.train.max_steps}",
             "epochs": "" if self.train.max_epochs is None else f"e{self.train.max_epochs:g}",
             "seed": f"s{self.train.seed}",
+            "batch": f"b{self.train.batch_size}",
+            "rows": "" if self.dataset is None or self.dataset.max_rows is None else f"rows{self.dataset.max_rows}",
+            "source": "on-source" if self.dataset is not None and self.dataset.train_on_source else "",
+            "schedule": self.train.schedule.value,
             "master weights": f"{self.train.master_weights.value}-weights",
         }
 

@@ -24,6 +24,7 @@ from harness.runs.spec import RunSpec
 
 NO_SPEED = "no finished run of this model, data type, method and dataset on this device"
 CPU = "cpu"  # as `harness.devices.hardware.hardware` calls it
+NO_ROWS = "its length is given in epochs, and no finished run says how many rows the dataset has"
 NO_DEVICE = "the device isn't known here"
 Plain = Mapping[str, Any]  # of `RunSpec.to_dict()`
 _DATA_KEYS = (
@@ -39,7 +40,7 @@ class Estimate:
     row_tokens: int | None  # of a forward pass, on the smallest device; None where nothing is trained
     memory_bytes: int | None  # the peak with such rows, all of the optimizer's state included
     least_memory_bytes: int | None  # one example a row, activations recomputed (T5: none), state paged out
-    max_tokens: int  # seen in training, inputs and outputs, if every example is as long as it may be
+    max_tokens: int | None  # seen in training, inputs and outputs, if every example is as long as it may be
     target_tokens: int | None  # that carry loss, at the mean of recorded runs on this dataset
     seconds: float | None  # of training, at the median of recorded runs
     seconds_unknown: str | None  # why `seconds` is None
@@ -161,8 +162,8 @@ def _estimate(
         row_tokens=memory.row_tokens,
         memory_bytes=None if memory.with_row is None else memory.with_row.total_bytes,
         least_memory_bytes=None if least is None else least.resident_bytes,
-        max_tokens=examples * longest_sequence(spec),
-        target_tokens=round(examples * statistics.fmean(per_example)) if per_example else None if examples else 0,
+        max_tokens=None if examples is None else examples * longest_sequence(spec),
+        target_tokens=_target_tokens(examples, per_example),
         seconds=seconds,
         seconds_unknown=why,
         disk_bytes=kept,
@@ -171,6 +172,12 @@ def _estimate(
         tight_on=tuple(dict.fromkeys(name for name in tight if name not in too_large)),
         paged_bytes={name: size for name, size in paged.items() if size and name not in too_large},
     )
+
+
+def _target_tokens(examples: int | None, per_example: Sequence[float] | None) -> int | None:
+    if not examples:
+        return examples
+    return round(examples * statistics.fmean(per_example)) if per_example else None
 
 
 def _frugal(spec: RunSpec) -> RunSpec:
@@ -190,8 +197,10 @@ def _paged_bytes(memory: MemoryPrediction, target: Hardware) -> int:
 
 
 def _seconds(
-    likeness: str, examples: int, speeds: Speeds, targets: Sequence[Hardware]
+    likeness: str, examples: int | None, speeds: Speeds, targets: Sequence[Hardware]
 ) -> tuple[float | None, str | None]:
+    if examples is None:
+        return None, NO_ROWS
     names = {target.name for target in targets} or speeds.devices - {"cpu"}
     if len(names) != 1:
         return None, NO_DEVICE
@@ -199,15 +208,15 @@ def _seconds(
     return (examples * statistics.median(recorded), None) if recorded else (None, NO_SPEED)
 
 
-def _num_examples(spec: RunSpec, speeds: Speeds, data: str) -> int:
-    """Examples that a run sees: its steps, or fewer where the recorded number of rows ends them earlier."""
+def _num_examples(spec: RunSpec, speeds: Speeds, data: str) -> int | None:
+    """Examples that a run sees at most; None where only rows of an unknown number limit it."""
     if spec.train is None:
         return 0
-    steps, batch = spec.train.max_steps or 0, spec.train.batch_size or 0
-    rows = speeds.num_examples.get(data)
+    steps, batch, rows = spec.train.max_steps, spec.train.batch_size or 0, speeds.num_examples.get(data)
     if rows is not None and spec.train.max_epochs is not None:
-        steps = min(steps, math.ceil(spec.train.max_epochs * rows / batch))
-    return steps * batch
+        by_epochs = math.ceil(spec.train.max_epochs * rows / batch)
+        steps = by_epochs if steps is None else min(steps, by_epochs)
+    return None if steps is None else steps * batch
 
 
 def _likeness(spec: Plain) -> str:

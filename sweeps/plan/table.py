@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from harness.config.grids import grid_names, load_grid
-from harness.config.schema import SHORTEST_ROW_TOKENS
+from harness.config.schema import SHORTEST_ROW_TOKENS, TrainConfig
 from harness.console import TextTable, say
 from sweeps.plan.estimate import NO_DEVICE, Estimate
 from sweeps.plan.jobs import PlannedRun
@@ -85,7 +85,7 @@ def _run_row(run: PlannedRun, needs: Estimate, is_finished: bool) -> tuple[str, 
         run.run_id,
         run.label,
         run.spec.group[:6],
-        f"<= {train.max_steps}" if train else "0",
+        _steps(train),
         str(train.batch_size) if train else "-",
         f"{train.learning_rate:g}" if train else "-",
         _peak(needs) + (" !" if needs.too_large_for else ""),
@@ -94,6 +94,15 @@ def _run_row(run: PlannedRun, needs: Estimate, is_finished: bool) -> tuple[str, 
         _size(needs.disk_bytes),
         "done" if is_finished else "to do",
     )
+
+
+def _steps(train: TrainConfig | None) -> str:
+    """What limits a run: steps, passes over the data, or whichever ends first."""
+    if train is None:
+        return "0"
+    if train.max_steps is None:
+        return f"{train.max_epochs:g} epochs"
+    return str(train.max_steps) if train.max_epochs is None else f"<= {train.max_steps}"
 
 
 def totals_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> TextTable:
@@ -121,7 +130,7 @@ def _total_row(
         str(len(left)),
         str(len({run.spec.group for run in left})),
         _size(total["largest_memory_bytes"]),
-        _count(total["max_tokens"]),
+        _count(total["max_tokens"]) + (", more" if total["num_runs_of_unknown_tokens"] else ""),
         f"{_time(total['seconds'] or None)}, {unknown} runs unknown" if unknown else _time(total["seconds"]),
         _size(total["disk_bytes"]),
     )
@@ -197,7 +206,8 @@ def _totals(runs: Sequence[PlannedRun], estimates: Mapping[str, Estimate]) -> di
     disk = [needs.disk_bytes for needs in found if needs.disk_bytes is not None]
     return {
         "num_runs": len(runs),
-        "max_tokens": sum(needs.max_tokens for needs in found),
+        "max_tokens": sum(needs.max_tokens or 0 for needs in found),
+        "num_runs_of_unknown_tokens": sum(needs.max_tokens is None for needs in found),
         "seconds": sum(seconds) if seconds or not found else None,
         "num_runs_of_unknown_time": len(found) - len(seconds),
         "largest_memory_bytes": max(memory, default=None),
@@ -223,6 +233,8 @@ def _plain(needs: Estimate) -> dict[str, Any]:
 
 
 def _tokens(needs: Estimate) -> str:
+    if needs.max_tokens is None:
+        return UNKNOWN
     return f"<= {_count(needs.max_tokens)}" if needs.max_tokens else "0"
 
 

@@ -170,3 +170,16 @@ def test_long_plans_show_totals(tmp_path: Path, seeds: int, listed: bool) -> Non
     assert [row["status"] for row in plain["runs"]] == ["done", *["to do"] * (2 * seeds - 1)]
     assert plain["totals"]["to_do_by_model"]["llama65b"]["num_runs_that_do_not_fit"] == seeds
     assert plain["totals"]["to_do"]["seconds"] is None
+
+
+def test_a_length_in_epochs_is_known_once_the_rows_are(tmp_path: Path) -> None:
+    (known,) = runs_of("model=7b", "dataset=oasst1", "train.max_steps=100", "train.max_epochs=4")
+    (run,) = runs_of("model=7b", "dataset=oasst1", "train.max_epochs=2")
+    before = estimate_all([run.spec], tmp_path, Device.cpu, CPU)[run.run_id]
+    assert (before.max_tokens, before.target_tokens, before.seconds) == (None, None, None)
+    assert before.seconds_unknown is not None
+    assert "given in epochs" in before.seconds_unknown
+    record(tmp_path, known.spec)
+    after = estimate_all([run.spec], tmp_path, Device.cpu, CPU)[run.run_id]
+    assert after.max_tokens == 4 * 16 * (16 + 512), "30 rows, 2 passes: 4 steps of 16"
+    assert after.target_tokens == 7 * 4 * 16
