@@ -35,7 +35,7 @@ from harness.ledger.tables import JobStatus
 from harness.models.convert import checkpoint_folder
 from harness.models.locate import locate_model, weights_differ
 from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, bank_method, read_peft_config
-from harness.runs.record import RECORD_FILE, RunRecord, load_record
+from harness.runs.record import CONFIG_FILE, RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
 
 
@@ -63,7 +63,7 @@ def open_system(folder: Path) -> System:
     record = load_record(folder)
     if record is None:
         raise ValueError(f"{folder}: no record.json, so this run is not done; finish it with harness.run first")
-    spec = RunSpec.from_dict(yaml.safe_load((folder / "config.yaml").read_text()))
+    spec = RunSpec.from_dict(yaml.safe_load((folder / CONFIG_FILE).read_text()))
     return System(name=record.label, run_id=record.run_id, spec=spec, folder=folder)
 
 

@@ -19,7 +19,7 @@ from harness.files.atomic import read_jsonl
 from harness.ledger.open import existing_ledger, without_passwords
 from harness.ledger.tables import JobStatus
 from harness.runs.estimate import Estimate
-from harness.runs.record import RunRecord, load_record
+from harness.runs.record import METRICS_FILE, RunRecord, load_record
 from harness.runs.scores import MeasuredScore, measured_scores
 
 TRAIN = "train"
@@ -140,7 +140,7 @@ def load_run(folder: Path) -> Run:
     record = load_record(folder)
     if record is None:
         raise ValueError(f"{folder}: no record.json, so this run is not done; finish it or leave it out")
-    steps = {row["step"]: row["loss"] for row in _rows(folder / "metrics.jsonl")}  # a resumed run repeats steps
+    steps = {row["step"]: row["loss"] for row in _rows(folder / METRICS_FILE)}  # a resumed run repeats steps
     answers = {path.stem: tuple(_answers(path)) for path in sorted(folder.glob("answers/*.jsonl"))}
     return Run(
         folder=folder,

@@ -67,15 +67,6 @@ def load_open_questions(where: str, limit: int | None = None) -> list[OpenQuesti
     return list(questions.values())[:limit]
 
 
-def read_questions(path: Path) -> list[Question]:
-    """Reads questions as a judge is shown them.
-
-    Raises:
-        ValueError: as `load_open_questions`.
-    """
-    return [shown_question(question) for question in load_open_questions(str(path))]
-
-
 def parse_open_question(row: Mapping[str, Any], where: str) -> OpenQuestion:
     """A row of any of the known files -> a question. `where` begins each error."""
     dialogue = split_dialogue(row.get("input")) or split_dialogue(row.get("text"))

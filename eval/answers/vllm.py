@@ -26,6 +26,7 @@ from harness.config.schema import SHARED_BASE_METHODS, PathsConfig, QuantConfig,
 from harness.files.hub import Missing
 from harness.models.convert import checkpoint_folder
 from harness.models.locate import ModelSource, folder_fingerprint, locate_model
+from harness.runs.adapter_files import ADAPTER_CONFIG
 
 CHUNK_PROMPTS = 256  # prompts a call: answers reach the disk so many at a time
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM's kernels serve
@@ -48,7 +49,7 @@ class VllmBase:
         """Of base, quantization and adapter; another than our own engine's for the same model."""
         weights = sorted((system.folder / "adapter").glob("*.safetensors")) if system.member is not None else []
         digest = hashlib.sha256(json.dumps(["vllm", self.fingerprint, self.quant.method.value]).encode())
-        for path in [*weights, *(path.parent / "adapter_config.json" for path in weights)]:
+        for path in [*weights, *(path.parent / ADAPTER_CONFIG for path in weights)]:
             digest.update(path.read_bytes())
         return digest.hexdigest()
 

@@ -11,10 +11,9 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
-from harness.config.schema import QuantConfig, QuantMethod
+from harness.config.schema import ALL_LINEAR, QuantConfig, QuantMethod
 from harness.models.reading import OnTheWay
 from harness.nn.quant import LINEAR, linear_layers, quantize_linear
-from harness.runs.adapter_files import ALL_LINEAR
 
 HEADS = ("classifier", "score")  # classification heads are trained whole, never quantized
 _FLOAT_STORED = "wo"  # T5 casts what goes into it to its weight's dtype, which must not be uint8

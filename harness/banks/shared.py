@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
 from harness.nn.attention import AttentionPlan
 from harness.nn.batch import Item, Segment, pack
@@ -41,7 +41,6 @@ from harness.nn.shards import ShardedLayers
 from harness.runs.adapter_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    ALL_LINEAR,
     DEFAULT_ALPHA,
     DEFAULT_RANK,
     PEFT_PREFIX,

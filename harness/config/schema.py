@@ -53,6 +53,7 @@ class AdapterMethod(Enum):
     full = "full"  # every weight of the model: the paper's 16-bit baseline
 
 
+ALL_LINEAR = "all-linear"  # in `adapter.targets`: every linear layer but lm_head
 SHORTEST_ROW_TOKENS = 2048  # of a forward pass where `train.max_microbatch_tokens` is null: it fits any device
 SHARED_BASE_METHODS = frozenset({AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora})
 
@@ -236,7 +237,7 @@ class AdapterConfig:
     lora_r: int = 64
     lora_alpha: int = 16
     lora_dropout: float | None = None  # null: the dataset's recipe for the model's size, else 0.1
-    targets: list[str] = field(default_factory=lambda: ["all-linear"])  # suffixes of linear layers, lm_head never
+    targets: list[str] = field(default_factory=lambda: [ALL_LINEAR])  # suffixes of linear layers, lm_head never
 
     def __post_init__(self) -> None:
         require(self, "adapter", 1e-9, "lora_r", "lora_alpha")

@@ -129,13 +129,6 @@ class TokenizedDataset:
         )
 
     @property
-    def num_target_tokens(self) -> NDArray[np.int32]:
-        """Targets of each example: its label, or the tokens after the source, but never the first of all."""
-        if self.labels is not None:
-            return np.ones_like(self.lengths)
-        return self.lengths - np.maximum(self.num_source, 1)
-
-    @property
     def notes(self) -> list[str]:
         """What was cut or left out, for the console and the run's record; empty where nothing was."""
         notes = []

@@ -10,8 +10,8 @@ has them.
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from harness.config.schema import AdapterMethod, MasterWeights, ModelKind, ShapeConfig
-from harness.memory.activations import ADAPTER_BYTES, ALL_LINEAR, Linear
+from harness.config.schema import ALL_LINEAR, AdapterMethod, MasterWeights, ModelKind, ShapeConfig
+from harness.memory.activations import ADAPTER_BYTES, Linear
 from harness.memory.predict import DTYPE_BYTES, MemoryPrediction, check, linear_bytes, optimizer_bytes
 from harness.runs.spec import RunSpec
 

@@ -16,6 +16,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from harness.config.schema import (
+    ALL_LINEAR,
     AdapterConfig,
     AdapterMethod,
     DType,
@@ -29,7 +30,6 @@ from harness.config.schema import (
 )
 from harness.memory.activations import (
     ADAPTER_BYTES,
-    ALL_LINEAR,
     Linear,
     Pass,
     last_norm_bytes,

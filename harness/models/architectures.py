@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.config.schema import AdapterConfig, AdapterMethod, ModelKind, QuantConfig, QuantMethod
+from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod, ModelKind, QuantConfig, QuantMethod
 
 PACKED = frozenset(
     [
@@ -47,7 +47,7 @@ def architecture_problem(folder: Path, kind: ModelKind, quant: QuantConfig, adap
     if model_type in _APART:
         return f"{folder}: model_type {model_type} takes its linear layers apart, so they can't be adapted"
     experts = next((saved[key] for key in _EXPERTS if isinstance(saved.get(key), int) and saved[key] > 1), None)
-    adapts_all = adapter.method not in (AdapterMethod.none, AdapterMethod.full) and adapter.targets == ["all-linear"]
+    adapts_all = adapter.method not in (AdapterMethod.none, AdapterMethod.full) and adapter.targets == [ALL_LINEAR]
     if experts is None or (quant.method is QuantMethod.none and not adapts_all):
         return None
     return (

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"  # of older PEFT versions; torch reads it weights-only
@@ -23,7 +23,6 @@ ADAPTER_CONFIG = "adapter_config.json"
 RESIDUAL_FILE = "residual.json"  # beside an adapter that was trained on a base less its own start
 MODEL_CONFIG = "config.json"  # of a whole checkpoint, which a run of every weight leaves
 PEFT_PREFIX = "base_model.model."
-ALL_LINEAR = "all-linear"
 DEFAULT_RANK = DEFAULT_ALPHA = 8  # PEFT's own, where a file leaves them out
 BY_PEFT = AdapterMethod.dora  # the method whose bank holds PEFT's own layers, whatever is in them
 

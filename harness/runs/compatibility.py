@@ -9,6 +9,7 @@ can't by their nature.
 """
 
 from harness.config.schema import (
+    ALL_LINEAR,
     SHARED_BASE_METHODS,
     AdapterConfig,
     AdapterMethod,
@@ -117,4 +118,4 @@ def _rank_problem(adapter: AdapterConfig, model: ModelConfig) -> str | None:
         return None
     keys = shape.hidden_size // shape.num_heads * shape.num_kv_heads
     sides = [side for side in (shape.hidden_size, keys, shape.intermediate_size) if side]
-    return rank_problem(adapter, min(sides)) if list(adapter.targets) == ["all-linear"] else None
+    return rank_problem(adapter, min(sides)) if list(adapter.targets) == [ALL_LINEAR] else None

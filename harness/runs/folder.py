@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 from harness.config.schema import AdapterMethod
+from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG
 from harness.runs.record import RunRecord, load_record
 
 
@@ -32,7 +33,7 @@ def adapter_problem(folder: Path, record: RunRecord) -> str | None:
     A finished run holds an adapter in PEFT's format, or, after full finetuning, a whole checkpoint.
     """
     full = record.spec.get("adapter", {}).get("method") == AdapterMethod.full.value
-    config = "config.json" if full else "adapter_config.json"
+    config = MODEL_CONFIG if full else ADAPTER_CONFIG
     pattern = "model*.safetensors" if full else "adapter_*.safetensors"
     weights = sorted(folder.glob(pattern))
     if not weights or not (folder / config).is_file():

@@ -18,6 +18,9 @@ from harness.files.atomic import write_json
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
+CONFIG_FILE = "config.yaml"  # the resolved config of a run
+METRICS_FILE = "metrics.jsonl"  # a line a step
+CHECKPOINT_FOLDER = "checkpoint"  # resumable state, while a run trains
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "tokenizers", "numpy")
 
 

@@ -25,6 +25,9 @@ from harness.files.hub import Missing
 from harness.ledger.tables import JobRow
 from harness.runs.folder import folder_problem
 from harness.runs.record import (
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    METRICS_FILE,
     RECORD_FILE,
     RunRecord,
     git_state,
@@ -175,7 +178,7 @@ def _adopt(context: Context, run: _Run) -> bool:
         return False
     record = load_record(run.folder)
     assert record is not None
-    shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)  # its worker may have died before that, too
+    shutil.rmtree(run.folder / CHECKPOINT_FOLDER, ignore_errors=True)  # its worker may have died before that, too
     context.finish(run.claim, _result(record), record.train_seconds)
     return True
 
@@ -184,7 +187,7 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     """Writes the resolved config, tokenizes, opens the member. Raises ValueError for what a user can mend."""
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / RECORD_FILE).unlink(missing_ok=True)  # from here on the folder is not done
-    write_atomically(run.folder / "config.yaml", yaml.dump(run.spec.to_dict(), Dumper=_YAML, sort_keys=False))
+    write_atomically(run.folder / CONFIG_FILE, yaml.dump(run.spec.to_dict(), Dumper=_YAML, sort_keys=False))
     if run.spec.dataset is None:
         return
     assert run.spec.train is not None
@@ -194,7 +197,7 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         context.tell(run.claim, phase="note", note=f"note: {note}")
     total = num_steps(run.spec.train, len(examples))
     _drop_checkpoint_of_other_inputs(run, base)
-    if not checkpoints(run.folder / "checkpoint"):
+    if not checkpoints(run.folder / CHECKPOINT_FOLDER):
         remove_callback_files(run.folder)
     run.metrics = _earlier_metrics(run.folder)
     run.tracker = Tracker.start(context.settings.tracking, run.spec, run.label, context.settings.sweep, run.folder)
@@ -205,7 +208,7 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         if run.metrics and run.metrics[-1].step >= metrics.step:
             _rewind_metrics(run, metrics.step)
         run.metrics.append(metrics)
-        append_jsonl(run.folder / "metrics.jsonl", asdict(metrics))
+        append_jsonl(run.folder / METRICS_FILE, asdict(metrics))
         assert run.tracker is not None
         run.tracker.log(metrics)
         context.tell(run.claim, phase="training", step=metrics.step, total=total, loss=metrics.loss)
@@ -248,7 +251,7 @@ def _member(
         train=run.spec.train,
         examples=examples,
         num_characters=num_characters,
-        checkpoint_folder=run.folder / "checkpoint",
+        checkpoint_folder=run.folder / CHECKPOINT_FOLDER,
         on_step=on_step,
     )
 
@@ -264,7 +267,7 @@ def _set_row_tokens(place: Workplace, base: LoadedBase, runs: Sequence[_Run]) ->
 def _drop_checkpoint_of_other_inputs(run: _Run, base: LoadedBase) -> None:
     """A checkpoint of other weights or rows, changed while the run was stopped, is not gone on from."""
     inputs = {"base_fingerprint": base.fingerprint, "data_fingerprint": run.data_fingerprint}
-    path = run.folder / "checkpoint" / "inputs.json"
+    path = run.folder / CHECKPOINT_FOLDER / "inputs.json"
     if path.is_file() and json.loads(path.read_text()) != inputs:
         shutil.rmtree(path.parent)
     write_json(path, inputs)
@@ -273,7 +276,7 @@ def _drop_checkpoint_of_other_inputs(run: _Run, base: LoadedBase) -> None:
 def _earlier_metrics(folder: Path) -> list[StepMetrics]:
     """The steps of a run that was stopped; none where another version of the code wrote them."""
     try:
-        return [StepMetrics(**row) for row in read_jsonl(folder / "metrics.jsonl")]
+        return [StepMetrics(**row) for row in read_jsonl(folder / METRICS_FILE)]
     except (FileNotFoundError, TypeError, ValueError):
         return []
 
@@ -281,7 +284,7 @@ def _earlier_metrics(folder: Path) -> list[StepMetrics]:
 def _rewind_metrics(run: _Run, step: int) -> None:
     """Forgets the steps after the checkpoint, which are done again."""
     run.metrics = [metrics for metrics in run.metrics if metrics.step < step]
-    path = run.folder / "metrics.jsonl"
+    path = run.folder / METRICS_FILE
     write_atomically(path, "".join(to_json(asdict(m), where=str(path)) + "\n" for m in run.metrics))
 
 
@@ -308,7 +311,7 @@ def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
             raise
         context.fail(run.claim, f"{type(error).__name__}: {error}; its last checkpoint is kept", retry=True)
         return
-    shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
+    shutil.rmtree(run.folder / CHECKPOINT_FOLDER, ignore_errors=True)
     context.finish(run.claim, _result(record), record.train_seconds, save_seconds=save_seconds)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.files.atomic import TEMPORARY_SUFFIX
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobStatus
+from harness.runs.record import CHECKPOINT_FOLDER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ def find_garbage(runs: Path, ledger: Ledger) -> list[Garbage]:
     found: list[Garbage] = []
     for row in ledger.rows(status=JobStatus.done, kinds=["train"]):
         folder = runs / row.run_id
-        checkpoint = folder / "checkpoint"
+        checkpoint = folder / CHECKPOINT_FOLDER
         if checkpoint.is_dir():
             found.append(_garbage(checkpoint, "the run is done"))
         for partial in (*folder.glob(".adapter.partial-*"), *folder.rglob(f"*{TEMPORARY_SUFFIX}")):

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.ledger.ledger import Ledger
+from harness.runs.record import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE, RECORD_FILE
 
 FILES = {  # what a run folder may hold, and what it is
-    "config": "config.yaml",
-    "record": "record.json",
-    "metrics": "metrics.jsonl",
+    "config": CONFIG_FILE,
+    "record": RECORD_FILE,
+    "metrics": METRICS_FILE,
     "log": "error.log",
     "adapter": "adapter",
-    "checkpoint": "checkpoint",
+    "checkpoint": CHECKPOINT_FOLDER,
     "answers": "answers",
     "evaluations": "eval",
     "wandb": "wandb",

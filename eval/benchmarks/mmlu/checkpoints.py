@@ -27,7 +27,7 @@ from harness.devices.torch_device import resolve_device
 from harness.files.atomic import write_json
 from harness.progress import Progress
 from harness.runs.estimate import Estimate, Interval
-from harness.runs.record import load_record
+from harness.runs.record import CONFIG_FILE, load_record
 from harness.runs.spec import RunSpec
 
 SCHEMA_VERSION = 1
@@ -84,7 +84,7 @@ def find_snapshots(run_folder: Path, which: str) -> list[Snapshot]:
     Raises:
         ValueError: no such run, none kept, or a step that wasn't; says which there are.
     """
-    if not (run_folder / "config.yaml").is_file():
+    if not (run_folder / CONFIG_FILE).is_file():
         raise ValueError(f"{run_folder}: no such run")
     found = {
         int(path.name.removeprefix(_NAME)): path for path in sorted((run_folder / "adapters").glob(f"{_NAME}[0-9]*"))
@@ -117,7 +117,7 @@ def score_checkpoints(
         ValueError: as `find_snapshots`, or a run that isn't a causal model with an adapter.
     """
     snapshots = find_snapshots(run_folder, which)
-    spec = RunSpec.from_dict(yaml.safe_load((run_folder / "config.yaml").read_text()))
+    spec = RunSpec.from_dict(yaml.safe_load((run_folder / CONFIG_FILE).read_text()))
     if spec.adapter.method is AdapterMethod.none:
         raise ValueError(f"{run_folder.name}: an untouched base has no steps; leave --checkpoints out")
     record = load_record(run_folder)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.answers.files import read_contestants
-from eval.answers.questions import Question, read_questions
+from eval.answers.questions import Question, load_open_questions
 from eval.judges.tournament import LOCK_FILE, open_tournament, run
 from eval.judging.matches import Judgment, Match, make_matches, make_reference_matches, position_bias, unmatched_systems
 from eval.judging.options import ApiOptions, JudgeOptions, ReplayOptions
@@ -168,9 +168,9 @@ def test_answers_come_from_files_and_run_folders(tmp_path: Path) -> None:
 def test_questions_are_checked(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"question_id": 1, "text": "a"}, {"question_id": "1", "text": "b"}]
     with pytest.raises(ValueError, match="line 2: question_id 1 was there before"):
-        read_questions(write_jsonl(tmp_path / "q.jsonl", rows))
+        load_open_questions(str(write_jsonl(tmp_path / "q.jsonl", rows)))
     with pytest.raises(ValueError, match="holds no questions"):
-        read_questions(write_jsonl(tmp_path / "q.jsonl", []))
+        load_open_questions(str(write_jsonl(tmp_path / "q.jsonl", [])))
 
 
 # --- prompts ---

@@ -100,7 +100,6 @@ def test_an_encoder_reads_its_own_frame(tmp_path: Path, roberta: Any) -> None:
     assert data.labels is not None
     assert data.labels.tolist() == [0, 1, 0, 1, 0, 1]
     assert data[1].label == 1
-    assert data.num_target_tokens.tolist() == [1] * 6
     text = "<s>The house is blue.</s></s>The house is blue.</s>"
     assert roberta.decode(data[1].input_ids.tolist()) == text
     assert data.num_truncated_sources == 0
