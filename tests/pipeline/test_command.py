@@ -87,6 +87,13 @@ def test_shorthand_and_added_value_find_the_runs_that_are_done(trained: Lab) -> 
     assert done == {job.run_id for job in trained.jobs()}
 
 
+def test_a_single_run_is_refused_by_one_line(trained: Lab) -> None:
+    refused = trained.harness("model=llama7b", "dataset=oasst1", "train.max_steps=5", "train.warmup_steps=6")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: train.warmup_steps=6: the run has at most 5 steps")
+    assert refused.stderr.count("\n") == 1, "nothing of Hydra's own"
+
+
 @pytest.mark.alone
 @pytest.mark.slow
 def test_lost_ledger_is_filled_from_whole_folders(trained: Lab) -> None:
