@@ -17,11 +17,17 @@ from tests.processes.rank_processes import on_ranks
 SILENT_SECONDS = 2.0
 
 
+def hang() -> None:
+    """Stops this process. Another of its threads may take the signal, so that this one would go on for a moment: it waits."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    signal.pause()
+
+
 def stop_one(ranks: Ranks) -> float:
     """Rank 1 is stopped where it stands, as one that hangs; the other one waits for its numbers."""
     ranks.sum_numbers([1.0])
     if ranks.rank == 1:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        hang()
     return ranks.sum_numbers([1.0])[0]
 
 
@@ -29,7 +35,7 @@ def hear_nothing(ranks: Ranks, port: int) -> Any:
     """Rank 0, which should say what comes next, is stopped; the other one is idle."""
     store = TCPStore("127.0.0.1", port, is_master=False)
     if ranks.rank == 0:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        hang()
     return Peers(ranks=ranks, store=store).receive()
 
 
