@@ -37,7 +37,7 @@ def new_app(help_text: str) -> typer.Typer:
     @app.callback(help=help_text)
     def options(
         shows_version: Annotated[
-            bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+            bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=print_version)
         ] = False,
     ) -> None:
         """Takes the options that stand before a command's name."""
@@ -45,7 +45,8 @@ def new_app(help_text: str) -> typer.Typer:
     return app
 
 
-def _print_version(wanted: bool) -> None:
+def print_version(wanted: bool) -> None:
+    """Of an option `--version`: prints it and ends."""
     if wanted:
         print(version())
         raise typer.Exit

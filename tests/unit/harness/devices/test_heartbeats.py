@@ -18,7 +18,7 @@ SILENT_SECONDS = 2.0
 
 
 def hang() -> None:
-    """Stops this process. Another of its threads may take the signal, so that this one would go on for a moment: it waits."""
+    """Stops this process. Another thread may take the signal, and this one would go on for a moment: it waits."""
     os.kill(os.getpid(), signal.SIGSTOP)
     signal.pause()
 
