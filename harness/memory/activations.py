@@ -25,11 +25,11 @@ With gradient checkpointing a block keeps its input alone, c N D.
 from dataclasses import dataclass
 
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, ShapeConfig
+from harness.devices.buffers import DRAW_BYTES
 
 ADAPTER_BYTES = 4  # adapters and their gradients are float32
 ATTENTION = "attention"  # what the output projection reads
 MAX_HEAD_SIZE = 256  # of the variable-length kernel
-DRAW_BYTES = 64 * 2**20  # `harness.nn.dropout.DRAW_BYTES`; a test holds them equal, importing it loads torch
 INT8_INPUT_BYTES = 3  # of an element, beside a masked copy, while LLM.int8 quantizes it: a bool and float16
 
 

@@ -69,15 +69,6 @@ def group_bytes(specs: Sequence[RunSpec], tokens: int, num_shards: int = 1) -> i
     return known[0].weights_bytes + own + max(p.resident_bytes - p.static_bytes - p.factor_copies_bytes for p in known)
 
 
-def group_pages(specs: Sequence[RunSpec], tokens: int, usable: int, num_shards: int = 1) -> bool | None:
-    """Whether paged optimizer state of these runs has to leave a GPU with so many bytes for tensors.
-
-    None where the predictor doesn't reach.
-    """
-    peak = group_bytes(specs, tokens, num_shards)
-    return None if peak is None else peak > usable
-
-
 def _alike(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
     """By what the predictor looks at."""
     found: dict[str, list[RunSpec]] = {}

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.devices.buffers import DRAW_BYTES
 from harness.nn.batch import send
 
-DRAW_BYTES = 64 * 2**20  # of random numbers in float32 that lie there at once
 _TOKEN_STRIDE = 1 << 20  # of a stream's offset, more than a layer has inputs
 _LAYER_STRIDE = 1 << 44  # more than an example has tokens, times the above
 _LEVELS = 1 << 16  # a mask's element compares 16 random bits, so a probability is rounded to 1/65536

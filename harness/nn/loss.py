@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_BYTES = 64 * 2**20  # of float32 logits held at once
+from harness.devices.buffers import CHUNK_BYTES
 
 LogitsOf = Callable[[Tensor], Tensor]
 
