@@ -174,11 +174,22 @@ def elo_over_prompts(
         while batch := list(islice(jobs, JOBS_AT_ONCE)):  # `map` would draw all resamples before the first is played
             played_jobs += pool.map(play, batch)
     means, noise = (np.array(column) for column in zip(*played_jobs, strict=True))
+    return _without_noise(means, noise)
+
+
+def _without_noise(means: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shrinks each system's resamples towards their mean, so that their variance is without the orderings'.
+
+    Args:
+        means: (num_resamples, num_systems) ratings in points; NaN where a resample leaves a system out.
+        noise: (num_resamples, num_systems) variance of each mean over the orderings, in squared points.
+    """
     played = ~np.isnan(means).all(axis=0)
     centre, total = np.nanmean(means[:, played], axis=0), np.nanvar(means[:, played], axis=0, ddof=1)
     kept = np.sqrt(np.clip(1.0 - noise.mean(axis=0)[played] / np.maximum(total, 1e-300), 0.0, 1.0))
-    means[:, played] = centre + kept * (means[:, played] - centre)
-    return means
+    shrunk = means.copy()
+    shrunk[:, played] = centre + kept * (means[:, played] - centre)
+    return shrunk
 
 
 def elo_resamples(num_asked: int, num_plays: int) -> int:

@@ -15,6 +15,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,13 +73,8 @@ def export(
     full = spec.adapter.method is AdapterMethod.full
     if merges and not full:
         check_merge(spec, force_merge)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportRefusedError(f"{out}: there is something already; name a folder that is new or empty")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.partial-") as partial:
-        folder = Path(partial) / "export"
-        folder.mkdir()
-        notes = [note] if (note := inexact(spec, merged=merges)) is not None else []
+    notes = [note] if (note := inexact(spec, merged=merges)) is not None else []
+    with _new_folder(out) as folder:
         if full:
             _copy_model(weights, folder)
         elif merges:
@@ -87,11 +84,27 @@ def export(
             _copy_adapter(weights, folder, named)
             notes += [named.note] if named.note is not None else []
         write_atomically(folder / CARD, model_card(record, run_folder, license_id, merged=merges))
+    files = tuple(sorted(path.name for path in out.iterdir()))
+    return Exported(folder=out, files=files, merged=merges, notes=tuple(notes))
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Gives a folder to write into, which becomes `out` at the end; where something fails, nothing is left.
+
+    Raises:
+        ExportRefusedError: `out` is a file, or a folder with something in it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportRefusedError(f"{out}: there is something already; name a folder that is new or empty")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.partial-") as partial:
+        folder = Path(partial) / "export"
+        folder.mkdir()
+        yield folder
         if out.exists():
             out.rmdir()
         os.replace(folder, out)
-    files = tuple(sorted(path.name for path in out.iterdir()))
-    return Exported(folder=out, files=files, merged=merges, notes=tuple(notes))
 
 
 def _copy_adapter(adapter: Path, folder: Path, base: BaseName) -> None:

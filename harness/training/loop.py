@@ -119,24 +119,33 @@ def train_group(
         group.max_tokens = max((m.train.row_tokens for m in members), default=0)
         while active := [m for m in members if not m.done]:
             between_steps(active)
-            try:
-                stepped = _step_within_memory(group, active)
-            except StopNow:
-                for member in members:
-                    if member.error is None:
-                        _save(group, member)
-                raise TrainingInterrupted from None
-            for member in stepped:
-                if not member.done and member.step % member.train.checkpoint_steps == 0:
-                    _save(group, member)
-            for member in active:
-                if member.done:
-                    _release(member)
+            _step_and_save(group, active)
         between_steps([member for member in members if member.error is None])
     finally:
         for member in members:
             _release(member)
         bank.eval()
+
+
+def _step_and_save(group: "_Group", active: Sequence[Member]) -> None:
+    """One step of the active members, then the checkpoints that are due. Releases the members that have ended.
+
+    Raises:
+        TrainingInterrupted: asked to stop; checkpoints of all members are written.
+    """
+    try:
+        stepped = _step_within_memory(group, active)
+    except StopNow:
+        for member in group.members:
+            if member.error is None:
+                _save(group, member)
+        raise TrainingInterrupted from None
+    for member in stepped:
+        if not member.done and member.step % member.train.checkpoint_steps == 0:
+            _save(group, member)
+    for member in active:
+        if member.done:
+            _release(member)
 
 
 @dataclass(slots=True)

@@ -58,16 +58,10 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:
         _give_up_orphaned_claims(ledger, settings.sweep)
         while True:
             for worker in [w for w in workers if not w.process.is_alive()]:
-                _drain(worker, watch)
-                _report_end(worker, watch)
-                given_up = _give_up_claims(worker, ledger, settings.sweep)
-                num_failed_starts = (
-                    num_failed_starts + 1 if worker.process.exitcode and not (given_up or worker.spoke) else 0
-                )
                 workers.remove(worker)
+                never_began = _settle_ended(worker, ledger, watch, settings.sweep)
+                num_failed_starts = num_failed_starts + 1 if never_began else 0
                 looked = -POLL_SECONDS
-                if worker.out_of_space:
-                    raise ValueError(f"{worker.reason}: make room and start the same command again; nothing is lost")
             if num_failed_starts >= MAX_FAILED_STARTS:
                 raise ValueError(
                     f"{num_failed_starts} workers in a row died before they began a job; the reason is above"
@@ -136,6 +130,20 @@ def _kill_hanging(workers: list[_Worker], ledger: Ledger, settings: WorkerSettin
             worker.process.kill()
             worker.process.join()
         worker.heard = time.monotonic()
+
+
+def _settle_ended(worker: _Worker, ledger: Ledger, watch: Watch, sweep: str | None) -> bool:
+    """Reads the last messages of a process that ended, and gives its jobs to others. -> whether it never began a job
+
+    Raises:
+        ValueError: it could write nothing any more.
+    """
+    _drain(worker, watch)
+    _report_end(worker, watch)
+    given_up = _give_up_claims(worker, ledger, sweep)
+    if worker.out_of_space:
+        raise ValueError(f"{worker.reason}: make room and start the same command again; nothing is lost")
+    return bool(worker.process.exitcode) and not (given_up or worker.spoke)
 
 
 def _report_end(worker: _Worker, watch: Watch) -> None:
