@@ -25,7 +25,7 @@ _LEVELS = 1 << 16  # a mask's element compares 16 random bits, so a probability 
 
 
 def rounded_probability(probability: float, device: torch.device) -> float:
-    """The probability that `draw_mask` really uses there; what survives is scaled by 1 / (1 - it)."""
+    """The probability that `draw_mask` uses on a device. What is kept has to be scaled by 1 / (1 - probability)."""
     return round(probability * _LEVELS) / _LEVELS if device.type == "cpu" else probability
 
 
@@ -48,7 +48,7 @@ def draw_mask(mask_TI: Tensor, probability: float, seed: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """Neighbouring tokens of a row that are dropped with one probability, as one example."""
+    """Neighbouring tokens of a row that belong to one example and are dropped with one probability."""
 
     num_tokens: int
     probability: float  # 0: nothing is
@@ -56,7 +56,7 @@ class Drawn:
 
 
 class RowMasks:
-    """The masks of a row, drawn on its device a layer at a time by few calls.
+    """The masks of a row, drawn on its device by few calls for each layer.
 
     Args:
         drawn: all of the row's tokens.
@@ -88,7 +88,7 @@ class RowMasks:
 
 
 def can_draw_rows(device: torch.device) -> bool:
-    """Whether torch has the stateless generator that `RowMasks` takes (from 2.13 on, for CUDA)."""
+    """Whether torch has the stateless generator that `RowMasks` needs (from 2.13 on, for CUDA)."""
     return device.type == "cuda" and hasattr(torch.ops.aten, "_philox_uniform_")
 
 

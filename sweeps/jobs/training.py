@@ -16,7 +16,7 @@ import yaml
 
 from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
 from harness.config.schema import AdapterMethod, ModelKind
-from harness.data.holdout import carve
+from harness.data.holdout import without_holdout
 from harness.data.labels import num_labels
 from harness.data.source import fingerprint, locate_dataset
 from harness.data.tokens import EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
@@ -235,7 +235,7 @@ def _read_examples(place: Workplace, base: LoadedBase, run: _Run) -> tuple[Encod
     run.data.require_fits(base.max_length, apart=run.spec.model.kind is ModelKind.seq2seq)
     if run.data.labels is not None:
         set_num_labels(base.bank, num_labels(run.spec.dataset, float(run.data.labels.max())))
-    examples, num_characters = carve(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
+    examples, num_characters = without_holdout(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
     calibrate(base.bank, run.spec.adapter, examples, run.spec.train)
     set_master_weights(base.bank, run.spec.adapter, run.spec.train)
     return examples, num_characters
