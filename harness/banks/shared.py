@@ -269,7 +269,7 @@ class AdapterBank(nn.Module):
         self.row.begin(segments, stride, self.training, self.layers.values(), self.head.weight)
 
     def set_checkpointing(self, on: bool) -> None:
-        """Turns on or off that decoder layers are recomputed in the backward pass; dropout repeats itself by its keys."""
+        """Turns on or off that the backward pass recomputes decoder layers; dropout repeats itself by its keys."""
         prefix = (
             "activation" if hasattr(self.base, "activation_checkpointing_enable") else "gradient"
         )  # older transformers

@@ -3,7 +3,7 @@
     python -m harness.export RUN_ID --out DIR [--license apache-2.0]
     python -m harness.export RUN_ID --out DIR --merge          # a whole checkpoint, of unquantized bases
 
-The folder holds PEFT's two files and a model card (README.md); of a run of every weight the whole model. The weights
+The folder holds PEFT's two files (after full finetuning the whole model) and a model card, README.md. The weights
 are checked against the sha256 that the run recorded: a changed file is refused. `--merge` adds the adapter to its base
 and writes a whole model; for a quantized base it is refused, because the merged model is not the one that was trained
 and scored, unless `--force-merge` says so: then the adapter is added to the dequantized weights, which are the ones it
@@ -32,7 +32,7 @@ from harness.runs.spec import RunSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written."""
+    """What an export wrote."""
 
     folder: Path
     files: tuple[str, ...]
@@ -90,7 +90,7 @@ def export(
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """Gives a folder to write into, which becomes `out` at the end; where something fails, nothing is left.
+    """Makes a folder to write into, which becomes `out` when this context ends well; after an error nothing is left.
 
     Raises:
         ExportRefusedError: `out` is a file, or a folder with something in it.

@@ -1,4 +1,4 @@
-"""The paper's figures of memory beside those that we compute, for LLaMA 7B to 65B.
+"""Shows the paper's figures of memory beside those that we compute, for LLaMA 7B to 65B.
 
     python -m harness.memory [--json]
 

@@ -1,4 +1,4 @@
-"""How much memory does a run need? Arithmetic over a model's shape, without torch or weights.
+"""Computes how much memory a run needs, from the model's shape alone.
 
     python -m harness.memory [--json]      # LLaMA 7B to 65B, beside what the QLoRA paper states
 
@@ -51,7 +51,7 @@ OPTIMIZER_BLOCK = 256  # 8-bit state: elements that share one constant
 
 
 def weights_bytes(shape: ShapeConfig, quant: QuantConfig, num_shards: int = 1) -> int:
-    """The base in memory: blocks, embeddings, output layer and norms, rotary frequencies.
+    """Bytes of the base in memory: blocks, embeddings, output layer and norms, rotary frequencies.
 
     Sharded, a device has its part of every block and one block whole; embeddings and output layer are not sharded.
     """
@@ -87,7 +87,7 @@ def optimizer_bytes(tensors: list[int], optimizer: Optimizer, element_bytes: int
 
 
 def factor_copies_bytes(num_elements: int, compute_bytes: int, num_members: int) -> int:
-    """`harness.nn.member_row` on a GPU: the factors of all members of a row, side by side in the compute dtype.
+    """Bytes of the members' factors in the compute dtype, which `harness.nn.member_row` casts on a GPU for each row.
 
     A lone member in float32 is computed as it is. (A CPU casts a factor where it is used.)
     """
@@ -95,7 +95,7 @@ def factor_copies_bytes(num_elements: int, compute_bytes: int, num_members: int)
 
 
 def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> int:
-    """`harness.nn.loss`: what a chunk of logits takes, and the states around the loss.
+    """Bytes of a chunk of logits in `harness.nn.loss`, and of the states around the loss.
 
     A chunk is in float32, in 16 bits also as the product leaves it; from the second on, the one before is still there.
     The states are the last norm's output, the gathered target positions of it, and the chunk's part of the gradient.
@@ -108,7 +108,7 @@ def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> in
 
 
 def dequantization_bytes(shape: ShapeConfig, quant: QuantConfig, masters: bool = False) -> int:
-    """The widest linear layer in the compute dtype, as the products need it: dequantized, or cast from float32."""
+    """Bytes of the widest linear layer in the compute dtype, dequantized or cast from float32 to be multiplied."""
     if quant.method is QuantMethod.none and not masters:
         return 0
     return max(n.in_features * n.out_features for n in linears(shape)) * DTYPE_BYTES[quant.compute_dtype]
@@ -208,7 +208,7 @@ def predict(
 
 
 def _trained_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: int) -> dict[str, int]:
-    """What is there because something is trained: its weights, gradients, optimizer state and cast copies."""
+    """Bytes that training adds for a whole step: trained weights, gradients, optimizer state and cast copies."""
     tensors = trained_tensors(run.shape, run.adapter) * num_members
     full = run.adapter.method is AdapterMethod.full
     element_bytes = run.compute_bytes if full and not masters else ADAPTER_BYTES
@@ -223,7 +223,7 @@ def _trained_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: in
 
 
 def _passing_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: int) -> dict[str, int]:
-    """What the forward and backward pass of a row make and drop again."""
+    """Bytes that the forward and backward pass of a row take and free again."""
     shape, saved = run.shape, saved_by_pass(run, train.gradient_checkpointing)
     matrix_bytes = dequantization_bytes(shape, run.quant, masters)
     output_layer_bytes = shape.vocab_size * shape.hidden_size * run.compute_bytes if masters else 0  # cast for the loss
@@ -246,9 +246,9 @@ def _has_masters(adapter: AdapterConfig, train: TrainConfig | None) -> bool:
 
 
 def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> MemoryPrediction | None:
-    """A planned run, by the shape in its model's YAML; None where this arithmetic doesn't reach.
+    """The memory of a planned run, by the shape in its model's YAML; None where this arithmetic doesn't apply.
 
-    It doesn't reach encoders and encoder-decoders, models without a shape, and layers by other names than LLaMA's.
+    It doesn't apply to encoders and encoder-decoders, models without a shape, and layers by other names than LLaMA's.
 
     Args:
         num_shards: devices that share the base; each needs as much.
@@ -265,14 +265,14 @@ def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> Mem
 
 
 def longest_sequence(spec: RunSpec) -> int:
-    """Tokens that an example of the run has at most."""
+    """The most tokens that an example of the run can have."""
     if spec.dataset is None:
         return 0
     return min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
 
 
 def memory_key(spec: RunSpec) -> str:
-    """Runs of equal key are equal to `predict_run`: rates and seeds don't count."""
+    """A key that is equal for runs with the same prediction, such as runs that differ in rate or seed."""
     train = spec.train
     used = None
     if train is not None:
@@ -281,7 +281,7 @@ def memory_key(spec: RunSpec) -> str:
 
 
 def linear_bytes(linear: Linear, quant: QuantConfig) -> int:
-    """One linear layer without bias, as bitsandbytes stores it.
+    """Bytes of one linear layer without bias, as bitsandbytes stores it.
 
     4-bit: two weights a byte; an absmax constant a block, float32, or with double quantization uint8 and a
     float32 constant for every 256 of them; the codebooks. LLM.int8: a byte a weight, a float32 scale a row.
@@ -299,7 +299,7 @@ def linear_bytes(linear: Linear, quant: QuantConfig) -> int:
 
 
 def trained_tensors(shape: ShapeConfig, adapter: AdapterConfig) -> list[int]:
-    """Elements of every tensor that learns: A and B of each adapted layer, or all weights."""
+    """The number of elements of every trained tensor: A and B of each adapted layer, or all weights."""
     if adapter.method is AdapterMethod.full:
         norms = [shape.hidden_size] * (2 * shape.num_layers + 1)
         tables = [shape.vocab_size * shape.hidden_size] * (1 if shape.tied_embeddings else 2)
@@ -310,7 +310,7 @@ def trained_tensors(shape: ShapeConfig, adapter: AdapterConfig) -> list[int]:
 
 
 def check(shape: ShapeConfig, quant: QuantConfig) -> None:
-    """Raises ValueError where the arithmetic has nothing to work on."""
+    """Raises ValueError for a shape or a compute dtype that isn't set."""
     missing = [name for name in SHAPE_NUMBERS if getattr(shape, name) <= 0]
     if missing:
         raise ValueError(f"model.shape: {', '.join(missing)} not set; give the architecture's numbers in its YAML")
@@ -319,7 +319,7 @@ def check(shape: ShapeConfig, quant: QuantConfig) -> None:
 
 
 def check_targets(shape: ShapeConfig, adapter: AdapterConfig) -> None:
-    """Raises ValueError for layers that go by names of another architecture: their sizes are not known here."""
+    """Raises ValueError for target layers with other names than LLaMA's, whose sizes are not known here."""
     known = [linear.name for linear in linears(shape)]
     unknown = set(adapter.targets) - {ALL_LINEAR, *known}
     if unknown and adapter.method is not AdapterMethod.full:
