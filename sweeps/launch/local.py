@@ -1,4 +1,4 @@
-"""Worker processes on this machine, from a preloaded forkserver, watched until nothing is left to do.
+"""Starts worker processes on this machine from a preloaded forkserver, and watches them until no job is left.
 
 Each worker has a slot: CUDA devices that it may see, or a share of the cores (`sweeps.plan.slots`).
 A worker that dies (-9, out of memory), or is killed because it says nothing for `launch.hang_seconds`, is replaced
@@ -98,7 +98,7 @@ def _start(
 
 
 def _receive(worker: _Worker, watch: Watch) -> bool:
-    """Hands on one message. -> False at the worker's end."""
+    """Passes one message on to `watch`. -> False if the worker has ended."""
     try:
         message = worker.connection.recv()
     except (EOFError, OSError):
@@ -120,7 +120,7 @@ def _drain(worker: _Worker, watch: Watch) -> None:
 
 
 def _kill_hanging(workers: list[_Worker], ledger: Ledger, settings: WorkerSettings) -> None:
-    """Its heartbeat may go on while its work stands still; one that waits for others' jobs holds none and may."""
+    """Kills workers that hold claims and have been silent for too long; their heartbeat may go on while work hangs."""
     limit = settings.launch.hang_seconds
     for worker in workers if limit is not None else []:
         if time.monotonic() - worker.heard < (limit or 0.0):
@@ -157,7 +157,7 @@ def _how_ended(worker: _Worker) -> str:
 
 
 def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> int:
-    """A dead worker's jobs go to the next one now, not when their lease runs out; the attempt counts."""
+    """Gives a dead worker's jobs to others at once, not when their lease runs out. The attempt counts."""
     claims = _claims(worker, ledger, sweep)
     for claim in claims:
         ledger.fail(claim, f"worker {worker_name(worker.process.pid)} died ({_how_ended(worker)})", retry=True)
@@ -165,7 +165,7 @@ def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> int:
 
 
 def _give_up_orphaned_claims(ledger: Ledger, sweep: str | None) -> None:
-    """What a parent that was killed together with its workers left claimed needs no waiting for the lease."""
+    """Gives up claims of workers whose process is gone, because their parent was killed together with them."""
     for claim in ledger.rows(sweep=sweep, status=JobStatus.claimed):
         pid = worker_pid(claim.worker)
         if pid is not None and not Path(f"/proc/{pid}").exists():
@@ -177,7 +177,7 @@ def _claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> list[JobRow]:
 
 
 def _stop(workers: list[_Worker]) -> list[_Worker]:
-    """Asks them to save and end. -> those that did not in time and were killed."""
+    """Asks the workers to save and end. -> those that didn't end in time and were killed"""
     for worker in workers:
         worker.process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
