@@ -9,7 +9,7 @@ does what, and one that is preempted or requeued claims again and goes on from t
 limit, or `preempt_send_user_signal`) does the same, and then lets submitit requeue the task.
 
 What was submitted stands in `<runs>/slurm/<sweep>.jsonl`, the tasks' logs in `<runs>/slurm/<sweep>/`.
-Source: submitit's docs/checkpointing.md; SLURM's sbatch(1), scancel(1), preempt.html.
+Source: submitit's documentation, "Checkpointing"; SLURM's sbatch(1), scancel(1), preempt.html.
 """
 
 import os
