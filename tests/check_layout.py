@@ -72,7 +72,7 @@ def name_problems(root: Path) -> Iterator[str]:
 
 
 def is_defined(name: str, root: Path, words: Set[str]) -> bool:
-    """Whether a dotted name is a module, or something in one; a key of the config (`eval.after_training`) may be too."""
+    """Whether a dotted name is a module, something in a module, or a key of the config (`eval.after_training`)."""
     place, parts = root, name.split(".")
     while parts and (place / parts[0]).is_dir():
         place /= parts.pop(0)

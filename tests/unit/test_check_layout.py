@@ -51,12 +51,12 @@ def test_folders_that_import_each_other_are_named_at_every_level(tmp_path: Path)
 
 
 def test_a_name_that_leads_nowhere_is_found_in_documents_and_sources(tmp_path: Path) -> None:
-    docstring = "`harness.nn.loss.target_losses`, `harness.nn.lost`, docs/gone.md, eval/of/others"
+    named = "`harness.nn.loss.target_losses`, `harness.nn.lost`, docs/gone.md, eval/of/others"
     files = {
-        "harness/nn/loss.py": f'"""{docstring}"""\ntarget_losses = 1\n',
+        "harness/nn/loss.py": f'"""{named}"""\ntarget_losses = 1\n',
         "conf/eval/none.yaml": "after_training: []\n",
         "README.md": "`target_losses`, `old_losses`, `OldClass`, `eval.after_training`, `eval.nowhere`\n",
-        "docs/a.md": "[loss](../harness/nn/loss.py) [gone](../harness/gone.py) harness/old/ runs/<run_id>/eval/x.json\n",
+        "docs/a.md": "[loss](../harness/nn/loss.py) [gone](../harness/gone.py) harness/old/ runs/<id>/eval/x.json\n",
     }
     assert list(name_problems(write(tmp_path, files))) == [
         "README.md: no OldClass in this tree",
