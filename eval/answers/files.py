@@ -268,7 +268,7 @@ def _in_turn(found: dict[tuple[str, str, int], tuple[str, str]]) -> dict[str, di
 
 
 def _row_answers(row: Row, path: Path) -> list[tuple[str, Answer]]:
-    """The answers of a row, one for each turn, with the number of the turn."""
+    """The answers of a row, one for each turn, each with the row's file and line."""
     values = row.values
     names = identities(values, row.where)
     if not names:

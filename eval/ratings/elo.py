@@ -1,7 +1,7 @@
 """Elo ratings over many random orderings of one set of matches.
 
-Answers: what would Elo say on average over the order in which the matches are played, how much does it
-change from one ordering to the next, and how much with other prompts? Used by `python -m eval rate`.
+It gives the mean of Elo over the orders in which matches may be played, how much Elo changes from one ordering
+to the next, and how much with other prompts. Used by `python -m eval rate`.
 
 Source: QLoRA (arXiv 2305.14314, section 5.3): start 1000, K = 32, 10,000 random orderings, a tie counts half.
 The paper's printed interval is the noise of the ordering alone; the spread over prompts is some thirty
@@ -45,7 +45,7 @@ EXPONENT_BIAS, MANTISSA_BITS = 1023, 52
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EloRating:
-    """One system's Elo, in points. Bounds are 95 % intervals; None where there is nothing to draw them from."""
+    """One system's Elo, in points. Bounds are of 95 % intervals; None where they can't be estimated."""
 
     mean: float  # over the orderings
     ordering_sd: float  # from one ordering to the next

@@ -1,7 +1,7 @@
-"""Bradley-Terry with an answer's length and style, and its place, held equal.
+"""Rates systems by Bradley-Terry with the length, style and place of answers held equal.
 
-Answers: who would win if the answers were equally long and equally formatted? Used by `python -m eval rate
---answers`. A match's logit is the difference of strengths plus a coefficient for each feature's difference.
+Used by `python -m eval rate --answers`. A match's logit is the difference of strengths plus a coefficient for each
+feature's difference.
 
 Source: the style control of Chatbot Arena (lmsys.org/blog/2024-08-28-style-control): a feature's difference is taken
 relative to its sum and standardised. Answer files are JSON lines with `question_id`, `system`, `answer`.
@@ -52,7 +52,7 @@ class Controlled:
 
 
 def style_features(answer: str) -> list[float]:
-    """Counts in the order of `STYLE`."""
+    """An answer's counts of the features, in the order of `STYLE`."""
     return [float(len(answer)) if rule is None else float(len(rule.findall(answer))) for rule in STYLE.values()]
 
 

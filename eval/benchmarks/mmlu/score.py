@@ -150,7 +150,7 @@ def _letter_tokens(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> l
 
 
 def _group(question: Question, encoded: Encoded, at: int) -> str:
-    """Groups prompts with a common beginning; those cut on the left or with fewer shots don't share it."""
+    """A name that is equal for prompts with a common beginning, which a cut or fewer shots change."""
     if encoded.num_truncated:
         return f"{question.subject}/{at}"
     return f"{question.subject}/shots={encoded.num_shots}"
