@@ -107,17 +107,23 @@ def one_turn(
     began = time.perf_counter()
     train(chosen)
     seconds = time.perf_counter() - began
-    targets = sum(len(e.input_ids) - max(e.num_source, 1) for e in chosen)
+    tokens = token_counts(chosen)
     return {
-        "target_tokens_per_second": targets / seconds,
+        "target_tokens_per_second": tokens["target_tokens"] / seconds,
         "seconds": seconds,
-        "target_tokens": targets,
-        "tokens": sum(len(e.input_ids) for e in chosen),
-        "padded_tokens": sum(
-            MICROBATCH * max(len(e.input_ids) for e in chosen[at : at + MICROBATCH])
-            for at in range(0, len(chosen), MICROBATCH)
-        ),
+        **tokens,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def token_counts(examples: Sequence[Any]) -> dict[str, int]:
+    """How many tokens are targets, how many there are, and how many with a microbatch padded to its longest."""
+    lengths = [len(example.input_ids) for example in examples]
+    microbatches = [lengths[start : start + MICROBATCH] for start in range(0, len(lengths), MICROBATCH)]
+    return {
+        "target_tokens": sum(len(e.input_ids) - max(e.num_source, 1) for e in examples),
+        "tokens": sum(lengths),
+        "padded_tokens": sum(MICROBATCH * max(microbatch) for microbatch in microbatches),
     }
 
 

@@ -1,6 +1,6 @@
-"""Contestants: runs of the ledger, opened for scoring, several adapters of one base a load.
+"""Opens the systems that are measured, with several adapters over one loaded base.
 
-A `Target` is what a command is to measure: finished runs, or a model with any number of adapters. A base is loaded once
+A `Target` is what a command measures: finished runs, or a model with any number of adapters. A base is loaded once
 for all of its systems.
 """
 
@@ -105,7 +105,7 @@ def loaded(
 
 
 def require_same_base(systems: Sequence[System], fingerprint: str, location: str) -> None:
-    """Refuses runs that were made on other weights, of one shape perhaps, than those that stand in their place now.
+    """Refuses runs that were trained on other weights than those that are in their base's place now.
 
     Args:
         systems: runs with their records.

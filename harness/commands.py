@@ -1,6 +1,6 @@
-"""The command-line applications with several commands: one boundary for errors, one `--version`, one `--json`.
+"""Makes applications with several commands: they share the handling of errors, `--version` and `--json`.
 
-Only entry points import this module, as it knows the command-line library.
+Only entry points import this module, because it imports the command-line library.
 """
 
 from typing import Annotated, Any
@@ -14,9 +14,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else 
 
 
 class FriendlyGroup(TyperGroup):
-    """Commands whose bad input ends in a line on standard error and exit status 2."""
+    """A group of commands in which bad input ends in a line on standard error and exit status 2."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Runs the command within `friendly_errors`."""
         with friendly_errors():
             return super().invoke(ctx)
 

@@ -1,7 +1,7 @@
-"""How every command speaks: results on standard output, progress and errors on standard error.
+"""Prints what commands say: results on standard output, progress and errors on standard error.
 
 A command runs within `friendly_errors`, prints its result by `show`, its tables as `TextTable` and its progress by
-`progress_bar`. Text of others (labels, reasons, a server's words) is printed as it is: rich's markup is off.
+`progress_bar`. Text from elsewhere (labels, reasons, a server's messages) is printed as it is: rich's markup is off.
 """
 
 import argparse
@@ -28,7 +28,7 @@ LEAST_PROSE = 16  # columns below which sentences don't read
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """A console that leaves foreign text as it is: no markup, no emoji codes, no colours for numbers."""
+    """A console that prints text as it is: no markup, no emoji codes, no colours for numbers."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else WIDTH_OF_FILES
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
@@ -108,7 +108,7 @@ def say(text: str, console: Console = STDOUT) -> None:
 
 @contextmanager
 def progress_bar(what: str, hidden: bool) -> Iterator[Progress]:
-    """A bar on standard error; in a log a line now and then."""
+    """A progress bar on standard error; where that is a log file, a line for each tenth of the work."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
@@ -127,7 +127,7 @@ def progress_bar(what: str, hidden: bool) -> Iterator[Progress]:
         nonlocal shown_tenth
         bars.update(task, completed=done, total=total)
         tenth = 10 * done // max(total, 1)
-        if not hidden and not STDERR.is_terminal and tenth != shown_tenth:  # it falls where the next base begins
+        if not hidden and not STDERR.is_terminal and tenth != shown_tenth:  # lower than before at a next base
             shown_tenth = tenth
             say(f"{what}: {done} of {total}", STDERR)
 
@@ -137,7 +137,7 @@ def progress_bar(what: str, hidden: bool) -> Iterator[Progress]:
 
 @contextmanager
 def friendly_errors() -> Iterator[None]:
-    """The boundary of a command: bad input is a red line and exit status 2, never a stack trace.
+    """Wraps a command, so that bad input ends in a red line and exit status 2, never in a stack trace.
 
     Raises:
         SystemExit: 2 for what the user can mend, 130 after Ctrl-C, 1 where nobody reads standard output any more.
@@ -161,7 +161,7 @@ def friendly_errors() -> Iterator[None]:
 
 
 def problems_of(error: Exception) -> list[str]:
-    """What an error says, a line each; of a file, its name and what is wrong with it."""
+    """The lines of an error's message; for an error about a file, its name and what is wrong with it."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return [f"{os.fsdecode(error.filename)}: {error.strerror}"]
     return str(error).splitlines() or [type(error).__name__]

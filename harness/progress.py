@@ -1,5 +1,5 @@
-"""How far a piece of work is: the one shape of a progress callback."""
+"""The type of every progress callback: it is called with how far a piece of work is."""
 
 from collections.abc import Callable
 
-Progress = Callable[[int, int], None]  # parts done, parts in all
+Progress = Callable[[int, int], None]  # (parts done, all parts)

@@ -1,4 +1,4 @@
-"""The commands `python -m sweeps ...`: what a grid would cost, launch it, how far it is, try again, tidy up.
+"""The commands `python -m sweeps ...`: plan a grid, launch it, watch it, try failed jobs again, tidy up.
 
 python -m sweeps plan --list
 python -m sweeps plan +grid=table5
@@ -47,7 +47,7 @@ def plan(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Every run of a grid: its group, memory, tokens, time, disk, what is done, what is missing or too large."""
+    """Show every run of a grid: its group, memory, tokens, time, disk; what is done, missing or too large."""
     from eval.benchmarks.registry import eval_config
     from harness.config.compose import compose_grid
     from harness.devices.hardware import Hardware
@@ -125,7 +125,7 @@ def status(
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
-    """Jobs by kind and state, throughput, time to go, who works on what, memory, what failed and why."""
+    """Show jobs by kind and state, throughput, remaining time, workers, memory, and what failed and why."""
     from sweeps.watch.status import read_status, status_table
 
     if watch and as_json:
@@ -148,7 +148,7 @@ def show_run(
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
-    """One run: its jobs, and where its config, logs, metrics, adapter and results lie."""
+    """Show one run: its jobs, and where its config, logs, metrics, adapter and results are."""
     from sweeps.watch.show import read_run, run_text
 
     with _ledger(runs) as ledger:
@@ -218,7 +218,7 @@ def gc(
     remove: Annotated[bool, typer.Option("--remove", help="Really remove; default: only show.")] = False,
     runs: Runs = None,
 ) -> None:
-    """Checkpoints and half-written files that no run needs any more."""
+    """Show or remove checkpoints and half-written files that no run needs any more."""
     from sweeps.watch.garbage import find_garbage, remove_garbage
 
     with _ledger(runs) as ledger:
@@ -243,7 +243,7 @@ def _required(overrides: list[str] | None) -> list[str]:
 
 
 def _ledger(runs: Path | None) -> AbstractContextManager[Ledger]:
-    """The ledger that exists, closed at the end of a `with`."""
+    """Opens the ledger, which has to exist, and closes it at the end of a `with`."""
     return closing(existing_ledger(ledger_url(paths_of_environment(runs))))
 
 

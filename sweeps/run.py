@@ -73,5 +73,5 @@ def run_points(command: Sequence[str], compose: Callable[[], list[Point]]) -> No
 
 
 def command_line() -> list[str]:
-    """As the user typed it, the module's path as `python -m` takes it."""
+    """The command as the user typed it, with the module's path as `python -m` takes it."""
     return ["python", "-m", "harness.run", *sys.argv[1:]]

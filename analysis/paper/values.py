@@ -6,8 +6,8 @@ QLoRA: Efficient Finetuning of Quantized LLMs, Dettmers, Pagnoni, Holtzman, Zett
     value("1", "guanaco-65b", "elo_gpt4_vicuna")  # 1022
     TABLES["6"].notes  # what is odd about a printed value
 
-`where` says by letters of `SOURCES` what a value was checked against; a value without one is from memory, is not
-`confirmed`, and may serve as a hint only. Tables 12 and 13 and the points of figures 2-4 were not found.
+`where` says by letters of `SOURCES` what a value was checked against; a value without one is from memory and
+may serve as a hint only. Tables 12 and 13 and the points of figures 2-4 were not found.
 """
 
 from collections.abc import Iterator, Mapping
@@ -55,10 +55,6 @@ class PaperCell:
     value: Value
     where: str  # letters of SOURCES; empty: from memory only
     note: str | None
-
-    @property
-    def confirmed(self) -> bool:
-        return bool(self.where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

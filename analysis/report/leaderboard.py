@@ -5,7 +5,7 @@
 writes the rows as leaderboard.csv and leaderboard.json beside the page, all other scores as scores.csv. Ratings are
 read from ratings.json, as `python -m eval rate` made them; nothing is rated here. Systems are ranked by Elo, as QLoRA's
 tables 1 and 7 do (arXiv 2305.14314); neighbours that the verdicts can't tell apart at 95 % (a test on Bradley-Terry's
-differences, corrected by Holm, in eval/ratings/neighbours.py) are named in `not_separable_from`.
+differences, corrected by Holm, in eval/ratings/comparisons.py) are named in `not_separable_from`.
 """
 
 import csv

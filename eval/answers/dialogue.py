@@ -1,8 +1,7 @@
-"""What does a model read when it is asked an open question, and which questions are there?
+"""Writes an open question in the form that a model reads.
 
-A tokenizer with a chat template gets its turns through it; any other model the paper's prompt, a system
-sentence, then "### Human: ... ### Assistant:" on one line. Questions: the embedded ones, Vicuna's
-(question_id, text), Open Assistant's (parent_id, input: the whole dialogue so far), MT-Bench's (turns).
+If the tokenizer has a chat template, the turns go through it. Any other model reads the paper's prompt: a system
+sentence, then "### Human: ... ### Assistant:" on one line.
 
 Source: artidoro/qlora answer_prompts.py, `get_prompt_for_generation_eval`.
 """
@@ -47,7 +46,7 @@ def encode_dialogue(
 
 
 def human_text(dialogue: Sequence[tuple[str, str]]) -> str:
-    """The paper's prompt, on one line but for newlines in the texts."""
+    """The paper's prompt, on one line except for newlines within the texts."""
     names = {role: name for name, role in ROLES.items()}
     turns = "".join(f" ### {names[role]}: {text}" for role, text in dialogue)
     return f"{SYSTEM_SENTENCE}{turns} ### Assistant:"

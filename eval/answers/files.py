@@ -1,6 +1,6 @@
-"""Where do answers lie, and which settings are they tied to? No torch: judging reads them too.
+"""Writes the files of answers, which are tied to their settings, and reads them and those of other projects.
 
-`<bench>.jsonl` holds a row an answer, appended as it comes; `<bench>.settings.json` beside it what decided
+`<bench>.jsonl` holds a row for each answer, appended as it comes. `<bench>.settings.json` beside it holds what decided
 them: sampling settings, a digest of the model, a digest of each question. Answers made otherwise are
 refused, never mixed; more questions may be asked later.
 
@@ -104,7 +104,7 @@ def read_answers(path: Path, may_end_torn: bool = False) -> list[Answer]:
 
 
 def _difference(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
-    """What stored answers differ in, in words; empty where they don't."""
+    """Says how stored answers differ from the wanted ones; empty if they don't."""
     if stored is None:
         return "no settings are stored beside them"
     found = [key for key, value in wanted["settings"].items() if stored["settings"].get(key) != value]
@@ -187,7 +187,7 @@ def contest_answers(
 def unmatched_notes(
     answers: Mapping[tuple[str, str], str], systems: Collection[str], questions: Collection[str]
 ) -> list[str]:
-    """What a reader of ratings must know of answers by (system, question) that the verdicts don't fit.
+    """Notes for readers of ratings on answers and verdicts that don't belong together.
 
     Args:
         answers: as `load_answers` gives them.
@@ -208,13 +208,13 @@ def unmatched_notes(
 
 
 def named(names: Sequence[str]) -> str:
-    """The first few of many names."""
+    """The first few of many names, and how many more there are."""
     more = len(names) - MAX_NAMED
     return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _places(questions: Sequence[OpenQuestion]) -> dict[str, str]:
-    """Every identifier -> its question; an alias of several questions finds none of them."""
+    """-> {identifier: question}; an alias of several questions leads to none of them."""
     owners: dict[str, set[str]] = {}
     for question in questions:
         for alias in question.aliases:
@@ -224,7 +224,7 @@ def _places(questions: Sequence[OpenQuestion]) -> dict[str, str]:
 
 
 def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -> dict[str, dict[str, list[str]]]:
-    """system -> question_id -> the turns of its answer."""
+    """-> {system: {question_id: turns of its answer}}"""
     found: dict[tuple[str, str, int], tuple[str, str]] = {}  # (system, question, turn) -> (text, where)
     for path in paths:
         file = path / "answers" / f"{benchmark}.jsonl" if path.is_dir() else path
@@ -268,7 +268,7 @@ def _in_turn(found: dict[tuple[str, str, int], tuple[str, str]]) -> dict[str, di
 
 
 def _row_answers(row: Row, path: Path) -> list[tuple[str, Answer]]:
-    """The answers of a row, one a turn, each with its place."""
+    """The answers of a row, one for each turn, each with the row's file and line."""
     values = row.values
     names = identities(values, row.where)
     if not names:

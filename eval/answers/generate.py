@@ -1,4 +1,4 @@
-"""What do the contestants answer? Each question's text from every system that shares a base, appended as it comes.
+"""Lets the systems that share a base answer open questions, and appends each answer to its file as it comes.
 
     generate_answers(base, systems, load_open_questions("embedded"), "embedded", GenerateSettings(max_new_tokens=256))
 
@@ -58,7 +58,7 @@ class GenerateSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One answer to be written."""
+    """A question to be answered by one system."""
 
     system: str
     member: str | None
@@ -160,7 +160,7 @@ def generate_answers(
 def stored_answers(
     systems: Sequence[System], questions: Sequence[OpenQuestion], bench: str, settings: GenerateSettings
 ) -> dict[str, list[Answer]] | None:
-    """All answers, where none is missing and nothing has changed that decides them; else None. Loads no model."""
+    """All answers, if none is missing and what decides them hasn't changed; else None. Loads no model."""
     wanted = [(question.question_id, turn) for question in questions for turn in range(len(question.turns))]
     found: dict[str, list[Answer]] = {}
     for system in systems:
@@ -183,7 +183,7 @@ def stored_answers(
 
 
 def run_sha256(system: System) -> str | None:
-    """What a run's record says of its model: base, quantization, adapter. `model_sha256` without a model."""
+    """A digest of a run's model by its record: base, quantization, adapter. Needs no loaded model."""
     record = load_record(system.folder)
     if record is None:
         return None
@@ -200,7 +200,7 @@ def plain_settings(settings: GenerateSettings) -> dict[str, Any]:
 
 
 def question_digests(questions: Sequence[OpenQuestion]) -> dict[str, str]:
-    """By id, so that more of them can be asked later."""
+    """A digest of each question, by its id, so that more questions can be asked later."""
     return {q.question_id: hashlib.sha256(json.dumps([q.history, q.turns]).encode()).hexdigest() for q in questions}
 
 
@@ -213,7 +213,7 @@ def eos_tokens(base: LoadedBase) -> frozenset[int]:
 
 
 def prompt_seed(seed: int, question_id: str, turn: int) -> int:
-    """A question's own seed: the same for every system, whatever else is asked. Below 2^63."""
+    """The seed of a question: the same for every system, whatever else is asked. Below 2^63."""
     digest = hashlib.sha256(json.dumps([seed, question_id, turn]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

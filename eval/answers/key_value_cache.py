@@ -1,6 +1,6 @@
-"""Keys and values of sequences under way: filled by prefilling a packed row, read and extended by each decoded token.
+"""The cache of keys and values while sequences are decoded: filled by a packed row, extended by every token.
 
-Sequences of like length stand together in a `Shelf`, one tensor a layer; sequences of other lengths have a shelf of
+Sequences of similar length lie together in a `Shelf`, one tensor a layer; sequences of other lengths have a shelf of
 their own, so that none takes the room of a longer one. A pass continues the sequences of all shelves by one token.
 
 Shapes: N tokens in one row, H query heads, K key/value heads, D their size, B sequences under way.
@@ -38,7 +38,7 @@ class Shelf:
 
     @property
     def num_tokens(self) -> int:
-        """That there is memory for."""
+        """The number of tokens that the shelf has memory for."""
         return self.num_slots * self.max_tokens
 
     def add(self, length: int) -> int:
@@ -71,7 +71,7 @@ class Shelf:
 
 @dataclass(slots=True)
 class Prefill:
-    """As `Packed`, and every layer's keys and values go into the segments' slots at once."""
+    """Attends as `Packed`, and copies every layer's keys and values into the segments' slots."""
 
     lengths: Sequence[int]
     slots: Sequence[tuple[Shelf, int]]  # of each segment
@@ -120,11 +120,11 @@ class Slots:
 
     @property
     def positions_1B(self) -> Tensor:
-        """Of each row's new token in its sequence."""
+        """The position of each row's new token in its sequence."""
         return self.ends[self.slot_of_row][None]
 
     def count_up(self) -> None:
-        """Every sequence has one token more."""
+        """Notes that every sequence has one token more."""
         self.ends += 1
         for shelf in self.shelves:
             shelf.lengths = [length + 1 for length in shelf.lengths]

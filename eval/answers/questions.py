@@ -1,4 +1,4 @@
-"""Open questions: the prompts that systems answer and judges compare. No torch.
+"""Reads open questions: the prompts that systems answer and judges compare.
 
 Files are read by `eval.answers.rows`: `question_id` with `text` or `turns`, Alpaca's `instruction`, and the dialogues
 of Open Assistant (`input`: "### Human: ... ### Assistant:"), the authors' own file and the stripped one. Known files:
@@ -29,7 +29,7 @@ EMBEDDED_QUESTIONS = EMBEDDED_FOLDER / "open_prompts.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenQuestion:
-    """One question as a model is asked it."""
+    """A question in the form that a model answers."""
 
     question_id: str  # as text, whatever the file holds
     turns: tuple[str, ...]  # what the user says, turn after turn; the model answers each
@@ -40,7 +40,7 @@ class OpenQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question as a judge is shown it: its dialogue in one text."""
+    """A question in the form that a judge reads: its dialogue in one text."""
 
     question_id: str
     category: str  # chooses the judge's instructions: coding, math, ...; others get the general ones
@@ -68,7 +68,7 @@ def load_open_questions(where: str, limit: int | None = None) -> list[OpenQuesti
 
 
 def parse_open_question(row: Mapping[str, Any], where: str) -> OpenQuestion:
-    """A row of any of the known files -> a question. `where` begins each error."""
+    """Makes a question of a row of any of the known files. `where` begins each error."""
     dialogue = split_dialogue(row.get("input")) or split_dialogue(row.get("text"))
     if dialogue and dialogue[-1][0] == "user":
         turns, history, category = [dialogue[-1][1]], dialogue[:-1], OPEN_ASSISTANT
@@ -89,7 +89,7 @@ def parse_open_question(row: Mapping[str, Any], where: str) -> OpenQuestion:
 
 
 def shown_question(question: OpenQuestion) -> Question:
-    """A question as a judge is shown it."""
+    """Turns a question into the form that a judge reads."""
     if question.history:
         said = [*question.history, *(("user", turn) for turn in question.turns)]
         text = "\n\n".join(f"{SPEAKERS[role]}: {turn}" for role, turn in said)
@@ -99,7 +99,7 @@ def shown_question(question: OpenQuestion) -> Question:
 
 
 def join_turns(turns: Iterable[str]) -> str:
-    """The turns of one side in one text; a single one stays as it is."""
+    """Joins the turns of one side to one text; a single turn stays as it is."""
     texts = list(turns)
     if len(texts) == 1:
         return texts[0]
@@ -129,12 +129,12 @@ def identities(row: Mapping[str, Any], where: str) -> list[str]:
 
 
 def text_identity(text: str) -> str:
-    """The identifier of a question that is known by its text alone; blanks at its ends don't count."""
+    """The identifier of a question that has only a text; blanks at the text's ends don't count."""
     return "text-" + hashlib.sha256(text.strip().encode()).hexdigest()[:16]
 
 
 def text_field(row: Row, key: str, may_be_empty: bool = False) -> str:
-    """A field that has to be text.
+    """Reads a field that has to be text.
 
     Raises:
         ValueError: it is missing, empty or something else; names file and line.

@@ -1,6 +1,6 @@
 """Reads the rows of a file that anyone may have written: JSON lines, a JSON array or a CSV, each also under gzip.
 
-Library only; answers, questions and verdicts are read through it. Names of fields are told apart by their letters
+Answers, questions and verdicts are read through it. Names of fields are told apart by their letters
 alone: a byte order mark, blanks at the ends and capitals do not count. Every row knows where it stands, so that
 whoever refuses it can name file and line. A line that is no JSON, or that holds half of a surrogate pair (which can be
 neither hashed, stored nor sent), is refused.

@@ -1,4 +1,4 @@
-"""How does vLLM answer the prompts, where it is installed? The `--engine vllm` of `eval generate`.
+"""Lets vLLM answer the prompts, where it is installed: `--engine vllm` of `eval generate`.
 
 Written against vLLM's offline interface (`LLM.generate` with token prompts, one `SamplingParams` and one
 `LoRARequest` a prompt). NOT RUN HERE: vLLM needs a GPU and can't be installed in this project's environment;
@@ -46,7 +46,7 @@ class VllmBase:
     loras: dict[str, Any] = field(default_factory=dict)  # member -> LoRARequest
 
     def model_sha256(self, system: System) -> str:
-        """Of base, quantization and adapter; another than our own engine's for the same model."""
+        """A digest of base, quantization and adapter, which differs from our own engine's for the same model."""
         weights = sorted((system.folder / "adapter").glob("*.safetensors")) if system.member is not None else []
         digest = hashlib.sha256(json.dumps(["vllm", self.fingerprint, self.quant.method.value]).encode())
         for path in [*weights, *(path.parent / ADAPTER_CONFIG for path in weights)]:
@@ -55,7 +55,7 @@ class VllmBase:
 
 
 def missing_vllm() -> str | None:
-    """What to do where vLLM isn't installed; None where it is."""
+    """The message with the remedy where vLLM isn't installed; None where it is."""
     if importlib.util.find_spec("vllm") is not None:
         return None
     return "--engine vllm: vLLM is not installed; pip install vllm on a machine with a GPU, or leave --engine out"

@@ -1,6 +1,6 @@
-"""Answers to open prompts, as an evaluation of their own: written after training, compared by judges later.
+"""Answers to open prompts as an evaluation: they are written after training, and judges compare them later.
 
-By hand they are written by `python -m eval generate`, which has options of its own.
+`python -m eval generate` writes them by hand; it has options of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class AnswersSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswersResult:
-    """One system's answers, which lie in a file of their own."""
+    """How many answers a system gave, and the file that has them."""
 
     num_answers: int
     path: str  # in the run's folder

@@ -1,7 +1,7 @@
-"""What a benchmark is: the one protocol behind the config, the plan, the jobs, the commands, search and report.
+"""The protocol of benchmarks, by which config, plan, jobs, commands, search and report use them.
 
 A benchmark is one class in one module (or folder) of this folder and one entry in `eval.benchmarks.registry`; nothing
-else names it. This module needs no torch, and neither does a benchmark until it scores.
+else names it. A benchmark imports torch only when it scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where and how a benchmark works."""
+    """Where a benchmark finds data and keeps finished parts, and whom it tells its progress."""
 
     paths: PathsConfig
     partial: Path | None  # folder of finished parts, so that a killed call goes on; None keeps nothing
@@ -52,7 +52,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """A result's one number."""
+    """The number that stands for a whole result."""
 
     metric: str  # as the result's file calls it
     estimate: Estimate
@@ -83,11 +83,11 @@ class Benchmark(Protocol):
     options: ClassVar[tuple[Option, ...]] = ()  # of the command, beside those of its settings
 
     def problems(self, settings: Any, paths: PathsConfig, key: str) -> list[str]:
-        """What is missing or broken, before anything starts. Args: key: what stands before a setting's name."""
+        """Names what is missing or broken, before anything starts. Args: key: the text before a setting's name."""
         return []
 
     def files(self, settings: Any) -> Mapping[str, Sequence[Path]]:
-        """Setting -> the local files that it names; their content decides the result."""
+        """-> {setting: local files that it names}; their content decides the result"""
         return {}
 
     def rows(self, settings: Any, dataset: DatasetConfig, paths: PathsConfig) -> EvalRows | None:
@@ -121,13 +121,13 @@ class Benchmark(Protocol):
         return table
 
     def settings_of_options(self, values: Mapping[str, Any]) -> Any:
-        """The command's options as settings. Raises ValueError for those that can't be."""
+        """Turns the command's options into settings. Raises ValueError for values that can't be settings."""
         return self.settings_type(**values)
 
     def by_options(
         self, target: "Target", settings: Any, options: Mapping[str, Any], out: Path, on_progress: Progress
     ) -> tuple[dict[str, Any], RenderableType] | None:
-        """What the benchmark's own options ask for instead of scoring the target; None: they ask for nothing."""
+        """Does what the benchmark's own options ask for instead of scoring the target. None: they ask for nothing."""
         return None
 
 

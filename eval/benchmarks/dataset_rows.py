@@ -1,6 +1,6 @@
-"""Which rows of a dataset does an evaluation score? The split that its YAML names, or a file. No torch.
+"""Finds the rows of a dataset that an evaluation scores: the split that its YAML names, or a file.
 
-A file that trained a model and says nothing about its split is never taken for a validation set by accident.
+A training file that says nothing about its split is never taken for a validation set by accident.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from harness.files.hub import Missing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalRows:
-    """Rows that are there, and how the dataset reads them."""
+    """Rows that were found, and the dataset whose format reads them."""
 
     dataset: DatasetConfig
     source: DataSource

@@ -1,4 +1,4 @@
-"""How sure is a score? 95 % intervals of a proportion and of a mean; no torch.
+"""Computes 95 % intervals of proportions and means.
 
 Sources: Wilson (1927) for proportions; MOVER (Zou & Donner 2008, Statistics in Medicine 27) for a mean of proportions;
 Student's t for other means; the percentile bootstrap for the rest, over questions, or over the clusters that they come
@@ -18,7 +18,7 @@ NUM_RESAMPLES = 1000
 
 
 def wilson_interval(num_correct: int, n: int) -> Interval:
-    """Of a proportion."""
+    """The interval of a proportion."""
     p, z2 = num_correct / n, Z_95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2)) / (1 + z2 / n)
@@ -26,7 +26,7 @@ def wilson_interval(num_correct: int, n: int) -> Interval:
 
 
 def percentile_interval(draws: NDArray[np.float64]) -> Interval | None:
-    """Of resampled values; those that aren't defined (NaN) are left out. None where nothing is left, or all agree."""
+    """The interval of resampled values without NaN; None if no value is left or all agree."""
     known = draws[np.isfinite(draws)]
     if not len(known):
         return None
@@ -35,7 +35,7 @@ def percentile_interval(draws: NDArray[np.float64]) -> Interval | None:
 
 
 def stratified_interval(counts: Sequence[tuple[int, int]]) -> Interval:
-    """Of the mean of the proportions of several strata (correct, n), by MOVER on their Wilson intervals."""
+    """The interval of the mean proportion of several strata (correct, n), by MOVER on Wilson intervals."""
     shares = [correct / n for correct, n in counts]
     bounds = [wilson_interval(correct, n) for correct, n in counts]
     mean = math.fsum(shares) / len(counts)
@@ -60,9 +60,9 @@ def mean_score(clusters: Sequence[Sequence[float]], rng: np.random.Generator) ->
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Of a mean of independent values: Wilson's where all are 0 or 1, else Student's t.
+    """The interval of a mean of independent values: Wilson's if all are 0 or 1, else Student's t.
 
-    None for one that isn't 0 or 1, or where all agree.
+    None for a single value that isn't 0 or 1, or if all such values agree.
     """
     n = len(values)
     if set(values) <= {0.0, 1.0}:

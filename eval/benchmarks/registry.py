@@ -1,4 +1,4 @@
-"""Every benchmark by its name. An entry here is all that config, plan, jobs, commands, search and report need."""
+"""Lists every benchmark by its name, for config, plan, jobs, commands, search and report."""
 
 from collections.abc import Mapping
 from dataclasses import field, fields, make_dataclass

@@ -1,4 +1,4 @@
-"""How a benchmark declares its settings: each field with its default and one sentence, read by config and commands.
+"""Declares a benchmark's settings: each field has a default and a sentence, which config and commands read.
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class ReversalSettings:
@@ -21,7 +21,7 @@ def setting(
     since: bool = False,
     identity: bool = True,
 ) -> Any:
-    """A field of a benchmark's settings.
+    """Makes a field of a benchmark's settings.
 
     Args:
         default: of the config's key; a list is copied.

@@ -1,4 +1,4 @@
-"""What `python -m eval agree A.csv B.csv` does: compare two judges, and show it. The command line is elsewhere.
+"""The body of `python -m eval agree A.csv B.csv`: compares two judges and shows the result.
 
 result, shown = agree_command(Path("gpt4.csv"), Path("human.csv"), AgreeOptions())
 """
@@ -25,7 +25,7 @@ def agree_command(a: Path, b: Path, options: AgreeOptions) -> tuple[AgreementRes
 
 
 def show_agreement(result: AgreementResult) -> Group:
-    """All that a reader needs of the result, as a table and lines."""
+    """The result as a table and lines."""
     levels = {
         "items": result.example,
         "items without a tie": result.example_decisive,

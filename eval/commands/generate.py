@@ -1,4 +1,4 @@
-"""What `python -m eval generate` does once its options are read: finds the systems, lets them answer, sums up."""
+"""The body of `python -m eval generate`: finds the systems, lets them answer, and sums up."""
 
 from collections.abc import Sequence
 from pathlib import Path

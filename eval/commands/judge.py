@@ -1,6 +1,6 @@
-"""What `python -m eval judge` does once its options are read, and what it tells a person before the first paid call.
+"""The body of `python -m eval judge`, and its messages before the first paid call and at the end.
 
-Library only; the same in JSON is `Estimate` and `JudgeSummary` of `eval.judging.options`.
+`Estimate` and `JudgeSummary` of `eval.judging.options` say the same in JSON.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def estimate_text(ahead: Estimate) -> str:
 
 
 def summary_text(summary: JudgeSummary) -> str:
-    """Everything that a reader of a terminal needs."""
+    """The summary as lines for a terminal."""
     lines = [
         f"{summary.judge}: {summary.num_matches} matches of {summary.num_systems} systems on "
         f"{summary.num_questions} questions; {summary.num_judged} judged now, {summary.num_reused} before, "
@@ -57,7 +57,7 @@ def summary_text(summary: JudgeSummary) -> str:
 
 
 def position_lines(bias: PositionBias) -> list[str]:
-    """How much the order of the answers decides."""
+    """Lines that say how much the order of the answers decides."""
     decisive = bias.first_wins + bias.second_wins
     if not decisive + bias.ties:
         return []

@@ -1,4 +1,4 @@
-"""What `python -m eval rate` does: rate files, and show the result as tables. The command line is elsewhere.
+"""The body of `python -m eval rate`: rates files and shows the result as tables.
 
 result, shown = rate_command([Path("verdicts.csv")], RateOptions())
 Console().print(shown)              # or: json.dumps(result.to_json(), allow_nan=False)
@@ -27,7 +27,7 @@ def rate_command(paths: Sequence[Path], options: RateOptions) -> tuple[RatingsRe
 
 
 def show_ratings(result: RatingsResult) -> Group:
-    """All that a reader needs of the result, as tables and lines."""
+    """The result as tables and lines."""
     parts: list[Table | Text] = [Text(f"{sentence}.") for sentence in result.verdict]
     for number, group in enumerate(result.groups, start=1):
         which = f" (group {number} of {len(result.groups)})" if len(result.groups) > 1 else ""

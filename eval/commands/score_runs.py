@@ -1,4 +1,4 @@
-"""What the score commands do once their options are read: open the systems, score, write, sum up."""
+"""The body of the score commands: opens the systems, scores them, writes the results and sums up."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ from harness.runs.spec import RunSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnRows:
-    """Which rows each system is scored on, where that depends on the system."""
+    """The rows that each system is scored on, where they depend on the system."""
 
     dataset: str | None = None  # a choice of conf/dataset; None: the one that each system was trained on
     split: str | None = None  # another of the dataset's splits
@@ -45,7 +45,7 @@ class OwnRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """All that opening the systems needs."""
+    """What is needed to open the systems."""
 
     benchmark: Benchmark
     settings: Any

@@ -1,4 +1,4 @@
-"""The commands of `python -m eval` that score models: one for each benchmark of the registry.
+"""Makes the commands of `python -m eval` that score models, one for each benchmark of the registry.
 
 The options that all of them share are declared here once; those of a benchmark are its settings, and what its
 `options` name. Heavy imports wait until a command runs.

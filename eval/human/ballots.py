@@ -1,4 +1,4 @@
-"""People's votes as CSV: the project's verdict columns, out and in again without loss.
+"""Writes and reads people's votes as CSV in the project's verdict columns, without loss.
 
     write_votes(store, Path("human.csv"))                 # `python -m eval rate human.csv` reads it
     store_ballots(store, read_ballots(Path("more.csv")))
@@ -30,7 +30,7 @@ CHOICES = {FIRST: Choice.left, SECOND: Choice.right, TIE: Choice.tie}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ballot:
-    """One vote of a file."""
+    """A vote as a file has it."""
 
     where: str  # file and line, for messages
     question_id: str
@@ -45,7 +45,7 @@ class Ballot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSummary:
-    """What an import did."""
+    """How many votes an import stored, knew already or left out."""
 
     num_stored: int
     num_known: int  # the very same vote was there
@@ -62,7 +62,7 @@ def write_votes(store: VoteStore, path: Path, checks: bool = False) -> int:
 
 
 def read_votes(path: Path) -> Iterable[tuple[str, dict[str, str]]]:
-    """(file and line, values by column) of a CSV.
+    """Yields the rows of a CSV as (file and line, values by column).
 
     Raises:
         VerdictError: it is no CSV, or a line has too few or too many fields.
@@ -118,7 +118,7 @@ def store_ballots(store: VoteStore, ballots: Sequence[Ballot], only_known: bool 
 
 
 def parse_choice(value: str, both_bad: str, where: str) -> Choice:
-    """A verdict as files write it -> a choice.
+    """Turns a verdict, as files write it, into a choice.
 
     Raises:
         VerdictError: it is none.
@@ -134,7 +134,7 @@ def parse_choice(value: str, both_bad: str, where: str) -> Choice:
 
 
 def parse_number(value: str, name: str, where: str) -> float | None:
-    """A number of at least 0; None for an empty field.
+    """Reads a number of at least 0; None for an empty field.
 
     Raises:
         VerdictError: it is none.

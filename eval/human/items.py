@@ -1,4 +1,4 @@
-"""What do people vote on? Questions with two systems' answers, and checks whose better answer is known.
+"""Draws up what people vote on: questions with two systems' answers, and checks whose better answer is known.
 
     contest = draw_contest(ContestOptions(answers=(Path("runs/1a2b"), Path("gpt4.jsonl")), tournament=Path("t")))
 
@@ -31,7 +31,7 @@ CHECK_WORDS = (12, 150)  # fewer can't be told from a jumble, more tire
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContestOptions:
-    """Where the items come from."""
+    """The files that items come from, and how items are chosen."""
 
     answers: tuple[Path, ...]  # answer files, run folders, or folders of either
     tournament: Path  # keeps the votes
@@ -52,7 +52,7 @@ class ContestOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One question and two answers. Not in the order of a page: that is drawn for each vote."""
+    """One question and two answers. Which of them a page shows first is drawn for each vote."""
 
     question_id: str
     category: str
@@ -66,7 +66,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
-    """All that is voted on, in the order in which it is handed out."""
+    """All items and checks of a vote, in the order in which they are handed out."""
 
     items: tuple[Item, ...]
     checks: tuple[Item, ...]
@@ -106,7 +106,7 @@ def draw_contest(options: ContestOptions) -> Contest:
 
 
 def answer_sources(path: Path, benchmark: str) -> list[Path]:
-    """What `read_answers` takes: a file or run folder itself, or those in a folder of them.
+    """The answer files and run folders that a path means: itself, or those in a folder of them.
 
     Raises:
         ValueError: a folder that holds neither.
@@ -172,7 +172,7 @@ def _item(question: Question, one: str, two: str, answers: Answers) -> Item:
 
 
 def _judged_pairs(path: Path) -> set[tuple[str, str, str]]:
-    """(question_id, system, system) of a verdict file, the systems sorted."""
+    """The pairs of a verdict file as (question_id, system, system), the systems sorted."""
     rows = load_verdicts([path])
     questions = [rows.question.values[code] for code in rows.question.codes]
     pairs = zip(questions, rows.first, rows.second, strict=True)

@@ -1,4 +1,4 @@
-"""How is an answer shown? As Markdown of which nothing can run, load, or be clicked.
+"""Shows an answer as Markdown in which nothing can run, load, or be clicked.
 
     render_answer("**bold** <script>alert(1)</script>")   # -> '<p><strong>bold</strong> &lt;script&gt;...'
 
@@ -33,7 +33,7 @@ def render_answer(text: str) -> str:
 
 
 def _soften(tokens: Sequence[Token]) -> None:
-    """Headings below the page's own; line breaks kept, as models mean them."""
+    """Puts headings below the page's own, and keeps line breaks, as models mean them."""
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(int(token.tag[1]) + 3, 6)}"

@@ -1,4 +1,4 @@
-"""Votes by way of Mechanical Turk: an input CSV for a batch, and the batch's results.
+"""Writes the input CSV of a Mechanical Turk batch, and reads votes from the batch's results.
 
     write_mturk_input(store, Path("input.csv"))     # ${item}, ${question}, ${answer_a}, ${answer_b} of a template
     store_ballots(store, read_mturk_results(store, Path("Batch_1_batch_results.csv")))

@@ -1,4 +1,4 @@
-"""Can the votes be trusted? What the admin page shows: progress, speed, attention, agreement, position bias.
+"""What the admin page shows about a vote: progress, speed, attention, agreement, position bias.
 
     overview(store)     # nothing in it says which system wins: who runs a vote should not know before its end
 
@@ -26,7 +26,7 @@ HASTY_SECONDS = 3.0  # nobody reads two answers in less
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaterView:
-    """One rater's line. Shares are None where there is nothing to divide."""
+    """What the admin sees of one rater. Shares are None where there is nothing to divide."""
 
     name: str
     can_enter: bool
@@ -49,7 +49,7 @@ class RaterView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """The whole vote."""
+    """What the admin sees of the whole vote."""
 
     num_items: int
     num_complete: int  # have raters_per_item votes
@@ -73,7 +73,7 @@ class _Counts:
 
 
 def overview(store: VoteStore) -> Overview:
-    """Everything as it is now."""
+    """Computes the overview of the votes as they are now."""
     k = store.rules.raters_per_item
     counts = _counts(store)
     cast = votes(store)
@@ -103,7 +103,7 @@ def overview(store: VoteStore) -> Overview:
 
 
 def to_verdicts(cast: Sequence[Vote]) -> Verdicts:
-    """Votes as `eval.verdicts.table` holds a file's rows."""
+    """Turns votes into the form in which `eval.verdicts.table` holds a file's rows."""
     systems = sorted({name for vote in cast for name in (vote.system_a, vote.system_b)})
     at = {name: code for code, name in enumerate(systems)}
     return Verdicts(

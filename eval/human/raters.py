@@ -1,4 +1,4 @@
-"""Who may vote? Raters with a token each, of which only a hash is stored.
+"""Keeps the raters, who may vote. Each has a token, of which only a hash is stored.
 
     token = add_rater(store, "ann")       # shown once, as the link /enter/<token>
     find_rater(store, token)              # -> Rater, or None
@@ -26,7 +26,7 @@ class Rater:
 
 
 def add_rater(store: VoteStore, name: str) -> str:
-    """-> the new rater's token, which is shown now or never.
+    """Adds a rater. -> the rater's token, which can't be shown again
 
     Raises:
         ValueError: no usable name, or it is taken.
@@ -47,7 +47,7 @@ def add_rater(store: VoteStore, name: str) -> str:
 
 
 def renew_rater(store: VoteStore, name: str) -> str:
-    """-> a new token; the old one opens nothing from now on.
+    """Gives a rater a new token and makes the old one invalid. -> the new token
 
     Raises:
         ValueError: nobody is called so.
@@ -68,7 +68,7 @@ def remove_rater(store: VoteStore, name: str) -> None:
 
 
 def list_raters(store: VoteStore) -> list[Rater]:
-    """Everybody, in order of arrival."""
+    """All raters in the order in which they were added."""
     with store.reading() as db:
         rows = db.execute("SELECT rater_id, name, token_sha256 IS NOT NULL FROM raters ORDER BY rater_id").fetchall()
     return [Rater(rater_id=row[0], name=row[1], can_enter=bool(row[2])) for row in rows]
@@ -88,7 +88,7 @@ def named_rater(store: VoteStore, name: str) -> Rater:
 
 
 def find_rater(store: VoteStore, token: str) -> Rater | None:
-    """Whose token this is; None for one that opens nothing."""
+    """The rater whose token this is; None for an invalid token."""
     number, dot, _ = token.partition(".")
     if not (dot and number.isascii() and number.isdigit() and len(number) < 10):
         return None
@@ -100,7 +100,7 @@ def find_rater(store: VoteStore, token: str) -> Rater | None:
 
 
 def hash_token(token: str) -> str:
-    """What is stored of a token."""
+    """The hash of a token, which is stored instead of it."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -110,7 +110,7 @@ def same_token(token: str, token_sha256: str) -> bool:
 
 
 def form_token(token: str) -> str:
-    """What a form must send back: only who has the cookie's token can make it."""
+    """The value that a form must send back; only the holder of the cookie's token can make it."""
     return hmac.digest(token.encode(), b"form", "sha256").hex()
 
 
@@ -120,7 +120,7 @@ def is_form_token(sent: str, token: str) -> bool:
 
 
 def checked_name(name: str) -> str:
-    """A name that fits a table and a CSV.
+    """Checks that a name fits a table and a CSV, and strips it.
 
     Raises:
         ValueError: it is empty, too long, or holds control characters.

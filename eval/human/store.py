@@ -1,6 +1,6 @@
-"""Where do people's votes lie? One SQLite file a tournament; a vote is on disk before its page is answered.
+"""Stores people's votes in one SQLite file for each tournament; a vote is on disk before its page is answered.
 
-Library only. Tables of `human.sqlite`:
+Tables of `human.sqlite`:
   facts        schema version, the contest's digest and seed, the rules, where it was served last
   items        what is voted on, texts included: a server starts again without the answer files
   raters       name and hash of the token; no token lies here
@@ -59,7 +59,7 @@ ITEM_COLUMNS = ", ".join(f"items.{name}" for name in ITEM_FIELDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How items are handed out; may change while people vote."""
+    """The rules by which items are handed out; they may change while people vote."""
 
     raters_per_item: int = 3  # as in QLoRA (arXiv 2305.14314, section 5.3)
     check_rate: float = 0.1  # share of a rater's pages that are attention checks
@@ -106,7 +106,7 @@ class VoteStore:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """One consistent view."""
+        """Opens the database for reading, with one consistent view."""
         connection = _connect(self.path)
         try:
             connection.execute("BEGIN")
@@ -116,7 +116,7 @@ class VoteStore:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Alone among writers; what was written is on disk at the end, or none of it after an error."""
+        """Opens the database for writing, alone. All writes are on disk at the end, or none of them after an error."""
         connection = _connect(self.path)
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -126,7 +126,7 @@ class VoteStore:
             connection.close()
 
     def fact(self, key: str) -> Any:
-        """A stored fact; None where it was never said."""
+        """A stored fact; None if it was never set."""
         with self.reading() as db:
             row = db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
@@ -138,12 +138,12 @@ class VoteStore:
 
     @property
     def rules(self) -> Rules:
-        """As they are now; another process may have changed them."""
+        """The rules as they are now; another process may have changed them."""
         return Rules(**self.fact("rules"))
 
     @property
     def num_checks(self) -> int:
-        """Attention checks."""
+        """The number of attention checks."""
         with self.reading() as db:
             return int(db.execute("SELECT COUNT(*) FROM items WHERE better IS NOT NULL").fetchone()[0])
 
@@ -223,7 +223,7 @@ def _write_contest(path: Path, contest: Contest, rules: Rules) -> None:
 
 
 def _difference(store: VoteStore, contest: Contest) -> str:
-    """What the stored contest and the offered one differ in, in words."""
+    """Says how the stored contest and the offered one differ."""
     if store.seed != contest.seed:
         return f"seed {store.seed}, not {contest.seed}"
     stored, offered = (

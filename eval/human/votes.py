@@ -1,4 +1,4 @@
-"""Who gets which item, on which sides, and what did they say? Claims, votes and undo, each one transaction.
+"""Gives raters items, takes their votes, and undoes them, each in one transaction.
 
     assignment = claim(store, rater_id)             # the page to show; the same one until it is voted on
     record_vote(store, rater_id, assignment.assignment_id, Choice.left)
@@ -22,7 +22,7 @@ from eval.verdicts.codes import FIRST, SECOND, TIE
 
 
 class Choice(Enum):
-    """What a rater can say of two answers."""
+    """The four possible votes on two answers."""
 
     left = "left"
     right = "right"
@@ -31,7 +31,7 @@ class Choice(Enum):
 
     @property
     def verdict(self) -> int:
-        """As in verdict files, with the left answer as system A; both bad is a tie there."""
+        """The code in verdict files, with the left answer as system A; there `both_bad` is a tie."""
         return {Choice.left: FIRST, Choice.right: SECOND}.get(self, TIE)
 
 
@@ -46,7 +46,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """An item on its sides, for one rater."""
+    """An item given to one rater, with the sides on which its answers are shown."""
 
     assignment_id: int
     item: Item
@@ -81,7 +81,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a rater and the whole are. Attention checks count for the rater only."""
+    """How far one rater and the whole vote are. Attention checks count for the rater only."""
 
     num_mine: int  # votes
     num_left: int  # items that this rater could still get, as things stand

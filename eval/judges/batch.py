@@ -1,6 +1,6 @@
-"""What does a chat model say to many matches at half the price? A judge by a server's Batch API.
+"""A judge that asks a chat model about many matches at half the price, by a server's Batch API.
 
-Library only; `python -m eval judge --batch` builds it. It asks what `eval.judges.calls` asks, under the same name and
+`python -m eval judge --batch` builds it. It asks what `eval.judges.calls` asks, under the same name and
 settings, so that judgments of both are one stock and none is paid twice. A batch is booked in the tournament's store
 before it is sent, and collected by whichever call comes next: killed while it waits, the same command goes on.
 
@@ -50,7 +50,7 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True, kw_only=True)
 class _Outcome:
-    """What came of a batch."""
+    """What the lines of a batch's output brought."""
 
     judged: set[str] = field(default_factory=set)  # prompt hashes
     failed: dict[str, str] = field(default_factory=dict)  # prompt hash -> why
@@ -87,7 +87,7 @@ class BatchJudge:
         return bool(self._batches.unsettled(settings_sha256(self)))
 
     def prompt_sha256(self, match: Match) -> str:
-        """Of both messages."""
+        """The hash of both messages of a match's prompt."""
         return render(self._prompts, match).sha256
 
     def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:

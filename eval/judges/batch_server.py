@@ -1,6 +1,6 @@
-"""How is a batch handed to an OpenAI-compatible server, watched and fetched? The Batch API's few calls, with retries.
+"""The calls of an OpenAI-compatible server's Batch API, with retries: make a batch, watch it, fetch its lines.
 
-Library only, under `eval.judges.batch`. Source: OpenAI's Batch API: a file of requests is uploaded, a batch made of it,
+A part of `eval.judges.batch`. Source: OpenAI's Batch API: a file of requests is uploaded, a batch made of it,
 which ends within 24 hours as completed, failed, expired or cancelled; its output and error files have a line a request.
 Answers are read as plain JSON, as servers send many things. Making a batch isn't repeated blindly: where it isn't
 known whether the server has made it, it is looked for by its booking first, so that none is made, and paid, twice.
@@ -29,7 +29,7 @@ FINAL = ("completed", "failed", "expired", "cancelled")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchState:
-    """A batch as its server tells it."""
+    """The state of a batch, as its server reports it."""
 
     batch_id: str
     status: str

@@ -1,6 +1,6 @@
-"""Which batches are under way at a server? Two more tables of judgments.sqlite, so that a kill loses none.
+"""Keeps the batches that a server works on in two tables of judgments.sqlite, so that a kill loses none.
 
-Library only, under `eval.judges.batch`. A batch is booked, with every call in it at the most that it can cost, before
+A part of `eval.judges.batch`. A batch is booked, with every call in it at the most that it can cost, before
 anything is sent; its id is stored when the server names it. What is booked and has no id may or may not have reached
 the server, which is asked for it by the booking's name.
 """
@@ -45,7 +45,7 @@ class BatchStore:
     """The batches of one tournament."""
 
     def __init__(self, store: JudgmentStore) -> None:
-        """Makes the tables where they aren't there."""
+        """Makes the tables if they don't exist."""
         self._store = store
         self._db: sqlite3.Connection = store.connection
         self._db.executescript(SCHEMA)

@@ -1,6 +1,6 @@
-"""What does a chat model behind an OpenAI-compatible server say? Paid judgments, none lost, none paid twice.
+"""A judge that calls a chat model behind an OpenAI-compatible server; no judgment is lost or paid twice.
 
-Library only; `python -m eval judge` builds it. Source: QLoRA (arXiv 2305.14314), section 5.2: GPT-4 at temperature
+`python -m eval judge` builds it. Source: QLoRA (arXiv 2305.14314), section 5.2: GPT-4 at temperature
 0.2, at most 1,024 tokens a reply. Several calls are under way at once; each is booked in the tournament's store
 before it is sent and settled when it is answered, so that the budget is a hard stop even across kills: what was
 under way counts with the most that it can have cost. `eval.judges.retry` says what is tried again.
@@ -63,7 +63,7 @@ class ApiJudge:
         self.settings: Mapping[str, Any] = judge_settings(options, prompts)
 
     def prompt_sha256(self, match: Match) -> str:
-        """Of both messages."""
+        """The hash of both messages of a match's prompt."""
         return render(self._prompts, match).sha256
 
     def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:

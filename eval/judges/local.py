@@ -1,6 +1,6 @@
-"""Which of two answers does a local model prefer? By the likelihood of the verdict's next token.
+"""A judge that is a local model: it prefers the answer whose verdict is the likelier next token.
 
-Library only; `python -m eval judge` builds it by `load_judge`. Nothing is generated: one pass a match gives the
+`python -m eval judge` builds it by `load_judge`. Nothing is generated: one pass for each match gives the
 log-probabilities of " A" and " B" after a cue, so that every reply is a verdict. Matches that share question
 and first answer share their prefix (`eval.scoring.next_token`): the prompt puts the second answer and the cue last.
 
@@ -115,7 +115,7 @@ class LocalJudge:
         }
 
     def prompt_sha256(self, match: Match) -> str:
-        """Of the text that the model sees, answers cut to their limits."""
+        """The hash of the text that the model reads, with answers cut to their limits."""
         return hash_text(self._text(self._shown(match)))
 
     def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:
@@ -231,7 +231,7 @@ def load_judge(options: LocalOptions) -> LocalJudge:
 
 
 def verdict_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The token that each of VERDICTS is, right after `prompt`.
+    """The token of each of VERDICTS right after `prompt`.
 
     Raises:
         ValueError: one of them is no single token there, or two are the same.
@@ -257,7 +257,7 @@ def cut(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> str:
 
 
 def with_calibration(pairs: Iterable[Shown]) -> list[Shown]:
-    """The pairs, and each answer in them against itself; each once."""
+    """The pairs, and each of their answers against itself, without repeats."""
     wanted: dict[Shown, None] = {}
     for question, one, two in pairs:
         wanted |= dict.fromkeys(((question, one, two), (question, one, one), (question, two, two)))
@@ -267,7 +267,7 @@ def with_calibration(pairs: Iterable[Shown]) -> list[Shown]:
 def _batches(
     questions: Sequence[list[Match]], num_tokens: Callable[[Match], int], pass_tokens: int
 ) -> Iterator[list[Match]]:
-    """Whole questions' matches, at least `pass_tokens` of prompts at a time."""
+    """Yields the matches of whole questions, with at least `pass_tokens` tokens of prompts at a time."""
     batch: list[Match] = []
     for matches in questions:
         batch += matches

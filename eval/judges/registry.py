@@ -1,6 +1,6 @@
-"""Which judges are there? Every kind by its name, and the one place where a judge's name is read.
+"""Lists every kind of judge by its name, and reads the names of judges.
 
-Library only. `local:smollm2` is the judge `smollm2` of the kind `local`; a name without a kind is an API model's, which
+`local:smollm2` is the judge `smollm2` of the kind `local`; a name without a kind is an API model's, which
 may hold colons of its own. To add a judge: one module in this folder whose class is a `eval.judging.matches.Judge`, and
 one entry in `JUDGES`.
 """

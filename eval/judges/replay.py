@@ -1,6 +1,6 @@
-"""A judge that decides nothing by itself: verdict files played again.
+"""A judge that repeats the verdicts of files.
 
-Library only. `ReplayJudge` lets a tournament be rated, reported and compared from verdicts that others paid
+`ReplayJudge` lets a tournament be rated, reported and compared from verdicts that others paid
 for, such as the paper's released ones.
 """
 
@@ -15,7 +15,7 @@ from harness.files.atomic import sha256_file
 
 
 class ReplayJudge:
-    """Verdicts out of files that `eval.verdicts.table` reads."""
+    """A judge that looks verdicts up in files that `eval.verdicts.table` reads."""
 
     is_waiting = False
     stopped: str | None = None
@@ -57,7 +57,7 @@ class ReplayJudge:
         self.settings: Mapping[str, Any] = {"kind": "replay", "files_sha256": [sha256_file(path) for path in paths]}
 
     def prompt_sha256(self, match: Match) -> str:
-        """Of the match's names: a file says nothing about texts."""
+        """The hash of the match's names, because a file says nothing about texts."""
         return hash_text("\n".join(match.key))
 
     def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:

@@ -1,6 +1,6 @@
-"""What is sent to a chat model that judges, and what does its reply say and cost? For single calls and for batches.
+"""Makes the request to a chat model that judges, and reads its reply and cost.
 
-Library only, under `eval.judges.calls` and `eval.judges.batch`, so that both ask the same and share their judgments.
+`eval.judges.calls` and `eval.judges.batch` both use it, so that they ask the same and share their judgments.
 """
 
 import json
@@ -69,7 +69,7 @@ def request_body(options: ApiOptions, mode: Mode, prompt: JudgePrompt, unsupport
 
 
 def next_to_leave_out(part: str, unsupported: Collection[str]) -> str:
-    """What to do without once a server refused `part` of a request that was made without `unsupported`.
+    """The part to leave out next, after a server refused `part` of a request made without `unsupported`.
 
     A schema is asked for in OpenAI's way first, then in the other's, then not at all; the limit of a reply by its old
     name first, then by its new one, then not at all.
@@ -111,7 +111,7 @@ def reply_judgment(
 
 
 def redact(text: str, key: str) -> str:
-    """A text as it may be shown and stored: without the key, and without half surrogate pairs."""
+    """Removes the key and half surrogate pairs from a text, so that it may be shown and stored."""
     text = text.encode("utf-8", "replace").decode()
     return text.replace(key, KEY_MARK) if key else text
 
@@ -159,7 +159,7 @@ def estimate_calls(options: ApiOptions, prompts: PromptSet, matches: Sequence[Ma
 
 
 def price_usd(options: ApiOptions, num_prompt_tokens: int, num_completion_tokens: int) -> float | None:
-    """What so many tokens cost; None where no price was given. A batch costs half."""
+    """The price of these tokens; None if no price was given. A batch costs half."""
     prompt, completion = options.usd_per_million_prompt_tokens, options.usd_per_million_completion_tokens
     if prompt is None or completion is None:
         return None
@@ -168,14 +168,14 @@ def price_usd(options: ApiOptions, num_prompt_tokens: int, num_completion_tokens
 
 
 def reply_cost(options: ApiOptions, reply: Reply) -> float | None:
-    """None where the server didn't count the tokens, or no price was given."""
+    """The cost of a reply in US dollars; None if the server didn't count the tokens, or no price was given."""
     if reply.num_prompt_tokens is None or reply.num_completion_tokens is None:
         return None
     return price_usd(options, reply.num_prompt_tokens, reply.num_completion_tokens)
 
 
 def most_tokens(prompt: JudgePrompt) -> int:
-    """No tokenizer makes more tokens than there are bytes."""
+    """The most tokens that a prompt can have: no tokenizer makes more than there are bytes."""
     return len((prompt.system + prompt.user).encode()) + MESSAGE_TOKENS
 
 
@@ -225,5 +225,5 @@ def read_key(options: ApiOptions) -> str:
 
 
 def _count(value: Any) -> int | None:
-    """A number of tokens; None for what can't be one."""
+    """A number of tokens; None for a value that can't be one."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None

@@ -1,6 +1,6 @@
-"""When is a judge's server asked again, how long after, and when never? One policy for every call.
+"""Decides whether and when a failed call to a judge's server is tried again; one policy serves every call.
 
-Library only. Tried again: 429, 5xx, time-outs (and 408), up to a number of attempts. Never: an exhausted
+Tried again: 429, 5xx, time-outs (and 408), up to a number of attempts. Never: an exhausted
 quota, a refused key, an unknown model, a wait beyond the limit: these end the run at once, for the next call
 would meet the same. Anything else that is wrong with one reply (cut, no JSON, an HTML page, no choices) fails
 that match alone and is left for the next run. The openai client's own retries are off: they ignore a
@@ -36,7 +36,7 @@ MAX_REASON = 200  # characters of a server's message
 
 
 class RunStopped(Exception):
-    """No further call makes sense; what was judged stands, the rest is for later."""
+    """Raised when no further call makes sense; judgments stay, and the rest is left for the next run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class Gate:
 
 
 def classify(error: APIError | TimeoutError) -> Fault:
-    """What to do about an exception of the client."""
+    """The fault behind an exception of the client, which says what to do about it."""
     if isinstance(error, (APITimeoutError, TimeoutError)):
         return Fault(reason="time-out", retry=True)
     if isinstance(error, APIStatusError):
@@ -129,7 +129,7 @@ def backoff_seconds(attempt: int, first_seconds: float, spread: float) -> float:
 
 
 def status_fault(status: int, code: str, message: str, wait_seconds: float | None = None, details: str = "") -> Fault:
-    """What to do about an HTTP status that is no success.
+    """The fault behind an HTTP status that is no success.
 
     Args:
         status: the HTTP status.

@@ -1,4 +1,4 @@
-"""Who wins? `python -m eval judge`: contestants' answers x benchmark x judge -> verdicts.
+"""Runs a tournament, as `python -m eval judge` does: a judge compares contestants' answers to a set of questions.
 
     summary = run(JudgeOptions(answers=(Path("runs/1a2b"), Path("gpt4.jsonl")), tournament=Path("t"), judge=...))
 
@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]  # matches decided (stored ones included),
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tournament:
-    """Who plays whom."""
+    """The matches of a tournament."""
 
     answers: Answers
     questions: list[Question]

@@ -1,11 +1,11 @@
-"""What the command line says about a judge. Imports nothing, so that the command's help is there at once."""
+"""The command line's options about a judge. Imports little, so that the command's help shows at once."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeFlags:
-    """What the command line says about a judge, whichever it is; each kind takes what concerns it."""
+    """The command line's options about any judge; each kind takes those that concern it."""
 
     max_answer_tokens: int = 256
     base_url: str = "https://api.openai.com/v1"

@@ -1,6 +1,6 @@
-"""Who meets whom on which question, and what a judge said: the records of a tournament, without torch.
+"""The records of a tournament: who meets whom on which question, and what a judge said.
 
-Library only; `python -m eval judge` runs `eval.judges.tournament`, and `eval.judging.store` keeps what is judged.
+`python -m eval judge` runs `eval.judges.tournament`, and `eval.judging.store` keeps what is judged.
 
 A contestant is a name with an answer to each question. Every pair of contestants meets on every question
 that both answered, in both orders, because judges favour a position (in the verdicts that QLoRA, arXiv
@@ -43,7 +43,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgment:
-    """What a judge said about one match. What isn't known is None, never a number."""
+    """A judge's verdict on one match. An unknown value is None, never a number."""
 
     question_id: str
     system_a: str
@@ -76,7 +76,7 @@ class Failure:
 
 
 class Judge(Protocol):
-    """Anything that can decide matches."""
+    """The protocol of judges, which decide matches."""
 
     @property
     def name(self) -> str:
@@ -103,13 +103,13 @@ class Judge(Protocol):
         ...
 
     def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:
-        """Decides matches, in any order, and hands over each judgment the moment it is there."""
+        """Decides matches in any order, and calls `on_judgment` with each judgment at once. -> matches without one"""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PositionBias:
-    """What changes when the same two answers are shown in the other order. Unparsed matches are left out."""
+    """How verdicts change when the same two answers are shown in the other order, without unparsed matches."""
 
     first_wins: int  # matches
     second_wins: int
@@ -121,7 +121,7 @@ class PositionBias:
 
 
 def make_matches(answers: Answers, questions: Sequence[Question], rng: np.random.Generator) -> list[Match]:
-    """Every pair of systems, every question that both answered, both orders.
+    """Makes matches of every pair of systems, on every question that both answered, in both orders.
 
     The items are shuffled, and an item's two orders stay neighbours, so that a tournament that is stopped
     early is a fair sample of the whole.
@@ -132,7 +132,7 @@ def make_matches(answers: Answers, questions: Sequence[Question], rng: np.random
 def make_reference_matches(
     answers: Answers, questions: Sequence[Question], reference: str, rng: np.random.Generator
 ) -> list[Match]:
-    """Every system against one reference only, as for the paper's ten-point scores (Table 6).
+    """Makes matches of every system with one reference, as for the paper's ten-point scores (Table 6).
 
     Raises:
         ValueError: the reference has no answers.

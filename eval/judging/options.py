@@ -1,6 +1,6 @@
-"""How a tournament is judged: what `python -m eval judge` asks for, and what it reports.
+"""The options of a tournament and of its judge, and the summary that `python -m eval judge` reports.
 
-Library only, and light: the judges themselves are imported when one is built.
+It imports little: the judges themselves are imported when one is built.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from harness.config.schema import Device, ModelConfig, PathsConfig, QuantConfig
 
 
 class JudgeChoice(Protocol):
-    """A judge that is not made yet: its options, of a kind that `eval.judges.registry` knows."""
+    """The options of a judge that is still to be made, of a kind that `eval.judges.registry` knows."""
 
     kind: ClassVar[str]  # the kind's name in JUDGES
 
@@ -36,7 +36,7 @@ class LocalOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
-    """Verdicts that exist already."""
+    """Files of verdicts that exist already, in place of a judge."""
 
     kind: ClassVar[str] = "replay"
 
@@ -113,7 +113,7 @@ class JudgeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What is ahead, before the first call. Tokens are counted as a quarter of the prompts' UTF-8 bytes."""
+    """The calls, tokens and costs ahead. Prompt tokens are taken as a quarter of the prompts' UTF-8 bytes."""
 
     num_calls: int
     num_prompt_tokens: int
@@ -125,7 +125,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeSummary:
-    """What a run of a judge did. Counts are of matches, whenever they were judged, except `failures`: of this run."""
+    """What a judge did. Counts are of matches judged at any time, but `failures` are those of this run."""
 
     judge: str
     mode: Mode

@@ -1,6 +1,6 @@
-"""What did a judge say? Reads a verdict or two scores out of free text, or says why there is none.
+"""Reads a verdict or two scores from a judge's free text, or says why there is none.
 
-Library only. The paper's format is a last line that is 1, 2 or 3 (three-class) and a first line with two scores
+The paper's format is a last line that is 1, 2 or 3 (three-class) and a first line with two scores
 (ten-point). Judges also write `**2**`, `[[A>B]]`, `Answer 2 is better.`, JSON, or a score a line; that is read too.
 
 A reading is never guessed. A sentence counts only where each of its words is known here (`eval.judging.words`), so that
@@ -45,7 +45,7 @@ _ANSWERED = re.compile(r"\d+(?:[.,]\d+)?(?:\s?/\s?10|\sout of 10)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedVerdict:
-    """1, 2, 3, or -1 with the reason."""
+    """A verdict: 1, 2, 3, or -1 with the reason."""
 
     verdict: int
     reason: str | None = None
@@ -61,7 +61,7 @@ class ParsedScores:
 
     @property
     def verdict(self) -> int:
-        """Who has the higher score."""
+        """The verdict for the higher score; -1 without scores."""
         if self.score_a is None or self.score_b is None:
             return UNPARSED
         return TIE if self.score_a == self.score_b else FIRST if self.score_a > self.score_b else SECOND
@@ -108,7 +108,7 @@ def parse_scores(text: str) -> ParsedScores:
 def judgment_of(
     key: tuple[str, str, str], prompt_sha256: str, mode: Mode, text: str, unread: str | None = None, **facts: Any
 ) -> Judgment:
-    """What a judge's text says about a match.
+    """Makes the judgment of a match from a judge's text.
 
     Args:
         key: of the match: question_id, system_a, system_b.
@@ -136,7 +136,7 @@ def judgment_of(
 
 
 def read_anew(judgment: Judgment, mode: Mode) -> Judgment:
-    """A stored judgment as its text is read now. What was refused, cut or stored without its key stays as it is."""
+    """Reads a stored judgment's text again. One that was refused, cut or stored without its key stays as it is."""
     text, reason = judgment.raw_text, judgment.reason or ""
     if text is None or KEY_MARK in text or reason == REFUSED or reason.startswith(CUT):
         return judgment

@@ -1,6 +1,6 @@
-"""What does a judge read? Prompts in which two answers are data that can't pass for instructions.
+"""Makes the prompts of a judge, in which two answers are data that can't pass for instructions.
 
-Library only. The structure is the paper's (QLoRA, arXiv 2305.14314, section 5.2, and its released prompt
+The structure is the paper's (QLoRA, arXiv 2305.14314, section 5.2, and its released prompt
 files, which follow Vicuna's): a system line, the question, two delimited answers, the instruction, whose
 last or first line is the verdict. The wording is ours; `load_prompts` reads the released files
 (`prompt_id, system_prompt, prompt_template, defaults`, optionally `category`) for those who want theirs.
@@ -41,7 +41,7 @@ OPENING, CLOSING = re.compile(r"[\[\uff3b\u3010]"), re.compile(r"[\]\uff3d\u3011
 
 
 class Mode(Enum):
-    """What is asked of a judge."""
+    """What a judge is asked for."""
 
     pairwise = "pairwise"  # the better of two answers, or a tie
     relative = "relative"  # a score from 1 to 10 for each
@@ -70,7 +70,7 @@ class PromptSet:
 
     @property
     def sha256(self) -> str:
-        """Of all wording: a judge with other prompts is another judge."""
+        """The hash of all wording: a judge with other prompts counts as another judge."""
         rows = [[name, t.system, t.text, t.instruction] for name, t in sorted(self.templates.items())]
         return hash_text(json.dumps([self.mode.value, rows]))
 
@@ -81,14 +81,14 @@ class PromptSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgePrompt:
-    """What one match looks like to a judge."""
+    """The two messages that put one match before a judge."""
 
     system: str
     user: str
 
     @property
     def sha256(self) -> str:
-        """Of both messages."""
+        """The hash of both messages."""
         return hash_text(json.dumps([self.system, self.user]))
 
 
@@ -214,7 +214,7 @@ def delimiter_lines(template: str) -> list[str]:
 
 
 def hash_text(text: str) -> str:
-    """sha256 in hex."""
+    """The sha256 of a text, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

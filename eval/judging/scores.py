@@ -1,4 +1,4 @@
-"""Reads two ten-point scores out of a judge's plain text. Library only, under `eval.judging.parse`.
+"""Reads two ten-point scores from a judge's plain text. A part of `eval.judging.parse`.
 
 In this order: a first line that is two numbers; two first lines that are a number each; one tuple; one line of two
 numbers further down; one labelled score for each answer. A number may be followed by "/10", by no other denominator.

@@ -1,4 +1,4 @@
-"""Reads a verdict out of a judge's words: labels such as [[A>B]], a last line, a sentence. Under `eval.judging.parse`.
+"""Reads a verdict from labels such as [[A>B]], a last line or a sentence. A part of `eval.judging.parse`.
 
 A sentence is read by a grammar in which every word has to be known: words that lead to a verdict ("I would choose"),
 then a verdict ("2", "answer B", "a tie"), or who is better ("answer 2 is better than option 1"), or that both are
@@ -50,7 +50,7 @@ _SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What was read. Without a verdict, `conflict` says that there were several."""
+    """The verdict that was read. If there is none, `conflict` says whether there were several."""
 
     verdict: int | None = None
     conflict: bool = False
@@ -126,7 +126,7 @@ def _at_the_end(clause: str) -> int | None:
 
 
 def _sentence(text: str) -> int | None:
-    """A sentence of known words -> its verdict."""
+    """The verdict of a sentence of known words."""
     stripped = _BULLET.sub("", text, count=1).rstrip(" \t*")
     if stripped.rstrip("*_` ").endswith((":", "?")):
         return None
@@ -224,7 +224,7 @@ def _plain_value(tokens: Sequence[str]) -> int | None:
 
 
 def _is_reason(tokens: Sequence[str], side: int) -> bool:
-    """Nothing, or a reason that names no other side and takes nothing back."""
+    """Whether the tokens are none, or a reason that names no other side and takes nothing back."""
     rest = list(tokens)
     while rest and rest[0] in (",", ".", ":"):
         rest.pop(0)

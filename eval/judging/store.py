@@ -1,6 +1,6 @@
-"""What has been judged already? One SQLite file a tournament, a row a judgment from the moment it arrives.
+"""Stores the judgments of a tournament in one SQLite file, each at the moment when it arrives.
 
-Library only. Tables of `judgments.sqlite`:
+Tables of `judgments.sqlite`:
   judges      a judge's name and settings, keyed by the hash of both
   matches     what a match's prompt is now: a tournament whose answers changed keeps its old judgments and
               exports the new ones
@@ -195,7 +195,7 @@ class JudgmentStore:
         )
 
     def spent_usd(self) -> float:
-        """What all calls of this tournament have cost, or may have cost."""
+        """US dollars that all calls of this tournament have cost, or may have cost."""
         row = self._db.execute("SELECT COALESCE(SUM(COALESCE(cost_usd, reserved_usd)), 0) FROM calls").fetchone()
         return float(row[0])
 
@@ -240,7 +240,7 @@ def recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def settings_sha256(judge: Judge) -> str:
-    """Identifies a judge with its settings."""
+    """A hash that identifies a judge with its settings."""
     return hash_text(json.dumps([judge.name, dict(judge.settings)], sort_keys=True))
 
 

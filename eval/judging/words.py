@@ -1,4 +1,4 @@
-"""The words of which a judge's verdict may consist. Whatever else stands in a sentence leaves it unread."""
+"""The words of which a judge's verdict may consist. A sentence with any other word is left unread."""
 
 from eval.verdicts.codes import FIRST, SECOND, TIE
 

@@ -1,6 +1,6 @@
-"""Do two judges agree: on single items, on the ranking, and the raters of one file among themselves?
+"""Measures how far two judges agree on items and on the ranking, and how far the raters of one file agree.
 
-Answers what `python -m eval agree A.csv B.csv` asks. An item is a question and a pair of systems, in whichever order.
+Used by `python -m eval agree A.csv B.csv`. An item is a question and a pair of systems, in whichever order.
 Its label in a file is the sign of the sum of its matches there (both orders, raters' majority first), so that a win
 in one order and a loss in the other is a tie. Source: QLoRA (arXiv 2305.14314, section 6.2); with this rule GPT-4
 against the human majority gives its Fleiss kappa of 0.25 (0.258). Intervals are bootstraps clustered by
@@ -48,7 +48,7 @@ SYSTEM_STATISTICS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgreeOptions:
-    """How to compare."""
+    """The options of a comparison of two verdict files."""
 
     seed: int = 0
     resamples: int = 1000
@@ -91,7 +91,7 @@ class SelfPreference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeReport:
-    """What is known of one file alone."""
+    """What one file says about its judge."""
 
     file: str
     num_verdicts: int
@@ -104,7 +104,7 @@ class JudgeReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgreementResult:
-    """Everything `agree` found."""
+    """The whole result of comparing two verdict files."""
 
     example: Level
     example_decisive: Level  # items on which neither side has a tie

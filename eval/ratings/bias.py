@@ -1,4 +1,4 @@
-"""What else than quality moves a judge: the place of an answer, its length, and whose answer it is.
+"""Measures what moves a judge besides quality: an answer's place, its length, and whose answer it is.
 
 Intervals are over questions, exact at 0 and 100 % (Korn & Graubard 1998).
 Used by `python -m eval rate` (position, length) and `python -m eval agree` (all three, for each of two judges).
@@ -20,7 +20,7 @@ LengthByAnswer = Mapping[tuple[str, str], float]  # (system, question_id) -> len
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """wins / num with its 95 % interval over prompts. None where there is nothing to divide or to resample."""
+    """The share wins / num with its 95 % interval over prompts; None without anything to divide or resample."""
 
     wins: float
     num: float
@@ -31,7 +31,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PositionBias:
-    """How often the answer shown first wins, over all parsed verdicts, each rater's counted."""
+    """How often the answer shown first wins, over all parsed verdicts of all raters."""
 
     first_wins: int
     second_wins: int
@@ -59,7 +59,7 @@ def share(won: NDArray[np.bool_], question: NDArray[np.int32]) -> Share:
 
 
 def position_bias(verdicts: Verdicts) -> PositionBias:
-    """How much the place of an answer decides."""
+    """Measures how much the place of an answer decides."""
     decisive = (verdicts.verdict == FIRST) | (verdicts.verdict == SECOND)
     first = share(verdicts.verdict[decisive] == FIRST, verdicts.question.codes[decisive])
     reversals, pairs = _swapped(verdicts)

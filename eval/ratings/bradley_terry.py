@@ -1,7 +1,7 @@
 """Bradley-Terry and Davidson ratings, with a bootstrap clustered by prompt.
 
-Answers: which strengths explain the verdicts best, and how far would other prompts move them? Unlike Elo, the
-answer does not depend on the order of play. Used by `python -m eval rate`.
+It finds the strengths that explain the verdicts best, and how far other prompts would move them. Unlike Elo, the
+result does not depend on the order of play. Used by `python -m eval rate`.
 
 Sources: Bradley & Terry (1952), a tie counting as half a win for each; Davidson (1970, JASA 65), where a tie has a
 probability of its own, P(i wins) = p_i / (p_i + p_j + nu sqrt(p_i p_j)). Points are 400 log10 p; the mean over the

@@ -1,4 +1,4 @@
-"""One order of the same verdicts, whatever their file's order and their systems' names. Used by `python -m eval rate`.
+"""Puts equal verdicts into one order, whatever the order of their file and the names of their systems.
 
 Random numbers are drawn by position. Systems and prompts are therefore numbered by what happened (who won against
 whom, where), told apart by a few rounds of colour refinement (Weisfeiler & Leman 1968), before any number is drawn.

@@ -1,4 +1,4 @@
-"""Which system is best, and how sure is that? All pairs tested, ranks with intervals, and one sentence.
+"""Tests all pairs of systems, ranks systems with intervals, and says in a sentence which is best.
 
 Used by `python -m eval rate`. The test of a pair is Student's t on the difference of two Bradley-Terry ratings, with
 the bootstrap's standard error (clustered by prompt, both systems on the same resample; degrees of freedom: prompts of
@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two systems; differences in points. None where there is one prompt only."""
+    """The difference of two systems, in points. What needs several prompts is None with a single one."""
 
     higher: str
     lower: str
@@ -107,14 +107,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def two_sided_p(difference: float, error: float, freedom: int) -> float:
-    """Of Student's t."""
+    """The two-sided p of Student's t test."""
     if error <= 0.0:
         return 1.0
     return min(1.0, 2.0 * float(stdtr(freedom, -abs(difference) / error)))
 
 
 def flip_p(differences: NDArray[np.int64]) -> float:
-    """Two-sided exact p that values (one a prompt) as likely have either sign, by convolution; 1 where all are 0."""
+    """The exact two-sided p of the hypothesis that each prompt's value has either sign alike; 1 if all are 0."""
     sizes = np.abs(differences[differences != 0])
     total, observed = int(sizes.sum()), abs(int(differences.sum()))
     if not total:

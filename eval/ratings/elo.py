@@ -1,7 +1,7 @@
 """Elo ratings over many random orderings of one set of matches.
 
-Answers: what would Elo say on average over the order in which the matches are played, how much does it
-change from one ordering to the next, and how much with other prompts? Used by `python -m eval rate`.
+It gives the mean of Elo over the orders in which matches may be played, how much Elo changes from one ordering
+to the next, and how much with other prompts. Used by `python -m eval rate`.
 
 Source: QLoRA (arXiv 2305.14314, section 5.3): start 1000, K = 32, 10,000 random orderings, a tie counts half.
 The paper's printed interval is the noise of the ordering alone; the spread over prompts is some thirty
@@ -45,7 +45,7 @@ EXPONENT_BIAS, MANTISSA_BITS = 1023, 52
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EloRating:
-    """One system's Elo, in points. Bounds are 95 % intervals; None where there is nothing to draw them from."""
+    """One system's Elo, in points. Bounds are of 95 % intervals; None where they can't be estimated."""
 
     mean: float  # over the orderings
     ordering_sd: float  # from one ordering to the next
@@ -174,11 +174,22 @@ def elo_over_prompts(
         while batch := list(islice(jobs, JOBS_AT_ONCE)):  # `map` would draw all resamples before the first is played
             played_jobs += pool.map(play, batch)
     means, noise = (np.array(column) for column in zip(*played_jobs, strict=True))
+    return _without_noise(means, noise)
+
+
+def _without_noise(means: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shrinks each system's resamples towards their mean, so that their variance is without the orderings'.
+
+    Args:
+        means: (num_resamples, num_systems) ratings in points; NaN where a resample leaves a system out.
+        noise: (num_resamples, num_systems) variance of each mean over the orderings, in squared points.
+    """
     played = ~np.isnan(means).all(axis=0)
     centre, total = np.nanmean(means[:, played], axis=0), np.nanvar(means[:, played], axis=0, ddof=1)
     kept = np.sqrt(np.clip(1.0 - noise.mean(axis=0)[played] / np.maximum(total, 1e-300), 0.0, 1.0))
-    means[:, played] = centre + kept * (means[:, played] - centre)
-    return means
+    shrunk = means.copy()
+    shrunk[:, played] = centre + kept * (means[:, played] - centre)
+    return shrunk
 
 
 def elo_resamples(num_asked: int, num_plays: int) -> int:

@@ -1,4 +1,4 @@
-"""95 % intervals of shares and ratios over clusters of questions; exact where few or all agree. No random numbers.
+"""Computes 95 % intervals of shares and ratios over clusters of questions, exact where few or all agree.
 
 Sources: Clopper & Pearson (1934); Korn & Graubard (1998, Survey Methodology 24) for shares of questions that come in
 clusters: the exact interval at the effective sample size; Student's t on a linearised ratio (Cochran 1977, chapter 6).
@@ -21,14 +21,14 @@ def student_t(num_clusters: int) -> float:
 
 
 def clopper_pearson_interval(num_correct: float, n: float) -> Interval:
-    """Of a proportion, exact; fractions are allowed, as effective sample sizes have them."""
+    """The exact interval of a proportion; fractions are allowed, as effective sample sizes have them."""
     low = 0.0 if num_correct <= 0 else float(betaincinv(num_correct, n - num_correct + 1, 0.025))
     high = 1.0 if num_correct >= n else float(betaincinv(num_correct + 1, n - num_correct, 0.975))
     return low, high
 
 
 def clustered_interval(hits: NDArray[np.float64], sizes: NDArray[np.float64]) -> Interval | None:
-    """Of a proportion sum(hits) / sum(sizes) over clusters, by Korn & Graubard. None for a single cluster.
+    """The interval of sum(hits) / sum(sizes) over clusters, by Korn & Graubard. None for a single cluster.
 
     Clusters that all agree count one each, however large.
 
@@ -50,7 +50,7 @@ def clustered_interval(hits: NDArray[np.float64], sizes: NDArray[np.float64]) ->
 
 
 def ratio_interval(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> Interval | None:
-    """Of a ratio of sums over documents (a perplexity's exponent): t on the linearised ratio. None for a single one.
+    """The interval of a ratio of sums over documents: t on the linearised ratio. None for a single document.
 
     Args:
         numerators: one a document, [D].

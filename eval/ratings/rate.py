@@ -1,6 +1,6 @@
-"""From verdict files to ratings that a sceptic would believe: what `python -m eval rate` prints.
+"""Rates systems from verdict files, as `python -m eval rate` prints it.
 
-Puts together Elo as in QLoRA (arXiv 2305.14314, section 5.3), Bradley-Terry and Davidson with intervals clustered by
+It puts together Elo as in QLoRA (arXiv 2305.14314, section 5.3), Bradley-Terry and Davidson with intervals clustered by
 prompt, relative scores (its Table 6), position bias, the win matrix, tests of all pairs and ranks. Whatever
 can't be rated is left out and said in `notes`.
 
@@ -64,7 +64,7 @@ METHODS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateOptions:
-    """How to rate. The paper states K = 32, start 1000, 10,000 orderings."""
+    """The options of a rating. The paper states K = 32, start 1000, 10,000 orderings."""
 
     k: float = 32.0  # points at stake in one match
     start: float = 1000.0  # every system's rating before the first match
@@ -97,7 +97,7 @@ class StrengthRating:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One system against one other."""
+    """The results of one system against another."""
 
     wins: int
     losses: int
@@ -260,7 +260,7 @@ def _compared(play: _Tournament, strengths: _Strengths, order: Sequence[int]) ->
 
 
 def _result(**found: Any) -> RatingsResult:
-    """A result in which what was not found is empty."""
+    """Makes a result; fields that are not given are empty."""
     empty: dict[str, Any] = {
         **{name: {} for name in ("elo", "bradley_terry", "davidson", "relative", "win_matrix", "ranks")},
         **dict.fromkeys(("tie_parameter", "position_bias", "controlled", "length_bias")),

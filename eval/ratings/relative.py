@@ -1,6 +1,6 @@
-"""Scores relative to a reference system, from ten-point judgments: the paper's Table 6.
+"""Computes scores relative to a reference system from ten-point judgments, as in the paper's Table 6.
 
-Answers: what percentage of the reference's (ChatGPT's) score does a system reach? Used by `python -m eval rate`.
+A relative score is a system's percentage of the reference's (ChatGPT's) score. Used by `python -m eval rate`.
 
 `low` and `high` are Student's t on the ratio of the two means, linearised, a prompt's two scores kept together.
 

@@ -1,7 +1,7 @@
-"""Bradley-Terry with an answer's length and style, and its place, held equal.
+"""Rates systems by Bradley-Terry with the length, style and place of answers held equal.
 
-Answers: who would win if the answers were equally long and equally formatted? Used by `python -m eval rate
---answers`. A match's logit is the difference of strengths plus a coefficient for each feature's difference.
+Used by `python -m eval rate --answers`. A match's logit is the difference of strengths plus a coefficient for each
+feature's difference.
 
 Source: the style control of Chatbot Arena (lmsys.org/blog/2024-08-28-style-control): a feature's difference is taken
 relative to its sum and standardised. Answer files are JSON lines with `question_id`, `system`, `answer`.
@@ -25,6 +25,7 @@ from eval.ratings.bradley_terry import (
     prompt_weights,
 )
 from eval.verdicts.table import Matches
+from harness.runs.estimate import Estimate
 
 Array = NDArray[np.float64]
 Answers = Mapping[tuple[str, str], str]  # (system, question_id) -> text
@@ -39,17 +40,11 @@ RESAMPLE_TOLERANCE_NATS = 1e-4  # 0.02 point, far below a bound's own noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A value with its 95 % interval over prompts; None with a single prompt."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Controlled:
-    """Ratings at equal features (points, mean 1000), and what one standard deviation of each is worth (points)."""
+    """Ratings at equal features (points, mean 1000), and what one standard deviation of each is worth (points).
+
+    Intervals are over prompts, of which each estimate's `n` is the number; None with a single prompt.
+    """
 
     ratings: dict[str, Estimate]
     effects: dict[str, Estimate]  # `shown_first` is the worth of the first place itself
@@ -57,7 +52,7 @@ class Controlled:
 
 
 def style_features(answer: str) -> list[float]:
-    """Counts in the order of `STYLE`."""
+    """An answer's counts of the features, in the order of `STYLE`."""
     return [float(len(answer)) if rule is None else float(len(rule.findall(answer))) for rule in STYLE.values()]
 
 
@@ -117,26 +112,23 @@ def _fit_all(
     weights = prompt_weights(len(questions), min(num_resamples, MAX_RESAMPLES) if len(questions) > 1 else 0, rng)
     draws = np.array([point, *(_newton(design, score, weight[question], point) for weight in weights)])
     draws[:, : len(played)] -= draws[:, : len(played)].mean(axis=1, keepdims=True)
-    estimates = [_estimate(POINTS_PER_NAT * column) for column in draws.T]
-    ratings = {systems[code]: _shift(estimates[column], ANCHOR) for column, code in enumerate(played)}
+    points = POINTS_PER_NAT * draws
+    points[:, : len(played)] += ANCHOR
+    estimates = [_estimate(column, len(questions)) for column in points.T]
+    best_first = np.argsort(-points[0, : len(played)], kind="stable")
     return Controlled(
-        ratings=dict(sorted(ratings.items(), key=lambda item: -item[1].value)),
+        ratings={systems[played[column]]: estimates[column] for column in best_first},
         effects=dict(zip(names, estimates[len(played) :], strict=True)),
         num_matches=num,
     )
 
 
-def _estimate(draws: Array) -> Estimate:
+def _estimate(draws: Array, num_prompts: int) -> Estimate:
     """From the point value, which comes first, and the resamples'."""
     if len(draws) == 1:
-        return Estimate(value=float(draws[0]), low=None, high=None)
+        return Estimate(value=float(draws[0]), n=num_prompts)
     low, high = np.percentile(draws[1:], [2.5, 97.5])
-    return Estimate(value=float(draws[0]), low=float(low), high=float(high))
-
-
-def _shift(estimate: Estimate, by: float) -> Estimate:
-    bounds = [None if bound is None else by + bound for bound in (estimate.low, estimate.high)]
-    return Estimate(value=by + estimate.value, low=bounds[0], high=bounds[1])
+    return Estimate(value=float(draws[0]), low=float(low), high=float(high), n=num_prompts)
 
 
 def _derivatives(x: Array, design: Array, score: Array, weight: Array) -> tuple[float, Array, Array]:

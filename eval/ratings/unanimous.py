@@ -1,4 +1,4 @@
-"""An interval where all prompts say the same: what if the next one doesn't? Used by `python -m eval rate`.
+"""Widens the intervals where all prompts agree, as if one more prompt might not. Used by `python -m eval rate`.
 
 Five wins of five come out of every resample as five of five, so a bootstrap sees no error at all. Such pairs get one
 more prompt in each resample, on which the outcome is the other one (either winner where all was even), with a weight of

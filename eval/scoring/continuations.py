@@ -1,4 +1,4 @@
-"""How likely is each continuation, token by token, after its context? The core of perplexity and of lm-eval's tasks.
+"""Computes how likely each continuation is, token by token, for perplexity and lm-eval's tasks.
 
     requests = [Continuation(tokens=context + choice, num_context=len(context), group=question) for choice in choices]
     for places, scores in score_continuations(base, requests): ...
@@ -54,7 +54,7 @@ class _Group:
         return self.num_prefix + sum(len(requests[i].tokens) - 1 - self.num_prefix for i in self.requests)
 
     def halves(self, requests: Sequence[Continuation]) -> "list[_Group]":
-        """The same requests as two groups, each with its own copy of what they begin with; one stays as it is."""
+        """Splits the group into two, each with its own copy of the beginning; a group of one stays as it is."""
         half = len(self.requests) // 2
         parts = [part for part in (self.requests[:half], self.requests[half:]) if part]
         return [_Group(self.member, part, _num_prefix(part, requests)) for part in parts]
@@ -97,7 +97,7 @@ def score_continuations(
 
 
 def _groups(requests: Sequence[Continuation], shares: bool) -> list[_Group]:
-    """Groups of one member together, the longest first: padding and surprises with memory are at the beginning."""
+    """Groups requests, those of one member together and the longest first, so that trouble with memory comes early."""
     found: dict[str | None, dict[str, list[int]]] = {}
     for index, request in enumerate(requests):
         key = f"={index}" if request.group is None or not shares else f"g{request.group}"

@@ -1,4 +1,4 @@
-"""Which model, exactly, produced a number? A digest of base weights, quantization and adapter.
+"""Identifies the model that produced a number, by a digest of base weights, quantization and adapter.
 
 A cached result must never serve another model: lm-eval's own cache leaves the model out of its key.
 """

@@ -1,4 +1,4 @@
-"""How likely is each candidate as the next token after each prompt? Prompts that share a prefix pay for it once.
+"""Computes how likely each candidate is as the next token after a prompt; a shared prefix is computed once.
 
     prompts = [Prompt(member="run1", group="anatomy", tokens=ids), ...]
     logprobs = next_token_logprobs(base, prompts, candidates=[330, 389, 340, 422])

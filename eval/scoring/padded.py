@@ -1,8 +1,8 @@
-"""How likely is each candidate as the next token, on a model that can't share prefixes? Padded batches, whole prompts.
+"""Computes how likely each candidate is as the next token, on a model that can't share prefixes.
 
-The plain path behind `eval.scoring.next_token.score_rows` for BLOOM (ALiBi), whose attention takes no plan of ours.
-Prompts of like length stand together, so that little is padding. tests/unit/eval/scoring/test_continuations.py: equal
-to transformers' own.
+It scores padded batches of whole prompts, in place of `eval.scoring.next_token.score_rows`, for BLOOM (ALiBi), whose
+attention takes no plan of ours. Prompts of similar length are in one batch, so that little is padding.
+tests/unit/eval/scoring/test_continuations.py compares the results with transformers' own.
 """
 
 from collections import deque

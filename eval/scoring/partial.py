@@ -1,7 +1,8 @@
-"""Which parts of an evaluation are done already, so that a killed call goes on? No torch.
+"""Keeps the finished parts of an evaluation, so that a killed call goes on where it ended.
 
-A file a (system, data, protocol): its name holds a digest of the model's hash and of all that decides a result,
-so that a stale part is never reused. A line holds the parts of one forward pass, on disk before they count as done.
+There is a file for each (system, data, protocol): its name holds a digest of the model's hash and of all that decides
+a result, so that a stale part is never reused. A line holds the parts of one forward pass, which are on disk before
+they count as done.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ Key = TypeVar("Key", int, str)
 
 @dataclass(slots=True)
 class Partial(Generic[Key]):
-    """Finished parts by key; `path` None keeps them in memory only."""
+    """Finished parts by key, also in a file unless `path` is None."""
 
     path: Path | None
     done: dict[Key, Any] = field(default_factory=dict)

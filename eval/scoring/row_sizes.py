@@ -1,4 +1,4 @@
-"""How many tokens a pass of an evaluation takes, and how many it keeps, by the memory that is free; smaller on failure.
+"""Decides by the free memory how many tokens a pass of an evaluation takes and keeps, and less after a failure.
 
     sizes = row_sizes(base.bank, row_tokens=None)
     backoff = Backoff(sizes.row_tokens, base.bank.device, "prompt", "shorten it")
@@ -43,7 +43,7 @@ class RowSizes:
 
 
 def row_sizes(bank: Any, row_tokens: int | None = None, usual: dict[str, int] | None = None) -> RowSizes:
-    """What fits into the memory that is free now.
+    """The sizes that fit into the memory that is free now.
 
     Args:
         bank: with its base loaded.
@@ -61,7 +61,7 @@ def row_sizes(bank: Any, row_tokens: int | None = None, usual: dict[str, int] | 
 
 
 def kept_token_bytes(base: nn.Module) -> int:
-    """Keys and values of one token, of all layers."""
+    """Bytes of the keys and values of one token, in all layers."""
     config = _decoder_config(base)
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -70,7 +70,7 @@ def kept_token_bytes(base: nn.Module) -> int:
 
 
 def pass_token_bytes(base: nn.Module) -> int:
-    """What one token takes at the worst moment of a pass without gradients.
+    """Bytes that one token takes at the worst moment of a pass without gradients.
 
     In the feed-forward part: the residual stream and its normed copy, float32 copies of both, gate, up, their product
     and an adapter's part of the widest.
@@ -87,7 +87,7 @@ def _decoder_config(base: nn.Module) -> Any:
 
 
 def _element_bytes(base: nn.Module) -> int:
-    """Of the compute type, which the embeddings have whatever the other layers are stored in."""
+    """Bytes of an element in the compute dtype, which the embeddings have however other layers are stored."""
     return int(base.get_input_embeddings().weight.element_size())  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""What is a verdict? The codes of verdict files, and the one name with a meaning. Imports nothing.
+"""The codes of verdicts in files, and the name of the control contestant.
 
 Source: QLoRA (arXiv 2305.14314), section 5.2: the judge's last line is 1, 2 or 3; its released files have -1 where
 none could be read.

@@ -1,6 +1,6 @@
-"""Reads the verdict files of others that are no CSV, as rows of this project's.
+"""Reads the JSON verdict files of other projects into rows like our own.
 
-Library only, under `eval.verdicts.table`. Three kinds of JSON (lines or an array):
+A part of `eval.verdicts.table`. There are three kinds of JSON (lines or an array):
 
   this project, Chatbot Arena  question_id, system_a or model_a, system_b or model_b, verdict or winner, judge
   FastChat, pairwise           model_1, model_2, g1_winner and g2_winner: one row for each order of the two answers

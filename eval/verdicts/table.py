@@ -1,4 +1,4 @@
-"""What was judged: reads verdict files, and names every row that can't be one.
+"""Reads verdict files, and names every row that isn't a verdict.
 
 The one reader of verdicts: ratings, agreement, replayed judges, people's imports and the report use it. A verdict
 file is a CSV (also .csv.gz) with the columns `question_id, system_a, system_b, verdict` (1 or a = A better, 2 or b = B
@@ -42,12 +42,12 @@ MAX_NAMED_ROWS = 5
 
 
 class VerdictError(ValueError):
-    """A verdict or score file holds something that is not one; the message names the file, the line and the remedy."""
+    """Raised for a wrong row of a verdict or score file; names the file, the line and the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """A column of names: `values[codes[i]]` is row i's."""
+    """A column of names; row i has the name `values[codes[i]]`."""
 
     values: list[str]
     codes: NDArray[np.int32]  # (num_rows,)
@@ -157,7 +157,7 @@ def load_verdicts(paths: Sequence[Path], may_be_empty: bool = False) -> Verdicts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matches:
-    """Played matches: who met whom on which prompt, and what the first side scored.
+    """The matches that were played: who met whom on which prompt, and what the first side scored.
 
     All arrays have shape (num_matches,). `half_points` is 2 where the first side won, 1 for a tie, 0 for a loss.
     """
@@ -214,7 +214,7 @@ def to_matches(verdicts: Verdicts, aggregate: str = "majority") -> Matches:
 
 
 def combined_key(columns: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
-    """One number a row, equal where all columns (codes from 0 up) are equal."""
+    """A number for each row, equal for rows that are equal in all columns (codes from 0 up)."""
     key, size = np.zeros(len(columns[0]), dtype=np.int64), 1
     for column in columns:
         width = int(column.max(initial=0)) + 1
@@ -367,7 +367,7 @@ def _names(values: list[str], codes: NDArray[Any]) -> Names:
 
 
 def join_names(parts: Sequence[Names]) -> Names:
-    """One column under another."""
+    """Joins columns of names, one after the other, to one."""
     index: dict[str, int] = {}
     maps = [np.array([index.setdefault(v, len(index)) for v in part.values], dtype=np.int32) for part in parts]
     return Names(

@@ -1,4 +1,4 @@
-"""What trains: the interface between the training loop and a model with something to learn in it.
+"""A bank: the interface between the training loop and a model in memory with what is trained in it.
 
 `harness.banks.shared.AdapterBank` (many LoRA members over one frozen causal base, packed rows) is the usual one.
 The others own their base and hold one member: `harness.banks.causal` (variants that PEFT ships, full
@@ -28,7 +28,7 @@ class Bank(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the activations: `quant.compute_dtype`."""
+        """The data type of the activations: `quant.compute_dtype`."""
         ...
 
     @property
@@ -43,22 +43,22 @@ class Bank(Protocol):
 
     @property
     def layers(self) -> Mapping[str, Any]:
-        """The base's linear layers by name; the layer itself is each one's `base`."""
+        """The base's linear layers by name; `base` of each is the layer itself."""
         ...
 
     @property
     def configs(self) -> Mapping[str, AdapterConfig]:
-        """Of the members that are in."""
+        """The adapter configs of the members, by their names."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the records of runs on it say."""
+        """Notes on the base, which go into the records of its runs."""
         ...
 
     @property
     def quantized_share(self) -> float:
-        """Of the base's weights, embeddings and output layer counted."""
+        """The share of the base's weights that is quantized; embeddings and output layer count too."""
         ...
 
     def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
@@ -93,11 +93,11 @@ class Bank(Protocol):
 
 
 class CausalBank(Bank, Protocol):
-    """A bank that predicts tokens: what scoring and answering call."""
+    """A bank that predicts tokens, as scoring and answering need it."""
 
     @property
     def layout(self) -> Layout:
-        """How its rows are computed, and so whether sequences may share what they begin with."""
+        """How rows are computed, which decides whether sequences may share a prefix."""
         ...
 
     @property

@@ -1,6 +1,6 @@
-"""A causal model with one adapter of a variant that PEFT ships, over packed rows as in `AdapterBank`.
+"""A causal model with one adapter of a kind that PEFT ships, computed in packed rows as in `AdapterBank`.
 
-Serves DoRA, PiSSA, OLoRA, CorDA, EVA, LoftQ and LoRA-GA; LoRA and rsLoRA too, though `AdapterBank` trains many
+It serves DoRA, PiSSA, OLoRA, CorDA, EVA, LoftQ and LoRA-GA; LoRA and rsLoRA too, though `AdapterBank` trains many
 of those at once. Everything but the adapter is the same: the packed forward pass, losses at target positions
 only, dropout drawn for each example from (seed, step, place in it, layer), however a step is cut into rows.
 
@@ -33,7 +33,7 @@ CALIBRATION_TOKENS = 2048  # a row of calibration examples
 
 
 class SegmentDropout(nn.Module):
-    """Dropout of one adapter layer whose mask depends on the example, not on what else is in the row."""
+    """Dropout of one adapter layer. The mask depends on the example, not on other examples of the row."""
 
     def __init__(self, probability: float, seed: int, layer: int, segments: list[Segment]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class SegmentDropout(nn.Module):
 
 
 class PackedBank(OwnedBank):
-    """A causal model of its own, called with packed rows; `AdapterBank`'s calls, for one member."""
+    """A bank of one member over a causal model of its own, with `AdapterBank`'s methods."""
 
     task_type = "CAUSAL_LM"
 
@@ -133,7 +133,7 @@ class PeftBank(PackedBank):
     """One adapter that PEFT starts, or that anybody saved with PEFT; see the module's docstring."""
 
     def adapted(self, config: AdapterConfig) -> None:
-        """Puts the example-wise dropout in the place of PEFT's, which draws from the global generator."""
+        """Replaces PEFT's dropout, which draws from the global generator, by one that draws for each example."""
         layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
         for index, layer in enumerate(layers):
             if config.lora_dropout:
@@ -160,7 +160,7 @@ class PeftBank(PackedBank):
 
 
 def _calibrate_row(model: nn.Module, layout: Layout, row: PackedRow, backward: bool) -> None:
-    """One pass; the loss is the mean over the row's target tokens."""
+    """One forward pass, and a backward pass if `backward`; the loss is the mean over the row's target tokens."""
     lengths = [segment.num_tokens for segment in row.segments]
     with torch.set_grad_enabled(backward):
         hidden_1ND = _hidden(model, layout, row.input_ids_1N, lengths)
@@ -183,4 +183,4 @@ def _hidden(
 
 
 class FullBank(PackedBank):
-    """A causal model, all of it trained."""
+    """A causal model of which every weight is trained."""

@@ -1,4 +1,4 @@
-"""A classifier with one adapter and a trained head, or trained whole: RoBERTa on GLUE, and causal models too.
+"""A classifier with one adapter and a trained head, or with every weight trained: RoBERTa on GLUE, causal models too.
 
 An item's `label` is its one target. The head starts fresh from the member's seed, stays in 16/32 bits and is saved
 with the adapter (PEFT's `modules_to_save`). With one class the label is a number, and the loss its squared error, as
@@ -26,7 +26,7 @@ from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, tensor_shap
 
 
 class ClassifierBank(OwnedBank):
-    """One member over a classifier of its own.
+    """A bank of one member over a classifier of its own.
 
     Args:
         args: as for `OwnedBank`.
@@ -64,7 +64,7 @@ class ClassifierBank(OwnedBank):
 
     @property
     def has_trained_head(self) -> bool:
-        """Whether its scores mean anything: a member is in, or the checkpoint itself was trained to classify."""
+        """Whether the head was trained: a member is in, or the checkpoint itself was trained to classify."""
         if self.configs:
             return True
         saved = json.loads((self.folder / "config.json").read_text())
@@ -112,7 +112,7 @@ class ClassifierBank(OwnedBank):
 
 
 def _saved_labels(folder: Path) -> int | None:
-    """How many classes a saved head has: the rows of its last layer (`classifier.out_proj` comes after `dense`)."""
+    """The number of classes of a saved head: rows of its last layer (`classifier.out_proj` comes after `dense`)."""
     if (folder / ADAPTER_CONFIG).is_file():
         shapes = tensor_shapes(folder) or {key: tuple(value.shape) for key, value in read_tensors(folder).items()}
         names = [key for key in shapes if key.endswith(".weight") and ".lora_" not in key]

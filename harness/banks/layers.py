@@ -1,6 +1,6 @@
-"""The linear layers of a base that an adapter is put on: which they are, and how they are quantized in place.
+"""Finds the linear layers of a base that get an adapter, and quantizes them in place.
 
-PEFT's wrappers may be around them already: what is under a wrapper is quantized there.
+PEFT's wrappers may be around them already; then the layer under the wrapper is quantized.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _FLOAT_STORED = "wo"  # T5 casts what goes into it to its weight's dtype, which 
 
 
 def layer_names(model: nn.Module) -> list[str]:
-    """The linear layers that are quantized and adapted: all but the output layer and a classification head."""
+    """Names of the linear layers that are quantized and adapted: all but the output layer and a classification head."""
     return [name for name, _ in linear_layers(model) if name.partition(".")[0] not in HEADS]
 
 
@@ -41,7 +41,7 @@ def resolve_targets(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
 def quantize_layers(
     model: nn.Module, names: Sequence[str], quant: QuantConfig, device: torch.device, keep_error: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """Quantizes the named layers in place, PEFT's wrappers staying around them, and moves all to `device`.
+    """Quantizes the named layers in place, under PEFT's wrappers if there are any, and moves the model to `device`.
 
     Returns:
         W - Q(W) of each layer in `keep_error`, [out, in] float32.
@@ -65,7 +65,7 @@ def quantize_layers(
 
 
 def quantizing(quant: QuantConfig, device: torch.device) -> OnTheWay:
-    """Quantizes the layers that `layer_names` has while a model is read; `quantize_layers` finds nothing to do then."""
+    """Quantizes the layers of `layer_names` while a model is read, so that `quantize_layers` has nothing left to do."""
     return OnTheWay(names=layer_names, place=lambda name, linear: _quantized(name, linear, quant, device))
 
 
@@ -85,14 +85,14 @@ def _quantized(name: str, linear: nn.Module, quant: QuantConfig, device: torch.d
 
 
 def _store_as(layer: nn.Module, dtype: torch.dtype) -> None:
-    """The same packed bytes under another dtype; bitsandbytes reads them alike (its `quant_storage`)."""
+    """Views the packed bytes as another dtype, which bitsandbytes reads alike (its `quant_storage`)."""
     weight: Any = layer.weight
     weight.data = weight.data.flatten().view(dtype)[:, None]
     weight.quant_storage = dtype
 
 
 def _keep_scales(layer: Any, _inputs: Any) -> None:
-    """On a CPU, PEFT's dequantizing (DoRA) leaves an int8 weight without scales, which the layer would then take."""
+    """Restores an int8 weight's scales on a CPU, where PEFT's dequantizing (DoRA) drops them."""
     if layer.weight.SCB is None and layer.state.SCB is not None:
         layer.weight.CB = None
 

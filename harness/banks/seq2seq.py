@@ -1,8 +1,9 @@
-"""An encoder-decoder model (T5) with one adapter, or trained whole: source to the encoder, target to the decoder.
+"""An encoder-decoder model (T5) with one adapter, or with every weight trained.
 
-Packing can't be had here (T5's relative positions are counted within a row), so examples are sorted by length
-and padded in batches whose padded size stays within the tokens of the row that the loop handed over.
-An item's tokens are source and target one behind the other; the source gets an EOS if it has none, as T5's own
+The encoder reads the source, and the decoder learns the target. T5 can't be packed (its relative
+positions are counted within a row), so examples are sorted by length and padded in batches whose padded size stays
+within the tokens of the row that the loop handed over.
+An item's tokens are the source followed by the target; the source gets an EOS if it has none, as T5's own
 tokenizer gives it. Source of the recipe: QLoRA section 4 (T5 on Super-NaturalInstructions); T5 (arXiv 1910.10683).
 """
 
@@ -23,7 +24,7 @@ MODEL_TYPES = ("t5", "mt5", "umt5")  # others shift targets and bias logits in t
 
 
 class Seq2SeqBank(OwnedBank):
-    """One member over a T5 of its own."""
+    """A bank of one member over a T5 of its own."""
 
     task_type = "SEQ_2_SEQ_LM"
 

@@ -6,8 +6,8 @@ product once and adds every member's low-rank term to that member's tokens only:
 
     y[tokens of k] = W x + (alpha_k / r_k) * dropout(x) A_k^T B_k^T
 
-Whatever a member draws (initial weights, dropout) depends on its own seed, step, example and layer
-alone, never on who else is in the pass, so that a run trained in a group is the run trained alone.
+What a member draws at random (initial weights, dropout) depends on its own seed, step, example and layer
+alone, never on other members, so that a run trained in a group equals the run trained alone.
 
 Source: LoRA (arXiv 2106.09685), QLoRA section 5 (adapters on every linear layer), and PEFT's LoRA for
 the initial values and the file format, `adapter_config.json` + `adapter_model.safetensors`.
@@ -116,7 +116,7 @@ class AdapterBank(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the activations: what isn't quantized is in it."""
+        """The data type of the activations, and of all weights that aren't quantized."""
         return self.head.weight.dtype
 
     def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
@@ -255,7 +255,7 @@ class AdapterBank(nn.Module):
         return packed_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan)
 
     def train(self, mode: bool = True) -> Self:
-        """Also called by `eval`. Weights may have changed since the last row."""
+        """Sets training or evaluation mode (`eval` calls it too) and forgets the last row: weights may have changed."""
         self.row.forget()
         return super().train(mode)
 
@@ -269,7 +269,7 @@ class AdapterBank(nn.Module):
         self.row.begin(segments, stride, self.training, self.layers.values(), self.head.weight)
 
     def set_checkpointing(self, on: bool) -> None:
-        """Recompute each decoder layer in the backward pass; dropout repeats itself by its keys."""
+        """Turns on or off that the backward pass recomputes decoder layers; dropout repeats itself by its keys."""
         prefix = (
             "activation" if hasattr(self.base, "activation_checkpointing_enable") else "gradient"
         )  # older transformers

@@ -1,6 +1,6 @@
-"""How an adapter that PEFT ships starts on a base: PiSSA, OLoRA, CorDA, LoRA-GA, EVA, LoftQ, DoRA and plain LoRA.
+"""Starts an adapter of a kind that PEFT ships: PiSSA, OLoRA, CorDA, LoRA-GA, EVA, LoftQ, DoRA and plain LoRA.
 
-The algebra of those that take part of the weights is in `harness.banks.peft`.
+The algebra of the methods that move part of the weights into the adapter is in `harness.banks.peft`.
 
 Source: PEFT 0.21 (`LoraLayer.update_layer`), PiSSA (arXiv 2404.02948) section 4, LoftQ (arXiv 2310.08659) algorithm 1
 with T = 1.
@@ -45,7 +45,7 @@ def start(
     task_type: str,
     calibrate: Calibration | None,
 ) -> Started:
-    """Wraps a 16/32-bit model, quantizes it and starts the adapter. Draws from torch's generator: seed it first.
+    """Wraps a 16/32-bit model, quantizes it and starts the adapter. Draws from torch's generator; seed that first.
 
     Args:
         model: in 16/32 bits, on any device, or with its layers quantized already; changed in place.
@@ -80,7 +80,7 @@ def start(
 
 
 def lora_config(config: AdapterConfig, wanted: Sequence[str], names: Sequence[str], task_type: str) -> LoraConfig:
-    """PEFT's config of a method, its targets spelled out."""
+    """PEFT's config of a method, with the full names of its target layers."""
     start_by: dict[AdapterMethod, dict[str, Any]] = {
         AdapterMethod.rslora: {"use_rslora": True},
         AdapterMethod.dora: {"use_dora": True},

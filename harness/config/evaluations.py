@@ -1,6 +1,6 @@
-"""The group `eval` of the config: its schema comes from the entry points, each benchmark's settings nested in it.
+"""The config group `eval`, in which the settings of each benchmark are nested. Its schema comes from the entry points.
 
-Why so: docs/decisions/0012-benchmarks.md.
+docs/decisions/0012-benchmarks.md says why.
 """
 
 import typing
@@ -15,7 +15,7 @@ Evals = type[EvalConfig]  # the schema of the group, with the settings of each b
 
 
 def blank_config(evals: Evals) -> DictConfig:
-    """The schema of a whole config, its defaults in it. Frozen settings are open to overrides like all others."""
+    """A whole config with its defaults, as OmegaConf's schema. Settings of frozen classes can be overridden too."""
     blank: DictConfig = OmegaConf.structured(Config(eval=evals()))
     for name in nested_settings(evals):
         OmegaConf.set_readonly(blank.eval[name], False)
@@ -29,7 +29,7 @@ def nested_settings(evals: Evals) -> dict[str, type]:
 
 
 def nested_key(key: str, evals: Evals) -> str | None:
-    """`eval.mmlu.num_shots` for `eval.mmlu_num_shots`, as it was called before settings were nested."""
+    """The new name of a flat key (`eval.mmlu.num_shots` for `eval.mmlu_num_shots`), or None for any other key."""
     group, _, flat = key.partition(".")
     for name, kind in nested_settings(evals).items() if group == "eval" else ():
         field = flat.removeprefix(f"{name}_")

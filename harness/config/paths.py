@@ -1,4 +1,4 @@
-"""The paths of this machine, as the environment says. One answer for every command. No torch, no Hydra.
+"""Reads the paths of this machine from the environment, for every command.
 
 `conf/paths/default.yaml` reads the same variables for `harness.run` and `sweeps run`.
 """
@@ -10,7 +10,7 @@ from harness.config.schema import PathsConfig
 
 
 def paths_of_environment(runs: Path | None = None) -> PathsConfig:
-    """As HARNESS_RUNS, HARNESS_MODEL_STORE, HARNESS_DATA_STORE, HARNESS_CACHE, HARNESS_LEDGER_URL say.
+    """Reads HARNESS_RUNS, HARNESS_MODEL_STORE, HARNESS_DATA_STORE, HARNESS_CACHE and HARNESS_LEDGER_URL.
 
     Args:
         runs: the folder of the runs, where the command line names it.

@@ -1,6 +1,6 @@
-"""What can be configured: one dataclass a config group, with units and the paper's defaults.
+"""What can be configured: a dataclass for each config group, with units and the paper's defaults.
 
-Layer 0: the standard library and OmegaConf only. `harness.config.compose` turns a Hydra config into these
+`harness.config.compose` turns a Hydra config into these
 classes once; below the entry points there is no `DictConfig`. Fields whose metadata say
 `identity=False` can't change a run's result and stay out of `run_id` (see `harness.runs.spec`).
 `auto` values are resolved at plan time, so a stored config holds no `auto`.
@@ -18,12 +18,16 @@ from omegaconf import MISSING
 
 
 class ModelKind(Enum):
+    """What a model computes: the next token, an output for an input (T5), or a class (RoBERTa)."""
+
     causal = "causal"
     seq2seq = "seq2seq"
     classifier = "classifier"
 
 
 class QuantMethod(Enum):
+    """How the base's linear layers are stored: in 4 bits (NF4, FP4), in LLM.int8()'s 8 bits, or unquantized."""
+
     nf4 = "nf4"
     fp4 = "fp4"
     int8 = "int8"
@@ -31,6 +35,8 @@ class QuantMethod(Enum):
 
 
 class DType(Enum):
+    """Data type of matrix products; `auto` is resolved by the device."""
+
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -38,7 +44,7 @@ class DType(Enum):
 
 
 class AdapterMethod(Enum):
-    """What is trained. `lora` and `rslora` share one base in groups; the others change or own it, one run a load."""
+    """What is trained. Runs of `lora` and `rslora` share a loaded base; the others change it, so each has its own."""
 
     none = "none"  # nothing: the untouched base
     lora = "lora"
@@ -59,6 +65,8 @@ SHARED_BASE_METHODS = frozenset({AdapterMethod.none, AdapterMethod.lora, Adapter
 
 
 class Schedule(Enum):
+    """How the learning rate goes on after the warm-up: constant, or to zero in a line or a cosine."""
+
     constant = "constant"
     linear = "linear"
     cosine = "cosine"
@@ -72,6 +80,8 @@ class Mode(Enum):
 
 
 class Optimizer(Enum):
+    """AdamW: torch's own, or bitsandbytes' with paged state in 32 or 8 bits."""
+
     adamw = "adamw"
     paged_adamw_32bit = "paged_adamw_32bit"
     paged_adamw_8bit = "paged_adamw_8bit"
@@ -86,7 +96,7 @@ class MasterWeights(Enum):
 
 
 class LossMean(Enum):
-    """Over what a step's loss is averaged: all target tokens of the batch, or examples first."""
+    """How a step's loss is averaged: over all target tokens of the batch, or within each example first."""
 
     token = "token"
     example = "example"
@@ -108,6 +118,8 @@ class AssistantTurns(Enum):
 
 
 class Device(Enum):
+    """Where models are computed; `auto` is CUDA where there is a CUDA device, else the CPU."""
+
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
@@ -122,6 +134,8 @@ class Launcher(Enum):
 
 
 class WandbMode(Enum):
+    """What Weights & Biases gets: files on this machine, a live upload, or nothing."""
+
     offline = "offline"
     online = "online"
     disabled = "disabled"
@@ -133,7 +147,7 @@ def since(default: Any) -> Any:
 
 
 def not_identity(default: Any = MISSING, **kwargs: Any) -> Any:
-    """A field that says where, how fast or how verbosely, never what comes out."""
+    """A field that can't change a run's result: it says where, how fast or how verbosely. It stays out of `run_id`."""
     if "default_factory" not in kwargs:
         kwargs["default"] = default
     return field(metadata={"identity": False}, **kwargs)
@@ -155,6 +169,8 @@ class ShapeConfig:
 
 @dataclass(slots=True, kw_only=True)
 class ModelConfig:
+    """A base model: where its checkpoint is found, and what it takes (conf/model)."""
+
     name: str = not_identity()  # the choice's file name; says which folder of the model store
     hub_id: str = MISSING  # "owner/name" on the hub, or "embedded/..." for a model that a package ships
     revision: str = "main"  # the hub revision: branch, tag or commit
@@ -179,6 +195,8 @@ class RecipeRow:
 
 @dataclass(slots=True, kw_only=True)
 class DatasetConfig:
+    """Rows to train on: where they are found, and how each becomes an input and an output (conf/dataset)."""
+
     name: str = not_identity()  # the choice's file name; says which file of the data store
     hub_id: str = MISSING  # "owner/name" on the hub, or "embedded/..." for rows that this project ships
     subset: str | None = None  # the hub dataset's configuration name
@@ -219,6 +237,8 @@ class DatasetConfig:
 
 @dataclass(slots=True, kw_only=True)
 class QuantConfig:
+    """How the frozen base is stored and computed (conf/quant)."""
+
     name: str = not_identity()
     method: QuantMethod = QuantMethod.nf4
     double_quant: bool = True  # quantize the absmax constants too (paper section 3)
@@ -232,6 +252,8 @@ class QuantConfig:
 
 @dataclass(slots=True, kw_only=True)
 class AdapterConfig:
+    """What is trained on the base, and of what size (conf/adapter)."""
+
     name: str = not_identity()
     method: AdapterMethod = AdapterMethod.lora
     lora_r: int = 64
@@ -244,11 +266,13 @@ class AdapterConfig:
         if isinstance(self.targets, list) and not self.targets:
             raise ValueError("adapter.targets=[]: name at least one linear layer, or all-linear")
         if isinstance(self.lora_dropout, float) and not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"adapter.lora_dropout={self.lora_dropout}: a probability from 0 up to, but not, 1")
+            raise ValueError(f"adapter.lora_dropout={self.lora_dropout}: expected a probability from 0 to below 1")
 
 
 @dataclass(slots=True, kw_only=True)
 class TrainConfig:
+    """How long, how fast and in what order a run learns, and what it saves meanwhile (conf/train)."""
+
     max_steps: int | None = None  # optimizer steps; binds where it is given (decision 0003)
     max_epochs: float | None = None  # passes over the data; both null: the recipe's for the model's size, else 1000, 4
     batch_size: int | None = None  # examples an optimizer step; null: the recipe's, else 16
@@ -278,7 +302,7 @@ class TrainConfig:
     mmlu_questions: str = not_identity("embedded")  # of it: "embedded", or a jsonl file; the paper: validation
     mmlu_shots_file: str = not_identity("embedded")  # the examples shown before each question, in the same fields
     mmlu_num_shots: int = not_identity(5)
-    mmlu_limit: int | None = not_identity(None)  # the first so many questions; null takes all
+    mmlu_limit: int | None = not_identity(None)  # only so many questions, from the first on; null takes all
 
     def __post_init__(self) -> None:
         positive = ("max_steps", "batch_size", "max_epochs", "max_microbatch_tokens", "checkpoint_steps")
@@ -288,7 +312,7 @@ class TrainConfig:
         require(self, "train", 0, "mmlu_num_shots")
         for key in ("adam_beta1", "adam_beta2", "warmup_ratio"):
             if isinstance(value := getattr(self, key), float) and not 0 <= value < 1:
-                raise ValueError(f"train.{key}={value}: expected from 0 up to, but not, 1")
+                raise ValueError(f"train.{key}={value}: expected a value from 0 to below 1")
         if isinstance(self.learning_rate, float) and not 0 < self.learning_rate < 1:
             raise ValueError(f"train.learning_rate={self.learning_rate}: expected a value between 0 and 1")
 
@@ -350,6 +374,8 @@ class RayConfig:
 
 @dataclass(slots=True, kw_only=True)
 class LaunchConfig:
+    """Which worker processes do the jobs, and on what devices (conf/launch)."""
+
     launcher: Launcher = Launcher.local  # launch=local, launch=slurm, launch=ray
     workers: int | None = None  # worker processes; null: one a GPU (local), what fits the cluster (ray), 1 (slurm, CPU)
     workers_per_device: int | None = None  # local: on one GPU; null: as many as the predicted memory allows
@@ -402,6 +428,8 @@ class LaunchConfig:
 
 @dataclass(slots=True, kw_only=True)
 class PathsConfig:
+    """Where runs, models, datasets and the ledger lie on this machine (conf/paths)."""
+
     runs: str = "runs"  # run folders and the ledger; HARNESS_RUNS
     model_store: str | None = None  # a folder of models, looked at before the hub; HARNESS_MODEL_STORE
     data_store: str | None = None  # a folder of datasets, looked at before the hub; HARNESS_DATA_STORE
@@ -411,13 +439,15 @@ class PathsConfig:
 
 @dataclass(slots=True, kw_only=True)
 class TrackingConfig:
+    """Where else metrics are sent while a run trains (conf/tracking)."""
+
     wandb_mode: WandbMode = WandbMode.offline
     wandb_project: str = "qlora-harness"
 
 
 @dataclass(slots=True, kw_only=True)
 class Config:
-    """The whole of what a command line composes. `grid` is a union of axes that an experiment names."""
+    """All settings of one run, as a command line composes them. `grid` is what an experiment's file spans."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -441,7 +471,7 @@ def require(config: Any, group: str, least: float, *keys: str) -> None:
 
 
 def typed(kind: type, values: dict[str, Any]) -> Any:
-    """Plain values -> a checked config object of `kind`."""
+    """Makes a checked object of the dataclass `kind` from plain values; OmegaConf refuses a wrong key or type."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))

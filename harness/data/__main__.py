@@ -32,7 +32,7 @@ _EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints what is found. -> 0, or 1 for a file that training would refuse."""
+    """Prints how the file is read. -> exit status: 0, or 1 for a file that training would refuse."""
     options = _parser().parse_args(arguments)
     try:
         found = _inspected(options)
@@ -108,7 +108,7 @@ def _inspected(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parts(shown: tuple[SourceRow, Example], config: DatasetConfig, model: str | None) -> list[dict[str, Any]]:
-    """What is read, without loss, and what is learned, with loss; in tokens where a model is given."""
+    """The parts of an example, with and without loss; with token counts where a model is given."""
     example = shown[1]
     if example.label is not None:
         texts = example.input if example.pair is None else f"{example.input}\n{example.pair}"

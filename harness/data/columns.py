@@ -1,4 +1,4 @@
-"""Knows datasets by their columns: which format reads a row, and which filled column would be dropped."""
+"""Tells from a dataset's columns which format reads it, and which filled column that format would drop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class UnusedColumn:
 
 
 def unused_column(row: Row, format: str, ignored: Sequence[str] = ()) -> UnusedColumn | None:
-    """The first filled column that means a part of the question and that `format` does not read."""
+    """The first filled column that holds a part of the question and is not read by `format`, or None."""
     read = (*_READ.get(format, ()), *_BESIDE.get(format, ()))
     for name, value in row.items():
         if value in (None, "", [], {}) or name in ignored or (isinstance(value, str) and not value.strip()):

@@ -34,17 +34,17 @@ _SYSTEM_COLUMNS = ("system", "system_prompt")
 
 
 def chat(row: Row) -> list[Example]:
-    """`messages` of role and content that end with the assistant's answer."""
+    """Reads `messages`, each with role and content, of which the last is the assistant's answer."""
     return [_dialogue(_with_system(read_messages(row, "messages"), row), "messages", row)]
 
 
 def sharegpt(row: Row) -> list[Example]:
-    """`conversations` of from and value that end with the assistant's answer."""
+    """Reads `conversations`, each with from and value, of which the last is the assistant's answer."""
     return [_dialogue(_with_system(read_messages(row, "conversations"), row), "conversations", row)]
 
 
 def prompt_completion(row: Row) -> list[Example]:
-    """TRL's `prompt` and `completion`: two texts, or two lists of messages."""
+    """Reads TRL's `prompt` and `completion`: two texts, or two lists of messages."""
     if isinstance(row.get("prompt"), str) or isinstance(row.get("completion"), str):
         return [Example(text_field(row, "prompt"), text_field(row, "completion"), "completion")]
     prompt, completion = read_messages(row, "prompt"), read_messages(row, "completion")
@@ -55,7 +55,7 @@ def prompt_completion(row: Row) -> list[Example]:
 
 
 def every_answer(example: Example) -> list[Example]:
-    """-> an example for each of the assistant's turns, which reads all turns before it."""
+    """Makes an example of each of the assistant's turns, with all turns before it as input."""
     answers = [at for at, message in enumerate(example.messages) if message["role"] == "assistant"]
     first = next(at for at, message in enumerate(example.messages) if message["role"] not in ("system", "assistant"))
     answers = [at for at in answers if at > first]  # a greeting answers nothing
@@ -95,7 +95,7 @@ def _message(value: object, where: str) -> Message:
 
 
 def _content(message: Mapping[str, object], key: str, where: str) -> str:
-    """Text, or text parts joined without a space, as the templates that know parts do."""
+    """The text of a message. Parts of text are joined without a space, as templates that know parts do."""
     value = message.get(key)
     if not isinstance(value, list):
         return text_field(message, key, f"{where}.")
@@ -114,7 +114,7 @@ def _content(message: Mapping[str, object], key: str, where: str) -> str:
 
 
 def _tool_calls(message: Mapping[str, object], where: str) -> list[dict[str, Any]]:
-    """OpenAI's calls, with arguments as objects, which is what templates print."""
+    """OpenAI's tool calls, their arguments parsed from JSON text, because templates print objects."""
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise RowError(f"{where}.tool_calls", f"expected a list of calls, found {type(calls).__name__}")
@@ -129,7 +129,7 @@ def _tool_calls(message: Mapping[str, object], where: str) -> list[dict[str, Any
 
 
 def _parsed(value: object) -> object:
-    """JSON that was written as text becomes what it says; other text stays."""
+    """The value of a text that is JSON; any other text as it is."""
     if not isinstance(value, str):
         return value
     try:
@@ -139,7 +139,7 @@ def _parsed(value: object) -> object:
 
 
 def _with_system(messages: tuple[Message, ...], row: Row) -> tuple[Message, ...]:
-    """A system text in a column of its own (`system`, `system_prompt`) goes before the dialogue."""
+    """Puts the system text of a column of its own (`system`, `system_prompt`) before the dialogue."""
     for column in _SYSTEM_COLUMNS:
         if row.get(column) in (None, ""):
             continue
@@ -166,7 +166,7 @@ def _example(messages: tuple[Message, ...], field: str, tools: tuple[Mapping[str
 
 
 def _tools(row: Row) -> tuple[Mapping[str, Any], ...]:
-    """The `tools` column: a list of functions, or the same as JSON text."""
+    """Reads the `tools` column: a list of functions, or the same as JSON text."""
     tools = _parsed(row.get("tools"))
     if tools in (None, "", []):
         return ()

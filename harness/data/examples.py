@@ -1,6 +1,6 @@
-"""Turns the rows of a dataset into examples, as its config says: format, loss on all answers, rows to skip.
+"""Turns the rows of a dataset into examples, as its config says: format, turns that carry loss, rows to skip.
 
-Every pass that trains or checks uses `read_examples`, so that a plan refuses what a worker would refuse.
+Training and checking both use `read_examples`, so that a plan refuses what a worker would refuse.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ class Skipped:
 def read_examples(
     config: DatasetConfig, source: DataSource, only: Sequence[int] | None = None, skipped: Skipped | None = None
 ) -> Iterator[tuple[SourceRow, Example]]:
-    """Streams the examples of all rows, or of those numbered in `only`, each with its row.
+    """Yields each row with its examples, of all rows or of those whose numbers are in `only`.
 
     With `dataset.skip_bad_rows` a row that can't be read is added to `skipped`.
 
@@ -65,7 +65,7 @@ def _answers(example: Example, config: DatasetConfig) -> list[Example]:
 
 
 def resolved(config: DatasetConfig) -> DatasetConfig:
-    """What a dataset's config leaves open: `format=auto` becomes the file's format, a template's file its text.
+    """Fills what a dataset's config leaves open: `format=auto` becomes the file's format, a template's file its text.
 
     Raises:
         ValueError: no format reads the file's columns, the template's file is missing, or a stream has no end.

@@ -1,4 +1,4 @@
-"""What a row of a dataset becomes (`Example`), and reading its fields with errors that name them."""
+"""The example that a row of a dataset becomes, and how a row's fields are read, with errors that name them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Message = Mapping[str, Any]  # role, content and, where a template shows them, t
 
 
 class RowError(ValueError):
-    """A row that its format's rule can't read: which field, and what is wrong with it."""
+    """Raised for a row that its format's rule can't read; says which field is wrong, and why."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"field {field!r}: {problem}")
@@ -20,7 +20,10 @@ class RowError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What one training example reads (`input`) and writes (`output`); `target_field` names the output's origin."""
+    """One training example: the text that is read (`input`) and the text that is learned (`output`).
+
+    `target_field` is the field of the row that holds the output.
+    """
 
     input: str
     output: str

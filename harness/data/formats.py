@@ -66,32 +66,34 @@ def chip2(row: Row) -> list[Example]:
 
 
 def self_instruct(row: Row) -> list[Example]:
+    """Reads prompt and completion."""
     return [Example(text_field(row, "prompt"), text_field(row, "completion"), "completion")]
 
 
 def hh_rlhf(row: Row) -> list[Example]:
-    """The whole preferred transcript is the target, human turns included."""
+    """Takes the whole preferred transcript as the target, human turns included."""
     return [Example("", text_field(row, "chosen"), "chosen")]
 
 
 def oasst1(row: Row) -> list[Example]:
-    """The whole conversation is the target, human turns included: `text`, or a tree's best-ranked replies."""
+    """Takes the whole conversation as the target, human turns included: `text`, or a tree's best-ranked replies."""
     if is_tree(row):
         return [Example("", top_reply_path(row), "prompt")]
     return [Example("", text_field(row, "text"), "text")]
 
 
 def input_output(row: Row) -> list[Example]:
+    """Reads input and output as they are, without a template."""
     return [Example(text_field(row, "input"), text_field(row, "output"))]
 
 
 def super_ni(row: Row) -> list[Example]:
-    """`definition`, `inputs`, `targets`; definition only, as Tk-Instruct's "def" models."""
+    """Reads `definition`, `inputs` and `targets`; shows the definition only, as to Tk-Instruct's "def" models."""
     return [Example(_tk_instruct(row, 0), text_field(row, "targets").strip(), "targets")]
 
 
 def super_ni_pos2(row: Row) -> list[Example]:
-    """The same with `pos_0_input`, `pos_0_output`, `pos_1_...` (jayelm/natural-instructions), as many as fit."""
+    """As `super_ni`, with as many of `pos_0_input`, `pos_0_output`, ... (jayelm/natural-instructions) as fit."""
     prompts = [_tk_instruct(row, count) for count in range(NUM_POSITIVE_EXAMPLES, -1, -1)]
     return [Example(prompts[0], text_field(row, "targets").strip(), "targets", shorter=tuple(prompts[1:]))]
 
@@ -108,13 +110,13 @@ def _tk_instruct(row: Row, num_examples: int) -> str:
 
 
 def _ended(text: str) -> str:
-    """Stripped, with a full stop unless it ends in punctuation: ni_collator.py does so to each part."""
+    """Strips a text and adds a full stop unless it ends in punctuation, as ni_collator.py does with each part."""
     text = text.strip()
     return text if text.endswith(tuple(string.punctuation)) else text + "."
 
 
 def classification(row: Row) -> list[Example]:
-    """`text`, `label`, and `text_pair` where two texts are judged."""
+    """Reads `text`, `label`, and `text_pair` where the class is one of two texts together."""
     pair = text_field(row, "text_pair") if row.get("text_pair") is not None else None
     return [Example(text_field(row, "text"), "", "label", pair=pair, label=_label(row))]
 
@@ -139,23 +141,23 @@ def _label(row: Row) -> int | float | str:
 
 
 def text(row: Row) -> list[Example]:
-    """Plain `text`, all of it with loss, as in further pretraining."""
+    """Takes the whole `text` as the target, as in further pretraining."""
     return [Example("", text_field(row, "text"), "text")]
 
 
 def unnatural(row: Row) -> list[Example]:
-    """An example per instance: `instruction_with_input` -> `output`."""
+    """Makes an example of each instance: `instruction_with_input` is read, `output` is learned."""
     return _instances(row, "instances")
 
 
 def unnatural_reformulations(row: Row) -> list[Example]:
-    """The instances and, where the row has them, the paraphrases of its instruction."""
+    """As `unnatural`, and also an example of each paraphrase of the instruction, where the row has any."""
     paraphrases = _instances(row, "reformulations") if row.get("reformulations") else []
     return unnatural(row) + paraphrases
 
 
 def flan(row: Row) -> list[Example]:
-    """inputs, targets (the Hub's form), or question, answer, rationale (the cot_data files)."""
+    """Reads inputs and targets (the hub's form), or question, answer and rationale (the cot_data files)."""
     for source, target in _FLAN_PAIRS:
         if source in row and target in row:
             return [Example(text_field(row, source), text_field(row, target), target)]

@@ -1,7 +1,8 @@
-"""A slip of the original, as a named switch: `do_eval` took 1,024 rows out of the training set.
+"""Holds rows out of training, as the original did by mistake: its `do_eval` held out 1,024 rows.
 
-QLoRA's OASST1 runs therefore saw 8,822 of 9,846 rows (`train.original_eval_carve=1024`). Source: artidoro/qlora
-qlora.py, `train_test_split(test_size=max_eval_samples, shuffle=True, seed=42)`; the same rows are left out here.
+QLoRA's OASST1 runs therefore saw 8,822 of 9,846 rows; `train.original_eval_carve=1024` does the same. Source:
+artidoro/qlora qlora.py, `train_test_split(test_size=max_eval_samples, shuffle=True, seed=42)`; the same rows are
+held out here.
 """
 
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ import numpy as np
 from harness.config.schema import TrainConfig
 from harness.data.tokens import EncodedExample, EncodedExamples, Lengths
 
-CARVE_SEED = 42
+HOLDOUT_SEED = 42
 
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Some rows of tokenized data, in their order."""
+    """A part of tokenized data, in the order of the whole."""
 
     examples: EncodedExamples
     kept: Lengths
@@ -28,11 +29,13 @@ class Subset:
         return self.examples[int(self.kept[index])]
 
 
-def carve(examples: EncodedExamples, num_characters: Lengths, train: TrainConfig) -> tuple[EncodedExamples, Lengths]:
-    """Leaves out `train.original_eval_carve` random rows; none at its default of 0.
+def without_holdout(
+    examples: EncodedExamples, num_characters: Lengths, train: TrainConfig
+) -> tuple[EncodedExamples, Lengths]:
+    """Takes the holdout of `train.original_eval_carve` random rows out of the examples; 0 takes none out.
 
     Raises:
-        ValueError: fewer rows than are to be left out.
+        ValueError: no row is left to train on.
     """
     if train.original_eval_carve == 0:
         return examples, num_characters
@@ -41,5 +44,5 @@ def carve(examples: EncodedExamples, num_characters: Lengths, train: TrainConfig
             f"train.original_eval_carve={train.original_eval_carve}: the dataset has {len(examples)} rows, and one at "
             "least must be left to train on; set it to 0"
         )
-    kept = np.sort(np.random.default_rng(CARVE_SEED).permutation(len(examples))[train.original_eval_carve :])
+    kept = np.sort(np.random.default_rng(HOLDOUT_SEED).permutation(len(examples))[train.original_eval_carve :])
     return Subset(examples, kept), num_characters[kept]

@@ -1,4 +1,4 @@
-"""Which class, or which number, is a labelled row's target? No torch.
+"""Reads the target of a labelled row: a class, or a number.
 
 A row gives a class as its number (0, 1, ...; as text too, in a table) or as one of `dataset.label_names`. With
 `dataset.num_labels=1` the label is a number to predict, as in STS-B. Used through `harness.data.tokens` and by the
@@ -16,18 +16,18 @@ REGRESSION = 1  # `num_labels` of a dataset whose label is a number: transformer
 
 
 def declared_labels(dataset: DatasetConfig) -> int | None:
-    """How many classes the config says there are, 1 for a number to predict; None where the rows have to say."""
+    """The number of classes that the config states, 1 for a number to predict; None if the config leaves it open."""
     return len(dataset.label_names) if dataset.label_names is not None else dataset.num_labels
 
 
 def num_labels(dataset: DatasetConfig, largest: float) -> int:
-    """Classes of the head: as declared, else one more than the largest class of the rows, and at least two."""
+    """The classes of the head: as declared, else one more than the largest class in the rows, and at least two."""
     declared = declared_labels(dataset)
     return max(int(largest) + 1, 2) if declared is None else declared
 
 
 def label_value(example: Example, row: SourceRow, dataset: DatasetConfig) -> float:
-    """-> the class as a whole number from 0, or the number to predict.
+    """A row's class as a whole number from 0, or the number to predict.
 
     Raises:
         DataError: no such class, a hidden label of a test split, or no finite number; names the row.

@@ -1,4 +1,4 @@
-"""Writes a dialogue by the tokenizer's chat template, and makes it fit: the oldest turns go first.
+"""Writes a dialogue by the tokenizer's chat template, and drops its oldest turns until it fits.
 
     source, target, was_cut = render(example, tokenizer, max_tokens)
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def no_template_problem(model: str, format: str) -> str:
-    """What to say of a model without a chat template."""
+    """The message for a model without a chat template, with the remedies."""
     return (
         f"dataset.format={format}: the tokenizer of {model} has no chat template: take an instruct model, give "
         "dataset.chat_template (a Jinja file), or take dataset.format=input_output with texts of your own"
@@ -26,7 +26,7 @@ def no_template_problem(model: str, format: str) -> str:
 
 
 def folder_has_template(folder: Path) -> bool:
-    """Whether a checkpoint's files hold a chat template; reads no tokenizer, so that a plan can ask."""
+    """Whether a checkpoint's files hold a chat template. Loads no tokenizer, so a plan can check it."""
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     config = folder / "tokenizer_config.json"
@@ -34,7 +34,7 @@ def folder_has_template(folder: Path) -> bool:
 
 
 def render(example: Example, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> tuple[str, str, bool]:
-    """-> what is read, in at most `max_tokens` tokens; what is written, uncut; whether anything was dropped.
+    """-> the source text, of at most `max_tokens` tokens; the target text, uncut; whether any turn was dropped.
 
     Raises:
         RowError: the template can't show the dialogue, or its frame alone is too long.
@@ -69,7 +69,7 @@ def _shown(messages: list[Message], example: Example, tokenizer: "PreTrainedToke
 
 
 def _missing(messages: Sequence[Message], example: Example, tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """What the template leaves out: a role, or a tool; None where it shows all but, maybe, old reasoning."""
+    """Names a role or tool that the template leaves out; None where it shows all. Old reasoning may be left out."""
     source, whole = _source(messages, example, tokenizer), _rendered(messages, example, tokenizer)
     for message in messages:
         if message["role"] != "assistant" and message["content"].strip() not in source:
@@ -82,7 +82,7 @@ def _missing(messages: Sequence[Message], example: Example, tokenizer: "PreTrain
 
 
 def _folded(messages: Sequence[Message]) -> list[Message] | None:
-    """The system text at the head of the first user turn, for templates without a system role."""
+    """Moves the system text to the start of the first user turn, for templates without a system role."""
     system, *rest = messages
     for place, message in enumerate(rest):
         if message["role"] == "user":

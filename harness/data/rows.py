@@ -26,7 +26,7 @@ _GAP = re.compile(r"[ \t\r\n,]*")
 
 
 class DataError(ValueError):
-    """A row or file that can't be read: where, which field, and what to do."""
+    """Raised for a row or file that can't be read; says where, which field, and what to do."""
 
     def __init__(self, problem: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
         where = [file]
@@ -48,7 +48,7 @@ def refuse(error: DataError) -> None:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix of a file, with the one before it for .gz; in lower case."""
+    """A file's suffix in lower case; of a .gz file with the suffix before it."""
     return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
 
 
@@ -89,7 +89,7 @@ def _read(path: Path, headerless: tuple[str, ...] | None, on_bad_row: OnBadRow) 
 
 
 def _odd_value(value: object, field: str = "", depth: int = 0) -> tuple[str, str] | None:
-    """-> the field and what is wrong with it, for the first value that can't go on to a tokenizer or into a table."""
+    """Finds the first value that no tokenizer or table can take. -> its field, and what is wrong with it"""
     if depth > _MAX_DEPTH:
         return field[:80], f"nested more than {_MAX_DEPTH} levels deep"
     if isinstance(value, str):
@@ -131,7 +131,7 @@ def _byte_lines(path: Path) -> Iterator[bytes]:
 
 
 def _decoded(line: bytes, number: int, path: Path) -> str:
-    """Decodes line by line, so that a wrong byte is named with its own line."""
+    """Decodes one line, so that an error names the line of a wrong byte."""
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
@@ -171,7 +171,7 @@ def _json_row(line: str, path: Path, number: int) -> dict[str, Any] | None:
 
 
 def _integer(text: str) -> int:
-    """An integer of JSON; one of more digits than any column takes becomes too large a number, refused by field."""
+    """An integer of JSON; one with too many digits becomes a number that `_odd_value` refuses by its field."""
     return int(text) if len(text) <= _MAX_INTEGER_CHARACTERS else _MAX_INTEGER
 
 
@@ -183,7 +183,7 @@ def _object(value: object, path: Path, line: int) -> dict[str, Any]:
 
 
 def _read_json(path: Path, on_bad_row: OnBadRow) -> Rows:
-    """Decodes one value at a time out of a buffer that grows only while a value is incomplete."""
+    """Reads a .json file value by value; the buffer grows only while a value is incomplete."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
         try:
@@ -281,7 +281,7 @@ def _read_table(path: Path, delimiter: str, on_bad_row: OnBadRow, columns: tuple
 
 
 def _header(cells: list[str], path: Path, line: int) -> tuple[str, ...]:
-    """The columns' names; two of one name would drop a column."""
+    """The names of the columns. Two equal names are refused, because one column would be lost."""
     twice = next((name for name in cells if cells.count(name) > 1), None)
     if twice is not None:
         raise DataError("two columns have this name: rename one", file=str(path), line=line, field=twice)

@@ -39,7 +39,7 @@ STREAM_BUFFER_ROWS = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSource:
-    """Rows that are there: local files, or a hub dataset (cached in `snapshot`, or to be fetched)."""
+    """Rows that were found: local files, or a hub dataset (in `snapshot` if it is cached, else to be downloaded)."""
 
     name: str
     files: tuple[Path, ...] = ()
@@ -61,7 +61,7 @@ class SourceRow:
 
 
 class ColumnError(DataError):
-    """A filled column that the format would drop; a matter of the dataset, so never skipped with a row."""
+    """Raised for a filled column that the format would drop. It concerns all rows, so no skipping of rows hides it."""
 
 
 def locate_dataset(config: DatasetConfig, paths: PathsConfig) -> DataSource | Missing:
@@ -87,7 +87,7 @@ def locate_dataset(config: DatasetConfig, paths: PathsConfig) -> DataSource | Mi
 def read_rows(
     source: DataSource, only: Sequence[int] | None = None, on_bad_row: OnBadRow = refuse
 ) -> Iterator[SourceRow]:
-    """Streams the rows, all of them or those numbered (from 0, ascending) in `only`.
+    """Yields the rows: all, or those whose numbers (from 0, ascending) are in `only`.
 
     `on_bad_row` gets the errors of rows that can't be read, if the source says to leave those out.
 
@@ -113,7 +113,7 @@ def read_rows(
 
 
 def num_rows(source: DataSource) -> int:
-    """How many rows there are; reads local files through."""
+    """The number of rows. Local files are read to the end to count them."""
     if source.stream_rows is not None:
         return source.stream_rows
     if source.files:
@@ -173,7 +173,7 @@ def require_target(example: Example, row: SourceRow) -> None:
 
 
 def fingerprint(source: DataSource) -> str:
-    """What identifies the rows: the SHA-256 of local content, or "hub_id@revision" with subset and split."""
+    """Identifies the rows: the SHA-256 of local files, or "hub_id@revision" with subset and split."""
     if not source.files:
         sample = "" if source.stream_rows is None else f"stream-{source.stream_rows}-seed{STREAM_SEED}"
         parts = [f"{source.hub_id}@{source.revision}", source.subset or "", source.split, sample]
@@ -210,7 +210,7 @@ def _is_configuration(subset: str | None) -> bool:
 
 
 def data_files(path: Path, split: str, looked: list[str], prefix: str) -> tuple[Path, ...]:
-    """A file is itself; a folder is its only data file, or the files whose names begin with the split's."""
+    """The data files at a path: a file itself; of a folder the only data file, or those that begin with `split`."""
     if path.is_file():
         if suffix_of(path) not in SUFFIXES:
             raise DataError(f"unknown kind of file; there are: {', '.join(SUFFIXES)}", file=str(path))
@@ -265,7 +265,7 @@ def _hub_source(config: DatasetConfig, *, revision: str, snapshot: Path | None) 
 
 
 def _hub_commit(config: DatasetConfig) -> str:
-    """The commit behind a branch, so that the first run and one from the cache have the same fingerprint."""
+    """The commit of a branch, so that the first run and one from the cache have the same fingerprint."""
     from huggingface_hub import HfApi
 
     return HfApi().dataset_info(config.hub_id, revision=config.revision, timeout=5.0).sha or config.revision
@@ -287,11 +287,11 @@ def _file_rows(source: DataSource, on_bad_row: OnBadRow = refuse) -> Iterator[So
 
 
 def _leave_out(_: DataError) -> None:
-    """For passes that only count rows or read a column; the pass that makes examples counts what is left out."""
+    """Leaves a bad row out where rows are only counted or a column is read; `read_examples` counts such rows."""
 
 
 def _streamed_rows(source: DataSource) -> Iterator[SourceRow]:
-    """A seeded sample: the shards are shuffled, and rows within a buffer, so that only what is read is downloaded."""
+    """A seeded sample of a hub dataset; shuffles shards, and rows within a buffer, so that it downloads no more."""
     from datasets import load_dataset
 
     stream = load_dataset(source.hub_id, revision=source.revision, split=source.split, streaming=True, **_files(source))
@@ -313,7 +313,7 @@ def _hub_rows(source: DataSource, only: Sequence[int] | None) -> Iterator[Source
 
 
 def _load_hub(source: DataSource) -> "Dataset":
-    """A subset with a file's suffix names files of the repository, any other one a configuration."""
+    """Loads a hub dataset. A subset with a file's suffix names files of the repository, any other a configuration."""
     from datasets import load_dataset
 
     options = _files(source)

@@ -1,4 +1,4 @@
-"""Examples as token ids, in a memory-mapped Arrow file that is made once.
+"""Turns examples into token ids, kept in a memory-mapped Arrow file that is made once.
 
     tokens = tokenize_dataset(config.dataset, source, tokenizer, cache_dir)
     tokens[0].input_ids                # int32; the first `num_source` of them carry no loss
@@ -87,7 +87,7 @@ class TokenizedExample:
 
 
 class TokenizedDataset:
-    """A memory-mapped file of examples, in the order of the rows. All arrays have one entry an example."""
+    """Tokenized examples in the order of the rows, in a memory-mapped file. Arrays have an entry for each example."""
 
     def __init__(self, path: Path, *, name: str, train_on_source: bool = False) -> None:
         """Opens a file that `tokenize_dataset` wrote.
@@ -130,7 +130,7 @@ class TokenizedDataset:
 
     @property
     def notes(self) -> list[str]:
-        """What was cut or left out, for the console and the run's record; empty where nothing was."""
+        """Says what was cut or left out, for the console and the run's record; empty if nothing was."""
         notes = []
         if self.num_skipped_rows:
             notes.append(f"{self.name}: {self.num_skipped_rows:,} rows that can't be read were left out")
@@ -148,7 +148,7 @@ class TokenizedDataset:
 
         Args:
             max_length: the limit.
-            apart: source and target go into stacks of their own (T5), so that each has to fit by itself.
+            apart: source and target go into different stacks (T5's encoder and decoder), so each has to fit by itself.
 
         Raises:
             DataError: an example is longer; the message names its row.
@@ -214,7 +214,7 @@ def with_chat_template(tokenizer: "PreTrainedTokenizerBase", template: str | Non
 
 
 def _num_skipped_rows(reader: pa.RecordBatchFileReader) -> int:
-    """From the last batch, an empty one that `_write` adds where rows were left out."""
+    """Reads the number of skipped rows from the last batch, which `_write` adds, empty, where rows were left out."""
     if reader.num_record_batches == 0:
         return 0
     metadata = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1)[1]
@@ -243,7 +243,7 @@ def _require_template(tokenizer: "PreTrainedTokenizerBase", format: str) -> None
 def _cache_key(
     config: DatasetConfig, source: DataSource, tokenizer: "PreTrainedTokenizerBase", empty_targets: EmptyTargets
 ) -> str:
-    """`train_on_source` is left out: it changes which tokens carry loss, not the file."""
+    """A hash of all that the file depends on. `train_on_source` is left out: it changes the loss, not the file."""
     parts = {
         "version": _FORMAT_VERSION,
         "rows": fingerprint(source),
@@ -304,7 +304,7 @@ def _skip(error: DataError, config: DatasetConfig, skipped: Skipped) -> None:
 
 
 def _sample(config: DatasetConfig, source: DataSource) -> list[int] | None:
-    """Numbers of the rows to take, ascending: at most so many a task, then at most so many in total; None: all rows."""
+    """Numbers of the rows to take, ascending: at most `max_rows_per_task` of a task, `max_rows` in total; None: all."""
     if source.stream_rows is not None:
         return None  # the stream is the sample
     by_task = None if config.max_rows_per_task is None else _sample_by_task(source, config.max_rows_per_task)
@@ -317,7 +317,7 @@ def _sample(config: DatasetConfig, source: DataSource) -> list[int] | None:
 
 
 def _sample_by_task(source: DataSource, most: int) -> list[int]:
-    """A reservoir a task (algorithm R), so that one pass is enough and no row is kept."""
+    """Samples `most` rows of each task in one pass, by a reservoir for each task (algorithm R); keeps no row."""
     rng, seen, kept = random.Random(SAMPLE_SEED), dict[str, int](), dict[str, list[int]]()
     for place, task in enumerate(column(source, TASK_FIELD)):
         seen[task] = seen.get(task, 0) + 1
@@ -385,7 +385,7 @@ def encode_examples(
 
 
 def shorten(source: list[int], example: Example, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> list[int]:
-    """-> the first of the example's inputs that fits whole, else its shortest one, which is cut elsewhere."""
+    """The first of the example's inputs that fits whole, else the shortest one, which is cut later."""
     for text in example.shorter:
         if len(source) <= max_tokens:
             break
@@ -394,14 +394,14 @@ def shorten(source: list[int], example: Example, tokenizer: "PreTrainedTokenizer
 
 
 def source_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """What a generative model reads: BOS, where its tokenizer has one, and the text."""
+    """The token ids that a generative model reads: BOS, if its tokenizer has one, and the text."""
     return token_ids(tokenizer, [(tokenizer.bos_token or "") + text])[0]
 
 
 def _encode_labelled(
     batch: list[tuple[SourceRow, Example]], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> pa.RecordBatch:
-    """Text, or pair of texts, cut to `source_max_tokens` where the longer text ends; no target tokens."""
+    """Token ids of labelled examples, without target tokens; the longer text is cut to fit `source_max_tokens`."""
     most = config.source_max_tokens
     ids, num_cut = encode_texts(tokenizer, [(example.input, example.pair) for _, example in batch], most)
     columns = [
@@ -420,7 +420,7 @@ def _encode_labelled(
 def _texts(
     example: Example, row: SourceRow, config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[str, str, bool] | DataError:
-    """What is read and what is written, special tokens included, and whether a dialogue lost turns to fit."""
+    """-> source text and target text with special tokens, and whether a dialogue lost turns to fit"""
     if not example.messages:
         return (tokenizer.bos_token or "") + example.input, f"{example.output}{tokenizer.eos_token}", False
     _require_template(tokenizer, config.format)
@@ -460,7 +460,7 @@ def _write(
 def encode_texts(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, str | None]], max_tokens: int
 ) -> tuple[list[list[int]], list[int]]:
-    """What a classifier reads. -> token ids of each text or pair, and how many were cut off.
+    """Tokenizes the texts that a classifier reads. -> token ids of each text or pair, and how many tokens were cut off
 
     An encoder's tokenizer (one with a separator token) frames texts and pairs in its own way, `<s> a </s></s> b </s>`
     for RoBERTa. A causal model reads BOS, the first text, a newline and the second one.
@@ -484,7 +484,7 @@ def encode_texts(
 
 
 def _cut_to(tokenizer: "PreTrainedTokenizerBase", texts: tuple[str, str | None], max_tokens: int) -> list[int]:
-    """The longer text loses its end, the frame stays whole."""
+    """Cuts the end of the longer text and leaves special tokens whole."""
     one, two = texts
     pair = {} if two is None else {"text_pair": two}
     ids: list[int] = tokenizer(one, **pair, truncation="longest_first", max_length=max_tokens)["input_ids"]
@@ -492,14 +492,14 @@ def _cut_to(tokenizer: "PreTrainedTokenizerBase", texts: tuple[str, str | None],
 
 
 def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, which brings its own special tokens."""
+    """Token ids of each text; special tokens are those that the text spells out."""
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
     ids: list[list[int]] = encoded["input_ids"]
     return ids
 
 
 class EncodedExample(Protocol):
-    """A labelled one has `label: float | None` too (`harness.data.tokens.TokenizedExample`)."""
+    """What training needs of an example. A labelled one also has `label: float | None` (`TokenizedExample`)."""
 
     @property
     def input_ids(self) -> "np.ndarray[tuple[int], np.dtype[np.int32]]": ...

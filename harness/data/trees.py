@@ -26,7 +26,7 @@ def is_message(row: Row) -> bool:
 
 
 def top_reply_path(row: Row) -> str:
-    """The conversation in openassistant-guanaco's form; a prompt at the end that nobody answered is left out.
+    """The conversation as text in openassistant-guanaco's form, without a last prompt that has no answer.
 
     Raises:
         RowError: a message without text or with an unknown role, or a tree without an answer.
@@ -50,7 +50,7 @@ def top_reply_path(row: Row) -> str:
 
 
 def _best(node: Mapping[str, Any], where: str) -> int | None:
-    """The place of the best-ranked reply (rank 0), the first one where ranks are equal or missing."""
+    """The index of the best-ranked reply (rank 0 is best); the first one if ranks are equal or missing."""
     replies = node.get("replies") or []
     if not isinstance(replies, list) or not all(isinstance(reply, Mapping) for reply in replies):
         raise RowError(f"{where}.replies", "expected a list of messages")
@@ -68,7 +68,7 @@ def assembled(
 ) -> Iterator[_T]:
     """Joins rows of single messages into trees, in the order of the first prompts; other rows pass.
 
-    Replies whose parent is not in the file are left out with it: they have no conversation to stand in.
+    Replies whose parent is not in the file are left out, because their conversation is incomplete.
     """
     nodes: dict[str, dict[str, Any]] = {}
     roots: list[tuple[_T, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""What accelerators this machine has, and which of several processes this is; no torch, so that planning needs none.
+"""What accelerators this machine has, and which of several processes this is, without importing torch.
 
 The CUDA driver is asked by ctypes. Whether torch can use what the driver shows is for torch to say: `torch_elsewhere`
 asks it in a process of its own, `harness.devices.torch_device.torch_cuda` in this one, and `cuda_problem` judges the
@@ -43,7 +43,7 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Something that a run is trained on."""
+    """A GPU or CPU that runs are trained on."""
 
     name: str  # as in `RunRecord.device`
     total_bytes: int
@@ -52,7 +52,7 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Driver:
-    """What the CUDA driver of this machine says of itself and its devices."""
+    """What the CUDA driver of this machine says about itself and its devices."""
 
     status: int = 0  # what cuInit returned; 0: it runs
     status_name: str = "CUDA_SUCCESS"
@@ -67,7 +67,7 @@ class Driver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchCuda:
-    """What torch says of CUDA."""
+    """What torch says about CUDA."""
 
     version: str  # of torch
     cuda: str | None  # the CUDA that it was built for; None: a build for CPUs
@@ -104,10 +104,10 @@ def cuda_hardware() -> tuple[Hardware, ...]:
 
 
 def cuda_problem(ask_torch: Callable[[], TorchCuda]) -> str | None:
-    """What keeps this machine's CUDA devices from being used, with its remedy; None: nothing, or there are none.
+    """What keeps this machine's CUDA devices from being used, with the remedy; None if nothing does, or none is here.
 
     Args:
-        ask_torch: asked only where the driver shows a device.
+        ask_torch: tells what torch says about CUDA; called only where the driver shows a device.
     """
     if (problem := driver_problem()) is not None:
         return problem
@@ -116,7 +116,7 @@ def cuda_problem(ask_torch: Callable[[], TorchCuda]) -> str | None:
 
 
 def driver_problem() -> str | None:
-    """A driver that is there and doesn't start, or shows fewer devices than CUDA_VISIBLE_DEVICES names."""
+    """Says if the driver doesn't start, or shows fewer devices than CUDA_VISIBLE_DEVICES names; else None."""
     driver = cuda_driver()
     if driver is None:
         return None
@@ -181,7 +181,7 @@ def torch_elsewhere() -> TorchCuda:
 
 
 def dtype_for(capabilities: Iterable[tuple[int, int] | None]) -> DType:
-    """What `quant.compute_dtype=auto` is on CUDA devices of these compute capabilities: what all of them compute well.
+    """The data type of `quant.compute_dtype=auto`: the best that all CUDA devices of these capabilities compute well.
 
     bfloat16 from Ampere on; float16, with loss scaling, where there are tensor cores for it; float32 before.
     """
@@ -192,7 +192,7 @@ def dtype_for(capabilities: Iterable[tuple[int, int] | None]) -> DType:
 
 
 def auto_compute_dtype(launch: LaunchConfig) -> DType:
-    """What `quant.compute_dtype=auto` is for a launch. Where no device here says otherwise, CUDA means bfloat16."""
+    """The data type of `quant.compute_dtype=auto` for a launch: on CUDA bfloat16, unless the devices here lack it."""
     if launch_device(launch) is Device.cpu:
         return DType.float32
     here = cuda_hardware() if launch.launcher is Launcher.local else ()
@@ -212,7 +212,7 @@ def bfloat16_problem(devices: Sequence[Hardware]) -> str | None:
 
 
 def hardware(device: Device) -> tuple[Hardware, ...]:
-    """What a plan for this device runs on here; nothing when a login node plans for GPUs that it doesn't have."""
+    """The hardware of this machine that a plan for `device` uses; empty where a login node plans for GPUs elsewhere."""
     if planned_device(device) is Device.cuda:
         return cuda_hardware()
     return (Hardware("cpu", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),)
@@ -242,7 +242,7 @@ class Place:
 
 
 def place_of_environment(environment: Mapping[str, str] = os.environ) -> Place | None:
-    """What torchrun says; None where it started nothing, or one process only."""
+    """The place that torchrun gave this process; None where it started no process, or only this one."""
     size = int(environment.get("WORLD_SIZE", "1"))
     if size == 1:
         return None
@@ -251,7 +251,7 @@ def place_of_environment(environment: Mapping[str, str] = os.environ) -> Place |
 
 
 def launch_device(launch: LaunchConfig) -> Device:
-    """Where a launch's runs are computed: on a cluster what its workers ask for, not what this login node has."""
+    """The device of a launch's runs: on a cluster what its workers ask for, not what this login node has."""
     if launch.launcher is Launcher.local or launch.device is not Device.auto:
         return planned_device(launch.device)
     return Device.cuda if launch.gpus_per_worker else Device.cpu
@@ -311,7 +311,7 @@ def _status_name(library: Any, status: int) -> str:
 
 
 def _visible_names() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES names; the driver stops reading at the first that can be no device, such as -1."""
+    """The names in CUDA_VISIBLE_DEVICES, up to the first that can't be a device, such as -1; the driver stops there."""
     names: list[str] = []
     for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","):
         if not (name.strip().isdigit() or name.strip().startswith(("GPU-", "MIG-"))):
@@ -337,6 +337,6 @@ def _dotted(version: tuple[int, int]) -> str:
 
 
 def _builds(version: tuple[int, int] | None) -> str:
-    """Where builds of torch for a driver come from."""
+    """Says which builds of torch suit a driver, and where they are."""
     most = "" if version is None else f"{_dotted(version)} or older "
     return f"{most}(https://pytorch.org/get-started)"

@@ -1,9 +1,9 @@
-"""Whether the processes that train together live, told apart from whether they are busy.
+"""Tells whether the processes that train together are alive, even while they are busy.
 
-A collective operation waits for a day, because rank 0 may tokenize or score meanwhile. A rank that was killed is
-noticed by its closed connection, or by who started it. One that hangs, or whose machine or network is gone, is noticed
-here: a thread of each rank counts up in the store where they met, whatever its main thread does, and reads the others'
-counts.
+A collective operation waits for up to a day, because rank 0 may tokenize or score meanwhile. A rank that was killed is
+noticed by its closed connection, or by the process that started it. One that hangs, or whose machine or network is
+gone, is noticed here: whatever its main thread does, a thread of each rank counts up in the store where the ranks met,
+and reads the others' counts.
 """
 
 import os
@@ -26,11 +26,11 @@ _DONE = b"done"
 
 
 class Heartbeats:
-    """This rank's signs of life, and its eye on the others'.
+    """Sends this rank's signs of life and watches those of the others.
 
     Args:
         place: this rank's.
-        store: where the ranks met. It is cloned: who waits in a store keeps its connection from all others.
+        store: where the ranks met. It is cloned, because a connection that waits is blocked for all other use.
         silent_seconds: a rank that was silent for so long is lost.
         exit_at_once: on CUDA. A kernel that waits for a lost rank can only be aborted, and what it leaves in gradients
             must reach no checkpoint; so the process ends, as it does after NCCL's own errors. Else the main thread
@@ -50,7 +50,7 @@ class Heartbeats:
         self._thread.start()
 
     def stop(self) -> None:
-        """At a good end: tells the others not to wait for more."""
+        """Tells the others that this rank ended well and sends no more signs of life."""
         self._ended.set()
         self._thread.join(self._apart)
         try:

@@ -1,4 +1,4 @@
-"""How much memory a device has left, and whether an error means that it has none. Needs torch, no model."""
+"""How much memory a device has left, and whether an error means that it has none."""
 
 import psutil
 import torch
@@ -33,7 +33,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def free_bytes(device: torch.device) -> int:
     """Bytes that new tensors can take on a device: what the driver has left and what torch's cache holds unused.
 
-    On a CPU what the system can give without swapping.
+    On a CPU it is what the system can give without swapping.
     """
     if device.type != "cuda":
         return int(psutil.virtual_memory().available)

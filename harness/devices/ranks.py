@@ -1,8 +1,8 @@
-"""Several processes, a device each, that train one group: who takes which examples, and what they agree on.
+"""Lets several processes, with a device each, train one group so that a step over N devices equals the step on one.
 
-Which question it answers: how a step over N devices equals the step on one. Every rank knows the whole step (it is
-a function of the step number), takes its share of the examples with their weights in the whole batch's mean, and the
-gradients are summed. Dropout masks belong to examples, not to ranks. So nothing but the order of summation differs.
+Every rank knows the whole step (it is a function of the step number) and takes its share of the examples, each with
+its weight in the whole batch's mean; then the gradients are summed. Dropout masks belong to examples, not to ranks.
+So only the order of summation differs.
 
 Source: data parallelism as in PyTorch's DDP (arXiv 2006.15704), over `torch.distributed`: NCCL on CUDA, gloo on CPU.
 """
@@ -35,7 +35,7 @@ class PeerLostError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """This process's place among those that share a step; of one process, nothing is sent anywhere."""
+    """This process's place among those that share a step. With one process nothing is sent."""
 
     rank: int = 0
     size: int = 1
@@ -44,7 +44,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this one writes metrics, checkpoints, records and the ledger."""
+        """Whether this is rank 0, which writes metrics, checkpoints, records and the ledger."""
         return self.rank == 0
 
     def sum_numbers(self, values: Sequence[float]) -> list[float]:
@@ -98,7 +98,7 @@ class Ranks:
         self._wait(lambda: gather(whole, part, async_op=True))
 
     def leave(self) -> None:
-        """Parts from the other ranks in good order, so that they don't take this one for lost."""
+        """Tells the other ranks that this one ends well, so that they don't take it for lost."""
         if self.heartbeats is not None:
             self.heartbeats.stop()
 
@@ -114,7 +114,7 @@ class Ranks:
         self._wait(lambda: torch.distributed.broadcast(flat, src=0, async_op=True))
 
     def _wait(self, begin: "Callable[[], Work | None]") -> None:
-        """Waits for a collective operation. On CUDA that only orders the stream; on a CPU it asks for lost peers."""
+        """Waits for a collective operation: on CUDA by the order of the stream, on a CPU with a look for lost peers."""
         with _peers():
             work = begin()
             assert work is not None
@@ -135,11 +135,11 @@ ALONE = Ranks()
 
 
 def join_ranks(place: Place, store: "Store", device: torch.device, silent_seconds: float | None = None) -> Ranks:
-    """Meets the other ranks. Each calls it once, before the first use of `Ranks`, and `leave` at a good end.
+    """Connects this process with the other ranks. Each calls it once, and `Ranks.leave` when it ends well.
 
     Args:
-        place: this process's.
-        store: where they meet; every rank's leads to the same server.
+        place: of this process.
+        store: where the ranks meet; every rank's store leads to the same server.
         device: CUDA (its own, with an index) or the CPU.
         silent_seconds: a rank that gives no sign of life for so long is lost; None: nobody asks.
     """
@@ -157,7 +157,7 @@ def join_ranks(place: Place, store: "Store", device: torch.device, silent_second
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Runs of neighbours of one dtype, of up to `BUCKET_BYTES`; one parameter always fits."""
+    """Neighbouring parameters of one dtype, up to `BUCKET_BYTES` together; a larger parameter is alone."""
     bucket: list[nn.Parameter] = []
     used = 0
     for parameter in parameters:
@@ -172,7 +172,7 @@ def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """What torch.distributed raises when a peer is gone is a plain RuntimeError; here it gets a name."""
+    """Raises PeerLostError for the plain RuntimeError that torch.distributed raises when a peer is gone."""
     try:
         yield
     except PeerLostError:

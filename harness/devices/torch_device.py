@@ -1,7 +1,8 @@
 """Which device torch computes on, and in what data type it can.
 
-    python -m harness.devices.torch_device        what torch says of CUDA, as JSON;
-    `harness.devices.hardware.torch_elsewhere` runs it
+    python -m harness.devices.torch_device        # what torch says about CUDA, as JSON
+
+`harness.devices.hardware.torch_elsewhere` runs that in a process of its own.
 
 `resolve_device` is the one place where a device is chosen, for training, evaluation and judges alike: a GPU that is
 there and can't be used is an error with its remedy, never a silent run on the CPU.
@@ -19,7 +20,7 @@ from harness.devices.hardware import Hardware, TorchCuda, bfloat16_problem, cuda
 
 
 def torch_cuda() -> TorchCuda:
-    """What torch says of CUDA, asked in this process."""
+    """What torch says about CUDA, asked in this process."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -33,10 +34,10 @@ def torch_cuda() -> TorchCuda:
 
 
 def resolve_device(device: Device, number: int | None = None) -> torch.device:
-    """auto -> cuda where there is one.
+    """The torch device to compute on; `auto` is CUDA where there is a CUDA device, else the CPU.
 
     Args:
-        device: what was asked for.
+        device: the user's choice.
         number: which of several CUDA devices; None: torch's current one.
 
     Raises:
@@ -63,7 +64,7 @@ def resolve_device(device: Device, number: int | None = None) -> torch.device:
 
 
 def resolved_quant(quant: QuantConfig, device: torch.device) -> QuantConfig:
-    """With the compute dtype that `auto` means on the device that is really used."""
+    """`quant` with the compute dtype that `auto` means on the device that is really used."""
     if quant.compute_dtype is not DType.auto:
         return quant
     on_cpu = device.type == "cpu"
@@ -77,9 +78,9 @@ def require_bfloat16(dtype: DType, device: torch.device) -> None:
 
 
 def slow_dtype(dtype: DType, device: torch.device) -> str | None:
-    """A line for who waits where a run's data type is slow on this device; None where it isn't.
+    """A warning where a run's data type is slow on this device; None where it isn't.
 
-    It is computed in all the same: its numbers are those of its data type.
+    The run is computed in that type all the same, because its numbers depend on it.
     """
     if device.type == "cuda":
         is_slow = dtype is DType.bfloat16 and bfloat16_problem([_hardware(device)]) is not None
@@ -100,7 +101,7 @@ def _hardware(device: torch.device) -> Hardware:
 
 
 def quiet_libraries() -> None:
-    """Progress is ours to show: bars and start-up warnings of the libraries would tear it."""
+    """Turns off progress bars and start-up warnings of the libraries, which would tear our own progress bars."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
 

@@ -1,4 +1,4 @@
-"""The command `python -m harness.export`: what a finished run trained, as a folder that is ready for a hub upload.
+"""The command `python -m harness.export`: writes what a finished run trained, ready for a hub upload.
 
 python -m harness.export RUN_ID --out DIR [--license apache-2.0]
 python -m harness.export RUN_ID --out DIR --merge          # a whole checkpoint, of unquantized bases

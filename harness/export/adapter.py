@@ -3,7 +3,7 @@
     python -m harness.export RUN_ID --out DIR [--license apache-2.0]
     python -m harness.export RUN_ID --out DIR --merge          # a whole checkpoint, of unquantized bases
 
-The folder holds PEFT's two files and a model card (README.md); of a run of every weight the whole model. The weights
+The folder holds PEFT's two files (after full finetuning the whole model) and a model card, README.md. The weights
 are checked against the sha256 that the run recorded: a changed file is refused. `--merge` adds the adapter to its base
 and writes a whole model; for a quantized base it is refused, because the merged model is not the one that was trained
 and scored, unless `--force-merge` says so: then the adapter is added to the dequantized weights, which are the ones it
@@ -15,6 +15,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from harness.runs.spec import RunSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written."""
+    """What an export wrote."""
 
     folder: Path
     files: tuple[str, ...]
@@ -71,13 +73,8 @@ def export(
     full = spec.adapter.method is AdapterMethod.full
     if merges and not full:
         check_merge(spec, force_merge)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportRefusedError(f"{out}: there is something already; name a folder that is new or empty")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.partial-") as partial:
-        folder = Path(partial) / "export"
-        folder.mkdir()
-        notes = [note] if (note := inexact(spec, merged=merges)) is not None else []
+    notes = [note] if (note := inexact(spec, merged=merges)) is not None else []
+    with _new_folder(out) as folder:
         if full:
             _copy_model(weights, folder)
         elif merges:
@@ -87,11 +84,27 @@ def export(
             _copy_adapter(weights, folder, named)
             notes += [named.note] if named.note is not None else []
         write_atomically(folder / CARD, model_card(record, run_folder, license_id, merged=merges))
+    files = tuple(sorted(path.name for path in out.iterdir()))
+    return Exported(folder=out, files=files, merged=merges, notes=tuple(notes))
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Makes a folder to write into, which becomes `out` when this context ends well; after an error nothing is left.
+
+    Raises:
+        ExportRefusedError: `out` is a file, or a folder with something in it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportRefusedError(f"{out}: there is something already; name a folder that is new or empty")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.partial-") as partial:
+        folder = Path(partial) / "export"
+        folder.mkdir()
+        yield folder
         if out.exists():
             out.rmdir()
         os.replace(folder, out)
-    files = tuple(sorted(path.name for path in out.iterdir()))
-    return Exported(folder=out, files=files, merged=merges, notes=tuple(notes))
 
 
 def _copy_adapter(adapter: Path, folder: Path, base: BaseName) -> None:

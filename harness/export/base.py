@@ -1,4 +1,4 @@
-"""By which name an exported adapter finds its base: a hub id, or a folder of this machine."""
+"""Chooses the name by which an exported adapter finds its base: a hub id, or a folder of this machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ EMBEDDED = "embedded/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseName:
-    """What `base_model_name_or_path` and `revision` say."""
+    """The values of `base_model_name_or_path` and `revision` in adapter_config.json."""
 
     name: str
     revision: str | None

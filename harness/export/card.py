@@ -1,6 +1,6 @@
-"""What does somebody who finds an exported adapter need to know? Writes its README.md. No torch.
+"""Writes the model card (README.md) of an exported adapter.
 
-Library only, under `harness.export`. Everything in the card is read from the run's record and its evaluations;
+Everything in the card is read from the run's record and its evaluations;
 what isn't known is left out. No path of the machine that trained it gets in. The front matter's keys are the
 model hub's (https://huggingface.co/docs/hub/model-cards).
 """
@@ -74,7 +74,7 @@ def snippet(spec: RunSpec, merged: bool) -> str:
 
 
 def inexact(spec: RunSpec, merged: bool) -> str | None:
-    """What of an exported adapter other programs don't compute as it was trained; None where nothing is lost."""
+    """Says what other programs compute differently from how the adapter was trained; None if nothing differs."""
     method, quant = spec.adapter.method, spec.quant
     if merged or method not in RESIDUAL_METHODS:
         return None
@@ -241,5 +241,5 @@ def _dtype(quant: QuantConfig) -> str:
 
 
 def _name_only(text: str) -> str:
-    """A hub id as it is; of a path its last part."""
+    """A hub id as it is; the last part of a path."""
     return Path(text).name if text.startswith(("/", "~", ".")) or "\\" in text or text.count("/") > 1 else text

@@ -1,4 +1,4 @@
-"""Whether a run can be exported: its record is whole, and its weights are the ones that it wrote."""
+"""Checks that a run can be exported: its record is whole, and its weights are the ones that it wrote."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ CARD = "README.md"
 
 
 class ExportRefusedError(ValueError):
-    """The run can't be exported as asked; the message says why and what to do."""
+    """Raised when a run can't be exported as asked; says why and what to do."""
 
 
 def whole_record(run_folder: Path) -> RunRecord:

@@ -1,4 +1,7 @@
-"""Numbers out of Arrow without pandas, which Arrow's own `to_numpy` imports: a third of a second of every start."""
+"""Reads numbers out of Arrow arrays without pandas.
+
+Arrow's own `to_numpy` imports pandas, which costs a third of a second at every start.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,11 +11,11 @@ from numpy.typing import NDArray
 
 
 def view(array: Any) -> NDArray[Any]:
-    """Of one Arrow array of numbers without nulls, read-only."""
+    """The numbers of one Arrow array without nulls, read-only and not copied."""
     found: NDArray[Any] = np.from_dlpack(array)
     return found
 
 
 def concatenated(arrays: Iterable[Any]) -> NDArray[Any]:
-    """Arrow arrays of one type behind one another, copied."""
+    """The numbers of Arrow arrays of one type, one array after the other, copied."""
     return np.concatenate([view(array) for array in arrays])

@@ -1,6 +1,6 @@
-"""How do records reach the disk so that a crash leaves the old file or the new one, never half of one?
+"""Writes records so that a crash leaves the old file or the new one, never half of one.
 
-Library only. `write_atomically` writes a hidden temporary file beside the target, syncs it and renames
+`write_atomically` writes a hidden temporary file beside the target, syncs it and renames
 it (the pattern of submitit's job folders). `append_jsonl` adds one line under a lock; a line torn by a
 crash or a full disk is dropped by `read_jsonl`, which says so, and mended by the next append. New files
 get the mode that the user's umask asks for (`tempfile`'s are private, which a shared folder can't use).
@@ -29,14 +29,14 @@ _log = logging.getLogger(__name__)
 
 
 def is_out_of_space(error: BaseException) -> bool:
-    """Is it a full or read-only disk, a used-up quota: what fails every write alike until somebody makes room?"""
+    """Whether the disk is full or read-only, or a quota is used up: every write fails until somebody makes room."""
     return isinstance(error, OSError) and error.errno in _NO_SPACE
 
 
 def share_as_folder_says(folder: Path | str) -> None:
-    """In a folder that a group may write, what this process makes from now on is the group's too, whatever its umask.
+    """Lets the group write what this process makes from now on, if the group may write `folder`.
 
-    A lab's shared folder is set up so (`chmod g+ws runs`), and its users' umasks differ.
+    A lab's shared folder is set up so (`chmod g+ws runs`), while its users' umasks differ.
     """
     if Path(folder).stat().st_mode & stat.S_IWGRP:
         umask = os.umask(0o077)
@@ -119,7 +119,7 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
 
 
 def sha256_file(path: Path | str) -> str:
-    """The SHA-256 of a file's bytes, in hex; reads in blocks, so that size doesn't matter."""
+    """The SHA-256 of a file's bytes, in hex. Reads in blocks, so a large file needs no more memory."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -144,7 +144,7 @@ def _plain(value: Any) -> Any:
 
 
 def _numbered_lines(data: bytes) -> list[tuple[int, bytes, bool]]:
-    """(1-based number, line, is it an unfinished last one) of the lines that aren't blank."""
+    """The lines that aren't blank, each as (number from 1, line, whether it is the last and has no newline)."""
     lines = data.split(b"\n")  # splitlines would also cut at characters that JSON may hold unescaped
     return [(n, line, n == len(lines)) for n, line in enumerate(lines, start=1) if line.strip()]
 
@@ -183,7 +183,7 @@ def _write_whole(descriptor: int, data: bytes) -> None:
 
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A CSV's text, its lines ended as Unix does."""
+    """The text of a CSV file, with Unix line ends."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)

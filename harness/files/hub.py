@@ -1,4 +1,4 @@
-"""Where models and datasets are looked for, and what is said when they are nowhere. No torch.
+"""Where models and datasets are looked for, and what is said when they are nowhere.
 
 Order: an explicit path, what this project ships, the lab's own store, the hub's local cache, the hub.
 """
@@ -33,7 +33,7 @@ def store_names(name: str, hub_id: str, aliases: Sequence[str] = ()) -> Iterator
 
 
 def cached_snapshot(repo_id: str, revision: str, repo_type: str = "model") -> Path | None:
-    """A hub repository that was downloaded before, or None. Asks no network."""
+    """The folder of a hub repository that was downloaded before, or None. Needs no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

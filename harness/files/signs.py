@@ -1,4 +1,4 @@
-"""Signs of life of long work that isn't training, so that whoever watches can tell it from work that hangs.
+"""Signs of life of long work other than training, so that a watcher can tell it from work that hangs.
 
 Downloads (bytes), building a dataset, converting a checkpoint and reading weights tell their progress to a bar of
 tqdm, shown or not; our own loops call `progressed`. Work that makes no progress gives no sign: a download that stands
@@ -22,8 +22,8 @@ _handed_on = 0.0
 
 @contextmanager
 def heard_by(listener: Callable[[], None]) -> Iterator[None]:
-    """While it lasts, progress calls `listener`, at most every `SECONDS_APART`, from any thread."""
-    import tqdm.std  # here, as planning, which tells nobody, does without them
+    """Within this context, progress calls `listener`, from any thread and at most once in `SECONDS_APART`."""
+    import tqdm.std  # imported here, because planning needs neither
     from transformers.utils import logging as transformers_logging
 
     global _listener
@@ -35,7 +35,7 @@ def heard_by(listener: Callable[[], None]) -> Iterator[None]:
         return plain_update(bar, n)
 
     def counted(factory: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """A bar of transformers, which is of another class where it is turned off."""
+        """A progress bar of transformers, whose class differs where bars are turned off."""
         items = [_signing(arguments[0]), *arguments[1:]] if arguments else []
         return factory(*items, **options)
 
@@ -51,7 +51,7 @@ def heard_by(listener: Callable[[], None]) -> Iterator[None]:
 
 
 def progressed() -> None:
-    """Something long got on; costs next to nothing where nobody listens."""
+    """Says that long work made progress; costs next to nothing where nobody listens."""
     global _handed_on
     if _listener is None or time.monotonic() - _handed_on < SECONDS_APART:
         return
@@ -70,7 +70,7 @@ def _signing(items: Iterable[Any]) -> Iterator[Any]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """A lock between processes. Whoever waits for it lives: the one that holds it is watched by itself."""
+    """Holds a lock between processes. Waiting for it counts as a sign of life: its holder is watched by itself."""
     lock = FileLock(path)
     while True:
         try:

@@ -1,6 +1,6 @@
-"""How do thousands of jobs enter the ledger at once, each only once?
+"""Adds thousands of jobs to the ledger at once, each only once.
 
-Part of `harness.ledger.ledger`; called inside its transactions that `rearrange`, where nobody else writes.
+A part of `harness.ledger.ledger`, called in its transactions of `Access.rearrange`, in which no other process writes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +22,7 @@ def known_statuses(connection: sa.Connection, job_ids: Collection[str]) -> dict[
 
 
 def check_predecessors(connection: sa.Connection, batch: Mapping[str, Job]) -> set[str]:
-    """The predecessors that aren't in the batch.
+    """Checks the predecessors that aren't in the batch.
 
     Raises:
         LedgerError: one of them isn't in the ledger either.
@@ -45,7 +45,7 @@ def insert_jobs(connection: sa.Connection, new: Sequence[Job], now: sa.ColumnEle
 
 
 def refresh_jobs(connection: sa.Connection, again: Sequence[Job]) -> None:
-    """Gives known jobs the settings that don't change their identity, as they were now asked for."""
+    """Gives known jobs the new values of the settings that aren't part of their identity."""
     if not again:
         return
     same_job = jobs.c.job_id == sa.bindparam("known_id")
@@ -57,7 +57,7 @@ def refresh_jobs(connection: sa.Connection, again: Sequence[Job]) -> None:
 
 
 def touch_sweep(connection: sa.Connection, name: str, now: sa.ColumnElement[float]) -> None:
-    """Makes the sweep when it's new; a cancelled one is active again."""
+    """Adds the sweep if it is new, and makes a cancelled one active again."""
     state = connection.scalar(sa.select(sweeps.c.state).where(sweeps.c.name == name))
     if state is None:
         connection.execute(sa.insert(sweeps).values(name=name, command="", created=now, state=SweepState.active))
@@ -78,7 +78,7 @@ def require_sweep(connection: sa.Connection, name: str) -> None:
 
 
 def link_jobs(connection: sa.Connection, sweep: str, job_ids: Sequence[str]) -> None:
-    """Notes that the sweep wants these jobs."""
+    """Notes that these jobs belong to the sweep."""
     linked: set[str] = set()
     query = sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep == sweep)
     for part in chunks(job_ids):
@@ -89,7 +89,7 @@ def link_jobs(connection: sa.Connection, sweep: str, job_ids: Sequence[str]) -> 
 
 
 def unlink_jobs(connection: sa.Connection, sweep: str, keep: Collection[str]) -> list[str]:
-    """The sweep forgets its jobs that aren't among those to keep. -> the ones that it forgot"""
+    """Removes all but the jobs to keep from the sweep. -> the removed jobs"""
     linked = connection.scalars(sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep == sweep))
     forgotten = sorted(set(linked) - set(keep))
     for part in chunks(forgotten):
@@ -98,7 +98,7 @@ def unlink_jobs(connection: sa.Connection, sweep: str, keep: Collection[str]) ->
 
 
 def other_dependents(connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
-    """Jobs that wait for one of these and aren't among them: a retry has queued them, maybe for nobody."""
+    """Jobs outside of `job_ids` that wait for one of them: a retry queued them, perhaps for no sweep at all."""
     query = sa.select(jobs.c.job_id).where(jobs.c.status == JobStatus.queued)
     parts = (connection.scalars(query.where(jobs.c.after.in_(part))) for part in chunks(job_ids))
     return sorted({job_id for part in parts for job_id in part} - set(job_ids))

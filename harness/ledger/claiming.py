@@ -1,10 +1,10 @@
-"""Which job is next, who still holds one, and whose lease ran out?
+"""Finds the next jobs to claim, tells who holds a claim, and ends claims whose lease ran out.
 
-Part of `harness.ledger.ledger`; called inside its transactions. `with_for_update(skip_locked=True)` says nothing on
+A part of `harness.ledger.ledger`, called in its transactions. `with_for_update(skip_locked=True)` has no effect on
 SQLite, where writers take turns.
 
-The summaries (how many jobs are where, how fast they get done) are one aggregate each that an index answers, so that a
-hundred thousand recorded runs are summed up in a fraction of a second: no row's payload is read.
+Each summary (how many jobs have which status, how fast jobs get done) is one aggregate query that an index answers.
+So a hundred thousand recorded runs are summed up in a fraction of a second: no row's payload is read.
 """
 
 from collections.abc import Sequence
@@ -32,25 +32,25 @@ def runnable(connection: sa.Connection, kinds: Sequence[str], sweep: str | None)
 
 
 def next_jobs(condition: sa.ColumnElement[bool], limit: int) -> sa.Select[int, str, str]:
-    """The first of them by priority, then order of adding, locked for this transaction."""
+    """The first jobs that meet the condition, by priority and then order of adding, locked for this transaction."""
     query = sa.select(jobs.c.seq, jobs.c.kind, jobs.c.group).where(condition)
     return query.order_by(jobs.c.priority.desc(), jobs.c.seq).limit(limit).with_for_update(skip_locked=True)
 
 
 def in_sweep(sweep: str | None) -> sa.ColumnElement[bool]:
-    """Is the job one of the sweep's? None: of any or none."""
+    """The condition that a job belongs to the sweep; for None there is no condition."""
     if sweep is None:
         return sa.true()
     return sa.exists().where(sweep_jobs.c.sweep == sweep, sweep_jobs.c.job_id == jobs.c.job_id)
 
 
 def linked(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """Does a sweep that meets the condition want the job?"""
+    """The condition that the job belongs to a sweep which meets `condition`."""
     return sa.exists().where(sweep_jobs.c.job_id == jobs.c.job_id, sweep_jobs.c.sweep == sweeps.c.name, condition)
 
 
 def end_expired(connection: sa.Connection, now: sa.ColumnElement[float]) -> None:
-    """Back to the queue, or failed where the attempts are used up, for jobs whose lease ran out."""
+    """Queues jobs whose lease ran out again; those whose attempts are used up have failed."""
     expired = sa.and_(jobs.c.status == JobStatus.claimed, jobs.c.lease_expires < now)
     found = sa.select(jobs.c.seq, jobs.c.job_id, jobs.c.attempts, jobs.c.max_attempts).where(expired)
     rows = connection.execute(found.order_by(jobs.c.seq).with_for_update(skip_locked=True)).all()
@@ -64,7 +64,7 @@ def end_expired(connection: sa.Connection, now: sa.ColumnElement[float]) -> None
 
 
 def update_held(connection: sa.Connection, claim: JobRow, **values: Any) -> bool:
-    """Changes the job if the claim still holds it: claimed, and by nobody since."""
+    """Changes the job if the claim still holds it, that is, nobody has claimed it since."""
     held = sa.and_(
         jobs.c.job_id == claim.job_id, jobs.c.claim_token == claim.claim_token, jobs.c.status == JobStatus.claimed
     )
@@ -72,7 +72,7 @@ def update_held(connection: sa.Connection, claim: JobRow, **values: Any) -> bool
 
 
 def finished_by(connection: sa.Connection, claim: JobRow) -> bool:
-    """Is the job done, by this very claim? (Its finish was recorded, but the answer got lost.)"""
+    """Whether this very claim finished the job before: then its finish was recorded, but the answer got lost."""
     query = sa.select(jobs.c.status, jobs.c.claim_token).where(jobs.c.job_id == claim.job_id)
     row = connection.execute(query).first()
     return row is not None and row.status == JobStatus.done and row.claim_token == claim.claim_token

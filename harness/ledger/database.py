@@ -1,6 +1,6 @@
-"""How does a process reach the ledger's database, and what happens when it is locked, full or gone?
+"""Connects a process to the ledger's database, and copes with one that is locked, full or gone.
 
-Part of `harness.ledger.ledger`. `Database.transact` runs a function in one transaction and repeats it while the
+A part of `harness.ledger.ledger`. `Database.transact` runs a function in one transaction and repeats it while the
 database is gone for a moment. SQLite and PostgreSQL differ only here:
 
 - **SQLite**: WAL, `busy_timeout`, writers one at a time (`BEGIN IMMEDIATE`). `synchronous=NORMAL`: what was
@@ -40,7 +40,7 @@ _POSTGRES_RACE = ("40001", "40P01")  # serialization failure, deadlock
 
 
 class Access(Enum):
-    """What a transaction may do beside others: `write` touches claimed jobs, `rearrange` any job."""
+    """What a transaction may change: `write` changes claimed jobs, `rearrange` any job."""
 
     read = "read"
     write = "write"
@@ -48,7 +48,7 @@ class Access(Enum):
 
 
 class Database:
-    """Connections of one process to a ledger; made anew after a fork. Threads may share it."""
+    """The connections of one process to a ledger. Threads may share it; after a fork it makes new connections."""
 
     def __init__(self, url_or_path: str | Path, clock: Clock | None = None, wait_seconds: float = WAIT_SECONDS):
         self.url = database_url(url_or_path)
@@ -64,7 +64,7 @@ class Database:
         self._file_id: tuple[int, int] | None = None
 
     def now(self) -> sa.ColumnElement[float]:
-        """The server's clock in SQL, in seconds since 1970; workers' own clocks don't matter."""
+        """The server's clock in SQL, in seconds since 1970. No worker's clock is used."""
         if self._clock is not None:
             return sa.literal(self._clock(), sa.Double)
         return _SQLITE_NOW if self.is_sqlite else _POSTGRES_NOW
@@ -90,7 +90,7 @@ class Database:
             time.sleep(_RETRY_SECONDS)
 
     def close(self) -> None:
-        """Gives the connections back; the next call opens new ones."""
+        """Closes the connections; the next call opens new ones."""
         with self._lock:
             if self._engine is not None and self._pid == os.getpid():
                 self._engine.dispose()
@@ -162,7 +162,7 @@ class Database:
                 connection.execute(sa.insert(meta).values(key="schema_version", value=str(SCHEMA_VERSION)))
 
     def _explained(self, error: DBAPIError | FileNotFoundError) -> LedgerError:
-        """The error in the user's terms, with a remedy."""
+        """The error in words for the user, with a remedy."""
         if isinstance(error, FileNotFoundError):
             return LedgerUnavailableError(f"{self.name}: the file is gone; put it back, or start the command again")
         code = _code(error)
@@ -194,7 +194,7 @@ _REMEDIES = {
 
 
 def database_url(url_or_path: str | Path) -> sa.URL:
-    """What SQLAlchemy connects to. Raises LedgerError for what is neither a SQLite file nor PostgreSQL."""
+    """The URL that SQLAlchemy connects to. Raises LedgerError for what is neither a SQLite file nor PostgreSQL."""
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
         return sa.URL.create("sqlite", database=os.path.abspath(os.path.expanduser(url_or_path)))
     try:
@@ -213,7 +213,7 @@ def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:
 
 
 def _make_file(path: Path) -> None:
-    """In a folder that a group may write, a new ledger is the group's too, whatever its maker's umask.
+    """Makes the file of a new ledger; if the group may write the folder, it may write the file too, whatever the umask.
 
     SQLite gives its -wal and -shm files the mode that it finds, so this comes before the first connection.
     """
@@ -242,7 +242,7 @@ def _code(error: DBAPIError) -> str:
 
 
 def _is_passing(error: DBAPIError | FileNotFoundError) -> bool:
-    """May the same call succeed a little later? (A lock has been waited for by the database itself.)"""
+    """Whether the same call may succeed a little later. (The database itself has already waited for locks.)"""
     if isinstance(error, FileNotFoundError):
         return True
     code = _code(error)

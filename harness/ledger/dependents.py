@@ -1,7 +1,7 @@
-"""What becomes of jobs that wait for another job (`after`) when that one ends, fails or is tried again?
+"""Follows up on jobs that wait for another job (`after`) when that one ends, fails or is tried again.
 
-Part of `harness.ledger.ledger`; called inside its transactions. A job is queued from the start, with `waiting` = 1
-until its predecessor is done. A failed or cancelled predecessor takes it along, with the reason.
+A part of `harness.ledger.ledger`, called in its transactions. A job is queued from the start, with `waiting` = 1
+until its predecessor is done. If the predecessor fails or is cancelled, so is the job, with the same reason.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence

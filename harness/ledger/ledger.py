@@ -1,6 +1,6 @@
-"""Which jobs are there, who works on which, and how did they end?
+"""The ledger: a table of all jobs, who works on each, and how it ended.
 
-The one table that training, evaluating and judging share. A worker claims jobs with a lease, renews it while it works,
+Training, evaluating and judging share it. A worker claims jobs with a lease, renews it while it works,
 and ends them; a worker that dies lets its lease run out, and another takes over. `claim_token` fences: once a job was
 claimed again, whatever its former holder reports is refused.
 
@@ -82,7 +82,7 @@ _AFRESH: dict[str, Any] = {
 
 
 class Ledger:
-    """The jobs of a database. One object serves all threads of a process and survives a fork.
+    """The jobs in a database. All threads of a process may share one object, which survives a fork.
 
     Args:
         url_or_path: a SQLite file (made when missing, its folder must exist) or a PostgreSQL URL.
@@ -101,7 +101,7 @@ class Ledger:
         return ledger
 
     def close(self) -> None:
-        """Gives connections back; the ledger may still be used."""
+        """Closes the connections; a later call opens new ones."""
         self._database.close()
 
     def now(self) -> float:
@@ -150,8 +150,8 @@ class Ledger:
     def keep_only(self, sweep: str, job_ids: Collection[str]) -> int:
         """Makes these the only jobs of the sweep; returns how many queued jobs were cancelled by it.
 
-        What a sweep was started with earlier, under the same name, is its own no more; a queued job that
-        no other sweep wants would never be claimed, and says so as its reason.
+        Jobs that the sweep was started with earlier, under the same name, leave it. A queued one that belongs to no
+        other sweep would never be claimed, so it is cancelled, with that as its reason.
         """
 
         def work(connection: sa.Connection) -> int:
@@ -169,11 +169,11 @@ class Ledger:
         return self._database.transact(Access.rearrange, work)
 
     def pause(self, sweep: str) -> None:
-        """Its jobs are not claimed until `resume`, except through another sweep; running ones go on."""
+        """Stops the claiming of the sweep's jobs until `resume`, except through another sweep; running jobs go on."""
         self._steer(sweep, SweepState.paused)
 
     def resume(self, sweep: str) -> None:
-        """Its jobs may be claimed again."""
+        """Lets the sweep's jobs be claimed again."""
         self._steer(sweep, SweepState.active)
 
     def cancel(self, sweep: str | None = None) -> int:
@@ -202,9 +202,9 @@ class Ledger:
     def requeue(
         self, statuses: Collection[JobStatus], sweep: str | None = None, job_ids: Collection[str] | None = None
     ) -> int:
-        """Queues jobs of these statuses afresh, attempts at zero; returns how many.
+        """Queues jobs of these statuses again, with no attempts counted; returns how many.
 
-        Comes with what they need: a predecessor that failed or was cancelled, and jobs of the
+        Also queues a predecessor of theirs that failed or was cancelled, and jobs of the
         same statuses that never began because of them. A cancelled sweep becomes active again.
         """
 
@@ -300,7 +300,7 @@ class Ledger:
         return self._database.transact(Access.write, work)
 
     def fail(self, claim: JobRow, reason: str, retry: bool) -> bool:
-        """Back to the queue where `retry` and attempts are left, else failed, and with it what waits for it.
+        """Queues the job again if `retry` and attempts are left; else fails it and the jobs that wait for it.
 
         False, and nothing changes, if the claim was lost.
         """
@@ -333,12 +333,12 @@ class Ledger:
         return next(iter(self.find([job_id])), None)
 
     def find(self, job_ids: Iterable[str]) -> list[JobRow]:
-        """Those of the jobs that the ledger holds, in no order; a thousand a query."""
+        """The jobs of these ids that the ledger holds, in no order. Reads a thousand by each query."""
         queries = (sa.select(*ROW_COLUMNS).where(jobs.c.job_id.in_(part)) for part in chunks(job_ids))
         return [_job_row(row) for query in queries for row in self._fetch(query)]
 
     def latest_results(self, number: int, sweep: str | None = None) -> list[dict[str, Any]]:
-        """What the jobs that were done last left as their result, the latest first."""
+        """The results of the last `number` finished jobs, the latest first."""
         return [json.loads(row.result) for row in self._fetch(latest_done(number, sweep))]
 
     def rows(
@@ -348,7 +348,7 @@ class Ledger:
         kinds: Collection[str] | None = None,
         run_id: str | None = None,
     ) -> Iterator[JobRow]:
-        """Jobs in the order of adding, read in blocks: memory stays flat, and no lock is held between blocks."""
+        """Yields jobs in the order of adding. It reads in blocks: memory stays flat, and no lock is held in between."""
         query = sa.select(jobs.c.seq, *ROW_COLUMNS).where(in_sweep(sweep)).order_by(jobs.c.seq).limit(_BLOCK)
         if status is not None:
             query = query.where(jobs.c.status == status)
@@ -369,7 +369,7 @@ class Ledger:
         return table
 
     def throughput(self, window_seconds: float, sweep: str | None = None) -> dict[str, Throughput]:
-        """By kind, the jobs done within the last `window_seconds`: what an ETA is made from."""
+        """The jobs done within the last `window_seconds`, by kind, from which the remaining time is estimated."""
         rows = self._fetch(done_since(self._database.now() - window_seconds, sweep))
         return {kind: Throughput(num_done=number, seconds=seconds) for kind, number, seconds in rows}
 

@@ -1,4 +1,4 @@
-"""Where the ledger is, and how it is opened to look at it. No torch, no Hydra."""
+"""Finds the ledger, and opens it for commands that only read it."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ _PASSWORD = re.compile(r"([\w+.-]+://[^\s:/@]*):\S*@|([?&]password=)[^&\s'\"]*")
 
 
 def ledger_url(paths: PathsConfig) -> str:
-    """Where the job table is: the configured URL, or SQLite among the runs."""
+    """The address of the ledger: the configured URL, or a SQLite file among the runs."""
     return paths.ledger_url or str(Path(paths.runs) / LEDGER_FILE)
 
 
 def existing_ledger(url: str) -> Ledger:
-    """Opens a ledger to look at it; makes none.
+    """Opens a ledger that exists.
 
     Raises:
         ValueError: there is none (an empty one would say that nothing was ever done), or it can't be opened.
@@ -27,5 +27,5 @@ def existing_ledger(url: str) -> Ledger:
 
 
 def without_passwords(text: str) -> str:
-    """The text with `***` for the passwords of URLs in it, wherever they stand: in quotes, in a list."""
+    """Replaces the password of every URL in the text by `***`, also within quotes or a list."""
     return _PASSWORD.sub(lambda found: f"{found[1]}:***@" if found[1] else f"{found[2]}***", text)

@@ -1,7 +1,7 @@
-"""What is a job, what states can it be in, and how is that laid out in SQL?
+"""The records of jobs and sweeps, and their tables in SQL.
 
-Records and tables of `harness.ledger.ledger`, which is what callers import. The tables are made by whoever
-opens a ledger first; `SCHEMA_VERSION` grows with each change of them.
+A part of `harness.ledger.ledger`, which callers import. The tables are made by the first process that
+opens a ledger; `SCHEMA_VERSION` grows with each change of them.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ SCHEMA_VERSION = 1
 
 
 class LedgerError(ValueError):
-    """The ledger can't do what was asked; the message says what to mend."""
+    """Raised when the ledger can't do what was asked; the message says what to mend."""
 
 
 class LedgerUnavailableError(LedgerError, OSError):
-    """Locked, full, read-only or gone for longer than we wait. Nothing was changed: the call may be repeated."""
+    """Raised when the ledger is locked, full, read-only or gone for too long. Nothing was changed."""
 
 
 class JobStatus(StrEnum):
@@ -38,7 +38,7 @@ class SweepState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is to be done."""
+    """A piece of work: training a run, or one evaluation of it."""
 
     kind: str  # "train", "mmlu", "generate", ...
     spec_hash: str  # run_id for training; hash of run and evaluation settings for evaluations
@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow(Job):
-    """A job and its state. As returned by `Ledger.claim` it is the claim: (job_id, claim_token) proves who holds it.
+    """A job and its state. One that `Ledger.claim` returned is a claim: (job_id, claim_token) proves who holds it.
 
     Times are seconds since 1970 by the database server's clock.
     """
@@ -86,7 +86,7 @@ class SweepRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddResult:
-    """What `Ledger.add` found: jobs new to the ledger, and the known ones by their status."""
+    """The outcome of `Ledger.add`: how many jobs were new, and how many known ones had which status."""
 
     num_new: int
     num_known: int

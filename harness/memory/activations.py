@@ -1,4 +1,4 @@
-"""What does autograd keep between the forward and the backward pass of a packed row? Arithmetic, no torch.
+"""Computes what autograd keeps between the forward and the backward pass of a packed row.
 
 Derived by reading harness/banks/shared.py, harness/nn/attention.py, harness/nn/loss.py and transformers' LLaMA block,
 and held to `torch.autograd.graph.saved_tensors_hooks` in tests/unit/harness/memory/test_predict.py. N tokens, D hidden
@@ -25,11 +25,11 @@ With gradient checkpointing a block keeps its input alone, c N D.
 from dataclasses import dataclass
 
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, ShapeConfig
+from harness.devices.buffers import DRAW_BYTES
 
 ADAPTER_BYTES = 4  # adapters and their gradients are float32
 ATTENTION = "attention"  # what the output projection reads
 MAX_HEAD_SIZE = 256  # of the variable-length kernel
-DRAW_BYTES = 64 * 2**20  # `harness.nn.dropout.DRAW_BYTES`; a test holds them equal, importing it loads torch
 INT8_INPUT_BYTES = 3  # of an element, beside a masked copy, while LLM.int8 quantizes it: a bool and float16
 
 
@@ -70,7 +70,7 @@ class Pass:
         return bool(self.adapter.lora_dropout)
 
     def mask_bytes(self, linear: Linear) -> int:
-        """Of the adapter's dropout mask, an element of the layer's input."""
+        """Bytes of the adapter's dropout mask for each element of the layer's input."""
         return 1 if linear.is_target(self.adapter) and self.has_dropout else 0
 
     def keeps_input(self, linear: Linear) -> bool:
@@ -101,7 +101,7 @@ def linears(shape: ShapeConfig) -> list[Linear]:
 
 
 def saved_by_pass(run: Pass, gradient_checkpointing: bool) -> Saved:
-    """What is kept of a pass over every block and the loss, if every token is a target."""
+    """The bytes that a pass over every block and the loss keeps, if every token is a target."""
     shape, tokens = run.shape, run.tokens
     rotary = 2 * run.compute_bytes * tokens * (shape.hidden_size // shape.num_heads)
     loss = _norm(run) + tokens * (8 + run.compute_bytes * shape.hidden_size)
@@ -119,7 +119,7 @@ def saved_by_pass(run: Pass, gradient_checkpointing: bool) -> Saved:
 
 
 def block_bytes(run: Pass) -> int:
-    """What one block keeps: the table above."""
+    """The bytes that one block keeps, by the table above."""
     shape, tokens, compute = run.shape, run.tokens, run.compute_bytes
     key_heads = shape.num_kv_heads if run.in_one_call else shape.num_heads
     head = compute * tokens * (shape.hidden_size // shape.num_heads)
@@ -139,7 +139,7 @@ def block_bytes(run: Pass) -> int:
 
 
 def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes: int, num_members: int = 1) -> int:
-    """What passes through where a block needs most, at its last layer: everything else is kept by then.
+    """The bytes of temporary tensors where a block needs most: at its last layer, when everything else is kept.
 
     The largest of these moments, of which benchmarks/fake_memory.py shows each tensor:
 
@@ -223,7 +223,7 @@ def _norm(run: Pass) -> int:
 
 
 def _untracked(run: Pass) -> int:
-    """What the first block doesn't keep, as its input needs no gradient; full finetuning trains what is below it."""
+    """What the first block doesn't keep, as its input needs no gradient unless everything is trained."""
     if run.adapter.method is AdapterMethod.full:
         return 0
     return _norm(run)

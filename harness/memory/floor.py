@@ -1,4 +1,4 @@
-"""What does a run of an encoder-decoder or a classifier need at least? Arithmetic over its shape, without torch.
+"""Computes the least memory that a run of an encoder-decoder or a classifier needs, from the model's shape.
 
 Weights as they are stored, adapters, gradients and optimizer state of a T5 or a RoBERTa: all that lies on the device
 before any activation. Their activations are not derived (padded batches, two stacks), so that this tells what can't
@@ -31,7 +31,7 @@ class Parts:
 
 
 def floor_run(spec: RunSpec) -> MemoryPrediction | None:
-    """All of a run's peak but its activations, whose terms are 0.
+    """The prediction of a run's memory without activations, whose terms are 0.
 
     None where it is not known: no shape, layers by other names, a causal model (also one that is to classify).
     """

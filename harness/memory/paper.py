@@ -1,4 +1,4 @@
-"""The paper's figures of memory beside those that we compute, for LLaMA 7B to 65B.
+"""Shows the paper's figures of memory beside those that we compute, for LLaMA 7B to 65B.
 
     python -m harness.memory [--json]
 
@@ -71,9 +71,12 @@ def llama_shape(size: str) -> ShapeConfig:
 
 def paper_comparison() -> list[Comparison]:
     """The paper's memory figures (sections 2, 3 and 5) beside ours; gaps are explained, nothing is fitted."""
-    small, large = recipe_prediction("7b"), recipe_prediction("65b")
-    plain = recipe_prediction("7b", checkpointing=False)
-    full = full_prediction("65b")
+    return [*_comparison_7b(), *_comparison_65b()]
+
+
+def _comparison_7b() -> list[Comparison]:
+    """7B with QLoRA, part by part."""
+    small, plain = recipe_prediction("7b"), recipe_prediction("7b", checkpointing=False)
     shape = llama_shape("7b")
     tables = 2 * shape.vocab_size * shape.hidden_size
     rest = PAPER_BASE_BYTES - small.weights_bytes - 2 * tables
@@ -106,6 +109,13 @@ def paper_comparison() -> list[Comparison]:
             gap=f"567 / 18 = 31.5: one of 32 layers. Ours is one layer's too, made again in the backward pass; the "
             f"layers' inputs that wait for it are {small.activation_bytes / 1e6:,.0f} MB more",
         ),
+    ]
+
+
+def _comparison_65b() -> list[Comparison]:
+    """65B as a whole: finetuned in 16 bits, and with QLoRA."""
+    large, full = recipe_prediction("65b"), full_prediction("65b")
+    return [
         Comparison(
             what="65B full finetuning in 16 bits",
             paper="> 780 GB",

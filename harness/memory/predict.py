@@ -1,4 +1,4 @@
-"""How much memory does a run need? Arithmetic over a model's shape, without torch or weights.
+"""Computes how much memory a run needs, from the model's shape alone.
 
     python -m harness.memory [--json]      # LLaMA 7B to 65B, beside what the QLoRA paper states
 
@@ -13,7 +13,7 @@ Source: QLoRA (arXiv 2305.14314) sections 2 and 3; the layouts read in bitsandby
 """
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from harness.config.schema import (
     ALL_LINEAR,
@@ -28,6 +28,7 @@ from harness.config.schema import (
     ShapeConfig,
     TrainConfig,
 )
+from harness.devices.buffers import CHUNK_BYTES
 from harness.memory.activations import (
     ADAPTER_BYTES,
     Linear,
@@ -40,7 +41,6 @@ from harness.memory.activations import (
 from harness.runs.spec import RunSpec
 
 DTYPE_BYTES = {DType.float32: 4, DType.bfloat16: 2, DType.float16: 2}
-LOGITS_CHUNK_BYTES = 64 * 2**20  # `harness.nn.loss.CHUNK_BYTES`; a test holds them equal, importing it loads torch
 NESTED_BLOCK = 256  # absmax constants that share one second-level constant (paper section 3)
 SHAPE_NUMBERS = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
 CODEBOOK_BYTES = 16 * 4  # the 16 float32 levels, a copy a layer
@@ -51,7 +51,7 @@ OPTIMIZER_BLOCK = 256  # 8-bit state: elements that share one constant
 
 
 def weights_bytes(shape: ShapeConfig, quant: QuantConfig, num_shards: int = 1) -> int:
-    """The base in memory: blocks, embeddings, output layer and norms, rotary frequencies.
+    """Bytes of the base in memory: blocks, embeddings, output layer and norms, rotary frequencies.
 
     Sharded, a device has its part of every block and one block whole; embeddings and output layer are not sharded.
     """
@@ -87,7 +87,7 @@ def optimizer_bytes(tensors: list[int], optimizer: Optimizer, element_bytes: int
 
 
 def factor_copies_bytes(num_elements: int, compute_bytes: int, num_members: int) -> int:
-    """`harness.nn.member_row` on a GPU: the factors of all members of a row, side by side in the compute dtype.
+    """Bytes of the members' factors in the compute dtype, which `harness.nn.member_row` casts on a GPU for each row.
 
     A lone member in float32 is computed as it is. (A CPU casts a factor where it is used.)
     """
@@ -95,12 +95,12 @@ def factor_copies_bytes(num_elements: int, compute_bytes: int, num_members: int)
 
 
 def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> int:
-    """`harness.nn.loss`: what a chunk of logits takes, and the states around the loss.
+    """Bytes of a chunk of logits in `harness.nn.loss`, and of the states around the loss.
 
     A chunk is in float32, in 16 bits also as the product leaves it; from the second on, the one before is still there.
     The states are the last norm's output, the gathered target positions of it, and the chunk's part of the gradient.
     """
-    rows = min(num_targets, max(1, LOGITS_CHUNK_BYTES // (4 * shape.vocab_size)))
+    rows = min(num_targets, max(1, CHUNK_BYTES // (4 * shape.vocab_size)))
     element_bytes = 4 if compute_bytes == 4 else 4 + compute_bytes
     of_second = 4 * rows + element_bytes * min(rows, num_targets - rows)
     chunk = shape.vocab_size * max(element_bytes * rows, of_second)
@@ -108,7 +108,7 @@ def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> in
 
 
 def dequantization_bytes(shape: ShapeConfig, quant: QuantConfig, masters: bool = False) -> int:
-    """The widest linear layer in the compute dtype, as the products need it: dequantized, or cast from float32."""
+    """Bytes of the widest linear layer in the compute dtype, dequantized or cast from float32 to be multiplied."""
     if quant.method is QuantMethod.none and not masters:
         return 0
     return max(n.in_features * n.out_features for n in linears(shape)) * DTYPE_BYTES[quant.compute_dtype]
@@ -119,17 +119,17 @@ class MemoryPrediction:
     """Bytes at the worst moment of a training step, by what they are for."""
 
     weights_bytes: int  # the base: quantized linear layers with their constants, the rest in the compute dtype
-    adapter_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int  # on the device, whatever happens
-    paged_optimizer_bytes: int  # in unified memory: the driver moves it to the host when the device is full
-    factor_copies_bytes: int  # A and B in the compute dtype, made once a row
-    activation_bytes: int  # what the blocks keep from the forward to the backward pass
-    recomputed_bytes: int  # with gradient checkpointing: one block's activations, made again in the backward pass
-    logits_bytes: int  # the loss: a chunk of logits, the states that go in and out of it
-    last_norm_bytes: int  # the last norm's backward pass
-    dequantization_bytes: int  # the largest quantized linear layer in the compute dtype; part of working_bytes
-    working_bytes: int  # what passes through one block where it needs most
+    adapter_bytes: int = 0
+    gradient_bytes: int = 0
+    optimizer_bytes: int = 0  # on the device, whatever happens
+    paged_optimizer_bytes: int = 0  # in unified memory: the driver moves it to the host when the device is full
+    factor_copies_bytes: int = 0  # A and B in the compute dtype, made once a row
+    activation_bytes: int = 0  # what the blocks keep from the forward to the backward pass
+    recomputed_bytes: int = 0  # with gradient checkpointing: one block's activations, made again in the backward pass
+    logits_bytes: int = 0  # the loss: a chunk of logits, the states that go in and out of it
+    last_norm_bytes: int = 0  # the last norm's backward pass
+    dequantization_bytes: int = 0  # the largest quantized linear layer in the compute dtype; part of working_bytes
+    working_bytes: int = 0  # what passes through one block where it needs most
 
     @property
     def static_bytes(self) -> int:
@@ -195,37 +195,47 @@ def predict(
         ValueError: an unknown shape, `compute_dtype=auto`, or targets that a LLaMA block doesn't have.
     """
     check(shape, quant)
-    nothing = dict.fromkeys((f.name for f in fields(MemoryPrediction)), 0)
     masters = _has_masters(adapter, train)
     stored = replace(quant, compute_dtype=DType.float32) if masters else quant
-    nothing["weights_bytes"] = weights_bytes(shape, stored, num_shards)
+    base = MemoryPrediction(weights_bytes=weights_bytes(shape, stored, num_shards))
     if train is None or adapter.method is AdapterMethod.none:
-        return MemoryPrediction(**nothing)
+        return base
     check_targets(shape, adapter)
-    compute_bytes = DTYPE_BYTES[quant.compute_dtype]
     tokens = max(tokens_per_microbatch, longest_sequence)
-    run = Pass(shape=shape, quant=quant, adapter=adapter, tokens=tokens, compute_bytes=compute_bytes)
-    saved = saved_by_pass(run, train.gradient_checkpointing)
-    tensors = trained_tensors(shape, adapter) * num_members
-    full = adapter.method is AdapterMethod.full
-    element_bytes = compute_bytes if full and not masters else ADAPTER_BYTES
+    run = Pass(shape=shape, quant=quant, adapter=adapter, tokens=tokens, compute_bytes=DTYPE_BYTES[quant.compute_dtype])
+    static = _trained_bytes(run, train, masters, num_members)
+    return replace(base, **static, **_passing_bytes(run, train, masters, num_members))
+
+
+def _trained_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: int) -> dict[str, int]:
+    """Bytes that training adds for a whole step: trained weights, gradients, optimizer state and cast copies."""
+    tensors = trained_tensors(run.shape, run.adapter) * num_members
+    full = run.adapter.method is AdapterMethod.full
+    element_bytes = run.compute_bytes if full and not masters else ADAPTER_BYTES
     resident, paged = optimizer_bytes(tensors, train.optimizer, element_bytes)
-    matrix_bytes = dequantization_bytes(shape, quant, masters)
-    output_layer_bytes = shape.vocab_size * shape.hidden_size * compute_bytes if masters else 0  # cast for the loss
-    terms = nothing | {
+    return {
         "adapter_bytes": 0 if full else sum(tensors) * element_bytes,
         "gradient_bytes": sum(tensors) * element_bytes,
         "optimizer_bytes": resident,
         "paged_optimizer_bytes": paged,
-        "factor_copies_bytes": 0 if full else factor_copies_bytes(sum(tensors), compute_bytes, num_members),
+        "factor_copies_bytes": 0 if full else factor_copies_bytes(sum(tensors), run.compute_bytes, num_members),
+    }
+
+
+def _passing_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: int) -> dict[str, int]:
+    """Bytes that the forward and backward pass of a row take and free again."""
+    shape, saved = run.shape, saved_by_pass(run, train.gradient_checkpointing)
+    matrix_bytes = dequantization_bytes(shape, run.quant, masters)
+    output_layer_bytes = shape.vocab_size * shape.hidden_size * run.compute_bytes if masters else 0  # cast for the loss
+    loss_bytes = saved.loss_bytes + logits_bytes(shape, run.tokens, run.compute_bytes)
+    return {
         "activation_bytes": saved.blocks_bytes,
         "recomputed_bytes": saved.recomputed_bytes,
-        "logits_bytes": saved.loss_bytes + logits_bytes(shape, tokens, compute_bytes) + output_layer_bytes,
+        "logits_bytes": loss_bytes + output_layer_bytes,
         "last_norm_bytes": last_norm_bytes(run),
         "dequantization_bytes": matrix_bytes,
         "working_bytes": working_bytes(run, train.gradient_checkpointing, matrix_bytes, num_members),
     }
-    return MemoryPrediction(**terms)
 
 
 def _has_masters(adapter: AdapterConfig, train: TrainConfig | None) -> bool:
@@ -236,9 +246,9 @@ def _has_masters(adapter: AdapterConfig, train: TrainConfig | None) -> bool:
 
 
 def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> MemoryPrediction | None:
-    """A planned run, by the shape in its model's YAML; None where this arithmetic doesn't reach.
+    """The memory of a planned run, by the shape in its model's YAML; None where this arithmetic doesn't apply.
 
-    It doesn't reach encoders and encoder-decoders, models without a shape, and layers by other names than LLaMA's.
+    It doesn't apply to encoders and encoder-decoders, models without a shape, and layers by other names than LLaMA's.
 
     Args:
         num_shards: devices that share the base; each needs as much.
@@ -255,14 +265,14 @@ def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> Mem
 
 
 def longest_sequence(spec: RunSpec) -> int:
-    """Tokens that an example of the run has at most."""
+    """The most tokens that an example of the run can have."""
     if spec.dataset is None:
         return 0
     return min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
 
 
 def memory_key(spec: RunSpec) -> str:
-    """Runs of equal key are equal to `predict_run`: rates and seeds don't count."""
+    """A key that is equal for runs with the same prediction, such as runs that differ in rate or seed."""
     train = spec.train
     used = None
     if train is not None:
@@ -271,7 +281,7 @@ def memory_key(spec: RunSpec) -> str:
 
 
 def linear_bytes(linear: Linear, quant: QuantConfig) -> int:
-    """One linear layer without bias, as bitsandbytes stores it.
+    """Bytes of one linear layer without bias, as bitsandbytes stores it.
 
     4-bit: two weights a byte; an absmax constant a block, float32, or with double quantization uint8 and a
     float32 constant for every 256 of them; the codebooks. LLM.int8: a byte a weight, a float32 scale a row.
@@ -289,7 +299,7 @@ def linear_bytes(linear: Linear, quant: QuantConfig) -> int:
 
 
 def trained_tensors(shape: ShapeConfig, adapter: AdapterConfig) -> list[int]:
-    """Elements of every tensor that learns: A and B of each adapted layer, or all weights."""
+    """The number of elements of every trained tensor: A and B of each adapted layer, or all weights."""
     if adapter.method is AdapterMethod.full:
         norms = [shape.hidden_size] * (2 * shape.num_layers + 1)
         tables = [shape.vocab_size * shape.hidden_size] * (1 if shape.tied_embeddings else 2)
@@ -300,7 +310,7 @@ def trained_tensors(shape: ShapeConfig, adapter: AdapterConfig) -> list[int]:
 
 
 def check(shape: ShapeConfig, quant: QuantConfig) -> None:
-    """Raises ValueError where the arithmetic has nothing to work on."""
+    """Raises ValueError for a shape or a compute dtype that isn't set."""
     missing = [name for name in SHAPE_NUMBERS if getattr(shape, name) <= 0]
     if missing:
         raise ValueError(f"model.shape: {', '.join(missing)} not set; give the architecture's numbers in its YAML")
@@ -309,7 +319,7 @@ def check(shape: ShapeConfig, quant: QuantConfig) -> None:
 
 
 def check_targets(shape: ShapeConfig, adapter: AdapterConfig) -> None:
-    """Raises ValueError for layers that go by names of another architecture: their sizes are not known here."""
+    """Raises ValueError for target layers with other names than LLaMA's, whose sizes are not known here."""
     known = [linear.name for linear in linears(shape)]
     unknown = set(adapter.targets) - {ALL_LINEAR, *known}
     if unknown and adapter.method is not AdapterMethod.full:

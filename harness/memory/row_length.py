@@ -2,9 +2,9 @@
 
 A frozen layer is dequantized, and its kernels are launched, once a row, whoever is in it: longer rows cost less a
 token, and need more memory. On a GPU a row is the longest of `GPU_ROW_TOKENS` whose predicted peak, all of the
-optimizer's state included, fits: no run pages for a longer row. A plan and a worker ask the same function, the one
-with a device's whole memory, the other with what is free on it once the base is loaded. What fits nowhere is tried
-with the shortest row; where memory runs out, `harness.training.loop` halves rows and then recomputes activations.
+optimizer's state included, fits: no run pages for a longer row. A plan and a worker call the same function, the plan
+with a device's whole memory, the worker with what is free on it once the base is loaded. A run that fits nowhere is
+tried with the shortest row; where memory runs out, `harness.training.loop` halves rows and then recomputes activations.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ USABLE = 0.95  # of a device's memory; the rest is the driver's, the allocator's
 
 
 def usable_bytes(total_bytes: int, num_workers: int = 1) -> int:
-    """What each of the workers that share a GPU can give to its tensors, weights included."""
+    """Bytes that each of the workers that share a GPU has for its tensors, weights included."""
     return int(USABLE * total_bytes) // num_workers - CONTEXT_BYTES
 
 
@@ -53,9 +53,9 @@ def row_tokens(
 
 
 def group_bytes(specs: Sequence[RunSpec], tokens: int, num_shards: int = 1) -> int | None:
-    """The peak of runs that share a base and a row of so many tokens, all of the optimizer's state included.
+    """The peak, in bytes, of runs that share a base and rows of `tokens` tokens, with all of the optimizer's state.
 
-    None where the predictor doesn't reach one of them.
+    None if one of them can't be predicted.
     """
     found: list[MemoryPrediction | None] = []
     for same in _alike(specs):
@@ -69,17 +69,8 @@ def group_bytes(specs: Sequence[RunSpec], tokens: int, num_shards: int = 1) -> i
     return known[0].weights_bytes + own + max(p.resident_bytes - p.static_bytes - p.factor_copies_bytes for p in known)
 
 
-def group_pages(specs: Sequence[RunSpec], tokens: int, usable: int, num_shards: int = 1) -> bool | None:
-    """Whether paged optimizer state of these runs has to leave a GPU with so many bytes for tensors.
-
-    None where the predictor doesn't reach.
-    """
-    peak = group_bytes(specs, tokens, num_shards)
-    return None if peak is None else peak > usable
-
-
 def _alike(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
-    """By what the predictor looks at."""
+    """Groups runs whose predictions are equal."""
     found: dict[str, list[RunSpec]] = {}
     for spec in specs:
         found.setdefault(memory_key(spec), []).append(spec)

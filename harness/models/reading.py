@@ -1,4 +1,4 @@
-"""Reads a checkpoint tensor by tensor: each goes to its device, and is quantized there, before the next is read.
+"""Reads a checkpoint tensor by tensor: each is moved to its device and quantized there before the next is read.
 
 Read whole and quantized afterwards, a model wants all its 16-bit weights in host memory at once: 131 GB for 65B, eight
 times that for eight workers. Here the host holds one tensor, mapped from the file and cast to the compute dtype. The
@@ -73,7 +73,7 @@ def without_dropout(config: PretrainedConfig) -> tuple[str, ...]:
 
 
 def dropout_notes(turned_off: Collection[str]) -> tuple[str, ...]:
-    """-> what a run's record says of it."""
+    """-> a note for a run's record on the dropout that was turned off"""
     return (f"the model's own dropout is off: {', '.join(turned_off)}",) if turned_off else ()
 
 
@@ -129,7 +129,7 @@ def read_model(
 
 
 def stored_quantization(config: PretrainedConfig) -> str | None:
-    """How a checkpoint's weights are quantized already; None where they are floating-point numbers."""
+    """The name of the method by which a checkpoint's weights are quantized; None if they are floating-point numbers."""
     stored = getattr(config, "quantization_config", None) or getattr(
         config.get_text_config(decoder=True), "quantization_config", None
     )
@@ -140,7 +140,7 @@ def stored_quantization(config: PretrainedConfig) -> str | None:
 
 
 def _check_report(folder: Path, model: nn.Module, report: dict[str, Any], fresh: Collection[str]) -> None:
-    """Sees to it that every parameter has its value from the checkpoint, and that tensors without a use are named."""
+    """Refuses a model with a parameter that the checkpoint lacks, and warns of tensors without a use."""
     missing = sorted(key for key in report["missing_keys"] if not _is_within(key, fresh))
     if missing:
         raise ValueError(
@@ -173,7 +173,7 @@ def _listed(names: list[str]) -> str:
 
 @register_quantization_config(_NAME)
 class _Placing(QuantizationConfigMixin):
-    """Carries our orders through `from_pretrained`, and back the error that transformers would replace."""
+    """Passes `OnTheWay` through `from_pretrained`, and brings back an error that transformers would replace."""
 
     def __init__(self, on_the_way: OnTheWay | None, device: torch.device, fresh: Collection[str]) -> None:
         self.quant_method = _NAME  # type: ignore[assignment]  # transformers takes registered names too
@@ -184,7 +184,7 @@ class _Placing(QuantizationConfigMixin):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """What transformers describes a model by; our orders stay out of it, shards can't be copied."""
+        """What transformers writes into a model's config: nothing of `OnTheWay`, whose shards can't be copied."""
         return {"quant_method": _NAME}
 
 
@@ -195,7 +195,7 @@ class _Quantizer(HfQuantizer):
     quantization_config: _Placing
 
     def preprocess_model(self, model: Any, dtype: Any = None, **_: Any) -> None:
-        """The model has its modules, and no weights yet."""
+        """Called when the model has its modules but no weights yet."""
         orders, parameters = self.quantization_config, dict(model.named_parameters())
         way = orders.on_the_way
         self.linears = set(way.names(model)) if way else set[str]()
@@ -205,7 +205,7 @@ class _Quantizer(HfQuantizer):
         self.unsharded = decoder_layers(model) if way and way.shards is not None else []
 
     def postprocess_model(self, model: Any, **_: Any) -> None:
-        """The model has all its weights. Those that are not on the device yet are few and small."""
+        """Called when the model has all its weights. Moves the few small ones that are not on the device yet."""
         for layer in self.unsharded:
             self._shard(layer.to(self.quantization_config.device))
         del model.hf_quantizer, model.config.quantization_config
@@ -263,7 +263,7 @@ class _Place(ConversionOps):
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, list[Tensor]]:
-        """Name -> parameter. Behind an error nothing more is done: transformers goes on to the last tensor."""
+        """-> {name: parameter}. After an error it does nothing, because transformers goes on to the last tensor."""
         orders, model = self.quantizer.quantization_config, kwargs["model"]
         if orders.error is not None:
             raise orders.error

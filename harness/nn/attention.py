@@ -1,9 +1,9 @@
-"""Attention over packed rows: many sequences in one flat row, no padding, none sees another.
+"""Attention over packed rows: many sequences lie in one flat row without padding, and none sees another.
 
-Which question it answers: how one forward pass of an unchanged transformers model serves training
-(segments of any length), shared-prefix scoring (MMLU, judging) and decoding (a key/value cache).
-The model is loaded with `attn_implementation="packed"`; each call passes an `AttentionPlan` through the
-model's keyword arguments, and every layer asks the plan. No mask of [N, N] is ever built.
+With it one forward pass of an unchanged transformers model serves training (segments of any length),
+shared-prefix scoring (MMLU, judging) and decoding (a key/value cache). The model is loaded with
+`attn_implementation="packed"`; each call passes an `AttentionPlan` through the model's keyword arguments,
+and every layer calls the plan. No mask of [N, N] is ever built.
 
 Shapes: N tokens of all segments in one row, H query heads, K key/value heads, D their size.
 Source of the log-sum-exp merge: Flash-Decoding (Dao et al. 2023), Hydragen (arXiv 2402.05099).
@@ -31,7 +31,7 @@ class AttentionPlan(Protocol):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence, its prefix or cached part included."""
+        """The number of tokens of the longest sequence, its prefix or cached part included."""
         ...
 
     def attend(
@@ -131,7 +131,7 @@ class SharedPrefix:
 
 @dataclass(slots=True)
 class Branches:
-    """Sequences that begin alike, all in one row: a group's common beginning once, its continuations behind it.
+    """Sequences with common beginnings in one row: each beginning once, followed by its continuations.
 
     As `SharedPrefix` in a single pass, for prefixes that serve a few short continuations. Inference only.
     """
@@ -218,7 +218,7 @@ class _PrefixedRow:
         scaling: float,
         window: int | None,
     ) -> Tensor:
-        """prefix: keys and values of all prefixes, [P, K, D], one behind the other. -> [1, H, N, D]"""
+        """-> [1, H, N, D]. Args: prefix: keys and values of all prefixes, one after the other, [P, K, D] each."""
         q_NHD = _flat(query)
         out_NHD, lse_HN = varlen_attention(q_NHD, _flat(key), _flat(value), self.own, self.own, True, scaling, window)
         if prefix is None or self.queries is None or self.keys is None:
@@ -247,7 +247,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 def _with_prefix(
     query: Tensor, key: Tensor, value: Tensor, group: PrefixGroup, prefix: KeyValue, scaling: float
 ) -> Tensor:
-    """Attention to prefix and own tokens apart, merged by their log-sum-exp: the prefix is never copied."""
+    """Attends to the prefix and to own tokens separately and merges by log-sum-exp, so the prefix is never copied."""
     out_p, lse_p = attention_lse(query, *prefix, False, scaling)
     merged = torch.empty_like(out_p)
     start = 0
@@ -280,10 +280,10 @@ def _packed_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: shapes as there, [1, H, N, D] -> [1, N, H, D].
+    """The attention function that transformers calls, with its shapes: [1, H, N, D] -> [1, N, H, D].
 
     Raises:
-        ValueError: no plan, or a term in the scores that packed rows don't have: it must not be lost.
+        ValueError: no plan, or a term in the scores that packed rows don't have and that would be lost.
     """
     if plan is None:
         raise ValueError("a model loaded for packed rows needs plan=...: call it through a bank")

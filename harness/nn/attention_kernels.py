@@ -1,8 +1,8 @@
-"""Which kernel computes attention, by device, type and head size; and what each is handed.
+"""Chooses the kernel that computes attention, by device, data type and head size, and calls it.
 
-Three sorts: one variable-length call for a whole row of sequences (FlashAttention 2, CUDA from compute capability 8.0,
-16 bits), torch's `scaled_dot_product_attention` a sequence, and for merging with a prefix the kernels that also give
-the log-sum-exp of the scores, with a plain one in float32 where torch has none.
+There are three sorts: one variable-length call for a whole row of sequences (FlashAttention 2, CUDA from compute
+capability 8.0, 16 bits); torch's `scaled_dot_product_attention`, called for each sequence; and, to merge with a prefix,
+kernels that also give the log-sum-exp of the scores, with a plain one in float32 where torch has none.
 
 cuDNN's attention is turned off when this module is imported: it builds and keeps a graph for every new pair of lengths,
 about 30 ms each on an H100, where torch prefers it; here nearly every call has lengths of its own. The setting is
@@ -43,19 +43,19 @@ class Sequences:
 
 @cache
 def device_capability(device: torch.device) -> Capability:
-    """What a CUDA device can do; (0, 0) for anything else."""
+    """The compute capability of a CUDA device; (0, 0) for anything else."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return (0, 0)
     return torch.cuda.get_device_capability(device)
 
 
 def takes_varlen(query: Tensor) -> bool:
-    """Whether a row's attention is one variable-length call."""
+    """Whether the attention of a whole row can be one variable-length call."""
     return has_varlen_kernel(query.device.type, query.dtype, query.shape[-1], device_capability(query.device))
 
 
 def has_varlen_kernel(device_type: str, dtype: torch.dtype, head_size: int, capability: Capability) -> bool:
-    """FlashAttention 2: 16 bits, heads of up to 256 in steps of 8.
+    """Whether FlashAttention 2 serves this: 16 bits, head sizes up to 256 in steps of 8.
 
     Its backward pass takes heads above 192 only on devices with an A100's or H100's shared memory.
     """
@@ -66,7 +66,7 @@ def has_varlen_kernel(device_type: str, dtype: torch.dtype, head_size: int, capa
 
 
 def has_efficient_kernel(device_type: str, dtype: torch.dtype, head_size: int, capability: Capability) -> bool:
-    """torch's memory-efficient kernel: any CUDA device from capability 5.0; bfloat16 from 8.0 on."""
+    """Whether torch's memory-efficient kernel serves this: CUDA from capability 5.0 on; bfloat16 from 8.0 on."""
     if device_type != "cuda" or capability < (5, 0) or head_size % 8:
         return False
     return dtype in (torch.float16, torch.float32) or (dtype is torch.bfloat16 and capability >= (8, 0))
@@ -118,7 +118,7 @@ def varlen_attention(
 def causal_segments(
     query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float, window: int | None = None
 ) -> Tensor:
-    """Causal attention within each segment of a row, a call a segment. [1, H, N, D], [1, K, N, D] -> [1, H, N, D].
+    """Causal attention within each segment of a row, by one call each. [1, H, N, D], [1, K, N, D] -> [1, H, N, D].
 
     Args:
         window: a token sees itself and so many tokens before, less one; None: all.
@@ -135,7 +135,7 @@ def causal_segments(
 
 
 def _banded(length: int, window: int, device: torch.device) -> Tensor:
-    """What each token sees, [T, T]: itself and the window's tokens before."""
+    """A mask [T, T] of what each token sees: itself and the tokens before it within the window."""
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return causal.triu(1 - window)
 
@@ -178,7 +178,7 @@ def plain_attention_lse(
 
 
 def repeat_heads(tensor: Tensor, num_heads: int) -> Tensor:
-    """[B, K, T, D] -> [B, H, T, D]: grouped-query attention's heads, each key/value head H/K times."""
+    """Repeats each key/value head H/K times, for grouped-query attention. [B, K, T, D] -> [B, H, T, D]"""
     batch, kv_heads, tokens, size = tensor.shape
     if kv_heads == num_heads:
         return tensor

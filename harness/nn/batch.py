@@ -54,7 +54,7 @@ class PackedRow:
 
 
 def split_rows(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
-    """Cuts a step's items (members in order) into rows of at most `max_tokens`; one item always fits."""
+    """Cuts a step's items (members in order) into rows of at most `max_tokens`; a longer item has a row of its own."""
     rows: list[list[Item]] = []
     used = 0
     for item in items:
@@ -67,7 +67,7 @@ def split_rows(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
 
 
 def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
-    """Lays items one behind the other, by few copies to the device; those of one member must be neighbours."""
+    """Lays items one after the other, by few copies to the device; items of one member must be neighbours."""
     segments, at, targets = [], [], []
     start = 0
     for item in items:
@@ -89,7 +89,7 @@ def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
 
 
 def send(array: np.ndarray[Any, np.dtype[Any]], device: torch.device) -> Tensor:
-    """Copies an array to a device, without waiting for what the device has to do before."""
+    """Copies an array to a device, without waiting until the device has done its earlier work."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -99,7 +99,7 @@ def send(array: np.ndarray[Any, np.dtype[Any]], device: torch.device) -> Tensor:
 def share_out(items: Sequence[Item], num_ranks: int) -> list[list[Item]]:
     """Splits a step's items over ranks so that each has about as many tokens; every rank computes the same split.
 
-    Longest first, each to the rank with the fewest tokens so far; within a rank the items keep their order.
+    The longest item goes first, each to the rank with the fewest tokens so far; within a rank items keep their order.
     """
     tokens = [0] * num_ranks
     places: list[list[int]] = [[] for _ in range(num_ranks)]
@@ -113,10 +113,10 @@ def share_out(items: Sequence[Item], num_ranks: int) -> list[list[Item]]:
 def padded_batches(lengths: Sequence[int]) -> list[list[int]]:
     """Cuts examples, longest first, into batches whose padded size is at most the sum of all lengths.
 
-    So padding costs no memory beyond what a packed row of the same examples would take.
+    So padding takes no more memory than a packed row of all examples would.
 
     Returns:
-        The examples' places of each batch.
+        The indices of each batch's examples.
     """
     budget, batches = sum(lengths), list[list[int]]()
     for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -128,7 +128,7 @@ def padded_batches(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def pad(rows: Sequence[Tokens], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """-> token ids [B, T] and what is no padding [B, T], both int64, padded on the right."""
+    """Pads on the right. -> token ids [B, T], and 1 where a token is no padding [B, T]; both int64"""
     longest = max(len(row) for row in rows)
     ids, mask = torch.full((len(rows), longest), fill), torch.zeros(len(rows), longest, dtype=torch.int64)
     for i, row in enumerate(rows):

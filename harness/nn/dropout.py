@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.devices.buffers import DRAW_BYTES
 from harness.nn.batch import send
 
-DRAW_BYTES = 64 * 2**20  # of random numbers in float32 that lie there at once
 _TOKEN_STRIDE = 1 << 20  # of a stream's offset, more than a layer has inputs
 _LAYER_STRIDE = 1 << 44  # more than an example has tokens, times the above
 _LEVELS = 1 << 16  # a mask's element compares 16 random bits, so a probability is rounded to 1/65536
 
 
 def rounded_probability(probability: float, device: torch.device) -> float:
-    """The probability that `draw_mask` really uses there; what survives is scaled by 1 / (1 - it)."""
+    """The probability that `draw_mask` uses on a device. What is kept has to be scaled by 1 / (1 - probability)."""
     return round(probability * _LEVELS) / _LEVELS if device.type == "cpu" else probability
 
 
@@ -48,7 +48,7 @@ def draw_mask(mask_TI: Tensor, probability: float, seed: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """Neighbouring tokens of a row that are dropped with one probability, as one example."""
+    """Neighbouring tokens of a row that belong to one example and are dropped with one probability."""
 
     num_tokens: int
     probability: float  # 0: nothing is
@@ -56,7 +56,7 @@ class Drawn:
 
 
 class RowMasks:
-    """The masks of a row, drawn on its device a layer at a time by few calls.
+    """The masks of a row, drawn on its device by few calls for each layer.
 
     Args:
         drawn: all of the row's tokens.
@@ -88,7 +88,7 @@ class RowMasks:
 
 
 def can_draw_rows(device: torch.device) -> bool:
-    """Whether torch has the stateless generator that `RowMasks` takes (from 2.13 on, for CUDA)."""
+    """Whether torch has the stateless generator that `RowMasks` needs (from 2.13 on, for CUDA)."""
     return device.type == "cuda" and hasattr(torch.ops.aten, "_philox_uniform_")
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from harness.nn.loss import CHUNK_BYTES, ruled_losses, target_losses, trained_head_losses, trained_ruled_losses
+from harness.devices.buffers import CHUNK_BYTES
+from harness.nn.loss import ruled_losses, target_losses, trained_head_losses, trained_ruled_losses
 
 _PROBES = 4  # random hidden states
 _PROBE_SCALES = (0.1, 1.0, 30.0)  # a cap shows in large logits, a bias in small ones

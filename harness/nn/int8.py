@@ -1,4 +1,4 @@
-"""LLM.int8 whose outliers are found token by token, so that what a token becomes depends on no other token.
+"""LLM.int8 with outliers found token by token, so that a token's output depends on no other token.
 
 The paper takes every column of the whole input that has an entry of 6.0 or more out of the int8 product and multiplies
 it in 16 bits. Which columns those are depends on who shares the pass: a member's loss would depend on its group, a
@@ -31,7 +31,7 @@ class TokenwiseInt8(bnb.nn.Linear8bitLt):  # type: ignore[misc]
 
 
 class Product(torch.autograd.Function):
-    """x W^T + b; keeps nothing of x for the backward pass, which the frozen weight doesn't need."""
+    """x W^T + b; the weight is frozen, so the backward pass needs nothing of x, and nothing is kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_OI: Tensor, scales_O: Tensor, bias_O: Tensor | None) -> Tensor:

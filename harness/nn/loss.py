@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_BYTES = 64 * 2**20  # of float32 logits held at once
+from harness.devices.buffers import CHUNK_BYTES
 
 LogitsOf = Callable[[Tensor], Tensor]
 
@@ -63,7 +63,7 @@ def target_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Te
 
 
 def trained_head_losses(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor) -> Tensor:
-    """Negative log-likelihood of each target, the output layer being trained too.
+    """Negative log-likelihood of each target, where the output layer is trained too.
 
     A chunk of logits lives only while it is used, in the forward pass and again in the backward pass:
     [M, V] in float32 never exists. A float32 weight is cast to the states' dtype anew for each chunk, so that the
@@ -86,7 +86,7 @@ def _chunk_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Te
 
 
 class _RuledCrossEntropy(torch.autograd.Function):
-    """As `_LinearCrossEntropy`, the gradient through the model's rule being autograd's."""
+    """As `_LinearCrossEntropy`, but autograd computes the gradient through the model's rule."""
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, logits_of: LogitsOf, targets_N: Tensor, chunk: int) -> Tensor:
@@ -109,7 +109,7 @@ class _RuledCrossEntropy(torch.autograd.Function):
 
 
 def ruled_losses(hidden_ND: Tensor, logits_of: LogitsOf, targets_N: Tensor, chunk: int) -> Tensor:
-    """As `target_losses`, for a frozen output layer with a rule behind it.
+    """As `target_losses`, for a frozen output layer whose product the model changes by a rule.
 
     Args:
         logits_of: [n, hidden] -> [n, V] float32, differentiable.
@@ -120,7 +120,7 @@ def ruled_losses(hidden_ND: Tensor, logits_of: LogitsOf, targets_N: Tensor, chun
 
 
 def trained_ruled_losses(hidden_MD: Tensor, logits_of: LogitsOf, targets_M: Tensor, chunk: int) -> Tensor:
-    """As `ruled_losses`, the output layer being trained too."""
+    """As `ruled_losses`, where the output layer is trained too."""
 
     def of_chunk(hidden: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(logits_of(hidden), targets, reduction="none")

@@ -99,7 +99,7 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """Several members' products, each by one call of `grouped_mm`."""
+    """Several members' products, by one call of `grouped_mm` for each kind of product."""
 
     scale: float | Tensor  # of all members, or [T, 1] float32
     ends: Tensor  # [K] int32, on the device: where each member's tokens end within the term
@@ -140,7 +140,7 @@ class Grouped:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Several members' products, each with the matrices of all."""
+    """Several members' products, computed with the matrices of all members; each token keeps its own member's."""
 
     scale_TK1: Tensor  # float32: the member's at its own tokens, 0 at the others'
 
@@ -183,7 +183,7 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """Neighbouring tokens of the row, of one member or of several, and how their term enters."""
+    """A low-rank term of neighbouring tokens of the row, which belong to one member or several."""
 
     start: int
     end: int
@@ -295,7 +295,7 @@ def _masked(x_TI: Tensor, mask_TI: Tensor | None) -> Tensor:
 
 
 def _factor(mask_TI: Tensor, like_TI: Tensor) -> Tensor:
-    """The mask as a factor: a GPU multiplies by it as it is, a CPU is faster with numbers of one type."""
+    """The mask to multiply by: on a GPU as it is, on a CPU in the dtype of the numbers, which is faster there."""
     return mask_TI.to(like_TI.dtype) if like_TI.device.type == "cpu" else mask_TI
 
 
@@ -305,9 +305,9 @@ def _columns(b_KOR: Tensor) -> Tensor:
 
 
 def _reach(grad_KXX: Tensor, factors: Sequence[nn.Parameter]) -> list[Tensor | None]:
-    """-> each factor's gradient in its dtype; None where it was added to what an earlier row left there.
+    """-> each factor's gradient in its dtype; None where it was added to the gradient of an earlier row.
 
-    Autograd would cast all and then add one by one, a call each.
+    Autograd would cast and add each gradient by a call of its own.
     """
     earlier = [factor.grad for factor in factors if factor.grad is not None]
     has_earlier = len(earlier) == len(factors)

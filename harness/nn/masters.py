@@ -9,7 +9,7 @@ Nothing holds a 16-bit copy of the model: a linear layer keeps its float32 weigh
 there again, an embedding casts the rows that it looked up. Any other module with weights of its own (norms) casts
 all of them, and autograd keeps those copies; so would the stacked matrices of a mixture of experts.
 
-What was not taken: `torch.autocast` leaves norms and the residual stream in float32, which is another forward pass
+Why not otherwise: `torch.autocast` leaves norms and the residual stream in float32, which is another forward pass
 than evaluation's, and its cache is a second copy of all weights. Parametrizations rename weights, in checkpoints
 too. `saved_tensors_hooks` inside a gradient checkpoint take the place of the checkpoint's own.
 
@@ -52,7 +52,7 @@ def float32_modules(model: Any, dtype: torch.dtype) -> list[nn.Module]:
 
 
 class _CastLinear(torch.autograd.Function):
-    """x W^T + b for float32 W and b, in x's dtype. Kept are x and W itself, not the cast W."""
+    """x W^T + b for float32 W and b, in x's dtype. Keeps x and W for the backward pass, not the cast W."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
@@ -88,7 +88,7 @@ class _Embedding(nn.Embedding):
 
 
 class _Casting(nn.Module):
-    """Before a module class: its weights are cast ones while it computes."""
+    """A mix-in for a module class: while the module computes, its weights are cast to `compute_dtype`."""
 
     compute_dtype: torch.dtype
 
@@ -105,7 +105,7 @@ class _Casting(nn.Module):
 
 @cache
 def _casting(kind: type[nn.Module]) -> type[nn.Module]:
-    """The same class, but casting. A class instead of hooks, which would tie the model into a reference cycle."""
+    """The class `kind` with `_Casting`. Hooks would do too, but would tie the model into a reference cycle."""
     if kind is nn.Linear:
         return _Linear
     if kind is nn.Embedding:

@@ -1,4 +1,4 @@
-"""The row under way in an `AdapterBank`: whose tokens lie where, and what every adapted layer computes for it.
+"""The row that an `AdapterBank` computes: which tokens belong to which member, and the terms of every adapted layer.
 
 On a CPU each member is computed alone, and its factors are cast where they are used. On a GPU (`Kernels`) what can
 be done once a row or once a layer is: the factors of all members are cast by one call before the first layer,
@@ -22,7 +22,7 @@ BASE = ""  # stands for "no member" within a row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernels:
-    """What a device computes for several members by one call."""
+    """Which work of several members a device does by one call."""
 
     together: bool = False  # factors are cast once a row, neighbours share products
     grouped: frozenset[torch.dtype] = frozenset()  # that `grouped_mm` has a kernel for; else `Blocks`
@@ -30,7 +30,7 @@ class Kernels:
 
     @classmethod
     def of(cls, device: torch.device) -> "Kernels":
-        """-> what pays on a device."""
+        """-> what is faster by one call on this device."""
         if device.type != "cuda":
             return cls()
         has_kernel = torch.version.hip is None and torch.cuda.get_device_capability(device)[0] in (9, 10)
@@ -39,7 +39,7 @@ class Kernels:
 
 
 class AdaptedLayer(Protocol):
-    """A linear layer with the members' factors (`harness.banks.shared.BankLinear`)."""
+    """What a row needs of a linear layer with members' factors (`harness.banks.shared.BankLinear`)."""
 
     @property
     def layer(self) -> int: ...
@@ -70,7 +70,7 @@ class Span:
 
 @dataclass(slots=True)
 class _Planned:
-    """A run of neighbouring spans in one layer, all but its masks."""
+    """A run of neighbouring spans in one layer: all of its term but the masks."""
 
     spans: list[Span]
     products: Products
@@ -124,7 +124,7 @@ class MemberRow:
             self._plan(layers, like)
 
     def forget(self) -> None:
-        """Drops what was computed for the row: weights changed, or another row begins."""
+        """Drops what was computed for the row; call it when weights have changed."""
         self._masks = None
         self._planned.clear()
         self._products.clear()

@@ -1,7 +1,7 @@
-"""Quantizes a linear layer with bitsandbytes; `harness.models.reading` brings one after another.
+"""Quantizes linear layers with bitsandbytes; `harness.models.reading` calls it layer by layer.
 
-The output layer, embeddings and norms stay as they are (QLoRA section 5). Own layers instead
-of transformers' integration because block size is an axis of the grid and that integration fixes it at 64.
+The output layer, embeddings and norms stay as they are (QLoRA section 5). transformers' integration is not used,
+because it fixes the block size at 64, and block size is an axis of the grid.
 Source: QLoRA section 3 (NF4, double quantization), LLM.int8 (arXiv 2208.07339).
 """
 
@@ -26,7 +26,7 @@ TORCH_DTYPES = {
 
 
 def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device) -> nn.Module:
-    """-> a bitsandbytes layer with the same weights, quantized, on `device`. A bias without values stays so."""
+    """-> a bitsandbytes layer with the same weights, quantized, on `device`. A bias on the meta device stays there."""
     import bitsandbytes as bnb  # a second, for torch's compiler: an unquantized run starts without it
 
     linear = as_linear(linear)
@@ -39,7 +39,7 @@ def quantize_linear(linear: nn.Module, config: QuantConfig, device: torch.device
 
 
 def as_linear(layer: nn.Module) -> nn.Linear:
-    """-> the layer, or one that computes what GPT-2's does, whose weight is stored as [in, out]."""
+    """-> the layer itself, or for GPT-2's `Conv1D` (weight [in, out]) an equal `nn.Linear`."""
     if isinstance(layer, nn.Linear):
         return layer
     assert isinstance(layer, Conv1D)
@@ -49,14 +49,14 @@ def as_linear(layer: nn.Module) -> nn.Linear:
 
 
 def features(layer: nn.Module) -> tuple[int, int]:
-    """-> of a linear layer's input and output."""
+    """-> numbers of a linear layer's input and output features"""
     if isinstance(layer, Conv1D):
         return layer.nx, layer.nf
     return int(layer.in_features), int(layer.out_features)  # type: ignore[arg-type]
 
 
 def _int8_layer(bnb: Any, linear: nn.Linear, config: QuantConfig, device: torch.device) -> nn.Module:
-    """Its weight is quantized on the device, where `Int8Params.to` would take one that is there for quantized."""
+    """An int8 layer; quantizes on the device, as `Int8Params.to` takes a weight that lies there for quantized."""
     from harness.nn.int8 import THRESHOLD, TokenwiseInt8
 
     layer: nn.Module = TokenwiseInt8(
@@ -97,7 +97,7 @@ def _four_bit_layer(bnb: Any, linear: nn.Linear, config: QuantConfig, device: to
 
 
 def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every linear layer but the output layer, in the model's order, quantized ones included."""
+    """Every linear layer by its name but the output layer, in the model's order, quantized ones included."""
     output = base.get_output_embeddings()  # type: ignore[operator]
     found = [(n, m) for n, m in base.named_modules() if isinstance(m, LINEAR) and m is not output]
     yield from found
@@ -131,7 +131,7 @@ def require_quantized(base: nn.Module, where: object) -> None:
 
 
 def _num_weights(base: nn.Module) -> tuple[int, int]:
-    """-> weights that are quantized, and all others; a shared one counts once."""
+    """-> number of weights that are quantized, and number of all others; a shared weight counts once."""
     quantized, of_layers = 0, set[int]()
     for _, layer in linear_layers(base):
         if type(layer) not in LINEAR:

@@ -1,9 +1,9 @@
-"""A frozen base too large for one device: each rank keeps 1/N of every decoder layer's bytes.
+"""Shards a frozen base that is too large for one device: each rank keeps 1/N of every decoder layer's bytes.
 
-Which question it answers: how `launch.shard_base=true` trains 65B where one device is too small. A layer's frozen
-tensors, whatever they store (floats, NF4's packed bytes with their quantization constants, LLM.int8), are laid into
-one flat row of bytes; a rank keeps its part of it. Just before a layer's forward pass the parts are gathered, behind
-it the row is freed; the same around its backward pass, the recomputation of checkpointing included. All tensors are
+So `launch.shard_base=true` trains 65B where one device is too small. A layer's frozen tensors, whatever they store
+(floats, NF4's packed bytes with their quantization constants, LLM.int8), are laid into one flat row of bytes, and a
+rank keeps its part of it. Just before a layer's forward pass the parts are gathered, and after it the row is freed;
+the same happens around its backward pass, the recomputation of checkpointing included. All tensors are
 views of the row's storage, which is emptied and refilled, so that what autograd has saved sees the bytes again.
 
 Every pass does the same gathers in the same order on every rank: all layers forward, then all backward. That is why
@@ -36,7 +36,7 @@ class _View:
 
 
 class LayerShard:
-    """One decoder layer's frozen bytes: a rank's part of them, and now and then all.
+    """One decoder layer's frozen bytes: a rank's part of them always, and all of them while the layer computes.
 
     Args:
         layer: on the device, quantized, with no adapters in it yet; its tensors become views.
@@ -58,21 +58,21 @@ class LayerShard:
 
     @property
     def num_bytes(self) -> int:
-        """What it takes up on this rank now."""
+        """The bytes that the layer takes up on this rank now."""
         return self.part.nbytes + self._row.untyped_storage().nbytes()
 
     def gather(self) -> None:
-        """Fills the row from all ranks; each calls it at the same place of the pass."""
+        """Fills the row from all ranks; every rank has to call it at the same place of the pass."""
         self._row.untyped_storage().resize_(self.part_bytes * self.ranks.size)
         self.ranks.gather_bytes(self._row, self.part)
 
     def free(self) -> None:
-        """Empties the row; the tensors keep their shapes, without bytes behind them."""
+        """Frees the row's memory; the tensors keep their shapes."""
         self._row.untyped_storage().resize_(0)
 
 
 class ShardedLayers:
-    """All decoder layers of a base. Made empty; layers are added in the order of the forward pass."""
+    """All decoder layers of a base. It begins empty; `add` takes layers in the order of the forward pass."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -81,7 +81,7 @@ class ShardedLayers:
 
     @property
     def num_bytes(self) -> int:
-        """What the sharded layers take up on this rank now."""
+        """The bytes that the sharded layers take up on this rank now."""
         return sum(shard.num_bytes for shard in self.shards)
 
     def add(self, layer: nn.Module) -> None:
@@ -159,7 +159,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 
 
 class _AtBackward(torch.autograd.Function):
-    """The identity; `call` runs when the gradient passes."""
+    """The identity, which calls `call` in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, call: Any) -> Tensor:
@@ -182,7 +182,7 @@ def _with_hidden(
 
 
 def _lay_out(layer: nn.Module) -> tuple[list[_View], int]:
-    """-> each tensor's place, those that share memory at one place; and the bytes of all."""
+    """-> each tensor's place in the row (tensors that share memory share a place), and the row's bytes"""
     views: list[_View] = []
     places: dict[int, int] = {}  # address -> offset
     used = 0

@@ -1,6 +1,6 @@
-"""The files of an adapter in PEFT's format: their names, and `adapter_config.json` written, read and judged. No torch.
+"""The files of an adapter in PEFT's format: their names, and how `adapter_config.json` is written, read and checked.
 
-An adapter that plain LoRA describes whole is served beside others over one base (`harness.banks.shared`). All else
+An adapter that is nothing but LoRA is served beside others over one base (`harness.banks.shared`). All else
 that PEFT computes deterministically from the file and the base is served by PEFT's own layers
 (`harness.banks.loading`). What neither can do exactly is refused, and so is a field that PEFT 0.21 doesn't know.
 
@@ -139,7 +139,7 @@ def require_lora(path: Path, keys: Collection[str]) -> None:
 
 
 def peft_only(folder: Path, saved: dict[str, Any]) -> list[str]:
-    """What of an adapter needs PEFT's own layers: names of fields, files and tensors; empty for plain LoRA."""
+    """Names the fields, files and tensors of an adapter that need PEFT's own layers; empty for plain LoRA."""
     found = [key for key in _ONLY_PEFT if _asks(saved.get(key))]
     found += ["bias"] if saved.get("bias", "none") != "none" else []
     found += ["init_lora_weights"] if saved.get("init_lora_weights") in RESIDUAL_STARTS else []

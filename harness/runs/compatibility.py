@@ -1,11 +1,10 @@
-"""Does this way of finetuning go with this quantization and this model? Asked at plan time: no torch.
+"""Checks at plan time whether a way of finetuning works with a quantization and a model.
 
     problem = method_problem(config.adapter, config.quant, config.model)   # None: it works
 
 What works was tried with PEFT 0.21 and bitsandbytes 0.50 on a tiny model (tests/unit/harness/banks/test_causal.py).
-Methods that take part of the weights into the adapter do so on the 16/32-bit weights, and what is left is
-quantized afterwards (PiSSA, section 4: QPiSSA); so they work on quantized bases too, except for those that
-can't by their nature.
+Methods that move part of the weights into the adapter do so with the 16/32-bit weights, and what is left is quantized
+afterwards (PiSSA, section 4: QPiSSA). So they work with quantized bases too, but for the exceptions below.
 """
 
 from harness.config.schema import (
@@ -112,7 +111,7 @@ def rank_problem(adapter: AdapterConfig, smaller_side: int) -> str | None:
 
 
 def _rank_problem(adapter: AdapterConfig, model: ModelConfig) -> str | None:
-    """By the numbers in the model's YAML, where it has them; the bank asks again with the real layers."""
+    """Checks the rank against the numbers in the model's YAML; the bank checks it again with the real layers."""
     shape = model.shape
     if model.kind is not ModelKind.causal or not (shape.hidden_size and shape.num_heads and shape.num_kv_heads):
         return None

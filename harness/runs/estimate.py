@@ -1,4 +1,4 @@
-"""A measured value with its 95 % interval, in the one shape that all results have in code."""
+"""A measured value with its 95 % interval: the type that all results share."""
 
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -8,7 +8,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A measured value; None where it isn't defined. A bound is None where nothing says how sure the value is."""
+    """A measured value; None where it isn't defined. The bounds are None where the interval isn't known."""
 
     value: float | None
     low: float | None = None  # of the 95 % interval
@@ -27,7 +27,7 @@ class Estimate:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     def to_json(self) -> dict[str, Any]:
-        """As result files have it: `value` and `ci95`, and `n` where it is the value's own."""
+        """The values as result files have them: `value`, `ci95`, and `n` where it is known."""
         return {"value": self.value, "ci95": self.ci95} | ({} if self.n is None else {"n": self.n})
 
 

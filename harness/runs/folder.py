@@ -1,4 +1,4 @@
-"""Is a run folder whole? A folder cut off in the middle is found here, and never taken for done."""
+"""Checks that a run folder is complete, so that one that was cut off is never taken for done."""
 
 import json
 import struct
@@ -28,7 +28,7 @@ def folder_problem(folder: Path, needs_adapter: bool) -> str | None:
 
 
 def adapter_problem(folder: Path, record: RunRecord) -> str | None:
-    """A missing or truncated file; a changed one is found by its sha256 when it is loaded.
+    """Names a missing or truncated file, or None. A changed file is found by its sha256 when it is loaded.
 
     A finished run holds an adapter in PEFT's format, or, after full finetuning, a whole checkpoint.
     """
@@ -42,7 +42,7 @@ def adapter_problem(folder: Path, record: RunRecord) -> str | None:
 
 
 def _weights_problem(weights: Path) -> str | None:
-    """Holds the file's size against the one that its own header states."""
+    """Compares the file's size with the one that its own header states."""
     size = weights.stat().st_size
     with weights.open("rb") as file:
         start = file.read(8)

@@ -1,6 +1,6 @@
-"""What a run leaves behind in `record.json`: how it came about, on what, with which versions.
+"""The record of a run, `record.json`: how it was made, on which machine and data, with which versions.
 
-A record is written last, to a temporary path, then renamed: a run folder without one is not done.
+It is written last and in one step, so a run folder without a record is not done.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ RECORDED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """A finished training run, or an untouched base registered as a contestant (`num_steps` 0)."""
+    """A finished training run, or an untouched base that is measured beside runs (`num_steps` 0)."""
 
     run_id: str
     label: str
@@ -86,7 +86,7 @@ def now() -> str:
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Installed versions of what can change a number."""
+    """The installed versions of the packages that can change a number."""
     found: dict[str, str] = {}
     for name in RECORDED_PACKAGES:
         try:

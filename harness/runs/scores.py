@@ -1,11 +1,11 @@
-"""What was measured of a run? Every score that its evaluations left under `eval/`, in one shape. No torch.
+"""Reads every score that evaluations of a run left in its folder `eval/`.
 
     for score in measured_scores(run_folder / "eval"):
         print(score.evaluation, score.metric, score.value, score.low, score.high)
 
-Read by the model card and the report, so that an evaluation shows in both once it writes its numbers as the others
-do: `x` beside `x_ci95`, or `{"metrics": {"x": {"value": ..., "ci95": ...}}}`, of the whole or of each of its `tasks`.
-The `headline` that every benchmark's file has counts where its metric isn't given so.
+The model card and the report read scores here, so both show an evaluation as soon as its file has numbers like the
+others: `x` beside `x_ci95`, or `{"metrics": {"x": {"value": ..., "ci95": ...}}}`, of the whole or of each of its
+`tasks`. Every benchmark's file has a `headline`, which is a score of its own unless its metric is among these.
 """
 
 import json
@@ -22,7 +22,7 @@ _COUNTS = ("n", "num_documents")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredScore:
-    """One number of one evaluation; a bound of its 95 % interval is None where there was nothing to draw it from."""
+    """One number of one evaluation with its 95 % interval; the bounds are None where the file has none."""
 
     evaluation: str  # "mmlu", "glue rte", "tasks hellaswag"
     metric: str
@@ -35,7 +35,7 @@ class MeasuredScore:
 
 
 def measured_scores(folder: Path, leave_out: Sequence[str] = ()) -> list[MeasuredScore]:
-    """All of a run, by evaluation in the order of their names.
+    """All scores of a run, sorted by the name of the evaluation.
 
     Args:
         folder: `runs/<run_id>/eval`.
@@ -76,7 +76,7 @@ def _of_file(folder: Path, path: Path) -> Iterator[MeasuredScore]:
 
 
 def _of_headline(name: str, values: dict[str, Any], about: dict[str, Any]) -> Iterator[MeasuredScore]:
-    """The headline, unless its metric stands in the file with an interval of its own or among `metrics`."""
+    """The headline's score, unless the file has its metric with an interval elsewhere or among `metrics`."""
     headline = values.get("headline")
     if not isinstance(headline, dict) or not isinstance(headline.get("value"), (int, float)):
         return

@@ -1,4 +1,4 @@
-"""From a resolved config to a `RunSpec`, its `run_id`, its group and its label. No torch, no Hydra.
+"""Turns a resolved config into a `RunSpec` with its `run_id`, its group and its label.
 
 `run_id` is a hash of the resolved fields that can change a result: not paths, names, logging or the
 launcher. A field added later is marked with the value that reproduces the old behaviour
@@ -57,11 +57,12 @@ class RunSpec:
 
     @cached_property
     def run_id(self) -> str:
+        """Names the run and its folder: a hash, in hex, of all that can change its result."""
         return _digest(identity(self))[:RUN_ID_LENGTH]
 
     @cached_property
     def group(self) -> str:
-        """Runs of equal group share a frozen base: model, revision, quantization, compute dtype."""
+        """Equal for runs that can share a frozen base: same model, revision, quantization, compute dtype. A hash."""
         shared = [identity(self.model), identity(self.quant)]
         if self.adapter.method not in SHARED_BASE_METHODS or self.model.kind is not ModelKind.causal:
             shared.append(self.run_id)  # it changes its base, or owns it: a group of one
@@ -211,7 +212,7 @@ def identity(value: Any) -> Any:
             continue
         kept[field.name] = identity(item)
     if isinstance(value, TrainConfig) and value.original_eval_carve:
-        kept["original_eval_carve"] = [value.original_eval_carve, "as datasets' train_test_split"]  # other rows once
+        kept["original_eval_carve"] = [value.original_eval_carve, "as datasets' train_test_split"]  # other rows before
     if isinstance(value, QuantConfig):
         _drop_idle_quant_fields(value, kept)
     if isinstance(value, AdapterConfig) and value.method is AdapterMethod.none:

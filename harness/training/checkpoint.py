@@ -1,4 +1,4 @@
-"""Resumable training state of one run: adapter, optimizer and what else a step depends on, whole or not at all.
+"""Saves and loads the resumable training state of one run: adapter, optimizer and all else a step depends on.
 
 A checkpoint is a folder `step-00000040` that appears by one rename. Its one large file is safetensors: the tensors,
 and in the metadata a JSON tree that says where each belongs. The other file holds the first one's sha256:
@@ -85,7 +85,7 @@ def save_checkpoint(
 
 
 def load_newest(folder: Path, run_id: str) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of this run, and a sentence for each newer one that is damaged."""
+    """Loads the newest whole checkpoint of this run. -> it, and a sentence for each newer one that is damaged"""
     problems: list[str] = []
     for path in checkpoints(folder):
         try:
@@ -124,7 +124,7 @@ def _read(path: Path, run_id: str) -> Checkpoint:
 
 @dataclass(slots=True)
 class _Tensors:
-    """The tensors of a tree, each once, by the path at which it occurs first."""
+    """Collects the tensors of a tree, each once, by the path at which it occurs first."""
 
     stored: dict[str, Tensor] = field(default_factory=dict)
     _names: dict[tuple[Any, ...], str] = field(default_factory=dict)  # what a tensor shows of which memory -> its name
@@ -148,7 +148,7 @@ class _Tensors:
 
 
 def _encode(value: Any, path: str, tensors: _Tensors) -> Any:
-    """A value as JSON: containers and tensors become one-key objects that name their kind.
+    """Turns a value into JSON; containers and tensors become one-key objects that name their kind.
 
     Raises:
         ValueError: a value of a kind that a checkpoint doesn't hold.

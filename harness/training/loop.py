@@ -44,7 +44,7 @@ from harness.training.stopping import StopNow, stops_at_layers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
-    """What one step of one member measured; a line of metrics.jsonl."""
+    """The measurements of one step of one member: a line of metrics.jsonl."""
 
     step: int  # counted from 1
     loss: float  # nats a target token, or an example's mean first (`train.loss_mean`)
@@ -79,11 +79,12 @@ class Member:
 
     @property
     def done(self) -> bool:
+        """Whether it has made its last step, or stopped early with an error."""
         return self.error is not None or self.step >= self.total_steps
 
 
 class TrainingInterrupted(Exception):
-    """Asked to stop; every member's state is saved."""
+    """Raised when training was asked to stop, after every member's state was saved."""
 
 
 def train_group(
@@ -102,7 +103,7 @@ def train_group(
     Args:
         bank: on this rank's device.
         members: the same on every rank.
-        should_stop: asked at every layer (of a sharded base between two forward passes); one rank's yes stops all.
+        should_stop: called at every layer (of a sharded base between two forward passes); True on one rank stops all.
         between_steps: called with the members under way before each step, and with all after the last. It may look
             at weights, score and save; it must leave everything as it was, the bank's training mode included.
         ranks: the processes that share every step. Rank 0 alone calls `on_step` and writes checkpoints.
@@ -119,19 +120,7 @@ def train_group(
         group.max_tokens = max((m.train.row_tokens for m in members), default=0)
         while active := [m for m in members if not m.done]:
             between_steps(active)
-            try:
-                stepped = _step_within_memory(group, active)
-            except StopNow:
-                for member in members:
-                    if member.error is None:
-                        _save(group, member)
-                raise TrainingInterrupted from None
-            for member in stepped:
-                if not member.done and member.step % member.train.checkpoint_steps == 0:
-                    _save(group, member)
-            for member in active:
-                if member.done:
-                    _release(member)
+            _step_and_save(group, active)
         between_steps([member for member in members if member.error is None])
     finally:
         for member in members:
@@ -139,9 +128,30 @@ def train_group(
         bank.eval()
 
 
+def _step_and_save(group: "_Group", active: Sequence[Member]) -> None:
+    """One step of the active members, then the checkpoints that are due. Releases the members that have ended.
+
+    Raises:
+        TrainingInterrupted: asked to stop; checkpoints of all members are written.
+    """
+    try:
+        stepped = _step_within_memory(group, active)
+    except StopNow:
+        for member in group.members:
+            if member.error is None:
+                _save(group, member)
+        raise TrainingInterrupted from None
+    for member in stepped:
+        if not member.done and member.step % member.train.checkpoint_steps == 0:
+            _save(group, member)
+    for member in active:
+        if member.done:
+            _release(member)
+
+
 @dataclass(slots=True)
 class _Group:
-    """What stays over all steps."""
+    """The state that a group keeps over all its steps."""
 
     bank: Bank
     model: nn.Module  # the same, for its layers
@@ -231,7 +241,7 @@ def _release(member: Member) -> None:
 
 
 def _start_alike(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
-    """Every rank goes on from one step, with one set of weights.
+    """Makes sure that every rank goes on from the same step, with the same weights.
 
     Raises:
         ValueError: ranks found other checkpoints than rank 0.
@@ -250,7 +260,7 @@ def _start_alike(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
 
 @contextmanager
 def _naming_out_of_memory(what: str) -> Iterator[None]:
-    """Says what found no room, where smaller rows don't help; cuBLAS and the driver say it in plain RuntimeErrors.
+    """Names what found no room, where smaller rows don't help. cuBLAS and the driver raise plain RuntimeErrors for it.
 
     Raises:
         torch.OutOfMemoryError: something in it ran out of memory.
@@ -267,7 +277,7 @@ def _naming_out_of_memory(what: str) -> Iterator[None]:
 
 
 def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]:
-    """A step; where memory runs out, the same step again in rows of half the size, at last with checkpointing.
+    """Makes a step. Where memory runs out, it is done again in rows of half the size, at last with checkpointing.
 
     More rows are accumulated instead, so the effective batch and the losses stay.
 
@@ -294,7 +304,7 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]
 
 @dataclass(slots=True, kw_only=True)
 class _Pass:
-    """What the forward and backward passes of a step came to, on this rank."""
+    """The outcome of a step's forward and backward passes on this rank."""
 
     losses: dict[str, float] = field(default_factory=dict)  # member -> its share of the step's loss
     stop: bool = False  # asked to
@@ -303,7 +313,7 @@ class _Pass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Agreed:
-    """The same on all ranks."""
+    """The outcome of a step's passes on all ranks together; equal on all of them."""
 
     losses: dict[str, float]
     learning: dict[str, list[nn.Parameter]]  # member -> parameters that have a gradient on some rank
@@ -312,10 +322,10 @@ class _Agreed:
 
 
 def _accumulate(group: _Group, items: Sequence[Item]) -> _Pass:
-    """Forward and backward over this rank's share of the items.
+    """Runs forward and backward passes over this rank's share of the items.
 
-    Ranks that shard their base gather it together, so all make the same number of passes: who has fewer rows
-    repeats an example with weight 0, and trouble is told before each pass, not behind the last.
+    Ranks that shard their base gather it together, so all make the same number of passes: a rank with fewer rows
+    repeats an example with weight 0, and trouble is told before each pass, not after the last.
     """
     bank, ranks, shards = group.bank, group.ranks, group.bank.shards
     rows_by_rank = [split_rows(share, group.max_tokens) for share in share_out(items, ranks.size)]
@@ -364,7 +374,7 @@ def forward_backward(bank: Bank, row: Sequence[Item]) -> dict[str, Tensor]:
 
 
 def _summed(losses: Sequence[Mapping[str, Tensor]], members: Sequence[str]) -> dict[str, float]:
-    """Adds up the rows' losses. The one time in a step that the host waits for a device's passes."""
+    """Adds up the rows' losses. Only here in a step does the host wait for the device's passes."""
     parts = [(member, part) for row in losses for member, part in row.items()]
     sums = dict.fromkeys(members, 0.0)
     numbers = torch.stack([part for _, part in parts]).tolist() if parts else []
@@ -374,7 +384,7 @@ def _summed(losses: Sequence[Mapping[str, Tensor]], members: Sequence[str]) -> d
 
 
 def _agree(group: _Group, active: Sequence[Member], mine: _Pass) -> _Agreed:
-    """The one exchange of a step besides the gradients: losses, trouble, lost claims, who has gradients.
+    """Exchanges between ranks what a step needs besides the gradients: losses, trouble, lost claims, who has gradients.
 
     Raises:
         StopNow: some rank was asked to stop; lost members have their error by then.
@@ -404,7 +414,7 @@ def _make_room(group: _Group, active: Sequence[Member], items: Sequence[Item], r
     """Halves the rows; where a row is one example already, pages optimizer state, then recomputes activations.
 
     Raises:
-        torch.OutOfMemoryError: all is done.
+        torch.OutOfMemoryError: all of that was done before.
     """
     smallest = max(len(item.tokens) for item in items)
     if group.max_tokens > smallest:
@@ -519,7 +529,7 @@ def _step(member: Member, loss: float, norm: float, num_targets: int) -> StepMet
 
 
 def _note_overflow(member: Member) -> None:
-    """Says it once: with a dynamic scale it happens now and then."""
+    """Notes the first overflow only: with a dynamic scale they are normal."""
     if member.loss_scale.num_overflows == 1:
         member.notes.append(
             f"float16 gradients overflowed at step {member.step + 1}: it is done again with the loss scaled by "
@@ -528,7 +538,7 @@ def _note_overflow(member: Member) -> None:
 
 
 def _save(group: _Group, member: Member) -> None:
-    """Writes a checkpoint; of a member that has made its last step the weights alone."""
+    """Writes a checkpoint; for a member that has made its last step only the weights."""
     if not group.ranks.leads or member.lost():
         return
     assert member.optimizer_kind is not None

@@ -15,7 +15,7 @@ GROWTH_STEPS = 2000
 
 @dataclass(slots=True, kw_only=True)
 class LossScale:
-    """What one run's loss is multiplied by; of another dtype than float16 it stays 1."""
+    """The factor that one run's loss is multiplied by; it stays 1 for other dtypes than float16."""
 
     dynamic: bool = False
     factor: float = 1.0
@@ -34,7 +34,7 @@ class LossScale:
         return cls(dynamic=True, factor=INITIAL_FACTOR)
 
     def count_good_step(self) -> None:
-        """A step was done."""
+        """Notes a step without overflow; doubles the factor after many of them."""
         self.good_steps += 1
         if self.dynamic and self.good_steps == GROWTH_STEPS:
             self.factor, self.good_steps = 2 * self.factor, 0

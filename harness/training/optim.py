@@ -1,4 +1,4 @@
-"""The optimizer of one run: which one a machine really runs, its state, and clipping for a whole group.
+"""The optimizer of one run: which one this machine uses, its state, and the clipping of gradients for a group.
 
 Paged AdamW keeps its state in CUDA unified memory, from which the driver moves it to the host when the device is
 full. It is for runs that would run out of memory otherwise: where the state fits, it stays on the device, and where
@@ -18,7 +18,7 @@ MAX_STATE_SHARE = 1 / 4  # of the free memory, for state that isn't paged; the r
 
 
 class OptimizerKind(StrEnum):
-    """What really runs, as records name it."""
+    """The optimizer that really runs, as records name it."""
 
     adamw = "adamw"  # torch's fused one; its moments have the parameters' dtype
     adamw_32bit = "adamw_32bit"  # bitsandbytes'
@@ -31,7 +31,7 @@ class OptimizerKind(StrEnum):
         return self.startswith("paged_")
 
     def with_paging(self, paged: bool) -> "OptimizerKind":
-        """The same arithmetic, its state in unified memory or not; torch's AdamW is never paged."""
+        """The optimizer with the same arithmetic whose state is paged, or isn't; torch's AdamW is never paged."""
         name = self.removeprefix("paged_")
         return OptimizerKind(f"paged_{name}" if paged and self is not OptimizerKind.adamw else name)
 
@@ -39,7 +39,7 @@ class OptimizerKind(StrEnum):
 def used_optimizer(
     wanted: Optimizer, device: torch.device, pages: bool = True, dtype: torch.dtype = torch.float32
 ) -> OptimizerKind:
-    """Which optimizer runs in place of the one that a run names.
+    """The optimizer that runs in place of the one that a run names.
 
     `paged_adamw_32bit` is torch's AdamW where its state need not leave the device: the same update up to rounding, in
     a few kernels instead of one a tensor. For trained tensors in 16 bits torch would keep 16-bit moments on CUDA, so
@@ -61,7 +61,7 @@ def used_optimizer(
 
 
 def resumed_optimizer(saved: OptimizerKind, chosen: OptimizerKind) -> OptimizerKind:
-    """Which optimizer a resumed run goes on with: its checkpoint's, so that its rounding doesn't change.
+    """The optimizer that a resumed run goes on with: its checkpoint's, so that its rounding doesn't change.
 
     It is paged where `chosen`, by today's free memory, is. Only torch's AdamW can't be: it gives way to `chosen`.
     """
@@ -71,7 +71,7 @@ def resumed_optimizer(saved: OptimizerKind, chosen: OptimizerKind) -> OptimizerK
 
 
 def state_bytes(wanted: Optimizer, num_elements: int) -> int:
-    """Bytes of AdamW's two moments, one or four bytes an element."""
+    """Bytes of AdamW's two moments, of one or four bytes for each element."""
     return 2 * num_elements * (1 if wanted is Optimizer.paged_adamw_8bit else 4)
 
 
@@ -128,7 +128,7 @@ def _bitsandbytes_state(of: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def release_state(optimizer: torch.optim.Optimizer) -> None:
-    """Drops an optimizer's state and hands its paged buffers on; it can't step any more."""
+    """Drops an optimizer's state, and frees its paged buffers for other optimizers. It can't step any more."""
     tensors = [value for of in optimizer.state.values() for value in of.values() if isinstance(value, Tensor)]
     paged = [tensor for tensor in tensors if getattr(tensor, "is_paged", False)]
     optimizer.state.clear()

@@ -1,4 +1,4 @@
-"""bitsandbytes' AdamW with its large state in unified memory that outlives a run. Needs bitsandbytes.
+"""bitsandbytes' AdamW, its large state in unified memory that later runs use again.
 
 bitsandbytes allocates unified memory by `cudaMallocManaged` and has no call that frees it, so a process that trains
 run after run would keep every run's state for ever. Here a run takes its buffers from a pool and gives them back.
@@ -24,7 +24,7 @@ _Key = tuple[tuple[int, ...], torch.dtype, int | None]  # shape, dtype, number o
 
 
 class BufferPool:
-    """Buffers in unified memory that nobody uses now."""
+    """Buffers in unified memory that no optimizer uses at the moment."""
 
     def __init__(self) -> None:
         self._unused: defaultdict[_Key, list[Tensor]] = defaultdict(list)
@@ -37,7 +37,7 @@ class BufferPool:
         return buffer
 
     def give_back(self, buffers: Iterable[Tensor]) -> None:
-        """For the next one who needs such shapes."""
+        """Keeps buffers for the next optimizer that needs such shapes."""
         for buffer in buffers:
             self._unused[(tuple(buffer.shape), buffer.dtype, buffer.page_deviceid)].append(buffer)  # type: ignore[attr-defined]
 
@@ -90,7 +90,7 @@ class PooledAdamW(AdamW):  # type: ignore[misc]
                 self.update_step(group, p, group_index, index)
 
     def state_dict(self) -> dict[str, Any]:
-        """As bitsandbytes', once the device has done every step."""
+        """bitsandbytes' state, after the device has done every step."""
         sync_gpu(self.param_groups[0]["params"][0])  # unified memory is read on the host without waiting
         state: dict[str, Any] = super().state_dict()
         return state

@@ -1,4 +1,4 @@
-"""Which examples a step sees, and at what learning rate: functions of the step alone.
+"""The examples of a step and its learning rate, as functions of the step's number alone.
 
 Neither holds state, so a resumed run needs nothing but its step number to go on exactly.
 """
@@ -31,12 +31,12 @@ def num_steps(train: TrainConfig, num_examples: int) -> int:
 
 
 def num_warmup_steps(train: TrainConfig, total_steps: int) -> int:
-    """Of a run's steps, those over which the rate rises. Source: transformers' `get_warmup_steps` (rounded up)."""
+    """How many of a run's steps the rate rises over. Source: transformers' `get_warmup_steps` (rounded up)."""
     return train.warmup_steps or math.ceil(train.warmup_ratio * total_steps)
 
 
 def batch_indices(train: TrainConfig, num_characters: Lengths, step: int) -> list[int]:
-    """The examples of one step (counted from 0): each epoch a fresh seeded order, none left out.
+    """The indices of one step's examples. Each epoch has a new seeded order, and leaves no example out.
 
     Args:
         train: data_seed, batch_size and group_by_length count.
@@ -74,7 +74,7 @@ def group_by_length(order: Lengths, lengths: Lengths, batch_size: int) -> Length
 
 
 def learning_rate(train: TrainConfig, step: int, total_steps: int) -> float:
-    """Of the step counted from 0: linear warm-up, then constant, linear or cosine decay to 0.
+    """The learning rate of a step, counted from 0: linear warm-up, then constant, or linear or cosine decay to 0.
 
     The first of W warm-up steps has the rate 1/W. In `train.mode=faithful` it has 0, as transformers' schedules.
     """

@@ -1,7 +1,7 @@
-"""How does a step end within a layer's time when the process is asked to stop?
+"""Ends a step within a layer's time when the process is asked to stop.
 
-A forward and backward pass over a full row of a large model takes many seconds; whoever stops a sweep waits for ten.
-So every linear layer looks up, on the way forward and on the way back. Nothing it computes is changed.
+A forward and backward pass over a full row of a large model takes many seconds, and a worker has ten to end in.
+So every linear layer checks for the request, in the forward and in the backward pass. Its results don't change.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 
 class StopNow(Exception):
-    """Asked to stop in the middle of a step, before any weight has changed."""
+    """Raised in the middle of a step, before any weight has changed, because the process was asked to stop."""
 
 
 @contextmanager
 def stops_at_layers(model: nn.Module, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Within it, a forward or backward pass through `model` raises StopNow soon after `should_stop` says so."""
+    """Within this context, a pass through `model` raises StopNow soon after `should_stop` returns True."""
 
     def look(*_: Any) -> None:
         if should_stop():

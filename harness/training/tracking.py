@@ -1,4 +1,4 @@
-"""Metrics mirrored to Weights & Biases, offline unless the user says otherwise. The ledger is the truth.
+"""Mirrors metrics to Weights & Biases, offline unless the user says otherwise; the run folder keeps them in any case.
 
 One thread of a worker talks to wandb, for all its runs: importing and opening it takes a second, in which training
 begins. wandb writes through a process of its own. Where that one is lost (SLURM's SIGTERM reaches every process of a
@@ -23,7 +23,7 @@ _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wandb")
 
 
 class Tracker:
-    """One run's mirror. With `tracking.wandb_mode=disabled` it does nothing."""
+    """The mirror of one run in Weights & Biases. With `tracking.wandb_mode=disabled` it does nothing."""
 
     def __init__(self, open_mirror: Callable[[], Any] | None) -> None:
         """Args: open_mirror: gives wandb's run; None: there is no mirror."""
@@ -49,7 +49,7 @@ class Tracker:
         self.log_values(metrics.step, asdict(metrics))
 
     def log_values(self, step: int, values: dict[str, Any]) -> None:
-        """What was measured at a step. Raises what went wrong with an earlier one, unless wandb itself was lost."""
+        """Sends values measured at a step. Raises the error of an earlier call, unless wandb's process was lost."""
         while self._told and self._told[0].done():
             self._told.popleft().result()
         self._tell(lambda run: run.log(values, step=step))

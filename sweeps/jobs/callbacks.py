@@ -1,4 +1,4 @@
-"""What is looked at while runs train: MMLU every so many steps, and adapters kept aside. Training stays as it is.
+"""Callbacks between training steps: score MMLU and save adapters, without a change to training.
 
 `train.mmlu_every_steps` scores the members of a group that are due in one call, by the original's protocol (qlora's
 MMLUEvalCallback: its prompts on the validation questions), and writes a line each to `runs/<run_id>/mmlu.jsonl`.
@@ -148,11 +148,11 @@ class StepCallbacks:
 
 
 class _Stopped(Exception):
-    """Asked to stop while questions were scored."""
+    """Raised when the run was asked to stop while questions were scored."""
 
 
 def remove_callback_files(folder: Path) -> None:
-    """Removes what an earlier attempt left, where training begins anew. Args: folder: runs/<run_id>."""
+    """Removes the files of an earlier attempt, before training begins anew. Args: folder: runs/<run_id>."""
     (folder / MMLU_LOG).unlink(missing_ok=True)
     shutil.rmtree(snapshot_folder(folder, 0).parent, ignore_errors=True)
 

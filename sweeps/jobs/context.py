@@ -1,4 +1,4 @@
-"""What a worker hands to the jobs it runs: settings, the loaded base, the claims' fate."""
+"""What a worker gives to the jobs that it runs: settings, the loaded base, and what becomes of its claims."""
 
 import time
 import traceback
@@ -23,7 +23,7 @@ from sweeps.jobs.settings import WorkerSettings
 
 @dataclass(slots=True, kw_only=True)
 class Workplace:
-    """What every rank has. A base stays loaded until a job needs another."""
+    """What every rank of a worker has. A base stays loaded until a job needs another one."""
 
     settings: WorkerSettings
     should_stop: Callable[[], bool]
@@ -47,7 +47,7 @@ class Workplace:
         """The frozen base of a run, loaded once for all jobs of its group.
 
         Args:
-            trains: for training, which a device that only emulates the run's data type is refused for.
+            trains: whether it is loaded for training, which is refused on a device that only emulates its data type.
 
         Raises:
             ValueError: its weights are nowhere to be found, or the device doesn't compute in its data type.
@@ -72,7 +72,7 @@ class Workplace:
 
 @dataclass(slots=True, kw_only=True)
 class Context(Workplace):
-    """What the rank that claims and settles jobs has besides: the one process, or rank 0."""
+    """What the rank that claims and settles jobs has in addition: the only process, or rank 0."""
 
     ledger: Ledger
     settled: set[str] = field(default_factory=set)  # job_ids of the claims under way that are finished or failed
@@ -80,7 +80,7 @@ class Context(Workplace):
     renewed: float = 0.0  # when the leases were last renewed
 
     def tell(self, claim: JobRow, **what: Any) -> None:
-        """Progress for whoever watches; lost without harm when nobody does."""
+        """Reports progress to the launch that watches; where none does, nothing happens."""
         self.send({"kind": claim.kind, "label": claim.label, **what})
 
     def still_held(self, claim: JobRow) -> bool:
@@ -98,7 +98,7 @@ class Context(Workplace):
         self.renewed = began
 
     def is_lost(self, claim: JobRow) -> bool:
-        """Does somebody else hold the job now? Asks the ledger only where we slept through our own lease."""
+        """Whether another worker holds the job now. Asks the ledger only if this process slept through its lease."""
         if now_awake_or_not() - self.renewed > self.settings.launch.lease_seconds and claim.job_id not in self.lost:
             self.lost |= set() if self.still_held(claim) else {claim.job_id}
         return claim.job_id in self.lost
@@ -115,7 +115,7 @@ class Context(Workplace):
             self.tell(claim, phase="failed", reason=reason)
 
     def fail_with(self, claim: JobRow, error: Exception) -> None:
-        """Fails a job by what nobody foresaw, its stack trace in its folder; tried again unless a user must mend it."""
+        """Fails a job by an unexpected error, and writes its stack trace to a file. Tries it again if that can help."""
         log = self.run_folder(claim.run_id) / "error.log"
         reason = f"{type(error).__name__}: {error}"
         try:
@@ -129,5 +129,5 @@ class Context(Workplace):
 
 
 def now_awake_or_not() -> float:
-    """Seconds that go on while the machine sleeps or this process is stopped."""
+    """A clock in seconds that also runs while the machine sleeps or this process is stopped."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

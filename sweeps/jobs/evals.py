@@ -1,7 +1,7 @@
-"""Evaluations that follow training, as jobs of their own: any benchmark of the registry, over claims of one base.
+"""Runs the jobs that evaluate trained runs, by any benchmark of the registry, over claims of one base.
 
-Members of a causal base are scored together, each in a result of its own. Other models own their base and hold one
-adapter: their claims are scored one after the other.
+Members of a causal base are scored together, and each gets a result of its own. Other models own their base and hold
+one adapter: their claims are scored one after the other.
 """
 
 import json
@@ -34,7 +34,7 @@ def eval_jobs(context: Context, claims: Sequence[JobRow]) -> None:
 
 
 def follow_evals(place: Workplace, claims: Sequence[JobRow]) -> None:
-    """The same passes as rank 0's over a base of which each holds a part; what comes of them is rank 0's."""
+    """Makes the same passes as rank 0 over a base of which each rank holds a part. Rank 0 keeps the results."""
     benchmark = BENCHMARKS[claims[0].kind]
     for same in _scored_together(benchmark, claims):
         _scored(place, benchmark, same, lambda _, __: None)
@@ -73,9 +73,9 @@ def _contestant(place: Workplace, benchmark: Benchmark, settings: Any, system: S
 
 
 def _partial_folder(place: Workplace) -> Path | None:
-    """Where finished parts wait for the next attempt of a killed job; each is tied to its model, data and protocol.
+    """The folder of finished parts, for the next attempt of a killed job; each names its model, data and protocol.
 
-    None over shards: all ranks make the same passes, so none may leave out what it has found there.
+    None over shards: all ranks make the same passes, so none may skip a part that it finds there.
     """
     return None if place.shards_base else Path(place.settings.paths.cache) / "eval"
 
@@ -85,7 +85,7 @@ def _progress_of(context: Context, claim: JobRow) -> Progress:
 
 
 def _scored_together(benchmark: Benchmark, claims: Sequence[JobRow]) -> Iterator[list[JobRow]]:
-    """Claims of equal settings; of a model that owns its base one at a time."""
+    """Groups claims of equal settings; claims on a model that owns its base are alone."""
     groups: dict[str, list[JobRow]] = {}
     for claim in claims:
         groups.setdefault(json.dumps(_planned(claim), sort_keys=True), []).append(claim)

@@ -1,4 +1,4 @@
-"""How rank 0 of a worker broadcasts what is done next to the other ranks, and how the ranks meet.
+"""Connects the ranks of a worker, and lets rank 0 broadcast to the others what is done next.
 
 Rank 0 alone claims and settles jobs. It broadcasts every job that several devices share through the store where the
 ranks met, as JSON; within the job the ranks agree by `harness.devices.ranks`. An idle rank waits at the store, because

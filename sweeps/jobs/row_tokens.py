@@ -1,4 +1,4 @@
-"""How long the rows of a worker's group are, once its base is loaded: `harness.memory.row_length` with what is free."""
+"""Decides how long the rows of a worker's group are, from the memory that is free after its base is loaded."""
 
 from collections.abc import Sequence
 from dataclasses import replace

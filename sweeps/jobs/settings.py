@@ -1,4 +1,4 @@
-"""What a worker process is told. No torch: the parent makes it."""
+"""The settings that a worker process gets from its parent."""
 
 import socket
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ EXIT_NO_SPACE = 75  # a worker could write nothing any more: a full or read-only
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """All that a worker process needs to know; small enough to be pickled to it."""
+    """All settings of a worker process; they are pickled to it."""
 
     ledger_url: str
     paths: PathsConfig
@@ -24,18 +24,18 @@ class WorkerSettings:
 
 
 def worker_name(pid: int | None) -> str:
-    """What a worker process of this machine is called in the ledger."""
+    """The name in the ledger of a worker process of this machine."""
     return f"{socket.gethostname()}:{pid}"
 
 
 def worker_pid(name: str | None) -> int | None:
-    """The process of a worker of this machine; None for another machine's."""
+    """The process id of a worker of this machine; None for another machine's worker."""
     host, _, pid = (name or "").rpartition(":")
     return int(pid) if host == socket.gethostname() and pid.isdigit() else None
 
 
 def absolute_paths(paths: PathsConfig) -> PathsConfig:
-    """The same places for a worker that starts elsewhere."""
+    """`paths` made absolute, for a worker that starts in another folder."""
 
     def absolute(path: str | None) -> str | None:
         return None if path is None else str(Path(path).expanduser().absolute())
@@ -50,5 +50,5 @@ def absolute_paths(paths: PathsConfig) -> PathsConfig:
 
 
 def absolute_url(url: str) -> str:
-    """The same ledger for a worker that starts elsewhere: a SQLite file by its whole path."""
+    """The ledger's URL for a worker that starts in another folder: a SQLite file by its absolute path."""
     return url if "://" in url else str(Path(url).expanduser().absolute())

@@ -1,4 +1,4 @@
-"""The job kind `train`: several claimed runs over one base, each left behind as a whole run folder."""
+"""The job kind `train`: trains several claimed runs over one base, and leaves a whole run folder of each."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import yaml
 
 from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
 from harness.config.schema import AdapterMethod, ModelKind
-from harness.data.holdout import carve
+from harness.data.holdout import without_holdout
 from harness.data.labels import num_labels
 from harness.data.source import fingerprint, locate_dataset
 from harness.data.tokens import EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
@@ -146,7 +146,7 @@ def _watched(runs: Sequence[_Run]) -> dict[str, Watched]:
 
 
 def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
-    """The same steps as rank 0's, over this rank's share of their examples; what is written is rank 0's.
+    """Makes the same steps as rank 0, over this rank's share of their examples. Only rank 0 writes files.
 
     Raises:
         TrainingInterrupted: the ranks agreed to stop.
@@ -235,7 +235,7 @@ def _read_examples(place: Workplace, base: LoadedBase, run: _Run) -> tuple[Encod
     run.data.require_fits(base.max_length, apart=run.spec.model.kind is ModelKind.seq2seq)
     if run.data.labels is not None:
         set_num_labels(base.bank, num_labels(run.spec.dataset, float(run.data.labels.max())))
-    examples, num_characters = carve(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
+    examples, num_characters = without_holdout(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
     calibrate(base.bank, run.spec.adapter, examples, run.spec.train)
     set_master_weights(base.bank, run.spec.adapter, run.spec.train)
     return examples, num_characters
@@ -265,7 +265,7 @@ def _set_row_tokens(place: Workplace, base: LoadedBase, runs: Sequence[_Run]) ->
 
 
 def _drop_checkpoint_of_other_inputs(run: _Run, base: LoadedBase) -> None:
-    """A checkpoint of other weights or rows, changed while the run was stopped, is not gone on from."""
+    """Removes a checkpoint of other weights or rows, which were changed while the run was stopped."""
     inputs = {"base_fingerprint": base.fingerprint, "data_fingerprint": run.data_fingerprint}
     path = run.folder / CHECKPOINT_FOLDER / "inputs.json"
     if path.is_file() and json.loads(path.read_text()) != inputs:
@@ -274,7 +274,7 @@ def _drop_checkpoint_of_other_inputs(run: _Run, base: LoadedBase) -> None:
 
 
 def _earlier_metrics(folder: Path) -> list[StepMetrics]:
-    """The steps of a run that was stopped; none where another version of the code wrote them."""
+    """The steps in metrics.jsonl of a run that was stopped; none if another version of the code wrote them."""
     try:
         return [StepMetrics(**row) for row in read_jsonl(folder / METRICS_FILE)]
     except (FileNotFoundError, TypeError, ValueError):
@@ -282,7 +282,7 @@ def _earlier_metrics(folder: Path) -> list[StepMetrics]:
 
 
 def _rewind_metrics(run: _Run, step: int) -> None:
-    """Forgets the steps after the checkpoint, which are done again."""
+    """Removes the steps after the checkpoint from metrics.jsonl, because they are done again."""
     run.metrics = [metrics for metrics in run.metrics if metrics.step < step]
     path = run.folder / METRICS_FILE
     write_atomically(path, "".join(to_json(asdict(m), where=str(path)) + "\n" for m in run.metrics))
@@ -324,7 +324,7 @@ def _result(record: RunRecord) -> dict[str, Any]:
 
 
 def _write_adapter(base: LoadedBase, run: _Run) -> tuple[Path, str]:
-    """Writes it beside its place. -> where, and the sha256 of its weights"""
+    """Writes the adapter to a folder beside its final one. -> that folder, and the sha256 of the weights"""
     partial = run.folder / f".adapter.partial-{os.getpid()}"
     model = run.spec.model
     try:
@@ -381,7 +381,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
 
 
 def _peak_memory_bytes(device: torch.device) -> int:
-    """Of the GPU where there is one, else of this worker process since its start."""
+    """The peak memory of the GPU, or on a CPU of this worker process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -54,7 +54,7 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sweep:
-    """What was put into the ledger."""
+    """The sweep as it was put into the ledger."""
 
     name: str
     ledger: Ledger
@@ -102,7 +102,7 @@ def _work(sweep: _Sweep, config: Config, num_done: int, console: Console) -> boo
 
 
 def _follow(config: Config, place: Place) -> int:
-    """Works as one of torchrun's processes that isn't the first; the first one plans, records and prints."""
+    """Works as one of torchrun's processes but the first, which plans, records and prints."""
     try:
         _run_here(_settings(config, None, None), place, lambda _: None)
     except KeyboardInterrupt:
@@ -135,6 +135,6 @@ def _open_ledger(config: Config) -> Ledger:
 
 
 def _sweep_name(jobs: Sequence[Job]) -> str:
-    """Equal grids have equal names, so that the same command finds its sweep again."""
+    """A name that is equal for equal grids, so that the same command finds its sweep again."""
     digest = hashlib.sha256(json.dumps(sorted(job.job_id for job in jobs)).encode()).hexdigest()
     return f"sweep-{digest[:8]}"

@@ -1,7 +1,7 @@
-"""Who starts the workers of a sweep, and what must be there before? One module and one entry each.
+"""The launchers, which start the workers of a sweep: a module and an entry here for each.
 
-A launcher gets what a worker must know, the ledger and a place to report to, starts workers that claim from this
-ledger, and says whether it has waited until nothing was left. Ray and submitit are imported only when chosen.
+A launcher gets the workers' settings, the ledger and a function to report to. It starts workers that claim jobs from
+this ledger, and returns whether it has waited until no job was left. Ray and submitit are imported only when chosen.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Worker processes on this machine, from a preloaded forkserver, watched until nothing is left to do.
+"""Starts worker processes on this machine from a preloaded forkserver, and watches them until no job is left.
 
 Each worker has a slot: CUDA devices that it may see, or a share of the cores (`sweeps.plan.slots`).
 A worker that dies (-9, out of memory), or is killed because it says nothing for `launch.hang_seconds`, is replaced
@@ -58,16 +58,10 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:
         _give_up_orphaned_claims(ledger, settings.sweep)
         while True:
             for worker in [w for w in workers if not w.process.is_alive()]:
-                _drain(worker, watch)
-                _report_end(worker, watch)
-                given_up = _give_up_claims(worker, ledger, settings.sweep)
-                num_failed_starts = (
-                    num_failed_starts + 1 if worker.process.exitcode and not (given_up or worker.spoke) else 0
-                )
                 workers.remove(worker)
+                never_began = _settle_ended(worker, ledger, watch, settings.sweep)
+                num_failed_starts = num_failed_starts + 1 if never_began else 0
                 looked = -POLL_SECONDS
-                if worker.out_of_space:
-                    raise ValueError(f"{worker.reason}: make room and start the same command again; nothing is lost")
             if num_failed_starts >= MAX_FAILED_STARTS:
                 raise ValueError(
                     f"{num_failed_starts} workers in a row died before they began a job; the reason is above"
@@ -104,7 +98,7 @@ def _start(
 
 
 def _receive(worker: _Worker, watch: Watch) -> bool:
-    """Hands on one message. -> False at the worker's end."""
+    """Passes one message on to `watch`. -> False if the worker has ended."""
     try:
         message = worker.connection.recv()
     except (EOFError, OSError):
@@ -126,7 +120,7 @@ def _drain(worker: _Worker, watch: Watch) -> None:
 
 
 def _kill_hanging(workers: list[_Worker], ledger: Ledger, settings: WorkerSettings) -> None:
-    """Its heartbeat may go on while its work stands still; one that waits for others' jobs holds none and may."""
+    """Kills workers that hold claims and have been silent for too long; their heartbeat may go on while work hangs."""
     limit = settings.launch.hang_seconds
     for worker in workers if limit is not None else []:
         if time.monotonic() - worker.heard < (limit or 0.0):
@@ -136,6 +130,20 @@ def _kill_hanging(workers: list[_Worker], ledger: Ledger, settings: WorkerSettin
             worker.process.kill()
             worker.process.join()
         worker.heard = time.monotonic()
+
+
+def _settle_ended(worker: _Worker, ledger: Ledger, watch: Watch, sweep: str | None) -> bool:
+    """Reads the last messages of a process that ended, and gives its jobs to others. -> whether it never began a job
+
+    Raises:
+        ValueError: it could write nothing any more.
+    """
+    _drain(worker, watch)
+    _report_end(worker, watch)
+    given_up = _give_up_claims(worker, ledger, sweep)
+    if worker.out_of_space:
+        raise ValueError(f"{worker.reason}: make room and start the same command again; nothing is lost")
+    return bool(worker.process.exitcode) and not (given_up or worker.spoke)
 
 
 def _report_end(worker: _Worker, watch: Watch) -> None:
@@ -149,7 +157,7 @@ def _how_ended(worker: _Worker) -> str:
 
 
 def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> int:
-    """A dead worker's jobs go to the next one now, not when their lease runs out; the attempt counts."""
+    """Gives a dead worker's jobs to others at once, not when their lease runs out. The attempt counts."""
     claims = _claims(worker, ledger, sweep)
     for claim in claims:
         ledger.fail(claim, f"worker {worker_name(worker.process.pid)} died ({_how_ended(worker)})", retry=True)
@@ -157,7 +165,7 @@ def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> int:
 
 
 def _give_up_orphaned_claims(ledger: Ledger, sweep: str | None) -> None:
-    """What a parent that was killed together with its workers left claimed needs no waiting for the lease."""
+    """Gives up claims of workers whose process is gone, because their parent was killed together with them."""
     for claim in ledger.rows(sweep=sweep, status=JobStatus.claimed):
         pid = worker_pid(claim.worker)
         if pid is not None and not Path(f"/proc/{pid}").exists():
@@ -169,7 +177,7 @@ def _claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> list[JobRow]:
 
 
 def _stop(workers: list[_Worker]) -> list[_Worker]:
-    """Asks them to save and end. -> those that did not in time and were killed."""
+    """Asks the workers to save and end. -> those that didn't end in time and were killed"""
     for worker in workers:
         worker.process.terminate()
     deadline = time.monotonic() + STOP_SECONDS

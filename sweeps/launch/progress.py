@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: one line for the sweep, one for the job under way.
+"""Shows the progress of a sweep: a line for the sweep and one for the job that runs.
 
 On a terminal these are live bars; elsewhere (a log, CI) a plain line every few seconds. A small sweep has a line for
 each job's end too; of a large one only the first failures have, and the rest are counted.
@@ -77,13 +77,13 @@ class SweepProgress:
             self._line(f"{name}{where} {note}" if self._total <= SMALL_SWEEP else self._pace())
 
     def _say_once(self, note: str) -> None:
-        """Runs of one dataset or base have the same notes."""
+        """Prints a note once: runs of one dataset or base have the same notes."""
         if note not in self._notes:
             self._notes.add(note)
             say(note, self._console)
 
     def _count(self, counts: dict[str, int]) -> None:
-        """How far workers elsewhere are, as the ledger counts: the sweep's line, where it has changed."""
+        """Updates the sweep's line by the counts of the ledger, where the workers are on other machines."""
         note = ", ".join(f"{counts[key]} {key}" for key in ("claimed", "queued", "failed", "cancelled") if counts[key])
         if counts == self._last_counts:
             return
@@ -116,7 +116,7 @@ class SweepProgress:
         say(f"[{self._done}/{self._total}] {text}", self._console)
 
     def _pace(self) -> str:
-        """How many a minute since the start, how long at that rate, how many ends were none."""
+        """Jobs a minute since the start, the remaining time at that rate, and the number of failures."""
         num_done, minutes = self._done - self._done_before, (time.monotonic() - self._began) / 60
         parts = [f"{self._failed} failures"] if self._failed else []
         if num_done and minutes:

@@ -1,4 +1,4 @@
-"""Workers as tasks of a Ray cluster, through Ray core.
+"""Starts workers as tasks of a Ray cluster, through Ray core.
 
     python -m harness.run -m ... launch=ray                                    this machine, for the time of the command
     python -m harness.run -m ... launch=ray launch.ray.address=auto \\
@@ -107,7 +107,7 @@ def _cluster(config: RayConfig) -> Iterator[None]:
 
 
 def _runtime_env(config: RayConfig) -> dict[str, Any]:
-    """The user's, and the way to this project's code where no working_dir carries it."""
+    """The user's runtime environment, with the path of this project's code if no working_dir brings it."""
     environment: dict[str, Any] = dict(config.runtime_env)
     variables = {"PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])}
     if "working_dir" in environment:
@@ -128,7 +128,7 @@ def _room(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:
 
 
 def _nowhere(config: RayConfig, gpus: float, watch: Watch) -> None:
-    """Own cluster: an error, nothing will change. Another's: it may grow, so the tasks wait."""
+    """Refuses a worker that has no room on a cluster of our own. Another cluster may grow, so there the tasks wait."""
     asked = f"launch.ray.cpus_per_worker={config.cpus_per_worker:g} and {gpus:g} GPUs"
     if config.address is None:
         raise ValueError(
@@ -140,7 +140,7 @@ def _nowhere(config: RayConfig, gpus: float, watch: Watch) -> None:
 
 
 def _any_left(tasks: list[Any], failures: dict[Any, str], watch: Watch) -> bool:
-    """Is a worker running or waiting? The ends of those that failed are told once."""
+    """Whether a worker runs or waits. Reports each failed one once."""
     import ray
 
     ended, left = ray.wait(tasks, num_returns=len(tasks), timeout=0)

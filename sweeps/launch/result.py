@@ -1,4 +1,4 @@
-"""What a launch prints at its end: the state of every job, and the exit status."""
+"""Prints how a launch ended: the state of every job. Gives the exit status."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def _result(row: JobRow) -> str:
 
 
 def _short(value: object) -> str:
-    """For a table's cell."""
+    """A value in the text of a table's cell."""
     if isinstance(value, dict):
         return _short(value.get("value", value.get("mean", "")))
     return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Workers as the tasks of a SLURM array, through submitit.
+"""Starts workers as the tasks of a SLURM array, through submitit.
 
     python -m harness.run -m ... launch=slurm launch.workers=16 launch.slurm.partition=gpu \\
         paths.ledger_url=postgresql://user@host/db
@@ -9,7 +9,7 @@ does what, and one that is preempted or requeued claims again and goes on from t
 limit, or `preempt_send_user_signal`) does the same, and then lets submitit requeue the task.
 
 What was submitted stands in `<runs>/slurm/<sweep>.jsonl`, the tasks' logs in `<runs>/slurm/<sweep>/`.
-Source: submitit's docs/checkpointing.md; SLURM's sbatch(1), scancel(1), preempt.html.
+Source: submitit's documentation, "Checkpointing"; SLURM's sbatch(1), scancel(1), preempt.html.
 """
 
 import os
@@ -50,7 +50,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmWorker:
-    """What submitit runs in each task, and by `checkpoint` learns how to run again."""
+    """The callable that submitit runs in each task; its `checkpoint` tells how a requeued task goes on."""
 
     settings: WorkerSettings
     threads: int
@@ -135,7 +135,7 @@ def submit(settings: WorkerSettings, num_workers: int) -> Submission:
 
 
 def sbatch_parameters(launch: LaunchConfig, sweep: str, num_workers: int) -> dict[str, Any]:
-    """The launch's keys by submitit's names for sbatch's options; what is open is left to the cluster."""
+    """The launch's settings under submitit's names of sbatch's options; unset ones are left to the cluster."""
     slurm = launch.slurm
     asked: dict[str, Any] = {
         "job_name": f"harness-{sweep}",
@@ -169,7 +169,7 @@ def submissions(runs: Path, sweep: str) -> list[Submission]:
 
 
 def still_there(candidates: Sequence[Submission]) -> list[Submission]:
-    """Those of which a task runs or waits, as squeue says; empty on a machine without squeue."""
+    """The submissions with a task that runs or waits, as squeue says; empty on a machine without squeue."""
     if shutil.which("squeue") is None:
         return []
     return [one for one in candidates if task_states(one.job_id)]
@@ -185,7 +185,7 @@ def scancel(candidates: Sequence[Submission]) -> None:
 
 
 def task_states(job_id: str) -> list[str]:
-    """A state a task that runs or waits, with SLURM's reason where it waits: `PENDING (Resources)`."""
+    """The state of each task that runs or waits, with SLURM's reason for the wait: `PENDING (Resources)`."""
     command = ["squeue", "--noheader", "--array", "--jobs", job_id, "--format=%T (%r)"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode and "Invalid job id" not in done.stderr:
@@ -194,7 +194,7 @@ def task_states(job_id: str) -> list[str]:
 
 
 def _tasks_left(submission: Submission, watch: Watch) -> Callable[[], bool]:
-    """Is a task left? Tells of every change of their states, so that a task that waits for ever says what for."""
+    """Whether a task is left. Reports every change of the tasks' states, so that the reason of a long wait shows."""
     told = ""
 
     def ask() -> bool:

@@ -1,4 +1,4 @@
-"""Waits for a sweep's jobs by the ledger, where the workers are elsewhere."""
+"""Waits for a sweep's jobs by looking into the ledger, where the workers run on other machines."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Watch = Callable[[dict[str, Any]], None]
 
 
 class NoWorkersError(ValueError):
-    """All workers have ended, and jobs are open."""
+    """Raised when all workers have ended while jobs are open."""
 
 
 def open_jobs(ledger: Ledger, sweep: str | None) -> int:

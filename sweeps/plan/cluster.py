@@ -1,6 +1,4 @@
-"""What must be there before the chosen launcher can start: its package, its commands, a ledger that all
-machines reach.
-"""
+"""Checks what the chosen launcher needs: its package, its commands, and a ledger that all machines reach."""
 
 import importlib.util
 import shutil
@@ -12,7 +10,7 @@ PACKAGES = {Launcher.slurm: "submitit", Launcher.ray: "ray"}
 
 
 def launch_problems(config: Config) -> list[str]:
-    """What keeps the chosen launcher from starting, each with its remedy."""
+    """The reasons why the chosen launcher can't start, each with its remedy."""
     launch = config.launch
     name = launch.launcher.value
     problems: list[str] = []
@@ -35,7 +33,7 @@ def launch_problems(config: Config) -> list[str]:
 
 
 def _many_machines(launch: LaunchConfig) -> bool:
-    """A Ray cluster without an address is this machine alone."""
+    """Whether workers run on several machines; a Ray cluster without an address is this machine alone."""
     return launch.launcher is Launcher.slurm or (launch.launcher is Launcher.ray and launch.ray.address is not None)
 
 

@@ -1,6 +1,6 @@
-"""Which jobs of a plan does the ledger get, and which once more? What is done and whole stays done.
+"""Puts the jobs of a plan into the ledger, unless they are done and their files are whole.
 
-Once more go jobs that failed, runs whose folder is broken, and evaluations whose file in the run folder is
+Done again are jobs that failed, runs whose folder is broken, and evaluations whose file in the run folder is
 gone or belongs to other settings: a run keeps one result of each evaluation, that of the settings last asked for.
 """
 
@@ -60,7 +60,7 @@ def _to_do_again(row: JobRow, run_folder: Path, is_broken: bool) -> bool:
 
 
 def _job_of(path: Path) -> str | None:
-    """Whose result a file is; None where it can't be read, or says nothing."""
+    """The job whose result a file holds; None if the file can't be read or doesn't say."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -70,7 +70,7 @@ def _job_of(path: Path) -> str | None:
 
 
 def _relabel(run_folder: Path, label: str) -> None:
-    """A finished run is called as in the sweep that asks for it now, where labels are unique."""
+    """Gives a finished run the label that it has in this sweep, where labels are unique."""
     record = load_record(run_folder)
     if record is not None and record.label != label:
         save_record(run_folder, replace(record, label=label))

@@ -1,4 +1,4 @@
-"""What would a planned run need: memory, tokens, time, disk; and does it fit? No torch, and nothing is made up.
+"""Estimates what a planned run needs: memory, tokens, time and disk; and whether it fits.
 
 Memory is arithmetic (`harness.memory`), and so is disk. Time and target tokens come from the records of runs of the
 same model, data type, method and dataset on the same kind of device; without one they are unknown, and say why.
@@ -35,7 +35,7 @@ _DATA_KEYS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Of one run. None is unknown, never zero."""
+    """The needs of one run. None means unknown, never zero."""
 
     row_tokens: int | None  # of a forward pass, on the smallest device; None where nothing is trained
     memory_bytes: int | None  # the peak with such rows, all of the optimizer's state included
@@ -53,7 +53,7 @@ class Estimate:
 
 @dataclass(slots=True)
 class Speeds:
-    """What finished runs say about runs like them."""
+    """Speeds and lengths of finished runs, by which runs like them are estimated."""
 
     seconds_per_example: dict[tuple[str, str], list[float]] = field(default_factory=dict)  # by device and likeness
     targets_per_example: dict[str, list[float]] = field(default_factory=dict)  # by dataset and vocabulary
@@ -62,7 +62,7 @@ class Speeds:
 
 
 def read_speeds(runs: Path) -> Speeds:
-    """From every readable record in the folder of runs; a damaged one says nothing here."""
+    """Reads every record in the folder of runs; skips damaged ones."""
     found = Speeds()
     for record in _records(runs):
         spec, steps = record["spec"], record["num_steps"]
@@ -79,7 +79,7 @@ def read_speeds(runs: Path) -> Speeds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Memory:
-    """What the predictor says of a run. None where it doesn't reach."""
+    """The predicted memory of a run; None where it can't be predicted."""
 
     row_tokens: int | None  # on the smallest device
     with_row: MemoryPrediction | None
@@ -136,7 +136,7 @@ def _memory(spec: RunSpec, num_members: int, num_shards: int, targets: Sequence[
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """On the disk that a folder is, or will be, on."""
+    """Free bytes of the disk that a folder is on, or will be on."""
     there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     return shutil.disk_usage(there).free
 
@@ -181,14 +181,14 @@ def _target_tokens(examples: int | None, per_example: Sequence[float] | None) ->
 
 
 def _frugal(spec: RunSpec) -> RunSpec:
-    """With gradient checkpointing and one example a row: rows become shorter by themselves where memory runs out."""
+    """The spec as it trains when memory is short: gradient checkpointing, and one example in a row."""
     if spec.train is None:
         return spec
     return replace(spec, train=replace(spec.train, gradient_checkpointing=True, max_microbatch_tokens=1))
 
 
 def _fits(memory: MemoryPrediction, target: Hardware) -> bool:
-    """Paged optimizer state may leave a GPU; there is nowhere to go from a CPU's memory."""
+    """Whether a run fits the memory. Paged optimizer state may leave a GPU, but not a CPU's memory."""
     return memory.total_bytes <= target.total_bytes if target.name == CPU else memory.fits(target.total_bytes)
 
 
@@ -220,7 +220,7 @@ def _num_examples(spec: RunSpec, speeds: Speeds, data: str) -> int | None:
 
 
 def _likeness(spec: Plain) -> str:
-    """Runs of equal likeness take about the same time an example: shape, data type, method, layout of batches, data."""
+    """A key of what decides the time for an example: shape, data type, method, layout of batches, data."""
     model, train = spec["model"], spec.get("train") or {}
     shape = model["shape"] if model["shape"]["num_layers"] else [model["hub_id"], model["revision"]]
     row = train.get("max_microbatch_tokens") or SHORTEST_ROW_TOKENS  # what runs without the key were recorded with

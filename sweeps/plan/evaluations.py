@@ -1,4 +1,4 @@
-"""What keeps the evaluations of a plan from being made? Asked of each benchmark before anything starts. No torch."""
+"""Finds what keeps the evaluations of a plan from being made, before anything starts."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from sweeps.plan.rows import row_problems
 
 
 def evaluation_problems(run: PlannedRun, paths: PathsConfig, once: Once) -> list[str]:
-    """Of all that measures a run, in training and after it."""
+    """The problems of all evaluations of a run, in training and after it."""
     spec = run.spec
     problems = list(once(_unknown, run.evals))
     for name in run.evals.after_training:
@@ -59,7 +59,7 @@ def _run_problems(
 
 
 def _training_problems(spec: RunSpec) -> list[str]:
-    """Of MMLU between the steps of training, which is a part of the recipe."""
+    """Problems of MMLU between the steps of training."""
     assert spec.train is not None
     if spec.model.kind is not ModelKind.causal:
         return [f"train.mmlu_every_steps: {spec.model.name} is model.kind={spec.model.kind.value}; MMLU wants causal"]

@@ -1,6 +1,6 @@
-"""Composed grid points -> the jobs that are to be done, equal points once, all mistakes together.
+"""Turns the points of a grid into jobs; equal points become one run, and all mistakes are reported together.
 
-No torch. Whether all that the plan needs is there asks `sweeps.plan.preflight`.
+Whether all that the plan needs is there is checked by `sweeps.plan.preflight`.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
 
 
 def _two_measurements(spec: RunSpec, first: EvalConfig, second: EvalConfig) -> list[str]:
-    """A run keeps one result of each evaluation, so that one sweep can't ask for two."""
+    """The message for a run that is to be measured in two ways: it keeps one result of each evaluation."""
     differing = {
         f"eval.{name}.{key}": (value, after[key])
         for name, before, after in _both_asked(first, second)
@@ -94,7 +94,7 @@ def _plain_fields(settings: Any) -> dict[str, Any]:
 
 
 def _both(first: EvalConfig, second: EvalConfig) -> EvalConfig:
-    """One run that two points ask for is measured as both of them say."""
+    """Joins the evaluations of two points that are the same run."""
     added = [name for name in second.after_training if name not in first.after_training]
     nested = {field.name for field in fields(first)}
     settings = {name: settings_of(second, name) for name in added if name in nested}
@@ -102,7 +102,7 @@ def _both(first: EvalConfig, second: EvalConfig) -> EvalConfig:
 
 
 def make_jobs(runs: Sequence[PlannedRun], paths: PathsConfig | None = None) -> list[Job]:
-    """A training job for each run, and its evaluations behind it.
+    """A training job for each run, followed by jobs for its evaluations.
 
     Args:
         runs: planned.

@@ -1,4 +1,4 @@
-"""What is looked up once, however many runs of a plan need it. No torch."""
+"""Keeps the results of look-ups, so that each is made once however many runs of a plan need it."""
 
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Once:
-    """Calls a function once for equal arguments; those that read the same are equal."""
+    """Calls a function once for equal arguments; arguments are equal if their `repr` is."""
 
     def __init__(self) -> None:
         self._known: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A checked plan: what would be trained, what is there already, and what is missing. Starts nothing. No torch."""
+"""Makes a checked plan: what would be trained, what is there already, and what is missing. Starts nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def planned(configs: Sequence[Config]) -> Planned:
 
 
 def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[str]:
-    """What keeps these runs from several devices each, as asked for."""
+    """The reasons why each of these runs can't have as many devices as the launch says."""
     place, problems = place_of_environment(), dict[str, None]()
     if place is not None and launch.devices_per_run not in (1, place.size):
         problems[
@@ -80,7 +80,7 @@ def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[st
 
 
 def num_devices(launch: LaunchConfig) -> int:
-    """That share every run."""
+    """The number of devices that share every run."""
     place = place_of_environment()
     return launch.devices_per_run if place is None else place.size
 
@@ -116,7 +116,7 @@ def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> 
 
 
 def _asked_device(launch: LaunchConfig) -> Device:
-    """auto stays auto for this machine; on a cluster it is what the workers ask for."""
+    """The device to plan for: `auto` stays for this machine; on a cluster it is what the workers ask for."""
     return launch.device if launch.launcher is Launcher.local else launch_device(launch)
 
 

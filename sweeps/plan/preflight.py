@@ -1,4 +1,4 @@
-"""Is all that a plan needs there, and is it what it was? Asked before anything starts, all at once. No torch."""
+"""Checks before anything starts that all that a plan needs is there and unchanged; reports all problems at once."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +76,7 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
 
 
 def _template_problems(source: ModelSource | Missing, dataset: DatasetConfig, model: ModelConfig) -> list[str]:
-    """A base model without a chat template, for rows that are dialogues."""
+    """The problem of rows that are dialogues with a base model that has no chat template."""
     if dataset.format not in ("chat", "sharegpt") or dataset.chat_template is not None:
         return []
     if not isinstance(source, ModelSource) or source.kind != "folder" or folder_has_template(Path(source.location)):
@@ -126,7 +126,7 @@ def architecture_notes(runs: Sequence[PlannedRun], paths: PathsConfig) -> list[s
 
 
 def _located(model: ModelConfig, paths: PathsConfig) -> tuple[ModelSource | Missing, ShapeConfig | str]:
-    """-> where its weights are, and its shape (the checkpoint's own wins) or what is wrong with the checkpoint."""
+    """-> where a model's weights are, and its shape (by the checkpoint if it says so) or what is wrong with it"""
     source = locate_model(model, paths)
     try:
         found = checkpoint_shape(source) if isinstance(source, ModelSource) else None
@@ -136,7 +136,7 @@ def _located(model: ModelConfig, paths: PathsConfig) -> tuple[ModelSource | Miss
 
 
 def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsConfig, once: Once) -> list[str]:
-    """A finished run whose base or data are not what they were: refused, not skipped."""
+    """Refuses a finished run whose base or data have changed since, because to skip it would be wrong."""
     try:
         record = load_record(Path(paths.runs) / run.run_id)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is wrong with the rows that runs train or are scored on? Local ones are read through. No torch."""
+"""Checks the rows that runs are trained or scored on. Local files are read through."""
 
 from itertools import islice
 
@@ -31,7 +31,7 @@ def data_problems(kind: ModelKind, dataset: DatasetConfig, paths: PathsConfig) -
 
 
 def local_fingerprint(dataset: DatasetConfig, paths: PathsConfig) -> tuple[str, DataSource] | None:
-    """Of local rows, and where they lie; None for a hub's, and for those that `data_problems` reports."""
+    """-> the fingerprint of local rows, and their files; None for rows of the hub or with problems"""
     try:
         source = locate_dataset(dataset, paths)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How many worker processes does this machine take, and which device does each get? No torch.
+"""Decides how many worker processes this machine takes, and which device each gets.
 
 One group of runs is on a GPU at a time; several where the largest predicted peak leaves room for more
 (`harness.memory`, all of the optimizer's state included, so that nothing is paged for a neighbour's sake).
@@ -86,7 +86,7 @@ def local_slots(launch: LaunchConfig, work: Work | None) -> list[str | None]:
 
 
 def together(devices: Sequence[Accelerator], num_devices: int) -> list[Accelerator]:
-    """So many at a time as one place for a worker, as large as the smallest of them; what is left over stays idle."""
+    """Groups devices by `num_devices`, each group as large as its smallest device; left-over devices stay idle."""
     starts = range(0, len(devices) - num_devices + 1, num_devices)
     groups = [devices[start : start + num_devices] for start in starts]
     return [

@@ -1,4 +1,4 @@
-"""A plan for people and for scripts: every run with what it needs, totals by model, what doesn't fit. No torch.
+"""Shows a plan to people and scripts: every run with what it needs, totals by model, what doesn't fit.
 
 python -m sweeps plan +grid=table5 [--all] [--json] [--device-gb 24]
 """
@@ -97,7 +97,7 @@ def _run_row(run: PlannedRun, needs: Estimate, is_finished: bool) -> tuple[str, 
 
 
 def _steps(train: TrainConfig | None) -> str:
-    """What limits a run: steps, passes over the data, or whichever ends first."""
+    """The limit of a run as text: steps, passes over the data, or both."""
     if train is None:
         return "0"
     if train.max_steps is None:
@@ -246,7 +246,7 @@ def _count(number: int) -> str:
 
 
 def _peak(needs: Estimate) -> str:
-    """Where only a bound is known, the bound."""
+    """The peak as text; where only a bound is known, the bound."""
     if needs.memory_bytes is None and needs.least_memory_bytes is not None:
         return f">= {_size(needs.least_memory_bytes)}"
     return _size(needs.memory_bytes)

@@ -1,4 +1,4 @@
-"""Search beside grids: which values of a space are best? optuna asks, the sweep engine runs, the ledger answers.
+"""Searches a space for the best values: optuna proposes trials, the sweep engine runs them, the ledger has the results.
 
     python -m sweeps search --study rates --trials 20 --parallel 4 --objective mmlu model=smollm2 eval=mmlu \
         "train.learning_rate=float(1e-5,1e-3,log)" "adapter.lora_r=int(8,64,log)" "adapter.lora_dropout=choice(0,0.1)"
@@ -35,7 +35,7 @@ _RUN = "run_id"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What a search makes as small or as large as it can."""
+    """The number that a search makes as small or as large as it can."""
 
     kind: str  # of the job that measures it
     key: str  # of its result
@@ -44,7 +44,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is looked for, and where."""
+    """A search: its objective, its space, and what all trials share."""
 
     study: str
     objective: str  # a key of `objectives()`
@@ -249,7 +249,7 @@ def _distribution(kind: str, items: list[str]) -> BaseDistribution:
 
 
 def _overrides(trial: Trial, space: dict[str, BaseDistribution]) -> list[str]:
-    """What a trial chose; a trial that was cut off while it was asked for gets the rest now."""
+    """The overrides of a trial; a trial that was cut off while values were drawn gets the rest now."""
     return [f"{key}={_suggested(trial, key, kind)}" for key, kind in space.items()]
 
 

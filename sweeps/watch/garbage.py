@@ -1,4 +1,4 @@
-"""What run folders hold that no run needs: checkpoints of finished runs, files cut off while they were written."""
+"""Finds what no run needs: checkpoints of finished runs, and files that were cut off while they were written."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ from harness.runs.record import CHECKPOINT_FOLDER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Garbage:
+    """A file or folder that can be removed, and why."""
+
     path: Path
     num_bytes: int
     why: str

@@ -1,4 +1,4 @@
-"""Where does one run's config, log, metrics, adapter and results lie, and what became of its jobs? No torch."""
+"""Shows one run: where its config, log, metrics, adapter and results are, and what became of its jobs."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def read_run(ledger: Ledger, runs: Path, run_id: str) -> dict[str, Any]:
 
 
 def run_text(run: dict[str, Any]) -> str:
-    """For a person: a line a job, a line a file."""
+    """The run as text: a line for each job and each file."""
     lines = [f"run {run['run_id']}"]
     for job in run["jobs"]:
         reason = f": {job['reason']}" if job["reason"] else ""

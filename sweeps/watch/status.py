@@ -1,4 +1,4 @@
-"""How far is a sweep? Counts, throughput, time to go, failures with their reasons, workers, memory. No torch.
+"""Tells how far a sweep is: counts, throughput, remaining time, failures with their reasons, workers, memory.
 
 A fixed number of aggregates and short lists: a hundred thousand recorded runs take no longer to read than to start
 Python (benchmarks/status.py).
@@ -36,7 +36,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """Who works on what now."""
+    """A worker and the jobs that it works on now."""
 
     name: str
     num_jobs: int
@@ -48,7 +48,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepStatus:
-    """What the ledger says at one moment."""
+    """The state of a sweep at one moment, by the ledger."""
 
     sweep: str | None
     counts: dict[str, dict[str, int]]  # kind -> status -> jobs
@@ -90,7 +90,7 @@ def read_status(ledger: Ledger, sweep: str | None, runs: Path) -> SweepStatus:
 
 
 def status_table(status: SweepStatus) -> Group:
-    """For a person: a row a kind of job, the workers, then the failures."""
+    """The status as a table with a row for each kind of job, the workers, and then the failures."""
     numbers = (*STATUSES, "a minute")
     table = TextTable(
         title=f"sweep {status.sweep}" if status.sweep else "all sweeps",
@@ -117,7 +117,7 @@ def status_table(status: SweepStatus) -> Group:
 
 
 def _seconds_to_go(counts: dict[str, dict[str, int]], rates: dict[str, float]) -> float | None:
-    """At the rate of the last ten minutes; None where a kind that is still to be done had none."""
+    """The remaining time at the rate of the last ten minutes; None if no job of an open kind finished in them."""
     to_go = 0.0
     for kind, per in counts.items():
         left = per.get("queued", 0) + per.get("claimed", 0)

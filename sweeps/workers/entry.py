@@ -1,4 +1,4 @@
-"""The importable entries of a worker process; torch is imported only once they run in the worker."""
+"""The functions that a worker process starts with. They import torch only when they run, in the worker."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ prepare_process()  # this module is the first that the forkserver loads
 def start_worker(
     settings: WorkerSettings, connection: Connection | None, threads: int | None, visible_as: str | None = None
 ) -> None:
-    """A worker of this machine, see `sweeps.workers.worker.run_worker`.
+    """Runs a worker of this machine, see `sweeps.workers.worker.run_worker`.
 
     Args:
         visible_as: the one CUDA device that it may see; None leaves it what its parent sees.
@@ -29,7 +29,7 @@ def start_worker(
 def start_cluster_worker(
     settings: WorkerSettings, threads: int | None, stop_on: Sequence[signal.Signals]
 ) -> signal.Signals | None:
-    """A worker that a cluster's scheduler starts and stops. -> the signal that asked it to end, if any."""
+    """Runs a worker that a cluster's scheduler starts and stops. -> the signal that asked it to end, if any"""
     from sweeps.workers.worker import run_worker
 
     return run_worker(settings, None, threads, stop_on)

@@ -1,4 +1,4 @@
-"""The process that workers are forked from: it has imported torch and all that they need.
+"""Starts the process that workers are forked from, which imports torch and all that they need.
 
 Imports are most of a start-up, so `harness.run` starts it first of all and composes and checks meanwhile. A command
 that turns out to need no worker ends it again.
@@ -22,21 +22,21 @@ _DECIDING_KEYS = ("launch=", "launch.launcher=", "launch.dry_run=")
 
 
 def start_forkserver(device: Device = Device.auto) -> None:
-    """Starts it, or leaves the one that runs; returns at once, it imports on its own."""
+    """Starts the forkserver unless it runs already. Returns at once; the forkserver imports on its own."""
     prepare_process()  # the forkserver inherits it, and preloads torch
     get_context("forkserver").set_forkserver_preload(preload(device))
     forkserver.ensure_running()
 
 
 def stop_forkserver() -> None:
-    """Ends it, imports half done or not; there must be no worker any more."""
+    """Ends the forkserver, even in the middle of its imports. No worker may be left."""
     pid: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)  # its own stop waits for the imports
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
 
 
 def preload(device: Device) -> list[str]:
-    """What it imports once for all that it starts."""
+    """The modules that the forkserver imports once for all workers."""
     return list(PRELOAD_CUDA if planned_device(device) is Device.cuda else PRELOAD_CPU)
 
 

@@ -1,4 +1,4 @@
-"""What the parts of a sweep's process tree agree on: time limits, exit statuses, and whose claims are whose."""
+"""Constants and rules that all processes of a sweep share: time limits, exit statuses, and who holds which claims."""
 
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobRow, JobStatus
@@ -17,5 +17,5 @@ def how_ended(code: int) -> str:
 
 
 def held_by(name: str, ledger: Ledger, sweep: str | None) -> list[JobRow]:
-    """What the worker of this name has claimed and not settled."""
+    """The jobs that the worker of this name has claimed and not settled."""
     return [row for row in ledger.rows(sweep=sweep, status=JobStatus.claimed) if row.worker == name]

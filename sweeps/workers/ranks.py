@@ -1,4 +1,4 @@
-"""A worker of several devices on this machine: one process each, started together, ended together.
+"""Runs a worker of several devices on this machine: a process for each, started and ended together.
 
 This process holds no model. It hosts the store where the ranks meet, waits, and when one of them dies it ends the
 others, tells the ledger why, and leaves with status 1, so that whoever started the worker starts another.
@@ -96,7 +96,7 @@ def _watch(processes: list[ForkServerProcess], stop: threading.Event) -> None:
 
 
 def _first_broken(processes: list[ForkServerProcess]) -> int | None:
-    """The rank that began it: killed ones first, those that another one's end has ended last."""
+    """The rank that failed first: a killed one, else one with an error, else one that lost its peers."""
     codes = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode}
     return min(codes, key=lambda rank: (codes[rank] == PEER_LOST_STATUS, codes[rank]), default=None)
 
@@ -109,7 +109,7 @@ def _reason(process: ForkServerProcess, rank: int, store: Store) -> str:
 
 
 def _report(settings: WorkerSettings, name: str, reason: str) -> None:
-    """What rank 0 has not recorded by itself."""
+    """Fails the jobs that rank 0 has not settled by itself."""
     print(f"worker {name}: {reason}", file=sys.stderr)
     ledger = Ledger.open(settings.ledger_url)
     try:

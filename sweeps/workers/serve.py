@@ -1,4 +1,4 @@
-"""The claim loop of a worker process: claims jobs of one group, runs them, settles them, until nothing is left.
+"""The claim loop of a worker process: it claims jobs of one group, runs and settles them, until none is left.
 
 Every job under every launch goes through here, single runs too. Over several devices rank 0 claims and settles, and
 tells the other ranks of each job (`run_rank`; `run_here` where torchrun has started the processes).
@@ -90,7 +90,7 @@ def run_rank(
 
 
 def run_here(settings: WorkerSettings, place: Place, send: Callable[[dict[str, Any]], None]) -> None:
-    """This process is one of those that torchrun started; it works until nothing is left.
+    """Works, as one of the processes that torchrun started, until nothing is left.
 
     Raises:
         KeyboardInterrupt: asked to stop; state is saved.
@@ -126,7 +126,7 @@ def _end_at_once(error: PeerLostError) -> Never:
 
 
 class _OutOfStep(Exception):
-    """A job failed on rank 0 and is settled; where the others are in it, nobody knows."""
+    """Raised when a job failed on rank 0 and is settled, while the other ranks may be anywhere within it."""
 
 
 def prepare_worker(connection: Connection | None, threads: int | None, stop: threading.Event) -> None:
@@ -140,7 +140,7 @@ def prepare_worker(connection: Connection | None, threads: int | None, stop: thr
 def serve_watched(
     settings: WorkerSettings, name: str, stop: threading.Event, connection: Connection | None, peers: Peers
 ) -> None:
-    """As `_serve`; whoever holds the other end also hears that downloads and other long work get on."""
+    """As `_serve`, and tells the other end of the connection of progress in downloads and other long work."""
     send = _sender(connection)
     with heard_by(lambda: send({"phase": ALIVE, "label": ""})):
         _serve(settings, name, stop, send, peers)
@@ -166,7 +166,7 @@ def _serve(
 
 
 def _follow(place: Workplace) -> None:
-    """What every rank but the first does: its part of each job that rank 0 tells of."""
+    """Does this rank's part of each job that rank 0 broadcasts."""
     while (claims := place.peers.receive_job()) is not None:
         try:
             (follow_training if claims[0].kind == TRAIN else follow_evals)(place, claims)
@@ -283,7 +283,7 @@ def _stop_with_parent(connection: Connection, stop: threading.Event) -> None:
 
 
 def _end_with_parent(stop: threading.Event) -> None:
-    """Where the process that watches over the ranks is gone: time to save, then the end, whoever is waited for."""
+    """When the process that watches the ranks is gone, gives this one time to save and then ends it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextmanager
 def stopped_by(stop: threading.Event, signals: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]:
-    """While it lasts, the signals set `stop` and are listed; Ctrl-C is passed over unless it is one of them."""
+    """Within this context, the signals set `stop` and are listed; Ctrl-C is ignored unless it is one of them."""
     before = {number: signal.getsignal(number) for number in {signal.SIGINT, *signals}}
     try:
         yield stop_at(stop, signals)
@@ -19,7 +19,7 @@ def stopped_by(stop: threading.Event, signals: Sequence[signal.Signals]) -> Iter
 
 
 def stop_at(stop: threading.Event, signals: Sequence[signal.Signals]) -> list[signal.Signals]:
-    """As `stopped_by`, from here on. -> those that came so far."""
+    """As `stopped_by`, but for good. -> a list of the signals that came so far"""
     caught: list[signal.Signals] = []
 
     def note(number: int, _: FrameType | None) -> None:
@@ -34,7 +34,7 @@ def stop_at(stop: threading.Event, signals: Sequence[signal.Signals]) -> list[si
 
 @contextmanager
 def ignore_signals(signals: Sequence[signal.Signals]) -> Iterator[None]:
-    """A process started within ignores the signals until it says otherwise: a scheduler sends them to every one."""
+    """Lets a process started in this context ignore the signals, which a scheduler sends to all, until it sets them."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:
         yield
@@ -45,7 +45,7 @@ def ignore_signals(signals: Sequence[signal.Signals]) -> Iterator[None]:
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM reads like Ctrl-C while it lasts: a KeyboardInterrupt."""
+    """Within this context, SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
@@ -54,5 +54,5 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 
 def interrupt(*_: object) -> None:
-    """A signal handler."""
+    """The signal handler that raises KeyboardInterrupt."""
     raise KeyboardInterrupt

@@ -23,7 +23,7 @@ def run_worker(
     threads: int | None,
     stop_on: Sequence[signal.Signals] = (signal.SIGTERM,),
 ) -> signal.Signals | None:
-    """A worker's life. -> the signal that ended it, None where nothing was left to do, or the parent went.
+    """Runs a worker to its end. -> the signal that ended it; None if nothing was left to do or the parent ended.
 
     Args:
         settings: what it must know.

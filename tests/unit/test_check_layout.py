@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.check_layout import MAX_MODULES, layout_problems
+from tests.check_layout import MAX_MODULES, layout_problems, name_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,3 +48,22 @@ def test_folders_that_import_each_other_are_named_at_every_level(tmp_path: Path)
     assert layout_problems(write(tmp_path, files)) == ["folders import each other: eval.a -> eval.b -> eval.a"]
     write(tmp_path, {"harness/z.py": "from eval.a.two import x\n"})
     assert "folders import each other: eval -> harness -> eval" in layout_problems(tmp_path)
+
+
+def test_a_name_that_leads_nowhere_is_found_in_documents_and_sources(tmp_path: Path) -> None:
+    named = "`harness.nn.loss.target_losses`, `harness.nn.lost`, docs/gone.md, eval/of/others"
+    files = {
+        "harness/nn/loss.py": f'"""{named}"""\ntarget_losses = 1\n',
+        "conf/eval/none.yaml": "after_training: []\n",
+        "README.md": "`target_losses`, `old_losses`, `OldClass`, `eval.after_training`, `eval.nowhere`\n",
+        "docs/a.md": "[loss](../harness/nn/loss.py) [gone](../harness/gone.py) harness/old/ runs/<id>/eval/x.json\n",
+    }
+    assert list(name_problems(write(tmp_path, files))) == [
+        "README.md: no OldClass in this tree",
+        "README.md: no eval.nowhere in this tree",
+        "README.md: no old_losses in this tree",
+        "docs/a.md: no ../harness/gone.py in this tree",
+        "docs/a.md: no harness/old in this tree",
+        "harness/nn/loss.py: no docs/gone.md in this tree",
+        "harness/nn/loss.py: no harness.nn.lost in this tree",
+    ]

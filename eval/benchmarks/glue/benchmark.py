@@ -1,16 +1,16 @@
 """GLUE, and any rows with labels, as a benchmark of classifiers. Paper: QLoRA, table 3 (RoBERTa-large)."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, percent
-from eval.benchmarks.dataset_rows import EvalRows, data_files, evaluation_rows
+from eval.benchmarks.benchmark import Contestant, Headline, Place, percent
+from eval.benchmarks.dataset_rows import EvalRows
 from eval.benchmarks.glue.settings import GlueSettings
-from harness.config.schema import DatasetConfig, ModelKind, PathsConfig
+from eval.benchmarks.own_rows import OwnRowsBenchmark
+from harness.config.schema import ModelKind
 from harness.runs.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -18,33 +18,22 @@ if TYPE_CHECKING:
     from harness.banks.load import LoadedBase
 
 
-class GlueBenchmark(Benchmark):
+class GlueBenchmark(OwnRowsBenchmark):
     name = command = "glue"
     title = "GLUE"
     about = "Classifiers on rows with labels: accuracy, F1, Matthews, or correlations, with intervals."
     parts = "rows"
     settings_type = GlueSettings
     kind = ModelKind.classifier
-    scores_own_dataset = True
     headline_key = "score"
 
-    def files(self, settings: GlueSettings) -> Mapping[str, Sequence[Path]]:
-        return data_files(settings.data)
-
-    def rows(self, settings: GlueSettings, dataset: DatasetConfig, paths: PathsConfig) -> EvalRows:
-        return evaluation_rows(dataset, settings.data, None, paths)
-
-    def score(
-        self, base: "LoadedBase", contestants: Sequence[Contestant], settings: GlueSettings, place: Place
-    ) -> "dict[str, GlueResult]":
+    def score_rows(
+        self, base: "LoadedBase", contestant: Contestant, rows: EvalRows, settings: GlueSettings, place: Place
+    ) -> "GlueResult":
         from eval.benchmarks.glue.score import score_glue
 
-        results = {}
-        for one in contestants:
-            assert one.rows is not None
-            name, progress = one.name, place.on_progress
-            results[name] = score_glue(base, name, one.member, one.rows, settings, progress, place.partial)
-        return results
+        name, member = contestant.name, contestant.member
+        return score_glue(base, name, member, rows, settings, place.on_progress, place.partial)
 
     def headline(self, result: "GlueResult") -> Headline:
         return Headline(metric=result.score_name, estimate=Estimate.of(result.score, result.score_ci95, result.n))

@@ -1,6 +1,6 @@
-"""How good are a classifier's choices? Accuracy, F1, Matthews; Pearson and Spearman for numbers; no torch.
+"""Scores a classifier's choices: accuracy, F1, Matthews; for numbers Pearson and Spearman correlation.
 
-Each with a 95 % interval: Wilson for accuracy, a bootstrap over rows for the others. Where a class was never met or
+Each has a 95 % interval: Wilson for accuracy, a bootstrap over rows for the others. Where a class was never met or
 never chosen, F1 and Matthews count 0, as scikit-learn has it (tests/unit/eval/benchmarks/test_class_scores.py holds
 them to it); a correlation of constant numbers has no value. Which of them a task reports: GLUE (arXiv 1804.07461),
 table 1; which one enters a mean over tasks: LoRA (arXiv 2106.09685), table 2.
@@ -30,7 +30,7 @@ _RESAMPLED_AT_ONCE = 2_000_000  # numbers in memory while a correlation is resam
 
 
 def official_metrics(format: str, is_regression: bool) -> tuple[str, ...]:
-    """What to show for a dataset of this format, its main metric first."""
+    """The metrics of a dataset of this format, the main one first."""
     if format in OFFICIAL:
         return OFFICIAL[format]
     if is_regression:

@@ -1,4 +1,4 @@
-"""How well does a finetuned classifier do on GLUE, or on any rows with labels?
+"""Scores a finetuned classifier on GLUE, or on any rows with labels.
 
     rows = evaluation_rows(dataset, None, None, paths)
     result = score_glue(base, "roberta_large-glue_mrpc-nf4", run_id, rows, GlueSettings())
@@ -43,7 +43,7 @@ MAX_BATCH_TOKENS = 4096  # to begin with; halved where the device has no room
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassPrediction:
-    """One row's outcome."""
+    """A classifier's choice for one row."""
 
     line: int  # of the row in its file, or its number in the split, from 1
     scores: tuple[float, ...]  # of the classes, before softmax; one number where a number is predicted
@@ -53,7 +53,7 @@ class ClassPrediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlueResult:
-    """One classifier on one set of labelled rows."""
+    """The scores of one classifier on one set of labelled rows."""
 
     system: str
     task: str  # the dataset's name
@@ -227,7 +227,7 @@ def _score(
 
 
 def _next_batch(order: Iterable[int], ids: Sequence[Sequence[int]], limit: int) -> list[int]:
-    """The first rows of at most `limit` tokens together; one at least."""
+    """The first rows that have at most `limit` tokens together, but at least one row."""
     places, used = list[int](), 0
     for at in order:
         if places and used + len(ids[at]) > limit:

@@ -1,4 +1,4 @@
-"""Which labelled rows a classifier is scored on."""
+"""The settings of GLUE: which labelled rows a classifier is scored on."""
 
 from dataclasses import dataclass
 

@@ -41,7 +41,7 @@ class MmluBenchmark(Benchmark):
     options = (Option(name="checkpoints", sentence="Of one --run: all, last, or steps as 100,200."),)
 
     def problems(self, settings: MmluSettings, paths: PathsConfig, key: str) -> list[str]:
-        """What the hub serves is left to the job."""
+        """As `Benchmark.problems`; questions on the hub are left to the job."""
         return mmlu_problems(settings, key)
 
     def files(self, settings: MmluSettings) -> Mapping[str, Sequence[Path]]:
@@ -70,7 +70,7 @@ class MmluBenchmark(Benchmark):
         return table
 
     def settings_of_options(self, values: Mapping[str, Any]) -> MmluSettings:
-        """Without --shots, questions from elsewhere are asked with the hub's examples."""
+        """As `Benchmark.settings_of_options`; without --shots, the examples for other questions come from the hub."""
         own = values.get("shots_file") in (None, "")
         shots = "embedded" if values.get("questions", "embedded") == "embedded" else f"{HUB}dev"
         return MmluSettings(**{**values, **({"shots_file": shots} if own else {})})
@@ -93,7 +93,7 @@ class MmluBenchmark(Benchmark):
 
 
 def training_settings(train: TrainConfig) -> MmluSettings:
-    """What `train.mmlu_*` asks for, by the original's protocol. Raises ValueError for numbers that make no sense."""
+    """The settings of MMLU in training (`train.mmlu_*`). Raises ValueError for numbers that make no sense."""
     return MmluSettings(
         questions=train.mmlu_questions,
         shots_file=train.mmlu_shots_file,
@@ -104,7 +104,7 @@ def training_settings(train: TrainConfig) -> MmluSettings:
 
 
 def mmlu_problems(settings: MmluSettings, key: str) -> list[str]:
-    """Of MMLU after training or in it. Args: key: what stands before a setting's name."""
+    """The problems of MMLU after or in training. Args: key: the text before a setting's name."""
     problems: list[str] = []
     found: dict[str, list[Question]] = {}
     for name, role in SETS.items():

@@ -1,4 +1,4 @@
-"""How did a run's MMLU change while it trained? Its adapters of several steps, scored over one loaded base.
+"""Scores a run's adapters of several steps on MMLU, over one loaded base.
 
     python -m eval mmlu --run RUN_ID --checkpoints all|last|100,200 --questions FILE --shots FILE --out DIR
 
@@ -174,7 +174,7 @@ def _score(
 
 
 def _in_memory(base: LoadedBase, snapshots: Sequence[Snapshot], shares_base: bool) -> Iterator[Sequence[Snapshot]]:
-    """Cuts the snapshots into sets that fit into half the free memory; one at a time where each owns its base."""
+    """Groups snapshots that fit into half the free memory together; single ones if each owns its base."""
     largest = max(sum(file.stat().st_size for file in s.folder.glob("*.safetensors")) for s in snapshots)
     size = max(1, min(len(snapshots), free_bytes(base.bank.device) // 2 // max(1, largest))) if shares_base else 1
     for start in range(0, len(snapshots), size):
@@ -182,7 +182,7 @@ def _in_memory(base: LoadedBase, snapshots: Sequence[Snapshot], shares_base: boo
 
 
 def _shifted(on_progress: Progress, done_before: int, count: int, num_together: int) -> Progress:
-    """Progress of some snapshots as that of all; each asks as many questions."""
+    """Turns the progress of some snapshots into that of all, which have as many questions each."""
 
     def advance(done: int, total: int) -> None:
         each = total // num_together

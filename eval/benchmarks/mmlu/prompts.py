@@ -1,4 +1,4 @@
-"""What exactly does the model read for an MMLU question? One function a protocol, text byte for byte.
+"""Writes the prompt of an MMLU question by each protocol, byte for byte.
 
 - lm_eval: lm-evaluation-harness 0.4.13, task `mmlu`. Too long: cut on the left, as lm-eval's HF model does.
 - qlora_callback: artidoro/qlora's data/mmlu and MMLUEvalCallback: two spaces before the subject, BOS set apart.
@@ -25,7 +25,7 @@ ORIGINAL_MAX_TOKENS = 2048  # qlora.py's mmlu_source_max_len, and the window of 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """A prompt as the model reads it, and what its length cost."""
+    """A prompt as tokens, and what was cut to make it fit."""
 
     tokens: list[int]
     num_shots: int  # examples that are in it

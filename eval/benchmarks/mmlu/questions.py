@@ -1,4 +1,4 @@
-"""Which multiple-choice questions are asked? MMLU from this project, a file, a folder of CSVs or the hub.
+"""Reads multiple-choice questions: those of this project, a file, a folder of CSVs or the hub.
 
     load_questions("embedded", Role.questions)     # a few subjects that this project ships
     load_questions("val.jsonl", Role.questions)    # rows of subject, question, choices[4], answer 0-3
@@ -27,7 +27,7 @@ _EMBEDDED = EMBEDDED_FOLDER
 
 
 class Role(Enum):
-    """What a set is for; its value names the embedded file."""
+    """Whether a set holds questions or examples; the value names the embedded file."""
 
     questions = "mmlu_questions"
     shots = "mmlu_shots"
@@ -77,7 +77,7 @@ def question_files(where: str, role: Role) -> list[Path]:
 def choose_shots(
     questions: Sequence[Question], pool: Sequence[Question], num_shots: int, asked_of: str, shots_of: str
 ) -> dict[str, tuple[Question, ...]]:
-    """-> by subject of the questions, the first `num_shots` of its examples.
+    """-> {subject: its first `num_shots` examples}, for the subjects of the questions
 
     Args:
         asked_of: where the questions come from, for the message.
@@ -99,7 +99,7 @@ def choose_shots(
 
 
 def parse_question(row: Any, place: str) -> Question:
-    """A row's plain values -> a question. `place` (file and line) begins each error."""
+    """Makes a question of a row's plain values. `place` (file and line) begins each error."""
     if not isinstance(row, dict):
         raise ValueError(f"{place}: expected an object with subject, question, choices, answer")
     for field in ("subject", "question"):
@@ -120,7 +120,7 @@ def parse_question(row: Any, place: str) -> Question:
 
 
 def select(questions: Sequence[Question], limit: int | None, limit_per_subject: int | None) -> list[int]:
-    """-> places of the questions to ask: the first so many of each subject, of these the first so many in all."""
+    """-> indices of the questions to ask: the first `limit_per_subject` of each subject, at most `limit` in all."""
     kept, seen = [], dict.fromkeys((question.subject for question in questions), 0)
     for index, question in enumerate(questions):
         seen[question.subject] += 1
@@ -130,7 +130,7 @@ def select(questions: Sequence[Question], limit: int | None, limit_per_subject: 
 
 
 def content_sha256(questions: Sequence[Question]) -> str:
-    """A digest of what the questions say, whatever file they came from."""
+    """A digest of the questions' content, whatever file they came from."""
     text = json.dumps([asdict(question) for question in questions], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

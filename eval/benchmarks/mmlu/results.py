@@ -1,4 +1,4 @@
-"""What accuracy do a system's MMLU choices amount to? Both means, with intervals; no torch.
+"""Turns a system's MMLU choices into accuracies: both means, with intervals.
 
 `accuracy_micro` is the mean over questions (hendrycks/test; Wilson interval), `accuracy_macro` the mean
 over subjects (qlora's callback; MOVER on the subjects' Wilson intervals, so that those at 0 or 100 % keep theirs). The
@@ -86,7 +86,7 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """One question's outcome. Log-probabilities are over the full vocabulary, in nats."""
+    """A system's choice for one question. Log-probabilities are over the full vocabulary, in nats."""
 
     subject: str
     index: int  # the question's place in its file, from 0
@@ -110,7 +110,7 @@ class SubjectScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MmluResult:
-    """One system's MMLU, by one protocol, on one set of questions."""
+    """The accuracies of one system, by one protocol, on one set of questions."""
 
     system: str
     accuracy_macro: float
@@ -138,7 +138,7 @@ class MmluResult:
 
 
 def score_subjects(predictions: Sequence[Prediction]) -> dict[str, SubjectScore]:
-    """By subject, in order of appearance."""
+    """The score of each subject, in order of appearance."""
     groups: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         groups.setdefault(prediction.subject, []).append(prediction)
@@ -146,7 +146,7 @@ def score_subjects(predictions: Sequence[Prediction]) -> dict[str, SubjectScore]
 
 
 def score_categories(predictions: Sequence[Prediction]) -> dict[str, SubjectScore]:
-    """By the four categories, over questions; subjects that MMLU doesn't have are left out."""
+    """The accuracy over questions of the four categories; subjects that MMLU doesn't have are left out."""
     scores = {}
     for category, subjects in CATEGORIES.items():
         group = [prediction for prediction in predictions if prediction.subject in subjects]

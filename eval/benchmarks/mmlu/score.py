@@ -1,4 +1,4 @@
-"""How well do models answer MMLU, few-shot? Several adapters of one base in one call.
+"""Scores models on few-shot MMLU, several adapters of one base in one call.
 
     results = score_mmlu(base, {"smollm2-base": None, "smollm2-concise": run_id}, MmluSettings())
 
@@ -150,7 +150,7 @@ def _letter_tokens(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> l
 
 
 def _group(question: Question, encoded: Encoded, at: int) -> str:
-    """Prompts cut on the left, or with fewer shots, don't begin as the others do."""
+    """A name that is equal for prompts with a common beginning, which a cut or fewer shots change."""
     if encoded.num_truncated:
         return f"{question.subject}/{at}"
     return f"{question.subject}/shots={encoded.num_shots}"
@@ -172,7 +172,7 @@ def _open_job(base: LoadedBase, name: str, member: str | None, data: MmluSet, pa
 
 
 def _keep(finished: Sequence[tuple[_Job, int]], scores: NDArray[np.float32]) -> None:
-    """Files a row's scores with their systems, on disk first where that is asked for."""
+    """Stores a row's scores with their systems; on disk first, if finished parts are kept there."""
     by_job: dict[int, tuple[_Job, dict[int, list[float]]]] = {}
     for (job, at), logprobs in zip(finished, scores.tolist(), strict=True):
         by_job.setdefault(id(job), (job, {}))[1][at] = logprobs

@@ -1,4 +1,4 @@
-"""What MMLU can be asked with."""
+"""The settings of MMLU."""
 
 from dataclasses import dataclass
 from enum import Enum

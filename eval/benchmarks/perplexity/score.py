@@ -1,4 +1,4 @@
-"""How surprised is a model by a text? Perplexity by token, by byte and by word, over sliding windows.
+"""Measures the perplexity of a text by token, by byte and by word, over sliding windows.
 
     results = score_perplexity(base, {"base": None, "tuned": run_id}, documents, PerplexitySettings(text="pile_cc"))
 
@@ -47,7 +47,7 @@ class DocumentScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerplexityResult:
-    """One system's perplexity on one text. None: a number too large for a float, or an interval of one document."""
+    """The perplexity of one system on one text; None if too large for a float, or for one document's interval."""
 
     system: str
     text: str
@@ -125,7 +125,7 @@ def score_perplexity(
 
 
 def document_windows(tokens: Sequence[int], prefix: int, window: int, stride: int) -> Iterator[tuple[list[int], int]]:
-    """Cuts a document: each token is predicted once.
+    """Cuts a document into windows in which each token is predicted once.
 
     Yields:
         A window's tokens, context first, and how many of them are context.
@@ -141,7 +141,7 @@ def document_windows(tokens: Sequence[int], prefix: int, window: int, stride: in
 
 
 def prefix_token(base: LoadedBase) -> int:
-    """What stands before a document's first token: BOS, else EOS.
+    """The token before a document's first token: BOS, else EOS.
 
     Raises:
         ValueError: the tokenizer has neither.

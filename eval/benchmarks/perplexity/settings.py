@@ -1,4 +1,4 @@
-"""What a perplexity can be measured on, and how."""
+"""The settings of perplexity: on which text it is measured, and how."""
 
 from dataclasses import dataclass
 
@@ -25,5 +25,5 @@ class PerplexitySettings:
 
     @property
     def source(self) -> TextSource:
-        """Where the documents come from."""
+        """The source of the documents. Raises ValueError for an `only` that isn't key=value."""
         return TextSource(where=self.text, field=self.field, only=self.only, joined=self.joined, limit=self.limit)

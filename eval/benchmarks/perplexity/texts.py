@@ -1,4 +1,4 @@
-"""Which text is a perplexity measured on? Named sets, a file, or any set of the hub. No torch.
+"""Reads the text that perplexity is measured on: a named set, a file, or any set of the hub.
 
     load_documents(TextSource(where="pages.jsonl"), paths)                   # rows with a field `text`
     load_documents(TextSource(where="book.txt"), paths)                      # one document; a folder: one a file
@@ -136,7 +136,7 @@ def _read_text(file: Path) -> str:
 
 
 def _packed_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Lines of a compressed .jsonl, as the Pile's own files are."""
+    """Reads a compressed .jsonl file, such as the Pile's own files."""
     import pyarrow
 
     try:
@@ -160,7 +160,7 @@ def _lines(stream: Any) -> Iterator[bytes]:
 
 
 def _hub_rows(where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Streams, so that a limit of a large set fetches no more than it needs."""
+    """Streams the rows, so that a limit on a large set downloads no more than it needs."""
     from datasets import load_dataset
 
     hub_id, *subset, split = where.removeprefix(HUB).split(":")

@@ -1,15 +1,15 @@
 """Super-NaturalInstructions as a benchmark of encoder-decoders. Paper: QLoRA, table 3 (T5)."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, percent
-from eval.benchmarks.dataset_rows import EvalRows, data_files, evaluation_rows
+from eval.benchmarks.benchmark import Contestant, Headline, Place, percent
+from eval.benchmarks.dataset_rows import EvalRows
+from eval.benchmarks.own_rows import OwnRowsBenchmark
 from eval.benchmarks.super_ni.settings import SuperNiSettings
-from harness.config.schema import DatasetConfig, ModelKind, PathsConfig
+from harness.config.schema import ModelKind
 from harness.runs.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -17,33 +17,22 @@ if TYPE_CHECKING:
     from harness.banks.load import LoadedBase
 
 
-class SuperNiBenchmark(Benchmark):
+class SuperNiBenchmark(OwnRowsBenchmark):
     name = command = "super_ni"
     title = "Super-NaturalInstructions"
     about = "T5 on Super-NaturalInstructions: RougeL and exact match of greedy answers, by task, with intervals."
     parts = "instances"
     settings_type = SuperNiSettings
     kind = ModelKind.seq2seq
-    scores_own_dataset = True
     headline_key = "rouge_l"
 
-    def files(self, settings: SuperNiSettings) -> Mapping[str, Sequence[Path]]:
-        return data_files(settings.data)
-
-    def rows(self, settings: SuperNiSettings, dataset: DatasetConfig, paths: PathsConfig) -> EvalRows:
-        return evaluation_rows(dataset, settings.data, None, paths)
-
-    def score(
-        self, base: "LoadedBase", contestants: Sequence[Contestant], settings: SuperNiSettings, place: Place
-    ) -> "dict[str, SuperNiResult]":
+    def score_rows(
+        self, base: "LoadedBase", contestant: Contestant, rows: EvalRows, settings: SuperNiSettings, place: Place
+    ) -> "SuperNiResult":
         from eval.benchmarks.super_ni.score import score_super_ni
 
-        results = {}
-        for one in contestants:
-            assert one.rows is not None
-            name, progress = one.name, place.on_progress
-            results[name] = score_super_ni(base, name, one.member, one.rows, settings, progress, place.partial)
-        return results
+        name, member = contestant.name, contestant.member
+        return score_super_ni(base, name, member, rows, settings, place.on_progress, place.partial)
 
     def headline(self, result: "SuperNiResult") -> Headline:
         return Headline(metric="rouge_l", estimate=Estimate.of(result.rouge_l, result.rouge_l_ci95, result.n))

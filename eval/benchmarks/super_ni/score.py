@@ -1,4 +1,4 @@
-"""How well does a finetuned T5 follow unseen instructions? RougeL on Super-NaturalInstructions, a task at a time.
+"""Scores a finetuned T5 on Super-NaturalInstructions, by RougeL of its answers to instructions it has not seen.
 
     rows = evaluation_rows(dataset, None, None, paths)          # the hub's test split: 119 tasks
     result = score_super_ni(base, "t5_small-super_ni-nf4", run_id, rows, SuperNiSettings())
@@ -50,7 +50,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """One thing asked, and what would be right."""
+    """One input of a task, with the answers that would be right."""
 
     task: str
     instance_id: str
@@ -66,7 +66,7 @@ def rouge_l(answer: str, references: Sequence[str]) -> float:
 
 
 def exact_match(answer: str, references: Sequence[str]) -> bool:
-    """Whether it says the same as one of them."""
+    """Whether the answer equals a reference, but for case, punctuation and spacing."""
     return any(_normalized(answer) == _normalized(reference) for reference in references)
 
 
@@ -240,7 +240,7 @@ def _generate(
 
 
 def _next_batch(waiting: Sequence[int], sources: Sequence[Sequence[int]], size: int) -> list[int]:
-    """The first `size` places, fewer where padded they would be too many tokens; one at least."""
+    """The first `size` of the waiting places, fewer if padding makes them too many tokens, but at least one."""
     most_tokens = MAX_BATCH_TOKENS * size // MAX_BATCH
     return list(islice(waiting, max(1, min(size, most_tokens // max(1, len(sources[waiting[0]]))))))
 

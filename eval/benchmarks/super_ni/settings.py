@@ -1,4 +1,4 @@
-"""Which instances a T5 answers, and how long answers get."""
+"""The settings of Super-NaturalInstructions: which instances are answered, and how long answers get."""
 
 from dataclasses import dataclass
 

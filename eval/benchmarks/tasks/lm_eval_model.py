@@ -1,4 +1,4 @@
-"""How does lm-eval ask our loaded model? Its `LM` interface over a bank: likelihoods only, by shared beginnings.
+"""Implements lm-eval's `LM` interface over a bank: likelihoods only, with shared beginnings computed once.
 
 Tokenization of a pair, truncation and the empty context are those of lm-eval's `TemplateLM` and HF model, so that
 choices and log-likelihoods are those of its HF model (tests/parity/test_tasks_parity.py). What is scored is kept by
@@ -24,7 +24,7 @@ _Tokens = list[int]
 
 
 class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
-    """One member of a bank, or the untouched base, as lm-eval sees a model.
+    """One member of a bank, or the untouched base, in the form of an lm-eval model.
 
     Args:
         base: with the member in its bank.
@@ -51,12 +51,12 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
 
     @property
     def eot_token_id(self) -> int:
-        """Text's end; lm-eval wants the name."""
+        """The token at the end of a text; lm-eval wants this name."""
         return int(self.base.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context consists of."""
+        """The token that stands for an empty context."""
         return prefix_token(self.base)
 
     @property
@@ -90,7 +90,7 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
         return self._scores([(context, continuation) for _text, context, continuation in requests])
 
     def _pair(self, context: str, continuation: str) -> tuple[_Tokens, _Tokens]:
-        """Tokenized as lm-eval does: where there is no context, the prefix token is it."""
+        """Tokenizes a pair as lm-eval does; the prefix token stands for an empty context."""
         if context:
             found: tuple[_Tokens, _Tokens] = self._encode_pair(context, continuation)
             return found

@@ -1,4 +1,4 @@
-"""What do lm-eval's tasks amount to? Each metric with its interval; CrowS-Pairs by category, as in the paper. No torch.
+"""Results of lm-eval's tasks: each metric with its interval; CrowS-Pairs by category, as in the paper.
 
 Paper: QLoRA Table 8 (CrowS-Pairs) prints nine categories and an average. Its Guanaco column averages the categories
 (43.5); its LLaMA column, taken from LLaMA's paper, all pairs (66.6; its nine categories average 70.9). Both are given.
@@ -39,7 +39,7 @@ class CrowsScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPrediction:
-    """One question's outcome."""
+    """The log-probabilities of one question's choices."""
 
     doc_id: int
     target: str
@@ -58,7 +58,7 @@ class TaskScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TasksResult:
-    """One system's tasks."""
+    """The results of one system on all tasks."""
 
     system: str
     tasks: dict[str, TaskScore]
@@ -74,7 +74,7 @@ class TasksResult:
 
 
 def missing_lm_eval() -> str | None:
-    """What to do where lm-eval isn't installed; None where it is. Imports nothing."""
+    """The message with the remedy where lm-eval isn't installed; None where it is. Imports nothing."""
     if importlib.util.find_spec("lm_eval") is not None:
         return None
     return "lm-eval is not installed, whose tasks these are: pip install -c constraints.txt 'qlora-harness[tasks]'"

@@ -1,4 +1,4 @@
-"""How well do models solve lm-eval's likelihood tasks? HellaSwag, PiQA, ARC, Winogrande, LAMBADA, CrowS-Pairs and more.
+"""Scores models on lm-eval's likelihood tasks: HellaSwag, PiQA, ARC, Winogrande, LAMBADA, CrowS-Pairs and more.
 
     results = score_tasks(base, {"base": None, "tuned": run_id}, TasksSettings(names=["hellaswag", "piqa"]))
 
@@ -123,7 +123,7 @@ def _set_fewshot(task: Any, wanted: int | None) -> None:
 
 
 def _one_of(on_progress: Progress, number: int, count: int) -> Progress:
-    """A system's progress as a share of all of them, which ask as many requests."""
+    """Turns the progress of one system into that of all, which have as many requests each."""
     return lambda done, total: on_progress(number * total + done, count * total)
 
 

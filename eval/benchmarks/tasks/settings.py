@@ -1,4 +1,4 @@
-"""Which of lm-eval's tasks, and how many of their questions."""
+"""The settings of lm-eval's tasks: which ones, and how many of their questions."""
 
 from dataclasses import dataclass
 

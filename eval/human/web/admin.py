@@ -14,7 +14,7 @@ router = APIRouter()
 
 @router.get("/admin")
 def admin_page(request: Request, site: OurSite) -> Response:
-    """Everything; the script replaces its main part every few seconds."""
+    """The whole admin page; its script replaces the main part every few seconds."""
     return _page(request, site, "admin.html.j2")
 
 

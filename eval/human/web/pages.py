@@ -1,4 +1,4 @@
-"""The rater's pages: the next item, votes, undo; plain forms that work without any script. No page names a system."""
+"""The rater's pages: the next item, votes, undo. The forms work without any script, and no page names a system."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""How is the vote served? On this machine only, unless a token guards it.
+"""Serves the vote, on this machine only unless a token guards it.
 
     serve(store, ServeOptions(host="127.0.0.1", port=8000), announce=print)
 
@@ -30,7 +30,7 @@ SHUTDOWN_SECONDS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """Where to listen."""
+    """The address to listen on, and the one that raters use."""
 
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free one
@@ -94,7 +94,7 @@ def admin_token(host: str) -> tuple[str, bool]:
 
 
 def make_access(options: ServeOptions, token: str) -> Access:
-    """On loopback only known names are answered, so that no site can point its own name here."""
+    """The access rules. On loopback only known host names are answered, so no site can point its own name here."""
     public = urlsplit(options.public_url) if options.public_url else None
     hosts = LOOPBACK_NAMES | ({public.hostname} if public and public.hostname else set())
     return Access(
@@ -105,7 +105,7 @@ def make_access(options: ServeOptions, token: str) -> Access:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it. A name other than localhost may mean anything."""
+    """Whether only this machine reaches the host. A name other than localhost may mean any machine."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""What every page shares: who may reach it, the cookies, and the headers under which nothing foreign runs or loads.
+"""What all pages share: access, cookies, and the headers under which no foreign code runs or loads.
 
 Every answer carries a Content-Security-Policy under which only our own two scripts run. A form counts where the cookie
 (SameSite) and the form's own token fit, which another site can't read, and the browser doesn't say that it comes from

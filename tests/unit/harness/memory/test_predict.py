@@ -29,7 +29,7 @@ from harness.config.schema import (
     ShapeConfig,
     TrainConfig,
 )
-from harness.memory.activations import DRAW_BYTES, Linear, Pass, linears, saved_by_pass
+from harness.memory.activations import Linear, Pass, linears, saved_by_pass
 from harness.memory.paper import (
     RECIPE_ADAPTER,
     RECIPE_QUANT,
@@ -40,7 +40,6 @@ from harness.memory.paper import (
 )
 from harness.memory.predict import (
     DTYPE_BYTES,
-    LOGITS_CHUNK_BYTES,
     MemoryPrediction,
     linear_bytes,
     optimizer_bytes,
@@ -49,7 +48,6 @@ from harness.memory.predict import (
     trained_tensors,
     weights_bytes,
 )
-from harness.nn import dropout, loss
 from harness.nn.batch import Item
 from harness.nn.quant import TORCH_DTYPES, quantize_linear
 from harness.runs.spec import RunSpec
@@ -355,11 +353,6 @@ def test_targets_of_another_architecture_are_refused() -> None:
     adapter = dataclasses.replace(LORA, targets=["query_key_value"])
     with pytest.raises(ValueError, match="query_key_value"):
         predict(TINY, NF4, adapter, TRAIN, 128, 128)
-
-
-def test_the_chunk_is_the_losss() -> None:
-    assert LOGITS_CHUNK_BYTES == loss.CHUNK_BYTES
-    assert DRAW_BYTES == dropout.DRAW_BYTES
 
 
 def test_the_papers_claims_hold_for_our_numbers() -> None:

@@ -28,7 +28,6 @@ from harness.memory.row_length import (
     GPU_ROW_TOKENS,
     UNKNOWN_ROW_TOKENS,
     group_bytes,
-    group_pages,
     row_tokens,
     usable_bytes,
 )
@@ -118,9 +117,13 @@ def test_no_run_pages_for_a_longer_row() -> None:
     specs = [spec() for _ in range(8)]
     for gigabytes in (24, 40, 48, 80, 141):
         tokens = on_gpu(specs, gigabytes)
-        assert tokens == 2048 or group_pages(specs, tokens, usable_bytes(gigabytes * GB)) is False
-    assert group_pages(specs, 2048, usable_bytes(24 * GB)) is True
-    assert group_pages([spec(shape=ShapeConfig())], 2048, 1) is None
+        peak_bytes = group_bytes(specs, tokens)
+        assert peak_bytes is not None
+        assert tokens == 2048 or peak_bytes <= usable_bytes(gigabytes * GB)
+    shortest = group_bytes(specs, 2048)
+    assert shortest is not None
+    assert shortest > usable_bytes(24 * GB), "the shortest row is taken although it pages"
+    assert group_bytes([spec(shape=ShapeConfig())], 2048) is None
 
 
 def base_of(device: str, config: object = None) -> Any:
