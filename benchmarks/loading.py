@@ -125,7 +125,7 @@ def child(way: str, folder: Path, method: str, device_name: str) -> None:
 
 
 def read_whole(folder: Path, quant: Any, device: Any) -> Any:
-    """As it was done until now."""
+    """Reads the whole model and then quantizes it layer by layer, as the harness did before."""
     import torch
     from transformers import AutoModelForCausalLM
 

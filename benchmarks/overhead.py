@@ -1,4 +1,4 @@
-"""What does a run cost beside its training? Milliseconds a run, one worker, and the parent's memory.
+"""Measures what a run costs beside its training, in milliseconds with one worker, and the parent's memory.
 
     python -m benchmarks.overhead                         # 300 runs of a tiny model, groups of 1, then of 8
     python -m benchmarks.overhead --wandb offline

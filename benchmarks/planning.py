@@ -1,4 +1,4 @@
-"""How long does it take to plan a grid of 10,000 points, and where does the time go?
+"""Measures how long it takes to plan a grid of 10,000 points, and where the time goes.
 
     python benchmarks/planning.py [--points 10000] [--hydra-points 100]
 

@@ -1,4 +1,4 @@
-"""How long does `python -m sweeps status` take with many recorded runs? Seconds of the whole command.
+"""Measures the seconds of the whole command `python -m sweeps status` with many recorded runs.
 
     python -m benchmarks.status                     # 100,000 runs in SQLite
     python -m benchmarks.status --ledger postgresql://postgres@/postgres?host=/run/pg    # an empty database

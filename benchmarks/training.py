@@ -251,7 +251,7 @@ def lora_config() -> Any:
 
 
 def arguments_of() -> dict[str, Any]:
-    """What both trainers are told."""
+    """The training arguments of both trainers."""
     return {
         "per_device_train_batch_size": MICROBATCH,
         "learning_rate": LEARNING_RATE,

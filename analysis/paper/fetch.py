@@ -1,4 +1,4 @@
-"""How do the authors' released judgments get here? `python -m analysis data` fetches them, pinned and checked.
+"""Fetches the authors' released judgments, pinned and checked, for `python -m analysis data`.
 
 Only what `analysis.paper.released` reads is taken from each repository, at one commit, by git: it compares every byte
 with the commit's own hash. Then the judgments read from it are compared by sha256 with the copies that the paper's
@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 600
 
 
 class NotFetched(ValueError):
-    """A repository could not be fetched, or isn't what it should be; the message has its URL and the remedy."""
+    """Raised for a repository that can't be fetched or isn't what it should be; has its URL and the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ def _checked(data: Path) -> Iterator[tuple[str, str]]:
 
 
 def check(release: Release, path: Path) -> str:
-    """How a set's CSV compares with the released judgments, in words.
+    """Compares a set's CSV with the released judgments. -> the result in words
 
     Raises:
         NotFetched: it differs.
@@ -97,7 +97,7 @@ def check(release: Release, path: Path) -> str:
 
 
 def _fetch_one(repository: Repository, target: Path) -> None:
-    """Leaves all wanted folders, or nothing."""
+    """Fetches all wanted folders of a repository, or leaves nothing."""
     if shutil.which("git") is None:
         raise NotFetched(_remedy(repository, target, "git is not installed"))
     target.parent.mkdir(parents=True, exist_ok=True)

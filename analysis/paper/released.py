@@ -1,4 +1,4 @@
-"""Which judgments did the authors release, and where do they lie here? Verdict files for the paper's tables. No torch.
+"""Finds the judgments that the authors released, and converts them to verdict files for the paper's tables.
 
 Used by `python -m analysis tables`. Four sets of judgments, each found in a data folder (itself or up to three folders
 deep) either as a CSV in the layout of `python -m eval rate`, or as the JSON lines of the original repositories:
@@ -44,7 +44,7 @@ SCORES = ("question_id", "system", "order", "score_candidate", "score_chatgpt")
 
 
 class NoJudgments(ValueError):
-    """A set of judgments is nowhere in the data folder; the message says what was looked for and how to get it."""
+    """Raised for a set of judgments that isn't in the data folder; says what was looked for and how to get it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ def convert(release: Release, folder: Path) -> list[tuple[str, ...]]:
 
 
 def canonical_sha256(release: Release, path: Path) -> str:
-    """Of a CSV's rows in the columns of `release`, whatever their order and further columns."""
+    """The sha256 of a CSV's rows in the columns of `release`, whatever their order and further columns."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [",".join(row.get(name) or "" for name in release.columns) for row in csv.DictReader(file)]
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
@@ -177,7 +177,7 @@ def _read_files(folder: Path) -> Iterator[_File]:
 
 
 def _system(name: str) -> str | None:
-    """A contestant's name here: `13b-oassist-vicuna-generations-topp0.9-beam1` is guanaco-13b; 30b is 33b."""
+    """The name that we give a contestant: `13b-oassist-vicuna-generations-topp0.9-beam1` is guanaco-13b; 30b is 33b."""
     trained = _TRAINED.fullmatch(name)
     if trained and trained["dataset"] != "vicuna":
         dataset = {"oassist": "guanaco"}.get(trained["dataset"], trained["dataset"])
@@ -245,7 +245,7 @@ def _scores(file: _File, is_reversed: bool) -> Iterator[tuple[str, ...]]:
 
 
 def _votes(file: _File) -> Iterator[tuple[str, ...]]:
-    """Several lines a question, a rater each; the raters' own ids are not in the files."""
+    """The votes of a file with several lines for a question, each of a rater whose id is not given."""
     num = Counter[str]()
     for row in file.rows:
         question = _question(row, file.path)
@@ -261,7 +261,7 @@ def _question(row: Mapping[str, Any], path: Path) -> str:
 
 
 def _verdict(row: Mapping[str, Any], path: Path) -> str:
-    """The stored class; the authors' parser took any whole number for one, and what is none of the three is unread."""
+    """The stored class. The authors' parser took any whole number for one; other numbers than 1, 2, 3 are unparsed."""
     score = row.get("score")
     if not isinstance(score, int) or isinstance(score, bool):
         raise ValueError(f"{path}: question {_question(row, path)}: score is {score!r}; expected 1, 2, 3 or -1")

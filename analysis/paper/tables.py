@@ -1,4 +1,4 @@
-"""Do the released judgments give the paper's Tables 1, 6 and 7? Ours beside the paper's, cell by cell. No torch.
+"""Makes the paper's Tables 1, 6 and 7 from the released judgments, ours beside the paper's, cell by cell.
 
 Used by `python -m analysis tables`; `analysis.paper.text` writes it down. Source: QLoRA (arXiv 2305.14314),
 Tables 1, 6 and 7, values in `analysis.paper.values`.
@@ -33,7 +33,7 @@ BITS = "a property of the model, not made of judgments"
 
 
 class Status(Enum):
-    """How a cell compares."""
+    """How our value compares with the printed one."""
 
     reproduces = "reproduces"
     differs = "differs"
@@ -42,7 +42,7 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How Elo is computed."""
+    """The settings under which Elo is computed."""
 
     name: str
     k: float
@@ -194,7 +194,7 @@ def _elo_table(table: str, columns: Sequence[_Column], data: Path, converted: Pa
 
 
 def _elo(verdicts: Verdicts, setting: Setting, resamples: int) -> tuple[dict[str, EloRating], str | None]:
-    """The ratings, or why there are none."""
+    """-> the ratings, or the reason why there are none"""
     num = len(to_matches(verdicts))
     if num < (setting.sample_size or 1):
         return {}, f"{setting.words}: there are {num} matches"
@@ -341,7 +341,7 @@ def _source(name: str, path: Path) -> str:
 
 
 def mean_absolute_error(reproduction: Reproduction, column: str, setting: str) -> float | None:
-    """Of a column under a setting; None where nothing was run."""
+    """The mean absolute error of a column under a setting; None where nothing was run."""
     differences = [
         abs(cell.difference)
         for cell in reproduction.cells

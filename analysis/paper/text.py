@@ -1,4 +1,4 @@
-"""A reproduced table of the paper as Markdown, as CSV and for a terminal; used by `python -m analysis tables`.
+"""Writes a reproduced table of the paper as Markdown, as CSV and for a terminal.
 
 The CSV has a line a printed value and setting; Markdown and terminal
 show a row a system, the paper's value beside ours, and in words what came of it.
@@ -59,7 +59,7 @@ class Section:
 
 
 def to_csv(reproduction: Reproduction) -> str:
-    """A line a cell and setting."""
+    """The CSV, with a line for each cell and setting."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -117,7 +117,7 @@ def sections(reproduction: Reproduction) -> list[Section]:
 
 
 def remarks(reproduction: Reproduction) -> list[str]:
-    """What a reader must know: where from, under which settings, what is odd, what could not be run."""
+    """What a reader must know: the sources, the settings, odd values, and what could not be run."""
     num = reproduction.num
     counts = ", ".join(f"{count} {status}" for status, count in num.items())
     lines = [f"cells: {counts}" + (" (Elo cells count once a setting)" if reproduction.settings else "")]
@@ -180,7 +180,7 @@ def _rank_text(ranks: Sequence[Cell]) -> str:
 
 
 def _words(cells: Sequence[Cell]) -> str:
-    """What came of a row under each setting."""
+    """The outcome of a row under each setting, in words."""
     fits = [cell.setting for cell in cells if cell.status is Status.reproduces]
     off = [f"{number(c.difference, '+.1f')} {c.setting}" for c in cells if c.status is Status.differs]
     if not fits and not off:

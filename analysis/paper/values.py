@@ -1,4 +1,4 @@
-"""The paper's published values, each once, with where it was read. Everything that compares with the paper uses these.
+"""The paper's published values, each once, with its source. Every comparison with the paper uses these.
 
 QLoRA: Efficient Finetuning of Quantized LLMs, Dettmers, Pagnoni, Holtzman, Zettlemoyer, arXiv 2305.14314 (2023).
 

@@ -1,6 +1,6 @@
-"""What did the systems answer, side by side, and what did the judge say of each pair? No torch.
+"""Prepares the report's answers, side by side, with the judge's verdict on each pair.
 
-Library only: makes the records that templates/answers.html.j2 shows. Questions come in the order in which
+The template answers.html.j2 shows these records. Questions come in the order in which
 the first system answered them; a system without an answer to one is listed as such.
 """
 

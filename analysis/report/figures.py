@@ -1,4 +1,4 @@
-"""Where do a figure's marks go? Numbers to SVG coordinates; the Jinja macros in templates/figures draw them. No torch.
+"""Turns numbers into the SVG coordinates of a figure's marks, which the Jinja macros in templates/figures draw.
 
 Positions along an interval bar are percentages of the drawing's width, so that the page can stretch it
 without distortion; curves use a fixed view box.

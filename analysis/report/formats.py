@@ -1,6 +1,6 @@
-"""How are a report's numbers written? What was not measured reads "not measured", never a number. No torch.
+"""Writes the report's numbers. A value that was not measured reads "not measured", never a number.
 
-Jinja filters of analysis/report/templates, testable apart from them.
+These are the Jinja filters of analysis/report/templates.
 """
 
 from typing import Any

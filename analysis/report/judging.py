@@ -1,6 +1,6 @@
-"""How far can a tournament's judge be trusted? Its name and size, its measured bias, a warning where due. No torch.
+"""Tells how far a tournament's judge can be trusted: its name, size and measured bias, and a warning where due.
 
-Library only. QLoRA (arXiv 2305.14314, sections 5.3 and 6.2) finds GPT-4 biased to the first answer and in moderate
+QLoRA (arXiv 2305.14314, sections 5.3 and 6.2) finds GPT-4 biased to the first answer and in moderate
 agreement with people; a small local model is far below that, and the page has to say so beside its numbers.
 """
 
@@ -19,7 +19,7 @@ _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[ _-]?([mb])(?![a-z0-9])", re.IGNO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeView:
-    """Who judged."""
+    """A judge of the tournament."""
 
     name: str
     num_parameters: float | None  # None: not recorded, and in no name

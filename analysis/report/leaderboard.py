@@ -1,4 +1,4 @@
-"""Which system is best, by how much, and how sure is that? One row a system, from records on disk. No torch.
+"""Makes the leaderboard, with a row for each system, from records on disk.
 
     python -m analysis report --sweep demo --tournament runs/tournaments/demo --out reports/demo
 
@@ -30,7 +30,7 @@ MISSING = "\N{EN DASH}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderboardRow:
-    """One system. None is "not measured"; bounds are 95 % intervals."""
+    """The row of one system. None means "not measured"; bounds are of 95 % intervals."""
 
     rank: int | None  # by Elo (Bradley-Terry where no Elo was made); equal ratings share a rank
     system: str
@@ -91,7 +91,7 @@ def leaderboard_rows(runs: Sequence[Run], tournament: Tournament | None) -> list
 
 
 def inseparable(ratings: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Each tested system -> its neighbours in the Bradley-Terry ranking that it can't be told from at 95 %.
+    """-> {tested system: its neighbours in the Bradley-Terry ranking that it can't be told from at 95 %}
 
     A pair that could not be tested (a single prompt, say) is not listed: that is "unknown", not "separable".
     """

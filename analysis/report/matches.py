@@ -1,6 +1,6 @@
-"""Who beat whom, and how often? Counts over a tournament. No torch.
+"""Counts who beat whom in a tournament, and how often.
 
-Library only. The win matrix of ratings.json is taken where there is one, since it counts exactly the matches that
+The win matrix of ratings.json is taken where there is one, since it counts exactly the matches that
 ratings are made from (several people's votes on one item are one match there); else verdicts are counted, each a
 match. A win rate counts a tie as half a win (QLoRA, arXiv 2305.14314, section 5.3); an unparsed verdict is no match:
 it is left out of every rate and counted beside it.
@@ -17,7 +17,7 @@ PairTallies = dict[tuple[str, str], "Tally"]  # (system, opponent) -> the system
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """One system's outcomes, or those of one system against another."""
+    """The outcomes of one system, against all others or against one of them."""
 
     wins: int = 0
     losses: int = 0

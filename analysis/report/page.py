@@ -1,9 +1,9 @@
-"""What came out of a sweep, on one page that a reader can check? `<out>/index.html` and the leaderboard as data.
+"""Writes the report of a sweep: one page, `<out>/index.html`, and the leaderboard as data.
 
     python -m analysis report --sweep demo --runs runs --tournament runs/tournaments/demo --out reports/demo
 
 The page is one file: styles and script are in it, nothing is loaded from anywhere, a content security policy
-refuses what model text might try, and it reads without JavaScript. The same records give the same bytes. No torch.
+refuses what model text might try, and it reads without JavaScript. The same records give the same bytes.
 """
 
 import base64

@@ -1,6 +1,6 @@
-"""What did a sweep and its tournament leave on disk? Reads both into plain records; judges nothing. No torch.
+"""Reads what a sweep and its tournament left on disk into plain records.
 
-Library only, under `analysis.report.leaderboard` and `analysis.report.page`. The layout read here is
+The layout read here is
 docs/architecture.md's "Records on disk". What isn't there is None or empty, never a number; what is there and can't be
 read is an error.
 """
@@ -43,7 +43,7 @@ class Mmlu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A finished run's folder, read."""
+    """The content of a finished run's folder."""
 
     folder: Path
     record: RunRecord
@@ -81,7 +81,7 @@ class Judge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tournament:
-    """A tournament's folder, read."""
+    """The content of a tournament's folder."""
 
     folder: Path
     verdicts: tuple[Verdict, ...]
@@ -91,7 +91,7 @@ class Tournament:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRuns:
-    """Which runs are to be reported, and what is known about those that can't be."""
+    """The runs of a sweep that can be reported, and why others can't."""
 
     run_ids: tuple[str, ...]
     unfinished: tuple[tuple[str, str], ...] = ()  # (label, why)

@@ -1,6 +1,6 @@
-"""What does each section of the report show? Records to plain views that the templates print. No torch.
+"""Turns records into the views that the templates of the report's sections print.
 
-Library only. A view that has nothing to show is None or empty, and the template says that it was not measured.
+A view that has nothing to show is None or empty, and the template says that it was not measured.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How much faster are answers here than `model.generate` one prompt at a time? The same greedy texts, A B A B.
+"""Times our answers beside `model.generate` one prompt at a time: the same greedy texts, in turns A B A B.
 
     python -m benchmarks.evaluation.generation --prompts 32 --max-new-tokens 128
     python -m benchmarks.evaluation.generation --adapters 4      # four adapters in one batch beside one

@@ -1,4 +1,4 @@
-"""Which answers that deserve nothing does the local judge fall for, and how fast does it judge?
+"""Measures which worthless answers the local judge falls for, and how fast it judges.
 
     python -m benchmarks.evaluation.judge_controls --answers vicuna_answers.jsonl --questions vicuna_questions.jsonl
 

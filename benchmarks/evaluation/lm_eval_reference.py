@@ -1,4 +1,4 @@
-"""What does lm-eval itself say? Its task `mmlu` and its HF model, on questions from local files.
+"""Runs lm-eval's own task `mmlu` with its own HF model on questions from local files.
 
 The task's text comes from the YAML files in the installed package; only the place of the data is changed.
 Used by benchmarks/evaluation/mmlu.py and tests/parity/test_mmlu_parity.py; needs the `parity` extra.

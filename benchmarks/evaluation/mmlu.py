@@ -1,4 +1,4 @@
-"""How much faster is MMLU here than lm-eval's HF model? The same questions, one process, A B A B.
+"""Times our MMLU beside lm-eval's HF model: the same questions in one process, in turns A B A B.
 
     python -m benchmarks.evaluation.mmlu --questions ../shared/data/mmlu/val.jsonl --shots ../shared/data/mmlu/dev.jsonl
 
@@ -189,7 +189,7 @@ def time_lm_eval(
 
 
 def agreement(ours: MmluResult, theirs: dict[int, Reference]) -> dict[str, float]:
-    """How far the two are apart."""
+    """How far the two sides' log-probabilities and choices differ."""
     mine = np.array([prediction.logprobs for prediction in ours.predictions])
     reference = np.array([theirs[place].logprobs for place in range(len(mine))])
     same = mine.argmax(axis=1) == reference.argmax(axis=1)

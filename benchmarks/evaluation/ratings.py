@@ -1,4 +1,4 @@
-"""How fast are ratings, beside a plain Python loop and evalica? Prints a JSON record, then a readable line each.
+"""Times ratings beside a plain Python loop and evalica. Prints a JSON record, then a readable line for each.
 
     python -m benchmarks.evaluation.ratings [VERDICTS.csv] [--skip-large]
     python -m benchmarks.evaluation.ratings --systems 36     # a sweep's tournament alone, both orders, 40 prompts

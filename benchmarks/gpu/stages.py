@@ -88,7 +88,7 @@ class Settings:
 
 @dataclass(slots=True, kw_only=True)
 class Findings:
-    """What a stage came to."""
+    """What a stage measured, and which of its checks failed."""
 
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # checks that didn't hold
