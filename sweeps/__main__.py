@@ -43,7 +43,8 @@ def plan(
     every_run: Annotated[bool, typer.Option("--all", help="A row for each run, however many there are.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="The named grids: +grid=...")] = False,
     device_gb: Annotated[
-        list[float] | None, typer.Option("--device-gb", help="Plan for a GPU with so many GB (10^9), not this machine.")
+        list[float] | None,
+        typer.Option("--device-gb", help="Plan for a GPU of this size in GB (10^9), not this machine."),
     ] = None,
     as_json: Json = False,
 ) -> None:

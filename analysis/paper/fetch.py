@@ -87,13 +87,13 @@ def check(release: Release, path: Path) -> str:
     """
     if release.sha256 is None:
         return "as the commit has it (no sha256 is known)"
-    found = canonical_sha256(release, path)
-    if found != release.sha256:
+    digest = canonical_sha256(release, path)
+    if digest != release.sha256:
         raise NotFetched(
-            f"{release.name}: the judgments' sha256 is {found}, and should be {release.sha256}; delete what was "
+            f"{release.name}: the judgments' sha256 is {digest}, and should be {release.sha256}; delete what was "
             f"fetched and fetch it again, and don't use it as the paper's"
         )
-    return f"sha256 {found[:12]}, as released"
+    return f"sha256 {digest[:12]}, as released"
 
 
 def _fetch_one(repository: Repository, target: Path) -> None:

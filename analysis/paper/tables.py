@@ -210,11 +210,11 @@ def _elo_cells(
     cells = []
     ranks = _ranks(ratings)
     for row in printed.rows:
-        found = ratings.get(row)
-        reason = None if found else why_none or f"{row} is in none of {RELEASES[column.release].what}"
-        mean = found.mean if found else None
-        half = (found.ordering_high - found.ordering_low) / 2 if found else None
-        low, high = (found.low, found.high) if found else (None, None)
+        rating = ratings.get(row)
+        reason = None if rating else why_none or f"{row} is in none of {RELEASES[column.release].what}"
+        mean = rating.mean if rating else None
+        half = (rating.ordering_high - rating.ordering_low) / 2 if rating else None
+        low, high = (rating.low, rating.high) if rating else (None, None)
         make = partial(_cell, printed, row, setting=setting, reason=reason)
         cells += make(column.elo, ours=mean, tolerance=ELO_TOLERANCE, low=low, high=high)
         if column.interval:
@@ -247,10 +247,10 @@ def _table_6(data: Path, converted: Path, resamples: int) -> Reproduction:
     cells: list[Cell] = []
     for row in printed.rows:
         name = OTHER_NAMES.get(row, row)
-        found = ours.get(name)
-        reason = None if found else f"{name} has no score in {path.name}"
-        for column, value in _relative(found).items():
-            low, high = (found.low, found.high) if found and column == "mean_pct" else (None, None)
+        score = ours.get(name)
+        reason = None if score else f"{name} has no score in {path.name}"
+        for column, value in _relative(score).items():
+            low, high = (score.low, score.high) if score and column == "mean_pct" else (None, None)
             cells += _cell(printed, row, column, ours=value, tolerance=0.05, reason=reason, low=low, high=high)
     cells += [*_not_run(printed, ["bits"], BITS), *_not_run(printed, ["memory_gb"], MEMORY)]
     return Reproduction(
@@ -264,12 +264,12 @@ def _table_6(data: Path, converted: Path, resamples: int) -> Reproduction:
     )
 
 
-def _relative(found: RelativeScore | None) -> dict[str, float | None]:
+def _relative(score: RelativeScore | None) -> dict[str, float | None]:
     """The paper's columns, to the printed decimal; `sys_vs_chatgpt` has the system's answer first."""
     columns = ("chatgpt_vs_sys_pct", "sys_vs_chatgpt_pct", "mean_pct", "ci95_pct")
-    if found is None:
+    if score is None:
         return dict.fromkeys(columns)
-    values = (found.second, found.first, found.mean, found.ci95)
+    values = (score.second, score.first, score.mean, score.ci95)
     return {name: None if v is None else round(v, 1) for name, v in zip(columns, values, strict=True)}
 
 

@@ -36,10 +36,12 @@ def value(table: str, row: str, column: str) -> Value:
     """
     if table not in TABLES:
         raise KeyError(f"table {table!r}: there are {', '.join(TABLES)}")
-    found = TABLES[table]
-    if row not in found.rows or column not in found.columns:
-        raise KeyError(f"table {table} has no {row!r} / {column!r}; rows {list(found.rows)}, columns {found.columns}")
-    printed = found.rows[row][found.columns.index(column)]
+    paper_table = TABLES[table]
+    if row not in paper_table.rows or column not in paper_table.columns:
+        raise KeyError(
+            f"table {table} has no {row!r} / {column!r}; rows {list(paper_table.rows)}, columns {paper_table.columns}"
+        )
+    printed = paper_table.rows[row][paper_table.columns.index(column)]
     if printed is None:
         raise KeyError(f"table {table} prints nothing at {row!r} / {column!r}")
     return printed
@@ -78,11 +80,11 @@ class PaperTable:
 
 def cells(table: str) -> Iterator[PaperCell]:
     """Every printed value of a table, row by row."""
-    found = TABLES[table]
-    for row, values in found.rows.items():
-        for column, printed in zip(found.columns, values, strict=True):
+    printed_table = TABLES[table]
+    for row, values in printed_table.rows.items():
+        for column, printed in zip(printed_table.columns, values, strict=True):
             if printed is not None:
-                where, note = found.where_of(row, column), found.notes.get((row, column))
+                where, note = printed_table.where_of(row, column), printed_table.notes.get((row, column))
                 yield PaperCell(table=table, row=row, column=column, value=printed, where=where, note=note)
 
 

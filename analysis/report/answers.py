@@ -81,16 +81,16 @@ def answers_view(
         raise ValueError(f"--bench {bench}: no run has answers/{bench}.jsonl; there are {', '.join(benches)}")
     verdicts = tournament.verdicts if tournament else ()
     chosen = bench or _best_covered(runs, benches, {verdict.question_id for verdict in verdicts})
-    found = {run.record.label: {a.question_id: a for a in run.answers.get(chosen, ())} for run in runs}
-    texts = {key: answer.question for answers in found.values() for key, answer in answers.items()}
-    systems = tuple(name for name in order if found.get(name))
+    answers_by_system = {run.record.label: {a.question_id: a for a in run.answers.get(chosen, ())} for run in runs}
+    texts = {key: answer.question for answers in answers_by_system.values() for key, answer in answers.items()}
+    systems = tuple(name for name in order if answers_by_system.get(name))
     by_question = _by_question(verdicts)
     questions = tuple(
         QuestionView(
             question_id=question_id,
             text=text,
             answers=tuple(
-                Shown(system=name, index=index, answer=found[name].get(question_id))
+                Shown(system=name, index=index, answer=answers_by_system[name].get(question_id))
                 for index, name in enumerate(systems)
             ),
             rulings=tuple(_rulings(by_question.get(question_id, ()), systems)),

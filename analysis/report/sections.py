@@ -164,7 +164,7 @@ def _scores_view(kind: str, runs: Sequence[Run]) -> ScoresView:
         run.record.label: {(score.evaluation, score.metric): score for score in run.scores if _kind(score) == kind}
         for run in runs
     }
-    columns = list(dict.fromkeys(column for found in scores.values() for column in found))
+    columns = list(dict.fromkeys(column for by_column in scores.values() for column in by_column))
     settings = {column: {s[column].settings_sha256 for s in scores.values() if column in s} for column in columns}
     return ScoresView(
         title=BENCHMARKS[kind].title if kind in BENCHMARKS else kind,
@@ -176,7 +176,9 @@ def _scores_view(kind: str, runs: Sequence[Run]) -> ScoresView:
             )
             for evaluation, metric in columns
         ),
-        rows=tuple((label, tuple(found.get(c) for c in columns)) for label, found in scores.items() if found),
+        rows=tuple(
+            (label, tuple(by_column.get(c) for c in columns)) for label, by_column in scores.items() if by_column
+        ),
     )
 
 

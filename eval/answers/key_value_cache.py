@@ -42,7 +42,7 @@ class Shelf:
         return self.num_slots * self.max_tokens
 
     def add(self, length: int) -> int:
-        """Takes the next slot for a sequence of so many tokens, which a `Prefill` then fills. -> the slot"""
+        """Takes the next slot for a sequence of `length` tokens, which a `Prefill` then fills. -> the slot"""
         assert self.num_free > 0
         assert length <= self.max_tokens
         self.lengths.append(length)
@@ -99,7 +99,7 @@ class Slots:
     """Which sequences the rows of a pass continue, on the device: made when that changes, counted up in between.
 
     Args:
-        shelves: their used slots, one shelf behind the other, are the slots meant below.
+        shelves: their used slots, one shelf after the other, are the slots meant below.
         by_row: the slot of each row; all slots in any order, so that a row can keep members together.
         device: of the cache.
     """
@@ -183,9 +183,9 @@ class Decode:
 
     def _all_masks(self, query: Tensor, window: int | None) -> "list[list[tuple[slice, Tensor]]]":
         """Of each shelf; by window, which layers may differ in."""
-        found, start = [], 0
+        masks, start = [], 0
         for shelf in self.slots.shelves:
             ends = self.slots.ends[start : start + len(shelf.lengths)]
-            found.append(_masks(shelf.lengths, ends, query, window))
+            masks.append(_masks(shelf.lengths, ends, query, window))
             start += len(shelf.lengths)
-        return found
+        return masks

@@ -48,7 +48,7 @@ def read_rows(path: Path, may_end_torn: bool = False) -> list[Row]:
     """All rows of a file.
 
     Args:
-        path: .csv or .tsv, or JSON of any other name; with .gz behind it, compressed.
+        path: .csv or .tsv, or JSON of any other name; with .gz after it, compressed.
         may_end_torn: leave out a last line that a killed writer left half written.
 
     Raises:

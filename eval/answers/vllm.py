@@ -28,7 +28,7 @@ from harness.models.convert import checkpoint_folder
 from harness.models.locate import ModelSource, folder_fingerprint, locate_model
 from harness.runs.adapter_files import ADAPTER_CONFIG
 
-CHUNK_PROMPTS = 256  # prompts a call: answers reach the disk so many at a time
+CHUNK_PROMPTS = 256  # prompts in a call: answers reach the disk after each call
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM's kernels serve
 
 

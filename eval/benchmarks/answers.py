@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class AnswersSettings:
     questions: str = setting("embedded", "Open prompts: embedded, or a jsonl file with question_id and text.")
     bench: str = setting("open", "What the answers' file in each run folder is called.")
-    limit: int | None = setting(None, "The first so many prompts.")
+    limit: int | None = setting(None, "Answer only the first N prompts.")
     max_new_tokens: int = setting(512, "An answer's longest length, in tokens.")
 
     def __post_init__(self) -> None:

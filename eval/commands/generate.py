@@ -29,18 +29,18 @@ def run_generate(
     quiet_libraries()
     if settings.engine == "vllm" and (problem := missing_vllm()):
         raise ValueError(problem)
-    asked = load_open_questions(questions, limit)
+    open_questions = load_open_questions(questions, limit)
     rows: list[dict[str, Any]] = []
     chosen = chosen_systems(sweep, run_ids, runs)
     refuse_equal_names(chosen)  # the judge tells contestants apart by their names
     for systems in by_base(chosen):
-        answers = stored_answers(systems, asked, bench, settings)
+        answers = stored_answers(systems, open_questions, bench, settings)
         if answers is None and settings.engine == "vllm":
             in_vllm = load_vllm(systems, paths_of_environment(runs))
-            answers = generate_answers(in_vllm, systems, asked, bench, settings, advance, fresh)
+            answers = generate_answers(in_vllm, systems, open_questions, bench, settings, advance, fresh)
         elif answers is None:
             with loaded(systems, paths_of_environment(runs), resolve_device(Device.auto)) as base:
-                answers = generate_answers(base, systems, asked, bench, settings, advance, fresh)
+                answers = generate_answers(base, systems, open_questions, bench, settings, advance, fresh)
         rows += [
             {
                 "system": system.name,

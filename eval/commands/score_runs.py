@@ -84,30 +84,30 @@ def score_target(
     return {name: result_values(benchmark, result) for name, result in results.items()}, benchmark.table(results)
 
 
-def _opened(asked: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
+def _opened(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     """Each base with the systems that are loaded in its bank: all of a causal one's, one of any other's."""
-    target = asked.target
+    target = request.target
     if target.adapters and target.model is None:
         raise ValueError("--adapter needs --model: the base that the adapter was trained on")
     if target.model is None:
-        yield from _of_runs(asked)
-    elif asked.benchmark.kind is ModelKind.causal:
+        yield from _of_runs(request)
+    elif request.benchmark.kind is ModelKind.causal:
         for base, members in each_base(target):
-            rows = {name: _rows(asked, None, name) for name in members}
+            rows = {name: _rows(request, None, name) for name in members}
             yield base, [Contestant(name=n, member=member, rows=rows[n]) for n, member in members.items()]
     else:
-        yield from _of_model(asked)
+        yield from _of_model(request)
 
 
-def _of_runs(asked: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
-    kind = asked.benchmark.kind
-    systems = chosen_systems(asked.target.sweep, asked.target.run_ids, asked.target.runs)
+def _of_runs(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
+    kind = request.benchmark.kind
+    systems = chosen_systems(request.target.sweep, request.target.run_ids, request.target.runs)
     refuse_equal_names(systems)
     for system in systems:
         _require_kind(system, kind)
-    rows = {system.run_id: _rows(asked, system.spec.dataset, system.name) for system in systems}
+    rows = {system.run_id: _rows(request, system.spec.dataset, system.name) for system in systems}
     for together in by_base(systems) if kind is ModelKind.causal else [[system] for system in systems]:
-        with loaded(together, asked.paths, resolve_device(Device.auto)) as base:
+        with loaded(together, request.paths, resolve_device(Device.auto)) as base:
             yield base, [contestant(system, system.name, rows[system.run_id]) for system in together]
 
 
@@ -126,12 +126,12 @@ def _require_kind(system: System, kind: ModelKind) -> None:
         )
 
 
-def _of_model(asked: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
+def _of_model(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     """A model of a kind whose bank owns its base: the model itself, or its adapters one after the other."""
-    target, kind = asked.target, asked.benchmark.kind
+    target, kind = request.target, request.benchmark.kind
     assert target.model is not None
     model = replace(model_choice(target.model), kind=kind)
-    source = locate_model(model, asked.paths)
+    source = locate_model(model, request.paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
     device = resolve_device(Device.auto)
@@ -141,9 +141,9 @@ def _of_model(asked: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     names = adapter_names(target.adapters)
     records = [record_beside(folder) for folder in target.adapters]
     datasets = [None if record is None else RunSpec.from_dict(record.spec).dataset for record in records]
-    rows = [_rows(asked, dataset, name) for dataset, name in zip(datasets, names, strict=True)]
-    own = None if target.adapters else _rows(asked, None, model.name)
-    base = load_base(source, quant, device, Path(asked.paths.cache), kind)
+    rows = [_rows(request, dataset, name) for dataset, name in zip(datasets, names, strict=True)]
+    own = None if target.adapters else _rows(request, None, model.name)
+    base = load_base(source, quant, device, Path(request.paths.cache), kind)
     if not target.adapters:
         yield base, [Contestant(name=model.name, member=None, rows=own)]
     for folder, name, found in zip(target.adapters, names, rows, strict=True):
@@ -152,12 +152,12 @@ def _of_model(asked: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
         base.bank.remove_member(name)
 
 
-def _rows(asked: _Asked, trained_on: DatasetConfig | None, name: str) -> EvalRows | None:
-    if not asked.benchmark.scores_own_dataset:
+def _rows(request: _Asked, trained_on: DatasetConfig | None, name: str) -> EvalRows | None:
+    if not request.benchmark.scores_own_dataset:
         return None
-    own = asked.own_rows
+    own = request.own_rows
     dataset = trained_on if own.dataset is None else dataset_choice(own.dataset)
     if dataset is None:
         raise ValueError(f"{name}: nothing says which dataset it is for; name it by --dataset")
     split = own.split or dataset.eval_split
-    return asked.benchmark.rows(asked.settings, replace(dataset, eval_split=split), asked.paths)
+    return request.benchmark.rows(request.settings, replace(dataset, eval_split=split), request.paths)

@@ -97,7 +97,7 @@ def _scored(benchmark: Benchmark, options: Mapping[str, Any]) -> tuple[dict[str,
 def _settings_options(benchmark: Benchmark) -> dict[str, tuple[Any, Any]]:
     """The settings' fields as options: lists and enums are typed as text."""
     hints = get_type_hints(benchmark.settings_type)
-    found: dict[str, tuple[Any, Any]] = {}
+    options: dict[str, tuple[Any, Any]] = {}
     for declared in fields(benchmark.settings_type):
         about = declared.metadata
         kind, default = hints[declared.name], default_of(declared)
@@ -106,8 +106,8 @@ def _settings_options(benchmark: Benchmark) -> dict[str, tuple[Any, Any]]:
         if about["option_default"] is not None:
             default = about["option_default"]
         default = inspect.Parameter.empty if about["is_required"] else default
-        found[declared.name] = (_option(kind, about["sentence"], *_flags(declared, kind)), default)
-    return found
+        options[declared.name] = (_option(kind, about["sentence"], *_flags(declared, kind)), default)
+    return options
 
 
 def _settings_values(benchmark: Benchmark, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class ContestOptions:
     tournament: Path  # keeps the votes
     questions: Path | None = None  # None: the embedded open prompts
     benchmark: str = "open"  # which answers of a run folder
-    max_questions: int | None = None  # the first so many; None takes all
+    max_questions: int | None = None  # only the first N; None takes all
     only_judged: bool = False  # only what stands in the tournament's verdicts.csv
     allow_empty: bool = False  # take empty answers as answers
     checks: Path | None = None  # attention checks of one's own; None: drawn from the answers

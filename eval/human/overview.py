@@ -105,12 +105,12 @@ def overview(store: VoteStore) -> Overview:
 def to_verdicts(cast: Sequence[Vote]) -> Verdicts:
     """Turns votes into the form in which `eval.verdicts.table` holds a file's rows."""
     systems = sorted({name for vote in cast for name in (vote.system_a, vote.system_b)})
-    at = {name: code for code, name in enumerate(systems)}
+    code_of = {name: code for code, name in enumerate(systems)}
     return Verdicts(
         question=_names([vote.question_id for vote in cast]),
         system_names=systems,
-        first=np.array([at[vote.system_a] for vote in cast], dtype=np.int32),
-        second=np.array([at[vote.system_b] for vote in cast], dtype=np.int32),
+        first=np.array([code_of[vote.system_a] for vote in cast], dtype=np.int32),
+        second=np.array([code_of[vote.system_b] for vote in cast], dtype=np.int32),
         verdict=np.array([vote.choice.verdict for vote in cast], dtype=np.int8),
         judge=_names([""] * len(cast)),
         rater=_names([vote.rater for vote in cast]),
@@ -178,16 +178,16 @@ def _rater_view(name: str, can_enter: bool, mine: Sequence[Vote], counts: _Count
 
 def _same_votes(real: Sequence[Vote]) -> dict[str, tuple[int, int]]:
     """By rater: (other raters' votes on the same items that say the same, all of them)."""
-    said: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    votes_by_item: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for vote in real:
-        said[vote.item_id].append((vote.rater, _winner(vote)))
-    found: dict[str, tuple[int, int]] = {}
-    for item in said.values():
+        votes_by_item[vote.item_id].append((vote.rater, _winner(vote)))
+    counts: dict[str, tuple[int, int]] = {}
+    for item in votes_by_item.values():
         labels = Counter(label for _, label in item)
         for rater, label in item:
-            equal, total = found.get(rater, (0, 0))
-            found[rater] = (equal + labels[label] - 1, total + len(item) - 1)
-    return found
+            equal, total = counts.get(rater, (0, 0))
+            counts[rater] = (equal + labels[label] - 1, total + len(item) - 1)
+    return counts
 
 
 def _winner(vote: Vote) -> str:

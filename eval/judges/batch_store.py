@@ -90,11 +90,11 @@ class BatchStore:
 
     def unsettled(self, settings_sha256: str) -> list[Booking]:
         """This judge's batches that are under way, in the order of their booking."""
-        found = self._db.execute(
+        rows = self._db.execute(
             "SELECT booking, batch_id FROM batches WHERE outcome IS NULL AND settings_sha256 = ? ORDER BY rowid",
             (settings_sha256,),
         ).fetchall()
-        return [Booking(name=name, batch_id=batch_id, requests=self._requests(name)) for name, batch_id in found]
+        return [Booking(name=name, batch_id=batch_id, requests=self._requests(name)) for name, batch_id in rows]
 
     def _requests(self, name: str) -> dict[str, tuple[tuple[str, str, str], int]]:
         rows = self._db.execute(

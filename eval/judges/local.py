@@ -54,7 +54,7 @@ USER = (
 CUE = "Answer"
 LABEL = re.compile(r"^([^\S\n]*(?:question|answer[^\S\n]*[a-c]))[^\S\n]*[:\uff1a]", re.IGNORECASE | re.MULTILINE)
 ASKING = re.compile(r"^(?=[^\S\n]*which answer is more\b)", re.IGNORECASE | re.MULTILINE)
-PASS_ROWS = 4  # matches are scored question by question, so many rows of tokens or a question at a time
+PASS_ROWS = 4  # rows of tokens in a pass, unless a single question has more
 Shown = tuple[str, str, str]  # question and answers, cut and disarmed: what the model sees of a match
 
 
@@ -78,8 +78,8 @@ class LocalJudge:
         Args:
             base: the model; adapters in its bank are not used.
             name: the judge's name in verdict files.
-            max_answer_tokens: each answer is cut to so many tokens.
-            max_question_tokens: each question is cut to so many tokens.
+            max_answer_tokens: each answer is cut to this many tokens.
+            max_question_tokens: each question is cut to this many tokens.
             margin_nats: calibrated preferences up to this are ties.
             chat_template: ask through the tokenizer's chat template.
 
@@ -237,15 +237,15 @@ def verdict_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]
         ValueError: one of them is no single token there, or two are the same.
     """
     before = list(tokenizer(prompt, add_special_tokens=False).input_ids)
-    found = []
+    tokens = []
     for verdict in VERDICTS:
         after = list(tokenizer(prompt + verdict, add_special_tokens=False).input_ids)
         if after[:-1] != before:
             raise ValueError(f"{verdict!r} is not one token after the cue for this tokenizer; take another judge model")
-        found.append(int(after[-1]))
-    if len(set(found)) < len(found):
+        tokens.append(int(after[-1]))
+    if len(set(tokens)) < len(tokens):
         raise ValueError(f"{VERDICTS} are the same token for this tokenizer; take another judge model")
-    return found
+    return tokens
 
 
 def cut(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> str:

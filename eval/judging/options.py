@@ -95,7 +95,7 @@ class JudgeOptions:
     reference: str | None = None  # the system that `relative` compares with
     prompts: Path | None = None  # a released prompt file; None: this project's own
     null_control: bool = False  # adds the constant-answer contestant
-    max_questions: int | None = None  # the first so many; None takes all
+    max_questions: int | None = None  # only the first N; None takes all
     seed: int = 0  # of the order in which matches are judged
     retry_unparsed: bool = False  # ask again about matches whose reply could not be read
     reparse: bool = False  # read stored replies anew, which costs nothing

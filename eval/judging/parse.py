@@ -69,16 +69,16 @@ class ParsedScores:
 
 def parse_verdict(text: str) -> ParsedVerdict:
     """Reads a three-class judgment: JSON with `verdict`, a label such as [[A]], or what the last line says."""
-    said = _reply(text)
-    if said is None:
+    reply = _reply(text)
+    if reply is None:
         return _unread("the thoughts never end")
-    if not said.strip():
+    if not reply.strip():
         return _unread("empty reply")
-    fields, rest = _json_fields(said)
+    fields, rest = _json_fields(reply)
     if fields is not None:
         return _from_json(fields, rest)
-    label = read_labels(said)
-    line = read_line(said)
+    label = read_labels(reply)
+    line = read_line(reply)
     if label.conflict:
         return _verdict(line if line.is_labelled else label)
     if label.verdict is None:
@@ -90,14 +90,14 @@ def parse_verdict(text: str) -> ParsedVerdict:
 
 def parse_scores(text: str) -> ParsedScores:
     """Reads a ten-point judgment: JSON, two numbers on the first line, a tuple, or a labelled score each."""
-    said = _reply(text)
-    if said is None:
+    reply = _reply(text)
+    if reply is None:
         return ParsedScores(reason="the thoughts never end")
-    if not said.strip():
+    if not reply.strip():
         return ParsedScores(reason="empty reply")
-    fields, _ = _json_fields(said)
+    fields, _ = _json_fields(reply)
     if fields is None:
-        return _scores(read_pair(said))
+        return _scores(read_pair(reply))
     for names in SCORE_KEYS:
         values = [fields.get(name, []) for name in names]
         if all(len(found) == 1 for found in values):
@@ -190,16 +190,16 @@ def _json_fields(text: str) -> tuple[dict[str, list[Any]] | None, str]:
         return whole.fields, ""
     if "{" not in text:
         return None, ""
-    found: dict[str, list[Any]] = {}
+    fields: dict[str, list[Any]] = {}
     end = 0
     for match in _FIELD.finditer(text, text.index("{")):
         value = _loaded(match["value"])
-        values = found.setdefault(match["key"].lower(), [])
+        values = fields.setdefault(match["key"].lower(), [])
         if value not in values:
             values.append(value)
         end = match.end()
-    if found or stripped.startswith("{"):
-        return found, text[end:].partition("}")[2]
+    if fields or stripped.startswith("{"):
+        return fields, text[end:].partition("}")[2]
     return None, ""
 
 

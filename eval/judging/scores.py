@@ -59,12 +59,12 @@ def read_pair(text: str) -> Pair | None:
 
 
 def _labelled(lines: list[str]) -> Pair | None:
-    found: dict[str, set[str]] = {"1": set(), "2": set()}
+    scores: dict[str, set[str]] = {"1": set(), "2": set()}
     for match in _LABELLED.finditer("\n".join(lines)):
         who = match["who"].lower()
-        found[{"a": "1", "b": "2"}.get(who, who)].add(match[3])
-    if all(len(values) == 1 for values in found.values()):
-        return Pair(found["1"].pop(), found["2"].pop())
+        scores[{"a": "1", "b": "2"}.get(who, who)].add(match[3])
+    if all(len(values) == 1 for values in scores.values()):
+        return Pair(scores["1"].pop(), scores["2"].pop())
     return None
 
 

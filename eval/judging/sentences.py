@@ -54,17 +54,17 @@ class Reading:
 
     verdict: int | None = None
     conflict: bool = False
-    rest: str = ""  # the text behind a label
+    rest: str = ""  # the text after a label
     is_labelled: bool = False  # the line consists of one label and words that lead to it
 
 
 def read_labels(text: str) -> Reading:
     """The one verdict that all labels of a text agree on."""
-    found = list(_LABEL.finditer(text))
-    verdicts = {read_phrase(label) for label in {match[1] for match in found}}
+    labels = list(_LABEL.finditer(text))
+    verdicts = {read_phrase(label) for label in {match[1] for match in labels}}
     if len(verdicts) != 1 or None in verdicts:
         return Reading(conflict=len(verdicts) > 1)
-    last = found[-1]
+    last = labels[-1]
     start = max(text.rfind("\n", 0, last.start()) + 1, last.start() - MAX_SHORT)
     end = min(len(text) if (at := text.find("\n", last.end())) < 0 else at, last.end() + MAX_SHORT)
     around = {token.lower() for token in _TOKEN.findall(text[start:end])}
@@ -100,11 +100,11 @@ def _with_remark(clause: str) -> int | None:
     bare = clause.rstrip(" .!*_`")
     if (
         bare.endswith(")")
-        and (at := bare.rfind("(")) > 0
-        and _words(bare[:at])
-        and not bare[:at].rstrip().endswith(":")
+        and (bracket := bare.rfind("(")) > 0
+        and _words(bare[:bracket])
+        and not bare[:bracket].rstrip().endswith(":")
     ):
-        verdict, remark = _sentence(bare[:at]), bare[at + 1 : -1]
+        verdict, remark = _sentence(bare[:bracket]), bare[bracket + 1 : -1]
         tokens = _tokens(remark)
         if verdict is None or "or" in tokens or "?" in tokens:
             return None
@@ -145,7 +145,7 @@ def _sentence(text: str) -> int | None:
 
 
 def _starts(tokens: Sequence[str]) -> list[int]:
-    """Where a verdict may begin: behind words that only lead to one, the furthest first."""
+    """Where a verdict may begin: after words that only lead to one, the furthest first."""
     starts = [0]
     for index, token in enumerate(tokens):
         article = token == "a" and index + 1 < len(tokens) and tokens[index + 1] in ("tie", "draw", "clear")
@@ -157,70 +157,70 @@ def _starts(tokens: Sequence[str]) -> list[int]:
 
 def _named(tokens: Sequence[str]) -> tuple[int | None, int]:
     """(side, number of tokens) of a name: "answer 2", "the second response", "1"."""
-    at = 1 if tokens[:1] == ["the"] else 0
-    has_noun = at < len(tokens) and tokens[at] in NOUNS
-    at += has_noun
-    at += at < len(tokens) and tokens[at] == "#"
-    if at >= len(tokens):
+    position = 1 if tokens[:1] == ["the"] else 0
+    has_noun = position < len(tokens) and tokens[position] in NOUNS
+    position += has_noun
+    position += position < len(tokens) and tokens[position] == "#"
+    if position >= len(tokens):
         return None, 0
-    side = VALUES.get(tokens[at], SPELLED.get(tokens[at]) if has_noun else None)
+    side = VALUES.get(tokens[position], SPELLED.get(tokens[position]) if has_noun else None)
     if side not in SIDES:
         return None, 0
-    at += 1
-    if at < len(tokens) and tokens[at] in NOUNS:  # "the second answer", "assistant b's answer"
-        at += 1
-    return side, at
+    position += 1
+    if position < len(tokens) and tokens[position] in NOUNS:  # "the second answer", "assistant b's answer"
+        position += 1
+    return side, position
 
 
 def _better(tokens: Sequence[str]) -> int | None:
     """ "answer 2 is clearly better than option 1", "response 1 wins"."""
-    side, at = _named(tokens)
+    side, position = _named(tokens)
     if side is None:
         return None
-    if at < len(tokens) and tokens[at] in WINS:
-        return side if _is_reason(tokens[at + 1 :], side) else None
-    has_verb = at < len(tokens) and tokens[at] in VERBS
-    if at == 1 and tokens[0] == "a" and not has_verb:
+    if position < len(tokens) and tokens[position] in WINS:
+        return side if _is_reason(tokens[position + 1 :], side) else None
+    has_verb = position < len(tokens) and tokens[position] in VERBS
+    if position == 1 and tokens[0] == "a" and not has_verb:
         return None  # an article: "a better answer"
-    at += has_verb
-    while at < len(tokens) and tokens[at] in DEGREES:
-        at += 1
-    if at >= len(tokens):
+    position += has_verb
+    while position < len(tokens) and tokens[position] in DEGREES:
+        position += 1
+    if position >= len(tokens):
         return None
-    if tokens[at] not in BETTER:
+    if tokens[position] not in BETTER:
         return None
-    at += 1
-    while at < len(tokens) and tokens[at] in NOUNS | {"one", "overall", "by", "far"}:
-        at += 1
-    if at < len(tokens) and tokens[at] in ("than", "to"):
-        reference = tokens[at + 1 :]
+    position += 1
+    while position < len(tokens) and tokens[position] in NOUNS | {"one", "overall", "by", "far"}:
+        position += 1
+    if position < len(tokens) and tokens[position] in ("than", "to"):
+        reference = tokens[position + 1 :]
         known = all(token in REFERENCE for token in reference)
         same = any(VALUES.get(token) == side for token in reference if token != "a" or side != FIRST)
         return side if reference and known and not same else None
-    return side if _is_reason(tokens[at:], side) else None
+    return side if _is_reason(tokens[position:], side) else None
 
 
 def _both(tokens: Sequence[str]) -> int | None:
     """ "both answers are equally good", "they are equal"."""
-    at = 0
-    while at < len(tokens) and tokens[at] in BOTH:
-        at += 1
-    words = set(tokens[:at])
+    position = 0
+    while position < len(tokens) and tokens[position] in BOTH:
+        position += 1
+    words = set(tokens[:position])
     if not words & {"both", "they", "two", "answers", "responses", "assistants"} or not words & {"are", "were"}:
         return None
-    if at >= len(tokens) or tokens[at] not in EQUAL or len(tokens) > at + 1:
+    if position >= len(tokens) or tokens[position] not in EQUAL or len(tokens) > position + 1:
         return None
-    return TIE if "equally" in words or tokens[at] in ("equal", "equivalent", "tied", "same") else None
+    return TIE if "equally" in words or tokens[position] in ("equal", "equivalent", "tied", "same") else None
 
 
 def _plain_value(tokens: Sequence[str]) -> int | None:
     """ "2", "answer 2", "the second", "tie"; a reason may follow."""
-    side, at = _named(tokens)
+    side, position = _named(tokens)
     if side is None and tokens and VALUES.get(tokens[0]) == TIE:
-        side, at = TIE, 1
+        side, position = TIE, 1
     if side is None:
         return None
-    return side if _is_reason(tokens[at:], side) else None
+    return side if _is_reason(tokens[position:], side) else None
 
 
 def _is_reason(tokens: Sequence[str], side: int) -> bool:

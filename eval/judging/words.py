@@ -14,7 +14,7 @@ VALUES = {
         ("3", "c", "tie", "tied", "draw", "equal", "equivalent", "unentschieden", "empate", "pareggio", "ничья"), TIE
     ),
 }
-SPELLED = {"one": FIRST, "two": SECOND}  # numbers only behind a noun: "answer one"
+SPELLED = {"one": FIRST, "two": SECOND}  # numbers only after a noun: "answer one"
 SIDES = {FIRST, SECOND}
 NOUNS = _words(
     "answer assistant option response candidate model reply solution number choice antwort réponse "
@@ -34,7 +34,7 @@ BETTER = _words(
     "melhor лучше beter"
 )
 WINS = _words("wins won")
-REFERENCE = NOUNS | _words("the other one second first 1 2 a b two")  # behind "than"
+REFERENCE = NOUNS | _words("the other one second first 1 2 a b two")  # after "than"
 BOTH = _words("both they two the these responses answers assistants are were of them equally")
 EQUAL = _words("good bad equal equivalent tied same well helpful wrong correct strong")
 BECAUSE = _words("as because since - \u2013 \u2014")

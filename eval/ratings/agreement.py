@@ -326,14 +326,14 @@ def rater_agreement(verdicts: Verdicts, num_resamples: int, rng: np.random.Gener
     as_first_shown = first == first[where][item]  # an item's two win labels are told apart by its first row's order
     favour = np.choose(verdicts.verdict[rows] - 1, [1, -1, 0]) * np.where(as_first_shown, 1, -1)
     counts = np.bincount(item * NUM_LABELS + favour + 1, minlength=len(where) * NUM_LABELS).reshape(-1, NUM_LABELS)
-    found = {}
+    levels = {}
     for name, kept in (
         ("all", counts.sum(axis=1) > 1),
         ("no_tie_vote", (counts.sum(axis=1) > 1) & (counts[:, 1] == 0)),
     ):
         if kept.any():
-            found[name] = _rater_level(counts[kept].astype(np.float64), question[where[kept]], num_resamples, rng)
-    return found
+            levels[name] = _rater_level(counts[kept].astype(np.float64), question[where[kept]], num_resamples, rng)
+    return levels
 
 
 def _rater_level(

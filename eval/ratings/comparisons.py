@@ -148,24 +148,24 @@ def exact_p_values(matches: Matches, num_systems: int, num_questions: int) -> Ar
     np.add.at(net, (matches.question, matches.second, matches.first), -gain)
     met[matches.question, matches.first, matches.second] = met[matches.question, matches.second, matches.first] = True
     net = np.sign(net)
-    found = np.full((num_systems, num_systems), np.nan)
+    p_values = np.full((num_systems, num_systems), np.nan)
     for i, j in combinations(range(num_systems), 2):
         both = met[:, i] & met[:, j]
         direct = net[:, i, j].astype(np.int64)
         fewer = min(int(met[:, i].any(axis=1).sum()), int(met[:, j].any(axis=1).sum()))
         if 2 * int((both.any(axis=1) | met[:, i, j]).sum()) > fewer:
             apart = 2 * direct + np.where(both, net[:, i] - net[:, j], 0).sum(axis=1)
-            found[i, j] = found[j, i] = flip_p(apart)
-    return found
+            p_values[i, j] = p_values[j, i] = flip_p(apart)
+    return p_values
 
 
 def standard_errors(draws: Array, num_prompts: int) -> Array:
     """(num_systems, num_systems) of differences, from resampled points (num_resamples, num_systems)."""
-    found = np.zeros((draws.shape[1], draws.shape[1]))
+    errors = np.zeros((draws.shape[1], draws.shape[1]))
     for system in range(draws.shape[1]):  # what leaves one of the two out is left out of their error
         apart = np.ma.masked_invalid(draws - draws[:, [system]])
-        found[system] = apart.std(axis=0, ddof=1).filled(np.nan)
-    return found * sqrt(num_prompts / (num_prompts - 1))
+        errors[system] = apart.std(axis=0, ddof=1).filled(np.nan)
+    return errors * sqrt(num_prompts / (num_prompts - 1))
 
 
 def ranks(
@@ -198,19 +198,19 @@ def verdict(ranking: Sequence[str], places: dict[str, Rank], comparisons: Sequen
     chance = places[first].best
     if chance is None:
         return f"{first} is ahead, on a single prompt: that can't say how sure it is"
-    said = f"{first} is best with probability {chance:.2f}"
+    sentence = f"{first} is best with probability {chance:.2f}"
     rivals = [c for c in comparisons if c.higher == first and not c.significant]
     if not rivals:
-        return f"{said}; it is told from every other system (largest p, corrected by Holm: " + (
+        return f"{sentence}; it is told from every other system (largest p, corrected by Holm: " + (
             f"{max(c.p_holm or 0.0 for c in comparisons if c.higher == first):.2g})"
         )
     nearest = max(rivals, key=lambda c: c.p_holm or 0.0)
     names = nearest.lower if len(rivals) == 1 else f"{nearest.lower} and {len(rivals) - 1} more"
-    said += f"; it can't be told from {names} (p = {nearest.p_holm:.2g}, corrected by Holm)"
+    sentence += f"; it can't be told from {names} (p = {nearest.p_holm:.2g}, corrected by Holm)"
     if nearest.num_prompts_needed is None:
-        return f"{said}; they are even, which no number of prompts would change"
+        return f"{sentence}; they are even, which no number of prompts would change"
     more = max(1, nearest.num_prompts_needed - nearest.num_prompts)
-    return f"{said}; about {more} more prompt{'s' * (more > 1)} would decide"
+    return f"{sentence}; about {more} more prompt{'s' * (more > 1)} would decide"
 
 
 def _comparison(

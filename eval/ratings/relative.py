@@ -100,12 +100,12 @@ def load_scores(paths: Sequence[Path]) -> Scores:
 
 def relative_scores(scores: Scores) -> dict[str, RelativeScore]:
     """Each system's relative score, best first; a system without a parsed row is left out."""
-    found = {}
+    scores_by_system = {}
     for code, name in enumerate(scores.system.values):
         mine = (scores.system.codes == code) & scores.parsed
         if mine.any() and scores.reference[mine].sum() > 0:
-            found[name] = _relative_score(scores, mine)
-    return dict(sorted(found.items(), key=lambda item: -item[1].mean))
+            scores_by_system[name] = _relative_score(scores, mine)
+    return dict(sorted(scores_by_system.items(), key=lambda item: -item[1].mean))
 
 
 def _relative_score(scores: Scores, mine: NDArray[np.bool_]) -> RelativeScore:

@@ -143,7 +143,7 @@ def _derivatives(x: Array, design: Array, score: Array, weight: Array) -> tuple[
 
 def _maximise(design: Array, score: Array) -> Array:
     ones = np.ones(len(score))
-    found = minimize(  # type: ignore[call-overload]  # the stubs reject functions of plain arrays
+    optimum = minimize(  # type: ignore[call-overload]  # the stubs reject functions of plain arrays
         lambda x: _derivatives(x, design, score, ones)[0] / len(score),
         np.zeros(design.shape[1]),
         jac=lambda x: _derivatives(x, design, score, ones)[1] / len(score),
@@ -151,7 +151,7 @@ def _maximise(design: Array, score: Array) -> Array:
         method="trust-exact",
         options={"gtol": 1e-10},
     )
-    return np.asarray(found.x)
+    return np.asarray(optimum.x)
 
 
 def _newton(design: Array, score: Array, weight: Array, start: Array) -> Array:

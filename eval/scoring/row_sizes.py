@@ -155,10 +155,10 @@ class Backoff:
             return batch, work(batch)
 
         while waiting:
-            batch, found = self.run(work_next, smallest(waiting[0]), give_up)
+            batch, result = self.run(work_next, smallest(waiting[0]), give_up)
             for _ in batch:
                 waiting.popleft()
-            yield batch, found
+            yield batch, result
 
     def _make_smaller(self, smallest: int, reason: str) -> None:
         gc.collect()

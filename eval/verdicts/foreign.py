@@ -38,13 +38,13 @@ def read_foreign(path: Path) -> list[ForeignVerdict]:
         ValueError: a row is no verdict of a known kind; names file and line.
         FileNotFoundError: there is no such file.
     """
-    found = [verdict for row in read_rows(path) for verdict in _verdicts(row)]
-    if not found:
+    verdicts = [verdict for row in read_rows(path) for verdict in _verdicts(row)]
+    if not verdicts:
         raise ValueError(f"{path}: no verdicts in it")
-    for verdict in found:
+    for verdict in verdicts:
         if verdict.system_a == verdict.system_b:
             raise ValueError(f"{path} line {verdict.line}: system_a and system_b are the same")
-    return found
+    return verdicts
 
 
 def _verdicts(row: Row) -> Iterator[ForeignVerdict]:

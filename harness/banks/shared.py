@@ -234,7 +234,7 @@ class AdapterBank(nn.Module):
         """Runs the base and every segment's adapter over one packed row.
 
         Args:
-            input_ids_1N: the segments' tokens, one behind the other.
+            input_ids_1N: the segments' tokens, one segment after the other.
             segments: in the row's order; those of one member must be neighbours.
             position_ids_1N: each token's position in its own sequence; default: counted from 0 in each segment.
             plan: who sees whom; default: causal within each segment.

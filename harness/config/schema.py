@@ -209,7 +209,7 @@ class DatasetConfig:
     max_rows: int | None = None  # a seeded sample of this many rows; null takes all
     train_on_source: bool = False  # loss on the input too
     empty_targets: EmptyTargets = EmptyTargets.refuse  # the original kept them (Alpaca has 28)
-    max_rows_per_task: int | None = since(None)  # a seeded sample of so many rows of each `task_name`; null takes all
+    max_rows_per_task: int | None = since(None)  # a seeded sample of this many rows of each `task_name`; null takes all
     num_labels: int | None = since(None)  # classes of a labelled dataset, 1: a number to predict; null: as its rows say
     label_names: list[str] | None = since(None)  # the classes in order, so that a row may name its class
     assistant_turns: AssistantTurns = since(AssistantTurns.last)  # of a dialogue, which of its answers are learned
@@ -295,14 +295,14 @@ class TrainConfig:
     data_seed: int = 42  # of the order of examples
     max_microbatch_tokens: int | None = not_identity(None)  # of a forward pass; null: 2,048, on a GPU to 16,384 as fit
     gradient_checkpointing: bool = not_identity(False)  # recompute activations; turned on where memory is short
-    checkpoint_steps: int = not_identity(100)  # save a resumable checkpoint every so many steps
-    keep_checkpoints: int = not_identity(2)  # the newest so many are kept
-    snapshot_steps: int | None = not_identity(None)  # keep the adapter alone every so many steps, for `eval mmlu`
-    mmlu_every_steps: int | None = not_identity(None)  # MMLU in training every so many steps, and after the last
+    checkpoint_steps: int = not_identity(100)  # save a resumable checkpoint after every N steps
+    keep_checkpoints: int = not_identity(2)  # how many of the newest are kept
+    snapshot_steps: int | None = not_identity(None)  # keep the adapter alone after every N steps, for `eval mmlu`
+    mmlu_every_steps: int | None = not_identity(None)  # MMLU in training after every N steps, and after the last
     mmlu_questions: str = not_identity("embedded")  # of it: "embedded", or a jsonl file; the paper: validation
     mmlu_shots_file: str = not_identity("embedded")  # the examples shown before each question, in the same fields
     mmlu_num_shots: int = not_identity(5)
-    mmlu_limit: int | None = not_identity(None)  # only so many questions, from the first on; null takes all
+    mmlu_limit: int | None = not_identity(None)  # only the first N questions; null takes all
 
     def __post_init__(self) -> None:
         positive = ("max_steps", "batch_size", "max_epochs", "max_microbatch_tokens", "checkpoint_steps")
@@ -348,8 +348,8 @@ class SlurmConfig:
     setup: list[str] = field(default_factory=list)  # shell lines before the worker starts: module load cuda
     extra: dict[str, Any] = field(default_factory=dict)  # more of sbatch's options: +launch.slurm.extra.exclude=n7
     log_folder: str | None = None  # on the shared file system; null: slurm/<sweep> among the runs
-    signal_seconds: int = 90  # so long before the time limit a worker is told to save
-    max_timeouts: int = 1000  # a worker is requeued so often at its time limit; preemptions are not counted
+    signal_seconds: int = 90  # before the time limit, when a worker is told to save
+    max_timeouts: int = 1000  # how often a worker is requeued at its time limit; preemptions are not counted
 
     def __post_init__(self) -> None:
         positive = ("time_minutes", "cpus_per_worker", "mem_gb", "signal_seconds")
@@ -364,7 +364,7 @@ class RayConfig:
     address: str | None = None  # host:port, ray://..., or auto; null: a cluster on this machine for this command
     gpus_per_worker: float | None = None  # null: as of SLURM; 0.5 puts two workers on a GPU
     cpus_per_worker: float = 1.0
-    retries: int = 3  # a worker whose process or node is lost starts so often again
+    retries: int = 3  # how often a worker starts again whose process or node was lost
     runtime_env: dict[str, Any] = field(default_factory=dict)  # Ray's own: +launch.ray.runtime_env.working_dir=.
 
     def __post_init__(self) -> None:
@@ -383,12 +383,10 @@ class LaunchConfig:
     shard_base: bool = False  # each of them keeps its part of the frozen base, where one is too small for all of it
     device: Device = Device.auto  # auto: cuda where there is one, else cpu
     max_group_size: int = 8  # adapters trained in one pass over one frozen base
-    max_attempts: int = 2  # a job that failed, or whose worker died, is tried so often in all
-    lease_seconds: float = 120.0  # a claim not renewed for so long is free for others
-    hang_seconds: float | None = 3600.0  # a local worker silent over its jobs for so long is killed; null: never
-    peer_seconds: float | None = (
-        300.0  # a rank that gives no sign of life to the others for so long is lost; null: never
-    )
+    max_attempts: int = 2  # how often a job is tried at most, if it fails or its worker dies
+    lease_seconds: float = 120.0  # a claim that was not renewed for this long is free for others
+    hang_seconds: float | None = 3600.0  # a local worker with jobs that is silent for this long is killed; null: never
+    peer_seconds: float | None = 300.0  # a rank without a sign of life for this long is lost; null: never
     threads: int | None = None  # CPU threads a worker; null: the cores shared out
     dry_run: bool = False  # print the plan and stop
     wait: bool = True  # false (slurm only): submit, say how to watch, and end

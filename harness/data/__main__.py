@@ -35,11 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints how the file is read. -> exit status: 0, or 1 for a file that training would refuse."""
     options = _parser().parse_args(arguments)
     try:
-        found = _inspected(options)
+        summary = _inspected(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else "\n".join(_lines(found)))
+    print(json.dumps(summary, indent=2, ensure_ascii=False) if options.json else "\n".join(_lines(summary)))
     return 0
 
 
@@ -147,18 +147,18 @@ def _tokenizer_place(model: str) -> str:
     return source.location if source.kind == "hub" else str(checkpoint_folder(source, Path(paths.cache)))
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
+def _lines(summary: dict[str, Any]) -> list[str]:
     lines = [
-        f"{found['file']}: dataset.format={found['format']}",
-        f"{found['rows']:,} rows, {found['examples']:,} examples, {found['blank_targets']:,} blank targets, "
-        f"{found['skipped_rows']:,} rows left out",
-        *(f"left out: {problem}" for problem in found["skipped"]),
-        f"columns: {', '.join(found['columns'])}",
+        f"{summary['file']}: dataset.format={summary['format']}",
+        f"{summary['rows']:,} rows, {summary['examples']:,} examples, {summary['blank_targets']:,} blank targets, "
+        f"{summary['skipped_rows']:,} rows left out",
+        *(f"left out: {problem}" for problem in summary["skipped"]),
+        f"columns: {', '.join(summary['columns'])}",
         "",
-        f"The example of line {found['line']} ('learned' carries loss, 'read' does not):",
+        f"The example of line {summary['line']} ('learned' carries loss, 'read' does not):",
     ]
     wrapped = [part for line in lines for part in textwrap.wrap(line, _WIDTH) or [""]]
-    for part in found["parts"]:
+    for part in summary["parts"]:
         wrapped += _masked(part)
     return wrapped
 

@@ -34,7 +34,7 @@ class Heartbeats:
         silent_seconds: a rank that was silent for so long is lost.
         exit_at_once: on CUDA. A kernel that waits for a lost rank can only be aborted, and what it leaves in gradients
             must reach no checkpoint; so the process ends, as it does after NCCL's own errors. Else the main thread
-            raises at its next look, and the process is ended only where it doesn't come to that.
+            raises at its next check, and the process is ended only if that doesn't happen in time.
     """
 
     def __init__(self, place: Place, store: "Store", silent_seconds: float, exit_at_once: bool) -> None:

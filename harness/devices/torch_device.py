@@ -21,7 +21,7 @@ from harness.devices.hardware import Hardware, TorchCuda, bfloat16_problem, cuda
 
 def torch_cuda() -> TorchCuda:
     """What torch says about CUDA, asked in this process."""
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as torch_warnings:
         warnings.simplefilter("always")
         num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return TorchCuda(
@@ -29,7 +29,9 @@ def torch_cuda() -> TorchCuda:
         cuda=torch.version.cuda,
         archs=tuple(torch.cuda.get_arch_list()),
         num_devices=num_devices,
-        words="" if num_devices else " ".join(str(warning.message).split(" (Triggered")[0] for warning in said),
+        words=""
+        if num_devices
+        else " ".join(str(warning.message).split(" (Triggered")[0] for warning in torch_warnings),
     )
 
 

@@ -59,10 +59,10 @@ def base_folder(record: RunRecord, model: ModelConfig, paths: PathsConfig) -> Pa
     if isinstance(source, Missing):
         raise ExportRefusedError(str(source))
     folder = checkpoint_folder(source, Path(paths.cache))
-    found = folder_fingerprint(folder)
-    if found != record.base_fingerprint:
+    fingerprint = folder_fingerprint(folder)
+    if fingerprint != record.base_fingerprint:
         raise ExportRefusedError(
-            f"{folder}: its weights are {found[:12]}, the run was trained on {record.base_fingerprint[:12]}; "
+            f"{folder}: its weights are {fingerprint[:12]}, the run was trained on {record.base_fingerprint[:12]}; "
             "restore the old ones, or set HARNESS_MODEL_STORE to where they are"
         )
     return folder

@@ -38,10 +38,10 @@ def check_weights(folder: Path, record: RunRecord, spec: RunSpec) -> None:
     full = spec.adapter.method is AdapterMethod.full
     weights = sorted(folder.glob("*.safetensors")) if full else [folder / ADAPTER_WEIGHTS]
     digests = [sha256_file(path) for path in weights]  # of several files, as `save_member` puts them together
-    found = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    if found != record.adapter_sha256:
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    if digest != record.adapter_sha256:
         raise ExportRefusedError(
-            f"{weights[0]}: sha256 {found[:12]}, the run recorded {str(record.adapter_sha256)[:12]}: "
+            f"{weights[0]}: sha256 {digest[:12]}, the run recorded {str(record.adapter_sha256)[:12]}: "
             "the file was changed after training; restore it, or train the run again"
         )
     if not full:

@@ -85,7 +85,7 @@ def _end_claims(connection: sa.Connection, chosen: Sequence[int], **values: Any)
 
 
 def counted_jobs(sweep: str | None) -> sa.Select[Any]:
-    """-> rows of kind, status, number."""
+    """-> a query of (kind, status, number of jobs)"""
     query = sa.select(jobs.c.kind, jobs.c.status, sa.func.count()).group_by(jobs.c.kind, jobs.c.status)
     if sweep is not None:
         query = query.join(sweep_jobs, sweep_jobs.c.job_id == jobs.c.job_id).where(sweep_jobs.c.sweep == sweep)
@@ -99,14 +99,14 @@ def counted_sweeps() -> sa.Select[Any]:
 
 
 def done_since(moment: sa.ColumnElement[float], sweep: str | None) -> sa.Select[Any]:
-    """-> rows of kind, number, seconds of work."""
+    """-> a query of (kind, number of jobs, seconds of work)"""
     query = sa.select(jobs.c.kind, sa.func.count(), sa.func.coalesce(sa.func.sum(jobs.c.seconds), 0.0))
     query = query.where(jobs.c.finished >= moment, jobs.c.status == JobStatus.done, in_sweep(sweep))
     return query.group_by(jobs.c.kind)
 
 
 def latest_done(number: int, sweep: str | None) -> sa.Select[Any]:
-    """-> so many rows of `result`, the latest first."""
+    """-> a query of `number` results, the latest first"""
     query = sa.select(jobs.c.result).where(jobs.c.finished.is_not(None), jobs.c.result.is_not(None))
     query = query.where(jobs.c.status == JobStatus.done, in_sweep(sweep))
     return query.order_by(jobs.c.finished.desc()).limit(number)

@@ -137,10 +137,10 @@ class Database:
     def _prepare(self, engine: sa.Engine) -> None:
         """Makes the tables of a new ledger; refuses a database that is something else."""
         with engine.begin() as connection:
-            found = sa.inspect(connection).get_table_names()
-            version = connection.scalar(_version_query()) if meta.name in found else None
+            tables = sa.inspect(connection).get_table_names()
+            version = connection.scalar(_version_query()) if meta.name in tables else None
         if version is None:
-            if jobs.name in found:
+            if jobs.name in tables:
                 raise LedgerError(f"{self.name}: has a table 'jobs' that isn't a ledger's; name another database")
             self._create(engine)
         elif int(version) != SCHEMA_VERSION:

@@ -42,7 +42,7 @@ def with_relatives(connection: sa.Connection, job_ids: set[str], statuses: Colle
 
     Their predecessors that failed or were cancelled, and dependents of the given statuses that never began.
     """
-    found, frontier = set(job_ids), job_ids
+    relatives, frontier = set(job_ids), job_ids
     while frontier:
         near: set[str] = set()
         for part in chunks(frontier):
@@ -55,9 +55,9 @@ def with_relatives(connection: sa.Connection, job_ids: set[str], statuses: Colle
                 .where(jobs.c.job_id.in_(part), _before.c.status.in_(_UNSUCCESSFUL))
             )
             near.update(connection.scalars(dependents), connection.scalars(predecessors))
-        frontier = near - found
-        found |= frontier
-    return found
+        frontier = near - relatives
+        relatives |= frontier
+    return relatives
 
 
 def chunks(values: Iterable[str]) -> Iterator[list[str]]:

@@ -214,17 +214,17 @@ class Ledger:
                 touch_sweep(connection, sweep, self._database.now())
             wanted = sa.select(jobs.c.job_id).where(jobs.c.status.in_(list(statuses)), in_sweep(sweep))
             if job_ids is None:
-                found = set(connection.scalars(wanted))
+                queued = set(connection.scalars(wanted))
             else:
                 parts = (wanted.where(jobs.c.job_id.in_(part)) for part in chunks(job_ids))
-                found = {job_id for query in parts for job_id in connection.scalars(query)}
-            found = with_relatives(connection, found, statuses)
-            for part in chunks(found):
+                queued = {job_id for query in parts for job_id in connection.scalars(query)}
+            queued = with_relatives(connection, queued, statuses)
+            for part in chunks(queued):
                 connection.execute(sa.update(jobs).where(jobs.c.job_id.in_(part)).values(_AFRESH))
                 refresh_waiting(connection, jobs.c.after, part)
-            for part in chunks(found):
+            for part in chunks(queued):
                 refresh_waiting(connection, jobs.c.job_id, part)
-            return len(found)
+            return len(queued)
 
         return self._database.transact(Access.rearrange, work)
 

@@ -85,7 +85,7 @@ class Saved:
     """Bytes that autograd keeps from the forward to the backward pass."""
 
     blocks_bytes: int  # of all blocks, with the rotary tables that they share
-    loss_bytes: int  # behind the last block; gone when the blocks' backward pass begins
+    loss_bytes: int  # after the last block; gone when the blocks' backward pass begins
     recomputed_bytes: int  # of one block, made again in the backward pass (gradient checkpointing)
 
 

@@ -57,13 +57,13 @@ def group_bytes(specs: Sequence[RunSpec], tokens: int, num_shards: int = 1) -> i
 
     None if one of them can't be predicted.
     """
-    found: list[MemoryPrediction | None] = []
+    predictions: list[MemoryPrediction | None] = []
     for same in _alike(specs):
         train = same[0].train
         spec = same[0] if train is None else replace(same[0], train=replace(train, max_microbatch_tokens=tokens))
-        found.append(predict_run(spec, num_shards, num_members=len(same)))
-    known = [prediction for prediction in found if prediction is not None]
-    if not known or len(known) < len(found):
+        predictions.append(predict_run(spec, num_shards, num_members=len(same)))
+    known = [prediction for prediction in predictions if prediction is not None]
+    if not known or len(known) < len(predictions):
         return None
     own = sum(p.static_bytes - p.weights_bytes + p.paged_optimizer_bytes + p.factor_copies_bytes for p in known)
     return known[0].weights_bytes + own + max(p.resident_bytes - p.static_bytes - p.factor_copies_bytes for p in known)
@@ -71,10 +71,10 @@ def group_bytes(specs: Sequence[RunSpec], tokens: int, num_shards: int = 1) -> i
 
 def _alike(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
     """Groups runs whose predictions are equal."""
-    found: dict[str, list[RunSpec]] = {}
+    by_key: dict[str, list[RunSpec]] = {}
     for spec in specs:
-        found.setdefault(memory_key(spec), []).append(spec)
-    return list(found.values())
+        by_key.setdefault(memory_key(spec), []).append(spec)
+    return list(by_key.values())
 
 
 def _automatic(specs: Sequence[RunSpec], device: Device, usable: int | None, num_shards: int, most: int) -> int:

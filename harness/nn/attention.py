@@ -40,7 +40,7 @@ class AttentionPlan(Protocol):
         """query [1, H, N, D], key and value [1, K, N, D] -> [1, H, N, D].
 
         Args:
-            window: a token sees itself and so many tokens before, less one; None: all before.
+            window: how many tokens a token sees, itself included; None: all before it.
 
         Raises:
             ValueError: a sequence longer than the window, where the plan doesn't serve one.
@@ -191,21 +191,21 @@ class _PrefixedRow:
         own: list[int] = []
         seeing: list[int] = []
         prefix: list[int] = []
-        at = 0
+        position = 0
         for num_prefix, lengths in groups:
             if in_row and num_prefix:
                 own.append(num_prefix)
-                prefix += range(at, at + num_prefix) if lengths else ()
-                at += num_prefix
+                prefix += range(position, position + num_prefix) if lengths else ()
+                position += num_prefix
             own += lengths
-            seeing += range(at, at + sum(lengths)) if num_prefix else ()
-            at += sum(lengths)
+            seeing += range(position, position + sum(lengths)) if num_prefix else ()
+            position += sum(lengths)
         shared = [(num_prefix, sum(lengths)) for num_prefix, lengths in groups if num_prefix and lengths]
         return cls(
             own=Sequences.of(own, device),
             queries=Sequences.of([count for _, count in shared], device) if shared else None,
             keys=Sequences.of([num_prefix for num_prefix, _ in shared], device) if shared else None,
-            seeing_Q=None if len(seeing) == at else torch.tensor(seeing, device=device),
+            seeing_Q=None if len(seeing) == position else torch.tensor(seeing, device=device),
             prefix_P=torch.tensor(prefix, device=device) if prefix else None,
         )
 
@@ -223,10 +223,10 @@ class _PrefixedRow:
         out_NHD, lse_HN = varlen_attention(q_NHD, _flat(key), _flat(value), self.own, self.own, True, scaling, window)
         if prefix is None or self.queries is None or self.keys is None:
             return _unflat(out_NHD)
-        at = slice(None) if self.seeing_Q is None else self.seeing_Q
-        out_p, lse_p = varlen_attention(q_NHD[at], *prefix, self.queries, self.keys, False, scaling)
-        weight = torch.sigmoid(lse_p - lse_HN[:, at]).T.unsqueeze(-1).to(out_p.dtype)
-        out_NHD[at] = torch.lerp(out_NHD[at], out_p, weight)
+        seeing = slice(None) if self.seeing_Q is None else self.seeing_Q
+        out_p, lse_p = varlen_attention(q_NHD[seeing], *prefix, self.queries, self.keys, False, scaling)
+        weight = torch.sigmoid(lse_p - lse_HN[:, seeing]).T.unsqueeze(-1).to(out_p.dtype)
+        out_NHD[seeing] = torch.lerp(out_NHD[seeing], out_p, weight)
         return _unflat(out_NHD)
 
 

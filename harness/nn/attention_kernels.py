@@ -91,7 +91,7 @@ def varlen_attention(
         keys: of the M tokens, as many sequences.
         causal: only where both have the same lengths.
         scaling: of the scores.
-        window: a token sees itself and so many tokens before, less one; None: all; causal only.
+        window: how many tokens a token sees, itself included; None: all before it; causal only.
 
     Returns:
         The output [N, H, D], and the log-sum-exp of the scores [H, N], float32.
@@ -121,7 +121,7 @@ def causal_segments(
     """Causal attention within each segment of a row, by one call each. [1, H, N, D], [1, K, N, D] -> [1, H, N, D].
 
     Args:
-        window: a token sees itself and so many tokens before, less one; None: all.
+        window: how many tokens a token sees, itself included; None: all before it.
     """
     key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
     sizes = list(lengths)

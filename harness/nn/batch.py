@@ -68,12 +68,12 @@ def split_rows(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
 
 def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
     """Lays items one after the other, by few copies to the device; items of one member must be neighbours."""
-    segments, at, targets = [], [], []
+    segments, target_at, targets = [], [], []
     start = 0
     for item in items:
         segments.append(Segment(num_tokens=len(item.tokens), member=item.member, dropout_key=item.dropout_key))
         first = max(item.num_source, 1)  # the first token of a sequence is predicted by nothing
-        at.append(np.arange(start + first - 1, start + len(item.tokens) - 1))
+        target_at.append(np.arange(start + first - 1, start + len(item.tokens) - 1))
         targets.append(item.tokens[first:])
         start += len(item.tokens)
     tokens, positions = [item.tokens for item in items], [np.arange(len(item.tokens)) for item in items]
@@ -83,7 +83,7 @@ def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
         input_ids_1N=ids_N[None],
         position_ids_1N=positions_N[None],
         segments=segments,
-        target_at_M=send(np.concatenate(at), device),  # of its own, as it is kept for the backward pass
+        target_at_M=send(np.concatenate(target_at), device),  # of its own, as it is kept for the backward pass
         targets_M=targets_M,
     )
 

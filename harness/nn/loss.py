@@ -30,13 +30,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets_N), chunk):
             rows = slice(start, start + chunk)
             probs = (hidden_ND[rows] @ weight_VD.T).float()
-            at = targets_N[rows, None]
+            target_index_N1 = targets_N[rows, None]
             highest_N1 = probs.amax(dim=-1, keepdim=True)
-            target_N1 = probs.gather(1, at) - highest_N1
+            target_N1 = probs.gather(1, target_index_N1) - highest_N1
             sum_N1 = probs.sub_(highest_N1).exp_().sum(dim=-1, keepdim=True)
             losses[rows] = (sum_N1.log() - target_N1).squeeze(1)
             probs.div_(sum_N1)  # softmax in place
-            probs.scatter_add_(1, at, probs.new_full(at.shape, -1.0))
+            probs.scatter_add_(1, target_index_N1, probs.new_full(target_index_N1.shape, -1.0))
             grad_ND[rows] = probs.to(weight_VD.dtype) @ weight_VD
         ctx.save_for_backward(grad_ND)
         return losses

@@ -201,16 +201,16 @@ class _AddLowRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_NO: Tensor, x_NI: Tensor, terms: Sequence[Term], *factors: nn.Parameter) -> Tensor:
         out_NO = torch.empty_like(y_NO)
-        at, kept = 0, []
+        row, kept = 0, []
         for term in terms:
-            if at < term.start:
-                out_NO[at : term.start] = y_NO[at : term.start]
+            if row < term.start:
+                out_NO[row : term.start] = y_NO[row : term.start]
             h_TC = term.products.down(_masked(x_NI[term.rows], term.mask_TI), term.a_KRI.to(x_NI.dtype))
             term.products.up(y_NO[term.rows], h_TC, term.b_KOR.to(x_NI.dtype), out_NO[term.rows])
             kept += [term.a_KRI, term.b_KOR, h_TC, term.mask_TI]
-            at = term.end
-        if at < len(y_NO):
-            out_NO[at:] = y_NO[at:]
+            row = term.end
+        if row < len(y_NO):
+            out_NO[row:] = y_NO[row:]
         ctx.spans = [(term.rows, term.products) for term in terms]
         ctx.factors = factors
         ctx.save_for_backward(x_NI, *kept)  # masks too: a checkpoint drops what is saved here, and only that
@@ -222,22 +222,22 @@ class _AddLowRank(torch.autograd.Function):
         x_NI, *kept = ctx.saved_tensors
         grad_x_NI = torch.empty_like(x_NI) if ctx.needs_input_grad[1] else None
         of_factors: list[Tensor | None] = []
-        at = 0
+        row = 0
         for place, (rows, products) in enumerate(ctx.spans):
             a_KRI, b_KOR, h_TC, mask_TI = kept[4 * place : 4 * place + 4]
             grad_TO = grad_NO[rows]
             grad_h_TC = products.grad_h(grad_TO, b_KOR.to(grad_TO.dtype))
             if grad_x_NI is not None:
-                if at < rows.start:
-                    grad_x_NI[at : rows.start] = 0
+                if row < rows.start:
+                    grad_x_NI[row : rows.start] = 0
                 products.grad_x(grad_h_TC, a_KRI.to(grad_TO.dtype), mask_TI, grad_x_NI[rows])
             grad_a_KRI = products.grad_a(grad_h_TC, _masked(x_NI[rows], mask_TI))
             grad_b_KOR = products.grad_b(grad_TO, h_TC)
             own = ctx.factors[len(of_factors) : len(of_factors) + 2 * len(a_KRI)]
             of_factors += _interleaved(_reach(grad_a_KRI, own[::2]), _reach(grad_b_KOR, own[1::2]))
-            at = rows.stop
-        if grad_x_NI is not None and at < len(grad_x_NI):
-            grad_x_NI[at:] = 0
+            row = rows.stop
+        if grad_x_NI is not None and row < len(grad_x_NI):
+            grad_x_NI[row:] = 0
         return grad_NO, grad_x_NI, None, *of_factors
 
 

@@ -224,14 +224,14 @@ class MemberRow:
             return None
         shape = spans[-1].end - spans[0].start, x_NI.shape[1]
         mask_TI = torch.ones(shape, dtype=torch.bool, device=x_NI.device)
-        at = 0
+        position = 0
         for span in spans:
             probability, seed = self.dropout[span.member]
             for segment in span.segments:
-                own = mask_TI[at : at + segment.num_tokens]
+                own = mask_TI[position : position + segment.num_tokens]
                 if probability:
                     draw_mask(own, probability, mix_seed(seed, segment.dropout_key, layer.layer))
-                at += self._stride or segment.num_tokens
+                position += self._stride or segment.num_tokens
         return mask_TI
 
 

@@ -97,7 +97,7 @@ class ShardedLayers:
                 return None
             return _with_hidden(args, kwargs, lambda hidden: self._entered(shard, hidden))
 
-        def behind(_: nn.Module, __: tuple[Any, ...], out: Any) -> Any:
+        def after(_: nn.Module, __: tuple[Any, ...], out: Any) -> Any:
             if shard.in_backward:
                 return None
             shard.free()
@@ -108,7 +108,7 @@ class ShardedLayers:
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
         layer.register_forward_pre_hook(before, with_kwargs=True)
-        layer.register_forward_hook(behind)
+        layer.register_forward_hook(after)
 
     def begin_pass(self) -> None:
         """Called before each forward pass that is followed by a backward pass."""

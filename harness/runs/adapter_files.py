@@ -140,14 +140,14 @@ def require_lora(path: Path, keys: Collection[str]) -> None:
 
 def peft_only(folder: Path, saved: dict[str, Any]) -> list[str]:
     """Names the fields, files and tensors of an adapter that need PEFT's own layers; empty for plain LoRA."""
-    found = [key for key in _ONLY_PEFT if _asks(saved.get(key))]
-    found += ["bias"] if saved.get("bias", "none") != "none" else []
-    found += ["init_lora_weights"] if saved.get("init_lora_weights") in RESIDUAL_STARTS else []
-    found += ["target_modules"] if saved.get("target_modules") is None else []
+    parts = [key for key in _ONLY_PEFT if _asks(saved.get(key))]
+    parts += ["bias"] if saved.get("bias", "none") != "none" else []
+    parts += ["init_lora_weights"] if saved.get("init_lora_weights") in RESIDUAL_STARTS else []
+    parts += ["target_modules"] if saved.get("target_modules") is None else []
     shapes = tensor_shapes(folder)
     if shapes is None:
-        return [*found, ADAPTER_PICKLE]
-    return found + [key for key in shapes if not _is_in_a_block(key)]
+        return [*parts, ADAPTER_PICKLE]
+    return parts + [key for key in shapes if not _is_in_a_block(key)]
 
 
 def serving_fields(saved: dict[str, Any]) -> dict[str, Any]:

@@ -87,13 +87,13 @@ def now() -> str:
 @cache
 def package_versions() -> dict[str, str]:
     """The installed versions of the packages that can change a number."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in RECORDED_PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache

@@ -390,14 +390,14 @@ def _agree(group: _Group, active: Sequence[Member], mine: _Pass) -> _Agreed:
         StopNow: some rank was asked to stop; lost members have their error by then.
     """
     parameters = {m.run_id: list(group.bank.member_parameters(m.run_id).values()) for m in active}
-    told = [
+    shared_numbers = [
         float(mine.stop),
         float(mine.out_of_memory is not None),
         *(float(member.error is None and member.lost()) for member in group.members),
         *mine.losses.values(),
         *(float(p.grad is not None) for those in parameters.values() for p in those),
     ]
-    numbers = iter(group.ranks.sum_numbers(told))
+    numbers = iter(group.ranks.sum_numbers(shared_numbers))
     stop, out_of_memory = next(numbers) > 0, next(numbers) > 0
     lost = [member for member in group.members if next(numbers) > 0]
     losses = {run_id: next(numbers) for run_id in mine.losses}

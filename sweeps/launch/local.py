@@ -35,7 +35,7 @@ class _Worker:
     connection: Connection
     slot: int
     spoke: bool = False  # it began a job
-    heard: float = field(default_factory=time.monotonic)  # when it said something last
+    last_message: float = field(default_factory=time.monotonic)  # when it came
     reason: str | None = None  # why it is about to end, where we know it
     out_of_space: bool = False  # it can write nothing any more
 
@@ -53,7 +53,7 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:
     previous = signal.signal(signal.SIGTERM, interrupt)
     workers: list[_Worker] = []
     num_failed_starts = 0  # in a row
-    looked = -POLL_SECONDS
+    counted = -POLL_SECONDS  # when the open jobs were counted last
     try:
         _give_up_orphaned_claims(ledger, settings.sweep)
         while True:
@@ -61,13 +61,13 @@ def run_local(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:
                 workers.remove(worker)
                 never_began = _settle_ended(worker, ledger, watch, settings.sweep)
                 num_failed_starts = num_failed_starts + 1 if never_began else 0
-                looked = -POLL_SECONDS
+                counted = -POLL_SECONDS
             if num_failed_starts >= MAX_FAILED_STARTS:
                 raise ValueError(
                     f"{num_failed_starts} workers in a row died before they began a job; the reason is above"
                 )
-            if time.monotonic() - looked > POLL_SECONDS:  # not after each message: counting costs more than a tiny run
-                looked = time.monotonic()
+            if time.monotonic() - counted > POLL_SECONDS:  # not for each message: to count costs more than a tiny run
+                counted = time.monotonic()
                 if not open_jobs(ledger, settings.sweep):
                     return True
                 _kill_hanging(workers, ledger, settings)
@@ -104,7 +104,7 @@ def _receive(worker: _Worker, watch: Watch) -> bool:
     except (EOFError, OSError):
         time.sleep(POLL_SECONDS)  # poll() stays true at the end of a pipe: don't spin until the process is reaped
         return False
-    worker.spoke, worker.heard = True, time.monotonic()
+    worker.spoke, worker.last_message = True, time.monotonic()
     if message["phase"] == ALIVE:
         return True
     if message["phase"] == "stopped":
@@ -123,13 +123,13 @@ def _kill_hanging(workers: list[_Worker], ledger: Ledger, settings: WorkerSettin
     """Kills workers that hold claims and have been silent for too long; their heartbeat may go on while work hangs."""
     limit = settings.launch.hang_seconds
     for worker in workers if limit is not None else []:
-        if time.monotonic() - worker.heard < (limit or 0.0):
+        if time.monotonic() - worker.last_message < (limit or 0.0):
             continue
         if _claims(worker, ledger, settings.sweep):
             worker.reason = f"it said nothing for {limit:.0f} s and was killed (launch.hang_seconds)"
             worker.process.kill()
             worker.process.join()
-        worker.heard = time.monotonic()
+        worker.last_message = time.monotonic()
 
 
 def _settle_ended(worker: _Worker, ledger: Ledger, watch: Watch, sweep: str | None) -> bool:

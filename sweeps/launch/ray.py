@@ -129,13 +129,13 @@ def _room(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:
 
 def _nowhere(config: RayConfig, gpus: float, watch: Watch) -> None:
     """Refuses a worker that has no room on a cluster of our own. Another cluster may grow, so there the tasks wait."""
-    asked = f"launch.ray.cpus_per_worker={config.cpus_per_worker:g} and {gpus:g} GPUs"
+    needs = f"launch.ray.cpus_per_worker={config.cpus_per_worker:g} and {gpus:g} GPUs"
     if config.address is None:
         raise ValueError(
-            f"launch=ray: this machine has no room for a worker with {asked}; without GPUs: launch.device=cpu"
+            f"launch=ray: this machine has no room for a worker with {needs}; without GPUs: launch.device=cpu"
         )
     watch(
-        {"phase": "note", "label": "", "note": f"Ray: no node has room for a worker with {asked} now; waiting for one"}
+        {"phase": "note", "label": "", "note": f"Ray: no node has room for a worker with {needs} now; waiting for one"}
     )
 
 

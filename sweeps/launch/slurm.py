@@ -112,7 +112,7 @@ def run_slurm(settings: WorkerSettings, ledger: Ledger, watch: Watch) -> bool:
 
 
 def submit(settings: WorkerSettings, num_workers: int) -> Submission:
-    """One array of so many workers. Raises ValueError with sbatch's own words where it refuses."""
+    """Submits an array of workers. Raises ValueError with sbatch's own words where it refuses."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -137,7 +137,7 @@ def submit(settings: WorkerSettings, num_workers: int) -> Submission:
 def sbatch_parameters(launch: LaunchConfig, sweep: str, num_workers: int) -> dict[str, Any]:
     """The launch's settings under submitit's names of sbatch's options; unset ones are left to the cluster."""
     slurm = launch.slurm
-    asked: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "job_name": f"harness-{sweep}",
         "partition": slurm.partition,
         "account": slurm.account,
@@ -152,7 +152,7 @@ def sbatch_parameters(launch: LaunchConfig, sweep: str, num_workers: int) -> dic
         "array_parallelism": num_workers,
         "additional_parameters": {"requeue": True, **slurm.extra},
     }
-    return {key: value for key, value in asked.items() if value is not None}
+    return {key: value for key, value in parameters.items() if value is not None}
 
 
 def submissions_file(runs: Path, sweep: str) -> Path:
@@ -195,15 +195,15 @@ def task_states(job_id: str) -> list[str]:
 
 def _tasks_left(submission: Submission, watch: Watch) -> Callable[[], bool]:
     """Whether a task is left. Reports every change of the tasks' states, so that the reason of a long wait shows."""
-    told = ""
+    last_text = ""
 
     def ask() -> bool:
-        nonlocal told
+        nonlocal last_text
         states = task_states(submission.job_id)
         text = ", ".join(f"{number} {state}" for state, number in sorted(Counter(states).items()))
-        if text != told:
+        if text != last_text:
             watch(_note(f"SLURM job {submission.job_id}: {text or 'no task is left'}"))
-            told = text
+            last_text = text
         return bool(states)
 
     return ask

@@ -22,15 +22,15 @@ class Garbage:
 
 def find_garbage(runs: Path, ledger: Ledger) -> list[Garbage]:
     """Looks through the folders of runs that are done; those that may still be under way are left alone."""
-    found: list[Garbage] = []
+    garbage: list[Garbage] = []
     for row in ledger.rows(status=JobStatus.done, kinds=["train"]):
         folder = runs / row.run_id
         checkpoint = folder / CHECKPOINT_FOLDER
         if checkpoint.is_dir():
-            found.append(_garbage(checkpoint, "the run is done"))
+            garbage.append(_garbage(checkpoint, "the run is done"))
         for partial in (*folder.glob(".adapter.partial-*"), *folder.rglob(f"*{TEMPORARY_SUFFIX}")):
-            found.append(_garbage(partial, "cut off while it was written"))
-    return found
+            garbage.append(_garbage(partial, "cut off while it was written"))
+    return garbage
 
 
 def remove_garbage(garbage: Sequence[Garbage]) -> None:

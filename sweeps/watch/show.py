@@ -25,12 +25,12 @@ def read_run(ledger: Ledger, runs: Path, run_id: str) -> dict[str, Any]:
     Raises:
         ValueError: no such run, or several.
     """
-    found = sorted(path.name for path in runs.glob(f"{run_id}*") if path.is_dir()) if run_id.isalnum() else []
-    rows = list(ledger.rows(run_id=found[0] if len(found) == 1 else run_id))
-    if len(found) > 1 or not (found or rows):
-        known = f"several begin so: {', '.join(found[:10])}" if found else "`python -m sweeps plan` lists the ids"
+    run_ids = sorted(path.name for path in runs.glob(f"{run_id}*") if path.is_dir()) if run_id.isalnum() else []
+    rows = list(ledger.rows(run_id=run_ids[0] if len(run_ids) == 1 else run_id))
+    if len(run_ids) > 1 or not (run_ids or rows):
+        known = f"several begin so: {', '.join(run_ids[:10])}" if run_ids else "`python -m sweeps plan` lists the ids"
         raise ValueError(f"run {run_id!r}: not one run of {runs}; {known}")
-    whole = found[0] if found else run_id
+    whole = run_ids[0] if run_ids else run_id
     return {
         "run_id": whole,
         "folder": str(runs / whole),

@@ -80,11 +80,11 @@ def _run_ranks(
 def _watch(processes: list[ForkServerProcess], stop: threading.Event) -> None:
     """Returns when all have ended, or when those that are left have nothing to wait for."""
     deadline: float | None = None
-    asked = False
+    stop_sent = False
     while running := [process for process in processes if process.is_alive()]:
         wait([process.sentinel for process in running], timeout=POLL_SECONDS)
-        if stop.is_set() and not asked:
-            asked = True
+        if stop.is_set() and not stop_sent:
+            stop_sent = True
             processes[0].terminate()
         codes = [process.exitcode for process in processes]
         if any(code is not None and code < 0 for code in codes) or codes[0]:

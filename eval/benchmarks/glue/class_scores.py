@@ -90,12 +90,12 @@ def _from_confusion(confusion_DAC: _Numbers) -> dict[str, _Numbers]:
     met_DC = support_DC + chosen_DC
     f1_DC = 2 * hits_DC / np.maximum(met_DC, 1)
     n_D = support_DC.sum(axis=1)
-    found = {
+    metrics = {
         "f1_weighted": (f1_DC * support_DC).sum(axis=1) / n_D,
         "f1_macro": f1_DC.sum(axis=1) / (met_DC > 0).sum(axis=1),
         "matthews": _matthews(hits_DC.sum(axis=1), support_DC, chosen_DC, n_D),
     }
-    return {"f1": f1_DC[:, 1], **found} if confusion_DAC.shape[1] == 2 else found
+    return {"f1": f1_DC[:, 1], **metrics} if confusion_DAC.shape[1] == 2 else metrics
 
 
 def _matthews(hits_D: _Numbers, support_DC: _Numbers, chosen_DC: _Numbers, n_D: _Numbers) -> _Numbers:

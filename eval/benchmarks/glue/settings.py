@@ -8,7 +8,7 @@ from eval.benchmarks.settings import require_at_least, setting
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlueSettings:
     data: str | None = setting(None, "A local file of labelled rows; default: the dataset's evaluation split.")
-    limit: int | None = setting(None, "The first so many rows.")
+    limit: int | None = setting(None, "Score only the first N rows.")
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "limit")

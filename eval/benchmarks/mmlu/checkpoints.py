@@ -37,7 +37,7 @@ _NAME = "step-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One run's adapter after so many steps."""
+    """The adapter of a run after some number of steps."""
 
     step: int
     folder: Path  # in PEFT's format
@@ -86,26 +86,26 @@ def find_snapshots(run_folder: Path, which: str) -> list[Snapshot]:
     """
     if not (run_folder / CONFIG_FILE).is_file():
         raise ValueError(f"{run_folder}: no such run")
-    found = {
+    folders = {
         int(path.name.removeprefix(_NAME)): path for path in sorted((run_folder / "adapters").glob(f"{_NAME}[0-9]*"))
     }
     record = load_record(run_folder)
     if record is not None:
-        found[record.num_steps] = run_folder / "adapter"
-    if not found:
+        folders[record.num_steps] = run_folder / "adapter"
+    if not folders:
         raise ValueError(f"{run_folder}: it isn't done and keeps no adapter; train with train.snapshot_steps=N")
     if which == "all":
-        wanted = sorted(found)
+        wanted = sorted(folders)
     elif which == "last":
-        wanted = [max(found)]
+        wanted = [max(folders)]
     else:
         wanted = _steps(which)
-        if missing := [step for step in wanted if step not in found]:
+        if missing := [step for step in wanted if step not in folders]:
             raise ValueError(
                 f"--checkpoints {which}: {run_folder.name} keeps no adapter of step {', '.join(map(str, missing))}; "
-                f"there are {', '.join(map(str, sorted(found)))} (train.snapshot_steps=N keeps one every N steps)"
+                f"there are {', '.join(map(str, sorted(folders)))} (train.snapshot_steps=N keeps one every N steps)"
             )
-    return [Snapshot(step=step, folder=found[step]) for step in wanted]
+    return [Snapshot(step=step, folder=folders[step]) for step in wanted]
 
 
 def score_checkpoints(
@@ -134,15 +134,15 @@ def score_checkpoints(
         write_json(out / f"{_NAME}{step}" / "mmlu.json", result.to_json())
         scores.append(_step_score(step, result))
     first = next(iter(results.values()))
-    found = CheckpointsResult(
+    checkpoints = CheckpointsResult(
         run_id=run_folder.name,
         system=name,
         protocol=first.protocol,
         settings_sha256=first.settings_sha256,
         steps=tuple(scores),
     )
-    write_json(out / CHECKPOINTS_FILE, found.to_json())
-    return found
+    write_json(out / CHECKPOINTS_FILE, checkpoints.to_json())
+    return checkpoints
 
 
 def checkpoints_table(result: CheckpointsResult) -> Table:

@@ -88,13 +88,13 @@ def choose_shots(
     """
     chosen: dict[str, tuple[Question, ...]] = {}
     for subject in dict.fromkeys(question.subject for question in questions):
-        found = [shot for shot in pool if shot.subject == subject][:num_shots]
-        if len(found) < num_shots:
+        shots = [shot for shot in pool if shot.subject == subject][:num_shots]
+        if len(shots) < num_shots:
             raise ValueError(
-                f"{shots_of}: subject {subject} of {asked_of} has {len(found)} examples; "
+                f"{shots_of}: subject {subject} of {asked_of} has {len(shots)} examples; "
                 f"num_shots={num_shots} wants that many. Add examples or lower num_shots"
             )
-        chosen[subject] = tuple(found)
+        chosen[subject] = tuple(shots)
     return chosen
 
 

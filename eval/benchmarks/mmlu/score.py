@@ -83,14 +83,16 @@ def score_mmlu(
     encoded = encode_set(base, data, settings)
     letters = _letter_tokens(base, data, settings)
     jobs = [_open_job(base, name, member, data, partial_dir) for name, member in members.items()]
-    waiting = [(job, at) for job in jobs for at in range(len(encoded)) if at not in job.logprobs]
+    waiting = [(job, index) for job in jobs for index in range(len(encoded)) if index not in job.logprobs]
     prompts = [
-        Prompt(tokens=encoded[at].tokens, member=job.member, group=_group(data.questions[at], encoded[at], at))
-        for job, at in waiting
+        Prompt(
+            tokens=encoded[index].tokens, member=job.member, group=_group(data.questions[index], encoded[index], index)
+        )
+        for job, index in waiting
     ]
     total = len(jobs) * len(encoded)
     done = total - len(prompts)
-    for places, scores in _score(base, prompts, [letters[at] for _, at in waiting], settings.row_tokens):
+    for places, scores in _score(base, prompts, [letters[index] for _, index in waiting], settings.row_tokens):
         _keep([waiting[place] for place in places], scores)
         done += len(places)
         if on_progress is not None:
@@ -128,14 +130,14 @@ def encode_set(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> list[
     Raises:
         ValueError: a question that doesn't fit even without examples; names its row.
     """
-    found = []
+    encoded = []
     for index, q in zip(data.indices, data.questions, strict=True):
         shots = data.shots[q.subject]
         try:
-            found.append(encode_prompt(base.tokenizer, settings.protocol, shots, q, base.max_length, settings.chat))
+            encoded.append(encode_prompt(base.tokenizer, settings.protocol, shots, q, base.max_length, settings.chat))
         except ValueError as error:
             raise ValueError(f"{settings.questions}, question {index + 1}: {error}") from error
-    return found
+    return encoded
 
 
 def _letter_tokens(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> list[list[int]]:
@@ -149,10 +151,10 @@ def _letter_tokens(base: LoadedBase, data: MmluSet, settings: MmluSettings) -> l
     return [by_subject[q.subject] for q in data.questions]
 
 
-def _group(question: Question, encoded: Encoded, at: int) -> str:
+def _group(question: Question, encoded: Encoded, index: int) -> str:
     """A name that is equal for prompts with a common beginning, which a cut or fewer shots change."""
     if encoded.num_truncated:
-        return f"{question.subject}/{at}"
+        return f"{question.subject}/{index}"
     return f"{question.subject}/shots={encoded.num_shots}"
 
 
@@ -184,14 +186,14 @@ def _result(job: _Job, data: MmluSet, encoded: Sequence[Encoded], settings: Mmlu
     predictions = tuple(
         Prediction(
             subject=question.subject,
-            index=data.indices[at],
-            logprobs=tuple(job.logprobs[at]),
-            choice=int(np.argmax(job.logprobs[at])),
+            index=data.indices[index],
+            logprobs=tuple(job.logprobs[index]),
+            choice=int(np.argmax(job.logprobs[index])),
             answer=question.answer,
-            num_shots=encoded[at].num_shots,
-            num_truncated=encoded[at].num_truncated,
+            num_shots=encoded[index].num_shots,
+            num_truncated=encoded[index].num_truncated,
         )
-        for at, question in enumerate(data.questions)
+        for index, question in enumerate(data.questions)
     )
     subjects = score_subjects(predictions)
     macro, macro_ci95 = macro_accuracy(subjects)

@@ -19,10 +19,10 @@ class MmluSettings:
         "embedded", "Examples shown before each question, from the same kinds.", option="--shots", option_default=""
     )
     num_shots: int = setting(5, "Examples before each question, 0 to 5.")
-    limit_per_subject: int | None = setting(None, "The first so many questions of each subject.")
+    limit_per_subject: int | None = setting(None, "Ask only the first N questions of each subject.")
     protocol: Protocol = setting(Protocol.lm_eval, "lm_eval, qlora_callback or hendrycks.", since=True)
     chat: bool = setting(False, "Ask through the tokenizer's chat template.", since=True)
-    limit: int | None = setting(None, "The first so many questions over all subjects.", since=True)
+    limit: int | None = setting(None, "Ask only the first N questions over all subjects.", since=True)
     split_name: str = setting("", "What the questions are called in the result: val, test.", since=True)
     row_tokens: int | None = row_tokens()
 

@@ -147,10 +147,10 @@ def prefix_token(base: LoadedBase) -> int:
         ValueError: the tokenizer has neither.
     """
     tokenizer = base.tokenizer
-    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if not isinstance(found, int):
+    token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if not isinstance(token, int):
         raise ValueError(f"{base.source.location}: its tokenizer has neither BOS nor EOS for a text to begin with")
-    return found
+    return token
 
 
 def _resolved(base: LoadedBase, settings: PerplexitySettings) -> tuple[int, int]:
@@ -182,17 +182,17 @@ def _result(
     settings_sha256: str,
     model: str,
 ) -> PerplexityResult:
-    scores, at = [], 0
+    scores, first_window = [], 0
     for document, windows in zip(documents, cut, strict=True):
         scores.append(
             DocumentScore(
-                nll=-sum(logprobs[at + i] for i in range(len(windows))),
+                nll=-sum(logprobs[first_window + i] for i in range(len(windows))),
                 num_tokens=sum(len(tokens) - num_context for tokens, num_context in windows),
                 num_bytes=len(document.encode()),
                 num_words=len(re.split(r"\s+", document)),
             )
         )
-        at += len(windows)
+        first_window += len(windows)
     nll = np.array([score.nll for score in scores])
     tokens, num_bytes, words = (
         np.array([getattr(score, key) for score in scores], dtype=np.float64)

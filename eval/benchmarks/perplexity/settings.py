@@ -13,7 +13,7 @@ class PerplexitySettings:
     )
     window: int | None = setting(None, "Tokens of context at most; default: the model's longest.")
     stride: int | None = setting(None, "Tokens that each further window predicts; default: the window.")
-    limit: int | None = setting(None, "The first so many documents.")
+    limit: int | None = setting(None, "Score only the first N documents.")
     field: str = setting("text", "Which column of a row is the text.", since=True)
     only: str = setting("", "key=value: only such rows; dots reach into objects.", since=True)
     joined: bool = setting(False, "All rows are one text, a blank line between them.", since=True)

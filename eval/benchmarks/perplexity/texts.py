@@ -46,7 +46,7 @@ class TextSource:
     where: str  # a name of TEXT_SETS, "hub:...", a file or a folder of .txt
     field: str = "text"  # of a row
     only: str = ""  # "key=value": only rows with that
-    limit: int | None = None  # the first so many documents
+    limit: int | None = None  # only the first N documents
     joined: bool = False  # all rows are one document, a blank line between them
 
     def __post_init__(self) -> None:
@@ -176,9 +176,9 @@ def _hub_rows(where: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _has(row: dict[str, Any], key: str, value: str) -> bool:
-    found: Any = row
+    field: Any = row
     for part in key.split("."):
-        if not isinstance(found, dict) or part not in found:
+        if not isinstance(field, dict) or part not in field:
             return False
-        found = found[part]
-    return str(found) == value
+        field = field[part]
+    return str(field) == value

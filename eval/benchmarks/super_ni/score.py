@@ -141,19 +141,21 @@ def score_super_ni(
     bank: object = base.bank
     if not isinstance(bank, Seq2SeqBank):
         raise ValueError(f"{base.source.location}: `eval super_ni` scores encoder-decoders (model.kind=seq2seq), T5")
-    asked = read_instances(rows, settings.limit_per_task)
+    instances = read_instances(rows, settings.limit_per_task)
     most = min(rows.dataset.source_max_tokens, base.max_length)
-    whole = [shorten(source_tokens(i.example.input, base.tokenizer), i.example, base.tokenizer, most) for i in asked]
+    whole = [
+        shorten(source_tokens(i.example.input, base.tokenizer), i.example, base.tokenizer, most) for i in instances
+    ]
     sources = [ids[:most] for ids in whole]
     model, asked_sha256 = model_sha256(base, member), _settings_sha256(rows, settings, most)
     partial: Partial[int] = Partial.open(partial_dir, "super_ni", model, asked_sha256)  # answers by place
-    missing = [at for at in range(len(asked)) if at not in partial.done]
+    missing = [place for place in range(len(instances)) if place not in partial.done]
     for places, tokens in _generate(bank, sources, missing, settings.max_new_tokens):
         texts = [str(base.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in tokens]
         partial.add(dict(zip(places, texts, strict=True)))
         if on_progress is not None:
-            on_progress(len(partial.done), len(asked))
-    predictions = tuple(_prediction(instance, partial.done[at]) for at, instance in enumerate(asked))
+            on_progress(len(partial.done), len(instances))
+    predictions = tuple(_prediction(instance, partial.done[place]) for place, instance in enumerate(instances))
     num_truncated = sum(len(ids) > most for ids in whole)
     return _result(name, rows, predictions, settings, num_truncated, asked_sha256, model)
 
@@ -196,7 +198,7 @@ def read_instances(rows: EvalRows, limit_per_task: int | None) -> list[Instance]
     Raises:
         ValueError: no rows; a row that the format can't read.
     """
-    found: dict[tuple[str, str], Instance] = {}
+    instances: dict[tuple[str, str], Instance] = {}
     counts: dict[str, int] = {}
     for row in read_rows(rows.source):
         if row.fields.get("eval") in (False, "False", "false"):
@@ -204,9 +206,9 @@ def read_instances(rows: EvalRows, limit_per_task: int | None) -> list[Instance]
         task = str(row.fields.get(TASK_FIELD, rows.dataset.name))
         for example in row_examples(row, rows.dataset.format):
             key = task, str(row.fields.get("id", example.input))
-            if key in found:
-                known = found[key]
-                found[key] = Instance(
+            if key in instances:
+                known = instances[key]
+                instances[key] = Instance(
                     task=task,
                     instance_id=known.instance_id,
                     example=known.example,
@@ -215,10 +217,10 @@ def read_instances(rows: EvalRows, limit_per_task: int | None) -> list[Instance]
             elif limit_per_task is None or counts.get(task, 0) < limit_per_task:
                 counts[task] = counts.get(task, 0) + 1
                 name = str(row.fields.get("id", f"{Path(row.file).name}:{row.line}"))
-                found[key] = Instance(task=task, instance_id=name, example=example, references=(example.output,))
-    if not found:
+                instances[key] = Instance(task=task, instance_id=name, example=example, references=(example.output,))
+    if not instances:
         raise ValueError(f"{rows.dataset.name}, {rows.split_name}: no rows to score")
-    return list(found.values())
+    return list(instances.values())
 
 
 def _settings_sha256(rows: EvalRows, settings: SuperNiSettings, max_tokens: int) -> str:

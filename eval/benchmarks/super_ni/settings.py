@@ -8,7 +8,9 @@ from eval.benchmarks.settings import require_at_least, setting
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuperNiSettings:
     data: str | None = setting(None, "A local file of tasks' rows; default: the dataset's evaluation split.")
-    limit_per_task: int | None = setting(100, "The first so many instances of each task; 0, in a config null, for all.")
+    limit_per_task: int | None = setting(
+        100, "Ask only the first N instances of each task; 0 (in a config: null) asks all."
+    )
     max_new_tokens: int = setting(128, "An answer's longest length, in tokens.")
 
     def __post_init__(self) -> None:

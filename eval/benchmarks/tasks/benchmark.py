@@ -72,12 +72,12 @@ class TasksBenchmark(Benchmark):
 
 
 def _first_metrics(result: "TasksResult") -> dict[str, float]:
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for task, score in result.tasks.items():
         value = next((metric.value for metric in score.metrics.values()), None)
         if value is not None:
-            found[task] = value
-    return found
+            metrics[task] = value
+    return metrics
 
 
 def _rows(result: "TasksResult") -> list[tuple[str, str, Estimate, int]]:

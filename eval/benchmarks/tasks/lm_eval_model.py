@@ -135,11 +135,11 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
         names = list(waiting)
         done = total - len(names)
         for places, scores in score_continuations(self.base, list(waiting.values()), self.row_tokens):
-            found = {
+            finished = {
                 names[place]: [float(score.logprobs.sum(dtype=np.float64)), score.is_greedy]
                 for place, score in zip(places, scores, strict=True)
             }
-            self.partial.add(found)
-            done += len(found)
+            self.partial.add(finished)
+            done += len(finished)
             if self.on_progress is not None:
                 self.on_progress(done, total)

@@ -87,13 +87,13 @@ def metric_scores(aggregated: Mapping[str, float], samples: Sequence[Mapping[str
         aggregated: by metric.
         samples: lm-eval's, one a question, each with its own value of the metric.
     """
-    found: dict[str, Estimate] = {}
+    scores: dict[str, Estimate] = {}
     for name, value in aggregated.items():
         values = [sample[name] for sample in samples if isinstance(sample.get(name), (int, float))]
         is_mean = len(values) == len(samples) and abs(sum(values) / len(values) - value) < 1e-9
         interval = mean_interval([float(v) for v in values]) if is_mean else None
-        found[name] = Estimate.of(float(value), interval, len(samples))
-    return found
+        scores[name] = Estimate.of(float(value), interval, len(samples))
+    return scores
 
 
 def crows_scores(samples: Sequence[Mapping[str, Any]]) -> CrowsScores | None:

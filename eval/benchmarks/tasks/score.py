@@ -97,21 +97,21 @@ def load_tasks(settings: TasksSettings) -> dict[str, Any]:
                 + ("" if settings.folder is None else f", and {settings.folder} has none either")
             )
     try:
-        found: dict[str, Any] = manager.load(list(settings.names))
+        loaded: dict[str, Any] = manager.load(list(settings.names))
     except OSError as error:  # no connection, offline, no such file
         raise ValueError(
             f"tasks {', '.join(settings.names)}: the data can't be had ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}); run once where the hub can be reached (it is kept in HF_HOME), or give "
             f"--task-folder with tasks over local files (docs/benchmarks.md)"
         ) from error
-    for task in found["tasks"].values():
+    for task in loaded["tasks"].values():
         if task.OUTPUT_TYPE not in _SERVED:
             raise ValueError(
                 f"task {task.config.task}: its output is {task.OUTPUT_TYPE}; only likelihoods are scored here "
                 f"({', '.join(_SERVED)})"
             )
         _set_fewshot(task, settings.num_fewshot)
-    return found
+    return loaded
 
 
 def _set_fewshot(task: Any, wanted: int | None) -> None:

@@ -16,7 +16,7 @@ class TasksSettings:
         is_required=True,
     )
     num_fewshot: int | None = setting(None, "Examples before a question; default: the task's own, often 0.")
-    limit: int | None = setting(None, "The first so many questions of each task.")
+    limit: int | None = setting(None, "Ask only the first N questions of each task.")
     folder: str | None = setting(
         None, "Folder with YAML files of further tasks, over local data.", option="--task-folder"
     )

@@ -39,7 +39,7 @@ class Access:
 
     admin_sha256: str  # hash of the admin's token
     hosts: frozenset[str] | None  # names under which a browser may ask, against DNS rebinding; None: any
-    secure_cookies: bool = False  # behind https only
+    secure_cookies: bool = False  # only under https
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
