@@ -280,6 +280,7 @@ def make_bank(shape: ShapeConfig, quant: QuantConfig, case: Case) -> AdapterBank
 
 
 def adapter_of(case: Case) -> AdapterConfig:
+    """The recipe's adapter at the case's dropout."""
     return AdapterConfig(name="lora", lora_r=case.lora_r, lora_alpha=16, lora_dropout=case.dropout)
 
 
@@ -338,6 +339,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
+        """Measured bytes divided by predicted bytes."""
         return self.predicted_bytes / self.measured.peak_bytes
 
     @property

@@ -64,6 +64,7 @@ class Record:
 
     @property
     def passed(self) -> bool:
+        """Whether no stage has failed."""
         return all(stage.status != "failed" for stage in self.stages)
 
 

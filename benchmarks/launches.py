@@ -58,6 +58,7 @@ class LaunchCounter(TorchDispatchMode):
 
     @property
     def total(self) -> int:
+        """The number of launches of all operations."""
         return self.by_name.total()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

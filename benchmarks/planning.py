@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 
 def grids(num_points: int) -> dict[str, list[str]]:
+    """The two grids, each as the overrides of a command line."""
     seeds = max(1, num_points // 1000)
     return {
         "choices": [
@@ -43,6 +44,7 @@ def grids(num_points: int) -> dict[str, list[str]]:
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """-> what `work` returns, and its seconds"""
     began = time.perf_counter()
     return work(), time.perf_counter() - began
 
@@ -56,6 +58,7 @@ def through_hydra(points: Sequence[Point]) -> None:
 
 
 def main() -> None:
+    """Times both grids and prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=10_000, help="of each grid, a multiple of 1,000")
     parser.add_argument("--hydra-points", type=int, default=100, help="composed by Hydra itself, for comparison")

@@ -243,6 +243,7 @@ def load_plain(source: Any, cache: Path) -> Any:
 
 
 def lora_config() -> Any:
+    """The adapter of the benchmark, as PEFT's config."""
     from peft import LoraConfig
 
     return LoraConfig(

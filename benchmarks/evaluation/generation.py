@@ -27,6 +27,7 @@ from harness.models.convert import checkpoint_folder
 
 
 def main() -> None:
+    """Times both sides in turn, or several adapters in one batch, and prints the record."""
     options = parse_options()
     torch.set_num_threads(options.threads)
     source, cache = smollm2(options.cache), Path(options.cache)
@@ -55,6 +56,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--max-new-tokens", type=int, default=128)
@@ -84,6 +86,7 @@ def mixed_prompts(base: LoadedBase, count: int) -> list[list[int]]:
 def time_ours(
     base: LoadedBase, jobs: list[tuple[str | None, list[int]]], settings: GenerateSettings
 ) -> tuple[Seconds, list[tuple[int, ...]]]:
+    """Answers all prompts in one batch. -> seconds, and the new tokens of each prompt"""
     requests = [
         Request(system=str(member), member=member, question_id=str(number), prompt_tokens=prompt, seed=number)
         for number, (member, prompt) in enumerate(jobs)
@@ -101,6 +104,7 @@ def time_ours(
 def time_transformers(
     model: Any, prompts: list[list[int]], max_new_tokens: int
 ) -> tuple[Seconds, list[tuple[int, ...]]]:
+    """Answers by `model.generate`, one prompt at a time. -> seconds, and the new tokens of each prompt"""
     texts = []
     start = Seconds.now()
     for prompt in prompts:

@@ -47,6 +47,7 @@ class Seconds:
 
     @classmethod
     def now(cls) -> "Seconds":
+        """The two clocks at this moment."""
         return cls(time.perf_counter(), time.process_time())
 
     def __add__(self, other: "Seconds") -> "Seconds":
@@ -56,10 +57,12 @@ class Seconds:
         return Seconds(self.wall - other.wall, self.cpu - other.cpu)
 
     def rounded(self) -> dict[str, float]:
+        """Both numbers as the record shows them."""
         return {"wall": round(self.wall, 2), "cpu": round(self.cpu, 2)}
 
 
 def main() -> None:
+    """Runs the comparison that the command line asks for, and prints it."""
     options = parse_options()
     torch.set_num_threads(options.threads)
     logging.disable(logging.WARNING)
@@ -77,6 +80,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", required=True)
     parser.add_argument("--shots", required=True)
@@ -100,6 +104,7 @@ def first_subjects(questions: str, shots: str, count: int, folder: Path) -> Mmlu
 
 
 def smollm2(cache: str) -> ModelSource:
+    """The checkpoint of the embedded SmolLM2."""
     model = ModelConfig(name="smollm2", hub_id="embedded/smollm2-135m-instruct")
     source = locate_model(model, PathsConfig(cache=cache))
     assert isinstance(source, ModelSource), source
@@ -120,6 +125,7 @@ def token_counts(base: LoadedBase, settings: MmluSettings) -> dict[str, float]:
 def compare(
     base: LoadedBase, source: ModelSource, settings: MmluSettings, options: argparse.Namespace, folder: Path
 ) -> None:
+    """Times both sides on the same questions, in turns. -> the record"""
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder(source, Path(options.cache)), dtype=torch.float32)
     batch_size = best_batch_size(model, base, settings, options, folder)
     for _ in range(options.repeats):
@@ -162,6 +168,7 @@ def in_parts(settings: MmluSettings, num_subjects: int, folder: Path) -> Iterato
 def time_ours(
     base: LoadedBase, members: dict[str, str | None], settings: MmluSettings
 ) -> tuple[Seconds, dict[str, MmluResult]]:
+    """Scores the questions by our MMLU. -> seconds, and the results by member"""
     start = Seconds.now()
     results = score_mmlu(base, members, settings)
     return Seconds.now() - start, results

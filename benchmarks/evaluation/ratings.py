@@ -208,6 +208,7 @@ def time_tournament(num_systems: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Times what the command line asks for, and prints the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verdicts", type=Path, nargs="?", help="a verdict file; else matches like Vicuna's are drawn")
     parser.add_argument("--skip-large", action="store_true", help="leave the ten million verdicts out")

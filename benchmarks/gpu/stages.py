@@ -62,14 +62,17 @@ class Settings:
 
     @property
     def tiny(self) -> bool:
+        """Whether the shape is the tiny one, for a CPU."""
         return self.size == "tiny"
 
     @property
     def torch_device(self) -> torch.device:
+        """The device as torch names it."""
         return torch.device(self.device)
 
     @property
     def on_cuda(self) -> bool:
+        """Whether the device is a CUDA device."""
         return self.device == "cuda"
 
     def options(self, **changes: Any) -> Options:

@@ -22,6 +22,8 @@ HUMAN_STOP = "### Human"
 
 
 class PromptFormat(Enum):
+    """How a dialogue becomes a prompt."""
+
     auto = "auto"  # chat where the tokenizer has a template, else human
     chat = "chat"
     human = "human"

@@ -31,6 +31,8 @@ ENGINES = ("own", "vllm")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateSettings:
+    """How answers are sampled, how long they may get, and which engine writes them."""
+
     max_new_tokens: int = 512
     greedy: bool = False
     temperature: float = 0.7

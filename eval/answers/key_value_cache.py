@@ -34,6 +34,7 @@ class Shelf:
 
     @property
     def num_free(self) -> int:
+        """The number of free slots."""
         return self.num_slots - len(self.lengths)
 
     @property

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswersSettings:
+    """The settings of answers as an evaluation."""
+
     questions: str = setting("embedded", "Open prompts: embedded, or a jsonl file with question_id and text.")
     bench: str = setting("open", "What the answers' file in each run folder is called.")
     limit: int | None = setting(None, "Answer only the first N prompts.")
@@ -40,6 +42,8 @@ class AnswersResult:
 
 
 class AnswersBenchmark(Benchmark):
+    """Lets runs answer open prompts."""
+
     name = "answers"
     title = "Answers"
     about = "Answers of runs to open prompts."

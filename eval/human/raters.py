@@ -20,6 +20,8 @@ MAX_NAME = 60  # characters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rater:
+    """A rater's number and name."""
+
     rater_id: int
     name: str
     can_enter: bool = True  # has a token

@@ -40,6 +40,8 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContinuationScore:
+    """The log-probabilities of one request's scored tokens."""
+
     logprobs: NDArray[np.float32]  # of each scored token over the full vocabulary, nats
     is_greedy: bool  # each of them was the likeliest
 

@@ -75,6 +75,7 @@ class Verdicts:
 
     @property
     def parsed(self) -> NDArray[np.bool_]:
+        """(num_rows,) whether each row has a verdict."""
         return np.asarray(self.verdict != UNPARSED)
 
 

@@ -6,7 +6,6 @@ is trained is an adapter started by PEFT (`harness.banks.peft`) or every weight 
 Subclasses say how the model is read, how examples become a batch and what their losses are.
 """
 
-import hashlib
 import json
 import shutil
 from abc import ABC, abstractmethod
@@ -24,7 +23,7 @@ from harness.banks.loading import load_adapter
 from harness.banks.peft import ADAPTER, Started, save_adapter
 from harness.banks.starts import Calibration, start
 from harness.config.schema import AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
-from harness.files.atomic import sha256_file, write_atomically
+from harness.files.atomic import sha256_files, write_atomically
 from harness.models.reading import OnTheWay
 from harness.nn.batch import Item
 from harness.nn.dropout import mix_seed
@@ -205,8 +204,7 @@ class OwnedBank(nn.Module, ABC):
         described["dtype"] = self.quant.compute_dtype.value
         described |= _dropout_of(json.loads((self.folder / "config.json").read_text()))  # it is off in training only
         write_atomically(folder / "config.json", json.dumps(described, indent=2, sort_keys=True) + "\n")
-        digests = [sha256_file(path) for path in sorted(folder.glob("*.safetensors"))]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return sha256_files(sorted(folder.glob("*.safetensors")))
 
     def set_checkpointing(self, on: bool) -> None:
         """Turns on or off that each layer is recomputed in the backward pass."""

@@ -27,6 +27,7 @@ class Skipped:
     first: list[str] = field(default_factory=list)
 
     def add(self, error: DataError) -> None:
+        """Counts a row that is left out; keeps the first few reasons."""
         self.num_rows += 1
         if len(self.first) < _SHOWN_ERRORS:
             self.first.append(str(error))

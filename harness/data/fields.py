@@ -51,6 +51,7 @@ def text_field(row: Row, field: str, prefix: str = "") -> str:
 
 
 def present(row: Row, field: str, prefix: str = "") -> object:
+    """The value of `row[field]`. Raises RowError, with near names, where the row has no such field."""
     if field not in row:
         near = get_close_matches(field, [str(name) for name in row], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -9,7 +9,6 @@ cache on this machine, the hub. Neither torch nor `datasets` is imported before 
 read. How a row becomes an example is `harness.data.formats`.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from harness.data.fields import Example, RowError
 from harness.data.formats import HEADERLESS_TSV, fitting_formats, row_rule
 from harness.data.rows import SUFFIXES, DataError, OnBadRow, read_file, refuse, suffix_of
 from harness.data.trees import assembled
-from harness.files.atomic import sha256_file
+from harness.files.atomic import sha256_files
 from harness.files.hub import Missing, cached_snapshot, hub_problem, store_names
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
+    """A row of a dataset, and the place that messages name."""
+
     file: str
     line: int  # from 1; the row's number in a hub dataset
     fields: dict[str, Any]
@@ -178,8 +179,7 @@ def fingerprint(source: DataSource) -> str:
         sample = "" if source.stream_rows is None else f"stream-{source.stream_rows}-seed{STREAM_SEED}"
         parts = [f"{source.hub_id}@{source.revision}", source.subset or "", source.split, sample]
         return "/".join(part for part in parts if part)
-    digests = [sha256_file(path) for path in source.files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return sha256_files(source.files)
 
 
 def _local_files(config: DatasetConfig, paths: PathsConfig, looked: list[str]) -> tuple[Path, ...]:

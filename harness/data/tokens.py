@@ -81,6 +81,8 @@ Lengths = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedExample:
+    """The token ids of one example, and where its loss begins."""
+
     input_ids: NDArray[np.int32]  # [tokens]: source, then target; a read-only view of the file
     num_source: int  # how many leading tokens carry no loss; 0 with `train_on_source`
     label: float | None = None  # of a labelled example: its one target, a class from 0 or a number

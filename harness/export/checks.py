@@ -1,11 +1,10 @@
 """Checks that a run can be exported: its record is whole, and its weights are the ones that it wrote."""
 
-import hashlib
 import json
 from pathlib import Path
 
 from harness.config.schema import AdapterMethod
-from harness.files.atomic import sha256_file
+from harness.files.atomic import sha256_files
 from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RESIDUAL_FILE
 from harness.runs.folder import folder_problem
 from harness.runs.record import RunRecord, load_record
@@ -37,8 +36,7 @@ def check_weights(folder: Path, record: RunRecord, spec: RunSpec) -> None:
     """Raises ExportRefusedError where the files aren't those that the run wrote."""
     full = spec.adapter.method is AdapterMethod.full
     weights = sorted(folder.glob("*.safetensors")) if full else [folder / ADAPTER_WEIGHTS]
-    digests = [sha256_file(path) for path in weights]  # of several files, as `save_member` puts them together
-    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    digest = sha256_files(weights)
     if digest != record.adapter_sha256:
         raise ExportRefusedError(
             f"{weights[0]}: sha256 {digest[:12]}, the run recorded {str(record.adapter_sha256)[:12]}: "

@@ -124,6 +124,12 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256_files(paths: Sequence[Path]) -> str:
+    """The SHA-256, in hex, of one file's bytes; of several files that of their digests in the given order."""
+    digests = [sha256_file(path) for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def to_json(value: Any, *, where: str, indent: int | None = None) -> str:
     """JSON text of `value`; `where` names the destination in the error for a NaN or an unknown type."""
     try:

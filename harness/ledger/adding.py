@@ -66,6 +66,7 @@ def touch_sweep(connection: sa.Connection, name: str, now: sa.ColumnElement[floa
 
 
 def set_sweep_state(connection: sa.Connection, name: str, state: SweepState) -> None:
+    """Sets the state of a sweep."""
     connection.execute(sa.update(sweeps).where(sweeps.c.name == name).values(state=state))
 
 

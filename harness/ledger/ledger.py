@@ -330,6 +330,7 @@ class Ledger:
     # Looking.
 
     def get(self, job_id: str) -> JobRow | None:
+        """One job; None for an unknown id."""
         return next(iter(self.find([job_id])), None)
 
     def find(self, job_ids: Iterable[str]) -> list[JobRow]:

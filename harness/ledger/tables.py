@@ -23,6 +23,8 @@ class LedgerUnavailableError(LedgerError, OSError):
 
 
 class JobStatus(StrEnum):
+    """The states of a job."""
+
     queued = "queued"
     claimed = "claimed"
     done = "done"
@@ -31,6 +33,8 @@ class JobStatus(StrEnum):
 
 
 class SweepState(StrEnum):
+    """The states of a sweep."""
+
     active = "active"
     paused = "paused"
     cancelled = "cancelled"
@@ -51,6 +55,7 @@ class Job:
 
     @property
     def job_id(self) -> str:
+        """Identifies the job: its kind and what it does."""
         return f"{self.kind}:{self.spec_hash}"
 
 
@@ -77,6 +82,8 @@ class JobRow(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRow:
+    """A sweep, and the command that started it."""
+
     name: str
     command: str
     created: float

@@ -67,6 +67,7 @@ class Pass:
 
     @property
     def has_dropout(self) -> bool:
+        """Whether the adapter's inputs are dropped."""
         return bool(self.adapter.lora_dropout)
 
     def mask_bytes(self, linear: Linear) -> int:

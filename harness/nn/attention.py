@@ -83,6 +83,7 @@ class PrefixGroup:
 
     @property
     def num_tokens(self) -> int:
+        """The number of the segments' own tokens."""
         return sum(self.lengths)
 
 

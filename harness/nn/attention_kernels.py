@@ -35,6 +35,7 @@ class Sequences:
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Sequences":
+        """The sequences of these lengths, one after the other."""
         ends = [0]
         for length in lengths:
             ends.append(ends[-1] + length)

@@ -28,6 +28,7 @@ class Item:
 
     @property
     def num_targets(self) -> int:
+        """The number of tokens that carry loss; 1 for a labelled example."""
         if self.label is not None:
             return 1
         return len(self.tokens) - max(self.num_source, 1)

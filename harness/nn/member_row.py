@@ -65,6 +65,7 @@ class Span:
 
     @property
     def num_tokens(self) -> int:
+        """The number of tokens of the member's segments."""
         return self.end - self.start
 
 

@@ -108,6 +108,7 @@ def git_state() -> tuple[str | None, bool | None]:
 
 
 def python_version() -> str:
+    """The version of Python, as 3.11.9."""
     return platform.python_version()
 
 

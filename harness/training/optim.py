@@ -28,6 +28,7 @@ class OptimizerKind(StrEnum):
 
     @property
     def paged(self) -> bool:
+        """Whether its state is in unified memory."""
         return self.startswith("paged_")
 
     def with_paging(self, paged: bool) -> "OptimizerKind":

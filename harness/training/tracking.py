@@ -46,6 +46,7 @@ class Tracker:
         return tracker
 
     def log(self, metrics: StepMetrics) -> None:
+        """Sends the metrics of one step."""
         self.log_values(metrics.step, asdict(metrics))
 
     def log_values(self, step: int, values: dict[str, Any]) -> None:

@@ -34,13 +34,16 @@ class Workplace:
 
     @property
     def device(self) -> torch.device:
+        """The device that this worker computes on."""
         return self.peers.ranks.device or resolve_device(self.settings.launch.device)
 
     @property
     def shards_base(self) -> bool:
+        """Whether each rank keeps only its part of the base."""
         return self.settings.launch.shard_base and self.peers.ranks.size > 1
 
     def run_folder(self, run_id: str) -> Path:
+        """`runs/<run_id>`."""
         return Path(self.settings.paths.runs) / run_id
 
     def base(self, spec: RunSpec, trains: bool = False) -> LoadedBase:
@@ -84,6 +87,7 @@ class Context(Workplace):
         self.send({"kind": claim.kind, "label": claim.label, **what})
 
     def still_held(self, claim: JobRow) -> bool:
+        """Whether this worker still holds the claim, by the ledger, which renews its lease."""
         return claim.job_id in self.ledger.heartbeat([claim], self.settings.launch.lease_seconds)
 
     def renew(self, claims: Collection[JobRow]) -> None:
@@ -110,6 +114,7 @@ class Context(Workplace):
             self.tell(claim, phase="done", seconds=seconds, result=result, **what)
 
     def fail(self, claim: JobRow, reason: str, retry: bool) -> None:
+        """Fails a job, or queues it again where `retry` and attempts are left."""
         self.settled.add(claim.job_id)
         if self.ledger.fail(claim, reason, retry):
             self.tell(claim, phase="failed", reason=reason)

@@ -32,6 +32,7 @@ class PlannedRun:
 
     @property
     def run_id(self) -> str:
+        """The run's id, by its spec."""
         return self.spec.run_id
 
 

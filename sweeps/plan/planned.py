@@ -95,6 +95,7 @@ def print_plan(
 
 
 def print_notes(plan: Planned, console: Console) -> None:
+    """Prints what was decided for the user."""
     for note in plan.notes:
         say(f"note: {note}", console)
 

@@ -26,6 +26,8 @@ STATUSES = tuple(JobStatus)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
+    """A job that failed, and why."""
+
     kind: str
     run_id: str
     label: str
@@ -60,6 +62,7 @@ class SweepStatus:
     peak_memory_bytes: int | None  # the largest of the runs done last; of the GPU where there is one
 
     def to_json(self) -> dict[str, Any]:
+        """The status as plain values."""
         return asdict(self)
 
 

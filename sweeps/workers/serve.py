@@ -130,6 +130,7 @@ class _OutOfStep(Exception):
 
 
 def prepare_worker(connection: Connection | None, threads: int | None, stop: threading.Event) -> None:
+    """Readies this process: CPU threads, quiet libraries, and the watch over its parent."""
     quiet_libraries()
     if threads is not None:
         torch.set_num_threads(threads)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 class GlueBenchmark(OwnRowsBenchmark):
+    """Scores classifiers on rows with labels."""
+
     name = command = "glue"
     title = "GLUE"
     about = "Classifiers on rows with labels: accuracy, F1, Matthews, or correlations, with intervals."

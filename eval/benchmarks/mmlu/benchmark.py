@@ -31,6 +31,8 @@ SETS = {"questions": Role.questions, "shots_file": Role.shots}  # settings that 
 
 
 class MmluBenchmark(Benchmark):
+    """Scores causal models on multiple-choice questions."""
+
     name = command = "mmlu"
     title = "MMLU"
     about = "Five-shot multiple choice: accuracy with intervals, every prediction kept."

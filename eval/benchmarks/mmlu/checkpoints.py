@@ -45,6 +45,8 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepScore:
+    """The accuracies of a run's adapter at one step."""
+
     step: int
     accuracy_macro: float
     accuracy_macro_ci95: Interval

@@ -35,6 +35,8 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
+    """A question with four choices and the index of the right one."""
+
     subject: str  # with underscores: high_school_physics
     question: str
     choices: tuple[str, str, str, str]

@@ -98,11 +98,14 @@ class Prediction:
 
     @property
     def is_correct(self) -> bool:
+        """Whether the choice is the right answer."""
         return self.choice == self.answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubjectScore:
+    """How many questions of a subject were answered right."""
+
     n: int
     num_correct: int
     accuracy: float

@@ -7,6 +7,8 @@ from eval.benchmarks.settings import require_at_least, row_tokens, setting
 
 
 class Protocol(Enum):
+    """Whose prompt is written, byte for byte (`eval.benchmarks.mmlu.prompts`)."""
+
     lm_eval = "lm_eval"
     qlora_callback = "qlora_callback"
     hendrycks = "hendrycks"
@@ -14,6 +16,8 @@ class Protocol(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MmluSettings:
+    """The questions, the examples before each, and the protocol that writes the prompt."""
+
     questions: str = setting("embedded", "embedded, hub:SPLIT, a .jsonl or .csv file, or a folder of CSVs.")
     shots_file: str = setting(
         "embedded", "Examples shown before each question, from the same kinds.", option="--shots", option_default=""

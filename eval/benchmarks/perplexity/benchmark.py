@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class PerplexityBenchmark(Benchmark):
+    """Measures causal models' perplexity on a text."""
+
     name = command = "perplexity"
     title = "Perplexity"
     about = "Perplexity of a text by token, byte and word, in sliding windows, with intervals over documents."

@@ -39,6 +39,8 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentScore:
+    """The negative log-likelihood of one document, and its size."""
+
     nll: float  # of all its tokens, nats
     num_tokens: int
     num_bytes: int  # UTF-8

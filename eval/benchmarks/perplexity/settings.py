@@ -8,6 +8,8 @@ from eval.benchmarks.settings import require_at_least, row_tokens, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerplexitySettings:
+    """The text, the windows it is cut into, and which rows of it count."""
+
     text: str = setting(
         "pile_cc", "pile_cc, wikitext2, hub:ID[:SUBSET]:SPLIT, .jsonl, .txt, or a folder.", is_required=True
     )

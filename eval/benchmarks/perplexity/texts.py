@@ -43,6 +43,8 @@ TEXT_SETS: dict[str, TextSet] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSource:
+    """A text's place, and which rows and field of it are the documents."""
+
     where: str  # a name of TEXT_SETS, "hub:...", a file or a folder of .txt
     field: str = "text"  # of a row
     only: str = ""  # "key=value": only rows with that

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class SuperNiBenchmark(OwnRowsBenchmark):
+    """Scores encoder-decoders on instructions."""
+
     name = command = "super_ni"
     title = "Super-NaturalInstructions"
     about = "T5 on Super-NaturalInstructions: RougeL and exact match of greedy answers, by task, with intervals."

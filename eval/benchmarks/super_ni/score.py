@@ -72,6 +72,8 @@ def exact_match(answer: str, references: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPrediction:
+    """The answer to one instance, and its scores from 0 to 1."""
+
     task: str
     instance_id: str
     answer: str
@@ -82,6 +84,8 @@ class TextPrediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScore:
+    """The mean scores of a task's instances."""
+
     n: int
     rouge_l: Estimate
     exact_match: float

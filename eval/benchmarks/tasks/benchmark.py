@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class TasksBenchmark(Benchmark):
+    """Scores causal models on lm-eval's likelihood tasks."""
+
     name = command = "tasks"
     title = "Tasks"
     about = "lm-eval's likelihood tasks (HellaSwag, PiQA, ARC, Winogrande, LAMBADA, CrowS-Pairs) on the loaded model."

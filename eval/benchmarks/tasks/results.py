@@ -49,6 +49,8 @@ class TaskPrediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScore:
+    """One task's metrics, and what it was scored on."""
+
     version: str
     num_fewshot: int
     metrics: dict[str, Estimate]  # as lm-eval aggregates them; an interval where one is a mean over questions

@@ -9,6 +9,8 @@ ZERO_SHOT = ("hellaswag", "piqa", "arc_easy", "arc_challenge", "winogrande")  # 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TasksSettings:
+    """The tasks, the examples before a question, and how many questions."""
+
     names: list[str] = setting(
         list(ZERO_SHOT),
         "lm-eval's names, with commas: hellaswag,piqa,crows_pairs_english.",

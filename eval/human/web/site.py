@@ -71,6 +71,7 @@ class Site:
         return response
 
     def is_admin(self, token: str) -> bool:
+        """Whether this is the admin's token."""
         return same_token(token, self.access.admin_sha256)
 
 
