@@ -25,7 +25,7 @@ ALIASES = frozenset({"harness.run"})  # a path that users type, whose body lies 
 CODE = (*PACKAGES, "benchmarks", "tests")
 _PATH = re.compile(rf"(?<![\w/.<>~-])(?:{'|'.join((*CODE, 'conf', 'docs'))})/[\w/.-]*\w(?![\w/]*[*<{{])")
 _SUFFIXES = (".py", ".md")  # of the paths that count in sources, which name places of other trees too
-_NAME = re.compile(rf"(?<=`)(?:{'|'.join(CODE)})(?:\.\w+)+(?=`)")
+_NAME = re.compile(rf"(?<=`)(?:{'|'.join(CODE)})(?:\.(?!py`)\w+)+(?=`)")
 _IDENTIFIER = re.compile(r"(?<=`)[A-Za-z]\w*_\w+(?=`)|(?<=`)(?:[A-Z][a-z0-9]+){2,}(?=`)")
 _LINK = re.compile(r"\]\(([^)#:]+)\)")
 _WORD = re.compile(r"\w+")
