@@ -309,7 +309,7 @@ def load_adapter_of(base: LoadedBase, member: str, folder: Path, model: ModelCon
 
 
 def adapter_names(folders: Sequence[Path]) -> list[str]:
-    """As folders are called, runs' adapters as their runs; further ones of a name are numbered."""
+    """Names of adapters: those of runs are called as their run, others as their folder; equal names are numbered."""
     names: list[str] = []
     for number, folder in enumerate(folders):
         name = folder.name if folder.name != "adapter" else folder.parent.name

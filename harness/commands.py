@@ -47,7 +47,7 @@ def new_app(help_text: str) -> typer.Typer:
 
 
 def print_version(wanted: bool) -> None:
-    """Of an option `--version`: prints it and ends."""
+    """Prints the version and ends, if the option `--version` was given."""
     if wanted:
         print(version())
         raise typer.Exit

@@ -52,7 +52,7 @@ def _compose_and_run(arguments: Sequence[str]) -> None:
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _single(config: DictConfig) -> None:
-    """Without `-m`: Hydra has composed the one point."""
+    """Launches the one point that Hydra composed, without `-m`."""
     with friendly_errors():  # within the job, because Hydra prints a line of its own about an error that leaves it
         run_points(command_line(), lambda: [_only_point(to_config(config, eval_config()))])
 

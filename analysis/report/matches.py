@@ -31,7 +31,7 @@ class Tally:
 
     @property
     def win_rate(self) -> float | None:
-        """From 0 to 1; None without a match."""
+        """The win rate from 0 to 1, a tie counting half; None without a match."""
         return (self.wins + self.ties / 2) / self.matches if self.matches else None
 
 

@@ -75,7 +75,7 @@ def report_context(
     tournament: Tournament | None,
     options: ReportOptions,
 ) -> dict[str, Any]:
-    """All that the templates print."""
+    """The values that the templates print."""
     order = [row.system for row in rows]
     ratings = (tournament.ratings if tournament else None) or {}
     place = {name: index for index, name in enumerate(order)}

@@ -34,7 +34,7 @@ class RankedView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderboardView:
-    """All rows on shared axes: both ratings on one, since both are points around 1000."""
+    """The leaderboard's rows on shared axes. Both ratings share one, since both are points around 1000."""
 
     rows: tuple[RankedView, ...]
     points: Scale | None

@@ -185,7 +185,7 @@ def stop_and_resume(settings: Settings) -> Findings:
 def _train(
     settings: Settings, bank: AdapterBank, optimizer: Optimizer, name: str, stop_at: int | None
 ) -> tuple[list[StepMetrics], bool]:
-    """Six steps of two fresh members, or what is left of them. -> the first member's steps; was it stopped?"""
+    """Takes six steps of two fresh members, or the rest of them. -> the first member's steps; whether it was stopped"""
     options = settings.options(steps=6, **({} if settings.tiny else {"batch_size": 2}))
     train = replace(train_config(options, settings.torch_device), optimizer=optimizer, checkpoint_steps=2)
     asked: list[int] = []

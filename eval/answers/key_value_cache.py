@@ -183,7 +183,7 @@ class Decode:
         return out.reshape(start, heads, size)[slots.slot_of_row].transpose(0, 1)[None]
 
     def _all_masks(self, query: Tensor, window: int | None) -> "list[list[tuple[slice, Tensor]]]":
-        """Of each shelf; by window, which layers may differ in."""
+        """The masks of each shelf, kept by the window, in which layers may differ."""
         masks, start = [], 0
         for shelf in self.slots.shelves:
             ends = self.slots.ends[start : start + len(shelf.lengths)]

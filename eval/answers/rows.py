@@ -45,7 +45,7 @@ def identifier_text(value: str) -> str:
 
 
 def read_rows(path: Path, may_end_torn: bool = False) -> list[Row]:
-    """All rows of a file.
+    """Reads all rows of a file.
 
     Args:
         path: .csv or .tsv, or JSON of any other name; with .gz after it, compressed.

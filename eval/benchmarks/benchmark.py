@@ -43,7 +43,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a benchmark finds data and keeps finished parts, and whom it tells its progress."""
+    """The paths of a benchmark's data, the folder of its finished parts, and the callback for its progress."""
 
     paths: PathsConfig
     partial: Path | None  # folder of finished parts, so that a killed call goes on; None keeps nothing

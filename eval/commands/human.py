@@ -217,7 +217,7 @@ def _needs_extra() -> Iterator[None]:
 
 
 def _say(line: str) -> None:
-    """On standard error; links must not be broken into lines."""
+    """Prints on standard error, without breaking links into lines."""
     say(line, STDERR)
 
 
@@ -299,5 +299,5 @@ def _new_raters(store: "VoteStore", names: Sequence[str]) -> dict[str, str]:
 
 
 def _base_url(store: "VoteStore") -> str:
-    """Where the vote was served last."""
+    """The address where the vote was served last."""
     return str(store.fact("url") or "http://127.0.0.1:8000")

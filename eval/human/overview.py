@@ -177,7 +177,7 @@ def _rater_view(name: str, can_enter: bool, mine: Sequence[Vote], counts: _Count
 
 
 def _same_votes(real: Sequence[Vote]) -> dict[str, tuple[int, int]]:
-    """By rater: (other raters' votes on the same items that say the same, all of them)."""
+    """-> {rater: (equal votes of other raters on the same items, all votes of other raters on them)}"""
     votes_by_item: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for vote in real:
         votes_by_item[vote.item_id].append((vote.rater, _winner(vote)))

@@ -194,7 +194,7 @@ def _quoted(path: Path) -> str:
 
 
 def _write_contest(path: Path, contest: Contest, rules: Rules) -> None:
-    """In one transaction: a process that is killed here leaves no table."""
+    """Writes a new contest in one transaction, so that a process that is killed here leaves no table."""
     facts = {
         "schema_version": SCHEMA_VERSION,
         "seed": contest.seed,

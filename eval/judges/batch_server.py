@@ -40,7 +40,7 @@ class BatchState:
 
     @property
     def is_final(self) -> bool:
-        """Nothing more will come."""
+        """Whether the batch has ended, so that nothing more will come."""
         return self.status in FINAL
 
 

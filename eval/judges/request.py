@@ -195,7 +195,7 @@ def most_usd(options: ApiOptions, prompt: JudgePrompt, spent_usd: float) -> floa
 
 
 def judge_settings(options: ApiOptions, prompts: PromptSet) -> dict[str, Any]:
-    """All that can change a verdict. How it is asked, singly or in a batch, can't."""
+    """The settings that can change a verdict. Whether it is asked singly or in a batch can't."""
     return {
         "kind": "api",
         "base_url": options.base_url,

@@ -85,7 +85,7 @@ class Judge(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """All that can change a verdict, as JSON: recorded, and part of the key of every judgment."""
+        """The settings that can change a verdict, as JSON. They are recorded, and part of every judgment's key."""
         ...
 
     @property

@@ -238,7 +238,7 @@ def _resampled(sums: NDArray[np.float64], num_resamples: int, rng: np.random.Gen
 
 
 def _statistic(values: NDArray[np.float64]) -> Statistic:
-    """From the whole's value in row 0 and the resamples'; resamples in which it is undefined are left out.
+    """Makes a statistic of the whole's value, in row 0, and those of the resamples where it is defined.
 
     Resamples that all agree say nothing of the error: then there is no interval.
     """

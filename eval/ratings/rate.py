@@ -107,7 +107,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatingsResult:
-    """Everything `rate` found. Systems are in order of their Bradley-Terry rating, group by group."""
+    """The whole result of a rating. Systems are in order of their Bradley-Terry rating, group by group."""
 
     elo: dict[str, EloRating]
     bradley_terry: dict[str, StrengthRating]
@@ -356,7 +356,7 @@ def _win_matrix(play: _Tournament, counts: NDArray[np.float64], order: Sequence[
 
 
 def _control_note(play: _Tournament, order: Sequence[int]) -> list[str]:
-    """Where the constant-answer control stands: above a system that answers, the judge is not to be believed."""
+    """Says where the constant-answer control ranks. Above a system that answers, the judge can't be trusted."""
     if NULL_SYSTEM not in play.systems:
         return []
     null = play.systems.index(NULL_SYSTEM)

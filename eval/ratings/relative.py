@@ -72,7 +72,7 @@ def is_score_file(header: Sequence[str]) -> bool:
 
 
 def load_scores(paths: Sequence[Path]) -> Scores:
-    """All rows of ten-point files.
+    """Reads all rows of ten-point files.
 
     Raises:
         VerdictError: Wrong columns, an unknown order, a score that is no number from 0 to 10 or -1, or two rows for

@@ -124,7 +124,7 @@ def _fit_all(
 
 
 def _estimate(draws: Array, num_prompts: int) -> Estimate:
-    """From the point value, which comes first, and the resamples'."""
+    """Makes an estimate of the point value, which comes first, and the values of the resamples."""
     if len(draws) == 1:
         return Estimate(value=float(draws[0]), n=num_prompts)
     low, high = np.percentile(draws[1:], [2.5, 97.5])

@@ -32,7 +32,7 @@ class ForeignVerdict:
 
 
 def read_foreign(path: Path) -> list[ForeignVerdict]:
-    """All verdicts of a file.
+    """Reads all verdicts of a file.
 
     Raises:
         ValueError: a row is no verdict of a known kind; names file and line.

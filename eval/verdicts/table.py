@@ -126,7 +126,7 @@ def read_columns(path: Path, names: Sequence[str], may_be_empty: bool = False) -
 
 
 def load_verdicts(paths: Sequence[Path], may_be_empty: bool = False) -> Verdicts:
-    """All rows of verdict files.
+    """Reads all rows of verdict files.
 
     Args:
         paths: the files.

@@ -205,7 +205,7 @@ def _frames_bytes(run: Pass, gradient_checkpointing: bool) -> int:
 
 
 def _factor_gradients(run: Pass, linear: Linear, num_members: int) -> int:
-    """Of a layer's weights, before they are added to what earlier passes left: all members' A and B, or the matrix."""
+    """Bytes of a layer's new gradients before they are added to earlier passes': of A and B, or of the matrix."""
     if run.adapter.method is AdapterMethod.full:
         return run.compute_bytes * linear.in_features * linear.out_features
     if not linear.is_target(run.adapter):

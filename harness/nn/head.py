@@ -1,4 +1,4 @@
-"""From the last hidden states to logits and losses, by the model's own rule.
+"""Turns the last hidden states into logits and losses, by the model's own rule.
 
 Most models multiply by the output layer's weight and that is all. Others add a bias (Phi), scale (Granite, Cohere), cap
 (Gemma 2) or do more. No list of rules is kept here: the model's own `forward` is run with its decoder standing aside,
@@ -79,7 +79,7 @@ class Head:
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Of hidden states: a trained layer's weight may be float32 while it computes in 16 bits."""
+        """The dtype of hidden states; a trained layer's weight may be float32 while it computes in 16 bits."""
         dtype: torch.dtype = getattr(self._layer, "compute_dtype", self.weight.dtype)
         return dtype
 

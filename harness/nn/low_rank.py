@@ -106,7 +106,7 @@ class Grouped:
 
     @classmethod
     def of(cls, lengths: Sequence[int], scales: Sequence[float], device: torch.device) -> "Grouped":
-        """Of members with so many tokens and such scales."""
+        """Makes the products of members with these numbers of tokens and these scales."""
         ends = send(np.cumsum(lengths, dtype=np.int32), device)
         if len(set(scales)) == 1:
             return cls(scales[0], ends)
@@ -146,7 +146,7 @@ class Blocks:
 
     @classmethod
     def of(cls, lengths: Sequence[int], scales: Sequence[float], device: torch.device) -> "Blocks":
-        """Of members with so many tokens and such scales."""
+        """Makes the products of members with these numbers of tokens and these scales."""
         own_KK = np.diag(np.array(scales, dtype=np.float32))
         return cls(send(np.repeat(own_KK, lengths, axis=0)[..., None], device))
 

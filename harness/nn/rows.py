@@ -60,7 +60,7 @@ def packed_hidden(
 def padded_hidden(
     model: Any, input_ids_1N: Tensor, lengths: Sequence[int], plan: AttentionPlan | None = None
 ) -> Tensor:
-    """As `packed_hidden`, by a batch that is padded on the right, a sequence a row.
+    """As `packed_hidden`, computed as a batch with a row for each sequence, padded on the right.
 
     Raises:
         ValueError: a plan; shared prefixes and decoding from a cache need packed attention.

@@ -182,7 +182,7 @@ def with_recipe(train: TrainConfig, row: RecipeRow) -> TrainConfig:
 
 
 def _master_weights(train: TrainConfig, method: AdapterMethod, dtype: DType) -> MasterWeights:
-    """Where the choice makes no difference, `compute`: equal results, equal ids."""
+    """Resolves the choice; where it makes no difference, it is `compute`, because equal results need equal ids."""
     if dtype is DType.float32 or method is not AdapterMethod.full:
         return MasterWeights.compute
     return MasterWeights.float32 if train.master_weights is MasterWeights.auto else train.master_weights

@@ -56,7 +56,7 @@ class Search:
 
 
 def objectives() -> dict[str, Objective]:
-    """By name: training's loss (the mean over its last tenth), and the headline of each benchmark that has one."""
+    """The objectives by name: the mean loss of training's last tenth, and the headline of every benchmark."""
     found = {"final_loss": Objective(kind=TRAIN, key="final_loss", direction="minimize")}
     for name, benchmark in BENCHMARKS.items():
         if benchmark.higher_is_better is not None:

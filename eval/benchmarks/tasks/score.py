@@ -115,7 +115,7 @@ def load_tasks(settings: TasksSettings) -> dict[str, Any]:
 
 
 def _set_fewshot(task: Any, wanted: int | None) -> None:
-    """As lm-eval's own command does: a task that fixes 0 examples keeps them; the seed is its default."""
+    """Sets the number of examples as lm-eval's command does: a task that fixes 0 keeps it; the seed is the default."""
     fixed = task.get_config("num_fewshot")
     if fixed is None or (wanted is not None and fixed != 0):
         task.set_config(key="num_fewshot", value=wanted or 0)
