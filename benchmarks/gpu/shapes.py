@@ -192,7 +192,7 @@ def measure(options: Options, device: torch.device, bank: AdapterBank | None = N
     adapter = AdapterConfig(
         name="lora", lora_r=options.lora_r, lora_alpha=16, lora_dropout=DROPOUTS.get(options.size, 0.1)
     )
-    train = train_config(options, device)
+    train = train_config(options)
     bank = bank or AdapterBank(build_base(shape, quant, device))
     weights_bytes = torch.cuda.memory_allocated(device) if on_cuda else None
     steps, peak_bytes, kind = train_steps(bank, adapter, train, options)
@@ -243,7 +243,7 @@ def quant_config(name: str, device: torch.device) -> QuantConfig:
     return quant
 
 
-def train_config(options: Options, device: torch.device) -> TrainConfig:
+def train_config(options: Options) -> TrainConfig:
     """The recipe of the Guanaco models, in as many steps as asked for."""
     return TrainConfig(
         max_steps=options.steps,

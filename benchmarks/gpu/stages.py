@@ -187,7 +187,7 @@ def _train(
 ) -> tuple[list[StepMetrics], bool]:
     """Takes six steps of two fresh members, or the rest of them. -> the first member's steps; whether it was stopped"""
     options = settings.options(steps=6, **({} if settings.tiny else {"batch_size": 2}))
-    train = replace(train_config(options, settings.torch_device), optimizer=optimizer, checkpoint_steps=2)
+    train = replace(train_config(options), optimizer=optimizer, checkpoint_steps=2)
     asked: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     steps: list[StepMetrics] = []
@@ -395,7 +395,7 @@ def classifier(settings: Settings) -> Findings:
         checkpoint_folder=settings.scratch / "classifier",
         on_step=steps.append,
     )
-    start = _started_tensors(bank, member, settings)
+    start = _started_tensors(bank, member)
     train_group(bank, [member])
     if member.error is not None:
         raise RuntimeError(member.error)
@@ -414,7 +414,7 @@ def classifier(settings: Settings) -> Findings:
     return findings
 
 
-def _started_tensors(bank: ClassifierBank, member: Member, settings: Settings) -> dict[str, torch.Tensor]:
+def _started_tensors(bank: ClassifierBank, member: Member) -> dict[str, torch.Tensor]:
     """The head as `train_group` will start it: a function of the member's seed."""
     bank.add_member(member.run_id, member.adapter, member.train.seed)
     found = {name: p.detach().cpu().clone() for name, p in bank.member_parameters(member.run_id).items()}
@@ -524,7 +524,7 @@ def _short_of(settings: Settings, options: Options) -> str | None:
     if not settings.on_cuda:
         return None
     device = settings.torch_device
-    train = train_config(options, device)
+    train = train_config(options)
     adapter = AdapterConfig(name="lora", lora_r=options.lora_r, lora_alpha=16, lora_dropout=0.1)
     sequence = options.source_tokens + options.target_tokens
     needed = predict(
