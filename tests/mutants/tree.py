@@ -178,6 +178,8 @@ class Tree:
             path.write_bytes(kept)
         if status == 0:
             return SURVIVED, None
+        if status in (4, 5, 99):  # pytest's usage error and "no tests", and our own
+            raise SystemExit(f"{mutation.key}: no tests could be run ({', '.join(tests)}): {self.folder / 'last.log'}")
         return KILLED, failed.read_text() if failed.is_file() else "time-out" if status is None else "import"
 
     def _forked(self, work: Callable[[], int], timeout: float) -> int | None:
