@@ -13,6 +13,7 @@ Why not mutmut or cosmic-ray: docs/decisions/0015.
 import argparse
 import json
 import random
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,11 +29,11 @@ EQUIVALENT = Path(__file__).with_name("equivalent.json")
 def main() -> int:
     """-> exit status: 1 where a named mutation survived."""
     chosen = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     tree = Tree(ROOT, ROOT / ".mutants", chosen.tests)
     rates = [_try(tree, name, chosen) for name in chosen.modules]
     if chosen.named:
-        pairs = [(named.mutation(ROOT), named.tests) for named in NAMED]
-        rates.append(_rate("named", _outcomes(tree, pairs)))
+        rates.append(_rate("named", _outcomes(tree, [(named.mutation(ROOT), named.tests) for named in NAMED])))
     if chosen.json:
         chosen.json.write_text(json.dumps({"sample": chosen.sample, "seed": chosen.seed, "modules": rates}, indent=2))
     return int(chosen.named and bool(rates[-1]["survived"]))
@@ -54,13 +55,11 @@ def _arguments() -> argparse.Namespace:
 def _try(tree: Tree, module: str, chosen: argparse.Namespace) -> dict[str, object]:
     files = sorted((ROOT / module).rglob("*.py")) if (ROOT / module).is_dir() else [ROOT / module]
     every = [m for file in files for m in mutations(ROOT, str(file.relative_to(ROOT)))]
+    if 0 < chosen.sample < len(every):
+        every = sorted(random.Random(chosen.seed).sample(every, chosen.sample), key=lambda m: (m.file, m.line))
     equivalent = json.loads(EQUIVALENT.read_text())
-    left = [m for m in every if m.key not in equivalent]
-    if 0 < chosen.sample < len(left):
-        left = sorted(random.Random(chosen.seed).sample(left, chosen.sample), key=lambda m: (m.file, m.line))
-    return _rate(module, _outcomes(tree, [(m, None) for m in left])) | {
-        "equivalent": len(every) - len([m for m in every if m.key not in equivalent])
-    }
+    left = [(mutation, None) for mutation in every if mutation.key not in equivalent]
+    return _rate(module, _outcomes(tree, left)) | {"equivalent": len(every) - len(left)}
 
 
 def _outcomes(tree: Tree, chosen: Sequence[tuple[Mutation, Sequence[str] | None]]) -> Iterator[tuple[Mutation, str]]:

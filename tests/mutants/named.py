@@ -329,7 +329,12 @@ NAMED = (
         _OF_WORKERS,
     ),
     Named("sweeps/jobs/context.py", "if claim.job_id not in self.settled]", "]", _OF_WORKERS),
-    Named("sweeps/jobs/context.py", "self.lost |= {claim.job_id for claim in unsettled} - held - self.settled", "pass", _OF_WORKERS),
+    Named(
+        "sweeps/jobs/context.py",
+        "self.lost |= {claim.job_id for claim in unsettled} - held - self.settled",
+        "pass",
+        _OF_WORKERS,
+    ),
     Named(
         "sweeps/workers/worker.py",
         "settings.launch.devices_per_run > 1",
