@@ -17,10 +17,13 @@ DEMO_ANSWER := python -m eval generate --sweep $(DEMO) --limit 12 --max-new-toke
 DEMO_JUDGE := python -m eval judge --sweep $(DEMO) --tournament $(TOURNAMENT) --max-questions 12 --max-answer-tokens 48
 DEMO_RATE := python -m eval rate $(TOURNAMENT)/verdicts.csv --out $(TOURNAMENT)/ratings.json
 
+SAMPLE := 40
+SEED := 0
+
 .DEFAULT_GOAL := help
 DATA := $(or $(HARNESS_DATA_STORE),data)
 
-.PHONY: help setup demo data table1 table6 table7 test test-slow server lint format constraints clean
+.PHONY: help setup demo data table1 table6 table7 test test-slow mutants server lint format constraints clean
 
 help:  ## What each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -64,6 +67,10 @@ test-slow: setup  ## The slow suite: real models, a real chat server, fault inje
 	-@$(MAKE) --no-print-directory server
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not alone" -n 2 --dist loadfile
 	$(BIN)/python -m pytest -q -m "slow and not gpu and alone"
+
+mutants: setup  ## Which wrong lines do the fast tests miss? MODULES="harness/nn eval" SAMPLE=40 SEED=0 NAMED= JSON=
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	$(BIN)/python -m tests.mutants $(MODULES) --sample $(SAMPLE) --seed $(SEED) $(if $(NAMED),--named) $(if $(JSON),--json $(JSON))
 
 server: setup $(SERVER_STAMP)  ## A real OpenAI-compatible server for test-slow, in its own environment (compiles: 3-5 minutes)
 

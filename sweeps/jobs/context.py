@@ -98,7 +98,7 @@ class Context(Workplace):
             held = self.ledger.heartbeat(unsettled, self.settings.launch.lease_seconds) if unsettled else set()
         except LedgerError:  # gone for longer than it waits: the work goes on; the next heartbeat or `finish` decides
             return
-        self.lost |= {claim.job_id for claim in unsettled} - held
+        self.lost |= {claim.job_id for claim in unsettled} - held - self.settled  # some end while it is under way
         self.renewed = began
 
     def is_lost(self, claim: JobRow) -> bool:

@@ -385,3 +385,11 @@ def test_a_length_that_the_user_gives_is_not_limited_by_the_recipe() -> None:
 def test_a_warm_up_that_makes_no_sense_is_refused(train: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         spec(dataset="oasst1", train=("default", train))
+
+
+@pytest.mark.parametrize("choices", [{"adapter": method.value} for method in AdapterMethod] + [{"model": "t5_small"}])
+def test_only_adapters_over_a_frozen_causal_base_share_it(choices: dict[str, Any]) -> None:
+    chosen = {"quant": "nf4" if choices.get("adapter") == "loftq" else "bf16", "dataset": "flan"} | choices
+    groups = {spec(**chosen, train=("default", {"seed": seed})).group for seed in (0, 1)}
+    shares = choices.get("adapter") in ("none", "lora", "rslora")
+    assert len(groups) == (1 if shares else 2)

@@ -1,0 +1,91 @@
+"""The mutations that `make mutants` tries: what is changed, what is left alone, and under which names."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.mutations import Mutation, mutations
+from tests.mutants.named import Named
+
+SOURCE = '''"""Doc 1."""
+LIMIT: int = 3
+
+
+class Box:
+    @property
+    def size(self) -> float:
+        """Two 2."""
+        assert self.a > 1
+        return max(self.a, 2.0) if not self.empty else -self.b
+
+
+def loop(values: list[int], start: int = 0, **options: int) -> int:
+    for value in values:
+        if value < start and value:
+            continue
+        start += f(value, key=True) @ 2
+        note(f"{value + 1} of {start}", "text" + "s")
+    if start:
+        raise ValueError("1")
+    return start
+'''
+CHANGES = {
+    (2, "3", "4"),
+    (10, "return max(self.a, 2.0) if not self.empty else -self.b", "return None"),
+    (10, "max(self.a, 2.0)", "min(self.a, 2.0)"),
+    (10, "2.0", "4.0"),
+    (10, "not self.empty", "self.empty"),
+    (10, "-self.b", "self.b"),
+    (13, "0", "1"),
+    (15, "value < start and value", "not (value < start and value)"),
+    (15, "value < start and value", "value < start or value"),
+    (15, "value < start", "value <= start"),
+    (16, "continue", "break"),
+    (17, "start += f(value, key=True) @ 2", "start -= f(value, key=True) @ 2"),
+    (17, "f(value, key=True)", "f(value)"),
+    (17, "True", "False"),
+    (17, "2", "3"),
+    (18, "note(f'{value + 1} of {start}', 'text' + 's')", "pass"),
+    (19, "start", "not start"),
+    (20, "raise ValueError('1')", "pass"),
+    (21, "return start", "return None"),
+}
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> list[Mutation]:
+    (tmp_path / "box.py").write_text(SOURCE)
+    return mutations(tmp_path, "box.py")
+
+
+def test_each_place_is_changed_and_texts_annotations_and_assertions_are_not(found: list[Mutation]) -> None:
+    assert {(m.line, m.old, m.new) for m in found} == CHANGES
+    assert len(found) == len(CHANGES)
+
+
+def test_one_line_differs_and_the_rest_is_as_it_was(found: list[Mutation]) -> None:
+    for mutation in found:
+        ast.parse(mutation.text)
+        lines = mutation.text.splitlines()
+        assert [i for i, (a, b) in enumerate(zip(SOURCE.splitlines(), lines, strict=True), 1) if a != b] == [
+            mutation.line
+        ]
+        assert mutation.line in mutation.statement
+
+
+def test_keys_outlive_changes_elsewhere_and_tell_equal_changes_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n\n\ndef f() -> int:\n    return g(0, 0)\n")
+    keys = [m.key for m in mutations(tmp_path, "a.py")]
+    assert "a.py::f: 0 -> 1" in keys
+    assert "a.py::f: 0 -> 1 (#2)" in keys
+    (tmp_path / "a.py").write_text("# a comment\nx = 1\n\n\ndef f() -> int:\n    return g(0, 0)\n")
+    assert [m.key for m in mutations(tmp_path, "a.py")] == keys
+
+
+def test_a_named_text_has_to_be_there_once(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\ny = 2\ny = 2\n")
+    assert Named("a.py", "x = 1", "x = 2", ()).mutation(tmp_path).text == "x = 2\ny = 2\ny = 2\n"
+    for text, count in (("y = 2", 2), ("z", 0)):
+        with pytest.raises(ValueError, match=f"occurs {count} times"):
+            Named("a.py", text, "", ()).mutation(tmp_path)
