@@ -3,13 +3,12 @@
 `eval.judges.calls` and `eval.judges.batch` both use it, so that they ask the same and share their judgments.
 """
 
-import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.judges.retry import Fault, RunStopped
+from eval.judges.retry import MAX_REASON, TOO_DEEP, Fault, RunStopped, Usage, load_json, read_usage
 from eval.judging.matches import Judgment, Match
 from eval.judging.options import ApiOptions, Estimate
 from eval.judging.parse import CUT, KEY_MARK, REFUSED, judgment_of
@@ -18,7 +17,6 @@ from eval.judging.prompts import JudgePrompt, Mode, PromptSet, render
 BYTES_PER_TOKEN = 4  # of English, about; for the estimate only
 MESSAGE_TOKENS = 16  # of a chat template around two messages, at most
 BATCH_PRICE = 0.5  # of the single calls' price, as OpenAI has it
-MAX_COUNT = 10**9  # tokens of one call; a server that says more has not counted
 EXPLANATION = {"type": "string"}
 SCHEMAS: dict[Mode, dict[str, Any]] = {
     Mode.pairwise: {"explanation": EXPLANATION, "verdict": {"type": "integer", "enum": [1, 2, 3]}},
@@ -116,29 +114,39 @@ def redact(text: str, key: str) -> str:
     return text.replace(key, KEY_MARK) if key else text
 
 
+def shown_reason(text: str, key: str) -> str:
+    """A server's words as they may be shown: without the key, then cut, so that no part of the key is left."""
+    return redact(text, key)[:MAX_REASON]
+
+
 def read_reply(content: bytes, content_type: str) -> Reply | Fault:
     """Reads a 200's body; servers answer 200 with many things that are no chat completion."""
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        return Fault(reason=f"the server's reply is no JSON ({content_type.partition(';')[0] or 'no content type'})")
+        return read_completion(load_json(content))
+    except ValueError as error:
+        kind = content_type.partition(";")[0] or "no content type"
+        is_deep = str(error) == TOO_DEEP
+        return Fault(reason=TOO_DEEP if is_deep else f"the server's reply is no JSON ({kind})")
+
+
+def read_completion(body: Any) -> Reply | Fault:
+    """Reads a chat completion; what is none is a fault that costs what it counts."""
+    usage = read_usage(body)
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
-        return Fault(reason="the server's reply has no choices")
+        return Fault(reason="the server's reply has no choices", usage=usage)
     text, refusal = message.get("content"), message.get("refusal")
     finish = choice.get("finish_reason") if isinstance(choice, dict) else None
     if not isinstance(text, str) and not isinstance(refusal, str) and finish not in ("content_filter", "length"):
-        return Fault(reason="the server's reply has no content")
-    usage = body.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
+        return Fault(reason="the server's reply has no content", usage=usage)
     return Reply(
         text=text if isinstance(text, str) else None,
         refusal=refusal if isinstance(refusal, str) and refusal else None,
         finish_reason=finish if isinstance(finish, str) else None,
-        num_prompt_tokens=_count(usage.get("prompt_tokens")),
-        num_completion_tokens=_count(usage.get("completion_tokens")),
+        num_prompt_tokens=usage.num_prompt_tokens,
+        num_completion_tokens=usage.num_completion_tokens,
         model=body.get("model") if isinstance(body.get("model"), str) else None,
     )
 
@@ -167,11 +175,16 @@ def price_usd(options: ApiOptions, num_prompt_tokens: int, num_completion_tokens
     return share * (num_prompt_tokens * prompt + num_completion_tokens * completion) / 1e6
 
 
-def reply_cost(options: ApiOptions, reply: Reply) -> float | None:
-    """The cost of a reply in US dollars; None if the server didn't count the tokens, or no price was given."""
-    if reply.num_prompt_tokens is None or reply.num_completion_tokens is None:
+def reply_cost(options: ApiOptions, counted: Reply | Usage) -> float | None:
+    """None where the server didn't count the tokens, or no price was given."""
+    if counted.num_prompt_tokens is None or counted.num_completion_tokens is None:
         return None
-    return price_usd(options, reply.num_prompt_tokens, reply.num_completion_tokens)
+    return price_usd(options, counted.num_prompt_tokens, counted.num_completion_tokens)
+
+
+def fault_cost(options: ApiOptions, fault: Fault) -> float | None:
+    """What a call that failed has cost; None where it isn't known, so that its reservation stands."""
+    return 0.0 if fault.was_free else reply_cost(options, fault.usage)
 
 
 def most_tokens(prompt: JudgePrompt) -> int:
@@ -214,16 +227,13 @@ def read_key(options: ApiOptions) -> str:
     """The server's key, from the environment.
 
     Raises:
-        ValueError: it isn't there.
+        ValueError: it isn't there, or is no key.
     """
-    key = os.environ.get(options.key_variable, "")
+    key = os.environ.get(options.key_variable, "").strip()
     if not key:
         raise ValueError(
             f"{options.key_variable} is not set: put the server's key into it (any text if it asks for none)"
         )
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{options.key_variable}: the key holds characters that no key has; copy it again")
     return key
-
-
-def _count(value: Any) -> int | None:
-    """A number of tokens; None for a value that can't be one."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None

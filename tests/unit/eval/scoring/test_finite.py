@@ -1,6 +1,6 @@
 """Logits that are no numbers decide nothing: every way of scoring refuses them, by model and adapter."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ WAYS: dict[str, Callable[[LoadedBase], Any]] = {
 
 
 @pytest.fixture(params=[float("nan"), float("inf")], ids=str)
-def poisoned(request: pytest.FixtureRequest, base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadedBase]:
+def poisoned(request: pytest.FixtureRequest, base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> LoadedBase:
     real = base.bank.logits
 
     def logits(hidden: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ def poisoned(request: pytest.FixtureRequest, base: LoadedBase, monkeypatch: pyte
         return found
 
     monkeypatch.setattr(base.bank, "logits", logits)
-    yield base
+    return base
 
 
 @pytest.mark.parametrize("way", WAYS)
