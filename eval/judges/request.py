@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.judges.retry import MAX_REASON, TOO_DEEP, Fault, RunStopped, Usage, load_json, read_usage
-from eval.judging.matches import Judgment, Match
+from eval.judging.matches import BUDGET_STOP, Judgment, Match
 from eval.judging.options import ApiOptions, Estimate
 from eval.judging.parse import CUT, KEY_MARK, REFUSED, judgment_of
 from eval.judging.prompts import JudgePrompt, Mode, PromptSet, render
 
-BYTES_PER_TOKEN = 4  # of English, about; for the estimate only
+BYTES_PER_TOKEN = 4  # of English, about; for the estimate only, until a server has counted
+ASSUMED_REPLY_TOKENS = 250  # of an explained verdict, until replies are measured
+MEASURED = 500  # judgments at most, spread evenly, that replies are measured on
 MESSAGE_TOKENS = 16  # of a chat template around two messages, at most
 BATCH_PRICE = 0.5  # of the single calls' price, as OpenAI has it
 EXPLANATION = {"type": "string"}
@@ -151,19 +153,62 @@ def read_completion(body: Any) -> Reply | Fault:
     )
 
 
-def estimate_calls(options: ApiOptions, prompts: PromptSet, matches: Sequence[Match]) -> Estimate:
-    """What judging `matches` will take, without a call."""
-    sizes = [len((p.system + p.user).encode()) for p in (render(prompts, match) for match in matches)]
-    num_prompt_tokens = sum(-(-size // BYTES_PER_TOKEN) + MESSAGE_TOKENS for size in sizes)
-    num_completion_tokens = options.max_tokens * len(sizes)
+def estimate_calls(
+    options: ApiOptions, prompts: PromptSet, matches: Sequence[Match], judged: Sequence[tuple[Match, Judgment]] = ()
+) -> Estimate:
+    """What judging `matches` will take, without a call.
+
+    Args:
+        options: the judge's limits and prices.
+        prompts: what it is asked.
+        matches: those ahead.
+        judged: matches that it has judged, to measure its replies on.
+    """
+    sizes = [_num_bytes(render(prompts, match)) for match in matches]
+    sample = judged[:: -(-len(judged) // MEASURED) or 1]
+    bytes_per_token, reply_tokens = _measured(options, prompts, sample)
+    num_prompt_tokens = round(sum(sizes) / bytes_per_token) if sample else _assumed_prompt_tokens(sizes)
+    num_completion_tokens = round(reply_tokens * len(sizes))
+    most = options.max_tokens * len(sizes)
     return Estimate(
         num_calls=len(sizes),
         num_prompt_tokens=num_prompt_tokens,
         num_completion_tokens=num_completion_tokens,
+        max_completion_tokens=most,
+        num_measured=len(sample),
         cost_usd=price_usd(options, num_prompt_tokens, num_completion_tokens),
-        max_cost_usd=price_usd(options, sum(sizes) + MESSAGE_TOKENS * len(sizes), num_completion_tokens),
+        max_cost_usd=price_usd(options, sum(sizes) + MESSAGE_TOKENS * len(sizes), most),
+        price_source=options.price_source,
         batch=options.batch,
     )
+
+
+def _measured(options: ApiOptions, prompts: PromptSet, sample: Sequence[tuple[Match, Judgment]]) -> tuple[float, float]:
+    """(bytes of a prompt's token, tokens of a reply), as the server counted them where it counts."""
+    counted = [
+        (_num_bytes(render(prompts, match)), judgment.num_prompt_tokens)
+        for match, judgment in sample
+        if judgment.num_prompt_tokens
+    ]
+    replies = [
+        len((judgment.raw_text or "").encode()) / BYTES_PER_TOKEN
+        if judgment.num_completion_tokens is None
+        else judgment.num_completion_tokens
+        for _, judgment in sample
+    ]
+    num_tokens = sum(tokens for _, tokens in counted)
+    return (
+        sum(size for size, _ in counted) / num_tokens if num_tokens else BYTES_PER_TOKEN,
+        sum(replies) / len(replies) if replies else min(ASSUMED_REPLY_TOKENS, options.max_tokens),
+    )
+
+
+def _assumed_prompt_tokens(sizes: Sequence[int]) -> int:
+    return sum(-(-size // BYTES_PER_TOKEN) + MESSAGE_TOKENS for size in sizes)
+
+
+def _num_bytes(prompt: JudgePrompt) -> int:
+    return len((prompt.system + prompt.user).encode())
 
 
 def price_usd(options: ApiOptions, num_prompt_tokens: int, num_completion_tokens: int) -> float | None:
@@ -188,8 +233,8 @@ def fault_cost(options: ApiOptions, fault: Fault) -> float | None:
 
 
 def most_tokens(prompt: JudgePrompt) -> int:
-    """The most tokens that a prompt can have: no tokenizer makes more than there are bytes."""
-    return len((prompt.system + prompt.user).encode()) + MESSAGE_TOKENS
+    """No tokenizer makes more tokens than there are bytes."""
+    return _num_bytes(prompt) + MESSAGE_TOKENS
 
 
 def most_usd(options: ApiOptions, prompt: JudgePrompt, spent_usd: float) -> float:
@@ -201,8 +246,8 @@ def most_usd(options: ApiOptions, prompt: JudgePrompt, spent_usd: float) -> floa
     most = price_usd(options, most_tokens(prompt), options.max_tokens) or 0.0
     if options.budget_usd is not None and spent_usd + most > options.budget_usd:
         raise RunStopped(
-            f"budget: {spent_usd:.4f} of {options.budget_usd:g} USD are spent or under way, and the next call may "
-            f"cost {most:.4f}"
+            f"{BUDGET_STOP}: {spent_usd:.4f} of {options.budget_usd:g} USD are spent or under way, and the next call "
+            f"may cost {most:.4f}"
         )
     return most
 

@@ -21,6 +21,7 @@ from eval.answers.files import Answers
 from eval.answers.questions import Question
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
+BUDGET_STOP = "budget"  # what `Judge.stopped` begins with where the money, and nothing else, ended a run
 VERDICTS = (FIRST, SECOND, TIE, UNPARSED)
 NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, and I am happy to say more about it."
 

@@ -117,6 +117,13 @@ class JudgmentStore:
         )
         return {row[0] for row in found}
 
+    def by_prompt(self, judge: Judge) -> dict[str, Judgment]:
+        """All that this judge, under these settings, has judged: prompt hash -> judgment."""
+        found = self._db.execute(
+            f"SELECT {', '.join(JUDGMENT_FIELDS)} FROM judgments WHERE settings_sha256 = ?", (settings_sha256(judge),)
+        )
+        return {judgment.prompt_sha256: judgment for judgment in map(_judgment, found)}
+
     def reparse(self, judge: Judge, mode: Mode) -> int:
         """Reads this judge's stored replies anew, all or none. -> how many judgments changed."""
         key, changed = settings_sha256(judge), 0
@@ -197,6 +204,11 @@ class JudgmentStore:
     def spent_usd(self) -> float:
         """US dollars that all calls of this tournament have cost, or may have cost."""
         row = self._db.execute("SELECT COALESCE(SUM(COALESCE(cost_usd, reserved_usd)), 0) FROM calls").fetchone()
+        return float(row[0])
+
+    def unknown_usd(self) -> float:
+        """The part of `spent_usd` that no bill is known for: calls under way, or failed on the way, at their most."""
+        row = self._db.execute("SELECT COALESCE(SUM(reserved_usd), 0) FROM calls WHERE cost_usd IS NULL").fetchone()
         return float(row[0])
 
     def export_verdicts(self) -> Path:

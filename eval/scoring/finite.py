@@ -19,8 +19,8 @@ def require_finite(base: LoadedBase, members: Sequence[str | None], scores: NDAr
     Raises:
         ValueError: a score is NaN or infinite; names model and adapter.
     """
-    is_finite_B = np.isfinite(scores).reshape(len(members), -1).all(axis=1)
-    broken = list(dict.fromkeys(member for member, good in zip(members, is_finite_B, strict=True) if not good))
+    goods = np.isfinite(scores.reshape(len(members), -1)).all(axis=1).tolist()
+    broken = list(dict.fromkeys(member for member, good in zip(members, goods, strict=True) if not good))
     if not broken:
         return
     names = " and ".join("no adapter" if name is None else f"adapter {name}" for name in broken)
