@@ -43,6 +43,13 @@ def summary_text(summary: JudgeSummary) -> str:
         + f"{summary.num_unparsed} unparsed, {summary.seconds:.1f} s",
         *position_lines(summary.position_bias),
     ]
+    if summary.flagged.num_answers:
+        found = summary.flagged
+        lines.append(
+            f"flagged: {found.num_answers} answers hold what may steer a judge (delimiters, control tokens, a verdict, "
+            f"orders); they win {found.num_wins} of {found.num_matches} matches against answers that don't, "
+            f"{found.num_ties} ties"
+        )
     if summary.spent_usd or summary.cost_usd:
         unknown = f", of which {summary.unknown_usd:.4f} are the most that calls without a known bill can have cost"
         lines.append(f"spent in this folder: {summary.spent_usd:.4f} USD{unknown if summary.unknown_usd else ''}")

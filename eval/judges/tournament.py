@@ -9,14 +9,15 @@ asked again: a run that was killed goes on where it was. Source: QLoRA (arXiv 23
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from eval.answers.files import Answers, contest_answers
 from eval.answers.questions import EMBEDDED_QUESTIONS, Question, load_open_questions, shown_question
-from eval.judges.registry import JUDGES, build_judge, estimate_matches
+from eval.judges.registry import JUDGES, build_judge, estimate_matches, prompt_set
+from eval.judging.injection import flagged_wins
 from eval.judging.matches import (
     BUDGET_STOP,
     Failure,
@@ -30,6 +31,7 @@ from eval.judging.matches import (
     unmatched_systems,
 )
 from eval.judging.options import Estimate, JudgeOptions, JudgeSummary
+from eval.judging.prompts import answer_flags
 from eval.judging.store import JudgmentStore
 from eval.verdicts.codes import NULL_SYSTEM
 
@@ -196,8 +198,14 @@ def _judge(
     done = sum(count for digest, count in num_matches_of.items() if digest not in todo)
     left = dict(todo)
 
+    match_of = dict(zip(hashes, tournament.matches, strict=True))
+    prompts = prompt_set(plan.options) if JUDGES[plan.options.judge.kind].takes_prompts else None
+
     def keep(judgment: Judgment) -> None:
         nonlocal done
+        if (match := match_of.get(judgment.prompt_sha256)) is not None:
+            flags_a, flags_b = answer_flags(prompts, match)
+            judgment = replace(judgment, flags_a=flags_a, flags_b=flags_b)
         store.add(judge, judgment)
         done += num_matches_of[judgment.prompt_sha256] if judgment.prompt_sha256 in todo else 0
         left.pop(judgment.prompt_sha256, None)
@@ -247,6 +255,7 @@ def _summary(
         failures=dict(Counter(failure.reason for failure in failures)),
         unmatched_systems=tuple(unmatched_systems(tournament.answers, tournament.matches)),
         position_bias=position_bias(judgments),
+        flagged=flagged_wins(judgments),
         cost_usd=None if None in costs.values() or not costs else sum(cost or 0.0 for cost in costs.values()),
         spent_usd=store.spent_usd(),
         unknown_usd=store.unknown_usd(),

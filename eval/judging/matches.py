@@ -60,6 +60,8 @@ class Judgment:
     num_completion_tokens: int | None = None
     cost_usd: float | None = None
     latency_seconds: float | None = None
+    flags_a: tuple[str, ...] | None = None  # what answer A holds that may steer the judge (`eval.judging.injection`)
+    flags_b: tuple[str, ...] | None = None  # None: of a time before this was looked at
 
     def __post_init__(self) -> None:
         assert self.verdict in VERDICTS, f"verdict {self.verdict}"

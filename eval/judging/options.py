@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from eval.judging.injection import FlaggedWins
 from eval.judging.matches import PositionBias
 from eval.judging.prompts import Mode
 from harness.config.schema import Device, ModelConfig, PathsConfig, QuantConfig
@@ -150,6 +151,7 @@ class JudgeSummary:
     notes: tuple[str, ...] = ()  # answers that match no question
     unmatched_systems: tuple[str, ...] = ()  # they met nobody and can't be rated
     position_bias: PositionBias
+    flagged: FlaggedWins  # answers that may try to steer the judge
     cost_usd: float | None  # of all judgments in use, whenever they were paid; None where no price is known
     spent_usd: float  # of all calls of the folder, those without a known bill at the most that they can have cost
     unknown_usd: float  # the part of it that no bill is known for

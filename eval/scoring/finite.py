@@ -19,8 +19,8 @@ def require_finite(base: LoadedBase, members: Sequence[str | None], scores: NDAr
     Raises:
         ValueError: a score is NaN or infinite; names model and adapter.
     """
-    goods = np.isfinite(scores.reshape(len(members), -1)).all(axis=1).tolist()
-    broken = list(dict.fromkeys(member for member, good in zip(members, goods, strict=True) if not good))
+    is_finite = np.isfinite(scores.reshape(len(members), -1))
+    broken = list(dict.fromkeys(members[row] for row in np.flatnonzero((~is_finite).any(axis=1))))
     if not broken:
         return
     names = " and ".join("no adapter" if name is None else f"adapter {name}" for name in broken)
