@@ -117,7 +117,6 @@ def _build_replay(chosen: ReplayOptions, options: JudgeOptions, store: JudgmentS
 def _choose_api(name: str, flags: JudgeFlags) -> ApiOptions:
     given = (flags.usd_per_million_prompt_tokens, flags.usd_per_million_completion_tokens)
     listed = price_of(name, flags.prices) if None in given else None
-    prices = {} if listed is None else {"price_source": listed.source}
     return ApiOptions(
         model=name,
         base_url=flags.base_url,
@@ -129,7 +128,7 @@ def _choose_api(name: str, flags: JudgeFlags) -> ApiOptions:
         budget_usd=flags.budget_usd,
         usd_per_million_prompt_tokens=listed.prompt if listed and given[0] is None else given[0],
         usd_per_million_completion_tokens=listed.completion if listed and given[1] is None else given[1],
-        **prices,
+        price_source="price as given" if listed is None else listed.source,
         num_concurrent=flags.num_concurrent,
         batch=flags.batch,
     )

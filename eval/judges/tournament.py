@@ -232,7 +232,8 @@ def _summary(
     num_reused = sum(digest not in todo for digest in hashes)
     num_unasked = 0
     if judge.stopped is not None and judge.stopped.startswith(BUDGET_STOP):
-        met = {(j.question_id, j.system_a, j.system_b) for j in (*judgments, *failures)}
+        met = {(j.question_id, j.system_a, j.system_b) for j in judgments}
+        met |= {(failure.question_id, failure.system_a, failure.system_b) for failure in failures}
         asked = {digest for match, digest in zip(tournament.matches, hashes, strict=True) if match.key in met}
         num_unasked = sum(digest not in asked for digest in hashes)
     costs = {j.prompt_sha256: j.cost_usd for j in judgments}

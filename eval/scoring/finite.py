@@ -20,7 +20,7 @@ def require_finite(base: LoadedBase, members: Sequence[str | None], scores: NDAr
         ValueError: a score is NaN or infinite; names model and adapter.
     """
     is_finite = np.isfinite(scores.reshape(len(members), -1))
-    broken = list(dict.fromkeys(members[row] for row in np.flatnonzero((~is_finite).any(axis=1))))
+    broken = list(dict.fromkeys(members[row] for row in np.flatnonzero((~is_finite).any(axis=1)).tolist()))
     if not broken:
         return
     names = " and ".join("no adapter" if name is None else f"adapter {name}" for name in broken)
