@@ -4,6 +4,8 @@
 once.
 """
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +26,9 @@ JUDGE_HELP = {
     "reasoning_effort": "Of a reasoning judge: low, medium, high, as its server names them.",
     "structured": "JSON replies; default: where the server can.",
     "budget_usd": "Hard stop for paid calls, in US dollars.",
-    "usd_per_million_prompt_tokens": "The server's price.",
-    "usd_per_million_completion_tokens": "The server's price.",
+    "usd_per_million_prompt_tokens": "The server's price; default: the list price of a usual model.",
+    "usd_per_million_completion_tokens": "The server's price; default: the list price of a usual model.",
+    "prices": 'JSON file {"model": [prompt, completion]} of prices a million tokens, before the list prices.',
     "num_concurrent": "Calls under way at once.",
     "batch": "By the server's Batch API: half the price, within 24 hours, resumable.",
 }
@@ -86,6 +89,9 @@ def judge(
     estimate_only: Annotated[bool, typer.Option("--estimate", help="Only say what an API judge would cost.")] = False,
     retry_unparsed: Annotated[bool, typer.Option(help="Ask again where a reply could not be read.")] = False,
     reparse: Annotated[bool, typer.Option(help="Read stored replies anew; costs nothing.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Pay without asking. Only a person at a terminal is asked; a script goes on.")
+    ] = False,
     runs: Runs = None,
     as_json: Json = False,
     *,
@@ -110,8 +116,8 @@ def judge(
         if estimate_only:
             show(*run_estimate(options), as_json)
             return
-        with progress_bar("judgments", as_json) as advance:
-            values, text, complete = run_judge(options, advance, STDERR.print)
+        confirm = None if yes or not (sys.stdin.isatty() and sys.stderr.isatty()) else typer.confirm
+        values, text, complete = run_judge(options, partial(progress_bar, "judgments", as_json), STDERR.print, confirm)
         show(values, text, as_json)
     if not complete:
         raise typer.Exit(1)

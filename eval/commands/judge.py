@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from harness.progress import Progress
 def estimate_text(ahead: Estimate) -> str:
     """Calls, tokens and cost ahead, in one line."""
     if ahead.cost_usd is None or ahead.max_cost_usd is None:
-        cost = "no price was given, so the cost is not known (--usd-per-million-prompt-tokens, -completion-tokens)"
+        cost = "no price is known, so no cost (give --usd-per-million-prompt-tokens, -completion-tokens or --prices)"
     else:
         cost = f"about {ahead.cost_usd:.4f} USD, at most {ahead.max_cost_usd:.4f} without retries"
-        cost += " (at the batch price)" if ahead.batch else ""
+        cost += f" ({ahead.price_source}{', at the batch price' if ahead.batch else ''})"
+    basis = f"measured on {ahead.num_measured} judgments" if ahead.num_measured else "assumed, none is measured yet"
     return (
-        f"ahead: {ahead.num_calls} calls, about {ahead.num_prompt_tokens} tokens to read and at most "
-        f"{ahead.num_completion_tokens} to write; {cost}"
+        f"ahead: {ahead.num_calls} calls, about {ahead.num_prompt_tokens} tokens to read and "
+        f"{ahead.num_completion_tokens} to write ({basis}), at most {ahead.max_completion_tokens}; {cost}"
     )
 
 
@@ -36,11 +38,21 @@ def summary_text(summary: JudgeSummary) -> str:
     lines = [
         f"{summary.judge}: {summary.num_matches} matches of {summary.num_systems} systems on "
         f"{summary.num_questions} questions; {summary.num_judged} judged now, {summary.num_reused} before, "
-        f"{summary.num_failed} failed, {summary.num_unparsed} unparsed, {summary.seconds:.1f} s",
+        f"{summary.num_failed} failed, "
+        + (f"{summary.num_unasked} not asked for want of budget, " if summary.num_unasked else "")
+        + f"{summary.num_unparsed} unparsed, {summary.seconds:.1f} s",
         *position_lines(summary.position_bias),
     ]
+    if summary.flagged.num_answers:
+        found = summary.flagged
+        lines.append(
+            f"flagged: {found.num_answers} answers hold what may steer a judge (delimiters, control tokens, a verdict, "
+            f"orders); they win {found.num_wins} of {found.num_matches} matches against answers that don't, "
+            f"{found.num_ties} ties"
+        )
     if summary.spent_usd or summary.cost_usd:
-        lines.append(f"spent in this folder: {summary.spent_usd:.4f} USD, calls under way at their most")
+        unknown = f", of which {summary.unknown_usd:.4f} are the most that calls without a known bill can have cost"
+        lines.append(f"spent in this folder: {summary.spent_usd:.4f} USD{unknown if summary.unknown_usd else ''}")
     if summary.unmatched_systems:
         lines.append(f"met nobody, so can't be rated: {', '.join(summary.unmatched_systems)}")
     lines += [f"note: {note}" for note in summary.notes]
@@ -51,8 +63,8 @@ def summary_text(summary: JudgeSummary) -> str:
     lines.append(f"verdicts in {summary.output}")
     if summary.stopped:
         lines.append(f"stopped: {summary.stopped}")
-    if summary.num_failed:
-        lines.append("the same command asks about what failed again, and about nothing else")
+    if summary.num_failed or summary.num_unasked:
+        lines.append("the same command asks about what has no judgment yet, and about nothing else")
     return "\n".join(lines)
 
 
@@ -83,13 +95,40 @@ def judge_options(
 
 
 def run_judge(
-    options: JudgeOptions, advance: Progress, announce: Callable[[str], None]
+    options: JudgeOptions,
+    bar: Callable[[], AbstractContextManager[Progress]],
+    announce: Callable[[str], None],
+    confirm: Callable[[str], bool] | None = None,
 ) -> tuple[dict[str, Any], str, bool]:
-    """Judges. -> the summary as plain values, as text, and whether every match has a verdict."""
+    """Judges. -> the summary as plain values, as text, and whether every match has a verdict.
+
+    Args:
+        options: what to judge, and how.
+        bar: shows progress; opened with the first judgment, so that nothing moves while a person is asked.
+        announce: told the plan, and what a batch waits for.
+        confirm: asks a person whether to pay; None asks nobody.
+
+    Raises:
+        ValueError: the person says no, or as `eval.judges.tournament.run`.
+    """
     quiet_libraries()
-    summary = run(options, advance, on_estimate=lambda ahead: announce(estimate_text(ahead)), say=announce)
+    with ExitStack() as stack:
+        shown: list[Progress] = []
+
+        def advance(done: int, total: int) -> None:
+            if not shown:
+                shown.append(stack.enter_context(bar()))
+            shown[0](done, total)
+
+        def may_pay(ahead: Estimate) -> bool:
+            return confirm is None or not ahead.num_calls or confirm("Go on?")
+
+        summary = run(
+            options, advance, on_estimate=lambda ahead: announce(estimate_text(ahead)), say=announce, may_pay=may_pay
+        )
     values = asdict(summary) | {"output": str(summary.output), "mode": summary.mode.value}
-    return values, summary_text(summary), not summary.num_failed and not summary.num_unparsed
+    complete = not summary.num_failed and not summary.num_unasked and not summary.num_unparsed
+    return values, summary_text(summary), complete
 
 
 def run_estimate(options: JudgeOptions) -> tuple[dict[str, Any], str]:

@@ -15,26 +15,34 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-from openai import OpenAI
 
 from eval.judges.batch_server import ENDPOINT, BatchServer, BatchState, NotMade
 from eval.judges.batch_store import BatchRequest, BatchStore, Booking
 from eval.judges.request import (
     Reply,
+    fault_cost,
     judge_settings,
     most_usd,
     next_to_leave_out,
+    read_completion,
     read_key,
-    read_reply,
     redact,
     reply_cost,
     reply_judgment,
     request_body,
+    shown_reason,
 )
-from eval.judges.retry import Fault, RunStopped, error_details, error_message, status_fault
+from eval.judges.retry import (
+    Fault,
+    RunStopped,
+    error_details,
+    error_message,
+    load_json,
+    read_usage,
+    status_fault,
+)
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.options import ApiOptions
 from eval.judging.prompts import JudgePrompt, PromptSet, render
@@ -100,12 +108,8 @@ class BatchJudge:
         self.stopped = None
         todo = {self.prompt_sha256(match): match for match in matches}
         failed: dict[str, str] = {}
-        options = self._options
         try:
-            with OpenAI(
-                api_key=self._key, base_url=options.base_url, timeout=options.request_timeout_seconds, max_retries=0
-            ) as client:
-                server = BatchServer(client, options, self._redacted)
+            with BatchServer(self._options, self._key) as server:
                 try:
                     self._collect(server, todo, on_judgment)
                     self._ask(server, todo, failed, on_judgment)
@@ -233,13 +237,14 @@ class BatchJudge:
         digest, found = _parsed(line)
         if digest not in booking.requests or digest in outcome.costs:
             return
-        if isinstance(found, Fault) and found.was_free:
-            outcome.costs[digest], outcome.failed[digest] = 0.0, self._redacted(found.reason)
+        if isinstance(found, Fault) and (found.was_free or found.retry):
+            outcome.costs[digest] = fault_cost(self._options, found)
+            outcome.failed[digest] = shown_reason(found.reason, self._key)
             if found.adapt is not None and next_to_leave_out(found.adapt, self._unsupported) not in self._unsupported:
                 outcome.adapt[digest] = found.adapt
             return
         (question_id, first, second), _ = booking.requests[digest]
-        cost = reply_cost(self._options, found) if isinstance(found, Reply) else None
+        cost = reply_cost(self._options, found) if isinstance(found, Reply) else fault_cost(self._options, found)
         if isinstance(found, Reply):
             key, mode = (question_id, first, second), self._prompts.mode
             judgment = reply_judgment(self._options, mode, key, digest, found, cost, None, self._redacted)
@@ -250,7 +255,8 @@ class BatchJudge:
                 system_b=second,
                 prompt_sha256=digest,
                 verdict=UNPARSED,
-                reason=found.reason,
+                reason=shown_reason(found.reason, self._key),
+                cost_usd=cost,
                 raw_text=self._redacted(line),
             )
         on_judgment(judgment)
@@ -268,23 +274,27 @@ def _parsed(line: str) -> tuple[str, Reply | Fault]:
     """(prompt hash, what came of it) of a line of an output or error file; an unread line's hash is looked for."""
     unread = Fault(reason="the line in the batch's output can't be read")
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        entry = load_json(line)
+    except ValueError:
         found = CUSTOM_ID.search(line)
         return (found[1] if found else ""), unread
     if not isinstance(entry, dict) or not isinstance(entry.get("custom_id"), str):
         return "", unread
     digest, response, error = entry["custom_id"], entry.get("response"), entry.get("error")
     if isinstance(error, dict) and error:
-        return digest, Fault(reason=error_message(error) or str(error.get("code")), was_free=True)
+        code = error.get("code")
+        reason = error_message(error) or (code if isinstance(code, str) else "the server names no reason")
+        return digest, Fault(reason=reason, was_free=True)
     if not isinstance(response, dict):
         return digest, unread
     status, body = response.get("status_code"), response.get("body")
     if isinstance(status, int) and status >= 400:
         found_error = body.get("error", body) if isinstance(body, dict) else body
-        code = str(found_error.get("code") or "") if isinstance(found_error, dict) else ""
-        return digest, status_fault(status, code, error_message(found_error), details=error_details(found_error))
-    return digest, read_reply(json.dumps(body).encode(), "application/json")
+        found_code = found_error.get("code") if isinstance(found_error, dict) else None
+        code = found_code if isinstance(found_code, str) else ""
+        fault = status_fault(status, code, error_message(found_error), details=error_details(found_error))
+        return digest, replace(fault, usage=read_usage(body))
+    return digest, read_completion(body)
 
 
 def _failure(match: Match, reason: str) -> Failure:

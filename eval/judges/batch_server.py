@@ -6,17 +6,20 @@ Answers are read as plain JSON, as servers send many things. Making a batch isn'
 known whether the server has made it, it is looked for by its booking first, so that none is made, and paid, twice.
 """
 
-import json
+import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
-from openai import APIError, OpenAI
+from openai import APIError
 
-from eval.judges.retry import Fault, RunStopped, backoff_seconds, classify
+from eval.judges.client import MAX_FILE_BYTES, open_client, within
+from eval.judges.request import shown_reason
+from eval.judges.retry import Fault, RunStopped, backoff_seconds, classify, load_json
 from eval.judging.options import ApiOptions
 
 ENDPOINT: Final = "/v1/chat/completions"
@@ -24,6 +27,7 @@ WINDOW: Final = "24h"
 BOOKING = "booking"  # key of a batch's metadata
 PAGE = 100  # batches listed at once, the newest first
 NUM_PAGES = 10
+TRANSFER_SECONDS = 3600.0  # of a file of requests or replies, at most 1 GiB
 FINAL = ("completed", "failed", "expired", "cancelled")
 
 
@@ -45,20 +49,29 @@ class BatchState:
 
 
 class BatchServer:
-    """A server's files and batches."""
+    """A server's files and batches. Use as a context manager."""
 
-    def __init__(self, client: OpenAI, options: ApiOptions, redacted: Callable[[str], str]) -> None:
-        """Takes an open client without retries of its own.
+    def __init__(self, options: ApiOptions, key: str) -> None:
+        """Opens a client; nothing is sent yet.
 
         Args:
-            client: to call by.
-            options: limits of time and attempts.
-            redacted: takes the key out of a text.
+            options: the server, limits of time and attempts.
+            key: the server's key.
         """
-        self._client = client
+        self._client = open_client(key, options.base_url, options.request_timeout_seconds, MAX_FILE_BYTES)
         self._options = options
-        self._redacted = redacted
+        self._key = key
         self._spread = random.Random(0)
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._runner as runner:
+            runner.run(self._client.close())
 
     def upload(self, booking: str, lines: Iterable[str]) -> str:
         """Uploads the requests. -> the file's id.
@@ -69,7 +82,9 @@ class BatchServer:
         content = "".join(f"{line}\n" for line in lines).encode()
         upload = self._client.files.with_raw_response
         try:
-            found = self._repeat(lambda: upload.create(file=(f"{booking}.jsonl", content), purpose="batch"))
+            found = self._repeat(
+                lambda: upload.create(file=(f"{booking}.jsonl", content), purpose="batch"), seconds=TRANSFER_SECONDS
+            )
         except RunStopped as stop:
             raise NotMade(f"the file of requests could not be uploaded: {stop}") from stop
         file_id = _text(found, "id")
@@ -119,7 +134,7 @@ class BatchServer:
             num_done=sum(_count(counts.get(name)) for name in ("completed", "failed")),
             num_requests=_count(counts.get("total")),
             files=tuple(f for name in ("output_file_id", "error_file_id") if (f := _text(found, name)) is not None),
-            errors=self._redacted(_errors(found.get("errors"))),
+            errors=shown_reason(_errors(found.get("errors")), self._key),
         )
 
     def lines(self, file_id: str) -> list[str]:
@@ -128,8 +143,8 @@ class BatchServer:
         Raises:
             RunStopped: it can't be fetched.
         """
-        content = self._retried(lambda: self._client.files.content(file_id).content)
-        return [line for line in content.decode("utf-8", "replace").split("\n") if line.strip()]
+        found = self._retried(lambda: self._client.files.content(file_id), seconds=TRANSFER_SECONDS)
+        return [line for line in found.content.decode("utf-8", "replace").split("\n") if line.strip()]
 
     def create(self, booking: str, file_id: str) -> str:
         """Makes a batch of an uploaded file. -> its id.
@@ -141,43 +156,59 @@ class BatchServer:
         create = self._client.batches.with_raw_response.create
         for attempt in range(1, self._options.max_attempts + 1):
             try:
-                raw = create(
-                    input_file_id=file_id, endpoint=ENDPOINT, completion_window=WINDOW, metadata={BOOKING: booking}
+                raw = self._call(
+                    create(
+                        input_file_id=file_id, endpoint=ENDPOINT, completion_window=WINDOW, metadata={BOOKING: booking}
+                    )
                 )
                 made = _text(_object(raw), "id")
                 fault = Fault(reason="the server's reply to the new batch has no id", retry=True)
             except _NoJson as error:
                 made, fault = None, Fault(reason=str(error), retry=True)
-            except APIError as error:
+            except (APIError, TimeoutError, RecursionError) as error:
                 made, fault = None, classify(error)
                 if getattr(error, "status_code", 500) < 500 and not fault.retry:
-                    raise NotMade(self._redacted(f"no batch could be made: {fault.reason}")) from error
+                    raise NotMade(self._not_made(fault)) from error
             made = made or self.find(booking)  # a call that failed may have made it all the same
             if made is not None:
                 return made
             if attempt == self._options.max_attempts:
-                raise NotMade(self._redacted(f"no batch could be made: {fault.reason}"))
+                raise NotMade(self._not_made(fault))
             self._wait(fault, attempt)
         raise AssertionError("the last attempt returns or raises")
 
-    def _repeat(self, call: Callable[[], Any], may_be_gone: bool = False) -> dict[str, Any]:
+    def _not_made(self, fault: Fault) -> str:
+        return f"no batch could be made: {shown_reason(fault.reason, self._key)}"
+
+    def _call(self, call: Awaitable[Any], seconds: float | None = None) -> Any:
+        return self._runner.run(within(seconds or self._options.request_timeout_seconds, call))
+
+    def _repeat(
+        self, call: Callable[[], Awaitable[Any]], may_be_gone: bool = False, seconds: float | None = None
+    ) -> dict[str, Any]:
         """The JSON object that a call answers with; empty where it may be gone and is."""
-        found: dict[str, Any] = self._retried(lambda: _object(call()), may_be_gone)
+        found: dict[str, Any] = self._retried(call, may_be_gone, seconds, _object)
         return found
 
-    def _retried(self, call: Callable[[], Any], may_be_gone: bool = False) -> Any:
+    def _retried(
+        self,
+        call: Callable[[], Awaitable[Any]],
+        may_be_gone: bool = False,
+        seconds: float | None = None,
+        read: Callable[[Any], Any] = lambda found: found,
+    ) -> Any:
         """What a call that may be repeated gives; time-outs, 429, 5xx and broken connections are tried again."""
         for attempt in range(1, self._options.max_attempts + 1):
             try:
-                return call()
-            except APIError as error:
+                return read(self._call(call(), seconds))
+            except (APIError, TimeoutError, RecursionError) as error:
                 if may_be_gone and getattr(error, "status_code", None) == 404:
                     return {}
                 fault = classify(error)
             except _NoJson as error:
                 fault = Fault(reason=str(error), retry=True)
             if not (fault.retry or "connect" in fault.reason) or attempt == self._options.max_attempts:
-                raise RunStopped(self._redacted(fault.reason))
+                raise RunStopped(shown_reason(fault.reason, self._key))
             self._wait(fault, attempt)
         raise AssertionError("the last attempt returns or raises")
 
@@ -204,7 +235,7 @@ class _NoJson(Exception):
 
 def _object(raw: Any) -> dict[str, Any]:
     try:
-        value = json.loads(raw.http_response.content)
+        value = load_json(raw.http_response.content)
     except ValueError:
         value = None
     if not isinstance(value, dict):
@@ -226,4 +257,4 @@ def _errors(value: Any) -> str:
     """`errors` of a batch that failed as a whole: its messages."""
     data = value.get("data") if isinstance(value, dict) else None
     entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
-    return "; ".join(dict.fromkeys(str(e.get("message") or e.get("code")) for e in entries))[:500]
+    return "; ".join(dict.fromkeys(_text(e, "message") or _text(e, "code") or "no words" for e in entries))

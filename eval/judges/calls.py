@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from openai import APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import APIError, APIStatusError, AsyncOpenAI
 
+from eval.judges.client import MAX_REPLY_BYTES, open_client, within
 from eval.judges.request import (
     Reply,
+    fault_cost,
     judge_settings,
     most_tokens,
     most_usd,
@@ -28,6 +30,7 @@ from eval.judges.request import (
     reply_cost,
     reply_judgment,
     request_body,
+    shown_reason,
 )
 from eval.judges.retry import Fault, Gate, RunStopped, backoff_seconds, classify
 from eval.judging.matches import Failure, Judgment, Match
@@ -83,13 +86,7 @@ class ApiJudge:
         failures: list[Failure] = []
         waiting = iter(matches)
         options = self._options
-        async with AsyncOpenAI(
-            api_key=self._key,
-            base_url=options.base_url,
-            timeout=options.request_timeout_seconds,
-            max_retries=0,
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False),  # nobody else gets the prompts
-        ) as client:
+        async with open_client(self._key, options.base_url, options.request_timeout_seconds, MAX_REPLY_BYTES) as client:
             workers = [
                 asyncio.create_task(self._work(client, waiting, on_judgment, failures))
                 for _ in range(min(options.num_concurrent, len(matches)))
@@ -114,14 +111,14 @@ class ApiJudge:
             try:
                 found = await self._decide(client, match)
             except RunStopped as stop:
-                self.stopped = self.stopped or self._redacted(str(stop))
+                self.stopped = self.stopped or self._reason(str(stop))
                 return
             if isinstance(found, Judgment):
                 self._failures_in_a_row = 0
                 on_judgment(found)
                 continue
             question, first, second = match.key
-            reason = self._redacted(found.reason)
+            reason = self._reason(found.reason)
             failures.append(Failure(question_id=question, system_a=first, system_b=second, reason=reason))
             self._failures_in_a_row += 1
             if found.fatal or self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
@@ -142,7 +139,7 @@ class ApiJudge:
             found = await self._ask(client, prompt)
             if isinstance(found, Reply):
                 cost = reply_cost(self._options, found)
-                outcome = self._redacted(f"200 {found.model}")
+                outcome = self._reason(f"200 {found.model}")
                 self._store.settle_when_stored(prompt.sha256, call_id, outcome, cost)
                 return reply_judgment(
                     self._options,
@@ -154,7 +151,7 @@ class ApiJudge:
                     time.monotonic() - started,
                     self._redacted,
                 )
-            self._store.settle(call_id, self._redacted(found.reason), 0.0 if found.was_free else None)
+            self._store.settle(call_id, self._reason(found.reason), fault_cost(self._options, found))
             if found.adapt is not None and self._may_adapt(found.adapt):
                 part = next_to_leave_out(found.adapt, left_out)
                 if part not in left_out:
@@ -169,14 +166,11 @@ class ApiJudge:
             attempt += 1
 
     async def _ask(self, client: AsyncOpenAI, prompt: JudgePrompt) -> Reply | Fault:
+        body = request_body(self._options, self._prompts.mode, prompt, self._unsupported)
+        call = client.chat.completions.with_raw_response.create(**body)
         try:
-            async with asyncio.timeout(
-                self._options.request_timeout_seconds
-            ):  # the client's own starts anew with each byte
-                raw = await client.chat.completions.with_raw_response.create(
-                    **request_body(self._options, self._prompts.mode, prompt, self._unsupported)
-                )
-        except (APIError, TimeoutError) as error:
+            raw = await within(self._options.request_timeout_seconds, call)
+        except (APIError, TimeoutError, RecursionError) as error:
             if isinstance(error, APIStatusError):
                 self._gate.observe(error.response.headers, most_tokens(prompt))
             return classify(error)
@@ -194,6 +188,9 @@ class ApiJudge:
 
     def _may_adapt(self, part: str) -> bool:
         return part != "response_format" or self._options.structured is None
+
+    def _reason(self, text: str) -> str:
+        return shown_reason(text, self._key)
 
     def _redacted(self, text: str) -> str:
         return redact(text, self._key)

@@ -34,9 +34,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from eval.judging.injection import neutralise
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.options import LocalOptions
-from eval.judging.prompts import fill, hash_text, neutralise
+from eval.judging.prompts import fill, hash_text
 from eval.scoring.next_token import Prompt, next_token_logprobs
 from eval.scoring.row_sizes import row_sizes
 from eval.verdicts.codes import FIRST, SECOND, TIE

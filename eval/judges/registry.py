@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.judges.prices import price_of
 from eval.judging.flags import JudgeFlags
-from eval.judging.matches import Judge, Match
+from eval.judging.matches import Judge, Judgment, Match
 from eval.judging.options import (
     ApiOptions,
     Estimate,
@@ -26,6 +27,7 @@ from eval.judging.store import JudgmentStore, settings_sha256
 API = "api"
 
 Say = Callable[[str], None]
+EstimateCalls = Callable[[Any, PromptSet, Sequence[Match], Sequence[tuple[Match, Judgment]]], Estimate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class JudgeKind:
 
     choose: Callable[[str, JudgeFlags], JudgeChoice]  # from its name, without the kind, and the command line
     build: Callable[[Any, JudgeOptions, JudgmentStore, Say | None], Judge]  # the first is what `choose` made
-    estimate: Callable[[Any, PromptSet, Sequence[Match]], Estimate] | None = None  # None: it costs nothing
+    estimate: EstimateCalls | None = None  # None: it costs nothing
     modes: tuple[Mode, ...] = (Mode.pairwise,)
     takes_prompts: bool = False  # a prompt file may replace our own
 
@@ -74,10 +76,12 @@ def prompt_set(options: JudgeOptions) -> PromptSet:
     return own_prompts(options.mode) if options.prompts is None else load_prompts(options.prompts, options.mode)
 
 
-def estimate_matches(options: JudgeOptions, matches: Sequence[Match]) -> Estimate | None:
-    """What judging the matches would cost; None for a judge that costs nothing."""
+def estimate_matches(
+    options: JudgeOptions, matches: Sequence[Match], judged: Sequence[tuple[Match, Judgment]]
+) -> Estimate | None:
+    """What judging the matches would cost, measured on those that are judged; None for a judge that costs nothing."""
     estimate = JUDGES[options.judge.kind].estimate
-    return None if estimate is None else estimate(options.judge, prompt_set(options), matches)
+    return None if estimate is None else estimate(options.judge, prompt_set(options), matches, judged)
 
 
 def _choose_local(name: str, flags: JudgeFlags) -> LocalOptions:
@@ -111,6 +115,8 @@ def _build_replay(chosen: ReplayOptions, options: JudgeOptions, store: JudgmentS
 
 
 def _choose_api(name: str, flags: JudgeFlags) -> ApiOptions:
+    given = (flags.usd_per_million_prompt_tokens, flags.usd_per_million_completion_tokens)
+    listed = price_of(name, flags.prices) if None in given else None
     return ApiOptions(
         model=name,
         base_url=flags.base_url,
@@ -120,8 +126,9 @@ def _choose_api(name: str, flags: JudgeFlags) -> ApiOptions:
         reasoning_effort=flags.reasoning_effort,
         structured=flags.structured,
         budget_usd=flags.budget_usd,
-        usd_per_million_prompt_tokens=flags.usd_per_million_prompt_tokens,
-        usd_per_million_completion_tokens=flags.usd_per_million_completion_tokens,
+        usd_per_million_prompt_tokens=listed.prompt if listed and given[0] is None else given[0],
+        usd_per_million_completion_tokens=listed.completion if listed and given[1] is None else given[1],
+        price_source="price as given" if listed is None else listed.source,
         num_concurrent=flags.num_concurrent,
         batch=flags.batch,
     )
@@ -145,10 +152,12 @@ def _build_api(chosen: ApiOptions, options: JudgeOptions, store: JudgmentStore, 
     return judge
 
 
-def _estimate_api(chosen: ApiOptions, prompts: PromptSet, matches: Sequence[Match]) -> Estimate:
+def _estimate_api(
+    chosen: ApiOptions, prompts: PromptSet, matches: Sequence[Match], judged: Sequence[tuple[Match, Judgment]]
+) -> Estimate:
     from eval.judges.request import estimate_calls
 
-    return estimate_calls(chosen, prompts, matches)
+    return estimate_calls(chosen, prompts, matches, judged)
 
 
 def _refuse_batch(name: str, flags: JudgeFlags) -> None:

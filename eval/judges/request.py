@@ -3,22 +3,22 @@
 `eval.judges.calls` and `eval.judges.batch` both use it, so that they ask the same and share their judgments.
 """
 
-import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.judges.retry import Fault, RunStopped
-from eval.judging.matches import Judgment, Match
+from eval.judges.retry import MAX_REASON, TOO_DEEP, Fault, RunStopped, Usage, load_json, read_usage
+from eval.judging.matches import BUDGET_STOP, Judgment, Match
 from eval.judging.options import ApiOptions, Estimate
 from eval.judging.parse import CUT, KEY_MARK, REFUSED, judgment_of
 from eval.judging.prompts import JudgePrompt, Mode, PromptSet, render
 
-BYTES_PER_TOKEN = 4  # of English, about; for the estimate only
+BYTES_PER_TOKEN = 4  # of English, about; for the estimate only, until a server has counted
+ASSUMED_REPLY_TOKENS = 250  # of an explained verdict, until replies are measured
+MEASURED = 500  # judgments at most, spread evenly, that replies are measured on
 MESSAGE_TOKENS = 16  # of a chat template around two messages, at most
 BATCH_PRICE = 0.5  # of the single calls' price, as OpenAI has it
-MAX_COUNT = 10**9  # tokens of one call; a server that says more has not counted
 EXPLANATION = {"type": "string"}
 SCHEMAS: dict[Mode, dict[str, Any]] = {
     Mode.pairwise: {"explanation": EXPLANATION, "verdict": {"type": "integer", "enum": [1, 2, 3]}},
@@ -116,46 +116,99 @@ def redact(text: str, key: str) -> str:
     return text.replace(key, KEY_MARK) if key else text
 
 
+def shown_reason(text: str, key: str) -> str:
+    """A server's words as they may be shown: without the key, then cut, so that no part of the key is left."""
+    return redact(text, key)[:MAX_REASON]
+
+
 def read_reply(content: bytes, content_type: str) -> Reply | Fault:
     """Reads a 200's body; servers answer 200 with many things that are no chat completion."""
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        return Fault(reason=f"the server's reply is no JSON ({content_type.partition(';')[0] or 'no content type'})")
+        return read_completion(load_json(content))
+    except ValueError as error:
+        kind = content_type.partition(";")[0] or "no content type"
+        is_deep = str(error) == TOO_DEEP
+        return Fault(reason=TOO_DEEP if is_deep else f"the server's reply is no JSON ({kind})")
+
+
+def read_completion(body: Any) -> Reply | Fault:
+    """Reads a chat completion; what is none is a fault that costs what it counts."""
+    usage = read_usage(body)
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
-        return Fault(reason="the server's reply has no choices")
+        return Fault(reason="the server's reply has no choices", usage=usage)
     text, refusal = message.get("content"), message.get("refusal")
     finish = choice.get("finish_reason") if isinstance(choice, dict) else None
     if not isinstance(text, str) and not isinstance(refusal, str) and finish not in ("content_filter", "length"):
-        return Fault(reason="the server's reply has no content")
-    usage = body.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
+        return Fault(reason="the server's reply has no content", usage=usage)
     return Reply(
         text=text if isinstance(text, str) else None,
         refusal=refusal if isinstance(refusal, str) and refusal else None,
         finish_reason=finish if isinstance(finish, str) else None,
-        num_prompt_tokens=_count(usage.get("prompt_tokens")),
-        num_completion_tokens=_count(usage.get("completion_tokens")),
+        num_prompt_tokens=usage.num_prompt_tokens,
+        num_completion_tokens=usage.num_completion_tokens,
         model=body.get("model") if isinstance(body.get("model"), str) else None,
     )
 
 
-def estimate_calls(options: ApiOptions, prompts: PromptSet, matches: Sequence[Match]) -> Estimate:
-    """What judging `matches` will take, without a call."""
-    sizes = [len((p.system + p.user).encode()) for p in (render(prompts, match) for match in matches)]
-    num_prompt_tokens = sum(-(-size // BYTES_PER_TOKEN) + MESSAGE_TOKENS for size in sizes)
-    num_completion_tokens = options.max_tokens * len(sizes)
+def estimate_calls(
+    options: ApiOptions, prompts: PromptSet, matches: Sequence[Match], judged: Sequence[tuple[Match, Judgment]] = ()
+) -> Estimate:
+    """What judging `matches` will take, without a call.
+
+    Args:
+        options: the judge's limits and prices.
+        prompts: what it is asked.
+        matches: those ahead.
+        judged: matches that it has judged, to measure its replies on.
+    """
+    sizes = [_num_bytes(render(prompts, match)) for match in matches]
+    sample = judged[:: -(-len(judged) // MEASURED) or 1]
+    bytes_per_token, reply_tokens = _measured(options, prompts, sample)
+    num_prompt_tokens = round(sum(sizes) / bytes_per_token) if sample else _assumed_prompt_tokens(sizes)
+    num_completion_tokens = round(reply_tokens * len(sizes))
+    most = options.max_tokens * len(sizes)
     return Estimate(
         num_calls=len(sizes),
         num_prompt_tokens=num_prompt_tokens,
         num_completion_tokens=num_completion_tokens,
+        max_completion_tokens=most,
+        num_measured=len(sample),
         cost_usd=price_usd(options, num_prompt_tokens, num_completion_tokens),
-        max_cost_usd=price_usd(options, sum(sizes) + MESSAGE_TOKENS * len(sizes), num_completion_tokens),
+        max_cost_usd=price_usd(options, sum(sizes) + MESSAGE_TOKENS * len(sizes), most),
+        price_source=options.price_source,
         batch=options.batch,
     )
+
+
+def _measured(options: ApiOptions, prompts: PromptSet, sample: Sequence[tuple[Match, Judgment]]) -> tuple[float, float]:
+    """(bytes of a prompt's token, tokens of a reply), as the server counted them where it counts."""
+    counted = [
+        (_num_bytes(render(prompts, match)), judgment.num_prompt_tokens)
+        for match, judgment in sample
+        if judgment.num_prompt_tokens
+    ]
+    replies = [
+        len((judgment.raw_text or "").encode()) / BYTES_PER_TOKEN
+        if judgment.num_completion_tokens is None
+        else judgment.num_completion_tokens
+        for _, judgment in sample
+    ]
+    num_tokens = sum(tokens for _, tokens in counted)
+    return (
+        sum(size for size, _ in counted) / num_tokens if num_tokens else BYTES_PER_TOKEN,
+        sum(replies) / len(replies) if replies else min(ASSUMED_REPLY_TOKENS, options.max_tokens),
+    )
+
+
+def _assumed_prompt_tokens(sizes: Sequence[int]) -> int:
+    return sum(-(-size // BYTES_PER_TOKEN) + MESSAGE_TOKENS for size in sizes)
+
+
+def _num_bytes(prompt: JudgePrompt) -> int:
+    return len((prompt.system + prompt.user).encode())
 
 
 def price_usd(options: ApiOptions, num_prompt_tokens: int, num_completion_tokens: int) -> float | None:
@@ -167,16 +220,21 @@ def price_usd(options: ApiOptions, num_prompt_tokens: int, num_completion_tokens
     return share * (num_prompt_tokens * prompt + num_completion_tokens * completion) / 1e6
 
 
-def reply_cost(options: ApiOptions, reply: Reply) -> float | None:
-    """The cost of a reply in US dollars; None if the server didn't count the tokens, or no price was given."""
-    if reply.num_prompt_tokens is None or reply.num_completion_tokens is None:
+def reply_cost(options: ApiOptions, counted: Reply | Usage) -> float | None:
+    """None where the server didn't count the tokens, or no price was given."""
+    if counted.num_prompt_tokens is None or counted.num_completion_tokens is None:
         return None
-    return price_usd(options, reply.num_prompt_tokens, reply.num_completion_tokens)
+    return price_usd(options, counted.num_prompt_tokens, counted.num_completion_tokens)
+
+
+def fault_cost(options: ApiOptions, fault: Fault) -> float | None:
+    """What a call that failed has cost; None where it isn't known, so that its reservation stands."""
+    return 0.0 if fault.was_free else reply_cost(options, fault.usage)
 
 
 def most_tokens(prompt: JudgePrompt) -> int:
-    """The most tokens that a prompt can have: no tokenizer makes more than there are bytes."""
-    return len((prompt.system + prompt.user).encode()) + MESSAGE_TOKENS
+    """No tokenizer makes more tokens than there are bytes."""
+    return _num_bytes(prompt) + MESSAGE_TOKENS
 
 
 def most_usd(options: ApiOptions, prompt: JudgePrompt, spent_usd: float) -> float:
@@ -188,8 +246,8 @@ def most_usd(options: ApiOptions, prompt: JudgePrompt, spent_usd: float) -> floa
     most = price_usd(options, most_tokens(prompt), options.max_tokens) or 0.0
     if options.budget_usd is not None and spent_usd + most > options.budget_usd:
         raise RunStopped(
-            f"budget: {spent_usd:.4f} of {options.budget_usd:g} USD are spent or under way, and the next call may "
-            f"cost {most:.4f}"
+            f"{BUDGET_STOP}: {spent_usd:.4f} of {options.budget_usd:g} USD are spent or under way, and the next call "
+            f"may cost {most:.4f}"
         )
     return most
 
@@ -214,16 +272,13 @@ def read_key(options: ApiOptions) -> str:
     """The server's key, from the environment.
 
     Raises:
-        ValueError: it isn't there.
+        ValueError: it isn't there, or is no key.
     """
-    key = os.environ.get(options.key_variable, "")
+    key = os.environ.get(options.key_variable, "").strip()
     if not key:
         raise ValueError(
             f"{options.key_variable} is not set: put the server's key into it (any text if it asks for none)"
         )
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{options.key_variable}: the key holds characters that no key has; copy it again")
     return key
-
-
-def _count(value: Any) -> int | None:
-    """A number of tokens; None for a value that can't be one."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None

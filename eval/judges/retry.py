@@ -1,24 +1,28 @@
 """Decides whether and when a failed call to a judge's server is tried again; one policy serves every call.
 
-Tried again: 429, 5xx, time-outs (and 408), up to a number of attempts. Never: an exhausted
-quota, a refused key, an unknown model, a wait beyond the limit: these end the run at once, for the next call
-would meet the same. Anything else that is wrong with one reply (cut, no JSON, an HTML page, no choices) fails
-that match alone and is left for the next run. The openai client's own retries are off: they ignore a
-`retry-after` of 300 s and try an exhausted quota three times (measured with openai 3.x).
+Library only. Tried again: 429, 5xx, time-outs (and 408), up to a number of attempts. Never: an exhausted quota, a
+refused key, an unknown model, a wait beyond the limit: these end the run at once, for the next call would meet the
+same. Anything else that is wrong with one reply (cut, no JSON, an HTML page, no choices) fails that match alone and is
+left for the next run. A call that the server refused costs nothing; one that failed on the way or on the server costs
+what its reply counts, else it stays booked at the most that it can have cost. The openai client's own retries are off:
+they ignore a `retry-after` of 300 s and try an exhausted quota three times (measured with openai 3.x).
 
 Source: OpenAI's documented headers: `retry-after`, `retry-after-ms`, `x-ratelimit-remaining-*`, `x-ratelimit-reset-*`.
 """
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
+
+from eval.judges.client import ReplyTooLarge
 
 FATAL_STATUS = {401: "the key was refused", 403: "access was refused", 404: "no such model or address"}
 FATAL_CODES = ("insufficient_quota", "billing_hard_limit_reached", "account_deactivated")
@@ -32,11 +36,24 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 MAX_DETAILS = 4000  # characters of an error's body in which the refused field is looked for
-MAX_REASON = 200  # characters of a server's message
+MAX_REASON = 200  # characters of a reason that is shown and stored
+
+
+MAX_COUNT = 10**7  # tokens of one call, beyond any model's context; a server that says more has not counted
+MAX_DIGITS = 30  # of a whole number in a reply
+TOO_DEEP = "the server's reply is nested too deeply"
 
 
 class RunStopped(Exception):
     """Raised when no further call makes sense; judgments stay, and the rest is left for the next run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """The tokens that a server counted; None for what it did not count, or not credibly."""
+
+    num_prompt_tokens: int | None = None
+    num_completion_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +65,7 @@ class Fault:
     fatal: bool = False
     wait_seconds: float | None = None  # what the server asked for
     was_free: bool = False  # surely not billed
+    usage: Usage = Usage()  # what the server counted all the same
     adapt: str | None = None  # the request's part that the server doesn't know: try without it
 
 
@@ -84,18 +102,53 @@ class Gate:
                 self.hold(reset)
 
 
-def classify(error: APIError | TimeoutError) -> Fault:
-    """The fault behind an exception of the client, which says what to do about it."""
+def classify(error: APIError | TimeoutError | RecursionError) -> Fault:
+    """What to do about an exception of the client."""
+    if isinstance(error, RecursionError):
+        return Fault(reason=TOO_DEEP)
     if isinstance(error, (APITimeoutError, TimeoutError)):
         return Fault(reason="time-out", retry=True)
     if isinstance(error, APIStatusError):
         code, wait = str(error.code or error.type or ""), wait_asked_for(error.response.headers)
         message = error_message(error.body) or error_message(str(error))
-        return status_fault(error.status_code, code, message, wait, error_details(error.body))
+        fault = status_fault(error.status_code, code, message, wait, error_details(error.body))
+        return replace(fault, usage=usage_of(error.response.content))
     if isinstance(error, APIConnectionError):
+        if isinstance(error.__cause__, ReplyTooLarge):
+            return Fault(reason=str(error.__cause__))
         refused = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
         return Fault(reason="no connection" if refused else "the connection broke off", was_free=refused)
     return Fault(reason=f"{type(error).__name__}")
+
+
+def load_json(content: bytes | str) -> Any:
+    """A reply's JSON; a whole number of many digits becomes a float, which is no count.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(content, parse_int=lambda digits: int(digits) if len(digits) <= MAX_DIGITS else float(digits))
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+
+
+def usage_of(content: bytes) -> Usage:
+    """The tokens that a body counts; none where it is no JSON."""
+    try:
+        return read_usage(load_json(content))
+    except ValueError:
+        return Usage()
+
+
+def read_usage(body: Any) -> Usage:
+    """The tokens that a body counts. No prompt has none."""
+    counts = body.get("usage") if isinstance(body, dict) else None
+    counts = counts if isinstance(counts, dict) else {}
+    return Usage(
+        num_prompt_tokens=_count(counts.get("prompt_tokens")) or None,
+        num_completion_tokens=_count(counts.get("completion_tokens")),
+    )
 
 
 def wait_asked_for(headers: Mapping[str, str]) -> float | None:
@@ -109,7 +162,7 @@ def wait_asked_for(headers: Mapping[str, str]) -> float | None:
         return seconds
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -119,7 +172,8 @@ def parse_duration(text: str | None) -> float | None:
         return None
     parts = DURATION.findall(text)
     if parts and "".join(number + unit for number, unit in parts) == text.strip():
-        return sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)
+        seconds = sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)
+        return seconds if math.isfinite(seconds) else None
     return _number(text)
 
 
@@ -143,9 +197,14 @@ def status_fault(status: int, code: str, message: str, wait_seconds: float | Non
         return Fault(reason=f"the account's quota is used up ({reason})", fatal=True, was_free=True)
     if status in FATAL_STATUS:
         return Fault(reason=f"{FATAL_STATUS[status]} ({reason})", fatal=True, was_free=True)
+    if 300 <= status < 400:
+        return Fault(reason=f"HTTP {status}: a redirect, which is not followed; give the final base_url", was_free=True)
     adapt = refused_field(f"{message} {details}") if status in REFUSING_STATUS else None
     if status in (408, 429) or status >= 500:
-        return Fault(reason=f"HTTP {status}", retry=True, wait_seconds=wait_seconds, was_free=True, adapt=adapt)
+        was_free = (
+            status == 429 or adapt is not None
+        )  # another one may have been answered, and billed, before it failed
+        return Fault(reason=f"HTTP {status}", retry=True, wait_seconds=wait_seconds, was_free=was_free, adapt=adapt)
     return Fault(reason=reason, was_free=True, adapt=adapt)
 
 
@@ -159,18 +218,25 @@ def refused_field(text: str) -> str | None:
 
 
 def error_message(body: Any) -> str:
-    """The server's words in an error's body, on one line and not too long."""
+    """The server's words in an error's body, on one line; they are cut once the key is out (`request.shown_reason`)."""
     found = body.get("message") if isinstance(body, dict) else body
-    text = found if isinstance(found, str) else json.dumps(found) if found is not None else ""
-    return " ".join(text.split())[:MAX_REASON]
+    text = found if isinstance(found, str) else error_details(found) if found is not None else ""
+    return " ".join(text.split())
 
 
 def error_details(body: Any) -> str:
-    """An error's body as text, to look through."""
+    """An error's body as text, to look through; empty where it can't be written."""
     try:
         return json.dumps(body)[:MAX_DETAILS]
     except (TypeError, ValueError, RecursionError):
         return ""
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; None for what can't be one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None
 
 
 def _number(text: str | None) -> float | None:

@@ -8,16 +8,18 @@ asked again: a run that was killed goes on where it was. Source: QLoRA (arXiv 23
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from eval.answers.files import Answers, contest_answers
 from eval.answers.questions import EMBEDDED_QUESTIONS, Question, load_open_questions, shown_question
-from eval.judges.registry import JUDGES, build_judge, estimate_matches
+from eval.judges.registry import JUDGES, build_judge, estimate_matches, prompt_set
+from eval.judging.injection import flagged_wins
 from eval.judging.matches import (
+    BUDGET_STOP,
     Failure,
     Judge,
     Judgment,
@@ -29,9 +31,11 @@ from eval.judging.matches import (
     unmatched_systems,
 )
 from eval.judging.options import Estimate, JudgeOptions, JudgeSummary
+from eval.judging.prompts import answer_flags
 from eval.judging.store import JudgmentStore
 from eval.verdicts.codes import NULL_SYSTEM
 
+MEASURED_AFTER = 50  # judgments, after which the plan rests on measured replies
 LOCK_FILE = ".judging.lock"
 
 Progress = Callable[[int, int], None]  # matches decided (stored ones included), matches in all
@@ -53,6 +57,7 @@ def run(
     judge: Judge | None = None,
     on_estimate: Callable[[Estimate], None] | None = None,
     say: Callable[[str], None] | None = None,
+    may_pay: Callable[[Estimate], bool] | None = None,
 ) -> JudgeSummary:
     """Judges what isn't judged yet and writes the verdicts.
 
@@ -60,11 +65,12 @@ def run(
         options: what to judge, and how.
         on_progress: called after each judgment.
         judge: a judge that exists already, such as one over a loaded base; default: made from `options.judge`.
-        on_estimate: told before the first call to a paid judge what is ahead.
+        on_estimate: told what is ahead, before the first call to a paid judge, and again once replies are measured.
         say: told what a batch waits for.
+        may_pay: asked before the first call to a paid judge; None: it may.
 
     Raises:
-        ValueError: a file, a setting or the folder can't serve; another judge is at work in the folder.
+        ValueError: a file, a setting or the folder can't serve; another judge is at work in the folder; it may not pay.
     """
     started = time.monotonic()
     tournament = open_tournament(options)
@@ -79,9 +85,11 @@ def run(
             todo = _todo(tournament.matches, hashes, store.judged(judge, but_unparsed=options.retry_unparsed))
             if options.reparse:
                 return _summary(options, store, judge, tournament, hashes, todo, [], time.monotonic() - started)
-            if on_estimate is not None and (ahead := estimate_matches(options, list(todo.values()))) is not None:
-                on_estimate(ahead)
-            failures = _judge(judge, store, tournament, hashes, todo, on_progress)
+            plan = _Plan(options, store, judge, tournament, hashes, on_estimate)
+            ahead = plan.tell(todo)
+            if ahead is not None and may_pay is not None and not may_pay(ahead):
+                raise ValueError("nothing was asked and nothing paid; --yes goes on without asking")
+            failures = _judge(judge, store, tournament, hashes, todo, on_progress, plan)
             return _summary(options, store, judge, tournament, hashes, todo, failures, time.monotonic() - started)
     except Timeout:
         raise ValueError(
@@ -101,7 +109,8 @@ def estimate(options: JudgeOptions) -> Estimate:
     with JudgmentStore(options.tournament) as store:
         judge = build_judge(options, store)
         hashes = [judge.prompt_sha256(match) for match in tournament.matches]
-        ahead = estimate_matches(options, list(_todo(tournament.matches, hashes, store.judged(judge)).values()))
+        todo = _todo(tournament.matches, hashes, store.judged(judge, but_unparsed=options.retry_unparsed))
+        ahead = _Plan(options, store, judge, tournament, hashes).tell(todo)
     assert ahead is not None
     return ahead
 
@@ -133,6 +142,40 @@ def open_tournament(options: JudgeOptions) -> Tournament:
     return Tournament(answers=answers, questions=questions, matches=matches, notes=tuple(notes))
 
 
+@dataclass(slots=True)
+class _Plan:
+    """What is ahead of a paid judge: told before the first call, and once more when its replies are measured."""
+
+    options: JudgeOptions
+    store: JudgmentStore
+    judge: Judge
+    tournament: Tournament
+    hashes: list[str]  # of the matches' prompts, in order
+    on_estimate: Callable[[Estimate], None] | None = None
+    num_kept: int = 0  # judgments of this run
+    is_measured: bool = False
+
+    def tell(self, todo: Mapping[str, Match]) -> Estimate | None:
+        """Says what asking about `todo` takes; None for a judge that costs nothing."""
+        if JUDGES[self.options.judge.kind].estimate is None:
+            return None
+        found = self.store.by_prompt(self.judge)
+        pairs = zip(self.tournament.matches, self.hashes, strict=True)
+        judged = [(match, found[digest]) for match, digest in pairs if digest in found]
+        ahead = estimate_matches(self.options, list(todo.values()), judged)
+        assert ahead is not None
+        self.is_measured = ahead.num_measured >= MEASURED_AFTER
+        if self.on_estimate is not None:
+            self.on_estimate(ahead)
+        return ahead
+
+    def count(self, left: Mapping[str, Match]) -> None:
+        """One more judgment is stored; `left` is not judged yet."""
+        self.num_kept += 1
+        if not self.is_measured and self.num_kept == MEASURED_AFTER:
+            self.tell(left)
+
+
 def _todo(matches: list[Match], hashes: list[str], judged: set[str]) -> dict[str, Match]:
     """One match for each prompt that isn't judged yet, in order."""
     todo: dict[str, Match] = {}
@@ -149,14 +192,24 @@ def _judge(
     hashes: list[str],
     todo: dict[str, Match],
     on_progress: Progress | None,
+    plan: _Plan,
 ) -> list[Failure]:
     num_matches_of = Counter(hashes)
     done = sum(count for digest, count in num_matches_of.items() if digest not in todo)
+    left = dict(todo)
+
+    match_of = dict(zip(hashes, tournament.matches, strict=True))
+    prompts = prompt_set(plan.options) if JUDGES[plan.options.judge.kind].takes_prompts else None
 
     def keep(judgment: Judgment) -> None:
         nonlocal done
+        if (match := match_of.get(judgment.prompt_sha256)) is not None:
+            flags_a, flags_b = answer_flags(prompts, match)
+            judgment = replace(judgment, flags_a=flags_a, flags_b=flags_b)
         store.add(judge, judgment)
         done += num_matches_of[judgment.prompt_sha256] if judgment.prompt_sha256 in todo else 0
+        left.pop(judgment.prompt_sha256, None)
+        plan.count(left)
         if on_progress is not None:
             on_progress(done, len(tournament.matches))
 
@@ -177,6 +230,12 @@ def _summary(
     found = [j for _, j in store.judgments(judge.name, options.mode.value)]
     judgments = [j for j in found if (j.question_id, j.system_a, j.system_b) in keys]
     num_reused = sum(digest not in todo for digest in hashes)
+    num_unasked = 0
+    if judge.stopped is not None and judge.stopped.startswith(BUDGET_STOP):
+        met = {(j.question_id, j.system_a, j.system_b) for j in judgments}
+        met |= {(failure.question_id, failure.system_a, failure.system_b) for failure in failures}
+        asked = {digest for match, digest in zip(tournament.matches, hashes, strict=True) if match.key in met}
+        num_unasked = sum(digest not in asked for digest in hashes)
     costs = {j.prompt_sha256: j.cost_usd for j in judgments}
     if options.reference is None:
         output = store.export_verdicts()
@@ -190,14 +249,17 @@ def _summary(
         num_matches=len(tournament.matches),
         num_judged=len(judgments) - num_reused,
         num_reused=num_reused,
-        num_failed=len(tournament.matches) - len(judgments),
+        num_failed=len(tournament.matches) - len(judgments) - num_unasked,
+        num_unasked=num_unasked,
         num_unparsed=sum(j.reason is not None for j in judgments),
         unparsed=dict(Counter(j.reason for j in judgments if j.reason is not None)),
         failures=dict(Counter(failure.reason for failure in failures)),
         unmatched_systems=tuple(unmatched_systems(tournament.answers, tournament.matches)),
         position_bias=position_bias(judgments),
+        flagged=flagged_wins(judgments),
         cost_usd=None if None in costs.values() or not costs else sum(cost or 0.0 for cost in costs.values()),
         spent_usd=store.spent_usd(),
+        unknown_usd=store.unknown_usd(),
         seconds=seconds,
         output=output,
         stopped=judge.stopped,

@@ -1,6 +1,7 @@
-"""The command line's options about a judge. Imports little, so that the command's help shows at once."""
+"""What the command line says about a judge. Imports nothing heavy, so that the command's help is there at once."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,5 +18,6 @@ class JudgeFlags:
     budget_usd: float | None = None
     usd_per_million_prompt_tokens: float | None = None
     usd_per_million_completion_tokens: float | None = None
+    prices: Path | None = None
     num_concurrent: int = 8
     batch: bool = False

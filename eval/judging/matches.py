@@ -21,6 +21,7 @@ from eval.answers.files import Answers
 from eval.answers.questions import Question
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
+BUDGET_STOP = "budget"  # what `Judge.stopped` begins with where the money, and nothing else, ended a run
 VERDICTS = (FIRST, SECOND, TIE, UNPARSED)
 NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, and I am happy to say more about it."
 
@@ -59,6 +60,8 @@ class Judgment:
     num_completion_tokens: int | None = None
     cost_usd: float | None = None
     latency_seconds: float | None = None
+    flags_a: tuple[str, ...] | None = None  # what answer A holds that may steer the judge (`eval.judging.injection`)
+    flags_b: tuple[str, ...] | None = None  # None: of a time before this was looked at
 
     def __post_init__(self) -> None:
         assert self.verdict in VERDICTS, f"verdict {self.verdict}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from eval.judging.injection import FlaggedWins
 from eval.judging.matches import PositionBias
 from eval.judging.prompts import Mode
 from harness.config.schema import Device, ModelConfig, PathsConfig, QuantConfig
@@ -65,6 +66,7 @@ class ApiOptions:
     request_timeout_seconds: float = 120.0  # of one attempt, from connecting to the last byte
     usd_per_million_prompt_tokens: float | None = None
     usd_per_million_completion_tokens: float | None = None
+    price_source: str = "price as given"  # whose prices these are, for a reader
     budget_usd: float | None = None  # for all paid calls of the tournament folder, earlier runs included
     batch: bool = False  # by the server's Batch API: half the price, an answer within 24 hours
     batch_poll_seconds: float = 30.0  # between two looks at a batch
@@ -113,13 +115,20 @@ class JudgeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The calls, tokens and costs ahead. Prompt tokens are taken as a quarter of the prompts' UTF-8 bytes."""
+    """What is ahead of a paid judge.
+
+    Tokens to read are the prompts' UTF-8 bytes over the bytes a token, tokens to write the mean length of a reply; both
+    are measured on this judge's judgments of the tournament, and assumed where there are none yet.
+    """
 
     num_calls: int
     num_prompt_tokens: int
-    num_completion_tokens: int  # at most: every reply at its limit
-    cost_usd: float | None  # expected, every reply at its limit; None where no price was given
-    max_cost_usd: float | None  # every prompt byte a token, no retries
+    num_completion_tokens: int  # expected
+    max_completion_tokens: int  # every reply at its limit
+    num_measured: int  # judgments that the expectation rests on
+    cost_usd: float | None  # expected; None where no price is known
+    max_cost_usd: float | None  # every prompt byte a token, every reply at its limit, no retries
+    price_source: str  # whose prices these are
     batch: bool = False  # at the batch price
 
 
@@ -135,14 +144,17 @@ class JudgeSummary:
     num_judged: int  # in this run
     num_reused: int  # matches whose prompt had been judged before
     num_failed: int  # brought no judgment; left for the next run
+    num_unasked: int  # left for the next run because the budget takes no further call
     num_unparsed: int
     failures: dict[str, int] = field(default_factory=dict)  # reason -> matches
     unparsed: dict[str, int] = field(default_factory=dict)  # reason -> matches whose reply could not be read
     notes: tuple[str, ...] = ()  # answers that match no question
     unmatched_systems: tuple[str, ...] = ()  # they met nobody and can't be rated
     position_bias: PositionBias
+    flagged: FlaggedWins  # answers that may try to steer the judge
     cost_usd: float | None  # of all judgments in use, whenever they were paid; None where no price is known
-    spent_usd: float  # of all calls of the folder, failed ones at the most that they can have cost
+    spent_usd: float  # of all calls of the folder, those without a known bill at the most that they can have cost
+    unknown_usd: float  # the part of it that no bill is known for
     seconds: float
     output: Path  # verdicts.csv or scores.csv
     stopped: str | None = None  # why the run ended before its last match

@@ -8,36 +8,25 @@ last or first line is the verdict. The wording is ours; `load_prompts` reads the
 An answer can't end its own delimiters:
   - our delimiters carry a tag made from the hash of the question and that answer, so an answer that
     quotes its tag changes it;
-  - a line that looks like a delimiter, of ours or of the template in use, gets round brackets;
-  - a chat template's control tokens (`<|im_end|>`, `[INST]`) are broken up;
+  - `eval.judging.injection` disarms lines that look like a delimiter, of ours or of the template in use, lines that
+    print a verdict, and a chat template's control tokens (`<|im_end|>`, `[INST]`);
   - placeholders in an answer are not filled in.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from eval.answers.questions import GENERAL, OPEN_ASSISTANT
+from eval.judging.injection import injection_flags, neutralise
 from eval.judging.matches import Match
 from harness.files.atomic import read_jsonl
 
 PLACEHOLDER = re.compile(r"\{(question|answer_1|answer_2|prompt|tag_1|tag_2)\}")
 NEEDED = ("question", "answer_1", "answer_2")
-CONTROL_TOKEN = re.compile(r"<\|([^|<>\n]{1,40})\|>|\[(/?INST)\]|<(/?s|/?SYS|(?:start|end)_of_turn)>")
-_SUBJECT = r"(?:the )?(?:question|answer|assistant|system|instructions?|verdict|user)\b"
-DELIMITER_LINE = re.compile(  # of a line as `_bare` writes it: no blank beside another, none at an end
-    r"\[ ?(?:/ ?)?(?:(?:the )?(?:start|end|begin(?:ning)?) of\b[^\[\]]*|"
-    rf"{_SUBJECT} ?(?:\d+|[a-c]\b)?(?:'s answer)?(?: (?:begins?|ends?|starts?))?(?: [0-9a-f]{{4,}})?) ?\]",
-)
-BRACKETS = str.maketrans("\uff3b\u3010\uff3d\u3011", "[[]]")
-INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD])
-MARKUP = " \t>#*-+~_`|"  # what may stand before a delimiter and leave it one to a reader
-MAX_DELIMITER = 200  # characters
-OPENING, CLOSING = re.compile(r"[\[\uff3b\u3010]"), re.compile(r"[\]\uff3d\u3011]")
 
 
 class Mode(Enum):
@@ -182,6 +171,12 @@ def render(prompts: PromptSet, match: Match) -> JudgePrompt:
     return JudgePrompt(system=template.system, user=fill(template.text, values))
 
 
+def answer_flags(prompts: PromptSet | None, match: Match) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What each answer holds that may steer the judge (`eval.judging.injection`)."""
+    lines = [] if prompts is None else delimiter_lines(prompts.template(match.question.category).text)
+    return injection_flags(match.answer_a, lines), injection_flags(match.answer_b, lines)
+
+
 def fill(text: str, values: dict[str, str]) -> str:
     """Puts values into a template in one pass: a placeholder inside a value stays as it is."""
     return PLACEHOLDER.sub(lambda found: values[found[1]], text)
@@ -192,22 +187,6 @@ def tag(question: str, answer: str) -> str:
     return hash_text(json.dumps([question, answer]))[:8]
 
 
-def neutralise(text: str, lines: Sequence[str] = ()) -> str:
-    """Makes `text` unable to pass for a part of the prompt around it; ordinary text comes back unchanged.
-
-    Args:
-        text: a question or an answer.
-        lines: further lines that count as delimiters, such as a template's own.
-    """
-    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair can't be sent or stored
-    text = CONTROL_TOKEN.sub(_broken_token, text)
-    known = {_folded(line) for line in lines}
-    return "\n".join(
-        _disarmed(line) if DELIMITER_LINE.fullmatch(_bare(line)) or (known and _folded(line) in known) else line
-        for line in re.split(r"\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]", text)
-    )
-
-
 def delimiter_lines(template: str) -> list[str]:
     """The lines of a template that stand alone, without a placeholder: what delimits its parts."""
     return [line for line in template.splitlines() if line.strip() and not PLACEHOLDER.search(line)]
@@ -216,25 +195,3 @@ def delimiter_lines(template: str) -> list[str]:
 def hash_text(text: str) -> str:
     """The sha256 of a text, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _broken_token(found: re.Match[str]) -> str:
-    return f"< {found[1]} >" if found[1] else f"( {found[2] or found[3]} )"
-
-
-def _bare(line: str) -> str:
-    """A line as a reader sees it: no invisible characters, no Markdown around it, small letters; empty where long."""
-    if not OPENING.search(line):
-        return ""
-    plain = " ".join(line.translate(INVISIBLE).translate(BRACKETS).casefold().split()).strip(MARKUP)
-    return plain if len(plain) <= MAX_DELIMITER else ""
-
-
-def _folded(line: str) -> str:
-    return " ".join(line.casefold().split())
-
-
-def _disarmed(line: str) -> str:
-    if OPENING.search(line):
-        return CLOSING.sub(")", OPENING.sub("(", line))
-    return f"> {line}"

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from eval.judging.injection import FlaggedWins, flagged_wins
 from eval.judging.matches import Judge, Judgment, Match
 from eval.judging.parse import read_anew
 from eval.judging.prompts import Mode, hash_text
@@ -44,11 +45,13 @@ CREATE TABLE IF NOT EXISTS judgments (
     system_a TEXT NOT NULL, system_b TEXT NOT NULL, verdict INTEGER NOT NULL CHECK (verdict IN (1, 2, 3, -1)),
     score_a REAL, score_b REAL, raw_text TEXT, logprobs TEXT, reason TEXT, num_prompt_tokens INTEGER,
     num_completion_tokens INTEGER, cost_usd REAL, latency_seconds REAL, created TEXT NOT NULL,
-    PRIMARY KEY (settings_sha256, prompt_sha256));
+    flags_a TEXT, flags_b TEXT, PRIMARY KEY (settings_sha256, prompt_sha256));
 CREATE TABLE IF NOT EXISTS calls (
     call_id INTEGER PRIMARY KEY, judge TEXT NOT NULL, prompt_sha256 TEXT NOT NULL, reserved_usd REAL NOT NULL,
     cost_usd REAL, outcome TEXT, started TEXT NOT NULL, finished TEXT);
 """
+ADDED_COLUMNS = ("flags_a TEXT", "flags_b TEXT")  # to `judgments`, which older files have without them
+LIST_FIELDS = ("logprobs", "flags_a", "flags_b")  # kept as JSON
 JUDGMENT_FIELDS = tuple(field.name for field in fields(Judgment))
 
 
@@ -68,9 +71,16 @@ class JudgmentStore:
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.executescript(SCHEMA)
+            self._add_columns()
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise ValueError(f"{folder / DATABASE}: {error}; move the file away or name another tournament") from error
+
+    def _add_columns(self) -> None:
+        there = {row[1] for row in self._db.execute("PRAGMA table_info(judgments)")}
+        for column in ADDED_COLUMNS:
+            if column.split()[0] not in there:
+                self._db.execute(f"ALTER TABLE judgments ADD COLUMN {column}")
 
     def __enter__(self) -> "JudgmentStore":
         return self
@@ -117,6 +127,13 @@ class JudgmentStore:
         )
         return {row[0] for row in found}
 
+    def by_prompt(self, judge: Judge) -> dict[str, Judgment]:
+        """All that this judge, under these settings, has judged: prompt hash -> judgment."""
+        found = self._db.execute(
+            f"SELECT {', '.join(JUDGMENT_FIELDS)} FROM judgments WHERE settings_sha256 = ?", (settings_sha256(judge),)
+        )
+        return {judgment.prompt_sha256: judgment for judgment in map(_judgment, found)}
+
     def reparse(self, judge: Judge, mode: Mode) -> int:
         """Reads this judge's stored replies anew, all or none. -> how many judgments changed."""
         key, changed = settings_sha256(judge), 0
@@ -146,7 +163,7 @@ class JudgmentStore:
         A verdict that is there already stays as it was; one that could not be read gives way.
         """
         values = dict(zip(JUDGMENT_FIELDS, astuple(judgment), strict=True))
-        values["logprobs"] = None if judgment.logprobs is None else json.dumps(judgment.logprobs)
+        values |= {name: None if values[name] is None else json.dumps(values[name]) for name in LIST_FIELDS}
         values |= {"settings_sha256": settings_sha256(judge), "judge": judge.name, "created": _now()}
         columns = ", ".join(values)
         marks = ", ".join(f":{name}" for name in values)
@@ -199,6 +216,11 @@ class JudgmentStore:
         row = self._db.execute("SELECT COALESCE(SUM(COALESCE(cost_usd, reserved_usd)), 0) FROM calls").fetchone()
         return float(row[0])
 
+    def unknown_usd(self) -> float:
+        """The part of `spent_usd` that no bill is known for: calls under way, or failed on the way, at their most."""
+        row = self._db.execute("SELECT COALESCE(SUM(reserved_usd), 0) FROM calls WHERE cost_usd IS NULL").fetchone()
+        return float(row[0])
+
     def export_verdicts(self) -> Path:
         """Writes verdicts.csv: one row a match and judge, in the layout that `python -m eval rate` reads."""
         rows = [(j.question_id, j.system_a, j.system_b, j.verdict, judge) for judge, j in self.judgments()]
@@ -239,6 +261,21 @@ def recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: json.loads(settings) for name, settings in rows}
 
 
+def recorded_flags(folder: Path) -> dict[str, FlaggedWins]:
+    """Judge -> how often flagged answers win before it; of judgments that say what their answers hold.
+
+    Raises:
+        ValueError: its database can't be read.
+    """
+    if not (folder / DATABASE).is_file():
+        return {}
+    with JudgmentStore(folder) as store:
+        by_judge: dict[str, list[Judgment]] = {}
+        for judge, judgment in store.judgments():
+            by_judge.setdefault(judge, []).append(judgment)
+    return {judge: flagged_wins(judgments) for judge, judgments in by_judge.items()}
+
+
 def settings_sha256(judge: Judge) -> str:
     """A hash that identifies a judge with its settings."""
     return hash_text(json.dumps([judge.name, dict(judge.settings)], sort_keys=True))
@@ -246,8 +283,8 @@ def settings_sha256(judge: Judge) -> str:
 
 def _judgment(values: Sequence[Any]) -> Judgment:
     row: Mapping[str, Any] = dict(zip(JUDGMENT_FIELDS, values, strict=True))
-    logprobs = None if row["logprobs"] is None else tuple(json.loads(row["logprobs"]))
-    return Judgment(**{**row, "logprobs": logprobs})
+    lists = {name: None if row[name] is None else tuple(json.loads(row[name])) for name in LIST_FIELDS}
+    return Judgment(**{**row, **lists})
 
 
 def _now() -> str:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eval.scoring.finite import require_finite
 from eval.scoring.next_token import MIN_PREFIX_TOKENS, common_prefix
 from eval.scoring.row_sizes import Backoff, row_sizes
 from harness.banks.bank import CausalBank
@@ -75,7 +76,8 @@ def score_continuations(
         Indices into `requests`, and their scores.
 
     Raises:
-        ValueError: a request without context or scored tokens, or longer than the model's context.
+        ValueError: a request without context or scored tokens, or longer than the model's context; logits that are no
+            numbers.
     """
     _check(base, requests)
     shares = base.bank.layout.may_share(max((len(request.tokens) for request in requests), default=0))
@@ -95,7 +97,10 @@ def score_continuations(
         give_up=split_first,
     )
     for row, scores in rows:
-        yield [index for group in row for index in group.requests], scores
+        indices = [index for group in row for index in group.requests]
+        members = [requests[i].member for i, score in zip(indices, scores, strict=True) for _ in score.logprobs]
+        require_finite(base, members, np.concatenate([score.logprobs for score in scores]))
+        yield indices, scores
 
 
 def _groups(requests: Sequence[Continuation], shares: bool) -> list[_Group]:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eval.scoring.finite import require_finite
 from eval.scoring.row_sizes import PREFIX_ROWS, Backoff, row_sizes
 from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
@@ -76,8 +77,8 @@ def next_token_logprobs(
         [num_prompts, C], nats, in the prompts' order.
 
     Raises:
-        ValueError: an empty prompt, one longer than the model's context, a member that isn't loaded, or
-            candidates of another shape.
+        ValueError: an empty prompt, one longer than the model's context, a member that isn't loaded, candidates of
+            another shape, or logits that are no numbers.
     """
     wanted = _candidate_table(candidates, len(prompts))
     logprobs = np.full(wanted.shape, np.nan, dtype=np.float32)
@@ -116,6 +117,7 @@ def score_rows(
         for group, index in row:
             if index == group.prompts[-1]:
                 group.prefix = []
+        require_finite(base, [prompts[index].member for _, index in row], scores)
         yield [index for _, index in row], scores
 
 

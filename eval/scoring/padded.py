@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eval.scoring.finite import require_finite
 from eval.scoring.next_token import Prompt
 from eval.scoring.row_sizes import Backoff, row_sizes
 from harness.banks.bank import CausalBank
@@ -31,15 +32,21 @@ def score_padded(
         prompts: each at most the model's context.
         candidates: token ids, [num_prompts][C].
         row_tokens: tokens of a batch, padding counted; default by device and free memory.
+
+    Raises:
+        ValueError: logits that are no numbers.
     """
     bank = base.bank
     backoff = Backoff(row_sizes(bank, row_tokens).row_tokens, bank.device, "prompt", "shorten the prompts")
-    return backoff.in_batches(
+    batches = backoff.in_batches(
         deque(_ordered(prompts)),
         lambda waiting, limit: _next_batch(waiting, prompts, limit),
         lambda batch: _score_batch(bank, batch, prompts, candidates),
         smallest=lambda index: len(prompts[index].tokens),
     )
+    for batch, scores in batches:
+        require_finite(base, [prompts[index].member for index in batch], scores)
+        yield batch, scores
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ import torch
 from eval.benchmarks.dataset_rows import EvalRows
 from eval.benchmarks.glue.class_scores import class_scores, number_scores, official_metrics
 from eval.benchmarks.glue.settings import GlueSettings
+from eval.scoring.finite import require_finite
 from eval.scoring.model_key import model_sha256
 from eval.scoring.partial import Partial
 from eval.scoring.row_sizes import Backoff
@@ -107,7 +108,8 @@ def score_glue(
         partial_dir: where finished rows are kept, tied to model, rows and settings. None keeps nothing.
 
     Raises:
-        ValueError: not a classifier, a head of another number of classes, a row without a class.
+        ValueError: not a classifier, a head of another number of classes, a row without a class, or logits that are
+            no numbers.
     """
     bank = _classifier(base, rows)
     num_labels = int(bank.base.config.num_labels)
@@ -117,6 +119,7 @@ def score_glue(
     model, asked_sha256 = model_sha256(base, member), _settings_sha256(rows, settings, most)
     partial: Partial[int] = Partial.open(partial_dir, "glue", model, asked_sha256)
     for places, scores in _score(bank, ids, [at for at in range(len(asked)) if at not in partial.done]):
+        require_finite(base, [member] * len(places), np.asarray(scores, dtype=np.float32))
         partial.add(dict(zip(places, scores, strict=True)))
         if on_progress is not None:
             on_progress(len(partial.done), len(asked))

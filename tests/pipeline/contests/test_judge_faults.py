@@ -5,6 +5,7 @@ that may appear nowhere: in no file of the tournament, no log, no summary.
 """
 
 import dataclasses
+import gzip
 import json
 import logging
 import os
@@ -449,3 +450,65 @@ def test_a_killed_run_pays_for_no_judgment_twice(tmp_path: Path) -> None:
     assert len(server.requests) - before == 7
     assert summary.cost_usd is not None
     assert summary.spent_usd >= summary.cost_usd  # what was under way at the kill is booked at its most
+
+
+BOMB = Answer(body=gzip.compress(bytes(64 * 2**20)), headers={"content-encoding": "gzip"})
+MOST = "at the most that it can have cost"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "booked"),
+    [
+        (error(500, "oops"), "HTTP 500", MOST),
+        (error(408, "too slow"), "HTTP 408", MOST),
+        (error(429, "slow down", retry_after="0"), "HTTP 429", "nothing"),
+        (error(400, "the messages are bad"), "HTTP 400: the messages are bad", "nothing"),
+        (Answer(status=502, body=completion(choices=None)), "HTTP 502", "as counted"),
+        (Answer(body=completion(choices=None)), "the server's reply has no choices", "as counted"),
+        (BOMB, "the reply is larger than 16 MiB", MOST),
+        (dataclasses.replace(BOMB, status=400), "the reply is larger than 16 MiB", MOST),
+        (Answer(body=b"\x1f\x8b no gzip", headers={"content-encoding": "gzip"}), "the connection broke off", MOST),
+        (Answer(body=b"[" * 100_000), "the server's reply is nested too deeply", MOST),
+        (Answer(status=400, body=b'{"a":' * 900 + b"1" + b"}" * 900), None, "nothing"),
+        (
+            Answer(status=307, headers={"location": "http://["}),
+            "HTTP 307: a redirect, which is not followed; give the final base_url",
+            "nothing",
+        ),
+        (error(400, "no " * 66 + CANARY), None, "nothing"),
+    ],
+)
+def test_a_call_that_fails_is_booked_by_what_is_known_and_stops_nothing(
+    tmp_path: Path, answer: Answer, reason: str | None, booked: str
+) -> None:
+    with serving(lambda n, request: answer if n == 0 else GOOD) as server:
+        summary = judge(tmp_path, server, max_attempts=1)
+    assert (summary.num_judged, len(server.requests)) == (3, 4)
+    (said,) = summary.failures
+    assert reason in (None, said)
+    assert "sk-" not in said
+    counted, cost = (300 * 10 + 20 * 30) / 1e6, summary.spent_usd - (summary.cost_usd or 0.0)
+    if booked == MOST:
+        assert cost > counted
+    else:
+        assert cost == pytest.approx(counted if booked == "as counted" else 0.0)
+
+
+@pytest.mark.parametrize("number", [-5, 20.5, 10**30, None, "20", True, [20], 10**8, float("inf"), float("nan")])
+def test_a_count_that_can_be_none_leaves_the_call_at_its_most(tmp_path: Path, number: Any) -> None:
+    with serving(
+        lambda n, request: Answer(body=completion(usage={"prompt_tokens": 300, "completion_tokens": number}))
+    ) as server:
+        summary = judge(tmp_path, server, num_questions=1)
+    assert (summary.num_judged, summary.cost_usd, len(server.requests)) == (2, None, 2)
+    assert summary.spent_usd > 2 * (300 * 10 + 20 * 30) / 1e6
+
+
+def test_a_batch_follows_no_redirect_either(tmp_path: Path) -> None:
+    with serving(lambda n, request: GOOD) as other, serving_batches() as server:
+        moved = Answer(status=308, headers={"location": f"{other.url}/files"})
+        server.fault = lambda method, path, n: moved
+        summary = judge(tmp_path, server, batch=True, max_attempts=1)
+    assert (other.requests, summary.spent_usd) == ([], 0.0)
+    assert summary.stopped is not None
+    assert "a redirect, which is not followed" in summary.stopped

@@ -132,7 +132,7 @@ def test_the_estimate_bounds_what_is_paid() -> None:
     found = estimate_calls(options, PROMPTS, [MATCH, MATCH])
     prompt = render(PROMPTS, MATCH)
     size = len((prompt.system + prompt.user).encode())
-    assert (found.num_calls, found.num_completion_tokens) == (2, 200)
+    assert (found.num_calls, found.num_completion_tokens, found.max_completion_tokens) == (2, 200, 200)
     assert found.num_prompt_tokens == pytest.approx(2 * (size / 4 + 16), abs=2)
     assert found.cost_usd is not None
     assert found.max_cost_usd is not None

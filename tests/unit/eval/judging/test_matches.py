@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from eval.answers.files import read_contestants
 from eval.answers.questions import Question, load_open_questions
 from eval.judges.tournament import LOCK_FILE, open_tournament, run
+from eval.judging.injection import neutralise
 from eval.judging.matches import Judgment, Match, make_matches, make_reference_matches, position_bias, unmatched_systems
 from eval.judging.options import ApiOptions, JudgeOptions, ReplayOptions
 from eval.judging.prompts import (
@@ -28,7 +29,6 @@ from eval.judging.prompts import (
     PromptTemplate,
     fill,
     load_prompts,
-    neutralise,
     own_prompts,
     render,
     tag,

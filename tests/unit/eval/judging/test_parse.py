@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.judging.injection import neutralise
 from eval.judging.parse import parse_scores, parse_verdict
-from eval.judging.prompts import neutralise
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden"
 SHARED = Path(__file__).resolve().parents[4].parent / "shared" / "data"
