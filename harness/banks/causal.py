@@ -27,7 +27,7 @@ from harness.nn.batch import Item, PackedRow, Segment, pack, split_rows
 from harness.nn.dropout import draw_mask, mix_seed, rounded_probability
 from harness.nn.head import Head
 from harness.nn.quant import require_quantized
-from harness.nn.rows import Layout, fitting_layout, packed_hidden, padded_hidden
+from harness.nn.rows import BatchCache, Layout, fitting_layout, packed_hidden, padded_hidden
 
 CALIBRATION_TOKENS = 2048  # a row of calibration examples
 
@@ -102,7 +102,7 @@ class PackedBank(OwnedBank):
         input_ids_1N: Tensor,
         segments: Sequence[Segment],
         position_ids_1N: Tensor | None = None,
-        plan: AttentionPlan | None = None,
+        plan: AttentionPlan | BatchCache | None = None,
     ) -> Tensor:
         """As `AdapterBank.forward`: hidden states before the output layer, [1, N, hidden].
 
@@ -174,7 +174,7 @@ def _hidden(
     input_ids_1N: Tensor,
     lengths: Sequence[int],
     position_ids_1N: Tensor | None = None,
-    plan: AttentionPlan | None = None,
+    plan: AttentionPlan | BatchCache | None = None,
 ) -> Tensor:
     """-> [1, N, hidden] of a row."""
     if layout.is_packed:
