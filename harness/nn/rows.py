@@ -154,6 +154,12 @@ def fitting_layout(model: Any, where: object) -> Layout:
     )
 
 
+def make_ready(model: Any, layout: Layout) -> None:
+    """Readies a model that was read again for the layout that fitted it before."""
+    if layout.is_packed:
+        model.set_attn_implementation(PACKED)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trial:
     """What the model's own `forward` makes of a sequence alone, to hold other ways against."""
@@ -166,7 +172,7 @@ class _Trial:
     @classmethod
     def of(cls, model: Any, where: object) -> "_Trial":
         """Raises ValueError for a model whose `forward` can't be called, or gives no numbers."""
-        first_1T, longer_1T = _sequences(model)
+        first_1T, longer_1T = trial_sequences(model)
         try:
             head = Head(model)
             own_TD = head.hidden_of(first_1T)
@@ -250,8 +256,8 @@ def _cached(model: Any, row_1N: Tensor) -> Tensor:
     return torch.cat([parts[0], parts[2]], dim=1)
 
 
-def _sequences(model: Any) -> list[Tensor]:
-    """Token ids that no model gives a meaning of its own: none that its config names. -> the short one, the longer."""
+def trial_sequences(model: Any) -> list[Tensor]:
+    """Two sequences of tokens that its config gives no meaning of their own, the longer one last, [1, T] each."""
     table: nn.Embedding = model.get_input_embeddings()
     named = [value for key, value in model.config.to_dict().items() if key.endswith("_token_id")]
     special = {token for value in named for token in (value if isinstance(value, list) else [value])}
