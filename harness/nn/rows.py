@@ -197,7 +197,7 @@ class _Trial:
             return str(error).splitlines()[0]
         num_tokens = len(self.own_TD)
         both = torch.stack([hidden_ND[:num_tokens], hidden_ND[-num_tokens:]])
-        return difference(both @ self.head_VD.T, (self.own_TD @ self.head_VD.T)[None], self.own_TD.dtype)
+        return difference(both @ self.head_VD.T, (self.own_TD @ self.head_VD.T)[None], MAX_ERRORS[self.own_TD.dtype])
 
 
 def _packed_problem(trial: _Trial) -> tuple[str | None, int | None]:
@@ -268,15 +268,15 @@ def trial_sequences(model: Any) -> list[Tensor]:
     return list(row_1N.split(lengths, dim=1))
 
 
-def difference(ours_NV: Tensor, own_NV: Tensor, dtype: torch.dtype) -> str | None:
+def difference(ours_NV: Tensor, own_NV: Tensor, limit: float) -> str | None:
     """Says by how much logits differ, each position's by its own size; None where that is rounding.
 
     Args:
         ours_NV: [..., V]
         own_NV: what they are held against.
-        dtype: of the model that computed them.
+        limit: the part of their size by which they may differ (`MAX_ERRORS`).
     """
     ours_NV, own_NV = ours_NV.float(), own_NV.float()
     size_N = (own_NV - own_NV.mean(-1, keepdim=True)).norm(dim=-1).clamp_min(1e-12)
     error = float(((ours_NV - own_NV).norm(dim=-1) / size_N).max())
-    return None if error <= MAX_ERRORS[dtype] else f"its logits differ by {error:.2g} of their size"
+    return None if error <= limit else f"its logits differ by {error:.2g} of their size"
