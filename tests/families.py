@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from transformers import (
     BloomConfig,
     CodeGenConfig,
@@ -26,6 +27,7 @@ from transformers import (
     Phi3Config,
     PhiConfig,
     PretrainedConfig,
+    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
     RecurrentGemmaConfig,
@@ -110,3 +112,12 @@ PADDED_FAMILIES: dict[str, PretrainedConfig] = {
     ),
 }
 FAMILIES = PACKED_FAMILIES | PADDED_FAMILIES
+
+
+def draw_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """With values that tell tokens apart, in biases and norms too."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "A_log" not in name and "dt_proj" not in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2 + 0.5 * ("norm" in name)
+    return model.eval()

@@ -28,7 +28,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
 from benchmarks.gpu.shapes import Options, build_base, measure, quant_config, samples, shape_of, train_config
-from eval.answers.decoding import DecodingRequest, DecodingSettings, decode
+from eval.answers.decoding import decode
+from eval.answers.sequences import DecodingRequest, DecodingSettings
 from eval.scoring.next_token import Prompt, next_token_logprobs
 from harness.banks.classifier import ClassifierBank
 from harness.banks.load import LoadedBase

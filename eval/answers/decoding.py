@@ -12,8 +12,7 @@ go on. The host waits for the device once a token, for all rows together.
 Source: continuous batching as in Orca (OSDI 2022). tests/unit/eval/answers/test_generate.py holds greedy texts against
 transformers' `generate`, one prompt at a time.
 
-Each prompt owns a random generator and draws one number a token: what it samples doesn't depend on who else is in the
-batch. Source of nucleus sampling: arXiv 1904.09751; p = 0.9 and temperature 0.7 are the paper's.
+A base whose rows are padded is answered from by `eval.answers.padded_batch`.
 """
 
 from collections import deque
@@ -24,61 +23,26 @@ import torch
 from torch import Tensor
 
 from eval.answers.key_value_cache import Decode, Prefill, Shelf, Slots
+from eval.answers.padded_batch import PaddedBatch
+from eval.answers.sampling import TokenPicker
+from eval.answers.sequences import (
+    Decoded,
+    DecodingRequest,
+    DecodingSettings,
+    UnderWay,
+    longest_first,
+    member_ranks,
+    numbers_ahead,
+    uniform_numbers,
+    wait_again,
+)
 from eval.scoring.row_sizes import MAX_SLOTS, PREFILL_TOKENS, Backoff, RowSizes, row_sizes
-from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
 from harness.nn.batch import Segment
 
 _NUMBERS_AHEAD = 64  # random numbers of each sequence that the device has in advance
 
 ShouldStop = Callable[[Sequence[int]], bool]  # of the tokens generated so far
-
-_NUCLEUS_GUESS = 256  # tokens looked at first; most nuclei are smaller, and a full sort costs more than the layer
-_WIDE = -1  # stands for a token of a row whose nucleus is wider than that
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodingSettings:
-    max_new_tokens: int
-    greedy: bool
-    temperature: float
-    top_p: float
-    num_slots: int | None = None  # sequences under way at once; None: as many as fit, at most MAX_SLOTS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodingRequest:
-    tokens: Sequence[int]  # the whole prompt
-    member: str | None  # whose adapter answers; None: the untouched base
-    seed: int = 0  # of this prompt's random stream
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """A request under way."""
-
-    index: int  # of the request
-    request: DecodingRequest
-    max_new_tokens: int
-    uniform_T: Tensor | None  # the random number behind each new token; None: greedy
-    new_tokens: list[int] = field(default_factory=list)
-
-    @property
-    def num_tokens(self) -> int:
-        """That its slot needs."""
-        return len(self.request.tokens) + self.max_new_tokens
-
-    @property
-    def known(self) -> list[int]:
-        """What is prefilled: the prompt, and the new tokens of a sequence that is taken up again."""
-        return [*self.request.tokens, *self.new_tokens]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoded:
-    index: int  # of the request
-    tokens: tuple[int, ...]  # without the end-of-sequence token
-    finish_reason: str  # eos, stop, length
 
 
 def decode(
@@ -96,7 +60,8 @@ def decode(
         should_stop: looked at after each token; a true one ends the sequence, the token included.
 
     Raises:
-        ValueError: an empty prompt, or one that leaves no room for a token in the model's context.
+        ValueError: an empty prompt, or one that leaves no room for a token in the model's context; logits that are
+            NaN or infinite.
         torch.OutOfMemoryError: a single sequence doesn't fit beside the model.
     """
     waiting = deque(_sequences(base, requests, settings))
@@ -109,8 +74,10 @@ def decode(
         "shorten the prompts or take a lower max_new_tokens",
     )
     sizes = row_sizes(base.bank, usual=PREFILL_TOKENS)
-    batch = _Batch(base.bank, [request.member for request in requests], settings, sizes)
-    while waiting or batch.shelves:
+    picker = TokenPicker(bank=base.bank, settings=settings, model=base.source.location)
+    kind = _Batch if base.bank.layout.is_packed else PaddedBatch
+    batch = kind(picker, [request.member for request in requests], sizes)
+    while waiting or not batch.is_empty:
         stepped = backoff.run(
             lambda num_slots: batch.advance(waiting, num_slots, backoff.num_halvings),
             smallest=1,
@@ -119,7 +86,7 @@ def decode(
         yield from batch.retire(_finish_reasons(stepped, eos_tokens, should_stop))
 
 
-def _sequences(base: LoadedBase, requests: Sequence[DecodingRequest], settings: DecodingSettings) -> list[_Sequence]:
+def _sequences(base: LoadedBase, requests: Sequence[DecodingRequest], settings: DecodingSettings) -> list[UnderWay]:
     found = []
     for index, request in enumerate(requests):
         room = base.max_length - len(request.tokens)
@@ -130,8 +97,8 @@ def _sequences(base: LoadedBase, requests: Sequence[DecodingRequest], settings: 
             )
         num_new = min(settings.max_new_tokens, room)
         uniform_T = None if settings.greedy else uniform_numbers(request.seed, num_new)
-        found.append(_Sequence(index, request, num_new, uniform_T))
-    return sorted(found, key=lambda s: -len(s.request.tokens))
+        found.append(UnderWay(index, request, num_new, uniform_T))
+    return longest_first(found)
 
 
 @dataclass(slots=True)
@@ -139,12 +106,12 @@ class _OnShelf:
     """A shelf of the cache and whose keys and values are in its slots."""
 
     cache: Shelf
-    sequences: list[_Sequence] = field(default_factory=list)
+    sequences: list[UnderWay] = field(default_factory=list)
 
-    def holds(self, sequence: _Sequence) -> bool:
+    def holds(self, sequence: UnderWay) -> bool:
         return self.cache.num_free > 0 and sequence.num_tokens <= self.cache.max_tokens
 
-    def suits(self, sequence: _Sequence) -> bool:
+    def suits(self, sequence: UnderWay) -> bool:
         """Whether the sequence takes half of a slot at least."""
         return 2 * sequence.num_tokens >= self.cache.max_tokens
 
@@ -153,7 +120,7 @@ class _OnShelf:
 class _Step:
     """What a decoding pass needs on the device; made when the sequences under way change."""
 
-    rows: list[_Sequence]  # those of one member together
+    rows: list[UnderWay]  # those of one member together
     slots: Slots
     segments: list[Segment]
     tokens_B: Tensor  # each row's newest
@@ -164,16 +131,18 @@ class _Step:
 class _Batch:
     """The sequences under way and their cache."""
 
-    def __init__(
-        self, bank: CausalBank, members: Sequence[str | None], settings: DecodingSettings, sizes: RowSizes
-    ) -> None:
+    def __init__(self, picker: TokenPicker, members: Sequence[str | None], sizes: RowSizes) -> None:
         self.shelves: list[_OnShelf] = []
-        self._bank, self._settings, self._sizes = bank, settings, sizes
-        self._ranks = {member: rank for rank, member in enumerate(dict.fromkeys(members))}
+        self._bank, self._picker, self._sizes = picker.bank, picker, sizes
+        self._ranks = member_ranks(members)
         self._step: _Step | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        return not self.shelves
+
     @torch.inference_mode()
-    def advance(self, waiting: deque[_Sequence], num_slots: int, num_halvings: int) -> list[_Sequence]:
+    def advance(self, waiting: deque[UnderWay], num_slots: int, num_halvings: int) -> list[UnderWay]:
         """Starts waiting sequences where there are slots, else continues all by one token. -> those with a new token"""
         started = self._place(waiting, num_slots, num_halvings)
         if not started:
@@ -194,27 +163,22 @@ class _Batch:
                 last = shelf.sequences.pop()
                 if last is not sequence:
                     shelf.sequences[slot] = last
-                tokens = sequence.new_tokens[:-1] if reason == "eos" else sequence.new_tokens
-                finished.append(Decoded(index=sequence.index, tokens=tuple(tokens), finish_reason=reason))
+                finished.append(sequence.finished(reason))
         if finished:
             self.shelves = [shelf for shelf in self.shelves if shelf.sequences]
             self._step = None
         return finished
 
-    def give_up(self, waiting: deque[_Sequence]) -> None:
+    def give_up(self, waiting: deque[UnderWay]) -> None:
         """Drops the cache; all that was under way waits again and keeps its new tokens."""
         under_way = [sequence for shelf in self.shelves for sequence in shelf.sequences]
-        again = sorted([*under_way, *waiting], key=lambda s: -len(s.request.tokens))
-        waiting.clear()
-        waiting.extend(again)
+        wait_again(waiting, under_way)
         self.shelves, self._step = [], None
 
-    def _place(
-        self, waiting: deque[_Sequence], num_slots: int, num_halvings: int
-    ) -> list[tuple[Shelf, int, _Sequence]]:
+    def _place(self, waiting: deque[UnderWay], num_slots: int, num_halvings: int) -> list[tuple[Shelf, int, UnderWay]]:
         """Takes as many waiting sequences as there are slots and room in a row. -> shelf, slot, sequence"""
         limit, total = self._sizes.row_tokens >> num_halvings, 0
-        started: list[tuple[Shelf, int, _Sequence]] = []
+        started: list[tuple[Shelf, int, UnderWay]] = []
         while waiting:
             num_tokens = len(waiting[0].known)
             total += num_tokens
@@ -227,7 +191,7 @@ class _Batch:
             started.append((shelf.cache, shelf.cache.add(num_tokens), shelf.sequences[-1]))
         return started
 
-    def _shelf_for(self, waiting: deque[_Sequence], num_slots: int, num_halvings: int) -> _OnShelf | None:
+    def _shelf_for(self, waiting: deque[UnderWay], num_slots: int, num_halvings: int) -> _OnShelf | None:
         """Where the first waiting sequence goes: a shelf of its length, a new one, or any once all slots are given out.
 
         None where it has to wait: for a free slot, or for longer ones to give their memory back.
@@ -240,7 +204,7 @@ class _Batch:
         if num_left < 1:
             return fitting[0] if fitting else None
         wanted = min(num_left, sum(2 * s.num_tokens >= first.num_tokens for s in waiting))
-        if self._settings.num_slots is None:  # what the user asked for is tried as it is
+        if self._picker.settings.num_slots is None:  # what the user asked for is tried as it is
             tokens_left = (self._sizes.kept_tokens >> num_halvings) - sum(s.cache.num_tokens for s in self.shelves)
             wanted = min(wanted, tokens_left // first.num_tokens)
         if wanted < 1 and self.shelves:
@@ -248,7 +212,7 @@ class _Batch:
         self.shelves.append(_OnShelf(Shelf(num_slots=max(1, wanted), max_tokens=first.num_tokens)))
         return self.shelves[-1]
 
-    def _prefill(self, started: list[tuple[Shelf, int, _Sequence]]) -> None:
+    def _prefill(self, started: list[tuple[Shelf, int, UnderWay]]) -> None:
         """Reads the started sequences in one packed row and picks each one's next token."""
         started.sort(key=lambda found: self._ranks[found[2].request.member])
         rows = [sequence for _, _, sequence in started]
@@ -259,10 +223,10 @@ class _Batch:
         plan = Prefill(lengths, [(shelf, slot) for shelf, slot, _ in started])
         hidden_1ND = self._bank(row_1N, segments, plan=plan)
         last_BD = hidden_1ND[0, torch.tensor(lengths, device=device).cumsum(0) - 1]
-        self._pick(last_BD, rows, _numbers_ahead(rows, 1, device))
+        self._picker.pick(last_BD, rows, numbers_ahead(rows, 1, device))
         self._step = None
 
-    def _continue(self) -> list[_Sequence]:
+    def _continue(self) -> list[UnderWay]:
         """One token more for every sequence under way."""
         step = self._step
         if step is None or step.num_done == _NUMBERS_AHEAD:
@@ -271,7 +235,7 @@ class _Batch:
             step.tokens_B[None], step.segments, position_ids_1N=step.slots.positions_1B, plan=Decode(step.slots)
         )
         uniform_B1 = None if step.uniform_BS is None else step.uniform_BS[:, step.num_done, None]
-        step.tokens_B = self._pick(hidden_1BD[0], step.rows, uniform_B1)
+        step.tokens_B = self._picker.pick(hidden_1BD[0], step.rows, uniform_B1)
         step.slots.count_up()
         step.num_done += 1
         return step.rows
@@ -286,35 +250,12 @@ class _Batch:
             slots=Slots([shelf.cache for shelf in self.shelves], by_row, device),
             segments=[Segment(num_tokens=1, member=sequence.request.member) for sequence in rows],
             tokens_B=torch.tensor([sequence.new_tokens[-1] for sequence in rows], device=device),
-            uniform_BS=_numbers_ahead(rows, _NUMBERS_AHEAD, device),
+            uniform_BS=numbers_ahead(rows, _NUMBERS_AHEAD, device),
         )
-
-    def _pick(self, hidden_BD: Tensor, rows: Sequence[_Sequence], uniform_B1: Tensor | None) -> Tensor:
-        """Appends each row's next token. -> the tokens, on the device, [B]"""
-        logits_BV = self._bank.logits(hidden_BD)
-        if uniform_B1 is None:
-            tokens_B, found = greedy_tokens(logits_BV)
-        else:
-            settings = self._settings
-            tokens_B, found = nucleus_tokens(logits_BV, uniform_B1[:, 0], settings.temperature, settings.top_p)
-        for sequence, token in zip(rows, found, strict=True):
-            sequence.new_tokens.append(token)
-        return tokens_B
-
-
-def _numbers_ahead(rows: Sequence[_Sequence], count: int, device: torch.device) -> Tensor | None:
-    """The next `count` random numbers of each row, [B, count], 0 beyond its last token; None where none has any."""
-    ahead = torch.zeros(len(rows), count, dtype=torch.float64)
-    for place, sequence in enumerate(rows):
-        if sequence.uniform_T is None:
-            return None
-        part = sequence.uniform_T[len(sequence.new_tokens) :][:count]
-        ahead[place, : len(part)] = part
-    return ahead.to(device)
 
 
 def _finish_reasons(
-    stepped: Sequence[_Sequence], eos_tokens: frozenset[int], should_stop: ShouldStop | None
+    stepped: Sequence[UnderWay], eos_tokens: frozenset[int], should_stop: ShouldStop | None
 ) -> dict[int, str]:
     """Of the sequences that are done, by their index."""
     reasons = {}
@@ -326,53 +267,3 @@ def _finish_reasons(
         elif len(sequence.new_tokens) >= sequence.max_new_tokens:
             reasons[sequence.index] = "length"
     return reasons
-
-
-def uniform_numbers(seed: int, count: int) -> Tensor:
-    """A prompt's random stream: the number behind each of its tokens. -> [count], float64, on the CPU"""
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def greedy_tokens(logits_BV: Tensor) -> tuple[Tensor, list[int]]:
-    """The most likely token of each row, the first of equals: on the device, and on the host."""
-    tokens_B = logits_BV.argmax(dim=-1)
-    return tokens_B, tokens_B.tolist()
-
-
-def nucleus_tokens(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> tuple[Tensor, list[int]]:
-    """Samples from the smallest set of likeliest tokens whose probabilities sum to at least `top_p`.
-
-    Args:
-        logits_BV: float32.
-        uniform_B: float64 from 0 to 1, on the logits' device: each row's random number.
-        temperature: above 0; divides the logits.
-        top_p: above 0, at most 1.
-
-    Returns:
-        Each row's token, on the device and on the host.
-    """
-    probs_BV = (logits_BV / temperature).softmax(dim=-1)
-    likely = probs_BV.topk(min(_NUCLEUS_GUESS, probs_BV.shape[1]), dim=-1)
-    tokens_B = _draw(likely.values, likely.indices, uniform_B[:, None], top_p)
-    if likely.values.shape[1] == probs_BV.shape[1]:
-        return tokens_B, tokens_B.tolist()
-    is_wide_B = likely.values.double().sum(dim=-1) < top_p
-    tokens_B = tokens_B.masked_fill(is_wide_B, _WIDE)
-    found: list[int] = tokens_B.tolist()
-    wide = [row for row, token in enumerate(found) if token == _WIDE]
-    if wide:
-        everything = probs_BV[wide].sort(dim=-1, descending=True)
-        tokens_B[wide] = _draw(everything.values, everything.indices, uniform_B[wide, None], top_p)
-        found = tokens_B.tolist()
-    return tokens_B, found
-
-
-def _draw(sorted_BK: Tensor, tokens_BK: Tensor, uniform_B1: Tensor, top_p: float) -> Tensor:
-    """Inverts the cumulative distribution of the nucleus at a uniform number. -> [B]"""
-    probs_BK = sorted_BK.double()
-    before_BK = probs_BK.cumsum(dim=-1) - probs_BK
-    nucleus_BK = probs_BK * (before_BK < top_p)
-    mass_BK = nucleus_BK.cumsum(dim=-1)
-    place_B1 = (mass_BK <= uniform_B1 * mass_BK[:, -1:]).sum(dim=-1, keepdim=True)
-    last_B1 = (nucleus_BK > 0).sum(dim=-1, keepdim=True) - 1
-    return tokens_BK.gather(1, place_B1.minimum(last_B1))[:, 0]

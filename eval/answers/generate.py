@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings, ShouldStop, decode
+from eval.answers.decoding import ShouldStop, decode
 from eval.answers.dialogue import HUMAN_STOP, PromptFormat, encode_dialogue
 from eval.answers.files import Answer, AnswerFile, read_answers
 from eval.answers.questions import OpenQuestion
+from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings
 from eval.answers.vllm import VllmBase, decode_vllm
 from eval.scoring.model_key import model_sha256
 from eval.systems import System, refuse_equal_names
@@ -91,7 +92,9 @@ def generate(
                 f"{request.system}, question {request.question_id}: a prompt of {len(request.prompt_tokens)} tokens; "
                 f"the context of {base.max_length} must hold it and an answer: shorten it, or leave it out"
             )
-    decoding = [DecodingRequest(tokens=r.prompt_tokens, member=r.member, seed=r.seed) for r in requests]
+    decoding = [
+        DecodingRequest(tokens=r.prompt_tokens, member=r.member, seed=r.seed, system=r.system) for r in requests
+    ]
     options = DecodingSettings(
         max_new_tokens=settings.max_new_tokens,
         greedy=settings.greedy,

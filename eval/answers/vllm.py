@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings
+from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings
 from eval.systems import System, require_causal, require_same_base
 from harness.config.schema import SHARED_BASE_METHODS, PathsConfig, QuantConfig, QuantMethod
 from harness.files.hub import Missing

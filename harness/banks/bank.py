@@ -16,7 +16,7 @@ from harness.config.schema import AdapterConfig
 from harness.nn.attention import AttentionPlan
 from harness.nn.batch import Item, Segment
 from harness.nn.head import Head
-from harness.nn.rows import Layout
+from harness.nn.rows import BatchCache, Layout
 from harness.nn.shards import ShardedLayers
 
 
@@ -108,7 +108,7 @@ class CausalBank(Bank, Protocol):
         input_ids_1N: Tensor,
         segments: Sequence[Segment],
         position_ids_1N: Tensor | None = None,
-        plan: AttentionPlan | None = None,
+        plan: AttentionPlan | BatchCache | None = None,
     ) -> Tensor:
         """-> hidden states before the output layer, [1, N, hidden]."""
         ...

@@ -27,7 +27,7 @@ from harness.nn.batch import Item, PackedRow, Segment, pack, split_rows
 from harness.nn.dropout import draw_mask, mix_seed, rounded_probability
 from harness.nn.head import Head
 from harness.nn.quant import require_quantized
-from harness.nn.rows import Layout, fitting_layout, packed_hidden, padded_hidden
+from harness.nn.rows import BatchCache, Layout, fitting_layout, make_ready, packed_hidden, padded_hidden
 
 CALIBRATION_TOKENS = 2048  # a row of calibration examples
 
@@ -63,6 +63,7 @@ class PackedBank(OwnedBank):
         super().__init__(folder, *args)
         self._segments: list[Segment] = []
         self._head: Head | None = None
+        self._layout: Layout | None = None  # of the base, found when it is read first
 
     def read(self, folder: Path, dtype: torch.dtype, device: torch.device, on_the_way: OnTheWay | None) -> nn.Module:
         config = read_config(folder)
@@ -70,7 +71,10 @@ class PackedBank(OwnedBank):
         model: nn.Module = read_model(AutoModelForCausalLM, folder, config, dtype, device, on_the_way=on_the_way)
         if on_the_way is not None:
             require_quantized(model, folder)
-        self._layout = fitting_layout(model, folder)
+        if self._layout is None:
+            self._layout = fitting_layout(model, folder)
+        else:
+            make_ready(model, self._layout)
         return model
 
     def _take(self, model: nn.Module) -> None:
@@ -80,8 +84,9 @@ class PackedBank(OwnedBank):
     @property
     def layout(self) -> Layout:
         """How the base's rows are computed."""
-        if self.model is None:
+        if self._layout is None:
             _ = self.base  # is read
+        assert self._layout is not None
         return self._layout
 
     @property
@@ -102,7 +107,7 @@ class PackedBank(OwnedBank):
         input_ids_1N: Tensor,
         segments: Sequence[Segment],
         position_ids_1N: Tensor | None = None,
-        plan: AttentionPlan | None = None,
+        plan: AttentionPlan | BatchCache | None = None,
     ) -> Tensor:
         """As `AdapterBank.forward`: hidden states before the output layer, [1, N, hidden].
 
@@ -142,7 +147,7 @@ class PeftBank(PackedBank):
     def calibration(self) -> Calibration | None:
         if not self._examples:
             return None
-        layout = self._layout
+        layout = self.layout
         if not layout.is_packed:
             raise ValueError(
                 f"{self.folder}: a start from data needs attention that can be packed, which model_type "
@@ -174,7 +179,7 @@ def _hidden(
     input_ids_1N: Tensor,
     lengths: Sequence[int],
     position_ids_1N: Tensor | None = None,
-    plan: AttentionPlan | None = None,
+    plan: AttentionPlan | BatchCache | None = None,
 ) -> Tensor:
     """-> [1, N, hidden] of a row."""
     if layout.is_packed:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +23,7 @@ from harness.banks.owned import OwnedBank
 from harness.data.labels import REGRESSION
 from harness.models.reading import OnTheWay, read_config, read_model
 from harness.nn.batch import Item, pad, padded_batches
+from harness.nn.rows import trial_sequences
 from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, tensor_shapes
 
 
@@ -51,6 +53,21 @@ class ClassifierBank(OwnedBank):
             fresh=HEADS,  # one of another size in the checkpoint gives way, too
         )
         return model
+
+    def _take(self, model: nn.Module) -> None:
+        """Raises ValueError for a model whose scores in a batch are not its own."""
+        super()._take(model)
+        with self._evaluating():
+            self._require_own_scores()
+
+    def _require_own_scores(self) -> None:
+        sequences = trial_sequences(self.model)
+        own_BC = torch.cat([self.model(input_ids=ids_1T).logits.float() for ids_1T in sequences])
+        items = [
+            Item(member="", tokens=ids_1T[0].cpu().numpy().astype(np.int32), num_source=0, dropout_key=0, weight=1.0)
+            for ids_1T in sequences
+        ]
+        self._require_own(self._batch_logits(items), own_BC)
 
     def load_member(self, name: str, folder: Path) -> None:
         """Reads what `save_member` wrote, the head with its number of classes included."""

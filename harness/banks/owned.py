@@ -29,6 +29,7 @@ from harness.nn.batch import Item
 from harness.nn.dropout import mix_seed
 from harness.nn.masters import float32_modules, hold_in_float32
 from harness.nn.quant import LINEAR, TORCH_DTYPES, quantized_share
+from harness.nn.rows import MAX_ERRORS
 from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, starts_from_weights
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
 
@@ -234,6 +235,33 @@ class OwnedBank(nn.Module, ABC):
 
     def _take(self, model: nn.Module) -> None:
         self.model = model
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Nothing is dropped within, and no gradient kept."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        with torch.no_grad():
+            yield
+        for module, training in modes:
+            module.training = training
+
+    def _require_own(self, ours_N: Tensor, own_N: Tensor) -> None:
+        """Holds what a batch gives of two sequences against what the model's own `forward` gives of each alone.
+
+        Raises:
+            ValueError: they differ by more than rounding, or are no numbers.
+        """
+        kind = self.model.config.model_type
+        what = f"{self.folder}: model_type {kind} can't be trained or scored here in {self.dtype}"
+        if not own_N.isfinite().all():
+            raise ValueError(f"{what}: it gives NaN or infinite numbers for a short text; take another data type")
+        error = float((ours_N - own_N).abs().max() / own_N.abs().max().clamp_min(1e-6))
+        if not error <= MAX_ERRORS[self.dtype]:
+            raise ValueError(
+                f"{what}: what it gives for a sequence alone is not what it gives beside another one, by "
+                f"{error:.2g} of its size"
+            )
 
     def _require_free(self, name: str) -> None:
         if self.configs:

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModelForSeq2SeqLM
 
 from harness.banks.owned import OwnedBank
 from harness.models.reading import OnTheWay, read_config, read_model
 from harness.nn.batch import Item, Tokens, pad, padded_batches
 from harness.nn.loss import target_losses, trained_head_losses
+from harness.nn.rows import trial_sequences
 
 MODEL_TYPES = ("t5", "mt5", "umt5")  # others shift targets and bias logits in their own ways
 
@@ -38,6 +40,34 @@ class Seq2SeqBank(OwnedBank):
         model: nn.Module = read_model(AutoModelForSeq2SeqLM, folder, config, dtype, device, on_the_way=on_the_way)
         return model
 
+    def _take(self, model: nn.Module) -> None:
+        """Raises ValueError for a model whose losses in a batch are not its own."""
+        super()._take(model)
+        with self._evaluating():
+            self._require_own_losses()
+
+    def _require_own_losses(self) -> None:
+        pairs = [(part[0, :-3], part[0, -3:]) for part in trial_sequences(self.model)]
+        own = []
+        for source_S, target_T in pairs:
+            ids_1S = (
+                torch.from_numpy(self._with_eos(source_S.cpu().numpy().astype(np.int32))).long().to(self.device)[None]
+            )
+            logits_TV = self.model(input_ids=ids_1S, labels=target_T[None]).logits[0].float()
+            own.append(functional.cross_entropy(logits_TV, target_T, reduction="none"))
+        items = [
+            Item(
+                member="",
+                tokens=torch.cat(pair).cpu().numpy().astype(np.int32),
+                num_source=len(pair[0]),
+                dropout_key=0,
+                weight=1.0,
+            )
+            for pair in pairs
+        ]
+        sources = [self._source(item) for item in items]
+        self._require_own(torch.cat(list(self._batch_losses(sources, items))), torch.cat(own))
+
     def item_losses(self, items: Sequence[Item]) -> Tensor:
         """-> negative log-likelihood of every target token, in the items' order, [targets] float32.
 
@@ -54,11 +84,20 @@ class Seq2SeqBank(OwnedBank):
 
     @torch.no_grad()
     def generate(self, sources: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy decoding. -> the new tokens of each source, without the start token, EOS and padding."""
+        """Greedy decoding. -> the new tokens of each source, without the start token, EOS and padding.
+
+        Raises:
+            ValueError: logits that are NaN or infinite.
+        """
         batch = [self._with_eos(np.asarray(source, dtype=np.int32)) for source in sources]
         input_ids, mask = pad(batch, self._pad, self.device)
         out = self.base.generate(
-            input_ids=input_ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+            input_ids=input_ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            logits_processor=[self._require_numbers],
         )
         special = (self._pad, self.base.config.eos_token_id)
         return [[token for token in row[1:].tolist() if token not in special] for row in out]
@@ -84,6 +123,16 @@ class Seq2SeqBank(OwnedBank):
         head_losses = trained_head_losses if head.requires_grad else target_losses
         parts: Sequence[Tensor] = head_losses(hidden_MD, head, target_BT[at]).split([len(t) for t in targets])
         return parts
+
+    def _require_numbers(self, ids_BT: Tensor, logits_BV: Tensor) -> Tensor:
+        """What `generate` asks before each token."""
+        if not logits_BV.amax(dim=-1).isfinite().all():
+            who = ", ".join([str(self.folder), *self.configs])
+            raise ValueError(
+                f"{who}: its logits are NaN or infinite after {ids_BT.shape[1] - 1} tokens of an answer, so it has no "
+                "next token; its training diverged, a file is damaged, or the numbers are too large for its data type"
+            )
+        return logits_BV
 
     def _source(self, item: Item) -> Tokens:
         if item.num_source < 1:

@@ -36,7 +36,7 @@ from harness.nn.head import Head
 from harness.nn.low_rank import add_low_rank
 from harness.nn.member_row import Kernels, MemberRow
 from harness.nn.quant import features, linear_layers, quantized_share
-from harness.nn.rows import PACKED_ROWS, Layout, packed_hidden, padded_hidden
+from harness.nn.rows import PACKED_ROWS, BatchCache, Layout, packed_hidden, padded_hidden
 from harness.nn.shards import ShardedLayers
 from harness.runs.adapter_files import (
     ADAPTER_CONFIG,
@@ -229,7 +229,7 @@ class AdapterBank(nn.Module):
         input_ids_1N: Tensor,
         segments: Sequence[Segment],
         position_ids_1N: Tensor | None = None,
-        plan: AttentionPlan | None = None,
+        plan: AttentionPlan | BatchCache | None = None,
     ) -> Tensor:
         """Runs the base and every segment's adapter over one packed row.
 
@@ -237,13 +237,13 @@ class AdapterBank(nn.Module):
             input_ids_1N: the segments' tokens, one segment after the other.
             segments: in the row's order; those of one member must be neighbours.
             position_ids_1N: each token's position in its own sequence; default: counted from 0 in each segment.
-            plan: who sees whom; default: causal within each segment.
+            plan: who sees whom; default: causal within each segment. For padded rows a cache, whose sequences go on.
 
         Returns:
             Hidden states before the output layer, [1, N, hidden].
 
         Raises:
-            ValueError: a plan, and a base whose rows are padded.
+            ValueError: a plan of packed attention, and a base whose rows are padded, or the other way round.
         """
         lengths = [segment.num_tokens for segment in segments]
         if sum(lengths) != input_ids_1N.shape[1]:

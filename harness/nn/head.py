@@ -2,12 +2,12 @@
 
 Most models multiply by the output layer's weight and that is all. Others add a bias (Phi), scale (Granite, Cohere), cap
 (Gemma 2) or do more. No list of rules is kept here: the model's own `forward` is run with its decoder standing aside,
-handing on the states that it is given. Where a probe shows that this is the output layer's product and nothing else,
-the product is taken directly; so is the lean loss of `harness.nn.loss`.
+handing on the states that it is given. Where a probe shows that this is the output layer and nothing else, that is
+called directly; where it is a product, so is the lean loss of `harness.nn.loss`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,8 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from harness.devices.buffers import CHUNK_BYTES
 from harness.nn.loss import ruled_losses, target_losses, trained_head_losses, trained_ruled_losses
 
-_PROBES = 4  # random hidden states
-_PROBE_SCALES = (0.1, 1.0, 30.0)  # a cap shows in large logits, a bias in small ones
+_PROBE_SCALES = (1e-3, 1.0, 30.0, 3e4)  # of logits: a cap shows in large ones, a bias in small ones
 
 
 class Head:
@@ -65,17 +64,43 @@ class Head:
         return of_rule(hidden_MD, self.logits, targets_M, max(1, self.chunk // 4))  # a rule keeps a few copies
 
     @torch.no_grad()
+    def hidden_of(self, ids_1T: Tensor) -> Tensor:
+        """The hidden states that the model's own `forward` gets from its decoder, [T, hidden].
+
+        Raises:
+            ValueError: it doesn't ask its decoder.
+        """
+        found: list[Tensor] = []
+        hook = self._model.get_decoder().register_forward_hook(lambda *call: found.append(call[2][0][0]))
+        try:
+            with nullcontext() if not self._is_layer_alone else _with_forward(self._layer, lambda hidden: hidden):
+                self._model(input_ids=ids_1T, use_cache=False)
+        finally:
+            hook.remove()
+        if not found:
+            raise ValueError(f"{type(self._model).__name__}: its forward pass goes around its own decoder")
+        return found[0]
+
+    @torch.no_grad()
     def _probe(self) -> bool:
+        """Whether the output layer gets the hidden states as they are, and what it makes of them is the logits."""
         weight_VD = self.weight
         if weight_VD.is_meta or isinstance(weight_VD, FakeTensor):  # no numbers to compare
             return True
-        generator = torch.Generator().manual_seed(0)
-        drawn_ND = torch.randn(_PROBES, weight_VD.shape[1], generator=generator)
-        for scale in _PROBE_SCALES:
-            hidden_ND = (drawn_ND * scale).to(device=weight_VD.device, dtype=self._dtype)
-            if not torch.equal(self._layer(hidden_ND).float(), self._own_logits(hidden_ND).float()):
-                return False
-        return True
+        num_tokens, hidden_size = len(_PROBE_SCALES), weight_VD.shape[1]
+        like = {"device": weight_VD.device, "dtype": self._dtype}
+        hidden_ND = torch.linspace(-1, 1, num_tokens * hidden_size, **like).view(num_tokens, hidden_size)  # type: ignore[arg-type]
+        shape_V = torch.linspace(-1, 1, weight_VD.shape[0], device=weight_VD.device)
+        made_NV = torch.stack([shape_V * scale for scale in _PROBE_SCALES]).to(self._dtype)
+        seen: list[Tensor] = []
+
+        def layer(hidden_1ND: Tensor) -> Tensor:
+            seen.append(hidden_1ND)
+            return made_NV[None]
+
+        with _with_forward(self._layer, layer):
+            logits_NV = self._own_logits(hidden_ND)
+        return len(seen) == 1 and torch.equal(seen[0][0], hidden_ND) and torch.equal(logits_NV.float(), made_NV.float())
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -112,9 +137,20 @@ class _Passed:
 @contextmanager
 def _standing_aside(model: Any, hidden_1ND: Tensor) -> Iterator[_Passed]:
     """The model's decoder hands on `hidden` within, whatever it is called with."""
-    decoder, passed = model.get_decoder(), _Passed(hidden_1ND)
-    decoder.forward = lambda *args, **kwargs: passed
-    try:
+    passed = _Passed(hidden_1ND)
+    with _with_forward(model.get_decoder(), lambda *args, **kwargs: passed):
         yield passed
+
+
+@contextmanager
+def _with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """A module computes something else within."""
+    before = module.__dict__.get("forward")
+    module.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
     finally:
-        del decoder.forward
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before  # type: ignore[method-assign]

@@ -1,11 +1,13 @@
 """Sequences of any length through a causal transformers model in one pass: packed in one row, or as a padded batch.
 
-Packed costs no padding and lets sequences share prefixes and be decoded from a cache. It needs attention that goes
-through transformers' interface in every layer, and no other layer that looks at neighbouring tokens. Which of the two
-computes what the model itself computes is found by trying (`fitting_layout`), when a model is loaded: two short
-sequences, in a row and in a batch, against the model's own `forward` on each. Refused is what neither serves.
+Packed costs no padding and lets sequences share prefixes and be decoded from a cache of ours. It needs attention that
+goes through transformers' interface in every layer, and no other layer that looks at neighbouring tokens. Which of the
+two computes what the model itself computes is found by trying (`fitting_layout`), when a model is loaded: a short
+sequence before and behind another one, in a row and in a batch, against the model's own `forward` on it alone. Refused
+is what neither serves.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import get_layer_types_and_kwargs
 
 from harness.nn.attention import PACKED, AttentionPlan, Packed
 from harness.nn.batch import send
 from harness.nn.head import Head
 
-_LENGTHS = (9, 6)  # of the sequences tried: more than a convolution reaches back
-_MAX_ERRORS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}  # of logits, by their own size
+_LENGTHS = (6, 9, 6)  # of the sequences tried, the first one again at the end: more than a convolution reaches back
+_CACHED = 2  # tokens of each that are tried from a cache
+_SAMPLE = 1024  # tokens of the vocabulary whose logits are compared
+MAX_ERRORS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}  # of logits, by their own size
 
+_FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names of layers that packed rows serve
 _Hidden = Callable[[Tensor], Tensor]
 
 
@@ -30,6 +37,7 @@ class Layout:
 
     is_packed: bool
     window: int | None = None  # the smallest sliding window of its layers; only known of packed ones
+    keeps_cache: bool = False  # whether a padded batch can go on from the model's own cache (`BatchCache`)
 
     def may_share(self, longest: int) -> bool:
         """Whether sequences of up to so many tokens can share what they begin with."""
@@ -39,14 +47,52 @@ class Layout:
 PACKED_ROWS = Layout(is_packed=True)
 
 
+@dataclass(slots=True)
+class BatchCache:
+    """The model's own cache of a batch that is padded on the left, and what of the batch is no padding, [B, L]."""
+
+    cache: Any
+    mask_BL: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: Any) -> "BatchCache":
+        """An empty one, of the kind that the model's `generate` takes."""
+        return cls(DynamicCache(config=model.config.get_text_config(decoder=True)))
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Goes on with these sequences of the batch only, in this order."""
+        assert self.mask_BL is not None
+        rows_B = torch.tensor(places, device=self.mask_BL.device)
+        self.cache.reorder_cache(rows_B)
+        self.mask_BL = self.mask_BL[rows_B]
+
+    def hidden(self, model: Any, input_ids_1N: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Takes the next tokens of every sequence. -> their last hidden states, [1, N, hidden]."""
+        real_BT = _right_aligned(lengths, input_ids_1N.device)
+        ids_BT = torch.zeros(real_BT.shape, dtype=torch.long, device=real_BT.device)
+        ids_BT[real_BT] = input_ids_1N[0]
+        new_BT = real_BT.long()
+        self.mask_BL = new_BT if self.mask_BL is None else torch.cat([self.mask_BL, new_BT], dim=1)
+        decoder, options = model.get_decoder(), dict[str, Tensor]()
+        if "position_ids" in inspect.signature(decoder.forward).parameters:  # others count by the mask
+            options["position_ids"] = (self.mask_BL.cumsum(1) - 1).clamp_min(0)[:, -ids_BT.shape[1] :]
+        out = decoder(
+            input_ids=ids_BT, attention_mask=self.mask_BL, past_key_values=self.cache, use_cache=True, **options
+        )
+        hidden: Tensor = out.last_hidden_state[real_BT][None]
+        return hidden
+
+
 def packed_hidden(
     model: Any,
     input_ids_1N: Tensor,
     lengths: Sequence[int],
     position_ids_1N: Tensor | None = None,
-    plan: AttentionPlan | None = None,
+    plan: AttentionPlan | BatchCache | None = None,
 ) -> Tensor:
-    """-> the last hidden states of a packed row, [1, N, hidden]."""
+    """-> the last hidden states of a packed row, [1, N, hidden]. Raises ValueError for a plan of padded rows."""
+    if isinstance(plan, BatchCache):
+        raise ValueError(f"{type(model).__name__}: its rows are packed, and go on from the slots of a plan")
     if position_ids_1N is None:
         positions = np.concatenate([np.arange(length) for length in lengths])[None]
         position_ids_1N = send(positions, input_ids_1N.device)
@@ -58,23 +104,30 @@ def packed_hidden(
 
 
 def padded_hidden(
-    model: Any, input_ids_1N: Tensor, lengths: Sequence[int], plan: AttentionPlan | None = None
+    model: Any, input_ids_1N: Tensor, lengths: Sequence[int], plan: AttentionPlan | BatchCache | None = None
 ) -> Tensor:
-    """As `packed_hidden`, computed as a batch with a row for each sequence, padded on the right.
+    """As `packed_hidden`, by a batch that is padded on the right, or on the left of a cache; a sequence a row.
 
     Raises:
-        ValueError: a plan; shared prefixes and decoding from a cache need packed attention.
+        ValueError: a plan of packed attention; shared prefixes need that.
     """
+    if isinstance(plan, BatchCache):
+        return plan.hidden(model, input_ids_1N, lengths)
     if plan is not None:
-        raise ValueError(f"{type(model).__name__}: its attention can't share prefixes or decode from a cache here")
-    longest = max(lengths)
-    ids_BT = torch.zeros(len(lengths), longest, dtype=torch.long, device=input_ids_1N.device)
-    ends_B1 = torch.tensor(lengths, device=ids_BT.device)[:, None]
-    real_BT = torch.arange(longest, device=ids_BT.device)[None, :] < ends_B1
+        raise ValueError(f"{type(model).__name__}: its attention can't share prefixes here")
+    real_BT = _right_aligned(lengths, input_ids_1N.device).flip(1)
+    ids_BT = torch.zeros(real_BT.shape, dtype=torch.long, device=real_BT.device)
     ids_BT[real_BT] = input_ids_1N[0]
     out = model.get_decoder()(input_ids=ids_BT, attention_mask=real_BT.long(), use_cache=False)
     hidden: Tensor = out.last_hidden_state[real_BT][None]
     return hidden
+
+
+def _right_aligned(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """-> what is no padding in a batch that is padded on the left, [B, T]."""
+    longest = max(lengths)
+    starts_B1 = longest - torch.tensor(lengths, device=device)[:, None]
+    return torch.arange(longest, device=device)[None, :] >= starts_B1
 
 
 @torch.no_grad()
@@ -88,78 +141,142 @@ def fitting_layout(model: Any, where: object) -> Layout:
     Raises:
         ValueError: neither computes what the model's own `forward` does; says why.
     """
-    rows = _sequences(model)
-    try:
-        head = Head(model)
-        own_NV = torch.cat([model(input_ids=row, use_cache=False).logits[0] for row in rows]).float()
-    except AttributeError as error:  # Mamba multiplies by the weight of a layer that it doesn't call
-        raise ValueError(
-            f"{where}: model_type {model.config.model_type} can't be trained or scored here: it takes linear layers "
-            f"apart, which are wrapped to be adapted ({error})"
-        ) from error
-    row_1N = torch.cat(rows, dim=1)
-
-    def problem(of: _Hidden) -> str | None:
-        try:
-            return _difference(head.logits(of(row_1N)[0]), own_NV, head.weight.dtype)
-        except (TypeError, ValueError, RuntimeError) as error:
-            return str(error).splitlines()[0]
-
-    unlike, window = _packed_problem(model, problem)
+    trial = _Trial.of(model, where)
+    unlike, window = _packed_problem(trial)
     if unlike is None:
         return Layout(is_packed=True, window=window)
-    if (padded := problem(lambda row: padded_hidden(model, row, _LENGTHS))) is None:
-        return Layout(is_packed=False)
+    padded = trial.problem(lambda row_1N: padded_hidden(model, row_1N, _LENGTHS))
+    if padded is None:
+        return Layout(is_packed=False, keeps_cache=trial.problem(lambda row_1N: _cached(model, row_1N)) is None)
     raise ValueError(
         f"{where}: model_type {model.config.model_type} can't be trained or scored here: what it computes for a "
         f"sequence alone is not what it computes beside another one. Packed: {unlike}. Padded: {padded}"
     )
 
 
-def _packed_problem(model: Any, problem: Callable[[_Hidden], str | None]) -> tuple[str | None, int | None]:
+def make_ready(model: Any, layout: Layout) -> None:
+    """Readies a model that was read again for the layout that fitted it before."""
+    if layout.is_packed:
+        model.set_attn_implementation(PACKED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    """What the model's own `forward` makes of a sequence alone, to hold other ways against."""
+
+    model: Any
+    row_1N: Tensor  # the sequence, a longer one, and the sequence again
+    own_TD: Tensor  # the sequence's hidden states
+    head_VD: Tensor  # a sample of the output layer
+
+    @classmethod
+    def of(cls, model: Any, where: object) -> "_Trial":
+        """Raises ValueError for a model whose `forward` can't be called, or gives no numbers."""
+        first_1T, longer_1T = trial_sequences(model)
+        try:
+            head = Head(model)
+            own_TD = head.hidden_of(first_1T)
+        except AttributeError as error:  # Mamba multiplies by the weight of a layer that it doesn't call
+            raise ValueError(
+                f"{where}: model_type {model.config.model_type} can't be trained or scored here: it takes linear "
+                f"layers apart, which are wrapped to be adapted ({error})"
+            ) from error
+        if not own_TD.isfinite().all():
+            raise ValueError(
+                f"{where}: computes NaN or infinite numbers in {own_TD.dtype} from a short text; take another "
+                "quant.compute_dtype (bfloat16, float32), or copy the checkpoint anew"
+            )
+        row_1N = torch.cat([first_1T, longer_1T, first_1T], dim=1)
+        return cls(model=model, row_1N=row_1N, own_TD=own_TD, head_VD=head.weight[:_SAMPLE])
+
+    def problem(self, hidden_of: _Hidden) -> str | None:
+        """By how much the sequence's logits differ from its own at either place; None where that is rounding."""
+        try:
+            hidden_ND = hidden_of(self.row_1N)[0]
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            return str(error).splitlines()[0]
+        num_tokens = len(self.own_TD)
+        both = torch.stack([hidden_ND[:num_tokens], hidden_ND[-num_tokens:]])
+        return difference(both @ self.head_VD.T, (self.own_TD @ self.head_VD.T)[None], MAX_ERRORS[self.own_TD.dtype])
+
+
+def _packed_problem(trial: _Trial) -> tuple[str | None, int | None]:
     """-> what keeps rows from being packed, None if nothing does; and the smallest window of the layers."""
+    model = trial.model
     before = model.config._attn_implementation
     if not model._can_set_attn_implementation():
         return "its attention doesn't go through transformers' interface", None
     model.set_attn_implementation(PACKED)
     asked = _Asked(_LENGTHS)
-    unlike = problem(lambda row: packed_hidden(model, row, _LENGTHS, plan=asked))
-    num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    if unlike is None and len(asked.layers) != num_layers:
-        unlike = f"{num_layers - len(asked.layers)} of its {num_layers} layers are no attention"
+    unlike = trial.problem(lambda row_1N: packed_hidden(model, row_1N, _LENGTHS, plan=asked))
+    unlike = unlike or asked.problem(model.config.get_text_config(decoder=True))
     if unlike is not None:
         model.set_attn_implementation(before)
-    return unlike, min(asked.windows, default=None)
+    return unlike, min((window for window in asked.windows.values() if window is not None), default=None)
 
 
 @dataclass(slots=True)
 class _Asked(Packed):
-    """`Packed` that notes which layers asked it."""
+    """`Packed` that notes which layers asked it, and for which window."""
 
-    layers: set[int] = field(default_factory=set)
-    windows: set[int] = field(default_factory=set)
+    windows: dict[int, int | None] = field(default_factory=dict)  # by layer
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
     ) -> Tensor:
-        self.layers.add(layer)
-        self.windows |= set() if window is None else {window}
+        self.windows[layer] = window
         return Packed.attend(self, layer, query, key, value, scaling, window)
 
+    def problem(self, config: Any) -> str | None:
+        """What the trial's short sequences can't show: layers that don't ask, or limit what they see otherwise."""
+        num_layers = config.num_hidden_layers
+        if len(self.windows) != num_layers:
+            return f"{num_layers - len(self.windows)} of its {num_layers} layers are no attention"
+        kinds, options = get_layer_types_and_kwargs(config)
+        for layer, (kind, option) in enumerate(zip(kinds, options, strict=True)):
+            if kind not in (_FULL, _SLIDING):
+                return f"its layer {layer} is of the kind {kind}"
+            if kind == _SLIDING and self.windows.get(layer) != option["sliding_window"]:
+                return f"its layer {layer} sees {option['sliding_window']} tokens, and doesn't tell its attention"
+        return None
 
-def _sequences(model: Any) -> list[Tensor]:
-    """Token ids that no model gives a meaning of its own: none that its config names."""
+
+def _cached(model: Any, row_1N: Tensor) -> Tensor:
+    """The sequence's hidden states, as a batch reads its last tokens from a cache after another one has left it."""
+    first_1T, longer_1T, _ = row_1N.split(list(_LENGTHS), dim=1)
+    begun = [part[:, :-_CACHED] for part in (first_1T, longer_1T, first_1T)]
+    lengths = [part.shape[1] for part in begun]
+    cache = BatchCache.of(model)
+    parts = list(cache.hidden(model, torch.cat(begun, dim=1), lengths).split(lengths, dim=1))
+    cache.keep([0, 2])
+    for place in range(first_1T.shape[1] - _CACHED, first_1T.shape[1]):
+        step_12D = cache.hidden(model, first_1T[:, place].repeat(1, 2), [1, 1])
+        parts[0] = torch.cat([parts[0], step_12D[:, :1]], dim=1)
+        parts[2] = torch.cat([parts[2], step_12D[:, 1:]], dim=1)
+    return torch.cat([parts[0], parts[2]], dim=1)
+
+
+def trial_sequences(model: Any) -> list[Tensor]:
+    """Two sequences of tokens that its config gives no meaning of their own, the longer one last, [1, T] each."""
     table: nn.Embedding = model.get_input_embeddings()
     named = [value for key, value in model.config.to_dict().items() if key.endswith("_token_id")]
     special = {token for value in named for token in (value if isinstance(value, list) else [value])}
-    ids = [token for token in range(table.weight.shape[0]) if token not in special][: 4 * sum(_LENGTHS)]
-    drawn = np.random.default_rng(0).choice(np.array(ids), size=sum(_LENGTHS))
+    lengths = list(_LENGTHS[:2])
+    ids = [token for token in range(table.weight.shape[0]) if token not in special][: 4 * sum(lengths)]
+    drawn = np.random.default_rng(0).choice(np.array(ids), size=sum(lengths))
     row_1N = torch.from_numpy(drawn).to(table.weight.device)[None]
-    return list(row_1N.split(list(_LENGTHS), dim=1))
+    return list(row_1N.split(lengths, dim=1))
 
 
-def _difference(ours_NV: Tensor, own_NV: Tensor, dtype: torch.dtype) -> str | None:
-    """Says by how much logits differ, each position's by its own size; None where that is rounding."""
+def difference(ours_NV: Tensor, own_NV: Tensor, limit: float) -> str | None:
+    """Says by how much logits differ, each position's by its own size; None where that is rounding.
+
+    Args:
+        ours_NV: [..., V]
+        own_NV: what they are held against.
+        limit: the part of their size by which they may differ (`MAX_ERRORS`).
+    """
+    ours_NV, own_NV = ours_NV.float(), own_NV.float()
     size_N = (own_NV - own_NV.mean(-1, keepdim=True)).norm(dim=-1).clamp_min(1e-12)
     error = float(((ours_NV - own_NV).norm(dim=-1) / size_N).max())
-    return None if error <= _MAX_ERRORS[dtype] else f"its logits differ by {error:.2g} of their size"
+    return None if error <= limit else f"its logits differ by {error:.2g} of their size"

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eval.answers import decoding
-from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings, decode, nucleus_tokens, uniform_numbers
+from eval.answers.decoding import decode
 from eval.answers.key_value_cache import Decode, Prefill, Shelf, Slots
+from eval.answers.sampling import TokenPicker, nucleus_tokens
+from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings, uniform_numbers
 from eval.scoring import row_sizes
 from eval.scoring.row_sizes import kept_token_bytes
 from harness.banks.load import LoadedBase, load_base
@@ -173,7 +175,8 @@ def test_the_host_waits_for_the_device_once_a_token(
         return to_list(tensor)
 
     monkeypatch.setattr(Tensor, "tolist", counting)
-    batch = decoding._Batch(base.bank, [None], settings, row_sizes.RowSizes(row_tokens=4096, kept_tokens=10**6))
+    picker = TokenPicker(bank=base.bank, settings=settings, model="")
+    batch = decoding._Batch(picker, [None], row_sizes.RowSizes(row_tokens=4096, kept_tokens=10**6))
     asked = [dataclasses.replace(request, member=None) for request in requests([20] * num_rows)]
     waiting = decoding.deque(decoding._sequences(base, asked, settings))
     for _ in range(3):  # prefill, the pass that sends the state, one pass more

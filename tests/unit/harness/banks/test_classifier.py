@@ -152,3 +152,17 @@ def test_an_item_has_one_target() -> None:
 def test_a_label_that_is_no_class_is_refused(folder: Path, label: int | None) -> None:
     with pytest.raises(ValueError, match=rf"label {label}: .* from 0 to 2"):
         make_bank(folder).item_losses([replace(make_items()[0], label=label)])
+
+
+def test_a_model_that_is_another_in_company_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = ClassifierBank.read
+
+    def leaking(*args: Any) -> Any:
+        model: Any = read(*args)
+        layer = next(module for name, module in model.named_modules() if name.endswith(("mlp", "intermediate")))
+        layer.register_forward_hook(lambda *call: call[2] + call[2].mean(dim=(0, 1)))
+        return model
+
+    monkeypatch.setattr(ClassifierBank, "read", leaking)
+    with pytest.raises(ValueError, match=r"can.t be trained or scored here .* beside another one, by"):
+        make_bank(folder).add_member("a", config(), seed=0)

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, GptOssConfig, MambaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GptOssConfig, MambaConfig
 
 from eval.scoring.continuations import Continuation, score_continuations
 from harness.banks.load import LoadedBase, make_bank
@@ -21,25 +21,16 @@ from harness.models.locate import ModelSource
 from harness.nn.batch import Item, Segment
 from harness.nn.rows import fitting_layout
 from tests.builders import PLAIN
-from tests.families import FAMILIES, GROUPED, PACKED_FAMILIES
+from tests.families import FAMILIES, GROUPED, PACKED_FAMILIES, draw_weights
 from tests.tiny import make_tokenizer
 
 LENGTHS = (5, 9, 7)
 CPU = torch.device("cpu")
 
 
-def drawn(model: PreTrainedModel) -> PreTrainedModel:
-    """With values that tell tokens apart, in biases and norms too."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "A_log" not in name and "dt_proj" not in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2 + 0.5 * ("norm" in name)
-    return model.eval()
-
-
 @cache
 def checkpoint(family: str, root: Path) -> Path:
-    drawn(AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))).save_pretrained(root / family)
+    draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))).save_pretrained(root / family)
     return root / family
 
 
@@ -144,14 +135,14 @@ def test_an_adapter_drops_out_alike_alone_and_in_company(family: str, root: Path
 def test_terms_that_packed_rows_would_lose_are_noticed() -> None:
     """GPT-OSS adds a score that no token has (sinks): rows that are padded keep it."""
     config = GptOssConfig(**GROUPED, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=64)
-    model = drawn(AutoModelForCausalLM.from_config(config))
+    model = draw_weights(AutoModelForCausalLM.from_config(config))
     assert not fitting_layout(model, "here").is_packed
     assert model.config._attn_implementation == "eager"
 
 
 def test_a_model_that_neither_layout_serves_is_refused() -> None:
     """One whose layers mix the sequences of a batch."""
-    model = drawn(AutoModelForCausalLM.from_config(deepcopy(FAMILIES["bloom"])))
+    model = draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES["bloom"])))
     layer: nn.Module = model.transformer.h[0].mlp
     layer.register_forward_hook(lambda *call: call[2] + call[2].mean(dim=(0, 1)))
     with pytest.raises(ValueError, match=r"here: model_type bloom can't be trained or scored.*Packed: .*Padded: "):

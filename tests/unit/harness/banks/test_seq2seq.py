@@ -231,3 +231,28 @@ def test_padded_batches_hold_each_example_once_within_the_budget(lengths: list[i
     batches = padded_batches(lengths)
     assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
     assert all(len(batch) * max(lengths[i] for i in batch) <= sum(lengths) for batch in batches)
+
+
+@pytest.mark.parametrize("planted", ["leak", "nan"])
+def test_a_model_that_is_another_in_company_is_refused(
+    folder: Path, planted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Seq2SeqBank.read
+
+    def spoiled(*args: Any) -> Any:
+        model: Any = read(*args)
+        spoil = (lambda x: x + x.mean(dim=(0, 1))) if planted == "leak" else (lambda x: x * torch.nan)
+        model.get_encoder().block[-1].layer[-1].register_forward_hook(lambda *call: spoil(call[2]))
+        return model
+
+    monkeypatch.setattr(Seq2SeqBank, "read", spoiled)
+    reason = "alone is not what it gives beside another one" if planted == "leak" else "gives NaN or infinite numbers"
+    with pytest.raises(ValueError, match=rf"model_type t5 can't be trained or scored here in torch.float32.*{reason}"):
+        Seq2SeqBank(folder, FLOAT, CPU).add_member("a", config(), seed=0)
+
+
+def test_answers_of_no_numbers_end_in_one_message(folder: Path) -> None:
+    bank = moved(Seq2SeqBank(folder, FLOAT, CPU))
+    next(iter(bank.member_parameters("a").values())).data.fill_(torch.nan)
+    with pytest.raises(ValueError, match=rf"{folder}, a: its logits are NaN or infinite after 0 tokens"):
+        bank.generate([[5, 6, 7]], 3)

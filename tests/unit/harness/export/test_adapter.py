@@ -12,6 +12,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, PeftModel
+from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -427,3 +428,13 @@ def test_the_command(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFix
     main(arguments)
     assert "adapter_model.safetensors" in capsys.readouterr().out
     assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith(".")) == []
+
+
+def test_a_merged_model_that_computes_something_else_is_refused(
+    tmp_path: Path, checkpoint: Path, paths: PathsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, checkpoint)
+    monkeypatch.setattr(BaseTuner, "merge_and_unload", lambda model: model.unload())  # without the adapter
+    with pytest.raises(ExportRefusedError, match="merged into its base it is not the model that was trained"):
+        export(run, tmp_path / "out", merge=True, paths=paths)
+    assert not (tmp_path / "out").exists()
