@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from harness.config.schema import DatasetConfig
 from harness.data.examples import Skipped, read_examples
 from harness.data.fields import Example, RowError
-from harness.data.formats import DIALOGUES, LABELLED, RULE_VERSIONS
+from harness.data.formats import ALWAYS_DIALOGUES, DIALOGUES, LABELLED, RULE_VERSIONS
 from harness.data.labels import label_value
 from harness.data.render import no_template_problem, render
 from harness.data.rows import DataError
@@ -231,7 +231,7 @@ def _check(config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no EOS token, so outputs would have no "
             "end: set eos_token in the checkpoint's tokenizer_config.json"
         )
-    if config.format in ("chat", "sharegpt"):
+    if config.format in ALWAYS_DIALOGUES:
         _require_template(tokenizer, config.format)
 
 

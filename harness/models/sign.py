@@ -1,7 +1,7 @@
-"""A cheap sign of a checkpoint's content, by which a job notices that the weights changed after its plan. No torch.
+"""A cheap sign of a checkpoint, by which a job notices that the weights changed after its plan. No torch.
 
-A full sha256 of 65B weights takes minutes, too long for a plan. The sign hashes small files whole and blocks spread over
-large ones, so it changes with any training or conversion, and is the same for a copy on another machine.
+A full sha256 of 65B weights takes minutes, too long for a plan. The sign hashes small files whole and blocks spread
+over large ones, so it changes with any training or conversion, and is the same for a copy on another machine.
 """
 
 import hashlib
