@@ -69,8 +69,8 @@ def require_known_kind(path: Path) -> None:
     """Raises DataError for a file whose suffix is none of `SUFFIXES`."""
     if suffix_of(path) not in SUFFIXES:
         remedy = _REMEDIES.get(path.suffix.lower())
-        problem = "unknown kind of file" + ("" if remedy is None else f": {remedy}")
-        raise DataError(f"{problem}; there are: {', '.join(SUFFIXES)}", file=str(path))
+        problem = f"unknown kind of file; there are: {', '.join(SUFFIXES)}"
+        raise DataError(problem + ("" if remedy is None else f"; {remedy}"), file=str(path))
 
 
 def read_file(path: Path, headerless: tuple[str, ...] | None = None, on_bad_row: OnBadRow = refuse) -> Rows:

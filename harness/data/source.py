@@ -87,11 +87,13 @@ def locate_dataset(config: DatasetConfig, paths: PathsConfig) -> DataSource | Mi
 
 
 def streams(config: DatasetConfig, paths: PathsConfig) -> bool:
-    """Whether a plan takes a sample of the hub's stream: `dataset.stream` allows it, and no copy is on this machine.
+    """Whether a plan takes a sample of the hub's stream: `dataset.stream` allows it, and only the hub has the rows.
 
     The rows are others than a sample of a copy has, so the answer is a part of the run's identity, and binds its jobs.
     """
-    return _is_streamed(config) and not _local_files(config, paths, []) and _snapshot(config) is None
+    if not _is_streamed(config) or _local_files(config, paths, []) or _snapshot(config) is not None:
+        return False
+    return hub_problem(config.hub_id, config.revision, repo_type="dataset") is None
 
 
 def _is_streamed(config: DatasetConfig) -> bool:
