@@ -329,12 +329,16 @@ def _missing(config: DatasetConfig, looked: list[str], remedy: str) -> Missing:
 def _file_rows(source: DataSource, on_bad_row: OnBadRow = refuse) -> Iterator[SourceRow]:
     """The rows of all files; rows that are single messages of Open Assistant's trees are joined into trees."""
     handler = on_bad_row if on_bad_row is not refuse or not source.skip_bad_rows else _leave_out
-    plain = (
-        SourceRow(str(path), line, fields)
-        for path in source.files
-        for line, fields in read_file(path, source.headerless, handler)
-    )
+    plain = (row for path in source.files for row in _rows_of(path, source.headerless, handler))
     return assembled(plain, lambda row: row.fields, lambda row, fields: replace(row, fields=fields))
+
+
+def _rows_of(path: Path, headerless: tuple[str, ...] | None, handler: OnBadRow) -> Iterator[SourceRow]:
+    """The rows of one file; those that share a line, as in an array on one line, are told apart by their number."""
+    before = 0
+    for number, (line, fields) in enumerate(read_file(path, headerless, handler), start=1):
+        yield SourceRow(str(path) if line != before else f"{path}, row {number}", line, fields)
+        before = line
 
 
 def _leave_out(_: DataError) -> None:

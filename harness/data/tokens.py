@@ -77,6 +77,7 @@ _LABELLED_SCHEMA = _SCHEMA.append(pa.field("label", pa.float64()))  # a class fr
 _log = logging.getLogger(__name__)
 
 Lengths = NDArray[np.int64]
+Item = tuple[SourceRow, Example]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +185,7 @@ def tokenize_dataset(
     """
     tokenizer = with_chat_template(tokenizer, config.chat_template)
     _check(config, tokenizer)
+    versions = _versions(source)
     path = Path(cache_dir) / f"{_cache_key(config, source, tokenizer, empty_targets)}.arrow"
     if path.is_file():
         try:
@@ -191,7 +193,7 @@ def tokenize_dataset(
         except pa.ArrowInvalid as error:
             _log.warning("%s: not whole (%s), made again", path, error)
     skipped = Skipped()
-    batches = _batches(_examples(config, source, empty_targets, skipped))
+    batches = _batches(_unchanged(_examples(config, source, empty_targets, skipped), source, versions))
     if config.format in LABELLED:
         _write(
             path, _LABELLED_SCHEMA, (_encode_labelled(batch, config, tokenizer) for batch in batches), source, skipped
@@ -202,6 +204,17 @@ def tokenize_dataset(
         _log.warning("left out: %s", problem)
     dataset = TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
     return dataset
+
+
+def _unchanged(items: Iterator[Item], source: DataSource, versions: list[tuple[int, int]]) -> Iterator[Item]:
+    """Raises DataError after the last item if a file changed since `versions`: the name of what was made would lie."""
+    yield from items
+    if _versions(source) != versions:
+        raise DataError("changed while it was read; run again", file=", ".join(map(str, source.files)))
+
+
+def _versions(source: DataSource) -> list[tuple[int, int]]:
+    return [(status.st_size, status.st_mtime_ns) for status in (path.stat() for path in source.files)]
 
 
 def with_chat_template(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> "PreTrainedTokenizerBase":
@@ -285,7 +298,7 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 def _examples(
     config: DatasetConfig, source: DataSource, empty_targets: EmptyTargets, skipped: Skipped
-) -> Iterator[tuple[SourceRow, Example]]:
+) -> Iterator[Item]:
     for row, example in read_examples(config, source, _sample(config, source), skipped):
         if example.label is not None or example.output.strip() or empty_targets == "keep":
             yield row, example
@@ -329,13 +342,13 @@ def _sample_by_task(source: DataSource, most: int) -> list[int]:
     return sorted(place for reservoir in kept.values() for place in reservoir)
 
 
-def _batches(items: Iterator[tuple[SourceRow, Example]]) -> Iterator[list[tuple[SourceRow, Example]]]:
+def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
     while batch := list(islice(items, _BATCH_EXAMPLES)):
         yield batch
 
 
 def _encode(
-    batch: list[tuple[SourceRow, Example]],
+    batch: list[Item],
     config: DatasetConfig,
     tokenizer: "PreTrainedTokenizerBase",
     skipped: Skipped,
@@ -356,7 +369,7 @@ Encoded = tuple[list[int], int, int, bool, bool]  # ids, source tokens, characte
 
 
 def encode_examples(
-    batch: Sequence[tuple[SourceRow, Example]], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
+    batch: Sequence[Item], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Encoded | DataError]:
     """Token ids of each example, or what is wrong with it.
 
@@ -398,9 +411,7 @@ def source_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return token_ids(tokenizer, [(tokenizer.bos_token or "") + text])[0]
 
 
-def _encode_labelled(
-    batch: list[tuple[SourceRow, Example]], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
-) -> pa.RecordBatch:
+def _encode_labelled(batch: list[Item], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> pa.RecordBatch:
     """Text, or pair of texts, cut to `source_max_tokens` where the longer text ends; no target tokens."""
     most = config.source_max_tokens
     ids, num_cut = encode_texts(tokenizer, [(example.input, example.pair) for _, example in batch], most)

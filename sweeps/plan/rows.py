@@ -58,7 +58,7 @@ def check_rows(kind: ModelKind, dataset: DatasetConfig, source: DataSource) -> C
     if not source.files:
         streamed = source.stream_rows  # one example each, in the formats that are streamed
         return CheckedRows(num_examples=streamed, has_dialogues=dataset.format in ALWAYS_DIALOGUES)
-    rows, num_examples, has_dialogues = set[tuple[str, int]](), 0, False
+    num_rows, num_examples, has_dialogues, before = 0, 0, False, None
     try:
         for row, example in islice(read_examples(dataset, source), CHECKED_ROWS):
             has_dialogues = has_dialogues or bool(example.messages)
@@ -66,10 +66,11 @@ def check_rows(kind: ModelKind, dataset: DatasetConfig, source: DataSource) -> C
                 _check_example(kind, dataset, example, row)
             if example.label is not None or example.output.strip() or dataset.empty_targets is EmptyTargets.keep:
                 num_examples += 1
-                rows.add((row.file, row.line))
+                num_rows += row is not before
+                before = row
     except DataError as error:
         return CheckedRows(problems=(str(error),), has_dialogues=has_dialogues)
-    return CheckedRows(num_examples=_sampled(dataset, len(rows), num_examples), has_dialogues=has_dialogues)
+    return CheckedRows(num_examples=_sampled(dataset, num_rows, num_examples), has_dialogues=has_dialogues)
 
 
 def _sampled(dataset: DatasetConfig, num_rows: int, num_examples: int) -> int | None:

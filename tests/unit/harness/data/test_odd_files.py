@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.config.schema import DatasetConfig, PathsConfig
+from harness.data.__main__ import main
 from harness.data.examples import read_examples, resolved
 from harness.data.fields import Example
 from harness.data.rows import DataError
@@ -108,6 +109,34 @@ def test_what_datasets_saved_is_read_by_its_shards(tmp_path: Path) -> None:
     spec = make_spec(mine, builders.DType.float32, lambda path: path.name)
     assert spec.data_sha256 is not None
     assert len(spec.data_sha256) == 64, "one digest over both shards"
+
+
+def test_rows_on_one_line_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[dict[str, Any]] = [*ROWS, {"input": "e", "output": 3}]
+    for written in (json.dumps(rows), json.dumps({"data": rows})):
+        (tmp_path / "x.json").write_text(written)
+        with pytest.raises(DataError, match=r"x\.json, row 3, line 1, field 'output': expected text"):
+            examples(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text(json.dumps(ROWS))
+    assert main([str(tmp_path / "x.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "x.jsonl", *ROWS)
+    config = DatasetConfig(name="mine", hub_id="local", format="input_output", path=str(path))
+    source = locate_dataset(config, PathsConfig(cache="unused"))
+    assert isinstance(source, DataSource)
+
+    def changing(*arguments: Any) -> Any:
+        found = list(read_examples(*arguments))
+        write(path, *ROWS, *ROWS)
+        return iter(found)
+
+    monkeypatch.setattr("harness.data.tokens.read_examples", changing)
+    with pytest.raises(DataError, match="changed while it was read"):
+        tokenize_dataset(config, source, make_tokenizer(), tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.arrow"))
 
 
 def test_a_folder_and_a_broken_link_say_what_they_are(tmp_path: Path) -> None:
