@@ -146,13 +146,18 @@ def load_members(base: LoadedBase, systems: Sequence[System]) -> None:
     """Reads the systems' adapters into the base's bank, each held against the sha256 of its record.
 
     Raises:
-        ValueError: the base is not the one that a run was made on, or an adapter's file not the one that it wrote.
+        ValueError: base or tokenizer are not those that a run was made on, or an adapter's file not the one it wrote.
     """
     require_same_base(systems, base.fingerprint, base.source.location)
     for system in systems:
+        record = load_record(system.folder)
+        if record is not None and record.tokenizer_fingerprint not in (None, base.tokenizer_fingerprint):
+            raise ValueError(
+                f"run {record.run_id} ({record.label}) was trained with another tokenizer or chat template than "
+                f"{base.source.location} has now; put the old files back"
+            )
         if system.member is None:
             continue
-        record = load_record(system.folder)
         weights = system.folder / "adapter" / ADAPTER_WEIGHTS
         if record is not None and weights.is_file() and sha256_file(weights) != record.adapter_sha256:
             raise ValueError(

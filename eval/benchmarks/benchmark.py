@@ -90,6 +90,10 @@ class Benchmark(Protocol):
         """-> {setting: local files that it names}; their content decides the result"""
         return {}
 
+    def wants_template(self, settings: Any) -> bool:
+        """Whether it asks through the model's chat template."""
+        return False
+
     def rows(self, settings: Any, dataset: DatasetConfig, paths: PathsConfig) -> EvalRows | None:
         """The rows of a run's dataset that are scored, where `scores_own_dataset`. Raises ValueError: none there."""
         return None

@@ -216,7 +216,7 @@ class DatasetConfig:
     chat_template: str | None = since(None)  # a Jinja file or text for models without one; its text is the identity
     skip_bad_rows: bool = since(False)  # leave rows out that can't be read, and count them, instead of refusing
     ignore_columns: list[str] | None = since(None)  # filled columns that the format may leave unused
-    stream: bool = not_identity(False)  # take `max_rows` rows of the hub's shuffled stream, and download no more
+    stream: bool = since(False)  # take `max_rows` rows of the hub's shuffled stream where no copy is on this machine
     eval_split: str = not_identity("validation")  # of the hub's splits, the one that evaluations score
     recipe: dict[str, RecipeRow] = not_identity(default_factory=dict)  # by `model.recipe_size`, or `default`
 

@@ -85,10 +85,11 @@ def _inspected(options: argparse.Namespace) -> dict[str, Any]:
     if isinstance(source, Missing):
         raise ValueError(str(source))
     skipped, shown = Skipped(), None
-    rows: set[tuple[str, int]] = set()
-    number = num_blank = 0
+    number = num_rows = num_blank = 0
+    before: SourceRow | None = None
     for number, (row, example) in enumerate(read_examples(config, source, skipped=skipped), start=1):
-        rows.add((row.file, row.line))
+        num_rows += row is not before
+        before = row
         num_blank += example.label is None and not example.output.strip()
         shown = (row, example) if number == options.row else shown
     if shown is None:
@@ -97,7 +98,7 @@ def _inspected(options: argparse.Namespace) -> dict[str, Any]:
         "file": options.file,
         "format": config.format,
         "columns": list(shown[0].fields),
-        "rows": len(rows),
+        "rows": num_rows,
         "examples": number,
         "blank_targets": num_blank,
         "skipped_rows": skipped.num_rows,

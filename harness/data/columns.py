@@ -17,6 +17,13 @@ _READ: dict[str, tuple[str, ...]] = {
     "sharegpt": ("system", "system_prompt", "tools"),
     "prompt_completion": ("system", "system_prompt", "tools"),
 }
+# Columns beside those that change what the rows of one format mean, so that leaving them out changes the task.
+_ALSO_MEANINGFUL: dict[str, tuple[str, ...]] = {
+    "hh_rlhf": ("prompt",),
+    "flan": ("definition",),
+    "prompt_completion": ("label",),
+    "text": ("label",),
+}
 # Published datasets whose rows repeat or replace such a column on purpose: the instances hold the instruction.
 _BESIDE: dict[str, tuple[str, ...]] = {
     "unnatural": ("instruction",),
@@ -39,10 +46,30 @@ def unused_column(row: Row, format: str, ignored: Sequence[str] = ()) -> UnusedC
         if value in (None, "", [], {}) or name in ignored or (isinstance(value, str) and not value.strip()):
             continue
         plain = str(name).strip().lower().lstrip("\ufeff")
-        if plain in MEANINGFUL and name not in read:
+        if plain in (*MEANINGFUL, *_ALSO_MEANINGFUL.get(format, ())) and name not in read:
             return UnusedColumn(str(name), f" to {plain!r}" if plain in read else "")
-    if format == "prompt_completion" and isinstance(row.get("prompt"), str):
+    if format == "prompt_completion" and isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         return next((UnusedColumn(name, "") for name in ("system", "system_prompt", "tools") if row.get(name)), None)
+    return None
+
+
+def other_training(row: Row) -> str | None:
+    """-> which other kind of training a row was written for, by the names of TRL's dataset types; None if ours."""
+    names = {name for name, value in row.items() if value is not None}
+    if {"chosen", "rejected"} <= names and ("prompt" in names or not isinstance(row["chosen"], str)):
+        return (
+            "preference rows (chosen, rejected), which are for DPO and reward models; to finetune on the preferred "
+            "answers, keep them under 'completion' beside 'prompt', or under 'messages'"
+        )
+    if {"prompt", "completion", "label"} <= names and isinstance(row["label"], bool):
+        return (
+            "unpaired preference rows (label says whether a completion is wanted), which are for KTO; to finetune on "
+            "the wanted ones, keep the rows whose label is true and delete the column"
+        )
+    if {"prompt", "completions", "labels"} <= names:
+        return "rows of stepwise supervision (completions, labels), which are for process reward models"
+    if names == {"prompt"}:
+        return "rows of prompts alone, which are for training online; each needs a 'completion' to learn"
     return None
 
 
@@ -52,6 +79,7 @@ def detect_format(row: Row) -> str | None:
     text = row.get("text")
     choices = (
         ("oasst1", is_tree(row) or is_message(row)),
+        (None, other_training(row) is not None),
         ("chat", isinstance(row.get("messages"), list)),
         ("sharegpt", isinstance(row.get("conversations"), list)),
         ("alpaca", {"instruction", "output"} <= names),

@@ -26,6 +26,7 @@ ROLES = {
     "claude": "assistant",
     "tool": "tool",
     "observation": "tool",
+    "function": "tool",
     "function_response": "tool",
 }
 _KEPT_TEXTS = ("name", "tool_call_id", "reasoning_content", "thinking")  # fields that some templates show
@@ -44,14 +45,21 @@ def sharegpt(row: Row) -> list[Example]:
 
 
 def prompt_completion(row: Row) -> list[Example]:
-    """Reads TRL's `prompt` and `completion`: two texts, or two lists of messages."""
-    if isinstance(row.get("prompt"), str) or isinstance(row.get("completion"), str):
+    """TRL's `prompt` and `completion`: two texts, or messages; a text beside messages is the user's or the answer."""
+    if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         return [Example(text_field(row, "prompt"), text_field(row, "completion"), "completion")]
-    prompt, completion = read_messages(row, "prompt"), read_messages(row, "completion")
+    prompt, completion = _side(row, "prompt", "user"), _side(row, "completion", "assistant")
     whole = _with_system((*prompt, *completion), row)
     first = len(whole) - len(completion)
     answers = every_answer(_dialogue(whole, "completion", row))
     return [answer for answer in answers if len(answer.messages) > first]
+
+
+def _side(row: Row, field: str, role: str) -> tuple[Message, ...]:
+    """The messages of one column; a text is one message of `role`."""
+    if isinstance(row.get(field), list):
+        return read_messages(row, field)
+    return ({"role": role, "content": text_field(row, field)},)
 
 
 def every_answer(example: Example) -> list[Example]:
@@ -172,4 +180,8 @@ def _tools(row: Row) -> tuple[Mapping[str, Any], ...]:
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise RowError("tools", "expected a list of functions, or such a list as JSON text")
+    for number, tool in enumerate(tools):
+        function = tool.get("function", tool)
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise RowError(f"tools[{number}]", "expected a function with its name")
     return tuple(tools)

@@ -5,10 +5,12 @@ Training and checking both use `read_examples`, so that a plan refuses what a wo
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from harness.config.schema import AssistantTurns, DatasetConfig
-from harness.data.columns import detect_format
+from harness.data.columns import detect_format, other_training
 from harness.data.dialogues import every_answer
 from harness.data.fields import Example
 from harness.data.formats import DATASETS
@@ -17,6 +19,7 @@ from harness.data.source import ColumnError, DataSource, SourceRow, data_files, 
 
 AUTO_FORMAT = "auto"
 _SHOWN_ERRORS = 3
+_LOOKED_AT_ROWS = 10_000  # of a file whose format is to be recognized
 
 
 @dataclass(slots=True)
@@ -95,13 +98,44 @@ def _format_of(config: DatasetConfig) -> str:
     files = data_files(Path(config.path), config.split, [], "")
     if not files:
         return "input_output"  # the file is missing, which `locate_dataset` says better
-    path = files[0]
-    row = next(read_file(path, on_bad_row=(lambda _: None) if config.skip_bad_rows else refuse), None)
-    if row is None:
+    status = files[0].stat()
+    return _format_of_file(files[0], config.skip_bad_rows, (status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _format_of_file(path: Path, skip_bad_rows: bool, _version: tuple[int, int]) -> str:
+    """The one format that a file's rows have. Rows without any are left to the rule, which names what is missing."""
+    rows = islice(read_file(path, on_bad_row=(lambda _: None) if skip_bad_rows else refuse), _LOOKED_AT_ROWS)
+    lines: dict[str, int] = {}  # format -> the first line that has it
+    odd: tuple[int, dict[str, object]] | None = None
+    for line, row in rows:
+        detected = detect_format(row)
+        if detected is not None:
+            lines.setdefault(detected, line)
+        elif odd is None:
+            odd = line, row
+    if len(lines) > 1:
+        (one, first), (other, second) = list(lines.items())[:2]
+        problem = (
+            f"its columns are those of dataset.format={other}, and line {first} has those of {one}: keep one kind of "
+            "rows in a file, or set dataset.format"
+        )
+        raise DataError(problem, file=str(path), line=second)
+    if lines:
+        return next(iter(lines))
+    if odd is None:
         raise DataError("no rows to train on", file=str(path))
-    detected = detect_format(row[1])
-    if detected is None:
-        columns = ", ".join(map(str, row[1]))
+    raise _no_format(path, *odd)
+
+
+def _no_format(path: Path, line: int, row: dict[str, object]) -> DataError:
+    other = other_training(row)
+    if other is not None:
+        return DataError(f"these are {other}", file=str(path), line=line)
+    columns = ", ".join(map(str, row))
+    delimiter = next((mark for mark in (";", "\t", "|") if len(row) == 1 and mark in columns), None)
+    if delimiter is not None:
+        problem = f"one column, {columns!r}: a .csv file's are set apart by commas; save it so, or as .jsonl"
+    else:
         problem = f"no format reads these columns ({columns}); set dataset.format to one of: {', '.join(DATASETS)}"
-        raise DataError(problem, file=str(path), line=row[0])
-    return detected
+    return DataError(problem, file=str(path), line=line)

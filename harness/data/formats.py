@@ -204,7 +204,8 @@ DATASETS: dict[str, RowRule] = {
     **{name: _glue(fields) for name, fields in GLUE_FIELDS.items()},
 }
 RULE_VERSIONS = {"super_ni": 2, "chat": 2}  # rules that changed, so that data tokenized by the old one isn't used
-DIALOGUES = frozenset({"chat", "sharegpt", "prompt_completion"})  # formats that may need a chat template
+ALWAYS_DIALOGUES = frozenset({"chat", "sharegpt"})  # formats whose every row needs a chat template
+DIALOGUES = ALWAYS_DIALOGUES | {"prompt_completion"}  # formats whose rows may need one
 LABELLED = frozenset({"classification", *GLUE_FIELDS})  # formats whose target is a class or a number, not text
 
 

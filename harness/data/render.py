@@ -26,11 +26,19 @@ def no_template_problem(model: str, format: str) -> str:
 
 
 def folder_has_template(folder: Path) -> bool:
-    """Whether a checkpoint's files hold a chat template. Loads no tokenizer, so a plan can check it."""
+    """Whether a checkpoint's files hold a chat template; reads no tokenizer, so that a plan can ask.
+
+    Raises:
+        ValueError: its tokenizer_config.json is no JSON.
+    """
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    try:
+        saved = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{config}: not JSON ({error}); copy the checkpoint anew") from error
+    return isinstance(saved, dict) and bool(saved.get("chat_template"))
 
 
 def render(example: Example, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> tuple[str, str, bool]:
@@ -39,13 +47,20 @@ def render(example: Example, tokenizer: "PreTrainedTokenizerBase", max_tokens: i
     Raises:
         RowError: the template can't show the dialogue, or its frame alone is too long.
     """
+    from jinja2.exceptions import TemplateError
+
     messages = _shown(list(example.messages), example, tokenizer)
-    fitting = _fitted(messages, example, tokenizer, max_tokens)
+    try:
+        fitting = _fitted(messages, example, tokenizer, max_tokens)
+    except TemplateError as error:
+        problem = f"{_template(tokenizer)} can't show a shorter dialogue: {error}"
+        raise RowError(example.target_field, problem) from error
     source, whole = _source(fitting, example, tokenizer), _rendered(fitting, example, tokenizer)
     if not whole.startswith(source):
-        raise ValueError(
-            f"dataset.format: {_template(tokenizer)} renders a dialogue with its answer otherwise than without; take "
-            "another model, give dataset.chat_template, or take dataset.format=input_output with texts of your own"
+        raise RowError(
+            example.target_field,
+            f"{_template(tokenizer)} renders a dialogue with its answer otherwise than without; take another model, "
+            "give dataset.chat_template, or take dataset.format=input_output with texts of your own",
         )
     return source, whole[len(source) :], fitting != messages
 
@@ -94,8 +109,6 @@ def _folded(messages: Sequence[Message]) -> list[Message] | None:
 def _fitted(
     messages: list[Message], example: Example, tokenizer: "PreTrainedTokenizerBase", max_tokens: int
 ) -> list[Message]:
-    from jinja2.exceptions import TemplateError
-
     def fits(candidate: Sequence[Message]) -> bool:
         return _num_tokens(_source(candidate, example, tokenizer), tokenizer) <= max_tokens
 
@@ -117,14 +130,9 @@ def _fitted(
         return [*shortest[:question], {**shortest[question], "content": text}, *shortest[question + 1 :]]
 
     low, high = 0, len(shortest[question]["content"])  # `high` does not fit
-    try:
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(cut(middle)) else (low, middle)
-    except TemplateError as error:
-        raise RowError(
-            example.target_field, f"{_template(tokenizer)} can't show a shorter question: {error}"
-        ) from error
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(cut(middle)) else (low, middle)
     if low == 0:
         problem = f"the system message and the template's frame take more than dataset.source_max_tokens={max_tokens}"
         raise RowError(example.target_field, f"{problem}; raise it")
@@ -142,9 +150,16 @@ def _source(messages: Sequence[Message], example: Example, tokenizer: "PreTraine
 def _rendered(
     messages: Sequence[Message], example: Example, tokenizer: "PreTrainedTokenizerBase", **options: Any
 ) -> str:
+    from jinja2.exceptions import TemplateError, TemplateRuntimeError
+
     turns: Any = [dict(message) for message in messages]  # transformers' annotations leave content parts and tools out
     tools: Any = [dict(tool) for tool in example.tools] or None
-    return str(tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, **options))
+    try:
+        return str(tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, **options))
+    except TemplateError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:  # of the template's own code
+        raise TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def _template(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -1,10 +1,11 @@
 """Reads the rows of a data file, each with its line number, so that a broken row can be named.
 
 Kinds: .jsonl, .json (an array, one object after another, or an object whose `data` is an array), .csv and .tsv, each
-also as .gz, and .parquet. One row, or one batch of .parquet, is in memory at a time. Used through
-`harness.data.source`.
+also as .gz, .parquet, and .arrow as `datasets` saves it. One row, or one batch of .parquet or .arrow, is in memory at
+a time. Used through `harness.data.source`.
 """
 
+import codecs
 import csv
 import gzip
 import json
@@ -12,10 +13,22 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
-SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet")
+SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet", ".arrow")
+_REMEDIES = {  # for kinds of file that people have and that are not read
+    **dict.fromkeys(
+        (".zst", ".xz", ".bz2", ".zip", ".tar", ".tgz", ".7z", ".lz4"), "unpack it first, or pack it as .gz"
+    ),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV in UTF-8"),
+    **dict.fromkeys((".ndjson", ".jsonlines", ".jl"), "rename it to .jsonl"),
+    **dict.fromkeys((".txt", ".md"), 'write its documents as .jsonl, {"text": "..."} on each line'),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".npy"), "its loading may run code; write the rows as .jsonl"),
+}
 WRAPPERS = ("data", "rows", "examples", "train")  # the only field of a .json object that holds the rows
 _CHUNK_CHARACTERS = 1 << 20
 _MAX_DEPTH = 64  # of lists and objects in a row
@@ -52,6 +65,14 @@ def suffix_of(path: Path) -> str:
     return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
 
 
+def require_known_kind(path: Path) -> None:
+    """Raises DataError for a file whose suffix is none of `SUFFIXES`."""
+    if suffix_of(path) not in SUFFIXES:
+        remedy = _REMEDIES.get(path.suffix.lower())
+        problem = f"unknown kind of file; there are: {', '.join(SUFFIXES)}"
+        raise DataError(problem + ("" if remedy is None else f"; {remedy}"), file=str(path))
+
+
 def read_file(path: Path, headerless: tuple[str, ...] | None = None, on_bad_row: OnBadRow = refuse) -> Rows:
     """Yields (line, row); the line is where the row begins, counted from 1. Blank lines are passed over.
 
@@ -83,9 +104,8 @@ def _read(path: Path, headerless: tuple[str, ...] | None, on_bad_row: OnBadRow) 
     if suffix == ".tsv":
         columns = None if headerless and _has_header(path, headerless) else headerless
         return _read_table(path, "\t", on_bad_row, columns)
-    if suffix == ".parquet":
-        return _read_parquet(path)
-    raise DataError(f"unknown kind of file; there are: {', '.join(SUFFIXES)}", file=str(path))
+    require_known_kind(path)
+    return _read_columns(path)
 
 
 def _odd_value(value: object, field: str = "", depth: int = 0) -> tuple[str, str] | None:
@@ -135,8 +155,14 @@ def _decoded(line: bytes, number: int, path: Path) -> str:
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        problem = f"not UTF-8 ({error.reason} at byte {error.start}): save the file as UTF-8"
-        raise DataError(problem, file=str(path), line=number) from error
+        raise _not_utf8(error, path, number) from error
+
+
+def _not_utf8(error: UnicodeDecodeError, path: Path, line: int | None = None) -> DataError:
+    with _opened(path) as file:
+        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    found = "UTF-16" if is_utf16 else f"{error.reason} at byte {error.start}"
+    return DataError(f"not UTF-8 ({found}): save the file as UTF-8", file=str(path), line=line)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -190,7 +216,7 @@ def _read_json(path: Path, on_bad_row: OnBadRow) -> Rows:
             for line, value in _json_values(file, path):
                 yield from _json_items(line, value, path, on_bad_row)
         except UnicodeDecodeError as error:
-            raise DataError(f"not UTF-8 ({error.reason}): save the file as UTF-8", file=str(path)) from error
+            raise _not_utf8(error, path) from error
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"broken gzip file ({error}): pack or download it again", file=str(path)) from error
 
@@ -288,17 +314,48 @@ def _header(cells: list[str], path: Path, line: int) -> tuple[str, ...]:
     return tuple(cells)
 
 
-def _read_parquet(path: Path) -> Rows:
+def _read_columns(path: Path) -> Rows:
+    """Rows of .parquet or .arrow; the line is the row's number."""
     import pyarrow as pa
+
+    batches = _parquet_batches(path) if path.suffix.lower() == ".parquet" else _arrow_batches(path)
+    line = 0
+    try:
+        for batch in batches:
+            names = batch.schema.names
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise DataError("two columns have this name: rename one", file=str(path), field=twice)
+            for row in batch.to_pylist(maps_as_pydicts="strict"):
+                line += 1
+                yield line, row
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:  # or a value Python can't hold
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        problem = f"broken {path.suffix.lower()[1:]} file ({said}): write or download it again"
+        raise DataError(problem, file=str(path), line=line + 1 if line else None) from error
+
+
+def _parquet_batches(path: Path) -> "Iterator[pa.RecordBatch]":
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            line = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    line += 1
-                    yield line, row
-    except (pa.ArrowException, OSError) as error:
-        problem = f"broken parquet file ({str(error).splitlines()[0]}): write or download it again"
-        raise DataError(problem, file=str(path)) from error
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=1024)
+
+
+def _arrow_batches(path: Path) -> "Iterator[pa.RecordBatch]":
+    """A stream, as `datasets` writes it, or a file with a footer."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        try:
+            reader = pa.ipc.open_stream(file)
+        except pa.ArrowInvalid:
+            file.seek(0)
+            whole = pa.ipc.open_file(file)
+            batches = (whole.get_batch(number) for number in range(whole.num_record_batches))
+        else:
+            batches = iter(reader)
+        for batch in batches:
+            yield from (batch.slice(start, 1024) for start in range(0, batch.num_rows, 1024))

@@ -9,16 +9,18 @@ cache on this machine, the hub. Neither torch nor `datasets` is imported before 
 read. How a row becomes an example is `harness.data.formats`.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config.schema import DatasetConfig, PathsConfig
-from harness.data.columns import unused_column
+from harness.data.columns import other_training, unused_column
 from harness.data.fields import Example, RowError
 from harness.data.formats import HEADERLESS_TSV, fitting_formats, row_rule
-from harness.data.rows import SUFFIXES, DataError, OnBadRow, read_file, refuse, suffix_of
+from harness.data.rows import SUFFIXES, DataError, OnBadRow, read_file, refuse, require_known_kind, suffix_of
 from harness.data.trees import assembled
 from harness.files.atomic import sha256_files
 from harness.files.hub import Missing, cached_snapshot, hub_problem, store_names
@@ -32,6 +34,7 @@ _EMBEDDED = "embedded/"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 _HUB_FILE_SUFFIXES = (*SUFFIXES, ".parquet", ".arrow", ".gz", ".zst", ".zip")
 _HUB_BATCH_ROWS = 1000
+_SAVED_DATASET, _SAVED_SPLITS = "state.json", "dataset_dict.json"  # what `datasets.save_to_disk` writes beside rows
 STREAM_SEED = 42  # the paper's data seed, fixed, so that a dataset is the same in every run
 STREAM_BUFFER_ROWS = 10_000
 
@@ -76,13 +79,27 @@ def locate_dataset(config: DatasetConfig, paths: PathsConfig) -> DataSource | Mi
     row_rule(config.format)
     looked: list[str] = []
     found = _local_files(config, paths, looked)
-    if found:
+    if found and not _is_streamed(config):
         return _file_source(config, found)
     if config.path is not None:
         return _missing(config, looked, f"point dataset.path at a file ({', '.join(SUFFIXES)}) or at a folder with one")
     if config.hub_id.startswith(_EMBEDDED):
         return _missing(config, looked, "install this project again, with its package data")
     return _on_hub(config, looked)
+
+
+def streams(config: DatasetConfig, paths: PathsConfig) -> bool:
+    """Whether a plan takes a sample of the hub's stream: `dataset.stream` allows it, and only the hub has the rows.
+
+    The rows are others than a sample of a copy has, so the answer is a part of the run's identity, and binds its jobs.
+    """
+    if not _is_streamed(config) or _local_files(config, paths, []) or _snapshot(config) is not None:
+        return False
+    return hub_problem(config.hub_id, config.revision, repo_type="dataset") is None
+
+
+def _is_streamed(config: DatasetConfig) -> bool:
+    return config.stream and config.path is None and config.max_rows is not None
 
 
 def read_rows(
@@ -157,8 +174,9 @@ def row_examples(row: SourceRow, format: str, ignore_columns: Sequence[str] = ()
     try:
         return row_rule(format)(row.fields)
     except RowError as error:
-        fitting = fitting_formats(row.fields)
+        fitting, other = fitting_formats(row.fields), other_training(row.fields)
         remedy = f"formats that read this row: {', '.join(fitting)}" if fitting else "no known format reads this row"
+        remedy = remedy if other is None else f"these are {other}"
         problem = f"{error.problem}; dataset.format is {format}, {remedy}"
         raise DataError(problem, file=row.file, line=row.line, field=error.field) from error
 
@@ -179,7 +197,13 @@ def fingerprint(source: DataSource) -> str:
         sample = "" if source.stream_rows is None else f"stream-{source.stream_rows}-seed{STREAM_SEED}"
         parts = [f"{source.hub_id}@{source.revision}", source.subset or "", source.split, sample]
         return "/".join(part for part in parts if part)
-    return sha256_files(source.files)
+    return content_sha256(source.files, sha256_file)
+
+
+def content_sha256(files: Sequence[Path], hash_file: Callable[[Path], str]) -> str:
+    """Of one file its own digest, of several that of their digests, in order."""
+    digests = [hash_file(path) for path in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _local_files(config: DatasetConfig, paths: PathsConfig, looked: list[str]) -> tuple[Path, ...]:
@@ -210,20 +234,41 @@ def _is_configuration(subset: str | None) -> bool:
 
 
 def data_files(path: Path, split: str, looked: list[str], prefix: str) -> tuple[Path, ...]:
-    """The data files at a path: a file itself; of a folder the only data file, or those that begin with `split`."""
+    """A file is itself; a folder is its only data file, the files whose names begin with the split's, or saved shards.
+
+    Raises:
+        DataError: a kind of file that is not read.
+    """
     if path.is_file():
-        if suffix_of(path) not in SUFFIXES:
-            raise DataError(f"unknown kind of file; there are: {', '.join(SUFFIXES)}", file=str(path))
+        require_known_kind(path)
         return (path,)
     if not path.is_dir():
-        looked.append(f"{prefix}{path}: no such file or folder")
+        broken = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else "no such file or folder"
+        looked.append(f"{prefix}{path}: {broken}")
         return ()
+    if (path / _SAVED_SPLITS).is_file():
+        path = path / split
+        if not path.is_dir():
+            splits = ", ".join(sorted(inside.name for inside in path.parent.iterdir() if inside.is_dir()))
+            looked.append(f"{prefix}{path.parent}: no split {split!r} (dataset.split); there are: {splits}")
+            return ()
+    if (path / _SAVED_DATASET).is_file():  # by `save_to_disk`: its shards alone are rows
+        return _saved_shards(path)
     inside = sorted(file for file in path.iterdir() if file.is_file() and suffix_of(file) in SUFFIXES)
     found = inside if len(inside) == 1 else [file for file in inside if file.name.startswith(split)]
     if not found:
         count = f"{len(inside)} data files, none called {split}*" if inside else "no data file"
         looked.append(f"{prefix}{path}: {count} in it")
     return tuple(found)
+
+
+def _saved_shards(folder: Path) -> tuple[Path, ...]:
+    """The shards that `save_to_disk` named, in order; other .arrow files beside them are `datasets`' own cache."""
+    state = folder / _SAVED_DATASET
+    try:
+        return tuple(folder / shard["filename"] for shard in json.loads(state.read_text())["_data_files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError("names no shards of rows (_data_files); save the dataset anew", file=str(state)) from error
 
 
 def _file_source(config: DatasetConfig, found: tuple[Path, ...]) -> DataSource:
@@ -236,10 +281,11 @@ def _file_source(config: DatasetConfig, found: tuple[Path, ...]) -> DataSource:
 
 
 def _on_hub(config: DatasetConfig, looked: list[str]) -> DataSource | Missing:
-    snapshot = cached_snapshot(config.hub_id, config.revision, repo_type="dataset")
-    if snapshot is not None and any(file.suffix in _HUB_FILE_SUFFIXES for file in snapshot.rglob("*")):
+    snapshot = _snapshot(config)
+    if snapshot is not None and not _is_streamed(config):
         return _hub_source(config, revision=snapshot.name, snapshot=snapshot)
-    looked.append(f"the hub's local cache (HF_HOME): {config.hub_id} is not downloaded")
+    if snapshot is None:
+        looked.append(f"the hub's local cache (HF_HOME): {config.hub_id} is not downloaded")
     problem = hub_problem(config.hub_id, config.revision, repo_type="dataset")
     if problem is None:
         return _hub_source(config, revision=_hub_commit(config), snapshot=None)
@@ -251,6 +297,13 @@ def _on_hub(config: DatasetConfig, looked: list[str]) -> DataSource | Missing:
     return _missing(config, looked, remedy)
 
 
+def _snapshot(config: DatasetConfig) -> Path | None:
+    """The dataset in the hub's cache on this machine; a cached card alone is not the data."""
+    snapshot = cached_snapshot(config.hub_id, config.revision, repo_type="dataset")
+    has_rows = snapshot is not None and any(file.suffix in _HUB_FILE_SUFFIXES for file in snapshot.rglob("*"))
+    return snapshot if has_rows else None
+
+
 def _hub_source(config: DatasetConfig, *, revision: str, snapshot: Path | None) -> DataSource:
     return DataSource(
         name=config.name,
@@ -259,7 +312,7 @@ def _hub_source(config: DatasetConfig, *, revision: str, snapshot: Path | None) 
         split=config.split,
         revision=revision,
         snapshot=snapshot,
-        stream_rows=config.max_rows if config.stream and snapshot is None else None,
+        stream_rows=config.max_rows if _is_streamed(config) else None,
         skip_bad_rows=config.skip_bad_rows,
     )
 
@@ -278,12 +331,16 @@ def _missing(config: DatasetConfig, looked: list[str], remedy: str) -> Missing:
 def _file_rows(source: DataSource, on_bad_row: OnBadRow = refuse) -> Iterator[SourceRow]:
     """The rows of all files; rows that are single messages of Open Assistant's trees are joined into trees."""
     handler = on_bad_row if on_bad_row is not refuse or not source.skip_bad_rows else _leave_out
-    plain = (
-        SourceRow(str(path), line, fields)
-        for path in source.files
-        for line, fields in read_file(path, source.headerless, handler)
-    )
+    plain = (row for path in source.files for row in _rows_of(path, source.headerless, handler))
     return assembled(plain, lambda row: row.fields, lambda row, fields: replace(row, fields=fields))
+
+
+def _rows_of(path: Path, headerless: tuple[str, ...] | None, handler: OnBadRow) -> Iterator[SourceRow]:
+    """The rows of one file; those that share a line, as in an array on one line, are told apart by their number."""
+    before = 0
+    for number, (line, fields) in enumerate(read_file(path, headerless, handler), start=1):
+        yield SourceRow(str(path) if line != before else f"{path}, row {number}", line, fields)
+        before = line
 
 
 def _leave_out(_: DataError) -> None:

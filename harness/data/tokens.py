@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from harness.config.schema import DatasetConfig
 from harness.data.examples import Skipped, read_examples
 from harness.data.fields import Example, RowError
-from harness.data.formats import DIALOGUES, LABELLED, RULE_VERSIONS
+from harness.data.formats import ALWAYS_DIALOGUES, DIALOGUES, LABELLED, RULE_VERSIONS
 from harness.data.labels import label_value
 from harness.data.render import no_template_problem, render
 from harness.data.rows import DataError
@@ -77,6 +77,7 @@ _LABELLED_SCHEMA = _SCHEMA.append(pa.field("label", pa.float64()))  # a class fr
 _log = logging.getLogger(__name__)
 
 Lengths = NDArray[np.int64]
+Item = tuple[SourceRow, Example]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +187,7 @@ def tokenize_dataset(
     """
     tokenizer = with_chat_template(tokenizer, config.chat_template)
     _check(config, tokenizer)
+    versions = _versions(source)
     path = Path(cache_dir) / f"{_cache_key(config, source, tokenizer, empty_targets)}.arrow"
     if path.is_file():
         try:
@@ -193,7 +195,7 @@ def tokenize_dataset(
         except pa.ArrowInvalid as error:
             _log.warning("%s: not whole (%s), made again", path, error)
     skipped = Skipped()
-    batches = _batches(_examples(config, source, empty_targets, skipped))
+    batches = _batches(_unchanged(_examples(config, source, empty_targets, skipped), source, versions))
     if config.format in LABELLED:
         _write(
             path, _LABELLED_SCHEMA, (_encode_labelled(batch, config, tokenizer) for batch in batches), source, skipped
@@ -204,6 +206,17 @@ def tokenize_dataset(
         _log.warning("left out: %s", problem)
     dataset = TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
     return dataset
+
+
+def _unchanged(items: Iterator[Item], source: DataSource, versions: list[tuple[int, int]]) -> Iterator[Item]:
+    """Raises DataError after the last item if a file changed since `versions`: the name of what was made would lie."""
+    yield from items
+    if _versions(source) != versions:
+        raise DataError("changed while it was read; run again", file=", ".join(map(str, source.files)))
+
+
+def _versions(source: DataSource) -> list[tuple[int, int]]:
+    return [(status.st_size, status.st_mtime_ns) for status in (path.stat() for path in source.files)]
 
 
 def with_chat_template(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> "PreTrainedTokenizerBase":
@@ -233,7 +246,7 @@ def _check(config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no EOS token, so outputs would have no "
             "end: set eos_token in the checkpoint's tokenizer_config.json"
         )
-    if config.format in ("chat", "sharegpt"):
+    if config.format in ALWAYS_DIALOGUES:
         _require_template(tokenizer, config.format)
 
 
@@ -287,7 +300,7 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 def _examples(
     config: DatasetConfig, source: DataSource, empty_targets: EmptyTargets, skipped: Skipped
-) -> Iterator[tuple[SourceRow, Example]]:
+) -> Iterator[Item]:
     for row, example in read_examples(config, source, _sample(config, source), skipped):
         if example.label is not None or example.output.strip() or empty_targets == "keep":
             yield row, example
@@ -331,13 +344,13 @@ def _sample_by_task(source: DataSource, most: int) -> list[int]:
     return sorted(place for reservoir in kept.values() for place in reservoir)
 
 
-def _batches(items: Iterator[tuple[SourceRow, Example]]) -> Iterator[list[tuple[SourceRow, Example]]]:
+def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
     while batch := list(islice(items, _BATCH_EXAMPLES)):
         yield batch
 
 
 def _encode(
-    batch: list[tuple[SourceRow, Example]],
+    batch: list[Item],
     config: DatasetConfig,
     tokenizer: "PreTrainedTokenizerBase",
     skipped: Skipped,
@@ -358,7 +371,7 @@ Encoded = tuple[list[int], int, int, bool, bool]  # ids, source tokens, characte
 
 
 def encode_examples(
-    batch: Sequence[tuple[SourceRow, Example]], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
+    batch: Sequence[Item], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Encoded | DataError]:
     """Token ids of each example, or what is wrong with it.
 
@@ -400,10 +413,8 @@ def source_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return token_ids(tokenizer, [(tokenizer.bos_token or "") + text])[0]
 
 
-def _encode_labelled(
-    batch: list[tuple[SourceRow, Example]], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase"
-) -> pa.RecordBatch:
-    """Token ids of labelled examples, without target tokens; the longer text is cut to fit `source_max_tokens`."""
+def _encode_labelled(batch: list[Item], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> pa.RecordBatch:
+    """Text, or pair of texts, cut to `source_max_tokens` where the longer text ends; no target tokens."""
     most = config.source_max_tokens
     ids, num_cut = encode_texts(tokenizer, [(example.input, example.pair) for _, example in batch], most)
     columns = [

@@ -107,7 +107,7 @@ def _shape(saved: dict[str, Any]) -> ShapeConfig:
 
 def folder_fingerprint(folder: Path) -> str:
     """sha256 over names and digests of weights, config and tokenizer; kept beside them where that can be written."""
-    files = sorted(file for file in folder.iterdir() if file.name in _DECISIVE or file.suffix in _WEIGHTS)
+    files = sorted(file for file in folder.iterdir() if is_decisive(file))
     key = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     memo = folder / ".fingerprint.json"
     known = _read_memo(memo)
@@ -117,6 +117,11 @@ def folder_fingerprint(folder: Path) -> str:
     if os.access(folder, os.W_OK):
         write_json(memo, {"files": key, "sha256": digest})
     return digest
+
+
+def is_decisive(file: Path) -> bool:
+    """Whether a checkpoint's file counts in its fingerprint: weights, config, tokenizer."""
+    return file.name in _DECISIVE or file.suffix in _WEIGHTS
 
 
 def weights_differ(one: Path, other: Path) -> bool:

@@ -34,6 +34,7 @@ from harness.config.schema import (
     typed,
 )
 from harness.data.examples import resolved
+from harness.data.source import content_sha256, data_files, streams
 from harness.runs.compatibility import method_problem, task_problem
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
@@ -134,7 +135,8 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
     quant = dataclasses.replace(config.quant, compute_dtype=auto_dtype if dtype is DType.auto else dtype)
     if config.adapter.method is AdapterMethod.none:
         return RunSpec(model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None)
-    config = dataclasses.replace(config, dataset=resolved(config.dataset))
+    dataset = dataclasses.replace(resolved(config.dataset), stream=streams(config.dataset, config.paths))
+    config = dataclasses.replace(config, dataset=dataset)
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
     if problem := method_problem(config.adapter, quant, config.model) or task_problem(config.model, config.dataset):
@@ -150,10 +152,11 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
         adapter = dataclasses.replace(adapter, lora_dropout=row.lora_dropout)
     data_sha256 = None
     if config.dataset.path is not None:
-        path = Path(config.dataset.path)
-        if not path.is_file():
-            raise ValueError(f"dataset.path={path}: no such file")
-        data_sha256 = hash_file(path)
+        looked: list[str] = []
+        files = data_files(Path(config.dataset.path), config.dataset.split, looked, "")
+        if not files:
+            raise ValueError(f"dataset.path={looked[0]}")
+        data_sha256 = content_sha256(files, hash_file)
     return RunSpec(
         model=config.model, quant=quant, adapter=adapter, dataset=config.dataset, train=train, data_sha256=data_sha256
     )

@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from harness.files.hub import Missing
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobRow, LedgerError, LedgerUnavailableError
 from harness.models.locate import locate_model
+from harness.models.sign import checkpoint_signs
 from harness.nn.shards import ShardedLayers
 from harness.runs.spec import RunSpec
 from sweeps.jobs.peers import Peers
@@ -29,6 +30,7 @@ class Workplace:
     should_stop: Callable[[], bool]
     send: Callable[[dict[str, Any]], None]
     peers: Peers = field(default_factory=Peers)
+    signs: dict[str, str] = field(default_factory=dict)  # of the loaded base's files, taken when it was read
     _base: LoadedBase | None = None
     _group: str | None = None
 
@@ -46,18 +48,20 @@ class Workplace:
         """`runs/<run_id>`."""
         return Path(self.settings.paths.runs) / run_id
 
-    def base(self, spec: RunSpec, trains: bool = False) -> LoadedBase:
+    def base(self, spec: RunSpec, trains: bool = False, planned: Mapping[str, str] | None = None) -> LoadedBase:
         """The frozen base of a run, loaded once for all jobs of its group.
 
         Args:
-            trains: whether it is loaded for training, which is refused on a device that only emulates its data type.
+            trains: for training, which a device that only emulates the run's data type is refused for.
+            planned: signs of the run's inputs; files that changed since they were read are read anew, unless the plan
+                is older than the change. Whether they are the planned ones is for the caller to ask of `signs`.
 
         Raises:
             ValueError: its weights are nowhere to be found, or the device doesn't compute in its data type.
         """
         if trains:
             require_bfloat16(spec.quant.compute_dtype, self.device)
-        if self._base is not None and self._group == spec.group:
+        if self._base is not None and self._group == spec.group and not self._is_outdated(spec, planned or {}):
             return self._base
         self._base = None  # frees the old one before the new one is read
         source = locate_model(spec.model, self.settings.paths)
@@ -69,8 +73,15 @@ class Workplace:
         cache = Path(self.settings.paths.cache)
         shards = ShardedLayers(self.peers.ranks) if self.shards_base else None
         self._base = load_base(source, spec.quant, self.device, cache, spec.model.kind, spec.adapter.method, shards)
-        self._group = spec.group
+        self._group, self.signs = spec.group, checkpoint_signs(source)
         return self._base
+
+    def _is_outdated(self, spec: RunSpec, planned: Mapping[str, str]) -> bool:
+        """Whether the plan names other files than the loaded ones, and other ones are there now."""
+        if all(planned.get(name, sign) == sign for name, sign in self.signs.items()):
+            return False
+        source = locate_model(spec.model, self.settings.paths)
+        return not isinstance(source, Missing) and checkpoint_signs(source) != self.signs
 
 
 @dataclass(slots=True, kw_only=True)

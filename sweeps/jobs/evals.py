@@ -19,6 +19,8 @@ from harness.ledger.tables import JobRow
 from harness.progress import Progress
 from sweeps.jobs.context import Context, Workplace
 from sweeps.plan.enqueue import eval_file
+from sweeps.plan.inputs import inputs_of, require_planned
+from sweeps.plan.jobs import file_hashes
 
 
 def eval_jobs(context: Context, claims: Sequence[JobRow]) -> None:
@@ -47,7 +49,11 @@ def _scored(
     systems = [open_system(place.run_folder(claim.run_id)) for claim in same]
     settings = settings_from(benchmark.name, _planned(same[0]))
     contestants = [_contestant(place, benchmark, settings, system) for system in systems]
-    base = place.base(systems[0].spec)
+    for claim, contestant in zip(same, contestants, strict=True):
+        _require_planned_files(_planned(claim), benchmark.name, settings, contestant)
+    payload = json.loads(same[0].payload)
+    base = place.base(systems[0].spec, planned=inputs_of(payload))
+    require_planned(inputs_of(payload), place.signs, systems[0].spec)
     began = time.monotonic()
     load_members(base, systems)
     where = Place(paths=place.settings.paths, partial=_partial_folder(place), on_progress=on_progress)
@@ -70,6 +76,19 @@ def _contestant(place: Workplace, benchmark: Benchmark, settings: Any, system: S
             raise ValueError(f"{benchmark.name}: {system.name} is an untouched base and has no dataset to be scored on")
         rows = benchmark.rows(settings, system.spec.dataset, place.settings.paths)
     return Contestant(name=system.run_id, member=system.member, rows=rows, system=system)
+
+
+def _require_planned_files(planned: Mapping[str, Any], name: str, settings: Any, contestant: Contestant) -> None:
+    """Raises ValueError where a file that an evaluation reads changed after its plan: it would be another job."""
+    own = {} if contestant.rows is None else {f"{name}_data_sha256": contestant.rows.sha256}
+    now = own | file_hashes(name, settings)  # of a file that the settings name, as its plan hashed it
+    for key, sha256 in now.items():
+        if planned.get(key, sha256) != sha256:
+            what = key.removeprefix(f"{name}_").removesuffix("_sha256")
+            raise ValueError(
+                f"eval.{name}: the content of its {what} changed after this evaluation was planned (then "
+                f"{planned[key][:12]}, now {sha256[:12]}): restore the old file, or give the sweep's command again"
+            )
 
 
 def _partial_folder(place: Workplace) -> Path | None:

@@ -45,6 +45,7 @@ from harness.training.tracking import Tracker
 from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
 from sweeps.jobs.context import Context, Workplace
 from sweeps.jobs.row_tokens import agreed_row_tokens
+from sweeps.plan.inputs import DATA, inputs_of, require_planned
 
 _YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
 
@@ -58,6 +59,7 @@ class _Run:
     label: str
     folder: Path
     started: str
+    inputs: dict[str, str]  # signs of what it was planned to read
     data: TokenizedDataset | None = None
     data_fingerprint: str | None = None
     member: Member | None = None
@@ -73,6 +75,7 @@ class _Run:
             label=payload["label"],
             folder=place.run_folder(claim.run_id),
             started=now(),
+            inputs=inputs_of(payload),
         )
 
 
@@ -100,11 +103,13 @@ def _runs_of(claims: Sequence[JobRow], place: Workplace) -> list[_Run]:
 
 def _prepared(context: Context, runs: Sequence[_Run]) -> tuple[LoadedBase | None, list[_Run]]:
     """Loads the base that the runs share and prepares each. -> the base and the runs that can start."""
-    base: LoadedBase | None = None
+    if not runs:
+        return None, []
+    base = context.base(runs[0].spec, trains=True, planned=runs[0].inputs)
     ready: list[_Run] = []
     for run in runs:
-        base = context.base(run.spec, trains=True)
         try:
+            require_planned(run.inputs, context.signs, run.spec)
             _prepare(context, base, run)
         except ValueError as error:
             context.fail(run.claim, str(error), retry=False)
@@ -153,7 +158,7 @@ def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
         PeerLostError: another rank ended.
     """
     runs = _runs_of(claims, place)
-    base = place.base(runs[0].spec, trains=True)  # while rank 0 reads its own
+    base = place.base(runs[0].spec, trains=True, planned=runs[0].inputs)  # while rank 0 reads its own
     wanted = place.peers.receive()  # by then rank 0 has tokenized, and put away checkpoints of other inputs
     runs = [run for run in runs if run.claim.run_id in wanted]
     for run in runs:
@@ -225,6 +230,8 @@ def _read_examples(place: Workplace, base: LoadedBase, run: _Run) -> tuple[Encod
     if isinstance(source, Missing):
         raise ValueError(str(source))
     run.data_fingerprint = fingerprint(source)
+    if source.files:
+        require_planned(run.inputs, {DATA: run.data_fingerprint}, run.spec)
     run.data = tokenize_dataset(
         run.spec.dataset,
         source,

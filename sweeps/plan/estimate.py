@@ -5,7 +5,6 @@ same model, data type, method and dataset on the same kind of device; without on
 """
 
 import json
-import math
 import shutil
 import statistics
 from collections import Counter
@@ -21,10 +20,11 @@ from harness.memory.predict import MemoryPrediction, longest_sequence, memory_ke
 from harness.memory.row_length import row_tokens, usable_bytes
 from harness.runs.record import RECORD_FILE, SCHEMA_VERSION
 from harness.runs.spec import RunSpec
+from harness.training.schedule import num_steps
 
 NO_SPEED = "no finished run of this model, data type, method and dataset on this device"
 CPU = "cpu"  # as `harness.devices.hardware.hardware` calls it
-NO_ROWS = "its length is given in epochs, and no finished run says how many rows the dataset has"
+NO_ROWS = "its length is given in epochs, and its rows are neither on this machine nor in a finished run's record"
 NO_DEVICE = "the device isn't known here"
 Plain = Mapping[str, Any]  # of `RunSpec.to_dict()`
 _DATA_KEYS = (
@@ -37,6 +37,7 @@ _DATA_KEYS = (
 class Estimate:
     """The needs of one run. None means unknown, never zero."""
 
+    num_steps: int | None  # of the optimizer; where rows aren't counted, at most
     row_tokens: int | None  # of a forward pass, on the smallest device; None where nothing is trained
     memory_bytes: int | None  # the peak with such rows, all of the optimizer's state included
     least_memory_bytes: int | None  # one example a row, activations recomputed (T5: none), state paged out
@@ -95,6 +96,7 @@ def estimate_all(
     num_shards: int = 1,
     max_group_size: int = 1,
     num_workers: int = 1,
+    num_examples: Mapping[str, int] | None = None,
 ) -> dict[str, Estimate]:
     """run_id -> its estimate.
 
@@ -104,6 +106,7 @@ def estimate_all(
         num_shards: devices that share a base, each of which needs as much.
         max_group_size: runs that share a pass, whose adapters leave less room for its rows.
         num_workers: that share a device.
+        num_examples: run_id -> examples of its dataset, where the plan has counted them.
     """
     speeds = read_speeds(runs)
     targets = tuple(others) or hardware(device)
@@ -114,7 +117,8 @@ def estimate_all(
         num_members = min(sizes[spec.group], max_group_size)
         if (key := (memory_key(spec), num_members)) not in memo:
             memo[key] = _memory(spec, num_members, num_shards, targets, num_workers)
-        found[spec.run_id] = _estimate(spec, memo[key], speeds, targets)
+        rows = (num_examples or {}).get(spec.run_id)
+        found[spec.run_id] = _estimate(spec, memo[key], speeds, targets, rows)
     return found
 
 
@@ -146,19 +150,22 @@ def _estimate(
     memory: _Memory,
     speeds: Speeds,
     targets: Sequence[Hardware],
+    rows: int | None,
 ) -> Estimate:
     least, shortest = memory.least, memory.shortest
     kept = None if least is None else least.gradient_bytes  # a gradient for each number that is saved
     moments = 0 if least is None else least.optimizer_bytes + least.paged_optimizer_bytes
     keep = spec.train.keep_checkpoints if spec.train is not None else 0
     plain = spec.to_dict()
-    examples = _num_examples(spec, speeds, _data_key(plain))
+    steps = _num_steps(spec, speeds.num_examples.get(_data_key(plain)) if rows is None else rows)
+    examples = steps if not steps or spec.train is None else steps * (spec.train.batch_size or 0)
     per_example = speeds.targets_per_example.get(_data_key(plain))
     seconds, why = (0.0, None) if spec.train is None else _seconds(_likeness(plain), examples, speeds, targets)
     too_large = [target.name for target in targets if least is not None and not _fits(least, target)]
     tight = [target.name for target in targets if shortest is not None and not _fits(shortest, target)]
     paged = {} if shortest is None else {target.name: _paged_bytes(shortest, target) for target in targets}
     return Estimate(
+        num_steps=steps,
         row_tokens=memory.row_tokens,
         memory_bytes=None if memory.with_row is None else memory.with_row.total_bytes,
         least_memory_bytes=None if least is None else least.resident_bytes,
@@ -208,15 +215,17 @@ def _seconds(
     return (examples * statistics.median(recorded), None) if recorded else (None, NO_SPEED)
 
 
-def _num_examples(spec: RunSpec, speeds: Speeds, data: str) -> int | None:
-    """Examples that a run sees at most; None where only rows of an unknown number limit it."""
+def _num_steps(spec: RunSpec, rows: int | None) -> int | None:
+    """Steps of a run, at most those of `max_steps` where the rows are unknown; None where only rows limit it."""
     if spec.train is None:
         return 0
-    steps, batch, rows = spec.train.max_steps, spec.train.batch_size or 0, speeds.num_examples.get(data)
-    if rows is not None and spec.train.max_epochs is not None:
-        by_epochs = math.ceil(spec.train.max_epochs * rows / batch)
-        steps = by_epochs if steps is None else min(steps, by_epochs)
-    return None if steps is None else steps * batch
+    if not rows:
+        return spec.train.max_steps
+    left = max(1, rows - spec.train.original_eval_carve)
+    try:
+        return num_steps(spec.train, left)
+    except ValueError:
+        return spec.train.max_steps  # a warm-up that is too long, which `preflight` reports
 
 
 def _likeness(spec: Plain) -> str:

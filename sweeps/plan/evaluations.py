@@ -8,11 +8,11 @@ from harness.config.schema import DatasetConfig, EvalConfig, ModelKind, PathsCon
 from harness.runs.spec import RunSpec
 from sweeps.plan.jobs import PlannedRun
 from sweeps.plan.once import Once
-from sweeps.plan.rows import row_problems
+from sweeps.plan.rows import check_rows
 
 
-def evaluation_problems(run: PlannedRun, paths: PathsConfig, once: Once) -> list[str]:
-    """The problems of all evaluations of a run, in training and after it."""
+def evaluation_problems(run: PlannedRun, paths: PathsConfig, once: Once, no_template: str | None = None) -> list[str]:
+    """Of all that measures a run, in training and after it. Args: no_template: a model that has no chat template."""
     spec = run.spec
     problems = list(once(_unknown, run.evals))
     for name in run.evals.after_training:
@@ -20,6 +20,8 @@ def evaluation_problems(run: PlannedRun, paths: PathsConfig, once: Once) -> list
             continue
         settings = settings_of(run.evals, name)
         problems += once(_settings_problems, name, settings, paths)
+        if no_template is not None and BENCHMARKS[name].wants_template(settings):
+            problems.append(f"eval.{name}: asks through a chat template, and the tokenizer of {no_template} has none")
         problems += once(_run_problems, name, settings, spec.model.kind, spec.dataset, paths)
     if spec.train is not None and spec.train.mmlu_every_steps is not None:
         problems += once(_training_problems, spec)
@@ -52,9 +54,9 @@ def _run_problems(
         return [f"eval.after_training: {name} scores finetuned runs of model.kind={benchmark.kind.value}, not {found}"]
     try:
         rows = benchmark.rows(settings, dataset, paths)
-        found_problems = [] if rows is None else row_problems(kind, rows.dataset, rows.source)
+        found_problems = () if rows is None else check_rows(kind, rows.dataset, rows.source).problems
     except ValueError as error:
-        found_problems = [str(error)]
+        found_problems = (str(error),)
     return [f"eval {name}: {problem}" for problem in found_problems]
 
 

@@ -18,6 +18,8 @@ from harness.devices.hardware import auto_compute_dtype
 from harness.files.atomic import sha256_file
 from harness.ledger.tables import Job
 from harness.runs.spec import RunSpec, make_spec
+from sweeps.plan.inputs import INPUTS, planned_inputs
+from sweeps.plan.once import Once
 
 TRAIN = "train"
 
@@ -107,13 +109,16 @@ def make_jobs(runs: Sequence[PlannedRun], paths: PathsConfig | None = None) -> l
 
     Args:
         runs: planned.
-        paths: where rows that evaluations score are looked for, so that changed ones are scored anew.
+        paths: where models and rows are looked for: each job keeps signs of what it reads, and changed rows are
+            scored anew.
     """
+    once = Once()
     jobs: list[Job] = []
     own_rows: dict[str, dict[str, str]] = {}
     settings: dict[str, dict[str, Any]] = {}  # so that the files of a grid's settings are hashed once
     for run in runs:
         payload = {"spec": run.spec.to_dict(), "label": run.label}
+        payload |= {} if paths is None else {INPUTS: planned_inputs(run.spec, paths, once)}
         train = Job(
             kind=TRAIN,
             spec_hash=run.run_id,
@@ -158,9 +163,13 @@ def eval_settings(evals: EvalConfig, name: str) -> dict[str, Any]:
     Embedded questions and folders count by their content too; what isn't there, or is a named text, has no hash.
     """
     settings = settings_of(evals, name)
-    files = {f"{name}_{key}": found for key, found in BENCHMARKS[name].files(settings).items()}
-    hashes = {f"{key}_sha256": _content_sha256(found) for key, found in files.items() if found}
-    return planned_settings(name, settings) | hashes
+    return planned_settings(name, settings) | file_hashes(name, settings)
+
+
+def file_hashes(name: str, settings: Any) -> dict[str, str]:
+    """The content hash of each local file that an evaluation's settings name, by the key that a job keeps it under."""
+    files = BENCHMARKS[name].files(settings).items()
+    return {f"{name}_{key}_sha256": _content_sha256(found) for key, found in files if found}
 
 
 def _content_sha256(files: Sequence[Path]) -> str:

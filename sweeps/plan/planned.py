@@ -29,6 +29,7 @@ class Planned:
     jobs: list[Job]
     finished: set[str]  # run ids whose folders are whole
     problems: list[str]  # what is missing; empty: it can start
+    num_examples: dict[str, int]  # run id -> the examples that it trains on, where its rows could be counted
     notes: list[str]  # what was decided for the user, and is no matter of course
 
 
@@ -40,6 +41,7 @@ def planned(configs: Sequence[Config]) -> Planned:
     """
     first = configs[0]
     runs = plan_runs(configs)
+    num_examples: dict[str, int] = {}
     finished = {run.run_id for run in runs if run_problem(Path(first.paths.runs), run) is None}
     return Planned(
         runs=runs,
@@ -47,10 +49,11 @@ def planned(configs: Sequence[Config]) -> Planned:
         finished=finished,
         problems=[
             *launch_problems(first),
-            *preflight(runs, first.paths, _asked_device(first.launch)),
+            *preflight(runs, first.paths, _asked_device(first.launch), num_examples),
             *cuda_problems([run for run in runs if run.run_id not in finished], first.launch),
             *device_problems(runs, first.launch),
         ],
+        num_examples=num_examples,
         notes=[*device_notes(configs), *architecture_notes(runs, first.paths)],
     )
 
@@ -112,6 +115,7 @@ def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> 
         _num_shards(first.launch),
         first.launch.max_group_size,
         1 if others else workers_on_device(first.launch, work_of(to_do, first.launch)),
+        plan.num_examples,
     )
     return found, [*plan.problems, *disk_warning(to_do, found, free_disk_bytes(folder))]
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from harness.config.schema import (
     Config,
-    DatasetConfig,
     Device,
     DType,
     LaunchConfig,
@@ -38,16 +37,27 @@ from harness.models.locate import (
     tokenizer_fingerprint,
 )
 from harness.runs.record import load_record
+from harness.runs.spec import RunSpec
+from harness.training.schedule import num_steps
 from sweeps.plan.evaluations import evaluation_problems
 from sweeps.plan.jobs import PlannedRun
 from sweeps.plan.once import Once
-from sweeps.plan.rows import data_problems, local_fingerprint
+from sweeps.plan.rows import CheckedRows, checked_rows, local_fingerprint
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
 
 
-def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) -> list[str]:
-    """One message for each thing that is missing or broken, before any work. Empty: all is there."""
+def preflight(
+    runs: Sequence[PlannedRun], paths: PathsConfig, device: Device, num_examples: dict[str, int] | None = None
+) -> list[str]:
+    """One message for each thing that is missing or broken, before any work. Empty: all is there.
+
+    Args:
+        runs: planned.
+        paths: where things are looked for.
+        device: that was asked for.
+        num_examples: takes run id -> the examples that a run trains on, where the rows could be counted.
+    """
     once = Once()
     problems: dict[str, None] = {}
     too_large: dict[str, int] = {}
@@ -65,23 +75,42 @@ def preflight(runs: Sequence[PlannedRun], paths: PathsConfig, device: Device) ->
         count = num_parameters(shape_or_problem)
         if device is Device.auto and count >= GPU_PARAMETERS:
             too_large[model.name] = count
+        try:
+            no_template = once(_without_template, source, model)
+        except ValueError as error:
+            problems[str(error)] = None
+            continue
         if run.spec.dataset is not None:
-            problems.update(dict.fromkeys(once(data_problems, model.kind, run.spec.dataset, paths)))
-            problems.update(dict.fromkeys(_template_problems(source, run.spec.dataset, model)))
-        problems.update(dict.fromkeys(evaluation_problems(run, paths, once)))
+            rows = once(checked_rows, model.kind, run.spec.dataset, paths)
+            problems.update(dict.fromkeys([*rows.problems, *_rows_problems(run.spec, rows, no_template)]))
+            if rows.num_examples is not None and num_examples is not None:
+                num_examples[run.run_id] = rows.num_examples
+        problems.update(dict.fromkeys(evaluation_problems(run, paths, once, no_template)))
         problems.update(dict.fromkeys(_changed_inputs(run, source, paths, once)))
     if too_large and planned_device(device) is Device.cpu:
         problems[_no_gpu(too_large)] = None
     return list(problems)
 
 
-def _template_problems(source: ModelSource | Missing, dataset: DatasetConfig, model: ModelConfig) -> list[str]:
-    """The problem of rows that are dialogues with a base model that has no chat template."""
-    if dataset.format not in ("chat", "sharegpt") or dataset.chat_template is not None:
-        return []
-    if not isinstance(source, ModelSource) or source.kind != "folder" or folder_has_template(Path(source.location)):
-        return []
-    return [no_template_problem(model.name, dataset.format)]
+def _without_template(source: ModelSource | Missing, model: ModelConfig) -> str | None:
+    """-> the model's name if it has no chat template; None if it has one, or its files are not on this machine yet."""
+    if not isinstance(source, ModelSource) or source.kind != "folder":
+        return None
+    return None if folder_has_template(Path(source.location)) else model.name
+
+
+def _rows_problems(spec: RunSpec, rows: CheckedRows, no_template: str | None) -> list[str]:
+    """What of a run doesn't go with its rows: dialogues without a template, a warm-up beyond the last step."""
+    assert spec.dataset is not None
+    found = []
+    if rows.has_dialogues and no_template is not None and spec.dataset.chat_template is None:
+        found.append(no_template_problem(no_template, spec.dataset.format))
+    if rows.num_examples and spec.train is not None:
+        try:
+            num_steps(spec.train, rows.num_examples)
+        except ValueError as error:
+            found.append(f"{spec.dataset.name}: {error}")
+    return found
 
 
 def cuda_problems(to_do: Sequence[PlannedRun], launch: LaunchConfig) -> list[str]:

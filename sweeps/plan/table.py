@@ -85,7 +85,7 @@ def _run_row(run: PlannedRun, needs: Estimate, is_finished: bool) -> tuple[str, 
         run.run_id,
         run.label,
         run.spec.group[:6],
-        _steps(train),
+        _steps(train, needs.num_steps),
         str(train.batch_size) if train else "-",
         f"{train.learning_rate:g}" if train else "-",
         _peak(needs) + (" !" if needs.too_large_for else ""),
@@ -96,13 +96,15 @@ def _run_row(run: PlannedRun, needs: Estimate, is_finished: bool) -> tuple[str, 
     )
 
 
-def _steps(train: TrainConfig | None) -> str:
-    """The limit of a run as text: steps, passes over the data, or both."""
+def _steps(train: TrainConfig | None, resolved: int | None) -> str:
+    """How many steps a run has; what limits it where that isn't known before its rows are."""
     if train is None:
         return "0"
     if train.max_steps is None:
-        return f"{train.max_epochs:g} epochs"
-    return str(train.max_steps) if train.max_epochs is None else f"<= {train.max_steps}"
+        return f"{train.max_epochs:g} epochs" + ("" if resolved is None else f" = {resolved}")
+    if train.max_epochs is None or (resolved is not None and resolved < train.max_steps):
+        return str(resolved)
+    return f"<= {train.max_steps}"
 
 
 def totals_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> TextTable:

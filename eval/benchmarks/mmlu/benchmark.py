@@ -49,6 +49,9 @@ class MmluBenchmark(Benchmark):
     def files(self, settings: MmluSettings) -> Mapping[str, Sequence[Path]]:
         return {key: question_files(getattr(settings, key), role) for key, role in SETS.items()}
 
+    def wants_template(self, settings: MmluSettings) -> bool:
+        return settings.chat
+
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: MmluSettings, place: Place
     ) -> "dict[str, MmluResult]":

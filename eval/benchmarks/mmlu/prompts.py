@@ -48,6 +48,8 @@ def chat_text(
     description = _description(protocol, question.subject)
     user = prompt_text(protocol, shots, question).removeprefix(description)
     turns = [{"role": "system", "content": description}, {"role": "user", "content": user}]
+    if not tokenizer.chat_template:
+        raise ValueError("chat=true (--chat): this tokenizer has no chat template; ask without it")
     return cast(str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 

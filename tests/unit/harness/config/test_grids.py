@@ -13,7 +13,10 @@ from harness.config.choices import CONF_FOLDER
 from harness.config.compose import ConfigError, _load, compose_grid, named_grids, register, to_config
 from harness.config.grids import choice_texts, expand, grid_names, load_grid
 from harness.config.prototypes import Prototypes
+from harness.config.schema import EmptyTargets, LossMean
+from harness.training.schedule import num_steps
 from sweeps.plan.jobs import PlannedRun, plan_runs
+from tests import builders
 
 
 def points(blocks: list[dict[str, object]], axes: dict[str, list[str]] | None = None, named: str = "") -> list[str]:
@@ -136,3 +139,72 @@ def test_steps_batch_and_rate_come_from_the_recipes(plan: Plan) -> None:
     assert found["llama65b-flan-nf4"] == (2500, 64, 1e-4)
     assert found["llama33b-longform-nf4"] == (2343, 32, 1e-4)
     assert found["llama65b-oasst1-nf4"] == (1875, 16, 1e-4)
+
+
+# What the paper did (points 15 to 23 of its recipe), as the grids that carry its tables' names say it.
+
+
+def choices(name: str) -> list[dict[str, str]]:
+    return [variant.choices for variant in expand(load_grid(name).blocks, {}, frozenset())]
+
+
+PAPERS = [name for name in grid_names() if name != "thousand"]
+OTHER_PROGRAMS = {"table3", "lora_search"}  # recipes of LoRA's and Tk-Instruct's programs; a search of our own
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_papers_grid_trains_as_the_paper_did(name: str) -> None:
+    for point in choices(name):
+        trains = point.get("adapter") != "none"
+        assert point.get("dataset") not in {"alpaca", "unnatural"}, "the cleaned rows, and all of them"
+        assert not trains or name in OTHER_PROGRAMS or point["train"] == "faithful"
+        assert point.get("quant") != "fp4" or point["quant.double_quant"] == "false"
+        assert point.get("dataset") != "oasst1" or point["train.original_eval_carve"] == "1024"
+
+
+@pytest.mark.parametrize(
+    ("name", "eval"),
+    [
+        *(("table2", "perplexity"), ("table4", "mmlu"), ("table5", "mmlu"), ("table6", "answers"), ("table8", "tasks")),
+        *(("table10", "mmlu"), ("table11", "mmlu"), ("guanaco", "answers"), ("data_types", "tasks")),
+    ],
+)
+def test_a_table_is_scored_by_its_grid(name: str, eval: str) -> None:
+    assert {point["eval"] for point in choices(name)} == {eval}
+
+
+def test_no_tuning_is_the_16_bit_model() -> None:
+    for name in ("table5", "table8"):
+        untouched = [point for point in choices(name) if point.get("adapter") == "none"]
+        assert {point["quant"] for point in untouched} == {"bf16"}
+
+
+def test_rows_and_passes_of_table_11_bind() -> None:
+    found = {(point["dataset.max_rows"], point["train.max_epochs"]) for point in choices("table11")}
+    assert found == {(rows, epochs) for rows in ("50000", "100000", "150000") for epochs in "123"}
+    train = {"max_epochs": 3.0}
+    spec = builders.spec(model="7b", dataset=("chip2", {"max_rows": 50000}), train=("faithful", train))
+    assert spec.train is not None
+    assert (spec.train.max_steps, num_steps(spec.train, 50000)) == (None, 9375)  # not the recipe's 10,000
+
+
+def test_full_finetuning_of_figure_2_is_stanfords() -> None:
+    full = [point for point in choices("lora_placement") if point.get("adapter") == "full"]
+    assert {(p["train.schedule"], p["train.warmup_ratio"], p["train.max_epochs"]) for p in full} == {
+        ("cosine", "0.03", "3")
+    }
+    assert any((p["train.batch_size"], p["train.learning_rate"]) == ("128", "2e-05") for p in full)
+
+
+def test_faithful_is_one_example_a_pass_grouped_and_averaged_by_example() -> None:
+    spec = builders.spec(model="7b", dataset="oasst1", train="faithful")
+    assert spec.train is not None
+    assert (spec.train.loss_mean, spec.train.group_by_length) == (LossMean.example, True)
+    assert (spec.train.row_tokens, spec.train.gradient_checkpointing) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["alpaca", "alpaca_clean", "chip2", "hh_rlhf", "longform", "self_instruct"])
+def test_blank_targets_are_kept_as_in_the_original(name: str) -> None:
+    spec = builders.spec(dataset=name)
+    assert spec.dataset is not None
+    assert spec.dataset.empty_targets is EmptyTargets.keep

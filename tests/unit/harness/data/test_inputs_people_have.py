@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.config.schema import AssistantTurns, DatasetConfig, PathsConfig
+from harness.config.schema import AssistantTurns, DatasetConfig, DType, PathsConfig
 from harness.data.__main__ import main
 from harness.data.dialogues import chat, every_answer, prompt_completion, sharegpt
 from harness.data.examples import Skipped, read_examples, resolved
@@ -20,6 +21,9 @@ from harness.data.rows import DataError, read_file
 from harness.data.source import DataSource, fingerprint, locate_dataset, read_rows
 from harness.data.tokens import TokenizedDataset, tokenize_dataset
 from harness.data.trees import top_reply_path
+from harness.files.atomic import sha256_file
+from harness.runs.spec import make_spec
+from tests import builders
 from tests.tiny import make_tokenizer
 
 TEMPLATE = (
@@ -81,6 +85,8 @@ def turns(*contents: str, system: str | None = None) -> dict[str, Any]:
             {"prompt": [{"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "content": "Yo"}]},
             "prompt_completion",
         ),
+        ({"prompt": [{"role": "human", "content": "Hi"}], "completion": "Yo"}, "prompt_completion"),
+        ({"prompt": "Hi", "completion": [{"role": "model", "content": "Yo"}]}, "prompt_completion"),
     ],
 )
 def test_dialogues_of_every_spelling_are_the_same_tokens(tmp_path: Path, row: dict[str, Any], format: str) -> None:
@@ -252,7 +258,8 @@ def test_packed_wrapped_and_parquet_files(tmp_path: Path) -> None:
         (sharegpt, {"conversations": []}, "expected a list"),
         (sharegpt, {"conversations": [{"from": "gpt", "value": None}]}, "expected text"),
         (chat, turns("a", "b", system="c") | {"system": "d"}, "system message as well"),
-        (prompt_completion, {"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}, "expected text"),
+        (prompt_completion, {"prompt": "a", "completion": 3}, "expected text"),
+        (prompt_completion, {"completion": [{"role": "assistant", "content": "b"}]}, "missing"),
     ],
 )
 def test_broken_dialogues(rule: Any, row: dict[str, Any], problem: str) -> None:
@@ -334,6 +341,24 @@ def test_a_stream_takes_a_seeded_sample_and_no_more(monkeypatch: pytest.MonkeyPa
     assert asked == [(("o/flan",), loaded), {"seed": 42, "buffer_size": 10_000}]
     with pytest.raises(ValueError, match=r"dataset\.max_rows"):
         resolved(DatasetConfig(name="flan", hub_id="o/flan", format="flan", stream=True))
+
+
+def test_a_streamed_sample_and_one_of_a_copy_are_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "nowhere")
+    monkeypatch.setattr("harness.data.source.hub_problem", lambda *_, **__: None)
+    monkeypatch.setattr("harness.data.source._hub_commit", lambda _: "c0ffee")
+    flan = builders.config(dataset="flan")
+    streamed = make_spec(flan, DType.float32, sha256_file)
+    whole = make_spec(builders.config(dataset=("flan", {"stream": False})), DType.float32, sha256_file)
+    write(tmp_path / "flan.jsonl", {"inputs": "a", "targets": "b"})
+    store = PathsConfig(cache="unused", data_store=str(tmp_path))
+    copy = make_spec(replace(flan, paths=store), DType.float32, sha256_file)
+    assert copy.run_id == whole.run_id != streamed.run_id
+    for spec, there in ((streamed, False), (copy, True)):  # the worker reads what was planned, wherever it looks
+        assert spec.dataset is not None
+        source = locate_dataset(spec.dataset, store)
+        assert isinstance(source, DataSource)
+        assert (bool(source.files), source.stream_rows) == (there, None if there else 450_000)
 
 
 def test_the_command_shows_format_counts_and_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
