@@ -6,7 +6,7 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from eval.human.markdown import render_answer
-from eval.human.raters import find_rater, form_token
+from eval.human.raters import form_token
 from eval.human.votes import Choice, Outcome, claim, progress, record_vote, undo
 from eval.human.web.site import OurRater, OurSite, Sender
 
@@ -40,17 +40,17 @@ def vote_page(request: Request, site: OurSite, rater: OurRater, note: str = "") 
 
 
 @router.get("/enter/{token}")
-def enter(token: str, site: OurSite) -> Response:
+def enter(request: Request, token: str, site: OurSite) -> Response:
     """A rater's link."""
-    if find_rater(site.store, token) is None:
+    if not site.may_enter(request, token):
         return site.page("enter.html.j2", 401, failed=True, action="/enter", who="rater")
     return site.keep(RedirectResponse("/", 303), site.rater_cookie, token)
 
 
 @router.post("/enter")
-def enter_by_form(site: OurSite, token: Annotated[str, Form()] = "") -> Response:
+def enter_by_form(request: Request, site: OurSite, token: Annotated[str, Form()] = "") -> Response:
     """The same for a token that was typed; the whole link will do."""
-    return enter(token.strip().rsplit("/", 1)[-1], site)
+    return enter(request, token.strip().rsplit("/", 1)[-1], site)
 
 
 @router.post("/vote")

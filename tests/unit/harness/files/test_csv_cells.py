@@ -13,20 +13,7 @@ from eval.verdicts.table import load_verdicts
 from harness.files.atomic import csv_text
 from harness.files.csv_cells import neutral_cell, original_text
 
-FORMULAS = [
-    "=1+1",
-    "+cmd|' /C calc'!A0",
-    "-2+3",
-    "@SUM(A1)",
-    "\t=1",
-    "\r=1",
-    "\n=1",
-    "  =1",
-    "'=1",
-    "\uff1d1",
-    "-",
-    "+",
-]
+FORMULAS = ["=1+1", "+cmd|A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "'=1", "\uff1d1", "-", "+"]
 PLAIN = ["ann", "a=b", "'tis", "", "1", "-1", "+2.50", "-.5", "-1e-05", "gpt-4"]
 
 
