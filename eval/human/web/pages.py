@@ -35,8 +35,8 @@ def vote_page(request: Request, site: OurSite, rater: OurRater, note: str = "") 
     }
     if assignment is None:
         return site.page("done.html.j2", **values)
-    values |= {"left": render_answer(assignment.left), "right": render_answer(assignment.right)}
-    return site.page("vote.html.j2", **values, assignment=assignment)
+    turns = [(said, render_answer(left), render_answer(right)) for said, left, right in assignment.turns]
+    return site.page("vote.html.j2", **values, assignment=assignment, turns=turns)
 
 
 @router.get("/enter/{token}")

@@ -14,7 +14,49 @@ MIN_BITS = 56.0
 CLASSES = (string.ascii_lowercase, string.ascii_uppercase, string.digits)
 NUM_OTHERS = 33  # printable ASCII beside letters and digits
 RUNS = (string.ascii_lowercase, string.digits + "0", "qwertyuiop", "qwertzuiop", "asdfghjkl", "zxcvbnm", "yxcvbnm")
-WORDS = ["administrator", "admin", "password", "passwort", "passwd", "secret", "token", "harness", "human", "tournament", "qlora", "rater", "vote", "voting", "server", "default", "example", "changeme", "change", "letmein", "welcome", "monkey", "dragon", "master", "iloveyou", "football", "sunshine", "princess", "test", "super", "user", "root", "login", "guest", "access", "public", "private", "please", "mypass", "hello", "world"]
+WORDS = [
+    "administrator",
+    "admin",
+    "password",
+    "passwort",
+    "passwd",
+    "secret",
+    "token",
+    "harness",
+    "human",
+    "tournament",
+    "qlora",
+    "rater",
+    "vote",
+    "voting",
+    "server",
+    "default",
+    "example",
+    "changeme",
+    "change",
+    "letmein",
+    "welcome",
+    "monkey",
+    "dragon",
+    "master",
+    "iloveyou",
+    "football",
+    "sunshine",
+    "princess",
+    "test",
+    "super",
+    "user",
+    "root",
+    "login",
+    "guest",
+    "access",
+    "public",
+    "private",
+    "please",
+    "mypass",
+    "hello",
+    "world",
+]
 _WORD = re.compile("|".join(sorted(WORDS, key=len, reverse=True)))
 _LOOKALIKES = str.maketrans("01345$@7!", "oieassati")
 

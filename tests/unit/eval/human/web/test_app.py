@@ -12,8 +12,9 @@ import uvicorn
 from fastapi.testclient import TestClient
 from starlette.formparsers import FormParser
 
+from eval.human.items import Contest, Item
 from eval.human.raters import add_rater, hash_token
-from eval.human.store import VoteStore
+from eval.human.store import Rules, VoteStore, create_store
 from eval.human.votes import Choice, votes
 from eval.human.web.app import create_app
 from eval.human.web.guard import (
@@ -225,6 +226,24 @@ def test_a_connection_that_brings_no_headers_is_closed(tmp_path: Path, monkeypat
             return ends
 
     assert asyncio.run(main()) == [b"", b"", b"HTTP/1.1 401", b"HTTP/1.1 401"]
+
+
+def test_both_turns_of_a_dialogue_stand_side_by_side(tmp_path: Path) -> None:
+    turns = (("Write a <line>.", "one a", "two **a**"), ("Shorter.", "one b", "two b"))
+    item = Item(
+        question_id="81", category="writing", question="q", system_one="x", system_two="y", answer_one="1",
+        answer_two="2", turns=turns,
+    )  # fmt: skip
+    store = create_store(tmp_path, Contest(items=(item,), checks=(), seed=0), Rules(check_rate=0.0))
+    client = browser(store, add_rater(store, "ann"))
+    page = client.get("/").text
+    said = re.findall(r'class="asked" dir="auto">(.*?)</p>|class="said" dir="auto">(.*?)</div>', page, re.S)
+    texts = [re.sub("<[^>]*>", "", one or two).strip() for one, two in said]
+    left, right = (1, 2) if texts[1] == "one a" else (2, 1)
+    assert texts == ["Write a &lt;line&gt;.", *(turns[0][side].strip("*").replace("*", "") for side in (left, right)),
+                     "Shorter.", turns[1][left], turns[1][right]]  # fmt: skip
+    assert "Answer A, turn 2" in page
+    assert "Thank you" in vote(client, "left", page)
 
 
 def test_who_has_no_token_sees_no_answer(tmp_path: Path) -> None:
