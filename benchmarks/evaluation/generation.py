@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.evaluation.mmlu import PLAIN, Seconds, add_adapters, smollm2
 from eval.answers.decoding import Decoded
-from eval.answers.dialogue import PromptFormat, encode_dialogue
+from eval.answers.dialogue import encode_dialogue
 from eval.answers.generate import GenerateSettings, Request, generate
+from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import load_open_questions
 from harness.banks.load import LoadedBase, load_base
 from harness.models.convert import checkpoint_folder
