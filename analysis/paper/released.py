@@ -14,7 +14,6 @@ The order is read from the answers' ids: a contestant's answer to a question has
 
 import csv
 import hashlib
-import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
-from harness.files.atomic import read_jsonl, write_atomically
+from harness.files.atomic import csv_text, read_jsonl, write_atomically
 
 DEPTH = 3  # folders below the data folder that are looked into
 CHATGPT = "chatgpt-3.5"
@@ -129,7 +128,7 @@ def locate(name: str, data: Path, converted: Path) -> Path:
             f"(up to {DEPTH} folders deep); `make data` fetches them where there is a network"
         )
     path = converted / f"{name}.csv"
-    write_atomically(path, _csv(release.columns, convert(release, folders[0])))
+    write_atomically(path, csv_text(release.columns, convert(release, folders[0])))
     return path
 
 
@@ -266,11 +265,3 @@ def _verdict(row: Mapping[str, Any], path: Path) -> str:
     if not isinstance(score, int) or isinstance(score, bool):
         raise ValueError(f"{path}: question {_question(row, path)}: score is {score!r}; expected 1, 2, 3 or -1")
     return str(score if score in (FIRST, SECOND, TIE) else UNPARSED)
-
-
-def _csv(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return stream.getvalue()

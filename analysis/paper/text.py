@@ -4,8 +4,6 @@ The CSV has a line a printed value and setting; Markdown and terminal
 show a row a system, the paper's value beside ours, and in words what came of it.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +14,7 @@ from analysis.paper.tables import Cell, Reproduction, Status, mean_absolute_erro
 from analysis.paper.values import SOURCES
 from analysis.report.formats import number
 from harness.console import TextTable
+from harness.files.atomic import csv_text
 
 TITLES = {
     "elo_human_vicuna": "Elo by people on the Vicuna benchmark",
@@ -59,27 +58,8 @@ class Section:
 
 
 def to_csv(reproduction: Reproduction) -> str:
-    """The CSV, with a line for each cell and setting."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for cell in reproduction.cells:
-        numbers = (cell.ours, cell.difference, cell.low, cell.high)
-        writer.writerow(
-            (
-                reproduction.table,
-                cell.row,
-                cell.column,
-                cell.setting,
-                cell.paper,
-                *("" if value is None else f"{value:.2f}" for value in numbers),
-                cell.status.value,
-                cell.reason or "",
-                cell.note or "",
-                cell.where or "from memory",
-            )
-        )
-    return stream.getvalue()
+    """A line a cell and setting."""
+    return csv_text(CSV_COLUMNS, [_csv_row(reproduction.table, cell) for cell in reproduction.cells])
 
 
 def to_markdown(reproduction: Reproduction) -> str:
@@ -140,6 +120,22 @@ def remarks(reproduction: Reproduction) -> list[str]:
     lines += [f"not run: {', '.join(dict.fromkeys(columns))}: {reason}" for reason, columns in reasons.items()]
     used = sorted({letter for cell in reproduction.cells for letter in cell.where})
     return [*lines, "the paper's values were read in: " + "; ".join(f"{u} = {SOURCES[u]}" for u in used)]
+
+
+def _csv_row(table: str, cell: Cell) -> tuple[object, ...]:
+    numbers = (cell.ours, cell.difference, cell.low, cell.high)
+    return (
+        table,
+        cell.row,
+        cell.column,
+        cell.setting,
+        cell.paper,
+        *("" if value is None else f"{value:.2f}" for value in numbers),
+        cell.status.value,
+        cell.reason or "",
+        cell.note or "",
+        cell.where or "from memory",
+    )
 
 
 def _elo_section(reproduction: Reproduction, column: str) -> Section:

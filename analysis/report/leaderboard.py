@@ -8,9 +8,7 @@ tables 1 and 7 do (arXiv 2305.14314); neighbours that the verdicts can't tell ap
 differences, corrected by Holm, in eval/ratings/comparisons.py) are named in `not_separable_from`.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from rich.text import Text
 
 from analysis.report.matches import Tally, pair_tallies, tally_systems
 from analysis.report.records import Run, Tournament
-from harness.files.atomic import write_atomically, write_json
+from harness.files.atomic import csv_text, write_atomically, write_json
 from harness.runs.scores import MeasuredScore
 
 MISSING = "\N{EN DASH}"
@@ -106,14 +104,9 @@ def inseparable(ratings: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 def to_csv(rows: Sequence[LeaderboardRow]) -> str:
     """CSV text with a header; what was not measured is an empty cell."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     columns = [field.name for field in dataclasses.fields(LeaderboardRow)]
-    writer.writerow(columns)
-    for row in rows:
-        cells = [getattr(row, column) for column in columns]
-        writer.writerow(["; ".join(cell) if isinstance(cell, tuple) else cell for cell in cells])
-    return out.getvalue()
+    cells = [[getattr(row, column) for column in columns] for row in rows]
+    return csv_text(columns, [["; ".join(cell) if isinstance(cell, tuple) else cell for cell in row] for row in cells])
 
 
 def write_leaderboard(folder: Path, rows: Sequence[LeaderboardRow]) -> None:
@@ -124,14 +117,13 @@ def write_leaderboard(folder: Path, rows: Sequence[LeaderboardRow]) -> None:
 
 def write_scores(folder: Path, runs: Sequence[Run]) -> None:
     """Writes `scores.csv`: a line for each number of every evaluation but MMLU, which the leaderboard has."""
-    out = io.StringIO()
     columns = [field.name for field in dataclasses.fields(MeasuredScore)]
-    writer = csv.DictWriter(out, ["system", "run_id", *columns], lineterminator="\n")
-    writer.writeheader()
-    for run in runs:
-        system = {"system": run.record.label, "run_id": run.record.run_id}
-        writer.writerows(system | dataclasses.asdict(score) for score in run.scores)
-    write_atomically(folder / "scores.csv", out.getvalue())
+    rows = [
+        [run.record.label, run.record.run_id, *(getattr(score, column) for column in columns)]
+        for run in runs
+        for score in run.scores
+    ]
+    write_atomically(folder / "scores.csv", csv_text(["system", "run_id", *columns], rows))
 
 
 def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:

@@ -18,8 +18,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.evaluation.mmlu import PLAIN, Seconds, add_adapters, smollm2
-from eval.answers.dialogue import PromptFormat, encode_dialogue
+from eval.answers.decoding import Decoded
+from eval.answers.dialogue import encode_dialogue
 from eval.answers.generate import GenerateSettings, Request, generate
+from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import load_open_questions
 from eval.answers.sequences import Decoded
 from harness.banks.load import LoadedBase, load_base

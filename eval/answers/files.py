@@ -6,7 +6,7 @@ refused, never mixed; more questions may be asked later.
 
 `read_answers` reads these files and those of others, so that judge, people, ratings and report take the same:
 
-  this project       question_id, system, answer, turn
+  this project       question_id, system, answer, turn; or turns, a list, for answer
   FastChat           question_id, model_id, choices (the turns of the first choice); before MT-Bench model_id, text
   AlpacaEval         instruction, output, generator; a question is known by its text
   QLoRA's authors    generation_truncated, else generation; a file is a system, named as the file is
@@ -24,6 +24,7 @@ from harness.files.atomic import append_jsonl, to_json, write_atomically, write_
 from harness.runs.record import load_record
 
 Answers = dict[str, dict[str, str]]  # system -> question_id -> text, the turns of a dialogue in one
+Dialogues = dict[str, dict[str, tuple[str, ...]]]  # the same by turn
 
 SYSTEMS = ("system", "model_id", "generator", "model")  # fields that name who answered
 GENERATIONS = ("generation_truncated", "generation")  # of the authors' files, which name nobody
@@ -149,6 +150,18 @@ def contest_answers(
     benchmark: str = "open",
     may_be_empty: bool = True,
 ) -> tuple[Answers, list[str]]:
+    """`contest_dialogues` with each answer's turns in one text."""
+    dialogues, notes = contest_dialogues(paths, questions, benchmark, may_be_empty)
+    joined = {name: {question: join_turns(turns) for question, turns in by.items()} for name, by in dialogues.items()}
+    return joined, notes
+
+
+def contest_dialogues(
+    paths: Iterable[Path],
+    questions: Sequence[OpenQuestion],
+    benchmark: str = "open",
+    may_be_empty: bool = True,
+) -> tuple[Dialogues, list[str]]:
     """Contestants' answers to `questions`, under the questions' own identifiers. -> answers, notes on the others.
 
     Answers may name their question by any of its identifiers, or by its text. One that matches no question, or that
@@ -159,7 +172,7 @@ def contest_answers(
     """
     places = _places(questions)
     num_turns = {question.question_id: len(question.turns) for question in questions}
-    answers: Answers = {}
+    answers: Dialogues = {}
     notes: list[str] = []
     for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty).items():
         mine = answers.setdefault(system, {})
@@ -173,7 +186,7 @@ def contest_answers(
             elif question_id in mine:
                 raise ValueError(f"{system} answers question {question_id} twice, under two identifiers; keep one")
             else:
-                mine[question_id] = join_turns(turns)
+                mine[question_id] = tuple(turns)
         if strange:
             notes.append(f"{system}: {len(strange)} answers match no question and are left out: {named(strange)}")
         if partial:
@@ -302,14 +315,21 @@ def _system(row: Row, path: Path) -> str:
 
 def _texts(row: Row) -> list[str]:
     """The answer's turns, as the row has them."""
+    if isinstance(row.values.get("turns"), list):
+        return _turn_texts(row, "turns", row.values["turns"])
     if "choices" not in row.values:
         key = next((name for name in TEXTS if name in row.values), TEXTS[0])
         return [text_field(row, key, may_be_empty=True)]
     choices = row.values["choices"]
     choice = choices[0] if isinstance(choices, list) and choices else None
     turns = choice.get("turns") if isinstance(choice, dict) else None
+    return _turn_texts(row, "choices", turns)
+
+
+def _turn_texts(row: Row, key: str, turns: Any) -> list[str]:
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
-        raise ValueError(f"{row.where}: choices is {str(choices)[:80]!r}; expected a list of objects with turns")
+        shown = str(row.values[key])[:80]
+        raise ValueError(f"{row.where}: {key} is {shown!r}; expected the texts of the turns in a list")
     return turns
 
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval.answers.decoding import ShouldStop, decode
-from eval.answers.dialogue import HUMAN_STOP, PromptFormat, encode_dialogue
+from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings, ShouldStop, decode
+from eval.answers.dialogue import encode_dialogue, turn_end
 from eval.answers.files import Answer, AnswerFile, read_answers
+from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import OpenQuestion
 from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings
 from eval.answers.vllm import VllmBase, decode_vllm
@@ -39,7 +40,7 @@ class GenerateSettings:
     temperature: float = 0.7
     top_p: float = 0.9
     seed: int = 0
-    stop: tuple[str, ...] = (HUMAN_STOP,)  # an answer ends before the first of these
+    stop: tuple[str, ...] | None = None  # an answer ends before the first of these; None: what its prompt format says
     prompt_format: PromptFormat = PromptFormat.auto
     num_slots: int | None = None  # answers under way at once, which can't change them; None: as many as fit, up to 32
     engine: str = "own"  # own: eval/answers/decoding.py; vllm: eval/answers/vllm.py
@@ -55,7 +56,7 @@ class GenerateSettings:
             raise ValueError(f"top_p={self.top_p}: expected above 0, at most 1")
         if self.engine not in ENGINES:
             raise ValueError(f"engine={self.engine}: expected one of {', '.join(ENGINES)}")
-        if any(not stop for stop in self.stop):
+        if any(not stop for stop in self.stop or ()):
             raise ValueError("stop: an empty text would end every answer at once; leave it out")
 
 
@@ -102,12 +103,14 @@ def generate(
         top_p=settings.top_p,
         num_slots=settings.num_slots,
     )
+    end = turn_end(base.tokenizer, settings.prompt_format)
+    stop = end.texts if settings.stop is None else settings.stop
     if isinstance(base, VllmBase):
-        answers = decode_vllm(base, decoding, options, settings.stop)
+        answers = decode_vllm(base, decoding, options, base.eos_tokens | end.tokens, stop)
     else:
-        answers = decode(base, decoding, options, eos_tokens(base), _stop_check(base, settings.stop))
+        answers = decode(base, decoding, options, eos_tokens(base) | end.tokens, _stop_check(base, stop))
     for done, decoded in enumerate(answers, start=1):
-        on_answer(requests[decoded.index], _text(base, decoded, settings.stop), decoded)
+        on_answer(requests[decoded.index], _text(base, decoded, stop), decoded)
         if on_progress is not None:
             on_progress(done, len(requests))
 
@@ -201,7 +204,8 @@ def plain_settings(settings: GenerateSettings) -> dict[str, Any]:
     kept = {key: value for key, value in asdict(settings).items() if key != "num_slots"}
     if settings.engine == "own":  # answers from before there was another
         del kept["engine"]
-    return kept | {"prompt_format": settings.prompt_format.value, "stop": list(settings.stop)}
+    stop = None if settings.stop is None else list(settings.stop)
+    return kept | {"prompt_format": settings.prompt_format.value, "stop": stop}
 
 
 def question_digests(questions: Sequence[OpenQuestion]) -> dict[str, str]:
@@ -260,11 +264,15 @@ def _request(
         dialogue.append(("user", question.turns[earlier]))
         dialogue.append(("assistant", file.answers[question.question_id, earlier].answer))
     dialogue.append(("user", question.turns[turn]))
+    try:
+        tokens = encode_dialogue(base.tokenizer, dialogue, settings.prompt_format)
+    except ValueError as error:
+        raise ValueError(f"{system.name}, question {question.question_id}: {error}") from None
     return Request(
         system=system.name,
         member=system.member,
         question_id=question.question_id,
-        prompt_tokens=encode_dialogue(base.tokenizer, dialogue, settings.prompt_format),
+        prompt_tokens=tokens,
         seed=prompt_seed(settings.seed, question.question_id, turn),
         turn=turn,
     )

@@ -45,6 +45,7 @@ class Question:
     question_id: str
     category: str  # chooses the judge's instructions: coding, math, ...; others get the general ones
     text: str
+    turns: tuple[str, ...] = ()  # the same by what the user says, turn after turn; the first with all that went before
 
 
 def load_open_questions(where: str, limit: int | None = None) -> list[OpenQuestion]:
@@ -89,13 +90,17 @@ def parse_open_question(row: Mapping[str, Any], where: str) -> OpenQuestion:
 
 
 def shown_question(question: OpenQuestion) -> Question:
-    """Turns a question into the form that a judge reads."""
+    """A question as a judge is shown it."""
+    first, *later = question.turns
     if question.history:
-        said = [*question.history, *(("user", turn) for turn in question.turns)]
-        text = "\n\n".join(f"{SPEAKERS[role]}: {turn}" for role, turn in said)
-    else:
-        text = join_turns(question.turns)
-    return Question(question_id=question.question_id, category=question.category or GENERAL, text=text)
+        first = "\n\n".join(f"{SPEAKERS[role]}: {text}" for role, text in (*question.history, ("user", first)))
+    turns = (first, *later)
+    return Question(
+        question_id=question.question_id,
+        category=question.category or GENERAL,
+        text=join_turns(turns),
+        turns=turns,
+    )
 
 
 def join_turns(turns: Iterable[str]) -> str:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.files.csv_cells import original_text
+
 DELIMITERS = (",", ";", "\t")
 TABLE_SUFFIXES = (".csv", ".tsv")
 MAX_FIELD_CHARACTERS = 2**31 - 1  # of a CSV's field: an answer may be long
@@ -106,7 +108,8 @@ def _table_rows(path: Path, text: str) -> Iterator[Row]:
         if record and len(record) != len(header):
             raise ValueError(f"{where}: {len(record)} fields, the header has {len(header)}")
         if record:
-            yield Row(where=where, line=reader.line_num, values=dict(zip(header, record, strict=True)))
+            cells = map(original_text, record)
+            yield Row(where=where, line=reader.line_num, values=dict(zip(header, cells, strict=True)))
 
 
 def _line_rows(path: Path, text: str, may_end_torn: bool) -> Iterator[Row]:

@@ -114,7 +114,11 @@ def load_vllm(systems: Sequence[System], paths: PathsConfig) -> VllmBase:
 
 
 def decode_vllm(
-    base: VllmBase, requests: Sequence[DecodingRequest], settings: DecodingSettings, stop: Sequence[str]
+    base: VllmBase,
+    requests: Sequence[DecodingRequest],
+    settings: DecodingSettings,
+    eos_tokens: frozenset[int],
+    stop: Sequence[str],
 ) -> Iterator[Decoded]:
     """As `eval.answers.decoding.decode`, a chunk of prompts at a time."""
     from vllm import SamplingParams
@@ -130,6 +134,7 @@ def decode_vllm(
                     top_p=1.0 if settings.greedy else settings.top_p,
                     seed=request.seed,
                     stop=list(stop),
+                    stop_token_ids=sorted(eos_tokens),
                     include_stop_str_in_output=True,
                 )
                 for request in chunk
@@ -138,7 +143,7 @@ def decode_vllm(
             use_tqdm=False,
         )
         for place, output in enumerate(outputs, start=start):
-            yield _decoded(place, output.outputs[0], base.eos_tokens)
+            yield _decoded(place, output.outputs[0], eos_tokens)
 
 
 def _decoded(index: int, completion: Any, eos_tokens: frozenset[int]) -> Decoded:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.answers.prompt_format import PromptFormat
 from eval.benchmarks.benchmark import Benchmark, Contestant, Place
 from eval.benchmarks.settings import require_at_least, setting
 from harness.config.schema import PathsConfig
@@ -24,6 +25,9 @@ class AnswersSettings:
     bench: str = setting("open", "What the answers' file in each run folder is called.")
     limit: int | None = setting(None, "Answer only the first N prompts.")
     max_new_tokens: int = setting(512, "An answer's longest length, in tokens.")
+    prompt_format: PromptFormat = setting(
+        PromptFormat.auto, "auto (chat where the tokenizer has a template), chat or human.", since=True
+    )
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "limit", "max_new_tokens")
@@ -74,7 +78,7 @@ class AnswersBenchmark(Benchmark):
 
         systems = {one.name: one.system for one in contestants if one.system is not None}
         questions = load_open_questions(settings.questions, settings.limit)
-        how = GenerateSettings(max_new_tokens=settings.max_new_tokens)
+        how = GenerateSettings(max_new_tokens=settings.max_new_tokens, prompt_format=settings.prompt_format)
         written = generate_answers(base, list(systems.values()), questions, settings.bench, how, place.on_progress)
         path = f"answers/{settings.bench}.jsonl"
         return {

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.answers.prompt_format import PromptFormat
 from eval.commands.flags import with_flags
 from eval.commands.scores import Json, RunIds, Runs, Sweep
 from eval.judging.flags import JudgeFlags
@@ -45,6 +46,9 @@ def generate(
     temperature: Annotated[float, typer.Option(help="Of sampling.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Of nucleus sampling.")] = 0.9,
     seed: Annotated[int, typer.Option(help="With the prompt's id, the seed of its answer.")] = 0,
+    prompt_format: Annotated[
+        PromptFormat, typer.Option(help="auto: chat where the tokenizer has a template, else the paper's (human).")
+    ] = PromptFormat.auto,
     slots: Annotated[int | None, typer.Option(help="Answers under way at once; default: what fits, up to 32.")] = None,
     engine: Annotated[str, typer.Option(help="own, or vllm where that is installed.")] = "own",
     fresh: Annotated[bool, typer.Option(help="Throw away answers that were made with other settings.")] = False,
@@ -63,6 +67,7 @@ def generate(
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            prompt_format=prompt_format,
             num_slots=slots,
             engine=engine,
         )

@@ -8,7 +8,7 @@
 What they do is in `eval.human`; only the `human` extra's packages are needed to serve.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from enum import StrEnum
@@ -77,6 +77,7 @@ def serve(
         from eval.human.web.server import ServeOptions, admin_token
 
         where = ServeOptions(host=host, port=port, public_url=public_url)
+        names = _checked_names(rater or [])
         if not prepare:
             admin_token(host)  # refused before anything is read or written
         sources = _sources(answers or [], sweep, run or [], runs)
@@ -89,7 +90,7 @@ def serve(
         contest |= {"only_judged": only_judged, "allow_empty": allow_empty, "seed": seed}
         options = ContestOptions(answers=sources, tournament=tournament, **contest)
         store = _open_or_begin(options, raters_per_item, check_rate, claim_minutes)
-        _announce_or_serve(store, where, _new_raters(store, rater or []), prepare)
+        _announce_or_serve(store, where, names, prepare)
 
 
 @app.command("export")
@@ -168,7 +169,7 @@ def raters_add(
         from eval.human.raters import add_rater
 
         store = _open(tournament)
-        for name in names:
+        for name in _checked_names(names):
             print(f"{name}: {_base_url(store)}/enter/{add_rater(store, name)}")
 
 
@@ -268,34 +269,43 @@ def _open_or_begin(
     return store
 
 
-def _announce_or_serve(store: "VoteStore", where: "ServeOptions", links: dict[str, str], prepare: bool) -> None:
-    """Prints the raters' links; unless only preparing, serves until Ctrl-C."""
+def _announce_or_serve(store: "VoteStore", where: "ServeOptions", names: Sequence[str], prepare: bool) -> None:
+    """Adds raters and prints their links; unless only preparing, serves until Ctrl-C.
+
+    A link is shown once, so that nobody is added before the port is ours.
+    """
     from eval.human.web.server import serve as serve_votes
 
     def announce(url: str, token: str | None) -> None:
-        for name, rater_token in links.items():
-            _say(f"{name}: {url}/enter/{rater_token}")
+        _add_raters(store, names, url, _say)
         secret = f"{url}/admin/enter/{token}" if token else f"{url}/admin (its token: HARNESS_HUMAN_TOKEN)"
         _say(f"admin: {secret}")
 
     if prepare:
-        for name, rater_token in links.items():
-            print(f"{name}: {_base_url(store)}/enter/{rater_token}")
+        _add_raters(store, names, _base_url(store), print)
     else:
         serve_votes(store, where, announce)
 
 
-def _new_raters(store: "VoteStore", names: Sequence[str]) -> dict[str, str]:
-    """Tokens by name; who has a link already keeps it."""
+def _add_raters(store: "VoteStore", names: Sequence[str], url: str, show_link: Callable[[str], None]) -> None:
+    """Shows each link the moment it is made; who has a link already keeps it. `names`: checked."""
     from eval.human.raters import add_rater, list_raters
 
     there = {rater.name for rater in list_raters(store) if rater.can_enter}
-    for name in there & {name.strip() for name in names}:
-        _say(f"{name}: keeps the link of before (`human raters renew` makes a new one)")
-    links = {name.strip(): add_rater(store, name) for name in dict.fromkeys(names) if name.strip() not in there}
-    if not there and not links:
+    for name in names:
+        if name in there:
+            _say(f"{name}: keeps the link of before (`human raters renew` makes a new one)")
+        else:
+            show_link(f"{name}: {url}/enter/{add_rater(store, name)}")
+    if not there and not names:
         _say(f"no raters yet: python -m eval human raters add NAME --tournament {store.path.parent}")
-    return links
+
+
+def _checked_names(names: Sequence[str]) -> list[str]:
+    """Names that can all be added, each once. Raises ValueError before any is."""
+    from eval.human.raters import checked_name
+
+    return list(dict.fromkeys(checked_name(name) for name in names))
 
 
 def _base_url(store: "VoteStore") -> str:

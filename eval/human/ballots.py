@@ -25,6 +25,9 @@ from harness.files.atomic import csv_text, write_atomically
 JUDGE = "human"
 COLUMNS = (*REQUIRED, "judge", "rater", "both_bad", "seconds", "voted", "side_seed")
 KNOWN = {*COLUMNS, *RATER_COLUMNS, "hit", "better"}
+MAX_SECONDS = 1e9  # on one page
+MAX_SEED = 2**63 - 1  # SQLite's largest number
+FIRST_YEAR, LAST_YEAR = 1971, 2999  # of a vote; within, a time can be written in any zone
 CHOICES = {FIRST: Choice.left, SECOND: Choice.right, TIE: Choice.tie}
 
 
@@ -133,8 +136,8 @@ def parse_choice(value: str, both_bad: str, where: str) -> Choice:
     return Choice.both_bad if both_bad == "1" else CHOICES[verdict]
 
 
-def parse_number(value: str, name: str, where: str) -> float | None:
-    """Reads a number of at least 0; None for an empty field.
+def parse_seconds(value: str, name: str, where: str) -> float | None:
+    """A number of seconds, at least 0; None for an empty field.
 
     Raises:
         VerdictError: it is none.
@@ -145,9 +148,21 @@ def parse_number(value: str, name: str, where: str) -> float | None:
         number = float(value)
     except ValueError:
         number = -1.0
-    if not 0.0 <= number < float("inf"):
-        raise VerdictError(f"{where}: {name} {value!r}; expected a number of at least 0, or nothing")
+    if not 0.0 <= number <= MAX_SECONDS:
+        raise VerdictError(f"{where}: {name} {value!r}; expected a number from 0 to {MAX_SECONDS:.0f}, or nothing")
     return number
+
+
+def parse_rater(name: str, where: str) -> str:
+    """A rater's name.
+
+    Raises:
+        VerdictError: it is none that can be stored.
+    """
+    try:
+        return checked_name(name)
+    except ValueError as error:
+        raise VerdictError(f"{where}: {error}") from None
 
 
 def _row(vote: Vote) -> tuple[object, ...]:
@@ -172,32 +187,38 @@ def _ballot(where: str, row: Mapping[str, str], rater_column: str) -> Ballot:
             raise VerdictError(f"{where}: {name} is empty")
     if row.get("judge", JUDGE) not in ("", JUDGE):
         raise VerdictError(f"{where}: judge {row['judge']}; only people's votes are imported")
-    seed = parse_number(row.get("side_seed", ""), "side_seed", where)
     return Ballot(
         where=where,
         question_id=identifier_text(row["question_id"]),
         system_a=row["system_a"],
         system_b=row["system_b"],
         choice=parse_choice(row["verdict"], row.get("both_bad", ""), where),
-        rater=_rater(row[rater_column], where),
-        seconds=parse_number(row.get("seconds", ""), "seconds", where),
+        rater=parse_rater(row[rater_column], where),
+        seconds=parse_seconds(row.get("seconds", ""), "seconds", where),
         voted=_time(row.get("voted", ""), where),
-        side_seed=None if seed is None else int(seed),
+        side_seed=_seed(row.get("side_seed", ""), where),
     )
 
 
-def _rater(name: str, where: str) -> str:
-    try:
-        return checked_name(name)
-    except ValueError as error:
-        raise VerdictError(f"{where}: {error}") from None
+def _seed(value: str, where: str) -> int | None:
+    if not value:
+        return None
+    text = identifier_text(value)
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_SEED)) or int(text) > MAX_SEED:
+        raise VerdictError(f"{where}: side_seed {value[:40]!r}; expected a whole number from 0 to {MAX_SEED}")
+    return int(text)
 
 
 def _time(value: str, where: str) -> float | None:
+    if not value:
+        return None
     try:
-        return datetime.fromisoformat(value).timestamp() if value else None
+        time = datetime.fromisoformat(value)
     except ValueError:
         raise VerdictError(f"{where}: voted {value!r}; expected a time such as 2026-01-31T12:00:00+00:00") from None
+    if not FIRST_YEAR <= time.year <= LAST_YEAR:
+        raise VerdictError(f"{where}: voted {value!r}; expected a time of {FIRST_YEAR} to {LAST_YEAR}")
+    return time.timestamp()
 
 
 def _store_ballot(db: sqlite3.Connection, now: float, ballot: Ballot, only_known: bool) -> str:

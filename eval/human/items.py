@@ -16,11 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.answers.files import Answers, contest_answers
-from eval.answers.questions import EMBEDDED_QUESTIONS, Question, load_open_questions, shown_question
+from eval.answers.files import Dialogues, contest_dialogues
+from eval.answers.questions import (
+    EMBEDDED_QUESTIONS,
+    Question,
+    join_turns,
+    load_open_questions,
+    shown_question,
+    text_field,
+)
+from eval.answers.rows import read_rows
 from eval.verdicts.codes import FIRST, SECOND
 from eval.verdicts.table import load_verdicts
-from harness.files.atomic import read_jsonl
 from harness.runs.record import RECORD_FILE
 
 JUDGED_FILE = "verdicts.csv"  # what `python -m eval judge` leaves in a tournament
@@ -62,6 +69,12 @@ class Item:
     answer_one: str
     answer_two: str
     better: int | None = None  # of an attention check: FIRST (answer_one) or SECOND
+    turns: tuple[tuple[str, str, str], ...] = ()  # the three texts by turn, where a dialogue has several
+
+    @property
+    def shown_turns(self) -> tuple[tuple[str, str, str], ...]:
+        """(question, answer_one, answer_two) of every turn, also of a single one."""
+        return self.turns or ((self.question, self.answer_one, self.answer_two),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +88,9 @@ class Contest:
 
     @property
     def sha256(self) -> str:
-        """Identifies the contest: equal texts, names, order and seed."""
-        values = [self.seed, [asdict(item) for item in (*self.items, *self.checks)]]
+        """Identifies the contest: equal texts, names, order and seed. Turns are in the texts already."""
+        items = [asdict(item) for item in (*self.items, *self.checks)]
+        values = [self.seed, [{key: item[key] for key in item if key != "turns"} for item in items]]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -88,7 +102,7 @@ def draw_contest(options: ContestOptions) -> Contest:
     """
     asked = load_open_questions(str(options.questions or EMBEDDED_QUESTIONS))
     paths = [file for path in options.answers for file in answer_sources(path, options.benchmark)]
-    answers, notes = contest_answers(paths, asked, options.benchmark, may_be_empty=options.allow_empty)
+    answers, notes = contest_dialogues(paths, asked, options.benchmark, may_be_empty=options.allow_empty)
     questions = [shown_question(question) for question in asked[: options.max_questions]]
     if len(answers) < 2:
         named = f"only {', '.join(answers)}" if answers else "no system"
@@ -128,19 +142,17 @@ def read_checks(path: Path) -> list[Item]:
     Raises:
         ValueError: a row lacks one of them, or there is none.
     """
-    checks = []
-    for number, row in enumerate(read_jsonl(path), start=1):
-        for key in ("question", "better", "worse"):
-            if not isinstance(row.get(key), str) or not row[key].strip():
-                raise ValueError(f"{path}: row {number}: {key} is {row.get(key)!r}; expected text")
-        checks.append(_check(number, row["question"], row["better"], row["worse"]))
+    checks = [
+        _check(number, *(text_field(row, key) for key in ("question", "better", "worse")))
+        for number, row in enumerate(read_rows(path), start=1)
+    ]
     if not checks:
         raise ValueError(f"{path}: no attention checks; expected one JSON object a line with question, better, worse")
     return checks
 
 
 def _items(
-    answers: Answers, questions: Sequence[Question], options: ContestOptions, rng: np.random.Generator
+    answers: Dialogues, questions: Sequence[Question], options: ContestOptions, rng: np.random.Generator
 ) -> list[Item]:
     judged = _judged_pairs(options.tournament / JUDGED_FILE) if options.only_judged else None
     by_pair: list[list[Item]] = []
@@ -159,15 +171,18 @@ def _items(
     ]
 
 
-def _item(question: Question, one: str, two: str, answers: Answers) -> Item:
+def _item(question: Question, one: str, two: str, answers: Dialogues) -> Item:
+    turns_one, turns_two = (answers[name][question.question_id] for name in (one, two))
+    turns = tuple(zip(question.turns, turns_one, turns_two, strict=True))
     return Item(
         question_id=question.question_id,
         category=question.category,
         question=question.text,
         system_one=one,
         system_two=two,
-        answer_one=answers[one][question.question_id],
-        answer_two=answers[two][question.question_id],
+        answer_one=join_turns(turns_one),
+        answer_two=join_turns(turns_two),
+        turns=turns if len(turns) > 1 else (),
     )
 
 
@@ -182,7 +197,8 @@ def _judged_pairs(path: Path) -> set[tuple[str, str, str]]:
 
 def _jumbled_checks(items: Sequence[Item], rng: np.random.Generator) -> Iterator[Item]:
     """Up to NUM_CHECKS answers beside their own words in random order; none where all answers are too short."""
-    texts = dict.fromkeys((item.question, text) for item in items for text in (item.answer_one, item.answer_two))
+    begins = [item.shown_turns[0] for item in items]
+    texts = dict.fromkeys((question, text) for question, one, two in begins for text in (one, two))
     low, high = CHECK_WORDS
     fitting = [(question, text) for question, text in texts if low <= len(set(text.split())) <= high]
     for number, at in enumerate(rng.permutation(len(fitting))[:NUM_CHECKS], start=1):

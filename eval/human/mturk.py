@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from eval.answers.rows import field_name
-from eval.human.ballots import Ballot, parse_choice, parse_number, read_votes
+from eval.human.ballots import Ballot, parse_choice, parse_rater, parse_seconds, read_votes
 from eval.human.items import Item
 from eval.human.markdown import render_answer
-from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, is_swapped, side_seed, votes
 from eval.verdicts.table import VerdictError, read_header
 from harness.files.atomic import csv_text, write_atomically
+from harness.files.csv_cells import neutral_cell
 
 INPUT_COLUMNS = ("item", "question", "answer_a", "answer_b")
 NAMED_COLUMNS = ("Input.question_id", "Input.system_a", "Input.system_b")
@@ -103,6 +103,8 @@ def _input_row(store: VoteStore, item_id: int, item: Item) -> Sequence[str]:
     swapped = is_swapped(side_seed(store.seed, item_id, ANYBODY))
     texts = [render_answer(item.answer_one), render_answer(item.answer_two)][:: -1 if swapped else 1]
     question = html.escape(item.question).replace("\n", "<br>")
+    if neutral_cell(question) != question:  # a template would show the apostrophe that guards a formula
+        question = f"&#{ord(question[0])};{question[1:]}"
     return _key(store, item_id, swapped), *(_portable(text) for text in (question, *texts))
 
 
@@ -140,8 +142,8 @@ def _ballot(where: str, row: Mapping[str, str], names: Sequence[str], answer_col
         system_a=system_a,
         system_b=system_b,
         choice=parse_choice(_answer(row, answer_columns, where), "", where),
-        rater=checked_name(row["WorkerId"]),
-        seconds=parse_number(row.get("WorkTimeInSeconds", ""), "WorkTimeInSeconds", where),
+        rater=parse_rater(row["WorkerId"], where),
+        seconds=parse_seconds(row.get("WorkTimeInSeconds", ""), "WorkTimeInSeconds", where),
     )
 
 

@@ -2,7 +2,8 @@
 
 Tables of `human.sqlite`:
   facts        schema version, the contest's digest and seed, the rules, where it was served last
-  items        what is voted on, texts included: a server starts again without the answer files
+  items        what is voted on, texts included: a server starts again without the answer files; `turns` is JSON, where
+               a dialogue has several
   raters       name and hash of the token; no token lies here
   assignments  an item given to a rater: open until `expires`, then voted or expired; the seed of its sides
   undone       votes that were taken back
@@ -27,7 +28,7 @@ from eval.human.items import Contest, Item
 from harness.files.atomic import TEMPORARY_SUFFIX
 
 DATABASE = "human.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # of 1, items had no turns; such files are given the column when they are opened
 BUSY_SECONDS = 30.0
 MAX_RATERS_PER_ITEM = 1000
 
@@ -36,7 +37,7 @@ CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE items (
     item_id INTEGER PRIMARY KEY, question_id TEXT NOT NULL, category TEXT NOT NULL, question TEXT NOT NULL,
     system_one TEXT NOT NULL, system_two TEXT NOT NULL, answer_one TEXT NOT NULL, answer_two TEXT NOT NULL,
-    better INTEGER CHECK (better IN (1, 2)));
+    better INTEGER CHECK (better IN (1, 2)), turns TEXT);
 CREATE UNIQUE INDEX item_names ON items (question_id, system_one, system_two);
 CREATE TABLE raters (
     rater_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, token_sha256 TEXT, created REAL NOT NULL);
@@ -94,6 +95,8 @@ class VoteStore:
                 f"{path.parent}`"
             )
         try:
+            if self.fact("schema_version") == 1:
+                self._add_turns()
             version = self.fact("schema_version")
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path}: {error}; move the file away or name another tournament") from error
@@ -103,6 +106,13 @@ class VoteStore:
             )
         self.seed = int(self.fact("seed"))
         self.contest_sha256 = str(self.fact("contest_sha256"))
+
+    def _add_turns(self) -> None:
+        with self.writing() as db:
+            (version,) = db.execute("SELECT value FROM facts WHERE key = 'schema_version'").fetchone()
+            if version == "1":  # no other process was quicker
+                db.execute("ALTER TABLE items ADD COLUMN turns TEXT")
+                db.execute("UPDATE facts SET value = '2' WHERE key = 'schema_version'")
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -155,7 +165,9 @@ class VoteStore:
 
 def read_item(row: Sequence[Any]) -> Item:
     """An item from its ITEM_COLUMNS."""
-    return Item(**dict(zip(ITEM_FIELDS, row, strict=True)))
+    values = dict(zip(ITEM_FIELDS, row, strict=True))
+    turns = json.loads(values.pop("turns") or "[]")
+    return Item(**values, turns=tuple((question, one, two) for question, one, two in turns))
 
 
 def create_store(folder: Path, contest: Contest, rules: Rules, now: Callable[[], float] = time.time) -> VoteStore:
@@ -208,7 +220,7 @@ def _write_contest(path: Path, contest: Contest, rules: Rules) -> None:
         db.executescript(f"BEGIN; {SCHEMA}")
         db.executemany("INSERT INTO facts VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()])
         marks = ", ".join("?" * len(ITEM_FIELDS))
-        rows = [astuple(item) for item in (*contest.items, *contest.checks)]
+        rows = [(*astuple(item)[:-1], _turns_text(item)) for item in (*contest.items, *contest.checks)]
         db.executemany(f"INSERT INTO items ({', '.join(ITEM_FIELDS)}) VALUES ({marks})", rows)
         db.execute("COMMIT")
         db.execute("PRAGMA journal_mode=WAL")
@@ -220,6 +232,10 @@ def _write_contest(path: Path, contest: Contest, rules: Rules) -> None:
         pass
     finally:
         temporary.unlink()
+
+
+def _turns_text(item: Item) -> str | None:
+    return json.dumps(item.turns, ensure_ascii=False) if item.turns else None
 
 
 def _difference(store: VoteStore, contest: Contest) -> str:

@@ -53,14 +53,9 @@ class Assignment:
     swapped: bool  # system_two stands left
 
     @property
-    def left(self) -> str:
-        """The text shown left, or first."""
-        return self.item.answer_two if self.swapped else self.item.answer_one
-
-    @property
-    def right(self) -> str:
-        """The text shown right, or second."""
-        return self.item.answer_one if self.swapped else self.item.answer_two
+    def turns(self) -> list[tuple[str, str, str]]:
+        """(question, text shown left, text shown right) of every turn."""
+        return [(said, *((two, one) if self.swapped else (one, two))) for said, one, two in self.item.shown_turns]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from eval.judging.injection import neutralise
+from eval.answers.dialogue import chat_text, prompt_tokens
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.options import LocalOptions
 from eval.judging.prompts import fill, hash_text
@@ -200,14 +200,12 @@ class LocalJudge:
         user = fill(USER, {"question": question, "answer_1": one, "answer_2": two})
         if not self._chat_template:
             return f"{user} {CUE}"
-        tokenizer = self._base.tokenizer
         messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)) + CUE
+        return chat_text(self._base.tokenizer, messages) + CUE
 
     def _tokens(self, pair: Shown) -> tuple[int, ...]:
         add_bos = not self._chat_template  # a chat template writes it itself
-        encoded = self._base.tokenizer(self._text(pair), add_special_tokens=add_bos)
-        return tuple(encoded.input_ids)
+        return tuple(prompt_tokens(self._base.tokenizer, self._text(pair), add_special_tokens=add_bos))
 
 
 def load_judge(options: LocalOptions) -> LocalJudge:

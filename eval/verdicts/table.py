@@ -24,6 +24,7 @@ from eval.answers.rows import delimiter_of, field_name, identifier_text, is_tabl
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 from eval.verdicts.foreign import ForeignVerdict, read_foreign
 from harness.files.arrow import concatenated
+from harness.files.csv_cells import original_text
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -121,7 +122,7 @@ def read_columns(path: Path, names: Sequence[str], may_be_empty: bool = False) -
     for name in names:
         chunks = table.column(original[name]).chunks
         codes = concatenated(chunk.indices for chunk in chunks)
-        columns[name] = _names([identifier_text(value) for value in chunks[0].dictionary.to_pylist()], codes)
+        columns[name] = _names([identifier_text(original_text(v)) for v in chunks[0].dictionary.to_pylist()], codes)
     return columns
 
 

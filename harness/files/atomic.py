@@ -22,6 +22,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from harness.files.csv_cells import neutral_cell
+
 TEMPORARY_SUFFIX = ".tmp"  # of hidden files that a killed writer may leave behind; free to delete
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -189,9 +191,9 @@ def _write_whole(descriptor: int, data: bytes) -> None:
 
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """The text of a CSV file, with Unix line ends."""
+    """A CSV's text, its lines ended as Unix does, no cell a formula (`harness.files.csv_cells`)."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([[neutral_cell(cell) for cell in row] for row in rows])
     return stream.getvalue()

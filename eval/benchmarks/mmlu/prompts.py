@@ -17,6 +17,8 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
+from eval.answers.dialogue import chat_text as through_template
+from eval.answers.dialogue import prompt_tokens
 from eval.benchmarks.mmlu.questions import LETTERS, Question
 from eval.benchmarks.mmlu.settings import Protocol
 
@@ -48,9 +50,7 @@ def chat_text(
     description = _description(protocol, question.subject)
     user = prompt_text(protocol, shots, question).removeprefix(description)
     turns = [{"role": "system", "content": description}, {"role": "user", "content": user}]
-    if not tokenizer.chat_template:
-        raise ValueError("chat=true (--chat): this tokenizer has no chat template; ask without it")
-    return cast(str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    return through_template(tokenizer, turns)
 
 
 def encode_prompt(
@@ -128,7 +128,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, protocol: Protocol, text: str, c
         bos = [] if tokenizer.bos_token_id is None else [cast(int, tokenizer.bos_token_id)]
         return bos + list(tokenizer.encode(text, add_special_tokens=False))
     has_bos = bool(tokenizer.bos_token) and text.startswith(cast(str, tokenizer.bos_token))
-    return list(tokenizer.encode(text, add_special_tokens=not has_bos))
+    return prompt_tokens(tokenizer, text, add_special_tokens=not has_bos)
 
 
 def _description(protocol: Protocol, subject: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from lm_eval.api.model import TemplateLM
 
+from eval.answers.dialogue import prompt_tokens
 from eval.benchmarks.perplexity.score import document_windows, prefix_token
 from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.partial import Partial
@@ -74,7 +75,7 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
             options = {"add_special_tokens": False} if string.startswith(str(bos)) else {}
         else:
             options = {"add_special_tokens": add_special_tokens}
-        return list(self.base.tokenizer.encode(string, **options))
+        return prompt_tokens(self.base.tokenizer, string, **options)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """-> log-likelihood, and whether greedy decoding would say the same, of each continuation.

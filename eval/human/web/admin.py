@@ -25,21 +25,21 @@ def admin_live(request: Request, site: OurSite) -> Response:
 
 
 @router.get("/admin/enter/{token}")
-def admin_enter(token: str, site: OurSite) -> Response:
+def admin_enter(request: Request, token: str, site: OurSite) -> Response:
     """The admin's link."""
-    if not site.is_admin(token):
+    if not site.is_admin(request, token):
         return site.page("enter.html.j2", 401, failed=True, action="/admin", who="admin")
     return site.keep(RedirectResponse("/admin", 303), site.admin_cookie, token)
 
 
 @router.post("/admin")
-def admin_enter_by_form(site: OurSite, token: Annotated[str, Form()] = "") -> Response:
+def admin_enter_by_form(request: Request, site: OurSite, token: Annotated[str, Form()] = "") -> Response:
     """The same for a token that was typed."""
-    return admin_enter(token.strip(), site)
+    return admin_enter(request, token.strip(), site)
 
 
 def _page(request: Request, site: Site, template: str) -> Response:
-    if not site.is_admin(request.cookies.get(site.admin_cookie, "")):
+    if not site.is_admin(request, request.cookies.get(site.admin_cookie, "")):
         return site.page("enter.html.j2", 401, failed=False, action="/admin", who="admin")
     now = site.store.now()
     return site.page(

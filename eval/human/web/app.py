@@ -17,7 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.human.store import VoteStore
 from eval.human.web import admin, pages
-from eval.human.web.site import Access, Site, guard, site_of
+from eval.human.web.guard import Access, Guard, Refused, TokenTries
+from eval.human.web.site import Site, site_of
 
 HERE = Path(__file__).parent
 
@@ -29,10 +30,11 @@ def create_app(store: VoteStore, access: Access) -> FastAPI:
     templates = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    app.state.site = Site(store=store, access=access, templates=templates)
-    app.middleware("http")(guard)
+    app.state.site = Site(store=store, access=access, templates=templates, tries=TokenTries())
+    app.add_middleware(Guard, access=access)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _form_error)
+    app.add_exception_handler(Refused, _refused)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     app.include_router(pages.router)
     app.include_router(admin.router)
@@ -46,3 +48,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _form_error(request: Request, error: Exception) -> Response:
     return site_of(request).page("error.html.j2", 422, message="This form lacks something. Go back and try again.")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return site_of(request).page("error.html.j2", error.status, message=error.why)

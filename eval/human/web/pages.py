@@ -6,7 +6,7 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from eval.human.markdown import render_answer
-from eval.human.raters import find_rater, form_token
+from eval.human.raters import form_token
 from eval.human.votes import Choice, Outcome, claim, progress, record_vote, undo
 from eval.human.web.site import OurRater, OurSite, Sender
 
@@ -35,22 +35,22 @@ def vote_page(request: Request, site: OurSite, rater: OurRater, note: str = "") 
     }
     if assignment is None:
         return site.page("done.html.j2", **values)
-    values |= {"left": render_answer(assignment.left), "right": render_answer(assignment.right)}
-    return site.page("vote.html.j2", **values, assignment=assignment)
+    turns = [(said, render_answer(left), render_answer(right)) for said, left, right in assignment.turns]
+    return site.page("vote.html.j2", **values, assignment=assignment, turns=turns)
 
 
 @router.get("/enter/{token}")
-def enter(token: str, site: OurSite) -> Response:
+def enter(request: Request, token: str, site: OurSite) -> Response:
     """A rater's link."""
-    if find_rater(site.store, token) is None:
+    if not site.may_enter(request, token):
         return site.page("enter.html.j2", 401, failed=True, action="/enter", who="rater")
     return site.keep(RedirectResponse("/", 303), site.rater_cookie, token)
 
 
 @router.post("/enter")
-def enter_by_form(site: OurSite, token: Annotated[str, Form()] = "") -> Response:
+def enter_by_form(request: Request, site: OurSite, token: Annotated[str, Form()] = "") -> Response:
     """The same for a token that was typed; the whole link will do."""
-    return enter(token.strip().rsplit("/", 1)[-1], site)
+    return enter(request, token.strip().rsplit("/", 1)[-1], site)
 
 
 @router.post("/vote")

@@ -20,10 +20,12 @@ import uvicorn
 from eval.human.raters import hash_token
 from eval.human.store import VoteStore
 from eval.human.web.app import create_app
-from eval.human.web.site import Access
+from eval.human.web.guard import Access, TimedProtocol
+from eval.human.web.token_strength import weakness
 
 TOKEN_VARIABLE = "HARNESS_HUMAN_TOKEN"
 MIN_TOKEN = 16  # characters
+DRAW_TOKEN = "python -c 'import secrets; print(secrets.token_urlsafe())'"
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 SHUTDOWN_SECONDS = 3
 
@@ -66,6 +68,7 @@ def serve(store: VoteStore, options: ServeOptions, announce: Callable[[str, str 
         announce(url, token if drawn else None)
         config = uvicorn.Config(
             create_app(store, access),
+            http=TimedProtocol,
             log_level="warning",
             access_log=False,  # addresses hold tokens
             server_header=False,
@@ -84,10 +87,12 @@ def admin_token(host: str) -> tuple[str, bool]:
     token = os.environ.get(TOKEN_VARIABLE, "")
     if token and len(token) < MIN_TOKEN:
         raise ValueError(f"{TOKEN_VARIABLE}: {len(token)} characters; a token needs at least {MIN_TOKEN}")
+    if token and (why := weakness(token)):
+        raise ValueError(f"{TOKEN_VARIABLE}: easy to guess ({why}); take one that is drawn: {DRAW_TOKEN}")
     if not token and not is_loopback(host):
         raise ValueError(
             f"host={host}: others can reach this address, so it needs a token; set {TOKEN_VARIABLE} to a secret of at "
-            f"least {MIN_TOKEN} characters (python -c 'import secrets; print(secrets.token_urlsafe())'), or stay "
+            f"least {MIN_TOKEN} characters ({DRAW_TOKEN}), or stay "
             f"with --host 127.0.0.1"
         )
     return (token, False) if token else (secrets.token_urlsafe(), True)

@@ -1,45 +1,22 @@
-"""What all pages share: access, cookies, and the headers under which no foreign code runs or loads.
+"""What every page shares: the store, the templates, the cookies, and who it is that asks.
 
-Every answer carries a Content-Security-Policy under which only our own two scripts run. A form counts where the cookie
-(SameSite) and the form's own token fit, which another site can't read, and the browser doesn't say that it comes from
-another site.
+Every answer carries a Content-Security-Policy under which only our own two scripts run (`eval.human.web.guard`). A form
+counts where the cookie (SameSite) and the form's own token fit, which another site can't read, and the browser doesn't
+say that it comes from another site.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Form, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse
 from jinja2 import Environment
 
 from eval.human.raters import Rater, find_rater, is_form_token, same_token
 from eval.human.store import VoteStore
+from eval.human.web.guard import Access, TokenTries
 
-MAX_FORM_BYTES = 4096
 COOKIE_SECONDS = 90 * 24 * 3600
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
-    """Who may reach what."""
-
-    admin_sha256: str  # hash of the admin's token
-    hosts: frozenset[str] | None  # names under which a browser may ask, against DNS rebinding; None: any
-    secure_cookies: bool = False  # only under https
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +26,7 @@ class Site:
     store: VoteStore
     access: Access
     templates: Environment
+    tries: TokenTries
 
     @property
     def rater_cookie(self) -> str:
@@ -70,9 +48,19 @@ class Site:
         )
         return response
 
-    def is_admin(self, token: str) -> bool:
-        """Whether this is the admin's token."""
-        return same_token(token, self.access.admin_sha256)
+    def is_admin(self, request: Request, token: str) -> bool:
+        """Whether the token is the admin's; wrong ones of one address are counted.
+
+        Raises:
+            Refused: too many wrong ones came from there.
+        """
+        if not token:
+            return False
+        return self.tries.is_right(f"admin {_address(request)}", lambda: same_token(token, self.access.admin_sha256))
+
+    def may_enter(self, request: Request, token: str) -> bool:
+        """Likewise, whether the token is a rater's. Raters who are in are not asked again: their tokens are drawn."""
+        return self.tries.is_right(f"rater {_address(request)}", lambda: find_rater(self.store, token) is not None)
 
 
 def site_of(request: Request) -> Site:
@@ -108,31 +96,5 @@ OurRater = Annotated[Rater | None, Depends(rater_of)]
 Sender = Annotated[Rater, Depends(sender_of)]
 
 
-async def guard(request: Request, call_next: Endpoint) -> Response:
-    """Refuses what no page of ours sends, and adds the headers to everything."""
-    refusal = _refusal(request, site_of(request).access)
-    response = await call_next(request) if refusal is None else PlainTextResponse(refusal[1], refusal[0])
-    response.headers.update(HEADERS)
-    return response
-
-
-def _refusal(request: Request, access: Access) -> tuple[int, str] | None:
-    """(status, why), where a request is not answered at all."""
-    if access.hosts is not None and (_host(request) or "") not in access.hosts:
-        return 421, "This server is not known under that name."
-    if request.method not in ("GET", "HEAD"):
-        length = request.headers.get("content-length", "")
-        if not (length.isascii() and length.isdigit()):
-            return 411, "A form says how long it is."
-        if int(length) > MAX_FORM_BYTES:
-            return 413, f"A form here has at most {MAX_FORM_BYTES} bytes."
-        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return 403, "This form comes from another site."
-    return None
-
-
-def _host(request: Request) -> str | None:
-    try:
-        return urlsplit(f"//{request.headers.get('host', '')}").hostname
-    except ValueError:
-        return None
+def _address(request: Request) -> str:
+    return "" if request.client is None else request.client.host

@@ -18,8 +18,8 @@ from eval.human.raters import add_rater, hash_token
 from eval.human.store import Rules, VoteStore, create_store
 from eval.human.votes import Choice, votes
 from eval.human.web.app import create_app
+from eval.human.web.guard import Access
 from eval.human.web.server import listen
-from eval.human.web.site import Access
 from tests.payloads import PAYLOADS
 from tests.servers.chromium import Chromium, LedAwayError, find_chromium
 from tests.voting import SYSTEMS, make_store

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from eval.answers.decoding import decode
-from eval.answers.dialogue import SYSTEM_SENTENCE, PromptFormat, encode_dialogue, human_text
+from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings, decode, nucleus_tokens, uniform_numbers
+from eval.answers.dialogue import SYSTEM_SENTENCE, encode_dialogue, human_text
 from eval.answers.files import read_answers
 from eval.answers.generate import GenerateSettings, cut_at_stop, generate_answers, prompt_seed
+from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import OpenQuestion, load_open_questions, split_dialogue
 from eval.answers.sampling import nucleus_tokens
 from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings, uniform_numbers

@@ -101,7 +101,7 @@ def test_arguments_reach_vllm_and_answers_come_back(calls: dict[str, Any], tmp_p
         "temperature": 0.7,
         "top_p": 0.9,
     }
-    assert first["stop"] == list(SETTINGS.stop)
+    assert (first["stop"], first["stop_token_ids"]) == (["###"], [2])  # the paper's format; the tokenizer's EOS
     assert len({params["seed"] for params in options["sampling_params"]}) == 2  # a prompt's own, whoever answers
     reasons = [answer.finish_reason for name in ("base", "tuned") for answer in answers[name]]
     assert reasons == ["eos", "length", "stop", "eos"]

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from eval.__main__ import app
 from eval.human.items import ContestOptions
-from eval.human.raters import find_rater
+from eval.human.raters import find_rater, list_raters
 from eval.human.store import DATABASE, VoteStore
 from eval.human.web.server import ServeOptions, admin_token, is_loopback, listen, make_access
 from tests.voting import contest_options, write_rows
@@ -96,6 +96,9 @@ def test_other_addresses_need_a_token(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not options.tournament.exists()
     monkeypatch.setenv("HARNESS_HUMAN_TOKEN", "short")
     assert "at least 16" in call(*command, fails=True)
+    for weak in ("passwordpassword", "P@ssw0rdP@ssw0rd", "aaaaaaaaaaaaaaaa", "1234567890123456", "hunter2" * 3):
+        monkeypatch.setenv("HARNESS_HUMAN_TOKEN", weak)
+        assert "easy to guess" in call(*command, fails=True)
     monkeypatch.setenv("HARNESS_HUMAN_TOKEN", "long enough to be one")
     assert admin_token("0.0.0.0") == ("long enough to be one", False)
     monkeypatch.delenv("HARNESS_HUMAN_TOKEN")
@@ -114,13 +117,21 @@ def test_loopback_is_what_only_this_machine_reaches() -> None:
     assert make_access(ServeOptions(public_url="https://vote.example"), "t").secure_cookies
 
 
-def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+def test_a_port_in_use_is_said_and_loses_no_link(tmp_path: Path) -> None:
+    options, command = begin(tmp_path, "--rater", "ann")
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        _, command = begin(tmp_path)
         assert f"port={port}: Address already in use; take another --port" in call(
             *command, "--port", str(port), fails=True
         )
+    assert list_raters(VoteStore(options.tournament / DATABASE)) == []
+    assert "/enter/1." in call(*command, "--prepare")
+
+
+def test_one_name_that_is_none_adds_nobody(tmp_path: Path) -> None:
+    options, command = begin(tmp_path, "--rater", "ann", "--rater", "x" * 61)
+    assert "expected a name of 1 to 60" in call(*command, "--prepare", fails=True)
+    assert not options.tournament.exists()
 
 
 @pytest.mark.parametrize("options", [{"port": 70000}, {"public_url": "vote.example"}, {"public_url": "http://a/b"}])

@@ -133,7 +133,14 @@ def test_fields_beside_the_verdict_are_checked_too(tmp_path: Path) -> None:
         ("both_bad", "1", "both_bad '1' with verdict '1'"),
         ("seconds", "-3", "seconds '-3'"),
         ("seconds", "nan", "seconds 'nan'"),
+        ("seconds", "1e300", "seconds '1e300'"),
         ("voted", "yesterday", "voted 'yesterday'"),
+        ("voted", "0001-01-01T00:00:00+14:00", "voted '0001-01-01"),
+        ("voted", "9999-12-31T23:59:59-12:00", "voted '9999-12-31"),
+        ("side_seed", "1e300", "side_seed '1e300'"),
+        ("side_seed", str(2**63), "side_seed '9223372036854775808'"),
+        ("side_seed", "9" * 5000, "side_seed '999"),
+        ("side_seed", "1.5", "side_seed '1.5'"),
         ("judge", "gpt-4", "only people's votes"),
     ):
         path.write_text(f"{HEADER[:-1]},{column}\n1,okapi-7,zebra-3,1,ann,{value}\n")

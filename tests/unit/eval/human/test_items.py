@@ -3,10 +3,11 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from eval.human.items import CHECK_SYSTEMS, draw_contest
+from eval.human.items import CHECK_SYSTEMS, ContestOptions, draw_contest
 from eval.human.store import Rules, VoteStore, create_store
 from eval.verdicts.codes import FIRST, SECOND
 from tests.voting import SYSTEMS, contest_options, write_rows
@@ -48,7 +49,7 @@ def test_checks_of_ones_own(tmp_path: Path) -> None:
     (check,) = draw_contest(options).checks
     assert {check.answer_one, check.answer_two} == {"4", "a fish"}
     write_rows(tmp_path / "checks.jsonl", [*rows, {"question": "3 + 3?", "better": " "}])
-    with pytest.raises(ValueError, match=r"checks\.jsonl: row 2: better is ' '"):
+    with pytest.raises(ValueError, match=r"checks\.jsonl: line 2: better is ' '"):
         draw_contest(options)
 
 
@@ -122,3 +123,40 @@ def test_files_that_keep_no_votes(tmp_path: Path) -> None:
 def test_rules_that_cannot_be(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         Rules(**{name: value})  # type: ignore[arg-type]
+
+
+def dialogues(folder: Path) -> ContestOptions:
+    """Two systems' answers to a question of two turns: a row a turn, and a row with all turns."""
+    turns = ["first answer of okapi", "second answer of okapi"]
+    rows: list[dict[str, Any]] = [
+        {"question_id": 81, "system": "okapi-7", "answer": turn, "turn": at} for at, turn in enumerate(turns)
+    ]
+    rows.append({"question_id": "81", "system": "zebra-3", "turns": ["**first** of zebra", "second of zebra"]})
+    return ContestOptions(
+        answers=(write_rows(folder / "a.jsonl", rows),),
+        questions=write_rows(folder / "q.jsonl", [{"question_id": 81, "turns": ["Write a line.", "Make it shorter."]}]),
+        tournament=folder / "t",
+    )
+
+
+def test_a_dialogue_keeps_its_turns(tmp_path: Path) -> None:
+    contest = draw_contest(dialogues(tmp_path))
+    (item,) = contest.items
+    assert item.question == "Turn 1:\nWrite a line.\n\nTurn 2:\nMake it shorter."
+    assert item.turns == (
+        ("Write a line.", "first answer of okapi", "**first** of zebra"),
+        ("Make it shorter.", "second answer of okapi", "second of zebra"),
+    )
+    store = create_store(tmp_path / "t", contest, Rules(check_rate=0.0))
+    assert store.items() == [item]
+
+
+def test_votes_of_before_there_were_turns_go_on(tmp_path: Path) -> None:
+    contest = draw_contest(contest_options(tmp_path))
+    store = create_store(tmp_path / "t", contest, Rules())
+    with store.writing() as db:
+        db.execute("ALTER TABLE items DROP COLUMN turns")
+        db.execute("UPDATE facts SET value = '1' WHERE key = 'schema_version'")
+    again = create_store(tmp_path / "t", contest, Rules())
+    assert again.items() == [*contest.items, *contest.checks]
+    assert len(again.items()[0].shown_turns) == 1

@@ -68,3 +68,22 @@ def test_an_empty_answer_says_so(text: str) -> None:
 @pytest.mark.parametrize("unit", ["> ", "[", "*", "`", "![", "<", "- ", "**a", "|", "](", "&#x"])
 def test_deep_or_endless_markup_ends(unit: str) -> None:
     assert only_allowed(render_answer(unit * 2000))
+
+
+LONG_ADDRESS = "[a]: http://x/" + "y" * 20_000 + "\n\n"
+
+
+@pytest.mark.parametrize("text", [LONG_ADDRESS + "[a] " * 300, LONG_ADDRESS + "![a]" * 300, "[a](b) " * 6000])
+def test_addresses_do_not_blow_a_page_up(text: str) -> None:
+    html = render_answer(text)
+    assert only_allowed(html)
+    assert len(html) < 5 * len(text)
+    assert "<small>(" in html
+
+
+def test_what_grows_or_nests_too_much_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = "> " * 25 + "the *answer*"
+    assert render_answer(deep) == f"<pre>{'&gt; ' * 25}the *answer*</pre>"
+    monkeypatch.setattr("eval.human.markdown.MAX_GROWTH", 0)
+    monkeypatch.setattr("eval.human.markdown.MAX_ADDRESSES", 10)
+    assert render_answer("*a much longer answer*").startswith("<pre>*a much")

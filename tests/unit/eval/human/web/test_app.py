@@ -1,21 +1,39 @@
 """The voting pages over HTTP: blind, guarded, forgiving; every answer under the same strict headers."""
 
+import asyncio
 import re
 from collections import Counter
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
+from starlette.formparsers import FormParser
 
+from eval.human.items import Contest, Item
 from eval.human.raters import add_rater, hash_token
-from eval.human.store import VoteStore
+from eval.human.store import Rules, VoteStore, create_store
 from eval.human.votes import Choice, votes
 from eval.human.web.app import create_app
-from eval.human.web.site import HEADERS, MAX_FORM_BYTES, Access
+from eval.human.web.guard import (
+    FORM_TYPE,
+    HEADERS,
+    MAX_FORM_BYTES,
+    MAX_WRONG_TOKENS,
+    TRIES_SECONDS,
+    Access,
+    Refused,
+    TimedProtocol,
+    TokenTries,
+)
+from eval.human.web.server import listen
 from tests.voting import SYSTEMS, Clock, make_store
 
 ADMIN = "the-admins-own-secret"
 URL = "http://127.0.0.1"
+WHOLE = b"GET /admin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 ACCESS = Access(admin_sha256=hash_token(ADMIN), hosts=frozenset({"127.0.0.1"}))
 
 
@@ -113,6 +131,119 @@ def test_every_answer_has_the_headers(tmp_path: Path) -> None:
     page = answers[0].text
     assert not re.findall(r'(?:src|href)="(?!/static/)', page)
     assert not re.search(r"<style|style=|\son[a-z]+=", page)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"content-length": "20"}, b"x" * (MAX_FORM_BYTES + 1), 413),  # more comes than was said
+        ({"content-length": "20", "transfer-encoding": "chunked"}, b"x" * (MAX_FORM_BYTES + 1), 413),
+        ({"transfer-encoding": "chunked"}, b"x", 411),
+        ({"content-length": "9" * 5000}, b"x", 413),
+        ({"content-type": "multipart/form-data; boundary=b"}, b"--b--", 415),
+    ],
+)
+def test_nothing_is_read_of_a_form_that_is_none_of_ours(
+    tmp_path: Path, headers: dict[str, str], body: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FormParser, "parse", lambda self: pytest.fail("the form was read"))
+    client = browser(make_store(tmp_path))
+    request = client.build_request("POST", "/enter", content=body)
+    request.headers.update({"content-type": FORM_TYPE, **headers})
+    if "content-length" not in headers and status == 411:
+        del request.headers["content-length"]
+    assert client.send(request).status_code == status
+
+
+def test_a_body_on_a_page_that_takes_none_is_counted_too(tmp_path: Path) -> None:
+    client = browser(make_store(tmp_path))
+    assert client.request("GET", "/", content=b"x" * (MAX_FORM_BYTES + 1)).status_code == 413
+
+
+def test_guessing_is_slowed_and_nobody_who_is_in_is_kept_out(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    ann, token = (add_rater(store, name) for name in ("ann", "bob"))
+    client = browser(store, ann)
+    wrong = [client.get(f"/enter/{number}.wrong").status_code for number in range(MAX_WRONG_TOKENS + 1)]
+    assert wrong == [401] * MAX_WRONG_TOKENS + [429]
+    assert client.post("/enter", data={"token": token}).status_code == 429
+    assert client.get("/").status_code == 200
+    for number in range(MAX_WRONG_TOKENS):  # the admin's page is guarded whichever way the token comes
+        status = client.get("/admin", headers={"cookie": f"admin_{store.contest_sha256[:8]}=guess{number}"}).status_code
+        assert status == 401
+    answer = client.post("/admin", data={"token": ADMIN})
+    assert answer.status_code == 429
+    assert "Too many wrong tokens" in answer.text
+
+
+def test_tries_are_forgotten_after_a_while_and_right_ones_never_count() -> None:
+    clock = Clock()
+    tries = TokenTries(now=clock)
+    for _ in range(MAX_WRONG_TOKENS):
+        assert tries.is_right("here", lambda: True)
+    for _ in range(MAX_WRONG_TOKENS):
+        assert not tries.is_right("here", lambda: False)
+    assert tries.is_right("there", lambda: True)
+    with pytest.raises(Refused, match="Try again in 61 seconds"):
+        tries.is_right("here", lambda: True)
+    clock.seconds += TRIES_SECONDS
+    assert tries.is_right("here", lambda: True)
+
+
+def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.human.web.guard.BODY_SECONDS", 0.01)
+    sent: list[dict[str, Any]] = []
+
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def keep(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", b"9"), (b"content-type", FORM_TYPE.encode())]
+    scope = {"type": "http", "method": "POST", "path": "/vote", "query_string": b"", "headers": headers}
+    asyncio.run(create_app(make_store(tmp_path), ACCESS)(scope, never, keep))
+    assert sent[0]["status"] == 408
+
+
+def test_a_connection_that_brings_no_headers_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.human.web.guard.HEADER_SECONDS", 0.05)
+    app = create_app(make_store(tmp_path), ACCESS)
+
+    async def main() -> list[bytes]:
+        with listen("127.0.0.1", 0) as listener:
+            server = uvicorn.Server(uvicorn.Config(app, http=TimedProtocol, log_level="warning", lifespan="off"))
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            ends = []
+            for begin in (b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ", WHOLE, WHOLE + b"GET / HT"):
+                reader, writer = await asyncio.open_connection(*listener.getsockname())
+                writer.write(begin)
+                ends.append((await reader.read())[:12])
+                writer.close()
+            server.should_exit = True
+            await serving
+            return ends
+
+    assert asyncio.run(main()) == [b"", b"", b"HTTP/1.1 401", b"HTTP/1.1 401"]
+
+
+def test_both_turns_of_a_dialogue_stand_side_by_side(tmp_path: Path) -> None:
+    turns = (("Write a <line>.", "one a", "two **a**"), ("Shorter.", "one b", "two b"))
+    item = Item(
+        question_id="81", category="writing", question="q", system_one="x", system_two="y", answer_one="1",
+        answer_two="2", turns=turns,
+    )  # fmt: skip
+    store = create_store(tmp_path, Contest(items=(item,), checks=(), seed=0), Rules(check_rate=0.0))
+    client = browser(store, add_rater(store, "ann"))
+    page = client.get("/").text
+    said = re.findall(r'class="asked" dir="auto">(.*?)</p>|class="said" dir="auto">(.*?)</div>', page, re.S)
+    texts = [re.sub("<[^>]*>", "", one or two).strip() for one, two in said]
+    left, right = (1, 2) if texts[1] == "one a" else (2, 1)
+    assert texts == ["Write a &lt;line&gt;.", *(turns[0][side].strip("*").replace("*", "") for side in (left, right)),
+                     "Shorter.", turns[1][left], turns[1][right]]  # fmt: skip
+    assert "Answer A, turn 2" in page
+    assert "Thank you" in vote(client, "left", page)
 
 
 def test_who_has_no_token_sees_no_answer(tmp_path: Path) -> None:
