@@ -27,7 +27,7 @@ from eval.ratings.bradley_terry import (
     linear_resamples,
 )
 from eval.ratings.canonical import canonical_order
-from eval.ratings.comparisons import Rank, ranks
+from eval.ratings.comparisons import Rank, probability, ranks
 from eval.ratings.intervals import resampled_error, student_t
 from eval.ratings.unanimous import ResampledPrompts, doubted_cells, doubtful_pairs, least_errors
 from eval.verdicts.table import Matches, Verdicts, to_matches
@@ -177,9 +177,10 @@ def _rating(found: CorrectedStrengths, system: int) -> PeopleRating:
 
 
 def _sentence(best: str, places: dict[str, Rank], found: CorrectedStrengths) -> str:
-    said = f"corrected by people's votes on {found.num_votes} matches, {best} is "
+    matches = f"{found.num_votes} match{'es' * (found.num_votes != 1)}"
+    said = f"corrected by people's votes on {matches}, {best} is "
     chance = places[best].best
-    return said + ("ahead, on a single prompt" if chance is None else f"best with probability {chance:.2f}")
+    return said + ("ahead, on a single prompt" if chance is None else f"best with probability {probability(chance)}")
 
 
 def corrected_ratings(

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from eval.commands.rate import rate_command
 from eval.ratings.bradley_terry import POINTS_PER_NAT
+from eval.ratings.comparisons import probability
 from eval.ratings.people import CorrectedStrengths, corrected_ratings
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import Matches
@@ -108,9 +109,8 @@ def test_by_hand(tmp_path: Path) -> None:
     assert x.people_only - y.people_only == pytest.approx(POINTS_PER_NAT * np.log(12 / 8), abs=3)
     assert (people.num_votes, people.num_unmatched, people.num_prompts) == (20, 0, 20)
     assert list(people.ratings) == ["x", "y"]
-    assert people.verdict == [
-        f"corrected by people's votes on 20 matches, x is best with probability {people.ranks['x'].best:.2f}"
-    ]
+    best = probability(people.ranks["x"].best or 0.0)
+    assert people.verdict == [f"corrected by people's votes on 20 matches, x is best with probability {best}"]
 
 
 def files(tmp_path: Path, rename: dict[str, str], order: np.random.Generator) -> tuple[Path, Path]:
@@ -164,7 +164,7 @@ def test_votes_on_one_prompt_have_no_interval_and_strangers_are_counted(tmp_path
     assert people is not None
     assert (people.num_votes, people.num_unmatched) == (1, 2)
     assert people.ratings["x"].low is None
-    assert people.verdict == ["corrected by people's votes on 1 matches, x is ahead, on a single prompt"]
+    assert people.verdict == ["corrected by people's votes on 1 match, x is ahead, on a single prompt"]
     only_strange = write(tmp_path / "strange.csv", strange)
     with pytest.raises(ValueError, match=r"strange\.csv: no vote is on a match that was judged"):
         rate_files([paths[0]], RateOptions(orderings=0, people=(only_strange,)))
