@@ -63,6 +63,8 @@ def report(
     rows = write_report(out, chosen, load_runs(runs, chosen.run_ids), played, options)
     show([dataclasses.asdict(row) for row in rows], leaderboard_table(rows), as_json)
     if not as_json:
+        for sentence in ((played.ratings if played else None) or {}).get("verdict", ()):
+            say(f"{sentence}.")
         say(f"page: {out / PAGE}")
 
 

@@ -4,8 +4,8 @@
 
 writes the rows as leaderboard.csv and leaderboard.json beside the page, all other scores as scores.csv. Ratings are
 read from ratings.json, as `python -m eval rate` made them; nothing is rated here. Systems are ranked by Elo, as QLoRA's
-tables 1 and 7 do (arXiv 2305.14314); neighbours that the verdicts can't tell apart at 95 % (a test on Bradley-Terry's
-differences, corrected by Holm, in eval/ratings/comparisons.py) are named in `not_separable_from`.
+tables 1 and 7 do (arXiv 2305.14314); others that the verdicts can't tell it from at 95 % (a test on Bradley-Terry's
+differences, corrected for all pairs by Holm, in eval/ratings/comparisons.py) are named in `not_separable_from`.
 """
 
 import dataclasses
@@ -44,6 +44,12 @@ class LeaderboardRow:
     bt_rating: float | None = None  # Bradley-Terry, points, bounds over prompts
     bt_low: float | None = None
     bt_high: float | None = None
+    rank_low: int | None = None  # of the Bradley-Terry rank, over prompts
+    rank_high: int | None = None
+    best: float | None = None  # the chance that it is the best, over prompts
+    people_rating: float | None = None  # Bradley-Terry corrected by people's votes, points
+    people_low: float | None = None
+    people_high: float | None = None
     matches: int | None = None  # verdicts that could be read
     wins: int | None = None
     losses: int | None = None
@@ -57,7 +63,7 @@ class LeaderboardRow:
     train_seconds: float | None = None
     num_steps: int | None = None
     run_id: str | None = None
-    not_separable_from: tuple[str, ...] | None = None  # neighbours, at 95 %; None where that was not tested
+    not_separable_from: tuple[str, ...] | None = None  # at 95 %, of all others; None where that was not tested
 
 
 def leaderboard_rows(runs: Sequence[Run], tournament: Tournament | None) -> list[LeaderboardRow]:
@@ -80,6 +86,7 @@ def leaderboard_rows(runs: Sequence[Run], tournament: Tournament | None) -> list
             system=name,
             **_run_columns(by_label.get(name)),
             **_rating_columns(elo.get(name) or {}, bradley_terry.get(name) or {}),
+            **_place_columns(ratings, name),
             **_tally_columns(tallies.get(name)),
             not_separable_from=near.get(name),
         )
@@ -89,12 +96,12 @@ def leaderboard_rows(runs: Sequence[Run], tournament: Tournament | None) -> list
 
 
 def inseparable(ratings: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """-> {tested system: its neighbours in the Bradley-Terry ranking that it can't be told from at 95 %}
+    """Each tested system -> those of its group that it can't be told from at 95 %.
 
     A pair that could not be tested (a single prompt, say) is not listed: that is "unknown", not "separable".
     """
     near: dict[str, tuple[str, ...]] = {}
-    for pair in ratings.get("pairs") or ():
+    for pair in ratings.get("comparisons") or ratings.get("pairs") or ():
         if pair["significant"] is None:
             continue
         for name, other in ((pair["higher"], pair["lower"]), (pair["lower"], pair["higher"])):
@@ -199,6 +206,19 @@ def _rating_columns(elo: dict[str, Any], bradley_terry: dict[str, Any]) -> dict[
         "bt_rating": bradley_terry.get("rating"),
         "bt_low": bradley_terry.get("low"),
         "bt_high": bradley_terry.get("high"),
+    }
+
+
+def _place_columns(ratings: dict[str, Any], name: str) -> dict[str, Any]:
+    place = (ratings.get("ranks") or {}).get(name) or {}
+    people = ((ratings.get("people") or {}).get("ratings") or {}).get(name) or {}
+    return {
+        "rank_low": place.get("low"),
+        "rank_high": place.get("high"),
+        "best": place.get("best"),
+        "people_rating": people.get("rating"),
+        "people_low": people.get("low"),
+        "people_high": people.get("high"),
     }
 
 

@@ -29,8 +29,10 @@ from analysis.report.sections import (
     matrix_view,
     run_settings,
     scores_views,
+    separation_view,
     shared_packages,
 )
+from eval.ratings.comparisons import probability
 from eval.verdicts.codes import NULL_SYSTEM
 from harness.files.atomic import write_atomically
 
@@ -78,6 +80,7 @@ def report_context(
     """The values that the templates print."""
     order = [row.system for row in rows]
     ratings = (tournament.ratings if tournament else None) or {}
+    people = ratings.get("people") or {}
     place = {name: index for index, name in enumerate(order)}
     ordered = sorted(runs, key=lambda run: place[run.record.label])
     hub_ids = {
@@ -92,11 +95,14 @@ def report_context(
         "runs": ordered,
         "tournament": tournament,
         "ratings": ratings,
+        "people": people,
+        "verdict": [*ratings.get("verdict", ()), *people.get("verdict", ())],
         "num_prompts": len({verdict.question_id for verdict in verdicts}),
         "judges": [judge_view(judge, hub_ids) for judge in (tournament.judges if tournament else ())],
         "bias": bias_view(ratings),
         "leaderboard": leaderboard_view(rows, runs),
         "matrix": matrix_view(pair_tallies(tournament), order) if tournament else None,
+        "separated": separation_view(ratings, order),
         "scores": scores_views(ordered),
         "curves": curves_view(ordered),
         "answers": answers_view(runs, order, tournament, options.bench, options.max_questions),
@@ -119,6 +125,7 @@ def render_page(context: dict[str, Any]) -> str:
     environment.globals.update(
         run_settings=run_settings,
         control_system=NULL_SYSTEM,
+        probability=probability,
         curve_y=curve_y,
         curve_width=CURVE_WIDTH,
         curve_height=CURVE_HEIGHT,

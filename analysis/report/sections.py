@@ -62,6 +62,26 @@ class MatrixView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeparationCell:
+    """The row's system against the column's."""
+
+    difference: float  # points; positive where the row's is higher
+    p_holm: float
+    side: str  # "ahead", "behind"; "even" where they can't be told apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeparationView:
+    """All pairs: which are told apart, in the order of the leaderboard."""
+
+    systems: tuple[str, ...]
+    cells: tuple[tuple[SeparationCell | None, ...], ...]  # None on the diagonal, and for a pair not tested
+    num_left_out: int
+    num_pairs: int
+    num_separable: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CurveView:
     """One run's loss curve."""
 
@@ -139,6 +159,33 @@ def curves_view(runs: Sequence[Run]) -> CurvesView | None:
         scale=scale,
         max_step=max_step,
         num_left_out=len(trained) - len(shown),
+    )
+
+
+def separation_view(ratings: dict[str, Any], order: Sequence[str]) -> SeparationView | None:
+    """Every tested pair of ratings.json, corrected for all pairs; None where nothing was tested."""
+    tested = [pair for pair in ratings.get("comparisons") or () if pair["significant"] is not None]
+    if not tested:
+        return None
+    cells: dict[tuple[str, str], SeparationCell] = {}
+    for pair in tested:
+        for one, two, sign, side in (
+            (pair["higher"], pair["lower"], 1, "ahead"),
+            (pair["lower"], pair["higher"], -1, "behind"),
+        ):
+            cells[one, two] = SeparationCell(
+                difference=sign * pair["difference"],
+                p_holm=pair["p_holm"],
+                side=side if pair["significant"] else "even",
+            )
+    systems = [name for name in order if any(name in pair for pair in cells)]
+    shown = systems[:MAX_MATRIX_SYSTEMS]
+    return SeparationView(
+        systems=tuple(shown),
+        cells=tuple(tuple(cells.get((one, two)) for two in shown) for one in shown),
+        num_left_out=len(systems) - len(shown),
+        num_pairs=len(tested),
+        num_separable=sum(pair["significant"] for pair in tested),
     )
 
 

@@ -138,6 +138,9 @@ def rate(
     resamples: Annotated[int, typer.Option(help="Of the prompts, for intervals.")] = 1000,
     aggregate: Annotated[str, typer.Option(help="Several raters an item: majority or each.")] = "majority",
     answers: Annotated[list[Path] | None, typer.Option(help="Answers .jsonl, for length and style control.")] = None,
+    people: Annotated[
+        list[Path] | None, typer.Option(help="People's votes on some matches, .csv: they correct the judge's ratings.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -156,6 +159,7 @@ def rate(
             resamples=resamples,
             aggregate=aggregate,
             answers=tuple(answers or ()),
+            people=tuple(people or ()),
         )
         result, shown = rate_command(verdicts, options)
         if out is not None:

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from eval.ratings.people import PeopleRatings
 from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 
 MISSING = "-"
@@ -27,13 +28,16 @@ def rate_command(paths: Sequence[Path], options: RateOptions) -> tuple[RatingsRe
 
 
 def show_ratings(result: RatingsResult) -> Group:
-    """The result as tables and lines."""
-    parts: list[Table | Text] = [Text(f"{sentence}.") for sentence in result.verdict]
+    """All that a reader needs of the result, as tables and lines."""
+    sentences = [*result.verdict, *(result.people.verdict if result.people else [])]
+    parts: list[Table | Text] = [Text(f"{sentence}.") for sentence in sentences]
     for number, group in enumerate(result.groups, start=1):
         which = f" (group {number} of {len(result.groups)})" if len(result.groups) > 1 else ""
         parts.append(_strength_table(result, group, f"Ratings{which}"))
         if result.elo:
             parts.append(_elo_table(result, group))
+    if result.people is not None:
+        parts.append(_people_table(result, result.people))
     if result.comparisons:
         parts += [_rank_table(result), _pair_table(result)]
     if result.relative:
@@ -78,6 +82,29 @@ def _elo_table(result: RatingsResult, group: Sequence[str]) -> Table:
         elo = result.elo[system]
         bounds = interval(elo.low, elo.high), interval(elo.ordering_low, elo.ordering_high, 1)
         table.add_row(system, f"{elo.mean:.0f}", *bounds)
+    return table
+
+
+def _people_table(result: RatingsResult, people: PeopleRatings) -> Table:
+    table = Table(
+        title="Bradley-Terry corrected by people",
+        caption=f"{people.num_votes} matches with votes on {people.num_prompts} prompts; the judge's verdicts count "
+        f"{people.judge_weight:.0%}; 95 % and P(best): with other prompts",
+    )
+    table.add_column("system", overflow="fold")
+    for name in ("judge", "corrected", "95 %", "P(best)", "people only", "95 %"):
+        table.add_column(name, justify="right")
+    for system, found in people.ratings.items():
+        best = people.ranks[system].best
+        table.add_row(
+            system,
+            f"{result.bradley_terry[system].rating:.0f}",
+            f"{found.rating:.0f}",
+            interval(found.low, found.high),
+            MISSING if best is None else f"{best:.3f}",
+            f"{found.people_only:.0f}",
+            interval(found.people_only_low, found.people_only_high),
+        )
     return table
 
 

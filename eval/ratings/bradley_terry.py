@@ -57,6 +57,12 @@ class Cells:
         counts = np.bincount(self.column, weights=self.count, minlength=3 * len(self.pair))
         return counts.astype(np.float64).reshape(-1, 3)
 
+    def prompts_of_systems(self) -> NDArray[np.int64]:
+        """(num_systems,) prompts on which each plays."""
+        pair = self.pair[self.column // 3]
+        played = np.concatenate([self.question * self.num_systems + pair[:, side] for side in (0, 1)])
+        return np.bincount(np.unique(played) % self.num_systems, minlength=self.num_systems)
+
     def resampled(self, weights: Iterable[Array]) -> Array:
         """(num_resamples, num_pairs, 3) counts, prompts weighted by each of `weights` (num_questions,) in turn."""
         shape = (3 * len(self.pair), self.num_questions)
@@ -183,6 +189,22 @@ def fit_resamples(cells: Cells, counts: Array, start: Fit, *, davidson: bool = F
     for side in (0, 1):
         _scatter(played, cells.pair[:, side], counts.sum(axis=2))
     return np.where(played > 0, points, np.nan)
+
+
+def linear_resamples(cells: Cells, counts: Array, whole: Array, start: Fit) -> Array:
+    """What `fit_resamples` gives where resamples are close to the whole, less `start`: linear in `counts`.
+
+    Args:
+        cells: What the counts' columns mean.
+        counts: (num_resamples, num_pairs, 3).
+        whole: (num_pairs, 3) counts of which `start` is the fit.
+        start: Bradley-Terry's.
+    """
+    groups = connected_groups(cells)
+    parameters = np.append(np.nan_to_num((start.points - ANCHOR) / POINTS_PER_NAT), 0.0)[None]
+    gradient, _ = _derivatives(parameters, cells, counts, groups, False, PRIOR_PRECISION)
+    _, hessian = _derivatives(parameters, cells, whole[None], groups, False, PRIOR_PRECISION)
+    return np.asarray(-POINTS_PER_NAT * np.linalg.solve(hessian[0], gradient.T).T[:, :-1])
 
 
 def _maximise(cells: Cells, counts: Array, groups: list[list[int]], with_ties: bool, precision: float) -> Array:

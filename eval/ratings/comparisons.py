@@ -16,13 +16,14 @@ from math import ceil, erfc, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 from eval.ratings.intervals import Z_95, student_t
 from eval.verdicts.table import Matches
 
 LEVEL = 0.05
-Z_LEVEL_PLUS_POWER = 1.959964 + 0.841621
+Z_LEVEL, Z_POWER = 1.959964, 0.841621
+MAX_NAMED = 3  # systems in the sentence
 MAX_EXACT_STEPS = 4_000  # of a permutation distribution; above, it is normal to all digits that matter
 MAX_SCORES = 1 << 24
 METHOD = (
@@ -48,7 +49,9 @@ class Comparison:
     p_holm: float | None  # corrected for all pairs, not only those shown
     significant: bool | None  # p_holm < 0.05
     num_prompts: int
-    num_prompts_needed: int | None  # in all, to tell a difference of this size; None where it is zero
+    num_prompts_needed: (
+        int | None
+    )  # in all, to tell a difference of this size, without correction; None where it is zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,24 +196,47 @@ def ranks(
 
 
 def verdict(ranking: Sequence[str], places: dict[str, Rank], comparisons: Sequence[Comparison]) -> str:
-    """One sentence: which system is best, how sure that is, and what would decide the rest."""
+    """One sentence: which system is best, how sure that is, what it can't be told from, and what would decide it.
+
+    The prompts that would decide are for the rival that is hardest to tell, at Holm's level, as the p is.
+    """
     first = ranking[0]
     chance = places[first].best
     if chance is None:
         return f"{first} is ahead, on a single prompt: that can't say how sure it is"
-    sentence = f"{first} is best with probability {chance:.2f}"
-    rivals = [c for c in comparisons if c.higher == first and not c.significant]
+    said = f"{first} is best with probability {probability(chance)}"
+    tested = [c for c in comparisons if c.higher == first]
+    rivals = sorted((c for c in tested if not c.significant), key=lambda c: -(c.p_holm or 0.0))
     if not rivals:
-        return f"{sentence}; it is told from every other system (largest p, corrected by Holm: " + (
-            f"{max(c.p_holm or 0.0 for c in comparisons if c.higher == first):.2g})"
-        )
-    nearest = max(rivals, key=lambda c: c.p_holm or 0.0)
-    names = nearest.lower if len(rivals) == 1 else f"{nearest.lower} and {len(rivals) - 1} more"
-    sentence += f"; it can't be told from {names} (p = {nearest.p_holm:.2g}, corrected by Holm)"
-    if nearest.num_prompts_needed is None:
-        return f"{sentence}; they are even, which no number of prompts would change"
-    more = max(1, nearest.num_prompts_needed - nearest.num_prompts)
-    return f"{sentence}; about {more} more prompt{'s' * (more > 1)} would decide"
+        largest = max(c.p_holm or 0.0 for c in tested)
+        return f"{said}; it is told from every other system (largest p, corrected by Holm: {largest:.2g})"
+    said += f"; it can't be told from {_named(rivals)} (p = {rivals[0].p_holm:.2g}, corrected by Holm)"
+    needed = prompts_to_decide(rivals[0])
+    if needed is None:
+        return f"{said}; they are even, which no number of prompts would change"
+    more = max(1, needed - rivals[0].num_prompts)
+    return f"{said}; about {more} more prompt{'s' * (more > 1)} would decide (80 % power, the same correction)"
+
+
+def probability(value: float) -> str:
+    """Two digits; never certain, which no finite number of prompts can make it."""
+    return "above 0.99" if value >= 0.995 else "below 0.01" if value < 0.005 else f"{value:.2f}"
+
+
+def prompts_to_decide(pair: Comparison) -> int | None:
+    """Prompts in all to tell the two with 80 % power at Holm's level for this pair; None where they are even."""
+    if pair.num_prompts_needed is None or not pair.p_holm or pair.p_value is None:
+        return pair.num_prompts_needed
+    level = LEVEL * min(1.0, pair.p_value / pair.p_holm)
+    factor = (float(ndtri(1.0 - level / 2.0)) + Z_POWER) / (Z_LEVEL + Z_POWER)
+    return ceil(pair.num_prompts_needed * factor**2)
+
+
+def _named(rivals: Sequence[Comparison]) -> str:
+    names = [c.lower for c in rivals[:MAX_NAMED]]
+    if len(rivals) > MAX_NAMED:
+        names.append(f"{len(rivals) - MAX_NAMED} more")
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _comparison(
@@ -232,7 +258,7 @@ def _comparison(
         plain = _around(gap, implied, LEVEL, freedom)
         corrected = _around(gap, implied, LEVEL * min(1.0, p / p_holm) if p_holm else LEVEL, freedom)
         if gap > 1e-9:
-            needed = max(2, ceil(num_prompts * (Z_LEVEL_PLUS_POWER * implied / gap) ** 2))
+            needed = max(2, ceil(num_prompts * ((Z_LEVEL + Z_POWER) * implied / gap) ** 2))
     return Comparison(
         higher=names[pair[0]],
         lower=names[pair[1]],

@@ -20,6 +20,11 @@ def student_t(num_clusters: int) -> float:
     return float(stdtrit(num_clusters - 1, 0.975))
 
 
+def resampled_error(draws: NDArray[np.float64], num_clusters: int) -> float:
+    """Standard error from a bootstrap of `num_clusters` (2 up), without its bias; resamples of NaN are left out."""
+    return float(np.nanstd(draws, ddof=1)) * math.sqrt(num_clusters / (num_clusters - 1))
+
+
 def clopper_pearson_interval(num_correct: float, n: float) -> Interval:
     """The exact interval of a proportion; fractions are allowed, as effective sample sizes have them."""
     low = 0.0 if num_correct <= 0 else float(betaincinv(num_correct, n - num_correct + 1, 0.025))

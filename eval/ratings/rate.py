@@ -11,7 +11,6 @@ can't be rated is left out and said in `notes`.
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice, pairwise
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from eval.ratings.bradley_terry import (
     count_cells,
     fit,
     fit_resamples,
-    prompt_weights,
     unbounded_systems,
 )
 from eval.ratings.canonical import canonical_order
@@ -42,10 +40,12 @@ from eval.ratings.comparisons import (
     verdict,
 )
 from eval.ratings.elo import EloRating, elo_drawn, elo_over_prompts, elo_resamples, ordering_interval
-from eval.ratings.intervals import student_t
+from eval.ratings.intervals import resampled_error, student_t
+from eval.ratings.people import METHOD as PEOPLE_METHOD
+from eval.ratings.people import PeopleRatings, people_ratings
 from eval.ratings.relative import RelativeScore, Scores, is_score_file, load_scores, relative_scores
 from eval.ratings.style import Controlled, controlled_ratings
-from eval.ratings.unanimous import Doubt, doubted_cells, doubted_matches, doubtful_pairs, with_doubt
+from eval.ratings.unanimous import ResampledPrompts, doubted_cells, doubted_matches, doubtful_pairs, least_errors
 from eval.verdicts.codes import NULL_SYSTEM
 from eval.verdicts.table import Matches, Verdicts, load_verdicts, read_header, to_matches
 
@@ -53,11 +53,12 @@ SCHEMA_VERSION = 1
 FEW_PROMPTS = 10  # below this intervals over prompts rest on hardly anything
 METHODS = {
     "bradley_terry": "Student's t with a bootstrap of the prompts; where all prompts agree, one that doesn't is added, "
-    "as in Clopper & Pearson's exact interval",
+    "as in Clopper & Pearson's exact interval, and the interval is at least as wide as an exact sign test asks",
     "elo": "percentiles of a bootstrap of the prompts, with the same further prompt where all agree",
     "position_bias": "Korn & Graubard (1998): Clopper & Pearson at the effective number of prompts",
     "relative": "Student's t on the linearised ratio of the two means, over prompts",
     "comparisons": METHOD,
+    "people": PEOPLE_METHOD,
     "ranks": "percentiles of the ranks of the bootstrap, spread by Student's t; best: share of resamples that it leads",
 }
 
@@ -73,6 +74,7 @@ class RateOptions:
     seed: int = 0
     resamples: int = 1000  # of the prompts, for every interval but that of the ordering
     aggregate: str = "majority"  # several raters an item: majority | each
+    people: tuple[Path, ...] = ()  # people's votes on a part of the matches, which correct the judge's
     answers: tuple[Path, ...] = ()  # JSON lines with question_id, system, answer: for length and style
 
     def __post_init__(self) -> None:
@@ -123,6 +125,7 @@ class RatingsResult:
     ranks: dict[str, Rank]
     verdict: list[str]  # a sentence for each group: which is best, and how sure that is
     methods: dict[str, str]  # how each kind of interval is made
+    people: PeopleRatings | None  # the judge's ratings corrected by people
     groups: list[list[str]]  # systems linked by matches; ratings of different groups can't be compared
     unrated: list[str]  # systems that met nobody
     controlled: Controlled | None
@@ -144,21 +147,6 @@ class _Tournament:
     matches: Matches
     cells: Cells
     groups: list[list[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Weights:
-    """The same resamples of the prompts at each pass, drawn anew as a million prompts' weights fill the memory."""
-
-    num_questions: int
-    num_resamples: int
-    seed: int
-    doubt: Doubt
-
-    def __iter__(self) -> Iterator[NDArray[np.float64]]:
-        num = self.num_resamples if self.num_questions > 1 else 0  # one prompt says nothing of others
-        prompts, further = np.random.default_rng(self.seed).spawn(2)
-        return (with_doubt(weight, further) for weight in prompt_weights(self.num_questions, num, prompts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +176,8 @@ def rate(
     """Rate loaded verdicts and scores; `sources` are only recorded."""
     relative = relative_scores(scores) if scores else {}
     unparsed = [0 if rows is None else int((~rows.parsed).sum()) for rows in (verdicts, scores)]
-    settings = {**asdict(options), "answers": [str(path) for path in options.answers], "files": list(sources)}
+    named = {name: [str(path) for path in getattr(options, name)] for name in ("answers", "people")}
+    settings = {**asdict(options), **named, "files": list(sources)}
     notes = [f"{unparsed[1]} rows of ten-point scores could not be parsed and are left out"] if unparsed[1] else []
     common: dict[str, Any] = {"relative": relative, "num_unparsed": sum(unparsed), "settings": settings}
     if verdicts is None:
@@ -219,9 +208,9 @@ def _tournament(verdicts: Verdicts, options: RateOptions) -> _Tournament:
 
 def _rated(verdicts: Verdicts, play: _Tournament, options: RateOptions, notes: Sequence[str]) -> dict[str, Any]:
     """What is known of a tournament with a match."""
-    elo_rng, prompt_rng, control_rng = np.random.default_rng(options.seed).spawn(3)
+    elo_rng, prompt_rng, control_rng, people_rng = np.random.default_rng(options.seed).spawn(4)
     cells, doubt = play.cells, doubtful_pairs(play.cells)
-    weights = _Weights(cells.num_questions, options.resamples, int(prompt_rng.integers(2**63)), doubt)
+    weights = ResampledPrompts(cells.num_questions, options.resamples, int(prompt_rng.integers(2**63)), doubt)
     resampled = doubted_cells(cells, doubt).resampled(weights)
     strengths, davidson = (_strengths(cells, resampled, davidson=model) for model in (False, True))
     order = _ranking(play, strengths.whole.points)
@@ -231,6 +220,7 @@ def _rated(verdicts: Verdicts, play: _Tournament, options: RateOptions, notes: S
         "bradley_terry": _table(play, strengths, order),
         "davidson": _table(play, davidson, order),
         "tie_parameter": davidson.whole.nu,
+        "people": _people(verdicts, options, people_rng),
         "win_matrix": _win_matrix(play, cells.totals(), order),
         "groups": [[play.systems[s] for s in order if s in group] for group in play.groups],
         "controlled": controlled,
@@ -248,7 +238,7 @@ def _compared(play: _Tournament, strengths: _Strengths, order: Sequence[int]) ->
     if draws is not None:
         errors = standard_errors(draws, num_prompts)
         exact = exact_p_values(play.matches, len(play.systems), num_prompts)
-    found = compare_all(play.systems, rankings, points, errors, exact, _prompts_of(play.cells))
+    found = compare_all(play.systems, rankings, points, errors, exact, play.cells.prompts_of_systems())
     next_to = {(play.systems[a], play.systems[b]) for ranking in rankings for a, b in pairwise(ranking)}
     places = ranks(play.systems, rankings, points, draws, num_prompts)
     return {
@@ -263,7 +253,7 @@ def _result(**found: Any) -> RatingsResult:
     """Makes a result; fields that are not given are empty."""
     empty: dict[str, Any] = {
         **{name: {} for name in ("elo", "bradley_terry", "davidson", "relative", "win_matrix", "ranks")},
-        **dict.fromkeys(("tie_parameter", "position_bias", "controlled", "length_bias")),
+        **dict.fromkeys(("tie_parameter", "position_bias", "controlled", "length_bias", "people")),
         **{name: [] for name in ("pairs", "comparisons", "verdict", "groups", "unrated", "notes")},
         "num_matches": 0,
         "methods": METHODS,
@@ -287,21 +277,15 @@ def _strengths(cells: Cells, resampled: NDArray[np.float64], *, davidson: bool) 
     return _Strengths(whole=whole, resamples=draws)
 
 
-def _prompts_of(cells: Cells) -> NDArray[np.int64]:
-    """(num_systems,) prompts on which each plays."""
-    pair = cells.pair[cells.column // 3]
-    played = np.concatenate([cells.question * cells.num_systems + pair[:, side] for side in (0, 1)])
-    return np.bincount(np.unique(played) % cells.num_systems, minlength=cells.num_systems)
-
-
 def _table(play: _Tournament, strengths: _Strengths, order: Sequence[int]) -> dict[str, StrengthRating]:
-    table, num, prompts_of = {}, play.cells.num_questions, _prompts_of(play.cells)
+    table, prompts_of = {}, play.cells.prompts_of_systems()
+    least = least_errors(play.matches, strengths.whole.points)
     for system in order:
         low = high = None
         rating = float(strengths.whole.points[system])
         if strengths.resamples is not None and prompts_of[system] > 1:
-            error = float(np.nanstd(strengths.resamples[:, system], ddof=1)) * sqrt(num / (num - 1))
-            half = student_t(int(prompts_of[system])) * error
+            error = resampled_error(strengths.resamples[:, system], play.cells.num_questions)
+            half = student_t(int(prompts_of[system])) * max(error, float(least[system]))
             low, high = rating - half, rating + half
         table[play.systems[system]] = StrengthRating(rating=rating, low=low, high=high)
     return table
@@ -310,7 +294,7 @@ def _table(play: _Tournament, strengths: _Strengths, order: Sequence[int]) -> di
 def _elo(
     play: _Tournament,
     options: RateOptions,
-    weights: _Weights,
+    weights: ResampledPrompts,
     rng: np.random.Generator,
     order: Sequence[int],
 ) -> dict[str, EloRating]:
@@ -338,7 +322,17 @@ def _elo(
     return table
 
 
-def _positions(matches: Matches, weights: _Weights) -> Iterator[NDArray[np.int64]]:
+def _people(verdicts: Verdicts, options: RateOptions, rng: np.random.Generator) -> PeopleRatings | None:
+    if not options.people:
+        return None
+    votes = load_verdicts(options.people)
+    try:
+        return people_ratings(verdicts, votes, options.resamples, rng, options.aggregate)
+    except ValueError as error:
+        raise ValueError(f"{', '.join(map(str, options.people))}: {error}") from None
+
+
+def _positions(matches: Matches, weights: ResampledPrompts) -> Iterator[NDArray[np.int64]]:
     """Each resample's matches: a prompt drawn twice gives its matches twice."""
     every = np.arange(len(matches))
     return (np.repeat(every, np.rint(weight).astype(np.int64)[matches.question]) for weight in weights)

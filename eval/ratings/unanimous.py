@@ -1,17 +1,19 @@
 """Widens the intervals where all prompts agree, as if one more prompt might not. Used by `python -m eval rate`.
 
 Five wins of five come out of every resample as five of five, so a bootstrap sees no error at all. Such pairs get one
-more prompt in each resample, on which the outcome is the other one (either winner where all was even), with a weight of
-mean 1 (exponential). For two systems that is Clopper & Pearson's (1934) exact lower bound: Beta(n, 1), a ratio of
+more prompt in each resample, on which the outcome is the other one (either winner where all was even), with about an
+exponential weight. For two systems that is Clopper & Pearson's (1934) exact lower bound: Beta(n, 1), a ratio of
 gamma variables, is a resample of n wins by Rubin's (1981) Bayesian bootstrap with one such prompt.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
-from eval.ratings.bradley_terry import Cells, unbounded_systems
+from eval.ratings.bradley_terry import ANCHOR, Cells, prompt_weights, unbounded_systems
 from eval.verdicts.table import Matches
 
 WON, LOST, TIED = 0, 1, 2
@@ -27,6 +29,21 @@ class Doubt:
     def outcomes(self, side: int) -> NDArray[np.int64]:
         """WON or LOST for the first side of each pair on the further prompt; `side` decides where all was even."""
         return np.where(self.leaders == TIED, side, 1 - self.leaders)
+
+
+@dataclass(frozen=True, slots=True)
+class ResampledPrompts:
+    """The same resamples of the prompts at each pass, drawn anew as a million prompts' weights fill the memory."""
+
+    num_questions: int
+    num_resamples: int
+    seed: int
+    doubt: Doubt
+
+    def __iter__(self) -> Iterator[NDArray[np.float64]]:
+        num = self.num_resamples if self.num_questions > 1 else 0  # one prompt says nothing of others
+        prompts, further = np.random.default_rng(self.seed).spawn(2)
+        return (_with_doubt(weight, further) for weight in prompt_weights(self.num_questions, num, prompts))
 
 
 def doubtful_pairs(cells: Cells) -> Doubt:
@@ -76,8 +93,30 @@ def doubted_matches(matches: Matches, num_questions: int, doubt: Doubt) -> Match
     )
 
 
-def with_doubt(weight: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """A resample's prompt weights and those of the two further prompts."""
-    further = np.zeros(2)
-    further[rng.integers(2)] = rng.exponential()
+def least_errors(matches: Matches, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(num_systems,) the standard error that Student's t needs at least, to be as unsure as an exact test is.
+
+    A system that all of its n prompts favour, or all disfavour, is as good as the average (`ANCHOR`) with a p of
+    2 ** (1 - n) (sign test); 0 for all others.
+    """
+    num = len(points)
+    keys = [matches.question.astype(np.int64) * num + side for side in (matches.first, matches.second)]
+    played, at = np.unique(np.concatenate(keys), return_inverse=True)
+    gain = matches.half_points.astype(np.float64) - 1.0
+    side = np.sign(np.bincount(at, weights=np.concatenate([gain, -gain])))
+    prompts, net = np.bincount(played % num, minlength=num), np.bincount(played % num, weights=side, minlength=num)
+    agree = (prompts > 1) & (np.abs(net) == prompts)
+    errors = np.zeros(num)
+    spread = -stdtrit(prompts[agree] - 1, 2.0 ** -prompts[agree].astype(np.float64))
+    errors[agree] = np.abs(points[agree] - ANCHOR) / spread
+    return errors
+
+
+def _with_doubt(weight: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """A resample's prompt weights and those of the two further prompts.
+
+    Divided by their sum they are what gamma variables give, n for all prompts and 1 for the further one.
+    """
+    further, num = np.zeros(2), float(weight.sum())
+    further[rng.integers(2)] = rng.exponential() * num / rng.gamma(num)
     return np.concatenate([weight, further])

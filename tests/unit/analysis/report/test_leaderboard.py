@@ -22,6 +22,7 @@ from analysis.report.leaderboard import (
 )
 from analysis.report.matches import Tally, count_verdicts, pair_tallies, tally_systems
 from analysis.report.records import Mmlu, Run, Tournament, Verdict
+from analysis.report.sections import separation_view
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 from harness.config.schema import AdapterConfig, DatasetConfig, ModelConfig, QuantConfig, TrainConfig
 from harness.runs.estimate import Estimate
@@ -168,6 +169,25 @@ def test_inseparable_neighbours() -> None:
     ]
     assert inseparable({"pairs": pairs}) == {"a": ("b",), "b": ("a",), "c": ()}
     assert inseparable({}) == {}
+    far = [*pairs[:2], {"higher": "a", "lower": "c", "significant": False}]
+    assert inseparable({"pairs": pairs, "comparisons": far}) == {"a": ("b", "c"), "b": ("a",), "c": ("a",)}
+
+
+def test_all_pairs_are_shaded_by_the_corrected_p() -> None:
+    pairs = [
+        {"higher": "a", "lower": "b", "difference": 30.0, "p_holm": 0.06, "significant": False},
+        {"higher": "a", "lower": "c", "difference": 90.0, "p_holm": 0.01, "significant": True},
+        {"higher": "b", "lower": "c", "difference": 60.0, "p_holm": None, "significant": None},
+    ]
+    view = separation_view({"comparisons": pairs}, ["c", "a", "b", "met nobody"])
+    assert view is not None
+    assert (view.systems, view.num_pairs, view.num_separable) == (("c", "a", "b"), 2, 1)
+    (_, c_a, c_b), (a_c, _, a_b), (_, b_a, _) = view.cells
+    assert c_b is None
+    assert [(cell.difference, cell.side) for cell in (c_a, a_c, a_b, b_a) if cell] == [
+        (-90.0, "behind"), (90.0, "ahead"), (30.0, "even"), (-30.0, "even")
+    ]  # fmt: skip
+    assert separation_view({"comparisons": pairs[2:]}, ["b", "c"]) is None
 
 
 def test_counts_by_hand() -> None:

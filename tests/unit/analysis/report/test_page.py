@@ -19,6 +19,8 @@ from analysis.report.judging import judge_view
 from analysis.report.page import ReportOptions, write_report
 from analysis.report.records import Judge, Run, SweepRuns, Tournament, load_runs, load_tournament, sweep_runs
 from analysis.report.sections import matrix_view
+from eval.ratings.comparisons import probability
+from eval.ratings.rate import RateOptions, rate_files
 from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
@@ -250,6 +252,27 @@ def build(out: Path, runs: tuple[Path, list[str]], tournament: Path | None, **op
     sweep = SweepRuns(run_ids=tuple(runs[1]), command="python -m harness.run -m +experiment=demo")
     write_report(out, sweep, opened, played, ReportOptions(title="demo", **options))
     return (out / "index.html").read_text()
+
+
+def test_the_page_opens_with_which_system_is_best_and_how_sure_that_is(
+    tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path
+) -> None:
+    votes = tmp_path / "votes.csv"
+    votes.write_text((tournament / "verdicts.csv").read_text().replace("smollm2-135m\n", "human\n"))
+    rated = rate_files([tournament / "verdicts.csv"], RateOptions(orderings=0, resamples=50, people=(votes,)))
+    assert rated.people is not None
+    write_json(tournament / "ratings.json", rated.to_json())
+    html = build(tmp_path / "out", runs, tournament)
+    text = Page(html).text
+    (sentence,), (corrected,) = rated.verdict, rated.people.verdict
+    assert text.index(f"{sentence}.") < text.index(f"{corrected}.") < text.index("3 systems compared")
+    place = rated.ranks[SYSTEMS[0]]
+    assert f"rank {place.low} to {place.high} (95 %) · best with probability {probability(place.best or 0.0)}" in text
+    assert f"corrected by people: {rated.people.ratings[SYSTEMS[0]].rating:.0f} points" in text
+    separable = sum(bool(pair.significant) for pair in rated.comparisons)
+    assert f"{separable} of {len(rated.comparisons)} pairs." in text
+    row = json.loads((tmp_path / "out" / "leaderboard.json").read_text())[0]
+    assert (row["rank_low"], row["rank_high"], row["best"]) == (place.low, place.high, place.best)
 
 
 def test_page_shows_what_was_measured(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from eval.ratings.bradley_terry import (
+    POINTS_PER_NAT,
     Cells,
     connected_groups,
     count_cells,
@@ -16,7 +17,16 @@ from eval.ratings.bradley_terry import (
     prompt_weights,
     unbounded_systems,
 )
-from eval.ratings.comparisons import compare_all, flip_p, holm, standard_errors
+from eval.ratings.comparisons import (
+    Rank,
+    compare_all,
+    flip_p,
+    holm,
+    probability,
+    prompts_to_decide,
+    standard_errors,
+    verdict,
+)
 from eval.verdicts.table import Matches
 
 Array = NDArray[np.float64]
@@ -197,6 +207,37 @@ def test_all_pairs_and_the_prompts_they_need() -> None:
     assert one.low < 0 < one.low_unadjusted  # type: ignore[operator]  # interval and decision are both corrected
     assert one.num_prompts_needed == pytest.approx(81 * (2.80159 * 15 / 30) ** 2, abs=1.0)
     assert compare_all(["a", "b"], [[0, 1]], np.array([1.0, 0.0]), None, None, num)[0].p_value is None
+
+
+def test_the_sentence_by_hand() -> None:
+    points, num = np.array([1030.0, 1000.0, 970.0]), np.array([81, 81, 81])
+    errors = np.array([[0.0, 15.0, 100.0], [15.0, 0.0, 100.0], [100.0, 100.0, 0.0]])
+    found = compare_all(["a", "b", "c"], [[0, 1, 2]], points, errors, None, num)
+    places = {"a": Rank(rank=1, low=1, high=2, best=0.9123)}
+    assert [c.p_holm for c in found] == pytest.approx([0.1466, 1.0, 1.0], abs=1e-4)
+    # c is the harder to tell: 81 * ((1.960 + 0.842) * 100 / 60) ** 2 = 1767 prompts at 5 %; its p of 0.550 became 1.0,
+    # so its level is 2.75 % and takes ((2.204 + 0.842) / 2.802) ** 2 as many
+    assert found[1].num_prompts_needed == 1766
+    assert prompts_to_decide(found[1]) == pytest.approx(1766 * (3.0457 / 2.8016) ** 2, rel=1e-3)
+    assert verdict(["a", "b", "c"], places, found) == (
+        "a is best with probability 0.91; it can't be told from c and b (p = 1, corrected by Holm); about "
+        f"{prompts_to_decide(found[1]) - 81} more prompts would decide (80 % power, the same correction)"  # type: ignore[operator]
+    )
+    assert prompts_to_decide(found[0]) == pytest.approx(159 * (3.2355 / 2.8016) ** 2, rel=1e-2)  # level 5 % / 3
+    assert [probability(p) for p in (0.999, 0.5, 0.0)] == ["above 0.99", "0.50", "below 0.01"]
+
+
+def test_the_prompts_said_to_decide_do_decide() -> None:
+    """A pair at 59.87 % of wins: with the prompts asked for, four of five simulated tournaments decide."""
+    gap, share = 400 * np.log10(0.5987 / 0.4013), 0.5987
+    error = POINTS_PER_NAT / np.sqrt(60 * share * (1 - share))
+    errors = np.array([[0.0, error], [error, 0.0]])
+    (pair,) = compare_all(["a", "b"], [[0, 1]], np.array([gap, 0.0]), errors, None, np.array([60, 60]))
+    needed = prompts_to_decide(pair)
+    assert needed is not None
+    wins = np.random.default_rng(0).binomial(needed, share, 4000)
+    decided = np.abs(wins / needed - 0.5) > 1.96 * 0.5 / np.sqrt(needed)
+    assert decided.mean() == pytest.approx(0.8, abs=0.03)
 
 
 def test_no_p_is_below_the_exact_one() -> None:
