@@ -35,11 +35,16 @@ Sweep = Annotated[str | None, typer.Option("--sweep", help="This sweep only; def
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="As for harness.run: +grid=table5, +experiment=demo, model=7b,13b ...")
 ]
+ConfigDir = Annotated[
+    Path | None,
+    typer.Option("--config-dir", help="A folder of your own choices and grids, laid out as conf/: model/mine.yaml."),
+]
 
 
 @app.command()
 def plan(
     overrides: Overrides = None,
+    config_dir: ConfigDir = None,
     every_run: Annotated[bool, typer.Option("--all", help="A row for each run, however many there are.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="The named grids: +grid=...")] = False,
     device_gb: Annotated[
@@ -49,16 +54,17 @@ def plan(
 ) -> None:
     """Show every run of a grid: its group, memory, tokens, time, disk; what is done, missing or too large."""
     from eval.benchmarks.registry import eval_config
-    from harness.config.compose import compose_grid
+    from harness.config.compose import all_folders, compose_grid
     from harness.devices.hardware import Hardware
     from sweeps.plan.planned import estimated, planned, print_plan
     from sweeps.plan.table import describe, grids_table, listed_grids
 
     if listed:
-        show(listed_grids(), grids_table(), as_json)
+        folders = all_folders(overrides or [], config_dir)
+        show(listed_grids(folders), grids_table(folders), as_json)
         return
     elsewhere = ["launch.device=cuda"] if device_gb else []  # so that `auto` means what it means there
-    configs = [point.config for point in compose_grid([*_required(overrides), *elsewhere], eval_config())]
+    configs = [point.config for point in compose_grid([*_required(overrides), *elsewhere], eval_config(), config_dir)]
     checked = planned(configs)
     others = [Hardware(f"a GPU of {size:g} GB", int(size * 1e9)) for size in device_gb or []]
     if not as_json:
@@ -72,6 +78,7 @@ def plan(
 @app.command()
 def run(
     overrides: Overrides = None,
+    config_dir: ConfigDir = None,
     allow_sqlite: Annotated[
         bool, typer.Option("--allow-sqlite", help="A SQLite ledger on a cluster, where all workers run on one machine.")
     ] = False,
@@ -82,8 +89,8 @@ def run(
     from sweeps.launch.launch import launch
 
     arguments = [*_required(overrides), *(["launch.allow_sqlite=true"] if allow_sqlite else [])]
-    configs = [point.config for point in compose_grid(arguments, eval_config())]
-    raise typer.Exit(launch(configs, ["python", "-m", "sweeps", "run", *arguments], STDOUT))
+    configs = [point.config for point in compose_grid(arguments, eval_config(), config_dir)]
+    raise typer.Exit(launch(configs, ["python", "-m", "sweeps", *sys.argv[1:]], STDOUT))
 
 
 @app.command()
@@ -99,6 +106,7 @@ def search(
         str, typer.Option("--objective", help="final_loss, or the benchmark that eval=... measures.")
     ] = "final_loss",
     seed: Annotated[int, typer.Option("--seed", help="Of the values that are drawn.")] = 0,
+    config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
     """Look for the best values of a space: key=int(a,b[,log]), float(a,b[,log]) or choice(a,b,...). Needs optuna."""
@@ -112,7 +120,7 @@ def search(
     wanted = parse_search(
         overrides, study=study, objective=objective, num_trials=trials, num_parallel=parallel, seed=seed
     )
-    exit_status, values = search_and_show(wanted, command, STDERR if as_json else STDOUT, as_json)
+    exit_status, values = search_and_show(wanted, command, STDERR if as_json else STDOUT, as_json, config_dir)
     if as_json:
         print(json.dumps(values))
     raise typer.Exit(exit_status)

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from analysis.report.matches import Tally, pair_tallies, tally_systems
 from analysis.report.records import Run, Tournament
+from harness.config.schema import DType, QuantMethod, quant_label
 from harness.files.atomic import write_atomically, write_json
 from harness.runs.scores import MeasuredScore
 
@@ -183,7 +184,7 @@ def _run_columns(run: Run | None) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "model": run.setting("model", "name"),
         "dataset": run.setting("dataset", "name"),
-        "quant": run.setting("quant", "name") or run.setting("quant", "method"),
+        "quant": _quant(run),
         "adapter": adapter_name(run),
         "final_loss": record.final_loss,
         "train_seconds": record.train_seconds,
@@ -195,6 +196,15 @@ def _run_columns(run: Run | None) -> dict[str, Any]:
         columns |= {"mmlu_macro": macro.value, "mmlu_macro_low": macro.low, "mmlu_macro_high": macro.high}
         columns["mmlu_n"] = mmlu.num_questions
     return columns
+
+
+def _quant(run: Run) -> str | None:
+    """The word that the run's label has for it."""
+    name, method, dtype = (run.setting("quant", key) for key in ("name", "method", "compute_dtype"))
+    try:
+        return quant_label(name or method, QuantMethod(method), DType(dtype))
+    except ValueError:  # a record without them
+        return name or method
 
 
 def _rating_columns(elo: dict[str, Any], bradley_terry: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,6 @@ TRAIN_RECIPE = ("batch_size", "learning_rate")  # what a recipe fills in `train`
 TRAIN_LENGTH = ("max_steps", "max_epochs")  # what it fills where both are open: a length that the user gave binds
 RUN_ID_LENGTH = 12
 _PLAIN = (str, int, float, type(None))  # bool is an int
-_SHORT_DTYPES = {DType.float32: "fp32", DType.bfloat16: "bf16", DType.float16: "fp16", DType.auto: "auto"}
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: what is derived is kept, as plans of 10,000 runs ask for it often
@@ -75,31 +74,10 @@ class RunSpec:
         if self.dataset is None:
             parts.append("base")
             return "-".join(parts if self.quant.method is QuantMethod.none else [*parts, self.quant.name])
-        precision = _SHORT_DTYPES[self.quant.compute_dtype]
-        parts += [self.dataset.name, precision if self.quant.method is QuantMethod.none else self.quant.name]
+        parts += [self.dataset.name, self.quant.label]
         if self.adapter.method is not AdapterMethod.lora:
             parts.append(self.adapter.method.value)
         return "-".join(parts)
-
-    @property
-    def details(self) -> dict[str, str]:
-        """What tells runs of one label apart, in the order in which it is added to the label."""
-        if self.train is None:
-            return {}
-        return {
-            "rank": f"r{self.adapter.lora_r}",
-            "alpha": f"a{self.adapter.lora_alpha}",
-            "dropout": f"d{self.adapter.lora_dropout:g}",
-            "learning rate": f"lr{self.train.learning_rate:g}",
-            "steps": "" if self.train.max_steps is None else f"n{self.train.max_steps}",
-            "epochs": "" if self.train.max_epochs is None else f"e{self.train.max_epochs:g}",
-            "seed": f"s{self.train.seed}",
-            "batch": f"b{self.train.batch_size}",
-            "rows": "" if self.dataset is None or self.dataset.max_rows is None else f"rows{self.dataset.max_rows}",
-            "source": "on-source" if self.dataset is not None and self.dataset.train_on_source else "",
-            "schedule": self.train.schedule.value,
-            "master weights": f"{self.train.master_weights.value}-weights",
-        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON; `from_dict` reads them back."""

@@ -60,9 +60,9 @@ class Workplace:
         source = locate_model(spec.model, self.settings.paths)
         if isinstance(source, Missing):
             raise ValueError(str(source))
-        self.send({"phase": "loading", "label": f"{spec.model.name} {spec.quant.name}"})
+        self.send({"phase": "loading", "label": f"{spec.model.name} {spec.quant.label}"})
         if (line := slow_dtype(spec.quant.compute_dtype, self.device)) is not None:
-            self.send({"phase": "note", "label": "", "note": f"note: {spec.model.name} {spec.quant.name}: {line}"})
+            self.send({"phase": "note", "label": "", "note": f"note: {spec.model.name} {spec.quant.label}: {line}"})
         cache = Path(self.settings.paths.cache)
         shards = ShardedLayers(self.peers.ranks) if self.shards_base else None
         self._base = load_base(source, spec.quant, self.device, cache, spec.model.kind, spec.adapter.method, shards)

@@ -5,7 +5,6 @@ Whether all that the plan needs is there is checked by `sweeps.plan.preflight`.
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from harness.devices.hardware import auto_compute_dtype
 from harness.files.atomic import sha256_file
 from harness.ledger.tables import Job
 from harness.runs.spec import RunSpec, make_spec
+from sweeps.plan.labels import unique_labels
 
 TRAIN = "train"
 
@@ -183,27 +183,6 @@ def _eval_job(
         payload=json.dumps(payload | {"settings": decisive | others}),
         after=after,
     )
-
-
-def unique_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
-    """run_id -> a label that no other run of the sweep has; equal ones get what they differ in."""
-    by_label: dict[str, list[RunSpec]] = {}
-    for spec in specs:
-        by_label.setdefault(spec.label, []).append(spec)
-    labels: dict[str, str] = {}
-    for label, same in by_label.items():
-        details = {spec.run_id: spec.details for spec in same}
-        varying = [key for key in same[0].details if len({found[key] for found in details.values()}) > 1]
-        longer = {
-            run_id: "-".join([label, *(found[key] for key in varying if found[key])])
-            for run_id, found in details.items()
-        }
-        how_many = Counter(longer.values())
-        begins = Counter((text, run_id[:4]) for run_id, text in longer.items())
-        for run_id, text in longer.items():
-            short = run_id[:4] if begins[text, run_id[:4]] == 1 else run_id
-            labels[run_id] = text if how_many[text] == 1 else f"{text}-{short}"
-    return labels
 
 
 def whole_base_problem(name: str) -> str:

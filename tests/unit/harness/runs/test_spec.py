@@ -20,6 +20,7 @@ from harness.data.formats import DATASETS
 from harness.files.atomic import sha256_file
 from harness.runs.spec import RunSpec, recipe_row
 from sweeps.plan.jobs import eval_settings, make_jobs, plan_runs
+from sweeps.plan.labels import unique_labels
 from sweeps.plan.preflight import preflight
 from tests.builders import GROUPS, config, evals, spec
 
@@ -80,7 +81,10 @@ def test_full_finetuning_of_16_bit_models_keeps_float32_weights_unless_told_othe
     assert full("none", "auto", DType.bfloat16).run_id == chosen["auto"].run_id
     assert chosen["compute"].run_id == "bfdb48d52202"  # pure 16 bits was all there was
     assert chosen["auto"].run_id != chosen["compute"].run_id
-    assert chosen["auto"].details != chosen["compute"].details
+    assert set(unique_labels([chosen["auto"], chosen["compute"]]).values()) == {
+        "llama7b-oasst1-bf16-float32-weights",
+        "llama7b-oasst1-bf16-compute-weights",
+    }
 
 
 @pytest.mark.parametrize("wanted", ["auto", "float32", "compute"])
