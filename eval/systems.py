@@ -30,7 +30,8 @@ from harness.console import STDERR, say
 from harness.devices.torch_device import resolve_device, resolved_quant, slow_dtype
 from harness.files.atomic import sha256_file
 from harness.files.hub import Missing
-from harness.ledger.open import existing_ledger, ledger_url, without_passwords
+from harness.ledger.open import existing_ledger, ledger_url
+from harness.ledger.passwords import without_passwords
 from harness.ledger.tables import JobStatus
 from harness.models.convert import checkpoint_folder
 from harness.models.locate import locate_model, weights_differ

@@ -24,6 +24,7 @@ from rich.live import Live
 from harness.commands import Json, new_app
 from harness.config.paths import paths_of_environment
 from harness.console import STDERR, STDOUT, say, show
+from harness.ledger.database import Opening
 from harness.ledger.ledger import Ledger
 from harness.ledger.open import existing_ledger, ledger_url
 from harness.ledger.tables import JobStatus
@@ -178,7 +179,7 @@ def retry(
     statuses = [s for s, wanted in ((JobStatus.failed, failed), (JobStatus.cancelled, cancelled)) if wanted]
     if not statuses:
         raise ValueError("say which jobs to try again: --failed, --cancelled or both")
-    with _ledger(runs) as ledger:
+    with _ledger(runs, Opening.use) as ledger:
         if sweep is not None:
             _require_sweep(ledger, sweep)
         say(f"{ledger.requeue(statuses, sweep=sweep)} jobs are queued again")
@@ -193,7 +194,7 @@ def cancel(
     """Cancels a sweep's open jobs, but those that another sweep wants too. `retry --cancelled` brings them back."""
     from sweeps.launch.slurm import scancel, still_there, submissions
 
-    with _ledger(runs) as ledger:
+    with _ledger(runs, Opening.use) as ledger:
         _require_sweep(ledger, sweep)
         say(f"{ledger.cancel(sweep)} jobs cancelled")
     left = still_there(submissions(Path(paths_of_environment(runs).runs), sweep))
@@ -212,7 +213,7 @@ def pause(
     runs: Runs = None,
 ) -> None:
     """Keeps a sweep's queued jobs from being claimed; those under way go on."""
-    with _ledger(runs) as ledger:
+    with _ledger(runs, Opening.use) as ledger:
         _require_sweep(ledger, sweep)
         if resume:
             ledger.resume(sweep)
@@ -250,9 +251,9 @@ def _required(overrides: list[str] | None) -> list[str]:
     return overrides
 
 
-def _ledger(runs: Path | None) -> AbstractContextManager[Ledger]:
+def _ledger(runs: Path | None, opening: Opening = Opening.look) -> AbstractContextManager[Ledger]:
     """Opens the ledger, which has to exist, and closes it at the end of a `with`."""
-    return closing(existing_ledger(ledger_url(paths_of_environment(runs))))
+    return closing(existing_ledger(ledger_url(paths_of_environment(runs)), opening))
 
 
 def _require_sweep(ledger: Ledger, sweep: str) -> None:

@@ -16,7 +16,8 @@ from eval.answers.questions import join_turns
 from eval.judging.store import recorded_judges
 from eval.verdicts.table import load_verdicts
 from harness.files.atomic import read_jsonl
-from harness.ledger.open import existing_ledger, without_passwords
+from harness.ledger.open import existing_ledger
+from harness.ledger.passwords import without_passwords
 from harness.ledger.tables import JobStatus
 from harness.runs.estimate import Estimate
 from harness.runs.record import METRICS_FILE, RunRecord, load_record

@@ -10,6 +10,7 @@ Source of the defaults: QLoRA, arXiv 2305.14314, section 5 and appendix B, and i
 `SlurmConfig` and `RayConfig` say what a worker asks of a cluster; they are parts of `launch`.
 """
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -60,6 +61,7 @@ class AdapterMethod(Enum):
 
 
 ALL_LINEAR = "all-linear"  # in `adapter.targets`: every linear layer but lm_head
+_INTERPOLATION = re.compile(r"(\\*)\$\{")
 _LAYER_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # as papers list them
 _SHORT_DTYPES = {DType.float32: "fp32", DType.bfloat16: "bf16", DType.float16: "fp16", DType.auto: "auto"}
 SHORTEST_ROW_TOKENS = 2048  # of a forward pass where `train.max_microbatch_tokens` is null: it fits any device
@@ -493,7 +495,19 @@ def require(config: Any, group: str, least: float, *keys: str) -> None:
 
 
 def typed(kind: type, values: dict[str, Any]) -> Any:
-    """Makes a checked object of the dataclass `kind` from plain values; OmegaConf refuses a wrong key or type."""
+    """Makes a checked object of the dataclass `kind` from plain values; OmegaConf refuses a wrong key or type.
+
+    The values are data, of other people perhaps: a `${...}` in them stays what it is and is never resolved.
+    """
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), _literal(values)))
+
+
+def _literal(value: Any) -> Any:
+    """The value with its interpolations escaped, as OmegaConf reads them back to the same text."""
+    if isinstance(value, str):
+        return _INTERPOLATION.sub(lambda found: 2 * found[1] + "\\${", value)
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    return [_literal(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -31,6 +31,7 @@ from harness.config.schema import (
     QuantMethod,
     RecipeRow,
     TrainConfig,
+    since,
     typed,
 )
 from harness.data.examples import resolved
@@ -53,6 +54,7 @@ class RunSpec:
     dataset: DatasetConfig | None
     train: TrainConfig | None
     data_sha256: str | None = None  # content of `dataset.path`; None where the hub id is the identity
+    base_sha256: str | None = since(None)  # of the checkpoint in `model.path`, likewise
 
     @cached_property
     def run_id(self) -> str:
@@ -63,6 +65,8 @@ class RunSpec:
     def group(self) -> str:
         """Equal for runs that can share a frozen base: same model, revision, quantization, compute dtype. A hash."""
         shared = [identity(self.model), identity(self.quant)]
+        if self.base_sha256 is not None:
+            shared.append(self.base_sha256)
         if self.adapter.method not in SHARED_BASE_METHODS or self.model.kind is not ModelKind.causal:
             shared.append(self.run_id)  # it changes its base, or owns it: a group of one
         return _digest(shared)[:RUN_ID_LENGTH]
@@ -94,16 +98,22 @@ class RunSpec:
         read = {key: _typed_once(kind, json.dumps(values[key])) for key, kind in classes.items()}
         for key, kind in optional.items():
             read[key] = None if values.get(key) is None else _typed_once(kind, json.dumps(values[key]))
-        return cls(**read, data_sha256=values.get("data_sha256"))
+        return cls(**read, data_sha256=values.get("data_sha256"), base_sha256=values.get("base_sha256"))
 
 
-def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str]) -> RunSpec:
+def make_spec(
+    config: Config,
+    auto_dtype: DType,
+    hash_file: Callable[[Path], str],
+    hash_checkpoint: Callable[[Path], str] | None = None,
+) -> RunSpec:
     """Resolves what a config leaves open: the recipe's values, `auto`, the content of a local data file.
 
     Args:
         config: one composed grid point.
         auto_dtype: what `compute_dtype=auto` is where the run will be computed.
         hash_file: sha256 of a file.
+        hash_checkpoint: sha256 of what decides in a model's folder; None leaves `model.path` out of the identity.
 
     Raises:
         ValueError: a dataset without an adapter's training, or a local data file that isn't there.
@@ -111,7 +121,10 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
     dtype = config.quant.compute_dtype
     quant = dataclasses.replace(config.quant, compute_dtype=auto_dtype if dtype is DType.auto else dtype)
     if config.adapter.method is AdapterMethod.none:
-        return RunSpec(model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None)
+        base = _base_sha256(config.model, hash_checkpoint)
+        return RunSpec(
+            model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None, base_sha256=base
+        )
     config = dataclasses.replace(config, dataset=resolved(config.dataset))
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
@@ -133,8 +146,21 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
             raise ValueError(f"dataset.path={path}: no such file")
         data_sha256 = hash_file(path)
     return RunSpec(
-        model=config.model, quant=quant, adapter=adapter, dataset=config.dataset, train=train, data_sha256=data_sha256
+        model=config.model,
+        quant=quant,
+        adapter=adapter,
+        dataset=config.dataset,
+        train=train,
+        data_sha256=data_sha256,
+        base_sha256=_base_sha256(config.model, hash_checkpoint),
     )
+
+
+def _base_sha256(model: ModelConfig, hash_checkpoint: Callable[[Path], str] | None) -> str | None:
+    """None without `model.path`, and for a folder that isn't there, which the plan's checks name."""
+    if model.path is None or hash_checkpoint is None or not Path(model.path).is_dir():
+        return None
+    return hash_checkpoint(Path(model.path))
 
 
 def with_recipe(train: TrainConfig, row: RecipeRow) -> TrainConfig:
@@ -198,6 +224,9 @@ def identity(value: Any) -> Any:
     if isinstance(value, RunSpec) and value.data_sha256 is not None:
         kept["dataset"].pop("hub_id")
         kept["dataset"].pop("revision")
+    if isinstance(value, RunSpec) and value.base_sha256 is not None:
+        kept["model"].pop("hub_id")
+        kept["model"].pop("revision")
     return kept
 
 
