@@ -5,6 +5,7 @@ python -m sweeps plan +grid=table5
 python -m sweeps run model=llama7b,13b dataset=oasst1,flan
 python -m sweeps search --study rates model=smollm2 "train.learning_rate=float(1e-5,1e-3,log)"
 python -m sweeps status --sweep demo --watch
+python -m sweeps results demo --sort mmlu
 python -m sweeps show 1f8a
 python -m sweeps retry --failed --sweep demo
 python -m sweeps cancel --sweep demo
@@ -149,6 +150,27 @@ def status(
             while True:
                 time.sleep(2)
                 live.update(status_table(read_status(ledger, sweep, folder)))
+
+
+@app.command()
+def results(
+    sweep: Annotated[str, typer.Argument(help="A sweep's name, as in `status`.")],
+    sort: Annotated[str | None, typer.Option("--sort", help="The best first, by a column: loss, mmlu ...")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV and nothing else on standard output.")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Every run of a sweep with its state, loss, time and scores."""
+    from sweeps.watch.results import read_results, results_csv, results_json, results_table
+
+    if as_csv and as_json:
+        raise ValueError("--csv and --json: give one of them")
+    with _ledger(runs) as ledger:
+        found = read_results(ledger, sweep, sort)
+    if as_csv:
+        print(results_csv(found), end="")
+    else:
+        show(results_json(sweep, found), results_table(sweep, found), as_json)
 
 
 @app.command("show")

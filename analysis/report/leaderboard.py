@@ -200,11 +200,12 @@ def _run_columns(run: Run | None) -> dict[str, Any]:
 
 def _quant(run: Run) -> str | None:
     """The word that the run's label has for it."""
-    name, method, dtype = (run.setting("quant", key) for key in ("name", "method", "compute_dtype"))
+    name: str | None = run.setting("quant", "name") or run.setting("quant", "method")
     try:
-        return quant_label(name or method, QuantMethod(method), DType(dtype))
+        method, dtype = QuantMethod(run.setting("quant", "method")), DType(run.setting("quant", "compute_dtype"))
     except ValueError:  # a record without them
-        return name or method
+        return name
+    return quant_label(name or "", method, dtype)
 
 
 def _rating_columns(elo: dict[str, Any], bradley_terry: dict[str, Any]) -> dict[str, Any]:

@@ -157,10 +157,10 @@ class Database:
                 _make_file(self._path)
             elif not self._path.is_file():
                 raise FileNotFoundError(self._path)
-            options = {"timeout": self._wait_seconds, "isolation_level": None}
+            arguments: dict[str, float | None] = {"timeout": self._wait_seconds, "isolation_level": None}
             if self._opening is Opening.look:
-                return sa.create_engine(_look_url(self._path, self._copies), connect_args=options)
-            engine = sa.create_engine(self.url, connect_args=options)
+                return sa.create_engine(_look_url(self._path, self._copies), connect_args=arguments)
+            engine = sa.create_engine(self.url, connect_args=arguments)
             sa.event.listen(engine, "connect", _set_sqlite_pragmas)
             return engine
         wait_ms = int(self._wait_seconds * 1000)
