@@ -18,11 +18,12 @@ from analysis.paper.tables import Reproduction, reproduce
 from analysis.paper.text import to_csv, to_markdown, to_terminal
 from analysis.report.leaderboard import leaderboard_table
 from analysis.report.page import MAX_QUESTIONS, PAGE, ReportOptions, write_report
-from analysis.report.records import SweepRuns, load_runs, load_tournament, sweep_runs
+from analysis.report.records import load_runs, load_tournament
 from harness.commands import Json, new_app
 from harness.config.paths import paths_of_environment
-from harness.console import STDOUT, refuse, say, show
+from harness.console import STDERR, STDOUT, refuse, say, show
 from harness.files.atomic import to_json, write_atomically
+from harness.ledger.finished import SweepRuns, left_out, sweep_runs
 from harness.ledger.open import ledger_url as url_of
 
 app = new_app(f"Tables and pages from records that exist; nothing is trained, judged or rated here.\n\n\b\n{__doc__}")
@@ -114,7 +115,10 @@ def _chosen_runs(sweep: str | None, run_ids: list[str] | None, runs: Path, ledge
         return SweepRuns(run_ids=tuple(run_ids))
     if sweep is None:
         raise ValueError("nothing to report: name a --sweep, or runs with --run-id")
-    return sweep_runs(sweep, ledger_url or url_of(paths_of_environment(runs)))
+    chosen = sweep_runs(sweep, ledger_url or url_of(paths_of_environment(runs)))
+    if (line := left_out(sweep, chosen.unfinished)) is not None:
+        say(f"note: {line}", STDERR)
+    return chosen
 
 
 if __name__ == "__main__":

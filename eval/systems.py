@@ -30,8 +30,9 @@ from harness.console import STDERR, say
 from harness.devices.torch_device import resolve_device, resolved_quant, slow_dtype
 from harness.files.atomic import sha256_file
 from harness.files.hub import Missing
-from harness.ledger.open import existing_ledger, ledger_url, without_passwords
-from harness.ledger.tables import JobStatus
+from harness.files.names import file_name
+from harness.ledger.finished import left_out, sweep_runs
+from harness.ledger.open import ledger_url
 from harness.models.convert import checkpoint_folder
 from harness.models.locate import locate_model, weights_differ
 from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, bank_method, read_peft_config
@@ -209,36 +210,39 @@ def require_causal(name: str, kind: ModelKind) -> None:
 
 
 def chosen_systems(sweep: str | None, run_ids: Sequence[str], runs: Path | None) -> list[System]:
-    """The finished runs of a sweep, in its order, and those named.
+    """The runs that are named, and the finished runs of a sweep, in its order. A note says which are left out.
 
     Raises:
-        ValueError: no such sweep or run, or runs of the sweep that are not done.
+        ValueError: no such sweep or run, or a sweep of which nothing is done.
     """
     paths = paths_of_environment(runs)
     folder = Path(paths.runs)
-    wanted = list(run_ids)
-    if sweep is not None:
-        wanted += _sweep_runs(paths, sweep)
-    if not wanted:
+    if sweep is None and not run_ids:
         raise ValueError("nothing to measure: name a --sweep or a --run")
-    return [open_system(folder / run_id) for run_id in dict.fromkeys(wanted)]
+    named = [open_system(folder / run_id) for run_id in run_ids]
+    found = named if sweep is None else [*named, *_of_sweep(paths, sweep)]
+    unique: dict[str, System] = {}
+    for system in found:
+        unique.setdefault(system.run_id, system)
+    return list(unique.values())
 
 
-def _sweep_runs(paths: PathsConfig, sweep: str) -> list[str]:
-    url = ledger_url(paths)
-    ledger = existing_ledger(url)
-    try:
-        known = [row.name for row in ledger.sweeps()]
-        if sweep not in known:
-            where = without_passwords(url)
-            raise ValueError(f"--sweep {sweep}: no such sweep in {where}; known: {', '.join(known) or 'none'}")
-        rows = list(ledger.rows(sweep=sweep, kinds=["train"]))
-    finally:
-        ledger.close()
-    unfinished = [row.label for row in rows if row.status is not JobStatus.done]
-    if unfinished:
-        raise ValueError(f"--sweep {sweep}: not done yet: {', '.join(unfinished)}; run it again, or name runs by --run")
-    return [row.run_id for row in rows]
+def _of_sweep(paths: PathsConfig, sweep: str) -> list[System]:
+    """The runs of a sweep whose folders are whole; a note says which are left out."""
+    planned = sweep_runs(sweep, ledger_url(paths))
+    systems: list[System] = []
+    unfinished = list(planned.unfinished)
+    for run_id in planned.run_ids:
+        try:
+            systems.append(open_system(Path(paths.runs) / file_name(run_id, "run")))
+        except (OSError, ValueError) as error:
+            unfinished.append((run_id, str(error)))
+    line = left_out(sweep, unfinished)
+    if not systems:
+        raise ValueError(line or f"--sweep {sweep}: it has no runs")
+    if line is not None:
+        say_note(line)
+    return systems
 
 
 def _open_model(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | None]]]:

@@ -5,6 +5,7 @@ python -m sweeps plan +grid=table5
 python -m sweeps run model=llama7b,13b dataset=oasst1,flan
 python -m sweeps search --study rates model=smollm2 "train.learning_rate=float(1e-5,1e-3,log)"
 python -m sweeps status --sweep demo --watch
+python -m sweeps results demo --sort mmlu
 python -m sweeps show 1f8a
 python -m sweeps retry --failed --sweep demo
 python -m sweeps cancel --sweep demo
@@ -24,6 +25,7 @@ from rich.live import Live
 from harness.commands import Json, new_app
 from harness.config.paths import paths_of_environment
 from harness.console import STDERR, STDOUT, say, show
+from harness.ledger.database import Opening
 from harness.ledger.ledger import Ledger
 from harness.ledger.open import existing_ledger, ledger_url
 from harness.ledger.tables import JobStatus
@@ -35,11 +37,16 @@ Sweep = Annotated[str | None, typer.Option("--sweep", help="This sweep only; def
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="As for harness.run: +grid=table5, +experiment=demo, model=7b,13b ...")
 ]
+ConfigDir = Annotated[
+    Path | None,
+    typer.Option("--config-dir", help="A folder of your own choices and grids, laid out as conf/: model/mine.yaml."),
+]
 
 
 @app.command()
 def plan(
     overrides: Overrides = None,
+    config_dir: ConfigDir = None,
     every_run: Annotated[bool, typer.Option("--all", help="A row for each run, however many there are.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="The named grids: +grid=...")] = False,
     device_gb: Annotated[
@@ -50,16 +57,17 @@ def plan(
 ) -> None:
     """Show every run of a grid: its group, memory, tokens, time, disk; what is done, missing or too large."""
     from eval.benchmarks.registry import eval_config
-    from harness.config.compose import compose_grid
+    from harness.config.compose import all_folders, compose_grid
     from harness.devices.hardware import Hardware
     from sweeps.plan.planned import estimated, planned, print_plan
     from sweeps.plan.table import describe, grids_table, listed_grids
 
     if listed:
-        show(listed_grids(), grids_table(), as_json)
+        folders = all_folders(overrides or [], config_dir)
+        show(listed_grids(folders), grids_table(folders), as_json)
         return
     elsewhere = ["launch.device=cuda"] if device_gb else []  # so that `auto` means what it means there
-    configs = [point.config for point in compose_grid([*_required(overrides), *elsewhere], eval_config())]
+    configs = [point.config for point in compose_grid([*_required(overrides), *elsewhere], eval_config(), config_dir)]
     checked = planned(configs)
     others = [Hardware(f"a GPU of {size:g} GB", int(size * 1e9)) for size in device_gb or []]
     if not as_json:
@@ -73,6 +81,7 @@ def plan(
 @app.command()
 def run(
     overrides: Overrides = None,
+    config_dir: ConfigDir = None,
     allow_sqlite: Annotated[
         bool, typer.Option("--allow-sqlite", help="A SQLite ledger on a cluster, where all workers run on one machine.")
     ] = False,
@@ -83,8 +92,8 @@ def run(
     from sweeps.launch.launch import launch
 
     arguments = [*_required(overrides), *(["launch.allow_sqlite=true"] if allow_sqlite else [])]
-    configs = [point.config for point in compose_grid(arguments, eval_config())]
-    raise typer.Exit(launch(configs, ["python", "-m", "sweeps", "run", *arguments], STDOUT))
+    configs = [point.config for point in compose_grid(arguments, eval_config(), config_dir)]
+    raise typer.Exit(launch(configs, ["python", "-m", "sweeps", *sys.argv[1:]], STDOUT))
 
 
 @app.command()
@@ -100,6 +109,7 @@ def search(
         str, typer.Option("--objective", help="final_loss, or the benchmark that eval=... measures.")
     ] = "final_loss",
     seed: Annotated[int, typer.Option("--seed", help="Of the values that are drawn.")] = 0,
+    config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
     """Look for the best values of a space: key=int(a,b[,log]), float(a,b[,log]) or choice(a,b,...). Needs optuna."""
@@ -113,7 +123,7 @@ def search(
     wanted = parse_search(
         overrides, study=study, objective=objective, num_trials=trials, num_parallel=parallel, seed=seed
     )
-    exit_status, values = search_and_show(wanted, command, STDERR if as_json else STDOUT, as_json)
+    exit_status, values = search_and_show(wanted, command, STDERR if as_json else STDOUT, as_json, config_dir)
     if as_json:
         print(json.dumps(values))
     raise typer.Exit(exit_status)
@@ -141,6 +151,27 @@ def status(
             while True:
                 time.sleep(2)
                 live.update(status_table(read_status(ledger, sweep, folder)))
+
+
+@app.command()
+def results(
+    sweep: Annotated[str, typer.Argument(help="A sweep's name, as in `status`.")],
+    sort: Annotated[str | None, typer.Option("--sort", help="The best first, by a column: loss, mmlu ...")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV and nothing else on standard output.")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Every run of a sweep with its state, loss, time and scores."""
+    from sweeps.watch.results import read_results, results_csv, results_json, results_table
+
+    if as_csv and as_json:
+        raise ValueError("--csv and --json: give one of them")
+    with _ledger(runs) as ledger:
+        found = read_results(ledger, sweep, sort)
+    if as_csv:
+        print(results_csv(found), end="")
+    else:
+        show(results_json(sweep, found), results_table(sweep, found), as_json)
 
 
 @app.command("show")
@@ -171,7 +202,7 @@ def retry(
     statuses = [s for s, wanted in ((JobStatus.failed, failed), (JobStatus.cancelled, cancelled)) if wanted]
     if not statuses:
         raise ValueError("say which jobs to try again: --failed, --cancelled or both")
-    with _ledger(runs) as ledger:
+    with _ledger(runs, Opening.use) as ledger:
         if sweep is not None:
             _require_sweep(ledger, sweep)
         say(f"{ledger.requeue(statuses, sweep=sweep)} jobs are queued again")
@@ -186,7 +217,7 @@ def cancel(
     """Cancels a sweep's open jobs, but those that another sweep wants too. `retry --cancelled` brings them back."""
     from sweeps.launch.slurm import scancel, still_there, submissions
 
-    with _ledger(runs) as ledger:
+    with _ledger(runs, Opening.use) as ledger:
         _require_sweep(ledger, sweep)
         say(f"{ledger.cancel(sweep)} jobs cancelled")
     left = still_there(submissions(Path(paths_of_environment(runs).runs), sweep))
@@ -205,7 +236,7 @@ def pause(
     runs: Runs = None,
 ) -> None:
     """Keeps a sweep's queued jobs from being claimed; those under way go on."""
-    with _ledger(runs) as ledger:
+    with _ledger(runs, Opening.use) as ledger:
         _require_sweep(ledger, sweep)
         if resume:
             ledger.resume(sweep)
@@ -243,9 +274,9 @@ def _required(overrides: list[str] | None) -> list[str]:
     return overrides
 
 
-def _ledger(runs: Path | None) -> AbstractContextManager[Ledger]:
+def _ledger(runs: Path | None, opening: Opening = Opening.look) -> AbstractContextManager[Ledger]:
     """Opens the ledger, which has to exist, and closes it at the end of a `with`."""
-    return closing(existing_ledger(ledger_url(paths_of_environment(runs))))
+    return closing(existing_ledger(ledger_url(paths_of_environment(runs)), opening))
 
 
 def _require_sweep(ledger: Ledger, sweep: str) -> None:

@@ -15,7 +15,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from eval.benchmarks.registry import eval_config
-from harness.config.compose import Point, check_command_line, first_cause, named_grids, register, to_config
+from harness.config.compose import (
+    Point,
+    all_folders,
+    check_command_line,
+    first_cause,
+    named_grids,
+    register,
+    to_config,
+)
 from harness.config.schema import Config
 from harness.console import STDOUT, friendly_errors, refuse, version
 from sweeps.launch.launch import launch
@@ -41,10 +49,11 @@ def _compose_and_run(arguments: Sequence[str]) -> None:
     """Lets Hydra compose what the arguments ask for; Hydra itself reads `sys.argv`."""
     typed = command_line()  # before named grids are spelled out in it
     try:
-        sys.argv[1:] = named_grids([FLAGS.get(argument, argument) for argument in arguments])
-        if problems := check_command_line(sys.argv[1:], eval_config()):
+        folders = all_folders(arguments)
+        sys.argv[1:] = named_grids([FLAGS.get(argument, argument) for argument in arguments], folders)
+        if problems := check_command_line(sys.argv[1:], eval_config(), folders):
             refuse(problems)
-        register(partial(run_points, typed), eval_config())
+        register(partial(run_points, typed), eval_config(), folders)
         _single()
     except (HydraException, OmegaConfBaseException) as error:
         refuse([first_cause(error, eval_config())])

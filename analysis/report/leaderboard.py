@@ -20,7 +20,8 @@ from rich.text import Text
 
 from analysis.report.matches import Tally, pair_tallies, tally_systems
 from analysis.report.records import Run, Tournament
-from harness.files.atomic import csv_text, write_atomically, write_json
+from harness.config.schema import DType, QuantMethod, quant_label
+from harness.files.atomic import write_atomically, write_json
 from harness.runs.scores import MeasuredScore
 
 MISSING = "\N{EN DASH}"
@@ -182,7 +183,7 @@ def _run_columns(run: Run | None) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "model": run.setting("model", "name"),
         "dataset": run.setting("dataset", "name"),
-        "quant": run.setting("quant", "name") or run.setting("quant", "method"),
+        "quant": _quant(run),
         "adapter": adapter_name(run),
         "final_loss": record.final_loss,
         "train_seconds": record.train_seconds,
@@ -194,6 +195,16 @@ def _run_columns(run: Run | None) -> dict[str, Any]:
         columns |= {"mmlu_macro": macro.value, "mmlu_macro_low": macro.low, "mmlu_macro_high": macro.high}
         columns["mmlu_n"] = mmlu.num_questions
     return columns
+
+
+def _quant(run: Run) -> str | None:
+    """The word that the run's label has for it."""
+    name: str | None = run.setting("quant", "name") or run.setting("quant", "method")
+    try:
+        method, dtype = QuantMethod(run.setting("quant", "method")), DType(run.setting("quant", "compute_dtype"))
+    except ValueError:  # a record without them
+        return name
+    return quant_label(name or "", method, dtype)
 
 
 def _rating_columns(elo: dict[str, Any], bradley_terry: dict[str, Any]) -> dict[str, Any]:

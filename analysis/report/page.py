@@ -22,7 +22,7 @@ from analysis.report.formats import FILTERS
 from analysis.report.judging import bias_view, judge_view
 from analysis.report.leaderboard import LeaderboardRow, leaderboard_rows, write_leaderboard, write_scores
 from analysis.report.matches import pair_tallies
-from analysis.report.records import Run, SweepRuns, Tournament
+from analysis.report.records import Run, Tournament
 from analysis.report.sections import (
     curves_view,
     leaderboard_view,
@@ -35,6 +35,7 @@ from analysis.report.sections import (
 from eval.ratings.comparisons import probability
 from eval.verdicts.codes import NULL_SYSTEM
 from harness.files.atomic import write_atomically
+from harness.ledger.finished import SweepRuns
 
 PAGE = "index.html"
 MAX_QUESTIONS = 100

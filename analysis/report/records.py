@@ -16,8 +16,6 @@ from eval.answers.questions import join_turns
 from eval.judging.store import recorded_judges
 from eval.verdicts.table import load_verdicts
 from harness.files.atomic import read_jsonl
-from harness.ledger.open import existing_ledger, without_passwords
-from harness.ledger.tables import JobStatus
 from harness.runs.estimate import Estimate
 from harness.runs.record import METRICS_FILE, RunRecord, load_record
 from harness.runs.scores import MeasuredScore, measured_scores
@@ -87,39 +85,6 @@ class Tournament:
     verdicts: tuple[Verdict, ...]
     ratings: dict[str, Any] | None  # ratings.json
     judges: tuple[Judge, ...]  # those of the verdicts, with what is recorded of them
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepRuns:
-    """The runs of a sweep that can be reported, and why others can't."""
-
-    run_ids: tuple[str, ...]
-    unfinished: tuple[tuple[str, str], ...] = ()  # (label, why)
-    command: str | None = None  # as the ledger recorded it
-
-
-def sweep_runs(sweep: str, ledger_url: str) -> SweepRuns:
-    """The sweep's training jobs, from the ledger.
-
-    Raises:
-        ValueError: the ledger knows no such sweep, or can't be opened.
-    """
-    ledger = existing_ledger(ledger_url)
-    try:
-        known = {row.name: row for row in ledger.sweeps()}
-        if sweep not in known:
-            where = without_passwords(ledger_url)
-            raise ValueError(f"no sweep {sweep!r} in {where}; it has {', '.join(known) or 'none'}")
-        jobs = list(ledger.rows(sweep=sweep, kinds=[TRAIN]))
-    finally:
-        ledger.close()
-    return SweepRuns(
-        run_ids=tuple(job.run_id for job in jobs if job.status is JobStatus.done),
-        unfinished=tuple(
-            (job.label, job.reason or str(job.status)) for job in jobs if job.status is not JobStatus.done
-        ),
-        command=known[sweep].command or None,
-    )
 
 
 def load_runs(runs: Path, run_ids: Sequence[str]) -> tuple[Run, ...]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from eval.benchmarks.dataset_rows import EvalRows
 from harness.config.schema import DatasetConfig, ModelKind, PathsConfig
 from harness.files.atomic import write_json
+from harness.files.names import file_name
 from harness.progress import Progress
 from harness.runs.estimate import Estimate, Interval
 
@@ -147,7 +148,7 @@ def result_values(benchmark: Benchmark, result: Result) -> dict[str, Any]:
 def save_results(benchmark: Benchmark, results: Mapping[str, Result], out: Path) -> None:
     """Writes `<out>/<benchmark>.json`, of several systems in a folder each."""
     for name, result in results.items():
-        folder = out if len(results) == 1 else out / name
+        folder = out if len(results) == 1 else out / file_name(name, "system")
         write_json(folder / f"{benchmark.name}.json", result_values(benchmark, result))
 
 

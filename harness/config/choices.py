@@ -10,6 +10,8 @@ import yaml
 from harness.config.schema import DatasetConfig, ModelConfig, QuantConfig, typed
 
 CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
+Folders = Sequence[Path]
+OURS: Folders = (CONF_FOLDER,)  # where choices are looked for unless the user names more
 
 
 def model_choice(name_or_path: str) -> ModelConfig:
@@ -38,22 +40,32 @@ def quant_choice(name: str) -> QuantConfig:
     return chosen
 
 
-def load_choice(group: str, name: str) -> dict[str, Any]:
+def load_choice(group: str, name: str, folders: Folders = OURS) -> dict[str, Any]:
     """The values of one YAML file, with those of the files that its `defaults` name.
 
     Raises:
         ValueError: no such choice.
     """
-    path = CONF_FOLDER / group / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        raise ValueError(f"{group} {name!r}: no such choice in conf/{group}, and no such folder.{near(name, known)}")
+    path = next((file for folder in folders if (file := folder / group / f"{name}.yaml").is_file()), None)
+    if path is None:
+        hint = near(name, choices(group, folders))
+        raise ValueError(f"{group} {name!r}: no such choice in conf/{group}, and no such folder.{hint}")
     values: dict[str, Any] = yaml.safe_load(path.read_text())
     merged: dict[str, Any] = {}
     for default in values.pop("defaults", []):
         if default not in ("schema", "_self_"):
-            merged |= load_choice(group, default)
+            merged |= load_choice(group, default, folders)
     return merged | values
+
+
+def choices(group: str, folders: Folders = OURS) -> list[str]:
+    """The files of a config group."""
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def is_group(key: str, folders: Folders = OURS) -> bool:
+    """Whether a key names a config group, whose value is the name of a file."""
+    return any((folder / key).is_dir() for folder in folders)
 
 
 def near(word: str, known: Sequence[str]) -> str:

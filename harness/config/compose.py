@@ -14,26 +14,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
-from hydra._internal.utils import get_args_parser
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config.choices import CONF_FOLDER, load_choice, near
+from harness.config.choices import CONF_FOLDER, OURS, Folders, choices, is_group, load_choice, near
 from harness.config.evaluations import Evals, blank_config, nested_key, nested_settings, refuse_values
-from harness.config.grids import Skip, Variant, choice_texts, expand, with_named_grids
+from harness.config.folders import user_folders, without_search_path
+from harness.config.grids import ONE_TO_A_SWEEP, Skip, Variant, choice_texts, expand, with_named_grids
 from harness.config.prototypes import Prototypes, parsed
+from harness.config.remedies import deletion_problem, empty_sweep_problem, unreadable, varying_problem
 from harness.config.schema import (
     AdapterConfig,
     Config,
@@ -83,12 +89,13 @@ class Point:
 RunPoints = Callable[[Callable[[], list[Point]]], None]
 
 
-def register(run_points: RunPoints, evals: Evals = EvalConfig) -> None:
+def register(run_points: RunPoints, evals: Evals = EvalConfig, folders: Folders = OURS) -> None:
     """Makes the schema and the sweeper known to Hydra.
 
     Args:
         run_points: gets what composes all points at once.
         evals: the schema of the group `eval`; EvalConfig itself knows no benchmark.
+        folders: where choices and grids are looked for.
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=blank_config(evals))
@@ -96,6 +103,7 @@ def register(run_points: RunPoints, evals: Evals = EvalConfig) -> None:
         store.store(group=group, name="schema", node=schema if group != "eval" else blank_config(evals).eval)
     GridSweeper.run_points = run_points
     GridSweeper.evals = evals
+    GridSweeper.folders = folders
     _install_plugin(GridSweeper)
     store.store(group="hydra/sweeper", name="grid", node={"_target_": f"{_PLUGIN_MODULE}.GridSweeper"})
 
@@ -119,96 +127,178 @@ class GridSweeper(Sweeper):
 
     run_points: RunPoints
     evals: Evals
+    folders: Folders
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.loader = hydra_context.config_loader
+        """Nothing of Hydra's own context is needed: `sweep` composes by itself."""
 
     def sweep(self, arguments: list[str]) -> None:
-        type(self).run_points(lambda: compose_points(self.loader, arguments, type(self).evals))
+        cls = type(self)
+        cls.run_points(lambda: _compose(without_search_path(arguments), cls.evals, cls.folders))
 
 
-def compose_grid(overrides: Sequence[str], evals: Evals = EvalConfig) -> list[Point]:
+def compose_grid(
+    overrides: Sequence[str], evals: Evals = EvalConfig, config_dir: str | Path | None = None
+) -> list[Point]:
     """As `python -m harness.run -m OVERRIDES` composes it, for callers that aren't Hydra's main.
 
     Args:
         overrides: `key=value` each.
         evals: the schema of the group `eval`, as for `register`.
+        config_dir: a folder of the user's own choices and grids, as `hydra.searchpath` names more.
 
     Raises:
         ConfigError: all mistakes together.
     """
-    spelled = named_grids(overrides)
-    if problems := check_overrides(spelled, evals=evals):
+    folders = all_folders(overrides, config_dir)
+    spelled = named_grids(without_search_path(overrides), folders)
+    if problems := check_overrides(spelled, evals=evals, folders=folders):
         raise ConfigError(problems)
-    register(lambda compose: None, evals)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
-        try:
-            return compose_points(GlobalHydra.instance().config_loader(), spelled, evals)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError([first_cause(error, evals)]) from None
-
-
-def named_grids(arguments: Sequence[str]) -> list[str]:
-    """A command line with `+grid=table5` spelled out. Raises ConfigError for a grid that isn't there."""
+    register(lambda compose: None, evals, folders)
     try:
-        return with_named_grids(arguments)
+        return _compose(spelled, evals, folders)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([first_cause(error, evals)]) from None
+
+
+def _compose(overrides: Sequence[str], evals: Evals, folders: Folders) -> list[Point]:
+    """By a loader of our own, that looks into the user's folders too."""
+    version.setbase("1.3")
+    before = get_gh_backup()
+    search_path = create_config_search_path(str(folders[0]))
+    for folder in folders[1:]:
+        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    try:
+        GlobalHydra.instance().clear()
+        loader = Hydra.create_main_hydra2("app", search_path).config_loader
+        return compose_points(loader, overrides, evals, folders)
+    finally:
+        restore_gh_from_backup(before)
+
+
+def all_folders(arguments: Sequence[str], config_dir: str | Path | None = None) -> Folders:
+    """This project's folder of choices, then those that the command line names. Raises ConfigError for a bad one."""
+    try:
+        return (CONF_FOLDER, *user_folders(arguments, config_dir))
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from None
 
 
-def compose_points(loader: ConfigLoader, arguments: Sequence[str], evals: Evals = EvalConfig) -> list[Point]:
+def named_grids(arguments: Sequence[str], folders: Folders = OURS) -> list[str]:
+    """A command line with `+grid=table5` spelled out. Raises ConfigError for a grid that isn't there."""
+    try:
+        return with_named_grids(arguments, folders)
+    except ValueError as error:
+        raise ConfigError(str(error).splitlines()) from None
+
+
+def compose_points(
+    loader: ConfigLoader, arguments: Sequence[str], evals: Evals = EvalConfig, folders: Folders = OURS
+) -> list[Point]:
     """Every point of the grid that the overrides and `grid`, the experiment's or a named one, span.
 
     Raises:
         ConfigError: all mistakes of all points together.
     """
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
-    fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-    axes = {o.get_key_element(): [_value_of(c) for c in _choices(o)] for o in parsed if o.is_sweep_override()}
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+    fixed, axes = _fixed_and_axes(overrides, folders)
     grid: list[dict[str, Any]] = OmegaConf.to_container(_load(loader, fixed).grid)  # type: ignore[assignment]
-    named = frozenset(str(override.key_or_group) for override in parsed)
+    named = frozenset(str(override.key_or_group) for override in overrides)
     prototypes = Prototypes(loader, fixed, partial(_load, loader), partial(to_config, evals=evals))
     points: dict[tuple[str, ...], Point] = {}
     tried: dict[tuple[str, ...], str | None] = {}  # overrides -> what is wrong with them
     num_wrong = 0
-    for variant in _variants(grid, axes, named):
+    for variant in _variants(grid, axes, named, folders):
         own = tuple(f"{key}={value}" for key, value in variant.choices.items())
-        overrides = (*fixed, *own)
-        if overrides in tried or num_wrong == MAX_WRONG_POINTS:
+        all_overrides = (*fixed, *own)
+        if all_overrides in tried or num_wrong == MAX_WRONG_POINTS:
             continue
-        tried[overrides] = None
+        tried[all_overrides] = None
         try:
             config = prototypes.config(own)
-            if not any(is_left_out(config, skip) for skip in variant.skips):
-                points[overrides] = Point(overrides, config)
+            _require_same_grid(config, grid)
+            if not any(is_left_out(config, skip, folders) for skip in variant.skips):
+                points[all_overrides] = Point(all_overrides, config)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            tried[overrides] = first_cause(error, evals)
+            tried[all_overrides] = first_cause(error, evals)
             num_wrong += 1
     if not points or num_wrong:
         raise ConfigError(_point_problems(tried, set(fixed)) or [f"{' '.join(arguments)}: no grid point"])
+    if problems := one_to_a_sweep_problems([point.config for point in points.values()]):
+        raise ConfigError(problems)
     return list(points.values())
 
 
-def _variants(grid: list[dict[str, Any]], axes: dict[str, list[str]], named: frozenset[str]) -> list[Variant]:
+def _fixed_and_axes(overrides: Sequence[Override], folders: Folders) -> tuple[list[str], dict[str, list[str]]]:
+    """What all points share, and what varies; of a key that is given twice the later counts, as Hydra has it."""
+    fixed: list[str] = []
+    axes: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.type is OverrideType.CHANGE:
+            axes.pop(key, None)
+        if override.is_sweep_override():
+            axes[key] = [_value_of(choice) for choice in _choices(override)]
+        elif not override.is_delete() and any(_overlap(key, axis, folders) for axis in axes):
+            axes[key] = [_value_of(str(override.input_line))]  # in its turn: after what varies
+        else:
+            fixed.append(str(override.input_line))
+    return fixed, axes
+
+
+def _overlap(key: str, other: str, folders: Folders) -> bool:
+    """Whether one key is the other, or a part of it. Choices of groups come first, wherever they stand."""
+    one, two = key.lstrip("+~"), other.lstrip("+~")
+    if is_group(one, folders) or is_group(two, folders):
+        return one == two
+    return one == two or one.startswith(f"{two}.") or two.startswith(f"{one}.")
+
+
+def _variants(
+    grid: list[dict[str, Any]], axes: dict[str, list[str]], named: frozenset[str], folders: Folders
+) -> list[Variant]:
     try:
-        return list(expand(grid, axes, named))
+        return list(expand(grid, axes, named, folders))
     except ValueError as error:
         raise ConfigError([str(error)]) from None
 
 
-def is_left_out(config: Config, skip: Skip) -> bool:
+def _require_same_grid(config: Config, grid: list[dict[str, Any]]) -> None:
+    """Raises ValueError for a point whose own choice brings another grid, which nobody would expand."""
+    if config.grid and config.grid != grid:
+        raise ValueError("an experiment with a grid of its own can't be one of several; give a command for each")
+
+
+def one_to_a_sweep_problems(configs: Sequence[Config]) -> list[str]:
+    """A problem for each key of launch, paths or tracking, or the name, that differs: a sweep has one value of it."""
+    first = configs[0]
+    differing: dict[str, None] = {}
+    for config in configs:
+        for name in ("launch", "paths", "tracking", "sweep_name"):
+            one, other = getattr(first, name), getattr(config, name)
+            if one is not other and one != other:
+                differing.update(dict.fromkeys(_differing_keys(name, one, other)))
+    return [varying_problem(key) for key in differing]
+
+
+def _differing_keys(name: str, one: Any, other: Any) -> list[str]:
+    if not is_dataclass(one):
+        return [name]
+    return [f"{name}.{f.name}" for f in fields(one) if getattr(one, f.name) != getattr(other, f.name)]
+
+
+def is_left_out(config: Config, skip: Skip, folders: Folders = OURS) -> bool:
     """Whether a point is one that a block's `skip` names, by what it resolves to: `65b` leaves out `llama65b` too.
 
     Raises:
         ValueError: a key that no config has, or a choice that no group has.
     """
-    return all(_is_one_of(config, key, value) for key, value in skip.items())
+    return all(_is_one_of(config, key, value, folders) for key, value in skip.items())
 
 
-def _is_one_of(config: Config, key: str, value: Any) -> bool:
-    if (CONF_FOLDER / key).is_dir():
-        names = [load_choice(key, name).get("name", name) for name in choice_texts(value)]
+def _is_one_of(config: Config, key: str, value: Any, folders: Folders) -> bool:
+    if is_group(key, folders):
+        names = [load_choice(key, name, folders).get("name", name) for name in choice_texts(value)]
         return getattr(getattr(config, key, None), "name", None) in names
     found: Any = config
     for part in key.split("."):
@@ -254,19 +344,22 @@ def to_config(composed: DictConfig, evals: Evals = EvalConfig) -> Config:
     return config
 
 
-def check_command_line(arguments: Sequence[str], evals: Evals = EvalConfig) -> list[str]:
+def check_command_line(arguments: Sequence[str], evals: Evals = EvalConfig, folders: Folders = OURS) -> list[str]:
     """Mistakes among `sys.argv[1:]`, all of them; Hydra's own options (`-m`, `--cfg job`) are passed over."""
     options = get_args_parser().parse_args(list(arguments))
-    return check_overrides(options.overrides, several=options.multirun, evals=evals)
+    return check_overrides(options.overrides, several=options.multirun, evals=evals, folders=folders)
 
 
-def check_overrides(arguments: Sequence[str], several: bool = True, evals: Evals = EvalConfig) -> list[str]:
+def check_overrides(
+    arguments: Sequence[str], several: bool = True, evals: Evals = EvalConfig, folders: Folders = OURS
+) -> list[str]:
     """Mistakes in overrides, with their near matches: unknown choices, unknown keys, values of another type.
 
     Args:
         arguments: `key=value` each.
         several: is it a grid (`-m`), where a key may have several values?
         evals: the schema of the group `eval`, as for `register`.
+        folders: where choices are looked for.
     """
     problems: list[str] = []
     blank = blank_config(evals)  # to try values on, one after the other: each is judged by its own type alone
@@ -274,28 +367,37 @@ def check_overrides(arguments: Sequence[str], several: bool = True, evals: Evals
         try:
             override = parsed(text)
         except HydraException as error:
-            problems.append(f"{text}: not an override of the form key=value ({str(error).splitlines()[0]})")
+            problems.append(unreadable(text, error))
             continue
-        if override.key_or_group.startswith("hydra"):
-            continue
-        if override.is_sweep_override() and not several:
-            problems.append(f"{text}: several values are a grid: add -m; one value that is a list is [a,b]")
-        elif override.is_sweep_override() and not override.is_discrete_sweep():
-            problems.append(f"{text}: a grid needs single values: a,b or choice(a,b) or range(first,end)")
-        else:
-            problems += _check_override(override, evals, blank)
+        if not override.key_or_group:
+            problems.append(f"{text}: there is no key before the =; expected key=value")
+        elif override.is_sweep_override() and (problem := _sweep_problem(override, several, folders)):
+            problems.append(problem)
+        elif not override.key_or_group.startswith("hydra"):
+            problems += _check_override(override, evals, blank, folders)
     return problems
 
 
-def choices(group: str) -> list[str]:
-    """The files of a config group."""
-    return sorted(path.stem for path in (CONF_FOLDER / group).glob("*.yaml"))
+def _sweep_problem(override: Override, several: bool, folders: Folders) -> str | None:
+    """Why a key can't have these several values."""
+    text, key = override.input_line, override.key_or_group
+    if key.partition(".")[0] in ONE_TO_A_SWEEP:
+        return varying_problem(str(text))
+    if not several:
+        return f"{text}: several values are a grid: add -m; one value that is a list is [a,b]"
+    if not override.is_discrete_sweep():
+        return f"{text}: a grid needs single values: a,b or choice(a,b) or range(first,end)"
+    known = choices(key, folders) if is_group(key, folders) else None
+    return empty_sweep_problem(override, known)
 
 
-def _check_override(override: Override, evals: Evals, blank: DictConfig) -> Iterator[str]:
+def _check_override(override: Override, evals: Evals, blank: DictConfig, folders: Folders) -> Iterator[str]:
     key = override.key_or_group
-    if (CONF_FOLDER / key).is_dir():
-        known = choices(key)
+    if override.is_delete() and (problem := deletion_problem(override, _owner(key, evals), is_group(key, folders))):
+        yield problem
+        return
+    if is_group(key, folders):
+        known = choices(key, folders)
         for value in _values(override):
             if value not in known:
                 yield f"{key}={value}: no such {key}.{near(value, known)}"
@@ -320,10 +422,25 @@ def _check_override(override: Override, evals: Evals, blank: DictConfig) -> Iter
         yield from _type_problem(key, text, blank)
 
 
+def _owner(key: str, evals: Evals) -> type | None:
+    """The dataclass that has this key as a field; None below a free-form mapping."""
+    schema: Any = Config
+    *above, last = key.split(".")
+    for part in above:
+        schema = evals if part == "eval" and schema is Config else _field_type(schema, part)
+        if not is_dataclass(schema):
+            return None
+    assert isinstance(schema, type)
+    return schema if last in {f.name for f in fields(schema)} else None
+
+
 def _type_problem(key: str, text: str, blank: DictConfig) -> Iterator[str]:
     """What OmegaConf says of `key=text` when it doesn't fit the schema; interpolations are not judged."""
     value = parsed(f"{key}={text}").value()
     if isinstance(value, str) and "${" in value:
+        return
+    if value == MISSING:
+        yield f"{key}={text}: {MISSING} stands for a value that is still to be given; give one"
         return
     try:
         OmegaConf.update(blank, key, value)

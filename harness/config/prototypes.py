@@ -3,13 +3,15 @@
 A group's choice fills its own part of the config and no other, as long as its file says so: no `@package`, and
 in its defaults list nothing but files of its own folder. So the first point that brings a new choice is composed
 by Hydra whole and taken apart; later points are put together from such parts, with their own values set
-in them. Whatever is not understood here (other groups, additions, deletions, interpolations, nested keys, a
-defaults list that depends on a choice, a value that its field refuses) goes through Hydra itself, for that point.
+in them, and interpolations that name other keys are resolved last. Whatever is not understood here (other groups,
+additions, deletions, resolvers, nested keys, a defaults list that depends on a choice, a value that its field refuses)
+goes through Hydra itself, for that point.
 """
 
 import re
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -24,13 +26,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.config.interpolations import NotFollowedError, Place, interpolated, with_interpolations
 from harness.config.schema import Config
 
 PRIMARY = "config"
 _OWN_SCHEMA = "schema"  # of each group, from Hydra's ConfigStore
 _WHOLE_NUMBER = re.compile(r"([A-Za-z_][A-Za-z_.]*)=(0|-?[1-9][0-9]*)")
 _WORD = re.compile(r"\w+")
-_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")  # the only interpolation that no other key can change
 _GROUPS: dict[str, type] = {
     name: kind for name, kind in typing.get_type_hints(Config).items() if isinstance(kind, type) and is_dataclass(kind)
 }
@@ -91,6 +93,7 @@ class Prototypes:
         self._parts: dict[str, _Part] = {}
         self._tops: dict[tuple[str, ...], Config] = {}  # by `rest`
         self._typed: dict[tuple[Any, ...], Any] = {}  # a group's objects, by all that made them
+        self._interpolated: dict[tuple[Any, ...], dict[Place, str]] = {}  # by the keys of `_tops` and `_typed`
         self._blank: dict[str, DictConfig] = {}
         self._independent: dict[tuple[str, ...], bool] = {}
         self._simple: dict[tuple[str, str], bool] = {}
@@ -123,7 +126,11 @@ class Prototypes:
         groups = {group: self._group(asked, group) for group in _GROUPS}
         if any(part is None for part in groups.values()):
             return None
-        return replace(self._tops[asked.rest], **groups)
+        config = replace(self._tops[asked.rest], **groups)
+        texts = dict(self._interpolated[asked.rest])
+        for group in _GROUPS:
+            texts |= self._interpolated[_prototype_key(asked, group)]
+        return with_interpolations(config, texts) if texts else config
 
     def _group(self, asked: _Asked, group: str) -> Any:
         values = asked.values.get(group, {})
@@ -151,12 +158,19 @@ class Prototypes:
 
     def _take_apart(self, asked: _Asked, composed: DictConfig, config: Config) -> None:
         plain: Any = OmegaConf.to_container(composed, resolve=False)
-        if any(_depends(value) for key, value in plain.items() if key not in (*_GROUPS, "hydra")):
+        outside = {key: value for key, value in plain.items() if key not in (*_GROUPS, "hydra")}
+        try:
+            texts = interpolated(outside, config)
+        except NotFollowedError:
             return
         self._tops[asked.rest] = config
+        self._interpolated[asked.rest] = texts
         for group in _GROUPS:
-            if not _depends(plain[group]):
-                self._typed[_prototype_key(asked, group)] = getattr(config, group)
+            part = getattr(config, group)
+            with suppress(NotFollowedError):
+                key = _prototype_key(asked, group)
+                self._interpolated[key] = interpolated(plain[group], part, (group,))
+                self._typed[key] = part
 
     def _asked(self, own: Sequence[str]) -> _Asked | None:
         """None where the order of the overrides matters: keys twice, or one above another."""
@@ -195,7 +209,7 @@ class Prototypes:
             return something_else
         value = override.value()
         group, _, field = key.partition(".")
-        if group not in _GROUPS or "${" in text or "???" in text:
+        if group not in _GROUPS or "${" in str(value) or "???" in str(value):  # a sweep escapes them in its text
             return something_else
         if not field:
             if isinstance(value, str) and self._is_simple(group, value):
@@ -270,12 +284,3 @@ def _is_interpolated(default: InputDefault) -> bool:
     if isinstance(default, GroupDefault):
         return "${" in f"{default.group} {default.value}"
     return "${" in str(default.path) if isinstance(default, ConfigDefault) else True
-
-
-def _depends(plain: Any) -> bool:
-    """Whether plain values hold an interpolation that another key could change."""
-    if isinstance(plain, dict):
-        return any(_depends(value) for value in plain.values())
-    if isinstance(plain, (list, tuple)):
-        return any(_depends(value) for value in plain)
-    return isinstance(plain, str) and "${" in plain and _ENVIRONMENT.fullmatch(plain) is None

@@ -10,6 +10,7 @@ Source of the defaults: QLoRA, arXiv 2305.14314, section 5 and appendix B, and i
 `SlurmConfig` and `RayConfig` say what a worker asks of a cluster; they are parts of `launch`.
 """
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -60,6 +61,9 @@ class AdapterMethod(Enum):
 
 
 ALL_LINEAR = "all-linear"  # in `adapter.targets`: every linear layer but lm_head
+_INTERPOLATION = re.compile(r"(\\*)\$\{")
+_LAYER_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # as papers list them
+_SHORT_DTYPES = {DType.float32: "fp32", DType.bfloat16: "bf16", DType.float16: "fp16", DType.auto: "auto"}
 SHORTEST_ROW_TOKENS = 2048  # of a forward pass where `train.max_microbatch_tokens` is null: it fits any device
 SHARED_BASE_METHODS = frozenset({AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora})
 
@@ -249,6 +253,16 @@ class QuantConfig:
         if isinstance(self.block_size, int) and self.block_size not in (64, 128, 256, 512, 1024, 2048, 4096):
             raise ValueError(f"quant.block_size={self.block_size}: bitsandbytes takes a power of two from 64 to 4096")
 
+    @property
+    def label(self) -> str:
+        """The word of labels, tables and pages: the choice's name, and of unquantized weights their data type."""
+        return quant_label(self.name, self.method, self.compute_dtype)
+
+
+def quant_label(name: str, method: QuantMethod, dtype: DType) -> str:
+    """As `QuantConfig.label`, of values that a record holds."""
+    return _SHORT_DTYPES[dtype] if method is QuantMethod.none else name
+
 
 @dataclass(slots=True, kw_only=True)
 class AdapterConfig:
@@ -265,8 +279,18 @@ class AdapterConfig:
         require(self, "adapter", 1e-9, "lora_r", "lora_alpha")
         if isinstance(self.targets, list) and not self.targets:
             raise ValueError("adapter.targets=[]: name at least one linear layer, or all-linear")
+        if isinstance(self.targets, list):
+            self.targets = _in_order(self.targets)
         if isinstance(self.lora_dropout, float) and not 0 <= self.lora_dropout < 1:
             raise ValueError(f"adapter.lora_dropout={self.lora_dropout}: expected a probability from 0 to below 1")
+
+
+def _in_order(targets: list[str]) -> list[str]:
+    """The same layers in one order, each once, so that equal sets are one run."""
+    if ALL_LINEAR in targets:
+        return [ALL_LINEAR]
+    known = [name for name in _LAYER_ORDER if name in targets]
+    return [*known, *sorted(set(targets) - set(known))]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -469,7 +493,19 @@ def require(config: Any, group: str, least: float, *keys: str) -> None:
 
 
 def typed(kind: type, values: dict[str, Any]) -> Any:
-    """Makes a checked object of the dataclass `kind` from plain values; OmegaConf refuses a wrong key or type."""
+    """Makes a checked object of the dataclass `kind` from plain values; OmegaConf refuses a wrong key or type.
+
+    The values are data, of other people perhaps: a `${...}` in them stays what it is and is never resolved.
+    """
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), _literal(values)))
+
+
+def _literal(value: Any) -> Any:
+    """The value with its interpolations escaped, as OmegaConf reads them back to the same text."""
+    if isinstance(value, str):
+        return _INTERPOLATION.sub(lambda found: 2 * found[1] + "\\${", value)
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    return [_literal(item) for item in value] if isinstance(value, (list, tuple)) else value

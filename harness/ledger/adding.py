@@ -56,6 +56,14 @@ def refresh_jobs(connection: sa.Connection, again: Sequence[Job]) -> None:
     connection.execute(change, rows)
 
 
+def wanted_elsewhere(connection: sa.Connection, job_ids: Collection[str], sweep: str | None) -> set[str]:
+    """Those of the jobs that another sweep wants, one that is not cancelled."""
+    query = sa.select(sweep_jobs.c.job_id).join(sweeps, sweeps.c.name == sweep_jobs.c.sweep)
+    query = query.where(sweeps.c.state != SweepState.cancelled, sweeps.c.name != (sweep or ""))
+    parts = (connection.scalars(query.where(sweep_jobs.c.job_id.in_(part))) for part in chunks(job_ids))
+    return {job_id for part in parts for job_id in part}
+
+
 def touch_sweep(connection: sa.Connection, name: str, now: sa.ColumnElement[float]) -> None:
     """Adds the sweep if it is new, and makes a cancelled one active again."""
     state = connection.scalar(sa.select(sweeps.c.state).where(sweeps.c.name == name))

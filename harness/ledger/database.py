@@ -14,9 +14,14 @@ Source: SQLite's "Write-Ahead Logging" and "Result and Error Codes"; PostgreSQL 
 """
 
 import os
+import re
+import shutil
 import stat
+import tempfile
 import time
+import urllib.parse
 from collections.abc import Callable
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from threading import Lock
@@ -25,13 +30,17 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from harness.ledger.passwords import url_without_password, without_passwords
 from harness.ledger.tables import SCHEMA_VERSION, LedgerError, LedgerUnavailableError, jobs, meta, metadata
 
 T = TypeVar("T")
 Clock = Callable[[], float]
 
-WAIT_SECONDS = 60.0  # a database locked or gone is waited for so long
+WAIT_SECONDS = 60.0  # a database locked or out of reach is waited for so long
+GONE_SECONDS = 10.0  # a file that is not there any more, so that all who wait for it have ended within a minute
 _RETRY_SECONDS = 0.2
+POSTGRESQL = "postgresql://USER@HOST/DATABASE"
+_LIKE_A_URL = re.compile(r"(postgres\w*|mysql|mariadb|sqlite)(\+\w+)?:|(postgres\w*|mysql)//", re.IGNORECASE)
 _ADVISORY_KEY = 0x514C4F5241  # "QLORA"; any number that other users of the server don't take
 _SQLITE_NOW = sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Double)  # to the millisecond
 _POSTGRES_NOW = sa.literal_column("CAST(extract(epoch from clock_timestamp()) AS double precision)", sa.Double)
@@ -47,12 +56,27 @@ class Access(Enum):
     rearrange = "rearrange"
 
 
+class Opening(Enum):
+    """What opening a ledger may do: make one that isn't there, use what is there, or only look at it."""
+
+    make = "make"
+    use = "use"
+    look = "look"
+
+
 class Database:
     """The connections of one process to a ledger. Threads may share it; after a fork it makes new connections."""
 
-    def __init__(self, url_or_path: str | Path, clock: Clock | None = None, wait_seconds: float = WAIT_SECONDS):
+    def __init__(
+        self,
+        url_or_path: str | Path,
+        clock: Clock | None = None,
+        wait_seconds: float = WAIT_SECONDS,
+        opening: Opening = Opening.make,
+    ):
         self.url = database_url(url_or_path)
-        self.name = self.url.render_as_string(hide_password=True)
+        self._opening = opening
+        self.name = without_passwords(self.url.render_as_string(hide_password=True))
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._path = Path(self.url.database or "") if self.is_sqlite else None
         self._clock = clock
@@ -62,6 +86,7 @@ class Database:
         self._inherited: sa.Engine | None = None
         self._pid = os.getpid()
         self._file_id: tuple[int, int] | None = None
+        self._copies = ExitStack()  # of a file in a folder where SQLite may write nothing
 
     def now(self) -> sa.ColumnElement[float]:
         """The server's clock in SQL, in seconds since 1970. No worker's clock is used."""
@@ -76,6 +101,8 @@ class Database:
             LedgerUnavailableError: locked or gone for longer than `wait_seconds`, full or read-only.
             LedgerError: no such ledger, not a ledger, or of a newer version.
         """
+        if self._opening is Opening.look and access is not Access.read:
+            raise LedgerError(f"{self.name}: it was opened to be looked at only")
         deadline: float | None = None  # set by the first failure: we may have been stopped for hours ourselves
         was_open = self._engine is not None and self._pid == os.getpid()
         while True:
@@ -84,7 +111,9 @@ class Database:
                     self._begin(connection, access)
                     return work(connection)
             except (DBAPIError, FileNotFoundError) as error:
-                deadline = deadline or time.monotonic() + self._wait_seconds
+                is_gone = isinstance(error, FileNotFoundError)
+                patience = min(self._wait_seconds, GONE_SECONDS) if is_gone else self._wait_seconds
+                deadline = deadline or time.monotonic() + patience
                 if not (was_open and _is_passing(error)) or time.monotonic() > deadline:
                     raise self._explained(error) from error
             time.sleep(_RETRY_SECONDS)
@@ -95,6 +124,7 @@ class Database:
             if self._engine is not None and self._pid == os.getpid():
                 self._engine.dispose()
             self._engine = None
+            self._copies.close()
 
     def _begin(self, connection: sa.Connection, access: Access) -> None:
         if self.is_sqlite:
@@ -123,8 +153,14 @@ class Database:
             if not self._path.parent.is_dir():
                 folder = self._path.parent
                 raise LedgerError(f"{self.name}: the folder {folder} does not exist; make it, or mend paths.runs")
-            _make_file(self._path)
-            engine = sa.create_engine(self.url, connect_args={"timeout": self._wait_seconds, "isolation_level": None})
+            if self._opening is Opening.make:
+                _make_file(self._path)
+            elif not self._path.is_file():
+                raise FileNotFoundError(self._path)
+            arguments: dict[str, float | None] = {"timeout": self._wait_seconds, "isolation_level": None}
+            if self._opening is Opening.look:
+                return sa.create_engine(_look_url(self._path, self._copies), connect_args=arguments)
+            engine = sa.create_engine(self.url, connect_args=arguments)
             sa.event.listen(engine, "connect", _set_sqlite_pragmas)
             return engine
         wait_ms = int(self._wait_seconds * 1000)
@@ -140,7 +176,9 @@ class Database:
             tables = sa.inspect(connection).get_table_names()
             version = connection.scalar(_version_query()) if meta.name in tables else None
         if version is None:
-            if jobs.name in tables:
+            if self._opening is Opening.look:
+                raise LedgerError(f"{self.name}: holds no ledger; name another database")
+            if jobs.name in found:
                 raise LedgerError(f"{self.name}: has a table 'jobs' that isn't a ledger's; name another database")
             self._create(engine)
         elif int(version) != SCHEMA_VERSION:
@@ -169,10 +207,10 @@ class Database:
         for prefix, remedy in _REMEDIES.items():
             if code.startswith(prefix):
                 kind = LedgerError if prefix in _NOT_A_LEDGER else LedgerUnavailableError
-                return kind(f"{self.name}: {remedy} ({error.orig})")
+                return kind(f"{self.name}: {remedy} ({without_passwords(str(error.orig))})")
         if _is_passing(error) or not code:
             remedy = "the server can't be reached; check that it runs, its address and password"
-            return LedgerUnavailableError(f"{self.name}: {remedy} ({error.orig})")
+            return LedgerUnavailableError(f"{self.name}: {remedy} ({without_passwords(str(error.orig))})")
         raise error  # our own SQL is wrong: not for a user to mend
 
 
@@ -194,18 +232,38 @@ _REMEDIES = {
 
 
 def database_url(url_or_path: str | Path) -> sa.URL:
-    """The URL that SQLAlchemy connects to. Raises LedgerError for what is neither a SQLite file nor PostgreSQL."""
+    """What SQLAlchemy connects to. Raises LedgerError for what is neither a SQLite file nor PostgreSQL."""
+    named = url_without_password(str(url_or_path))
+    expected = f"expected a SQLite file or {POSTGRESQL}"
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
+        if _LIKE_A_URL.match(str(url_or_path)):
+            raise LedgerError(f"{named}: not a database URL; {expected}")
         return sa.URL.create("sqlite", database=os.path.abspath(os.path.expanduser(url_or_path)))
     try:
         url = sa.make_url(url_or_path)
-    except ArgumentError as error:
-        raise LedgerError(f"{url_or_path!r}: not a database URL; expected postgresql://USER@HOST/DATABASE") from error
-    if url.get_backend_name() == "postgresql":
+        backend = url.get_backend_name()
+    except (ArgumentError, ValueError):  # the latter of a port that is no number; both may quote the password
+        raise LedgerError(
+            f"{named}: not a database URL; {expected}, and write %40 for an @ in a password, %3A for a colon"
+        ) from None
+    if backend == "postgresql":
         return url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith(":"):
-        raise LedgerError(f"{url_or_path}: a ledger is a SQLite file or a PostgreSQL database")
+    if backend != "sqlite" or not url.database or url.database.startswith(":"):
+        raise LedgerError(f"{named}: a ledger is a SQLite file or a PostgreSQL database; {expected}")
     return url.set(database=os.path.abspath(url.database))
+
+
+def _look_url(path: Path, copies: ExitStack) -> str:
+    """A SQLite file to be read. What was written last lies beside it (-wal), and reading that needs a shared memory
+    file (-shm) there: in a folder where nothing may be written both are copied to where it may.
+    """
+    if not os.access(path.parent, os.W_OK) or not os.access(path, os.W_OK):
+        folder = Path(copies.enter_context(tempfile.TemporaryDirectory(prefix="ledger-")))
+        for file in (path, path.with_name(f"{path.name}-wal")):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+        path = folder / path.name
+    return f"sqlite:///file:{urllib.parse.quote(str(path))}?mode=ro&uri=true"
 
 
 def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:

@@ -38,6 +38,7 @@ from harness.ledger.adding import (
     set_sweep_state,
     touch_sweep,
     unlink_jobs,
+    wanted_elsewhere,
 )
 from harness.ledger.claiming import (
     counted_jobs,
@@ -52,7 +53,7 @@ from harness.ledger.claiming import (
     runnable,
     update_held,
 )
-from harness.ledger.database import WAIT_SECONDS, Access, Clock, Database
+from harness.ledger.database import WAIT_SECONDS, Access, Clock, Database, Opening
 from harness.ledger.dependents import chunks, refresh_waiting, settle_dependents, with_relatives
 from harness.ledger.tables import (
     ROW_COLUMNS,
@@ -88,15 +89,28 @@ class Ledger:
         url_or_path: a SQLite file (made when missing, its folder must exist) or a PostgreSQL URL.
         clock: replaces the server's clock; for tests.
         wait_seconds: how long to wait for a database that is locked or gone.
+        opening: whether a file that is missing is made, and whether anything may be written.
     """
 
-    def __init__(self, url_or_path: str | Path, clock: Clock | None = None, wait_seconds: float = WAIT_SECONDS):
-        self._database = Database(url_or_path, clock, wait_seconds)
+    def __init__(
+        self,
+        url_or_path: str | Path,
+        clock: Clock | None = None,
+        wait_seconds: float = WAIT_SECONDS,
+        opening: Opening = Opening.make,
+    ):
+        self._database = Database(url_or_path, clock, wait_seconds, opening)
 
     @classmethod
-    def open(cls, url_or_path: str | Path, clock: Clock | None = None, wait_seconds: float = WAIT_SECONDS) -> Ledger:
+    def open(
+        cls,
+        url_or_path: str | Path,
+        clock: Clock | None = None,
+        wait_seconds: float = WAIT_SECONDS,
+        opening: Opening = Opening.make,
+    ) -> Ledger:
         """Connects at once, so that a wrong address or an unwritable file shows before anything starts."""
-        ledger = cls(url_or_path, clock, wait_seconds)
+        ledger = cls(url_or_path, clock, wait_seconds, opening)
         ledger.now()
         return ledger
 
@@ -110,11 +124,17 @@ class Ledger:
 
     # Adding and steering: what a planner or a person does.
 
-    def add(self, new_jobs: Sequence[Job], sweep: str | None = None) -> AddResult:
+    def add(self, new_jobs: Sequence[Job], sweep: str | None = None, renewed: Collection[str] = ()) -> AddResult:
         """Adds the jobs that are not yet known, and links all of them to the sweep.
 
         A known job keeps its state. Unless it is claimed or done it takes over the new payload, label, group and
-        priority, so that a mended setting reaches the next attempt.
+        priority, so that a mended setting reaches the next attempt. One that is queued for another sweep keeps what
+        it was planned with there.
+
+        Args:
+            new_jobs: of the plan.
+            sweep: that wants them.
+            renewed: job_ids that the same plan has queued once more; they take over what is new whoever wants them.
 
         Raises:
             LedgerError: a job's `after` is neither known nor among the new ones.
@@ -128,7 +148,10 @@ class Ledger:
             created = [job for job in unique.values() if job.job_id not in known]
             now = self._database.now()
             insert_jobs(connection, created, now)
-            refresh_jobs(connection, [job for job in unique.values() if known.get(job.job_id) in _NOT_BEGUN])
+            queued = [job_id for job_id, status in known.items() if status is JobStatus.queued]
+            kept = wanted_elsewhere(connection, set(queued) - set(renewed), sweep)
+            open_jobs = (job for job in unique.values() if known.get(job.job_id) in _NOT_BEGUN)
+            refresh_jobs(connection, [job for job in open_jobs if job.job_id not in kept])
             if sweep is not None:
                 touch_sweep(connection, sweep, now)
                 link_jobs(connection, sweep, list(unique))

@@ -1,13 +1,13 @@
 """Finds the ledger, and opens it for commands that only read it."""
 
-import re
 from pathlib import Path
 
 from harness.config.schema import PathsConfig
+from harness.ledger.database import Opening
 from harness.ledger.ledger import Ledger
+from harness.ledger.passwords import without_passwords
 
 LEDGER_FILE = "ledger.sqlite"
-_PASSWORD = re.compile(r"([\w+.-]+://[^\s:/@]*):\S*@|([?&]password=)[^&\s'\"]*")
 
 
 def ledger_url(paths: PathsConfig) -> str:
@@ -15,17 +15,12 @@ def ledger_url(paths: PathsConfig) -> str:
     return paths.ledger_url or str(Path(paths.runs) / LEDGER_FILE)
 
 
-def existing_ledger(url: str) -> Ledger:
-    """Opens a ledger that exists.
+def existing_ledger(url: str, opening: Opening = Opening.look) -> Ledger:
+    """Opens a ledger that is there; makes none. To look at it nothing needs to be writable.
 
     Raises:
         ValueError: there is none (an empty one would say that nothing was ever done), or it can't be opened.
     """
     if "://" not in url and not Path(url).expanduser().is_file():
-        raise ValueError(f"{url}: no ledger there; name the folder by --runs or HARNESS_RUNS")
-    return Ledger.open(url)
-
-
-def without_passwords(text: str) -> str:
-    """Replaces the password of every URL in the text by `***`, also within quotes or a list."""
-    return _PASSWORD.sub(lambda found: f"{found[1]}:***@" if found[1] else f"{found[2]}***", text)
+        raise ValueError(f"{without_passwords(url)}: no ledger there; name the folder by --runs or HARNESS_RUNS")
+    return Ledger.open(url, opening=opening)

@@ -9,12 +9,13 @@ from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG
 from harness.runs.record import RunRecord, load_record
 
 
-def folder_problem(folder: Path, needs_adapter: bool) -> str | None:
+def folder_problem(folder: Path, needs_adapter: bool, run_id: str | None = None) -> str | None:
     """Why a run folder can't count as done, or None if it can. Reads headers only, so it is quick.
 
     Args:
         folder: `runs/<run_id>`.
         needs_adapter: False for an untouched base, which leaves no adapter.
+        run_id: of the run that it is to be; None leaves that open.
     """
     if not folder.is_dir():
         return "the run folder is gone"
@@ -24,6 +25,8 @@ def folder_problem(folder: Path, needs_adapter: bool) -> str | None:
         return f"record.json can't be read ({type(error).__name__}: {error})"
     if record is None:
         return "there is no record.json: it was cut off"
+    if run_id is not None and record.run_id != run_id:
+        return f"its record is that of another run, {record.run_id}"
     return adapter_problem(folder / "adapter", record) if needs_adapter else None
 
 

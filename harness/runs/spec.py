@@ -31,6 +31,7 @@ from harness.config.schema import (
     QuantMethod,
     RecipeRow,
     TrainConfig,
+    since,
     typed,
 )
 from harness.data.examples import resolved
@@ -42,7 +43,6 @@ TRAIN_RECIPE = ("batch_size", "learning_rate")  # what a recipe fills in `train`
 TRAIN_LENGTH = ("max_steps", "max_epochs")  # what it fills where both are open: a length that the user gave binds
 RUN_ID_LENGTH = 12
 _PLAIN = (str, int, float, type(None))  # bool is an int
-_SHORT_DTYPES = {DType.float32: "fp32", DType.bfloat16: "bf16", DType.float16: "fp16", DType.auto: "auto"}
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: what is derived is kept, as plans of 10,000 runs ask for it often
@@ -55,6 +55,7 @@ class RunSpec:
     dataset: DatasetConfig | None
     train: TrainConfig | None
     data_sha256: str | None = None  # content of `dataset.path`; None where the hub id is the identity
+    base_sha256: str | None = since(None)  # of the checkpoint in `model.path`, likewise
 
     @cached_property
     def run_id(self) -> str:
@@ -65,6 +66,8 @@ class RunSpec:
     def group(self) -> str:
         """Equal for runs that can share a frozen base: same model, revision, quantization, compute dtype. A hash."""
         shared = [identity(self.model), identity(self.quant)]
+        if self.base_sha256 is not None:
+            shared.append(self.base_sha256)
         if self.adapter.method not in SHARED_BASE_METHODS or self.model.kind is not ModelKind.causal:
             shared.append(self.run_id)  # it changes its base, or owns it: a group of one
         return _digest(shared)[:RUN_ID_LENGTH]
@@ -76,31 +79,10 @@ class RunSpec:
         if self.dataset is None:
             parts.append("base")
             return "-".join(parts if self.quant.method is QuantMethod.none else [*parts, self.quant.name])
-        precision = _SHORT_DTYPES[self.quant.compute_dtype]
-        parts += [self.dataset.name, precision if self.quant.method is QuantMethod.none else self.quant.name]
+        parts += [self.dataset.name, self.quant.label]
         if self.adapter.method is not AdapterMethod.lora:
             parts.append(self.adapter.method.value)
         return "-".join(parts)
-
-    @property
-    def details(self) -> dict[str, str]:
-        """What tells runs of one label apart, in the order in which it is added to the label."""
-        if self.train is None:
-            return {}
-        return {
-            "rank": f"r{self.adapter.lora_r}",
-            "alpha": f"a{self.adapter.lora_alpha}",
-            "dropout": f"d{self.adapter.lora_dropout:g}",
-            "learning rate": f"lr{self.train.learning_rate:g}",
-            "steps": "" if self.train.max_steps is None else f"n{self.train.max_steps}",
-            "epochs": "" if self.train.max_epochs is None else f"e{self.train.max_epochs:g}",
-            "seed": f"s{self.train.seed}",
-            "batch": f"b{self.train.batch_size}",
-            "rows": "" if self.dataset is None or self.dataset.max_rows is None else f"rows{self.dataset.max_rows}",
-            "source": "on-source" if self.dataset is not None and self.dataset.train_on_source else "",
-            "schedule": self.train.schedule.value,
-            "master weights": f"{self.train.master_weights.value}-weights",
-        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON; `from_dict` reads them back."""
@@ -117,16 +99,22 @@ class RunSpec:
         read = {key: _typed_once(kind, json.dumps(values[key])) for key, kind in classes.items()}
         for key, kind in optional.items():
             read[key] = None if values.get(key) is None else _typed_once(kind, json.dumps(values[key]))
-        return cls(**read, data_sha256=values.get("data_sha256"))
+        return cls(**read, data_sha256=values.get("data_sha256"), base_sha256=values.get("base_sha256"))
 
 
-def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str]) -> RunSpec:
+def make_spec(
+    config: Config,
+    auto_dtype: DType,
+    hash_file: Callable[[Path], str],
+    hash_checkpoint: Callable[[Path], str] | None = None,
+) -> RunSpec:
     """Resolves what a config leaves open: the recipe's values, `auto`, the content of a local data file.
 
     Args:
         config: one composed grid point.
         auto_dtype: what `compute_dtype=auto` is where the run will be computed.
         hash_file: sha256 of a file.
+        hash_checkpoint: sha256 of what decides in a model's folder; None leaves `model.path` out of the identity.
 
     Raises:
         ValueError: a dataset without an adapter's training, or a local data file that isn't there.
@@ -134,9 +122,11 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
     dtype = config.quant.compute_dtype
     quant = dataclasses.replace(config.quant, compute_dtype=auto_dtype if dtype is DType.auto else dtype)
     if config.adapter.method is AdapterMethod.none:
-        return RunSpec(model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None)
-    dataset = dataclasses.replace(resolved(config.dataset), stream=streams(config.dataset, config.paths))
-    config = dataclasses.replace(config, dataset=dataset)
+        base = _base_sha256(config.model, hash_checkpoint)
+        return RunSpec(
+            model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None, base_sha256=base
+        )
+    config = dataclasses.replace(config, dataset=resolved(config.dataset))
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
     if problem := method_problem(config.adapter, quant, config.model) or task_problem(config.model, config.dataset):
@@ -158,8 +148,21 @@ def make_spec(config: Config, auto_dtype: DType, hash_file: Callable[[Path], str
             raise ValueError(f"dataset.path={looked[0]}")
         data_sha256 = content_sha256(files, hash_file)
     return RunSpec(
-        model=config.model, quant=quant, adapter=adapter, dataset=config.dataset, train=train, data_sha256=data_sha256
+        model=config.model,
+        quant=quant,
+        adapter=adapter,
+        dataset=config.dataset,
+        train=train,
+        data_sha256=data_sha256,
+        base_sha256=_base_sha256(config.model, hash_checkpoint),
     )
+
+
+def _base_sha256(model: ModelConfig, hash_checkpoint: Callable[[Path], str] | None) -> str | None:
+    """None without `model.path`, and for a folder that isn't there, which the plan's checks name."""
+    if model.path is None or hash_checkpoint is None or not Path(model.path).is_dir():
+        return None
+    return hash_checkpoint(Path(model.path))
 
 
 def with_recipe(train: TrainConfig, row: RecipeRow) -> TrainConfig:
@@ -223,6 +226,9 @@ def identity(value: Any) -> Any:
     if isinstance(value, RunSpec) and value.data_sha256 is not None:
         kept["dataset"].pop("hub_id")
         kept["dataset"].pop("revision")
+    if isinstance(value, RunSpec) and value.base_sha256 is not None:
+        kept["model"].pop("hub_id")
+        kept["model"].pop("revision")
     return kept
 
 

@@ -12,6 +12,7 @@ import torch
 from harness.banks.load import LoadedBase, load_base
 from harness.devices.torch_device import require_bfloat16, resolve_device, slow_dtype
 from harness.files.hub import Missing
+from harness.files.names import file_name
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobRow, LedgerError, LedgerUnavailableError
 from harness.models.locate import locate_model
@@ -45,8 +46,8 @@ class Workplace:
         return self.settings.launch.shard_base and self.peers.ranks.size > 1
 
     def run_folder(self, run_id: str) -> Path:
-        """`runs/<run_id>`."""
-        return Path(self.settings.paths.runs) / run_id
+        """Where a run lies. Raises ValueError for an id that leads out of the folder of runs."""
+        return Path(self.settings.paths.runs) / file_name(run_id, "run")
 
     def base(self, spec: RunSpec, trains: bool = False, planned: Mapping[str, str] | None = None) -> LoadedBase:
         """The frozen base of a run, loaded once for all jobs of its group.
@@ -67,9 +68,9 @@ class Workplace:
         source = locate_model(spec.model, self.settings.paths)
         if isinstance(source, Missing):
             raise ValueError(str(source))
-        self.send({"phase": "loading", "label": f"{spec.model.name} {spec.quant.name}"})
+        self.send({"phase": "loading", "label": f"{spec.model.name} {spec.quant.label}"})
         if (line := slow_dtype(spec.quant.compute_dtype, self.device)) is not None:
-            self.send({"phase": "note", "label": "", "note": f"note: {spec.model.name} {spec.quant.name}: {line}"})
+            self.send({"phase": "note", "label": "", "note": f"note: {spec.model.name} {spec.quant.label}: {line}"})
         cache = Path(self.settings.paths.cache)
         shards = ShardedLayers(self.peers.ranks) if self.shards_base else None
         self._base = load_base(source, spec.quant, self.device, cache, spec.model.kind, spec.adapter.method, shards)
@@ -132,13 +133,13 @@ class Context(Workplace):
 
     def fail_with(self, claim: JobRow, error: Exception) -> None:
         """Fails a job by an unexpected error, and writes its stack trace to a file. Tries it again if that can help."""
-        log = self.run_folder(claim.run_id) / "error.log"
         reason = f"{type(error).__name__}: {error}"
         try:
+            log = self.run_folder(claim.run_id) / "error.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text("".join(traceback.format_exception(error)))
             reason += f" ({log})"
-        except OSError as unwritten:  # the reason reaches the ledger all the same
+        except (OSError, ValueError) as unwritten:  # the reason reaches the ledger all the same
             reason += f" (no stack trace: {unwritten})"
         a_users = isinstance(error, ValueError) and not isinstance(error, LedgerUnavailableError)
         self.fail(claim, reason, retry=not a_users)

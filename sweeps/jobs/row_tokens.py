@@ -30,7 +30,7 @@ def agreed_row_tokens(place: Workplace, base: LoadedBase, specs: Sequence[RunSpe
     if device.type == "cuda" and place.peers.ranks.leads:
         peak = group_bytes(shaped, agreed, num_shards)
         needs = "" if peak is None else f", {peak / 1e9:.1f} GB at the peak as predicted"
-        note = f"{specs[0].model.name} {specs[0].quant.name}: {len(specs)} runs in rows of {agreed:,} tokens{needs}"
+        note = f"{specs[0].model.name} {specs[0].quant.label}: {len(specs)} runs in rows of {agreed:,} tokens{needs}"
         place.send({"phase": "note", "label": specs[0].model.name, "note": note})
     return agreed
 

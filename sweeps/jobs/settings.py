@@ -1,5 +1,7 @@
 """The settings that a worker process gets from its parent."""
 
+import os
+import re
 import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 from harness.config.schema import LaunchConfig, PathsConfig, TrackingConfig
 from sweeps.plan.slots import Work
 
+_NAME = re.compile(r".*/(?P<boot>\w+)\.(?P<namespace>\d+)\.(?P<started>\d+):(?P<pid>\d+)")
 EXIT_NO_SPACE = 75  # a worker could write nothing any more: a full or read-only disk (sysexits.h: try again later)
 
 
@@ -23,15 +26,79 @@ class WorkerSettings:
     workers_on_device: int = 1  # that share this worker's GPU, it included
 
 
-def worker_name(pid: int | None) -> str:
-    """The name in the ledger of a worker process of this machine."""
-    return f"{socket.gethostname()}:{pid}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """Who a worker is. A pid alone is used again, by other processes, after a boot, and in every container."""
+
+    host: str
+    pid: int
+    boot: str  # the beginning of the boot's id
+    namespace: str  # of pids
+    started: str  # in clock ticks since the boot
+
+    @property
+    def name(self) -> str:
+        """What the ledger calls it."""
+        return f"{self.host}/{self.boot}.{self.namespace}.{self.started}:{self.pid}"
+
+
+def worker_name(pid: int) -> str:
+    """What a worker process of this machine is called in the ledger; no other process is ever called so."""
+    return _process(pid).name
+
+
+def short_name(name: str | None) -> str:
+    """The part of a worker's name that is for people."""
+    host, _, pid = (name or "?").rpartition(":")
+    return f"{host.partition('/')[0]}:{pid}" if host else pid
 
 
 def worker_pid(name: str | None) -> int | None:
-    """The process id of a worker of this machine; None for another machine's worker."""
-    host, _, pid = (name or "").rpartition(":")
-    return int(pid) if host == socket.gethostname() and pid.isdigit() else None
+    """The pid of a worker that lives on this machine; None for any other."""
+    return int(name.rpartition(":")[2]) if name is not None and is_alive(name) else None
+
+
+def is_alive(name: str | None) -> bool | None:
+    """Whether a worker's process lives; None where that can't be seen: on another machine, in another container."""
+    found = _NAME.fullmatch(name or "")
+    if found is None:
+        return None
+    pid = int(found["pid"])
+    here = _process(pid)
+    if (found["boot"], found["namespace"]) != (here.boot, here.namespace):
+        return None
+    return found["started"] == here.started
+
+
+def _process(pid: int) -> Process:
+    """The process that has this pid now; one that has none has not started."""
+    return Process(
+        host=socket.gethostname(),
+        pid=pid,
+        boot=_read(Path("/proc/sys/kernel/random/boot_id"))[:8] or "0",
+        namespace=_pid_namespace(),
+        started=_start_ticks(_read(Path(f"/proc/{pid}/stat"))),
+    )
+
+
+def _start_ticks(stat: str) -> str:
+    """The 22nd field of /proc/PID/stat, counted from behind the command's name; 0 of a process that has ended."""
+    after = stat.rpartition(")")[2].split()
+    return after[19] if len(after) > 19 and after[0] not in "ZX" else "0"
+
+
+def _pid_namespace() -> str:
+    try:
+        return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid")) or "0"
+    except OSError:
+        return "0"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def absolute_paths(paths: PathsConfig) -> PathsConfig:

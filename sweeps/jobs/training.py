@@ -179,7 +179,7 @@ def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
 
 def _adopt(context: Context, run: _Run) -> bool:
     """Takes a whole run folder for what it is, where the ledger was lost or its worker died before it was told."""
-    if folder_problem(run.folder, run.spec.adapter.method is not AdapterMethod.none) is not None:
+    if folder_problem(run.folder, run.spec.adapter.method is not AdapterMethod.none, run.claim.run_id) is not None:
         return False
     record = load_record(run.folder)
     assert record is not None

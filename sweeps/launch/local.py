@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobRow, JobStatus
-from sweeps.jobs.settings import WorkerSettings, worker_name, worker_pid
+from sweeps.jobs.settings import WorkerSettings, is_alive, short_name, worker_name
 from sweeps.launch.waiting import Watch, open_jobs
 from sweeps.plan.slots import local_slots
 from sweeps.workers.entry import start_worker
@@ -32,6 +31,7 @@ MAX_FAILED_STARTS = 3  # workers that die at once, in a row, before the launch g
 @dataclass(slots=True)
 class _Worker:
     process: ForkServerProcess
+    name: str  # in the ledger
     connection: Connection
     slot: int
     spoke: bool = False  # it began a job
@@ -94,7 +94,8 @@ def _start(
     process = context.Process(target=start_worker, args=(shared, theirs, threads, slots[slot]))
     process.start()
     theirs.close()
-    return _Worker(process, ours, slot)
+    assert process.pid is not None
+    return _Worker(process, worker_name(process.pid), ours, slot)
 
 
 def _receive(worker: _Worker, watch: Watch) -> bool:
@@ -160,20 +161,19 @@ def _give_up_claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> int:
     """Gives a dead worker's jobs to others at once, not when their lease runs out. The attempt counts."""
     claims = _claims(worker, ledger, sweep)
     for claim in claims:
-        ledger.fail(claim, f"worker {worker_name(worker.process.pid)} died ({_how_ended(worker)})", retry=True)
+        ledger.fail(claim, f"worker {short_name(worker.name)} died ({_how_ended(worker)})", retry=True)
     return len(claims)
 
 
 def _give_up_orphaned_claims(ledger: Ledger, sweep: str | None) -> None:
     """Gives up claims of workers whose process is gone, because their parent was killed together with them."""
     for claim in ledger.rows(sweep=sweep, status=JobStatus.claimed):
-        pid = worker_pid(claim.worker)
-        if pid is not None and not Path(f"/proc/{pid}").exists():
-            ledger.fail(claim, f"worker {claim.worker} died, and its parent too", retry=True)
+        if is_alive(claim.worker) is False:
+            ledger.fail(claim, f"worker {short_name(claim.worker)} died, and its parent too", retry=True)
 
 
 def _claims(worker: _Worker, ledger: Ledger, sweep: str | None) -> list[JobRow]:
-    return held_by(worker_name(worker.process.pid), ledger, sweep)
+    return held_by(worker.name, ledger, sweep)
 
 
 def _stop(workers: list[_Worker]) -> list[_Worker]:

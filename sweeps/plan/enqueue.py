@@ -7,12 +7,13 @@ gone or belongs to other settings: a run keeps one result of each evaluation, th
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from harness.config.schema import AdapterMethod
 from harness.ledger.ledger import Ledger
-from harness.ledger.open import without_passwords
+from harness.ledger.passwords import without_passwords
 from harness.ledger.tables import Job, JobRow, JobStatus
 from harness.runs.folder import folder_problem
 from harness.runs.record import load_record, save_record
@@ -36,7 +37,9 @@ def enqueue(
     again = [row.job_id for row in known if _to_do_again(row, folder / row.run_id, row.run_id in broken)]
     if again:
         ledger.requeue(_ENDED, job_ids=again)
-    ledger.add(jobs, sweep=sweep)  # after that, so that what is queued again takes over this plan's label
+    ledger.add(
+        jobs, sweep=sweep, renewed=again
+    )  # after that, so that what is queued again takes over this plan's label
     ledger.keep_only(sweep, [job.job_id for job in jobs])
     for run in runs:
         if run.run_id not in broken:
@@ -45,7 +48,7 @@ def enqueue(
 
 def run_problem(folder: Path, run: PlannedRun) -> str | None:
     """Why a run is not done, or None if it is. Args: folder: of the run folders."""
-    return folder_problem(folder / run.run_id, run.spec.adapter.method is not AdapterMethod.none)
+    return folder_problem(folder / run.run_id, run.spec.adapter.method is not AdapterMethod.none, run.run_id)
 
 
 def eval_file(run_folder: Path, name: str) -> Path:
@@ -73,4 +76,5 @@ def _relabel(run_folder: Path, label: str) -> None:
     """Gives a finished run the label that it has in this sweep, where labels are unique."""
     record = load_record(run_folder)
     if record is not None and record.label != label:
-        save_record(run_folder, replace(record, label=label))
+        with suppress(OSError):  # a colleague's runs, a read-only folder: a name is no reason to stop
+            save_record(run_folder, replace(record, label=label))

@@ -5,9 +5,9 @@ Whether all that the plan needs is there is checked by `sweeps.plan.preflight`.
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from harness.config.schema import Config, EvalConfig, PathsConfig
 from harness.devices.hardware import auto_compute_dtype
 from harness.files.atomic import sha256_file
 from harness.ledger.tables import Job
+from harness.models.locate import folder_fingerprint, tokenizer_fingerprint
 from harness.runs.spec import RunSpec, make_spec
-from sweeps.plan.inputs import INPUTS, planned_inputs
-from sweeps.plan.once import Once
+from sweeps.plan.labels import unique_labels
 
 TRAIN = "train"
 
@@ -46,9 +46,10 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
     """
     problems: list[str] = []
     specs: dict[str, tuple[RunSpec, EvalConfig]] = {}
+    hash_checkpoint = cache(checkpoint_sha256)
     for config in configs:
         try:
-            spec = make_spec(config, auto_compute_dtype(config.launch), sha256_file)
+            spec = make_spec(config, auto_compute_dtype(config.launch), sha256_file, hash_checkpoint)
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -56,15 +57,17 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
         if evals is not config.eval:
             problems += _two_measurements(spec, evals, config.eval)
             specs[spec.run_id] = known, _both(evals, config.eval)
-        if known.model.path != spec.model.path:
-            problems.append(
-                f"model.path={known.model.path} and model.path={spec.model.path} would be one run, because both "
-                f"are called model.hub_id={spec.model.hub_id}; give each its own model.hub_id=..."
-            )
+        if known.model.path != spec.model.path and spec.base_sha256 is None:
+            problems.append(f"model.path={spec.model.path}: no such folder")
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
     labels = unique_labels([spec for spec, _ in specs.values()])
     return [PlannedRun(spec=spec, evals=evals, label=labels[run_id]) for run_id, (spec, evals) in specs.items()]
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """sha256 of all that decides in a checkpoint's folder: its weights, config, tokenizer and chat template."""
+    return hashlib.sha256(f"{folder_fingerprint(folder)}\n{tokenizer_fingerprint(folder)}".encode()).hexdigest()
 
 
 def _two_measurements(spec: RunSpec, first: EvalConfig, second: EvalConfig) -> list[str]:
@@ -193,27 +196,6 @@ def _eval_job(
         payload=json.dumps(payload | {"settings": decisive | others}),
         after=after,
     )
-
-
-def unique_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
-    """run_id -> a label that no other run of the sweep has; equal ones get what they differ in."""
-    by_label: dict[str, list[RunSpec]] = {}
-    for spec in specs:
-        by_label.setdefault(spec.label, []).append(spec)
-    labels: dict[str, str] = {}
-    for label, same in by_label.items():
-        details = {spec.run_id: spec.details for spec in same}
-        varying = [key for key in same[0].details if len({found[key] for found in details.values()}) > 1]
-        longer = {
-            run_id: "-".join([label, *(found[key] for key in varying if found[key])])
-            for run_id, found in details.items()
-        }
-        how_many = Counter(longer.values())
-        begins = Counter((text, run_id[:4]) for run_id, text in longer.items())
-        for run_id, text in longer.items():
-            short = run_id[:4] if begins[text, run_id[:4]] == 1 else run_id
-            labels[run_id] = text if how_many[text] == 1 else f"{text}-{short}"
-    return labels
 
 
 def whole_base_problem(name: str) -> str:

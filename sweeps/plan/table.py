@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from harness.config.choices import OURS, Folders
 from harness.config.grids import grid_names, load_grid
 from harness.config.schema import SHORTEST_ROW_TOKENS, TrainConfig
 from harness.console import TextTable, say
@@ -188,7 +189,7 @@ def _by_device(runs: Sequence[PlannedRun], devices: Mapping[str, Sequence[str]])
 
 
 def _which(found: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> str:
-    names = dict.fromkeys(f"{run.spec.model.name} {run.spec.quant.name}" for run in found)
+    names = dict.fromkeys(f"{run.spec.model.name} {run.spec.quant.label}" for run in found)
     return f"{len(found)} of {len(left)} runs ({', '.join(names)})"
 
 
@@ -268,18 +269,18 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def grids_table() -> TextTable:
+def grids_table(folders: Folders = OURS) -> TextTable:
     """The named grids."""
     return TextTable(
         title="named grids: python -m sweeps plan +grid=NAME",
         columns=("name", "runs", "what it is"),
-        rows=[(grid["name"], str(grid["num_runs"]), grid["title"]) for grid in listed_grids()],
+        rows=[(grid["name"], str(grid["num_runs"]), grid["title"]) for grid in listed_grids(folders)],
         numbers=("runs",),
         prose=("what it is",),
     )
 
 
-def listed_grids() -> list[dict[str, Any]]:
+def listed_grids(folders: Folders = OURS) -> list[dict[str, Any]]:
     """The named grids as plain values."""
-    grids = [load_grid(name) for name in grid_names()]
+    grids = [load_grid(name, folders) for name in grid_names(folders)]
     return [{"name": g.name, "num_runs": g.num_runs, "title": g.title, "command": g.command} for g in grids]

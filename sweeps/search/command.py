@@ -17,18 +17,27 @@ from sweeps.launch.launch import launch
 from sweeps.search.study import Search, describe_study, open_study, run_search, study_table
 
 
-def search_and_show(search: Search, command: Sequence[str], console: Console, as_json: bool) -> tuple[int, Any]:
+def search_and_show(
+    search: Search, command: Sequence[str], console: Console, as_json: bool, config_dir: Path | None = None
+) -> tuple[int, Any]:
     """Runs a search to its end. -> exit status, and the study as plain values.
+
+    Args:
+        search: what is looked for, and where.
+        command: as it was typed.
+        console: where progress and the table go.
+        as_json: whether the table is left out.
+        config_dir: a folder of the user's own choices.
 
     Raises:
         ValueError: as `run_search`, or an override that can't be.
     """
 
     def compose(overrides: Sequence[str]) -> Config:
-        (point,) = compose_grid(overrides, eval_config())
+        (point,) = compose_grid(overrides, eval_config(), config_dir)
         return replace(point.config, sweep_name=point.config.sweep_name or search.study)
 
-    first = compose_grid(list(search.fixed), eval_config())[0].config
+    first = compose_grid(list(search.fixed), eval_config(), config_dir)[0].config
     if not first.launch.wait:
         raise ValueError("launch.wait=false: a search needs the result of each trial; add launch.wait=true")
     paths = first.paths

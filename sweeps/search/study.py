@@ -6,13 +6,17 @@
 A trial is an ordinary run with its ordinary id: values that were trained before cost nothing. The study lies in the
 ledger's database (optuna's own tables), so that a search that was killed goes on: trials that were asked for and not
 told are run to their end first, under the values that they were given. What a trial asks for depends on the
-study's seed, the number of trials before it and what is known by then. Source: Akiba et al., Optuna, arXiv 1907.10902.
+study's seed, the number of trials before it and what is known by then. A run that is drawn again is not counted, and a
+finite space ends the search when all of it was drawn. Source: Akiba et al., Optuna, arXiv 1907.10902.
 """
 
+import itertools
+import json
 import math
+import random
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +25,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eval.benchmarks.registry import BENCHMARKS
+from harness.config.grids import ONE_TO_A_SWEEP
+from harness.config.remedies import varying_problem
 from harness.config.schema import Config
 from harness.console import TextTable
 from harness.ledger.ledger import Ledger
@@ -29,8 +35,12 @@ from sweeps.plan.jobs import TRAIN, make_jobs, plan_runs
 
 DEFAULT_STARTUP_TRIALS = 10  # random ones, before the estimator has something to go by
 _RANGE = re.compile(r"([\w.]+)=(int|float|choice)\((.*)\)")
+MAX_REPEATS = 10  # draws that were drawn before, until a value is chosen that was not
+LARGEST_LISTED = 10_000  # a space of more combinations is not listed to see what is left of it
+_ITEM = re.compile(r"""(?:^|,)((?:\[[^\]]*\]|\{[^}]*\}|'[^']*'|"[^"]*"|[^,\[{'"])*)""")
 _ABOUT = "about"  # the study's attribute that says what it is a search of
 _RUN = "run_id"
+_REPEATED = "repeated"  # a trial's attribute: its run is another trial's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +88,10 @@ def parse_search(arguments: Sequence[str], **settings: Any) -> Search:
         if found is None:
             fixed.append(text)
             continue
+        if found[1].partition(".")[0] in ONE_TO_A_SWEEP:
+            raise ValueError(varying_problem(text))
         try:
-            space[found[1]] = _distribution(found[2], [item.strip() for item in found[3].split(",")])
+            space[found[1]] = _distribution(found[2], _items(found[3]))
         except ValueError as error:
             raise ValueError(
                 f"{text}: {error}; expected int(first,last[,log]), float(first,last[,log]) or choice(a,b,...)"
@@ -114,20 +126,16 @@ def run_search(
     """
     study = open_study(search, storage_url)
     configs: dict[int, Config] = {}  # by trial
+    num_idle = 0  # rounds in a row that drew known runs only
     while True:
-        trials = [Trial(study, frozen._trial_id) for frozen in study.get_trials(states=(TrialState.RUNNING,))]
-        num_known = len(study.get_trials(deepcopy=False))
-        for number in range(num_known, min(search.num_trials, num_known + search.num_parallel - len(trials))):
-            study.sampler = optuna.samplers.TPESampler(
-                seed=search.seed + number, n_startup_trials=DEFAULT_STARTUP_TRIALS
-            )
-            trials.append(study.ask())
-        if not trials:
+        drawn = _drawn(study, search)
+        if not drawn or num_idle == MAX_REPEATS:
             return 0
+        trials = [trial for trial in drawn if _is_new(study, trial, search, compose, configs)]
+        num_idle = 0 if trials else num_idle + 1
+        if not trials:
+            continue
         asked = [trial.number for trial in trials]
-        for trial in trials:
-            config = configs[trial.number] = compose([*search.fixed, *_overrides(trial, search.space)])
-            trial.set_user_attr(_RUN, plan_runs([_measured(config, search)])[0].run_id)
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         for old in done:
             if old.number not in configs:
@@ -137,6 +145,83 @@ def run_search(
         if status not in (0, 1):  # stopped, or refused: what was asked for stays open
             return status
         _tell(study, trials, configs, search, ledger)
+
+
+def _drawn(study: optuna.Study, search: Search) -> list[Trial]:
+    """The trials that were asked for and not told, and new ones beside them; none where the search is at its end."""
+    trials = [Trial(study, frozen._trial_id) for frozen in study.get_trials(states=(TrialState.RUNNING,))]
+    num_counted = sum(_REPEATED not in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+    for _ in range(min(search.num_trials - num_counted, search.num_parallel - len(trials))):
+        trial = _new_trial(study, search)
+        if trial is None:
+            break
+        trials.append(trial)
+    return trials
+
+
+def _new_trial(study: optuna.Study, search: Search) -> Trial | None:
+    """A trial with values that no other has; None where the space has no more of them."""
+    known = {_values_key(trial.params) for trial in study.get_trials(deepcopy=False)}
+    left = _left(search.space, known)
+    if left == []:
+        return None
+    for _ in range(MAX_REPEATS):
+        number = len(study.get_trials(deepcopy=False))
+        study.sampler = optuna.samplers.TPESampler(seed=search.seed + number, n_startup_trials=DEFAULT_STARTUP_TRIALS)
+        trial = study.ask()
+        _overrides(trial, search.space)
+        if _values_key(trial.params) not in known:
+            return trial
+        _leave_out(study, trial)
+    if left is None:
+        return None
+    study.enqueue_trial(random.Random(search.seed + len(known)).choice(left))
+    return study.ask()
+
+
+def _left(space: Mapping[str, BaseDistribution], known: Collection[str]) -> list[dict[str, Any]] | None:
+    """The combinations of a finite space that were not drawn yet; None of one that has no end, or a long one."""
+    values = [_all_values(kind) for kind in space.values()]
+    if any(found is None for found in values) or math.prod(len(found or ()) for found in values) > LARGEST_LISTED:
+        return None
+    points = (dict(zip(space, point, strict=True)) for point in itertools.product(*(found or () for found in values)))
+    return [point for point in points if _values_key(point) not in known]
+
+
+def _all_values(kind: BaseDistribution) -> Sequence[Any] | None:
+    if isinstance(kind, CategoricalDistribution):
+        return kind.choices
+    if isinstance(kind, IntDistribution):
+        return range(kind.low, kind.high + 1)
+    return [kind.low] if isinstance(kind, FloatDistribution) and kind.single() else None
+
+
+def _values_key(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)
+
+
+def _is_new(
+    study: optuna.Study,
+    trial: Trial,
+    search: Search,
+    compose: Callable[[Sequence[str]], Config],
+    configs: dict[int, Config],
+) -> bool:
+    """Composes a trial. False, and it is left out of the count, where its run is another trial's."""
+    config = compose([*search.fixed, *_overrides(trial, search.space)])
+    run_id = plan_runs([_measured(config, search)])[0].run_id
+    others = (other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
+    if any(other.user_attrs.get(_RUN) == run_id and _REPEATED not in other.user_attrs for other in others):
+        _leave_out(study, trial)
+        return False
+    trial.set_user_attr(_RUN, run_id)
+    configs[trial.number] = config
+    return True
+
+
+def _leave_out(study: optuna.Study, trial: Trial) -> None:
+    trial.set_user_attr(_REPEATED, True)
+    study.tell(trial, state=TrialState.FAIL)  # the sampler learns nothing from it
 
 
 def open_study(search: Search, storage_url: str) -> optuna.Study:
@@ -172,7 +257,7 @@ def open_study(search: Search, storage_url: str) -> optuna.Study:
 
 def describe_study(study: optuna.Study) -> dict[str, Any]:
     """Trials and the best of them, as plain values."""
-    trials = study.get_trials(deepcopy=False)
+    trials = [trial for trial in study.get_trials(deepcopy=False) if _REPEATED not in trial.user_attrs]
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     return {
         "study": study.study_name,
@@ -233,6 +318,14 @@ def _measured(config: Config, search: Search) -> Config:
     if kind != TRAIN and kind not in config.eval.after_training:
         raise ValueError(f"--objective {search.objective} is measured by eval={kind}: add it")
     return config
+
+
+def _items(text: str) -> list[str]:
+    """What stands between commas, but not those within brackets or quotes: `[q_proj,v_proj],[all-linear]`."""
+    items = _ITEM.findall(text)
+    if ",".join(items) != text:
+        raise ValueError("a bracket or a quote that is not closed")
+    return [item.strip() for item in items]
 
 
 def _distribution(kind: str, items: list[str]) -> BaseDistribution:

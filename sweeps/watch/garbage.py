@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.files.atomic import TEMPORARY_SUFFIX
+from harness.files.names import file_name
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobStatus
 from harness.runs.record import CHECKPOINT_FOLDER
@@ -24,18 +25,32 @@ def find_garbage(runs: Path, ledger: Ledger) -> list[Garbage]:
     """Looks through the folders of runs that are done; those that may still be under way are left alone."""
     garbage: list[Garbage] = []
     for row in ledger.rows(status=JobStatus.done, kinds=["train"]):
-        folder = runs / row.run_id
+        folder = _own_folder(runs, row.run_id)
+        if folder is None:
+            continue
         checkpoint = folder / CHECKPOINT_FOLDER
-        if checkpoint.is_dir():
-            garbage.append(_garbage(checkpoint, "the run is done"))
+        if checkpoint.is_dir() and not checkpoint.is_symlink():
+            found.append(_garbage(checkpoint, "the run is done"))
         for partial in (*folder.glob(".adapter.partial-*"), *folder.rglob(f"*{TEMPORARY_SUFFIX}")):
-            garbage.append(_garbage(partial, "cut off while it was written"))
-    return garbage
+            if not partial.is_symlink():
+                found.append(_garbage(partial, "cut off while it was written"))
+    return found
+
+
+def _own_folder(runs: Path, run_id: str) -> Path | None:
+    """The folder of a run, if it lies in the folder of runs and is no link to another place."""
+    try:
+        folder = runs / file_name(run_id, "run")
+    except ValueError:
+        return None
+    return folder if folder.is_dir() and not folder.is_symlink() else None
 
 
 def remove_garbage(garbage: Sequence[Garbage]) -> None:
-    """Removes what `find_garbage` showed."""
+    """Removes what `find_garbage` showed, but what has become a link since."""
     for item in garbage:
+        if item.path.is_symlink():
+            continue
         if item.path.is_dir():
             shutil.rmtree(item.path, ignore_errors=True)
         else:
@@ -43,5 +58,5 @@ def remove_garbage(garbage: Sequence[Garbage]) -> None:
 
 
 def _garbage(path: Path, why: str) -> Garbage:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
     return Garbage(path=path, num_bytes=sum(file.stat().st_size for file in files), why=why)

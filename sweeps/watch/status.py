@@ -16,7 +16,7 @@ from rich.text import Text
 from harness.console import TextTable
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobRow, JobStatus
-from sweeps.jobs.settings import worker_pid
+from sweeps.jobs.settings import is_alive, short_name, worker_pid
 
 WINDOW_SECONDS = 600.0  # throughput is taken over the last ten minutes
 SHOWN_FAILURES = 20
@@ -46,6 +46,7 @@ class Worker:
     label: str  # of its first job
     seconds: float  # since it claimed them
     memory_bytes: int | None  # that the process takes up; None for another machine's
+    is_alive: bool  # as its process says on this machine, elsewhere its lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ class SweepStatus:
     sweep: str | None
     counts: dict[str, dict[str, int]]  # kind -> status -> jobs
     done_per_minute: dict[str, float]  # kind -> over the last ten minutes
-    seconds_to_go: float | None  # at that rate; None where nothing was finished lately
+    seconds_to_go: float | None  # at that rate; None where nothing was finished lately, or nobody works on it
     num_failures: int
     failures: list[Failure]  # the first of them
     workers: list[Worker]
@@ -80,14 +81,15 @@ def read_status(ledger: Ledger, sweep: str | None, runs: Path) -> SweepStatus:
     failed = ledger.rows(sweep, status=JobStatus.failed) if num_failures else iter(())
     peaks = [result.get("peak_memory_bytes") for result in ledger.latest_results(LATEST_RESULTS, sweep)]
     num_claimed = sum(per["claimed"] for per in counts.values())
+    workers = _workers(list(ledger.rows(sweep, status=JobStatus.claimed)), ledger.now()) if num_claimed else []
     return SweepStatus(
         sweep=sweep,
         counts=counts,
         done_per_minute=rates,
-        seconds_to_go=_seconds_to_go(counts, rates),
+        seconds_to_go=_seconds_to_go(counts, rates) if any(worker.is_alive for worker in workers) else None,
         num_failures=num_failures,
         failures=[_failure(row, runs) for row in islice(failed, SHOWN_FAILURES)],
-        workers=_workers(list(ledger.rows(sweep, status=JobStatus.claimed)), ledger.now()) if num_claimed else [],
+        workers=workers,
         peak_memory_bytes=max((peak for peak in peaks if isinstance(peak, int)), default=None),
     )
 
@@ -105,6 +107,8 @@ def status_table(status: SweepStatus) -> Group:
         numbers=numbers,
     )
     parts: list[TextTable | Text] = [table]
+    if not any(worker.is_alive for worker in status.workers) and (num_open := _num_open(status.counts)):
+        parts.append(Text(f"no worker is at work on {num_open} open jobs: the command that started them goes on"))
     if status.seconds_to_go:
         parts.append(Text(f"about {status.seconds_to_go / 60:.0f} minutes to go at the rate of the last ten"))
     if status.peak_memory_bytes is not None:
@@ -117,6 +121,10 @@ def status_table(status: SweepStatus) -> Group:
     if status.num_failures > len(status.failures):
         parts.append(Text(f"... and {status.num_failures - len(status.failures)} more failures"))
     return Group(*parts)
+
+
+def _num_open(counts: dict[str, dict[str, int]]) -> int:
+    return sum(per.get(status, 0) for per in counts.values() for status in (JobStatus.queued, JobStatus.claimed))
 
 
 def _seconds_to_go(counts: dict[str, dict[str, int]], rates: dict[str, float]) -> float | None:
@@ -146,15 +154,22 @@ def _workers(claimed: list[JobRow], now: float) -> list[Worker]:
     first = {row.worker: row for row in reversed(claimed)}
     return [
         Worker(
-            name=name or "?",
+            name=short_name(name),
             num_jobs=number,
             kind=first[name].kind,
             label=first[name].label,
             seconds=now - (first[name].started or now),
             memory_bytes=_memory_bytes(worker_pid(name)),
+            is_alive=_is_at_work(first[name], now),
         )
         for name, number in sorted(numbers.items(), key=lambda item: item[0] or "")
     ]
+
+
+def _is_at_work(claim: JobRow, now: float) -> bool:
+    """Whether the holder of a claim lives; of a process that can't be seen from here its lease tells."""
+    alive = is_alive(claim.worker)
+    return (claim.lease_expires or 0.0) > now if alive is None else alive
 
 
 def _memory_bytes(pid: int | None) -> int | None:
@@ -169,6 +184,8 @@ def _memory_bytes(pid: int | None) -> int | None:
 
 
 def _worker_line(worker: Worker) -> str:
+    if not worker.is_alive:
+        return f"{worker.name}: died over {worker.kind} {worker.label}; the next start takes its jobs up"
     memory = "" if worker.memory_bytes is None else f", {worker.memory_bytes / 1e9:.1f} GB"
     more = f" and {worker.num_jobs - 1} more" if worker.num_jobs > 1 else ""
     return f"{worker.name}: {worker.kind} {worker.label}{more} for {worker.seconds:.0f} s{memory}"

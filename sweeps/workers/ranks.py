@@ -19,8 +19,9 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from harness.devices.hardware import Place
 from harness.devices.heartbeats import PEER_LOST_STATUS
+from harness.ledger.database import Opening
 from harness.ledger.ledger import Ledger
-from sweeps.jobs.settings import WorkerSettings, worker_name
+from sweeps.jobs.settings import WorkerSettings, short_name, worker_name
 from sweeps.workers.forkserver import preload
 from sweeps.workers.processes import ERRORS, PEER_SECONDS, POLL_SECONDS, STOP_SECONDS, held_by, how_ended
 from sweeps.workers.serve import run_rank
@@ -110,8 +111,8 @@ def _reason(process: ForkServerProcess, rank: int, store: Store) -> str:
 
 def _report(settings: WorkerSettings, name: str, reason: str) -> None:
     """Fails the jobs that rank 0 has not settled by itself."""
-    print(f"worker {name}: {reason}", file=sys.stderr)
-    ledger = Ledger.open(settings.ledger_url)
+    print(f"worker {short_name(name)}: {reason}", file=sys.stderr)
+    ledger = Ledger.open(settings.ledger_url, opening=Opening.use)
     try:
         for claim in held_by(name, ledger, settings.sweep):
             ledger.fail(claim, reason, retry=True)

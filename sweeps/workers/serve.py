@@ -26,6 +26,7 @@ from harness.devices.ranks import PeerLostError
 from harness.devices.torch_device import quiet_libraries
 from harness.files.atomic import is_out_of_space, share_as_folder_says
 from harness.files.signs import heard_by
+from harness.ledger.database import Opening
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobRow, JobStatus
 from harness.training.loop import TrainingInterrupted
@@ -156,7 +157,7 @@ def _serve(
 ) -> None:
     """Works until nothing is left, or `stop`; then lets the other ranks go."""
     share_as_folder_says(settings.paths.runs)
-    ledger = Ledger.open(settings.ledger_url)
+    ledger = Ledger.open(settings.ledger_url, opening=Opening.use)
     context = Context(settings=settings, ledger=ledger, should_stop=stop.is_set, send=send, peers=peers)
     try:
         while not stop.is_set() and work_once(context, name):

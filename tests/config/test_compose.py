@@ -76,7 +76,7 @@ def test_command_line_beats_the_experiment(loader: ConfigLoader) -> None:
 
 def test_overlapping_parts_give_each_point_once(loader: ConfigLoader) -> None:
     points = compose_points(loader, ["grid=[{quant:'nf4,none'},{quant:'none,int8'}]"])
-    assert [p.config.quant.name for p in points] == ["nf4", "full", "int8"]
+    assert [p.config.quant.name for p in points] == ["nf4", "none", "int8"]
 
 
 def test_glob_and_range(loader: ConfigLoader) -> None:

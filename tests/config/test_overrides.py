@@ -21,7 +21,7 @@ from harness.config.compose import ConfigError, check_command_line, compose_grid
         ["train.learning_rate=${train.adam_epsilon}"],
         ["quant.method=nf4", "quant.double_quant=false", "launch.device=cpu", "hydra.verbose=true"],
         ["-m", "grid=[{model:smollm2,quant:'nf4,none'}]", "sweep_name=mine"],
-        ["~tracking.wandb_project", "dataset.path=my rows.jsonl"],
+        ["~dataset.recipe.default", "dataset.path=my rows.jsonl"],
     ],
 )
 def test_good_command_lines(arguments: list[str]) -> None:
@@ -48,10 +48,45 @@ def test_good_command_lines(arguments: list[str]) -> None:
         ("a=", "a: no such key. Known: model, dataset"),
         ("model", "model: not an override of the form key=value"),
         ("train.seed=interval(0,3)", "train.seed=interval(0,3): a grid needs single values"),
+        ("train.seed=???", "train.seed=???: ??? stands for a value that is still to be given"),
+        ("~train.seed", "~train.seed: a key can't be taken away; leave it out to keep its default"),
+        ("~train.max_steps", "~train.max_steps: a key can't be taken away; write train.max_steps=null"),
+        ("~eval.mmlu.limit_per_subject", "~eval.mmlu.limit_per_subject: a key can't be taken away; write eval.mmlu."),
+        ("~model", "~model: a group always has a choice; write model=..."),
+        ("train.seed=range(3,3)", "train.seed=range(3,3): the range is empty; its end is left out"),
+        ("model=glob(zzz*)", "model=glob(zzz*): matches no model. Known: 13b"),
+        (
+            "train.seed=glob(*)",
+            "train.seed=glob(*): glob(...) looks through the choices of a group; train.seed is none",
+        ),
+        ("model=choice()", "model=choice(): choice() needs at least one value"),
+        ("model=smollm2,", "model=smollm2,: a value is empty between commas"),
+        (
+            "dataset.path=a=b.jsonl",
+            "dataset.path=a=b.jsonl: the value has characters that must be quoted; write 'dataset",
+        ),
+        (
+            "dataset.path=a#b.jsonl",
+            """dataset.path=a#b.jsonl: the value has characters that must be quoted; write \
+'dataset.path="a#b.jsonl"'""",
+        ),
+        (
+            "dataset.path=数据.jsonl",
+            "dataset.path=数据.jsonl: the value has characters that must be quoted; write 'dataset",
+        ),
+        ("train.data_seed=${train.seed", "train.data_seed=${train.seed: an interpolation ${...} is not closed"),
+        ("train.seed = 1", "train.seed = 1: no spaces around the =; write train.seed=1"),
+        ("=5", "=5: there is no key before the =; expected key=value"),
+        ("", "an empty argument: expected key=value"),
+        ("launch.workers=1,2", "launch.workers=1,2: can't vary within a sweep: all runs of a sweep are started by one"),
+        ("launch=local,slurm", "launch=local,slurm: can't vary within a sweep"),
+        ("paths.runs=a,b", "paths.runs=a,b: can't vary within a sweep: a sweep lies in one folder of runs"),
+        ("tracking.wandb_mode=offline,disabled", "tracking.wandb_mode=offline,disabled: can't vary within a sweep"),
+        ("sweep_name=choice(a,b)", "sweep_name=choice(a,b): can't vary within a sweep: a sweep has one name"),
     ],
 )
 def test_bad_value_names_key_value_and_remedy(argument: str, expected: str) -> None:
-    (problem,) = check_command_line(["-m", argument])
+    (problem,) = check_command_line(["-m", argument], eval_config())
     assert problem.startswith(expected)
 
 

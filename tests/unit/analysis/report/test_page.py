@@ -17,7 +17,7 @@ from analysis.report.figures import bin_means, curve, round_ticks, scale_over
 from analysis.report.formats import duration, interval, memory, number, percent, visible
 from analysis.report.judging import judge_view
 from analysis.report.page import ReportOptions, write_report
-from analysis.report.records import Judge, Run, SweepRuns, Tournament, load_runs, load_tournament, sweep_runs
+from analysis.report.records import Judge, Run, Tournament, load_runs, load_tournament
 from analysis.report.sections import matrix_view
 from eval.ratings.comparisons import probability
 from eval.ratings.rate import RateOptions, rate_files
@@ -31,6 +31,7 @@ from harness.config.schema import (
     TrainConfig,
 )
 from harness.files.atomic import append_jsonl, write_json
+from harness.ledger.finished import SweepRuns, sweep_runs
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job
 from harness.runs.record import RunRecord, save_record

@@ -52,7 +52,7 @@ def test_values_are_written_as_hydra_reads_them() -> None:
 
 def test_a_grid_that_includes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     ring = grids.GridFile(name="ring", title="", num_runs=0, command="", blocks=[{"include": "ring"}])
-    monkeypatch.setattr(grids, "load_grid", lambda name: ring)
+    monkeypatch.setattr(grids, "load_grid", lambda name, folders: ring)
     with pytest.raises(ValueError, match=r"ring\.yaml includes itself: ring -> ring"):
         points([{"include": "ring"}])
 

@@ -7,8 +7,11 @@ import pytest
 from harness.config.compose import compose_grid
 from harness.config.paths import paths_of_environment
 from harness.config.schema import PathsConfig
+from harness.ledger.database import Opening, database_url
 from harness.ledger.ledger import Ledger
-from harness.ledger.open import existing_ledger, ledger_url, without_passwords
+from harness.ledger.open import existing_ledger, ledger_url
+from harness.ledger.passwords import without_passwords
+from harness.ledger.tables import LedgerError, LedgerUnavailableError
 from sweeps.__main__ import _ledger
 
 URL = "postgresql://user:secret@host/database"
@@ -54,7 +57,77 @@ def test_status_reads_the_ledger_that_the_environment_names(tmp_path: Path, monk
         ("'postgresql://u:p/a@ss@h/d' x=1", "'postgresql://u:***@h/d' x=1"),
         ("postgresql://h/d?user=u&password=secret&x=1", "postgresql://h/d?user=u&password=***&x=1"),
         ("postgresql://u@h:5432/d model=7b,13b", "postgresql://u@h:5432/d model=7b,13b"),
+        ("postgres://u:se@cr@et@h/d", "postgres://u:***@h/d"),
+        ("mysql://u:secret@h", "mysql://u:***@h"),
+        ("postgresql//u:secret@h", "postgresql//u:***@h"),
+        ("postgresql:/u:secret@h/d", "postgresql:***@h/d"),
+        ("u:secret@h", "u:***@h"),
+        ("host=h PASSWORD=secret", "host=h PASSWORD=***"),
+        ("postgresql+psycopg://u:p@h?sslpassword=q", "postgresql+psycopg://u:***@h?sslpassword=***"),
+        ("model=smollm2 note=a@b.c", "model=smollm2 note=a@b.c"),
     ],
 )
 def test_passwords_are_not_shown(text: str, shown: str) -> None:
     assert without_passwords(text) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:secret@h/d",
+        "mysql://u:secret@h/d",
+        "postgresql://u:secret@cr:et@h:port/d",
+        "postgresql:/u:secret@h",
+        "postgresql//u:secret@h",
+        "://u:secret@h",
+        "postgres://u:my secret@h/d",
+        "mysql://h/d?password=secret",
+    ],
+)
+def test_a_bad_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(LedgerError, match=r"expected a SQLite file or postgresql://USER@HOST/DATABASE") as refused:
+        database_url(url)
+    assert "secret" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_looking_writes_nothing_and_reads_what_was_written_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder where nothing may be written, beside a writer whose last words are in the -wal file only."""
+    path = tmp_path / "ledger.sqlite"
+    writer = Ledger.open(path)
+    writer.record_sweep("s", "")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert "ledger.sqlite-wal" in before
+    monkeypatch.setattr("harness.ledger.database.os.access", lambda path, mode: False)
+    ledger = existing_ledger(str(path))
+    assert [row.name for row in ledger.sweeps()] == ["s"]
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    with pytest.raises(LedgerError, match="looked at only"):
+        ledger.pause("s")
+    ledger.close()
+    monkeypatch.undo()
+    assert [row.name for row in existing_ledger(str(path)).sweeps()] == ["s"]
+    (tmp_path / "empty.sqlite").write_bytes(b"")
+    with pytest.raises(LedgerError, match="holds no ledger"):
+        existing_ledger(str(tmp_path / "empty.sqlite"))
+
+
+def test_a_worker_makes_no_ledger_in_the_place_of_a_deleted_one(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="the file is gone"):
+        Ledger.open(tmp_path / "ledger.sqlite", opening=Opening.use)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_deleted_ledger_ends_the_wait_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("harness.ledger.database.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("harness.ledger.database.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(LedgerUnavailableError, match="the file is gone"):
+        ledger.counts()
+    assert now[0] < 15, "a launch looks a few times more before it ends"
+    ledger.close()

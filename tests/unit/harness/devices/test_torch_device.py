@@ -135,7 +135,7 @@ def test_a_worker_says_that_a_data_type_is_slow(tmp_path: Path) -> None:
     base = workplace(tmp_path, said, Device.cpu).base(tiny_spec(tmp_path, DType.bfloat16))
     assert base.bank.device == CPU
     (note,) = [message["note"] for message in said if message["phase"] == "note"]
-    assert note.startswith("note: llama7b full: it was made with quant.compute_dtype=bfloat16")
+    assert note.startswith("note: llama7b bf16: it was made with quant.compute_dtype=bfloat16")
     said.clear()
     workplace(tmp_path, said, Device.cpu).base(tiny_spec(tmp_path, DType.float32))
     assert [message["phase"] for message in said] == ["loading"]

@@ -123,6 +123,17 @@ def test_adding_again_mends_the_settings_of_what_has_not_begun(ledger: Ledger) -
     assert running.spec_hash == "b"
 
 
+def test_a_queued_job_keeps_what_another_sweep_planned(ledger: Ledger) -> None:
+    """Two commands with other settings that are no part of a run's identity, where a model lies for example."""
+    ledger.add([job("a"), job("b")], sweep="first")
+    other = [replace(job(name), payload='{"other": 1}') for name in "ab"]
+    ledger.add(other, sweep="second", renewed=["train:b"])
+    assert [row.payload for row in ledger.rows()] == ["{}", '{"other": 1}']
+    ledger.cancel("first")
+    ledger.add(other, sweep="second")
+    assert [row.payload for row in ledger.rows()] == ['{"other": 1}'] * 2
+
+
 def test_many_jobs_at_once(ledger: Ledger) -> None:
     """More than one statement's parameters, and more than one block of rows."""
     many = [job(f"{n:05d}") for n in range(2500)]

@@ -20,6 +20,7 @@ from harness.data.formats import DATASETS
 from harness.files.atomic import sha256_file
 from harness.runs.spec import RunSpec, recipe_row
 from sweeps.plan.jobs import eval_settings, make_jobs, plan_runs
+from sweeps.plan.labels import unique_labels
 from sweeps.plan.preflight import preflight
 from tests.builders import GROUPS, config, evals, spec
 
@@ -80,7 +81,10 @@ def test_full_finetuning_of_16_bit_models_keeps_float32_weights_unless_told_othe
     assert full("none", "auto", DType.bfloat16).run_id == chosen["auto"].run_id
     assert chosen["compute"].run_id == "bfdb48d52202"  # pure 16 bits was all there was
     assert chosen["auto"].run_id != chosen["compute"].run_id
-    assert chosen["auto"].details != chosen["compute"].details
+    assert set(unique_labels([chosen["auto"], chosen["compute"]]).values()) == {
+        "llama7b-oasst1-bf16-full-float32-weights",
+        "llama7b-oasst1-bf16-full-compute-weights",
+    }
 
 
 @pytest.mark.parametrize("wanted", ["auto", "float32", "compute"])
@@ -125,6 +129,8 @@ def changed(value: Any, name: str) -> Any:
         return not value
     if name == "block_size":
         return 2 * value
+    if name == "targets":
+        return ["more"]  # beside all-linear another name means nothing
     if isinstance(value, int):
         return value + 1
     if isinstance(value, float):
@@ -251,12 +257,43 @@ def test_points_that_cannot_be_are_told_together() -> None:
     assert str(caught.value).count("dataset.path=nowhere.jsonl: no such file") == 1
 
 
-def test_two_local_models_need_two_names() -> None:
-    points = [config(model=("local", {"path": path})) for path in ("a", "b")]
-    with pytest.raises(ValueError, match=r"model\.path=a and model\.path=b would be one run.*model\.hub_id="):
-        plan_runs(points)
-    named = [config(model=("local", {"path": path, "hub_id": f"lab/{path}"})) for path in ("a", "b")]
-    assert len(plan_runs(named)) == 2
+def test_two_local_checkpoints_are_two_sets_of_runs(tmp_path: Path) -> None:
+    """Whoever comes first, under whatever names; the same weights in two places are one."""
+    folders = {name: tmp_path / name for name in ("a", "b", "copy")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text("b" if name == "b" else "a")
+    one, other, copy = (config(model=("local", {"path": str(folder)})) for folder in folders.values())
+    first, second = plan_runs([one, other, copy])
+    assert first.run_id != second.run_id
+    assert first.spec.group != second.spec.group, "a loaded base serves one checkpoint only"
+    assert [run.run_id for run in plan_runs([other, one])] == [second.run_id, first.run_id]
+    assert RunSpec.from_dict(first.spec.to_dict()) == first.spec
+    (untouched,) = plan_runs([dataclasses.replace(one, adapter=config(adapter="none").adapter)])
+    assert untouched.spec.base_sha256 == first.spec.base_sha256
+    (folders["a"] / "chat_template.jinja").write_text("{{ messages }}")
+    assert plan_runs([one])[0].run_id not in (first.run_id, second.run_id), "a template decides, too"
+
+
+def test_local_models_that_are_not_there_are_not_one_run() -> None:
+    with pytest.raises(ValueError, match=r"model\.path=b: no such folder"):
+        plan_runs([config(model=("local", {"path": path})) for path in ("a", "b")])
+
+
+def test_a_stored_spec_is_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    values = spec().to_dict()
+    for text in ("${oc.env:OPENAI_API_KEY}", r"\${oc.env:OPENAI_API_KEY}", "a ${b", "{{ m }}${model.name}"):
+        values["dataset"]["chat_template"] = text
+        values["model"]["aliases"] = [text]
+        read = RunSpec.from_dict(values)
+        assert read.dataset is not None
+        assert (read.dataset.chat_template, read.model.aliases) == (text, [text])
+    values["adapter"]["lora_r"] = "${oc.env:OPENAI_API_KEY}"
+    with pytest.raises(ValueError, match="could not be converted to Integer") as refused:
+        RunSpec.from_dict(values)
+    assert "secret" not in str(refused.value)
 
 
 def test_equal_points_are_one_run_and_labels_differ() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from harness.config.compose import compose_grid
@@ -144,6 +145,8 @@ def test_a_failed_run_is_a_failed_trial(engine: Engine) -> None:
         (["train.seed=int(5,1)"], {}, "train.seed=int"),
         (["train.seed=float(a,b)"], {}, "could not convert"),
         (["train.seed=choice()"], {}, "an empty choice"),
+        (["adapter.targets=choice([a,b)"], {}, "a bracket or a quote that is not closed"),
+        (["launch.workers=int(1,4)"], {}, r"launch\.workers=int\(1,4\): can't vary within a sweep"),
         (["train.seed=int(1,2)"], {"objective": "elo"}, "--objective elo: there are final_loss, mmlu, perplexity"),
         (["train.seed=int(1,2)"], {"num_trials": 0}, "--trials and --parallel"),
     ],
@@ -151,6 +154,30 @@ def test_a_failed_run_is_a_failed_trial(engine: Engine) -> None:
 def test_bad_searches(arguments: list[str], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_search(arguments, **SETTINGS | changes)
+
+
+def test_choices_may_be_lists() -> None:
+    found = parse_search(["adapter.targets=choice([q_proj,v_proj],[all-linear])", "x=choice('a,b',c)"], **SETTINGS)
+    assert [kind.choices for kind in found.space.values() if isinstance(kind, CategoricalDistribution)] == [
+        ("[q_proj,v_proj]", "[all-linear]"),
+        ("'a,b'", "c"),
+    ]
+
+
+def test_a_finite_space_ends_when_it_is_exhausted(engine: Engine) -> None:
+    space = ["adapter.lora_r=int(8,10)", "adapter.lora_dropout=choice(0,0.1)"]
+    study = engine.search(parse_search(["model=smollm2", *space], **SETTINGS | {"num_trials": 50}))
+    trials = describe_study(study)["trials"]
+    assert len({(t["params"]["adapter.lora_r"], t["params"]["adapter.lora_dropout"]) for t in trials}) == 6
+    assert len(trials) == len(set(engine.trained)) == len(engine.trained) == 6
+    assert len(study_table(study).rows) == 6
+
+
+def test_values_of_one_run_are_one_trial(engine: Engine) -> None:
+    space = ["adapter.lora_dropout=choice(0.1,0.10,1e-1)", "adapter.lora_r=choice(8,16)"]
+    study = engine.search(parse_search(["model=smollm2", *space], **SETTINGS | {"num_trials": 6}))
+    assert [trial["state"] for trial in describe_study(study)["trials"]] == ["complete"] * 2
+    assert len(engine.trained) == 2
 
 
 def test_a_study_is_one_search(engine: Engine) -> None:

@@ -1,7 +1,9 @@
 """What `sweeps status` and `sweeps show` say of a sweep, and what happens to bad input."""
 
+import dataclasses
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from harness.ledger.ledger import Ledger
-from harness.ledger.tables import Job
+from harness.ledger.tables import Job, JobStatus
 from sweeps.__main__ import app
+from sweeps.jobs import settings
 from sweeps.jobs.settings import worker_name
 from sweeps.launch.progress import SMALL_SWEEP, SweepProgress
 from sweeps.watch.status import SHOWN_FAILURES, read_status, status_table
@@ -120,6 +123,43 @@ def test_gc_shows_then_removes_checkpoints_of_finished_runs(runs: Path) -> None:
     assert not (runs / "0000" / "checkpoint").exists()
     assert (runs / "0039" / "checkpoint").is_dir()
     assert "0.0 MiB could go" in call(runs, "gc")[1]
+
+
+def test_gc_follows_no_link_and_leaves_no_folder(runs: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "checkpoint").mkdir(parents=True)
+    (elsewhere / "checkpoint" / "state").write_text("mine")
+    (runs / "0000").symlink_to(elsewhere)
+    (runs / "0001").mkdir()
+    (runs / "0001" / "checkpoint").symlink_to(elsewhere / "checkpoint")
+    (runs / "0001" / ".adapter.partial-1").symlink_to(elsewhere)
+    ledger = Ledger.open(runs / "ledger.sqlite")
+    ledger.add([replace(job(99), run_id="../elsewhere"), replace(job(98), run_id=str(elsewhere))])
+    for claim in ledger.claim("w", ["train"], 40, 60, max_attempts=1):
+        ledger.finish(claim, {}, 1.0)
+    ledger.close()
+    assert "removed 0.0 MiB" in call(runs, "gc", "--remove")[1]
+    assert (elsewhere / "checkpoint" / "state").read_text() == "mine"
+
+
+def test_no_time_is_promised_where_nobody_works(runs: Path) -> None:
+    ledger = Ledger.open(runs / "ledger.sqlite")
+    dead = dataclasses.replace(settings._process(os.getpid()), started="1").name
+    ledger.requeue([JobStatus.failed])
+    for row in ledger.rows(status=JobStatus.claimed):
+        ledger.release([row])
+    assert read_status(ledger, "s", runs).seconds_to_go is None
+    ledger.claim(dead, ["train"], 2, 3600, max_attempts=1)
+    status = read_status(ledger, "s", runs)
+    assert status.seconds_to_go is None, "its lease is good for an hour, but the process is gone"
+    assert [worker.is_alive for worker in status.workers] == [False]
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(status_table(status))
+    text = console.export_text()
+    assert "no worker is at work on 37 open jobs" in text
+    assert "died over train run" in text
+    ledger.claim("elsewhere:7", ["train"], 1, 3600, max_attempts=1)
+    assert read_status(ledger, "s", runs).seconds_to_go is not None
 
 
 def test_a_long_sweep_is_not_a_line_a_job(tmp_path: Path) -> None:

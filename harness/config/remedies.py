@@ -1,0 +1,85 @@
+"""What is said of overrides that can't be read or have no effect: the mistake, and what to write instead."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
+from hydra.errors import HydraException
+
+from harness.config.choices import near
+
+_GRAMMAR = ("'", '"', "[", "{", "choice(", "range(", "glob(")  # what begins so is meant as Hydra's grammar
+_WHY_ONE = {
+    "launch": "all runs of a sweep are started by one launcher with one set of options",
+    "paths": "a sweep lies in one folder of runs, with one ledger",
+    "tracking": "a sweep is tracked in one way",
+    "hydra": "Hydra composes all points in one way",
+    "grid": "a grid is one union of blocks",
+    "sweep_name": "a sweep has one name",
+}
+
+
+def unreadable(text: str, error: HydraException) -> str:
+    """What is said of an override that Hydra's grammar refuses."""
+    key, has_value, value = text.partition("=")
+    if not text.strip():
+        return "an empty argument: expected key=value"
+    if has_value and key != key.strip():
+        return f"{text}: no spaces around the =; write {key.strip()}={value.strip()}"
+    if has_value and any(not item.strip() for item in value.split(",")[value.startswith(",") :]) and "," in value:
+        return f"{text}: a value is empty between commas; leave the comma out, or write '' for an empty text"
+    if value.count("${") > value.count("}"):
+        return f"{text}: an interpolation ${{...}} is not closed"
+    if value.startswith("choice()"):
+        return f"{text}: choice() needs at least one value"
+    quoted = f'{key}="{value}"'
+    if has_value and value and not value.startswith(_GRAMMAR) and _is_read(quoted):
+        return f"{text}: the value has characters that must be quoted; write {shlex.quote(quoted)}"
+    return f"{text}: not an override of the form key=value ({str(error).splitlines()[0]})"
+
+
+def _is_read(text: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
+
+
+def varying_problem(text: str) -> str:
+    """Why a key has one value in a sweep. Args: text: the key, or the override that gives it several."""
+    group = text.lstrip("+~").partition("=")[0].partition(".")[0]
+    return f"{text}: can't vary within a sweep: {_WHY_ONE[group]}; give a command for each value"
+
+
+def empty_sweep_problem(override: Override, known: Sequence[str] | None) -> str | None:
+    """What is said of a range or pattern that holds no value.
+
+    Args:
+        override: with several values.
+        known: the choices of a group; None: it is a plain key.
+    """
+    value = override.value()
+    text = override.input_line
+    if isinstance(value, Glob):
+        if known is None:
+            return f"{text}: glob(...) looks through the choices of a group; {override.key_or_group} is none"
+        if not value.filter(list(known)):
+            return f"{text}: matches no {override.key_or_group}.{near('', known)}"
+    elif isinstance(value, RangeSweep) and not list(value.range()):
+        return f"{text}: the range is empty; its end is left out: range(0,3) is 0, 1, 2"
+    return None
+
+
+def deletion_problem(override: Override, owner: type | None, is_group: bool) -> str | None:
+    """Why `~key` is refused; None below a free-form mapping. Args: owner: the dataclass whose field it is."""
+    key = override.key_or_group
+    if is_group:
+        return f"{override.input_line}: a group always has a choice; write {key}=..."
+    if owner is None:
+        return None
+    optional = "None" in str(next(f.type for f in fields(owner) if f.name == key.rpartition(".")[2]))
+    remedy = f"write {key}=null" if optional else "leave it out to keep its default"
+    return f"{override.input_line}: a key can't be taken away; {remedy}"

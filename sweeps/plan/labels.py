@@ -1,0 +1,105 @@
+"""What the runs of a sweep are called: each label says what tells its run apart from the others."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config.schema import ALL_LINEAR, DType, QuantMethod, quant_label
+from harness.runs.spec import RunSpec, identity
+
+_LONGEST = 40  # characters of a value that a label spells out
+_UNSAFE = re.compile(r"[^\w.+=-]+", re.ASCII)  # labels become names of files and parts of addresses
+_NUMBERS = {  # the short forms, in the order in which a label has them
+    "adapter.lora_r": "r",
+    "adapter.lora_alpha": "a",
+    "adapter.lora_dropout": "d",
+    "train.learning_rate": "lr",
+    "train.max_steps": "n",
+    "train.max_epochs": "e",
+    "train.seed": "s",
+    "train.batch_size": "b",
+    "dataset.max_rows": "rows",
+}
+_WORDS: dict[str, Callable[[Any], str]] = {
+    "dataset.train_on_source": lambda value: "on-source" if value else "",
+    "train.schedule": str,
+    "train.master_weights": lambda value: f"{value or 'compute'}-weights",  # left out of an identity at `compute`
+    "quant.compute_dtype": lambda value: quant_label("", QuantMethod.none, DType(value)),
+    "adapter.targets": lambda value: "+".join(str(name).removesuffix("_proj") for name in value),
+    "quant.double_quant": lambda value: "double" if value else "single",
+    "data_sha256": str,
+    "train.data_seed": lambda value: f"data{value}",
+}
+_KNOWN = (*_NUMBERS, *_WORDS)
+
+
+def unique_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
+    """run_id -> a label that no other run of the sweep has; equal ones get what they differ in, at last their id."""
+    by_label: dict[str, list[RunSpec]] = {}
+    for spec in specs:
+        by_label.setdefault(spec.label, []).append(spec)
+    longer: dict[str, str] = {}
+    for label, same in by_label.items():
+        longer |= _told_apart(label, same) if len(same) > 1 else {same[0].run_id: label}
+    how_many = Counter(longer.values())
+    begins = Counter((text, run_id[:4]) for run_id, text in longer.items())
+    return {
+        run_id: text if how_many[text] == 1 else f"{text}-{run_id[:4] if begins[text, run_id[:4]] == 1 else run_id}"
+        for run_id, text in longer.items()
+    }
+
+
+def _told_apart(label: str, same: Sequence[RunSpec]) -> dict[str, str]:
+    values = {spec.run_id: _flat(identity(spec)) | _file_names(spec) for spec in same}
+    keys = dict.fromkeys(key for found in values.values() for key in found)
+    varying = [key for key in keys if len({_text(found.get(key)) for found in values.values()}) > 1]
+    varying.sort(key=lambda key: (_KNOWN.index(key) if key in _KNOWN else len(_KNOWN), key))
+    return {
+        run_id: "-".join([label, *(word for key in varying if (word := _word(key, found.get(key))))])
+        for run_id, found in values.items()
+    }
+
+
+def _file_names(spec: RunSpec) -> dict[str, Any]:
+    """The name of a local file of rows, which says more than the digest that is its identity."""
+    path = None if spec.dataset is None else spec.dataset.path
+    return {} if path is None else {"data_sha256": Path(path).stem}
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
+
+
+def _word(key: str, value: Any) -> str:
+    """What a label says of one value; nothing of one that is not set."""
+    if key in _WORDS and (value is not None or key == "train.master_weights"):
+        return _safe(_WORDS[key](value))
+    if value is None:
+        return ""
+    if key in _NUMBERS:
+        return f"{_NUMBERS[key]}{_text(value)}"
+    name = key.rpartition(".")[2]
+    if isinstance(value, bool):
+        return name if value else f"no-{name}"
+    return _safe(f"{name}={_text(value)}" if isinstance(value, str) else f"{name}{_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _safe(text: str) -> str:
+    """The text in letters that a file's name may have; a long one by the beginning of its digest."""
+    if len(text) > _LONGEST and not text.startswith(ALL_LINEAR):
+        return f"{_UNSAFE.sub('_', text[:12])}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return _UNSAFE.sub("_", text)
