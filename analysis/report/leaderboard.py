@@ -21,7 +21,7 @@ from rich.text import Text
 from analysis.report.matches import Tally, pair_tallies, tally_systems
 from analysis.report.records import Run, Tournament
 from harness.config.schema import DType, QuantMethod, quant_label
-from harness.files.atomic import write_atomically, write_json
+from harness.files.atomic import csv_text, write_atomically, write_json
 from harness.runs.scores import MeasuredScore
 
 MISSING = "\N{EN DASH}"

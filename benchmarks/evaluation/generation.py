@@ -18,7 +18,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.evaluation.mmlu import PLAIN, Seconds, add_adapters, smollm2
-from eval.answers.decoding import Decoded
 from eval.answers.dialogue import encode_dialogue
 from eval.answers.generate import GenerateSettings, Request, generate
 from eval.answers.prompt_format import PromptFormat

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings, ShouldStop, decode
+from eval.answers.decoding import ShouldStop, decode
 from eval.answers.dialogue import encode_dialogue, turn_end
 from eval.answers.files import Answer, AnswerFile, read_answers
 from eval.answers.prompt_format import PromptFormat

@@ -35,6 +35,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from eval.answers.dialogue import chat_text, prompt_tokens
+from eval.judging.injection import neutralise
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.options import LocalOptions
 from eval.judging.prompts import fill, hash_text

@@ -22,7 +22,7 @@ from harness.data.fields import Example, RowError
 from harness.data.formats import HEADERLESS_TSV, fitting_formats, row_rule
 from harness.data.rows import SUFFIXES, DataError, OnBadRow, read_file, refuse, require_known_kind, suffix_of
 from harness.data.trees import assembled
-from harness.files.atomic import sha256_files
+from harness.files.atomic import sha256_file
 from harness.files.hub import Missing, cached_snapshot, hub_problem, store_names
 
 if TYPE_CHECKING:

@@ -178,7 +178,7 @@ class Database:
         if version is None:
             if self._opening is Opening.look:
                 raise LedgerError(f"{self.name}: holds no ledger; name another database")
-            if jobs.name in found:
+            if jobs.name in tables:
                 raise LedgerError(f"{self.name}: has a table 'jobs' that isn't a ledger's; name another database")
             self._create(engine)
         elif int(version) != SCHEMA_VERSION:

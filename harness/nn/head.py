@@ -88,8 +88,8 @@ class Head:
         if weight_VD.is_meta or isinstance(weight_VD, FakeTensor):  # no numbers to compare
             return True
         num_tokens, hidden_size = len(_PROBE_SCALES), weight_VD.shape[1]
-        like = {"device": weight_VD.device, "dtype": self._dtype}
-        hidden_ND = torch.linspace(-1, 1, num_tokens * hidden_size, **like).view(num_tokens, hidden_size)  # type: ignore[arg-type]
+        steps = torch.linspace(-1, 1, num_tokens * hidden_size, device=weight_VD.device, dtype=self._dtype)
+        hidden_ND = steps.view(num_tokens, hidden_size)
         shape_V = torch.linspace(-1, 1, weight_VD.shape[0], device=weight_VD.device)
         made_NV = torch.stack([shape_V * scale for scale in _PROBE_SCALES]).to(self._dtype)
         seen: list[Tensor] = []
@@ -146,11 +146,11 @@ def _standing_aside(model: Any, hidden_1ND: Tensor) -> Iterator[_Passed]:
 def _with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """A module computes something else within."""
     before = module.__dict__.get("forward")
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         if before is None:
             del module.forward
         else:
-            module.forward = before  # type: ignore[method-assign]
+            module.forward = before

@@ -35,7 +35,7 @@ from harness.config.schema import (
     typed,
 )
 from harness.data.examples import resolved
-from harness.data.source import content_sha256, data_files, streams
+from harness.data.source import content_sha256, data_files
 from harness.runs.compatibility import method_problem, task_problem
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)

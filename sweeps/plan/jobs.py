@@ -19,7 +19,9 @@ from harness.files.atomic import sha256_file
 from harness.ledger.tables import Job
 from harness.models.locate import folder_fingerprint, tokenizer_fingerprint
 from harness.runs.spec import RunSpec, make_spec
+from sweeps.plan.inputs import INPUTS, planned_inputs
 from sweeps.plan.labels import unique_labels
+from sweeps.plan.once import Once
 
 TRAIN = "train"
 

@@ -23,7 +23,7 @@ class Garbage:
 
 def find_garbage(runs: Path, ledger: Ledger) -> list[Garbage]:
     """Looks through the folders of runs that are done; those that may still be under way are left alone."""
-    garbage: list[Garbage] = []
+    found: list[Garbage] = []
     for row in ledger.rows(status=JobStatus.done, kinds=["train"]):
         folder = _own_folder(runs, row.run_id)
         if folder is None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from eval.answers.decoding import Decoded, DecodingRequest, DecodingSettings, decode, nucleus_tokens, uniform_numbers
+from eval.answers.decoding import decode
 from eval.answers.dialogue import SYSTEM_SENTENCE, encode_dialogue, human_text
 from eval.answers.files import read_answers
 from eval.answers.generate import GenerateSettings, cut_at_stop, generate_answers, prompt_seed
