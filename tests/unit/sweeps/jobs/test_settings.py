@@ -33,7 +33,7 @@ def test_an_equal_pid_is_not_enough(change: dict[str, str], alive: bool | None) 
     assert is_alive(replace(settings._process(os.getpid()), **change).name) is alive  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", [None, "me", "host:8", f"host:{os.getpid()}"])
+@pytest.mark.parametrize("name", [None, "me", "host:8", f"host:{os.getpid()}"], ids=["none", "word", "pid", "own pid"])
 def test_names_of_earlier_versions_say_nothing(name: str | None) -> None:
     assert is_alive(name) is None
     assert worker_pid(name) is None
