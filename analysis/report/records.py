@@ -5,17 +5,21 @@ docs/architecture.md's "Records on disk". What isn't there is None or empty, nev
 read is an error.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import FiniteFloat
+from typing_extensions import TypedDict
 
 from eval.answers.files import Answer, read_answers
 from eval.answers.questions import join_turns
 from eval.judging.store import recorded_judges
+from eval.ratings.rate import RatingsResult
 from eval.verdicts.table import load_verdicts
 from harness.files.atomic import read_jsonl
+from harness.files.typed import fit, read_typed
 from harness.runs.estimate import Estimate
 from harness.runs.record import METRICS_FILE, RunRecord, load_record
 from harness.runs.scores import MeasuredScore, measured_scores
@@ -37,6 +41,47 @@ class Mmlu:
     num_shots: int
     settings_sha256: str  # of protocol, questions and shots: scores of different settings can't be compared
     subjects: dict[str, tuple[float, int]]  # subject -> (accuracy, questions)
+
+
+class SubjectScore(TypedDict):
+    """One subject in mmlu.json."""
+
+    accuracy: float
+    n: int
+
+
+class MmluFile(TypedDict):
+    """What is read of mmlu.json."""
+
+    accuracy_macro: float
+    accuracy_macro_ci95: tuple[float, float] | None
+    accuracy_micro: float
+    accuracy_micro_ci95: tuple[float, float] | None
+    n: int
+    num_subjects: int
+    num_truncated_prompts: int
+    protocol: str
+    split_name: str
+    num_shots: int
+    settings_sha256: str
+    per_subject: dict[str, SubjectScore]
+
+
+class RatingsSettings(TypedDict, total=False):
+    """What the page tells of how ratings were made."""
+
+    k: float
+    start: float
+    orderings: int
+    sample_size: int | None
+    resamples: int
+
+
+class MetricsRow(TypedDict):
+    """What is read of a line of metrics.jsonl."""
+
+    step: int
+    loss: FiniteFloat | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +150,7 @@ def load_run(folder: Path) -> Run:
     record = load_record(folder)
     if record is None:
         raise ValueError(f"{folder}: no record.json, so this run is not done; finish it or leave it out")
-    steps = {row["step"]: row["loss"] for row in _rows(folder / METRICS_FILE)}  # a resumed run repeats steps
+    steps = {row["step"]: row["loss"] for row in _metrics(folder / METRICS_FILE)}  # a resumed run repeats steps
     answers = {path.stem: tuple(_answers(path)) for path in sorted(folder.glob("answers/*.jsonl"))}
     return Run(
         folder=folder,
@@ -131,13 +176,14 @@ def load_tournament(folder: Path) -> Tournament:
     return Tournament(
         folder=folder,
         verdicts=verdicts,
-        ratings=_json(folder / "ratings.json"),
+        ratings=_ratings(folder / "ratings.json"),
         judges=tuple(Judge(name=name, settings=recorded.get(name, {})) for name in named),
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return read_jsonl(path) if path.is_file() else []
+def _metrics(path: Path) -> list[MetricsRow]:
+    rows = read_jsonl(path) if path.is_file() else []
+    return fit(rows, list[MetricsRow], str(path), "mend that row, counted from 0, or remove the file")
 
 
 def _answers(path: Path) -> list[Answer]:
@@ -161,37 +207,34 @@ def _joined(turns: Sequence[Answer]) -> Answer:
     )
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _ratings(path: Path) -> dict[str, Any] | None:
+    """A file of `python -m eval rate`; one of an earlier version may lack some of its parts."""
     if not path.is_file():
         return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); make it again") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
+    remedy = "rate the verdicts again"
+    values = read_typed(path, dict[str, Any], remedy)
+    for name, shape in {**get_type_hints(RatingsResult), "settings": RatingsSettings}.items():
+        if name in values:
+            fit(values[name], shape, f"{path}: {name}", remedy)
+    return values
 
 
 def _mmlu(path: Path) -> Mmlu | None:
-    values = _json(path)
-    if values is None:
+    if not path.is_file():
         return None
-    try:
-        return Mmlu(
-            macro=Estimate.of(values["accuracy_macro"], values["accuracy_macro_ci95"]),
-            micro=Estimate.of(values["accuracy_micro"], values["accuracy_micro_ci95"]),
-            num_questions=values["n"],
-            num_subjects=values["num_subjects"],
-            num_truncated_prompts=values["num_truncated_prompts"],
-            protocol=values["protocol"],
-            split_name=values["split_name"],
-            num_shots=values["num_shots"],
-            settings_sha256=values["settings_sha256"],
-            subjects={name: (score["accuracy"], score["n"]) for name, score in values["per_subject"].items()},
-        )
-    except KeyError as error:
-        raise ValueError(f"{path}: no {error}; score the run again with `python -m eval mmlu`") from error
+    found = read_typed(path, MmluFile, "score the run again with `python -m eval mmlu`")
+    return Mmlu(
+        macro=Estimate.of(found["accuracy_macro"], found["accuracy_macro_ci95"]),
+        micro=Estimate.of(found["accuracy_micro"], found["accuracy_micro_ci95"]),
+        num_questions=found["n"],
+        num_subjects=found["num_subjects"],
+        num_truncated_prompts=found["num_truncated_prompts"],
+        protocol=found["protocol"],
+        split_name=found["split_name"],
+        num_shots=found["num_shots"],
+        settings_sha256=found["settings_sha256"],
+        subjects={name: (score["accuracy"], score["n"]) for name, score in found["per_subject"].items()},
+    )
 
 
 def _verdicts(path: Path) -> tuple[Verdict, ...]:

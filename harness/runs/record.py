@@ -4,7 +4,6 @@ It is written last and in one step, so a run folder without a record is not done
 """
 
 import dataclasses
-import json
 import platform
 import subprocess
 from dataclasses import dataclass, field
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.files.atomic import write_json
+from harness.files.typed import read_typed
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
+UNREADABLE = "remove it, and the same command trains the run again"
 CONFIG_FILE = "config.yaml"  # the resolved config of a run
 METRICS_FILE = "metrics.jsonl"  # a line a step
 CHECKPOINT_FOLDER = "checkpoint"  # resumable state, while a run trains
@@ -73,10 +74,10 @@ def load_record(folder: Path) -> RunRecord | None:
     path = folder / RECORD_FILE
     if not path.is_file():
         return None
-    values = json.loads(path.read_text())
-    if values.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"{path}: schema version {values.get('schema_version')}, this code reads {SCHEMA_VERSION}")
-    return RunRecord(**{**values, "notes": tuple(values["notes"])})
+    record = read_typed(path, RunRecord, UNREADABLE)
+    if record.schema_version != SCHEMA_VERSION:
+        raise ValueError(f"{path}: schema version {record.schema_version}, this code reads {SCHEMA_VERSION}")
+    return record
 
 
 def now() -> str:
