@@ -148,7 +148,7 @@ def _step(model: nn.Module, rows: TokenizedDataset, chosen: Sequence[int]) -> fl
         labels[:, : example.num_source] = -100
         loss = model(input_ids=ids, labels=labels).loss * (count / sum(counts))
         loss.backward()
-        total += float(loss)
+        total += loss.item()
     return total
 
 

@@ -7,7 +7,17 @@ from harness.data.fields import Row
 from harness.data.trees import is_message, is_tree
 
 # Columns that carry a part of the question, by their lower-case name, and what each format reads of them.
-MEANINGFUL = ("instruction", "input", "context", "history", "system", "system_prompt", "tools", "functions")
+MEANINGFUL = (
+    "instruction",
+    "input",
+    "context",
+    "history",
+    "system",
+    "system_prompt",
+    "tools",
+    "functions",
+    "documents",
+)
 _READ: dict[str, tuple[str, ...]] = {
     "alpaca": ("instruction", "input"),
     "input_output": ("input",),

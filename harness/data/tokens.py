@@ -392,7 +392,7 @@ def encode_examples(
         num_source = min(len(source), max_source)
         if len(ids) <= max(num_source, 1):  # the first token of all is never predicted
             problem = "no token is left to learn; raise dataset.target_max_tokens or give the row an input"
-            found.append(DataError(problem, file=row.file, line=row.line, field=example.target_field))
+            found.append(DataError(problem, file=row.where, line=row.line, field=example.target_field))
             continue
         num_characters = len(example.input) + len(example.output)
         found.append((ids, num_source, num_characters, len(source) > max_source or text[2], len(target) > max_target))
@@ -440,7 +440,7 @@ def _texts(
     try:
         return render(example, tokenizer, config.source_max_tokens)
     except RowError as error:
-        return DataError(error.problem, file=row.file, line=row.line, field=error.field)
+        return DataError(error.problem, file=row.where, line=row.line, field=error.field)
 
 
 def _write(

@@ -16,7 +16,9 @@ _NUM_BLOCKS = 64
 
 
 def checkpoint_signs(source: ModelSource) -> dict[str, str]:
-    """-> a sign of the weights and one of the tokenizer; none for a model that is not a folder on this machine yet."""
+    """-> a sign of the weights and one of the tokenizer (GGUF: of both in one); none for a model still on the hub."""
+    if source.kind == "gguf":
+        return {"weights": sampled_sha256(Path(source.location))}
     if source.kind != "folder":
         return {}
     folder = Path(source.location)

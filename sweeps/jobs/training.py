@@ -15,11 +15,11 @@ import torch
 import yaml
 
 from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
-from harness.config.schema import AdapterMethod, ModelKind
+from harness.config.schema import AdapterMethod, DatasetConfig, ModelKind
 from harness.data.holdout import without_holdout
 from harness.data.labels import num_labels
-from harness.data.source import fingerprint, locate_dataset
-from harness.data.tokens import EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
+from harness.data.source import STREAM_SEED, fingerprint, locate_dataset
+from harness.data.tokens import SAMPLE_SEED, EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
 from harness.files.atomic import append_jsonl, is_out_of_space, read_jsonl, to_json, write_atomically, write_json
 from harness.files.hub import Missing
 from harness.ledger.tables import JobRow
@@ -376,6 +376,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
             *(base.bank.notes if run.member else ()),
             *(run.member.notes if run.member else ()),
             *(run.data.notes if run.data else ()),
+            *_sample_notes(run.spec.dataset),
         ),
         row_tokens=run.member.train.row_tokens if run.member else None,
         started=run.started,
@@ -385,6 +386,16 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         packages=package_versions(),
         python=python_version(),
     )
+
+
+def _sample_notes(dataset: DatasetConfig | None) -> list[str]:
+    """Which part of the rows was read, where it was not all of them."""
+    if dataset is None or (dataset.max_rows is None and dataset.max_rows_per_task is None):
+        return []
+    by_task = "" if dataset.max_rows_per_task is None else f"{dataset.max_rows_per_task:,} of each task, "
+    most = "" if dataset.max_rows is None else f"{dataset.max_rows:,} at most, "
+    how = f"of the hub's stream, seed {STREAM_SEED}" if dataset.stream else f"seed {SAMPLE_SEED}"
+    return [f"{dataset.name}: a sample of the rows, {by_task}{most}{how}"]
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

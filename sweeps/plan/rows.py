@@ -90,4 +90,4 @@ def _check_example(kind: ModelKind, dataset: DatasetConfig, example: Example, ro
         require_target(example, row)
     if kind is ModelKind.seq2seq and not example.input:
         problem = f"dataset.format={dataset.format} has no input here, and model.kind=seq2seq has to read one"
-        raise DataError(problem, file=row.file, line=row.line)
+        raise DataError(problem, file=row.where, line=row.line)

@@ -54,6 +54,7 @@ def write(path: Path, *rows: Any) -> Path:
         ("x.csv", b"input,output\ra,b\r", "line 1: broken table"),
         ("x.jsonl", LINES.replace("}", "},").encode(), "line 1: broken JSON"),
         ("x.jsonl", b"", "no rows to train on"),
+        ("x.json", b'[{"input": "a",\n "input": "b"}]', r"line 1, field 'input': two fields"),
         ("x.parquet", b"", "broken parquet file"),
         ("x.arrow", b"ARROW", "broken arrow file"),
     ],
