@@ -35,7 +35,7 @@ from harness.config.schema import (
     typed,
 )
 from harness.data.examples import resolved
-from harness.data.source import content_sha256, data_files
+from harness.data.source import content_sha256, data_files, streams
 from harness.runs.compatibility import method_problem, task_problem
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
@@ -126,7 +126,8 @@ def make_spec(
         return RunSpec(
             model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None, base_sha256=base
         )
-    config = dataclasses.replace(config, dataset=resolved(config.dataset))
+    dataset = dataclasses.replace(resolved(config.dataset), stream=streams(config.dataset, config.paths))
+    config = dataclasses.replace(config, dataset=dataset)
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
     if problem := method_problem(config.adapter, quant, config.model) or task_problem(config.model, config.dataset):
