@@ -197,6 +197,8 @@ def test_an_odd_or_mixed_row_is_refused_by_its_line(tmp_path: Path, rows: list[A
 def test_a_row_that_is_odd_is_left_out_by_key(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", {"output": "b"}, {"instruction": "a", "output": "b"})
     assert len(examples(path, skip_bad_rows=True)) == 1
+    write(path, {"text": "a"}, *[{"instruction": "a", "output": "b"}] * 2)
+    assert [example.output for example in examples(path, skip_bad_rows=True)] == ["b", "b"]
 
 
 @pytest.mark.parametrize("role", ["developer", "function", "tool", "observation"])
