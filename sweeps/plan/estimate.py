@@ -222,10 +222,7 @@ def _num_steps(spec: RunSpec, rows: int | None) -> int | None:
     if not rows:
         return spec.train.max_steps
     left = max(1, rows - spec.train.original_eval_carve)
-    try:
-        return num_steps(spec.train, left)
-    except ValueError:
-        return spec.train.max_steps  # a warm-up that is too long, which `preflight` reports
+    return num_steps(replace(spec.train, warmup_steps=0), left)  # `preflight` reports a warm-up that is too long
 
 
 def _likeness(spec: Plain) -> str:
