@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.config.schema import AssistantTurns, DatasetConfig
 from harness.data.columns import detect_format, other_training
 from harness.data.dialogues import every_answer
-from harness.data.fields import Example
+from harness.data.fields import Example, listed
 from harness.data.formats import DATASETS
 from harness.data.rows import DataError, read_file, refuse
 from harness.data.source import ColumnError, DataSource, SourceRow, data_files, read_rows, row_examples
@@ -135,10 +135,9 @@ def _no_format(path: Path, line: int, row: dict[str, object]) -> DataError:
     other = other_training(row)
     if other is not None:
         return DataError(f"these are {other}", file=str(path), line=line)
-    columns = ", ".join(map(str, row))
-    delimiter = next((mark for mark in (";", "\t", "|") if len(row) == 1 and mark in columns), None)
-    if delimiter is not None:
-        problem = f"one column, {columns!r}: a .csv file's are set apart by commas; save it so, or as .jsonl"
+    only = str(next(iter(row))) if len(row) == 1 else ""
+    if any(delimiter in only for delimiter in ";\t|"):
+        problem = f"one column, {only!r}: a .csv file's are set apart by commas; save it so, or as .jsonl"
     else:
-        problem = f"no format reads these columns ({columns}); set dataset.format to one of: {', '.join(DATASETS)}"
+        problem = f"no format reads these columns ({listed(row)}); set dataset.format to one of: {', '.join(DATASETS)}"
     return DataError(problem, file=str(path), line=line)

@@ -52,6 +52,7 @@ def write(path: Path, *rows: Any) -> Path:
         ("x.csv", b"input;output\na;b\n", r"line 2: one column, 'input;output'"),
         ("x.csv", b"input\toutput\na\tb\n", "set apart by commas"),
         ("x.csv", b"input,output\ra,b\r", "line 1: broken table"),
+        ("x.csv", b'"in\nput",output\na,b\n', r"no format reads these columns \('in\\nput', output\)"),
         ("x.jsonl", LINES.replace("}", "},").encode(), "line 1: broken JSON"),
         ("x.jsonl", b"", "no rows to train on"),
         ("x.json", b'[{"input": "a",\n "input": "b"}]', r"line 1, field 'input': two fields"),
