@@ -17,7 +17,7 @@ from eval.verdicts.codes import FIRST, SECOND
 CONTROL_TOKEN = re.compile(
     r"<[|\uff5c]([^|<>\n\uff5c]{1,40})[|\uff5c]>|\[(/?INST)\]|<(/?s|/?SYS|(?:start|end)_of_turn)>"
 )
-_SUBJECT = r"(?:the )?(?:question|answer|assistant|system|instructions?|verdict|user)\b"
+_SUBJECT = r"(?:the )?(?:question|(?:reference )?answer|assistant|system|instructions?|verdict|grade|user)\b"
 _WEAK = rf"\[ ?(?:/ ?)?{_SUBJECT} ?(?:\d+|[a-c]\b)?(?:'s answer)? ?\]"  # may be a list in code
 _STRONG = (
     rf"\[ ?(?:/ ?)?(?:(?:the )?(?:start|end|begin(?:ning)?) of\b[^\[\]]*|{_SUBJECT} ?(?:\d+|[a-c]\b)?(?:'s answer)?"

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, fields
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,11 +27,15 @@ from eval.judging.injection import FlaggedWins, flagged_wins
 from eval.judging.matches import Judge, Judgment, Match
 from eval.judging.parse import read_anew
 from eval.judging.prompts import Mode, hash_text
+from eval.verdicts.codes import FIRST, SECOND, TIE
 from harness.files.atomic import csv_text, write_atomically
 
 DATABASE = "judgments.sqlite"
 VERDICTS_FILE = "verdicts.csv"
 SCORES_FILE = "scores.csv"
+GRADES_FILE = "grades.csv"
+GRADED_VERDICTS_FILE = "graded_verdicts.csv"
+VERDICT_COLUMNS = ("question_id", "system_a", "system_b", "verdict", "judge")
 BUSY_SECONDS = 30.0
 
 SCHEMA = """
@@ -184,7 +189,7 @@ class JudgmentStore:
 
         Args:
             judge: of this judge only.
-            mode: `pairwise` or `relative`.
+            mode: `pairwise`, `relative` or `single`.
         """
         columns = [f"m.{c}" if c in ("question_id", "system_a", "system_b") else f"j.{c}" for c in JUDGMENT_FIELDS]
         found = self._db.execute(
@@ -225,7 +230,7 @@ class JudgmentStore:
         """Writes verdicts.csv: one row a match and judge, in the layout that `python -m eval rate` reads."""
         rows = [(j.question_id, j.system_a, j.system_b, j.verdict, judge) for judge, j in self.judgments()]
         path = self.folder / VERDICTS_FILE
-        write_atomically(path, csv_text(("question_id", "system_a", "system_b", "verdict", "judge"), rows))
+        write_atomically(path, csv_text(VERDICT_COLUMNS, rows))
         return path
 
     def export_scores(self, judge: str, reference: str) -> Path:
@@ -241,6 +246,31 @@ class JudgmentStore:
             rows.append((j.question_id, candidate, order, *(f"{s:g}" for s in (scores if first else scores[::-1]))))
         path = self.folder / SCORES_FILE
         write_atomically(path, csv_text(("question_id", "system", "order", "score_candidate", "score_chatgpt"), rows))
+        return path
+
+    def export_grades(self) -> Path:
+        """Writes grades.csv, a row an answer and judge, and the verdicts that follow from them for `rate`.
+
+        A grade that could not be read is an empty field. In graded_verdicts.csv, of two systems that a judge graded on
+        the same question, the one with the higher grade wins.
+        """
+        grades = [
+            (j.question_id, j.system_a, j.score_a, judge, j.reason)
+            for judge, j in self.judgments(mode=Mode.single.value)
+        ]
+        rows = [(q, s, "" if g is None else f"{g:g}", judge, why or "") for q, s, g, judge, why in grades]
+        path = self.folder / GRADES_FILE
+        write_atomically(path, csv_text(("question_id", "system", "grade", "judge", "reason"), rows))
+        by_item: dict[tuple[str, str], list[tuple[str, float]]] = {}
+        for question, system, grade, judge, _ in grades:
+            if grade is not None:
+                by_item.setdefault((judge, question), []).append((system, grade))
+        verdicts = [
+            (question, one, two, TIE if first == second else FIRST if first > second else SECOND, judge)
+            for (judge, question), graded in by_item.items()
+            for (one, first), (two, second) in combinations(sorted(graded), 2)
+        ]
+        write_atomically(self.folder / GRADED_VERDICTS_FILE, csv_text(VERDICT_COLUMNS, verdicts))
         return path
 
 
