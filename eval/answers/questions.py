@@ -172,7 +172,8 @@ def _references(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _turns(row: Mapping[str, Any], where: str) -> list[str]:
-    key = "turns" if "turns" in row else next((name for name in TEXTS if name in row), None)
+    text_key = next((name for name in TEXTS if name in row), None)
+    key = "turns" if row.get("turns") or (text_key is None and "turns" in row) else text_key
     if key is None:
         raise ValueError(f"{where}: has neither text nor turns nor an input that ends in a ### Human: turn")
     turns = row[key] if key == "turns" else [row[key]]

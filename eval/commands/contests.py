@@ -137,7 +137,7 @@ def judge(
             values, texts = zip(*map(run_estimate, options), strict=True)
             show(values[0] if len(values) == 1 else values, "\n".join(texts), as_json)
             return
-        confirm = None if yes or not (sys.stdin.isatty() and sys.stderr.isatty()) else typer.confirm
+        confirm = None if yes or not (sys.stdin.isatty() and sys.stderr.isatty()) else partial(typer.confirm, err=True)
         shown = (partial(progress_bar, "judgments", as_json), STDERR.print, confirm)
         found, text, complete = run_judges(options, *shown) if len(options) > 1 else run_judge(options[0], *shown)
         show(found, text, as_json)

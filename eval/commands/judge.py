@@ -48,10 +48,10 @@ def summary_text(summary: JudgeSummary) -> str:
     ]
     if summary.flagged.num_answers:
         found = summary.flagged
+        wins = f"they win {found.num_wins} of {found.num_matches} matches against others, {found.num_ties} are ties"
         lines.append(
             f"flagged: {found.num_answers} answers hold what may steer a judge (delimiters, control tokens, a verdict, "
-            f"orders); they win {found.num_wins} of {found.num_matches} matches against answers that don't, "
-            f"{found.num_ties} ties"
+            f"orders){f'; {wins}' if found.num_matches else ''}"
         )
     if summary.spent_usd or summary.cost_usd:
         unknown = f", of which {summary.unknown_usd:.4f} are the most that calls without a known bill can have cost"
@@ -95,8 +95,8 @@ def judge_options(
     judge: str,
     flags: JudgeFlags,
     *,
-    mode: str,
-    reference: str | None,
+    mode: str = "pairwise",
+    reference: str | None = None,
     **rest: Any,
 ) -> JudgeOptions:
     """The typed options of a tournament.

@@ -11,12 +11,11 @@ raters (`eval.ratings.agreement`): Fleiss' kappa and Krippendorff's alpha over i
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from eval.judges.tournament import mean_grades
+from eval.judging.grades import Item, graded_verdicts, mean_grades
 from eval.judging.matches import Judgment
 from eval.judging.options import Grade
 from eval.judging.prompts import Mode
@@ -30,7 +29,6 @@ ENSEMBLE_FILE = "ensemble.csv"
 ENSEMBLE = "ensemble"  # the judge of its rows
 RESAMPLES = 1000
 POINTS = {FIRST: 1.0, SECOND: -1.0, TIE: 0.0}
-Item = tuple[str, str, str]  # question, and two systems by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +53,7 @@ def combine(folder: Path, judges: Sequence[str], mode: Mode, seed: int = 0) -> E
     """
     with JudgmentStore(folder) as store:
         judgments = {name: [j for _, j in store.judgments(name, mode.value)] for name in judges}
-    found = {name: (_by_grade if mode is Mode.single else _by_preference)(js) for name, js in judgments.items()}
+    found = {name: (graded_verdicts if mode is Mode.single else _by_preference)(js) for name, js in judgments.items()}
     rows = [
         (*item, verdict, ENSEMBLE, name)
         for name, verdicts in found.items()
@@ -81,20 +79,4 @@ def _by_preference(judgments: Iterable[Judgment]) -> dict[Item, int]:
             one, two = sorted((j.system_a, j.system_b))
             sign = 1.0 if one == j.system_a else -1.0
             sums[j.question_id, one, two] = sums.get((j.question_id, one, two), 0.0) + sign * POINTS[j.verdict]
-    return {item: _verdict(points) for item, points in sums.items()}
-
-
-def _by_grade(judgments: Iterable[Judgment]) -> dict[Item, int]:
-    grades: dict[str, dict[str, float]] = {}
-    for j in judgments:
-        if j.score_a is not None:
-            grades.setdefault(j.question_id, {})[j.system_a] = j.score_a
-    return {
-        (question, one, two): _verdict(by_system[one] - by_system[two])
-        for question, by_system in grades.items()
-        for one, two in combinations(sorted(by_system), 2)
-    }
-
-
-def _verdict(difference: float) -> int:
-    return TIE if difference == 0 else FIRST if difference > 0 else SECOND
+    return {item: TIE if points == 0 else FIRST if points > 0 else SECOND for item, points in sums.items()}

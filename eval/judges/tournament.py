@@ -8,7 +8,7 @@ asked again: a run that was killed goes on where it was. Source: QLoRA (arXiv 23
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,11 +24,11 @@ from eval.answers.questions import (
     shown_question,
 )
 from eval.judges.registry import JUDGES, build_judge, estimate_matches, prompt_set
+from eval.judging.grades import graded_verdicts, mean_grades
 from eval.judging.injection import flagged_wins
 from eval.judging.matches import (
     BUDGET_STOP,
     NULL_ANSWER,
-    TURN_MARK,
     Failure,
     Judge,
     Judgment,
@@ -39,10 +39,9 @@ from eval.judging.matches import (
     position_bias,
     unmatched_systems,
 )
-from eval.judging.options import Estimate, Grade, JudgeOptions, JudgeSummary
+from eval.judging.options import Estimate, JudgeOptions, JudgeSummary
 from eval.judging.prompts import Mode, answer_flags
 from eval.judging.store import JudgmentStore
-from eval.ratings.intervals import ratio_interval
 from eval.verdicts.codes import NULL_SYSTEM
 
 MEASURED_AFTER = 50  # judgments, after which the plan rests on measured replies
@@ -194,22 +193,6 @@ def _shown(question: OpenQuestion, with_reference: bool) -> Question:
     return shown if with_reference else replace(shown, references=())
 
 
-def mean_grades(judgments: Sequence[Judgment]) -> tuple[Grade, ...]:
-    """Each system's mean grade, clustered by question, the best first."""
-    by_system: dict[str, dict[str, list[float]]] = {}
-    for judgment in judgments:
-        if judgment.score_a is not None:
-            question = judgment.question_id.partition(TURN_MARK)[0]
-            by_system.setdefault(judgment.system_a, {}).setdefault(question, []).append(judgment.score_a)
-    found = []
-    for system, questions in by_system.items():
-        sums = np.array([sum(grades) for grades in questions.values()])
-        counts = np.array([len(grades) for grades in questions.values()], dtype=np.float64)
-        mean = float(sums.sum() / counts.sum())
-        found.append(Grade(system=system, mean=mean, ci95=ratio_interval(sums, counts), num_answers=int(counts.sum())))
-    return tuple(sorted(found, key=lambda grade: (-grade.mean, grade.system)))
-
-
 def _todo(matches: list[Match], hashes: list[str], judged: set[str]) -> dict[str, Match]:
     """One match for each prompt that isn't judged yet, in order."""
     todo: dict[str, Match] = {}
@@ -274,6 +257,10 @@ def _summary(
     is_single = options.mode is Mode.single
     if is_single:
         output = store.export_grades()
+        by_judge: dict[str, list[Judgment]] = {}
+        for name, judgment in store.judgments(mode=options.mode.value):
+            by_judge.setdefault(name, []).append(judgment)
+        store.export_graded_verdicts({name: graded_verdicts(graded) for name, graded in by_judge.items()})
     elif options.reference is None:
         output = store.export_verdicts()
     else:

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from eval.judging.matches import Judgment
+from eval.judging.matches import NOBODY, Judgment
 from eval.verdicts.codes import FIRST, SECOND
 
 CONTROL_TOKEN = re.compile(
@@ -115,7 +115,7 @@ def flagged_wins(judgments: Iterable[Judgment]) -> FlaggedWins:
         is_a, is_b = bool(judgment.flags_a), bool(judgment.flags_b)
         answers |= {(judgment.question_id, judgment.system_a)} if is_a else set()
         answers |= {(judgment.question_id, judgment.system_b)} if is_b else set()
-        if is_a == is_b or judgment.reason is not None:
+        if is_a == is_b or judgment.reason is not None or judgment.system_b == NOBODY:
             continue
         num_matches += 1
         num_wins += judgment.verdict == (FIRST if is_a else SECOND)

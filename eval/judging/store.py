@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, fields
 from datetime import UTC, datetime
-from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +26,6 @@ from eval.judging.injection import FlaggedWins, flagged_wins
 from eval.judging.matches import Judge, Judgment, Match
 from eval.judging.parse import read_anew
 from eval.judging.prompts import Mode, hash_text
-from eval.verdicts.codes import FIRST, SECOND, TIE
 from harness.files.atomic import csv_text, write_atomically
 
 DATABASE = "judgments.sqlite"
@@ -249,28 +247,25 @@ class JudgmentStore:
         return path
 
     def export_grades(self) -> Path:
-        """Writes grades.csv, a row an answer and judge, and the verdicts that follow from them for `rate`.
-
-        A grade that could not be read is an empty field. In graded_verdicts.csv, of two systems that a judge graded on
-        the same question, the one with the higher grade wins.
-        """
-        grades = [
-            (j.question_id, j.system_a, j.score_a, judge, j.reason)
-            for judge, j in self.judgments(mode=Mode.single.value)
+        """Writes grades.csv, a row an answer and judge; a grade that could not be read is an empty field."""
+        found = self.judgments(mode=Mode.single.value)
+        rows = [
+            (j.question_id, j.system_a, "" if j.score_a is None else f"{j.score_a:g}", judge, j.reason or "")
+            for judge, j in found
         ]
-        rows = [(q, s, "" if g is None else f"{g:g}", judge, why or "") for q, s, g, judge, why in grades]
         path = self.folder / GRADES_FILE
         write_atomically(path, csv_text(("question_id", "system", "grade", "judge", "reason"), rows))
-        by_item: dict[tuple[str, str], list[tuple[str, float]]] = {}
-        for question, system, grade, judge, _ in grades:
-            if grade is not None:
-                by_item.setdefault((judge, question), []).append((system, grade))
-        verdicts = [
-            (question, one, two, TIE if first == second else FIRST if first > second else SECOND, judge)
-            for (judge, question), graded in by_item.items()
-            for (one, first), (two, second) in combinations(sorted(graded), 2)
-        ]
-        write_atomically(self.folder / GRADED_VERDICTS_FILE, csv_text(VERDICT_COLUMNS, verdicts))
+        return path
+
+    def export_graded_verdicts(self, verdicts: Mapping[str, Mapping[tuple[str, str, str], int]]) -> Path:
+        """Writes graded_verdicts.csv, in the layout that `python -m eval rate` reads.
+
+        Args:
+            verdicts: judge -> (question, two systems) -> who has the higher grade.
+        """
+        rows = [(*item, verdict, judge) for judge, found in verdicts.items() for item, verdict in sorted(found.items())]
+        path = self.folder / GRADED_VERDICTS_FILE
+        write_atomically(path, csv_text(VERDICT_COLUMNS, rows))
         return path
 
 

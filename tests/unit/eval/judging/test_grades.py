@@ -130,7 +130,7 @@ def test_grades_are_stored_summed_up_and_rated(tmp_path: Path) -> None:
         (q, s, str(g + (q == "81#turn2"))) for q in ("81#turn1", "81#turn2", "82") for s, g in (("ann", 7), ("bob", 4))
     }
     verdicts = load_verdicts([summary.output.parent / "graded_verdicts.csv"])
-    assert (len(verdicts), set(verdicts.verdict)) == (3, {1})
+    assert (len(verdicts), set(verdicts.verdict)) == (2, {1})  # a dialogue counts once
     assert run(options, judge=grader(7, 4)).num_reused == 6
 
 
