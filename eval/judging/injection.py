@@ -26,7 +26,9 @@ _STRONG = (
 _DELIMITER = re.compile(  # of a line as `_bare` writes it: no blank beside another, none at an end
     rf"(?:[^\w\[\]]|\d{{1,3}}[.)]|[a-z][.)]|\w{{1,20}}:){{0,9}}{_WEAK}(?: ?$| ?: ?| (?=\w))|{_STRONG}"
 )
-_STRONG_ANYWHERE = re.compile(_STRONG)
+_ANYWHERE = re.compile(  # within a line too; a list in code stands behind one of these marks
+    rf"{_STRONG}|(?<![=(,+:])(?<![=(,+:] )\[ ?(?:/ ?)?(?:the )?(?:instructions?|system|verdict) ?\](?: ?$| ?:| (?=\w))"
+)
 _LABEL = r"\[\[ ?(?:[%s]|tie|[ab12] ?[<>=]{1,3} ?[ab12]) ?\]\]"
 _WHO = r"(?:answer|assistant|response|model)"
 _PRINTED = re.compile(  # a line that is a verdict and nothing else
@@ -146,7 +148,7 @@ def _is_delimiter(line: str, known: set[str]) -> bool:
         return True
     bare = seen.strip(_MARKUP)
     parts = (bare,) if len(bare) <= 2 * MAX_LINE else (bare[:MAX_LINE], bare[-MAX_LINE:])
-    return any(bool(_DELIMITER.match(part)) or bool(_STRONG_ANYWHERE.search(part)) for part in parts)
+    return any(bool(_DELIMITER.match(part)) or bool(_ANYWHERE.search(part)) for part in parts)
 
 
 def _is_printed(line: str) -> bool:

@@ -189,14 +189,7 @@ class JudgmentStore:
             judge: of this judge only.
             mode: `pairwise`, `relative` or `single`.
         """
-        columns = [f"m.{c}" if c in ("question_id", "system_a", "system_b") else f"j.{c}" for c in JUDGMENT_FIELDS]
-        found = self._db.execute(
-            f"SELECT m.judge, {', '.join(columns)} FROM matches m JOIN judgments j "
-            "USING (settings_sha256, prompt_sha256) WHERE m.mode = ? AND (? IS NULL OR m.judge = ?) "
-            "ORDER BY m.judge, m.question_id, m.system_a, m.system_b",
-            (mode, judge, judge),
-        )
-        return [(name, _judgment(values)) for name, *values in found]
+        return _current(self._db, judge, mode)
 
     def reserve(self, judge: str, prompt_sha256: str, reserved_usd: float) -> int:
         """Books a call before it is sent, at the most that it can cost. -> its id."""
@@ -292,18 +285,37 @@ def recorded_flags(folder: Path) -> dict[str, FlaggedWins]:
     Raises:
         ValueError: its database can't be read.
     """
-    if not (folder / DATABASE).is_file():
+    path = folder / DATABASE
+    if not path.is_file():
         return {}
-    with JudgmentStore(folder) as store:
-        by_judge: dict[str, list[Judgment]] = {}
-        for judge, judgment in store.judgments():
-            by_judge.setdefault(judge, []).append(judgment)
+    by_judge: dict[str, list[Judgment]] = {}
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        try:
+            there = {row[1] for row in database.execute("PRAGMA table_info(judgments)")}
+            if not there.issuperset(JUDGMENT_FIELDS):
+                return {}
+            for judge, judgment in _current(database, None, Mode.pairwise.value):
+                by_judge.setdefault(judge, []).append(judgment)
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{path}: {error}; move the file away, and flagged wins are left out") from error
     return {judge: flagged_wins(judgments) for judge, judgments in by_judge.items()}
 
 
 def settings_sha256(judge: Judge) -> str:
     """A hash that identifies a judge with its settings."""
     return hash_text(json.dumps([judge.name, dict(judge.settings)], sort_keys=True))
+
+
+def _current(database: sqlite3.Connection, judge: str | None, mode: str) -> list[tuple[str, Judgment]]:
+    """(judge, judgment) of every match as its prompt is now."""
+    columns = [f"m.{c}" if c in ("question_id", "system_a", "system_b") else f"j.{c}" for c in JUDGMENT_FIELDS]
+    found = database.execute(
+        f"SELECT m.judge, {', '.join(columns)} FROM matches m JOIN judgments j "
+        "USING (settings_sha256, prompt_sha256) WHERE m.mode = ? AND (? IS NULL OR m.judge = ?) "
+        "ORDER BY m.judge, m.question_id, m.system_a, m.system_b",
+        (mode, judge, judge),
+    )
+    return [(name, _judgment(values)) for name, *values in found]
 
 
 def _judgment(values: Sequence[Any]) -> Judgment:
