@@ -18,6 +18,7 @@ from eval.judging.flags import JudgeFlags
 from harness.console import STDERR, friendly_errors, progress_bar, show
 from harness.devices.process import prepare_process
 
+DEFAULT_JUDGE = "local:smollm2"
 JUDGE_HELP = {
     "max_answer_tokens": "Of each answer, for a local judge.",
     "base_url": "OpenAI-compatible server of an API judge.",
@@ -85,8 +86,20 @@ def judge(
     run: RunIds = None,
     questions: Annotated[Path | None, typer.Option(help="Questions .jsonl; default: embedded.")] = None,
     bench: Annotated[str, typer.Option(help="Which answers of a run folder.")] = "open",
-    judge: Annotated[str, typer.Option(help="local:MODEL, replay:FILE.csv, or an API model.")] = "local:smollm2",
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="local:MODEL, replay:FILE.csv, or an API model; several, with commas or repeated, are an ensemble. "
+            f"Default: {DEFAULT_JUDGE}."
+        ),
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="pairwise, or single: a grade from 1 to 10 for each answer by itself.")
+    ] = "pairwise",
     reference: Annotated[str | None, typer.Option(help="Ten-point scores relative to this system.")] = None,
+    reference_answers: Annotated[
+        bool, typer.Option(help="Show an API judge the reference answers of questions that have one.")
+    ] = True,
     prompts: Annotated[Path | None, typer.Option(help="A released judge prompt file; default: our own.")] = None,
     null_control: Annotated[bool, typer.Option(help="Adds a contestant with one constant answer.")] = False,
     max_questions: Annotated[int | None, typer.Option(help="The first so many questions.")] = None,
@@ -104,7 +117,7 @@ def judge(
 ) -> None:
     """Every pair of systems on every question, in both orders; every judgment kept as it arrives."""
     prepare_process()
-    from eval.commands.judge import judge_options, run_estimate, run_judge
+    from eval.commands.judge import judge_names, judge_options, run_estimate, run_judge, run_judges
     from eval.systems import judged_answers
 
     with friendly_errors():
@@ -115,15 +128,19 @@ def judge(
             "null_control": null_control,
         }
         contest |= {"reference": reference, "max_questions": max_questions, "seed": seed}
+        contest |= {"mode": mode, "reference_answers": reference_answers}
         contest |= {"retry_unparsed": retry_unparsed, "reparse": reparse}
         paths = judged_answers(tuple(answers or ()), sweep, tuple(run or ()), runs)
-        options = judge_options(paths, tournament, judge, flags, **contest)
+        names = judge_names(judge or [DEFAULT_JUDGE])
+        options = [judge_options(paths, tournament, name, flags, **contest) for name in names]
         if estimate_only:
-            show(*run_estimate(options), as_json)
+            values, texts = zip(*map(run_estimate, options), strict=True)
+            show(values[0] if len(values) == 1 else values, "\n".join(texts), as_json)
             return
-        confirm = None if yes or not (sys.stdin.isatty() and sys.stderr.isatty()) else typer.confirm
-        values, text, complete = run_judge(options, partial(progress_bar, "judgments", as_json), STDERR.print, confirm)
-        show(values, text, as_json)
+        confirm = None if yes or not (sys.stdin.isatty() and sys.stderr.isatty()) else partial(typer.confirm, err=True)
+        shown = (partial(progress_bar, "judgments", as_json), STDERR.print, confirm)
+        found, text, complete = run_judges(options, *shown) if len(options) > 1 else run_judge(options[0], *shown)
+        show(found, text, as_json)
     if not complete:
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 MAX_REPLY_BYTES = 16 * 2**20  # of one judgment; replies have some thousand
-MAX_FILE_BYTES = 2**30  # of a batch's output: 50,000 replies of 20 kB
+MAX_OUTPUT_BYTES = 2**30  # of a batch's output: 50,000 replies of 20 kB
 DESCRIBING = ("content-encoding", "content-length", "transfer-encoding")  # headers that a decoded reply no longer has
 
 T = TypeVar("T")

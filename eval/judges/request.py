@@ -23,6 +23,7 @@ EXPLANATION = {"type": "string"}
 SCHEMAS: dict[Mode, dict[str, Any]] = {
     Mode.pairwise: {"explanation": EXPLANATION, "verdict": {"type": "integer", "enum": [1, 2, 3]}},
     Mode.relative: {"explanation": EXPLANATION, "score_1": {"type": "integer"}, "score_2": {"type": "integer"}},
+    Mode.single: {"explanation": EXPLANATION, "score": {"type": "number"}},
 }
 
 
