@@ -10,6 +10,7 @@ python -m sweeps show 1f8a
 python -m sweeps retry --failed --sweep demo
 python -m sweeps cancel --sweep demo
 python -m sweeps gc --remove
+python -m sweeps rebuild
 """
 
 import json
@@ -263,6 +264,23 @@ def gc(
         say(f"removed {total:.1f} MiB")
     else:
         say(f"{total:.1f} MiB could go; say --remove")
+
+
+@app.command("rebuild")
+def rebuild_ledger(runs: Runs = None) -> None:
+    """Makes a damaged or deleted ledger anew from the run folders; the old file is kept beside it."""
+    from sweeps.watch.rebuild import SWEEP, rebuild
+
+    paths = paths_of_environment(runs)
+    made = rebuild(Path(paths.runs), ledger_url(paths))
+    if made.moved is not None:
+        say(f"the damaged file is {made.moved} now")
+    for name, why in made.left_out:
+        say(f"left out {name}: {why}")
+    say(
+        f"sweep {SWEEP}: {made.num_runs} finished runs and {made.num_evaluations} evaluations are recorded; "
+        "give your commands again for what was not finished"
+    )
 
 
 def _required(overrides: list[str] | None) -> list[str]:
