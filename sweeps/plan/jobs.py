@@ -142,7 +142,7 @@ def make_jobs(runs: Sequence[PlannedRun], paths: PathsConfig | None = None) -> l
     return jobs
 
 
-def train_job(spec: RunSpec, label: str, inputs: dict[str, Any] | None = None) -> Job:
+def train_job(spec: RunSpec, label: str, inputs: dict[str, str] | None = None) -> Job:
     """The training job of a run. Args: inputs: the digests that it was planned with; None where nobody looked."""
     payload = {"spec": spec.to_dict(), "label": label} | ({} if inputs is None else {INPUTS: inputs})
     return Job(
