@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +45,7 @@ from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_call
 from sweeps.jobs.context import Context, Workplace
 from sweeps.jobs.row_tokens import agreed_row_tokens
 from sweeps.plan.inputs import DATA, inputs_of, require_planned
+from sweeps.plan.jobs import train_result
 
 _YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
 
@@ -184,7 +184,7 @@ def _adopt(context: Context, run: _Run) -> bool:
     record = load_record(run.folder)
     assert record is not None
     shutil.rmtree(run.folder / CHECKPOINT_FOLDER, ignore_errors=True)  # its worker may have died before that, too
-    context.finish(run.claim, _result(record), record.train_seconds)
+    context.finish(run.claim, train_result(record), record.train_seconds)
     return True
 
 
@@ -319,15 +319,7 @@ def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
         context.fail(run.claim, f"{type(error).__name__}: {error}; its last checkpoint is kept", retry=True)
         return
     shutil.rmtree(run.folder / CHECKPOINT_FOLDER, ignore_errors=True)
-    context.finish(run.claim, _result(record), record.train_seconds, save_seconds=save_seconds)
-
-
-def _result(record: RunRecord) -> dict[str, Any]:
-    return {
-        "final_loss": record.final_loss,
-        "num_steps": record.num_steps,
-        "peak_memory_bytes": record.peak_memory_bytes,
-    }
+    context.finish(run.claim, train_result(record), record.train_seconds, save_seconds=save_seconds)
 
 
 def _write_adapter(base: LoadedBase, run: _Run) -> tuple[Path, str]:
