@@ -42,7 +42,7 @@ def test_elos_interval_over_prompts_is_that_of_its_resamples(tmp_path: Path, mon
 
 
 def test_a_rank_leaves_out_what_few_resamples_say() -> None:
-    """Two systems of equal strength that change places in 4 of 100 resamples: outside of 95 %, inside of 90 % and 99 %."""
+    """Two systems that change places in 2 of 100 resamples are apart at 95 %; in 4 of 100 they are not, but at 90 %."""
     for num_changed, high in ((2, 1), (4, 2)):
         draws = np.tile([10.0, -10.0], (100, 1))
         draws[:num_changed] = [-10.0, 10.0]
