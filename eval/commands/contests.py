@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from eval.commands.flags import with_flags
-from eval.commands.scores import Json, RunIds, Runs, Sweep
+from eval.commands.scores import Adapters, Json, Model, Quant, RunIds, Runs, Sweep, choice_of
 from eval.judging.flags import JudgeFlags
 from harness.console import STDERR, friendly_errors, progress_bar, show
 from harness.devices.process import prepare_process
@@ -34,6 +34,10 @@ JUDGE_HELP = {
 def generate(
     sweep: Sweep = None,
     run: RunIds = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    quant: Quant = None,
+    out: Annotated[Path, typer.Option(help="With --model: answers/ of each goes to a folder in it.")] = Path("answers"),
     questions: Annotated[str, typer.Option(help="embedded, or .jsonl with question_id and text.")] = "embedded",
     bench: Annotated[str, typer.Option(help="Name of the answers' file in each run folder.")] = "open",
     limit: Annotated[int | None, typer.Option(help="The first so many prompts.")] = None,
@@ -42,16 +46,21 @@ def generate(
     temperature: Annotated[float, typer.Option(help="Of sampling.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Of nucleus sampling.")] = 0.9,
     seed: Annotated[int, typer.Option(help="With the prompt's id, the seed of its answer.")] = 0,
+    prompt_format: Annotated[
+        str, typer.Option(help="chat, human (the paper's), or auto: chat where the tokenizer has a template.")
+    ] = "auto",
     slots: Annotated[int | None, typer.Option(help="Answers under way at once; default: what fits, up to 32.")] = None,
     engine: Annotated[str, typer.Option(help="own, or vllm where that is installed.")] = "own",
     fresh: Annotated[bool, typer.Option(help="Throw away answers that were made with other settings.")] = False,
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
-    """Answers of runs to open prompts, appended as they come; goes on where it ended."""
+    """Answers of runs, of a model or of its adapters to open prompts, appended as they come; goes on where it ended."""
     prepare_process()
+    from eval.answers.dialogue import PromptFormat
     from eval.answers.generate import GenerateSettings
     from eval.commands.generate import run_generate
+    from eval.systems import Target
 
     with friendly_errors():
         settings = GenerateSettings(
@@ -60,11 +69,20 @@ def generate(
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            prompt_format=choice_of("--prompt-format", PromptFormat, prompt_format),
             num_slots=slots,
             engine=engine,
         )
+        target = Target(
+            model=model,
+            adapters=tuple(adapter or ()),
+            quant=quant,
+            run_ids=tuple(run or ()),
+            sweep=sweep,
+            runs=runs,
+        )
         with progress_bar("answers", as_json) as advance:
-            summary = run_generate(sweep, tuple(run or ()), runs, questions, bench, limit, settings, fresh, advance)
+            summary = run_generate(target, questions, bench, limit, settings, fresh, advance, out)
         lines = [f"{row['system']}: {row['num_answers']} answers in {row['path']}" for row in summary]
         show(summary, "\n".join(lines), as_json)
 
