@@ -23,7 +23,7 @@ from eval.answers.questions import OpenQuestion
 from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings
 from eval.answers.vllm import VllmBase, decode_vllm
 from eval.scoring.model_key import model_sha256
-from eval.systems import System, refuse_equal_names
+from eval.systems import Answerer, refuse_equal_names
 from harness.banks.load import LoadedBase
 from harness.progress import Progress
 from harness.runs.record import load_record
@@ -117,7 +117,7 @@ def generate(
 
 def generate_answers(
     base: LoadedBase | VllmBase,
-    systems: Sequence[System],
+    systems: Sequence[Answerer],
     questions: Sequence[OpenQuestion],
     bench: str,
     settings: GenerateSettings,
@@ -166,7 +166,7 @@ def generate_answers(
 
 
 def stored_answers(
-    systems: Sequence[System], questions: Sequence[OpenQuestion], bench: str, settings: GenerateSettings
+    systems: Sequence[Answerer], questions: Sequence[OpenQuestion], bench: str, settings: GenerateSettings
 ) -> dict[str, list[Answer]] | None:
     """All answers, if none is missing and what decides them hasn't changed; else None. Loads no model."""
     wanted = [(question.question_id, turn) for question in questions for turn in range(len(question.turns))]
@@ -190,7 +190,7 @@ def stored_answers(
     return found
 
 
-def run_sha256(system: System) -> str | None:
+def run_sha256(system: Answerer) -> str | None:
     """A digest of a run's model by its record: base, quantization, adapter. Needs no loaded model."""
     record = load_record(system.folder)
     if record is None:
@@ -252,7 +252,7 @@ def _text(base: LoadedBase | VllmBase, decoded: Decoded, stop: Sequence[str]) ->
 
 def _request(
     base: LoadedBase | VllmBase,
-    system: System,
+    system: Answerer,
     question: OpenQuestion,
     turn: int,
     file: AnswerFile,
@@ -292,7 +292,7 @@ def _answer(request: Request, text: str, decoded: Decoded, question: str) -> Ans
 
 
 def _settings_record(
-    base: LoadedBase | VllmBase, system: System, questions: Sequence[OpenQuestion], settings: GenerateSettings
+    base: LoadedBase | VllmBase, system: Answerer, questions: Sequence[OpenQuestion], settings: GenerateSettings
 ) -> dict[str, Any]:
     return {
         "settings": plain_settings(settings),

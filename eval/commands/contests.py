@@ -13,7 +13,7 @@ import typer
 
 from eval.answers.prompt_format import PromptFormat
 from eval.commands.flags import with_flags
-from eval.commands.scores import Json, RunIds, Runs, Sweep
+from eval.commands.scores import Adapters, Json, Model, Quant, RunIds, Runs, Sweep
 from eval.judging.flags import JudgeFlags
 from harness.console import STDERR, friendly_errors, progress_bar, show
 from harness.devices.process import prepare_process
@@ -39,6 +39,10 @@ JUDGE_HELP = {
 def generate(
     sweep: Sweep = None,
     run: RunIds = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    quant: Quant = None,
+    out: Annotated[Path, typer.Option(help="With --model: answers/ of each goes to a folder in it.")] = Path("answers"),
     questions: Annotated[str, typer.Option(help="embedded, or .jsonl with question_id and text.")] = "embedded",
     bench: Annotated[str, typer.Option(help="Name of the answers' file in each run folder.")] = "open",
     limit: Annotated[int | None, typer.Option(help="The first so many prompts.")] = None,
@@ -56,10 +60,11 @@ def generate(
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
-    """Answers of runs to open prompts, appended as they come; goes on where it ended."""
+    """Answers of runs, of a model or of its adapters to open prompts, appended as they come; goes on where it ended."""
     prepare_process()
     from eval.answers.generate import GenerateSettings
     from eval.commands.generate import run_generate
+    from eval.systems import Target
 
     with friendly_errors():
         settings = GenerateSettings(
@@ -72,8 +77,16 @@ def generate(
             num_slots=slots,
             engine=engine,
         )
+        target = Target(
+            model=model,
+            adapters=tuple(adapter or ()),
+            quant=quant,
+            run_ids=tuple(run or ()),
+            sweep=sweep,
+            runs=runs,
+        )
         with progress_bar("answers", as_json) as advance:
-            summary = run_generate(sweep, tuple(run or ()), runs, questions, bench, limit, settings, fresh, advance)
+            summary = run_generate(target, questions, bench, limit, settings, fresh, advance, out)
         lines = [f"{row['system']}: {row['num_answers']} answers in {row['path']}" for row in summary]
         show(summary, "\n".join(lines), as_json)
 
