@@ -63,7 +63,7 @@ def generate(
     """Answers of runs, of a model or of its adapters to open prompts, appended as they come; goes on where it ended."""
     prepare_process()
     from eval.answers.generate import GenerateSettings
-    from eval.commands.generate import run_generate
+    from eval.commands.generate import generated_lines, run_generate
     from eval.systems import Target
 
     with friendly_errors():
@@ -87,7 +87,7 @@ def generate(
         )
         with progress_bar("answers", as_json) as advance:
             summary = run_generate(target, questions, bench, limit, settings, fresh, advance, out)
-        lines = [f"{row['system']}: {row['num_answers']} answers in {row['path']}" for row in summary]
+        lines = [line for row in summary for line in generated_lines(row, max_new_tokens)]
         show(summary, "\n".join(lines), as_json)
 
 

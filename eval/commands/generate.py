@@ -1,10 +1,10 @@
 """The body of `python -m eval generate`: finds the systems, lets them answer, and sums up."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.answers.files import Answer
+from eval.answers.files import Answer, named
 from eval.answers.generate import GenerateSettings, generate_answers, stored_answers
 from eval.answers.questions import OpenQuestion, load_open_questions
 from eval.answers.vllm import load_vllm, missing_vllm
@@ -66,6 +66,8 @@ def run_generate(
             "system": system.name,
             **({"run_id": system.run_id} if isinstance(system, System) else {}),
             "num_answers": len(answers),
+            "num_shortened": sum(answer.num_dropped_turns > 0 for answer in answers),
+            "too_long": _without_answer(asked, answers),
             "path": str(system.folder / "answers" / f"{bench}.jsonl"),
         }
         for system, answers in answered
@@ -105,10 +107,29 @@ def _of_runs(
     refuse_equal_names(chosen)  # the judge tells contestants apart by their names
     paths = paths_of_environment(target.runs)
     for systems in by_base(chosen):
-        answers = stored_answers(systems, open_questions, bench, settings)
+        answers = stored_answers(systems, asked, bench, settings)
         if answers is None and settings.engine == "vllm":
             answers = generate_answers(load_vllm(systems, paths), systems, asked, bench, settings, advance, fresh)
         elif answers is None:
             with loaded(systems, paths, resolve_device(Device.auto)) as base:
                 answers = generate_answers(base, systems, asked, bench, settings, advance, fresh)
         yield from ((system, answers[system.name]) for system in systems)
+
+
+def generated_lines(row: Mapping[str, Any], max_new_tokens: int) -> list[str]:
+    """What a person reads of one system's row."""
+    lines = [f"{row['system']}: {row['num_answers']} answers in {row['path']}"]
+    if row["num_shortened"]:
+        lines.append(
+            f"{row['system']}: {row['num_shortened']} dialogues are too long for the context with an answer of "
+            f"{max_new_tokens} tokens; they were asked without their oldest turns"
+        )
+    if too_long := row["too_long"]:
+        lines.append(f"{row['system']}: {len(too_long)} questions are longer than the context: {named(too_long)}")
+    return lines
+
+
+def _without_answer(asked: Sequence[OpenQuestion], answers: Sequence[Answer]) -> list[str]:
+    """The questions of which a turn has no answer, because it is longer than the model's context."""
+    there = {(answer.question_id, answer.turn) for answer in answers}
+    return [question.question_id for question in asked if (question.question_id, len(question.turns) - 1) not in there]
