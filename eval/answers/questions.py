@@ -90,7 +90,7 @@ def parse_open_question(row: Mapping[str, Any], where: str) -> OpenQuestion:
 
 
 def shown_question(question: OpenQuestion) -> Question:
-    """A question as a judge is shown it."""
+    """Turns a question into the form that a judge reads."""
     first, *later = question.turns
     if question.history:
         first = "\n\n".join(f"{SPEAKERS[role]}: {text}" for role, text in (*question.history, ("user", first)))

@@ -103,7 +103,7 @@ class Gate:
 
 
 def classify(error: APIError | TimeoutError | RecursionError) -> Fault:
-    """What to do about an exception of the client."""
+    """The fault behind an exception of the client, which says what to do about it."""
     if isinstance(error, RecursionError):
         return Fault(reason=TOO_DEEP)
     if isinstance(error, (APITimeoutError, TimeoutError)):

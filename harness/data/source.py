@@ -9,9 +9,8 @@ cache on this machine, the hub. Neither torch nor `datasets` is imported before 
 read. How a row becomes an example is `harness.data.formats`.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from harness.data.fields import Example, RowError
 from harness.data.formats import HEADERLESS_TSV, fitting_formats, row_rule
 from harness.data.rows import SUFFIXES, DataError, OnBadRow, read_file, refuse, require_known_kind, suffix_of
 from harness.data.trees import assembled
-from harness.files.atomic import sha256_file
+from harness.files.atomic import sha256_files
 from harness.files.hub import Missing, cached_snapshot, hub_problem, store_names
 
 if TYPE_CHECKING:
@@ -197,13 +196,7 @@ def fingerprint(source: DataSource) -> str:
         sample = "" if source.stream_rows is None else f"stream-{source.stream_rows}-seed{STREAM_SEED}"
         parts = [f"{source.hub_id}@{source.revision}", source.subset or "", source.split, sample]
         return "/".join(part for part in parts if part)
-    return content_sha256(source.files, sha256_file)
-
-
-def content_sha256(files: Sequence[Path], hash_file: Callable[[Path], str]) -> str:
-    """Of one file its own digest, of several that of their digests, in order."""
-    digests = [hash_file(path) for path in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return sha256_files(source.files)
 
 
 def _local_files(config: DatasetConfig, paths: PathsConfig, looked: list[str]) -> tuple[Path, ...]:

