@@ -64,7 +64,7 @@ def unused_column(row: Row, format: str, ignored: Sequence[str] = ()) -> UnusedC
 
 
 def other_training(row: Row) -> str | None:
-    """-> which other kind of training a row was written for, by the names of TRL's dataset types; None if ours."""
+    """The other kind of training that a row was written for, by TRL's dataset types; None if it is ours."""
     names = {name for name, value in row.items() if value is not None}
     if {"chosen", "rejected"} <= names and ("prompt" in names or not isinstance(row["chosen"], str)):
         return (

@@ -414,7 +414,7 @@ def source_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
 
 
 def _encode_labelled(batch: list[Item], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> pa.RecordBatch:
-    """Text, or pair of texts, cut to `source_max_tokens` where the longer text ends; no target tokens."""
+    """Token ids of labelled examples, without target tokens; the longer text is cut to fit `source_max_tokens`."""
     most = config.source_max_tokens
     ids, num_cut = encode_texts(tokenizer, [(example.input, example.pair) for _, example in batch], most)
     columns = [

@@ -232,7 +232,7 @@ _REMEDIES = {
 
 
 def database_url(url_or_path: str | Path) -> sa.URL:
-    """What SQLAlchemy connects to. Raises LedgerError for what is neither a SQLite file nor PostgreSQL."""
+    """The URL that SQLAlchemy connects to. Raises LedgerError for what is neither a SQLite file nor PostgreSQL."""
     named = url_without_password(str(url_or_path))
     expected = f"expected a SQLite file or {POSTGRESQL}"
     if isinstance(url_or_path, Path) or "://" not in url_or_path:

@@ -26,7 +26,7 @@ CHECKED_ROWS = 100_000  # examples of local files that are read before anything 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedRows:
-    """What a plan knows of a dataset's rows."""
+    """What a plan knows about a dataset's rows."""
 
     problems: tuple[str, ...] = ()
     num_examples: int | None = None  # that are trained on; None: unknown before the job
