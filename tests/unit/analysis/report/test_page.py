@@ -479,7 +479,7 @@ def test_unknown_sweep_names_those_there_are(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger.sqlite")
     ledger.record_sweep("demo", "x")
     ledger.close()
-    with pytest.raises(ValueError, match=r"no sweep 'dmeo'.*it has demo"):
+    with pytest.raises(ValueError, match=r"--sweep dmeo: no such sweep.*known: demo"):
         sweep_runs("dmeo", str(tmp_path / "ledger.sqlite"))
 
 
