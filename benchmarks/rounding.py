@@ -1,4 +1,4 @@
-"""How far do equal computations drift apart by rounding? A run alone, in a group of four, and by PEFT and torch.
+"""Measures how far equal computations drift apart by rounding: a run alone, in a group of four, and by PEFT and torch.
 
     python -m benchmarks.rounding [--steps 20] [--quant fp32]
 
@@ -34,7 +34,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run leaves behind."""
+    """The losses and the adapter of a run."""
 
     losses: list[float]
     weights: Weights
@@ -148,7 +148,7 @@ def _step(model: nn.Module, rows: TokenizedDataset, chosen: Sequence[int]) -> fl
         labels[:, : example.num_source] = -100
         loss = model(input_ids=ids, labels=labels).loss * (count / sum(counts))
         loss.backward()
-        total += float(loss)
+        total += loss.item()
     return total
 
 

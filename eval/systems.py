@@ -4,11 +4,12 @@ A `Target` is what a command measures: finished runs, or a model with any number
 for all of its systems.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -34,10 +35,12 @@ from harness.files.names import file_name
 from harness.ledger.finished import left_out, sweep_runs
 from harness.ledger.open import ledger_url
 from harness.models.convert import checkpoint_folder
-from harness.models.locate import locate_model, weights_differ
+from harness.models.locate import locate_model, tokenizer_fingerprint, weights_differ
 from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, bank_method, read_peft_config
 from harness.runs.record import CONFIG_FILE, RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
+
+_PROBE = " A text,\n  to see what becomes of it: 123 \u00e4"  # and of its blanks, before which some put one more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,32 @@ class System:
     def member(self) -> str | None:
         """Its name in the adapter bank; None for an untouched base."""
         return None if self.spec.adapter.method is AdapterMethod.none else self.run_id
+
+
+class Answerer(Protocol):
+    """Who answers open prompts: a run, or what a command names."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def member(self) -> str | None:
+        """Its name in the adapter bank; None for an untouched base."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Its answers lie in `answers/` below it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedModel:
+    """A model or an adapter that a command names, with a folder for its answers."""
+
+    name: str
+    member: str | None
+    folder: Path
 
 
 def open_system(folder: Path) -> System:
@@ -76,16 +105,16 @@ def by_base(systems: Sequence[System]) -> list[list[System]]:
     return list(groups.values())
 
 
-def refuse_equal_names(systems: Sequence[System]) -> None:
+def refuse_equal_names(systems: Sequence[Answerer]) -> None:
     """Raises ValueError where two runs have one name, by which results are told apart."""
     seen: dict[str, str] = {}
     for system in systems:
         if system.name in seen:
             raise ValueError(
-                f"runs {seen[system.name]} and {system.run_id} are both called {system.name}: take one at a time, "
+                f"runs {seen[system.name]} and {system.folder.name} are both called {system.name}: take one at a time, "
                 f"or start both in one sweep, which gives each a name of its own"
             )
-        seen[system.name] = system.run_id
+        seen[system.name] = system.folder.name  # a run's is called by its id
 
 
 @contextmanager
@@ -263,45 +292,92 @@ def _open_model(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | No
     say_if_slow(quant, device)
     methods = [bank_method(folder) for folder in target.adapters]
     named = list(zip(adapter_names(target.adapters), target.adapters, methods, strict=True))
-    tokenizers = {name: _own_tokenizer(folder, checkpoint) for name, folder, _ in named}
-    shared = {name: f for name, f, m in named if m in SHARED_BASE_METHODS and tokenizers[name] is None}
     before: LoadedBase | None = None
     for name, folder, method in named:
-        if name in shared:
+        if method in SHARED_BASE_METHODS:
             continue
         if before is not None:
             before.bank.remove_member("adapter")  # whoever scored it still holds it: one model in memory is enough
         before = load_base(source, quant, device, Path(paths.cache), method=method)
         load_adapter_of(before, "adapter", folder, model)
-        yield _with_tokenizer(before, tokenizers[name], folder), {name: "adapter"}
+        yield with_own_tokenizer(before, folder), {name: "adapter"}
+    shared = {name: folder for name, folder, method in named if method in SHARED_BASE_METHODS}
     if shared or not named:
         if before is not None:
             before.bank.remove_member("adapter")
         base = load_base(source, quant, device, Path(paths.cache))
-        members: dict[str, str | None] = {}
-        for number, (name, folder) in enumerate(shared.items()):
-            members[name] = member = f"adapter{number}"
-            load_adapter_of(base, member, folder, model)
-        yield base, members or {model.name: None}
+        yield from _sharing(base, shared, model)
 
 
-def _own_tokenizer(adapter: Path, checkpoint: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside an adapter, where it has other tokens than the base's."""
-    if not (adapter / "tokenizer_config.json").is_file() or (adapter / MODEL_CONFIG).is_file():
-        return None
-    own: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(adapter)
-    return None if own.get_vocab() == AutoTokenizer.from_pretrained(checkpoint).get_vocab() else own
+def _sharing(
+    base: LoadedBase, adapters: Mapping[str, Path], model: ModelConfig
+) -> Iterator[tuple[LoadedBase, dict[str, str | None]]]:
+    """Adapters in one base's bank: those that read texts by its tokenizer together, others one by one."""
+    alone: list[tuple[LoadedBase, dict[str, str | None]]] = []
+    together: dict[str, str | None] = {}
+    for number, (name, folder) in enumerate(adapters.items()):
+        load_adapter_of(base, member := f"adapter{number}", folder, model)
+        read = with_own_tokenizer(base, folder)
+        if read is base:
+            together[name] = member
+        else:
+            alone.append((read, {name: member}))
+    if together or not adapters:
+        yield base, together or {model.name: None}
+    yield from alone
 
 
-def _with_tokenizer(base: LoadedBase, tokenizer: PreTrainedTokenizerBase | None, adapter: Path) -> LoadedBase:
-    """The same base read through the adapter's own tokenizer. Raises ValueError for tokens without embeddings."""
-    if tokenizer is None:
+def with_own_tokenizer(base: LoadedBase, adapter: Path) -> LoadedBase:
+    """The base read through the tokenizer and the chat template beside an adapter, where those are others.
+
+    Args:
+        base: with the adapter in its bank.
+        adapter: its folder.
+
+    Returns:
+        `base` itself where nothing differs.
+
+    Raises:
+        ValueError: files of a tokenizer that can't be read, or tokens without embeddings.
+    """
+    own = _own_tokenizer(adapter, base.tokenizer)
+    if own is None or _reads_alike(own, base.tokenizer):
         return base
     model: Any = base.bank.base
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise ValueError(f"{adapter}: its tokenizer has {len(tokenizer)} tokens, and the embeddings {rows} rows")
-    return replace(base, tokenizer=tokenizer)
+    if len(own) > rows:
+        raise ValueError(f"{adapter}: its tokenizer has {len(own)} tokens, and the embeddings {rows} rows")
+    here = base.source.location
+    say_note(f"{adapter}: read by the tokenizer and the chat template in it, which are others than those of {here}")
+    return replace(base, tokenizer=own, tokenizer_fingerprint=tokenizer_fingerprint(adapter))
+
+
+def _own_tokenizer(adapter: Path, of_base: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that an adapter's folder holds; the base's with the folder's template where it has only that."""
+    template = adapter / "chat_template.jinja"
+    if any((adapter / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")):
+        try:
+            own: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(adapter)
+        except Exception as error:  # the tokenizers library raises no narrower one
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ValueError(
+                f"{adapter}: its tokenizer can't be read ({reason}); copy it anew, or remove its files for the base's"
+            ) from error
+        return own
+    if not template.is_file():
+        return None
+    own = copy.deepcopy(of_base)
+    own.chat_template = template.read_text(encoding="utf-8")
+    return own
+
+
+def _reads_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers make the same tokens of a text and end answers by the same one."""
+
+    def facts(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
+        return tokenizer.eos_token_id, tokenizer.chat_template, tokenizer.encode(_PROBE), tokenizer.get_vocab()
+
+    return facts(one) == facts(other)
 
 
 def load_adapter_of(base: LoadedBase, member: str, folder: Path, model: ModelConfig) -> None:

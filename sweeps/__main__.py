@@ -10,14 +10,16 @@ python -m sweeps show 1f8a
 python -m sweeps retry --failed --sweep demo
 python -m sweeps cancel --sweep demo
 python -m sweeps gc --remove
+python -m sweeps rebuild
 """
 
 import json
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.live import Live
@@ -29,6 +31,9 @@ from harness.ledger.database import Opening
 from harness.ledger.ledger import Ledger
 from harness.ledger.open import existing_ledger, ledger_url
 from harness.ledger.tables import JobStatus
+
+if TYPE_CHECKING:
+    from harness.devices.hardware import Hardware
 
 app = new_app("Plan, launch, watch and mend sweeps of many runs.")
 
@@ -53,12 +58,15 @@ def plan(
         list[float] | None,
         typer.Option("--device-gb", help="Plan for a GPU of this size in GB (10^9), not this machine."),
     ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="Plan for a GPU of this name, not this machine: H100, A100 ...")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show every run of a grid: its group, memory, tokens, time, disk; what is done, missing or too large."""
     from eval.benchmarks.registry import eval_config
     from harness.config.compose import all_folders, compose_grid
-    from harness.devices.hardware import Hardware
+    from harness.devices.gpus import named_gpu
     from sweeps.plan.planned import estimated, planned, print_plan
     from sweeps.plan.table import describe, grids_table, listed_grids
 
@@ -66,10 +74,10 @@ def plan(
         folders = all_folders(overrides or [], config_dir)
         show(listed_grids(folders), grids_table(folders), as_json)
         return
-    elsewhere = ["launch.device=cuda"] if device_gb else []  # so that `auto` means what it means there
+    others = [*(named_gpu(name) for name in device or ()), *_gpus_of(device_gb or ())]
+    elsewhere = ["launch.device=cuda"] if others else []  # so that `auto` means what it means there
     configs = [point.config for point in compose_grid([*_required(overrides), *elsewhere], eval_config(), config_dir)]
     checked = planned(configs)
-    others = [Hardware(f"a GPU of {size:g} GB", int(size * 1e9)) for size in device_gb or []]
     if not as_json:
         print_plan(checked, configs[0], STDOUT, every_run, others)
         return
@@ -263,6 +271,30 @@ def gc(
         say(f"removed {total:.1f} MiB")
     else:
         say(f"{total:.1f} MiB could go; say --remove")
+
+
+@app.command("rebuild")
+def rebuild_ledger(runs: Runs = None) -> None:
+    """Makes a damaged or deleted ledger anew from the run folders; the old file is kept beside it."""
+    from sweeps.watch.rebuild import SWEEP, rebuild
+
+    paths = paths_of_environment(runs)
+    made = rebuild(Path(paths.runs), ledger_url(paths))
+    if made.moved is not None:
+        say(f"the damaged file is {made.moved} now")
+    for name, why in made.left_out:
+        say(f"left out {name}: {why}")
+    say(
+        f"sweep {SWEEP}: {made.num_runs} finished runs and {made.num_evaluations} evaluations are recorded; "
+        "give your commands again for what was not finished"
+    )
+
+
+def _gpus_of(sizes: Iterable[float]) -> "Iterator[Hardware]":
+    """GPUs of so many GB, whatever they are called."""
+    from harness.devices.hardware import Hardware
+
+    return (Hardware(f"a GPU of {size:g} GB", int(size * 1e9)) for size in sizes)
 
 
 def _required(overrides: list[str] | None) -> list[str]:

@@ -58,7 +58,7 @@ class Section:
 
 
 def to_csv(reproduction: Reproduction) -> str:
-    """A line a cell and setting."""
+    """The CSV, with a line for each cell and setting."""
     return csv_text(CSV_COLUMNS, [_csv_row(reproduction.table, cell) for cell in reproduction.cells])
 
 

@@ -97,7 +97,7 @@ def leaderboard_rows(runs: Sequence[Run], tournament: Tournament | None) -> list
 
 
 def inseparable(ratings: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Each tested system -> those of its group that it can't be told from at 95 %.
+    """-> {tested system: those of its group that it can't be told from at 95 %}
 
     A pair that could not be tested (a single prompt, say) is not listed: that is "unknown", not "separable".
     """

@@ -1,4 +1,4 @@
-"""How are many prompts, of several adapters, answered in one pass a token? Continuous batching over one base.
+"""Answers many prompts, of several adapters of one base, in continuous batches.
 
 Prompts wait longest first; free slots are filled by prefilling several prompts in one packed row; each
 pass then continues every active sequence by one token. A finished sequence leaves its slot at once.

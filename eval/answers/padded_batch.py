@@ -1,4 +1,4 @@
-"""Answers from a base whose rows are padded: a batch of sequences at a time, a token each a pass.
+"""Decodes answers from a base whose rows are padded, a batch of sequences at a time.
 
 For models that can't be packed (Gemma 2, Falcon, BLOOM, GPT-J). Prompts are padded on the left and decoded from the
 model's own cache where a trial at load has shown that this changes nothing (`harness.nn.rows`); a model without such a

@@ -1,4 +1,4 @@
-"""The formats in which a model can be asked an open question. No torch: plans and settings name them."""
+"""The formats in which a model can be asked an open question, apart from torch, as plans and settings name them."""
 
 from enum import Enum
 

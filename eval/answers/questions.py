@@ -35,6 +35,7 @@ class OpenQuestion:
     turns: tuple[str, ...]  # what the user says, turn after turn; the model answers each
     history: tuple[tuple[str, str], ...] = ()  # (role, text) before the first turn; role user or assistant
     category: str | None = None
+    references: tuple[str, ...] = ()  # correct answers, one a turn or one for all; a judge may be shown them
     aliases: tuple[str, ...] = ()  # further identifiers under which answers may name it
 
 
@@ -43,6 +44,7 @@ class Question:
     """A question in the form that a judge reads: its dialogue in one text."""
 
     question_id: str
+    references: tuple[str, ...] = ()  # as `OpenQuestion` has them
     category: str  # chooses the judge's instructions: coding, math, ...; others get the general ones
     text: str
     turns: tuple[str, ...] = ()  # the same by what the user says, turn after turn; the first with all that went before
@@ -83,6 +85,7 @@ def parse_open_question(row: Mapping[str, Any], where: str) -> OpenQuestion:
     return OpenQuestion(
         question_id=names[0],
         turns=tuple(turns),
+        references=_references(row, where),
         history=tuple(history),
         category=category or None,
         aliases=tuple(dict.fromkeys((*names[1:], text_identity(turns[0])))),
@@ -90,13 +93,14 @@ def parse_open_question(row: Mapping[str, Any], where: str) -> OpenQuestion:
 
 
 def shown_question(question: OpenQuestion) -> Question:
-    """A question as a judge is shown it."""
+    """Turns a question into the form that a judge reads."""
     first, *later = question.turns
     if question.history:
         first = "\n\n".join(f"{SPEAKERS[role]}: {text}" for role, text in (*question.history, ("user", first)))
     turns = (first, *later)
     return Question(
         question_id=question.question_id,
+        references=question.references,
         category=question.category or GENERAL,
         text=join_turns(turns),
         turns=turns,
@@ -158,8 +162,18 @@ def _identifier(value: Any, key: str, where: str) -> str:
     return identifier_text(str(value))
 
 
+def _references(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """A question's `reference`: a text, or a list of texts (MT-Bench); none where it is empty."""
+    value = row.get("reference")
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: reference is {str(value)[:80]!r}; expected a text, or one text a turn in a list")
+    return tuple(texts) if any(text.strip() for text in texts) else ()
+
+
 def _turns(row: Mapping[str, Any], where: str) -> list[str]:
-    key = "turns" if "turns" in row else next((name for name in TEXTS if name in row), None)
+    text_key = next((name for name in TEXTS if name in row), None)
+    key = "turns" if row.get("turns") or (text_key is None and "turns" in row) else text_key
     if key is None:
         raise ValueError(f"{where}: has neither text nor turns nor an input that ends in a ### Human: turn")
     turns = row[key] if key == "turns" else [row[key]]

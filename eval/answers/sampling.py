@@ -1,4 +1,4 @@
-"""The next token of each sequence under way: the likeliest one, or one drawn from the nucleus.
+"""Picks the next token of each sequence: the likeliest one, or one drawn from the nucleus.
 
 Each prompt owns a random generator and draws one number a token: what it samples doesn't depend on who else is in the
 batch. Source of nucleus sampling: arXiv 1904.09751; p = 0.9 and temperature 0.7 are the paper's.

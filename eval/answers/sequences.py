@@ -1,4 +1,4 @@
-"""Requests for answers, and the sequences that they become while they are answered."""
+"""The requests for answers, and their sequences while they are decoded."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ class Decoded:
 
 @dataclass(slots=True)
 class UnderWay:
-    """A request under way."""
+    """A request whose answer is being decoded."""
 
     index: int  # of the request
     request: DecodingRequest
@@ -44,22 +44,22 @@ class UnderWay:
 
     @property
     def num_tokens(self) -> int:
-        """That its slot needs."""
+        """The number of tokens that its slot needs."""
         return len(self.request.tokens) + self.max_new_tokens
 
     @property
     def known(self) -> list[int]:
-        """What is prefilled: the prompt, and the new tokens of a sequence that is taken up again."""
+        """The tokens that are prefilled: the prompt, and the new tokens of a sequence that is taken up again."""
         return [*self.request.tokens, *self.new_tokens]
 
     def finished(self, reason: str) -> Decoded:
-        """What is handed back of it."""
+        """The finished answer."""
         tokens = self.new_tokens[:-1] if reason == "eos" else self.new_tokens
         return Decoded(index=self.index, tokens=tuple(tokens), finish_reason=reason)
 
 
 def longest_first(sequences: Iterable[UnderWay]) -> list[UnderWay]:
-    """By their prompts."""
+    """Sorts sequences by the length of their prompts, the longest first."""
     return sorted(sequences, key=lambda sequence: -len(sequence.request.tokens))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings
-from eval.systems import System, require_causal, require_same_base
+from eval.systems import Answerer, System, require_causal, require_same_base
 from harness.config.schema import SHARED_BASE_METHODS, PathsConfig, QuantConfig, QuantMethod
 from harness.files.hub import Missing
 from harness.models.convert import checkpoint_folder
@@ -45,7 +45,7 @@ class VllmBase:
     eos_tokens: frozenset[int]
     loras: dict[str, Any] = field(default_factory=dict)  # member -> LoRARequest
 
-    def model_sha256(self, system: System) -> str:
+    def model_sha256(self, system: Answerer) -> str:
         """A digest of base, quantization and adapter, which differs from our own engine's for the same model."""
         weights = sorted((system.folder / "adapter").glob("*.safetensors")) if system.member is not None else []
         digest = hashlib.sha256(json.dumps(["vllm", self.fingerprint, self.quant.method.value]).encode())

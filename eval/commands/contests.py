@@ -13,11 +13,12 @@ import typer
 
 from eval.answers.prompt_format import PromptFormat
 from eval.commands.flags import with_flags
-from eval.commands.scores import Json, RunIds, Runs, Sweep
+from eval.commands.scores import Adapters, Json, Model, Quant, RunIds, Runs, Sweep
 from eval.judging.flags import JudgeFlags
 from harness.console import STDERR, friendly_errors, progress_bar, show
 from harness.devices.process import prepare_process
 
+DEFAULT_JUDGE = "local:smollm2"
 JUDGE_HELP = {
     "max_answer_tokens": "Of each answer, for a local judge.",
     "base_url": "OpenAI-compatible server of an API judge.",
@@ -38,6 +39,10 @@ JUDGE_HELP = {
 def generate(
     sweep: Sweep = None,
     run: RunIds = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    quant: Quant = None,
+    out: Annotated[Path, typer.Option(help="With --model: answers/ of each goes to a folder in it.")] = Path("answers"),
     questions: Annotated[str, typer.Option(help="embedded, or .jsonl with question_id and text.")] = "embedded",
     bench: Annotated[str, typer.Option(help="Name of the answers' file in each run folder.")] = "open",
     limit: Annotated[int | None, typer.Option(help="The first so many prompts.")] = None,
@@ -55,10 +60,11 @@ def generate(
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
-    """Answers of runs to open prompts, appended as they come; goes on where it ended."""
+    """Answers of runs, of a model or of its adapters to open prompts, appended as they come; goes on where it ended."""
     prepare_process()
     from eval.answers.generate import GenerateSettings
-    from eval.commands.generate import run_generate
+    from eval.commands.generate import generated_lines, run_generate
+    from eval.systems import Target
 
     with friendly_errors():
         settings = GenerateSettings(
@@ -71,9 +77,17 @@ def generate(
             num_slots=slots,
             engine=engine,
         )
+        target = Target(
+            model=model,
+            adapters=tuple(adapter or ()),
+            quant=quant,
+            run_ids=tuple(run or ()),
+            sweep=sweep,
+            runs=runs,
+        )
         with progress_bar("answers", as_json) as advance:
-            summary = run_generate(sweep, tuple(run or ()), runs, questions, bench, limit, settings, fresh, advance)
-        lines = [f"{row['system']}: {row['num_answers']} answers in {row['path']}" for row in summary]
+            summary = run_generate(target, questions, bench, limit, settings, fresh, advance, out)
+        lines = [line for row in summary for line in generated_lines(row, max_new_tokens)]
         show(summary, "\n".join(lines), as_json)
 
 
@@ -85,8 +99,20 @@ def judge(
     run: RunIds = None,
     questions: Annotated[Path | None, typer.Option(help="Questions .jsonl; default: embedded.")] = None,
     bench: Annotated[str, typer.Option(help="Which answers of a run folder.")] = "open",
-    judge: Annotated[str, typer.Option(help="local:MODEL, replay:FILE.csv, or an API model.")] = "local:smollm2",
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="local:MODEL, replay:FILE.csv, or an API model; several, with commas or repeated, are an ensemble. "
+            f"Default: {DEFAULT_JUDGE}."
+        ),
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="pairwise, or single: a grade from 1 to 10 for each answer by itself.")
+    ] = "pairwise",
     reference: Annotated[str | None, typer.Option(help="Ten-point scores relative to this system.")] = None,
+    reference_answers: Annotated[
+        bool, typer.Option(help="Show an API judge the reference answers of questions that have one.")
+    ] = True,
     prompts: Annotated[Path | None, typer.Option(help="A released judge prompt file; default: our own.")] = None,
     null_control: Annotated[bool, typer.Option(help="Adds a contestant with one constant answer.")] = False,
     max_questions: Annotated[int | None, typer.Option(help="The first so many questions.")] = None,
@@ -104,7 +130,7 @@ def judge(
 ) -> None:
     """Every pair of systems on every question, in both orders; every judgment kept as it arrives."""
     prepare_process()
-    from eval.commands.judge import judge_options, run_estimate, run_judge
+    from eval.commands.judge import judge_names, judge_options, run_estimate, run_judge, run_judges
     from eval.systems import judged_answers
 
     with friendly_errors():
@@ -115,15 +141,19 @@ def judge(
             "null_control": null_control,
         }
         contest |= {"reference": reference, "max_questions": max_questions, "seed": seed}
+        contest |= {"mode": mode, "reference_answers": reference_answers}
         contest |= {"retry_unparsed": retry_unparsed, "reparse": reparse}
         paths = judged_answers(tuple(answers or ()), sweep, tuple(run or ()), runs)
-        options = judge_options(paths, tournament, judge, flags, **contest)
+        names = judge_names(judge or [DEFAULT_JUDGE])
+        options = [judge_options(paths, tournament, name, flags, **contest) for name in names]
         if estimate_only:
-            show(*run_estimate(options), as_json)
+            values, texts = zip(*map(run_estimate, options), strict=True)
+            show(values[0] if len(values) == 1 else values, "\n".join(texts), as_json)
             return
-        confirm = None if yes or not (sys.stdin.isatty() and sys.stderr.isatty()) else typer.confirm
-        values, text, complete = run_judge(options, partial(progress_bar, "judgments", as_json), STDERR.print, confirm)
-        show(values, text, as_json)
+        confirm = None if yes or not (sys.stdin.isatty() and sys.stderr.isatty()) else partial(typer.confirm, err=True)
+        shown = (partial(progress_bar, "judgments", as_json), STDERR.print, confirm)
+        found, text, complete = run_judges(options, *shown) if len(options) > 1 else run_judge(options[0], *shown)
+        show(found, text, as_json)
     if not complete:
         raise typer.Exit(1)
 

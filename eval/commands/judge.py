@@ -3,20 +3,23 @@
 `Estimate` and `JudgeSummary` of `eval.judging.options` say the same in JSON.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval.judges.registry import choose_judge
 from eval.judges.tournament import estimate, run
 from eval.judging.flags import JudgeFlags
 from eval.judging.matches import PositionBias
-from eval.judging.options import Estimate, JudgeOptions, JudgeSummary
+from eval.judging.options import Estimate, Grade, JudgeOptions, JudgeSummary
 from eval.judging.prompts import Mode
 from harness.devices.torch_device import quiet_libraries
 from harness.progress import Progress
+
+if TYPE_CHECKING:
+    from eval.judges.ensemble import EnsembleSummary
 
 
 def estimate_text(ahead: Estimate) -> str:
@@ -45,14 +48,15 @@ def summary_text(summary: JudgeSummary) -> str:
     ]
     if summary.flagged.num_answers:
         found = summary.flagged
+        wins = f"they win {found.num_wins} of {found.num_matches} matches against others, {found.num_ties} are ties"
         lines.append(
             f"flagged: {found.num_answers} answers hold what may steer a judge (delimiters, control tokens, a verdict, "
-            f"orders); they win {found.num_wins} of {found.num_matches} matches against answers that don't, "
-            f"{found.num_ties} ties"
+            f"orders){f'; {wins}' if found.num_matches else ''}"
         )
     if summary.spent_usd or summary.cost_usd:
         unknown = f", of which {summary.unknown_usd:.4f} are the most that calls without a known bill can have cost"
         lines.append(f"spent in this folder: {summary.spent_usd:.4f} USD{unknown if summary.unknown_usd else ''}")
+    lines += [grade_line(grade) for grade in summary.grades]
     if summary.unmatched_systems:
         lines.append(f"met nobody, so can't be rated: {', '.join(summary.unmatched_systems)}")
     lines += [f"note: {note}" for note in summary.notes]
@@ -86,12 +90,104 @@ def position_lines(bias: PositionBias) -> list[str]:
 
 
 def judge_options(
-    answers: tuple[Path, ...], tournament: Path, judge: str, flags: JudgeFlags, *, reference: str | None, **rest: Any
+    answers: tuple[Path, ...],
+    tournament: Path,
+    judge: str,
+    flags: JudgeFlags,
+    *,
+    mode: str = "pairwise",
+    reference: str | None = None,
+    **rest: Any,
 ) -> JudgeOptions:
-    """The typed options of a tournament. `judge`: a name as `eval.judges.registry` reads it."""
-    mode = Mode.pairwise if reference is None else Mode.relative
-    chosen = choose_judge(judge, flags)
-    return JudgeOptions(answers=answers, tournament=tournament, judge=chosen, mode=mode, reference=reference, **rest)
+    """The typed options of a tournament.
+
+    Args:
+        answers: answer files or run folders.
+        tournament: the folder.
+        judge: a name as `eval.judges.registry` reads it.
+        flags: what the command line says about the judge.
+        mode: pairwise or single.
+        reference: the system that ten-point scores are relative to; makes the mode relative.
+        **rest: further fields of `JudgeOptions`.
+
+    Raises:
+        ValueError: an option, or two of them together, can't be.
+    """
+    names = [known.value for known in Mode]
+    if mode not in names:
+        raise ValueError(f"--mode {mode}: expected {' or '.join(names)}")
+    chosen_mode = Mode.relative if reference is not None and mode == Mode.pairwise.value else Mode(mode)
+    return JudgeOptions(
+        answers=answers,
+        tournament=tournament,
+        judge=choose_judge(judge, flags),
+        mode=chosen_mode,
+        reference=reference,
+        **rest,
+    )
+
+
+def judge_names(texts: Sequence[str]) -> list[str]:
+    """The judges that `--judge` names: it may be repeated, and hold several with commas.
+
+    Raises:
+        ValueError: one of them stands there twice, or none.
+    """
+    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"--judge {','.join(texts)}: name at least one judge, and each once")
+    return names
+
+
+def run_judges(
+    options: Sequence[JudgeOptions],
+    bar: Callable[[], AbstractContextManager[Progress]],
+    announce: Callable[[str], None],
+    confirm: Callable[[str], bool] | None = None,
+) -> tuple[dict[str, Any], str, bool]:
+    """Has each of several judges judge the same tournament, then combines them. Arguments and result as `run_judge`.
+
+    Raises:
+        ValueError: as `run_judge`; or ten-point scores relative to a system are asked of several judges.
+    """
+    if options[0].mode is Mode.relative:
+        raise ValueError("--judge: scores relative to a system take one judge at a time; --mode single takes several")
+    results = [run_judge(one, bar, announce, confirm) for one in options]
+    from eval.judges.ensemble import combine
+
+    names = [values["judge"] for values, _, _ in results]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"--judge: two judges have the name {max(names, key=names.count)}, so they can't be told apart"
+        )
+    together = combine(options[0].tournament, names, options[0].mode, options[0].seed)
+    values = {
+        "judges": [values for values, _, _ in results],
+        "ensemble": asdict(together) | {"output": str(together.output)},
+    }
+    text = "\n\n".join([text for _, text, _ in results] + [ensemble_text(together)])
+    return values, text, all(complete for _, _, complete in results)
+
+
+def ensemble_text(together: "EnsembleSummary") -> str:
+    """What several judges say together, and how far they agree."""
+    lines = [f"{len(together.judges)} judges together: {together.num_items} items (a question, two systems)"]
+    for name, level in together.agreement.items():
+        shown = []
+        for statistic, found in level.statistics.items():
+            bounds = "" if found.low is None or found.high is None else f" ({found.low:.3f} to {found.high:.3f})"
+            value = "undefined" if found.value is None else f"{found.value:.3f}{bounds}"
+            shown.append(f"{statistic.replace('_', ' ')} {value}")
+        lines.append(f"agreement, {name.replace('_', ' ')} ({level.num} items): {', '.join(shown)}")
+    lines += [grade_line(grade) for grade in together.grades]
+    lines.append(f"majority of the judges: python -m eval rate {together.output}")
+    return "\n".join(lines)
+
+
+def grade_line(grade: Grade) -> str:
+    """A system's mean grade in one line."""
+    bounds = "" if grade.ci95 is None else f" ({grade.ci95[0]:.2f} to {grade.ci95[1]:.2f}, 95 %)"
+    return f"grade of {grade.system}: {grade.mean:.2f}{bounds} over {grade.num_answers} answers"
 
 
 def run_judge(

@@ -28,7 +28,7 @@ def rate_command(paths: Sequence[Path], options: RateOptions) -> tuple[RatingsRe
 
 
 def show_ratings(result: RatingsResult) -> Group:
-    """All that a reader needs of the result, as tables and lines."""
+    """The result as tables and lines."""
     sentences = [*result.verdict, *(result.people.verdict if result.people else [])]
     parts: list[Table | Text] = [Text(f"{sentence}.") for sentence in sentences]
     for number, group in enumerate(result.groups, start=1):

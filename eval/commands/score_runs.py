@@ -23,6 +23,7 @@ from eval.systems import (
     refuse_equal_names,
     require_causal,
     say_if_slow,
+    with_own_tokenizer,
 )
 from harness.banks.load import LoadedBase, load_base
 from harness.config.choices import dataset_choice, model_choice, quant_choice
@@ -148,7 +149,7 @@ def _of_model(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
         yield base, [Contestant(name=model.name, member=None, rows=own)]
     for folder, name, found in zip(target.adapters, names, rows, strict=True):
         load_adapter_of(base, name, folder, model)
-        yield base, [Contestant(name=name, member=name, rows=found)]
+        yield with_own_tokenizer(base, folder), [Contestant(name=name, member=name, rows=found)]
         base.bank.remove_member(name)
 
 

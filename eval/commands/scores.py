@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -19,17 +19,22 @@ from eval.benchmarks.settings import default_of, plain
 from harness.console import friendly_errors, progress_bar, show
 from harness.devices.process import prepare_process
 
+EnumT = TypeVar("EnumT", bound=Enum)
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs; default: HARNESS_RUNS, else runs/.")]
 Sweep = Annotated[str | None, typer.Option("--sweep", help="All finished runs of this sweep.")]
 RunIds = Annotated[list[str] | None, typer.Option("--run", help="A run id; may be repeated.")]
+Model = Annotated[str | None, typer.Option("--model", help="A choice of conf/model, or a checkpoint folder.")]
+Adapters = Annotated[list[Path] | None, typer.Option("--adapter", help="A PEFT adapter folder; may be repeated.")]
+Quant = Annotated[str | None, typer.Option("--quant", help="A choice of conf/quant; default: the adapter's own.")]
 
 COMMON: dict[str, tuple[Any, Any]] = {  # option -> its type and default
     "run": (RunIds, None),
     "sweep": (Sweep, None),
-    "model": (Annotated[str | None, typer.Option(help="A choice of conf/model, or a checkpoint folder.")], None),
-    "adapter": (Annotated[list[Path] | None, typer.Option(help="A PEFT adapter folder; may be repeated.")], None),
-    "quant": (Annotated[str | None, typer.Option(help="A choice of conf/quant; default: the adapter's own.")], None),
+    "model": (Model, None),
+    "adapter": (Adapters, None),
+    "quant": (Quant, None),
     "out": (
         Annotated[Path, typer.Option(help="Folder for the result; several systems get a folder each in it.")],
         Path("scores"),
@@ -119,12 +124,13 @@ def _settings_values(benchmark: Benchmark, options: Mapping[str, Any]) -> dict[s
         if _is_list(kind):
             value = [item.strip() for item in value.split(",") if item.strip()]
         elif isinstance(kind, type) and issubclass(kind, Enum):
-            value = _choice(_flags(declared, kind)[0], kind, value)
+            value = choice_of(_flags(declared, kind)[0], kind, value)
         values[declared.name] = value
     return values
 
 
-def _choice(flag: str, kind: type[Enum], text: str) -> Enum:
+def choice_of(flag: str, kind: type[EnumT], text: str) -> EnumT:
+    """The member of `kind` that an option names. Raises ValueError for a word that is none; names the option."""
     known = {str(choice.value): choice for choice in kind}
     if text not in known:
         raise ValueError(f"{flag} {text}: expected one of {', '.join(known)}")

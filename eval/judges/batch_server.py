@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from openai import APIError
 
-from eval.judges.client import MAX_FILE_BYTES, open_client, within
+from eval.judges.client import MAX_OUTPUT_BYTES, open_client, within
 from eval.judges.request import shown_reason
 from eval.judges.retry import Fault, RunStopped, backoff_seconds, classify, load_json
 from eval.judging.options import ApiOptions
@@ -58,7 +58,7 @@ class BatchServer:
             options: the server, limits of time and attempts.
             key: the server's key.
         """
-        self._client = open_client(key, options.base_url, options.request_timeout_seconds, MAX_FILE_BYTES)
+        self._client = open_client(key, options.base_url, options.request_timeout_seconds, MAX_OUTPUT_BYTES)
         self._options = options
         self._key = key
         self._spread = random.Random(0)

@@ -1,6 +1,6 @@
-"""The HTTP client of every call to a judge's server: bounded in size and time, and it goes to no other address.
+"""The HTTP client of every call to a judge's server, bounded in size and time and to one address.
 
-Library only, under `eval.judges.calls` and `eval.judges.batch_server`. A redirect is not followed, so that key and
+Used by `eval.judges.calls` and `eval.judges.batch_server`. A redirect is not followed, so that key and
 prompts reach nobody but the server that was named. A reply is read up to a size, counted after decompression, so that
 a small compressed one can't fill the memory; `within` bounds the whole of a call, however slowly its bytes come.
 """
@@ -13,14 +13,14 @@ import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 MAX_REPLY_BYTES = 16 * 2**20  # of one judgment; replies have some thousand
-MAX_FILE_BYTES = 2**30  # of a batch's output: 50,000 replies of 20 kB
+MAX_OUTPUT_BYTES = 2**30  # of a batch's output: 50,000 replies of 20 kB
 DESCRIBING = ("content-encoding", "content-length", "transfer-encoding")  # headers that a decoded reply no longer has
 
 T = TypeVar("T")
 
 
 class ReplyTooLarge(httpx2.RequestError):
-    """A reply beyond the limit; the openai client wraps it into an APIConnectionError."""
+    """Raised for a reply beyond the limit; the openai client wraps it into an APIConnectionError."""
 
 
 class BoundedClient(DefaultAsyncHttpxClient):

@@ -1,6 +1,6 @@
-"""What do the usual judges cost? List prices with their date, for the plan that is shown before anything is paid.
+"""The list prices of usual judges with their date, for the plan that is shown before anything is paid.
 
-Library only. Prices are US dollars a million tokens, (prompt, completion), of single calls without a cache, as their
+Prices are US dollars a million tokens, (prompt, completion), of single calls without a cache, as their
 makers' price pages had them on `PRICES_DATE`. They change: `--prices FILE` (JSON: {"model": [prompt, completion]}) goes
 before this list, and `--usd-per-million-prompt-tokens` and `-completion-tokens` before both.
 """
@@ -56,7 +56,7 @@ _SNAPSHOT = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")  # behind a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """US dollars a million tokens."""
+    """A price in US dollars for a million tokens."""
 
     prompt: float
     completion: float

@@ -64,7 +64,7 @@ def build_judge(options: JudgeOptions, store: JudgmentStore, say: Say | None = N
     kind = JUDGES[options.judge.kind]
     if options.mode not in kind.modes:
         raise ValueError(
-            f"mode={options.mode.value}: only an API judge gives scores; take mode=pairwise for this judge"
+            f"mode={options.mode.value}: only an API judge gives scores and grades; take mode=pairwise for this judge"
         )
     if options.prompts is not None and not kind.takes_prompts:
         raise ValueError(f"prompts={options.prompts}: only an API judge takes a prompt file")

@@ -23,6 +23,7 @@ EXPLANATION = {"type": "string"}
 SCHEMAS: dict[Mode, dict[str, Any]] = {
     Mode.pairwise: {"explanation": EXPLANATION, "verdict": {"type": "integer", "enum": [1, 2, 3]}},
     Mode.relative: {"explanation": EXPLANATION, "score_1": {"type": "integer"}, "score_2": {"type": "integer"}},
+    Mode.single: {"explanation": EXPLANATION, "score": {"type": "number"}},
 }
 
 
@@ -221,7 +222,7 @@ def price_usd(options: ApiOptions, num_prompt_tokens: int, num_completion_tokens
 
 
 def reply_cost(options: ApiOptions, counted: Reply | Usage) -> float | None:
-    """None where the server didn't count the tokens, or no price was given."""
+    """The cost of a reply in US dollars; None if the server didn't count the tokens, or no price was given."""
     if counted.num_prompt_tokens is None or counted.num_completion_tokens is None:
         return None
     return price_usd(options, counted.num_prompt_tokens, counted.num_completion_tokens)
@@ -233,7 +234,7 @@ def fault_cost(options: ApiOptions, fault: Fault) -> float | None:
 
 
 def most_tokens(prompt: JudgePrompt) -> int:
-    """No tokenizer makes more tokens than there are bytes."""
+    """The most tokens that a prompt can have: no tokenizer makes more than there are bytes."""
     return _num_bytes(prompt) + MESSAGE_TOKENS
 
 

@@ -1,6 +1,6 @@
 """Decides whether and when a failed call to a judge's server is tried again; one policy serves every call.
 
-Library only. Tried again: 429, 5xx, time-outs (and 408), up to a number of attempts. Never: an exhausted quota, a
+Tried again: 429, 5xx, time-outs (and 408), up to a number of attempts. Never: an exhausted quota, a
 refused key, an unknown model, a wait beyond the limit: these end the run at once, for the next call would meet the
 same. Anything else that is wrong with one reply (cut, no JSON, an HTML page, no choices) fails that match alone and is
 left for the next run. A call that the server refused costs nothing; one that failed on the way or on the server costs
@@ -103,7 +103,7 @@ class Gate:
 
 
 def classify(error: APIError | TimeoutError | RecursionError) -> Fault:
-    """What to do about an exception of the client."""
+    """The fault behind an exception of the client, which says what to do about it."""
     if isinstance(error, RecursionError):
         return Fault(reason=TOO_DEEP)
     if isinstance(error, (APITimeoutError, TimeoutError)):

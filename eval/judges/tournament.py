@@ -14,24 +14,33 @@ from dataclasses import dataclass, replace
 import numpy as np
 from filelock import FileLock, Timeout
 
-from eval.answers.files import Answers, contest_answers
-from eval.answers.questions import EMBEDDED_QUESTIONS, Question, load_open_questions, shown_question
+from eval.answers.files import Answers, contest_dialogues
+from eval.answers.questions import (
+    EMBEDDED_QUESTIONS,
+    OpenQuestion,
+    Question,
+    join_turns,
+    load_open_questions,
+    shown_question,
+)
 from eval.judges.registry import JUDGES, build_judge, estimate_matches, prompt_set
+from eval.judging.grades import graded_verdicts, mean_grades
 from eval.judging.injection import flagged_wins
 from eval.judging.matches import (
     BUDGET_STOP,
+    NULL_ANSWER,
     Failure,
     Judge,
     Judgment,
     Match,
     make_matches,
     make_reference_matches,
-    null_answers,
+    make_single_matches,
     position_bias,
     unmatched_systems,
 )
 from eval.judging.options import Estimate, JudgeOptions, JudgeSummary
-from eval.judging.prompts import answer_flags
+from eval.judging.prompts import Mode, answer_flags
 from eval.judging.store import JudgmentStore
 from eval.verdicts.codes import NULL_SYSTEM
 
@@ -122,14 +131,17 @@ def open_tournament(options: JudgeOptions) -> Tournament:
         ValueError: a file can't be read, or nobody meets anybody.
     """
     asked = load_open_questions(str(options.questions or EMBEDDED_QUESTIONS))
-    answers, notes = contest_answers(options.answers, asked, options.benchmark)
-    questions = [shown_question(question) for question in asked[: options.max_questions]]
+    dialogues, notes = contest_dialogues(options.answers, asked, options.benchmark)
+    questions = [_shown(question, options.reference_answers) for question in asked[: options.max_questions]]
     if options.null_control:
-        if NULL_SYSTEM in answers:
+        if NULL_SYSTEM in dialogues:
             raise ValueError(f"{NULL_SYSTEM} is among the answer files already; leave one of the two out")
-        answers[NULL_SYSTEM] = null_answers(questions)
+        dialogues[NULL_SYSTEM] = {q.question_id: (NULL_ANSWER,) * max(1, len(q.turns)) for q in questions}
+    answers: Answers = {name: {q: join_turns(turns) for q, turns in by.items()} for name, by in dialogues.items()}
     rng = np.random.default_rng(options.seed)
-    if options.reference is not None:
+    if options.mode is Mode.single:
+        matches = make_single_matches(dialogues, questions, rng)
+    elif options.reference is not None:
         matches = make_reference_matches(answers, questions, options.reference, rng)
     else:
         matches = make_matches(answers, questions, rng)
@@ -174,6 +186,11 @@ class _Plan:
         self.num_kept += 1
         if not self.is_measured and self.num_kept == MEASURED_AFTER:
             self.tell(left)
+
+
+def _shown(question: OpenQuestion, with_reference: bool) -> Question:
+    shown = shown_question(question)
+    return shown if with_reference else replace(shown, references=())
 
 
 def _todo(matches: list[Match], hashes: list[str], judged: set[str]) -> dict[str, Match]:
@@ -237,7 +254,14 @@ def _summary(
         asked = {digest for match, digest in zip(tournament.matches, hashes, strict=True) if match.key in met}
         num_unasked = sum(digest not in asked for digest in hashes)
     costs = {j.prompt_sha256: j.cost_usd for j in judgments}
-    if options.reference is None:
+    is_single = options.mode is Mode.single
+    if is_single:
+        output = store.export_grades()
+        by_judge: dict[str, list[Judgment]] = {}
+        for name, judgment in store.judgments(mode=options.mode.value):
+            by_judge.setdefault(name, []).append(judgment)
+        store.export_graded_verdicts({name: graded_verdicts(graded) for name, graded in by_judge.items()})
+    elif options.reference is None:
         output = store.export_verdicts()
     else:
         output = store.export_scores(judge.name, options.reference)
@@ -255,13 +279,14 @@ def _summary(
         unparsed=dict(Counter(j.reason for j in judgments if j.reason is not None)),
         failures=dict(Counter(failure.reason for failure in failures)),
         unmatched_systems=tuple(unmatched_systems(tournament.answers, tournament.matches)),
-        position_bias=position_bias(judgments),
+        position_bias=position_bias([] if is_single else judgments),
         flagged=flagged_wins(judgments),
         cost_usd=None if None in costs.values() or not costs else sum(cost or 0.0 for cost in costs.values()),
         spent_usd=store.spent_usd(),
         unknown_usd=store.unknown_usd(),
         seconds=seconds,
         output=output,
+        grades=mean_grades(judgments) if is_single else (),
         stopped=judge.stopped,
         notes=tournament.notes,
     )

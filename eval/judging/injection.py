@@ -11,13 +11,13 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from eval.judging.matches import Judgment
+from eval.judging.matches import NOBODY, Judgment
 from eval.verdicts.codes import FIRST, SECOND
 
 CONTROL_TOKEN = re.compile(
     r"<[|\uff5c]([^|<>\n\uff5c]{1,40})[|\uff5c]>|\[(/?INST)\]|<(/?s|/?SYS|(?:start|end)_of_turn)>"
 )
-_SUBJECT = r"(?:the )?(?:question|answer|assistant|system|instructions?|verdict|user)\b"
+_SUBJECT = r"(?:the )?(?:question|(?:reference )?answer|assistant|system|instructions?|verdict|grade|user)\b"
 _WEAK = rf"\[ ?(?:/ ?)?{_SUBJECT} ?(?:\d+|[a-c]\b)?(?:'s answer)? ?\]"  # may be a list in code
 _STRONG = (
     rf"\[ ?(?:/ ?)?(?:(?:the )?(?:start|end|begin(?:ning)?) of\b[^\[\]]*|{_SUBJECT} ?(?:\d+|[a-c]\b)?(?:'s answer)?"
@@ -26,7 +26,9 @@ _STRONG = (
 _DELIMITER = re.compile(  # of a line as `_bare` writes it: no blank beside another, none at an end
     rf"(?:[^\w\[\]]|\d{{1,3}}[.)]|[a-z][.)]|\w{{1,20}}:){{0,9}}{_WEAK}(?: ?$| ?: ?| (?=\w))|{_STRONG}"
 )
-_STRONG_ANYWHERE = re.compile(_STRONG)
+_ANYWHERE = re.compile(  # within a line too; a list in code stands behind one of these marks
+    rf"{_STRONG}|(?<![=(,+:])(?<![=(,+:] )\[ ?(?:/ ?)?(?:the )?(?:instructions?|system|verdict) ?\](?: ?$| ?:| (?=\w))"
+)
 _LABEL = r"\[\[ ?(?:[%s]|tie|[ab12] ?[<>=]{1,3} ?[ab12]) ?\]\]"
 _WHO = r"(?:answer|assistant|response|model)"
 _PRINTED = re.compile(  # a line that is a verdict and nothing else
@@ -115,7 +117,7 @@ def flagged_wins(judgments: Iterable[Judgment]) -> FlaggedWins:
         is_a, is_b = bool(judgment.flags_a), bool(judgment.flags_b)
         answers |= {(judgment.question_id, judgment.system_a)} if is_a else set()
         answers |= {(judgment.question_id, judgment.system_b)} if is_b else set()
-        if is_a == is_b or judgment.reason is not None:
+        if is_a == is_b or judgment.reason is not None or judgment.system_b == NOBODY:
             continue
         num_matches += 1
         num_wins += judgment.verdict == (FIRST if is_a else SECOND)
@@ -146,7 +148,7 @@ def _is_delimiter(line: str, known: set[str]) -> bool:
         return True
     bare = seen.strip(_MARKUP)
     parts = (bare,) if len(bare) <= 2 * MAX_LINE else (bare[:MAX_LINE], bare[-MAX_LINE:])
-    return any(bool(_DELIMITER.match(part)) or bool(_STRONG_ANYWHERE.search(part)) for part in parts)
+    return any(bool(_DELIMITER.match(part)) or bool(_ANYWHERE.search(part)) for part in parts)
 
 
 def _is_printed(line: str) -> bool:

@@ -6,21 +6,23 @@ A contestant is a name with an answer to each question. Every pair of contestant
 that both answered, in both orders, because judges favour a position (in the verdicts that QLoRA, arXiv
 2305.14314, released for the Vicuna benchmark, the first answer wins 65 % of the decisive ones). Verdicts
 are those of `eval.verdicts.table`: 1 = the answer shown first is better, 2 = the second, 3 = tie, -1 = none could
-be read. `null_answers` makes the control of arXiv 2410.07137: a contestant with one constant answer,
+be read. `NULL_ANSWER` makes the control of arXiv 2410.07137: a contestant with one constant answer,
 which no trustworthy judge ranks high.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Protocol
 
 import numpy as np
 
 from eval.answers.files import Answers
-from eval.answers.questions import Question
+from eval.answers.questions import Question, join_turns
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
+NOBODY = ""  # the other side of an answer that is graded by itself
+TURN_MARK = "#turn"  # "81#turn2" is the grade of question 81 up to its second turn
 BUDGET_STOP = "budget"  # what `Judge.stopped` begins with where the money, and nothing else, ended a run
 VERDICTS = (FIRST, SECOND, TIE, UNPARSED)
 NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, and I am happy to say more about it."
@@ -28,11 +30,11 @@ NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """Two answers to one question, in the order in which the judge sees them."""
+    """Two answers to one question, in the order in which the judge sees them; or one, graded by itself."""
 
     question: Question
     system_a: str  # shown first
-    system_b: str
+    system_b: str  # NOBODY where one answer is graded by itself
     answer_a: str
     answer_b: str
 
@@ -50,7 +52,7 @@ class Judgment:
     system_a: str
     system_b: str
     prompt_sha256: str
-    verdict: int  # one of VERDICTS; of ten-point scores: who has the higher one
+    verdict: int  # one of VERDICTS; of ten-point scores: who has the higher one; of one answer's grade: a tie
     score_a: float | None = None  # 1 to 10, where the judge gives scores
     score_b: float | None = None
     raw_text: str | None = None  # what the judge wrote
@@ -146,14 +148,43 @@ def make_reference_matches(
     return _both_orders(answers, questions, pairs, rng)
 
 
-def null_answers(questions: Iterable[Question]) -> dict[str, str]:
-    """The answers of a contestant that says the same polite nothing to everything."""
-    return {question.question_id: NULL_ANSWER for question in questions}
+def make_single_matches(
+    dialogues: Mapping[str, Mapping[str, Sequence[str]]], questions: Sequence[Question], rng: np.random.Generator
+) -> list[Match]:
+    """Every answer by itself, in shuffled order; one of several turns once for each turn, with those before it.
+
+    Args:
+        dialogues: system -> question -> what it answered, turn after turn.
+        questions: what is asked.
+        rng: shuffles.
+    """
+    matches = [
+        Match(
+            question=_up_to(question, turn) if len(question.turns) > 1 else question,
+            system_a=system,
+            system_b=NOBODY,
+            answer_a=join_turns(turns[:turn]),
+            answer_b="",
+        )
+        for question in questions
+        for system in sorted(dialogues)
+        if (turns := dialogues[system].get(question.question_id)) is not None
+        for turn in range(1, len(turns) + 1)
+    ]
+    return [matches[index] for index in rng.permutation(len(matches))]
+
+
+def _up_to(question: Question, turn: int) -> Question:
+    """The question as it stood when its turn of that number, from 1, was asked."""
+    turns = question.turns[:turn]
+    references = question.references[:turn] if len(question.references) == len(question.turns) else ()
+    name = f"{question.question_id}{TURN_MARK}{turn}"
+    return replace(question, question_id=name, text=join_turns(turns), turns=turns, references=references)
 
 
 def unmatched_systems(systems: Collection[str], matches: Iterable[Match]) -> list[str]:
     """-> the contestants that meet nobody, sorted: they can't be rated."""
-    met = {name for match in matches for name in (match.system_a, match.system_b)}
+    met = {name for match in matches for name in (match.system_a, match.system_b)} - {NOBODY}
     return sorted(set(systems) - met)
 
 

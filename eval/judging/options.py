@@ -11,6 +11,7 @@ from eval.judging.injection import FlaggedWins
 from eval.judging.matches import PositionBias
 from eval.judging.prompts import Mode
 from harness.config.schema import Device, ModelConfig, PathsConfig, QuantConfig
+from harness.runs.estimate import Interval
 
 
 class JudgeChoice(Protocol):
@@ -95,6 +96,7 @@ class JudgeOptions:
     benchmark: str = "open"  # which answers of a run folder
     mode: Mode = Mode.pairwise
     reference: str | None = None  # the system that `relative` compares with
+    reference_answers: bool = True  # show the judge the reference answers that questions have
     prompts: Path | None = None  # a released prompt file; None: this project's own
     null_control: bool = False  # adds the constant-answer contestant
     max_questions: int | None = None  # only the first N; None takes all
@@ -133,6 +135,16 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """A system's mean grade from 1 to 10 by this judge."""
+
+    system: str
+    mean: float
+    ci95: Interval | None  # over questions; None for a single one
+    num_answers: int  # graded turns; unread grades are left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeSummary:
     """What a judge did. Counts are of matches judged at any time, but `failures` are those of this run."""
 
@@ -156,5 +168,6 @@ class JudgeSummary:
     spent_usd: float  # of all calls of the folder, those without a known bill at the most that they can have cost
     unknown_usd: float  # the part of it that no bill is known for
     seconds: float
-    output: Path  # verdicts.csv or scores.csv
+    output: Path  # verdicts.csv, scores.csv or grades.csv
+    grades: tuple[Grade, ...] = ()  # of one answer at a time, the best system first
     stopped: str | None = None  # why the run ended before its last match

@@ -18,7 +18,7 @@ from typing import Any
 
 from eval.judging.matches import Judgment
 from eval.judging.prompts import Mode
-from eval.judging.scores import Pair, read_pair
+from eval.judging.scores import Pair, read_grades, read_pair
 from eval.judging.sentences import Reading, read_labels, read_line, read_phrase
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
@@ -28,6 +28,7 @@ REFUSED = "the judge refused"  # reasons that no reading of the text changes
 CUT = "the reply was cut"
 INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
 VERDICT_KEYS = ("verdict", "winner")
+GRADE_KEYS = ("score", "rating", "grade")
 SCORE_KEYS = (("score_1", "score_2"), ("score_a", "score_b"))
 _OPENING = re.compile(r"<(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
 _CLOSING = re.compile(r"</(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
@@ -36,6 +37,7 @@ _FIELD = re.compile(
     r"(?P<value>\"[^\"\n]{0,40}\"|[\w.+-]{1,20}|[\[{])",
     re.IGNORECASE,
 )
+_GRADE_FIELD = re.compile(_FIELD.pattern.replace("verdict|winner|score_[12ab]", "score|rating|grade"), re.IGNORECASE)
 _RETRACTED = re.compile(
     r"\b(?:wait|actually|correction|however|instead|mistake|but|hmm|reconsider\w*|reflection|second thought|scratch)\b",
     re.IGNORECASE,
@@ -105,6 +107,47 @@ def parse_scores(text: str) -> ParsedScores:
     return ParsedScores(reason="the reply lacks a score")
 
 
+def parse_grade(text: str) -> ParsedScores:
+    """Reads a ten-point judgment of one answer: JSON with `score`, a label such as [[8]], or a line that is a grade."""
+    said = _reply(text)
+    if said is None:
+        return ParsedScores(reason="the thoughts never end")
+    if not said.strip():
+        return ParsedScores(reason="empty reply")
+    fields, rest = _json_fields(said, _GRADE_FIELD)
+    if fields is not None:
+        texts = {_score_text(value) for key in GRADE_KEYS for value in fields.get(key, [])} | read_grades(rest)
+    else:
+        texts = set(read_grades(said))
+    numbers = {_number(text) for text in texts}
+    if len(numbers) != 1:
+        return ParsedScores(reason="the reply says two things" if numbers else "no grade")
+    grade = numbers.pop()
+    if grade is None:
+        return ParsedScores(reason="the grade is no number")
+    if not MIN_SCORE <= grade <= MAX_SCORE:
+        return ParsedScores(reason=f"grade {grade:g} is out of range: {MIN_SCORE:g} to {MAX_SCORE:g}")
+    return ParsedScores(score_a=grade)
+
+
+def parse_reply(text: str, mode: Mode, unread: str | None = None) -> tuple[int, ParsedScores, str | None]:
+    """(verdict, scores, why there is none) of a reply in any mode; a grade of one answer is no verdict, so a tie.
+
+    Args:
+        text: the judge's reply.
+        mode: what it should hold.
+        unread: why the text is no verdict whatever it says, such as a refusal.
+    """
+    if unread is not None:
+        return UNPARSED, ParsedScores(reason=unread), unread
+    if mode is Mode.pairwise:
+        parsed = parse_verdict(text)
+        return parsed.verdict, ParsedScores(), parsed.reason
+    scores = parse_scores(text) if mode is Mode.relative else parse_grade(text)
+    verdict = TIE if mode is Mode.single and scores.score_a is not None else scores.verdict
+    return verdict, scores, scores.reason
+
+
 def judgment_of(
     key: tuple[str, str, str], prompt_sha256: str, mode: Mode, text: str, unread: str | None = None, **facts: Any
 ) -> Judgment:
@@ -113,24 +156,22 @@ def judgment_of(
     Args:
         key: of the match: question_id, system_a, system_b.
         prompt_sha256: of the prompt that it answers.
-        mode: pairwise or relative: what the text should hold.
+        mode: what the text should hold.
         text: the judge's reply; kept as it is.
         unread: why the text is no verdict whatever it says, such as a refusal.
         **facts: further fields of `Judgment` (tokens, cost, latency).
     """
     question, first, second = key
-    parsed = parse_verdict(text) if mode is Mode.pairwise else parse_scores(text)
-    if unread is not None:
-        parsed = _unread(unread)
+    verdict, scores, reason = parse_reply(text, mode, unread)
     return Judgment(
         question_id=question,
         system_a=first,
         system_b=second,
         prompt_sha256=prompt_sha256,
-        verdict=parsed.verdict,
-        reason=parsed.reason,
-        score_a=parsed.score_a if isinstance(parsed, ParsedScores) else None,
-        score_b=parsed.score_b if isinstance(parsed, ParsedScores) else None,
+        verdict=verdict,
+        reason=reason,
+        score_a=scores.score_a,
+        score_b=scores.score_b,
         **{"raw_text": text.encode("utf-8", "replace").decode(), **facts},  # half a surrogate pair can't be stored
     )
 
@@ -140,11 +181,8 @@ def read_anew(judgment: Judgment, mode: Mode) -> Judgment:
     text, reason = judgment.raw_text, judgment.reason or ""
     if text is None or KEY_MARK in text or reason == REFUSED or reason.startswith(CUT):
         return judgment
-    parsed = parse_verdict(text) if mode is Mode.pairwise else parse_scores(text)
-    scores = parsed if isinstance(parsed, ParsedScores) else ParsedScores()
-    return replace(
-        judgment, verdict=parsed.verdict, reason=parsed.reason, score_a=scores.score_a, score_b=scores.score_b
-    )
+    verdict, scores, now = parse_reply(text, mode)
+    return replace(judgment, verdict=verdict, reason=now, score_a=scores.score_a, score_b=scores.score_b)
 
 
 def _reply(text: str) -> str | None:
@@ -177,7 +215,7 @@ def _reply(text: str) -> str | None:
     return text
 
 
-def _json_fields(text: str) -> tuple[dict[str, list[Any]] | None, str]:
+def _json_fields(text: str, field: re.Pattern[str] = _FIELD) -> tuple[dict[str, list[Any]] | None, str]:
     """(values of the fields that matter, each different one once; the text behind them); None where it is no JSON.
 
     JSON that is broken, as by line breaks or quotes in an explanation, is looked through for the fields alone.
@@ -192,7 +230,7 @@ def _json_fields(text: str) -> tuple[dict[str, list[Any]] | None, str]:
         return None, ""
     fields: dict[str, list[Any]] = {}
     end = 0
-    for match in _FIELD.finditer(text, text.index("{")):
+    for match in field.finditer(text, text.index("{")):
         value = _loaded(match["value"])
         values = fields.setdefault(match["key"].lower(), [])
         if value not in values:
@@ -254,6 +292,13 @@ def _score_text(value: Any) -> str | None:
         return None
     text = str(value).strip()
     return re.split(r"\s?/|\sout", text)[0] if _ANSWERED.fullmatch(text) else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text.replace(",", ".")) if text is not None else None
+    except ValueError:
+        return None
 
 
 def _scores(pair: Pair | None) -> ParsedScores:

@@ -1,4 +1,4 @@
-"""Reads two ten-point scores from a judge's plain text. A part of `eval.judging.parse`.
+"""Reads one or two ten-point scores from a judge's plain text. A part of `eval.judging.parse`.
 
 In this order: a first line that is two numbers; two first lines that are a number each; one tuple; one line of two
 numbers further down; one labelled score for each answer. A number may be followed by "/10", by no other denominator.
@@ -35,6 +35,29 @@ class Pair:
 
     one: str | None
     two: str | None
+
+
+_GRADE_LABEL = re.compile(r"\[\[\s{0,3}([^\[\]\n]{1,12}?)\s{0,3}\]\]")
+_GRADE_LINE = re.compile(
+    rf"(?:(?:the|my|final|overall) ){{0,3}}(?:(?:score|rating|grade)(?: is)? ?[:=]? ?)?{_NUMBER} ?\.?", re.IGNORECASE
+)
+
+
+def read_grades(text: str) -> set[str]:
+    """All different grades that a reply in plain characters gives to one answer: labels, else its first or last line.
+
+    A number may be followed by "/10". A label that holds no number counts as a grade that can't be read.
+    """
+    labels = {label.strip("*_` ") for label in _GRADE_LABEL.findall(text)}
+    if labels:
+        return {_grade(label) for label in labels}
+    lines = [line for row in text.splitlines() if len(row) <= MAX_LINE and (line := _plain(row))]
+    return {match[1] for line in (lines[:1] + lines[-1:]) if (match := _GRADE_LINE.fullmatch(line))}
+
+
+def _grade(label: str) -> str:
+    match = _GRADE_LINE.fullmatch(label)
+    return match[1] if match else label
 
 
 def read_pair(text: str) -> Pair | None:

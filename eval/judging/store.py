@@ -31,6 +31,9 @@ from harness.files.atomic import csv_text, write_atomically
 DATABASE = "judgments.sqlite"
 VERDICTS_FILE = "verdicts.csv"
 SCORES_FILE = "scores.csv"
+GRADES_FILE = "grades.csv"
+GRADED_VERDICTS_FILE = "graded_verdicts.csv"
+VERDICT_COLUMNS = ("question_id", "system_a", "system_b", "verdict", "judge")
 BUSY_SECONDS = 30.0
 
 SCHEMA = """
@@ -184,16 +187,9 @@ class JudgmentStore:
 
         Args:
             judge: of this judge only.
-            mode: `pairwise` or `relative`.
+            mode: `pairwise`, `relative` or `single`.
         """
-        columns = [f"m.{c}" if c in ("question_id", "system_a", "system_b") else f"j.{c}" for c in JUDGMENT_FIELDS]
-        found = self._db.execute(
-            f"SELECT m.judge, {', '.join(columns)} FROM matches m JOIN judgments j "
-            "USING (settings_sha256, prompt_sha256) WHERE m.mode = ? AND (? IS NULL OR m.judge = ?) "
-            "ORDER BY m.judge, m.question_id, m.system_a, m.system_b",
-            (mode, judge, judge),
-        )
-        return [(name, _judgment(values)) for name, *values in found]
+        return _current(self._db, judge, mode)
 
     def reserve(self, judge: str, prompt_sha256: str, reserved_usd: float) -> int:
         """Books a call before it is sent, at the most that it can cost. -> its id."""
@@ -225,7 +221,7 @@ class JudgmentStore:
         """Writes verdicts.csv: one row a match and judge, in the layout that `python -m eval rate` reads."""
         rows = [(j.question_id, j.system_a, j.system_b, j.verdict, judge) for judge, j in self.judgments()]
         path = self.folder / VERDICTS_FILE
-        write_atomically(path, csv_text(("question_id", "system_a", "system_b", "verdict", "judge"), rows))
+        write_atomically(path, csv_text(VERDICT_COLUMNS, rows))
         return path
 
     def export_scores(self, judge: str, reference: str) -> Path:
@@ -241,6 +237,28 @@ class JudgmentStore:
             rows.append((j.question_id, candidate, order, *(f"{s:g}" for s in (scores if first else scores[::-1]))))
         path = self.folder / SCORES_FILE
         write_atomically(path, csv_text(("question_id", "system", "order", "score_candidate", "score_chatgpt"), rows))
+        return path
+
+    def export_grades(self) -> Path:
+        """Writes grades.csv, a row an answer and judge; a grade that could not be read is an empty field."""
+        found = self.judgments(mode=Mode.single.value)
+        rows = [
+            (j.question_id, j.system_a, "" if j.score_a is None else f"{j.score_a:g}", judge, j.reason or "")
+            for judge, j in found
+        ]
+        path = self.folder / GRADES_FILE
+        write_atomically(path, csv_text(("question_id", "system", "grade", "judge", "reason"), rows))
+        return path
+
+    def export_graded_verdicts(self, verdicts: Mapping[str, Mapping[tuple[str, str, str], int]]) -> Path:
+        """Writes graded_verdicts.csv, in the layout that `python -m eval rate` reads.
+
+        Args:
+            verdicts: judge -> (question, two systems) -> who has the higher grade.
+        """
+        rows = [(*item, verdict, judge) for judge, found in verdicts.items() for item, verdict in sorted(found.items())]
+        path = self.folder / GRADED_VERDICTS_FILE
+        write_atomically(path, csv_text(VERDICT_COLUMNS, rows))
         return path
 
 
@@ -267,18 +285,37 @@ def recorded_flags(folder: Path) -> dict[str, FlaggedWins]:
     Raises:
         ValueError: its database can't be read.
     """
-    if not (folder / DATABASE).is_file():
+    path = folder / DATABASE
+    if not path.is_file():
         return {}
-    with JudgmentStore(folder) as store:
-        by_judge: dict[str, list[Judgment]] = {}
-        for judge, judgment in store.judgments():
-            by_judge.setdefault(judge, []).append(judgment)
+    by_judge: dict[str, list[Judgment]] = {}
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        try:
+            there = {row[1] for row in database.execute("PRAGMA table_info(judgments)")}
+            if not there.issuperset(JUDGMENT_FIELDS):
+                return {}
+            for judge, judgment in _current(database, None, Mode.pairwise.value):
+                by_judge.setdefault(judge, []).append(judgment)
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{path}: {error}; move the file away, and flagged wins are left out") from error
     return {judge: flagged_wins(judgments) for judge, judgments in by_judge.items()}
 
 
 def settings_sha256(judge: Judge) -> str:
     """A hash that identifies a judge with its settings."""
     return hash_text(json.dumps([judge.name, dict(judge.settings)], sort_keys=True))
+
+
+def _current(database: sqlite3.Connection, judge: str | None, mode: str) -> list[tuple[str, Judgment]]:
+    """(judge, judgment) of every match as its prompt is now."""
+    columns = [f"m.{c}" if c in ("question_id", "system_a", "system_b") else f"j.{c}" for c in JUDGMENT_FIELDS]
+    found = database.execute(
+        f"SELECT m.judge, {', '.join(columns)} FROM matches m JOIN judgments j "
+        "USING (settings_sha256, prompt_sha256) WHERE m.mode = ? AND (? IS NULL OR m.judge = ?) "
+        "ORDER BY m.judge, m.question_id, m.system_a, m.system_b",
+        (mode, judge, judge),
+    )
+    return [(name, _judgment(values)) for name, *values in found]
 
 
 def _judgment(values: Sequence[Any]) -> Judgment:

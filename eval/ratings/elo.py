@@ -29,7 +29,7 @@ from eval.verdicts.table import Matches
 SCALE = 400.0  # points for which the odds grow tenfold
 LANES = 32  # orderings side by side; 8 and 16 took 1.5 and 1.3 times as long, 64 the same
 JOBS_AT_ONCE = 16
-MIN_RESAMPLES, MAX_PLAYS = 200, 1 << 28  # of the prompts: fewer resamples, never below 200, of many matches
+MIN_RESAMPLES, MAX_PLAYS = 100, 1 << 27  # of the prompts: fewer resamples, never below 100, of many matches
 CHUNK = 256  # matches drawn before they are played: 32 KiB, which stays in the first-level cache
 MAX_SYSTEMS = 1 << 15  # a packed match has 15 bits for each side
 MAX_K = 400.0  # from about 700 an update overshoots the rating that would explain it, and rounding errors grow
@@ -158,8 +158,9 @@ def elo_over_prompts(
 
     _check(k, num_systems)
 
-    def play(job: tuple[Matches, NDArray[np.uint64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        drawn, seeds = job
+    def play(job: tuple[NDArray[np.int64], NDArray[np.uint64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        positions, seeds = job
+        drawn = matches.pick(positions)
         ratings = np.empty((LANES, num_systems))
         _run_drawn(_pack(drawn), seeds, min(sample_size or len(drawn), len(drawn)), k / POINTS_PER_LOG2, ratings)
         absent = np.ones(num_systems, dtype=bool)
@@ -168,7 +169,7 @@ def elo_over_prompts(
         mean[absent] = np.nan
         return mean, POINTS_PER_LOG2**2 * ratings.var(axis=0, ddof=1) / LANES
 
-    jobs = ((matches.pick(positions), _seeds(rng, LANES)) for positions in resamples)
+    jobs = ((positions, _seeds(rng, LANES)) for positions in resamples)
     played_jobs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         while batch := list(islice(jobs, JOBS_AT_ONCE)):  # `map` would draw all resamples before the first is played
@@ -193,7 +194,7 @@ def _without_noise(means: NDArray[np.float64], noise: NDArray[np.float64]) -> ND
 
 
 def elo_resamples(num_asked: int, num_plays: int) -> int:
-    """How many resamples of the prompts Elo plays: those asked for, fewer (200 at least) of many matches."""
+    """How many resamples of the prompts Elo plays: those asked for, fewer of many matches, but 100."""
     return min(num_asked, max(MIN_RESAMPLES, MAX_PLAYS // (LANES * max(num_plays, 1))))
 
 

@@ -1,4 +1,4 @@
-"""Ratings of a judge's tournament, corrected by people who voted on a part of its matches.
+"""Corrects the ratings of a judge's tournament by the votes of people on a part of its matches.
 
 A judge is cheap and biased, people are right by definition and few. Prediction-powered inference (Angelopoulos et al.,
 arXiv 2301.09633) rates by people's votes and adds what the judge says of all matches less what it says of those that

@@ -9,6 +9,7 @@ can't be rated is left out and said in `notes`.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from eval.answers.files import load_answers, unmatched_notes
 from eval.ratings.bias import PositionBias, Share, length_bias, position_bias
 from eval.ratings.bradley_terry import (
+    ANCHOR,
     Cells,
     Fit,
     connected_groups,
@@ -54,7 +56,7 @@ FEW_PROMPTS = 10  # below this intervals over prompts rest on hardly anything
 METHODS = {
     "bradley_terry": "Student's t with a bootstrap of the prompts; where all prompts agree, one that doesn't is added, "
     "as in Clopper & Pearson's exact interval, and the interval is at least as wide as an exact sign test asks",
-    "elo": "percentiles of a bootstrap of the prompts, with the same further prompt where all agree",
+    "elo": "as bradley_terry's; what noise of the ordering is left in a resample is taken out",
     "position_bias": "Korn & Graubard (1998): Clopper & Pearson at the effective number of prompts",
     "relative": "Student's t on the linearised ratio of the two means, over prompts",
     "comparisons": METHOD,
@@ -212,7 +214,8 @@ def _rated(verdicts: Verdicts, play: _Tournament, options: RateOptions, notes: S
     cells, doubt = play.cells, doubtful_pairs(play.cells)
     weights = ResampledPrompts(cells.num_questions, options.resamples, int(prompt_rng.integers(2**63)), doubt)
     resampled = doubted_cells(cells, doubt).resampled(weights)
-    strengths, davidson = (_strengths(cells, resampled, davidson=model) for model in (False, True))
+    with ThreadPoolExecutor(2) as pool:  # numpy's inner loops leave the interpreter's lock
+        strengths, davidson = pool.map(lambda ties: _strengths(cells, resampled, davidson=ties), (False, True))
     order = _ranking(play, strengths.whole.points)
     controlled, longer = _style(verdicts, play, options, control_rng)
     return {
@@ -278,17 +281,14 @@ def _strengths(cells: Cells, resampled: NDArray[np.float64], *, davidson: bool) 
 
 
 def _table(play: _Tournament, strengths: _Strengths, order: Sequence[int]) -> dict[str, StrengthRating]:
-    table, prompts_of = {}, play.cells.prompts_of_systems()
-    least = least_errors(play.matches, strengths.whole.points)
-    for system in order:
-        low = high = None
-        rating = float(strengths.whole.points[system])
-        if strengths.resamples is not None and prompts_of[system] > 1:
-            error = resampled_error(strengths.resamples[:, system], play.cells.num_questions)
-            half = student_t(int(prompts_of[system])) * max(error, float(least[system]))
-            low, high = rating - half, rating + half
-        table[play.systems[system]] = StrengthRating(rating=rating, low=low, high=high)
-    return table
+    points = strengths.whole.points
+    bounds = _bounds(play, points, strengths.resamples, ANCHOR)
+    return {
+        play.systems[system]: StrengthRating(
+            rating=float(points[system]), low=bounds[system][0], high=bounds[system][1]
+        )
+        for system in order
+    }
 
 
 def _elo(
@@ -310,16 +310,31 @@ def _elo(
         matches = doubted_matches(play.matches, weights.num_questions, weights.doubt)
         drawn = islice(_positions(matches, weights), num_resamples)
         draws = elo_over_prompts(matches, num_systems, drawn, prompt_rng, **settings)
+    bounds = _bounds(play, ratings.mean(axis=0), draws, options.start)
     table = {}
     for system in order:
         mean, sd, ordering_low, ordering_high = ordering_interval(ratings[:, system])
-        low = high = None
-        if draws is not None:
-            low, high = (float(bound) for bound in np.nanpercentile(draws[:, system], [2.5, 97.5]))
+        low, high = bounds[system]
         table[play.systems[system]] = EloRating(
             mean=mean, ordering_sd=sd, ordering_low=ordering_low, ordering_high=ordering_high, low=low, high=high
         )
     return table
+
+
+def _bounds(
+    play: _Tournament, points: NDArray[np.float64], draws: NDArray[np.float64] | None, average: float
+) -> list[tuple[float, float] | tuple[None, None]]:
+    """Each system's 95 % interval over prompts: Student's t with the resamples' error, or an exact test's."""
+    prompts_of, least = play.cells.prompts_of_systems(), least_errors(play.matches, points, average)
+    found: list[tuple[float, float] | tuple[None, None]] = []
+    for system, num in enumerate(prompts_of.tolist()):
+        if draws is None or num < 2:
+            found.append((None, None))
+            continue
+        error = max(resampled_error(draws[:, system], play.cells.num_questions), float(least[system]))
+        half = student_t(num) * error
+        found.append((float(points[system]) - half, float(points[system]) + half))
+    return found
 
 
 def _people(verdicts: Verdicts, options: RateOptions, rng: np.random.Generator) -> PeopleRatings | None:

@@ -93,22 +93,24 @@ def doubted_matches(matches: Matches, num_questions: int, doubt: Doubt) -> Match
     )
 
 
-def least_errors(matches: Matches, points: NDArray[np.float64]) -> NDArray[np.float64]:
+def least_errors(matches: Matches, points: NDArray[np.float64], average: float = ANCHOR) -> NDArray[np.float64]:
     """(num_systems,) the standard error that Student's t needs at least, to be as unsure as an exact test is.
 
-    A system that all of its n prompts favour, or all disfavour, is as good as the average (`ANCHOR`) with a p of
+    A system whose score is the same on all of its n prompts, and not even, is as good as the `average` with a p of
     2 ** (1 - n) (sign test); 0 for all others.
     """
     num = len(points)
     keys = [matches.question.astype(np.int64) * num + side for side in (matches.first, matches.second)]
-    played, at = np.unique(np.concatenate(keys), return_inverse=True)
+    played, at, count = np.unique(np.concatenate(keys), return_inverse=True, return_counts=True)
     gain = matches.half_points.astype(np.float64) - 1.0
-    side = np.sign(np.bincount(at, weights=np.concatenate([gain, -gain])))
-    prompts, net = np.bincount(played % num, minlength=num), np.bincount(played % num, weights=side, minlength=num)
-    agree = (prompts > 1) & (np.abs(net) == prompts)
+    score, system = np.bincount(at, weights=np.concatenate([gain, -gain])) / count, played % num
+    high, low, prompts = np.full(num, -2.0), np.full(num, 2.0), np.bincount(system, minlength=num)
+    np.maximum.at(high, system, score)
+    np.minimum.at(low, system, score)
+    agree = (prompts > 1) & (high == low) & (high != 0.0)
     errors = np.zeros(num)
     spread = -stdtrit(prompts[agree] - 1, 2.0 ** -prompts[agree].astype(np.float64))
-    errors[agree] = np.abs(points[agree] - ANCHOR) / spread
+    errors[agree] = np.abs(points[agree] - average) / spread
     return errors
 
 

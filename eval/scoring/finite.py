@@ -1,4 +1,4 @@
-"""Refuses scores that are no numbers: a model whose logits are NaN or infinite prefers nothing and knows nothing."""
+"""Refuses scores that are NaN or infinite, because such a model prefers nothing and knows nothing."""
 
 from collections.abc import Sequence
 

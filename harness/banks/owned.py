@@ -238,7 +238,7 @@ class OwnedBank(nn.Module, ABC):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Nothing is dropped within, and no gradient kept."""
+        """Within this context nothing is dropped, and no gradients are kept."""
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         with torch.no_grad():
@@ -247,7 +247,7 @@ class OwnedBank(nn.Module, ABC):
             module.training = training
 
     def _require_own(self, ours_N: Tensor, own_N: Tensor) -> None:
-        """Holds what a batch gives of two sequences against what the model's own `forward` gives of each alone.
+        """Compares the results of two sequences in a batch with those of the model's own `forward` for each alone.
 
         Raises:
             ValueError: they differ by more than rounding, or are no numbers.

@@ -125,7 +125,7 @@ class Seq2SeqBank(OwnedBank):
         return parts
 
     def _require_numbers(self, ids_BT: Tensor, logits_BV: Tensor) -> Tensor:
-        """What `generate` asks before each token."""
+        """Called by `generate` before each token; refuses logits that are no numbers."""
         if not logits_BV.amax(dim=-1).isfinite().all():
             who = ", ".join([str(self.folder), *self.configs])
             raise ValueError(

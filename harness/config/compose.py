@@ -162,7 +162,7 @@ def compose_grid(
 
 
 def _compose(overrides: Sequence[str], evals: Evals, folders: Folders) -> list[Point]:
-    """By a loader of our own, that looks into the user's folders too."""
+    """Composes by a loader of our own, which looks into the user's folders too."""
     version.setbase("1.3")
     before = get_gh_backup()
     search_path = create_config_search_path(str(folders[0]))

@@ -1,4 +1,4 @@
-"""The folders that hold choices and grids: this project's `conf/`, then those that the user names.
+"""Finds the folders that hold choices and grids: this project's `conf/`, then those that the user names.
 
 `--config-dir mine` and `hydra.searchpath=[mine]` name a folder laid out as `conf/` is: `mine/model/my_model.yaml`,
 `mine/dataset/my_rows.yaml`, `mine/experiment/...`. Named grids lie in `mine/grids/`, as ours in `sweeps/grid/`.

@@ -1,4 +1,4 @@
-"""Which points does a grid name? A list of blocks, each a product of choices; files of them in sweeps/grid/. No Hydra.
+"""Expands a grid to its points: it is a list of blocks, each a product of choices; sweeps/grid/ has files of them.
 
     blocks:
       - {model: [7b, 13b], dataset: "oasst1,flan", train.seed: [0, 1]}      # 8 points

@@ -1,4 +1,4 @@
-"""Interpolations that only name other keys (`${train.seed}`), resolved in a typed config without composing it anew."""
+"""Resolves interpolations that only name other keys (`${train.seed}`) in a typed config, without composing it anew."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")  # the only resolver whose r
 
 
 class NotFollowedError(ValueError):
-    """An interpolation that Hydra itself must resolve."""
+    """Raised for an interpolation that Hydra itself must resolve."""
 
 
 def interpolated(plain: Any, typed: Any, place: Place = ()) -> dict[Place, str]:

@@ -1,4 +1,4 @@
-"""What is said of overrides that can't be read or have no effect: the mistake, and what to write instead."""
+"""Writes the messages for overrides that can't be read or have no effect: the mistake, and what to write instead."""
 
 import shlex
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _WHY_ONE = {
 
 
 def unreadable(text: str, error: HydraException) -> str:
-    """What is said of an override that Hydra's grammar refuses."""
+    """The message for an override that Hydra's grammar refuses."""
     key, has_value, value = text.partition("=")
     if not text.strip():
         return "an empty argument: expected key=value"
@@ -55,7 +55,7 @@ def varying_problem(text: str) -> str:
 
 
 def empty_sweep_problem(override: Override, known: Sequence[str] | None) -> str | None:
-    """What is said of a range or pattern that holds no value.
+    """The message for a range or pattern that holds no value.
 
     Args:
         override: with several values.

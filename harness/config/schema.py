@@ -412,6 +412,7 @@ class LaunchConfig:
     hang_seconds: float | None = 3600.0  # a local worker with jobs that is silent for this long is killed; null: never
     peer_seconds: float | None = 300.0  # a rank without a sign of life for this long is lost; null: never
     threads: int | None = None  # CPU threads a worker; null: the cores shared out
+    price_per_gpu_hour: float | None = None  # in whatever currency; a plan then says what its runs cost
     dry_run: bool = False  # print the plan and stop
     wait: bool = True  # false (slurm only): submit, say how to watch, and end
     allow_sqlite: bool = False  # share a SQLite ledger between machines all the same; --allow-sqlite
@@ -422,6 +423,7 @@ class LaunchConfig:
         counts = ("workers", "workers_per_device", "devices_per_run", "threads")
         require(self, "launch", 1e-9, *counts, "max_group_size", "max_attempts", "lease_seconds", "hang_seconds")
         require(self, "launch", 1e-9, "peer_seconds")
+        require(self, "launch", 0, "price_per_gpu_hour")
         others = {Launcher.slurm: self.slurm != SlurmConfig(), Launcher.ray: self.ray != RayConfig()}
         for launcher, is_set in others.items():
             if is_set and launcher is not self.launcher:

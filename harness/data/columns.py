@@ -7,7 +7,17 @@ from harness.data.fields import Row
 from harness.data.trees import is_message, is_tree
 
 # Columns that carry a part of the question, by their lower-case name, and what each format reads of them.
-MEANINGFUL = ("instruction", "input", "context", "history", "system", "system_prompt", "tools", "functions")
+MEANINGFUL = (
+    "instruction",
+    "input",
+    "context",
+    "history",
+    "system",
+    "system_prompt",
+    "tools",
+    "functions",
+    "documents",
+)
 _READ: dict[str, tuple[str, ...]] = {
     "alpaca": ("instruction", "input"),
     "input_output": ("input",),
@@ -54,7 +64,7 @@ def unused_column(row: Row, format: str, ignored: Sequence[str] = ()) -> UnusedC
 
 
 def other_training(row: Row) -> str | None:
-    """-> which other kind of training a row was written for, by the names of TRL's dataset types; None if ours."""
+    """The other kind of training that a row was written for, by TRL's dataset types; None if it is ours."""
     names = {name for name, value in row.items() if value is not None}
     if {"chosen", "rejected"} <= names and ("prompt" in names or not isinstance(row["chosen"], str)):
         return (

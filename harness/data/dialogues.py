@@ -31,6 +31,7 @@ ROLES = {
 }
 _KEPT_TEXTS = ("name", "tool_call_id", "reasoning_content", "thinking")  # fields that some templates show
 _REFUSED = ("function_call", "audio", "images", "refusal")  # fields with content that no template gets from us
+_LOSS_FLAGS = ("weight", "train", "training", "loss")  # of OpenAI's and others' files; 1 and true are the default
 _SYSTEM_COLUMNS = ("system", "system_prompt")
 
 
@@ -93,8 +94,10 @@ def _message(value: object, where: str) -> Message:
     refused = [name for name in _REFUSED if value.get(name)]
     if refused:
         raise RowError(f"{where}.{refused[0]}", "not read here; write it as tool_calls or as text, or delete it")
-    if value.get("weight") not in (None, 1):
-        raise RowError(f"{where}.weight", f"{value['weight']!r}: weights of single messages are not supported")
+    unequal = next((name for name in _LOSS_FLAGS if value.get(name) not in (None, 1)), None)
+    if unequal is not None:
+        problem = f"{value[unequal]!r}: loss on single messages is not set by the row; see dataset.assistant_turns"
+        raise RowError(f"{where}.{unequal}", problem)
     message: dict[str, Any] = {"role": role}
     calls = _tool_calls(value, where)
     message["content"] = "" if calls and value.get(keys[1]) is None else _content(value, keys[1], where)

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.config.schema import AssistantTurns, DatasetConfig
 from harness.data.columns import detect_format, other_training
 from harness.data.dialogues import every_answer
-from harness.data.fields import Example
+from harness.data.fields import Example, listed
 from harness.data.formats import DATASETS
 from harness.data.rows import DataError, read_file, refuse
 from harness.data.source import ColumnError, DataSource, SourceRow, data_files, read_rows, row_examples
@@ -104,25 +104,28 @@ def _format_of(config: DatasetConfig) -> str:
 
 @lru_cache(maxsize=64)
 def _format_of_file(path: Path, skip_bad_rows: bool, _version: tuple[int, int]) -> str:
-    """The one format that a file's rows have. Rows without any are left to the rule, which names what is missing."""
+    """The one format that a file's rows have, or that most of them have where rows may be skipped.
+
+    Rows of no format are left to the rule, which names what they lack.
+    """
     rows = islice(read_file(path, on_bad_row=(lambda _: None) if skip_bad_rows else refuse), _LOOKED_AT_ROWS)
-    lines: dict[str, int] = {}  # format -> the first line that has it
+    lines: dict[str, list[int]] = {}  # format -> the lines that have it
     odd: tuple[int, dict[str, object]] | None = None
     for line, row in rows:
         detected = detect_format(row)
         if detected is not None:
-            lines.setdefault(detected, line)
+            lines.setdefault(detected, []).append(line)
         elif odd is None:
             odd = line, row
-    if len(lines) > 1:
-        (one, first), (other, second) = list(lines.items())[:2]
+    if len(lines) > 1 and not skip_bad_rows:
+        (one, (first, *_)), (other, (second, *_)) = list(lines.items())[:2]
         problem = (
             f"its columns are those of dataset.format={other}, and line {first} has those of {one}: keep one kind of "
             "rows in a file, or set dataset.format"
         )
         raise DataError(problem, file=str(path), line=second)
     if lines:
-        return next(iter(lines))
+        return max(lines, key=lambda format: len(lines[format]))
     if odd is None:
         raise DataError("no rows to train on", file=str(path))
     raise _no_format(path, *odd)
@@ -132,10 +135,9 @@ def _no_format(path: Path, line: int, row: dict[str, object]) -> DataError:
     other = other_training(row)
     if other is not None:
         return DataError(f"these are {other}", file=str(path), line=line)
-    columns = ", ".join(map(str, row))
-    delimiter = next((mark for mark in (";", "\t", "|") if len(row) == 1 and mark in columns), None)
-    if delimiter is not None:
-        problem = f"one column, {columns!r}: a .csv file's are set apart by commas; save it so, or as .jsonl"
+    only = str(next(iter(row))) if len(row) == 1 else ""
+    if any(delimiter in only for delimiter in ";\t|"):
+        problem = f"one column, {only!r}: a .csv file's are set apart by commas; save it so, or as .jsonl"
     else:
-        problem = f"no format reads these columns ({columns}); set dataset.format to one of: {', '.join(DATASETS)}"
+        problem = f"no format reads these columns ({listed(row)}); set dataset.format to one of: {', '.join(DATASETS)}"
     return DataError(problem, file=str(path), line=line)

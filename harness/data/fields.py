@@ -1,6 +1,6 @@
 """The example that a row of a dataset becomes, and how a row's fields are read, with errors that name them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -50,10 +50,15 @@ def text_field(row: Row, field: str, prefix: str = "") -> str:
     return value
 
 
+def listed(names: Iterable[object]) -> str:
+    """Columns' names for a message of one line."""
+    return ", ".join(str(name) if str(name).isprintable() else ascii(name) for name in names)
+
+
 def present(row: Row, field: str, prefix: str = "") -> object:
     """The value of `row[field]`. Raises RowError, with near names, where the row has no such field."""
     if field not in row:
         near = get_close_matches(field, [str(name) for name in row], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise RowError(prefix + field, f"missing (the row has: {', '.join(map(str, row)) or 'nothing'}{hint})")
+        raise RowError(prefix + field, f"missing (the row has: {listed(row) or 'nothing'}{hint})")
     return row[field]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from harness.data.dialogues import chat, prompt_completion, sharegpt
-from harness.data.fields import Example, Row, RowError, RowRule, present, text_field
+from harness.data.fields import Example, Row, RowError, RowRule, listed, present, text_field
 from harness.data.trees import is_tree, top_reply_path
 
 ALPACA_WITH_INPUT = (
@@ -162,7 +162,7 @@ def flan(row: Row) -> list[Example]:
         if source in row and target in row:
             return [Example(text_field(row, source), text_field(row, target), target)]
     if "question" not in row:
-        raise RowError("inputs", f"missing (the row has: {', '.join(map(str, row)) or 'nothing'})")
+        raise RowError("inputs", f"missing (the row has: {listed(row) or 'nothing'})")
     question, answer, rationale = (
         text_field(row, name).replace("\\n", "\n") for name in ("question", "answer", "rationale")
     )

@@ -41,7 +41,7 @@ def label_value(example: Example, row: SourceRow, dataset: DatasetConfig) -> flo
         return number
     problem = _class_problem(label, number, declared, names)
     if problem is not None:
-        raise DataError(problem, file=row.file, line=row.line, field="label")
+        raise DataError(problem, file=row.where, line=row.line, field="label")
     assert number is not None
     return number
 

@@ -188,12 +188,28 @@ def _json_row(line: str, path: Path, number: int) -> dict[str, Any] | None:
     if not line.strip():
         return None
     try:
-        return _object(json.loads(line, parse_int=_integer), path, number)
+        return _object(json.loads(line, parse_int=_integer, object_pairs_hook=_fields), path, number)
+    except _NameTwiceError as error:
+        raise DataError(
+            "two fields have this name: delete one", file=str(path), line=number, field=str(error)
+        ) from error
     except json.JSONDecodeError as error:
         problem = f"broken JSON ({error.msg} at column {error.colno}); a .jsonl file holds one object a line"
         raise DataError(problem, file=str(path), line=number) from error
     except RecursionError as error:
         raise DataError(f"nested more than {_MAX_DEPTH} levels deep", file=str(path), line=number) from error
+
+
+class _NameTwiceError(Exception):
+    """An object of JSON with two fields of one name, of which Python would keep the last."""
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _NameTwiceError(next(name for name in names if names.count(name) > 1))
+    return fields
 
 
 def _integer(text: str) -> int:
@@ -241,7 +257,8 @@ def _json_items(line: int, value: object, path: Path, on_bad_row: OnBadRow) -> R
 
 
 def _json_values(file: TextIO, path: Path) -> Iterator[tuple[int, object]]:
-    decoder, text, at, line, ended = json.JSONDecoder(parse_int=_integer), "", 0, 1, False
+    decoder = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_fields)
+    text, at, line, ended = "", 0, 1, False
     in_array: bool | None = None  # None until the first character is seen
     while True:
         gap = _GAP.match(text, at)
@@ -272,6 +289,9 @@ def _json_values(file: TextIO, path: Path) -> Iterator[tuple[int, object]]:
             continue
         except RecursionError as error:
             raise DataError(f"nested more than {_MAX_DEPTH} levels deep", file=str(path), line=line) from error
+        except _NameTwiceError as error:
+            problem = "two fields have this name: delete one"
+            raise DataError(problem, file=str(path), line=line, field=str(error)) from error
         yield line, value
         line += text.count("\n", at, end)
         at = end

@@ -9,9 +9,8 @@ cache on this machine, the hub. Neither torch nor `datasets` is imported before 
 read. How a row becomes an example is `harness.data.formats`.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from harness.data.fields import Example, RowError
 from harness.data.formats import HEADERLESS_TSV, fitting_formats, row_rule
 from harness.data.rows import SUFFIXES, DataError, OnBadRow, read_file, refuse, require_known_kind, suffix_of
 from harness.data.trees import assembled
-from harness.files.atomic import sha256_file
+from harness.files.atomic import sha256_files
 from harness.files.hub import Missing, cached_snapshot, hub_problem, store_names
 
 if TYPE_CHECKING:
@@ -62,6 +61,12 @@ class SourceRow:
     file: str
     line: int  # from 1; the row's number in a hub dataset
     fields: dict[str, Any]
+    number: int | None = None  # of the row, from 1, where it begins on the line of the one before
+
+    @property
+    def where(self) -> str:
+        """The file, for errors, and the row's number where the line doesn't say which it is."""
+        return self.file if self.number is None else f"{self.file}, row {self.number}"
 
 
 class ColumnError(DataError):
@@ -154,7 +159,7 @@ def column(source: DataSource, field: str) -> Iterator[str]:
         return
     for row in _file_rows(source):
         if field not in row.fields:
-            raise DataError("missing", file=row.file, line=row.line, field=field)
+            raise DataError("missing", file=row.where, line=row.line, field=field)
         yield str(row.fields[field])
 
 
@@ -170,7 +175,7 @@ def row_examples(row: SourceRow, format: str, ignore_columns: Sequence[str] = ()
             f"filled, but dataset.format={format} does not read it: rename it{unused.hint}, take another format, or "
             f"allow it by dataset.ignore_columns=[{unused.name!r}]"
         )
-        raise ColumnError(problem, file=row.file, line=row.line, field=unused.name)
+        raise ColumnError(problem, file=row.where, line=row.line, field=unused.name)
     try:
         return row_rule(format)(row.fields)
     except RowError as error:
@@ -178,7 +183,7 @@ def row_examples(row: SourceRow, format: str, ignore_columns: Sequence[str] = ()
         remedy = f"formats that read this row: {', '.join(fitting)}" if fitting else "no known format reads this row"
         remedy = remedy if other is None else f"these are {other}"
         problem = f"{error.problem}; dataset.format is {format}, {remedy}"
-        raise DataError(problem, file=row.file, line=row.line, field=error.field) from error
+        raise DataError(problem, file=row.where, line=row.line, field=error.field) from error
 
 
 def require_target(example: Example, row: SourceRow) -> None:
@@ -188,7 +193,7 @@ def require_target(example: Example, row: SourceRow) -> None:
             "the target is empty, so there is nothing to learn from: fill it in or delete the row, "
             "or set dataset.empty_targets=drop"
         )
-        raise DataError(problem, file=row.file, line=row.line, field=example.target_field)
+        raise DataError(problem, file=row.where, line=row.line, field=example.target_field)
 
 
 def fingerprint(source: DataSource) -> str:
@@ -197,13 +202,7 @@ def fingerprint(source: DataSource) -> str:
         sample = "" if source.stream_rows is None else f"stream-{source.stream_rows}-seed{STREAM_SEED}"
         parts = [f"{source.hub_id}@{source.revision}", source.subset or "", source.split, sample]
         return "/".join(part for part in parts if part)
-    return content_sha256(source.files, sha256_file)
-
-
-def content_sha256(files: Sequence[Path], hash_file: Callable[[Path], str]) -> str:
-    """Of one file its own digest, of several that of their digests, in order."""
-    digests = [hash_file(path) for path in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return sha256_files(source.files)
 
 
 def _local_files(config: DatasetConfig, paths: PathsConfig, looked: list[str]) -> tuple[Path, ...]:
@@ -339,7 +338,7 @@ def _rows_of(path: Path, headerless: tuple[str, ...] | None, handler: OnBadRow) 
     """The rows of one file; those that share a line, as in an array on one line, are told apart by their number."""
     before = 0
     for number, (line, fields) in enumerate(read_file(path, headerless, handler), start=1):
-        yield SourceRow(str(path) if line != before else f"{path}, row {number}", line, fields)
+        yield SourceRow(str(path), line, fields, number if line == before else None)
         before = line
 
 

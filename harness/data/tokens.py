@@ -392,7 +392,7 @@ def encode_examples(
         num_source = min(len(source), max_source)
         if len(ids) <= max(num_source, 1):  # the first token of all is never predicted
             problem = "no token is left to learn; raise dataset.target_max_tokens or give the row an input"
-            found.append(DataError(problem, file=row.file, line=row.line, field=example.target_field))
+            found.append(DataError(problem, file=row.where, line=row.line, field=example.target_field))
             continue
         num_characters = len(example.input) + len(example.output)
         found.append((ids, num_source, num_characters, len(source) > max_source or text[2], len(target) > max_target))
@@ -414,7 +414,7 @@ def source_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
 
 
 def _encode_labelled(batch: list[Item], config: DatasetConfig, tokenizer: "PreTrainedTokenizerBase") -> pa.RecordBatch:
-    """Text, or pair of texts, cut to `source_max_tokens` where the longer text ends; no target tokens."""
+    """Token ids of labelled examples, without target tokens; the longer text is cut to fit `source_max_tokens`."""
     most = config.source_max_tokens
     ids, num_cut = encode_texts(tokenizer, [(example.input, example.pair) for _, example in batch], most)
     columns = [
@@ -440,7 +440,7 @@ def _texts(
     try:
         return render(example, tokenizer, config.source_max_tokens)
     except RowError as error:
-        return DataError(error.problem, file=row.file, line=row.line, field=error.field)
+        return DataError(error.problem, file=row.where, line=row.line, field=error.field)
 
 
 def _write(

@@ -17,7 +17,7 @@ import logging
 import os
 import stat
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -126,9 +126,14 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sha256_files(paths: Sequence[Path]) -> str:
-    """The SHA-256, in hex, of one file's bytes; of several files that of their digests in the given order."""
-    digests = [sha256_file(path) for path in paths]
+def sha256_files(paths: Sequence[Path], hash_file: Callable[[Path], str] = sha256_file) -> str:
+    """The SHA-256, in hex, of one file's bytes; of several files that of their digests in the given order.
+
+    Args:
+        paths: the files.
+        hash_file: gives a file's digest, where it is kept or made up.
+    """
+    digests = [hash_file(path) for path in paths]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

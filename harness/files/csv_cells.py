@@ -1,4 +1,4 @@
-"""Keeps spreadsheets from running what stands in a CSV that this project writes. Library only.
+"""Keeps spreadsheets from running the cells of a CSV that this project writes.
 
 A spreadsheet takes a cell that begins with = + - @, a tab or a line break for a formula, and names of systems, raters
 and questions come from files of others. `neutral_cell` puts an apostrophe before such a text, which a spreadsheet

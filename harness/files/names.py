@@ -1,10 +1,10 @@
-"""Names that come from others, of runs and systems, before they become parts of paths."""
+"""Checks names of runs and systems from elsewhere before they become parts of paths."""
 
 _LONGEST = 200  # bytes; file systems take 255, and endings are added
 
 
 def file_name(name: str, what: str) -> str:
-    """The name, if it is one of a single file: neither a path nor a way out of a folder.
+    """Returns the name if it can be that of a file: neither a path nor a way out of a folder.
 
     Args:
         name: as it stands in a record or a ledger.

@@ -222,8 +222,8 @@ _REMEDIES = {
     "SQLITE_CANTOPEN": "can't be opened; check that it is a file in a folder writable for this user",
     "SQLITE_IOERR": "reading or writing failed; check the disk (a network file system can't hold it: use PostgreSQL)",
     "SQLITE_PERM": "no permission; make the file and its folder writable for this user",
-    "SQLITE_NOTADB": "not a SQLite database; name another file",
-    "SQLITE_CORRUPT": "damaged; recover it with `sqlite3 FILE .recover`, or restore a copy",
+    "SQLITE_NOTADB": "not a SQLite database; name another file, or make it anew: python -m sweeps rebuild",
+    "SQLITE_CORRUPT": "damaged; restore a copy, or make it anew from the run folders: python -m sweeps rebuild",
     "55P03": "another process keeps it locked; end that process",
     "53100": "the server's disk is full; nothing was recorded; free space and start the command again",
     "25006": "the server is read-only; name its primary",
@@ -232,7 +232,7 @@ _REMEDIES = {
 
 
 def database_url(url_or_path: str | Path) -> sa.URL:
-    """What SQLAlchemy connects to. Raises LedgerError for what is neither a SQLite file nor PostgreSQL."""
+    """The URL that SQLAlchemy connects to. Raises LedgerError for what is neither a SQLite file nor PostgreSQL."""
     named = url_without_password(str(url_or_path))
     expected = f"expected a SQLite file or {POSTGRESQL}"
     if isinstance(url_or_path, Path) or "://" not in url_or_path:

@@ -1,4 +1,4 @@
-"""The finished runs of a sweep, and those that are left out because they are not done. No torch."""
+"""Finds the finished runs of a sweep, and those that are left out because they are not done."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,7 +13,7 @@ SHOWN_LABELS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRuns:
-    """Runs that are to be used, and what is known about those that can't be."""
+    """The runs of a sweep that are done, and why others are left out."""
 
     run_ids: tuple[str, ...]
     unfinished: tuple[tuple[str, str], ...] = ()  # (label, why)

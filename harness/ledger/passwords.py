@@ -1,4 +1,4 @@
-"""Takes the passwords out of text that is printed or stored: of URLs in any spelling, and of `password=`."""
+"""Removes passwords from text that is printed or stored: those of URLs in any spelling, and of `password=`."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A cheap sign of a checkpoint, by which a job notices that the weights changed after its plan. No torch.
+"""Makes a cheap sign of a checkpoint, by which a job notices that weights changed after its plan.
 
 A full sha256 of 65B weights takes minutes, too long for a plan. The sign hashes small files whole and blocks spread
 over large ones, so it changes with any training or conversion, and is the same for a copy on another machine.
@@ -16,7 +16,9 @@ _NUM_BLOCKS = 64
 
 
 def checkpoint_signs(source: ModelSource) -> dict[str, str]:
-    """-> a sign of the weights and one of the tokenizer; none for a model that is not a folder on this machine yet."""
+    """-> a sign of the weights and one of the tokenizer (GGUF: of both in one); none for a model still on the hub."""
+    if source.kind == "gguf":
+        return {"weights": sampled_sha256(Path(source.location))}
     if source.kind != "folder":
         return {}
     folder = Path(source.location)
@@ -26,7 +28,7 @@ def checkpoint_signs(source: ModelSource) -> dict[str, str]:
 
 
 def sampled_sha256(path: Path) -> str:
-    """sha256 of a small file; of a large one that of its size and of blocks spread evenly, both ends included."""
+    """The sha256 of a small file; of a large one that of its size and of evenly spread blocks, both ends included."""
     status = path.stat()
     return _sampled(path, status.st_size, status.st_mtime_ns)
 

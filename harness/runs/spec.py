@@ -35,7 +35,8 @@ from harness.config.schema import (
     typed,
 )
 from harness.data.examples import resolved
-from harness.data.source import content_sha256, data_files
+from harness.data.source import data_files, streams
+from harness.files.atomic import sha256_files
 from harness.runs.compatibility import method_problem, task_problem
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
@@ -126,40 +127,48 @@ def make_spec(
         return RunSpec(
             model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None, base_sha256=base
         )
-    config = dataclasses.replace(config, dataset=resolved(config.dataset))
+    dataset = dataclasses.replace(resolved(config.dataset), stream=streams(config.dataset, config.paths))
+    config = dataclasses.replace(config, dataset=dataset)
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
     if problem := method_problem(config.adapter, quant, config.model) or task_problem(config.model, config.dataset):
         raise ValueError(problem)
     row = recipe_row(config.dataset, config.model)
-    train = with_recipe(config.train, row)
-    if train.mode is Mode.faithful:  # the original: batches of one example, accumulated; grouped by length
-        train = dataclasses.replace(train, loss_mean=LossMean.example, group_by_length=True, max_microbatch_tokens=1)
-    masters = _master_weights(train, config.adapter.method, quant.compute_dtype)
-    train = dataclasses.replace(train, master_weights=masters)
     adapter = config.adapter
     if adapter.lora_dropout is None:
         adapter = dataclasses.replace(adapter, lora_dropout=row.lora_dropout)
-    data_sha256 = None
-    if config.dataset.path is not None:
-        looked: list[str] = []
-        files = data_files(Path(config.dataset.path), config.dataset.split, looked, "")
-        if not files:
-            raise ValueError(f"dataset.path={looked[0]}")
-        data_sha256 = content_sha256(files, hash_file)
     return RunSpec(
         model=config.model,
         quant=quant,
         adapter=adapter,
         dataset=config.dataset,
-        train=train,
-        data_sha256=data_sha256,
+        train=_resolved_train(config.train, row, adapter.method, quant.compute_dtype),
+        data_sha256=_data_sha256(config.dataset, hash_file),
         base_sha256=_base_sha256(config.model, hash_checkpoint),
     )
 
 
+def _resolved_train(train: TrainConfig, row: RecipeRow, method: AdapterMethod, dtype: DType) -> TrainConfig:
+    """Fills in the recipe's values, and those that the mode and the method decide."""
+    train = with_recipe(train, row)
+    if train.mode is Mode.faithful:  # the original: batches of one example, accumulated; grouped by length
+        train = dataclasses.replace(train, loss_mean=LossMean.example, group_by_length=True, max_microbatch_tokens=1)
+    return dataclasses.replace(train, master_weights=_master_weights(train, method, dtype))
+
+
+def _data_sha256(dataset: DatasetConfig, hash_file: Callable[[Path], str]) -> str | None:
+    """The content of `dataset.path`; None without one. Raises ValueError where no file is there."""
+    if dataset.path is None:
+        return None
+    looked_in: list[str] = []
+    files = data_files(Path(dataset.path), dataset.split, looked_in, "")
+    if not files:
+        raise ValueError(f"dataset.path={looked_in[0]}")
+    return sha256_files(files, hash_file)
+
+
 def _base_sha256(model: ModelConfig, hash_checkpoint: Callable[[Path], str] | None) -> str | None:
-    """None without `model.path`, and for a folder that isn't there, which the plan's checks name."""
+    """The content of `model.path`; None without one, and for a missing folder, which the plan's checks name."""
     if model.path is None or hash_checkpoint is None or not Path(model.path).is_dir():
         return None
     return hash_checkpoint(Path(model.path))

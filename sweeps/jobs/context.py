@@ -53,7 +53,7 @@ class Workplace:
         """The frozen base of a run, loaded once for all jobs of its group.
 
         Args:
-            trains: for training, which a device that only emulates the run's data type is refused for.
+            trains: whether it is loaded for training, which is refused on a device that only emulates its data type.
             planned: signs of the run's inputs; files that changed since they were read are read anew, unless the plan
                 is older than the change. Whether they are the planned ones is for the caller to ask of `signs`.
 

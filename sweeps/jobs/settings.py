@@ -28,7 +28,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """Who a worker is. A pid alone is used again, by other processes, after a boot, and in every container."""
+    """The process of a worker. Its pid alone names no process: it is used again after a boot and in containers."""
 
     host: str
     pid: int
@@ -38,12 +38,12 @@ class Process:
 
     @property
     def name(self) -> str:
-        """What the ledger calls it."""
+        """The worker's name in the ledger."""
         return f"{self.host}/{self.boot}.{self.namespace}.{self.started}:{self.pid}"
 
 
 def worker_name(pid: int) -> str:
-    """What a worker process of this machine is called in the ledger; no other process is ever called so."""
+    """The name in the ledger of a worker process of this machine; no other process ever has it."""
     return _process(pid).name
 
 

@@ -8,18 +8,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
 from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
-from harness.config.schema import AdapterMethod, ModelKind
+from harness.config.schema import AdapterMethod, DatasetConfig, ModelKind
 from harness.data.holdout import without_holdout
 from harness.data.labels import num_labels
-from harness.data.source import fingerprint, locate_dataset
-from harness.data.tokens import EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
+from harness.data.source import STREAM_SEED, fingerprint, locate_dataset
+from harness.data.tokens import SAMPLE_SEED, EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
 from harness.files.atomic import append_jsonl, is_out_of_space, read_jsonl, to_json, write_atomically, write_json
 from harness.files.hub import Missing
 from harness.ledger.tables import JobRow
@@ -46,6 +45,7 @@ from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_call
 from sweeps.jobs.context import Context, Workplace
 from sweeps.jobs.row_tokens import agreed_row_tokens
 from sweeps.plan.inputs import DATA, inputs_of, require_planned
+from sweeps.plan.jobs import train_result
 
 _YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
 
@@ -184,7 +184,7 @@ def _adopt(context: Context, run: _Run) -> bool:
     record = load_record(run.folder)
     assert record is not None
     shutil.rmtree(run.folder / CHECKPOINT_FOLDER, ignore_errors=True)  # its worker may have died before that, too
-    context.finish(run.claim, _result(record), record.train_seconds)
+    context.finish(run.claim, train_result(record), record.train_seconds)
     return True
 
 
@@ -319,15 +319,7 @@ def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
         context.fail(run.claim, f"{type(error).__name__}: {error}; its last checkpoint is kept", retry=True)
         return
     shutil.rmtree(run.folder / CHECKPOINT_FOLDER, ignore_errors=True)
-    context.finish(run.claim, _result(record), record.train_seconds, save_seconds=save_seconds)
-
-
-def _result(record: RunRecord) -> dict[str, Any]:
-    return {
-        "final_loss": record.final_loss,
-        "num_steps": record.num_steps,
-        "peak_memory_bytes": record.peak_memory_bytes,
-    }
+    context.finish(run.claim, train_result(record), record.train_seconds, save_seconds=save_seconds)
 
 
 def _write_adapter(base: LoadedBase, run: _Run) -> tuple[Path, str]:
@@ -376,6 +368,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
             *(base.bank.notes if run.member else ()),
             *(run.member.notes if run.member else ()),
             *(run.data.notes if run.data else ()),
+            *_sample_notes(run.spec.dataset),
         ),
         row_tokens=run.member.train.row_tokens if run.member else None,
         started=run.started,
@@ -385,6 +378,16 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         packages=package_versions(),
         python=python_version(),
     )
+
+
+def _sample_notes(dataset: DatasetConfig | None) -> list[str]:
+    """Which part of the rows was read, where it was not all of them."""
+    if dataset is None or (dataset.max_rows is None and dataset.max_rows_per_task is None):
+        return []
+    by_task = "" if dataset.max_rows_per_task is None else f"{dataset.max_rows_per_task:,} of each task, "
+    most = "" if dataset.max_rows is None else f"{dataset.max_rows:,} at most, "
+    how = f"of the hub's stream, seed {STREAM_SEED}" if dataset.stream else f"seed {SAMPLE_SEED}"
+    return [f"{dataset.name}: a sample of the rows, {by_task}{most}{how}"]
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

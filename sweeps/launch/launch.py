@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.config.schema import Config
+from harness.config.schema import Config, Launcher
 from harness.console import EXIT_INTERRUPTED, EXIT_OK, say
 from harness.devices.hardware import Place, launch_device, place_of_environment
 from harness.devices.process import prepare_process
@@ -20,10 +20,12 @@ from sweeps.jobs.settings import WorkerSettings
 from sweeps.launch.launchers import LAUNCHERS
 from sweeps.launch.progress import SweepProgress
 from sweeps.launch.result import job_counts, show_result
+from sweeps.launch.slurm import sbatch_text
 from sweeps.launch.waiting import Watch
 from sweeps.plan.enqueue import enqueue
 from sweeps.plan.planned import Planned, planned, print_notes, print_plan
 from sweeps.plan.slots import Work, work_of
+from sweeps.plan.table import WHERE_LOOKED, condensed
 
 
 def launch(configs: Sequence[Config], command: Sequence[str], console: Console) -> int:
@@ -43,13 +45,32 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
     plan = planned(configs)
     if first.launch.dry_run:
         print_plan(plan, first, console)
+        if first.launch.launcher is Launcher.slurm:
+            _print_submission(plan, first, console)
         return EXIT_OK
     if plan.problems:
-        raise ValueError("\n".join(plan.problems))
+        raise ValueError("\n".join(_shown_problems(plan.problems)))
     print_notes(plan, console)
     sweep = _enqueued(plan, first, command)
     del plan  # the parent of a long sweep holds no more than it needs
     return _run(sweep, first, console)
+
+
+def _print_submission(plan: Planned, config: Config, console: Console) -> None:
+    """What a dry run would hand to sbatch, and the node-hours that it may take."""
+    num_open = sum(job.run_id not in plan.finished for job in plan.jobs)
+    workers = max(1, min(config.launch.workers or 1, num_open))
+    say(f"sbatch would get:\n{sbatch_text(config, config.sweep_name or _sweep_name(plan.jobs), workers)}", console)
+    hours = config.launch.slurm.time_minutes / 60
+    say(
+        f"{workers} workers of up to {hours:g} h each: at most {workers * hours:g} node-hours until they are requeued",
+        console,
+    )
+
+
+def _shown_problems(problems: Sequence[str]) -> list[str]:
+    shown = condensed(problems)
+    return [*shown, f"{len(problems)} things are missing; {WHERE_LOOKED}"] if len(shown) < len(problems) else shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

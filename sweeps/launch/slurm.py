@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config.schema import LaunchConfig
+from harness.config.schema import Config, LaunchConfig, PathsConfig
 from harness.files.atomic import append_jsonl, read_jsonl
 from harness.ledger.ledger import Ledger
 from harness.runs.record import now
@@ -119,7 +119,7 @@ def submit(settings: WorkerSettings, num_workers: int) -> Submission:
     assert settings.sweep is not None
     slurm = settings.launch.slurm
     paths = absolute_paths(settings.paths)
-    logs = Path(slurm.log_folder or Path(paths.runs) / FOLDER / _file_name(settings.sweep)).absolute()
+    logs = log_folder(settings.launch, paths, settings.sweep)
     logs.mkdir(parents=True, exist_ok=True)
     bare = replace(settings, ledger_url=f"${LEDGER_VARIABLE}", paths=replace(paths, ledger_url=None))
     worker = SlurmWorker(settings=bare, threads=settings.launch.threads or slurm.cpus_per_worker)
@@ -153,6 +153,28 @@ def sbatch_parameters(launch: LaunchConfig, sweep: str, num_workers: int) -> dic
         "additional_parameters": {"requeue": True, **slurm.extra},
     }
     return {key: value for key, value in parameters.items() if value is not None}
+
+
+def sbatch_text(config: Config, sweep: str, num_workers: int) -> str:
+    """The batch script of an array of so many workers, as submitit writes it; nothing is submitted.
+
+    Raises:
+        ValueError: submitit isn't installed.
+    """
+    try:
+        from submitit.slurm.slurm import _make_sbatch_string
+    except ModuleNotFoundError as error:
+        raise ValueError(f"launch=slurm: {error}: pip install 'qlora-harness[slurm]'") from None
+    logs = log_folder(config.launch, absolute_paths(config.paths), sweep)
+    worker = f"{sys.executable} -u -m submitit.core._submit {logs}"
+    asked = sbatch_parameters(config.launch, sweep, num_workers)
+    text: str = _make_sbatch_string(command=worker, folder=logs, map_count=num_workers, **asked)
+    return text
+
+
+def log_folder(launch: LaunchConfig, paths: PathsConfig, sweep: str) -> Path:
+    """Where the tasks of a sweep log. Args: paths: absolute ones."""
+    return Path(launch.slurm.log_folder or Path(paths.runs) / FOLDER / _file_name(sweep)).absolute()
 
 
 def submissions_file(runs: Path, sweep: str) -> Path:

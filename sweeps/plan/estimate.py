@@ -1,7 +1,8 @@
 """Estimates what a planned run needs: memory, tokens, time and disk; and whether it fits.
 
 Memory is arithmetic (`harness.memory`), and so is disk. Time and target tokens come from the records of runs of the
-same model, data type, method and dataset on the same kind of device; without one they are unknown, and say why.
+same model, data type, method and dataset on the same kind of device; without one time is that of arithmetic for a GPU
+of the list in `harness.devices.gpus`, else unknown, and says why.
 """
 
 import json
@@ -11,13 +12,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from harness.config.schema import SHORTEST_ROW_TOKENS, Device
+from harness.config.schema import SHORTEST_ROW_TOKENS, AdapterMethod, Device
+from harness.devices.gpus import peak_flops
 from harness.devices.hardware import Hardware, hardware
 from harness.memory.floor import floor_run
 from harness.memory.predict import MemoryPrediction, longest_sequence, memory_key, predict_run
 from harness.memory.row_length import row_tokens, usable_bytes
+from harness.models.locate import num_parameters
 from harness.runs.record import RECORD_FILE, SCHEMA_VERSION
 from harness.runs.spec import RunSpec
 from harness.training.schedule import num_steps
@@ -26,6 +30,8 @@ NO_SPEED = "no finished run of this model, data type, method and dataset on this
 CPU = "cpu"  # as `harness.devices.hardware.hardware` calls it
 NO_ROWS = "its length is given in epochs, and its rows are neither on this machine nor in a finished run's record"
 NO_DEVICE = "the device isn't known here"
+RECORDS, ARITHMETIC = "records", "arithmetic"  # what a time comes from
+UTILISATION = 0.3  # of a GPU's peak, in arithmetic: four bits are unpacked before every product
 Plain = Mapping[str, Any]  # of `RunSpec.to_dict()`
 _DATA_KEYS = (
     *("hub_id", "subset", "split", "revision", "format", "max_rows"),
@@ -43,8 +49,11 @@ class Estimate:
     least_memory_bytes: int | None  # one example a row, activations recomputed (T5: none), state paged out
     max_tokens: int | None  # seen in training, inputs and outputs, if every example is as long as it may be
     target_tokens: int | None  # that carry loss, at the mean of recorded runs on this dataset
-    seconds: float | None  # of training, at the median of recorded runs
+    seconds: float | None  # of training, at the median of recorded runs, else by arithmetic
+    seconds_from: str | None  # "records", or "arithmetic", which is an upper bound
     seconds_unknown: str | None  # why `seconds` is None
+    eval_seconds: float | None  # of its evaluations, at the median of earlier ones; None: one of them is unknown
+    gpu_hours: float | None  # of training and evaluations that are known; None: nothing is, or no GPU is used
     disk_bytes: int | None  # what stays: the adapter, or the whole model after full finetuning
     checkpoint_bytes: int | None  # beside that while it trains
     too_large_for: tuple[str, ...]  # devices whose memory is below even that
@@ -97,6 +106,8 @@ def estimate_all(
     max_group_size: int = 1,
     num_workers: int = 1,
     num_examples: Mapping[str, int] | None = None,
+    num_devices: int = 1,
+    eval_seconds: Mapping[str, float | None] = MappingProxyType({}),
 ) -> dict[str, Estimate]:
     """run_id -> its estimate.
 
@@ -107,6 +118,8 @@ def estimate_all(
         max_group_size: runs that share a pass, whose adapters leave less room for its rows.
         num_workers: that share a device.
         num_examples: run_id -> examples of its dataset, where the plan has counted them.
+        num_devices: that share every run.
+        eval_seconds: run_id -> of its evaluations; None where one of them is unknown.
     """
     speeds = read_speeds(runs)
     targets = tuple(others) or hardware(device)
@@ -118,7 +131,8 @@ def estimate_all(
         if (key := (memory_key(spec), num_members)) not in memo:
             memo[key] = _memory(spec, num_members, num_shards, targets, num_workers)
         rows = (num_examples or {}).get(spec.run_id)
-        found[spec.run_id] = _estimate(spec, memo[key], speeds, targets, rows)
+        measured = eval_seconds.get(spec.run_id, 0.0)
+        found[spec.run_id] = _estimate(spec, memo[key], speeds, targets, rows, measured, num_devices)
     return found
 
 
@@ -151,6 +165,8 @@ def _estimate(
     speeds: Speeds,
     targets: Sequence[Hardware],
     rows: int | None,
+    eval_seconds: float | None,
+    num_devices: int,
 ) -> Estimate:
     least, shortest = memory.least, memory.shortest
     kept = None if least is None else least.gradient_bytes  # a gradient for each number that is saved
@@ -160,7 +176,13 @@ def _estimate(
     steps = _num_steps(spec, speeds.num_examples.get(_data_key(plain)) if rows is None else rows)
     examples = steps if not steps or spec.train is None else steps * (spec.train.batch_size or 0)
     per_example = speeds.targets_per_example.get(_data_key(plain))
+    max_tokens = None if examples is None else examples * longest_sequence(spec)
     seconds, why = (0.0, None) if spec.train is None else _seconds(_likeness(plain), examples, speeds, targets)
+    source = None if seconds is None else RECORDS
+    names = {target.name for target in targets}
+    if seconds is None and why == NO_SPEED and max_tokens is not None and len(names) == 1:
+        seconds = _training_seconds(spec, max_tokens, targets[0].name)
+        why, source = (why, None) if seconds is None else (None, ARITHMETIC)
     too_large = [target.name for target in targets if least is not None and not _fits(least, target)]
     tight = [target.name for target in targets if shortest is not None and not _fits(shortest, target)]
     paged = {} if shortest is None else {target.name: _paged_bytes(shortest, target) for target in targets}
@@ -169,16 +191,40 @@ def _estimate(
         row_tokens=memory.row_tokens,
         memory_bytes=None if memory.with_row is None else memory.with_row.total_bytes,
         least_memory_bytes=None if least is None else least.resident_bytes,
-        max_tokens=None if examples is None else examples * longest_sequence(spec),
+        max_tokens=max_tokens,
         target_tokens=_target_tokens(examples, per_example),
         seconds=seconds,
+        seconds_from=source,
         seconds_unknown=why,
+        eval_seconds=eval_seconds,
+        gpu_hours=_gpu_hours(seconds, eval_seconds, num_devices, targets),
         disk_bytes=kept,
         checkpoint_bytes=None if kept is None else keep * (kept + moments),
         too_large_for=tuple(dict.fromkeys(too_large)),
         tight_on=tuple(dict.fromkeys(name for name in tight if name not in too_large)),
         paged_bytes={name: size for name, size in paged.items() if size and name not in too_large},
     )
+
+
+def _training_seconds(spec: RunSpec, tokens: int, device: str) -> float | None:
+    """Seconds of training on so many tokens by arithmetic; None where the device or the model's shape is not known.
+
+    Two operations a weight and token forward, as many backward, and as many again for the weights' own gradients and
+    for activations that are recomputed (Kaplan et al., arXiv 2001.08361, section 2.1).
+    """
+    peak, weights = peak_flops(device), num_parameters(spec.model.shape)
+    if peak is None or not weights or spec.train is None:
+        return None
+    passes = 2 + (spec.adapter.method is AdapterMethod.full) + spec.train.gradient_checkpointing
+    return 2 * passes * weights * tokens / (peak * UTILISATION)
+
+
+def _gpu_hours(
+    seconds: float | None, eval_seconds: float | None, num_devices: int, targets: Sequence[Hardware]
+) -> float | None:
+    if seconds is None or any(target.name == CPU for target in targets):
+        return None
+    return (seconds + (eval_seconds or 0.0)) * num_devices / 3600
 
 
 def _target_tokens(examples: int | None, per_example: Sequence[float] | None) -> int | None:
@@ -222,10 +268,7 @@ def _num_steps(spec: RunSpec, rows: int | None) -> int | None:
     if not rows:
         return spec.train.max_steps
     left = max(1, rows - spec.train.original_eval_carve)
-    try:
-        return num_steps(spec.train, left)
-    except ValueError:
-        return spec.train.max_steps  # a warm-up that is too long, which `preflight` reports
+    return num_steps(replace(spec.train, warmup_steps=0), left)  # `preflight` reports a warm-up that is too long
 
 
 def _likeness(spec: Plain) -> str:

@@ -1,12 +1,18 @@
 """Finds what keeps the evaluations of a plan from being made, before anything starts."""
 
+import json
+import statistics
+from collections.abc import Collection, Sequence
+from contextlib import closing
 from typing import Any
 
 from eval.benchmarks.mmlu.benchmark import mmlu_problems, training_settings
 from eval.benchmarks.registry import BENCHMARKS, settings_of
 from harness.config.schema import DatasetConfig, EvalConfig, ModelKind, PathsConfig
+from harness.ledger.open import existing_ledger
+from harness.ledger.tables import Job, JobStatus
 from harness.runs.spec import RunSpec
-from sweeps.plan.jobs import PlannedRun
+from sweeps.plan.jobs import TRAIN, PlannedRun
 from sweeps.plan.once import Once
 from sweeps.plan.rows import check_rows
 
@@ -66,3 +72,42 @@ def _training_problems(spec: RunSpec) -> list[str]:
     if spec.model.kind is not ModelKind.causal:
         return [f"train.mmlu_every_steps: {spec.model.name} is model.kind={spec.model.kind.value}; MMLU wants causal"]
     return mmlu_problems(training_settings(spec.train), "train.mmlu_")
+
+
+def evaluation_seconds(jobs: Sequence[Job], url: str) -> dict[str, float | None]:
+    """run_id -> the seconds of its evaluations, at the median of earlier ones; None where one of them is not known.
+
+    Args:
+        jobs: of the plan.
+        url: of the ledger, whose finished evaluations of equal settings, model and quantization tell.
+    """
+    asked = [job for job in jobs if job.kind != TRAIN]
+    if not asked:
+        return {}
+    known = _recorded_seconds(url, {job.kind for job in asked})
+    found: dict[str, float | None] = {}
+    for job in asked:
+        before, own = found.get(job.run_id, 0.0), known.get(_likeness(job))
+        found[job.run_id] = None if before is None or own is None else before + statistics.median(own)
+    return found
+
+
+def _recorded_seconds(url: str, kinds: Collection[str]) -> dict[str, list[float]]:
+    recorded: dict[str, list[float]] = {}
+    try:
+        ledger = existing_ledger(url)
+    except ValueError:
+        return recorded  # nothing was done yet, or a launch says what is wrong with it
+    with closing(ledger):
+        for row in ledger.rows(status=JobStatus.done, kinds=kinds):
+            if row.seconds:
+                recorded.setdefault(_likeness(row), []).append(row.seconds)
+    return recorded
+
+
+def _likeness(job: Job) -> str:
+    """A key of what decides how long an evaluation takes."""
+    payload = json.loads(job.payload)
+    model, quant = payload["spec"]["model"], payload["spec"]["quant"]
+    precision = [quant["method"], quant["compute_dtype"]]
+    return json.dumps([job.kind, payload.get("settings"), model["hub_id"], model["shape"], precision], sort_keys=True)

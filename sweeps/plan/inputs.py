@@ -1,4 +1,4 @@
-"""What a run reads, as signs that go into its job, so that the worker refuses what changed after the plan. No torch."""
+"""Makes signs of what a run reads, which go into its job, so that the worker refuses what changed after the plan."""
 
 from collections.abc import Mapping
 from typing import Any

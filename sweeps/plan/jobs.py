@@ -18,6 +18,7 @@ from harness.devices.hardware import auto_compute_dtype
 from harness.files.atomic import sha256_file
 from harness.ledger.tables import Job
 from harness.models.locate import folder_fingerprint, tokenizer_fingerprint
+from harness.runs.record import RunRecord
 from harness.runs.spec import RunSpec, make_spec
 from sweeps.plan.inputs import INPUTS, planned_inputs
 from sweeps.plan.labels import unique_labels
@@ -122,17 +123,9 @@ def make_jobs(runs: Sequence[PlannedRun], paths: PathsConfig | None = None) -> l
     own_rows: dict[str, dict[str, str]] = {}
     settings: dict[str, dict[str, Any]] = {}  # so that the files of a grid's settings are hashed once
     for run in runs:
-        payload = {"spec": run.spec.to_dict(), "label": run.label}
-        payload |= {} if paths is None else {INPUTS: planned_inputs(run.spec, paths, once)}
-        train = Job(
-            kind=TRAIN,
-            spec_hash=run.run_id,
-            run_id=run.run_id,
-            group=run.spec.group,
-            label=run.label,
-            payload=json.dumps(payload),
-            priority=1,
-        )
+        inputs = None if paths is None else planned_inputs(run.spec, paths, once)
+        train = train_job(run.spec, run.label, inputs)
+        payload = json.loads(train.payload)
         jobs.append(train)
         for name in run.evals.after_training:
             if name not in BENCHMARKS:
@@ -147,6 +140,29 @@ def make_jobs(runs: Sequence[PlannedRun], paths: PathsConfig | None = None) -> l
             decisive = settings[key] | own_rows[own]
             jobs.append(_eval_job(run, name, decisive, other_settings(name, asked), payload, train.job_id))
     return jobs
+
+
+def train_job(spec: RunSpec, label: str, inputs: dict[str, str] | None = None) -> Job:
+    """The training job of a run. Args: inputs: the digests that it was planned with; None where nobody looked."""
+    payload = {"spec": spec.to_dict(), "label": label} | ({} if inputs is None else {INPUTS: inputs})
+    return Job(
+        kind=TRAIN,
+        spec_hash=spec.run_id,
+        run_id=spec.run_id,
+        group=spec.group,
+        label=label,
+        payload=json.dumps(payload),
+        priority=1,
+    )
+
+
+def train_result(record: RunRecord) -> dict[str, Any]:
+    """What the ledger keeps of a finished training."""
+    return {
+        "final_loss": record.final_loss,
+        "num_steps": record.num_steps,
+        "peak_memory_bytes": record.peak_memory_bytes,
+    }
 
 
 def _own_rows(run: PlannedRun, name: str, paths: PathsConfig | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the runs of a sweep are called: each label says what tells its run apart from the others."""
+"""Makes the labels of a sweep's runs; each says how its run differs from the others."""
 
 import hashlib
 import json

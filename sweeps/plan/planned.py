@@ -10,11 +10,13 @@ from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import Config, Device, LaunchConfig, Launcher
 from harness.console import say
 from harness.devices.hardware import Hardware, launch_device, place_of_environment
+from harness.ledger.open import ledger_url
 from harness.ledger.tables import Job
 from harness.runs.compatibility import shard_problem
 from sweeps.plan.cluster import launch_problems
 from sweeps.plan.enqueue import run_problem
 from sweeps.plan.estimate import Estimate, estimate_all, free_disk_bytes
+from sweeps.plan.evaluations import evaluation_seconds
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs, whole_base_problem
 from sweeps.plan.preflight import architecture_notes, cuda_problems, device_notes, preflight
 from sweeps.plan.slots import work_of, workers_on_device
@@ -93,7 +95,7 @@ def print_plan(
 ) -> None:
     """The plan for a person, with what each run needs. Args: others: devices to plan for instead of this machine's."""
     estimates, problems = estimated(plan, first, others)
-    show_plan(console, plan.runs, plan.finished, problems, estimates, every_run)
+    show_plan(console, plan.runs, plan.finished, problems, estimates, every_run, first.launch.price_per_gpu_hour)
     print_notes(plan, console)
 
 
@@ -116,6 +118,8 @@ def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> 
         first.launch.max_group_size,
         1 if others else workers_on_device(first.launch, work_of(to_do, first.launch)),
         plan.num_examples,
+        num_devices(first.launch),
+        evaluation_seconds(plan.jobs, ledger_url(first.paths)),
     )
     return found, [*plan.problems, *disk_warning(to_do, found, free_disk_bytes(folder))]
 

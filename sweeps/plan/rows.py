@@ -26,7 +26,7 @@ CHECKED_ROWS = 100_000  # examples of local files that are read before anything 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedRows:
-    """What a plan knows of a dataset's rows."""
+    """What a plan knows about a dataset's rows."""
 
     problems: tuple[str, ...] = ()
     num_examples: int | None = None  # that are trained on; None: unknown before the job
@@ -90,4 +90,4 @@ def _check_example(kind: ModelKind, dataset: DatasetConfig, example: Example, ro
         require_target(example, row)
     if kind is ModelKind.seq2seq and not example.input:
         problem = f"dataset.format={dataset.format} has no input here, and model.kind=seq2seq has to read one"
-        raise DataError(problem, file=row.file, line=row.line)
+        raise DataError(problem, file=row.where, line=row.line)

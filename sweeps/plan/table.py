@@ -3,6 +3,7 @@
 python -m sweeps plan +grid=table5 [--all] [--json] [--device-gb 24]
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,9 +14,13 @@ from harness.config.choices import OURS, Folders
 from harness.config.grids import grid_names, load_grid
 from harness.config.schema import SHORTEST_ROW_TOKENS, TrainConfig
 from harness.console import TextTable, say
-from sweeps.plan.estimate import NO_DEVICE, Estimate
+from sweeps.plan.estimate import ARITHMETIC, NO_DEVICE, UTILISATION, Estimate
 from sweeps.plan.jobs import PlannedRun
 
+SCREEN_LINES = 20  # of problems; more are condensed
+WHERE_LOOKED = "`python -m sweeps plan ... --all` says where each was looked for"
+SHOWN_NAMES = 12
+_HEADLINE = re.compile(r"(?P<what>[\w ]+? (?:of|for) )(?P<name>[^:]+?)(?P<end>: .*)")  # "weights of x: not found"
 SHOWN_RUNS = 40  # a longer plan shows its totals; `--all` shows the rest
 UNKNOWN = "?"
 
@@ -57,16 +62,71 @@ def show_plan(
     problems: Sequence[str],
     estimates: Mapping[str, Estimate],
     every_run: bool = False,
+    price: float | None = None,
 ) -> None:
     """Prints a row a run, or of a long plan the totals by model only; then what is missing or doesn't fit."""
     if every_run or len(runs) <= SHOWN_RUNS:
         console.print(runs_table(runs, finished, estimates))
     if len({run.spec.model.name for run in runs}) > 1 or len(runs) > SHOWN_RUNS:
         console.print(totals_table(runs, finished, estimates))
+    for line in money_and_time(_open(runs, finished), estimates, price):
+        say(line, console)
     if not every_run and len(runs) > SHOWN_RUNS:
         say(f"{len(runs)} runs; `python -m sweeps plan ... --all` or --json lists them", console)
-    for line in [*warnings(runs, finished, estimates), *(f"missing: {problem}" for problem in problems)]:
+    missing = problems if every_run else condensed(problems)
+    for line in [*warnings(runs, finished, estimates), *(f"missing: {problem}" for problem in missing)]:
         say(line, console)
+    if len(missing) < len(problems):
+        say(
+            f"{len(problems)} things are missing; `python -m sweeps plan ... --all` says where each was looked for",
+            console,
+        )
+
+
+def condensed(problems: Sequence[str]) -> list[str]:
+    """Problems of one kind on a line, where all of them would fill more than a screen."""
+    if sum(problem.count("\n") + 1 for problem in problems) <= SCREEN_LINES:
+        return list(problems)
+    kinds: dict[tuple[str, str], list[str]] = {}
+    remedies: dict[tuple[str, str], str] = {}
+    for problem in problems:
+        headline, *details = problem.splitlines()
+        found = _HEADLINE.fullmatch(headline)
+        key, name = ((found["what"], found["end"]), found["name"]) if found else ((headline, ""), "")
+        kinds.setdefault(key, []).append(name)
+        remedies.setdefault(key, next((f"\n{line}" for line in details if "remedy:" in line), ""))
+    shown = [f"{key[0]}{_named(names)}{key[1]}{remedies[key]}" for key, names in kinds.items()]
+    more = [f"... and {len(shown) - SCREEN_LINES} more kinds of problems"] if len(shown) > SCREEN_LINES else []
+    return [*shown[:SCREEN_LINES], *more]
+
+
+def _named(names: Sequence[str]) -> str:
+    listed = list(dict.fromkeys(names))
+    rest = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
+    return ", ".join(listed[:SHOWN_NAMES]) + rest
+
+
+def money_and_time(left: Sequence[PlannedRun], estimates: Mapping[str, Estimate], price: float | None) -> list[str]:
+    """What is left in GPU-hours, with its price; what that number comes from, and what is not in it."""
+    found = [estimates[run.run_id] for run in left]
+    hours = [needs.gpu_hours for needs in found if needs.gpu_hours is not None]
+    if not hours:
+        return []
+    by_arithmetic = sum(needs.seconds_from == ARITHMETIC for needs in found)
+    bound = "at most " if by_arithmetic else ""
+    cost = "" if price is None else f", {bound}{price * sum(hours):,.2f} at {price:g} an hour"
+    lines = [f"what is left: {bound}{sum(hours):,.1f} GPU-hours{cost}"]
+    if by_arithmetic:
+        lines.append(
+            f"the time of {by_arithmetic} runs is arithmetic ({UTILISATION:.0%} of the GPU's peak, every example as "
+            "long as it may be), until runs like them are recorded on this device"
+        )
+    unknown = len(found) - len(hours)
+    not_measured = sum(needs.gpu_hours is not None and needs.eval_seconds is None for needs in found)
+    lines += [f"not in it: {unknown} runs of unknown time"] if unknown else []
+    if not_measured:
+        lines.append(f"not in it: the evaluations of {not_measured} runs, as none like them were recorded")
+    return lines
 
 
 def runs_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> TextTable:
@@ -91,7 +151,7 @@ def _run_row(run: PlannedRun, needs: Estimate, is_finished: bool) -> tuple[str, 
         f"{train.learning_rate:g}" if train else "-",
         _peak(needs) + (" !" if needs.too_large_for else ""),
         _tokens(needs),
-        _time(needs.seconds),
+        _bounded_time(needs),
         _size(needs.disk_bytes),
         "done" if is_finished else "to do",
     )
@@ -205,6 +265,7 @@ def _totals(runs: Sequence[PlannedRun], estimates: Mapping[str, Estimate]) -> di
     """Sums over what is known, and how many runs are unknown in each."""
     found = [estimates[run.run_id] for run in runs]
     seconds = [needs.seconds for needs in found if needs.seconds is not None]
+    hours = [needs.gpu_hours for needs in found if needs.gpu_hours is not None]
     memory = [needs.memory_bytes for needs in found if needs.memory_bytes is not None]
     disk = [needs.disk_bytes for needs in found if needs.disk_bytes is not None]
     return {
@@ -213,6 +274,9 @@ def _totals(runs: Sequence[PlannedRun], estimates: Mapping[str, Estimate]) -> di
         "num_runs_of_unknown_tokens": sum(needs.max_tokens is None for needs in found),
         "seconds": sum(seconds) if seconds or not found else None,
         "num_runs_of_unknown_time": len(found) - len(seconds),
+        "num_runs_of_arithmetic_time": sum(needs.seconds_from == ARITHMETIC for needs in found),
+        "gpu_hours": sum(hours) if hours else None,
+        "num_runs_of_unknown_evaluation": sum(needs.eval_seconds is None for needs in found),
         "largest_memory_bytes": max(memory, default=None),
         "num_runs_of_unknown_memory": len(found) - len(memory),
         "disk_bytes": sum(disk) if disk or not found else None,
@@ -259,6 +323,10 @@ def _size(num_bytes: int | None) -> str:
     if num_bytes is None:
         return UNKNOWN
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def _bounded_time(needs: Estimate) -> str:
+    return f"<= {_time(needs.seconds)}" if needs.seconds_from == ARITHMETIC else _time(needs.seconds)
 
 
 def _time(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Lists what a sweep's runs came to: every run with its state, loss, time and scores. No torch.
+"""Lists the results of a sweep: every run with its state, loss, time and scores.
 
 python -m sweeps results demo --sort mmlu
 python -m sweeps results demo --csv > demo.csv
@@ -17,12 +17,11 @@ from harness.ledger.tables import JobRow
 from sweeps.plan.jobs import TRAIN
 
 FIXED = ("run", "label", "status", "loss", "seconds")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs what begins so
 
 
 @dataclass(slots=True, kw_only=True)
 class RunResult:
-    """One run of a sweep."""
+    """The results of one run of a sweep."""
 
     run_id: str
     label: str
@@ -62,12 +61,12 @@ def read_results(ledger: Ledger, sweep: str, sort: str | None = None) -> list[Ru
 
 
 def columns(results: Sequence[RunResult]) -> list[str]:
-    """What is known of a run, then every score that some run has."""
+    """The columns that every run has, then every score that some run has."""
     return [*FIXED, *dict.fromkeys(name for result in results for name in result.scores)]
 
 
 def results_table(sweep: str, results: Sequence[RunResult]) -> TextTable:
-    """One row a run."""
+    """The results as a table with a row for each run."""
     names = columns(results)
     return TextTable(
         title=f"sweep {sweep}: {len(results)} runs, {sum(result.status == 'done' for result in results)} done",
@@ -78,15 +77,15 @@ def results_table(sweep: str, results: Sequence[RunResult]) -> TextTable:
 
 
 def results_json(sweep: str, results: Sequence[RunResult]) -> dict[str, Any]:
-    """As plain values; what isn't known is null."""
+    """The results as plain values; unknown ones are null."""
     names = columns(results)
     return {"sweep": sweep, "runs": [{name: result.value(name) for name in names} for result in results]}
 
 
 def results_csv(results: Sequence[RunResult]) -> str:
-    """As CSV, with no cell that a spreadsheet would run."""
+    """The results as CSV, with no cell that a spreadsheet would run."""
     names = columns(results)
-    return csv_text(names, [[_cell(result.value(name)) for name in names] for result in results])
+    return csv_text(names, [[result.value(name) for name in names] for result in results])
 
 
 def _add(result: RunResult, row: JobRow) -> None:
@@ -122,7 +121,3 @@ def _shown(value: Any, column: str) -> str:
     if not isinstance(value, float):
         return "" if value is None else str(value)
     return f"{value:.0f}" if column == "seconds" else f"{value:.4f}"
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

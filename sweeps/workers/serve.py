@@ -195,8 +195,19 @@ def work_once(context: Context, name: str) -> bool:
         return True
     context.settled.clear()
     context.lost.clear()
+    claims = [claim for claim in claims if _is_well_named(context, claim)]
     with _leases_renewed(context, claims):
-        return _run(context, claims)
+        return _run(context, claims) if claims else True
+
+
+def _is_well_named(context: Context, claim: JobRow) -> bool:
+    """Fails a job of a shared ledger whose run would lie outside of the folder of runs."""
+    try:
+        context.run_folder(claim.run_id)
+    except ValueError as error:
+        context.fail(claim, str(error), retry=False)
+        return False
+    return True
 
 
 def _run(context: Context, claims: Sequence[JobRow]) -> bool:

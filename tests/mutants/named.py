@@ -38,7 +38,7 @@ class Named:
 
 _LOW_RANK, _LOOP = "harness/nn/low_rank.py", "harness/training/loop.py"
 _OF_LOW_RANK = (f"{UNIT}/harness/nn/test_low_rank.py", STEPS)
-_OF_LOOP = (STEPS, f"{UNIT}/harness/training/test_loop.py", f"{UNIT}/harness/training/test_optim.py")
+_OF_LOOP = (STEPS, f"{UNIT}/harness/training/test_updates.py")
 _ALONE = "        torch.mm(grad_h_TC, a_KRI[0], out=out_TI)\n        if mask_TI is not None:\n            out_TI.mul_"
 _BLOCKS = "a_KRI.flatten(0, 1), out=out_TI)\n        if mask_TI is not None:\n            out_TI.mul_"
 
@@ -46,14 +46,19 @@ _OF_CALLS = (
     f"{UNIT}/eval/judges/test_calls.py",
     "tests/pipeline/contests/test_judge_faults.py::test_a_key_is_taken_out_of_what_is_shown_and_not_of_what_is_read",
 )
-_OF_RATINGS = (f"{UNIT}/eval/ratings",)
-_OF_SCORES = (f"{UNIT}/eval/benchmarks/test_class_scores.py", f"{UNIT}/eval/benchmarks/test_seventh.py")
-_OF_JUDGING = (f"{UNIT}/eval/judging/test_matches.py",)
-_OF_PERPLEXITY = (f"{UNIT}/eval/benchmarks/test_perplexity.py",)
+_OF_RATINGS = (
+    *(
+        f"{UNIT}/eval/ratings/{name}.py"
+        for name in ("test_known_answers", "test_agreement", "test_intervals", "test_rate")
+    ),
+)
+_OF_SCORES = (f"{UNIT}/eval/ratings/test_known_answers.py",)
+_OF_JUDGING = (f"{UNIT}/eval/judging/test_kept_judgments.py",)
+_OF_PERPLEXITY = (f"{UNIT}/eval/benchmarks/test_perplexity_prefix.py",)
 _OF_WORKERS = (f"{UNIT}/sweeps/workers/test_worker.py",)
-_OF_WAITING = (f"{UNIT}/sweeps/launch/test_launchers.py", f"{UNIT}/sweeps/launch/test_waiting.py")
+_OF_WAITING = (f"{UNIT}/sweeps/launch/test_waiting.py",)
 _OF_ESTIMATE = (f"{UNIT}/sweeps/plan/test_estimate.py",)
-_OF_LEDGER = (f"{UNIT}/harness/ledger",)
+_OF_LEDGER = (f"{UNIT}/harness/ledger/test_forks.py",)
 _OF_ROWS = (f"{UNIT}/sweeps/plan/test_rows.py",)
 
 NAMED = (
@@ -66,24 +71,24 @@ NAMED = (
     # memory that nobody wrote to, where members' targets differ
     Named(
         _LOW_RANK,
-        "            if at < term.start:\n                out_NO[at : term.start] = y_NO[at : term.start]\n",
+        "            if row < term.start:\n                out_NO[row : term.start] = y_NO[row : term.start]\n",
         "",
         _OF_LOW_RANK,
     ),
-    Named(_LOW_RANK, "        if at < len(y_NO):\n            out_NO[at:] = y_NO[at:]\n", "", _OF_LOW_RANK),
+    Named(_LOW_RANK, "        if row < len(y_NO):\n            out_NO[row:] = y_NO[row:]\n", "", _OF_LOW_RANK),
     Named(
         _LOW_RANK,
-        "                if at < rows.start:\n                    grad_x_NI[at : rows.start] = 0\n",
+        "                if row < rows.start:\n                    grad_x_NI[row : rows.start] = 0\n",
         "",
         _OF_LOW_RANK,
     ),
-    Named(_LOW_RANK, "            grad_x_NI[at:] = 0\n", "            pass\n", _OF_LOW_RANK),
+    Named(_LOW_RANK, "            grad_x_NI[row:] = 0\n", "            pass\n", _OF_LOW_RANK),
     # clipping, schedule, what is not finite, memory
     Named(
         "harness/config/schema.py",
         "max_grad_norm: float = 0.3",
         "max_grad_norm: float = 1.0",
-        (*_OF_LOOP, f"{UNIT}/harness/runs/test_spec.py"),
+        (f"{UNIT}/harness/runs/test_spec.py",),
     ),
     Named(_LOOP, "[member.train.max_grad_norm for member in active]", "[1.0 for member in active]", _OF_LOOP),
     Named("harness/training/optim.py", "nn.utils.clip_grads_with_norm_(trained, max_norm, norm)", "pass", _OF_LOOP),
@@ -171,7 +176,7 @@ NAMED = (
         "judgment.reason",
         _OF_CALLS,
     ),
-    Named("eval/judges/calls.py", 'self._redacted(f"200 {found.model}")', 'f"200 {found.model}"', _OF_CALLS),
+    Named("eval/judges/calls.py", 'self._reason(f"200 {found.model}")', 'f"200 {found.model}"', _OF_CALLS),
     Named(
         "eval/ratings/intervals.py", "stdtrit(num_clusters - 1, 0.975)", "stdtrit(num_clusters - 1, 0.95)", _OF_RATINGS
     ),
@@ -251,23 +256,31 @@ NAMED = (
         "combined_key([votes.question, low, high])",
         (*_OF_RATINGS, f"{UNIT}/eval/verdicts"),
     ),
-    Named("analysis/paper/tables.py", "ELO_TOLERANCE = 2.0", "ELO_TOLERANCE = 20.0", (f"{UNIT}/analysis/paper",)),
     Named(
-        "analysis/paper/tables.py", "ours=half, tolerance=0.5)", "ours=half, tolerance=5)", (f"{UNIT}/analysis/paper",)
+        "analysis/paper/tables.py",
+        "ELO_TOLERANCE = 2.0",
+        "ELO_TOLERANCE = 20.0",
+        (f"{UNIT}/analysis/paper/test_tolerances.py",),
+    ),
+    Named(
+        "analysis/paper/tables.py",
+        "ours=half, tolerance=0.5)",
+        "ours=half, tolerance=5)",
+        (f"{UNIT}/analysis/paper/test_tolerances.py",),
     ),
     Named(
         "analysis/paper/tables.py",
         "ours=value, tolerance=0.05",
         "ours=value, tolerance=0.5",
-        (f"{UNIT}/analysis/paper",),
+        (f"{UNIT}/analysis/paper/test_tolerances.py",),
     ),
     Named(
         "eval/human/store.py",
         'connection.execute("BEGIN IMMEDIATE")',
         'connection.execute("BEGIN")',
-        (f"{UNIT}/eval/human/test_votes.py",),
+        (f"{UNIT}/eval/human/test_transactions.py",),
     ),
-    Named("eval/human/store.py", 'connection.execute("BEGIN")', "pass", (f"{UNIT}/eval/human/test_votes.py",)),
+    Named("eval/human/store.py", 'connection.execute("BEGIN")', "pass", (f"{UNIT}/eval/human/test_transactions.py",)),
     Named(
         "eval/judging/store.py",
         "DO UPDATE SET {updates} WHERE judgments.verdict = -1",

@@ -202,7 +202,7 @@ def _answer(example: Example, row: SourceRow, rows: EvalRows, num_labels: int) -
     answer = label_value(example, row, rows.dataset)
     if num_labels > REGRESSION and answer >= num_labels:
         problem = f"label {example.label!r} is out of range: this model's head has the classes 0 to {num_labels - 1}"
-        raise DataError(problem, file=row.file, line=row.line, field="label")
+        raise DataError(problem, file=row.where, line=row.line, field="label")
     return answer
 
 

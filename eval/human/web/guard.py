@@ -1,4 +1,4 @@
-"""What reaches the pages at all: known names, short whole forms of our own, and no endless guessing of tokens.
+"""Decides which requests reach the pages: known host names, short whole forms, and no endless guessing of tokens.
 
 `Guard` stands before the application. It reads a request's body whole, counting what really comes whatever the headers
 say, so that nothing is parsed or stored of a form that is too long, too slow or of another kind; and it adds the
@@ -50,7 +50,7 @@ class Access:
 
 
 class Refused(Exception):
-    """A request that is not answered by any page."""
+    """Raised for a request that no page answers."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)

@@ -1,4 +1,4 @@
-"""What every page shares: the store, the templates, the cookies, and who it is that asks.
+"""What all pages share: the store, the templates, the cookies, and who sends a request.
 
 Every answer carries a Content-Security-Policy under which only our own two scripts run (`eval.human.web.guard`). A form
 counts where the cookie (SameSite) and the form's own token fit, which another site can't read, and the browser doesn't
@@ -59,7 +59,7 @@ class Site:
         return self.tries.is_right(f"admin {_address(request)}", lambda: same_token(token, self.access.admin_sha256))
 
     def may_enter(self, request: Request, token: str) -> bool:
-        """Likewise, whether the token is a rater's. Raters who are in are not asked again: their tokens are drawn."""
+        """Whether the token is a rater's; wrong ones of one address are counted, as for the admin's."""
         return self.tries.is_right(f"rater {_address(request)}", lambda: find_rater(self.store, token) is not None)
 
 

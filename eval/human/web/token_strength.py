@@ -1,4 +1,4 @@
-"""How hard is a secret that a person chose to guess? Refuses words, repeats and runs of neighbours.
+"""Estimates how hard a chosen secret is to guess, and refuses words, repeats and runs of neighbours.
 
     weakness("passwordpassword")    # "worth about 0 bits ..."; None for a secret that will do
 

@@ -28,8 +28,8 @@ def measure(runs: Path) -> Any:
 
 
 def answer(runs: Path) -> Any:
-    settings = GenerateSettings()
-    return run_generate(None, RUN_IDS, runs, "embedded", "open", 1, settings, False, lambda done, total: None)
+    target = Target(model=None, adapters=(), quant=None, run_ids=RUN_IDS, sweep=None, runs=runs)
+    return run_generate(target, "embedded", "open", 1, GenerateSettings(), False, lambda done, total: None, runs)
 
 
 @pytest.mark.parametrize("command", [measure, answer])

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 from eval.answers.files import read_contestants
-from eval.answers.generate import GenerateSettings
+from eval.answers.generate import GenerateSettings, eos_tokens
 from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from eval.commands.generate import run_generate
@@ -35,6 +36,14 @@ def open_target(model: Path | None = None, *adapters: Path, runs: Path | None = 
     )
     ((base, _),) = each_base(target)
     return base
+
+
+def ignore(done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+def of_runs(runs: Path, *run_ids: str) -> Target:
+    return Target(model=None, adapters=(), quant=None, run_ids=run_ids, sweep=None, runs=runs)
 
 
 def save_adapter(folder: Path, run: Path) -> Path:
@@ -75,7 +84,7 @@ def test_a_run_whose_base_was_replaced_is_refused_by_every_command(tmp_path: Pat
         open_target(run=run, runs=tmp_path / "runs")
     with pytest.raises(ValueError, match=refused):
         run_generate(
-            None, [run], tmp_path / "runs", "embedded", "open", 1, GenerateSettings(), False, lambda _, __: None
+            of_runs(tmp_path / "runs", run), "embedded", "open", 1, GenerateSettings(), False, ignore, tmp_path
         )
     system = open_system(tmp_path / "runs" / run)
     with pytest.raises(ValueError, match=refused):  # as a worker does that has loaded the base already
@@ -144,3 +153,50 @@ def test_an_empty_answer_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("\n")
     with pytest.raises(ValueError, match=r"none\.jsonl: holds no answers"):
         read_contestants([tmp_path / "none.jsonl"])
+
+
+TEMPLATE = "{% for turn in messages %}[{{ turn['content'] }}]{% endfor %}"
+
+
+def test_a_model_and_its_adapters_answer_by_the_template_beside_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PEFT, TRL and Axolotl save the template, or the whole tokenizer, with an adapter."""
+    model = make_checkpoint(tmp_path / "model")
+    plain, chat, whole, broken = (save_adapter(model, tmp_path / name) for name in ("plain", "chat", "whole", "broken"))
+    (chat / "chat_template.jinja").write_text(TEMPLATE)
+    make_tokenizer().save_pretrained(plain)  # the base's own: nothing differs
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = "a"
+    tokenizer.save_pretrained(whole)
+    target = Target(model=str(model), adapters=(plain, chat, whole), quant="none", run_ids=(), sweep=None, runs=None)
+    opened = {name: base for base, members in each_base(target) for name in members}
+    assert opened["chat"].bank is opened["plain"].bank is opened["whole"].bank  # loaded once
+    assert [opened[name].tokenizer.chat_template for name in ("plain", "chat", "whole")] == [None, TEMPLATE, None]
+    assert eos_tokens(opened["plain"]) == {2}
+    assert eos_tokens(opened["whole"]) == {2, make_tokenizer().convert_tokens_to_ids("a")}
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("read by the tokenizer and the chat template in it") == 2
+    settings = GenerateSettings(max_new_tokens=2, greedy=True)
+    rows = run_generate(target, "embedded", "open", 1, settings, False, ignore, tmp_path / "out")
+    assert [row["system"] for row in rows] == ["plain", "chat", "whole"]
+    answers = read_contestants([tmp_path / "out" / name for name in ("plain", "chat", "whole")])
+    assert [len(answers[name]) for name in ("plain", "chat", "whole")] == [1, 1, 1]
+    (broken / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="broken/adapter: its tokenizer can't be read"):
+        list(each_base(dataclasses.replace(target, adapters=(broken,))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"run_ids": ("x",)}, "name runs in a call of their own"),
+        ({"model": None}, "--adapter needs --model"),
+        ({"model": None, "adapters": (), "run_ids": ("x",)}, "--quant: a run's own record"),
+    ],
+)
+def test_who_answers_is_said_once(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    named = Target(model="tiny", adapters=(tmp_path,), quant="none", run_ids=(), sweep=None, runs=tmp_path)
+    target = dataclasses.replace(named, **changes)
+    with pytest.raises(ValueError, match=reason):
+        run_generate(target, "embedded", "open", 1, GenerateSettings(), False, ignore, tmp_path / "out")

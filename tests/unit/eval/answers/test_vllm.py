@@ -16,7 +16,7 @@ from eval.answers.generate import GenerateSettings, generate_answers
 from eval.answers.questions import load_open_questions
 from eval.answers.vllm import load_vllm
 from eval.commands.generate import run_generate
-from eval.systems import System, open_system
+from eval.systems import System, Target, open_system
 from harness.banks.load import load_base
 from harness.config.schema import PathsConfig
 from harness.models.locate import folder_fingerprint
@@ -140,7 +140,8 @@ def test_runs_that_vllm_would_serve_otherwise_are_refused(
 
 
 def test_without_vllm_the_command_says_so(tmp_path: Path) -> None:
+    target = Target(model=None, adapters=(), quant=None, run_ids=("x",), sweep=None, runs=tmp_path)
     with pytest.raises(ValueError, match="vLLM is not installed; pip install vllm"):
-        run_generate(None, ("x",), tmp_path, "embedded", "open", 1, SETTINGS, False, lambda done, total: None)
+        run_generate(target, "embedded", "open", 1, SETTINGS, False, lambda done, total: None, tmp_path)
     with pytest.raises(ValueError, match="engine=tgi: expected one of own, vllm"):
         GenerateSettings(engine="tgi")

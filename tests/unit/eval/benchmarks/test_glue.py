@@ -107,6 +107,13 @@ def test_a_trained_classifier_is_right_about_what_it_learned(trained: Trained, t
     json.dumps(result.to_json(), allow_nan=False)
 
 
+def test_scores_that_are_no_numbers_choose_no_class(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = trained.base.bank.label_logits  # type: ignore[attr-defined]
+    monkeypatch.setattr(trained.base.bank, "label_logits", lambda items: real(items) * float("nan"))
+    with pytest.raises(ValueError, match="with adapter a: its logits are NaN or infinite"):
+        score_glue(trained.base, "s", "a", trained.rows(), GlueSettings())
+
+
 def test_the_saved_adapter_scores_the_same(trained: Trained) -> None:
     fresh = opened(Path(trained.base.source.location))
     fresh.bank.load_member("b", trained.adapter)

@@ -138,6 +138,17 @@ def test_five_of_five_is_not_certain(tmp_path: Path) -> None:
     assert (bias.low, bias.high) == (pytest.approx(0.025**0.2), 1.0)  # Clopper & Pearson of 5 of 5
 
 
+def test_five_of_five_does_not_leave_the_average_out_of_any_rating(tmp_path: Path) -> None:
+    """A sign test of 5 of 5 gives 0.06 and of 6 of 6 gives 0.03: so say the intervals of all ratings."""
+    for num, excluded in ((2, False), (5, False), (6, True)):
+        result = rate_rows(tmp_path, [f"{q},W,A,1" for q in range(num)])
+        for ratings in (result.bradley_terry, result.davidson, result.elo):
+            low, high = ratings["W"].low, ratings["A"].high
+            assert low is not None
+            assert high is not None
+            assert (low > 1000, high < 1000) == (excluded, excluded)
+
+
 def test_the_same_on_every_prompt_has_an_interval(tmp_path: Path) -> None:
     result = rate_rows(tmp_path, [f"{q},{a},1" for q in range(6) for a in ("x,y", "y,x")])
     assert result.bradley_terry["x"].low < 1000 < result.bradley_terry["x"].high  # type: ignore[operator]

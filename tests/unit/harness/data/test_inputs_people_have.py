@@ -202,6 +202,7 @@ ODD = [
     ('{"input": "a", "output": 3}', "output", "expected text"),
     ('{"input": "a"', None, "broken JSON"),
     ("[1]", None, "found list"),
+    ('{"input": "a", "output": "b", "output": "c"}', "output", "two fields"),
     ('{"input": "a", "\\ud83d": "b", "output": "c"}', r"'\ud83d'", "surrogate"),
 ]
 
@@ -255,6 +256,8 @@ def test_packed_wrapped_and_parquet_files(tmp_path: Path) -> None:
         (chat, {"messages": [{"role": "assistant", "content": "x"}]}, "no user's message"),
         (chat, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "type 'image_url'"),
         (chat, {"messages": [{"role": "user", "content": 3}]}, "expected text"),
+        (chat, {"messages": [{"role": "user", "content": "a", "weight": 0}]}, r"messages\[0\]\.weight"),
+        (chat, {"messages": [{"role": "user", "content": "a", "train": False}]}, r"\.train.*assistant_turns"),
         (sharegpt, {"conversations": []}, "expected a list"),
         (sharegpt, {"conversations": [{"from": "gpt", "value": None}]}, "expected text"),
         (chat, turns("a", "b", system="c") | {"system": "d"}, "system message as well"),

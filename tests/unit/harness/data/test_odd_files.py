@@ -52,8 +52,10 @@ def write(path: Path, *rows: Any) -> Path:
         ("x.csv", b"input;output\na;b\n", r"line 2: one column, 'input;output'"),
         ("x.csv", b"input\toutput\na\tb\n", "set apart by commas"),
         ("x.csv", b"input,output\ra,b\r", "line 1: broken table"),
+        ("x.csv", b'"in\nput",output\na,b\n', r"no format reads these columns \('in\\nput', output\)"),
         ("x.jsonl", LINES.replace("}", "},").encode(), "line 1: broken JSON"),
         ("x.jsonl", b"", "no rows to train on"),
+        ("x.json", b'[{"input": "a",\n "input": "b"}]', r"line 1, field 'input': two fields"),
         ("x.parquet", b"", "broken parquet file"),
         ("x.arrow", b"ARROW", "broken arrow file"),
     ],
@@ -196,6 +198,8 @@ def test_an_odd_or_mixed_row_is_refused_by_its_line(tmp_path: Path, rows: list[A
 def test_a_row_that_is_odd_is_left_out_by_key(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", {"output": "b"}, {"instruction": "a", "output": "b"})
     assert len(examples(path, skip_bad_rows=True)) == 1
+    write(path, {"text": "a"}, *[{"instruction": "a", "output": "b"}] * 2)
+    assert [example.output for example in examples(path, skip_bad_rows=True)] == ["b", "b"]
 
 
 @pytest.mark.parametrize("role", ["developer", "function", "tool", "observation"])

@@ -100,7 +100,7 @@ def test_waiting_for_another_process_s_download_is_a_sign(
 
 def test_a_sign_renews_what_the_parent_knows_and_is_not_shown() -> None:
     ours, theirs = multiprocessing.Pipe()
-    worker = _Worker(SimpleNamespace(), ours, 0)  # type: ignore[arg-type]
+    worker = _Worker(SimpleNamespace(), "worker", ours, 0)  # type: ignore[arg-type]
     worker.last_message = 0.0
     _sender(theirs)({"phase": ALIVE, "label": ""})
     assert _receive(worker, lambda message: pytest.fail(f"shown: {message}"))

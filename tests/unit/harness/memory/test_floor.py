@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -52,6 +53,7 @@ def t5(folder: Path, quant: QuantConfig) -> OwnedBank:
         feed_forward_proj="gated-gelu",
         pad_token_id=0,
         eos_token_id=1,
+        decoder_start_token_id=0,
     )
     T5ForConditionalGeneration(config).save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
@@ -97,8 +99,8 @@ def stored_bytes(module: nn.Module) -> int:
         if state is not None:
             tensors += [state.absmax, state.code]
             tensors += [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
-        scales: Tensor | None = getattr(parameter, "SCB", None)
-        tensors += [] if scales is None else [scales]
+    for int8 in (layer for layer in module.modules() if isinstance(layer, bnb.nn.Linear8bitLt)):
+        tensors.append(int8.weight.SCB if int8.state.SCB is None else int8.state.SCB)  # moved by the first pass
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 

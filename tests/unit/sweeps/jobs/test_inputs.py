@@ -10,6 +10,7 @@ from harness.config.schema import Config, Device, LaunchConfig, PathsConfig, Tra
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobRow, JobStatus
 from harness.models.sign import sampled_sha256
+from harness.runs.record import load_record
 from sweeps.jobs.context import Context
 from sweeps.jobs.settings import WorkerSettings
 from sweeps.plan.enqueue import enqueue
@@ -117,6 +118,18 @@ def test_rows_that_changed_fail_their_runs(lab: Lab) -> None:
         write_rows(file, ROWS)
     lab.plan(*points)  # the files are restored
     assert {row.status for row in lab.work().values()} == {JobStatus.done}
+
+
+def test_a_record_says_which_sample_was_read(lab: Lab) -> None:
+    sampled = lab.config("llama7b", "longform")
+    sampled.dataset.max_rows = 3
+    runs = plan_runs([sampled])
+    enqueue(lab.ledger, lab.folder / "runs", runs, make_jobs(runs, lab.paths), "s", [])
+    work_once(lab.context, "w")
+    record = load_record(lab.folder / "runs" / runs[0].run_id)
+    assert record is not None
+    assert "longform: a sample of the rows, 3 at most, seed 42" in record.notes
+    assert record.num_examples == 3
 
 
 def test_an_evaluation_scores_what_was_planned(lab: Lab) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,15 @@ from sweeps.jobs.settings import WorkerSettings
 from sweeps.launch.launchers import LAUNCHERS
 from sweeps.launch.progress import SweepProgress
 from sweeps.launch.ray import _room, _runtime_env
-from sweeps.launch.slurm import SlurmWorker, Submission, sbatch_parameters, submissions, submissions_file, submit
+from sweeps.launch.slurm import (
+    SlurmWorker,
+    Submission,
+    sbatch_parameters,
+    sbatch_text,
+    submissions,
+    submissions_file,
+    submit,
+)
 from sweeps.launch.waiting import NoWorkersError, wait_for_jobs
 from sweeps.plan.cluster import launch_problems
 from sweeps.workers.forkserver import PRELOAD_CUDA
@@ -54,6 +63,23 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.delenv("HARNESS_LEDGER_URL", raising=False)
     return tmp_path
+
+
+def test_a_dry_run_shows_the_batch_script_that_would_be_submitted(
+    sbatch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sbatch)
+    asked = config(POSTGRES, launcher=Launcher.slurm, slurm=SlurmConfig(partition="gpu", setup=["module load cuda"]))
+    text = sbatch_text(asked, "my sweep", 3)
+    settings = WorkerSettings(ledger_url=POSTGRES, paths=asked.paths, launch=asked.launch, tracking=asked.tracking)
+    submit(replace(settings, sweep="my sweep"), 3)
+    submitted = (sbatch / "script").read_text().splitlines()
+    assert [line for line in text.splitlines() if not line.startswith("srun")] == [
+        line for line in submitted if not line.startswith("srun")
+    ]
+    assert "#SBATCH --array=0-2%3" in submitted
+    assert "#SBATCH --partition=gpu" in submitted
+    assert "secret" not in text
 
 
 def test_every_launcher_has_its_entry() -> None:

@@ -10,13 +10,16 @@ from rich.console import Console
 from eval.benchmarks.registry import eval_config
 from harness.config.compose import compose_grid
 from harness.config.schema import Device
+from harness.devices.gpus import named_gpu, peak_flops
 from harness.devices.hardware import Hardware
+from harness.ledger.ledger import Ledger
 from harness.memory.predict import predict_run
 from harness.memory.row_length import usable_bytes
 from harness.runs.spec import RunSpec
-from sweeps.plan.estimate import NO_DEVICE, NO_SPEED, estimate_all
-from sweeps.plan.jobs import PlannedRun, plan_runs
-from sweeps.plan.table import SHOWN_RUNS, describe, disk_warning, show_plan, warnings
+from sweeps.plan.estimate import ARITHMETIC, NO_DEVICE, NO_SPEED, UTILISATION, estimate_all
+from sweeps.plan.evaluations import evaluation_seconds
+from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
+from sweeps.plan.table import SHOWN_RUNS, condensed, describe, disk_warning, money_and_time, show_plan, warnings
 
 CPU = [Hardware("cpu", 10**12)]
 
@@ -183,3 +186,62 @@ def test_a_length_in_epochs_is_known_once_the_rows_are(tmp_path: Path) -> None:
     after = estimate_all([run.spec], tmp_path, Device.cpu, CPU)[run.run_id]
     assert after.max_tokens == 4 * 16 * (16 + 512), "30 rows, 2 passes: 4 steps of 16"
     assert after.target_tokens == 7 * 4 * 16
+
+
+def test_a_known_gpu_has_hours_by_arithmetic_until_there_are_records(tmp_path: Path) -> None:
+    (run,) = runs_of("model=7b", "dataset=oasst1", "train.max_steps=100", "train.max_epochs=null", "launch.device=cuda")
+    h100 = Hardware("NVIDIA H100 80GB HBM3", 80 * 10**9)
+    assert h100.total_bytes == named_gpu("h100").total_bytes
+    (needs,) = estimate_all([run.spec], tmp_path, Device.cuda, [h100], num_devices=2).values()
+    tokens = 100 * 16 * (16 + 512)
+    seconds = 4 * 6.738e9 * tokens / (989e12 * UTILISATION)
+    assert needs.seconds == pytest.approx(seconds, rel=0.001)
+    assert (needs.seconds_from, needs.seconds_unknown) == (ARITHMETIC, None)
+    assert needs.gpu_hours == pytest.approx(2 * seconds / 3600, rel=0.001)
+    lines = money_and_time([run], {run.run_id: needs}, 2.5)
+    hours = 2 * seconds / 3600
+    assert lines[0] == f"what is left: at most {hours:.1f} GPU-hours, at most {2.5 * hours:.2f} at 2.5 an hour"
+    assert lines[1].startswith("the time of 1 runs is arithmetic (30% of the GPU's peak")
+    record(tmp_path, run.spec, device="NVIDIA H100 80GB HBM3")
+    measured = {run.run_id: 3600.0}
+    (known,) = estimate_all([run.spec], tmp_path, Device.cuda, [h100], eval_seconds=measured).values()
+    assert (known.seconds, known.seconds_from) == (2.0 * 16 * 100, "records")
+    assert known.gpu_hours == pytest.approx((3200 + 3600) / 3600)
+    assert money_and_time([run], {run.run_id: known}, None) == ["what is left: 1.9 GPU-hours"]
+    (unmeasured,) = estimate_all([run.spec], tmp_path, Device.cuda, [h100], eval_seconds={run.run_id: None}).values()
+    assert money_and_time([run], {run.run_id: unmeasured}, None)[-1].startswith("not in it: the evaluations of 1 runs")
+    with pytest.raises(ValueError, match="--device H1000: not in the list of GPUs; known: B200"):
+        named_gpu("H1000")
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA A10G", 70), ("NVIDIA A10", 125), ("Tesla T4", 65), ("a GPU of 24 GB", 0)],
+)
+def test_gpus_are_known_by_the_drivers_names(name: str, teraflops: float) -> None:
+    assert (peak_flops(name) or 0) == teraflops * 1e12
+
+
+def test_evaluations_take_as_long_as_earlier_ones(tmp_path: Path) -> None:
+    points = compose_grid(["model=7b,13b", "dataset=oasst1", "eval=mmlu", "launch.device=cuda"], eval_config())
+    runs = plan_runs([point.config for point in points])
+    jobs, url = make_jobs(runs), str(tmp_path / "ledger.sqlite")
+    assert evaluation_seconds(jobs, url) == dict.fromkeys([run.run_id for run in runs])
+    ledger = Ledger.open(url)
+    others = [replace(job, spec_hash=f"{n}", run_id=f"{n}", after=None) for n in range(3) for job in jobs[1:2]]
+    ledger.add(others)
+    for seconds, claim in zip((10.0, 70.0, 20.0), ledger.claim("w", ["mmlu"], 3, 60, max_attempts=1), strict=True):
+        ledger.finish(claim, {}, seconds)
+    ledger.close()
+    assert evaluation_seconds(jobs, url) == {runs[0].run_id: 20.0, runs[1].run_id: None}
+    assert evaluation_seconds(jobs[:1], url) == {}
+
+
+def test_many_problems_fit_a_screen() -> None:
+    few = ["weights of a (x/a): not found\n    looked in\n      - here\n    remedy: put it there"]
+    assert condensed(few) == few
+    many = [few[0].replace("a (x/a)", f"m{n} (x/m{n})") for n in range(30)] + ["rows of d: not found\n"] * 3
+    shown = condensed(many)
+    names = ", ".join(f"m{n} (x/m{n})" for n in range(12))
+    assert shown == [f"weights of {names} and 18 more: not found\n    remedy: put it there", "rows of d: not found"]
+    assert len(condensed([f"problem {n}" for n in range(100)])) == 21

@@ -138,6 +138,7 @@ def test_a_stop_between_two_jobs_claims_no_other(tmp_path: Path, monkeypatch: py
         return len(calls) < 3
 
     monkeypatch.setattr(serve, "work_once", once)
+    Ledger.open(tmp_path / "ledger.sqlite").close()
     serve.serve_watched(settings_in(tmp_path), "w", stop, None, Peers())
     assert calls == ["w"]
 
