@@ -29,7 +29,7 @@ def read_typed(path: Path, shape: type[Shape], remedy: str) -> Shape:
     content = path.read_bytes()
     try:
         from_json(content, allow_inf_nan=False)
-        return cast(Shape, _adapter(shape).validate_json(content, strict=True))
+        return cast(Shape, _adapter(cast(Any, shape)).validate_json(content, strict=True))
     except ValidationError as error:
         raise ValueError(f"{path}: {_misfit(error.errors(include_url=False))}; {remedy}") from None
     except ValueError as error:
@@ -41,7 +41,7 @@ def fit(value: Any, shape: type[Shape], where: str, remedy: str) -> Shape:
     from pydantic import ValidationError
 
     try:
-        return cast(Shape, _adapter(shape).validate_json(json.dumps(value), strict=True))
+        return cast(Shape, _adapter(cast(Any, shape)).validate_json(json.dumps(value), strict=True))
     except ValidationError as error:
         raise ValueError(f"{where}: {_misfit(error.errors(include_url=False))}; {remedy}") from None
 
