@@ -300,13 +300,13 @@ def _is_one_of(config: Config, key: str, value: Any, folders: Folders) -> bool:
     if is_group(key, folders):
         names = [load_choice(key, name, folders).get("name", name) for name in choice_texts(value)]
         return getattr(getattr(config, key, None), "name", None) in names
-    found: Any = config
+    setting: Any = config
     for part in key.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"skip: {key}: no such key in {type(found).__name__}")
-        found = getattr(found, part)
+        if not hasattr(setting, part):
+            raise ValueError(f"skip: {key}: no such key in {type(setting).__name__}")
+        setting = getattr(setting, part)
     listed = value if isinstance(value, list) else [value]
-    return (found.value if isinstance(found, Enum) else found) in listed
+    return (setting.value if isinstance(setting, Enum) else setting) in listed
 
 
 def _point_problems(tried: dict[tuple[str, ...], str | None], shared: set[str]) -> list[str]:
