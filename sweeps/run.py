@@ -15,15 +15,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from eval.benchmarks.registry import eval_config
-from harness.config.compose import (
-    Point,
-    all_folders,
-    check_command_line,
-    first_cause,
-    named_grids,
-    register,
-    to_config,
-)
+from harness.config.compose import Point, all_folders, named_grids, register, to_config
+from harness.config.overrides import check_command_line, first_cause
 from harness.config.schema import Config
 from harness.console import STDOUT, friendly_errors, refuse, version
 from sweeps.launch.launch import launch

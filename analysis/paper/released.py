@@ -114,11 +114,11 @@ def locate(name: str, data: Path, converted: Path) -> Path:
         ValueError: two copies are there, or a file is not what its place says.
     """
     release = RELEASES[name]
-    found = [path for path in _below(data, f"{name}.csv") if path.is_file() and path.resolve().parent != converted]
-    if len(found) > 1:
-        raise ValueError(f"{found[0]} and {found[1]}: keep one of the two")
-    if found:
-        return found[0]
+    csv_files = [path for path in _below(data, f"{name}.csv") if path.is_file() and path.resolve().parent != converted]
+    if len(csv_files) > 1:
+        raise ValueError(f"{csv_files[0]} and {csv_files[1]}: keep one of the two")
+    if csv_files:
+        return csv_files[0]
     folders = [path for path in _below(data, release.folder) if path.is_dir() and any(path.glob("*.jsonl"))]
     if len(folders) > 1:
         raise ValueError(f"{folders[0]} and {folders[1]}: keep one of the two")

@@ -189,8 +189,8 @@ def _train(
     """Takes six steps of two fresh members, or the rest of them. -> the first member's steps; whether it was stopped"""
     options = settings.options(steps=6, **({} if settings.tiny else {"batch_size": 2}))
     train = replace(train_config(options), optimizer=optimizer, checkpoint_steps=2)
-    asked: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    signals: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     steps: list[StepMetrics] = []
 
     def note(step: StepMetrics) -> None:
@@ -211,7 +211,7 @@ def _train(
         for place in range(2)
     ]
     try:
-        train_group(bank, members, should_stop=lambda: bool(asked))
+        train_group(bank, members, should_stop=lambda: bool(signals))
     except TrainingInterrupted:
         return steps, True
     finally:

@@ -87,7 +87,7 @@ def decode(
 
 
 def _sequences(base: LoadedBase, requests: Sequence[DecodingRequest], settings: DecodingSettings) -> list[UnderWay]:
-    found = []
+    sequences = []
     for index, request in enumerate(requests):
         room = base.max_length - len(request.tokens)
         if not request.tokens or room < 1:
@@ -97,8 +97,8 @@ def _sequences(base: LoadedBase, requests: Sequence[DecodingRequest], settings: 
             )
         num_new = min(settings.max_new_tokens, room)
         uniform_T = None if settings.greedy else uniform_numbers(request.seed, num_new)
-        found.append(UnderWay(index, request, num_new, uniform_T))
-    return longest_first(found)
+        sequences.append(UnderWay(index, request, num_new, uniform_T))
+    return longest_first(sequences)
 
 
 @dataclass(slots=True)

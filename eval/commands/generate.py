@@ -41,7 +41,7 @@ def run_generate(
         target: who answers.
         questions: embedded, or a file of questions.
         bench: the name of the answers' file.
-        limit: the first so many questions; None: all.
+        limit: only the first N questions; None: all.
         settings: how an answer is written.
         fresh: throw away answers that were made with other settings.
         advance: called after each answer.

@@ -244,17 +244,17 @@ def _open_or_begin(
     from eval.human.store import DATABASE, Rules, create_store
 
     claim_seconds = None if claim_minutes is None else 60.0 * claim_minutes
-    said: dict[str, Any] = {
+    given_rules: dict[str, Any] = {
         "raters_per_item": raters_per_item,
         "check_rate": check_rate,
         "claim_seconds": claim_seconds,
     }
-    said = {key: value for key, value in said.items() if value is not None}
+    given_rules = {key: value for key, value in given_rules.items() if value is not None}
     if options.answers or not (options.tournament / DATABASE).is_file():
         if not options.answers:
             raise ValueError("nothing to vote on: name answer files or run folders, a --sweep or a --run")
         contest = draw_contest(options)
-        store = create_store(options.tournament, contest, replace(Rules(), **said))
+        store = create_store(options.tournament, contest, replace(Rules(), **given_rules))
         for note in contest.notes:
             _say(note)
         same = sum(item.answer_one == item.answer_two for item in contest.items)
@@ -262,8 +262,8 @@ def _open_or_begin(
         _say(line + (f"; {same} items show one text twice" if same else ""))
     else:
         store = _open(options.tournament)
-    if said:
-        store.set_fact("rules", asdict(replace(store.rules, **said)))
+    if given_rules:
+        store.set_fact("rules", asdict(replace(store.rules, **given_rules)))
     if not store.num_checks and store.rules.check_rate:
         _say("no attention checks: no answer has 12 to 150 different words; --checks FILE brings your own")
     return store

@@ -119,11 +119,11 @@ def _key(store: VoteStore, item_id: int, swapped: bool) -> str:
 
 def _keys(store: VoteStore) -> dict[str, tuple[str, str, str]]:
     """(question_id, system_a, system_b) behind every key."""
-    found = {}
+    names = {}
     for item_id, item in enumerate(store.items(), start=1):
-        found[_key(store, item_id, False)] = (item.question_id, item.system_one, item.system_two)
-        found[_key(store, item_id, True)] = (item.question_id, item.system_two, item.system_one)
-    return found
+        names[_key(store, item_id, False)] = (item.question_id, item.system_one, item.system_two)
+        names[_key(store, item_id, True)] = (item.question_id, item.system_two, item.system_one)
+    return names
 
 
 def _known(key: str, keys: Mapping[str, tuple[str, str, str]], where: str) -> tuple[str, str, str]:

@@ -91,19 +91,19 @@ def claim(store: VoteStore, rater_id: int) -> Assignment | None:
     with store.writing() as db:
         now = store.now()
         _expire(db, now)
-        found = db.execute(
+        row = db.execute(
             "SELECT assignment_id FROM assignments WHERE rater_id = ? AND state = 'open' "
             "ORDER BY COALESCE(reopened, 0) DESC, assignment_id LIMIT 1",
             (rater_id,),
         ).fetchone()
-        if found is None:
+        if row is None:
             item_id = _next_item(db, rater_id, rules)
             if item_id is None:
                 return None
             check_id = _due_check(db, store.seed, rater_id, rules)
             assignment_id = _assign(db, store.seed, check_id or item_id, rater_id, now)
         else:
-            assignment_id = found[0]
+            assignment_id = row[0]
         expires = now + rules.claim_seconds
         db.execute("UPDATE assignments SET expires = ? WHERE assignment_id = ?", (expires, assignment_id))
         return _assignment(db, assignment_id)

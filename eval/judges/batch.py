@@ -219,12 +219,12 @@ class BatchJudge:
         return outcome
 
     def _wait(self, server: BatchServer, batch_id: str) -> BatchState | None:
-        said = ""
+        last_line = ""
         while (state := server.state(batch_id)) is not None and not state.is_final:
             line = f"batch {batch_id}: {state.status}, {state.num_done} of {state.num_requests} done"
-            if line != said:
+            if line != last_line:
                 self._say(f"{line} (may be left: the same command goes on)")
-            said = line
+            last_line = line
             time.sleep(self._options.batch_poll_seconds)
         if state is not None:
             self._say(f"batch {batch_id}: {state.status}")
@@ -234,20 +234,20 @@ class BatchJudge:
         self, line: str, booking: Booking, outcome: _Outcome, on_judgment: Callable[[Judgment], None]
     ) -> None:
         """Keeps what a line says; one that names no request of the batch is passed over."""
-        digest, found = _parsed(line)
+        digest, parsed = _parsed(line)
         if digest not in booking.requests or digest in outcome.costs:
             return
-        if isinstance(found, Fault) and (found.was_free or found.retry):
-            outcome.costs[digest] = fault_cost(self._options, found)
-            outcome.failed[digest] = shown_reason(found.reason, self._key)
-            if found.adapt is not None and next_to_leave_out(found.adapt, self._unsupported) not in self._unsupported:
-                outcome.adapt[digest] = found.adapt
+        if isinstance(parsed, Fault) and (parsed.was_free or parsed.retry):
+            outcome.costs[digest] = fault_cost(self._options, parsed)
+            outcome.failed[digest] = shown_reason(parsed.reason, self._key)
+            if parsed.adapt is not None and next_to_leave_out(parsed.adapt, self._unsupported) not in self._unsupported:
+                outcome.adapt[digest] = parsed.adapt
             return
         (question_id, first, second), _ = booking.requests[digest]
-        cost = reply_cost(self._options, found) if isinstance(found, Reply) else fault_cost(self._options, found)
-        if isinstance(found, Reply):
+        cost = reply_cost(self._options, parsed) if isinstance(parsed, Reply) else fault_cost(self._options, parsed)
+        if isinstance(parsed, Reply):
             key, mode = (question_id, first, second), self._prompts.mode
-            judgment = reply_judgment(self._options, mode, key, digest, found, cost, None, self._redacted)
+            judgment = reply_judgment(self._options, mode, key, digest, parsed, cost, None, self._redacted)
         else:
             judgment = Judgment(
                 question_id=question_id,
@@ -255,7 +255,7 @@ class BatchJudge:
                 system_b=second,
                 prompt_sha256=digest,
                 verdict=UNPARSED,
-                reason=shown_reason(found.reason, self._key),
+                reason=shown_reason(parsed.reason, self._key),
                 cost_usd=cost,
                 raw_text=self._redacted(line),
             )

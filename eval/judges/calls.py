@@ -109,20 +109,20 @@ class ApiJudge:
             if self.stopped is not None:
                 return
             try:
-                found = await self._decide(client, match)
+                decided = await self._decide(client, match)
             except RunStopped as stop:
                 self.stopped = self.stopped or self._reason(str(stop))
                 return
-            if isinstance(found, Judgment):
+            if isinstance(decided, Judgment):
                 self._failures_in_a_row = 0
-                on_judgment(found)
+                on_judgment(decided)
                 continue
             question, first, second = match.key
-            reason = self._reason(found.reason)
+            reason = self._reason(decided.reason)
             failures.append(Failure(question_id=question, system_a=first, system_b=second, reason=reason))
             self._failures_in_a_row += 1
-            if found.fatal or self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
-                again = "" if found.fatal else f"{self._failures_in_a_row} matches in a row failed, the last with: "
+            if decided.fatal or self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
+                again = "" if decided.fatal else f"{self._failures_in_a_row} matches in a row failed, the last with: "
                 self.stopped = self.stopped or again + reason
 
     async def _decide(self, client: AsyncOpenAI, match: Match) -> Judgment | Fault:
@@ -136,31 +136,31 @@ class ApiJudge:
                 raise RunStopped(self.stopped)
             call_id = self._reserve(prompt)
             started, left_out = time.monotonic(), frozenset(self._unsupported)
-            found = await self._ask(client, prompt)
-            if isinstance(found, Reply):
-                cost = reply_cost(self._options, found)
-                outcome = self._reason(f"200 {found.model}")
+            result = await self._ask(client, prompt)
+            if isinstance(result, Reply):
+                cost = reply_cost(self._options, result)
+                outcome = self._reason(f"200 {result.model}")
                 self._store.settle_when_stored(prompt.sha256, call_id, outcome, cost)
                 return reply_judgment(
                     self._options,
                     self._prompts.mode,
                     match.key,
                     prompt.sha256,
-                    found,
+                    result,
                     cost,
                     time.monotonic() - started,
                     self._redacted,
                 )
-            self._store.settle(call_id, self._reason(found.reason), fault_cost(self._options, found))
-            if found.adapt is not None and self._may_adapt(found.adapt):
-                part = next_to_leave_out(found.adapt, left_out)
+            self._store.settle(call_id, self._reason(result.reason), fault_cost(self._options, result))
+            if result.adapt is not None and self._may_adapt(result.adapt):
+                part = next_to_leave_out(result.adapt, left_out)
                 if part not in left_out:
                     self._unsupported.add(part)
                     continue
-            if not found.retry or attempt >= self._options.max_attempts:
-                return found
-            if found.wait_seconds is not None:
-                self._gate.hold(found.wait_seconds)
+            if not result.retry or attempt >= self._options.max_attempts:
+                return result
+            if result.wait_seconds is not None:
+                self._gate.hold(result.wait_seconds)
             else:
                 await asyncio.sleep(backoff_seconds(attempt, self._options.backoff_seconds, spread.random()))
             attempt += 1

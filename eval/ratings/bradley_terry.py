@@ -218,7 +218,7 @@ def _maximise(cells: Cells, counts: Array, groups: list[list[int]], with_ties: b
         return np.asarray(_derivatives(x[None], cells, counts[None], groups, with_ties, precision)[1][0])
 
     total = max(float(counts.sum()), 1.0)
-    found = minimize(  # type: ignore[call-overload]  # the stubs reject functions of plain arrays
+    optimum = minimize(  # type: ignore[call-overload]  # the stubs reject functions of plain arrays
         lambda x: value(x) / total,
         np.zeros(cells.num_systems + 1),
         jac=lambda x: gradient(x) / total,
@@ -226,9 +226,9 @@ def _maximise(cells: Cells, counts: Array, groups: list[list[int]], with_ties: b
         method="trust-exact",
         options={"gtol": 1e-12, "maxiter": 500},
     )
-    if np.abs(found.jac).max() > 1e-7:
-        raise ArithmeticError(f"scipy's trust-exact stopped short of a maximum: {found.message}")
-    return np.asarray(found.x)
+    if np.abs(optimum.jac).max() > 1e-7:
+        raise ArithmeticError(f"scipy's trust-exact stopped short of a maximum: {optimum.message}")
+    return np.asarray(optimum.x)
 
 
 @dataclass(frozen=True, slots=True)

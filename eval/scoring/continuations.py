@@ -105,12 +105,12 @@ def score_continuations(
 
 def _groups(requests: Sequence[Continuation], shares: bool) -> list[_Group]:
     """Groups requests, those of one member together and the longest first, so that trouble with memory comes early."""
-    found: dict[str | None, dict[str, list[int]]] = {}
+    by_member: dict[str | None, dict[str, list[int]]] = {}
     for index, request in enumerate(requests):
         key = f"={index}" if request.group is None or not shares else f"g{request.group}"
-        found.setdefault(request.member, {}).setdefault(key, []).append(index)
+        by_member.setdefault(request.member, {}).setdefault(key, []).append(index)
     groups: list[_Group] = []
-    for member, by_key in found.items():
+    for member, by_key in by_member.items():
         mine = [_Group(member, indices, _num_prefix(indices, requests)) for indices in by_key.values()]
         groups += sorted(mine, key=lambda group: -group.num_row_tokens(requests))
     return groups

@@ -152,11 +152,11 @@ def common_prefix(sequences: Sequence[list[int]]) -> int:
 
 def _groups(prompts: Sequence[Prompt], shares: bool) -> list[_Group]:
     """Groups in order of appearance, those of one member together (the bank wants them neighbours)."""
-    found: dict[str | None, dict[str, list[int]]] = {}
+    by_member: dict[str | None, dict[str, list[int]]] = {}
     for index, prompt in enumerate(prompts):
-        found.setdefault(prompt.member, {}).setdefault(prompt.group, []).append(index)
+        by_member.setdefault(prompt.member, {}).setdefault(prompt.group, []).append(index)
     groups = []
-    for member, by_key in found.items():
+    for member, by_key in by_member.items():
         for indices in by_key.values():
             token_lists = [list(prompts[index].tokens) for index in indices]
             shared = min(common_prefix(token_lists), min(map(len, token_lists)) - 1)  # one own token at least

@@ -108,11 +108,11 @@ class ClassifierBank(OwnedBank):
 
     def label_logits(self, items: Sequence[Item]) -> Tensor:
         """-> scores of the classes, [items, classes] float32, in the items' order."""
-        found: dict[int, Tensor] = {}
+        logits: dict[int, Tensor] = {}
         for batch in padded_batches([len(item.tokens) for item in items]):
             with self._drawing(items[batch[0]].dropout_key + 1):
-                found.update(zip(batch, self._batch_logits([items[i] for i in batch]), strict=True))
-        return torch.stack([found[i] for i in range(len(items))])
+                logits.update(zip(batch, self._batch_logits([items[i] for i in batch]), strict=True))
+        return torch.stack([logits[i] for i in range(len(items))])
 
     def _batch_logits(self, items: Sequence[Item]) -> Tensor:
         model = self.base

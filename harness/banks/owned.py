@@ -106,11 +106,11 @@ class OwnedBank(nn.Module, ABC):
     @property
     def layers(self) -> dict[str, BaseLayer]:
         """The base's linear layers by name, without the adapter around them."""
-        found: dict[str, BaseLayer] = {}
+        layers: dict[str, BaseLayer] = {}
         for name, module in self.base.named_modules():
             if isinstance(module, LINEAR) and ".lora_" not in name:
-                found[name.replace(".base_layer", "")] = BaseLayer(base=module)
-        return found
+                layers[name.replace(".base_layer", "")] = BaseLayer(base=module)
+        return layers
 
     def calibrate(self, items: Sequence[Item]) -> None:
         """Keeps the examples from which EVA, CorDA and LoRA-GA start. Call it before `add_member`."""

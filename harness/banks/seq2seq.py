@@ -115,13 +115,13 @@ class Seq2SeqBank(OwnedBank):
             encoder_attention_mask=source_mask,
             use_cache=False,
         ).last_hidden_state
-        at = target_mask.bool()
-        hidden_MD = hidden_BTD[at]
+        is_target_BT = target_mask.bool()
+        hidden_MD = hidden_BTD[is_target_BT]
         if getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings):
             hidden_MD = hidden_MD * model.config.d_model**-0.5
         head = model.get_output_embeddings().weight
         head_losses = trained_head_losses if head.requires_grad else target_losses
-        parts: Sequence[Tensor] = head_losses(hidden_MD, head, target_BT[at]).split([len(t) for t in targets])
+        parts: Sequence[Tensor] = head_losses(hidden_MD, head, target_BT[is_target_BT]).split([len(t) for t in targets])
         return parts
 
     def _require_numbers(self, ids_BT: Tensor, logits_BV: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ class AdapterBank(nn.Module):
             ValueError: an A without a B, of another rank, or a layer that this base doesn't have or has in another
                 shape; layers that the config means and the file lacks, or the other way round.
         """
-        rank, found = saved.get("r", DEFAULT_RANK), set[str]()
+        rank, adapted = saved.get("r", DEFAULT_RANK), set[str]()
         for key in sorted(tensors):
             layer_name, _, factor = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rpartition(".")
             other = f"{PEFT_PREFIX}{layer_name}.{'lora_B' if factor == 'lora_A' else 'lora_A'}.weight"
@@ -186,9 +186,9 @@ class AdapterBank(nn.Module):
             if a_RI.shape != (rank, shape[0]) or b_OR.shape != (shape[1], rank):
                 ranks = f"{list(a_RI.shape)} and {list(b_OR.shape)}"
                 raise ValueError(f"{folder}: r={rank} in {ADAPTER_CONFIG}, but {layer_name} has factors of {ranks}")
-            found.add(layer_name)
+            adapted.add(layer_name)
             yield layer_name, a_RI, b_OR
-        if apart := found.symmetric_difference(targeted(saved, self.layers)):
+        if apart := adapted.symmetric_difference(targeted(saved, self.layers)):
             raise ValueError(
                 f"{folder}: target_modules in {ADAPTER_CONFIG} and the layers in {ADAPTER_WEIGHTS} differ in "
                 f"{listed(apart)}; copy both files anew"
@@ -294,12 +294,12 @@ class AdapterBank(nn.Module):
     def _targets(self, wanted: Sequence[str]) -> list[str]:
         if list(wanted) == [ALL_LINEAR]:
             return list(self.layers)
-        found = [name for name in self.layers if name.rsplit(".", 1)[-1] in wanted or name in wanted]
+        targets = [name for name in self.layers if name.rsplit(".", 1)[-1] in wanted or name in wanted]
         unknown = set(wanted) - {name.rsplit(".", 1)[-1] for name in self.layers} - set(self.layers)
         if unknown:
             known = sorted({name.rsplit(".", 1)[-1] for name in self.layers})
             raise ValueError(f"adapter.targets={sorted(unknown)}: no such linear layer; this model has {known}")
-        return found
+        return targets
 
     def _place(
         self, layer: BankLinear, name: str, a_RI: Tensor, b_OR: Tensor, config: AdapterConfig, seed: int

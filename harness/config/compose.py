@@ -1,16 +1,14 @@
-"""Hydra's part: from a command line to typed configs. With `harness.run` the only importer of Hydra.
+"""Composes the points of a command line to typed configs, by Hydra.
 
 `python -m harness.run -m ...` is served by `GridSweeper`, a Hydra Sweeper that composes each point once
 and hands all of them to one function; Hydra's own would compose twice and run job by job.
-Command lines are checked before Hydra sees them, all mistakes together, with the near matches.
+`harness.config.overrides` checks the command line before.
 """
 
 import importlib
-import re
 import sys
 import types
-import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import partial
@@ -19,27 +17,28 @@ from typing import Any
 
 from hydra import version
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config.choices import CONF_FOLDER, OURS, Folders, choices, is_group, load_choice, near
-from harness.config.evaluations import Evals, blank_config, nested_key, nested_settings, refuse_values
+from harness.config.choices import CONF_FOLDER, OURS, Folders, is_group, load_choice
+from harness.config.evaluations import Evals, blank_config, nested_settings, refuse_values
 from harness.config.folders import user_folders, without_search_path
-from harness.config.grids import ONE_TO_A_SWEEP, Skip, Variant, choice_texts, expand, with_named_grids
-from harness.config.prototypes import Prototypes, parsed
-from harness.config.remedies import deletion_problem, empty_sweep_problem, unreadable, varying_problem
+from harness.config.grids import Skip, Variant, choice_texts, expand, with_named_grids
+from harness.config.overrides import check_overrides, first_cause, swept_values
+from harness.config.prototypes import Prototypes
+from harness.config.remedies import varying_problem
 from harness.config.schema import (
     AdapterConfig,
     Config,
@@ -66,7 +65,6 @@ GROUPS: dict[str, type] = {
 }
 LOCAL = "local"  # the hub id of model=local and dataset=local, which are on no hub
 MAX_WRONG_POINTS = 50  # of a grid are looked at; each costs a composition by Hydra
-_EVAL_KEY = re.compile(r"\beval\.\w+")
 _PLUGIN_MODULE = "hydra_plugins.harness"  # Hydra accepts plugins by this module prefix only
 
 
@@ -238,9 +236,9 @@ def _fixed_and_axes(overrides: Sequence[Override], folders: Folders) -> tuple[li
         if override.type is OverrideType.CHANGE:
             axes.pop(key, None)
         if override.is_sweep_override():
-            axes[key] = [_value_of(choice) for choice in _choices(override)]
+            axes[key] = swept_values(override)
         elif not override.is_delete() and any(_overlap(key, axis, folders) for axis in axes):
-            axes[key] = [_value_of(str(override.input_line))]  # in its turn: after what varies
+            axes[key] = [str(override.input_line).partition("=")[2]]  # in its turn: after what varies
         else:
             fixed.append(str(override.input_line))
     return fixed, axes
@@ -300,13 +298,13 @@ def _is_one_of(config: Config, key: str, value: Any, folders: Folders) -> bool:
     if is_group(key, folders):
         names = [load_choice(key, name, folders).get("name", name) for name in choice_texts(value)]
         return getattr(getattr(config, key, None), "name", None) in names
-    found: Any = config
+    setting: Any = config
     for part in key.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"skip: {key}: no such key in {type(found).__name__}")
-        found = getattr(found, part)
+        if not hasattr(setting, part):
+            raise ValueError(f"skip: {key}: no such key in {type(setting).__name__}")
+        setting = getattr(setting, part)
     listed = value if isinstance(value, list) else [value]
-    return (found.value if isinstance(found, Enum) else found) in listed
+    return (setting.value if isinstance(setting, Enum) else setting) in listed
 
 
 def _point_problems(tried: dict[tuple[str, ...], str | None], shared: set[str]) -> list[str]:
@@ -344,146 +342,5 @@ def to_config(composed: DictConfig, evals: Evals = EvalConfig) -> Config:
     return config
 
 
-def check_command_line(arguments: Sequence[str], evals: Evals = EvalConfig, folders: Folders = OURS) -> list[str]:
-    """Mistakes among `sys.argv[1:]`, all of them; Hydra's own options (`-m`, `--cfg job`) are passed over."""
-    options = get_args_parser().parse_args(list(arguments))
-    return check_overrides(options.overrides, several=options.multirun, evals=evals, folders=folders)
-
-
-def check_overrides(
-    arguments: Sequence[str], several: bool = True, evals: Evals = EvalConfig, folders: Folders = OURS
-) -> list[str]:
-    """Mistakes in overrides, with their near matches: unknown choices, unknown keys, values of another type.
-
-    Args:
-        arguments: `key=value` each.
-        several: is it a grid (`-m`), where a key may have several values?
-        evals: the schema of the group `eval`, as for `register`.
-        folders: where choices are looked for.
-    """
-    problems: list[str] = []
-    blank = blank_config(evals)  # to try values on, one after the other: each is judged by its own type alone
-    for text in arguments:
-        try:
-            override = parsed(text)
-        except HydraException as error:
-            problems.append(unreadable(text, error))
-            continue
-        if not override.key_or_group:
-            problems.append(f"{text}: there is no key before the =; expected key=value")
-        elif override.is_sweep_override() and (problem := _sweep_problem(override, several, folders)):
-            problems.append(problem)
-        elif not override.key_or_group.startswith("hydra"):
-            problems += _check_override(override, evals, blank, folders)
-    return problems
-
-
-def _sweep_problem(override: Override, several: bool, folders: Folders) -> str | None:
-    """Why a key can't have these several values."""
-    text, key = override.input_line, override.key_or_group
-    if key.partition(".")[0] in ONE_TO_A_SWEEP:
-        return varying_problem(str(text))
-    if not several:
-        return f"{text}: several values are a grid: add -m; one value that is a list is [a,b]"
-    if not override.is_discrete_sweep():
-        return f"{text}: a grid needs single values: a,b or choice(a,b) or range(first,end)"
-    known = choices(key, folders) if is_group(key, folders) else None
-    return empty_sweep_problem(override, known)
-
-
-def _check_override(override: Override, evals: Evals, blank: DictConfig, folders: Folders) -> Iterator[str]:
-    key = override.key_or_group
-    if override.is_delete() and (problem := deletion_problem(override, _owner(key, evals), is_group(key, folders))):
-        yield problem
-        return
-    if is_group(key, folders):
-        known = choices(key, folders)
-        for value in _values(override):
-            if value not in known:
-                yield f"{key}={value}: no such {key}.{near(value, known)}"
-        return
-    where = ""
-    schema: Any = Config
-    for part in key.split("."):
-        if isinstance(schema, dict) or not is_dataclass(schema):
-            return  # below a free-form mapping: Hydra's own check
-        known = [f.name for f in fields(schema)] + ([] if where else ["experiment"])
-        if part not in known:
-            now = nested_key(key, evals)
-            yield (
-                f"{key}: this key is {now} now"
-                if now
-                else f"{key}: no such key{f' in {where}' if where else ''}.{near(part, known)}"
-            )
-            return
-        schema = evals if where == "" and part == "eval" else _field_type(schema, part)
-        where = f"{where}.{part}".strip(".")
-    for text in [] if is_dataclass(schema) else _values(override):
-        yield from _type_problem(key, text, blank)
-
-
-def _owner(key: str, evals: Evals) -> type | None:
-    """The dataclass that has this key as a field; None below a free-form mapping."""
-    schema: Any = Config
-    *above, last = key.split(".")
-    for part in above:
-        schema = evals if part == "eval" and schema is Config else _field_type(schema, part)
-        if not is_dataclass(schema):
-            return None
-    assert isinstance(schema, type)
-    return schema if last in {f.name for f in fields(schema)} else None
-
-
-def _type_problem(key: str, text: str, blank: DictConfig) -> Iterator[str]:
-    """What OmegaConf says of `key=text` when it doesn't fit the schema; interpolations are not judged."""
-    value = parsed(f"{key}={text}").value()
-    if isinstance(value, str) and "${" in value:
-        return
-    if value == MISSING:
-        yield f"{key}={text}: {MISSING} stands for a value that is still to be given; give one"
-        return
-    try:
-        OmegaConf.update(blank, key, value)
-    except OmegaConfBaseException as error:
-        yield f"{key}={text}: {str(error).splitlines()[0]}"
-
-
-def _field_type(schema: Any, name: str) -> Any:
-    hint = typing.get_type_hints(schema).get(name)
-    if isinstance(hint, types.UnionType):
-        return next(arg for arg in typing.get_args(hint) if arg is not type(None))
-    return hint
-
-
-def _values(override: Override) -> list[str]:
-    """Each value as it was typed. A glob has none until the choices that it matches are looked up."""
-    if not override.is_sweep_override():
-        return [] if override.is_delete() else [override.get_value_string()]
-    if isinstance(override.value(), Glob):
-        return []
-    return [_value_of(text) for text in _choices(override)]
-
-
-def _choices(override: Override) -> list[str]:
-    key = override.get_key_element()
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
-def _value_of(override: str) -> str:
-    return override.partition("=")[2]
-
-
 def _load(loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:
     return loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
-
-
-def first_cause(error: BaseException, evals: Evals = EvalConfig) -> str:
-    """The sentences that say what is wrong, without OmegaConf's trailing object dump."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), None)
-    for old in [key or "", *_EVAL_KEY.findall(str(error))]:
-        if (now := nested_key(old, evals)) is not None:
-            return f"{old}: this key is {now} now"
-    said = [line for line in lines if not line.startswith(("full_key:", "reference_type=", "object_type="))]
-    text = "; ".join(said) or type(error).__name__
-    return f"{key}: {text}" if key and key not in text else text

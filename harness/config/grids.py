@@ -83,11 +83,11 @@ def with_named_grids(arguments: Sequence[str], folders: Folders = OURS) -> list[
     spelled: list[str] = []
     names: list[str] = []
     for text in arguments:
-        found = _NAMES.fullmatch(text)
-        if found is None:
+        match = _NAMES.fullmatch(text)
+        if match is None:
             spelled.append(text)
             continue
-        names = [load_grid(name, folders).name for name in found[1].split(",")]
+        names = [load_grid(name, folders).name for name in match[1].split(",")]
         spelled.append(f"grid=[{{{INCLUDE}:[{','.join(names)}]}}]")
     keys = {text.partition("=")[0].lstrip("+~") for text in spelled if "=" in text}
     whole = all(key.partition(".")[0] in ONE_TO_A_SWEEP for key in keys) and "sweep_name" not in keys

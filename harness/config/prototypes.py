@@ -104,10 +104,10 @@ class Prototypes:
         Raises:
             HydraException, OmegaConfBaseException, ValueError: what Hydra, or the schema, says of the point.
         """
-        asked = built = None
+        overrides = built = None
         try:
-            asked = self._asked(own)
-            built = None if asked is None else self._built(asked)
+            overrides = self._asked(own)
+            built = None if overrides is None else self._built(overrides)
         except (HydraException, OmegaConfBaseException, ValueError):
             pass  # Hydra finds the same mistake, and says it in its own words
         if built is not None:
@@ -115,30 +115,30 @@ class Prototypes:
         self.num_composed += 1
         composed = self._load([*self._fixed, *own])
         config = self._convert(composed)
-        if asked is not None and self._choices_are_independent(asked.rest):
-            self._take_apart(asked, composed, config)
+        if overrides is not None and self._choices_are_independent(overrides.rest):
+            self._take_apart(overrides, composed, config)
         return config
 
-    def _built(self, asked: _Asked) -> Config | None:
+    def _built(self, overrides: _Asked) -> Config | None:
         """The point from parts that are known; None where one is not."""
-        if asked.rest not in self._tops:
+        if overrides.rest not in self._tops:
             return None
-        groups = {group: self._group(asked, group) for group in _GROUPS}
+        groups = {group: self._group(overrides, group) for group in _GROUPS}
         if any(part is None for part in groups.values()):
             return None
-        config = replace(self._tops[asked.rest], **groups)
-        texts = dict(self._interpolated[asked.rest])
+        config = replace(self._tops[overrides.rest], **groups)
+        texts = dict(self._interpolated[overrides.rest])
         for group in _GROUPS:
-            texts |= self._interpolated[_prototype_key(asked, group)]
+            texts |= self._interpolated[_prototype_key(overrides, group)]
         return with_interpolations(config, texts) if texts else config
 
-    def _group(self, asked: _Asked, group: str) -> Any:
-        values = asked.values.get(group, {})
+    def _group(self, overrides: _Asked, group: str) -> Any:
+        values = overrides.values.get(group, {})
         if not values:
-            return self._typed.get(_prototype_key(asked, group))
-        key = (asked.rest, group, asked.choices.get(group), tuple(sorted(values.items())))
+            return self._typed.get(_prototype_key(overrides, group))
+        key = (overrides.rest, group, overrides.choices.get(group), tuple(sorted(values.items())))
         if key not in self._typed:
-            prototype = self._typed.get(_prototype_key(asked, group))
+            prototype = self._typed.get(_prototype_key(overrides, group))
             if prototype is None:
                 return None
             self._typed[key] = replace(prototype, **{name: self._field(text) for name, text in values.items()})
@@ -156,19 +156,19 @@ class Prototypes:
         value = blank[part.field]
         return OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
 
-    def _take_apart(self, asked: _Asked, composed: DictConfig, config: Config) -> None:
+    def _take_apart(self, overrides: _Asked, composed: DictConfig, config: Config) -> None:
         plain: Any = OmegaConf.to_container(composed, resolve=False)
         outside = {key: value for key, value in plain.items() if key not in (*_GROUPS, "hydra")}
         try:
             texts = interpolated(outside, config)
         except NotFollowedError:
             return
-        self._tops[asked.rest] = config
-        self._interpolated[asked.rest] = texts
+        self._tops[overrides.rest] = config
+        self._interpolated[overrides.rest] = texts
         for group in _GROUPS:
             part = getattr(config, group)
             with suppress(NotFollowedError):
-                key = _prototype_key(asked, group)
+                key = _prototype_key(overrides, group)
                 self._interpolated[key] = interpolated(plain[group], part, (group,))
                 self._typed[key] = part
 
@@ -223,10 +223,10 @@ class Prototypes:
         key = group, choice
         if key not in self._simple:
             self._simple[key] = False  # for files that name each other
-            found = self._loader.repository.load_config(f"{group}/{choice}") if _WORD.fullmatch(choice) else None
-            if found is None or found.header.get("package") is not None:
+            file = self._loader.repository.load_config(f"{group}/{choice}") if _WORD.fullmatch(choice) else None
+            if file is None or file.header.get("package") is not None:
                 return False
-            defaults = found.defaults_list or []
+            defaults = file.defaults_list or []
             names = [default.path for default in defaults if isinstance(default, ConfigDefault)]
             plain = len(names) == len(defaults) and all(default.package is None for default in defaults)
             below = [str(name) for name in names if name not in (_OWN_SCHEMA, "_self_")]
@@ -242,10 +242,10 @@ class Prototypes:
     def _look_at_defaults(self, rest: tuple[str, ...]) -> bool:
         overrides = [*self._fixed, *rest]
         try:
-            found = self._loader.compute_defaults_list(PRIMARY, overrides, RunMode.RUN)
+            composed = self._loader.compute_defaults_list(PRIMARY, overrides, RunMode.RUN)
         except (HydraException, OmegaConfBaseException):  # it composes only together with a point's own overrides
             return False
-        for default in found.defaults:
+        for default in composed.defaults:
             path = default.config_path or ""
             group = path.partition("/")[0]
             if group == "hydra" or default.package == "hydra":

@@ -115,13 +115,13 @@ def _fitted(
     if fits(messages):
         return messages
     system = [message for message in messages[:1] if message["role"] == "system"]
-    turns = [at for at in range(len(system), len(messages) - 1) if messages[at]["role"] == "user"]
+    turns = [turn for turn in range(len(system), len(messages) - 1) if messages[turn]["role"] == "user"]
     shortest = messages
     for start in turns[1:] if turns and turns[0] == len(system) else turns:
         shortest = [*system, *messages[start:]]
         if fits(shortest):
             return shortest
-    question = max((at for at, message in enumerate(shortest[:-1]) if message["role"] == "user"), default=None)
+    question = max((turn for turn, message in enumerate(shortest[:-1]) if message["role"] == "user"), default=None)
     if question is None:
         raise RowError(example.target_field, f"no user turn to keep within dataset.source_max_tokens={max_tokens}")
 

@@ -131,7 +131,7 @@ def sha256_files(paths: Sequence[Path], hash_file: Callable[[Path], str] = sha25
 
     Args:
         paths: the files.
-        hash_file: gives a file's digest, where it is kept or made up.
+        hash_file: gives the digest of one file.
     """
     digests = [hash_file(path) for path in paths]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -33,12 +33,12 @@ class ModelSource:
 
 def locate_model(config: ModelConfig, paths: PathsConfig) -> ModelSource | Missing:
     """Looks for a model's weights in all places, in order."""
-    looked: list[str] = []
-    found = _local_folder(config, paths, looked)
+    looked_in: list[str] = []
+    found = _local_folder(config, paths, looked_in)
     if found is not None:
         return ModelSource(kind="folder", location=str(found), revision=config.revision, max_length=config.max_length)
     if config.path is not None:
-        return _missing(config, looked, "point model.path at a folder with config.json and *.safetensors")
+        return _missing(config, looked_in, "point model.path at a folder with config.json and *.safetensors")
     if config.hub_id in EMBEDDED_MODELS:
         return _embedded(config)
     snapshot = cached_snapshot(config.hub_id, config.revision)
@@ -46,14 +46,14 @@ def locate_model(config: ModelConfig, paths: PathsConfig) -> ModelSource | Missi
         return ModelSource(
             kind="folder", location=str(snapshot), revision=config.revision, max_length=config.max_length
         )
-    looked.append(f"the hub's local cache (HF_HOME): {config.hub_id} is not downloaded")
+    looked_in.append(f"the hub's local cache (HF_HOME): {config.hub_id} is not downloaded")
     problem = hub_problem(config.hub_id, config.revision)
     if problem is None:
         return ModelSource(kind="hub", location=config.hub_id, revision=config.revision, max_length=config.max_length)
-    looked.append(f"https://huggingface.co/{config.hub_id}: {problem}")
+    looked_in.append(f"https://huggingface.co/{config.hub_id}: {problem}")
     return _missing(
         config,
-        looked,
+        looked_in,
         f"put the checkpoint at <store>/{config.name} and set paths.model_store (or HARNESS_MODEL_STORE), "
         f"or run where the hub can be reached, or take model=smollm2, which needs neither",
     )
@@ -163,20 +163,20 @@ def num_parameters(shape: ShapeConfig) -> int:
     return shape.num_layers * (attention + feed_forward) + embeddings
 
 
-def _local_folder(config: ModelConfig, paths: PathsConfig, looked: list[str]) -> Path | None:
+def _local_folder(config: ModelConfig, paths: PathsConfig, looked_in: list[str]) -> Path | None:
     if config.path is not None:
         problem = _folder_problem(Path(config.path))
-        looked.append(f"model.path={config.path}: {problem}")
+        looked_in.append(f"model.path={config.path}: {problem}")
         return Path(config.path) if problem is None else None
     if paths.model_store is None:
-        looked.append("the model store: not set (paths.model_store, or HARNESS_MODEL_STORE)")
+        looked_in.append("the model store: not set (paths.model_store, or HARNESS_MODEL_STORE)")
         return None
     for name in store_names(config.name, config.hub_id, config.aliases):
         folder = Path(paths.model_store) / name
         problem = _folder_problem(folder)
         if problem is None:
             return folder
-        looked.append(f"{folder}: {problem}")
+        looked_in.append(f"{folder}: {problem}")
     return None
 
 

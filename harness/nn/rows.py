@@ -207,12 +207,12 @@ def _packed_problem(trial: _Trial) -> tuple[str | None, int | None]:
     if not model._can_set_attn_implementation():
         return "its attention doesn't go through transformers' interface", None
     model.set_attn_implementation(PACKED)
-    asked = _Asked(_LENGTHS)
-    unlike = trial.problem(lambda row_1N: packed_hidden(model, row_1N, _LENGTHS, plan=asked))
-    unlike = unlike or asked.problem(model.config.get_text_config(decoder=True))
+    plan = _Asked(_LENGTHS)
+    unlike = trial.problem(lambda row_1N: packed_hidden(model, row_1N, _LENGTHS, plan=plan))
+    unlike = unlike or plan.problem(model.config.get_text_config(decoder=True))
     if unlike is not None:
         model.set_attn_implementation(before)
-    return unlike, min((window for window in asked.windows.values() if window is not None), default=None)
+    return unlike, min((window for window in plan.windows.values() if window is not None), default=None)
 
 
 @dataclass(slots=True)

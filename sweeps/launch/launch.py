@@ -57,7 +57,7 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
 
 
 def _print_submission(plan: Planned, config: Config, console: Console) -> None:
-    """What a dry run would hand to sbatch, and the node-hours that it may take."""
+    """Prints what a launch would hand to sbatch, and the node-hours that it may take."""
     num_open = sum(job.run_id not in plan.finished for job in plan.jobs)
     workers = max(1, min(config.launch.workers or 1, num_open))
     say(f"sbatch would get:\n{sbatch_text(config, config.sweep_name or _sweep_name(plan.jobs), workers)}", console)

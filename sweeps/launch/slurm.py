@@ -156,7 +156,7 @@ def sbatch_parameters(launch: LaunchConfig, sweep: str, num_workers: int) -> dic
 
 
 def sbatch_text(config: Config, sweep: str, num_workers: int) -> str:
-    """The batch script of an array of so many workers, as submitit writes it; nothing is submitted.
+    """The batch script of an array of `num_workers` workers, as submitit writes it; nothing is submitted.
 
     Raises:
         ValueError: submitit isn't installed.

@@ -120,10 +120,10 @@ def cuda_problems(to_do: Sequence[PlannedRun], launch: LaunchConfig) -> list[str
     """
     if launch.launcher is not Launcher.local or launch.device is Device.cpu:
         return []
-    found = [cuda_problem(torch_elsewhere)]
+    problems = [cuda_problem(torch_elsewhere)]
     if any(run.spec.train is not None and run.spec.quant.compute_dtype is DType.bfloat16 for run in to_do):
-        found.append(bfloat16_problem(cuda_hardware()))
-    return [problem for problem in found if problem is not None]
+        problems.append(bfloat16_problem(cuda_hardware()))
+    return [problem for problem in problems if problem is not None]
 
 
 def device_notes(configs: Sequence[Config]) -> list[str]:
@@ -158,10 +158,10 @@ def _located(model: ModelConfig, paths: PathsConfig) -> tuple[ModelSource | Miss
     """-> where a model's weights are, and its shape (by the checkpoint if it says so) or what is wrong with it"""
     source = locate_model(model, paths)
     try:
-        found = checkpoint_shape(source) if isinstance(source, ModelSource) else None
+        shape = checkpoint_shape(source) if isinstance(source, ModelSource) else None
     except ValueError as error:
         return source, str(error)
-    return source, found or model.shape
+    return source, shape or model.shape
 
 
 def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsConfig, once: Once) -> list[str]:
@@ -172,29 +172,29 @@ def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsC
         return []  # not finished: `harness.runs.folder` says what is wrong with it, and it is redone
     if record is None:
         return []
-    found: list[str] = []
+    problems: list[str] = []
     remedy = f"remove {Path(paths.runs) / run.run_id} to train it anew, or restore the old files"
     if isinstance(model, ModelSource) and model.kind == "folder":
         now = folder_fingerprint(Path(model.location))
         if now != record.base_fingerprint:
-            found.append(
+            problems.append(
                 f"run {run.run_id} ({run.label}) was trained on other weights of {run.spec.model.name}: "
                 f"then {record.base_fingerprint[:12]}, now {now[:12]} in {model.location}; {remedy}"
             )
         tokenizer = None if record.tokenizer_fingerprint is None else tokenizer_fingerprint(Path(model.location))
-        if tokenizer != record.tokenizer_fingerprint and not found:
-            found.append(
+        if tokenizer != record.tokenizer_fingerprint and not problems:
+            problems.append(
                 f"run {run.run_id} ({run.label}) was trained with another tokenizer or chat template than "
                 f"{model.location} has now; {remedy}"
             )
     if run.spec.dataset is not None and record.data_fingerprint is not None:
         local = once(local_fingerprint, run.spec.dataset, paths)
         if local is not None and local[0] != record.data_fingerprint:
-            found.append(
+            problems.append(
                 f"run {run.run_id} ({run.label}) was trained on other rows of {run.spec.dataset.name}: "
                 f"{', '.join(str(file) for file in local[1].files)} has changed; {remedy}"
             )
-    return found
+    return problems
 
 
 def _no_gpu(too_large: dict[str, int]) -> str:

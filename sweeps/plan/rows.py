@@ -1,7 +1,4 @@
-"""What is wrong with the rows that runs train or are scored on, and how many are there? Local ones are read through.
-
-No torch.
-"""
+"""Checks and counts the rows that runs are trained or scored on. Local files are read through."""
 
 from dataclasses import dataclass
 from itertools import islice

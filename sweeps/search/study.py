@@ -67,12 +67,12 @@ class Search:
 
 def objectives() -> dict[str, Objective]:
     """The objectives by name: the mean loss of training's last tenth, and the headline of every benchmark."""
-    found = {"final_loss": Objective(kind=TRAIN, key="final_loss", direction="minimize")}
+    by_name = {"final_loss": Objective(kind=TRAIN, key="final_loss", direction="minimize")}
     for name, benchmark in BENCHMARKS.items():
         if benchmark.higher_is_better is not None:
             direction = "maximize" if benchmark.higher_is_better else "minimize"
-            found[name] = Objective(kind=name, key=benchmark.headline_key, direction=direction)
-    return found
+            by_name[name] = Objective(kind=name, key=benchmark.headline_key, direction=direction)
+    return by_name
 
 
 def parse_search(arguments: Sequence[str], **settings: Any) -> Search:
@@ -84,14 +84,14 @@ def parse_search(arguments: Sequence[str], **settings: Any) -> Search:
     space: dict[str, BaseDistribution] = {}
     fixed: list[str] = []
     for text in arguments:
-        found = _RANGE.fullmatch(text)
-        if found is None:
+        range_match = _RANGE.fullmatch(text)
+        if range_match is None:
             fixed.append(text)
             continue
-        if found[1].partition(".")[0] in ONE_TO_A_SWEEP:
+        if range_match[1].partition(".")[0] in ONE_TO_A_SWEEP:
             raise ValueError(varying_problem(text))
         try:
-            space[found[1]] = _distribution(found[2], _items(found[3]))
+            space[range_match[1]] = _distribution(range_match[2], _items(range_match[3]))
         except ValueError as error:
             raise ValueError(
                 f"{text}: {error}; expected int(first,last[,log]), float(first,last[,log]) or choice(a,b,...)"
@@ -135,13 +135,13 @@ def run_search(
         num_idle = 0 if trials else num_idle + 1
         if not trials:
             continue
-        asked = [trial.number for trial in trials]
+        new_trials = [trial.number for trial in trials]
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         for old in done:
             if old.number not in configs:
                 own = [f"{key}={value}" for key, value in old.params.items()]
                 configs[old.number] = compose([*search.fixed, *own])
-        status = launch([configs[number] for number in sorted([*asked, *(old.number for old in done)])])
+        status = launch([configs[number] for number in sorted([*new_trials, *(old.number for old in done)])])
         if status not in (0, 1):  # stopped, or refused: what was asked for stays open
             return status
         _tell(study, trials, configs, search, ledger)

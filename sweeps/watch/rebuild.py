@@ -1,4 +1,4 @@
-"""Makes a ledger anew from the run folders, where its file is damaged or gone. No torch.
+"""Makes a ledger anew from the run folders, where its file is damaged or gone.
 
 python -m sweeps rebuild
 
@@ -41,7 +41,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """What was made of the run folders."""
+    """The outcome of a rebuild."""
 
     num_runs: int
     num_evaluations: int

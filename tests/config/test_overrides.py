@@ -7,7 +7,8 @@ import pytest
 from eval.benchmarks.mmlu.settings import Protocol
 from eval.benchmarks.registry import eval_config
 from harness.config.choices import near
-from harness.config.compose import ConfigError, check_command_line, compose_grid, first_cause
+from harness.config.compose import ConfigError, compose_grid
+from harness.config.overrides import check_command_line, first_cause
 
 
 @pytest.mark.parametrize(

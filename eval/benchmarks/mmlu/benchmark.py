@@ -111,18 +111,18 @@ def training_settings(train: TrainConfig) -> MmluSettings:
 def mmlu_problems(settings: MmluSettings, key: str) -> list[str]:
     """The problems of MMLU after or in training. Args: key: the text before a setting's name."""
     problems: list[str] = []
-    found: dict[str, list[Question]] = {}
+    questions_by_setting: dict[str, list[Question]] = {}
     for name, role in SETS.items():
         where: str = getattr(settings, name)
         if where.startswith(HUB) or (role is Role.shots and settings.num_shots == 0):
             continue
         try:
-            found[name] = load_questions(where, role)
+            questions_by_setting[name] = load_questions(where, role)
         except ValueError as error:
             problems.append(f"{key}{name}: {error}")
-    if len(found) < len(SETS):
+    if len(questions_by_setting) < len(SETS):
         return problems
-    questions, pool = found.values()
+    questions, pool = questions_by_setting.values()
     chosen = [questions[place] for place in select(questions, settings.limit, settings.limit_per_subject)]
     try:
         choose_shots(chosen, pool, settings.num_shots, settings.questions, settings.shots_file)

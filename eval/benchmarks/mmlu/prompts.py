@@ -98,7 +98,7 @@ def answer_tokens(
     """
     text = _text(tokenizer, protocol, shots, question, chat)
     before = _encode(tokenizer, protocol, text, chat)
-    found = []
+    tokens = []
     for letter in LETTERS:
         whole = _encode(tokenizer, protocol, text + ("" if chat else " ") + letter, chat)
         if whole[:-1] != before:
@@ -106,8 +106,8 @@ def answer_tokens(
                 f"subject {question.subject}: this tokenizer doesn't make one token of its own of the answer {letter}: "
                 f"the prompt ends in {before[-3:]}, with the answer in {whole[-4:]}; letter scoring can't serve it"
             )
-        found.append(whole[-1])
-    return found
+        tokens.append(whole[-1])
+    return tokens
 
 
 def _tokens(

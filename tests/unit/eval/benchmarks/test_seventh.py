@@ -20,7 +20,8 @@ from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place
 from eval.benchmarks.registry import BENCHMARKS, eval_config
 from eval.benchmarks.settings import require_at_least, setting
 from eval.commands.scores import add_commands
-from harness.config.compose import ConfigError, check_overrides, compose_grid
+from harness.config.compose import ConfigError, compose_grid
+from harness.config.overrides import check_overrides
 from harness.config.schema import Config, PathsConfig
 from harness.export.card import model_card
 from harness.ledger.ledger import Ledger
