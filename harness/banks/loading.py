@@ -180,8 +180,9 @@ def _fill(model: PeftModel, tensors: dict[str, Tensor], folder: Path, saved: dic
             shapes = f"{list(tensor.shape)}, here {list(possible[key].shape)}"
             raise ValueError(f"{_misfit(folder, saved)}: {key} has the shape {shapes}")
     set_peft_model_state_dict(model, tensors, adapter_name=ADAPTER)
-    for key in tensors.keys() - wanted.keys():  # embeddings of another vocabulary belong to the member, too
-        model.get_parameter(key).requires_grad_(True)
+    parameters = dict(model.named_parameters())  # a saved module's copy in the file has another name there
+    for key in tensors.keys() & parameters.keys() - wanted.keys():  # embeddings of another vocabulary
+        parameters[key].requires_grad_(True)  # belong to the member, too
 
 
 def _places(model: PeftModel, with_embeddings: bool) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import get_layer_types_and_kwargs
 
+from harness.devices.memory import is_out_of_memory
 from harness.nn.attention import PACKED, AttentionPlan, Packed
 from harness.nn.batch import send
 from harness.nn.head import Head
@@ -193,8 +194,10 @@ class _Trial:
         """By how much the sequence's logits differ from its own at either place; None where that is rounding."""
         try:
             hidden_ND = hidden_of(self.row_1N)[0]
-        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-            return str(error).splitlines()[0]
+        except Exception as error:  # whatever a model's code raises that isn't made for such rows
+            if is_out_of_memory(error):
+                raise
+            return str(error).partition("\n")[0] or type(error).__name__
         num_tokens = len(self.own_TD)
         both = torch.stack([hidden_ND[:num_tokens], hidden_ND[-num_tokens:]])
         return difference(both @ self.head_VD.T, (self.own_TD @ self.head_VD.T)[None], MAX_ERRORS[self.own_TD.dtype])

@@ -140,6 +140,35 @@ def test_terms_that_packed_rows_would_lose_are_noticed() -> None:
     assert model.config._attn_implementation == "eager"
 
 
+@pytest.mark.parametrize("limit", [{"sliding_window": 64}, {"attention_chunk_size": 64}])
+def test_layers_that_see_less_than_their_attention_is_told_are_not_packed(limit: dict[str, int]) -> None:
+    """The trial's sequences are shorter than any window."""
+    config = deepcopy(FAMILIES["llama"])
+    model = draw_weights(AutoModelForCausalLM.from_config(config))
+    for key, value in limit.items():
+        setattr(config, key, value)
+        setattr(model.config, key, value)
+    assert not fitting_layout(model, "here").is_packed
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("back", [True, False])
+def test_a_layer_that_looks_at_neighbours_is_noticed(layer: int, back: bool) -> None:
+    """In any layer, at tokens before or behind, of one sequence in ten thousand parts."""
+    model = draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES["llama"])))
+    shift = 1 if back else -1
+    model.model.layers[layer].mlp.register_forward_hook(lambda *call: call[2] + 0.05 * call[2].roll(shift, dims=1))
+    with pytest.raises(ValueError, match=r"Packed: its logits differ by .* Padded: its logits differ"):
+        fitting_layout(model, "here")
+
+
+def test_numbers_that_overflow_are_named(root: Path) -> None:
+    model = draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES["llama"])))
+    model.model.norm.weight.data.fill_(torch.inf)
+    with pytest.raises(ValueError, match=r"here: computes NaN or infinite numbers in torch.float32 from a short text"):
+        fitting_layout(model, "here")
+
+
 def test_a_model_that_neither_layout_serves_is_refused() -> None:
     """One whose layers mix the sequences of a batch."""
     model = draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES["bloom"])))

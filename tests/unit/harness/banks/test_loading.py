@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from harness.config.schema import AdapterConfig, AdapterMethod, DType, ModelKind
 from harness.devices.torch_device import resolved_quant
 from harness.export.merge import round_to_quantized
 from harness.nn.batch import Item, Segment
+from harness.runs.adapter_files import bank_method
+from tests.builders import PLAIN
+from tests.families import FAMILIES, draw_weights
 from tests.tiny import VOCAB_SIZE, make_checkpoint, make_tokenizer
 
 CPU = torch.device("cpu")
@@ -132,6 +136,45 @@ def test_a_resized_vocabulary_and_its_tokenizer(base: Path, tmp_path: Path) -> N
     tokenizer.save_pretrained(adapter)
     ((found, _),) = served(base, adapter)
     assert found.tokenizer.encode("<think>", add_special_tokens=False) == [len(tokenizer) - 1]
+
+
+FAMILY_KINDS: dict[str, dict[str, Any]] = {  # what differs from Llama: Conv1D, ties, biases, rows that are padded
+    "gpt2": {"target_modules": ["c_attn", "lm_head"], "fan_in_fan_out": True, "bias": "all"},
+    "phi": {"target_modules": ["q_proj", "lm_head"], "use_dora": True},
+    "gemma2": {
+        "target_modules": ["q_proj"],
+        "modules_to_save": ["embed_tokens", "lm_head"],
+        "ensure_weight_tying": True,
+    },
+    "granite": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [5], "lm_head": [7]}},
+    "bloom": {"target_modules": ["query_key_value"], "lora_bias": True, "layers_to_transform": [1]},
+    "opt": {"target_modules": ["q_proj", "embed_tokens"], "alpha_pattern": {"q_proj": 32}},
+}
+
+
+@pytest.mark.parametrize("family", FAMILY_KINDS)
+def test_each_family_computes_what_peft_computes(tmp_path: Path, family: str) -> None:
+    folder = tmp_path / family
+    draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))).save_pretrained(folder)
+    adapter = save_peft(folder, tmp_path / "a", **FAMILY_KINDS[family])
+    bank: Any = make_bank(folder, ModelKind.causal, bank_method(adapter), PLAIN, CPU)
+    bank.load_member("m", adapter)
+    tokens = torch.tensor([[17, 42, 99, 7, 50, 3]])
+    segments = [Segment(num_tokens=n, member="m") for n in (4, 2)]
+    with torch.no_grad():
+        ours = bank.eval().logits(bank(tokens, segments)[0])
+    wanted = torch.cat([peft_logits(folder, adapter, tokens=part) for part in tokens.split([4, 2], dim=1)])
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_resized_vocabulary_whose_embeddings_are_saved_modules(base: Path, tmp_path: Path) -> None:
+    """As people add tokens: PEFT then writes the embeddings under three names."""
+    size = VOCAB_SIZE + 5
+    adapter = save_peft(base, tmp_path / "a", vocabulary=size, modules_to_save=["embed_tokens", "lm_head"])
+    ((found, members),) = served(base, adapter)
+    (member,) = members.values()
+    tokens = torch.tensor([[1, 17, VOCAB_SIZE + 2, 7]])
+    torch.testing.assert_close(our_logits(found, member, tokens), peft_logits(base, adapter, size, tokens))
 
 
 def test_a_pickle_of_weights_is_read_and_a_pickle_of_code_is_not(base: Path, tmp_path: Path) -> None:
