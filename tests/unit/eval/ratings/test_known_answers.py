@@ -1,4 +1,4 @@
-"""Statistics against values worked out by hand: what share an interval leaves out, what is corrected or drawn."""
+"""Statistics against values by hand: which share an interval leaves out, what is corrected, what is drawn."""
 
 import math
 from pathlib import Path
