@@ -49,6 +49,24 @@ def encode_dialogue(
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
+def fitting_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    dialogue: Sequence[tuple[str, str]],
+    prompt_format: PromptFormat,
+    max_tokens: int,
+) -> tuple[list[int], int]:
+    """`encode_dialogue` without the oldest turns that make it longer than `max_tokens`. -> tokens, turns left out.
+
+    The last user turn always stays, whatever its length.
+    """
+    users = [place for place, (role, _) in enumerate(dialogue) if role == "user"]
+    for start in users[:-1]:
+        tokens = encode_dialogue(tokenizer, dialogue[start:], prompt_format)
+        if len(tokens) <= max_tokens:
+            return tokens, start
+    return encode_dialogue(tokenizer, dialogue[users[-1] :], prompt_format), users[-1]
+
+
 def human_text(dialogue: Sequence[tuple[str, str]]) -> str:
     """The paper's prompt, on one line except for newlines within the texts."""
     names = {role: name for name, role in ROLES.items()}

@@ -44,6 +44,7 @@ class Answer:
     finish_reason: str | None = None  # eos, stop, length
     seed: int | None = None
     turn: int = 0
+    num_dropped_turns: int = 0  # the oldest of its dialogue, left out because the context does not hold them
 
 
 @dataclass(slots=True)
@@ -301,6 +302,7 @@ def _row_answers(row: Row, path: Path) -> list[tuple[str, Answer]]:
             finish_reason=values["finish_reason"] if isinstance(values.get("finish_reason"), str) else None,
             seed=_number(row, "seed"),
             turn=turn,
+            num_dropped_turns=_number(row, "num_dropped_turns") or 0,
         )
         answers.append((row.where, answer))
     return answers

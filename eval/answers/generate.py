@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.answers.decoding import ShouldStop, decode
-from eval.answers.dialogue import encode_dialogue, turn_end
+from eval.answers.dialogue import fitting_prompt, turn_end
 from eval.answers.files import Answer, AnswerFile, read_answers
 from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import OpenQuestion
@@ -70,6 +70,7 @@ class Request:
     prompt_tokens: Sequence[int]
     seed: int
     turn: int = 0
+    num_dropped_turns: int = 0
 
 
 OnAnswer = Callable[[Request, str, Decoded], None]
@@ -131,7 +132,8 @@ def generate_answers(
         fresh: throw away answers of other settings instead of refusing.
 
     Returns:
-        Every system's answers (new and old), by system name, in the questions' order.
+        Every system's answers (new and old), by system name, in the questions' order. A question that is longer than
+        the model's context has none.
 
     Raises:
         ValueError: stored answers were made with other settings, or with another model.
@@ -147,12 +149,13 @@ def generate_answers(
         for system in systems
     }
     for turn in range(max(len(question.turns) for question in questions)):
-        requests = [
+        wanted = [
             _request(base, system, question, turn, files[system.name], settings)
             for system in systems
             for question in questions
-            if turn < len(question.turns) and (question.question_id, turn) not in files[system.name].answers
+            if _is_next(question, turn, files[system.name])
         ]
+        requests = [request for request in wanted if len(request.prompt_tokens) < base.max_length]
         texts = {question.question_id: question.turns[turn] for question in questions if turn < len(question.turns)}
 
         def store(request: Request, text: str, decoded: Decoded, texts: dict[str, str] = texts) -> None:
@@ -160,9 +163,21 @@ def generate_answers(
 
         generate(base, requests, settings, store, on_progress)
     return {
-        name: [file.answers[q.question_id, turn] for q in questions for turn in range(len(q.turns))]
+        name: [
+            file.answers[q.question_id, turn]
+            for q in questions
+            for turn in range(len(q.turns))
+            if (q.question_id, turn) in file.answers
+        ]
         for name, file in files.items()
     }
+
+
+def _is_next(question: OpenQuestion, turn: int, file: AnswerFile) -> bool:
+    """Whether a turn is to be answered: it has no answer yet, and the turn before has one."""
+    before = (question.question_id, turn - 1)
+    is_open = turn < len(question.turns) and (question.question_id, turn) not in file.answers
+    return is_open and (turn == 0 or before in file.answers)
 
 
 def stored_answers(
@@ -265,7 +280,9 @@ def _request(
         dialogue.append(("assistant", file.answers[question.question_id, earlier].answer))
     dialogue.append(("user", question.turns[turn]))
     try:
-        tokens = encode_dialogue(base.tokenizer, dialogue, settings.prompt_format)
+        tokens, num_dropped = fitting_prompt(
+            base.tokenizer, dialogue, settings.prompt_format, base.max_length - settings.max_new_tokens
+        )
     except ValueError as error:
         raise ValueError(f"{system.name}, question {question.question_id}: {error}") from None
     return Request(
@@ -275,6 +292,7 @@ def _request(
         prompt_tokens=tokens,
         seed=prompt_seed(settings.seed, question.question_id, turn),
         turn=turn,
+        num_dropped_turns=num_dropped,
     )
 
 
@@ -288,6 +306,7 @@ def _answer(request: Request, text: str, decoded: Decoded, question: str) -> Ans
         finish_reason=decoded.finish_reason,
         seed=request.seed,
         turn=request.turn,
+        num_dropped_turns=request.num_dropped_turns,
     )
 
 

@@ -58,7 +58,7 @@ def generate(
     """Answers of runs to open prompts, appended as they come; goes on where it ended."""
     prepare_process()
     from eval.answers.generate import GenerateSettings
-    from eval.commands.generate import run_generate
+    from eval.commands.generate import generated_lines, run_generate
 
     with friendly_errors():
         settings = GenerateSettings(
@@ -73,7 +73,7 @@ def generate(
         )
         with progress_bar("answers", as_json) as advance:
             summary = run_generate(sweep, tuple(run or ()), runs, questions, bench, limit, settings, fresh, advance)
-        lines = [f"{row['system']}: {row['num_answers']} answers in {row['path']}" for row in summary]
+        lines = [line for row in summary for line in generated_lines(row, max_new_tokens)]
         show(summary, "\n".join(lines), as_json)
 
 

@@ -1,11 +1,12 @@
 """The body of `python -m eval generate`: finds the systems, lets them answer, and sums up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.answers.files import Answer, named
 from eval.answers.generate import GenerateSettings, generate_answers, stored_answers
-from eval.answers.questions import load_open_questions
+from eval.answers.questions import OpenQuestion, load_open_questions
 from eval.answers.vllm import load_vllm, missing_vllm
 from eval.systems import by_base, chosen_systems, loaded, refuse_equal_names
 from harness.config.paths import paths_of_environment
@@ -46,8 +47,29 @@ def run_generate(
                 "system": system.name,
                 "run_id": system.run_id,
                 "num_answers": len(answers[system.name]),
+                "num_shortened": sum(answer.num_dropped_turns > 0 for answer in answers[system.name]),
+                "too_long": _without_answer(asked, answers[system.name]),
                 "path": str(system.folder / "answers" / f"{bench}.jsonl"),
             }
             for system in systems
         ]
     return rows
+
+
+def generated_lines(row: Mapping[str, Any], max_new_tokens: int) -> list[str]:
+    """What a person reads of one system's row."""
+    lines = [f"{row['system']}: {row['num_answers']} answers in {row['path']}"]
+    if row["num_shortened"]:
+        lines.append(
+            f"{row['system']}: {row['num_shortened']} dialogues are too long for the context with an answer of "
+            f"{max_new_tokens} tokens; they were asked without their oldest turns"
+        )
+    if too_long := row["too_long"]:
+        lines.append(f"{row['system']}: {len(too_long)} questions are longer than the context: {named(too_long)}")
+    return lines
+
+
+def _without_answer(asked: Sequence[OpenQuestion], answers: Sequence[Answer]) -> list[str]:
+    """The questions of which a turn has no answer, because it is longer than the model's context."""
+    there = {(answer.question_id, answer.turn) for answer in answers}
+    return [question.question_id for question in asked if (question.question_id, len(question.turns) - 1) not in there]

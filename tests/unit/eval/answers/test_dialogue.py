@@ -4,7 +4,16 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from eval.answers.dialogue import HUMAN_STOPS, TurnEnd, chat_text, encode_dialogue, human_text, prompt_tokens, turn_end
+from eval.answers.dialogue import (
+    HUMAN_STOPS,
+    TurnEnd,
+    chat_text,
+    encode_dialogue,
+    fitting_prompt,
+    human_text,
+    prompt_tokens,
+    turn_end,
+)
 from eval.answers.generate import cut_at_stop
 from eval.answers.prompt_format import PromptFormat
 from eval.benchmarks.mmlu.prompts import answer_tokens, encode_prompt
@@ -99,3 +108,14 @@ def test_a_tokenizer_that_appends_eos_asks_all_the_same() -> None:
         assert [token for token in prompts[0] if token != 1] == [token for token in prompts[1] if token != 1]
         letters = [answer_tokens(t, protocol, (), QUESTION) for t in (tokenizer, plain)]
         assert letters[0] == letters[1]
+
+
+def test_a_dialogue_that_is_too_long_loses_its_oldest_turns() -> None:
+    tokenizer = make_tokenizer()
+    dialogue = [("user", "a" * 50), ("assistant", "b" * 50), ("user", "c"), ("assistant", "d"), ("user", "e")]
+    whole = encode_dialogue(tokenizer, dialogue, PromptFormat.human)
+    assert fitting_prompt(tokenizer, dialogue, PromptFormat.human, len(whole)) == (whole, 0)
+    cut = encode_dialogue(tokenizer, dialogue[2:], PromptFormat.human)
+    assert fitting_prompt(tokenizer, dialogue, PromptFormat.human, len(whole) - 1) == (cut, 2)
+    last = encode_dialogue(tokenizer, dialogue[4:], PromptFormat.human)
+    assert fitting_prompt(tokenizer, dialogue, PromptFormat.human, 0) == (last, 4)

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from eval.answers.decoding import decode
 from eval.answers.dialogue import SYSTEM_SENTENCE, encode_dialogue, human_text
 from eval.answers.files import read_answers
-from eval.answers.generate import GenerateSettings, cut_at_stop, generate_answers, prompt_seed
+from eval.answers.generate import GenerateSettings, OnAnswer, Request, cut_at_stop, generate_answers, prompt_seed
 from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import OpenQuestion, load_open_questions, split_dialogue
 from eval.answers.sampling import nucleus_tokens
@@ -195,6 +195,30 @@ def test_answers_are_stored_for_every_system_and_turn(base: LoadedBase, tmp_path
         assert {row.seed for row in rows if row.question_id == "1"} == {prompt_seed(0, "1", 0)}
     answers = {name: [row.answer for row in rows] for name, rows in found.items()}
     assert answers["tiny-base"] != answers["tiny-narrow"] != answers["tiny-wide"]
+
+
+def test_the_second_turn_sees_the_first_answer_and_what_does_not_fit_is_left_out(
+    base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: dict[tuple[str, int], str] = {}
+
+    def answer_at_once(
+        base: LoadedBase, requests: Sequence[Request], settings: object, on_answer: OnAnswer, _: object
+    ) -> None:
+        for request in requests:
+            prompts[request.question_id, request.turn] = str(base.tokenizer.decode(request.prompt_tokens))
+            on_answer(request, f"answer {request.turn}", Decoded(index=0, tokens=(5, 6), finish_reason="eos"))
+
+    monkeypatch.setattr("eval.answers.generate.generate", answer_at_once)
+    long = OpenQuestion(question_id="4", turns=("x" * 600, "And?"), history=(("user", "Hi"), ("assistant", "Ho")))
+    told = OpenQuestion(question_id="5", turns=("And?",), history=(("user", "y" * 300), ("assistant", "z")))
+    found = generate_answers(base, make_systems(tmp_path)[:1], [*QUESTIONS, long, told], "open", SETTINGS)["tiny-base"]
+    assert [(row.question_id, row.turn) for row in found] == [("1", 0), ("2", 0), ("2", 1), ("3", 0), ("5", 0)]
+    assert prompts["2", 1].endswith("### Human: Hello! ### Assistant: answer 0 ### Human: And now? ### Assistant:")
+    assert "Tips?" in prompts["3", 0]
+    assert "yyy" not in prompts["5", 0]
+    rows = read_answers(tmp_path / "base" / "answers" / "open.jsonl")
+    assert {row.question_id: row.num_dropped_turns for row in rows} == {"1": 0, "2": 0, "3": 0, "5": 2}
 
 
 def test_a_killed_call_goes_on_where_it_stopped(base: LoadedBase, tmp_path: Path) -> None:
