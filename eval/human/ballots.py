@@ -25,6 +25,7 @@ from harness.files.atomic import csv_text, write_atomically
 JUDGE = "human"
 COLUMNS = (*REQUIRED, "judge", "rater", "both_bad", "seconds", "voted", "side_seed")
 KNOWN = {*COLUMNS, *RATER_COLUMNS, "hit", "better"}
+BOTH_BAD = ("both_bad", "both bad", "bothbad", "tie (bothbad)", "tie(bothbad)", "tie (both bad)")
 MAX_SECONDS = 1e9  # on one page
 MAX_SEED = 2**63 - 1  # SQLite's largest number
 FIRST_YEAR, LAST_YEAR = 1971, 2999  # of a vote; within, a time can be written in any zone
@@ -126,7 +127,7 @@ def parse_choice(value: str, both_bad: str, where: str) -> Choice:
     Raises:
         VerdictError: it is none.
     """
-    if value.lower() in ("both_bad", "both bad", "tie (bothbad)", "bothbad"):
+    if " ".join(value.lower().split()) in BOTH_BAD:
         return Choice.both_bad
     verdict = verdict_code(value)
     if verdict not in CHOICES:

@@ -9,14 +9,14 @@ attention check shows an answer beside the same words in random order: who prefe
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from eval.answers.files import Dialogues, contest_dialogues
+from eval.answers.files import Dialogues, contest_dialogues, named
 from eval.answers.questions import (
     EMBEDDED_QUESTIONS,
     Question,
@@ -25,12 +25,13 @@ from eval.answers.questions import (
     shown_question,
     text_field,
 )
-from eval.answers.rows import read_rows
+from eval.answers.rows import TABLE_SUFFIXES, read_rows
 from eval.verdicts.codes import FIRST, SECOND
 from eval.verdicts.table import load_verdicts
 from harness.runs.record import RECORD_FILE
 
 JUDGED_FILE = "verdicts.csv"  # what `python -m eval judge` leaves in a tournament
+ANSWER_SUFFIXES = (".jsonl", ".json", *TABLE_SUFFIXES)
 CHECK_SYSTEMS = ("attention-better", "attention-worse")
 NUM_CHECKS = 20  # drawn up from the contest's own answers; a rater sees each at most once
 CHECK_WORDS = (12, 150)  # fewer can't be told from a jumble, more tire
@@ -105,10 +106,12 @@ def draw_contest(options: ContestOptions) -> Contest:
     answers, notes = contest_dialogues(paths, asked, options.benchmark, may_be_empty=options.allow_empty)
     questions = [shown_question(question) for question in asked[: options.max_questions]]
     if len(answers) < 2:
-        named = f"only {', '.join(answers)}" if answers else "no system"
-        raise ValueError(f"answers of {named}: people compare two; give answers of at least two systems")
+        who = f"only {', '.join(answers)}" if answers else "no system"
+        raise ValueError(f"answers of {who}: people compare two; give answers of at least two systems")
     order_rng, check_rng = np.random.default_rng(options.seed).spawn(2)
-    items = _items(answers, questions, options, order_rng)
+    judged = _judged_pairs(options.tournament / JUDGED_FILE) if options.only_judged else None
+    notes += _strange_pairs(judged or set(), answers, {question.question_id for question in asked})
+    items = _items(answers, questions, judged, order_rng)
     if not items:
         where = options.questions or "the embedded open prompts"
         raise ValueError(
@@ -128,12 +131,18 @@ def answer_sources(path: Path, benchmark: str) -> list[Path]:
     if not path.is_dir() or (path / "answers").is_dir() or (path / RECORD_FILE).is_file():
         return [path]
     runs = sorted(file.parent.parent for file in path.glob(f"*/answers/{benchmark}.jsonl"))
-    found = runs or sorted(path.glob("*.jsonl"))
+    found = runs or sorted(file for file in path.iterdir() if _may_hold_answers(file))
     if not found:
         raise ValueError(
-            f"{path}: neither a run folder, nor a folder of runs with answers/{benchmark}.jsonl, nor of *.jsonl"
+            f"{path}: neither a run folder, nor a folder of runs with answers/{benchmark}.jsonl, nor of answer files "
+            f"({', '.join(ANSWER_SUFFIXES)}, each also .gz)"
         )
     return found
+
+
+def _may_hold_answers(file: Path) -> bool:
+    name = file.name.lower().removesuffix(".gz")
+    return file.is_file() and name.endswith(ANSWER_SUFFIXES) and not name.endswith(".settings.json")
 
 
 def read_checks(path: Path) -> list[Item]:
@@ -152,9 +161,11 @@ def read_checks(path: Path) -> list[Item]:
 
 
 def _items(
-    answers: Dialogues, questions: Sequence[Question], options: ContestOptions, rng: np.random.Generator
+    answers: Dialogues,
+    questions: Sequence[Question],
+    judged: set[tuple[str, str, str]] | None,
+    rng: np.random.Generator,
 ) -> list[Item]:
-    judged = _judged_pairs(options.tournament / JUDGED_FILE) if options.only_judged else None
     by_pair: list[list[Item]] = []
     for one, two in combinations(sorted(answers), 2):
         both = [
@@ -193,6 +204,19 @@ def _judged_pairs(path: Path) -> set[tuple[str, str, str]]:
     pairs = zip(questions, rows.first, rows.second, strict=True)
     names = rows.system_names  # sorted, so that codes are ordered as names are
     return {(question, names[min(a, b)], names[max(a, b)]) for question, a, b in pairs}
+
+
+def _strange_pairs(
+    judged: set[tuple[str, str, str]], answers: Collection[str], questions: Collection[str]
+) -> list[str]:
+    """A note on judged pairs whose question or system is in none of these files; empty where there are none."""
+    strange = sorted(
+        f"question {question}, {one} against {two}"
+        for question, one, two in judged
+        if question not in questions or one not in answers or two not in answers
+    )
+    what = f"{len(strange)} judged pairs of {JUDGED_FILE} are of no question or no system here and are left out"
+    return [f"{what}: {named(strange)}"] if strange else []
 
 
 def _jumbled_checks(items: Sequence[Item], rng: np.random.Generator) -> Iterator[Item]:

@@ -8,8 +8,9 @@ A part of `eval.verdicts.table`. There are three kinds of JSON (lines or an arra
                                by its text
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class ForeignVerdict:
     system_b: str
     verdict: str
     judge: str
+    turn: int = 1  # that was judged; a file may give a judge's verdicts on both
 
 
 def read_foreign(path: Path) -> list[ForeignVerdict]:
@@ -44,7 +46,18 @@ def read_foreign(path: Path) -> list[ForeignVerdict]:
     for verdict in verdicts:
         if verdict.system_a == verdict.system_b:
             raise ValueError(f"{path} line {verdict.line}: system_a and system_b are the same")
-    return verdicts
+    return _turns_apart(verdicts)
+
+
+def _turns_apart(verdicts: list[ForeignVerdict]) -> list[ForeignVerdict]:
+    """Tells a judge's verdicts on two turns of one pair apart by the judge's name: both belong to one question."""
+    said = Counter((v.question_id, v.system_a, v.system_b, v.judge) for v in verdicts)
+    return [
+        replace(v, judge=f"{v.judge} turn {v.turn}".strip())
+        if v.turn > 1 and said[v.question_id, v.system_a, v.system_b, v.judge] > 1
+        else v
+        for v in verdicts
+    ]
 
 
 def _verdicts(row: Row) -> Iterator[ForeignVerdict]:
@@ -71,16 +84,19 @@ def _verdicts(row: Row) -> Iterator[ForeignVerdict]:
 
 def _made(row: Row, question_id: str, system_a: str, system_b: str, verdict: str, judge: str) -> ForeignVerdict:
     return ForeignVerdict(
-        line=row.line, question_id=question_id, system_a=system_a, system_b=system_b, verdict=verdict, judge=judge
+        line=row.line,
+        question_id=question_id,
+        system_a=system_a,
+        system_b=system_b,
+        verdict=verdict,
+        judge=judge,
+        turn=turn if isinstance(turn := row.values.get("turn"), int) else 1,
     )
 
 
 def _judge(values: Any) -> str:
-    """Who judged. A second turn is told apart from the first by its judge, so that both belong to one question."""
     judge = values.get("judge") or ""
-    name = " ".join(str(part) for part in judge) if isinstance(judge, list) else str(judge)
-    turn = values.get("turn")
-    return f"{name} turn {turn}".strip() if isinstance(turn, int) and turn > 1 and "g1_winner" in values else name
+    return " ".join(str(part) for part in judge) if isinstance(judge, list) else str(judge)
 
 
 def _preferred(row: Row) -> str:

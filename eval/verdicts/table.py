@@ -33,6 +33,7 @@ VERDICT_CODES = {
     **dict.fromkeys(("1", "a", "model_a", "model_1", "system_a"), FIRST),
     **dict.fromkeys(("2", "b", "model_b", "model_2", "system_b"), SECOND),
     **dict.fromkeys(("3", "c", "tie", "draw", "tie (bothbad)", "tie(bothbad)", "bothbad"), TIE),
+    **dict.fromkeys(("tie (both bad)", "both bad", "both_bad", "both good", "both_good"), TIE),
     **dict.fromkeys(("-1", "error"), UNPARSED),
 }
 HALF_POINTS = {FIRST: 2, SECOND: 0, TIE: 1}

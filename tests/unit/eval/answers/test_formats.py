@@ -50,6 +50,11 @@ AUTHORS = {"question_id": 1, "text": "Why?", "category": "generic", "prompt": ".
         ("a.csv", BOM + "Question ID, System ,answer\n1.0,ann,x\n", {"ann": {"1": "x"}}),
         ("a.csv.gz", 'question_id;system;answer\n1;ann;"x\ny"\n', {"ann": {"1": "x\ny"}}),
         ("a.jsonl", lines(*FASTCHAT), {n: {"81": "Turn 1:\na\n\nTurn 2:\nb"} for n in ("ann", "bob")}),
+        (
+            "a.jsonl",
+            lines({"question_id": 1, "system": "s", "turns": ["x", "y"]}),
+            {"s": {"1": "Turn 1:\nx\n\nTurn 2:\ny"}},
+        ),
         ("a.jsonl", lines({"question_id": 1, "model_id": "gpt-4:2023", "text": "x"}), {"gpt-4:2023": {"1": "x"}}),
         ("a.jsonl", lines({**AUTHORS, "generation_truncated": "So."}), {"a": {"1": "So."}}),
         ("7b-topp0.9-temp0.7.jsonl", lines(AUTHORS), {"7b-topp0.9-temp0.7": {"1": "So.### Human: no"}}),
@@ -79,6 +84,7 @@ def test_answers_of_every_kind(tmp_path: Path, name: str, text: str, expected: d
         ("[" * 100_000, "not JSON"),
         ('{"question_id": 1, "Question_id": 2, "system": "a", "answer": "x"}', "field question_id appears twice"),
         ('{"question_id": 1, "system": "a", "choices": []}', "line 1: choices is"),
+        ('{"question_id": 1, "system": "a", "turns": ["x", 2]}', "line 1: turns is"),
         ('{"question_id": 1, "system": "a", "answer": "x", "turn": 1}', "turn 1 of question 1 without turn 0"),
         ('{"question_id": 1.5, "system": "a", "answer": "x"}', "line 1: question_id is 1.5"),
     ],
@@ -198,6 +204,22 @@ ALPACA_EVAL = {"instruction": "i", "generator_1": "x", "generator_2": "y", "anno
             "v.json",
             json.dumps([{"question_id": "q", "model_a": "x", "model_b": "y", "winner": "model_b", "judge": "arena_1"}]),
             [("q", "x", "y", 2, "arena_1")],
+        ),
+        (  # people's verdicts on MT-Bench: the same person on both turns
+            "v.jsonl",
+            lines(
+                {
+                    "question_id": 81,
+                    "model_a": "x",
+                    "model_b": "y",
+                    "winner": "tie (both bad)",
+                    "judge": "p",
+                    "turn": 1,
+                },
+                {"question_id": 81, "model_a": "x", "model_b": "y", "winner": "model_a", "judge": "p", "turn": 2},
+                {"question_id": 82, "model_a": "x", "model_b": "y", "winner": "both_bad", "judge": "p", "turn": 2},
+            ),
+            [("81", "x", "y", 3, "p"), ("81", "x", "y", 1, "p turn 2"), ("82", "x", "y", 3, "p")],
         ),
         (
             "v.jsonl",

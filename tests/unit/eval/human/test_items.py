@@ -1,5 +1,6 @@
 """What people vote on: every pair on every question, evenly from the first item on; bad files named by row."""
 
+import gzip
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -58,14 +59,35 @@ def test_only_what_a_judge_has_judged(tmp_path: Path) -> None:
     options.tournament.mkdir()
     verdicts = options.tournament / "verdicts.csv"
     verdicts.write_text("question_id,system_a,system_b,verdict\n2,zebra-3,okapi-7,1\n2,okapi-7,zebra-3,1\n")
-    (item,) = draw_contest(options).items
+    contest = draw_contest(options)
+    (item,) = contest.items
+    assert contest.notes == ()
     assert (item.question_id, item.system_one, item.system_two) == ("2", "okapi-7", "zebra-3")
+
+
+def test_judged_pairs_that_are_nowhere_here_are_said(tmp_path: Path) -> None:
+    options = contest_options(tmp_path, only_judged=True)
+    rows = "2,zebra-3,okapi-7,1\n2,okapi-7,gnu,1\n99,okapi-7,zebra-3,2\n"
+    options.tournament.mkdir()
+    (options.tournament / "verdicts.csv").write_text("question_id,system_a,system_b,verdict\n" + rows)
+    (note,) = draw_contest(options).notes
+    assert note.startswith("2 judged pairs of verdicts.csv are of no question or no system here")
+    assert note.endswith("question 2, gnu against okapi-7, question 99, okapi-7 against zebra-3")
 
 
 def test_folders_of_answer_files_and_of_runs(tmp_path: Path) -> None:
     options = contest_options(tmp_path)
     expected = draw_contest(options)
     assert draw_contest(replace(options, answers=(tmp_path / "answers",))) == expected
+    other = tmp_path / "other"
+    other.mkdir()
+    for file, name in zip(options.answers, ("a.jsonl.gz", "b.json", "c.JSONL"), strict=True):
+        text = file.read_text()
+        array = "[" + ",".join(text.splitlines()) + "]"
+        data = gzip.compress(text.encode()) if name.endswith(".gz") else (array if name == "b.json" else text).encode()
+        (other / name).write_bytes(data)
+    (other / "a.settings.json").write_text("{}")
+    assert draw_contest(replace(options, answers=(other,))) == expected
     for at, file in enumerate(options.answers):
         run = tmp_path / "runs" / f"run{at}" / "answers"
         run.mkdir(parents=True)
