@@ -48,7 +48,7 @@ def run_generate(
                 "run_id": system.run_id,
                 "num_answers": len(answers[system.name]),
                 "num_shortened": sum(answer.num_dropped_turns > 0 for answer in answers[system.name]),
-                "too_long": _without_answer(asked, answers[system.name]),
+                "too_long": _without_answer(open_questions, answers[system.name]),
                 "path": str(system.folder / "answers" / f"{bench}.jsonl"),
             }
             for system in systems
