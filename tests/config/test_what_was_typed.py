@@ -16,6 +16,7 @@ from harness.config.choices import CONF_FOLDER, OURS
 from harness.config.compose import ConfigError, _fixed_and_axes, compose_grid, register, to_config
 from harness.config.folders import user_folders
 from harness.config.prototypes import Prototypes
+from sweeps import run as command
 
 EVALS = eval_config()
 
@@ -137,3 +138,14 @@ def test_folders_that_are_not_there_or_hide_a_choice(mine: Path) -> None:
     with pytest.raises(ValueError, match=r"smollm2\.yaml: this project has one of that name itself") as refused:
         user_folders([], config_dir=mine)
     assert "table5.yaml" in str(refused.value)
+
+
+def test_a_config_is_printed_without_the_ledgers_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HARNESS_LEDGER_URL", "postgresql://me:secret@host/d")
+    monkeypatch.setattr("sys.argv", ["harness.run", "--cfg", "job", "--resolve", "--package", "paths"])
+    command.main()
+    text = capsys.readouterr().out
+    assert "ledger_url: postgresql://me:***@host/d" in text
+    assert "secret" not in text
