@@ -1,12 +1,15 @@
 """Answers graded one by one, dialogues turn by turn, reference answers, and several judges together."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from eval.__main__ import app
 from eval.answers.questions import load_open_questions, shown_question
 from eval.commands.judge import ensemble_text, judge_names, judge_options, summary_text
 from eval.judges.ensemble import combine
@@ -236,3 +239,21 @@ def test_options_of_judges_are_checked(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             judge_options((), tmp_path, "gpt-4o", JudgeFlags(), **{**common, "mode": mode, "reference": reference})
     assert judge_options((), tmp_path, "m", JudgeFlags(), mode="pairwise", reference="x").mode is Mode.relative
+
+
+def test_the_command_takes_several_judges(tmp_path: Path) -> None:
+    options = options_in(tmp_path, "", num_questions=1)
+    for name, verdict in (("one", 1), ("two", 3)):
+        rows = [f"1,ann,bob,{verdict},{name}", f"1,bob,ann,{3 if verdict == 3 else 2},{name}"]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["question_id,system_a,system_b,verdict,judge", *rows]))
+    judges = ",".join(f"replay:{tmp_path / name}.csv" for name in ("one", "two"))
+    command = ["judge", str(options.answers[0]), "--questions", str(options.questions), "--judge", judges, "--json"]
+    done = CliRunner().invoke(app, [*command, "--tournament", str(tmp_path / "t")])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [one["judge"] for one in found["judges"]] == ["one", "two"] == found["ensemble"]["judges"]
+    assert found["ensemble"]["agreement"]["all"]["statistics"]["percent_agreement"]["value"] == 0.0
+    assert {r["judge"] for r in table(tmp_path / "t" / "verdicts.csv")} == {"one", "two"}
+    refused = CliRunner().invoke(app, [*command, "--tournament", str(tmp_path / "t"), "--reference", "ann"])
+    assert refused.exit_code == 2
+    assert "one judge at a time" in " ".join(refused.stderr.split())
