@@ -243,7 +243,9 @@ def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -
     for path in paths:
         file = path / "answers" / f"{benchmark}.jsonl" if path.is_dir() else path
         if not file.is_file():
-            raise ValueError(f"{file}: no such answer file; make it with `python -m eval generate`")
+            others = sorted(other.stem for other in path.glob("answers/*.jsonl"))
+            there = f"; the run has answers of {', '.join(others)}: take --bench, or name the file" if others else ""
+            raise ValueError(f"{file}: no such answer file; make it with `python -m eval generate`{there}")
         record = load_record(path) if path.is_dir() else None
         rows = read_rows(file)
         if not rows:

@@ -39,6 +39,7 @@ VERDICT_CODES = {
 HALF_POINTS = {FIRST: 2, SECOND: 0, TIE: 1}
 REQUIRED = ("question_id", "system_a", "system_b", "verdict")
 ALIASES = {"question_id": ("id",), "system_a": ("model_a",), "system_b": ("model_b",), "verdict": ("winner",)}
+SYSTEM_COLUMNS = ("system", "system_a", "system_b", "model_a", "model_b")
 RATER_COLUMNS = ("rater", "rater_slot")
 MAX_NAMED_ROWS = 5
 
@@ -123,7 +124,8 @@ def read_columns(path: Path, names: Sequence[str], may_be_empty: bool = False) -
     for name in names:
         chunks = table.column(original[name]).chunks
         codes = concatenated(chunk.indices for chunk in chunks)
-        columns[name] = _names([identifier_text(original_text(v)) for v in chunks[0].dictionary.to_pylist()], codes)
+        clean = str.strip if name in SYSTEM_COLUMNS else identifier_text  # a system may be called 1.0
+        columns[name] = _names([clean(original_text(value)) for value in chunks[0].dictionary.to_pylist()], codes)
     return columns
 
 

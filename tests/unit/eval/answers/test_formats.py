@@ -94,6 +94,14 @@ def test_broken_answers_are_named(tmp_path: Path, text: str, message: str) -> No
         read_contestants([write(tmp_path / "a.jsonl", text)])
 
 
+def test_a_run_without_these_answers_says_which_it_has(tmp_path: Path) -> None:
+    write(tmp_path / "answers" / "mt.jsonl", lines({"question_id": 1, "system": "a", "answer": "x"}))
+    with pytest.raises(
+        ValueError, match=r"open\.jsonl: no such answer file; .* the run has answers of mt: take --bench"
+    ):
+        read_contestants([tmp_path])
+
+
 def test_a_file_that_is_no_text_or_no_gzip_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"question_id": 1}\n"\xff"\n')
@@ -194,6 +202,7 @@ ALPACA_EVAL = {"instruction": "i", "generator_1": "x", "generator_2": "y", "anno
     [
         ("v.csv", BOM + "Question_ID, System_A ,system_b,Verdict\n1.0,x,y,1.0\n", [("1", "x", "y", 1, "")]),
         ("v.csv.gz", "question_id,system_a,system_b,verdict\n1,x,y,2\n", [("1", "x", "y", 2, "")]),
+        ("v.csv", "question_id,system_a,system_b,verdict\n1.0,1.0 ,1,2.0\n", [("1", "1.0", "1", 2, "")]),
         ("v.csv", "question_id;model_a;model_b;winner\n1;x;y;Model_B\n", [("1", "x", "y", 2, "")]),
         (
             "v.csv",
