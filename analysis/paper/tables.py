@@ -213,7 +213,9 @@ def _elo_cells(
         rating = ratings.get(row)
         reason = None if rating else why_none or f"{row} is in none of {RELEASES[column.release].what}"
         mean = rating.mean if rating else None
-        half = (rating.ordering_high - rating.ordering_low) / 2 if rating else None
+        half = None
+        if rating and rating.ordering_low is not None and rating.ordering_high is not None:
+            half = (rating.ordering_high - rating.ordering_low) / 2
         low, high = (rating.low, rating.high) if rating else (None, None)
         make = partial(_cell, printed, row, setting=setting, reason=reason)
         cells += make(column.elo, ours=mean, tolerance=ELO_TOLERANCE, low=low, high=high)

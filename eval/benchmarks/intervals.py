@@ -1,8 +1,9 @@
 """Computes 95 % intervals of proportions and means.
 
 Sources: Wilson (1927) for proportions; MOVER (Zou & Donner 2008, Statistics in Medicine 27) for a mean of proportions;
-Student's t for other means; the percentile bootstrap for the rest, over questions, or over the clusters that they come
-in. None of them has width 0: where values that all agree leave nothing to measure an error by, there is no interval.
+Student's t for other means, over questions or over the clusters that they come in (Cochran 1977, chapter 6); the
+percentile bootstrap for the rest. None of them has width 0: where values that all agree leave nothing to measure an
+error by, there is no interval.
 """
 
 import math
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.ratings.intervals import Z_95, student_t
+from eval.ratings.intervals import Z_95, ratio_interval, student_t
 from harness.runs.estimate import Estimate, Interval
 
 NUM_RESAMPLES = 1000
@@ -44,19 +45,17 @@ def stratified_interval(counts: Sequence[tuple[int, int]]) -> Interval:
     return max(0.0, mean - below), min(1.0, mean + above)
 
 
-def mean_score(clusters: Sequence[Sequence[float]], rng: np.random.Generator) -> Estimate:
-    """Mean over all values, its interval by resampling whole clusters; of a single cluster, its values.
+def mean_score(clusters: Sequence[Sequence[float]]) -> Estimate:
+    """Mean over all values, its interval over whole clusters (Student's t, linearised); of one cluster, its values.
 
     Args:
         clusters: values of each cluster, none empty.
-        rng: draws the resamples.
     """
     if len(clusters) == 1:
         clusters = [[value] for value in clusters[0]]
-    sums, sizes = np.array([sum(c) for c in clusters]), np.array([len(c) for c in clusters])
-    weights = rng.multinomial(len(clusters), np.full(len(clusters), 1 / len(clusters)), size=NUM_RESAMPLES)
-    interval = percentile_interval((weights @ sums) / (weights @ sizes)) if len(clusters) > 1 else None
-    return Estimate.of(float(sums.sum() / sizes.sum()), interval)
+    sums = np.array([math.fsum(cluster) for cluster in clusters])
+    sizes = np.array([float(len(cluster)) for cluster in clusters])
+    return Estimate.of(math.fsum(sums) / math.fsum(sizes), ratio_interval(sums, sizes))
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:

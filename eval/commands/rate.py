@@ -158,7 +158,8 @@ def _relative_table(result: RatingsResult) -> Table:
         table.add_column(name, justify="right")
     for system, score in result.relative.items():
         orders = [MISSING if part is None else f"{part:.1f}" for part in (score.first, score.second)]
-        numbers = [f"{score.mean:.1f}", f"{score.ci95:.1f}", interval(score.low, score.high, 1), str(score.num_prompts)]
+        spread = MISSING if score.ci95 is None else f"{score.ci95:.1f}"
+        numbers = [f"{score.mean:.1f}", spread, interval(score.low, score.high, 1), str(score.num_prompts)]
         table.add_row(system, *orders, *numbers)
     return table
 

@@ -10,6 +10,7 @@ question; that of percent agreement is Korn & Graubard's (1998), exact at 0 and 
     result = agree_files(Path("gpt4.csv"), Path("human.csv"), AgreeOptions())
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,13 +23,17 @@ from eval.answers.files import load_answers, unmatched_notes
 from eval.ratings import kappa as statistics
 from eval.ratings.bias import PositionBias, Share, length_bias, own_wins, position_bias
 from eval.ratings.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
-from eval.ratings.intervals import clustered_interval
+from eval.ratings.canonical import canonical_order, joined
+from eval.ratings.intervals import Z_95, clustered_interval, student_t
 from eval.verdicts.table import Matches, Verdicts, combined_key, join_names, load_verdicts, to_matches
 
 SCHEMA_VERSION = 1
 METHODS = {
     "percent_agreement": "Korn & Graubard (1998): Clopper & Pearson at the effective number of questions",
-    "others": "percentiles of a bootstrap of the questions; none where every resample says the same",
+    "others": "percentiles of a bootstrap of the questions, spread about the value as Student's t asks. Where every "
+    "resample says the same, kappas and alpha follow percent agreement's interval with chance agreement held "
+    "(1 - kappa is proportional to 1 - agreement; a perfect kappa takes the chance of labels in equal numbers); others "
+    "have none",
 }
 NUM_LABELS = 3  # half points of the alphabetically first system: 0 it lost, 1 tie, 2 it won
 EXAMPLE_STATISTICS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
@@ -132,6 +137,8 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
     question, tables = _confusions(*(_item_labels(m, len(systems)) for m in matches))
     if not len(question):
         raise ValueError(f"{a} and {b} share no item (a question and a pair of systems); check their names")
+    if len(systems) > 2:
+        tables = _either_way(tables)
     decisive = tables.copy()
     decisive[:, 1, :] = decisive[:, :, 1] = 0
     system, notes = _system_level(matches, systems, len(questions), options.resamples, system_rng)
@@ -226,6 +233,15 @@ def _confusions(
     return questions, counts.reshape(-1, NUM_LABELS, NUM_LABELS)
 
 
+def _either_way(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tables (num_questions, 3, 3) in which each item counts half as it is, half with its two systems exchanged.
+
+    Of two systems a win has a name. Of several pairs, which is called first is as good as drawn, and chance agreement
+    must not depend on it.
+    """
+    return (tables + tables[:, ::-1, ::-1]) / 2.0
+
+
 def _resampled(sums: NDArray[np.float64], num_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """`sums` (num_questions, ...) added up: the whole in row 0, then each resample of the questions.
 
@@ -237,16 +253,19 @@ def _resampled(sums: NDArray[np.float64], num_resamples: int, rng: np.random.Gen
     return np.tensordot(np.array(weights), sums, axes=1)
 
 
-def _statistic(values: NDArray[np.float64]) -> Statistic:
+def _statistic(values: NDArray[np.float64], num_questions: int, least: float = -1.0) -> Statistic:
     """Makes a statistic of the whole's value, in row 0, and those of the resamples where it is defined.
 
-    Resamples that all agree say nothing of the error: then there is no interval.
+    Percentiles, spread about the value as few questions ask (Student's t). Resamples that all agree say nothing of the
+    error: then there is no interval.
     """
     value = float(values[0]) if np.isfinite(values[0]) else None
     drawn = values[1:][np.isfinite(values[1:])]
     if value is None or len(drawn) < 2:
         return Statistic(value=value, low=None, high=None)
-    low, high = (float(bound) for bound in np.percentile(drawn, [2.5, 97.5]))
+    wider = student_t(num_questions) / Z_95 * math.sqrt(num_questions / (num_questions - 1))
+    low, high = (value + wider * (float(bound) - value) for bound in np.percentile(drawn, [2.5, 97.5]))
+    low, high = min(value, max(least, low)), max(value, min(1.0, high))
     if high - low < 1e-12:
         return Statistic(value=value, low=None, high=None)
     return Statistic(value=value, low=low, high=high)
@@ -276,7 +295,7 @@ def _with_share(found: dict[str, Statistic], agreed: NDArray[np.float64], num: N
 
 def _example_level(tables: NDArray[np.float64], num_resamples: int, rng: np.random.Generator) -> Level:
     drawn = _resampled(tables, num_resamples, rng)
-    found = {name: _statistic(function(drawn)) for name, function in EXAMPLE_STATISTICS.items()}
+    found = {name: _statistic(function(drawn), len(tables)) for name, function in EXAMPLE_STATISTICS.items()}
     _with_share(found, np.einsum("qii->q", tables), tables.sum(axis=(1, 2)))
     return Level(num=int(tables.sum()), statistics=found)
 
@@ -295,13 +314,20 @@ def _system_level(
     if len(shared) < 3:
         notes.append("fewer than three shared systems: no rank correlation")
         return Level(num=len(shared), statistics={}), notes
-    weights = [*prompt_weights(num_questions, num_resamples if num_questions > 1 else 0, rng)]
+    played = canonical_order(joined(*matches), len(systems))[1]  # the same resamples whatever questions are called
+    weights = np.zeros((num_resamples if len(played) > 1 else 0, num_questions))
+    for weight, drawn in zip(weights, prompt_weights(len(played), len(weights), rng), strict=True):
+        weight[played] = drawn
     ratings = []
     for c in cells:
         whole = fit(c, c.totals())
         counts = c.resampled(weight[c.codes] for weight in weights)
         ratings.append(np.concatenate([whole.points[None], fit_resamples(c, counts, whole)])[:, shared])
-    found = {name: _statistic(function(*ratings)) for name, function in SYSTEM_STATISTICS.items()}
+    least = {"percent_agreement": 0.0}
+    found = {
+        name: _statistic(function(*ratings), len(played), least.get(name, -1.0))
+        for name, function in SYSTEM_STATISTICS.items()
+    }
     return Level(num=len(shared), statistics=found), notes
 
 
@@ -323,40 +349,55 @@ def rater_agreement(verdicts: Verdicts, num_resamples: int, rng: np.random.Gener
     question = verdicts.question.codes[rows]
     key = combined_key([verdicts.judge.codes[rows], question, np.minimum(first, second), np.maximum(first, second)])
     _, where, item = np.unique(key, return_index=True, return_inverse=True)
-    as_first_shown = first == first[where][item]  # an item's two win labels are told apart by its first row's order
-    favour = np.choose(verdicts.verdict[rows] - 1, [1, -1, 0]) * np.where(as_first_shown, 1, -1)
+    favour = np.choose(verdicts.verdict[rows] - 1, [1, -1, 0]) * np.where(first < second, 1, -1)
     counts = np.bincount(item * NUM_LABELS + favour + 1, minlength=len(where) * NUM_LABELS).reshape(-1, NUM_LABELS)
+    either_way = len(np.unique(np.concatenate([first, second]))) > 2
     levels = {}
     for name, kept in (
         ("all", counts.sum(axis=1) > 1),
         ("no_tie_vote", (counts.sum(axis=1) > 1) & (counts[:, 1] == 0)),
     ):
         if kept.any():
-            levels[name] = _rater_level(counts[kept].astype(np.float64), question[where[kept]], num_resamples, rng)
+            levels[name] = _rater_level(
+                counts[kept].astype(np.float64), question[where[kept]], num_resamples, rng, either_way
+            )
     return levels
 
 
 def _rater_level(
-    counts: NDArray[np.float64], question: NDArray[np.int32], num_resamples: int, rng: np.random.Generator
+    counts: NDArray[np.float64],
+    question: NDArray[np.int32],
+    num_resamples: int,
+    rng: np.random.Generator,
+    either_way: bool = False,
 ) -> Level:
-    """Fleiss' kappa takes the items with the commonest number of raters; alpha takes all."""
+    """Fleiss' kappa takes the items with the commonest number of raters; alpha takes all.
+
+    Args:
+        counts: (num_items, 3) votes.
+        question: (num_items,).
+        num_resamples: Bootstrap resamples of the questions.
+        rng: Draws them.
+        either_way: Labels' frequencies with each item's two systems exchanged too (`_either_way`).
+    """
     num = counts.sum(axis=1)
     agreeing = (counts * (counts - 1)).sum(axis=1)
+    labels = (counts + counts[:, ::-1]) / 2.0 if either_way else counts
     usual = (num == np.bincount(num.astype(int)).argmax()).astype(np.float64)
     per_item = np.column_stack(
-        [usual * agreeing / (num * (num - 1)), usual, usual[:, None] * counts, agreeing / (num - 1), counts]
+        [usual * agreeing / (num * (num - 1)), usual, usual[:, None] * labels, agreeing / (num - 1), labels]
     )
     _, code = np.unique(question, return_inverse=True)
     sums = np.zeros((code.max() + 1, per_item.shape[1]))
     np.add.at(sums, code, per_item)
     drawn = _resampled(sums, num_resamples, rng)
-    pair_agreement, items, labels = drawn[:, 0], drawn[:, 1], drawn[:, 2:5]
+    pair_agreement, items = drawn[:, 0], drawn[:, 1]
     found = {
         "percent_agreement": pair_agreement / np.maximum(items, 1.0),
-        "fleiss_kappa": statistics.fleiss_kappa(pair_agreement, items, labels),
+        "fleiss_kappa": statistics.fleiss_kappa(pair_agreement, items, drawn[:, 2:5]),
         "krippendorff_alpha": statistics.krippendorff_alpha(drawn[:, 5], drawn[:, 6:9]),
     }
-    levels = {name: _statistic(values) for name, values in found.items()}
+    levels = {name: _statistic(values, len(sums)) for name, values in found.items()}
     _with_share(levels, sums[:, 0], sums[:, 1])
     return Level(num=len(counts), statistics=levels)
 

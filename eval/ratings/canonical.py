@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from eval.verdicts.table import Matches
 
 NUM_ROUNDS = 4
+OTHER = 3  # added to the half points of a second judge
 Codes = NDArray[np.uint64]
 
 
@@ -31,6 +32,23 @@ def canonical_order(matches: Matches, num_systems: int) -> tuple[list[int], list
     )
     rows = np.lexsort((moved.half_points, moved.second, moved.first, moved.question))
     return systems.tolist(), played[questions].tolist(), moved.pick(rows)
+
+
+def joined(one: Matches, other: Matches) -> Matches:
+    """Two judges' matches in one table, in which half points tell them apart, so that both get one order."""
+    return Matches(
+        question=np.concatenate([one.question, other.question]),
+        first=np.concatenate([one.first, other.first]),
+        second=np.concatenate([one.second, other.second]),
+        half_points=np.concatenate([one.half_points, other.half_points + OTHER]).astype(np.int8),
+    )
+
+
+def parted(both: Matches) -> tuple[Matches, Matches]:
+    """What `joined` put together, in whichever order."""
+    others = both.half_points >= OTHER
+    other = both.pick(others)
+    return both.pick(~others), replace(other, half_points=(other.half_points - OTHER).astype(np.int8))
 
 
 def _refined(matches: Matches, num_systems: int, num_questions: int) -> tuple[Codes, Codes]:

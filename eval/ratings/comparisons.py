@@ -3,7 +3,8 @@
 Used by `python -m eval rate`. The test of a pair is Student's t on the difference of two Bradley-Terry ratings, with
 the bootstrap's standard error (clustered by prompt, both systems on the same resample; degrees of freedom: prompts of
 the system that has fewer, less one). Its p is never below that of the exact sign-flip permutation test (Fisher 1935)
-over prompts, which is the sign test where two systems meet once a prompt. p_holm is corrected for all pairs by Holm
+over prompts, which is the sign test where two systems meet once a prompt; nor, where two systems have few matches
+alike, below 2 ** (1 - prompts), the least that any such test gives. p_holm is corrected for all pairs by Holm
 (1979); the interval `low` to `high` is at Holm's level for that pair, by inverting the p (Altman & Bland 2011, BMJ
 343), so that it leaves 0 out exactly where p_holm is below 0.05. Needed prompts are for 80 % power at the 5 % level,
 uncorrected.
@@ -79,7 +80,8 @@ def compare_all(
         rankings: For each connected group, its systems from best to worst.
         points: (num_systems,) ratings.
         errors: (num_systems, num_systems) standard errors of differences, or None with a single prompt.
-        exact: (num_systems, num_systems) p of an exact test, NaN where there is none; or None.
+        exact: (num_systems, num_systems) p of an exact test, NaN where there is none, or None: then p is at least that
+            of an exact test in which all prompts agree.
         num_prompts: (num_systems,) prompts on which each plays.
     """
     pairs = [pair for ranking in rankings for pair in combinations(ranking, 2)]
@@ -87,11 +89,12 @@ def compare_all(
     fewer = [int(min(num_prompts[a], num_prompts[b])) for a, b in pairs]
     tests: list[tuple[float, float] | None] = []
     for (a, b), gap, num in zip(pairs, gaps, fewer, strict=True):
-        if errors is None or num < 2:
+        if errors is None or num < 2 or not np.isfinite(errors[a, b]):
             tests.append(None)
             continue
-        p, floor = two_sided_p(gap, float(errors[a, b]), num - 1), np.nan if exact is None else exact[a, b]
-        tests.append((float(errors[a, b]), max(p, float(floor)) if np.isfinite(floor) else p))
+        floor = 2.0 ** (1 - num) if exact is None or np.isnan(exact[a, b]) else float(exact[a, b])
+        p = max(two_sided_p(gap, float(errors[a, b]), num - 1), floor)
+        tests.append((float(errors[a, b]), p))
     corrected = iter(holm([test[1] for test in tests if test]))
     return [
         _comparison(names, pair, gap, num, test, next(corrected) if test else None)
@@ -206,6 +209,8 @@ def verdict(ranking: Sequence[str], places: dict[str, Rank], comparisons: Sequen
         return f"{first} is ahead, on a single prompt: that can't say how sure it is"
     said = f"{first} is best with probability {probability(chance)}"
     tested = [c for c in comparisons if c.higher == first]
+    if any(c.p_holm is None for c in tested):
+        return f"{said}; it can't be told from all others, as not every pair played on two prompts"
     rivals = sorted((c for c in tested if not c.significant), key=lambda c: -(c.p_holm or 0.0))
     if not rivals:
         largest = max(c.p_holm or 0.0 for c in tested)

@@ -49,8 +49,8 @@ class EloRating:
 
     mean: float  # over the orderings
     ordering_sd: float  # from one ordering to the next
-    ordering_low: float  # of the mean, for want of more orderings: what the paper prints as +-1
-    ordering_high: float
+    ordering_low: float | None  # of the mean, for want of more orderings: what the paper prints as +-1
+    ordering_high: float | None
     low: float | None  # over prompts: what another set of prompts like these could give
     high: float | None
 
@@ -198,11 +198,14 @@ def elo_resamples(num_asked: int, num_plays: int) -> int:
     return min(num_asked, max(MIN_RESAMPLES, MAX_PLAYS // (LANES * max(num_plays, 1))))
 
 
-def ordering_interval(ratings: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """(mean, sd, low, high) of one system's ratings over orderings; the bounds are of the mean (normal, 95 %)."""
+def ordering_interval(ratings: NDArray[np.float64]) -> tuple[float, float, float | None, float | None]:
+    """(mean, sd, low, high) of one system's ratings over orderings; the bounds are of the mean (normal, 95 %).
+
+    None where all orderings say the same, or there is one.
+    """
     mean, sd = float(ratings.mean()), float(ratings.std(ddof=1)) if len(ratings) > 1 else 0.0
     half = 1.96 * sd / sqrt(len(ratings))
-    return mean, sd, mean - half, mean + half
+    return (mean, sd, mean - half, mean + half) if half > 1e-9 else (mean, sd, None, None)
 
 
 def _check(k: float, num_systems: int) -> None:

@@ -21,8 +21,14 @@ def student_t(num_clusters: int) -> float:
 
 
 def resampled_error(draws: NDArray[np.float64], num_clusters: int) -> float:
-    """Standard error from a bootstrap of `num_clusters` (2 up), without its bias; resamples of NaN are left out."""
-    return float(np.nanstd(draws, ddof=1)) * math.sqrt(num_clusters / (num_clusters - 1))
+    """Standard error from a bootstrap of `num_clusters` (2 up), without its bias.
+
+    Resamples of NaN are left out; NaN where fewer than two are left.
+    """
+    known = draws[np.isfinite(draws)]
+    if len(known) < 2:
+        return math.nan
+    return float(known.std(ddof=1)) * math.sqrt(num_clusters / (num_clusters - 1))
 
 
 def clopper_pearson_interval(num_correct: float, n: float) -> Interval:

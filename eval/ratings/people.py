@@ -13,6 +13,7 @@ random. Intervals are Student's t with a bootstrap of the prompts (PPBoot, Zrnic
 """
 
 from dataclasses import dataclass, replace
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from eval.ratings.bradley_terry import (
     fit_resamples,
     linear_resamples,
 )
-from eval.ratings.canonical import canonical_order
+from eval.ratings.canonical import canonical_order, joined, parted
 from eval.ratings.comparisons import Rank, probability, ranks
 from eval.ratings.intervals import resampled_error, student_t
 from eval.ratings.unanimous import ResampledPrompts, doubted_cells, doubtful_pairs, least_errors
@@ -39,7 +40,6 @@ METHOD = (
 )
 Array = NDArray[np.float64]
 LEAST_WEIGHT = 0.05  # of the judge; below, people rate alone
-VOTED = 3  # added to the half points of people's matches, where both kinds are put in one order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,8 @@ class CorrectedStrengths:
             return None
         points = self.people_points if people_only else self.points
         error = resampled_error(draws[:, system], self.num_prompts)
+        if isnan(error):
+            return None
         half = student_t(int(self.prompts[system])) * max(error, float(self.least_error[system]))
         return float(points[system]) - half, float(points[system]) + half
 
@@ -198,10 +200,8 @@ def corrected_ratings(
     Raises:
         ValueError: No vote is on a match that was judged.
     """
-    order, questions, both = canonical_order(_joined(judged, voted), num_systems)
-    by_people = both.half_points >= VOTED
-    judged, people = both.pick(~by_people), both.pick(by_people)
-    people = replace(people, half_points=(people.half_points - VOTED).astype(np.int8))
+    order, questions, both = canonical_order(joined(judged, voted), num_systems)
+    judged, people = parted(both)
     known = np.isin(_items(people, num_systems), _items(judged, num_systems))
     if not known.any():
         raise ValueError("no vote is on a match that was judged: same question_id and the same two systems")
@@ -214,15 +214,6 @@ def corrected_ratings(
         moved[name] = None if draws is None else draws[:, back]
     groups = [[order[system] for system in group] for group in found.groups]
     return replace(found, **moved, groups=groups, num_unmatched=int((~known).sum()))
-
-
-def _joined(judged: Matches, voted: Matches) -> Matches:
-    return Matches(
-        question=np.concatenate([judged.question, voted.question]),
-        first=np.concatenate([judged.first, voted.first]),
-        second=np.concatenate([judged.second, voted.second]),
-        half_points=np.concatenate([judged.half_points, voted.half_points + VOTED]).astype(np.int8),
-    )
 
 
 def _items(matches: Matches, num_systems: int) -> NDArray[np.int64]:

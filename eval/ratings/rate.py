@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice, pairwise
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ METHODS = {
     "elo": "as bradley_terry's; what noise of the ordering is left in a resample is taken out",
     "position_bias": "Korn & Graubard (1998): Clopper & Pearson at the effective number of prompts",
     "relative": "Student's t on the linearised ratio of the two means, over prompts",
+    "controlled": "Student's t with a bootstrap of the prompts, and an exact sign test's where all prompts agree",
+    "length_bias": "as position_bias",
     "comparisons": METHOD,
     "people": PEOPLE_METHOD,
     "ranks": "percentiles of the ranks of the bootstrap, spread by Student's t; best: share of resamples that it leads",
@@ -328,11 +331,11 @@ def _bounds(
     prompts_of, least = play.cells.prompts_of_systems(), least_errors(play.matches, points, average)
     found: list[tuple[float, float] | tuple[None, None]] = []
     for system, num in enumerate(prompts_of.tolist()):
-        if draws is None or num < 2:
+        error = resampled_error(draws[:, system], play.cells.num_questions) if draws is not None and num > 1 else nan
+        if isnan(error):
             found.append((None, None))
             continue
-        error = max(resampled_error(draws[:, system], play.cells.num_questions), float(least[system]))
-        half = student_t(num) * error
+        half = student_t(num) * max(error, float(least[system]))
         found.append((float(points[system]) - half, float(points[system]) + half))
     return found
 

@@ -60,7 +60,7 @@ class RelativeScore:
     first: float | None  # the system's answer shown first (the paper's "Sys vs. ChatGPT")
     second: float | None
     mean: float
-    ci95: float  # the paper's half width, from the two means' errors as if they were independent
+    ci95: float | None  # the paper's half width, from the two means' errors as if independent; None without spread
     low: float | None  # 95 % over prompts, the two scores of a prompt kept together
     high: float | None
     num_prompts: int
@@ -119,7 +119,7 @@ def _relative_score(scores: Scores, mine: NDArray[np.bool_]) -> RelativeScore:
         first=by_order[0],
         second=by_order[1],
         mean=100.0 * float(ratio),
-        ci95=100.0 * float(ratio - worst / best),
+        ci95=100.0 * float(ratio - worst / best) if candidate.std() + reference.std() > 0 else None,
         low=None if low is None else 100.0 * float(low),
         high=None if high is None else 100.0 * float(high),
         num_prompts=num,

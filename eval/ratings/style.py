@@ -24,6 +24,8 @@ from eval.ratings.bradley_terry import (
     PRIOR_PRECISION,
     prompt_weights,
 )
+from eval.ratings.intervals import resampled_error, student_t
+from eval.ratings.unanimous import least_errors
 from eval.verdicts.table import Matches
 from harness.runs.estimate import Estimate
 
@@ -114,7 +116,10 @@ def _fit_all(
     draws[:, : len(played)] -= draws[:, : len(played)].mean(axis=1, keepdims=True)
     points = POINTS_PER_NAT * draws
     points[:, : len(played)] += ANCHOR
-    estimates = [_estimate(column, len(questions)) for column in points.T]
+    rated = np.full(len(systems), ANCHOR)
+    rated[played] = points[0, : len(played)]
+    least = [*least_errors(matches, rated)[played], *np.zeros(features.shape[1])]
+    estimates = [_estimate(column, len(questions), error) for column, error in zip(points.T, least, strict=True)]
     best_first = np.argsort(-points[0, : len(played)], kind="stable")
     return Controlled(
         ratings={systems[played[column]]: estimates[column] for column in best_first},
@@ -123,12 +128,15 @@ def _fit_all(
     )
 
 
-def _estimate(draws: Array, num_prompts: int) -> Estimate:
-    """Makes an estimate of the point value, which comes first, and the values of the resamples."""
-    if len(draws) == 1:
-        return Estimate(value=float(draws[0]), n=num_prompts)
-    low, high = np.percentile(draws[1:], [2.5, 97.5])
-    return Estimate(value=float(draws[0]), low=float(low), high=float(high), n=num_prompts)
+def _estimate(draws: Array, num_prompts: int, least_error: float) -> Estimate:
+    """Makes an estimate of the point value, which comes first, and the values of the resamples.
+
+    None for an effect on which all resamples agree.
+    """
+    value = float(draws[0])
+    error = max(resampled_error(draws[1:], num_prompts), least_error) if num_prompts > 1 else 0.0
+    half = student_t(num_prompts) * error if error > 1e-9 else 0.0
+    return Estimate.of(value, (value - half, value + half) if half else None, num_prompts)
 
 
 def _derivatives(x: Array, design: Array, score: Array, weight: Array) -> tuple[float, Array, Array]:

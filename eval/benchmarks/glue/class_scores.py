@@ -65,6 +65,8 @@ def class_scores(
 def number_scores(answers: Sequence[float], guesses: Sequence[float], rng: np.random.Generator) -> dict[str, Estimate]:
     """Pearson and Spearman correlation of two rows of numbers, at least one each."""
     one, two = np.asarray(answers, dtype=np.float64), np.asarray(guesses, dtype=np.float64)
+    order = np.lexsort((two, one))  # the same interval in any order of the rows
+    one, two = one[order], two[order]
     point = _correlations(one[None], two[None])
     draws: dict[str, list[_Numbers]] = {name: [] for name in point}
     done = 0

@@ -41,7 +41,6 @@ from harness.progress import Progress
 from harness.runs.estimate import Estimate, plain_values
 
 SCHEMA_VERSION = 1
-RESAMPLE_SEED = 0
 MAX_BATCH_TOKENS = 16_384  # padded tokens of a batch's sources
 MAX_BATCH = 64  # answers under way at once; halved where the device has no room
 
@@ -266,16 +265,15 @@ def _scores(predictions: Sequence[TextPrediction]) -> tuple[dict[str, TaskScore]
     groups: dict[str, list[TextPrediction]] = {}
     for prediction in predictions:
         groups.setdefault(prediction.task, []).append(prediction)
-    rng = np.random.default_rng(RESAMPLE_SEED)
     per_task = {
         task: TaskScore(
             n=len(group),
-            rouge_l=mean_score([[p.rouge_l for p in group]], rng),
+            rouge_l=mean_score([[p.rouge_l for p in group]]),
             exact_match=float(np.mean([p.exact_match for p in group])),
         )
         for task, group in groups.items()
     }
-    return per_task, mean_score([[p.rouge_l for p in group] for group in groups.values()], rng)
+    return per_task, mean_score([[p.rouge_l for p in group] for group in groups.values()])
 
 
 @cache

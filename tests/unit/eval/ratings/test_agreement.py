@@ -162,9 +162,12 @@ def test_the_command_has_self_preference_length_bias_and_ranks_without_a_system(
 
 
 def test_an_interval_holds_95_of_100_resamples() -> None:
-    found = _statistic(np.array([50.0, *np.arange(101.0)]))
-    assert (found.low, found.high) == pytest.approx((2.5, 97.5))
-    same = _statistic(np.full(9, 0.5))
+    found = _statistic(np.array([0.5, *np.arange(101.0) / 100]), 1_000_000)
+    assert (found.low, found.high) == pytest.approx((0.025, 0.975), abs=1e-5)
+    few = _statistic(np.array([0.5, *np.arange(101.0) / 1000 + 0.45]), 5)  # t of 4 degrees of freedom, sqrt(5 / 4)
+    half = 0.0475 * 2.776445 / 1.959964 * np.sqrt(5 / 4)
+    assert (found.low, few.low, few.high) == pytest.approx((0.025, 0.5 - half, 0.5 + half), abs=1e-5)
+    same = _statistic(np.full(9, 0.5), 9)
     assert (same.value, same.low) == (0.5, None)
 
 

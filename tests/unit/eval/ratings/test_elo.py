@@ -122,7 +122,7 @@ def test_what_can_not_be_played_is_refused() -> None:
 def test_the_ordering_interval_is_the_means() -> None:
     mean, sd, low, high = ordering_interval(np.array([990.0, 1010.0] * 50))
     assert (mean, sd) == pytest.approx((1000.0, 10.0504), abs=1e-3)
-    assert high - low == pytest.approx(2 * 1.96 * sd / 10)
+    assert high - low == pytest.approx(2 * 1.96 * sd / 10)  # type: ignore[operator]
 
 
 def test_resampling_prompts_that_all_say_the_same_leaves_no_spread() -> None:

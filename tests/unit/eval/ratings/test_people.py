@@ -58,19 +58,19 @@ def check_coverage(num_tournaments: int, num_resamples: int) -> None:
         assert abs(np.mean([covers(one, system) for one in found]) - 0.95) < 3 * error
         assert np.mean([covers(one, system) for one in judge_only]) < 0.6
     widths = [
-        [np.subtract(*reversed(one.interval(0, people_only=alone))) for one in found]  # type: ignore[arg-type]
+        [high - low for low, high in (one.interval(0, people_only=alone) or (0.0, 0.0) for one in found)]
         for alone in (False, True)
     ]
     assert np.mean(widths[0]) < 0.9 * np.mean(widths[1])
 
 
 def test_intervals_cover_where_the_judge_is_biased() -> None:
-    check_coverage(num_tournaments=60, num_resamples=60)
+    check_coverage(num_tournaments=60, num_resamples=50)
 
 
 @pytest.mark.slow
 def test_intervals_cover_at_the_stated_rate() -> None:
-    check_coverage(num_tournaments=600, num_resamples=200)
+    check_coverage(num_tournaments=300, num_resamples=100)
 
 
 def test_a_judge_that_tosses_a_coin_counts_for_little() -> None:
