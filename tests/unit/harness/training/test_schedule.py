@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from harness.config.schema import Mode, Schedule, TrainConfig
-from harness.training.schedule import batch_indices, learning_rate, num_steps, num_warmup_steps
+from harness.training.schedule import batch_indices, group_by_length, learning_rate, num_steps, num_warmup_steps
 
 SIZES = st.integers(1, 40)
 
@@ -126,3 +126,21 @@ def test_rate_rises_to_the_peak_and_never_above(warmup: int, total: int, schedul
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
     if warmup < total:
         assert rates[warmup] == 1e-3
+
+
+def test_groups_by_hand() -> None:
+    """Stretches of two batches of one (a quarter of eight), each from long to short; then the longest comes first."""
+    lengths = np.arange(1, 9)
+    assert group_by_length(np.arange(8), lengths, batch_size=1).tolist() == [7, 0, 3, 2, 5, 4, 1, 6]
+    few = group_by_length(np.array([2, 0, 3, 1, 4]), np.array([10, 50, 30, 40, 20]), batch_size=1)
+    assert few.tolist() == [1, 0, 3, 2, 4]  # stretches of one
+    many = group_by_length(np.arange(204), np.arange(204), batch_size=1)  # of 50, not of 51
+    assert many[:51].tolist() == [203, *range(48, -1, -1), 99]
+
+
+def test_warm_up_by_hand() -> None:
+    train = config(schedule=Schedule.linear, warmup_steps=2, learning_rate=0.5)
+    assert [learning_rate(train, step, 6) for step in range(6)] == [0.25, 0.5, 0.5, 0.375, 0.25, 0.125]
+    faithful = config(schedule=Schedule.constant, warmup_steps=2, learning_rate=0.5, mode=Mode.faithful)
+    assert [learning_rate(faithful, step, 4) for step in range(4)] == [0.0, 0.25, 0.5, 0.5]
+    assert num_steps(config(max_steps=3, warmup_steps=3), 100) == 3  # the last step is at the rate
