@@ -40,6 +40,7 @@ class Tree:
         self.records = folder / "outcomes.jsonl"
         lines = self.records.read_text().splitlines() if self.records.is_file() else []
         self.known = {(row["key"], row["version"]): row["outcome"] for row in map(json.loads, lines)}
+        self._passing: set[tuple[str, ...]] = set()
         self.map = Map(self.copy, folder / "map.json", tests, self._forked)
 
     def outcome(self, mutation: Mutation, tests: Sequence[str] | None = None) -> str:
@@ -49,6 +50,7 @@ class Tree:
             mutation: which.
             tests: files or ids, in their order; None: those that run the statement.
         """
+        named = tests is not None
         tests = self.map.tests_of(mutation) if tests is None else tests
         source = digest(self.root / mutation.file)
         files = [digest(self.root / name) for name in sorted({test.split("::")[0] for test in tests})]
@@ -56,12 +58,29 @@ class Tree:
         for version in (source, with_tests):
             if (mutation.key, version) in self.known:
                 return self.known[mutation.key, version]
+        if named:
+            self.require_passing(tests)
         outcome, by = self._run(mutation, tests) if tests else (NOT_REACHED, None)
         version = source if outcome == KILLED else with_tests
         self.known[mutation.key, version] = outcome
         with self.records.open("a") as file:
             file.write(json.dumps({"key": mutation.key, "version": version, "outcome": outcome, "by": by}) + "\n")
         return outcome
+
+    def require_passing(self, tests: Sequence[str]) -> None:
+        """Runs tests that are not measured.
+
+        Raises:
+            SystemExit: one fails without a mutation, and would be taken for one that notices them all.
+        """
+        if tuple(tests) not in self._passing:
+            failed = self.folder / "failed.txt"
+            failed.unlink(missing_ok=True)
+            self._preload()
+            if self._forked(lambda: _test(tests, failed), GRACE_SECONDS + UNKNOWN_SECONDS * 5 * len(tests)) != 0:
+                what = failed.read_text() if failed.is_file() else str(self.folder / "last.log")
+                raise SystemExit(f"this fails without a mutation: {what}")
+            self._passing.add(tuple(tests))
 
     def _take_copy(self) -> None:
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
