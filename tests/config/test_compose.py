@@ -62,7 +62,7 @@ def test_experiment_spans_the_union_of_its_parts(loader: ConfigLoader) -> None:
     points = compose_points(loader, ["+experiment=demo"])
     spanned = [(p.config.dataset.name, p.config.quant.name, p.config.adapter.method) for p in points]
     assert len(spanned) == 5
-    assert set(spanned[:4]) == set(itertools.product(["concise", "stepwise"], ["nf4", "full"], [AdapterMethod.lora]))
+    assert set(spanned[:4]) == set(itertools.product(["concise", "stepwise"], ["nf4", "none"], [AdapterMethod.lora]))
     assert spanned[4][2] is AdapterMethod.none
     assert {p.config.sweep_name for p in points} == {"demo"}
 
@@ -107,7 +107,7 @@ def test_a_mistake_in_all_points_is_told_once(loader: ConfigLoader) -> None:
         ("train.learning_rate=1e400", "train.learning_rate=inf: expected a value between 0 and 1"),
         ("train.learning_rate=nan", "train.learning_rate=nan: expected a value between 0 and 1"),
         ("adapter.lora_r=0", "adapter.lora_r=0: must be above 0"),
-        ("adapter.lora_dropout=1.0", "adapter.lora_dropout=1.0: a probability"),
+        ("adapter.lora_dropout=1.0", "adapter.lora_dropout=1.0: expected a probability"),
         ("model=local", "model=local: say where it lies by model.path=..."),
         ("dataset=local", "dataset=local: say where it lies by dataset.path=..."),
     ],

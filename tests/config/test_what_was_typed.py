@@ -145,6 +145,7 @@ def test_a_config_is_printed_without_the_ledgers_password(
 ) -> None:
     monkeypatch.setenv("HARNESS_LEDGER_URL", "postgresql://me:secret@host/d")
     monkeypatch.setattr("sys.argv", ["harness.run", "--cfg", "job", "--resolve", "--package", "paths"])
+    GlobalHydra.instance().clear()  # an earlier test of this process may have composed
     command.main()
     text = capsys.readouterr().out
     assert "ledger_url: postgresql://me:***@host/d" in text
