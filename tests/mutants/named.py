@@ -43,7 +43,7 @@ _ALONE = "        torch.mm(grad_h_TC, a_KRI[0], out=out_TI)\n        if mask_TI 
 _BLOCKS = "a_KRI.flatten(0, 1), out=out_TI)\n        if mask_TI is not None:\n            out_TI.mul_"
 
 _OF_CALLS = (
-    f"{UNIT}/eval/judges/test_calls.py",
+    f"{UNIT}/eval/judges/test_redaction.py",
     "tests/pipeline/contests/test_judge_faults.py::test_a_key_is_taken_out_of_what_is_shown_and_not_of_what_is_read",
 )
 _OF_RATINGS = (
@@ -188,8 +188,8 @@ NAMED = (
     ),
     Named(
         "eval/ratings/rate.py",
-        "np.nanpercentile(draws[:, system], [2.5, 97.5])",
-        "np.nanpercentile(draws[:, system], [5, 95])",
+        "half = student_t(num) * error",
+        "half = 0.8 * student_t(num) * error",
         _OF_RATINGS,
     ),
     Named(

@@ -1,5 +1,6 @@
 """A copy of the tree in which mutations are tried, and what was found in it before."""
 
+import compileall
 import hashlib
 import importlib
 import json
@@ -98,6 +99,8 @@ class Tree:
         for link, target in beside.items():
             if target.exists() and not link.is_symlink():
                 link.symlink_to(target)
+        for package in OWN:  # forks write none: that of a mutated file would be taken for the file's own
+            compileall.compile_dir(self.copy / package, quiet=2)
 
     def _run(self, mutation: Mutation, tests: Sequence[str]) -> tuple[str, str | None]:
         """-> the outcome, and the test that killed it."""

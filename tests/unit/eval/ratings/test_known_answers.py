@@ -11,7 +11,7 @@ from eval.benchmarks.intervals import percentile_interval
 from eval.ratings import rate as rating
 from eval.ratings.comparisons import compare_all, holm, ranks, two_sided_p
 from eval.ratings.elo import elo_drawn, elo_over_prompts, ordering_interval
-from eval.ratings.intervals import clopper_pearson_interval, ratio_interval, student_t
+from eval.ratings.intervals import clopper_pearson_interval, clustered_interval, ratio_interval, student_t
 from eval.ratings.rate import RateOptions, rate_files
 from eval.ratings.style import _estimate
 from eval.verdicts.table import Matches, load_verdicts, to_matches
@@ -30,15 +30,23 @@ def test_95_percent_intervals_leave_out_two_and_a_half_on_either_side() -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * sd / 2)
 
 
-def test_elos_interval_over_prompts_is_that_of_its_resamples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_over_clusters_by_hand() -> None:
+    """3 of 4 questions: variance 1/16, so 3 effective ones, times (z / t with 3 degrees of freedom) squared."""
+    effective = 3 * (1.959964 / t.ppf(0.975, 3)) ** 2
+    found = clustered_interval(np.array([1.0, 0.0, 1.0, 1.0]), np.ones(4))
+    assert found == pytest.approx(clopper_pearson_interval(0.75 * effective, effective), rel=1e-6)
+
+
+def test_elos_interval_over_prompts_is_students_of_its_resamples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "verdicts.csv"
     path.write_text("question_id,system_a,system_b,verdict\n1,a,b,1\n1,b,a,2\n2,a,b,1\n2,b,a,1\n")
-    monkeypatch.setattr(rating, "elo_over_prompts", lambda *_, **__: np.column_stack([HUNDRED, 1000 + HUNDRED]))
-    elo = rate_files([path], RateOptions(orderings=10, resamples=50)).elo
-    assert sorted((round(e.low or 0, 1), round(e.high or 0, 1)) for e in elo.values()) == [
-        (2.5, 97.5),
-        (1002.5, 1097.5),
-    ]
+    far = 1000 * HUNDRED  # further apart than any least error
+    monkeypatch.setattr(rating, "elo_over_prompts", lambda *_, **__: np.column_stack([far, -far]))
+    for found in rate_files([path], RateOptions(orderings=10, resamples=50)).elo.values():
+        half = t.ppf(0.975, 1) * far.std(ddof=1) * math.sqrt(2)  # two prompts
+        assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half))
 
 
 def test_a_rank_leaves_out_what_few_resamples_say() -> None:

@@ -22,6 +22,7 @@ class Scripted:
 
     def sleep(self, seconds: float) -> None:
         self.seconds += seconds
+        assert self.seconds < 1000, "it waits for ever"
 
     def counts(self, sweep: str | None) -> Counts:
         assert sweep == "s"
