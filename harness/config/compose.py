@@ -10,7 +10,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import partial
@@ -329,8 +329,13 @@ def _point_problems(tried: dict[tuple[str, ...], str | None], shared: set[str]) 
     return lines
 
 
-def to_config(composed: DictConfig, evals: Evals = EvalConfig) -> Config:
+def to_config(composed: DictConfig, evals: Evals = EvalConfig, chosen: Mapping[str, str] | None = None) -> Config:
     """A composed Hydra config -> the typed one, every value checked and resolved.
+
+    Args:
+        composed: with or without Hydra's own part.
+        evals: the schema of the group `eval`.
+        chosen: group -> its choice; None: as Hydra's own part says.
 
     Raises:
         ConfigError: a choice leaves a key open that only the user can fill.
@@ -339,6 +344,7 @@ def to_config(composed: DictConfig, evals: Evals = EvalConfig) -> Config:
     ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=False)
     merged = OmegaConf.merge(blank_config(evals), plain)
+    _fill_local(merged, OmegaConf.select(composed, "hydra.runtime.choices") if chosen is None else chosen)
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise ConfigError([f"{key}: nothing chosen gives it a value; add {key}=..." for key in missing])
     for name in nested_settings(evals):
@@ -349,6 +355,18 @@ def to_config(composed: DictConfig, evals: Evals = EvalConfig) -> Config:
         if choice.hub_id == LOCAL and choice.path is None:  # `path: ???` can't say so: OmegaConf keeps the default
             raise ConfigError([f"{group}={choice.name}: say where it lies by {group}.path=..."])
     return config
+
+
+def _fill_local(config: DictConfig, chosen: Mapping[str, str] | None) -> None:
+    """Fills what a file of the user's own that only has a `path` leaves open."""
+    for group, more in (("model", {}), ("dataset", {"format": "auto"})):
+        part = config[group]
+        if part.path is None:
+            continue
+        name = (chosen or {}).get(group) or Path(part.path).stem
+        for key, value in {"name": name, "hub_id": LOCAL, **more}.items():
+            if OmegaConf.is_missing(part, key):
+                part[key] = value
 
 
 def check_command_line(arguments: Sequence[str], evals: Evals = EvalConfig, folders: Folders = OURS) -> list[str]:
