@@ -357,15 +357,15 @@ def to_config(composed: DictConfig, evals: Evals = EvalConfig, chosen: Mapping[s
     return config
 
 
-def _fill_local(config: DictConfig, chosen: Mapping[str, str] | None) -> None:
+def _fill_local(config: Any, chosen: Mapping[str, str] | None) -> None:
     """Fills what a file of the user's own that only has a `path` leaves open."""
-    for group, more in (("model", {}), ("dataset", {"format": "auto"})):
+    for group in ("model", "dataset"):
         part = config[group]
         if part.path is None:
             continue
         name = (chosen or {}).get(group) or Path(part.path).stem
-        for key, value in {"name": name, "hub_id": LOCAL, **more}.items():
-            if OmegaConf.is_missing(part, key):
+        for key, value in {"name": name, "hub_id": LOCAL, "format": "auto"}.items():
+            if OmegaConf.is_missing(part, key):  # a model has no format
                 part[key] = value
 
 
