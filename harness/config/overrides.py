@@ -17,9 +17,32 @@ from harness.config.choices import OURS, Folders, choices, is_group, near
 from harness.config.evaluations import Evals, blank_config, nested_key
 from harness.config.grids import ONE_TO_A_SWEEP
 from harness.config.prototypes import parsed
-from harness.config.remedies import deletion_problem, empty_sweep_problem, unreadable, varying_problem
-from harness.config.schema import Config, EvalConfig
+from harness.config.remedies import deletion_problem, empty_sweep_problem, idle_problem, unreadable, varying_problem
+from harness.config.schema import (
+    AdapterConfig,
+    Config,
+    DatasetConfig,
+    EvalConfig,
+    LaunchConfig,
+    ModelConfig,
+    PathsConfig,
+    QuantConfig,
+    TrackingConfig,
+    TrainConfig,
+)
 
+GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "dataset": DatasetConfig,
+    "quant": QuantConfig,
+    "adapter": AdapterConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "launch": LaunchConfig,
+    "paths": PathsConfig,
+    "tracking": TrackingConfig,
+}
+DECIDING = ("model.path", "dataset.path", "model.recipe_size")  # by what they lead to, though no part of an identity
 _EVAL_KEY = re.compile(r"\beval\.\w+")
 
 
@@ -67,7 +90,14 @@ def _sweep_problem(override: Override, several: bool, folders: Folders) -> str |
     if not override.is_discrete_sweep():
         return f"{text}: a grid needs single values: a,b or choice(a,b) or range(first,end)"
     known = choices(key, folders) if is_group(key, folders) else None
-    return empty_sweep_problem(override, known)
+    return empty_sweep_problem(override, known) or (idle_problem(str(text)) if _is_idle(key) else None)
+
+
+def _is_idle(key: str) -> bool:
+    """Whether a key decides nothing of what a run comes to, so that runs of all its values are one."""
+    group, _, name = key.partition(".")
+    known = {field.name: field for field in fields(GROUPS[group])} if group in GROUPS else {}
+    return name in known and known[name].metadata.get("identity") is False and key not in DECIDING
 
 
 def _check_override(override: Override, evals: Evals, blank: DictConfig, folders: Folders) -> Iterator[str]:

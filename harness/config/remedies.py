@@ -54,6 +54,13 @@ def varying_problem(text: str) -> str:
     return f"{text}: can't vary within a sweep: {_WHY_ONE[group]}; give a command for each value"
 
 
+def idle_problem(text: str) -> str:
+    """The message for several values of a key that is no part of what makes a run."""
+    return (
+        f"{text}: can't vary within a sweep: all values would be one run, as the key decides no result; give one value"
+    )
+
+
 def empty_sweep_problem(override: Override, known: Sequence[str] | None) -> str | None:
     """The message for a range or pattern that holds no value.
 

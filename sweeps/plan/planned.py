@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from eval.benchmarks.registry import BENCHMARKS
-from harness.config.schema import Config, Device, LaunchConfig, Launcher
+from harness.config.schema import Config, Device, LaunchConfig, Launcher, PathsConfig
 from harness.console import say
 from harness.devices.hardware import Hardware, launch_device, place_of_environment
 from harness.ledger.open import ledger_url
@@ -51,6 +51,7 @@ def planned(configs: Sequence[Config]) -> Planned:
         finished=finished,
         problems=[
             *launch_problems(first),
+            *_place_problems(first.paths),
             *preflight(runs, first.paths, _asked_device(first.launch), num_examples),
             *cuda_problems([run for run in runs if run.run_id not in finished], first.launch),
             *device_problems(runs, first.launch),
@@ -58,6 +59,17 @@ def planned(configs: Sequence[Config]) -> Planned:
         num_examples=num_examples,
         notes=[*device_notes(configs), *architecture_notes(runs, first.paths)],
     )
+
+
+def _place_problems(paths: PathsConfig) -> list[str]:
+    """Folders of the config that are files, or lie below one."""
+    named = (("paths.runs", Path(paths.runs)), ("paths.cache", Path(paths.cache)))
+    problems: list[str] = []
+    for key, folder in named:
+        there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        if not there.is_dir():
+            problems.append(f"{key}={folder}: {there} is a file; name a folder")
+    return problems
 
 
 def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[str]:

@@ -187,6 +187,7 @@ def _total_row(
     left = _open(runs, finished)
     total = _totals(left, estimates)
     unknown = total["num_runs_of_unknown_time"]
+    bound = "<= " if total["num_runs_of_arithmetic_time"] else ""
     return (
         model,
         str(len(runs)),
@@ -194,7 +195,7 @@ def _total_row(
         str(len({run.spec.group for run in left})),
         _size(total["largest_memory_bytes"]),
         _count(total["max_tokens"]) + (", more" if total["num_runs_of_unknown_tokens"] else ""),
-        f"{_time(total['seconds'] or None)}, {unknown} runs unknown" if unknown else _time(total["seconds"]),
+        bound + (f"{_time(total['seconds'] or None)}, {unknown} runs unknown" if unknown else _time(total["seconds"])),
         _size(total["disk_bytes"]),
     )
 
@@ -215,7 +216,9 @@ def warnings(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[
     reasons = {estimates[run.run_id].seconds_unknown for run in left} - {None}
     lines += [f"time unknown: {reason}" for reason in sorted(str(reason) for reason in reasons)]
     if NO_DEVICE in reasons and not any(estimates[run.run_id].too_large_for for run in left):
-        lines.append("(--device-gb 24 --device-gb 48 tells what fits GPUs of these sizes)")
+        lines.append(
+            "(--device H100 tells what fits that GPU and how long it takes, --device-gb 24 what fits one of that size)"
+        )
     return lines
 
 

@@ -22,6 +22,7 @@ from harness.config.overrides import check_command_line, first_cause
         ["train.learning_rate=${train.adam_epsilon}"],
         ["quant.method=nf4", "quant.double_quant=false", "launch.device=cpu", "hydra.verbose=true"],
         ["-m", "grid=[{model:smollm2,quant:'nf4,none'}]", "sweep_name=mine"],
+        ["-m", "model=local", "model.path=a,b", "dataset.path=a,b", "model.recipe_size=7b,13b"],
         ["~dataset.recipe.default", "dataset.path=my rows.jsonl"],
     ],
 )
@@ -81,6 +82,11 @@ def test_good_command_lines(arguments: list[str]) -> None:
         ("", "an empty argument: expected key=value"),
         ("launch.workers=1,2", "launch.workers=1,2: can't vary within a sweep: all runs of a sweep are started by one"),
         ("launch=local,slurm", "launch=local,slurm: can't vary within a sweep"),
+        (
+            "train.checkpoint_steps=10,20",
+            "train.checkpoint_steps=10,20: can't vary within a sweep: all values would be one",
+        ),
+        ("model.name=a,b", "model.name=a,b: can't vary within a sweep: all values would be one run"),
         ("paths.runs=a,b", "paths.runs=a,b: can't vary within a sweep: a sweep lies in one folder of runs"),
         ("tracking.wandb_mode=offline,disabled", "tracking.wandb_mode=offline,disabled: can't vary within a sweep"),
         ("sweep_name=choice(a,b)", "sweep_name=choice(a,b): can't vary within a sweep: a sweep has one name"),

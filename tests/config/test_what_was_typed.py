@@ -16,6 +16,7 @@ from harness.config.choices import CONF_FOLDER, OURS
 from harness.config.compose import ConfigError, _fixed_and_axes, compose_grid, register, to_config
 from harness.config.folders import user_folders
 from harness.config.prototypes import Prototypes
+from sweeps import run as command
 
 EVALS = eval_config()
 
@@ -105,6 +106,7 @@ def mine(tmp_path: Path) -> Path:
     for name, text in {
         "model/my_model.yaml": "defaults: [smollm2, _self_]\nname: my_model\npath: /nowhere\n",
         "dataset/my_rows.yaml": "defaults: [local, _self_]\nname: my_rows\npath: rows.jsonl\n",
+        "dataset/only_path.yaml": "path: rows.jsonl\n",
         "grids/my_grid.yaml": (
             "title: mine\nnum_runs: 1\ncommand: c\n"
             "blocks: [{model: 'my_model,7b', dataset: my_rows, skip: [{model: my_model}]}]\n"
@@ -119,7 +121,9 @@ def test_a_users_own_folder_has_models_datasets_and_grids(mine: Path) -> None:
     searched = f"hydra.searchpath=[file://{mine}]"
     (one,) = compose_grid(["+grid=my_grid", searched], EVALS)
     assert (one.config.model.name, one.config.dataset.name) == ("llama7b", "my_rows")
-    (other,) = compose_grid(["model=my_model"], EVALS, config_dir=mine)
+    (other,) = compose_grid(["model=my_model", "dataset=only_path"], EVALS, config_dir=mine)
+    rows = other.config.dataset
+    assert (rows.name, rows.hub_id, rows.format, rows.path) == ("only_path", "local", "auto", "rows.jsonl")
     assert (other.config.model.name, other.config.model.path) == ("my_model", "/nowhere")
     with pytest.raises(ConfigError, match=r"model=my_modle: no such model\. Did you mean my_model"):
         compose_grid(["model=my_modle", searched], EVALS)
@@ -137,3 +141,15 @@ def test_folders_that_are_not_there_or_hide_a_choice(mine: Path) -> None:
     with pytest.raises(ValueError, match=r"smollm2\.yaml: this project has one of that name itself") as refused:
         user_folders([], config_dir=mine)
     assert "table5.yaml" in str(refused.value)
+
+
+def test_a_config_is_printed_without_the_ledgers_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    GlobalHydra.instance().clear()  # as in a process of its own
+    monkeypatch.setenv("HARNESS_LEDGER_URL", "postgresql://me:secret@host/d")
+    monkeypatch.setattr("sys.argv", ["harness.run", "--cfg", "job", "--resolve", "--package", "paths"])
+    command.main()
+    text = capsys.readouterr().out
+    assert "ledger_url: postgresql://me:***@host/d" in text
+    assert "secret" not in text

@@ -19,6 +19,7 @@ from harness.runs.spec import RunSpec
 from sweeps.plan.estimate import ARITHMETIC, NO_DEVICE, NO_SPEED, UTILISATION, estimate_all
 from sweeps.plan.evaluations import evaluation_seconds
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
+from sweeps.plan.planned import planned
 from sweeps.plan.table import SHOWN_RUNS, condensed, describe, disk_warning, money_and_time, show_plan, warnings
 
 CPU = [Hardware("cpu", 10**12)]
@@ -245,3 +246,12 @@ def test_many_problems_fit_a_screen() -> None:
     names = ", ".join(f"m{n} (x/m{n})" for n in range(12))
     assert shown == [f"weights of {names} and 18 more: not found\n    remedy: put it there", "rows of d: not found"]
     assert len(condensed([f"problem {n}" for n in range(100)])) == 21
+
+
+def test_folders_that_are_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    runs, cache = f"paths.runs={tmp_path / 'file'}", f"paths.cache={tmp_path / 'file' / 'cache'}"
+    points = compose_grid(["model=7b", "adapter=none", "launch.device=cuda", runs, cache])
+    problems = planned([point.config for point in points]).problems
+    assert f"{runs}: {tmp_path / 'file'} is a file; name a folder" in problems
+    assert f"{cache}: {tmp_path / 'file'} is a file; name a folder" in problems
