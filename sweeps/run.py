@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from functools import partial
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -74,8 +75,9 @@ def _passwords_masked(arguments: Sequence[str]) -> Iterator[None]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _single(config: DictConfig) -> None:
     """Launches the one point that Hydra composed, without `-m`."""
+    chosen = HydraConfig.get().runtime.choices
     with friendly_errors():  # within the job, because Hydra prints a line of its own about an error that leaves it
-        run_points(command_line(), lambda: [_only_point(to_config(config, eval_config()))])
+        run_points(command_line(), lambda: [_only_point(to_config(config, eval_config(), chosen))])
 
 
 def _only_point(config: Config) -> Point:

@@ -8,7 +8,7 @@ and hands all of them to one function; Hydra's own would compose twice and run j
 import importlib
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import partial
@@ -36,33 +36,11 @@ from harness.config.choices import CONF_FOLDER, OURS, Folders, is_group, load_ch
 from harness.config.evaluations import Evals, blank_config, nested_settings, refuse_values
 from harness.config.folders import user_folders, without_search_path
 from harness.config.grids import Skip, Variant, choice_texts, expand, with_named_grids
-from harness.config.overrides import check_overrides, first_cause, swept_values
+from harness.config.overrides import GROUPS, check_overrides, first_cause, swept_values
 from harness.config.prototypes import Prototypes
 from harness.config.remedies import varying_problem
-from harness.config.schema import (
-    AdapterConfig,
-    Config,
-    DatasetConfig,
-    EvalConfig,
-    LaunchConfig,
-    ModelConfig,
-    PathsConfig,
-    QuantConfig,
-    TrackingConfig,
-    TrainConfig,
-)
+from harness.config.schema import Config, EvalConfig
 
-GROUPS: dict[str, type] = {
-    "model": ModelConfig,
-    "dataset": DatasetConfig,
-    "quant": QuantConfig,
-    "adapter": AdapterConfig,
-    "train": TrainConfig,
-    "eval": EvalConfig,
-    "launch": LaunchConfig,
-    "paths": PathsConfig,
-    "tracking": TrackingConfig,
-}
 LOCAL = "local"  # the hub id of model=local and dataset=local, which are on no hub
 MAX_WRONG_POINTS = 50  # of a grid are looked at; each costs a composition by Hydra
 _PLUGIN_MODULE = "hydra_plugins.harness"  # Hydra accepts plugins by this module prefix only
@@ -320,8 +298,13 @@ def _point_problems(tried: dict[tuple[str, ...], str | None], shared: set[str]) 
     return lines
 
 
-def to_config(composed: DictConfig, evals: Evals = EvalConfig) -> Config:
+def to_config(composed: DictConfig, evals: Evals = EvalConfig, chosen: Mapping[str, str] | None = None) -> Config:
     """A composed Hydra config -> the typed one, every value checked and resolved.
+
+    Args:
+        composed: with or without Hydra's own part.
+        evals: the schema of the group `eval`.
+        chosen: group -> its choice; None: as Hydra's own part says.
 
     Raises:
         ConfigError: a choice leaves a key open that only the user can fill.
@@ -330,6 +313,7 @@ def to_config(composed: DictConfig, evals: Evals = EvalConfig) -> Config:
     ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=False)
     merged = OmegaConf.merge(blank_config(evals), plain)
+    _fill_local(merged, OmegaConf.select(composed, "hydra.runtime.choices") if chosen is None else chosen)
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise ConfigError([f"{key}: nothing chosen gives it a value; add {key}=..." for key in missing])
     for name in nested_settings(evals):
@@ -340,6 +324,18 @@ def to_config(composed: DictConfig, evals: Evals = EvalConfig) -> Config:
         if choice.hub_id == LOCAL and choice.path is None:  # `path: ???` can't say so: OmegaConf keeps the default
             raise ConfigError([f"{group}={choice.name}: say where it lies by {group}.path=..."])
     return config
+
+
+def _fill_local(config: Any, chosen: Mapping[str, str] | None) -> None:
+    """Fills what a file of the user's own that only has a `path` leaves open."""
+    for group in ("model", "dataset"):
+        part = config[group]
+        if part.path is None:
+            continue
+        name = (chosen or {}).get(group) or Path(part.path).stem
+        for key, value in {"name": name, "hub_id": LOCAL, "format": "auto"}.items():
+            if OmegaConf.is_missing(part, key):  # a model has no format
+                part[key] = value
 
 
 def _load(loader: ConfigLoader, overrides: Sequence[str]) -> DictConfig:

@@ -17,15 +17,31 @@ from harness.config.choices import OURS, Folders, choices, is_group, near
 from harness.config.evaluations import Evals, blank_config, nested_key
 from harness.config.grids import ONE_TO_A_SWEEP
 from harness.config.prototypes import parsed
-from harness.config.remedies import (
-    deletion_problem,
-    empty_sweep_problem,
-    idle_problem,
-    unreadable,
-    varying_problem,
+from harness.config.remedies import deletion_problem, empty_sweep_problem, idle_problem, unreadable, varying_problem
+from harness.config.schema import (
+    AdapterConfig,
+    Config,
+    DatasetConfig,
+    EvalConfig,
+    LaunchConfig,
+    ModelConfig,
+    PathsConfig,
+    QuantConfig,
+    TrackingConfig,
+    TrainConfig,
 )
-from harness.config.schema import Config, EvalConfig
 
+GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "dataset": DatasetConfig,
+    "quant": QuantConfig,
+    "adapter": AdapterConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "launch": LaunchConfig,
+    "paths": PathsConfig,
+    "tracking": TrackingConfig,
+}
 DECIDING = ("model.path", "dataset.path", "model.recipe_size")  # by what they lead to, though no part of an identity
 _EVAL_KEY = re.compile(r"\beval\.\w+")
 
@@ -80,8 +96,7 @@ def _sweep_problem(override: Override, several: bool, folders: Folders) -> str |
 def _is_idle(key: str) -> bool:
     """Whether a key decides nothing of what a run comes to, so that runs of all its values are one."""
     group, _, name = key.partition(".")
-    kind = typing.get_type_hints(Config).get(group)
-    known = {field.name: field for field in fields(kind)} if is_dataclass(kind) else {}
+    known = {field.name: field for field in fields(GROUPS[group])} if group in GROUPS else {}
     return name in known and known[name].metadata.get("identity") is False and key not in DECIDING
 
 

@@ -170,29 +170,30 @@ def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsC
         record = load_record(Path(paths.runs) / run.run_id)
     except ValueError:
         return []  # not finished: `harness.runs.folder` says what is wrong with it, and it is redone
-    if record is None:
+    if record is None or record.run_id != run.run_id:
         return []
     problems: list[str] = []
-    remedy = f"remove {Path(paths.runs) / run.run_id} to train it anew, or restore the old files"
+    remedy = "to train runs of its own beside it, or restore the old files"
     if isinstance(model, ModelSource) and model.kind == "folder":
+        beside = f"say model.path={model.location} {remedy}"
         now = folder_fingerprint(Path(model.location))
         if now != record.base_fingerprint:
             problems.append(
                 f"run {run.run_id} ({run.label}) was trained on other weights of {run.spec.model.name}: "
-                f"then {record.base_fingerprint[:12]}, now {now[:12]} in {model.location}; {remedy}"
+                f"then {record.base_fingerprint[:12]}, now {now[:12]} in {model.location}; {beside}"
             )
         tokenizer = None if record.tokenizer_fingerprint is None else tokenizer_fingerprint(Path(model.location))
         if tokenizer != record.tokenizer_fingerprint and not problems:
             problems.append(
                 f"run {run.run_id} ({run.label}) was trained with another tokenizer or chat template than "
-                f"{model.location} has now; {remedy}"
+                f"{model.location} has now; {beside}"
             )
     if run.spec.dataset is not None and record.data_fingerprint is not None:
         local = once(local_fingerprint, run.spec.dataset, paths)
         if local is not None and local[0] != record.data_fingerprint:
             problems.append(
                 f"run {run.run_id} ({run.label}) was trained on other rows of {run.spec.dataset.name}: "
-                f"{', '.join(str(file) for file in local[1].files)} has changed; {remedy}"
+                f"{', '.join(str(file) for file in local[1].files)} has changed; say dataset.path=... {remedy}"
             )
     return problems
 

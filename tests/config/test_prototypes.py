@@ -19,8 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eval.benchmarks.registry import eval_config
 from harness.config.choices import CONF_FOLDER, choices
-from harness.config.compose import GROUPS, _load, register, to_config
-from harness.config.overrides import first_cause
+from harness.config.compose import _load, register, to_config
+from harness.config.overrides import GROUPS, first_cause
 from harness.config.prototypes import Prototypes, parsed
 from harness.config.schema import Config
 

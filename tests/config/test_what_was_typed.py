@@ -106,6 +106,7 @@ def mine(tmp_path: Path) -> Path:
     for name, text in {
         "model/my_model.yaml": "defaults: [smollm2, _self_]\nname: my_model\npath: /nowhere\n",
         "dataset/my_rows.yaml": "defaults: [local, _self_]\nname: my_rows\npath: rows.jsonl\n",
+        "dataset/only_path.yaml": "path: rows.jsonl\n",
         "grids/my_grid.yaml": (
             "title: mine\nnum_runs: 1\ncommand: c\n"
             "blocks: [{model: 'my_model,7b', dataset: my_rows, skip: [{model: my_model}]}]\n"
@@ -120,7 +121,9 @@ def test_a_users_own_folder_has_models_datasets_and_grids(mine: Path) -> None:
     searched = f"hydra.searchpath=[file://{mine}]"
     (one,) = compose_grid(["+grid=my_grid", searched], EVALS)
     assert (one.config.model.name, one.config.dataset.name) == ("llama7b", "my_rows")
-    (other,) = compose_grid(["model=my_model"], EVALS, config_dir=mine)
+    (other,) = compose_grid(["model=my_model", "dataset=only_path"], EVALS, config_dir=mine)
+    rows = other.config.dataset
+    assert (rows.name, rows.hub_id, rows.format, rows.path) == ("only_path", "local", "auto", "rows.jsonl")
     assert (other.config.model.name, other.config.model.path) == ("my_model", "/nowhere")
     with pytest.raises(ConfigError, match=r"model=my_modle: no such model\. Did you mean my_model"):
         compose_grid(["model=my_modle", searched], EVALS)
@@ -143,6 +146,7 @@ def test_folders_that_are_not_there_or_hide_a_choice(mine: Path) -> None:
 def test_a_config_is_printed_without_the_ledgers_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    GlobalHydra.instance().clear()  # as in a process of its own
     monkeypatch.setenv("HARNESS_LEDGER_URL", "postgresql://me:secret@host/d")
     monkeypatch.setattr("sys.argv", ["harness.run", "--cfg", "job", "--resolve", "--package", "paths"])
     GlobalHydra.instance().clear()  # an earlier test of this process may have composed

@@ -123,7 +123,7 @@ def test_changed_data_file_is_refused(trained: Lab) -> None:
         path.write_text(kept)
     assert refused.returncode == 2
     assert refused.stderr.count("was trained on other rows of flan") == 2
-    assert "remove" in refused.stderr
+    assert "say dataset.path=... to train runs of its own beside it" in refused.stderr
     assert str(path) in refused.stderr
     assert "oasst1-nf4) was trained" not in refused.stderr
 
