@@ -6,14 +6,15 @@ read is an error.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from eval.answers.files import Answer, read_answers
 from eval.answers.questions import join_turns
-from eval.judging.store import recorded_judges
+from eval.judging.injection import FlaggedWins
+from eval.judging.store import recorded_flags, recorded_judges
 from eval.verdicts.table import load_verdicts
 from harness.files.atomic import read_jsonl
 from harness.runs.estimate import Estimate
@@ -84,6 +85,7 @@ class Tournament:
     folder: Path
     verdicts: tuple[Verdict, ...]
     ratings: dict[str, Any] | None  # ratings.json
+    flagged: Mapping[str, FlaggedWins] = field(default_factory=dict)  # judge -> wins of answers that may steer it
     judges: tuple[Judge, ...]  # those of the verdicts, with what is recorded of them
 
 
@@ -132,6 +134,7 @@ def load_tournament(folder: Path) -> Tournament:
         folder=folder,
         verdicts=verdicts,
         ratings=_json(folder / "ratings.json"),
+        flagged=recorded_flags(folder),
         judges=tuple(Judge(name=name, settings=recorded.get(name, {})) for name in named),
     )
 

@@ -10,8 +10,8 @@ random. Intervals are Student's t with a bootstrap of the prompts (PPBoot, Zrnic
 `python -m eval rate VERDICTS.csv --people VOTES.csv`.
 
 Which pair to ask for next: the one whose vote takes most off the sum of the ratings' variances (a sequential A-optimal
-design; Chatbot Arena draws pairs in proportion to what they take off an interval, arXiv 2403.04132, section 5). A system
-far from all others is asked for often, as each of its votes says little.
+design; Chatbot Arena draws pairs in proportion to what they take off an interval, arXiv 2403.04132, section 5). Much is
+asked about a system far from all others, as each of its votes says little.
 
     found = people_ratings(load_verdicts([judged]), load_verdicts([votes]), num_resamples=1000, rng=default_rng(0))
 """
