@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eval.human.items import draw_contest
 from eval.ratings.bradley_terry import PRIOR_PRECISION
@@ -12,7 +13,7 @@ from tests.voting import SYSTEMS, contest_options
 PAIRS = np.array([(i, j) for i in range(4) for j in range(i + 1, 4)])
 
 
-def total_variance(strengths: np.ndarray, order: list[int]) -> float:
+def total_variance(strengths: NDArray[np.float64], order: list[int]) -> float:
     """The sum of the ratings' variances after these votes, from the information matrix itself."""
     information = PRIOR_PRECISION * np.eye(len(strengths))
     for pair in order:
