@@ -5,8 +5,8 @@ docs/architecture.md's "Records on disk". What isn't there is None or empty, nev
 read is an error.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -15,7 +15,8 @@ from typing_extensions import TypedDict
 
 from eval.answers.files import Answer, read_answers
 from eval.answers.questions import join_turns
-from eval.judging.store import recorded_judges
+from eval.judging.injection import FlaggedWins
+from eval.judging.store import recorded_flags, recorded_judges
 from eval.ratings.rate import RatingsResult
 from eval.verdicts.table import load_verdicts
 from harness.files.atomic import read_jsonl
@@ -129,6 +130,7 @@ class Tournament:
     folder: Path
     verdicts: tuple[Verdict, ...]
     ratings: dict[str, Any] | None  # ratings.json
+    flagged: Mapping[str, FlaggedWins] = field(default_factory=dict)  # judge -> wins of answers that may steer it
     judges: tuple[Judge, ...]  # those of the verdicts, with what is recorded of them
 
 
@@ -177,6 +179,7 @@ def load_tournament(folder: Path) -> Tournament:
         folder=folder,
         verdicts=verdicts,
         ratings=_ratings(folder / "ratings.json"),
+        flagged=recorded_flags(folder),
         judges=tuple(Judge(name=name, settings=recorded.get(name, {})) for name in named),
     )
 

@@ -61,6 +61,7 @@ def serve(
     check_rate: Annotated[float | None, typer.Option(help="Share of attention checks; default 0.1.")] = None,
     checks: Annotated[Path | None, typer.Option(help="Checks .jsonl: question, better, worse.")] = None,
     claim_minutes: Annotated[float | None, typer.Option(help="Until an open item goes to others; default 30.")] = None,
+    order: Annotated[str, typer.Option(help="even, or informative: pairs first that make ratings surer.")] = "even",
     seed: Annotated[int, typer.Option(help="Of order, sides and checks; fixed at the first start.")] = 0,
     host: Annotated[str, typer.Option(help="Other than loopback needs HARNESS_HUMAN_TOKEN.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
@@ -87,7 +88,7 @@ def serve(
             "max_questions": max_questions,
             "checks": checks,
         }
-        contest |= {"only_judged": only_judged, "allow_empty": allow_empty, "seed": seed}
+        contest |= {"only_judged": only_judged, "allow_empty": allow_empty, "seed": seed, "order": order}
         options = ContestOptions(answers=sources, tournament=tournament, **contest)
         store = _open_or_begin(options, raters_per_item, check_rate, claim_minutes)
         _announce_or_serve(store, where, names, prepare)

@@ -9,7 +9,7 @@ attention check shows an answer beside the same words in random order: who prefe
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -26,8 +26,10 @@ from eval.answers.questions import (
     text_field,
 )
 from eval.answers.rows import TABLE_SUFFIXES, read_rows
+from eval.ratings.bradley_terry import ANCHOR, POINTS_PER_NAT, count_cells, fit
+from eval.ratings.people import informative_order
 from eval.verdicts.codes import FIRST, SECOND
-from eval.verdicts.table import load_verdicts
+from eval.verdicts.table import load_verdicts, to_matches
 from harness.runs.record import RECORD_FILE
 
 JUDGED_FILE = "verdicts.csv"  # what `python -m eval judge` leaves in a tournament
@@ -49,6 +51,7 @@ class ContestOptions:
     only_judged: bool = False  # only what stands in the tournament's verdicts.csv
     allow_empty: bool = False  # take empty answers as answers
     checks: Path | None = None  # attention checks of one's own; None: drawn from the answers
+    order: str = "even"  # of the items: pairs in turn, or `informative`: those first that make ratings surer soonest
     seed: int = 0  # of the order of items, the checks, and with rater and item of the sides
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class ContestOptions:
             raise ValueError(f"max_questions={self.max_questions}: must be at least 1")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: must be 0 or more")
+        if self.order not in ("even", "informative"):
+            raise ValueError(f"order={self.order!r}: expected even or informative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +116,8 @@ def draw_contest(options: ContestOptions) -> Contest:
     order_rng, check_rng = np.random.default_rng(options.seed).spawn(2)
     judged = _judged_pairs(options.tournament / JUDGED_FILE) if options.only_judged else None
     notes += _strange_pairs(judged or set(), answers, {question.question_id for question in asked})
-    items = _items(answers, questions, judged, order_rng)
+    strengths = _judged_strengths(options.tournament / JUDGED_FILE) if options.order == "informative" else None
+    items = _items(answers, questions, judged, order_rng, strengths)
     if not items:
         where = options.questions or "the embedded open prompts"
         raise ValueError(
@@ -165,6 +171,7 @@ def _items(
     questions: Sequence[Question],
     judged: set[tuple[str, str, str]] | None,
     rng: np.random.Generator,
+    strengths: Mapping[str, float] | None = None,
 ) -> list[Item]:
     by_pair: list[list[Item]] = []
     for one, two in combinations(sorted(answers), 2):
@@ -176,6 +183,12 @@ def _items(
             and (judged is None or (question.question_id, one, two) in judged)
         ]
         by_pair.append([_item(both[index], one, two, answers) for index in rng.permutation(len(both))])
+    if strengths is not None:
+        pairs = np.array(list(combinations(range(len(answers)), 2)))
+        counts = np.array([len(items) for items in by_pair])
+        known = np.array([strengths.get(name, 0.0) for name in sorted(answers)])
+        dealt = [iter(items) for items in by_pair]
+        return [next(dealt[pair]) for pair in informative_order(known, pairs, counts)]
     rounds = max((len(items) for items in by_pair), default=0)
     return [
         by_pair[pair][at] for at in range(rounds) for pair in rng.permutation(len(by_pair)) if at < len(by_pair[pair])
@@ -195,6 +208,16 @@ def _item(question: Question, one: str, two: str, answers: Dialogues) -> Item:
         answer_two=join_turns(turns_two),
         turns=turns if len(turns) > 1 else (),
     )
+
+
+def _judged_strengths(path: Path) -> dict[str, float]:
+    """What the judge's verdicts, where there are any, say of each system's strength, in nats."""
+    if not path.is_file():
+        return {}
+    rows = load_verdicts([path], may_be_empty=True)
+    cells = count_cells(to_matches(rows), len(rows.system_names))
+    points = np.nan_to_num((fit(cells, cells.totals()).points - ANCHOR) / POINTS_PER_NAT)
+    return dict(zip(rows.system_names, points.tolist(), strict=True))
 
 
 def _judged_pairs(path: Path) -> set[tuple[str, str, str]]:

@@ -9,6 +9,10 @@ arXiv 2406.04291), so that people may vote more often on some pairs; within a pa
 random. Intervals are Student's t with a bootstrap of the prompts (PPBoot, Zrnic, arXiv 2405.18379). Used by
 `python -m eval rate VERDICTS.csv --people VOTES.csv`.
 
+Which pair to ask for next: the one whose vote takes most off the sum of the ratings' variances (a sequential A-optimal
+design; Chatbot Arena draws pairs in proportion to what they take off an interval, arXiv 2403.04132, section 5). Much is
+asked about a system far from all others, as each of its votes says little.
+
     found = people_ratings(load_verdicts([judged]), load_verdicts([votes]), num_resamples=1000, rng=default_rng(0))
 """
 
@@ -17,9 +21,11 @@ from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from eval.ratings.bradley_terry import (
     ANCHOR,
+    PRIOR_PRECISION,
     Cells,
     Fit,
     connected_groups,
@@ -149,6 +155,31 @@ def people_ratings(
         num_prompts=found.num_prompts,
         method=METHOD,
     )
+
+
+def informative_order(strengths: Array, pairs: NDArray[np.int64], num_items: NDArray[np.int64]) -> list[int]:
+    """The pair of each vote to be cast, in order, each adding its Fisher information to that of the ratings.
+
+    Args:
+        strengths: (num_systems,) in nats, as far as they are known.
+        pairs: (num_pairs, 2) systems.
+        num_items: (num_pairs,) items of each pair, each of which comes once.
+    """
+    first, second = pairs.T
+    chance = expit(strengths[first] - strengths[second])
+    information = chance * (1.0 - chance)
+    covariance = np.eye(len(strengths)) / PRIOR_PRECISION
+    left, order = num_items.copy(), []
+    for _ in range(int(num_items.sum())):
+        reach = covariance[:, first] - covariance[:, second]  # (num_systems, num_pairs)
+        spread = reach[first, np.arange(len(pairs))] - reach[second, np.arange(len(pairs))]
+        gain = information * (reach**2).sum(axis=0) / (1.0 + information * spread)
+        best = int(np.argmax(np.where(left > 0, gain, -np.inf)))
+        step = reach[:, best]
+        covariance = covariance - np.outer(step, step) * information[best] / (1.0 + information[best] * spread[best])
+        left[best] -= 1
+        order.append(best)
+    return order
 
 
 def _renumbered(voted: Matches, votes: Verdicts, verdicts: Verdicts) -> tuple[NDArray[np.bool_], Matches]:

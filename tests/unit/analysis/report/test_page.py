@@ -19,6 +19,7 @@ from analysis.report.judging import judge_view
 from analysis.report.page import ReportOptions, write_report
 from analysis.report.records import Judge, Run, Tournament, load_runs, load_tournament
 from analysis.report.sections import matrix_view
+from eval.judging.injection import FlaggedWins
 from eval.ratings.comparisons import probability
 from eval.ratings.rate import RateOptions, rate_files
 from harness.config.schema import (
@@ -274,6 +275,18 @@ def test_the_page_opens_with_which_system_is_best_and_how_sure_that_is(
     assert f"{separable} of {len(rated.comparisons)} pairs." in text
     row = json.loads((tmp_path / "out" / "leaderboard.json").read_text())[0]
     assert (row["rank_low"], row["rank_high"], row["best"]) == (place.low, place.high, place.best)
+
+
+def test_wins_of_answers_that_may_steer_the_judge_are_shown(
+    tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path
+) -> None:
+    flagged = FlaggedWins(num_answers=3, num_matches=8, num_wins=6, num_ties=1)
+    played = replace(load_tournament(tournament), flagged={"a judge": flagged})
+    sweep = SweepRuns(run_ids=tuple(runs[1]))
+    write_report(tmp_path / "out", sweep, load_runs(*runs), played, ReportOptions(title="demo"))
+    text = Page((tmp_path / "out" / "index.html").read_text()).text
+    assert "3 answers may steer the judge" in text
+    assert "Before a judge flagged answers won 6 of 8 matches against others (75.0 %); 1 are ties." in text
 
 
 def test_page_shows_what_was_measured(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:

@@ -23,11 +23,13 @@ def test_95_percent_intervals_leave_out_two_and_a_half_on_either_side() -> None:
     assert student_t(11) == pytest.approx(t.ppf(0.975, 10))
     assert clopper_pearson_interval(3, 10) == pytest.approx((beta.ppf(0.025, 3, 8), beta.ppf(0.975, 4, 7)))
     assert percentile_interval(HUNDRED) == pytest.approx((2.5, 97.5))
-    found = _estimate(np.array([50.0, *HUNDRED]), num_prompts=9)
-    assert (found.low, found.high) == pytest.approx((2.5, 97.5))
+    half = t.ppf(0.975, 8) * HUNDRED.std(ddof=1) * math.sqrt(9 / 8)  # nine prompts
+    found = _estimate(np.array([50.0, *HUNDRED]), num_prompts=9, least_error=0.0)
+    assert (found.low, found.high) == pytest.approx((50 - half, 50 + half))
+    assert _estimate(np.array([0.0, *HUNDRED]), 9, least_error=100.0).high == pytest.approx(t.ppf(0.975, 8) * 100)
     mean, sd, low, high = ordering_interval(np.array([1.0, 2.0, 3.0, 4.0]))
     assert (mean, sd) == pytest.approx((2.5, math.sqrt(5 / 3)))
-    assert (high - low) / 2 == pytest.approx(1.96 * sd / 2)
+    assert (high - low) / 2 == pytest.approx(1.96 * sd / 2)  # type: ignore[operator]
 
 
 def test_a_share_over_clusters_by_hand() -> None:
