@@ -17,7 +17,7 @@ from harness.console import TextTable, say
 from sweeps.plan.estimate import ARITHMETIC, NO_DEVICE, UTILISATION, Estimate
 from sweeps.plan.jobs import PlannedRun
 
-SCREEN_LINES = 20  # of problems; more are condensed
+SCREEN_LINES = 40  # of problems; more are condensed
 WHERE_LOOKED = "`python -m sweeps plan ... --all` says where each was looked for"
 SHOWN_NAMES = 12
 _HEADLINE = re.compile(r"(?P<what>[\w ]+? (?:of|for) )(?P<name>[^:]+?)(?P<end>: .*)")  # "weights of x: not found"
