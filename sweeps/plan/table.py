@@ -17,7 +17,8 @@ from harness.console import TextTable, say
 from sweeps.plan.estimate import ARITHMETIC, NO_DEVICE, UTILISATION, Estimate
 from sweeps.plan.jobs import PlannedRun
 
-SCREEN_LINES = 40  # of problems; more are condensed
+FEW_PROBLEMS = 10  # are told in full; more are condensed to a line a kind
+SCREEN_LINES = 20  # of condensed problems at most
 WHERE_LOOKED = "`python -m sweeps plan ... --all` says where each was looked for"
 SHOWN_NAMES = 12
 _HEADLINE = re.compile(r"(?P<what>[\w ]+? (?:of|for) )(?P<name>[^:]+?)(?P<end>: .*)")  # "weights of x: not found"
@@ -84,8 +85,8 @@ def show_plan(
 
 
 def condensed(problems: Sequence[str]) -> list[str]:
-    """Problems of one kind on a line, where all of them would fill more than a screen."""
-    if sum(problem.count("\n") + 1 for problem in problems) <= SCREEN_LINES:
+    """Problems of one kind on a line, where there are many."""
+    if len(problems) <= FEW_PROBLEMS:
         return list(problems)
     kinds: dict[tuple[str, str], list[str]] = {}
     remedies: dict[tuple[str, str], str] = {}
