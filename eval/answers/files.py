@@ -244,7 +244,7 @@ def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -
         file = path / "answers" / f"{benchmark}.jsonl" if path.is_dir() else path
         if not file.is_file():
             others = sorted(other.stem for other in path.glob("answers/*.jsonl"))
-            there = f"; the run has answers of {', '.join(others)}: take --bench, or name the file" if others else ""
+            there = f"; the run has answers of {', '.join(others)}: name the file" if others else ""
             raise ValueError(f"{file}: no such answer file; make it with `python -m eval generate`{there}")
         record = load_record(path) if path.is_dir() else None
         rows = read_rows(file)

@@ -154,7 +154,7 @@ def test_layers_that_see_less_than_their_attention_is_told_are_not_packed(limit:
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("back", [True, False])
 def test_a_layer_that_looks_at_neighbours_is_noticed(layer: int, back: bool) -> None:
-    """In any layer, at tokens before or behind, of one sequence in ten thousand parts."""
+    """In any layer, at the token before or the one after, by a twentieth of it."""
     model = draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES["llama"])))
     shift = 1 if back else -1
     model.model.layers[layer].mlp.register_forward_hook(lambda *call: call[2] + 0.05 * call[2].roll(shift, dims=1))
