@@ -59,7 +59,7 @@ _OF_WORKERS = (f"{UNIT}/sweeps/workers/test_worker.py",)
 _OF_WAITING = (f"{UNIT}/sweeps/launch/test_waiting.py",)
 _OF_ESTIMATE = (f"{UNIT}/sweeps/plan/test_estimate.py",)
 _OF_LEDGER = (f"{UNIT}/harness/ledger/test_forks.py",)
-_OF_ROWS = (f"{UNIT}/sweeps/plan/test_rows.py",)
+_OF_ROWS = (f"{UNIT}/sweeps/plan/test_unusable_rows.py",)
 
 NAMED = (
     # the mask of dropout

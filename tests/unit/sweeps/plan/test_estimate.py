@@ -3,13 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from eval.benchmarks.registry import eval_config
 from harness.config.compose import compose_grid
-from harness.config.schema import Device
+from harness.config.schema import Device, DType
 from harness.devices.gpus import named_gpu, peak_flops
 from harness.devices.hardware import Hardware
 from harness.ledger.ledger import Ledger
@@ -21,8 +22,10 @@ from sweeps.plan.evaluations import evaluation_seconds
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
 from sweeps.plan.planned import planned
 from sweeps.plan.table import SHOWN_RUNS, condensed, describe, disk_warning, money_and_time, show_plan, warnings
+from tests.builders import spec
 
 CPU = [Hardware("cpu", 10**12)]
+LENGTH: tuple[str, dict[str, Any]] = ("default", {"max_steps": 10})
 
 
 def runs_of(*overrides: str) -> list[PlannedRun]:
@@ -255,3 +258,32 @@ def test_folders_that_are_files_are_named(tmp_path: Path) -> None:
     problems = planned([point.config for point in points]).problems
     assert f"{runs}: {tmp_path / 'file'} is a file; name a folder" in problems
     assert f"{cache}: {tmp_path / 'file'} is a file; name a folder" in problems
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"auto_dtype": DType.bfloat16},
+        {"quant": "fp4"},
+        {"quant": ("nf4", {"block_size": 128})},
+        {"adapter": "rslora"},
+        {"dataset": "alpaca"},
+    ],
+)
+def test_the_time_of_runs_that_compute_otherwise_says_nothing(tmp_path: Path, other: dict[str, Any]) -> None:
+    known, unlike = spec(train=LENGTH), spec(train=LENGTH, **other)
+    record(tmp_path, known)
+    found = estimate_all([known, unlike], tmp_path, Device.cpu, CPU)
+    assert found[known.run_id].seconds is not None
+    assert (found[unlike.run_id].seconds, found[unlike.run_id].seconds_unknown) == (None, NO_SPEED)
+
+
+def test_the_time_is_the_median_of_recorded_ones_and_checkpoints_hold_the_optimizer(tmp_path: Path) -> None:
+    for seed, seconds in enumerate((1.0, 2.0, 60.0)):
+        record(tmp_path, spec(train=("default", LENGTH[1] | {"seed": seed + 1})), train_seconds=seconds * 160)
+    run = spec(train=LENGTH)
+    found = estimate_all([run], tmp_path, Device.cpu, CPU)[run.run_id]
+    assert run.train is not None
+    assert found.seconds == 2.0 * 160
+    assert found.disk_bytes is not None
+    assert found.checkpoint_bytes == run.train.keep_checkpoints * 3 * found.disk_bytes  # weights and two moments

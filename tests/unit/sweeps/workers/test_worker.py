@@ -93,10 +93,19 @@ def test_leases_are_renewed_while_the_work_goes_on_and_no_longer(
     assert not context.lost
 
 
-def test_only_what_is_under_way_is_renewed_and_what_others_took_is_lost(context: Context) -> None:
-    claims = context.ledger.claim("w", ["train"], 8, 60, 2)
+def test_only_what_is_under_way_is_renewed_and_what_others_took_is_lost(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims, renewed, heartbeat = context.ledger.claim("w", ["train"], 8, 60, 2), list[str](), context.ledger.heartbeat
+
+    def note(under_way: Collection[JobRow], lease_seconds: float) -> set[str]:
+        renewed.extend(claim.run_id for claim in under_way)
+        return heartbeat(under_way, lease_seconds)
+
+    monkeypatch.setattr(context.ledger, "heartbeat", note)
     context.finish(claims[0], {}, 1.0)
     context.renew(claims)
+    assert renewed == ["b"]
     assert not context.lost, "a finished run is nobody's"
     context.ledger.cancel("s")
     context.renew(claims)
