@@ -346,6 +346,6 @@ def _number(row: Row, key: str) -> int | None:
         number = float(value) if isinstance(value, str) else value
     except ValueError:
         number = None
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 2**53 or number % 1:
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 2**64 or number % 1:
         raise ValueError(f"{row.where}: {key} is {value!r}; expected a whole number of at least 0")
     return int(number)

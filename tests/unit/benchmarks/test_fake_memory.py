@@ -84,9 +84,7 @@ def test_storages_are_counted_from_birth_to_death() -> None:
     [
         Case(tokens=2112),
         Case(tokens=8448, dropout=0.0),
-        Case(tokens=528, checkpointing=True),
         Case(tokens=8448, checkpointing=True),
-        Case(tokens=2112, members=3),
         Case(tokens=2112, members=3, checkpointing=True),
         Case(tokens=2112, quant="bf16", checkpointing=True),
         Case(tokens=528, quant="int8", checkpointing=True),

@@ -71,7 +71,7 @@ CASES = [
     for kind in [*KINDS, "llama"]
     for method in METHODS
     for stored in (QuantMethod.none, QuantMethod.nf4, QuantMethod.int8)
-    if stored is not QuantMethod.int8 or method in (AdapterMethod.lora, AdapterMethod.dora, AdapterMethod.pissa)
+    if stored is QuantMethod.nf4 or kind == "causal" or method in (AdapterMethod.lora, AdapterMethod.full)
     if method_problem(config(method), quant(stored), ModelConfig(name="m", kind=KINDS.get(kind, ModelKind.classifier)))
     is None
 ]
