@@ -97,7 +97,7 @@ def test_broken_answers_are_named(tmp_path: Path, text: str, message: str) -> No
 def test_a_run_without_these_answers_says_which_it_has(tmp_path: Path) -> None:
     write(tmp_path / "answers" / "mt.jsonl", lines({"question_id": 1, "system": "a", "answer": "x"}))
     with pytest.raises(
-        ValueError, match=r"open\.jsonl: no such answer file; .* the run has answers of mt: take --bench"
+        ValueError, match=r"open\.jsonl: no such answer file; .* the run has answers of mt: name the file"
     ):
         read_contestants([tmp_path])
 
