@@ -1,8 +1,9 @@
 """The list prices of usual judges with their date, for the plan that is shown before anything is paid.
 
-Prices are US dollars a million tokens, (prompt, completion), of single calls without a cache, as their
-makers' price pages had them on `PRICES_DATE`. They change: `--prices FILE` (JSON: {"model": [prompt, completion]}) goes
-before this list, and `--usd-per-million-prompt-tokens` and `-completion-tokens` before both.
+Prices are US dollars a million tokens, (prompt, completion), of single calls without a cache. They were written down as
+remembered of `PRICES_DATE`, without a look at the makers' pages: look there before a large bill. They change:
+`--prices FILE` (JSON: {"model": [prompt, completion]}) goes before this list, and
+`--usd-per-million-prompt-tokens` and `-completion-tokens` before both.
 """
 
 import json
