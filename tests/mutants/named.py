@@ -176,7 +176,7 @@ NAMED = (
         "judgment.reason",
         _OF_CALLS,
     ),
-    Named("eval/judges/calls.py", 'self._reason(f"200 {found.model}")', 'f"200 {found.model}"', _OF_CALLS),
+    Named("eval/judges/calls.py", 'self._reason(f"200 {result.model}")', 'f"200 {result.model}"', _OF_CALLS),
     Named(
         "eval/ratings/intervals.py", "stdtrit(num_clusters - 1, 0.975)", "stdtrit(num_clusters - 1, 0.95)", _OF_RATINGS
     ),
@@ -188,8 +188,8 @@ NAMED = (
     ),
     Named(
         "eval/ratings/rate.py",
-        "half = student_t(num) * error",
-        "half = 0.8 * student_t(num) * error",
+        "half = student_t(num) * max",
+        "half = 0.8 * student_t(num) * max",
         _OF_RATINGS,
     ),
     Named(
@@ -197,8 +197,8 @@ NAMED = (
     ),
     Named(
         "eval/ratings/style.py",
-        "np.percentile(draws[1:], [2.5, 97.5])",
-        "np.percentile(draws[1:], [5, 95])",
+        "half = student_t(num_prompts) * error",
+        "half = 0.8 * student_t(num_prompts) * error",
         _OF_RATINGS,
     ),
     Named("eval/ratings/elo.py", "half = 1.96 * sd", "half = 1.645 * sd", _OF_RATINGS),
