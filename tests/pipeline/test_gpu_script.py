@@ -99,6 +99,7 @@ def test_the_record_says_what_was_not_possible(tmp_path: Path) -> None:
     assert record.passed
 
 
+@pytest.mark.slow  # processes that import torch
 def test_an_unknown_stage_is_refused() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu_qlora", "--tiny", "--stages", "speed"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

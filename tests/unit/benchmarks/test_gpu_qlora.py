@@ -112,6 +112,7 @@ def test_a_single_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.slow  # a process that imports torch
 def test_without_a_gpu_the_command_says_so() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu.shapes", "--size", "7b"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
@@ -119,6 +120,7 @@ def test_without_a_gpu_the_command_says_so() -> None:
     assert "needs a CUDA device" in done.stderr
 
 
+@pytest.mark.slow  # processes that import torch
 def test_it_imports_nothing_but_what_a_gpu_machine_has() -> None:
     forbidden = ("hydra", "typer", "wandb", "sqlalchemy", "numba", "pandas", "openai", "datasets", "accelerate")
     code = f"import sys\nfor name in {forbidden}: sys.modules[name] = None\nimport benchmarks.gpu.shapes\n"

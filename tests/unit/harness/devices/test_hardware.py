@@ -203,6 +203,7 @@ def test_a_torch_that_can_not_be_imported_is_said(monkeypatch: pytest.MonkeyPatc
     hardware.torch_elsewhere.cache_clear()
 
 
+@pytest.mark.slow  # processes that import torch
 def test_a_command_names_driver_build_and_remedy(driver_folder: Path, tmp_path: Path) -> None:
     """End to end, with the torch that is installed: on a machine for CPUs a build without CUDA."""
     import torch

@@ -269,6 +269,7 @@ def test_torchs_kernel_has_a_backward_pass_for_grouped_heads(monkeypatch: pytest
         assert tensor.grad.shape == tensor.shape
 
 
+@pytest.mark.slow  # processes that import torch
 def test_cudnns_attention_is_off_wherever_a_model_is_loaded() -> None:
     """It is on in a fresh process; the setting is torch's, so it holds for transformers' own attention too."""
     program = (

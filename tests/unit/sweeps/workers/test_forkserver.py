@@ -87,6 +87,7 @@ def command_lines(mark: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow  # processes that import torch
 def test_what_is_preloaded_makes_no_call_of_cuda() -> None:
     """A process that has asked CUDA bears no fork. bitsandbytes asks, which shows that this would be seen."""
     assert set(PRELOAD_CPU) < set(PRELOAD_CUDA)
