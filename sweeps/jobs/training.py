@@ -366,9 +366,9 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         device=device_name if num_devices == 1 else f"{num_devices} x {device_name}",
         notes=(
             *(base.bank.notes if run.member else ()),
-            *(run.member.notes if run.member else ()),
-            *(run.data.notes if run.data else ()),
             *_sample_notes(run.spec.dataset),
+            *(run.data.notes if run.data else ()),
+            *(run.member.notes if run.member else ()),
         ),
         row_tokens=run.member.train.row_tokens if run.member else None,
         started=run.started,
