@@ -52,7 +52,7 @@ PRICES: Mapping[str, tuple[float, float]] = {
     "deepseek-reasoner": (0.28, 0.42),
     "mistral-large": (2.0, 6.0),
 }
-_SNAPSHOT = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")  # behind a model's name
+_SNAPSHOT = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")  # after a model's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from harness.files.typed import read_typed
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
-UNREADABLE = "remove it, and the same command trains the run again"
+UNREADABLE = "restore it, or move it away: the same command trains the run again then"
 CONFIG_FILE = "config.yaml"  # the resolved config of a run
 METRICS_FILE = "metrics.jsonl"  # a line a step
 CHECKPOINT_FOLDER = "checkpoint"  # resumable state, while a run trains
