@@ -14,12 +14,14 @@ needed is there, trains what is not done yet, evaluates, says what came of it. R
 
 import sys
 
+from harness.devices.process import heavy_imports
 from sweeps.workers.forkserver import may_train_here, start_forkserver
 
 if __name__ == "__main__" and may_train_here(sys.argv[1:]):
     start_forkserver()  # it imports torch while the rest here is imported, composed and checked
 
-from sweeps.run import main
+with heavy_imports():
+    from sweeps.run import main
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,7 @@ from eval.commands.flags import with_flags
 from eval.commands.scores import Adapters, Json, Model, Quant, RunIds, Runs, Sweep
 from eval.judging.flags import JudgeFlags
 from harness.console import STDERR, friendly_errors, progress_bar, show
-from harness.devices.process import prepare_process
+from harness.devices.process import heavy_imports
 
 DEFAULT_JUDGE = "local:smollm2"
 JUDGE_HELP = {
@@ -61,10 +61,10 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Answers of runs, of a model or of its adapters to open prompts, appended as they come; goes on where it ended."""
-    prepare_process()
-    from eval.answers.generate import GenerateSettings
-    from eval.commands.generate import generated_lines, run_generate
-    from eval.systems import Target
+    with heavy_imports():
+        from eval.answers.generate import GenerateSettings
+        from eval.commands.generate import generated_lines, run_generate
+        from eval.systems import Target
 
     with friendly_errors():
         settings = GenerateSettings(
@@ -129,9 +129,9 @@ def judge(
     flags: JudgeFlags,
 ) -> None:
     """Every pair of systems on every question, in both orders; every judgment kept as it arrives."""
-    prepare_process()
-    from eval.commands.judge import judge_names, judge_options, run_estimate, run_judge, run_judges
-    from eval.systems import judged_answers
+    with heavy_imports():
+        from eval.commands.judge import judge_names, judge_options, run_estimate, run_judge, run_judges
+        from eval.systems import judged_answers
 
     with friendly_errors():
         contest: dict[str, Any] = {

@@ -17,7 +17,7 @@ from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.settings import default_of, plain
 from harness.console import friendly_errors, progress_bar, show
-from harness.devices.process import prepare_process
+from harness.devices.process import heavy_imports
 
 EnumT = TypeVar("EnumT", bound=Enum)
 
@@ -65,7 +65,6 @@ def command_of(benchmark: Benchmark) -> Callable[..., None]:
     declared |= (OWN_ROWS if benchmark.scores_own_dataset else {}) | COMMON
 
     def command(**options: Any) -> None:
-        prepare_process()
         with friendly_errors():
             values, shown = _scored(benchmark, options)
         show(values, shown, options["as_json"])
@@ -81,8 +80,9 @@ def command_of(benchmark: Benchmark) -> Callable[..., None]:
 
 
 def _scored(benchmark: Benchmark, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    from eval.commands.score_runs import OwnRows, score_target
-    from eval.systems import Target
+    with heavy_imports():
+        from eval.commands.score_runs import OwnRows, score_target
+        from eval.systems import Target
 
     settings = benchmark.settings_of_options(_settings_values(benchmark, options))
     own_rows = OwnRows(dataset=options.get("dataset"), split=options.get("split"))

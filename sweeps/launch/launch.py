@@ -11,7 +11,7 @@ from rich.console import Console
 from harness.config.schema import Config, Launcher
 from harness.console import EXIT_INTERRUPTED, EXIT_OK, say
 from harness.devices.hardware import Place, launch_device, place_of_environment
-from harness.devices.process import prepare_process
+from harness.devices.process import heavy_imports
 from harness.files.atomic import share_as_folder_says
 from harness.ledger.ledger import Ledger
 from harness.ledger.open import ledger_url
@@ -132,9 +132,9 @@ def _follow(config: Config, place: Place) -> int:
 
 
 def _run_here(settings: WorkerSettings, place: Place, watch: Watch) -> None:
-    from sweeps.workers.serve import run_here  # torch
+    with heavy_imports():
+        from sweeps.workers.serve import run_here
 
-    prepare_process()
     run_here(settings, place, watch)
 
 

@@ -5,10 +5,8 @@ import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
-from harness.devices.process import prepare_process
+from harness.devices.process import heavy_imports
 from sweeps.jobs.settings import WorkerSettings
-
-prepare_process()  # this module is the first that the forkserver loads
 
 
 def start_worker(
@@ -30,6 +28,7 @@ def start_cluster_worker(
     settings: WorkerSettings, threads: int | None, stop_on: Sequence[signal.Signals]
 ) -> signal.Signals | None:
     """Runs a worker that a cluster's scheduler starts and stops. -> the signal that asked it to end, if any"""
-    from sweeps.workers.worker import run_worker
+    with heavy_imports():
+        from sweeps.workers.worker import run_worker
 
     return run_worker(settings, None, threads, stop_on)

@@ -13,10 +13,8 @@ from harness.config.schema import Device
 from harness.devices.hardware import place_of_environment, planned_device
 from harness.devices.process import prepare_process
 
-PRELOAD_CPU = ("sweeps.workers.entry", "sweeps.workers.worker")
-# bitsandbytes, and so peft, ask CUDA while they are imported, and CUDA bears no fork: of bitsandbytes only what takes
-# nearly all of its time, torch's compiler
-PRELOAD_CUDA = (*PRELOAD_CPU, "torch._inductor.compile_fx")
+PRELOAD_CPU = "sweeps.workers.preload"
+PRELOAD_CUDA = "sweeps.workers.preload_cuda"
 _TRAINING_FLAGS = frozenset({"-m", "--multirun", "--allow-sqlite"})  # the others ask, and train nothing
 _DECIDING_KEYS = ("launch=", "launch.launcher=", "launch.dry_run=")
 
@@ -24,7 +22,7 @@ _DECIDING_KEYS = ("launch=", "launch.launcher=", "launch.dry_run=")
 def start_forkserver(device: Device = Device.auto) -> None:
     """Starts the forkserver unless it runs already. Returns at once; the forkserver imports on its own."""
     prepare_process()  # the forkserver inherits it, and preloads torch
-    get_context("forkserver").set_forkserver_preload(preload(device))
+    get_context("forkserver").set_forkserver_preload([preload(device)])
     forkserver.ensure_running()
 
 
@@ -35,9 +33,9 @@ def stop_forkserver() -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def preload(device: Device) -> list[str]:
-    """The modules that the forkserver imports once for all workers."""
-    return list(PRELOAD_CUDA if planned_device(device) is Device.cuda else PRELOAD_CPU)
+def preload(device: Device) -> str:
+    """The module that the forkserver imports once for all workers."""
+    return PRELOAD_CUDA if planned_device(device) is Device.cuda else PRELOAD_CPU
 
 
 def may_train_here(arguments: Sequence[str]) -> bool:

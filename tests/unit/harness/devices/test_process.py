@@ -1,12 +1,15 @@
 """A process that was prepared says nothing that a user can't act upon."""
 
+import gc
 import logging
+import sys
+from types import ModuleType
 
 import pytest
 import torch
 
 from harness.config.schema import DType, QuantConfig, QuantMethod
-from harness.devices.process import prepare_process
+from harness.devices.process import heavy_imports, prepare_process
 from harness.nn.quant import quantize_linear
 
 
@@ -27,3 +30,28 @@ def test_int8_says_nothing_at_every_product(caplog: pytest.LogCaptureFixture) ->
     prepare_process()
     MatMul8bitLt.apply(inputs, layer.weight, None, None, state)
     assert not caplog.records
+
+
+def test_the_collector_rests_during_heavy_imports_and_never_looks_at_them_again() -> None:
+    kept, before = [], gc.get_freeze_count()
+    with heavy_imports():
+        assert not gc.isenabled()
+        sys.modules["harness.devices.made_up"] = ModuleType("made_up")
+        kept.append([[] for _ in range(1000)])
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= before + 1000
+    del sys.modules["harness.devices.made_up"]
+
+
+def test_nothing_is_kept_for_good_where_all_was_imported_already() -> None:
+    before = gc.get_freeze_count()
+    with heavy_imports():
+        import harness.devices.process  # noqa: F401
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == before
+
+
+def test_the_collector_works_again_after_an_import_that_failed() -> None:
+    with pytest.raises(ModuleNotFoundError), heavy_imports():
+        import harness.devices.no_such_module  # noqa: F401
+    assert gc.isenabled()

@@ -257,8 +257,7 @@ def test_nothing_heavy_is_imported_unless_chosen() -> None:
 @pytest.mark.slow
 def test_what_the_forkserver_loads_on_a_gpu_machine_opens_no_cuda() -> None:
     """bitsandbytes asks the device at import; a process forked after that can't use it."""
-    modules = ", ".join(PRELOAD_CUDA)
-    code = f"import sys, {modules}; print([m for m in ('bitsandbytes', 'peft') if m in sys.modules])"
+    code = f"import sys, {PRELOAD_CUDA}; print([m for m in ('bitsandbytes', 'peft') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
