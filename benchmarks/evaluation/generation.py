@@ -19,10 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.evaluation.mmlu import PLAIN, Seconds, add_adapters, smollm2
 from eval.answers.dialogue import encode_dialogue
-from eval.answers.generate import GenerateSettings, Request, generate
+from eval.answers.generate import Request, generate
 from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import load_open_questions
 from eval.answers.sequences import Decoded
+from eval.answers.settings import GenerateSettings
 from harness.banks.load import LoadedBase, load_base
 from harness.models.convert import checkpoint_folder
 

@@ -145,18 +145,6 @@ def read_contestants(paths: Iterable[Path], benchmark: str = "open", may_be_empt
     }
 
 
-def contest_answers(
-    paths: Iterable[Path],
-    questions: Sequence[OpenQuestion],
-    benchmark: str = "open",
-    may_be_empty: bool = True,
-) -> tuple[Answers, list[str]]:
-    """`contest_dialogues` with each answer's turns in one text."""
-    dialogues, notes = contest_dialogues(paths, questions, benchmark, may_be_empty)
-    joined = {name: {question: join_turns(turns) for question, turns in by.items()} for name, by in dialogues.items()}
-    return joined, notes
-
-
 def contest_dialogues(
     paths: Iterable[Path],
     questions: Sequence[OpenQuestion],

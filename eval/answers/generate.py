@@ -11,53 +11,22 @@ Source: QLoRA section 5.3: nucleus sampling, p = 0.9, temperature 0.7; artidoro/
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.answers.decoding import ShouldStop, decode
 from eval.answers.dialogue import fitting_prompt, turn_end
 from eval.answers.files import Answer, AnswerFile, read_answers
-from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import OpenQuestion
 from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings
+from eval.answers.settings import GenerateSettings
 from eval.answers.vllm import VllmBase, decode_vllm
 from eval.scoring.model_key import model_sha256
 from eval.systems import Answerer, refuse_equal_names
 from harness.banks.load import LoadedBase
 from harness.progress import Progress
 from harness.runs.record import load_record
-
-ENGINES = ("own", "vllm")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateSettings:
-    """How answers are sampled, how long they may get, and which engine writes them."""
-
-    max_new_tokens: int = 512
-    greedy: bool = False
-    temperature: float = 0.7
-    top_p: float = 0.9
-    seed: int = 0
-    stop: tuple[str, ...] | None = None  # an answer ends before the first of these; None: what its prompt format says
-    prompt_format: PromptFormat = PromptFormat.auto
-    num_slots: int | None = None  # answers under way at once, which can't change them; None: as many as fit, up to 32
-    engine: str = "own"  # own: eval/answers/decoding.py; vllm: eval/answers/vllm.py
-
-    def __post_init__(self) -> None:
-        for key in ("max_new_tokens", "num_slots"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key}={value}: expected 1 or more")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature}: expected above 0; for the likeliest token set greedy")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: expected above 0, at most 1")
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine={self.engine}: expected one of {', '.join(ENGINES)}")
-        if any(not stop for stop in self.stop or ()):
-            raise ValueError("stop: an empty text would end every answer at once; leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,19 +118,7 @@ def generate_answers(
         for system in systems
     }
     for turn in range(max(len(question.turns) for question in questions)):
-        wanted = [
-            _request(base, system, question, turn, files[system.name], settings)
-            for system in systems
-            for question in questions
-            if _is_next(question, turn, files[system.name])
-        ]
-        requests = [request for request in wanted if len(request.prompt_tokens) < base.max_length]
-        texts = {question.question_id: question.turns[turn] for question in questions if turn < len(question.turns)}
-
-        def store(request: Request, text: str, decoded: Decoded, texts: dict[str, str] = texts) -> None:
-            files[request.system].add(_answer(request, text, decoded, texts[request.question_id]))
-
-        generate(base, requests, settings, store, on_progress)
+        _answer_turn(base, systems, questions, turn, files, settings, on_progress)
     return {
         name: [
             file.answers[q.question_id, turn]
@@ -171,6 +128,31 @@ def generate_answers(
         ]
         for name, file in files.items()
     }
+
+
+def _answer_turn(
+    base: LoadedBase | VllmBase,
+    systems: Sequence[Answerer],
+    questions: Sequence[OpenQuestion],
+    turn: int,
+    files: Mapping[str, AnswerFile],
+    settings: GenerateSettings,
+    on_progress: Progress | None,
+) -> None:
+    """Lets every system answer this turn of the questions that have it; each answer goes to its system's file."""
+    wanted = [
+        _request(base, system, question, turn, files[system.name], settings)
+        for system in systems
+        for question in questions
+        if _is_next(question, turn, files[system.name])
+    ]
+    requests = [request for request in wanted if len(request.prompt_tokens) < base.max_length]
+    texts = {question.question_id: question.turns[turn] for question in questions if turn < len(question.turns)}
+
+    def store(request: Request, text: str, decoded: Decoded) -> None:
+        files[request.system].add(_answer(request, text, decoded, texts[request.question_id]))
+
+    generate(base, requests, settings, store, on_progress)
 
 
 def _is_next(question: OpenQuestion, turn: int, file: AnswerFile) -> bool:

@@ -73,8 +73,9 @@ class AnswersBenchmark(Benchmark):
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: AnswersSettings, place: Place
     ) -> dict[str, AnswersResult]:
-        from eval.answers.generate import GenerateSettings, generate_answers
+        from eval.answers.generate import generate_answers
         from eval.answers.questions import load_open_questions
+        from eval.answers.settings import GenerateSettings
 
         systems = {one.name: one.system for one in contestants if one.system is not None}
         questions = load_open_questions(settings.questions, settings.limit)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eval.answers.prompt_format import PromptFormat
+from eval.answers.settings import GenerateSettings
 from eval.commands.flags import with_flags
 from eval.commands.scores import Adapters, Json, Model, Quant, RunIds, Runs, Sweep
 from eval.judging.flags import JudgeFlags
@@ -19,6 +19,16 @@ from harness.console import STDERR, friendly_errors, progress_bar, show
 from harness.devices.process import heavy_imports
 
 DEFAULT_JUDGE = "local:smollm2"
+GENERATE_HELP = {
+    "max_new_tokens": "An answer's longest length, in tokens.",
+    "greedy": "Always the likeliest token.",
+    "temperature": "Of sampling.",
+    "top_p": "Of nucleus sampling.",
+    "seed": "With the prompt's id, the seed of its answer.",
+    "prompt_format": "auto: chat where the tokenizer has a template, else the paper's (human).",
+    "num_slots": typer.Option("--slots", help="Answers under way at once; default: what fits, up to 32."),
+    "engine": "own, or vllm where that is installed.",
+}
 JUDGE_HELP = {
     "max_answer_tokens": "Of each answer, for a local judge.",
     "base_url": "OpenAI-compatible server of an API judge.",
@@ -36,6 +46,7 @@ JUDGE_HELP = {
 }
 
 
+@with_flags(GenerateSettings, GENERATE_HELP)
 def generate(
     sweep: Sweep = None,
     run: RunIds = None,
@@ -46,37 +57,18 @@ def generate(
     questions: Annotated[str, typer.Option(help="embedded, or .jsonl with question_id and text.")] = "embedded",
     bench: Annotated[str, typer.Option(help="Name of the answers' file in each run folder.")] = "open",
     limit: Annotated[int | None, typer.Option(help="The first so many prompts.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="An answer's longest length, in tokens.")] = 512,
-    greedy: Annotated[bool, typer.Option(help="Always the likeliest token.")] = False,
-    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Of nucleus sampling.")] = 0.9,
-    seed: Annotated[int, typer.Option(help="With the prompt's id, the seed of its answer.")] = 0,
-    prompt_format: Annotated[
-        PromptFormat, typer.Option(help="auto: chat where the tokenizer has a template, else the paper's (human).")
-    ] = PromptFormat.auto,
-    slots: Annotated[int | None, typer.Option(help="Answers under way at once; default: what fits, up to 32.")] = None,
-    engine: Annotated[str, typer.Option(help="own, or vllm where that is installed.")] = "own",
     fresh: Annotated[bool, typer.Option(help="Throw away answers that were made with other settings.")] = False,
     runs: Runs = None,
     as_json: Json = False,
+    *,
+    flags: GenerateSettings,
 ) -> None:
     """Answers of runs, of a model or of its adapters to open prompts, appended as they come; goes on where it ended."""
     with heavy_imports():
-        from eval.answers.generate import GenerateSettings
         from eval.commands.generate import generated_lines, run_generate
         from eval.systems import Target
 
     with friendly_errors():
-        settings = GenerateSettings(
-            max_new_tokens=max_new_tokens,
-            greedy=greedy,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            prompt_format=prompt_format,
-            num_slots=slots,
-            engine=engine,
-        )
         target = Target(
             model=model,
             adapters=tuple(adapter or ()),
@@ -86,8 +78,8 @@ def generate(
             runs=runs,
         )
         with progress_bar("answers", as_json) as advance:
-            summary = run_generate(target, questions, bench, limit, settings, fresh, advance, out)
-        lines = [line for row in summary for line in generated_lines(row, max_new_tokens)]
+            summary = run_generate(target, questions, bench, limit, flags, fresh, advance, out)
+        lines = [line for row in summary for line in generated_lines(row, flags.max_new_tokens)]
         show(summary, "\n".join(lines), as_json)
 
 

@@ -1,12 +1,14 @@
 """The body of `python -m eval generate`: finds the systems, lets them answer, and sums up."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eval.answers.files import Answer, named
-from eval.answers.generate import GenerateSettings, generate_answers, stored_answers
+from eval.answers.generate import generate_answers, stored_answers
 from eval.answers.questions import OpenQuestion, load_open_questions
+from eval.answers.settings import GenerateSettings
 from eval.answers.vllm import load_vllm, missing_vllm
 from eval.systems import (
     Answerer,
@@ -23,6 +25,8 @@ from harness.config.paths import paths_of_environment
 from harness.config.schema import Device
 from harness.devices.torch_device import quiet_libraries, resolve_device
 from harness.progress import Progress
+
+AnswersByName = dict[str, list[Answer]]
 
 
 def run_generate(
@@ -57,10 +61,11 @@ def run_generate(
     if settings.engine == "vllm" and (problem := missing_vllm()):
         raise ValueError(problem)
     asked = load_open_questions(questions, limit)
+    write = partial(generate_answers, questions=asked, bench=bench, settings=settings, on_progress=advance, fresh=fresh)
     if target.model is not None or target.adapters:
-        answered = _of_model(target, asked, bench, settings, fresh, advance, out)
+        answered = _of_model(target, settings, write, out)
     else:
-        answered = _of_runs(target, asked, bench, settings, fresh, advance)
+        answered = _of_runs(target, settings, write, partial(stored_answers, questions=asked, bench=bench))
     return [
         {
             "system": system.name,
@@ -75,13 +80,7 @@ def run_generate(
 
 
 def _of_model(
-    target: Target,
-    asked: Sequence[OpenQuestion],
-    bench: str,
-    settings: GenerateSettings,
-    fresh: bool,
-    advance: Progress,
-    out: Path,
+    target: Target, settings: GenerateSettings, write: Callable[..., AnswersByName], out: Path
 ) -> Iterator[tuple[Answerer, list[Answer]]]:
     if settings.engine != "own":
         raise ValueError(f"--engine {settings.engine}: answers for finished runs; leave it out with --model")
@@ -89,17 +88,15 @@ def _of_model(
         raise ValueError("--model: answers for itself or its adapters; name runs in a call of their own")
     for base, members in each_base(target):
         systems = [NamedModel(name=name, member=member, folder=out / name) for name, member in members.items()]
-        answers = generate_answers(base, systems, asked, bench, settings, advance, fresh)
+        answers = write(base, systems)
         yield from ((system, answers[system.name]) for system in systems)
 
 
 def _of_runs(
     target: Target,
-    asked: Sequence[OpenQuestion],
-    bench: str,
     settings: GenerateSettings,
-    fresh: bool,
-    advance: Progress,
+    write: Callable[..., AnswersByName],
+    stored: Callable[..., AnswersByName | None],
 ) -> Iterator[tuple[Answerer, list[Answer]]]:
     if target.quant is not None:
         raise ValueError("--quant: a run's own record says how its base is stored; it goes with --model")
@@ -107,12 +104,12 @@ def _of_runs(
     refuse_equal_names(chosen)  # the judge tells contestants apart by their names
     paths = paths_of_environment(target.runs)
     for systems in by_base(chosen):
-        answers = stored_answers(systems, asked, bench, settings)
+        answers = stored(systems, settings=settings)
         if answers is None and settings.engine == "vllm":
-            answers = generate_answers(load_vllm(systems, paths), systems, asked, bench, settings, advance, fresh)
+            answers = write(load_vllm(systems, paths), systems)
         elif answers is None:
             with loaded(systems, paths, resolve_device(Device.auto)) as base:
-                answers = generate_answers(base, systems, asked, bench, settings, advance, fresh)
+                answers = write(base, systems)
         yield from ((system, answers[system.name]) for system in systems)
 
 

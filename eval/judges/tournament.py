@@ -8,8 +8,9 @@ asked again: a run that was killed goes on where it was. Source: QLoRA (arXiv 23
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -247,24 +248,9 @@ def _summary(
     found = [j for _, j in store.judgments(judge.name, options.mode.value)]
     judgments = [j for j in found if (j.question_id, j.system_a, j.system_b) in keys]
     num_reused = sum(digest not in todo for digest in hashes)
-    num_unasked = 0
-    if judge.stopped is not None and judge.stopped.startswith(BUDGET_STOP):
-        met = {(j.question_id, j.system_a, j.system_b) for j in judgments}
-        met |= {(failure.question_id, failure.system_a, failure.system_b) for failure in failures}
-        asked = {digest for match, digest in zip(tournament.matches, hashes, strict=True) if match.key in met}
-        num_unasked = sum(digest not in asked for digest in hashes)
+    num_unasked = _num_unasked(judge, tournament, hashes, judgments, failures)
     costs = {j.prompt_sha256: j.cost_usd for j in judgments}
     is_single = options.mode is Mode.single
-    if is_single:
-        output = store.export_grades()
-        by_judge: dict[str, list[Judgment]] = {}
-        for name, judgment in store.judgments(mode=options.mode.value):
-            by_judge.setdefault(name, []).append(judgment)
-        store.export_graded_verdicts({name: graded_verdicts(graded) for name, graded in by_judge.items()})
-    elif options.reference is None:
-        output = store.export_verdicts()
-    else:
-        output = store.export_scores(judge.name, options.reference)
     return JudgeSummary(
         judge=judge.name,
         mode=options.mode,
@@ -285,8 +271,37 @@ def _summary(
         spent_usd=store.spent_usd(),
         unknown_usd=store.unknown_usd(),
         seconds=seconds,
-        output=output,
+        output=_export(options, store, judge.name),
         grades=mean_grades(judgments) if is_single else (),
         stopped=judge.stopped,
         notes=tournament.notes,
     )
+
+
+def _num_unasked(
+    judge: Judge,
+    tournament: Tournament,
+    hashes: Sequence[str],
+    judgments: Sequence[Judgment],
+    failures: Sequence[Failure],
+) -> int:
+    """Matches that a stop at the budget left; 0 without one. A prompt that serves two matches is asked once."""
+    if judge.stopped is None or not judge.stopped.startswith(BUDGET_STOP):
+        return 0
+    met = {(j.question_id, j.system_a, j.system_b) for j in judgments}
+    met |= {(failure.question_id, failure.system_a, failure.system_b) for failure in failures}
+    asked = {digest for match, digest in zip(tournament.matches, hashes, strict=True) if match.key in met}
+    return sum(digest not in asked for digest in hashes)
+
+
+def _export(options: JudgeOptions, store: JudgmentStore, judge_name: str) -> Path:
+    """Writes what was judged so far as the mode has it. -> the file"""
+    if options.mode is Mode.single:
+        by_judge: dict[str, list[Judgment]] = {}
+        for name, judgment in store.judgments(mode=options.mode.value):
+            by_judge.setdefault(name, []).append(judgment)
+        store.export_graded_verdicts({name: graded_verdicts(graded) for name, graded in by_judge.items()})
+        return store.export_grades()
+    if options.reference is None:
+        return store.export_verdicts()
+    return store.export_scores(judge_name, options.reference)

@@ -53,7 +53,7 @@ def _run_ranks(
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     name = worker_name(os.getpid())
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(preload(settings.launch.device))  # one import for all ranks
+    context.set_forkserver_preload([preload(settings.launch.device)])  # one import for all ranks
     with ignore_signals(stop_on):
         ensure_running()  # the forkserver lives on while the ranks save
     processes: list[ForkServerProcess] = []

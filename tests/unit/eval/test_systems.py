@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from eval.answers.generate import GenerateSettings
+from eval.answers.settings import GenerateSettings
 from eval.benchmarks.mmlu.settings import MmluSettings
 from eval.benchmarks.registry import BENCHMARKS
 from eval.commands.generate import run_generate

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 from eval.answers.files import read_contestants
-from eval.answers.generate import GenerateSettings, eos_tokens
+from eval.answers.generate import eos_tokens
+from eval.answers.settings import GenerateSettings
 from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from eval.commands.generate import run_generate

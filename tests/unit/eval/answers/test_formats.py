@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from analysis.report.records import load_tournament
-from eval.answers.files import contest_answers, read_answers, read_contestants, unmatched_notes
+from eval.answers.files import contest_dialogues, read_answers, read_contestants, unmatched_notes
 from eval.answers.questions import OpenQuestion, load_open_questions, shown_question, text_identity
 from eval.judges.registry import JUDGES, JudgeKind, choose_judge
 from eval.judges.replay import ReplayJudge
@@ -138,8 +138,8 @@ def test_answers_find_their_question_by_any_of_its_names_and_the_rest_is_said(tm
             {"question_id": 2, "model_id": "cyd", "choices": [{"turns": ["p", "q"]}]},
         ),
     )
-    answers, notes = contest_answers([path], QUESTIONS)
-    assert answers == {"ann": {"1": "apple"}, "bob": {"1": "pear"}, "cyd": {"2": "Turn 1:\np\n\nTurn 2:\nq"}}
+    answers, notes = contest_dialogues([path], QUESTIONS)
+    assert answers == {"ann": {"1": ("apple",)}, "bob": {"1": ("pear",)}, "cyd": {"2": ("p", "q")}}
     assert notes == [
         "bob: 1 answers match no question and are left out: both",
         "bob: 1 answers have other turns than their question and are left out: 2",
@@ -147,7 +147,7 @@ def test_answers_find_their_question_by_any_of_its_names_and_the_rest_is_said(tm
     twice = write(tmp_path / "b.jsonl", lines(*({key: "1", "system": "a", "answer": "x"} for key in ("question_id",))))
     more = write(tmp_path / "c.jsonl", lines({"message_id": "m1", "system": "a", "answer": "y"}))
     with pytest.raises(ValueError, match="a answers question 1 twice, under two identifiers"):
-        contest_answers([twice, more], QUESTIONS)
+        contest_dialogues([twice, more], QUESTIONS)
 
 
 def test_answers_beside_verdicts_that_they_do_not_fit_are_said() -> None:

@@ -13,11 +13,12 @@ from transformers import LlamaForCausalLM
 from eval.answers.decoding import decode
 from eval.answers.dialogue import SYSTEM_SENTENCE, encode_dialogue, human_text
 from eval.answers.files import read_answers
-from eval.answers.generate import GenerateSettings, OnAnswer, Request, cut_at_stop, generate_answers, prompt_seed
+from eval.answers.generate import OnAnswer, Request, cut_at_stop, generate_answers, prompt_seed
 from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import OpenQuestion, load_open_questions, split_dialogue
 from eval.answers.sampling import nucleus_tokens
 from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings, uniform_numbers
+from eval.answers.settings import GenerateSettings
 from eval.systems import System
 from harness.banks.load import LoadedBase, load_base
 from harness.banks.shared import AdapterBank

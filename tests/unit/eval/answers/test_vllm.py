@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
-from eval.answers.generate import GenerateSettings, generate_answers
+from eval.answers.generate import generate_answers
 from eval.answers.questions import load_open_questions
+from eval.answers.settings import GenerateSettings
 from eval.answers.vllm import load_vllm
 from eval.commands.generate import run_generate
 from eval.systems import System, Target, open_system
