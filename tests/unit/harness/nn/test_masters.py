@@ -66,8 +66,15 @@ def config(method: AdapterMethod, dropout: float = 0.0) -> AdapterConfig:
 
 
 FULL = config(AdapterMethod.full)
+FAST_ELSEWHERE = {
+    AdapterMethod.lora: QuantMethod.nf4,
+    AdapterMethod.dora: QuantMethod.nf4,
+    AdapterMethod.full: QuantMethod.none,
+}
 CASES = [
-    (kind, method, stored)
+    pytest.param(
+        kind, method, stored, marks=[] if kind == "causal" or FAST_ELSEWHERE.get(method) is stored else pytest.mark.slow
+    )
     for kind in [*KINDS, "llama"]
     for method in METHODS
     for stored in (QuantMethod.none, QuantMethod.nf4, QuantMethod.int8)
