@@ -10,7 +10,7 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.choices import OURS, Folders, choices, is_group, near
@@ -19,6 +19,7 @@ from harness.config.grids import ONE_TO_A_SWEEP
 from harness.config.prototypes import parsed
 from harness.config.remedies import deletion_problem, empty_sweep_problem, idle_problem, unreadable, varying_problem
 from harness.config.schema import (
+    MISSING,
     AdapterConfig,
     Config,
     DatasetConfig,
