@@ -57,8 +57,9 @@ def _weights_problem(weights: Path) -> str | None:
         try:
             header = json.loads(file.read(header_bytes))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            stated = 8 + header_bytes + max(ends, default=0)
+        except (ValueError, LookupError, TypeError, AttributeError):
             return "the header of the adapter's weights is damaged"
-    if 8 + header_bytes + max(ends, default=0) != size:
+    if stated != size:
         return "the adapter's weights are cut off"
     return None

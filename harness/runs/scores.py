@@ -60,7 +60,7 @@ def _of_file(folder: Path, path: Path) -> Iterator[MeasuredScore]:
     name = f"{kind} {subject}" if subject not in ("", kind) else kind
     about: dict[str, Any] = {
         "n": next((values[key] for key in _COUNTS if isinstance(values.get(key), int)), None),
-        "settings": ", ".join(f"{k} {values[k]}" for k in SCORE_SETTINGS if values.get(k) not in (None, "", False)),
+        "settings": ", ".join(f"{k} {values[k]}" for k in SCORE_SETTINGS if _is_said(values.get(k))),
         "settings_sha256": values.get("settings_sha256"),
     }
     for key, interval in values.items():
@@ -73,6 +73,11 @@ def _of_file(folder: Path, path: Path) -> Iterator[MeasuredScore]:
     for task, found in (tasks if isinstance(tasks, dict) else {}).items():
         shots = {"settings": f"num_fewshot {found['num_fewshot']}"} if "num_fewshot" in found else {}
         yield from _of_metrics(f"{name} {task}", found, about | shots)
+
+
+def _is_said(value: object) -> bool:
+    """Whether a setting is there; `num_shots` 0 is."""
+    return value is not None and value is not False and value != ""
 
 
 def _of_headline(name: str, values: dict[str, Any], about: dict[str, Any]) -> Iterator[MeasuredScore]:

@@ -128,7 +128,6 @@ class _Tensors:
 
     stored: dict[str, Tensor] = field(default_factory=dict)
     _names: dict[tuple[Any, ...], str] = field(default_factory=dict)  # what a tensor shows of which memory -> its name
-    _originals: list[Tensor] = field(default_factory=list)  # alive, so that no other tensor takes their addresses
     _used: set[int] = field(default_factory=set)  # storages of `stored`: each belongs to one tensor
 
     def add(self, tensor: Tensor, path: str) -> str:
@@ -142,7 +141,6 @@ class _Tensors:
         name = path if path not in self.stored else f"{path}#{len(self.stored)}"
         self._used.add(host.untyped_storage().data_ptr())
         self._names[view] = name
-        self._originals.append(tensor)
         self.stored[name] = host
         return name
 

@@ -511,7 +511,7 @@ def _update(
                 f"loss {loss}, gradient norm {norm} at step {member.step + 1}: not finite; try a lower "
                 "train.learning_rate or quant.compute_dtype=bfloat16 or float32; the last checkpoint is kept"
             )
-        member.optimizer.zero_grad(set_to_none=True)
+        member.optimizer.zero_grad()
     return metrics
 
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from harness.runs.folder import folder_problem
 from harness.runs.record import load_record, save_record
 from tests.builders import record
 
+FULL = replace(record(), spec={"adapter": {"method": "full"}})
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
@@ -70,7 +72,36 @@ def test_json_that_is_no_record(folder: Path, text: str) -> None:
     assert (folder_problem(folder, needs_adapter=True) or "").startswith("record.json can't be read")
 
 
-@pytest.mark.parametrize("header", [b"not json", b"[1, 2]", b'{"a": 3}', b'{"a": {"shape": []}}', b"\xff\xfe"])
+def test_the_folder_of_another_run(folder: Path) -> None:
+    assert folder_problem(folder, needs_adapter=True, run_id="0123456789ab") is None
+    problem = folder_problem(folder, needs_adapter=True, run_id="another")
+    assert problem == "its record is that of another run, 0123456789ab"
+
+
+def test_a_whole_checkpoint_after_full_finetuning(folder: Path) -> None:
+    adapter = folder / "adapter"
+    save_record(folder, FULL)
+    assert folder_problem(folder, needs_adapter=True) == "the adapter's files are missing"
+    for number in (1, 2):
+        save_file({"a": torch.ones(3)}, adapter / f"model-0000{number}-of-00002.safetensors")
+    assert folder_problem(folder, needs_adapter=True) == "the adapter's files are missing"
+    (adapter / "config.json").write_text("{}")
+    assert folder_problem(folder, needs_adapter=True) is None
+    last = adapter / "model-00002-of-00002.safetensors"
+    last.write_bytes(last.read_bytes()[:-1])
+    assert folder_problem(folder, needs_adapter=True) == "the adapter's weights are cut off"
+
+
+def test_weights_without_tensors_are_whole(folder: Path) -> None:
+    save_file({}, folder / WEIGHTS)
+    assert folder_problem(folder, needs_adapter=True) is None
+
+
+ODD_HEADERS = [b"not json", b"[1, 2]", b'{"a": 3}', b'{"a": {"shape": []}}', b"\xff\xfe"]
+ODD_OFFSETS = [b'{"a": {"data_offsets": []}}', b'{"a": {"data_offsets": [0, "x"]}}']
+
+
+@pytest.mark.parametrize("header", [*ODD_HEADERS, *ODD_OFFSETS])
 def test_damaged_header(folder: Path, header: bytes) -> None:
     (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header)
     assert folder_problem(folder, needs_adapter=True) == "the header of the adapter's weights is damaged"

@@ -125,3 +125,23 @@ def test_a_headline_is_told_once(tmp_path: Path) -> None:
     assert (two.evaluation, two.metric, two.low, two.n) == ("two", "rouge_l", 0.3, 100)
     write_json(tmp_path / "two" / "two.json", {"headline": {**headline, "value": None, "ci95": None}})
     assert [score.evaluation for score in measured_scores(tmp_path)] == ["one"]
+    write_json(tmp_path / "two" / "two.json", {"headline": headline, "metrics": {"rouge_l": {"value": 0.4, "n": 7}}})
+    two = measured_scores(tmp_path)[1]
+    assert (two.metric, two.low, two.n) == ("rouge_l", None, 7)
+    assert len(measured_scores(tmp_path)) == 2
+
+
+def test_what_a_score_can_be_compared_by(tmp_path: Path) -> None:
+    """Settings in words, a number of shots of 0 among them; what isn't set is left out."""
+    about = {"protocol": "hendrycks", "split_name": "", "num_shots": 0, "chat": False, "num_documents": 9}
+    write_json(tmp_path / "mmlu.json", {**about, "text": "mmlu", "accuracy": 1, "accuracy_ci95": [0.5]})
+    write_json(tmp_path / "tasks.json", {**about, "n": "many", "tasks": {"piqa": {"metrics": {"acc": {"value": 0.5}}}}})
+    write_json(tmp_path / "list.json", [1])
+    one, two = measured_scores(tmp_path)
+    assert (one.evaluation, one.value, one.low, one.high, one.n) == ("mmlu", 1, None, None, 9)
+    assert one.settings == two.settings == "protocol hendrycks, num_shots 0"
+    assert (two.evaluation, two.settings_sha256) == ("tasks piqa", None)
+    few = {"num_fewshot": 0, "metrics": {"acc": {"value": 0.5, "ci95": [0.4, 0.6]}, "odd": {}, "text": "x"}}
+    write_json(tmp_path / "tasks.json", {**about, "tasks": {"piqa": few, "none": {"metrics": []}}})
+    (three,) = measured_scores(tmp_path, leave_out=("mmlu.json", "list.json"))
+    assert (three.settings, three.low, three.high) == ("num_fewshot 0", 0.4, 0.6)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from harness.training import checkpoint
 from harness.training.checkpoint import META_FILE, STATE_FILE, checkpoints, load_newest, save_checkpoint
 
 ADAPTER = {"layer.lora_A.weight": nn.Parameter(torch.arange(6.0).reshape(2, 3))}
@@ -21,12 +22,12 @@ def save(folder: Path, state: dict[str, Any], step: int = 1, keep: int = 2) -> P
 
 def round_trip(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     save(folder, state)
-    checkpoint, problems = load_newest(folder, "run")
+    found, problems = load_newest(folder, "run")
     assert problems == []
-    assert checkpoint is not None
-    assert checkpoint.step == 1
-    assert torch.equal(checkpoint.adapter["layer.lora_A.weight"], ADAPTER["layer.lora_A.weight"].detach())
-    return checkpoint.state
+    assert found is not None
+    assert found.step == 1
+    assert torch.equal(found.adapter["layer.lora_A.weight"], ADAPTER["layer.lora_A.weight"].detach())
+    return found.state
 
 
 def test_containers_and_scalars_come_back_as_they_were(tmp_path: Path) -> None:
@@ -75,9 +76,9 @@ def test_a_shared_tensor_is_stored_once_and_shared_again(tmp_path: Path) -> None
     qmap = torch.randn(20_000)
     folder = save(tmp_path, {"state": {i: {"quant": {"qmap1": qmap}} for i in range(10)}})
     assert (folder / STATE_FILE).stat().st_size < 2 * qmap.nbytes
-    checkpoint, _ = load_newest(tmp_path, "run")
-    assert checkpoint is not None
-    found = [checkpoint.state["state"][i]["quant"]["qmap1"] for i in range(10)]
+    read, _ = load_newest(tmp_path, "run")
+    assert read is not None
+    found = [read.state["state"][i]["quant"]["qmap1"] for i in range(10)]
     assert all(tensor is found[0] for tensor in found)
     assert torch.equal(found[0], qmap)
 
@@ -123,6 +124,35 @@ def test_the_newest_are_kept_and_another_runs_is_not_read(tmp_path: Path) -> Non
     assert found is None
     assert all("it belongs to run run" in problem for problem in problems)
     assert len(problems) == 2
+
+
+@pytest.mark.parametrize("failing", [STATE_FILE, META_FILE])
+def test_a_full_disk_leaves_the_older_ones_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    write = checkpoint.write_atomically
+
+    def full(path: Path, data: bytes | str) -> None:
+        if path.name == failing:
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    save(tmp_path, {"step": 1}, 1)
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, {"step": 2}, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_what_a_tensor_shows_counts_and_not_where_it_lies(tmp_path: Path) -> None:
+    """Views of one memory are one tensor only where dtype, shape and strides agree as well."""
+    whole = torch.arange(4.0).reshape(2, 2)
+    views = {"whole": whole, "turned": whole.T, "row": whole[0], "bits": whole.view(torch.int32), "again": whole}
+    found = round_trip(tmp_path, views)
+    assert all(torch.equal(found[name], view) for name, view in views.items())
+    assert found["again"] is found["whole"]
+    empty = round_trip(tmp_path, {"one": torch.zeros(0, 3), "two": torch.zeros(0, 3)})
+    assert [tuple(tensor.shape) for tensor in empty.values()] == [(0, 3), (0, 3)]
 
 
 def test_another_schema_version_is_said(tmp_path: Path) -> None:

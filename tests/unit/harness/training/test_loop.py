@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from transformers import AutoModelForCausalLM
 
 from harness.banks.shared import AdapterBank
 from harness.config.schema import LossMean, Schedule
+from harness.devices.ranks import Ranks
 from harness.nn.attention import PACKED
 from harness.nn.batch import Item, Segment
 from harness.training import loop
 from harness.training.checkpoint import checkpoints
-from harness.training.loop import StepMetrics, TrainingInterrupted, train_group
+from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.stopping import StopNow
 from tests.builders import TRAIN, make_examples, make_member, weights
 from tests.tiny import make_checkpoint
 
@@ -71,6 +74,7 @@ def test_resume_is_bit_identical(folder: Path, tmp_path: Path, stop_after: int) 
     second, later = make_member("a", tmp_path / "stopped")
     train_group(resumed, [second])
     assert later[0].step == stop_after + 1
+    assert second.notes == [f"resumed at step {stop_after}"]
     for key, value in weights(straight, "a").items():
         assert torch.equal(value, weights(resumed, "a")[key]), key
 
@@ -146,10 +150,19 @@ def test_segments_of_one_member_must_be_neighbours(folder: Path) -> None:
 
 def test_gradient_checkpointing_changes_nothing(folder: Path, tmp_path: Path) -> None:
     kept, recomputed = make_bank(folder), make_bank(folder)
-    train_group(kept, [make_member("a", tmp_path / "kept")[0]])
-    train_group(recomputed, [make_member("a", tmp_path / "recomputed", gradient_checkpointing=True)[0]])
+    train_group(kept, [make_member("a", tmp_path / "kept", max_steps=2)[0]])
+    train_group(recomputed, [make_member("a", tmp_path / "recomputed", max_steps=2, gradient_checkpointing=True)[0]])
     for key, value in weights(kept, "a").items():
         torch.testing.assert_close(value, weights(recomputed, "a")[key], rtol=1e-6, atol=1e-7)
+
+
+def halved(tokens: int, to: int, at_step: int = 1) -> list[str]:
+    """The notes of a run whose rows were halved until they had a number of tokens."""
+    rows = []
+    while tokens > to:
+        tokens = max(tokens // 2, to)
+        rows.append(f"out of memory at step {at_step}: rows of at most {tokens} tokens from there on")
+    return rows
 
 
 NO_ROOM = [
@@ -164,7 +177,7 @@ def test_out_of_memory_halves_the_rows_and_keeps_the_losses(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     plain, tight = make_bank(folder), make_bank(folder)
-    member, log = make_member("a", tmp_path / "plain")
+    member, log = make_member("a", tmp_path / "plain", max_steps=2)
     train_group(plain, [member])
     original = AdapterBank.item_losses
 
@@ -176,30 +189,41 @@ def test_out_of_memory_halves_the_rows_and_keeps_the_losses(
         return losses
 
     monkeypatch.setattr(AdapterBank, "item_losses", cramped)
-    squeezed, later = make_member("a", tmp_path / "tight")
+    squeezed, later = make_member("a", tmp_path / "tight", max_steps=2)
     train_group(tight, [squeezed])
-    assert any("out of memory at step 1" in note for note in squeezed.notes)
+    assert squeezed.notes == halved(2048, 32)
     assert [m.step for m in later] == [m.step for m in log]
     np.testing.assert_allclose([m.loss for m in later], [m.loss for m in log], rtol=1e-5)
+
+
+def fresh(member: Member) -> Member:
+    """As at the start of its training, for `step_items`."""
+    return replace(member, num_characters=np.zeros(len(member.examples), dtype=np.int64))
 
 
 def test_out_of_memory_with_one_example_recomputes_activations(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    roomy, log = make_member("a", tmp_path / "roomy")
+    roomy, log = make_member("a", tmp_path / "roomy", max_steps=2)
+    longest = max(len(item.tokens) for item in loop.step_items(fresh(roomy)))
     train_group(make_bank(folder), [roomy])
     tight = make_bank(folder)
     original = AdapterBank.item_losses
+    failed = 0
 
     def cramped(self: AdapterBank, items: Sequence[Item]) -> torch.Tensor:
+        nonlocal failed
         if self is tight and not self.base.is_gradient_checkpointing:
+            failed += 1
             raise torch.OutOfMemoryError("no room")
         return original(self, items)
 
     monkeypatch.setattr(AdapterBank, "item_losses", cramped)
-    squeezed, later = make_member("a", tmp_path / "tight")
+    squeezed, later = make_member("a", tmp_path / "tight", max_steps=2)
     train_group(tight, [squeezed])
-    assert any("gradient checkpointing from there on" in note for note in squeezed.notes)
+    last = "out of memory at step 1: gradient checkpointing from there on"
+    assert squeezed.notes == [*halved(2048, longest), last]
+    assert failed == len(squeezed.notes), "after the first row that finds no room no other is tried"
     np.testing.assert_allclose([m.loss for m in later], [m.loss for m in log], rtol=1e-5)
 
 
@@ -348,3 +372,125 @@ def test_a_member_that_cannot_start_drops_out_alone(folder: Path, tmp_path: Path
     assert bad.error is not None
     assert "no such linear layer" in bad.error
     assert len(log) == 6
+
+
+def test_a_group_takes_the_longest_rows_and_checkpoints_where_one_member_does(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    original = AdapterBank.item_losses
+
+    def count(self: AdapterBank, items: Sequence[Item]) -> torch.Tensor:
+        passes.append(len(items))
+        assert self.training
+        assert self.base.is_gradient_checkpointing
+        return original(self, items)
+
+    monkeypatch.setattr(AdapterBank, "item_losses", count)
+    bank = make_bank(folder)
+    short, _ = make_member("short", tmp_path, max_steps=1, max_microbatch_tokens=1)
+    long, _ = make_member("long", tmp_path, seed=1, max_steps=1, gradient_checkpointing=True)
+    asked: list[list[str]] = []
+    train_group(bank, [short, long], between_steps=lambda members: asked.append([m.run_id for m in members]))
+    assert passes == [8]
+    assert asked == [["short", "long"]] * 2
+    assert not bank.training
+    train_group(bank, [], between_steps=lambda members: asked.append([m.run_id for m in members]))
+    assert asked[2:] == [[]]
+
+
+def test_the_metrics_of_a_step(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    short, _ = make_member("short", tmp_path, max_steps=1)
+    long, log = make_member("long", tmp_path, seed=1, max_steps=2, batch_size=3, warmup_steps=2, learning_rate=0.01)
+    targets = [
+        sum(item.num_targets for item in loop.step_items(replace(fresh(long), step=step))) for step in range(2)
+    ]
+    train_group(make_bank(folder), [short, long])
+    assert [(m.step, m.num_members) for m in log] == [(1, 2), (2, 1)]
+    assert [m.learning_rate for m in log] == [0.005, 0.01]
+    assert [m.target_tokens for m in log] == targets
+    assert [m.seconds for m in log] == [2, 1]  # the clock of this test goes on by 1 whenever somebody looks
+    alone = StepMetrics(step=1, loss=1.0, learning_rate=0.1, grad_norm=1.0, target_tokens=1, seconds=1.0)
+    assert alone.num_members == 1, "lines of older runs don't say it"
+
+
+def test_a_claim_lost_after_a_step_writes_no_checkpoint(folder: Path, tmp_path: Path) -> None:
+    member, log = make_member("a", tmp_path, checkpoint_steps=1)
+    asked = iter([False])  # in the step; from then on it is lost
+    member.lost = lambda: next(asked, True)
+    train_group(make_bank(folder), [member])
+    assert len(log) == 2
+    assert member.error == "the claim was lost at step 2: another worker has the run"
+    assert checkpoints(tmp_path / "a" / "checkpoint") == []
+
+
+class TwoRanks(Ranks):
+    """Rank 0 of two; the other one says what it is told to."""
+
+    theirs: Sequence[float] = ()
+
+    def sum_numbers(self, values: Sequence[float]) -> list[float]:
+        return [mine + other for mine, other in zip(values, self.theirs, strict=True)]
+
+    def span(self, values: Sequence[float]) -> tuple[list[float], list[float]]:
+        pairs = list(zip(values, self.theirs, strict=True))
+        return [min(pair) for pair in pairs], [max(pair) for pair in pairs]
+
+
+@pytest.fixture
+def two(folder: Path, tmp_path: Path) -> tuple[loop._Group, list[torch.nn.Parameter]]:
+    """A group of two members, the second of which ended; of the first one's parameters one has a gradient."""
+    bank = make_bank(folder)
+    members = [make_member(name, tmp_path)[0] for name in "ab"]
+    bank.add_member("a", replace(members[0].adapter, targets=["q_proj"]), seed=0)
+    members[1].error = "earlier"
+    parameters = list(bank.member_parameters("a").values())
+    parameters[0].grad = torch.ones_like(parameters[0])
+    return loop._Group(bank, bank.train(), members, TwoRanks(size=2), lambda: False), parameters
+
+
+def agree(group: loop._Group, mine: loop._Pass, *theirs: float) -> loop._Agreed:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TwoRanks, "theirs", theirs)
+        return loop._agree(group, group.members[:1], mine)
+
+
+def test_what_ranks_agree_on(two: tuple[loop._Group, list[torch.nn.Parameter]]) -> None:
+    """Numbers: stop, no room, lost claims of both members, a loss, and which of four parameters have a gradient."""
+    group, parameters = two
+    assert len(parameters) == 4
+    mine = loop._Pass(losses={"a": 1.5})
+    found = agree(group, mine, 0, 0, 0, 0, 0.25, 0, 1, 0, 0)
+    assert (found.losses, found.lost, found.out_of_memory) == ({"a": 1.75}, [], None)
+    assert [[p is q for q in parameters].index(True) for p in found.learning["a"]] == [0, 1]
+    assert agree(group, mine, 0, 1, 0, 0, 0, 0, 0, 0, 0).out_of_memory == "on another rank"
+    failed = loop._Pass(losses={"a": 0.0}, out_of_memory="no room")
+    assert agree(group, failed, 0, 0, 0, 0, 0, 0, 0, 0, 0).out_of_memory == "no room"
+    assert agree(group, mine, 0, 0, 1, 0, 0, 0, 0, 0, 0).lost == [group.members[0]]
+    for stop, other in ((True, 0), (False, 1)):
+        with pytest.raises(StopNow):
+            agree(group, loop._Pass(losses={"a": 0.0}, stop=stop), other, 0, 1, 0, 0, 0, 0, 0, 0)
+    assert group.members[0].error == "the claim was lost at step 0: another worker has the run"
+    group.members[0].error = None
+    with pytest.raises(StopNow):
+        agree(group, mine, 1, 0, 0, 0, 0, 0, 0, 0, 0)
+    assert group.members[0].error is None
+
+
+def test_ranks_that_start_from_different_steps_are_refused(
+    two: tuple[loop._Group, list[torch.nn.Parameter]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member that failed on one rank only has a step on the other."""
+    group, _ = two
+    copied: list[int] = []
+    monkeypatch.setattr(TwoRanks, "copy_leader", lambda _, parameters: copied.append(len(list(parameters))))
+    group.members[0].step = 1
+    monkeypatch.setattr(TwoRanks, "theirs", (1, -1))
+    loop._start_alike(group.bank, group.members, group.ranks)
+    assert copied == [4]
+    for theirs, steps in (((3, -1), "1, another from 3"), ((0, -1), "0, another from 1"), ((1, 1), "-1, another from 1")):
+        monkeypatch.setattr(TwoRanks, "theirs", theirs)
+        with pytest.raises(ValueError, match=rf"one rank would go on from step {steps}; paths\.runs"):
+            loop._start_alike(group.bank, group.members, group.ranks)

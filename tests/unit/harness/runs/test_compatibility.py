@@ -1,0 +1,101 @@
+"""Which methods, quantizations, models and rows go together; each refusal names keys, values and the remedy."""
+
+import pytest
+
+from harness.config.schema import (
+    AdapterConfig,
+    AdapterMethod,
+    DatasetConfig,
+    ModelConfig,
+    ModelKind,
+    QuantConfig,
+    QuantMethod,
+    ShapeConfig,
+)
+from harness.runs.compatibility import (
+    max_rank,
+    method_problem,
+    quant_problem,
+    rank_problem,
+    shard_problem,
+    task_problem,
+)
+
+BY_SVD = {"pissa", "olora", "corda", "loftq"}
+BY_HALVES = {"lora_ga", "eva"}
+
+
+@pytest.mark.parametrize("method", AdapterMethod)
+@pytest.mark.parametrize("quant", QuantMethod)
+def test_methods_and_quantizations(method: AdapterMethod, quant: QuantMethod) -> None:
+    problem = quant_problem(method, quant)
+    impossible = (method is AdapterMethod.full and quant is not QuantMethod.none) or (
+        method is AdapterMethod.loftq and quant is QuantMethod.none
+    )
+    assert (problem is not None) is impossible
+    if problem is not None:
+        assert f"adapter.method={method.value} with quant.method={quant.value}: " in problem
+    model = ModelConfig(name="m", kind=ModelKind.seq2seq)
+    calibrated = method.value in ("eva", "corda", "lora_ga")
+    found = method_problem(AdapterConfig(name="a", method=method), QuantConfig(name="q", method=quant), model)
+    assert (found is not None) is (impossible or calibrated)
+    assert found is None or impossible or "use adapter=lora, dora, pissa or olora" in found
+
+
+@pytest.mark.parametrize("method", AdapterMethod)
+def test_the_largest_rank(method: AdapterMethod) -> None:
+    largest = 7 if method.value in BY_SVD else 3 if method.value in BY_HALVES else 2**31
+    assert max_rank(method, 7) == largest
+    assert rank_problem(AdapterConfig(name="a", method=method, lora_r=largest), 7) is None
+    if largest < 2**31:
+        problem = rank_problem(AdapterConfig(name="a", method=method, lora_r=largest + 1), 7)
+        assert f"adapter.lora_r={largest + 1} with adapter.method={method.value}: " in (problem or "")
+        assert f"has 7 rows or columns; use adapter.lora_r={largest} or less" in (problem or "")
+
+
+@pytest.mark.parametrize(
+    ("shape", "smallest"),
+    [
+        ({"hidden_size": 64, "num_heads": 4, "num_kv_heads": 1, "intermediate_size": 200}, 16),
+        ({"hidden_size": 64, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 24}, 24),
+        ({"hidden_size": 64, "num_heads": 4, "num_kv_heads": 4}, 64),
+        ({"hidden_size": 64, "num_heads": 4}, None),
+        ({"hidden_size": 64, "num_kv_heads": 4}, None),
+        ({"num_heads": 4, "num_kv_heads": 4}, None),
+    ],
+)
+def test_the_rank_is_held_against_the_models_smallest_side(shape: dict[str, int], smallest: int | None) -> None:
+    def problem(rank: int, kind: ModelKind = ModelKind.causal, targets: tuple[str, ...] = ("all-linear",)) -> str | None:
+        adapter = AdapterConfig(name="a", method=AdapterMethod.pissa, lora_r=rank, targets=list(targets))
+        return method_problem(
+            adapter, QuantConfig(name="q"), ModelConfig(name="m", kind=kind, shape=ShapeConfig(**shape))
+        )
+
+    assert problem(smallest or 10_000) is None
+    if smallest is not None:
+        assert f"smallest layer has {smallest} rows" in (problem(smallest + 1) or "")
+        assert problem(smallest + 1, ModelKind.seq2seq) is None
+        assert problem(smallest + 1, targets=("q_proj",)) is None, "the bank looks at the layers themselves"
+
+
+@pytest.mark.parametrize("kind", ModelKind)
+@pytest.mark.parametrize("format", ["alpaca", "glue_rte", "classification"])
+@pytest.mark.parametrize("on_source", [False, True])
+def test_rows_and_models(kind: ModelKind, format: str, on_source: bool) -> None:
+    dataset = DatasetConfig(name="d", hub_id="o/d", format=format, train_on_source=on_source)
+    problem = task_problem(ModelConfig(name="m", kind=kind), dataset)
+    labelled = format != "alpaca"
+    if labelled is not (kind is ModelKind.classifier):
+        what = "has classes for targets, and model" if labelled else "has no labels, and model"
+        assert f"dataset.format={format} {what}.kind={kind.value} " in (problem or "")
+    elif kind is ModelKind.seq2seq and on_source:
+        assert "dataset.train_on_source=true with model.kind=seq2seq" in (problem or "")
+    else:
+        assert problem is None
+
+
+@pytest.mark.parametrize("method", AdapterMethod)
+@pytest.mark.parametrize("kind", ModelKind)
+def test_what_is_sharded(kind: ModelKind, method: AdapterMethod) -> None:
+    shared = kind is ModelKind.causal and method.value in ("none", "lora", "rslora")
+    assert (shard_problem(kind, method) is None) is shared
