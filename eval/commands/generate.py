@@ -6,6 +6,7 @@ from typing import Any
 
 from eval.answers.files import Answer, named
 from eval.answers.generate import GenerateSettings, generate_answers, stored_answers
+from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import OpenQuestion, load_open_questions
 from eval.answers.vllm import load_vllm, missing_vllm
 from eval.systems import (
@@ -18,6 +19,8 @@ from eval.systems import (
     each_base,
     loaded,
     refuse_equal_names,
+    require_templates,
+    tokenizer_here,
 )
 from harness.config.paths import paths_of_environment
 from harness.config.schema import Device
@@ -57,6 +60,8 @@ def run_generate(
     if settings.engine == "vllm" and (problem := missing_vllm()):
         raise ValueError(problem)
     asked = load_open_questions(questions, limit)
+    if settings.prompt_format is PromptFormat.chat:
+        require_templates(target)
     if target.model is not None or target.adapters:
         answered = _of_model(target, asked, bench, settings, fresh, advance, out)
     else:
@@ -107,7 +112,8 @@ def _of_runs(
     refuse_equal_names(chosen)  # the judge tells contestants apart by their names
     paths = paths_of_environment(target.runs)
     for systems in by_base(chosen):
-        answers = stored_answers(systems, asked, bench, settings)
+        tokenizer = tokenizer_here(systems[0].spec.model, paths)
+        answers = stored_answers(systems, asked, bench, settings, tokenizer)
         if answers is None and settings.engine == "vllm":
             answers = generate_answers(load_vllm(systems, paths), systems, asked, bench, settings, advance, fresh)
         elif answers is None:
