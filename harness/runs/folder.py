@@ -52,7 +52,7 @@ def changed_problem(folder: Path, record: RunRecord) -> str | None:
 
     Hashes the weights: of a LoRA adapter in milliseconds, of a whole checkpoint in as long as it takes to read it.
     """
-    remedy = "the file was changed or damaged after training; restore it, or train the run again"
+    remedy = "the file was changed after training; restore it, or train the run again"
     full = _adapter(record).get("method") == AdapterMethod.full.value
     weights = sorted(folder.glob("*.safetensors")) if full else [folder / ADAPTER_WEIGHTS]
     if missing := [path for path in weights if not path.is_file()]:
