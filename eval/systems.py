@@ -28,15 +28,17 @@ from harness.config.schema import (
     QuantConfig,
 )
 from harness.console import STDERR, say
+from harness.data.formats import DIALOGUES
+from harness.data.render import folder_has_template
 from harness.devices.torch_device import resolve_device, resolved_quant, slow_dtype
-from harness.files.atomic import sha256_file
 from harness.files.hub import Missing
 from harness.files.names import file_name
 from harness.ledger.finished import left_out, sweep_runs
 from harness.ledger.open import ledger_url
 from harness.models.convert import checkpoint_folder
-from harness.models.locate import locate_model, tokenizer_fingerprint, weights_differ
-from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, bank_method, read_peft_config
+from harness.models.locate import ModelSource, locate_model, tokenizer_fingerprint, weights_differ
+from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, bank_method, read_peft_config
+from harness.runs.folder import changed_problem
 from harness.runs.record import CONFIG_FILE, RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
 
@@ -129,6 +131,7 @@ def loaded(
     say_if_slow(spec.quant, device)
     base = load_base(source, spec.quant, device, Path(paths.cache), spec.model.kind, spec.adapter.method)
     require_same_base(systems, base.fingerprint, base.source.location)
+    require_same_tokenizer(systems, base.tokenizer_fingerprint, base.source.location)
     if with_adapters:
         load_members(base, systems)
     yield base
@@ -149,6 +152,17 @@ def require_same_base(systems: Sequence[System], fingerprint: str, location: str
         record = load_record(system.folder)
         assert record is not None, "open_system has read it"
         require_recorded_base(record, fingerprint, location)
+
+
+def require_same_tokenizer(systems: Sequence[System], fingerprint: str | None, location: str) -> None:
+    """As `require_same_base`, for the tokenizer and the chat template; runs of old versions recorded none."""
+    for system in systems:
+        record = load_record(system.folder)
+        if record is not None and record.tokenizer_fingerprint not in (None, fingerprint):
+            raise ValueError(
+                f"run {record.run_id} ({record.label}) was trained with another tokenizer or chat template than "
+                f"{location} has now; put the old files back"
+            )
 
 
 def require_recorded_base(record: RunRecord, fingerprint: str, location: str) -> None:
@@ -173,27 +187,19 @@ def say_note(line: str) -> None:
 
 
 def load_members(base: LoadedBase, systems: Sequence[System]) -> None:
-    """Reads the systems' adapters into the base's bank, each held against the sha256 of its record.
+    """Reads the systems' adapters, or fully trained weights, into the base's bank, each held against its record.
 
     Raises:
         ValueError: base or tokenizer are not those that a run was made on, or an adapter's file not the one it wrote.
     """
     require_same_base(systems, base.fingerprint, base.source.location)
+    require_same_tokenizer(systems, base.tokenizer_fingerprint, base.source.location)
     for system in systems:
-        record = load_record(system.folder)
-        if record is not None and record.tokenizer_fingerprint not in (None, base.tokenizer_fingerprint):
-            raise ValueError(
-                f"run {record.run_id} ({record.label}) was trained with another tokenizer or chat template than "
-                f"{base.source.location} has now; put the old files back"
-            )
         if system.member is None:
             continue
-        weights = system.folder / "adapter" / ADAPTER_WEIGHTS
-        if record is not None and weights.is_file() and sha256_file(weights) != record.adapter_sha256:
-            raise ValueError(
-                f"{weights}: its sha256 is not the one in record.json, so the file was changed or damaged; remove "
-                f"{system.folder} and run the sweep again"
-            )
+        record = load_record(system.folder)
+        if record is not None and (problem := changed_problem(system.folder / "adapter", record)):
+            raise ValueError(problem)
         base.bank.load_member(system.member, system.folder / "adapter")
 
 
@@ -227,6 +233,44 @@ def each_base(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | None
     for systems in by_base(chosen):
         with loaded(systems, paths_of_environment(target.runs), resolve_device(Device.auto)) as base:
             yield base, {system.name: system.member for system in systems}
+
+
+def require_templates(target: Target) -> None:
+    """Refuses systems without a chat template, by their files, before any model is loaded.
+
+    Raises:
+        ValueError: names the first; one whose files aren't on this machine is left to its loading.
+    """
+    paths = paths_of_environment(target.runs)
+    if target.model is not None:
+        if not target.adapters or not all(map(folder_has_template, target.adapters)):
+            _require_template(model_choice(target.model), paths)
+        return
+    for system in chosen_systems(target.sweep, target.run_ids, target.runs):
+        if own_template(system) is None:
+            _require_template(system.spec.model, paths)
+
+
+def _require_template(model: ModelConfig, paths: PathsConfig) -> None:
+    source = locate_model(model, paths)
+    if isinstance(source, ModelSource) and source.kind == "folder" and not folder_has_template(Path(source.location)):
+        raise ValueError(
+            f"{source.location}: its tokenizer has no chat template, and is to be asked through one; take an instruct "
+            "model, or a prompt format that needs none (auto, human)"
+        )
+
+
+def own_template(system: Answerer) -> str | None:
+    """The chat template that a run's dialogues were trained in, where its dataset gave one for its base's."""
+    dataset = system.spec.dataset if isinstance(system, System) else None
+    return None if dataset is None or dataset.format not in DIALOGUES else dataset.chat_template
+
+
+def tokenizer_here(model: ModelConfig, paths: PathsConfig) -> str | None:
+    """A model's `tokenizer_fingerprint` as its files are now; None where it is no folder of this machine."""
+    source = locate_model(model, paths)
+    is_folder = isinstance(source, ModelSource) and source.kind == "folder"
+    return tokenizer_fingerprint(Path(source.location)) if is_folder else None
 
 
 def require_causal(name: str, kind: ModelKind) -> None:
@@ -388,6 +432,8 @@ def load_adapter_of(base: LoadedBase, member: str, folder: Path, model: ModelCon
     """
     if (record := record_beside(folder)) is not None:
         require_recorded_base(record, base.fingerprint, base.source.location)
+        if folder.name == "adapter" and (problem := changed_problem(folder, record)):
+            raise ValueError(problem)
     elif (folder / ADAPTER_CONFIG).is_file():
         _require_named_base(folder, base, model)
     base.bank.load_member(member, folder)

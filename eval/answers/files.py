@@ -61,7 +61,8 @@ class AnswerFile:
         Args:
             path: `<bench>.jsonl`.
             system: whose answers; stored ones under a former name of the same run are renamed.
-            wanted: `settings` (plain values), `model_sha256`, `questions` (id -> digest) of the answers to come.
+            wanted: `settings` (plain values), `model_sha256`, `tokenizer_sha256` (chat template included), `questions`
+                (id -> digest) of the answers to come.
             fresh: throw away answers that were made otherwise instead of refusing.
 
         Raises:
@@ -112,6 +113,8 @@ def _difference(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
     found = [key for key, value in wanted["settings"].items() if stored["settings"].get(key) != value]
     if stored["model_sha256"] != wanted["model_sha256"]:
         found.append("the model")
+    if stored.get("tokenizer_sha256") not in (None, wanted["tokenizer_sha256"]):  # None: of an earlier version
+        found.append("the tokenizer or its chat template")
     changed = [key for key, digest in wanted["questions"].items() if stored["questions"].get(key, digest) != digest]
     return ", ".join(found + [f"the text of question {key}" for key in changed[:3]])
 

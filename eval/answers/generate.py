@@ -3,8 +3,8 @@
     generate_answers(base, systems, load_open_questions("embedded"), "embedded", GenerateSettings(max_new_tokens=256))
 
 As `python -m eval generate`. Rows go to `runs/<run_id>/answers/<bench>.jsonl`; a killed call goes on with
-what is missing. A `<bench>.settings.json` beside the rows ties them to settings, model, adapter and
-questions: rows of other settings are refused, never mixed.
+what is missing. A `<bench>.settings.json` beside the rows ties them to settings, model, adapter, tokenizer with
+chat template, and questions: rows of other settings are refused, never mixed.
 
 Source: QLoRA section 5.3: nucleus sampling, p = 0.9, temperature 0.7; artidoro/qlora answer_prompts.py.
 """
@@ -12,7 +12,7 @@ Source: QLoRA section 5.3: nucleus sampling, p = 0.9, temperature 0.7; artidoro/
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eval.answers.decoding import ShouldStop, decode
@@ -23,8 +23,9 @@ from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings
 from eval.answers.settings import GenerateSettings
 from eval.answers.vllm import VllmBase, decode_vllm
 from eval.scoring.model_key import model_sha256
-from eval.systems import Answerer, refuse_equal_names
+from eval.systems import Answerer, own_template, refuse_equal_names
 from harness.banks.load import LoadedBase
+from harness.data.tokens import with_chat_template
 from harness.progress import Progress
 from harness.runs.record import load_record
 
@@ -108,6 +109,36 @@ def generate_answers(
         ValueError: stored answers were made with other settings, or with another model.
     """
     refuse_equal_names(systems)
+    answers: dict[str, list[Answer]] = {}
+    for template, together in _by_template(systems).items():
+        answers |= _answers(_read_by(base, template), together, questions, bench, settings, on_progress, fresh)
+    return answers
+
+
+def _by_template(systems: Sequence[Answerer]) -> dict[str | None, list[Answerer]]:
+    """-> the systems by the chat template that they were trained in; None: their base's own."""
+    groups: dict[str | None, list[Answerer]] = {}
+    for system in systems:
+        groups.setdefault(own_template(system), []).append(system)
+    return groups
+
+
+def _read_by(base: LoadedBase | VllmBase, template: str | None) -> LoadedBase | VllmBase:
+    """The base, its texts written by a chat template of the systems' own."""
+    if template is None:
+        return base
+    return replace(base, tokenizer=with_chat_template(base.tokenizer, template))
+
+
+def _answers(
+    base: LoadedBase | VllmBase,
+    systems: Sequence[Answerer],
+    questions: Sequence[OpenQuestion],
+    bench: str,
+    settings: GenerateSettings,
+    on_progress: Progress | None,
+    fresh: bool,
+) -> dict[str, list[Answer]]:
     files = {
         system.name: AnswerFile.open(
             system.folder / "answers" / f"{bench}.jsonl",
@@ -163,9 +194,17 @@ def _is_next(question: OpenQuestion, turn: int, file: AnswerFile) -> bool:
 
 
 def stored_answers(
-    systems: Sequence[Answerer], questions: Sequence[OpenQuestion], bench: str, settings: GenerateSettings
+    systems: Sequence[Answerer],
+    questions: Sequence[OpenQuestion],
+    bench: str,
+    settings: GenerateSettings,
+    tokenizer_sha256: str | None = None,
 ) -> dict[str, list[Answer]] | None:
-    """All answers, if none is missing and what decides them hasn't changed; else None. Loads no model."""
+    """All answers, if none is missing and what decides them hasn't changed; else None. Loads no model.
+
+    Args:
+        tokenizer_sha256: of the base's tokenizer and chat template as they are now; None where they aren't here.
+    """
     wanted = [(question.question_id, turn) for question in questions for turn in range(len(question.turns))]
     found: dict[str, list[Answer]] = {}
     for system in systems:
@@ -176,8 +215,9 @@ def stored_answers(
         stored = json.loads(beside.read_text())
         digests = question_digests(questions)
         unchanged = (
-            stored["settings"] == plain_settings(settings)
+            stored["settings"] == _settings_of(system, settings)
             and stored.get("run_sha256") == run_sha256(system) is not None
+            and (tokenizer_sha256 is None or stored.get("tokenizer_sha256") in (None, tokenizer_sha256))
             and {key: stored["questions"].get(key) for key in digests} == digests
         )
         rows = {(row.question_id, row.turn): row for row in read_answers(path)}
@@ -203,6 +243,13 @@ def plain_settings(settings: GenerateSettings) -> dict[str, Any]:
         del kept["engine"]
     stop = None if settings.stop is None else list(settings.stop)
     return kept | {"prompt_format": settings.prompt_format.value, "stop": stop}
+
+
+def _settings_of(system: Answerer, settings: GenerateSettings) -> dict[str, Any]:
+    """`plain_settings` with a digest of the chat template that a run has of its own, where it has one."""
+    template = own_template(system)
+    own = {} if template is None else {"chat_template": hashlib.sha256(template.encode()).hexdigest()}
+    return plain_settings(settings) | own
 
 
 def question_digests(questions: Sequence[OpenQuestion]) -> dict[str, str]:
@@ -296,10 +343,11 @@ def _settings_record(
     base: LoadedBase | VllmBase, system: Answerer, questions: Sequence[OpenQuestion], settings: GenerateSettings
 ) -> dict[str, Any]:
     return {
-        "settings": plain_settings(settings),
+        "settings": _settings_of(system, settings),
         "model_sha256": (
             base.model_sha256(system) if isinstance(base, VllmBase) else model_sha256(base, system.member)
         ),
         "run_sha256": run_sha256(system),
+        "tokenizer_sha256": base.tokenizer_fingerprint,
         "questions": question_digests(questions),
     }

@@ -21,11 +21,11 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from eval.answers.sequences import Decoded, DecodingRequest, DecodingSettings
-from eval.systems import Answerer, System, require_causal, require_same_base
+from eval.systems import Answerer, System, require_causal, require_same_base, require_same_tokenizer
 from harness.config.schema import SHARED_BASE_METHODS, PathsConfig, QuantConfig, QuantMethod
 from harness.files.hub import Missing
 from harness.models.convert import checkpoint_folder
-from harness.models.locate import ModelSource, folder_fingerprint, locate_model
+from harness.models.locate import ModelSource, folder_fingerprint, locate_model, tokenizer_fingerprint
 from harness.runs.adapter_files import ADAPTER_CONFIG
 
 CHUNK_PROMPTS = 256  # prompts in a call: answers reach the disk after each call
@@ -40,6 +40,7 @@ class VllmBase:
     tokenizer: PreTrainedTokenizerBase
     source: ModelSource
     fingerprint: str  # sha256 over the checkpoint's weight files
+    tokenizer_fingerprint: str  # sha256 over its tokenizer's and chat template's files
     quant: QuantConfig
     max_length: int
     eos_tokens: frozenset[int]
@@ -80,8 +81,9 @@ def load_vllm(systems: Sequence[System], paths: PathsConfig) -> VllmBase:
     if isinstance(source, Missing):
         raise ValueError(str(source))
     folder = checkpoint_folder(source, Path(paths.cache))
-    fingerprint = folder_fingerprint(folder)
+    fingerprint, of_tokenizer = folder_fingerprint(folder), tokenizer_fingerprint(folder)
     require_same_base(systems, fingerprint, source.location)
+    require_same_tokenizer(systems, of_tokenizer, source.location)
     config = AutoConfig.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     max_length = min(source.max_length, getattr(config, "max_position_embeddings", source.max_length))
@@ -103,6 +105,7 @@ def load_vllm(systems: Sequence[System], paths: PathsConfig) -> VllmBase:
         tokenizer=tokenizer,
         source=source,
         fingerprint=fingerprint,
+        tokenizer_fingerprint=of_tokenizer,
         quant=spec.quant,
         max_length=max_length,
         eos_tokens=frozenset(token for token in [*eos, tokenizer.eos_token_id] if isinstance(token, int)),

@@ -57,6 +57,12 @@ class AnswersBenchmark(Benchmark):
     higher_is_better = None
     command = "generate"
 
+    def wants_template(self, settings: AnswersSettings) -> bool:
+        return settings.prompt_format is PromptFormat.chat
+
+    def reads_own_template(self) -> bool:
+        return True
+
     def problems(self, settings: AnswersSettings, paths: PathsConfig, key: str) -> list[str]:
         from eval.answers.questions import load_open_questions  # reads the tokenizers' library: others needn't wait
 

@@ -95,6 +95,10 @@ class Benchmark(Protocol):
         """Whether it asks through the model's chat template."""
         return False
 
+    def reads_own_template(self) -> bool:
+        """Whether a run is asked by the chat template that its dataset gave, where there is one."""
+        return False
+
     def rows(self, settings: Any, dataset: DatasetConfig, paths: PathsConfig) -> EvalRows | None:
         """The rows of a run's dataset that are scored, where `scores_own_dataset`. Raises ValueError: none there."""
         return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.answers.files import Answer, named
 from eval.answers.generate import generate_answers, stored_answers
+from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import OpenQuestion, load_open_questions
 from eval.answers.settings import GenerateSettings
 from eval.answers.vllm import load_vllm, missing_vllm
@@ -20,6 +21,8 @@ from eval.systems import (
     each_base,
     loaded,
     refuse_equal_names,
+    require_templates,
+    tokenizer_here,
 )
 from harness.config.paths import paths_of_environment
 from harness.config.schema import Device
@@ -61,6 +64,8 @@ def run_generate(
     if settings.engine == "vllm" and (problem := missing_vllm()):
         raise ValueError(problem)
     asked = load_open_questions(questions, limit)
+    if settings.prompt_format is PromptFormat.chat:
+        require_templates(target)
     write = partial(generate_answers, questions=asked, bench=bench, settings=settings, on_progress=advance, fresh=fresh)
     if target.model is not None or target.adapters:
         answered = _of_model(target, settings, write, out)
@@ -104,7 +109,7 @@ def _of_runs(
     refuse_equal_names(chosen)  # the judge tells contestants apart by their names
     paths = paths_of_environment(target.runs)
     for systems in by_base(chosen):
-        answers = stored(systems, settings=settings)
+        answers = stored(systems, settings=settings, tokenizer_sha256=tokenizer_here(systems[0].spec.model, paths))
         if answers is None and settings.engine == "vllm":
             answers = write(load_vllm(systems, paths), systems)
         elif answers is None:

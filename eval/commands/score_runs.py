@@ -22,6 +22,7 @@ from eval.systems import (
     record_beside,
     refuse_equal_names,
     require_causal,
+    require_templates,
     say_if_slow,
     with_own_tokenizer,
 )
@@ -76,6 +77,8 @@ def score_target(
     paths = paths_of_environment(target.runs)
     if problems := benchmark.problems(settings, paths, "--"):
         raise ValueError("\n".join(problems))
+    if benchmark.wants_template(settings):
+        require_templates(target)
     place = Place(paths=paths, partial=out / "partial", on_progress=on_progress)
     asked = _Asked(benchmark=benchmark, settings=settings, target=target, own_rows=own_rows, paths=paths)
     results: dict[str, Any] = {}

@@ -62,11 +62,16 @@ def row_sizes(bank: Any, row_tokens: int | None = None, usual: dict[str, int] | 
 
 def kept_token_bytes(base: nn.Module) -> int:
     """Bytes of the keys and values of one token, in all layers."""
-    config = _decoder_config(base)
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return int(2 * sum(_kept_width(config) for config in _layer_configs(base)) * _element_bytes(base))
+
+
+def _kept_width(config: Any) -> int:
+    """Elements of one token's keys in a layer; of a layer without heads (a recurrent one) those of its state."""
+    heads: int | None = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return int(config.hidden_size)
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(2 * config.num_hidden_layers * kv_heads * size * _element_bytes(base))
+    return int((getattr(config, "num_key_value_heads", None) or heads) * size)
 
 
 def pass_token_bytes(base: nn.Module) -> int:
@@ -75,15 +80,17 @@ def pass_token_bytes(base: nn.Module) -> int:
     In the feed-forward part: the residual stream and its normed copy, float32 copies of both, gate, up, their product
     and an adapter's part of the widest.
     """
-    config = _decoder_config(base)
-    hidden = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * hidden
+    layers = _layer_configs(base)
+    hidden = layers[0].hidden_size
+    inner = max(getattr(c, "intermediate_size", None) or getattr(c, "ffn_dim", None) or 4 * hidden for c in layers)
     return int((6 * hidden + 4 * inner) * _element_bytes(base) + 2 * 4 * hidden)
 
 
-def _decoder_config(base: nn.Module) -> Any:
-    config: Any = base.config
-    return config.get_text_config(decoder=True)
+def _layer_configs(base: nn.Module) -> list[Any]:
+    """The config of each layer of the decoder: heads and widths may differ (Gemma 4)."""
+    whole: Any = base.config
+    config = whole.get_text_config(decoder=True)
+    return [config.per_layer_config[layer] for layer in range(config.num_hidden_layers)]
 
 
 def _element_bytes(base: nn.Module) -> int:

@@ -23,7 +23,7 @@ from harness.banks.owned import OwnedBank
 from harness.data.labels import REGRESSION
 from harness.models.reading import OnTheWay, read_config, read_model
 from harness.nn.batch import Item, pad, padded_batches
-from harness.nn.rows import trial_sequences
+from harness.nn.rows import its_own_errors, trial_sequences
 from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, tensor_shapes
 
 
@@ -58,16 +58,19 @@ class ClassifierBank(OwnedBank):
         """Raises ValueError for a model whose scores in a batch are not its own."""
         super()._take(model)
         with self._evaluating():
-            self._require_own_scores()
+            with its_own_errors(model, self.folder):
+                ours_BC, own_BC = self._trial_scores()
+            self._require_own(ours_BC, own_BC)
 
-    def _require_own_scores(self) -> None:
+    def _trial_scores(self) -> tuple[Tensor, Tensor]:
+        """-> logits of two sequences in a batch, and of each alone by the model's own `forward`"""
         sequences = trial_sequences(self.model)
         own_BC = torch.cat([self.model(input_ids=ids_1T).logits.float() for ids_1T in sequences])
         items = [
             Item(member="", tokens=ids_1T[0].cpu().numpy().astype(np.int32), num_source=0, dropout_key=0, weight=1.0)
             for ids_1T in sequences
         ]
-        self._require_own(self._batch_logits(items), own_BC)
+        return self._batch_logits(items), own_BC
 
     def load_member(self, name: str, folder: Path) -> None:
         """Reads what `save_member` wrote, the head with its number of classes included."""

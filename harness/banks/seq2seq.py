@@ -20,7 +20,7 @@ from harness.banks.owned import OwnedBank
 from harness.models.reading import OnTheWay, read_config, read_model
 from harness.nn.batch import Item, Tokens, pad, padded_batches
 from harness.nn.loss import target_losses, trained_head_losses
-from harness.nn.rows import trial_sequences
+from harness.nn.rows import its_own_errors, trial_sequences
 
 MODEL_TYPES = ("t5", "mt5", "umt5")  # others shift targets and bias logits in their own ways
 
@@ -44,9 +44,12 @@ class Seq2SeqBank(OwnedBank):
         """Raises ValueError for a model whose losses in a batch are not its own."""
         super()._take(model)
         with self._evaluating():
-            self._require_own_losses()
+            with its_own_errors(model, self.folder):
+                ours_M, own_M = self._trial_losses()
+            self._require_own(ours_M, own_M)
 
-    def _require_own_losses(self) -> None:
+    def _trial_losses(self) -> tuple[Tensor, Tensor]:
+        """-> losses of two pairs in a batch, and of each alone by the model's own `forward`"""
         pairs = [(part[0, :-3], part[0, -3:]) for part in trial_sequences(self.model)]
         own = []
         for source_S, target_T in pairs:
@@ -66,7 +69,7 @@ class Seq2SeqBank(OwnedBank):
             for pair in pairs
         ]
         sources = [self._source(item) for item in items]
-        self._require_own(torch.cat(list(self._batch_losses(sources, items))), torch.cat(own))
+        return torch.cat(list(self._batch_losses(sources, items))), torch.cat(own)
 
     def item_losses(self, items: Sequence[Item]) -> Tensor:
         """-> negative log-likelihood of every target token, in the items' order, [targets] float32.

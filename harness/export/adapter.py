@@ -68,7 +68,7 @@ def export(
     record, paths = whole_record(run_folder), paths or PathsConfig()
     spec = RunSpec.from_dict(record.spec)
     weights = run_folder / "adapter"
-    check_weights(weights, record, spec)
+    check_weights(weights, record)
     merges = merge or force_merge
     full = spec.adapter.method is AdapterMethod.full
     if merges and not full:

@@ -20,6 +20,10 @@ from harness.nn.loss import ruled_losses, target_losses, trained_head_losses, tr
 _PROBE_SCALES = (1e-3, 1.0, 30.0, 3e4)  # of logits: a cap shows in large ones, a bias in small ones
 
 
+class HeadError(ValueError):
+    """Raised for a model whose output layer, or what goes into it, can't be reached."""
+
+
 class Head:
     """The output layer of a causal transformers model, with whatever the model does behind it."""
 
@@ -27,7 +31,7 @@ class Head:
         self._model: Any = model
         self._layer: Any = model.get_output_embeddings()  # type: ignore[operator]
         if self._layer is None:
-            raise ValueError(f"{type(model).__name__} has no output layer that predicts tokens")
+            raise HeadError(f"{type(model).__name__} has no output layer that predicts tokens")
         self._is_layer_alone = self._probe()
 
     @property
@@ -68,7 +72,7 @@ class Head:
         """The hidden states that the model's own `forward` gets from its decoder, [T, hidden].
 
         Raises:
-            ValueError: it doesn't ask its decoder.
+            HeadError: it doesn't ask its decoder.
         """
         found: list[Tensor] = []
         hook = self._model.get_decoder().register_forward_hook(lambda *call: found.append(call[2][0][0]))
@@ -78,7 +82,7 @@ class Head:
         finally:
             hook.remove()
         if not found:
-            raise ValueError(f"{type(self._model).__name__}: its forward pass goes around its own decoder")
+            raise HeadError(f"{type(self._model).__name__}: its forward pass goes around its own decoder")
         return found[0]
 
     @torch.no_grad()
@@ -114,7 +118,7 @@ class Head:
         with _standing_aside(self._model, hidden_ND[None]) as passed:
             logits_1NV: Tensor = self._model(input_ids=ids_1N, use_cache=False).logits
         if not passed.was_read:
-            raise ValueError(f"{type(self._model).__name__}: its forward pass goes around its own decoder")
+            raise HeadError(f"{type(self._model).__name__}: its forward pass goes around its own decoder")
         return logits_1NV[0]
 
 

@@ -4,11 +4,12 @@ Packed costs no padding and lets sequences share prefixes and be decoded from a 
 goes through transformers' interface in every layer, and no other layer that looks at neighbouring tokens. Which of the
 two computes what the model itself computes is found by trying (`fitting_layout`), when a model is loaded: a short
 sequence before and behind another one, in a row and in a batch, against the model's own `forward` on it alone. Refused
-is what neither serves.
+is what neither serves, what looks at tokens that follow, and what computes otherwise in training than in evaluation.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers import __version__ as transformers_version
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from harness.devices.memory import is_out_of_memory
 from harness.nn.attention import PACKED, AttentionPlan, Packed
 from harness.nn.batch import send
-from harness.nn.head import Head
+from harness.nn.head import Head, HeadError
 
 _LENGTHS = (6, 9, 6)  # of the sequences tried, the first one again at the end: more than a convolution reaches back
 _CACHED = 2  # tokens of each that are tried from a cache
@@ -143,20 +145,15 @@ def fitting_layout(model: Any, where: object) -> Layout:
         ValueError: neither computes what the model's own `forward` does; says why.
     """
     trial = _Trial.of(model, where)
-    unlike, window = _packed_problem(trial)
-    if unlike is None:
-        return Layout(is_packed=True, window=window)
-    padded = trial.problem(lambda row_1N: padded_hidden(model, row_1N, _LENGTHS))
-    if padded is None:
-        return Layout(is_packed=False, keeps_cache=trial.problem(lambda row_1N: _cached(model, row_1N)) is None)
-    raise ValueError(
-        f"{where}: model_type {model.config.model_type} can't be trained or scored here: what it computes for a "
-        f"sequence alone is not what it computes beside another one. Packed: {unlike}. Padded: {padded}"
-    )
+    layout = _fitting(trial)
+    if problem := _mode_problem(trial):
+        raise ValueError(f"{where}: model_type {model.config.model_type} can't be trained or scored here: {problem}")
+    make_ready(model, layout)
+    return layout
 
 
 def make_ready(model: Any, layout: Layout) -> None:
-    """Readies a model that was read again for the layout that fitted it before."""
+    """Readies a model for the layout that fits it, or fitted it when it was read before."""
     if layout.is_packed:
         model.set_attn_implementation(PACKED)
 
@@ -166,6 +163,8 @@ class _Trial:
     """What the model's own `forward` makes of a sequence alone, to hold other ways against."""
 
     model: Any
+    where: object
+    head: Head
     row_1N: Tensor  # the sequence, a longer one, and the sequence again
     own_TD: Tensor  # the sequence's hidden states
     head_VD: Tensor  # a sample of the output layer
@@ -174,21 +173,16 @@ class _Trial:
     def of(cls, model: Any, where: object) -> "_Trial":
         """Raises ValueError for a model whose `forward` can't be called, or gives no numbers."""
         first_1T, longer_1T = trial_sequences(model)
-        try:
+        with its_own_errors(model, where):
             head = Head(model)
             own_TD = head.hidden_of(first_1T)
-        except AttributeError as error:  # Mamba multiplies by the weight of a layer that it doesn't call
-            raise ValueError(
-                f"{where}: model_type {model.config.model_type} can't be trained or scored here: it takes linear "
-                f"layers apart, which are wrapped to be adapted ({error})"
-            ) from error
         if not own_TD.isfinite().all():
             raise ValueError(
                 f"{where}: computes NaN or infinite numbers in {own_TD.dtype} from a short text; take another "
                 "quant.compute_dtype (bfloat16, float32), or copy the checkpoint anew"
             )
         row_1N = torch.cat([first_1T, longer_1T, first_1T], dim=1)
-        return cls(model=model, row_1N=row_1N, own_TD=own_TD, head_VD=head.weight[:_SAMPLE])
+        return cls(model=model, where=where, head=head, row_1N=row_1N, own_TD=own_TD, head_VD=head.weight[:_SAMPLE])
 
     def problem(self, hidden_of: _Hidden) -> str | None:
         """By how much the sequence's logits differ from its own at either place; None where that is rounding."""
@@ -199,8 +193,67 @@ class _Trial:
                 raise
             return str(error).partition("\n")[0] or type(error).__name__
         num_tokens = len(self.own_TD)
-        both = torch.stack([hidden_ND[:num_tokens], hidden_ND[-num_tokens:]])
-        return difference(both @ self.head_VD.T, (self.own_TD @ self.head_VD.T)[None], MAX_ERRORS[self.own_TD.dtype])
+        return self.difference(torch.stack([hidden_ND[:num_tokens], hidden_ND[-num_tokens:]]))
+
+    def difference(self, hidden_KTD: Tensor) -> str | None:
+        """By how much the sequence's logits of these hidden states differ from its own; None where by rounding."""
+        own_1TV = (self.own_TD @ self.head_VD.T)[None]
+        return difference(hidden_KTD @ self.head_VD.T, own_1TV, MAX_ERRORS[self.own_TD.dtype])
+
+
+def _fitting(trial: _Trial) -> Layout:
+    """Leaves the model as it was read. Raises ValueError where neither layout fits."""
+    model = trial.model
+    unlike, window = _packed_problem(trial)
+    if unlike is None:
+        return Layout(is_packed=True, window=window)
+    padded = trial.problem(lambda row_1N: padded_hidden(model, row_1N, _LENGTHS))
+    if padded is None:
+        return Layout(is_packed=False, keeps_cache=trial.problem(lambda row_1N: _cached(model, row_1N)) is None)
+    raise ValueError(
+        f"{trial.where}: model_type {model.config.model_type} can't be trained or scored here: what it computes for a "
+        f"sequence alone is not what it computes beside another one. Packed: {unlike}. Padded: {padded}"
+    )
+
+
+@contextmanager
+def its_own_errors(model: Any, where: object) -> Iterator[None]:
+    """What a model's own code raises within becomes one ValueError with the model, its family and the remedy."""
+    refused = f"{where}: model_type {model.config.model_type} can't be trained or scored here"
+    try:
+        yield
+    except HeadError as error:
+        raise ValueError(f"{refused}: {error}") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, AttributeError):  # Mamba multiplies by the weight of a layer that it doesn't call
+            raise ValueError(
+                f"{refused}: it takes linear layers apart, which are wrapped to be adapted ({reason})"
+            ) from error
+        raise ValueError(
+            f"{refused}: its own forward pass fails on a short text ({type(error).__name__}: {reason}); take another "
+            f"model, or mend its config.json if transformers {transformers_version} alone fails too"
+        ) from error
+
+
+def _mode_problem(trial: _Trial) -> str | None:
+    """Why the model's own `forward` can't be gone by: it looks ahead, or computes otherwise in training."""
+    model, num_tokens = trial.model, len(trial.own_TD)
+    longer_1T = trial.row_1N[:, : num_tokens + 3]  # the sequence, and three tokens that follow it
+    with its_own_errors(model, trial.where):
+        model.train()
+        try:
+            trained_TD = trial.head.hidden_of(longer_1T)[:num_tokens]
+        finally:
+            model.eval()
+        unlike = trial.difference(trained_TD[None])
+        if unlike is None:
+            return None
+        if ahead := trial.difference(trial.head.hidden_of(longer_1T)[None, :num_tokens]):
+            return f"it looks at tokens that follow, so it is no causal language model: with some behind it, {ahead}"
+    return f"it computes otherwise in training than in evaluation, at random or by other code: {unlike}"
 
 
 def _packed_problem(trial: _Trial) -> tuple[str | None, int | None]:
@@ -213,8 +266,7 @@ def _packed_problem(trial: _Trial) -> tuple[str | None, int | None]:
     plan = _Asked(_LENGTHS)
     unlike = trial.problem(lambda row_1N: packed_hidden(model, row_1N, _LENGTHS, plan=plan))
     unlike = unlike or plan.problem(model.config.get_text_config(decoder=True))
-    if unlike is not None:
-        model.set_attn_implementation(before)
+    model.set_attn_implementation(before)
     return unlike, min((window for window in plan.windows.values() if window is not None), default=None)
 
 

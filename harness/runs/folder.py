@@ -3,9 +3,12 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from harness.config.schema import AdapterMethod
-from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG
+from harness.files.atomic import sha256_files
+from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, RESIDUAL_FILE
+from harness.runs.compatibility import RESIDUAL_METHODS
 from harness.runs.record import RunRecord, load_record
 
 
@@ -31,17 +34,59 @@ def folder_problem(folder: Path, needs_adapter: bool, run_id: str | None = None)
 
 
 def adapter_problem(folder: Path, record: RunRecord) -> str | None:
-    """Names a missing or truncated file, or None. A changed file is found by its sha256 when it is loaded.
+    """Names a missing or truncated file, or None. A changed file is found when it is loaded (`changed_problem`).
 
     A finished run holds an adapter in PEFT's format, or, after full finetuning, a whole checkpoint.
     """
-    full = record.spec.get("adapter", {}).get("method") == AdapterMethod.full.value
+    full = _adapter(record).get("method") == AdapterMethod.full.value
     config = MODEL_CONFIG if full else ADAPTER_CONFIG
     pattern = "model*.safetensors" if full else "adapter_*.safetensors"
     weights = sorted(folder.glob(pattern))
     if not weights or not (folder / config).is_file():
         return "the adapter's files are missing"
     return next((problem for file in weights if (problem := _weights_problem(file))), None)
+
+
+def changed_problem(folder: Path, record: RunRecord) -> str | None:
+    """Says which file of a run's adapter isn't the one that the run wrote, with the remedy; None if all are.
+
+    Hashes the weights: of a LoRA adapter in milliseconds, of a whole checkpoint in as long as it takes to read it.
+    """
+    remedy = "the file was changed after training; restore it, or train the run again"
+    full = _adapter(record).get("method") == AdapterMethod.full.value
+    weights = sorted(folder.glob("*.safetensors")) if full else [folder / ADAPTER_WEIGHTS]
+    if missing := [path for path in weights if not path.is_file()]:
+        return f"{missing[0]}: no such file; restore it, or train the run again"
+    digest = sha256_files(weights)
+    if digest != record.adapter_sha256:
+        return f"{weights[0]}: sha256 {digest[:12]}, the run recorded {str(record.adapter_sha256)[:12]}: {remedy}"
+    problem = None if full else _config_problem(folder, _adapter(record))
+    return None if problem is None else f"{problem}; restore the file"
+
+
+def _config_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
+    """What an adapter's config says otherwise than the run's record: its scale, or how it is computed."""
+    method = adapter.get("method")
+    if method is None:
+        return None
+    is_residual = method in {residual.value for residual in RESIDUAL_METHODS}
+    if is_residual != (folder / RESIDUAL_FILE).is_file():
+        return f"{folder / RESIDUAL_FILE}: {'missing' if is_residual else 'is not'} of a run of adapter={method}"
+    times = 2 if is_residual else 1  # [A; A0] and [B, -B0]: twice the rank, the same scale
+    wanted = {"r": times * adapter["lora_r"], "lora_alpha": times * adapter["lora_alpha"]}
+    wanted |= {"use_rslora": method == AdapterMethod.rslora.value, "use_dora": method == AdapterMethod.dora.value}
+    saved = json.loads((folder / ADAPTER_CONFIG).read_text())
+    changed = {key: saved.get(key, False) for key, value in wanted.items() if saved.get(key, False) != value}
+    if not changed:
+        return None
+    trained = {key: wanted[key] for key in changed}
+    return f"{folder / ADAPTER_CONFIG}: says {changed}, the run was trained with {trained}"
+
+
+def _adapter(record: RunRecord) -> dict[str, Any]:
+    """The adapter's part of the run's spec, plain."""
+    adapter: dict[str, Any] = record.spec.get("adapter", {})
+    return adapter
 
 
 def _weights_problem(weights: Path) -> str | None:

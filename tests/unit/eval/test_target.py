@@ -18,7 +18,6 @@ from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from eval.commands.generate import run_generate
 from eval.systems import Target, each_base, load_members, open_system
 from harness.banks.load import LoadedBase
-from harness.files.atomic import sha256_file
 from harness.models.locate import folder_fingerprint
 from harness.runs.adapter_files import ADAPTER_WEIGHTS
 from harness.runs.record import save_record
@@ -49,8 +48,9 @@ def of_runs(runs: Path, *run_ids: str) -> Target:
 
 def save_adapter(folder: Path, run: Path) -> Path:
     """An adapter of the checkpoint in `folder`, with its run's record beside it."""
-    open_base(folder).bank.save_member("tuned", run / "adapter", "tiny", "main")
-    save_record(run, dataclasses.replace(record(), base_fingerprint=folder_fingerprint(folder)))
+    digest = open_base(folder).bank.save_member("tuned", run / "adapter", "tiny", "main")
+    made = dataclasses.replace(record(), base_fingerprint=folder_fingerprint(folder), adapter_sha256=digest)
+    save_record(run, made)
     return run / "adapter"
 
 
@@ -68,9 +68,6 @@ def put_run(runs: Path, model: Path, adapter: str = "lora") -> str:
     save_adapter(model, run)
     made = spec(model=("local", {"path": str(model)}), quant="fp32", adapter=adapter)
     (run / "config.yaml").write_text(yaml.safe_dump(made.to_dict()))
-    digest = sha256_file(run / "adapter" / ADAPTER_WEIGHTS)
-    fingerprint = folder_fingerprint(model)
-    save_record(run, dataclasses.replace(record(), base_fingerprint=fingerprint, adapter_sha256=digest))
     return run.name
 
 

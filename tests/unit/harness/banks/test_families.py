@@ -11,7 +11,15 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, GptOssConfig, MambaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    ElectraConfig,
+    GptOssConfig,
+    MambaConfig,
+    PhimoeConfig,
+    PretrainedConfig,
+)
 
 from eval.scoring.continuations import Continuation, score_continuations
 from harness.banks.load import LoadedBase, make_bank
@@ -21,7 +29,7 @@ from harness.models.locate import ModelSource
 from harness.nn.batch import Item, Segment
 from harness.nn.rows import fitting_layout
 from tests.builders import PLAIN
-from tests.families import FAMILIES, GROUPED, PACKED_FAMILIES, draw_weights
+from tests.families import FAMILIES, GROUPED, PACKED_FAMILIES, SIZES, draw_weights
 from tests.tiny import make_tokenizer
 
 LENGTHS = (5, 9, 7)
@@ -176,6 +184,35 @@ def test_a_model_that_neither_layout_serves_is_refused() -> None:
     layer.register_forward_hook(lambda *call: call[2] + call[2].mean(dim=(0, 1)))
     with pytest.raises(ValueError, match=r"here: model_type bloom can't be trained or scored.*Packed: .*Padded: "):
         fitting_layout(model, "here")
+
+
+def refusal(config: PretrainedConfig) -> str:
+    with pytest.raises(ValueError, match="can't be trained or scored here") as refused:
+        fitting_layout(draw_weights(AutoModelForCausalLM.from_config(config)), "here")
+    return str(refused.value)
+
+
+def test_a_model_that_looks_ahead_is_refused() -> None:
+    """BERT and its kin are loaded as language models, and see the very token that is to be predicted."""
+    assert "here: model_type bert can't be trained or scored here: it looks at tokens that follow" in refusal(
+        BertConfig(**SIZES)
+    )
+
+
+def test_a_model_that_computes_otherwise_in_training_is_refused() -> None:
+    config = PhimoeConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2, input_jitter_noise=0.5)
+    assert "model_type phimoe can't be trained or scored here: it computes otherwise in training" in refusal(config)
+
+
+def test_what_a_models_own_code_raises_is_told_with_model_family_and_remedy() -> None:
+    """ELECTRA's head reads something else than its decoder's states; a broken rotary size fails in the first layer."""
+    told = refusal(ElectraConfig(**SIZES))
+    assert (
+        "here: model_type electra can't be trained or scored here: its own forward pass fails on a short text" in told
+    )
+    broken = deepcopy(FAMILIES["gptj"])
+    broken.rotary_dim = 64
+    assert "model_type gptj can't be trained or scored here: its own forward pass fails" in refusal(broken)
 
 
 def test_a_model_that_takes_its_layers_apart_is_refused(tmp_path: Path) -> None:

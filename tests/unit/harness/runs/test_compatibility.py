@@ -65,7 +65,9 @@ def test_the_largest_rank(method: AdapterMethod) -> None:
     ],
 )
 def test_the_rank_is_held_against_the_models_smallest_side(shape: dict[str, int], smallest: int | None) -> None:
-    def problem(rank: int, kind: ModelKind = ModelKind.causal, targets: tuple[str, ...] = ("all-linear",)) -> str | None:
+    def problem(
+        rank: int, kind: ModelKind = ModelKind.causal, targets: tuple[str, ...] = ("all-linear",)
+    ) -> str | None:
         adapter = AdapterConfig(name="a", method=AdapterMethod.pissa, lora_r=rank, targets=list(targets))
         return method_problem(
             adapter, QuantConfig(name="q"), ModelConfig(name="m", kind=kind, shape=ShapeConfig(**shape))

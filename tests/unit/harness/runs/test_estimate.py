@@ -29,7 +29,9 @@ def test_results_become_plain_values() -> None:
         parts: dict[str, Any]
         kind: type
 
-    found = plain_values(Result(Estimate.of(1.0, None, 0), {"a": [Estimate.of(2.0, (1.0, 3.0))], "b": (1, "x")}, Result))
+    found = plain_values(
+        Result(Estimate.of(1.0, None, 0), {"a": [Estimate.of(2.0, (1.0, 3.0))], "b": (1, "x")}, Result)
+    )
     assert found == {
         "score": {"value": 1.0, "ci95": None, "n": 0},
         "parts": {"a": [{"value": 2.0, "ci95": (1.0, 3.0)}], "b": (1, "x")},

@@ -404,9 +404,7 @@ def test_the_metrics_of_a_step(folder: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     short, _ = make_member("short", tmp_path, max_steps=1)
     long, log = make_member("long", tmp_path, seed=1, max_steps=2, batch_size=3, warmup_steps=2, learning_rate=0.01)
-    targets = [
-        sum(item.num_targets for item in loop.step_items(replace(fresh(long), step=step))) for step in range(2)
-    ]
+    targets = [sum(item.num_targets for item in loop.step_items(replace(fresh(long), step=step))) for step in range(2)]
     train_group(make_bank(folder), [short, long])
     assert [(m.step, m.num_members) for m in log] == [(1, 2), (2, 1)]
     assert [m.learning_rate for m in log] == [0.005, 0.01]
@@ -490,7 +488,11 @@ def test_ranks_that_start_from_different_steps_are_refused(
     monkeypatch.setattr(TwoRanks, "theirs", (1, -1))
     loop._start_alike(group.bank, group.members, group.ranks)
     assert copied == [4]
-    for theirs, steps in (((3, -1), "1, another from 3"), ((0, -1), "0, another from 1"), ((1, 1), "-1, another from 1")):
+    for theirs, steps in (
+        ((3, -1), "1, another from 3"),
+        ((0, -1), "0, another from 1"),
+        ((1, 1), "-1, another from 1"),
+    ):
         monkeypatch.setattr(TwoRanks, "theirs", theirs)
         with pytest.raises(ValueError, match=rf"one rank would go on from step {steps}; paths\.runs"):
             loop._start_alike(group.bank, group.members, group.ranks)
