@@ -19,6 +19,8 @@ from harness.console import STDERR, friendly_errors, progress_bar, show
 from harness.devices.process import prepare_process
 
 DEFAULT_JUDGE = "local:smollm2"
+BENCH_HELP = "Only this set of questions, of files that have a column benchmark."
+TURN_HELP = "Only this turn of the dialogues, from 1; default: all, each a match of its own."
 JUDGE_HELP = {
     "max_answer_tokens": "Of each answer, for a local judge.",
     "base_url": "OpenAI-compatible server of an API judge.",
@@ -171,6 +173,8 @@ def rate(
     people: Annotated[
         list[Path] | None, typer.Option(help="People's votes on some matches, .csv: they correct the judge's ratings.")
     ] = None,
+    bench: Annotated[str | None, typer.Option(help=BENCH_HELP)] = None,
+    turn: Annotated[int | None, typer.Option(help=TURN_HELP)] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -190,6 +194,8 @@ def rate(
             aggregate=aggregate,
             answers=tuple(answers or ()),
             people=tuple(people or ()),
+            benchmark=bench,
+            turn=turn,
         )
         result, shown = rate_command(verdicts, options)
         if out is not None:
@@ -208,6 +214,8 @@ def agree(
     answers: Annotated[list[Path] | None, typer.Option(help="Answers .jsonl, for each judge's length bias.")] = None,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
     resamples: Annotated[int, typer.Option(help="Of the prompts, for intervals.")] = 1000,
+    bench: Annotated[str | None, typer.Option(help=BENCH_HELP)] = None,
+    turn: Annotated[int | None, typer.Option(help=TURN_HELP)] = None,
     as_json: Json = False,
 ) -> None:
     """Do two judges agree? Fleiss kappa, Krippendorff alpha, Cohen, Kendall, Spearman, percent, with intervals."""
@@ -222,6 +230,8 @@ def agree(
             own_a=own_a,
             own_b=own_b,
             answers=tuple(answers or ()),
+            benchmark=bench,
+            turn=turn,
         )
         result, shown = agree_command(a, b, options)
         show(result.to_json(), shown, as_json)

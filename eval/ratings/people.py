@@ -37,7 +37,7 @@ from eval.ratings.canonical import canonical_order, joined, parted
 from eval.ratings.comparisons import Rank, probability, ranks
 from eval.ratings.intervals import resampled_error, student_t
 from eval.ratings.unanimous import ResampledPrompts, doubted_cells, doubtful_pairs, least_errors
-from eval.verdicts.table import Matches, Verdicts, to_matches
+from eval.verdicts.table import Matches, Verdicts, items_question, refuse_other_benchmarks, to_matches
 
 METHOD = (
     "prediction-powered Bradley-Terry: people's votes, corrected by the judge's verdicts on all matches less those "
@@ -139,6 +139,7 @@ def people_ratings(
     Raises:
         ValueError: No vote is on a match that was judged.
     """
+    refuse_other_benchmarks(verdicts, votes)
     voted = to_matches(votes, aggregate)
     known, shared = _renumbered(voted, votes, verdicts)
     found = corrected_ratings(to_matches(verdicts, aggregate), shared, len(verdicts.system_names), num_resamples, rng)
@@ -233,9 +234,9 @@ def corrected_ratings(
     """
     order, questions, both = canonical_order(joined(judged, voted), num_systems)
     judged, people = parted(both)
-    known = np.isin(_items(people, num_systems), _items(judged, num_systems))
+    known = np.isin(people.items(num_systems), judged.items(num_systems))
     if not known.any():
-        raise ValueError("no vote is on a match that was judged: same question_id and the same two systems")
+        raise ValueError("no vote is on a match that was judged: same question_id, turn and two systems")
     votes = _tabulated(judged, people.pick(known), num_systems, len(questions))
     found = _strengths(votes, num_resamples, rng)
     back = np.argsort(order)
@@ -247,20 +248,14 @@ def corrected_ratings(
     return replace(found, **moved, groups=groups, num_unmatched=int((~known).sum()))
 
 
-def _items(matches: Matches, num_systems: int) -> NDArray[np.int64]:
-    """A number for each question and pair."""
-    low, high = np.minimum(matches.first, matches.second), np.maximum(matches.first, matches.second)
-    return (matches.question.astype(np.int64) * num_systems + low) * num_systems + high
-
-
 def _tabulated(judged: Matches, people: Matches, num_systems: int, num_questions: int) -> _Votes:
     """Both put in tables of the same pairs and prompts; the judge's score of an item is the mean of its verdicts."""
     cells = count_cells(people, num_systems)
     cells = replace(cells, num_questions=num_questions, question=cells.codes[cells.question])
-    items, at = np.unique(_items(judged, num_systems), return_inverse=True)
+    items, at = np.unique(judged.items(num_systems), return_inverse=True)
     low_points = np.where(judged.first < judged.second, judged.half_points, 2 - judged.half_points)
     score = np.bincount(at, weights=low_points / 2.0) / np.bincount(at)
-    taken, votes = np.unique(_items(people, num_systems), return_counts=True)
+    taken, votes = np.unique(people.items(num_systems), return_counts=True)
     num_votes = np.zeros(len(items))
     num_votes[np.searchsorted(items, taken)] = votes
     numbers = np.full(num_systems**2, -1, dtype=np.int64)
@@ -270,7 +265,7 @@ def _tabulated(judged: Matches, people: Matches, num_systems: int, num_questions
     pair, score, num_votes = pair[kept], score[kept], num_votes[kept]
     judge = replace(
         cells,
-        question=np.tile(items[kept] // num_systems**2, 3),
+        question=np.tile(items_question(items[kept], num_systems), 3),
         column=np.concatenate([3 * pair + outcome for outcome in range(3)]),
         count=np.concatenate([num_votes * score, score, np.ones(len(score))]),
     )
