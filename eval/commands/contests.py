@@ -113,7 +113,7 @@ def judge(
     ] = "pairwise",
     reference: Annotated[str | None, typer.Option(help="Ten-point scores relative to this system.")] = None,
     reference_answers: Annotated[
-        bool, typer.Option(help="Show an API judge the reference answers of questions that have one.")
+        bool, typer.Option(help="Show the judge the reference answers of questions that have one.")
     ] = True,
     prompts: Annotated[Path | None, typer.Option(help="A released judge prompt file; default: our own.")] = None,
     null_control: Annotated[bool, typer.Option(help="Adds a contestant with one constant answer.")] = False,

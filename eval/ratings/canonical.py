@@ -31,8 +31,7 @@ def canonical_order(matches: Matches, num_systems: int) -> tuple[list[int], list
         half_points=matches.half_points,
         turn=matches.turn,
     )
-    turns = [] if moved.turn is None else [moved.turn]
-    rows = np.lexsort((moved.half_points, *turns, moved.second, moved.first, moved.question))
+    rows = np.lexsort((moved.half_points, _turns(moved), moved.second, moved.first, moved.question))
     return systems.tolist(), played[questions].tolist(), moved.pick(rows)
 
 

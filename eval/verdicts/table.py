@@ -192,6 +192,16 @@ def load_verdicts(
     return verdicts if kept.all() else verdicts.pick(kept)
 
 
+def load_judged(path: Path, benchmark: str | None, may_be_empty: bool = False) -> Verdicts:
+    """The rows of a tournament's verdicts.csv; where it is of several benchmarks, those of the one.
+
+    Raises:
+        VerdictError: as `load_verdicts`.
+    """
+    chosen = benchmark if "benchmark" in read_header(path) else None
+    return load_verdicts([path], may_be_empty, chosen)
+
+
 def chosen_rows(
     question: Names,
     benchmarks: Names,
