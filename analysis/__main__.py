@@ -60,7 +60,7 @@ def report(
         max_questions=max_questions,
         commands=tuple(command or ()),
     )
-    played = load_tournament(tournament) if tournament else None
+    played = load_tournament(tournament, bench) if tournament else None
     rows = write_report(out, chosen, load_runs(runs, chosen.run_ids), played, options)
     show([dataclasses.asdict(row) for row in rows], leaderboard_table(rows), as_json)
     if not as_json:

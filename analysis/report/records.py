@@ -18,7 +18,7 @@ from eval.answers.questions import join_turns
 from eval.judging.injection import FlaggedWins
 from eval.judging.store import recorded_flags, recorded_judges
 from eval.ratings.rate import RatingsResult
-from eval.verdicts.table import load_verdicts
+from eval.verdicts.table import load_judged
 from harness.files.atomic import read_jsonl
 from harness.files.typed import fit, read_typed
 from harness.runs.estimate import Estimate
@@ -164,15 +164,15 @@ def load_run(folder: Path) -> Run:
     )
 
 
-def load_tournament(folder: Path) -> Tournament:
-    """Opens a tournament's folder; each of its files may be missing.
+def load_tournament(folder: Path, bench: str | None = None) -> Tournament:
+    """Opens a tournament's folder; each of its files may be missing. `bench` chooses of several sets of questions.
 
     Raises:
         ValueError: no such folder, or a file in it that can't be read.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; leave --tournament out for a report without one")
-    verdicts = _verdicts(folder / "verdicts.csv")
+    verdicts = _verdicts(folder / "verdicts.csv", bench)
     recorded = recorded_judges(folder)
     named = list(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.judge)) or list(recorded)
     return Tournament(
@@ -240,11 +240,11 @@ def _mmlu(path: Path) -> Mmlu | None:
     )
 
 
-def _verdicts(path: Path) -> tuple[Verdict, ...]:
+def _verdicts(path: Path, bench: str | None) -> tuple[Verdict, ...]:
     """The verdicts of a tournament; none where it has no file, or nothing was judged."""
     if not path.is_file():
         return ()
-    rows = load_verdicts([path], may_be_empty=True)
+    rows = load_judged(path, bench, may_be_empty=True)
     return tuple(
         Verdict(
             question_id=rows.question.values[question],

@@ -29,6 +29,8 @@ GENERATE_HELP = {
     "num_slots": typer.Option("--slots", help="Answers under way at once; default: what fits, up to 32."),
     "engine": "own, or vllm where that is installed.",
 }
+BENCH_HELP = "Only this set of questions, of files that have a column benchmark."
+TURN_HELP = "Only this turn of the dialogues, from 1; default: all, each a match of its own."
 JUDGE_HELP = {
     "max_answer_tokens": "Of each answer, for a local judge.",
     "base_url": "OpenAI-compatible server of an API judge.",
@@ -103,7 +105,7 @@ def judge(
     ] = "pairwise",
     reference: Annotated[str | None, typer.Option(help="Ten-point scores relative to this system.")] = None,
     reference_answers: Annotated[
-        bool, typer.Option(help="Show an API judge the reference answers of questions that have one.")
+        bool, typer.Option(help="Show the judge the reference answers of questions that have one.")
     ] = True,
     prompts: Annotated[Path | None, typer.Option(help="A released judge prompt file; default: our own.")] = None,
     null_control: Annotated[bool, typer.Option(help="Adds a contestant with one constant answer.")] = False,
@@ -163,6 +165,8 @@ def rate(
     people: Annotated[
         list[Path] | None, typer.Option(help="People's votes on some matches, .csv: they correct the judge's ratings.")
     ] = None,
+    bench: Annotated[str | None, typer.Option(help=BENCH_HELP)] = None,
+    turn: Annotated[int | None, typer.Option(help=TURN_HELP)] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -182,6 +186,8 @@ def rate(
             aggregate=aggregate,
             answers=tuple(answers or ()),
             people=tuple(people or ()),
+            benchmark=bench,
+            turn=turn,
         )
         result, shown = rate_command(verdicts, options)
         if out is not None:
@@ -200,6 +206,8 @@ def agree(
     answers: Annotated[list[Path] | None, typer.Option(help="Answers .jsonl, for each judge's length bias.")] = None,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
     resamples: Annotated[int, typer.Option(help="Of the prompts, for intervals.")] = 1000,
+    bench: Annotated[str | None, typer.Option(help=BENCH_HELP)] = None,
+    turn: Annotated[int | None, typer.Option(help=TURN_HELP)] = None,
     as_json: Json = False,
 ) -> None:
     """Do two judges agree? Fleiss kappa, Krippendorff alpha, Cohen, Kendall, Spearman, percent, with intervals."""
@@ -214,6 +222,8 @@ def agree(
             own_a=own_a,
             own_b=own_b,
             answers=tuple(answers or ()),
+            benchmark=bench,
+            turn=turn,
         )
         result, shown = agree_command(a, b, options)
         show(result.to_json(), shown, as_json)

@@ -160,7 +160,7 @@ def run_judges(
         raise ValueError(
             f"--judge: two judges have the name {max(names, key=names.count)}, so they can't be told apart"
         )
-    together = combine(options[0].tournament, names, options[0].mode, options[0].seed)
+    together = combine(options[0].tournament, names, options[0].mode, options[0].seed, options[0].benchmark)
     values = {
         "judges": [values for values, _, _ in results],
         "ensemble": asdict(together) | {"output": str(together.output)},

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from eval.ratings.comparisons import Comparison
 from eval.ratings.people import PeopleRatings
 from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 
@@ -38,8 +39,13 @@ def show_ratings(result: RatingsResult) -> Group:
             parts.append(_elo_table(result, group))
     if result.people is not None:
         parts.append(_people_table(result, result.people))
+        parts.append(_pair_table("Corrected by people: the best against the others", *_best_pairs(result.people)))
     if result.comparisons:
-        parts += [_rank_table(result), _pair_table(result)]
+        best = {group[0] for group in result.groups}
+        shown = [c for c in result.comparisons if c.higher in best]
+        shown += [c for c in result.pairs if c not in shown]
+        title = "The best against the others, and neighbours"
+        parts += [_rank_table(result), _pair_table(title, shown, len(result.comparisons))]
     if result.relative:
         parts.append(_relative_table(result))
     if result.controlled is not None:
@@ -125,14 +131,16 @@ def _rank_table(result: RatingsResult) -> Table:
     return table
 
 
-def _pair_table(result: RatingsResult) -> Table:
-    """The best against every other system, then neighbours; all other pairs are in the JSON."""
-    best = {group[0] for group in result.groups}
-    shown = [c for c in result.comparisons if c.higher in best]
-    shown += [c for c in result.pairs if c not in shown]
+def _best_pairs(people: PeopleRatings) -> tuple[list[Comparison], int]:
+    """The pairs of each group's best system, and how many pairs there are in all."""
+    beaten = {c.lower for c in people.comparisons}
+    return [c for c in people.comparisons if c.higher not in beaten], len(people.comparisons)
+
+
+def _pair_table(title: str, shown: Sequence[Comparison], num_pairs: int) -> Table:
+    """Pairs of systems with their tests; all other pairs are in the JSON."""
     table = Table(
-        title="The best against the others, and neighbours",
-        caption=f"p and interval by Holm for all {len(result.comparisons)} pairs; prompts for 80 % power at 5 %",
+        title=title, caption=f"p and interval by Holm for all {num_pairs} pairs; prompts for 80 % power at 5 %"
     )
     for name in ("above", "below"):
         table.add_column(name, overflow="fold")

@@ -29,7 +29,7 @@ from eval.answers.rows import TABLE_SUFFIXES, read_rows
 from eval.ratings.bradley_terry import ANCHOR, POINTS_PER_NAT, count_cells, fit
 from eval.ratings.people import informative_order
 from eval.verdicts.codes import FIRST, SECOND
-from eval.verdicts.table import load_verdicts, to_matches
+from eval.verdicts.table import load_judged, to_matches
 from harness.runs.record import RECORD_FILE
 
 JUDGED_FILE = "verdicts.csv"  # what `python -m eval judge` leaves in a tournament
@@ -114,9 +114,10 @@ def draw_contest(options: ContestOptions) -> Contest:
         who = f"only {', '.join(answers)}" if answers else "no system"
         raise ValueError(f"answers of {who}: people compare two; give answers of at least two systems")
     order_rng, check_rng = np.random.default_rng(options.seed).spawn(2)
-    judged = _judged_pairs(options.tournament / JUDGED_FILE) if options.only_judged else None
+    judged = _judged_pairs(options.tournament / JUDGED_FILE, options.benchmark) if options.only_judged else None
     notes += _strange_pairs(judged or set(), answers, {question.question_id for question in asked})
-    strengths = _judged_strengths(options.tournament / JUDGED_FILE) if options.order == "informative" else None
+    informative = options.order == "informative"
+    strengths = _judged_strengths(options.tournament / JUDGED_FILE, options.benchmark) if informative else None
     items = _items(answers, questions, judged, order_rng, strengths)
     if not items:
         where = options.questions or "the embedded open prompts"
@@ -210,19 +211,19 @@ def _item(question: Question, one: str, two: str, answers: Dialogues) -> Item:
     )
 
 
-def _judged_strengths(path: Path) -> dict[str, float]:
+def _judged_strengths(path: Path, benchmark: str) -> dict[str, float]:
     """What the judge's verdicts, where there are any, say of each system's strength, in nats."""
     if not path.is_file():
         return {}
-    rows = load_verdicts([path], may_be_empty=True)
+    rows = load_judged(path, benchmark, may_be_empty=True)
     cells = count_cells(to_matches(rows), len(rows.system_names))
     points = np.nan_to_num((fit(cells, cells.totals()).points - ANCHOR) / POINTS_PER_NAT)
     return dict(zip(rows.system_names, points.tolist(), strict=True))
 
 
-def _judged_pairs(path: Path) -> set[tuple[str, str, str]]:
+def _judged_pairs(path: Path, benchmark: str) -> set[tuple[str, str, str]]:
     """The pairs of a verdict file as (question_id, system, system), the systems sorted."""
-    rows = load_verdicts([path])
+    rows = load_judged(path, benchmark)
     questions = [rows.question.values[code] for code in rows.question.codes]
     pairs = zip(questions, rows.first, rows.second, strict=True)
     names = rows.system_names  # sorted, so that codes are ordered as names are

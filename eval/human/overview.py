@@ -114,6 +114,8 @@ def to_verdicts(cast: Sequence[Vote]) -> Verdicts:
         verdict=np.array([vote.choice.verdict for vote in cast], dtype=np.int8),
         judge=_names([""] * len(cast)),
         rater=_names([vote.rater for vote in cast]),
+        benchmark=_names([""] * len(cast)),
+        turn=np.ones(len(cast), dtype=np.int16),
     )
 
 

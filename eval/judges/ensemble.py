@@ -42,7 +42,9 @@ class EnsembleSummary:
     output: Path  # ensemble.csv, for `rate`
 
 
-def combine(folder: Path, judges: Sequence[str], mode: Mode, seed: int = 0) -> EnsembleSummary:
+def combine(
+    folder: Path, judges: Sequence[str], mode: Mode, seed: int = 0, benchmark: str | None = None
+) -> EnsembleSummary:
     """Writes ensemble.csv and measures agreement.
 
     Args:
@@ -50,9 +52,10 @@ def combine(folder: Path, judges: Sequence[str], mode: Mode, seed: int = 0) -> E
         judges: their names, each once.
         mode: pairwise or single.
         seed: of the resamples for the agreement's intervals.
+        benchmark: the set of questions, where the tournament has several.
     """
     with JudgmentStore(folder) as store:
-        judgments = {name: [j for _, j in store.judgments(name, mode.value)] for name in judges}
+        judgments = {name: [j for _, j in store.judgments(name, mode.value, benchmark)] for name in judges}
     found = {name: (graded_verdicts if mode is Mode.single else _by_preference)(js) for name, js in judgments.items()}
     rows = [
         (*item, verdict, ENSEMBLE, name)

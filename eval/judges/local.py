@@ -21,6 +21,8 @@ ChatGPT 60, GPT-4 59, Guanaco-7B 55, Vicuna-13B 52, the constant answer 25; 37 o
 and the second answer won 139 matches, the first 64. A larger instruct model may want `chat_template`. Labels
 and control tokens inside an answer are disarmed.
 
+A reference answer, where the question has one, stands below the question and is cut as answers are.
+
 A preference within the margin is a tie. 0.1 nats is 52.5 against 47.5 %: in the first trial it cut the
 contradictions from 24 (no margin) to 14 % and moved no contestant by more than 6 points. A match's verdict
 depends on its own texts only, never on what else is in the tournament.
@@ -35,6 +37,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from eval.answers.dialogue import chat_text, prompt_tokens
+from eval.answers.questions import join_turns
 from eval.judging.injection import neutralise
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.options import LocalOptions
@@ -53,11 +56,15 @@ USER = (
     "Question: {question}\n\nAnswer A: {answer_1}\n\nAnswer B: {answer_2}\n\n"
     "Which answer is more helpful, relevant, accurate and detailed?"
 )
+REFERENCE = "{question}\n\nReference answer, which is correct: {reference}"
 CUE = "Answer"
-LABEL = re.compile(r"^([^\S\n]*(?:question|answer[^\S\n]*[a-c]))[^\S\n]*[:\uff1a]", re.IGNORECASE | re.MULTILINE)
+LABEL = re.compile(
+    r"^([^\S\n]*(?:question|reference[^\S\n]+answer[^:\n]{0,20}?|answer[^\S\n]*[a-c]))[^\S\n]*[:\uff1a]",
+    re.IGNORECASE | re.MULTILINE,
+)
 ASKING = re.compile(r"^(?=[^\S\n]*which answer is more\b)", re.IGNORECASE | re.MULTILINE)
 PASS_ROWS = 4  # rows of tokens in a pass, unless a single question has more
-Shown = tuple[str, str, str]  # question and answers, cut and disarmed: what the model sees of a match
+Shown = tuple[str, str, str]  # question (with its reference) and answers, cut and disarmed: what the model sees
 
 
 class LocalJudge:
@@ -177,8 +184,12 @@ class LocalJudge:
         return Failure(question_id=question, system_a=first, system_b=second, reason=reason)
 
     def _shown(self, match: Match) -> Shown:
+        question = self._data(match.question.text, self._max_question_tokens)
+        if any(match.question.references):
+            reference = self._data(join_turns(match.question.references), self._max_answer_tokens)
+            question = REFERENCE.format(question=question, reference=reference)
         return (
-            self._data(match.question.text, self._max_question_tokens),
+            question,
             self._data(match.answer_a, self._max_answer_tokens),
             self._data(match.answer_b, self._max_answer_tokens),
         )

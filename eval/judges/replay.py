@@ -28,7 +28,7 @@ class ReplayJudge:
             judge: whose verdicts, where the files hold several judges'.
 
         Raises:
-            ValueError: a file can't be read, it holds several judges and none is named, or several raters.
+            ValueError: a file can't be read, it holds several judges and none is named, or several raters or turns.
         """
         from eval.verdicts.table import load_verdicts  # compiles its numeric parts: only who replays waits for them
 
@@ -49,7 +49,7 @@ class ReplayJudge:
             )
             if key in self._verdicts:
                 raise ValueError(
-                    f"question {key[0]}, {key[1]} against {key[2]}: several raters judged it; a replay needs one "
+                    f"question {key[0]}, {key[1]} against {key[2]}: several raters or turns; a replay needs one "
                     f"verdict a match, so rate such files directly with `python -m eval rate --aggregate`"
                 )
             self._verdicts[key] = int(rows.verdict[index])

@@ -25,7 +25,7 @@ from eval.answers.questions import (
     shown_question,
 )
 from eval.judges.registry import JUDGES, build_judge, estimate_matches, prompt_set
-from eval.judging.grades import graded_verdicts, mean_grades
+from eval.judging.grades import mean_grades
 from eval.judging.injection import flagged_wins
 from eval.judging.matches import (
     BUDGET_STOP,
@@ -89,7 +89,8 @@ def run(
     try:
         with lock.acquire(timeout=0), JudgmentStore(options.tournament) as store:
             judge = judge or build_judge(options, store, say)
-            hashes = store.register(judge, options.mode.value, tournament.matches)
+            tournament = replace(tournament, notes=(*tournament.notes, *_leaving(options, store, judge, tournament)))
+            hashes = store.register(judge, options.mode.value, tournament.matches, options.benchmark)
             if options.reparse:
                 store.reparse(judge, options.mode)
             todo = _todo(tournament.matches, hashes, store.judged(judge, but_unparsed=options.retry_unparsed))
@@ -194,6 +195,13 @@ def _shown(question: OpenQuestion, with_reference: bool) -> Question:
     return shown if with_reference else replace(shown, references=())
 
 
+def _leaving(options: JudgeOptions, store: JudgmentStore, judge: Judge, tournament: Tournament) -> list[str]:
+    """A note on matches of earlier runs that this one does not ask for; empty where there are none."""
+    num = store.num_leaving(judge.name, options.mode.value, tournament.matches, options.benchmark)
+    told = "they leave the tournament's files, and their judgments are kept; --bench tells sets of questions apart"
+    return [f"{num} matches of earlier runs are of other systems or questions: {told}"] if num else []
+
+
 def _todo(matches: list[Match], hashes: list[str], judged: set[str]) -> dict[str, Match]:
     """One match for each prompt that isn't judged yet, in order."""
     todo: dict[str, Match] = {}
@@ -245,7 +253,7 @@ def _summary(
     seconds: float,
 ) -> JudgeSummary:
     keys = {match.key for match in tournament.matches}
-    found = [j for _, j in store.judgments(judge.name, options.mode.value)]
+    found = [j for _, j in store.judgments(judge.name, options.mode.value, options.benchmark)]
     judgments = [j for j in found if (j.question_id, j.system_a, j.system_b) in keys]
     num_reused = sum(digest not in todo for digest in hashes)
     num_unasked = _num_unasked(judge, tournament, hashes, judgments, failures)
@@ -297,10 +305,7 @@ def _num_unasked(
 def _export(options: JudgeOptions, store: JudgmentStore, judge_name: str) -> Path:
     """Writes what was judged so far as the mode has it. -> the file"""
     if options.mode is Mode.single:
-        by_judge: dict[str, list[Judgment]] = {}
-        for name, judgment in store.judgments(mode=options.mode.value):
-            by_judge.setdefault(name, []).append(judgment)
-        store.export_graded_verdicts({name: graded_verdicts(graded) for name, graded in by_judge.items()})
+        store.export_graded_verdicts()
         return store.export_grades()
     if options.reference is None:
         return store.export_verdicts()

@@ -3,7 +3,7 @@
 Tables of `judgments.sqlite`:
   judges      a judge's name and settings, keyed by the hash of both
   matches     what a match's prompt is now: a tournament whose answers changed keeps its old judgments and
-              exports the new ones
+              exports the new ones; the matches of each benchmark (set of questions) stand beside one another
   judgments   keyed by (settings hash, prompt hash), so that nothing is paid for twice
   batches     what was handed to a server's Batch API, and batch_requests what is in each (`eval.judges.batch_store`)
   calls       every request to a paid judge: reserved before it is sent, settled when it is answered; one that
@@ -14,14 +14,16 @@ WAL does not work on network file systems: keep a tournament on a local disk whi
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from eval.judging.grades import graded_verdicts
 from eval.judging.injection import FlaggedWins, flagged_wins
 from eval.judging.matches import Judge, Judgment, Match
 from eval.judging.parse import read_anew
@@ -34,15 +36,17 @@ SCORES_FILE = "scores.csv"
 GRADES_FILE = "grades.csv"
 GRADED_VERDICTS_FILE = "graded_verdicts.csv"
 VERDICT_COLUMNS = ("question_id", "system_a", "system_b", "verdict", "judge")
+BENCHMARK_COLUMN = "benchmark"  # of exported files, where the tournament has several
 BUSY_SECONDS = 30.0
 
-SCHEMA = """
+MATCHES = """CREATE TABLE IF NOT EXISTS matches (
+    judge TEXT NOT NULL, mode TEXT NOT NULL, question_id TEXT NOT NULL, system_a TEXT NOT NULL,
+    system_b TEXT NOT NULL, settings_sha256 TEXT NOT NULL, prompt_sha256 TEXT NOT NULL, benchmark TEXT NOT NULL,
+    PRIMARY KEY (judge, mode, benchmark, question_id, system_a, system_b)) WITHOUT ROWID"""
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS judges (
     settings_sha256 TEXT PRIMARY KEY, name TEXT NOT NULL, settings TEXT NOT NULL, created TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS matches (
-    judge TEXT NOT NULL, mode TEXT NOT NULL, question_id TEXT NOT NULL, system_a TEXT NOT NULL,
-    system_b TEXT NOT NULL, settings_sha256 TEXT NOT NULL, prompt_sha256 TEXT NOT NULL,
-    PRIMARY KEY (judge, mode, question_id, system_a, system_b)) WITHOUT ROWID;
+{MATCHES};
 CREATE TABLE IF NOT EXISTS judgments (
     settings_sha256 TEXT NOT NULL, prompt_sha256 TEXT NOT NULL, judge TEXT NOT NULL, question_id TEXT NOT NULL,
     system_a TEXT NOT NULL, system_b TEXT NOT NULL, verdict INTEGER NOT NULL CHECK (verdict IN (1, 2, 3, -1)),
@@ -84,6 +88,13 @@ class JudgmentStore:
         for column in ADDED_COLUMNS:
             if column.split()[0] not in there:
                 self._db.execute(f"ALTER TABLE judgments ADD COLUMN {column}")
+        self._db.execute("BEGIN IMMEDIATE")
+        if BENCHMARK_COLUMN not in {row[1] for row in self._db.execute("PRAGMA table_info(matches)")}:
+            self._db.execute("ALTER TABLE matches RENAME TO older_matches")
+            self._db.execute(MATCHES)
+            self._db.execute("INSERT INTO matches SELECT *, 'open' FROM older_matches")
+            self._db.execute("DROP TABLE older_matches")
+        self._db.execute("COMMIT")
 
     def __enter__(self) -> "JudgmentStore":
         return self
@@ -98,24 +109,33 @@ class JudgmentStore:
         """The database, for `eval.judges.batch_store`; every statement commits by itself."""
         return self._db
 
-    def register(self, judge: Judge, mode: str, matches: Sequence[Match]) -> list[str]:
+    def register(self, judge: Judge, mode: str, matches: Sequence[Match], benchmark: str = "open") -> list[str]:
         """Records the judge and which prompt each match has now. -> the matches' prompt hashes, in order.
 
-        The judge's other matches of this mode, of systems or questions that are no longer asked for, leave the
-        tournament; their judgments were paid for and stay, should they be asked for again.
+        The judge's other matches of this mode and benchmark, of systems or questions that are no longer asked for,
+        leave the tournament; their judgments were paid for and stay, should they be asked for again.
         """
         key = settings_sha256(judge)
         hashes = [judge.prompt_sha256(match) for match in matches]
-        rows = [(judge.name, mode, *m.key, key, digest) for m, digest in zip(matches, hashes, strict=True)]
+        rows = [(judge.name, mode, *m.key, key, digest, benchmark) for m, digest in zip(matches, hashes, strict=True)]
+        place = (judge.name, mode, benchmark)
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute(
             "INSERT OR IGNORE INTO judges VALUES (?, ?, ?, ?)",
             (key, judge.name, json.dumps(dict(judge.settings), sort_keys=True), _now()),
         )
-        self._db.execute("DELETE FROM matches WHERE judge = ? AND mode = ?", (judge.name, mode))
-        self._db.executemany("INSERT OR REPLACE INTO matches VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        self._db.execute("DELETE FROM matches WHERE judge = ? AND mode = ? AND benchmark = ?", place)
+        self._db.executemany("INSERT OR REPLACE INTO matches VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._db.execute("COMMIT")
         return hashes
+
+    def num_leaving(self, judge: str, mode: str, matches: Sequence[Match], benchmark: str) -> int:
+        """How many matches `register` would take out of the tournament."""
+        found = self._db.execute(
+            "SELECT question_id, system_a, system_b FROM matches WHERE judge = ? AND mode = ? AND benchmark = ?",
+            (judge, mode, benchmark),
+        )
+        return len(set(found) - {match.key for match in matches})
 
     def judged(self, judge: Judge, but_unparsed: bool = False) -> set[str]:
         """The hashes of the prompts that this judge, under these settings, has judged.
@@ -182,14 +202,21 @@ class JudgmentStore:
             self.settle(*settlement)
         self._db.execute("COMMIT")
 
-    def judgments(self, judge: str | None = None, mode: str = "pairwise") -> list[tuple[str, Judgment]]:
+    def judgments(
+        self, judge: str | None = None, mode: str = "pairwise", benchmark: str | None = None
+    ) -> list[tuple[str, Judgment]]:
         """(judge, judgment) of every match as its prompt is now, ordered by judge, question and systems.
 
         Args:
             judge: of this judge only.
             mode: `pairwise`, `relative` or `single`.
+            benchmark: of this set of questions only.
         """
-        return _current(self._db, judge, mode)
+        return _current(self._db, judge, mode, benchmark)
+
+    def benchmarks(self) -> list[str]:
+        """The sets of questions that the tournament has matches of, sorted."""
+        return [row[0] for row in self._db.execute("SELECT DISTINCT benchmark FROM matches ORDER BY benchmark")]
 
     def reserve(self, judge: str, prompt_sha256: str, reserved_usd: float) -> int:
         """Books a call before it is sent, at the most that it can cost. -> its id."""
@@ -219,15 +246,32 @@ class JudgmentStore:
 
     def export_verdicts(self) -> Path:
         """Writes verdicts.csv: one row a match and judge, in the layout that `python -m eval rate` reads."""
-        rows = [(j.question_id, j.system_a, j.system_b, j.verdict, judge) for judge, j in self.judgments()]
-        path = self.folder / VERDICTS_FILE
-        write_atomically(path, csv_text(VERDICT_COLUMNS, rows))
+        return self._export(
+            VERDICTS_FILE,
+            VERDICT_COLUMNS,
+            lambda benchmark: [
+                (j.question_id, j.system_a, j.system_b, j.verdict, judge)
+                for judge, j in self.judgments(benchmark=benchmark)
+            ],
+        )
+
+    def _export(self, name: str, columns: Sequence[str], rows_of: Callable[[str], list[tuple[Any, ...]]]) -> Path:
+        """Writes a file of each benchmark's rows, with a column that says which where there are several."""
+        benchmarks = self.benchmarks()
+        named = len(benchmarks) > 1
+        rows = [row + (benchmark,) * named for benchmark in benchmarks for row in rows_of(benchmark)]
+        path = self.folder / name
+        write_atomically(path, csv_text((*columns, *([BENCHMARK_COLUMN] if named else [])), rows))
         return path
 
     def export_scores(self, judge: str, reference: str) -> Path:
         """Writes scores.csv: the ten-point scores relative to `reference`, -1 where none could be read."""
+        columns = ("question_id", "system", "order", "score_candidate", "score_chatgpt")
+        return self._export(SCORES_FILE, columns, partial(self._scores, judge, reference))
+
+    def _scores(self, judge: str, reference: str, benchmark: str) -> list[tuple[Any, ...]]:
         rows = []
-        for _, j in self.judgments(judge, mode="relative"):
+        for _, j in self.judgments(judge, "relative", benchmark):
             if reference not in (j.system_a, j.system_b):
                 continue
             scores = [-1.0 if score is None else score for score in (j.score_a, j.score_b)]
@@ -235,31 +279,29 @@ class JudgmentStore:
             candidate = j.system_a if first else j.system_b
             order = "candidate_first" if first else "candidate_second"
             rows.append((j.question_id, candidate, order, *(f"{s:g}" for s in (scores if first else scores[::-1]))))
-        path = self.folder / SCORES_FILE
-        write_atomically(path, csv_text(("question_id", "system", "order", "score_candidate", "score_chatgpt"), rows))
-        return path
+        return rows
 
     def export_grades(self) -> Path:
         """Writes grades.csv, a row an answer and judge; a grade that could not be read is an empty field."""
-        found = self.judgments(mode=Mode.single.value)
-        rows = [
-            (j.question_id, j.system_a, "" if j.score_a is None else f"{j.score_a:g}", judge, j.reason or "")
-            for judge, j in found
-        ]
-        path = self.folder / GRADES_FILE
-        write_atomically(path, csv_text(("question_id", "system", "grade", "judge", "reason"), rows))
-        return path
+        return self._export(
+            GRADES_FILE,
+            ("question_id", "system", "grade", "judge", "reason"),
+            lambda benchmark: [
+                (j.question_id, j.system_a, "" if j.score_a is None else f"{j.score_a:g}", judge, j.reason or "")
+                for judge, j in self.judgments(mode=Mode.single.value, benchmark=benchmark)
+            ],
+        )
 
-    def export_graded_verdicts(self, verdicts: Mapping[str, Mapping[tuple[str, str, str], int]]) -> Path:
-        """Writes graded_verdicts.csv, in the layout that `python -m eval rate` reads.
+    def export_graded_verdicts(self) -> Path:
+        """Writes graded_verdicts.csv: who has the higher grade, in the layout that `python -m eval rate` reads."""
+        return self._export(GRADED_VERDICTS_FILE, VERDICT_COLUMNS, self._graded)
 
-        Args:
-            verdicts: judge -> (question, two systems) -> who has the higher grade.
-        """
-        rows = [(*item, verdict, judge) for judge, found in verdicts.items() for item, verdict in sorted(found.items())]
-        path = self.folder / GRADED_VERDICTS_FILE
-        write_atomically(path, csv_text(VERDICT_COLUMNS, rows))
-        return path
+    def _graded(self, benchmark: str) -> list[tuple[Any, ...]]:
+        by_judge: dict[str, list[Judgment]] = {}
+        for name, judgment in self.judgments(mode=Mode.single.value, benchmark=benchmark):
+            by_judge.setdefault(name, []).append(judgment)
+        found = {judge: graded_verdicts(judgments) for judge, judgments in by_judge.items()}
+        return [(*item, verdict, judge) for judge, of in found.items() for item, verdict in sorted(of.items())]
 
 
 def recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:
@@ -294,7 +336,7 @@ def recorded_flags(folder: Path) -> dict[str, FlaggedWins]:
             there = {row[1] for row in database.execute("PRAGMA table_info(judgments)")}
             if not there.issuperset(JUDGMENT_FIELDS):
                 return {}
-            for judge, judgment in _current(database, None, Mode.pairwise.value):
+            for judge, judgment in _current(database, None, Mode.pairwise.value, None):
                 by_judge.setdefault(judge, []).append(judgment)
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path}: {error}; move the file away, and flagged wins are left out") from error
@@ -306,14 +348,17 @@ def settings_sha256(judge: Judge) -> str:
     return hash_text(json.dumps([judge.name, dict(judge.settings)], sort_keys=True))
 
 
-def _current(database: sqlite3.Connection, judge: str | None, mode: str) -> list[tuple[str, Judgment]]:
-    """(judge, judgment) of every match as its prompt is now."""
+def _current(
+    database: sqlite3.Connection, judge: str | None, mode: str, benchmark: str | None
+) -> list[tuple[str, Judgment]]:
+    """(judge, judgment) of every match as its prompt is now. A file of an older version has one benchmark."""
     columns = [f"m.{c}" if c in ("question_id", "system_a", "system_b") else f"j.{c}" for c in JUDGMENT_FIELDS]
     found = database.execute(
         f"SELECT m.judge, {', '.join(columns)} FROM matches m JOIN judgments j "
         "USING (settings_sha256, prompt_sha256) WHERE m.mode = ? AND (? IS NULL OR m.judge = ?) "
+        f"{'' if benchmark is None else 'AND m.benchmark = ? '}"
         "ORDER BY m.judge, m.question_id, m.system_a, m.system_b",
-        (mode, judge, judge),
+        (mode, judge, judge, *([] if benchmark is None else [benchmark])),
     )
     return [(name, _judgment(values)) for name, *values in found]
 

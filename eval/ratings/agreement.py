@@ -1,6 +1,6 @@
 """Measures how far two judges agree on items and on the ranking, and how far the raters of one file agree.
 
-Used by `python -m eval agree A.csv B.csv`. An item is a question and a pair of systems, in whichever order.
+Used by `python -m eval agree A.csv B.csv`. An item is a question, its turn and a pair of systems, in whichever order.
 Its label in a file is the sign of the sum of its matches there (both orders, raters' majority first), so that a win
 in one order and a loss in the other is a tie. Source: QLoRA (arXiv 2305.14314, section 6.2); with this rule GPT-4
 against the human majority gives its Fleiss kappa of 0.25 (0.258). Intervals are bootstraps clustered by
@@ -12,7 +12,7 @@ question; that of percent agreement is Korn & Graubard's (1998), exact at 0 and 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,16 @@ from eval.ratings.bias import PositionBias, Share, length_bias, own_wins, positi
 from eval.ratings.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
 from eval.ratings.canonical import canonical_order, joined
 from eval.ratings.intervals import Z_95, clustered_interval, student_t
-from eval.verdicts.table import Matches, Verdicts, combined_key, join_names, load_verdicts, to_matches
+from eval.verdicts.table import (
+    Matches,
+    Verdicts,
+    combined_key,
+    items_question,
+    join_names,
+    load_verdicts,
+    refuse_other_benchmarks,
+    to_matches,
+)
 
 SCHEMA_VERSION = 1
 METHODS = {
@@ -61,6 +70,8 @@ class AgreeOptions:
     own_a: str | None = None  # the system that is judge A itself, for self-preference
     own_b: str | None = None
     answers: tuple[Path, ...] = ()  # JSON lines with question_id, system, answer, for length bias
+    benchmark: str | None = None  # the set of questions, where the files say which; None takes all
+    turn: int | None = None  # of the dialogues; None takes all
 
     def __post_init__(self) -> None:
         if self.resamples < 2:
@@ -130,13 +141,15 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
         ValueError: A file can't be used, the two share no item, or a system named in the options is not judged.
     """
     example_rng, system_rng, rater_rng = np.random.default_rng(options.seed).spawn(3)
-    pair = [without_systems(load_verdicts([path]), options.without) for path in (a, b)]
+    loaded = [load_verdicts([path], benchmark=options.benchmark, turn=options.turn) for path in (a, b)]
+    pair = [without_systems(verdicts, options.without) for verdicts in loaded]
+    refuse_other_benchmarks(*pair)
     systems = sorted({*pair[0].system_names} | {*pair[1].system_names})
     questions = sorted(join_names([verdicts.question for verdicts in pair]).values)
     matches = [_renamed(verdicts, systems, questions) for verdicts in pair]
     question, tables = _confusions(*(_item_labels(m, len(systems)) for m in matches))
     if not len(question):
-        raise ValueError(f"{a} and {b} share no item (a question and a pair of systems); check their names")
+        raise ValueError(f"{a} and {b} share no item (a question, its turn and a pair of systems); check their names")
     if len(systems) > 2:
         tables = _either_way(tables)
     decisive = tables.copy()
@@ -184,17 +197,7 @@ def without_systems(verdicts: Verdicts, names: Sequence[str]) -> Verdicts:
     kept = ~(out[verdicts.first] | out[verdicts.second])
     if not kept.any():
         raise ValueError(f"nothing is left without {', '.join(names)}")
-    names_left, codes = np.unique(np.concatenate([verdicts.first[kept], verdicts.second[kept]]), return_inverse=True)
-    half = int(kept.sum())
-    return Verdicts(
-        question=verdicts.question.pick(kept),
-        system_names=[verdicts.system_names[code] for code in names_left],
-        first=codes[:half].astype(np.int32),
-        second=codes[half:].astype(np.int32),
-        verdict=verdicts.verdict[kept],
-        judge=verdicts.judge.pick(kept),
-        rater=verdicts.rater.pick(kept),
-    )
+    return verdicts.pick(kept)
 
 
 def _renamed(verdicts: Verdicts, systems: Sequence[str], questions: Sequence[str]) -> Matches:
@@ -203,22 +206,20 @@ def _renamed(verdicts: Verdicts, systems: Sequence[str], questions: Sequence[str
     system_at, question_at = ({name: i for i, name in enumerate(names)} for names in (systems, questions))
     system = np.array([system_at[name] for name in verdicts.system_names], dtype=np.int32)
     question = np.array([question_at[name] for name in verdicts.question.values], dtype=np.int32)
-    return Matches(
+    return replace(
+        matches,
         question=question[matches.question],
         first=system[matches.first],
         second=system[matches.second],
-        half_points=matches.half_points,
     )
 
 
 def _item_labels(matches: Matches, num_systems: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """(key, question, label) of each item: which system its matches, taken together, favour."""
-    low, high = np.minimum(matches.first, matches.second), np.maximum(matches.first, matches.second)
-    key = (matches.question.astype(np.int64) * num_systems + low) * num_systems + high
-    keys, item = np.unique(key, return_inverse=True)
-    favour = np.where(matches.first == low, 1, -1) * (matches.half_points.astype(np.int64) - 1)
+    keys, item = np.unique(matches.items(num_systems), return_inverse=True)
+    favour = np.where(matches.first < matches.second, 1, -1) * (matches.half_points.astype(np.int64) - 1)
     net = np.bincount(item, weights=favour, minlength=len(keys))
-    return keys, keys // num_systems**2, np.sign(net).astype(np.int64) + 1
+    return keys, items_question(keys, num_systems), np.sign(net).astype(np.int64) + 1
 
 
 def _confusions(
@@ -347,7 +348,8 @@ def rater_agreement(verdicts: Verdicts, num_resamples: int, rng: np.random.Gener
         return {}
     first, second = verdicts.first[rows], verdicts.second[rows]
     question = verdicts.question.codes[rows]
-    key = combined_key([verdicts.judge.codes[rows], question, np.minimum(first, second), np.maximum(first, second)])
+    pair = np.minimum(first, second), np.maximum(first, second)
+    key = combined_key([verdicts.judge.codes[rows], question, verdicts.turn[rows], *pair])
     _, where, item = np.unique(key, return_index=True, return_inverse=True)
     favour = np.choose(verdicts.verdict[rows] - 1, [1, -1, 0]) * np.where(first < second, 1, -1)
     counts = np.bincount(item * NUM_LABELS + favour + 1, minlength=len(where) * NUM_LABELS).reshape(-1, NUM_LABELS)

@@ -111,12 +111,11 @@ def length_table(verdicts: Verdicts, lengths: LengthByAnswer) -> NDArray[np.floa
 
 
 def _swapped(verdicts: Verdicts) -> tuple[int, int]:
-    """(reversals, pairs): rows of one judge, rater, question and pair, in one order and in the other."""
+    """(reversals, pairs): rows of one judge, rater, question, turn and pair, in one order and in the other."""
     rows = np.flatnonzero(verdicts.parsed)
     low, high = np.minimum(verdicts.first, verdicts.second), np.maximum(verdicts.first, verdicts.second)
-    key = combined_key(
-        [c[rows] for c in (verdicts.judge.codes, verdicts.rater.codes, verdicts.question.codes, low, high)]
-    )
+    said = (verdicts.judge.codes, verdicts.rater.codes, verdicts.question.codes, verdicts.turn, low, high)
+    key = combined_key([column[rows] for column in said])
     order = np.argsort(key, kind="stable")
     twin = np.flatnonzero(key[order][1:] == key[order][:-1])  # orders differ, as duplicates were refused
     one, two = verdicts.verdict[rows[order[twin]]], verdicts.verdict[rows[order[twin + 1]]]

@@ -29,8 +29,9 @@ def canonical_order(matches: Matches, num_systems: int) -> tuple[list[int], list
         first=new_system[matches.first],
         second=new_system[matches.second],
         half_points=matches.half_points,
+        turn=matches.turn,
     )
-    rows = np.lexsort((moved.half_points, moved.second, moved.first, moved.question))
+    rows = np.lexsort((moved.half_points, _turns(moved), moved.second, moved.first, moved.question))
     return systems.tolist(), played[questions].tolist(), moved.pick(rows)
 
 
@@ -41,7 +42,12 @@ def joined(one: Matches, other: Matches) -> Matches:
         first=np.concatenate([one.first, other.first]),
         second=np.concatenate([one.second, other.second]),
         half_points=np.concatenate([one.half_points, other.half_points + OTHER]).astype(np.int8),
+        turn=np.concatenate([_turns(one), _turns(other)]),
     )
+
+
+def _turns(matches: Matches) -> NDArray[np.int16]:
+    return np.ones(len(matches), dtype=np.int16) if matches.turn is None else matches.turn
 
 
 def parted(both: Matches) -> tuple[Matches, Matches]:

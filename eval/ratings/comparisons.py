@@ -198,10 +198,13 @@ def ranks(
     return found
 
 
-def verdict(ranking: Sequence[str], places: dict[str, Rank], comparisons: Sequence[Comparison]) -> str:
+def verdict(
+    ranking: Sequence[str], places: dict[str, Rank], comparisons: Sequence[Comparison], with_what: str = ""
+) -> str:
     """One sentence: which system is best, how sure that is, what it can't be told from, and what would decide it.
 
-    The prompts that would decide are for the rival that is hardest to tell, at Holm's level, as the p is.
+    The prompts that would decide are for the rival that is hardest to tell, at Holm's level, as the p is; `with_what`
+    says which prompts count.
     """
     first = ranking[0]
     chance = places[first].best
@@ -222,7 +225,9 @@ def verdict(ranking: Sequence[str], places: dict[str, Rank], comparisons: Sequen
     if needed is None:
         return f"{said}; they are even, which no number of prompts would change"
     more = max(1, needed - rivals[0].num_prompts)
-    return f"{said}; about {more} more prompt{'s' * (more > 1)} would decide (80 % power, the same correction)"
+    return (
+        f"{said}; about {more} more prompt{'s' * (more > 1)}{with_what} would decide (80 % power, the same correction)"
+    )
 
 
 def probability(value: float) -> str:

@@ -34,15 +34,24 @@ from eval.ratings.bradley_terry import (
     linear_resamples,
 )
 from eval.ratings.canonical import canonical_order, joined, parted
-from eval.ratings.comparisons import Rank, probability, ranks
+from eval.ratings.comparisons import (
+    Comparison,
+    Rank,
+    compare_all,
+    exact_p_values,
+    ranks,
+    standard_errors,
+    verdict,
+)
 from eval.ratings.intervals import resampled_error, student_t
 from eval.ratings.unanimous import ResampledPrompts, doubted_cells, doubtful_pairs, least_errors
-from eval.verdicts.table import Matches, Verdicts, to_matches
+from eval.verdicts.table import Matches, Verdicts, items_question, refuse_other_benchmarks, to_matches
 
 METHOD = (
     "prediction-powered Bradley-Terry: people's votes, corrected by the judge's verdicts on all matches less those "
     "voted on, pair by pair (Angelopoulos et al., arXiv 2301.09633; power-tuned as in PPI++, arXiv 2311.01453; "
-    "stratified as in arXiv 2406.04291); Student's t with a bootstrap of the prompts (arXiv 2405.18379)"
+    "stratified as in arXiv 2406.04291); Student's t with a bootstrap of the prompts (arXiv 2405.18379); pairs as in "
+    "`comparisons`, with the votes' exact test where people rate alone, else one in which all prompts with votes agree"
 )
 Array = NDArray[np.float64]
 LEAST_WEIGHT = 0.05  # of the judge; below, people rate alone
@@ -66,6 +75,7 @@ class PeopleRatings:
 
     ratings: dict[str, PeopleRating]
     ranks: dict[str, Rank]
+    comparisons: list[Comparison]  # every two systems of a group, by the corrected ratings
     verdict: list[str]  # a sentence for each group
     judge_weight: float  # how much the judge's verdicts count: 0 is people alone
     num_votes: int  # matches that people decided and the judge has too
@@ -89,6 +99,7 @@ class CorrectedStrengths:
     num_votes: int  # matches that people decided and the judge has too
     num_unmatched: int  # matches that people decided and the judge has not: left out
     groups: list[list[int]]  # systems linked by people's votes
+    exact: Array | None  # (num_systems, num_systems) p of an exact test on people's votes; None where the judge counts
 
     def interval(self, system: int, *, people_only: bool = False) -> tuple[float, float] | None:
         """95 %, over prompts."""
@@ -139,16 +150,24 @@ def people_ratings(
     Raises:
         ValueError: No vote is on a match that was judged.
     """
+    refuse_other_benchmarks(verdicts, votes)
     voted = to_matches(votes, aggregate)
     known, shared = _renumbered(voted, votes, verdicts)
     found = corrected_ratings(to_matches(verdicts, aggregate), shared, len(verdicts.system_names), num_resamples, rng)
     names = verdicts.system_names
     rankings = [sorted(group, key=lambda system: -found.points[system]) for group in found.groups]
     places = ranks(names, rankings, found.points, found.resamples, found.num_prompts)
+    errors = None if found.resamples is None else standard_errors(found.resamples, found.num_prompts)
+    comparisons = compare_all(names, rankings, found.points, errors, found.exact, found.prompts)
+    said = f"corrected by people's votes on {found.num_votes} match{'es' * (found.num_votes != 1)}, "
     return PeopleRatings(
         ratings={names[system]: _rating(found, system) for ranking in rankings for system in ranking},
         ranks=places,
-        verdict=[_sentence(names[ranking[0]], places, found) for ranking in rankings],
+        comparisons=comparisons,
+        verdict=[
+            said + verdict([names[system] for system in ranking], places, comparisons, " with votes")
+            for ranking in rankings
+        ],
         judge_weight=found.weight,
         num_votes=found.num_votes,
         num_unmatched=found.num_unmatched + int((~known).sum()),
@@ -209,13 +228,6 @@ def _rating(found: CorrectedStrengths, system: int) -> PeopleRating:
     )
 
 
-def _sentence(best: str, places: dict[str, Rank], found: CorrectedStrengths) -> str:
-    matches = f"{found.num_votes} match{'es' * (found.num_votes != 1)}"
-    said = f"corrected by people's votes on {matches}, {best} is "
-    chance = places[best].best
-    return said + ("ahead, on a single prompt" if chance is None else f"best with probability {probability(chance)}")
-
-
 def corrected_ratings(
     judged: Matches, voted: Matches, num_systems: int, num_resamples: int, rng: np.random.Generator
 ) -> CorrectedStrengths:
@@ -233,9 +245,9 @@ def corrected_ratings(
     """
     order, questions, both = canonical_order(joined(judged, voted), num_systems)
     judged, people = parted(both)
-    known = np.isin(_items(people, num_systems), _items(judged, num_systems))
+    known = np.isin(people.items(num_systems), judged.items(num_systems))
     if not known.any():
-        raise ValueError("no vote is on a match that was judged: same question_id and the same two systems")
+        raise ValueError("no vote is on a match that was judged: same question_id, turn and two systems")
     votes = _tabulated(judged, people.pick(known), num_systems, len(questions))
     found = _strengths(votes, num_resamples, rng)
     back = np.argsort(order)
@@ -243,24 +255,19 @@ def corrected_ratings(
     for name in ("resamples", "people_resamples"):
         draws = getattr(found, name)
         moved[name] = None if draws is None else draws[:, back]
+    moved["exact"] = None if found.exact is None else found.exact[np.ix_(back, back)]
     groups = [[order[system] for system in group] for group in found.groups]
     return replace(found, **moved, groups=groups, num_unmatched=int((~known).sum()))
-
-
-def _items(matches: Matches, num_systems: int) -> NDArray[np.int64]:
-    """A number for each question and pair."""
-    low, high = np.minimum(matches.first, matches.second), np.maximum(matches.first, matches.second)
-    return (matches.question.astype(np.int64) * num_systems + low) * num_systems + high
 
 
 def _tabulated(judged: Matches, people: Matches, num_systems: int, num_questions: int) -> _Votes:
     """Both put in tables of the same pairs and prompts; the judge's score of an item is the mean of its verdicts."""
     cells = count_cells(people, num_systems)
     cells = replace(cells, num_questions=num_questions, question=cells.codes[cells.question])
-    items, at = np.unique(_items(judged, num_systems), return_inverse=True)
+    items, at = np.unique(judged.items(num_systems), return_inverse=True)
     low_points = np.where(judged.first < judged.second, judged.half_points, 2 - judged.half_points)
     score = np.bincount(at, weights=low_points / 2.0) / np.bincount(at)
-    taken, votes = np.unique(_items(people, num_systems), return_counts=True)
+    taken, votes = np.unique(people.items(num_systems), return_counts=True)
     num_votes = np.zeros(len(items))
     num_votes[np.searchsorted(items, taken)] = votes
     numbers = np.full(num_systems**2, -1, dtype=np.int64)
@@ -270,7 +277,7 @@ def _tabulated(judged: Matches, people: Matches, num_systems: int, num_questions
     pair, score, num_votes = pair[kept], score[kept], num_votes[kept]
     judge = replace(
         cells,
-        question=np.tile(items[kept] // num_systems**2, 3),
+        question=np.tile(items_question(items[kept], num_systems), 3),
         column=np.concatenate([3 * pair + outcome for outcome in range(3)]),
         count=np.concatenate([num_votes * score, score, np.ones(len(score))]),
     )
@@ -298,6 +305,7 @@ def _strengths(votes: _Votes, num_resamples: int, rng: np.random.Generator) -> C
         num_votes=int(people.count.sum()),
         num_unmatched=0,
         groups=connected_groups(people),
+        exact=None if weight else exact_p_values(votes.matches, people.num_systems, people.num_questions),
     )
 
 

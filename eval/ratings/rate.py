@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.answers.files import load_answers, unmatched_notes
+from eval.answers.files import load_answers, named, unmatched_notes
 from eval.ratings.bias import PositionBias, Share, length_bias, position_bias
 from eval.ratings.bradley_terry import (
     ANCHOR,
@@ -81,6 +81,8 @@ class RateOptions:
     aggregate: str = "majority"  # several raters an item: majority | each
     people: tuple[Path, ...] = ()  # people's votes on a part of the matches, which correct the judge's
     answers: tuple[Path, ...] = ()  # JSON lines with question_id, system, answer: for length and style
+    benchmark: str | None = None  # the set of questions, where the files say which; None takes all
+    turn: int | None = None  # of the dialogues; None takes all, as matches of their own
 
     def __post_init__(self) -> None:
         if self.orderings < 0:
@@ -170,8 +172,8 @@ def rate_files(paths: Sequence[Path], options: RateOptions) -> RatingsResult:
         raise ValueError("no verdict file was given")
     score_paths = [path for path in paths if is_score_file(read_header(path))]
     pair_paths = [path for path in paths if path not in score_paths]
-    verdicts = load_verdicts(pair_paths) if pair_paths else None
-    scores = load_scores(score_paths) if score_paths else None
+    verdicts = load_verdicts(pair_paths, False, options.benchmark, options.turn) if pair_paths else None
+    scores = load_scores(score_paths, options.benchmark, options.turn) if score_paths else None
     return rate(verdicts, scores, options, [str(path) for path in paths])
 
 
@@ -184,6 +186,8 @@ def rate(
     named = {name: [str(path) for path in getattr(options, name)] for name in ("answers", "people")}
     settings = {**asdict(options), **named, "files": list(sources)}
     notes = [f"{unparsed[1]} rows of ten-point scores could not be parsed and are left out"] if unparsed[1] else []
+    if scores is not None and len(np.unique(scores.turn)) > 1:
+        notes.append("ten-point scores of a question's turns are averaged; --turn takes one")
     common: dict[str, Any] = {"relative": relative, "num_unparsed": sum(unparsed), "settings": settings}
     if verdicts is None:
         return _result(**common, notes=notes)
@@ -343,7 +347,9 @@ def _bounds(
 def _people(verdicts: Verdicts, options: RateOptions, rng: np.random.Generator) -> PeopleRatings | None:
     if not options.people:
         return None
-    votes = load_verdicts(options.people)
+    votes = load_verdicts(options.people, turn=options.turn)
+    if options.benchmark is not None and any(votes.benchmark.values):
+        votes = load_verdicts(options.people, False, options.benchmark, options.turn)
     try:
         return people_ratings(verdicts, votes, options.resamples, rng, options.aggregate)
     except ValueError as error:
@@ -399,6 +405,17 @@ def _style(
     return controlled_ratings(play.matches, play.systems, play.questions, answers, options.resamples, rng), longer
 
 
+def _turn_notes(matches: Matches) -> list[str]:
+    """Says where a question has matches on several turns of its dialogue."""
+    if matches.turn is None:
+        return []
+    asked = np.unique(np.column_stack([matches.question, matches.turn]), axis=0)
+    if len(asked) == len(np.unique(matches.question)):
+        return []
+    counts = ", ".join(f"{count} on turn {turn}" for turn, count in enumerate(np.bincount(matches.turn)) if count)
+    return [f"turns of a dialogue are matches of their own and one prompt: {counts}; --turn takes one"]
+
+
 def _notes(verdicts: Verdicts, play: _Tournament, options: RateOptions) -> list[str]:
     """What a reader must know before believing the numbers."""
     notes = []
@@ -412,8 +429,13 @@ def _notes(verdicts: Verdicts, play: _Tournament, options: RateOptions) -> list[
     raters = [name for name in verdicts.rater.values if name]
     if raters and options.aggregate == "majority":
         notes.append("several raters an item count as one match: more than half of the votes wins, else it is a tie")
-    if len([name for name in verdicts.judge.values if name]) > 1:
-        notes.append(f"verdicts of {len(verdicts.judge.values)} judges are pooled: {', '.join(verdicts.judge.values)}")
+    judges = [name for name in verdicts.judge.values if name]
+    if len(judges) > 1:
+        notes.append(f"verdicts of {len(judges)} judges are pooled: {named(judges)}")
+    benchmarks = [name or "none named" for name in verdicts.benchmark.values]
+    if len(benchmarks) > 1:
+        notes.append(f"{len(benchmarks)} benchmarks are pooled: {', '.join(sorted(benchmarks))}; --bench takes one")
+    notes += _turn_notes(play.matches)
     for name in _unrated(play):
         notes.append(f"{name} met nobody (none of its verdicts is parsed) and has no rating")
     if len(play.groups) > 1:

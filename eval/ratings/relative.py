@@ -6,7 +6,8 @@ A relative score is a system's percentage of the reference's (ChatGPT's) score. 
 
 Source: QLoRA (arXiv 2305.14314), Table 6, recomputed from its released judgments: this reproduces every printed
 decimal of the rows that were released. A file has the columns `question_id, system, order, score_candidate,
-score_chatgpt` (or `score_reference`); `order` is candidate_first or candidate_second; -1 is an unparsed score.
+score_chatgpt` (or `score_reference`); `order` is candidate_first or candidate_second; -1 is an unparsed score. It may
+have a `turn` and a `benchmark`, as verdict files do.
 """
 
 from collections.abc import Sequence
@@ -21,12 +22,16 @@ from eval.ratings.intervals import ratio_interval
 from eval.verdicts.table import (
     Names,
     VerdictError,
+    chosen_rows,
     combined_key,
     join_names,
+    optional_columns,
     read_columns,
     read_header,
     refuse_rows,
     row_name,
+    turn_faults,
+    turn_numbers,
 )
 
 ORDERS = ("candidate_first", "candidate_second")
@@ -46,6 +51,7 @@ class Scores:
     candidate_first: NDArray[np.bool_]
     candidate: NDArray[np.float64]
     reference: NDArray[np.float64]
+    turn: NDArray[np.int16]  # of the question's dialogue; a question's score is the mean of its turns
 
     @property
     def parsed(self) -> NDArray[np.bool_]:
@@ -71,30 +77,40 @@ def is_score_file(header: Sequence[str]) -> bool:
     return set(REQUIRED) <= set(header) and any(name in header for name in REFERENCE_COLUMNS)
 
 
-def load_scores(paths: Sequence[Path]) -> Scores:
-    """Reads all rows of ten-point files.
+def load_scores(paths: Sequence[Path], benchmark: str | None = None, turn: int | None = None) -> Scores:
+    """Reads the rows of ten-point files.
+
+    Args:
+        paths: the files.
+        benchmark: only the rows of this set of questions.
+        turn: only the rows on this turn of a dialogue.
 
     Raises:
         VerdictError: Wrong columns, an unknown order, a score that is no number from 0 to 10 or -1, or two rows for
-            the same system, order and question; named by file and line.
+            the same system, order, question and turn, named by file and line; one question_id in two benchmarks; or
+            nothing is of this benchmark or turn.
     """
     parts = [_read_file(path) for path in paths]
     joined = {name: join_names([part[name] for part in parts]) for name in parts[0]}
     first = np.array([value == ORDERS[0] for value in joined["order"].values])[joined["order"].codes]
-    key = combined_key([joined["system"].codes, first.astype(np.int32), joined["question_id"].codes])
+    turns = turn_numbers(joined["turn"])
+    kept = chosen_rows(joined["question_id"], joined["benchmark"], turns, benchmark, turn, paths)
+    key = combined_key([joined["system"].codes, first.astype(np.int32), joined["question_id"].codes, turns])
     order = np.argsort(key, kind="stable")
+    order = order[kept[order]]
     again = np.flatnonzero(key[order][1:] == key[order][:-1])
     if len(again):
         rows = sorted((int(order[again[0]]), int(order[again[0] + 1])))
         starts = np.cumsum([0, *(len(part["order"].codes) for part in parts)])
         names = [row_name(row, paths, starts) for row in rows]
-        raise VerdictError(f"{names[1]} repeats {names[0]}: same system, order and question; remove one")
+        raise VerdictError(f"{names[1]} repeats {names[0]}: same system, order and question (and turn); remove one")
     return Scores(
-        question=joined["question_id"],
-        system=joined["system"],
-        candidate_first=first,
-        candidate=_numbers(joined["score_candidate"]),
-        reference=_numbers(joined["score_reference"]),
+        question=joined["question_id"].pick(kept),
+        system=joined["system"].pick(kept),
+        candidate_first=first[kept],
+        candidate=_numbers(joined["score_candidate"])[kept],
+        reference=_numbers(joined["score_reference"])[kept],
+        turn=turns[kept],
     )
 
 
@@ -146,9 +162,12 @@ def _read_file(path: Path) -> dict[str, Names]:
     missing = [*(n for n in REQUIRED if n not in header), *([] if reference else ["score_chatgpt"])]
     if missing or reference is None:
         raise VerdictError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
-    columns = read_columns(path, [*REQUIRED, reference])
-    columns["score_reference"] = columns.pop(reference) if reference != "score_reference" else columns[reference]
-    faults = []
+    optional = {name: column for name, column in optional_columns(header).items() if name != "judge"}
+    read = read_columns(path, [*REQUIRED, reference, *optional.values()])
+    none = Names(values=[""], codes=np.zeros(len(read[reference].codes), dtype=np.int32))
+    columns = {name: read[name] for name in REQUIRED} | {"score_reference": read[reference]}
+    columns |= {name: read[optional[name]] if name in optional else none for name in ("turn", "benchmark")}
+    faults = turn_faults(columns["turn"])
     for name in ("question_id", "system"):
         faults.append((np.array([not v for v in columns[name].values])[columns[name].codes], f"{name} is empty"))
     for code, value in enumerate(columns["order"].values):

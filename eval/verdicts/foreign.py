@@ -6,16 +6,17 @@ A part of `eval.verdicts.table`. There are three kinds of JSON (lines or an arra
   FastChat, pairwise           model_1, model_2, g1_winner and g2_winner: one row for each order of the two answers
   AlpacaEval                   generator_1, generator_2, preference (1 to 2, 1.5 a tie), annotator; a question is known
                                by its text
+
+A `turn` (MT-Bench) and a `benchmark` are read wherever a row has them.
 """
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.answers.questions import identities
-from eval.answers.rows import Row, read_rows
+from eval.answers.rows import Row, identifier_text, read_rows
 
 SWAPPED = {"model_1": "model_2", "model_2": "model_1"}
 
@@ -30,7 +31,8 @@ class ForeignVerdict:
     system_b: str
     verdict: str
     judge: str
-    turn: int = 1  # that was judged; a file may give a judge's verdicts on both
+    turn: str  # of the dialogue that was judged; "" where the file doesn't say it
+    benchmark: str
 
 
 def read_foreign(path: Path) -> list[ForeignVerdict]:
@@ -46,18 +48,7 @@ def read_foreign(path: Path) -> list[ForeignVerdict]:
     for verdict in verdicts:
         if verdict.system_a == verdict.system_b:
             raise ValueError(f"{path} line {verdict.line}: system_a and system_b are the same")
-    return _turns_apart(verdicts)
-
-
-def _turns_apart(verdicts: list[ForeignVerdict]) -> list[ForeignVerdict]:
-    """Tells a judge's verdicts on two turns of one pair apart by the judge's name: both belong to one question."""
-    said = Counter((v.question_id, v.system_a, v.system_b, v.judge) for v in verdicts)
-    return [
-        replace(v, judge=f"{v.judge} turn {v.turn}".strip())
-        if v.turn > 1 and said[v.question_id, v.system_a, v.system_b, v.judge] > 1
-        else v
-        for v in verdicts
-    ]
+    return verdicts
 
 
 def _verdicts(row: Row) -> Iterator[ForeignVerdict]:
@@ -90,8 +81,13 @@ def _made(row: Row, question_id: str, system_a: str, system_b: str, verdict: str
         system_b=system_b,
         verdict=verdict,
         judge=judge,
-        turn=turn if isinstance(turn := row.values.get("turn"), int) else 1,
+        turn=_said(row.values.get("turn")),
+        benchmark=_said(row.values.get("benchmark", row.values.get("bench"))),
     )
+
+
+def _said(value: Any) -> str:
+    return "" if value is None else identifier_text(str(value))
 
 
 def _judge(values: Any) -> str:

@@ -2,7 +2,8 @@
 
 The one reader of verdicts: ratings, agreement, replayed judges, people's imports and the report use it. A verdict
 file is a CSV (also .csv.gz) with the columns `question_id, system_a, system_b, verdict` (1 or a = A better, 2 or b = B
-better, 3 or tie, -1 = unparsed) and optionally `judge` and `rater` (or `rater_slot`); or one of others' files: Chatbot
+better, 3 or tie, -1 = unparsed) and optionally `judge`, `rater` (or `rater_slot`), `turn` (of a dialogue, from 1; each
+is a match of its own) and `benchmark` (the set of questions that an id belongs to); or one of others' files: Chatbot
 Arena's (`model_a, model_b, winner`), FastChat's pairwise judgments, AlpacaEval's annotations (`eval.verdicts.foreign`).
 A byte order mark, blanks and capitals in the header don't count, and 1.0 is 1. Further columns are not read. Nothing is
 guessed: what does not fit is an error with its line.
@@ -39,6 +40,8 @@ VERDICT_CODES = {
 HALF_POINTS = {FIRST: 2, SECOND: 0, TIE: 1}
 REQUIRED = ("question_id", "system_a", "system_b", "verdict")
 ALIASES = {"question_id": ("id",), "system_a": ("model_a",), "system_b": ("model_b",), "verdict": ("winner",)}
+OPTIONAL = {"judge": ("judge",), "turn": ("turn",), "benchmark": ("benchmark", "bench")}  # and what they are called
+MAX_TURN = 999
 SYSTEM_COLUMNS = ("system", "system_a", "system_b", "model_a", "model_b")
 RATER_COLUMNS = ("rater", "rater_slot")
 MAX_NAMED_ROWS = 5
@@ -72,6 +75,8 @@ class Verdicts:
     verdict: NDArray[np.int8]  # FIRST, SECOND, TIE or UNPARSED
     judge: Names  # "" where a file has no such column
     rater: Names
+    benchmark: Names
+    turn: NDArray[np.int16]  # of the question's dialogue, from 1; 1 where a file has no such column
 
     def __len__(self) -> int:
         return len(self.verdict)
@@ -80,6 +85,22 @@ class Verdicts:
     def parsed(self) -> NDArray[np.bool_]:
         """(num_rows,) whether each row has a verdict."""
         return np.asarray(self.verdict != UNPARSED)
+
+    def pick(self, kept: NDArray[np.bool_]) -> "Verdicts":
+        """The rows that `kept` marks, at least one, and the names that are left in them."""
+        left, codes = np.unique(np.concatenate([self.first[kept], self.second[kept]]), return_inverse=True)
+        first, second = np.split(codes.astype(np.int32), 2)
+        return Verdicts(
+            question=self.question.pick(kept),
+            system_names=[self.system_names[code] for code in left],
+            first=first,
+            second=second,
+            verdict=self.verdict[kept],
+            judge=self.judge.pick(kept),
+            rater=self.rater.pick(kept),
+            benchmark=self.benchmark.pick(kept),
+            turn=self.turn[kept],
+        )
 
 
 def verdict_code(value: str) -> int | None:
@@ -129,16 +150,24 @@ def read_columns(path: Path, names: Sequence[str], may_be_empty: bool = False) -
     return columns
 
 
-def load_verdicts(paths: Sequence[Path], may_be_empty: bool = False) -> Verdicts:
-    """Reads all rows of verdict files.
+def load_verdicts(
+    paths: Sequence[Path],
+    may_be_empty: bool = False,
+    benchmark: str | None = None,
+    turn: int | None = None,
+) -> Verdicts:
+    """Reads the rows of verdict files.
 
     Args:
         paths: the files.
         may_be_empty: take a file that has a header and no rows.
+        benchmark: only the rows of this set of questions.
+        turn: only the rows on this turn of a dialogue.
 
     Raises:
         VerdictError: Wrong columns, an unknown verdict, an empty name, a system against itself, or two rows with the
-            same judge, rater, order and question; each is named by file and line.
+            same judge, rater, order, question and turn, each named by file and line; one question_id in two
+            benchmarks; or nothing is of this benchmark or turn.
     """
     parts = [_read_file(path, may_be_empty) for path in paths]
     starts = np.cumsum([0, *(len(part["verdict"].codes) for part in parts)])
@@ -155,22 +184,112 @@ def load_verdicts(paths: Sequence[Path], may_be_empty: bool = False) -> Verdicts
         verdict=_verdict_codes(joined["verdict"]),
         judge=joined["judge"],
         rater=joined["rater"],
+        benchmark=joined["benchmark"],
+        turn=turn_numbers(joined["turn"]),
     )
-    _refuse_duplicates(verdicts, paths, starts)
-    return verdicts
+    kept = chosen_rows(joined["question_id"], verdicts.benchmark, verdicts.turn, benchmark, turn, paths)
+    _refuse_duplicates(verdicts, kept, paths, starts)
+    return verdicts if kept.all() else verdicts.pick(kept)
+
+
+def load_judged(path: Path, benchmark: str | None, may_be_empty: bool = False) -> Verdicts:
+    """The rows of a tournament's verdicts.csv; where it is of several benchmarks, those of the one.
+
+    Raises:
+        VerdictError: as `load_verdicts`.
+    """
+    chosen = benchmark if "benchmark" in read_header(path) else None
+    return load_verdicts([path], may_be_empty, chosen)
+
+
+def chosen_rows(
+    question: Names,
+    benchmarks: Names,
+    turns: NDArray[np.int16],
+    benchmark: str | None,
+    turn: int | None,
+    paths: Sequence[Path],
+) -> NDArray[np.bool_]:
+    """(num_rows,) the rows of a benchmark and a turn; all where None is asked for.
+
+    Raises:
+        VerdictError: there are none, or one question_id is in two of the benchmarks that are left.
+    """
+    files = ", ".join(map(str, paths))
+    kept = np.ones(len(turns), dtype=bool)
+    if benchmark is not None:
+        known = sorted(name for name in benchmarks.values if name)
+        if benchmark not in known:
+            there = f"they are of {', '.join(known)}" if known else "no column `benchmark` says what they are of"
+            raise VerdictError(f"--bench {benchmark}: {files} hold no such verdicts; {there}")
+        kept &= benchmarks.codes == benchmarks.values.index(benchmark)
+    if turn is not None:
+        kept &= turns == turn
+        if not kept.any():
+            raise VerdictError(f"--turn {turn}: {files} hold no verdicts on that turn")
+    where = np.unique(combined_key([question.codes[kept], benchmarks.codes[kept]]), return_index=True)[1]
+    asked, times = np.unique(question.codes[kept][where], return_counts=True)
+    if (times > 1).any():
+        twice = question.values[asked[np.argmax(times > 1)]]
+        names = sorted(name or "none named" for name in benchmarks.pick(kept).values)
+        raise VerdictError(
+            f"{files}: question {twice} is in several of the benchmarks {', '.join(names)}, which are different "
+            "questions; --bench NAME takes one"
+        )
+    return kept
+
+
+def refuse_other_benchmarks(one: Verdicts, other: Verdicts) -> None:
+    """Does nothing where two files' questions of one id are of one benchmark, or of one that a file doesn't name.
+
+    Raises:
+        VerdictError: a question_id means different questions in the two.
+    """
+    of_one, of_other = (
+        {
+            verdicts.question.values[question]: verdicts.benchmark.values[benchmark]
+            for question, benchmark in zip(verdicts.question.codes, verdicts.benchmark.codes, strict=True)
+        }
+        for verdicts in (one, other)
+    )
+    for question in of_one.keys() & of_other.keys():
+        names = of_one[question], of_other[question]
+        if all(names) and names[0] != names[1]:
+            raise VerdictError(
+                f"question {question} is of the benchmark {names[0]} in one file and of {names[1]} in the other, which "
+                "are different questions; --bench NAME takes one"
+            )
+
+
+def turn_numbers(column: Names) -> NDArray[np.int16]:
+    """(num_rows,) the turns that a column names; 1 where it is empty. They were checked as the file was read."""
+    return np.array([int(value or 1) for value in column.values], dtype=np.int16)[column.codes]
+
+
+def turn_faults(column: Names) -> list[tuple[NDArray[np.bool_], str]]:
+    """The rows whose turn is no whole number from 1 on, as `refuse_rows` takes them."""
+    message = f"turn {{!r}}; expected a whole number from 1 to {MAX_TURN}"
+    wrong = {code: value for code, value in enumerate(column.values) if value and not _is_turn(value)}
+    return [(column.codes == code, message.format(value)) for code, value in wrong.items()]
+
+
+def _is_turn(value: str) -> bool:
+    return value.isascii() and value.isdecimal() and len(value) < 9 and 1 <= int(value) <= MAX_TURN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matches:
     """The matches that were played: who met whom on which prompt, and what the first side scored.
 
-    All arrays have shape (num_matches,). `half_points` is 2 where the first side won, 1 for a tie, 0 for a loss.
+    All arrays have shape (num_matches,). `half_points` is 2 where the first side won, 1 for a tie, 0 for a loss. Turns
+    of one question are matches of their own and one prompt.
     """
 
     question: NDArray[np.int32]
     first: NDArray[np.int32]
     second: NDArray[np.int32]
     half_points: NDArray[np.int8]
+    turn: NDArray[np.int16] | None = None  # None: all are on the first
 
     def __len__(self) -> int:
         return len(self.question)
@@ -182,7 +301,19 @@ class Matches:
             first=self.first[index],
             second=self.second[index],
             half_points=self.half_points[index],
+            turn=None if self.turn is None else self.turn[index],
         )
+
+    def items(self, num_systems: int) -> NDArray[np.int64]:
+        """(num_matches,) a number for each question, turn and pair of systems, whichever of them is shown first."""
+        low, high = np.minimum(self.first, self.second), np.maximum(self.first, self.second)
+        asked = self.question.astype(np.int64) * (MAX_TURN + 1) + (1 if self.turn is None else self.turn)
+        return (asked * num_systems + low) * num_systems + high
+
+
+def items_question(items: NDArray[np.int64], num_systems: int) -> NDArray[np.int64]:
+    """(num_items,) the questions of numbers that `Matches.items` gives."""
+    return items // (num_systems**2 * (MAX_TURN + 1))
 
 
 def to_matches(verdicts: Verdicts, aggregate: str = "majority") -> Matches:
@@ -203,7 +334,11 @@ def to_matches(verdicts: Verdicts, aggregate: str = "majority") -> Matches:
     for code, points in HALF_POINTS.items():
         half_points[verdicts.verdict == code] = points
     rows = Matches(
-        question=verdicts.question.codes, first=verdicts.first, second=verdicts.second, half_points=half_points
+        question=verdicts.question.codes,
+        first=verdicts.first,
+        second=verdicts.second,
+        half_points=half_points,
+        turn=verdicts.turn,
     )
     has_rater = np.array([bool(name) for name in verdicts.rater.values])[verdicts.rater.codes]
     voted = has_rater & verdicts.parsed
@@ -215,6 +350,7 @@ def to_matches(verdicts: Verdicts, aggregate: str = "majority") -> Matches:
         first=np.concatenate([single.first, many.first]),
         second=np.concatenate([single.second, many.second]),
         half_points=np.concatenate([single.half_points, many.half_points]),
+        turn=np.concatenate([part.turn for part in (single, many) if part.turn is not None]),
     )
 
 
@@ -232,7 +368,8 @@ def combined_key(columns: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
 
 def _majority(votes: Matches, judge: NDArray[np.int32]) -> Matches:
     low, high = np.minimum(votes.first, votes.second), np.maximum(votes.first, votes.second)
-    key = combined_key([judge, votes.question, low, high])
+    assert votes.turn is not None
+    key = combined_key([judge, votes.question, votes.turn, low, high])
     _, where, item = np.unique(key, return_index=True, return_inverse=True)
     low_points = np.where(votes.first == low, votes.half_points, 2 - votes.half_points)
     total = np.bincount(item)
@@ -241,7 +378,13 @@ def _majority(votes: Matches, judge: NDArray[np.int32]) -> Matches:
         np.bincount(item[low_points == 0], minlength=len(total)),
     )
     result = 1 + (2 * wins > total).astype(np.int8) - (2 * losses > total).astype(np.int8)
-    return Matches(question=votes.question[where], first=low[where], second=high[where], half_points=result)
+    return Matches(
+        question=votes.question[where],
+        first=low[where],
+        second=high[where],
+        half_points=result,
+        turn=votes.turn[where],
+    )
 
 
 def _read_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
@@ -260,16 +403,24 @@ def _read_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
     if len(raters) > 1:
         raise VerdictError(f"{path}: has both {' and '.join(raters)}; keep the one that says who voted")
     named = {name: column for name, column in found.items() if column is not None}
-    optional = [*(["judge"] if "judge" in header else []), *raters]
-    repeated = sorted({name for name in header if header.count(name) > 1} & {*named.values(), *optional})
+    optional = optional_columns(header)
+    several = [*named.values(), *optional.values(), *raters]
+    repeated = sorted({name for name in header if header.count(name) > 1} & {*several})
     if repeated:
         raise VerdictError(f"{path}: column {', '.join(repeated)} appears twice")
-    columns = read_columns(path, [*named.values(), *optional], may_be_empty)
+    columns = read_columns(path, several, may_be_empty)
     none = Names(values=[""], codes=np.zeros(len(columns[named["verdict"]].codes), dtype=np.int32))
     rater = columns[raters[0]] if raters else none
-    required = {name: columns[column] for name, column in named.items()}
-    _refuse_bad_rows(path, required)
-    return {**required, "judge": columns.get("judge", none), "rater": rater}
+    read = {name: columns[column] for name, column in named.items()}
+    read |= {name: columns[optional[name]] if name in optional else none for name in OPTIONAL}
+    _refuse_bad_rows(path, read)
+    return {**read, "rater": rater}
+
+
+def optional_columns(header: Sequence[str]) -> dict[str, str]:
+    """-> {name: what the header calls it} of the optional columns that a file has."""
+    found = {name: next((other for other in names if other in header), None) for name, names in OPTIONAL.items()}
+    return {name: column for name, column in found.items() if column is not None}
 
 
 def _foreign(path: Path) -> list[ForeignVerdict]:
@@ -283,7 +434,7 @@ def _foreign(path: Path) -> list[ForeignVerdict]:
 
 def _foreign_columns(rows: Sequence[ForeignVerdict]) -> dict[str, Names]:
     everything = np.arange(len(rows), dtype=np.int32)
-    columns = {name: _names([getattr(row, name) for row in rows], everything) for name in (*REQUIRED, "judge")}
+    columns = {name: _names([getattr(row, name) for row in rows], everything) for name in (*REQUIRED, *OPTIONAL)}
     return columns | {"rater": Names(values=[""], codes=np.zeros(len(rows), dtype=np.int32))}
 
 
@@ -300,7 +451,7 @@ def _refuse_bad_rows(path: Path, columns: dict[str, Names]) -> None:
         if verdict_code(value) is None:
             message = f"verdict {value!r}; expected 1, 2, 3, -1, a, b, tie, model_a or model_b"
             faults.append((verdict.codes == code, message))
-    refuse_rows(path, faults)
+    refuse_rows(path, faults + turn_faults(columns["turn"]))
 
 
 def refuse_rows(path: Path, faults: Sequence[tuple[NDArray[np.bool_], str]]) -> None:
@@ -386,10 +537,13 @@ def _verdict_codes(column: Names) -> NDArray[np.int8]:
     return codes[column.codes]
 
 
-def _refuse_duplicates(verdicts: Verdicts, paths: Sequence[Path], starts: NDArray[Any]) -> None:
+def _refuse_duplicates(
+    verdicts: Verdicts, kept: NDArray[np.bool_], paths: Sequence[Path], starts: NDArray[Any]
+) -> None:
     columns = [verdicts.judge.codes, verdicts.rater.codes, verdicts.first, verdicts.second, verdicts.question.codes]
-    key = combined_key(columns)
+    key = combined_key([*columns, verdicts.turn])
     order = np.argsort(key, kind="stable")
+    order = order[kept[order]]
     again = np.flatnonzero(key[order][1:] == key[order][:-1])
     if not len(again):
         return
@@ -398,6 +552,8 @@ def _refuse_duplicates(verdicts: Verdicts, paths: Sequence[Path], starts: NDArra
     raise VerdictError(
         f"{row_name(two, paths, starts)} repeats {row_name(one, paths, starts)}: same judge, rater, order and question "
         f"(question {verdicts.question.values[verdicts.question.codes[one]]}, "
-        f"{verdicts.system_names[verdicts.first[one]]} against {verdicts.system_names[verdicts.second[one]]}); "
-        f"{len(again)} such repeats in all. Remove them, or add a `judge` or `rater` column that tells them apart"
+        f"{verdicts.system_names[verdicts.first[one]]} against {verdicts.system_names[verdicts.second[one]]}, "
+        f"turn {verdicts.turn[one]}); "
+        f"{len(again)} such repeats in all. Remove them, or add a column `judge`, `rater` or `turn` that tells them "
+        "apart"
     )

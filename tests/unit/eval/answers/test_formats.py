@@ -228,7 +228,7 @@ ALPACA_EVAL = {"instruction": "i", "generator_1": "x", "generator_2": "y", "anno
                 {"question_id": 81, "model_a": "x", "model_b": "y", "winner": "model_a", "judge": "p", "turn": 2},
                 {"question_id": 82, "model_a": "x", "model_b": "y", "winner": "both_bad", "judge": "p", "turn": 2},
             ),
-            [("81", "x", "y", 3, "p"), ("81", "x", "y", 1, "p turn 2"), ("82", "x", "y", 3, "p")],
+            [("81", "x", "y", 3, "p"), ("81", "x", "y", 1, "p"), ("82", "x", "y", 3, "p")],
         ),
         (
             "v.jsonl",
@@ -236,8 +236,8 @@ ALPACA_EVAL = {"instruction": "i", "generator_1": "x", "generator_2": "y", "anno
             [
                 ("81", "x", "y", 1, "gpt-4 pair-v2"),
                 ("81", "y", "x", 3, "gpt-4 pair-v2"),
-                ("81", "x", "y", -1, "gpt-4 pair-v2 turn 2"),
-                ("81", "y", "x", 2, "gpt-4 pair-v2 turn 2"),
+                ("81", "x", "y", -1, "gpt-4 pair-v2"),
+                ("81", "y", "x", 2, "gpt-4 pair-v2"),
             ],
         ),
         (

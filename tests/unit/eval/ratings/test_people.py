@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.stats import t
 
 from eval.commands.rate import rate_command
 from eval.ratings.bradley_terry import POINTS_PER_NAT
-from eval.ratings.comparisons import probability
+from eval.ratings.comparisons import compare_all, probability, standard_errors
 from eval.ratings.people import CorrectedStrengths, corrected_ratings
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import Matches
@@ -110,7 +111,37 @@ def test_by_hand(tmp_path: Path) -> None:
     assert (people.num_votes, people.num_unmatched, people.num_prompts) == (20, 0, 20)
     assert list(people.ratings) == ["x", "y"]
     best = probability(people.ranks["x"].best or 0.0)
-    assert people.verdict == [f"corrected by people's votes on 20 matches, x is best with probability {best}"]
+    (sentence,) = people.verdict
+    assert sentence.startswith(
+        f"corrected by people's votes on 20 matches, x is best with probability {best}; it can't be"
+    )
+    assert "more prompts with votes would decide" in sentence
+    (pair,) = people.comparisons
+    assert (pair.higher, pair.lower, pair.num_prompts) == ("x", "y", 20)
+    assert pair.difference == pytest.approx(x.rating - y.rating)
+    assert pair.low is not None
+    assert pair.low < 0 < pair.difference
+    assert not pair.significant
+
+
+def test_pairs_are_tested_by_the_corrected_ratings_and_corrected_by_holm() -> None:
+    judged, people = simulated(2, num_prompts=120)
+    found = corrected_ratings(judged, people, 4, 300, np.random.default_rng(0))
+    assert found.weight > 0.0
+    assert found.exact is None
+    assert found.resamples is not None
+    errors = standard_errors(found.resamples, found.num_prompts)
+    (ranking,) = (sorted(group, key=lambda system: -found.points[system]) for group in found.groups)
+    tests = compare_all("0123", [ranking], found.points, errors, None, found.prompts)
+    assert len(tests) == 6
+    widest = max(tests, key=lambda c: c.difference)
+    gap = found.points[int(widest.higher)] - found.points[int(widest.lower)]
+    apart = found.resamples[:, int(widest.higher)] - found.resamples[:, int(widest.lower)]
+    error = apart.std(ddof=1) * np.sqrt(found.num_prompts / (found.num_prompts - 1))
+    freedom = int(min(found.prompts[int(widest.higher)], found.prompts[int(widest.lower)])) - 1
+    assert widest.p_value == pytest.approx(2 * t.sf(gap / error, freedom), rel=1e-6)
+    assert widest.significant
+    assert widest.p_holm == pytest.approx(6 * widest.p_value)
 
 
 def files(tmp_path: Path, rename: dict[str, str], order: np.random.Generator) -> tuple[Path, Path]:
@@ -154,6 +185,21 @@ def test_people_of_one_mind_are_not_certain(tmp_path: Path) -> None:
     assert x.low is not None
     assert x.low < 1000 < x.rating  # five of five: p = 0.06
     assert people.ranks["x"].best < 1.0  # type: ignore[operator]
+    (pair,) = people.comparisons
+    assert pair.p_value == pytest.approx(2 * 0.5**5)
+    assert not pair.significant
+
+
+def test_people_alone_have_no_p_below_that_of_an_exact_test(tmp_path: Path) -> None:
+    """The judge says a tie to everything, so people rate alone: x wins 6 of 7 prompts, sign test 16/128."""
+    judged = write(tmp_path / "judged.csv", [f"{prompt},x,y,3" for prompt in range(20)])
+    votes = write(tmp_path / "votes.csv", [f"{prompt},x,y,{1 if prompt else 2}" for prompt in range(7)])
+    people = rate_files([judged], RateOptions(orderings=0, resamples=200, people=(votes,))).people
+    assert people is not None
+    assert people.judge_weight == 0.0
+    (pair,) = people.comparisons
+    assert pair.p_value is not None
+    assert pair.p_value >= 0.125
 
 
 def test_votes_on_one_prompt_have_no_interval_and_strangers_are_counted(tmp_path: Path) -> None:
@@ -164,7 +210,9 @@ def test_votes_on_one_prompt_have_no_interval_and_strangers_are_counted(tmp_path
     assert people is not None
     assert (people.num_votes, people.num_unmatched) == (1, 2)
     assert people.ratings["x"].low is None
-    assert people.verdict == ["corrected by people's votes on 1 match, x is ahead, on a single prompt"]
+    (sentence,) = people.verdict
+    assert sentence.startswith("corrected by people's votes on 1 match, x is ahead, on a single prompt")
+    assert [(c.p_value, c.low, c.significant) for c in people.comparisons] == [(None, None, None)]
     only_strange = write(tmp_path / "strange.csv", strange)
     with pytest.raises(ValueError, match=r"strange\.csv: no vote is on a match that was judged"):
         rate_files([paths[0]], RateOptions(orderings=0, people=(only_strange,)))
@@ -182,5 +230,6 @@ def test_json_and_table_say_it(tmp_path: Path) -> None:
     console.print(shown)
     text = console.export_text()
     assert "Bradley-Terry corrected by people" in text
+    assert "Corrected by people: the best against the others" in text
     assert result.people is not None
-    assert result.people.verdict[0] in text
+    assert result.people.verdict[0] in " ".join(text.split())
