@@ -161,7 +161,6 @@ def test_several_values_need_a_grid() -> None:
     ("text", "one_value"),
     [
         ("model.path=/a,b/c", """'model.path="/a,b/c"'"""),
-        ("dataset.path=/it's,here", """'dataset.path="/it'"'"'s,here"'"""),
         ("paths.runs=/a,b", """'paths.runs="/a,b"'"""),
         ("+launch.slurm.extra.exclude=n1,n2", """'+launch.slurm.extra.exclude="n1,n2"'"""),
         ("train.seed=0,1", None),
