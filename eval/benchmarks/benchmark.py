@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from harness.banks.load import LoadedBase
 
 
+BYTES_A_TOKEN = 4  # about, of English text: what a plan counts by, before anything is tokenized
+
+
 class Result(Protocol):
     """What a benchmark measured of one system."""
 
@@ -101,6 +104,17 @@ class Benchmark(Protocol):
 
     def rows(self, settings: Any, dataset: DatasetConfig, paths: PathsConfig) -> EvalRows | None:
         """The rows of a run's dataset that are scored, where `scores_own_dataset`. Raises ValueError: none there."""
+        return None
+
+    def num_tokens(
+        self, settings: Any, paths: PathsConfig, dataset: DatasetConfig | None, num_rows: int | None
+    ) -> int | None:
+        """About how many tokens go through the model to score one system; None: not known before the job.
+
+        Args:
+            dataset: that the run was trained on.
+            num_rows: of its evaluation rows, where `scores_own_dataset`; None: not counted.
+        """
         return None
 
     def score(

@@ -23,6 +23,18 @@ class OwnRowsBenchmark(Benchmark, Protocol):
     def rows(self, settings: Any, dataset: DatasetConfig, paths: PathsConfig) -> EvalRows:
         return evaluation_rows(dataset, settings.data, None, paths)
 
+    def num_tokens(
+        self, settings: Any, paths: PathsConfig, dataset: DatasetConfig | None, num_rows: int | None
+    ) -> int | None:
+        """As `Benchmark.num_tokens`, with rows as long as they may be."""
+        if dataset is None or num_rows is None:
+            return None
+        return num_rows * (dataset.source_max_tokens + self.written_tokens(settings))
+
+    def written_tokens(self, settings: Any) -> int:
+        """The longest answer to a row; 0 where none is written."""
+        return 0
+
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: Any, place: Place
     ) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Resolves interpolations that only name other keys (`${train.seed}`) in a typed config, without composing it anew."""
 
 import re
+import typing
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -71,7 +72,7 @@ def _replaced(config: Any, place: Place, text: str) -> Any:
     for named in _named(text):
         _put(holder, named, _value_at(config, named))
     result = OmegaConf.create(holder | {" text": text})[" text"]
-    return _set(config, place, OmegaConf.to_container(result) if isinstance(result, ListConfig) else result)
+    return with_values(config, {place: OmegaConf.to_container(result) if isinstance(result, ListConfig) else result})
 
 
 def _value_at(config: Any, place: Place) -> Any:
@@ -91,16 +92,42 @@ def _put(holder: dict[str, Any], place: Place, value: Any) -> None:
     holder[place[-1]] = value
 
 
-def _set(owner: Any, place: Place, value: Any) -> Any:
-    name, *rest = place
-    if not is_dataclass(owner) or isinstance(owner, type):
-        raise NotFollowedError(place)
-    if rest:
-        return replace(owner, **{name: _set(getattr(owner, name), tuple(rest), value)})
+def with_values(owner: Any, values: Mapping[Place, Any]) -> Any:
+    """A config, or a part of it, with these values set in it, converted and checked as the schema has them.
+
+    Raises:
+        NotFollowedError: a place that is no field, or holds more than a value or a list; ValueError: one doesn't fit.
+    """
+    below: dict[str, dict[Place, Any]] = {}
+    for (name, *rest), value in values.items():
+        below.setdefault(name, {})[tuple(rest)] = value
+    kind = type(owner)
+    if not is_dataclass(kind) or not below.keys() <= {field.name for field in fields(kind)}:
+        raise NotFollowedError(next(iter(values)))
+    changed = {name: _changed(owner, name, inner) for name, inner in below.items()}
+    return replace(owner, **changed)
+
+
+def _changed(owner: Any, name: str, inner: Mapping[Place, Any]) -> Any:
+    if () not in inner:
+        return with_values(getattr(owner, name), inner)
+    if len(inner) > 1 or name not in _plain_fields(type(owner)):
+        raise NotFollowedError((name,))
     blank = _blank(type(owner))
-    OmegaConf.update(blank, name, value, merge=True)
+    OmegaConf.update(blank, name, inner[()], merge=True)
     typed = blank[name]
-    return replace(owner, **{name: OmegaConf.to_container(typed) if isinstance(typed, ListConfig) else typed})
+    return OmegaConf.to_container(typed) if isinstance(typed, ListConfig) else typed
+
+
+@cache
+def _plain_fields(kind: type) -> frozenset[str]:
+    """Fields that hold one value or a list of them, and are no part of the config of their own."""
+    hints = typing.get_type_hints(kind)
+    return frozenset(
+        field.name
+        for field in fields(kind)
+        if not is_dataclass(hints[field.name]) and typing.get_origin(hints[field.name]) is not dict
+    )
 
 
 @cache

@@ -17,7 +17,15 @@ from harness.config.choices import OURS, Folders, choices, is_group, near
 from harness.config.evaluations import Evals, blank_config, nested_key
 from harness.config.grids import ONE_TO_A_SWEEP
 from harness.config.prototypes import parsed
-from harness.config.remedies import deletion_problem, empty_sweep_problem, idle_problem, unreadable, varying_problem
+from harness.config.remedies import (
+    deletion_problem,
+    empty_sweep_problem,
+    idle_problem,
+    quoted,
+    several_problem,
+    unreadable,
+    varying_problem,
+)
 from harness.config.schema import (
     MISSING,
     AdapterConfig,
@@ -74,24 +82,31 @@ def check_overrides(
             continue
         if not override.key_or_group:
             problems.append(f"{text}: there is no key before the =; expected key=value")
-        elif override.is_sweep_override() and (problem := _sweep_problem(override, several, folders)):
+        elif override.is_sweep_override() and (problem := _sweep_problem(override, several, folders, blank)):
             problems.append(problem)
         elif not override.key_or_group.startswith("hydra"):
             problems += _check_override(override, evals, blank, folders)
     return problems
 
 
-def _sweep_problem(override: Override, several: bool, folders: Folders) -> str | None:
+def _sweep_problem(override: Override, several: bool, folders: Folders, blank: DictConfig) -> str | None:
     """Why a key can't have these several values."""
     text, key = override.input_line, override.key_or_group
     if key.partition(".")[0] in ONE_TO_A_SWEEP:
-        return varying_problem(str(text))
+        return varying_problem(str(text), _as_one_text(override, blank, folders))
     if not several:
-        return f"{text}: several values are a grid: add -m; one value that is a list is [a,b]"
+        return several_problem(str(text), _as_one_text(override, blank, folders))
     if not override.is_discrete_sweep():
         return f"{text}: a grid needs single values: a,b or choice(a,b) or range(first,end)"
     known = choices(key, folders) if is_group(key, folders) else None
     return empty_sweep_problem(override, known) or (idle_problem(str(text)) if _is_idle(key) else None)
+
+
+def _as_one_text(override: Override, blank: DictConfig, folders: Folders) -> str | None:
+    """`key="a,b"`, where `key=a,b` may be meant as one text with a comma in it, as the path of a folder is."""
+    key = override.key_or_group
+    text = None if is_group(key, folders) else quoted(str(override.input_line))
+    return None if text is None or list(_type_problem(key, text.partition("=")[2], blank)) else text
 
 
 def _is_idle(key: str) -> bool:

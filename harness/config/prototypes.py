@@ -4,15 +4,15 @@ A group's choice fills its own part of the config and no other, as long as its f
 in its defaults list nothing but files of its own folder. So the first point that brings a new choice is composed
 by Hydra whole and taken apart; later points are put together from such parts, with their own values set
 in them, and interpolations that name other keys are resolved last. Whatever is not understood here (other groups,
-additions, deletions, resolvers, nested keys, a defaults list that depends on a choice, a value that its field refuses)
-goes through Hydra itself, for that point.
+additions, deletions, resolvers, keys of free-form mappings, a defaults list that depends on a choice, a value that its
+field refuses) goes through Hydra itself, for that point.
 """
 
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,10 +23,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config.interpolations import NotFollowedError, Place, interpolated, with_interpolations
+from harness.config.interpolations import NotFollowedError, Place, interpolated, with_interpolations, with_values
 from harness.config.schema import Config
 
 PRIMARY = "config"
@@ -45,7 +45,7 @@ class _Part:
     key: str
     group: str | None = None
     choice: str | None = None
-    field: str | None = None
+    place: Place = ()  # of the value within the group
     value: Any = None
 
 
@@ -55,7 +55,16 @@ class _Asked:
 
     rest: tuple[str, ...]  # goes into every composition
     choices: dict[str, str]
-    values: dict[str, dict[str, str]]  # group -> field -> the override
+    values: dict[str, dict[Place, str]]  # group -> place within it -> the override
+
+
+@dataclass(frozen=True, slots=True)
+class _Prototype:
+    """A group of a composed point. It serves all points that have values of their own wherever that one had."""
+
+    value: Any
+    interpolations: dict[Place, str]
+    own: frozenset[Place]  # what the composed point set in the group
 
 
 @lru_cache(maxsize=100_000)
@@ -92,9 +101,9 @@ class Prototypes:
         self._convert = convert
         self._parts: dict[str, _Part] = {}
         self._tops: dict[tuple[str, ...], Config] = {}  # by `rest`
-        self._typed: dict[tuple[Any, ...], Any] = {}  # a group's objects, by all that made them
-        self._interpolated: dict[tuple[Any, ...], dict[Place, str]] = {}  # by the keys of `_tops` and `_typed`
-        self._blank: dict[str, DictConfig] = {}
+        self._interpolated: dict[tuple[str, ...], dict[Place, str]] = {}  # outside the groups, by `rest`
+        self._prototypes: dict[tuple[Any, ...], list[_Prototype]] = {}  # by `rest`, group and its choice
+        self._typed: dict[tuple[Any, ...], Any] = {}  # a group with values set in it, by all that made it
         self._independent: dict[tuple[str, ...], bool] = {}
         self._simple: dict[tuple[str, str], bool] = {}
 
@@ -123,38 +132,28 @@ class Prototypes:
         """The point from parts that are known; None where one is not."""
         if overrides.rest not in self._tops:
             return None
-        groups = {group: self._group(overrides, group) for group in _GROUPS}
-        if any(part is None for part in groups.values()):
-            return None
-        config = replace(self._tops[overrides.rest], **groups)
         texts = dict(self._interpolated[overrides.rest])
+        groups: dict[str, Any] = {}
         for group in _GROUPS:
-            texts |= self._interpolated[_prototype_key(overrides, group)]
-        return with_interpolations(config, texts) if texts else config
-
-    def _group(self, overrides: _Asked, group: str) -> Any:
-        values = overrides.values.get(group, {})
-        if not values:
-            return self._typed.get(_prototype_key(overrides, group))
-        key = (overrides.rest, group, overrides.choices.get(group), tuple(sorted(values.items())))
-        if key not in self._typed:
-            prototype = self._typed.get(_prototype_key(overrides, group))
+            values = overrides.values.get(group, {})
+            prototype = self._prototype(overrides, group, values.keys())
             if prototype is None:
                 return None
-            self._typed[key] = replace(prototype, **{name: self._field(text) for name, text in values.items()})
-        return self._typed[key]
+            groups[group] = self._with_values(overrides, group, prototype, values) if values else prototype.value
+            texts |= {place: text for place, text in prototype.interpolations.items() if place[1:] not in values}
+        config = replace(self._tops[overrides.rest], **groups)
+        return with_interpolations(config, texts) if texts else config
 
-    def _field(self, text: str) -> Any:
-        """The value of `group.field=value`, converted and checked as the schema has it."""
-        part = self._parts[text]
-        assert part.group is not None
-        assert part.field is not None
-        if part.group not in self._blank:
-            self._blank[part.group] = OmegaConf.structured(_GROUPS[part.group])
-        blank = self._blank[part.group]
-        OmegaConf.update(blank, part.field, part.value, merge=True)
-        value = blank[part.field]
-        return OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
+    def _prototype(self, overrides: _Asked, group: str, own: Set[Place]) -> _Prototype | None:
+        known = self._prototypes.get((overrides.rest, group, overrides.choices.get(group)), ())
+        return next((prototype for prototype in known if prototype.own <= own), None)
+
+    def _with_values(self, overrides: _Asked, group: str, prototype: _Prototype, values: Mapping[Place, str]) -> Any:
+        key = (overrides.rest, group, overrides.choices.get(group), tuple(sorted(values.values())))
+        if key not in self._typed:
+            read = {place: self._parts[text].value for place, text in values.items()}
+            self._typed[key] = with_values(prototype.value, read)
+        return self._typed[key]
 
     def _take_apart(self, overrides: _Asked, composed: DictConfig, config: Config) -> None:
         plain: Any = OmegaConf.to_container(composed, resolve=False)
@@ -167,17 +166,18 @@ class Prototypes:
         self._interpolated[overrides.rest] = texts
         for group in _GROUPS:
             part = getattr(config, group)
+            key = overrides.rest, group, overrides.choices.get(group)
             with suppress(NotFollowedError):
-                key = _prototype_key(overrides, group)
-                self._interpolated[key] = interpolated(plain[group], part, (group,))
-                self._typed[key] = part
+                found = interpolated(plain[group], part, (group,))
+                own = frozenset(overrides.values.get(group, ()))
+                self._prototypes.setdefault(key, []).append(_Prototype(part, found, own))
 
     def _asked(self, own: Sequence[str]) -> _Asked | None:
         """None where the order of the overrides matters: keys twice, or one above another."""
         rest: list[str] = []
         keys: dict[str, None] = {}
         choices: dict[str, str] = {}
-        values: dict[str, dict[str, str]] = {}
+        values: dict[str, dict[Place, str]] = {}
         for text in own:
             part = self._part(text)
             if part.key in keys:
@@ -188,8 +188,7 @@ class Prototypes:
             elif part.choice is not None:
                 choices[part.group] = part.choice
             else:
-                assert part.field is not None
-                values.setdefault(part.group, {})[part.field] = text
+                values.setdefault(part.group, {})[part.place] = text
         for text in rest:
             key = self._part(text).key
             if any(other.startswith(f"{key}.") or key.startswith(f"{other}.") for other in keys):
@@ -208,15 +207,14 @@ class Prototypes:
         if override.type is not OverrideType.CHANGE or override.package is not None or override.is_sweep_override():
             return something_else
         value = override.value()
-        group, _, field = key.partition(".")
+        group, *place = key.split(".")
         if group not in _GROUPS or "${" in str(value) or "???" in str(value):  # a sweep escapes them in its text
             return something_else
-        if not field:
+        if not place:
             if isinstance(value, str) and self._is_simple(group, value):
                 return _Part(key, group, choice=value)
             return something_else
-        plain = field in _PLAIN_FIELDS[group] and _is_plain(value)
-        return _Part(key, group, field=field, value=value) if plain else something_else
+        return _Part(key, group, place=tuple(place), value=value) if _is_plain(value) else something_else
 
     def _is_simple(self, group: str, choice: str) -> bool:
         """Whether a choice's file, with those that it builds on, fills its own part of the config only."""
@@ -256,23 +254,6 @@ class Prototypes:
             if loaded is None or any(_is_interpolated(entry) for entry in loaded.defaults_list or []):
                 return False
         return True
-
-
-def _prototype_key(asked: _Asked, group: str) -> tuple[Any, ...]:
-    return (asked.rest, group, asked.choices.get(group), tuple(sorted(asked.values.get(group, {}))), "prototype")
-
-
-def _plain_fields(kind: type) -> frozenset[str]:
-    """Fields that hold one value or a list of them, and are no part of the config of their own."""
-    hints = typing.get_type_hints(kind)
-    return frozenset(
-        field.name
-        for field in fields(kind)
-        if not is_dataclass(hints[field.name]) and typing.get_origin(hints[field.name]) is not dict
-    )
-
-
-_PLAIN_FIELDS = {group: _plain_fields(kind) for group, kind in _GROUPS.items()}
 
 
 def _is_plain(value: Any) -> bool:

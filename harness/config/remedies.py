@@ -34,10 +34,25 @@ def unreadable(text: str, error: HydraException) -> str:
         return f"{text}: an interpolation ${{...}} is not closed"
     if value.startswith("choice()"):
         return f"{text}: choice() needs at least one value"
-    quoted = f'{key}="{value}"'
-    if has_value and value and not value.startswith(_GRAMMAR) and _is_read(quoted):
-        return f"{text}: the value has characters that must be quoted; write {shlex.quote(quoted)}"
+    if has_value and (one_text := quoted(text)) is not None:
+        return f"{text}: the value has characters that must be quoted; write {shlex.quote(one_text)}"
     return f"{text}: not an override of the form key=value ({str(error).splitlines()[0]})"
+
+
+def quoted(text: str) -> str | None:
+    """`key=value` with its value as one quoted text; None where it is written in Hydra's grammar, or can't be read."""
+    key, _, value = text.partition("=")
+    one_text = f'{key}="{value}"'
+    return one_text if value and not value.startswith(_GRAMMAR) and _is_read(one_text) else None
+
+
+def several_problem(text: str, one_text: str | None) -> str:
+    """Why several values are refused without `-m`. Args: one_text: as for `varying_problem`."""
+    return f"{text}: several values are a grid: add -m; one value that is a list is [a,b]{_or_quote(one_text)}"
+
+
+def _or_quote(one_text: str | None) -> str:
+    return f"; one value with a comma in it is quoted: {shlex.quote(one_text)}" if one_text else ""
 
 
 def _is_read(text: str) -> bool:
@@ -48,10 +63,15 @@ def _is_read(text: str) -> bool:
     return True
 
 
-def varying_problem(text: str) -> str:
-    """Why a key has one value in a sweep. Args: text: the key, or the override that gives it several."""
+def varying_problem(text: str, one_text: str | None = None) -> str:
+    """Why a key has one value in a sweep.
+
+    Args:
+        text: the key, or the override that gives it several.
+        one_text: the override as `quoted` has it, if its value may be one text with a comma in it.
+    """
     group = text.lstrip("+~").partition("=")[0].partition(".")[0]
-    return f"{text}: can't vary within a sweep: {_WHY_ONE[group]}; give a command for each value"
+    return f"{text}: can't vary within a sweep: {_WHY_ONE[group]}; give a command for each value{_or_quote(one_text)}"
 
 
 def idle_problem(text: str) -> str:

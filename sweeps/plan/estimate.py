@@ -2,7 +2,7 @@
 
 Memory is arithmetic (`harness.memory`), and so is disk. Time and target tokens come from the records of runs of the
 same model, data type, method and dataset on the same kind of device; without one time is that of arithmetic for a GPU
-of the list in `harness.devices.gpus`, else unknown, and says why.
+of the list in `harness.devices.gpus`, else unknown, and says why. `sweeps.plan.evaluations` times evaluations so, too.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.config.schema import SHORTEST_ROW_TOKENS, AdapterMethod, Device
+from harness.config.schema import SHORTEST_ROW_TOKENS, AdapterMethod, Device, ModelConfig
 from harness.devices.gpus import peak_flops
 from harness.devices.hardware import Hardware, hardware
 from harness.memory.floor import floor_run
@@ -52,13 +52,32 @@ class Estimate:
     seconds: float | None  # of training, at the median of recorded runs, else by arithmetic
     seconds_from: str | None  # "records", or "arithmetic", which is an upper bound
     seconds_unknown: str | None  # why `seconds` is None
-    eval_seconds: float | None  # of its evaluations, at the median of earlier ones; None: one of them is unknown
+    eval_seconds: float | None  # of its evaluations, at the median of earlier ones, else by arithmetic
+    eval_seconds_from: str | None  # as `seconds_from`; "arithmetic" where one is; None: one of them is unknown
     gpu_hours: float | None  # of training and evaluations that are known; None: nothing is, or no GPU is used
     disk_bytes: int | None  # what stays: the adapter, or the whole model after full finetuning
     checkpoint_bytes: int | None  # beside that while it trains
     too_large_for: tuple[str, ...]  # devices whose memory is below even that
     tight_on: tuple[str, ...]  # devices where rows have to be shorter, or activations recomputed
     paged_bytes: dict[str, int]  # device -> optimizer state that it pages to the host; those that page nothing left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationTime:
+    """The time of a run's evaluations."""
+
+    seconds: float | None  # None: that of one of them is not known
+    source: str | None  # RECORDS or ARITHMETIC; None where `seconds` is
+
+    def with_another(self, other: "EvaluationTime") -> "EvaluationTime":
+        """The time of both."""
+        if self.seconds is None or other.seconds is None:
+            return EvaluationTime(seconds=None, source=None)
+        source = ARITHMETIC if ARITHMETIC in (self.source, other.source) else RECORDS
+        return EvaluationTime(seconds=self.seconds + other.seconds, source=source)
+
+
+NO_EVALUATION = EvaluationTime(seconds=0.0, source=RECORDS)
 
 
 @dataclass(slots=True)
@@ -107,7 +126,7 @@ def estimate_all(
     num_workers: int = 1,
     num_examples: Mapping[str, int] | None = None,
     num_devices: int = 1,
-    eval_seconds: Mapping[str, float | None] = MappingProxyType({}),
+    evaluations: Mapping[str, EvaluationTime] = MappingProxyType({}),
 ) -> dict[str, Estimate]:
     """run_id -> its estimate.
 
@@ -119,7 +138,7 @@ def estimate_all(
         num_workers: that share a device.
         num_examples: run_id -> examples of its dataset, where the plan has counted them.
         num_devices: that share every run.
-        eval_seconds: run_id -> of its evaluations; None where one of them is unknown.
+        evaluations: run_id -> the time of its evaluations; without an entry it has none.
     """
     speeds = read_speeds(runs)
     targets = tuple(others) or hardware(device)
@@ -131,8 +150,8 @@ def estimate_all(
         if (key := (memory_key(spec), num_members)) not in memo:
             memo[key] = _memory(spec, num_members, num_shards, targets, num_workers)
         rows = (num_examples or {}).get(spec.run_id)
-        measured = eval_seconds.get(spec.run_id, 0.0)
-        found[spec.run_id] = _estimate(spec, memo[key], speeds, targets, rows, measured, num_devices)
+        evaluation = evaluations.get(spec.run_id, NO_EVALUATION)
+        found[spec.run_id] = _estimate(spec, memo[key], speeds, targets, rows, evaluation, num_devices)
     return found
 
 
@@ -165,7 +184,7 @@ def _estimate(
     speeds: Speeds,
     targets: Sequence[Hardware],
     rows: int | None,
-    eval_seconds: float | None,
+    evaluation: EvaluationTime,
     num_devices: int,
 ) -> Estimate:
     least, shortest = memory.least, memory.shortest
@@ -196,8 +215,9 @@ def _estimate(
         seconds=seconds,
         seconds_from=source,
         seconds_unknown=why,
-        eval_seconds=eval_seconds,
-        gpu_hours=_gpu_hours(seconds, eval_seconds, num_devices, targets),
+        eval_seconds=evaluation.seconds,
+        eval_seconds_from=evaluation.source,
+        gpu_hours=_gpu_hours(seconds, evaluation.seconds, num_devices, targets),
         disk_bytes=kept,
         checkpoint_bytes=None if kept is None else keep * (kept + moments),
         too_large_for=tuple(dict.fromkeys(too_large)),
@@ -212,11 +232,16 @@ def _training_seconds(spec: RunSpec, tokens: int, device: str) -> float | None:
     Two operations a weight and token forward, as many backward, and as many again for the weights' own gradients and
     for activations that are recomputed (Kaplan et al., arXiv 2001.08361, section 2.1).
     """
-    peak, weights = peak_flops(device), num_parameters(spec.model.shape)
-    if peak is None or not weights or spec.train is None:
+    forward = forward_seconds(spec.model, tokens, device)
+    if forward is None or spec.train is None:
         return None
-    passes = 2 + (spec.adapter.method is AdapterMethod.full) + spec.train.gradient_checkpointing
-    return 2 * passes * weights * tokens / (peak * UTILISATION)
+    return forward * (2 + (spec.adapter.method is AdapterMethod.full) + spec.train.gradient_checkpointing)
+
+
+def forward_seconds(model: ModelConfig, tokens: int, device: str) -> float | None:
+    """Seconds of a forward pass over so many tokens by arithmetic, two operations a weight and token."""
+    peak, weights = peak_flops(device), num_parameters(model.shape)
+    return None if peak is None or not weights else 2 * weights * tokens / (peak * UTILISATION)
 
 
 def _gpu_hours(

@@ -1,4 +1,4 @@
-"""Finds what keeps the evaluations of a plan from being made, before anything starts."""
+"""Finds what keeps the evaluations of a plan from being made, before anything starts, and how long they take."""
 
 import json
 import statistics
@@ -12,6 +12,7 @@ from harness.config.schema import DatasetConfig, EvalConfig, ModelKind, PathsCon
 from harness.ledger.open import existing_ledger
 from harness.ledger.tables import Job, JobStatus
 from harness.runs.spec import RunSpec
+from sweeps.plan.estimate import ARITHMETIC, RECORDS, EvaluationTime, forward_seconds
 from sweeps.plan.jobs import TRAIN, PlannedRun
 from sweeps.plan.once import Once
 from sweeps.plan.rows import check_rows
@@ -76,22 +77,46 @@ def _training_problems(spec: RunSpec) -> list[str]:
     return mmlu_problems(training_settings(spec.train), "train.mmlu_")
 
 
-def evaluation_seconds(jobs: Sequence[Job], url: str) -> dict[str, float | None]:
-    """run_id -> the seconds of its evaluations, at the median of earlier ones; None where one of them is not known.
+def evaluation_times(
+    runs: Sequence[PlannedRun], jobs: Sequence[Job], paths: PathsConfig, url: str, device: str | None
+) -> dict[str, EvaluationTime]:
+    """run_id -> the time of its evaluations: at the median of earlier ones, else by arithmetic.
 
     Args:
-        jobs: of the plan.
+        runs: of the plan, with the jobs that they come to.
         url: of the ledger, whose finished evaluations of equal settings, model and quantization tell.
+        device: that arithmetic is for; None: there are several, or it isn't known.
     """
     asked = [job for job in jobs if job.kind != TRAIN]
-    if not asked:
-        return {}
-    known = _recorded_seconds(url, {job.kind for job in asked})
-    found: dict[str, float | None] = {}
+    known = _recorded_seconds(url, {job.kind for job in asked}) if asked else {}
+    by_id, once = {run.run_id: run for run in runs}, Once()
+    found: dict[str, EvaluationTime] = {}
     for job in asked:
-        before, own = found.get(job.run_id, 0.0), known.get(_likeness(job))
-        found[job.run_id] = None if before is None or own is None else before + statistics.median(own)
+        own, run = known.get(_likeness(job)), by_id[job.run_id]
+        if own:
+            time = EvaluationTime(seconds=statistics.median(own), source=RECORDS)
+        else:
+            tokens = _num_tokens(run, job.kind, paths, once)
+            seconds = None if tokens is None or device is None else forward_seconds(run.spec.model, tokens, device)
+            time = EvaluationTime(seconds=seconds, source=None if seconds is None else ARITHMETIC)
+        found[job.run_id] = time if job.run_id not in found else found[job.run_id].with_another(time)
     return found
+
+
+def _num_tokens(run: PlannedRun, name: str, paths: PathsConfig, once: Once) -> int | None:
+    settings, spec = settings_of(run.evals, name), run.spec
+    num_rows = None
+    if BENCHMARKS[name].scores_own_dataset and spec.dataset is not None:
+        num_rows = once(_num_rows, name, settings, spec.model.kind, spec.dataset, paths)
+    return once(BENCHMARKS[name].num_tokens, settings, paths, spec.dataset, num_rows)
+
+
+def _num_rows(name: str, settings: Any, kind: ModelKind, dataset: DatasetConfig, paths: PathsConfig) -> int | None:
+    try:
+        rows = BENCHMARKS[name].rows(settings, dataset, paths)
+    except ValueError:
+        return None  # `evaluation_problems` says so
+    return None if rows is None else check_rows(kind, rows.dataset, rows.source).num_examples
 
 
 def _recorded_seconds(url: str, kinds: Collection[str]) -> dict[str, list[float]]:

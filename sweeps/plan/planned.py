@@ -9,14 +9,14 @@ from rich.console import Console
 from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import Config, Device, LaunchConfig, Launcher, PathsConfig
 from harness.console import say
-from harness.devices.hardware import Hardware, launch_device, place_of_environment
+from harness.devices.hardware import Hardware, hardware, launch_device, place_of_environment
 from harness.ledger.open import ledger_url
 from harness.ledger.tables import Job
 from harness.runs.compatibility import shard_problem
 from sweeps.plan.cluster import launch_problems
 from sweeps.plan.enqueue import run_problem
 from sweeps.plan.estimate import Estimate, estimate_all, free_disk_bytes
-from sweeps.plan.evaluations import evaluation_seconds
+from sweeps.plan.evaluations import evaluation_times
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs, whole_base_problem
 from sweeps.plan.preflight import architecture_notes, cuda_problems, device_notes, preflight
 from sweeps.plan.slots import work_of, workers_on_device
@@ -121,6 +121,8 @@ def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> 
     """-> what each run needs, and the plan's problems with that of the disk."""
     folder = Path(first.paths.runs)
     to_do = [run for run in plan.runs if run.run_id not in plan.finished]
+    devices = {target.name for target in others or hardware(_asked_device(first.launch))}
+    device = devices.pop() if len(devices) == 1 else None
     found = estimate_all(
         [run.spec for run in plan.runs],
         folder,
@@ -131,7 +133,7 @@ def estimated(plan: Planned, first: Config, others: Sequence[Hardware] = ()) -> 
         1 if others else workers_on_device(first.launch, work_of(to_do, first.launch)),
         plan.num_examples,
         num_devices(first.launch),
-        evaluation_seconds(plan.jobs, ledger_url(first.paths)),
+        evaluation_times(plan.runs, plan.jobs, first.paths, ledger_url(first.paths), device),
     )
     return found, [*plan.problems, *disk_warning(to_do, found, free_disk_bytes(folder))]
 

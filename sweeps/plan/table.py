@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from eval.benchmarks.benchmark import BYTES_A_TOKEN
 from harness.config.choices import OURS, Folders
 from harness.config.grids import grid_names, load_grid
 from harness.config.schema import SHORTEST_ROW_TOKENS, TrainConfig
@@ -114,7 +115,8 @@ def money_and_time(left: Sequence[PlannedRun], estimates: Mapping[str, Estimate]
     if not hours:
         return []
     by_arithmetic = sum(needs.seconds_from == ARITHMETIC for needs in found)
-    bound = "at most " if by_arithmetic else ""
+    evals_by_arithmetic = sum(needs.eval_seconds_from == ARITHMETIC for needs in found)
+    bound = "about " if evals_by_arithmetic else "at most " if by_arithmetic else ""
     cost = "" if price is None else f", {bound}{price * sum(hours):,.2f} at {price:g} an hour"
     lines = [f"what is left: {bound}{sum(hours):,.1f} GPU-hours{cost}"]
     if by_arithmetic:
@@ -122,11 +124,19 @@ def money_and_time(left: Sequence[PlannedRun], estimates: Mapping[str, Estimate]
             f"the time of {by_arithmetic} runs is arithmetic ({UTILISATION:.0%} of the GPU's peak, every example as "
             "long as it may be), until runs like them are recorded on this device"
         )
+    if evals_by_arithmetic:
+        lines.append(
+            f"the time of the evaluations of {evals_by_arithmetic} runs is arithmetic ({UTILISATION:.0%} of the GPU's "
+            f"peak, {BYTES_A_TOKEN} bytes a token), until some like them are recorded"
+        )
     unknown = len(found) - len(hours)
     not_measured = sum(needs.gpu_hours is not None and needs.eval_seconds is None for needs in found)
     lines += [f"not in it: {unknown} runs of unknown time"] if unknown else []
     if not_measured:
-        lines.append(f"not in it: the evaluations of {not_measured} runs, as none like them were recorded")
+        lines.append(
+            f"not in it: the evaluations of {not_measured} runs, as none like them were recorded, and how many tokens "
+            "they read isn't known here"
+        )
     return lines
 
 
@@ -280,6 +290,7 @@ def _totals(runs: Sequence[PlannedRun], estimates: Mapping[str, Estimate]) -> di
         "num_runs_of_unknown_time": len(found) - len(seconds),
         "num_runs_of_arithmetic_time": sum(needs.seconds_from == ARITHMETIC for needs in found),
         "gpu_hours": sum(hours) if hours else None,
+        "num_runs_of_arithmetic_evaluation": sum(needs.eval_seconds_from == ARITHMETIC for needs in found),
         "num_runs_of_unknown_evaluation": sum(needs.eval_seconds is None for needs in found),
         "largest_memory_bytes": max(memory, default=None),
         "num_runs_of_unknown_memory": len(found) - len(memory),

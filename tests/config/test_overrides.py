@@ -1,5 +1,6 @@
 """What a command line may say, and what is said back: all mistakes at once, each with its key, value and remedy."""
 
+import shlex
 from typing import Any
 
 import pytest
@@ -154,6 +155,26 @@ def test_each_value_of_a_sweep_is_checked() -> None:
 def test_several_values_need_a_grid() -> None:
     (problem,) = check_command_line(["train.seed=0,1"])
     assert problem == "train.seed=0,1: several values are a grid: add -m; one value that is a list is [a,b]"
+
+
+@pytest.mark.parametrize(
+    ("text", "one_value"),
+    [
+        ("model.path=/a,b/c", """'model.path="/a,b/c"'"""),
+        ("paths.runs=/a,b", """'paths.runs="/a,b"'"""),
+        ("+launch.slurm.extra.exclude=n1,n2", """'+launch.slurm.extra.exclude="n1,n2"'"""),
+        ("train.seed=0,1", None),
+        ("model=7b,13b", None),
+        ("adapter.targets=[q_proj],[v_proj]", None),
+        ("launch.workers=1,2", None),
+    ],
+)
+def test_a_text_with_a_comma_is_told_how_to_be_quoted(text: str, one_value: str | None) -> None:
+    (problem,) = check_command_line([text])
+    assert problem.endswith(f"; one value with a comma in it is quoted: {one_value}") is (one_value is not None)
+    assert ("quoted" in problem) is (one_value is not None)
+    if one_value is not None:
+        assert check_command_line(shlex.split(one_value)) == []
 
 
 def test_near_names_come_first_else_all() -> None:

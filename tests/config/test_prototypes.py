@@ -113,6 +113,24 @@ def test_choices_and_values_are_composed_once(loader: ConfigLoader) -> None:
     assert prototypes.num_composed == 3, "two models and two datasets, the first of each in one point"
 
 
+def test_nested_keys_and_keys_that_only_some_points_set_need_no_composition_of_their_own(loader: ConfigLoader) -> None:
+    """As the paper's tables have them: `+grid=thousand` composed 337 of its points by Hydra."""
+    mmlu = ["eval=mmlu", "eval.mmlu.questions=hub:test", "eval.mmlu.shots_file=hub:dev"]
+    points = [[*mmlu, f"train.seed={seed}"] for seed in (0, 1)]
+    points += [["eval=mmlu", "eval.mmlu.num_shots=2"], ["eval=mmlu", "eval.mmlu.num_shots=-1"]]
+    points += [["train.max_steps=3"], ["train.max_steps=4", "model.shape.num_layers=3", "eval.tasks.names=[piqa]"]]
+    prototypes = assert_parity(loader, [], points)
+    assert prototypes.num_composed == 4, (
+        "eval=mmlu with and without its files, no eval; a wrong one's message is Hydra's"
+    )
+
+
+def test_a_value_that_replaces_an_interpolation_does_not_follow_it(loader: ConfigLoader) -> None:
+    points = [["eval.mmlu.num_shots=${train.seed}"], ["train.seed=3"], ["adapter.lora_alpha=5", "train.seed=4"]]
+    prototypes = assert_parity(loader, ["adapter.lora_alpha=${train.seed}"], points)
+    assert prototypes.num_composed == 2
+
+
 @pytest.mark.parametrize("fixed", [["+experiment=demo"], ["adapter.lora_alpha=${adapter.lora_r}"]])
 def test_experiments_and_interpolations(loader: ConfigLoader, fixed: list[str]) -> None:
     points = [[f"model={model}", f"adapter.lora_r={r}"] for model in ("7b", "13b") for r in (8, 16)]

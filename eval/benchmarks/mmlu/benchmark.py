@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Option, Place, cell, hundredfold
+from eval.benchmarks.benchmark import (
+    BYTES_A_TOKEN,
+    Benchmark,
+    Contestant,
+    Headline,
+    Option,
+    Place,
+    cell,
+    hundredfold,
+)
 from eval.benchmarks.mmlu.questions import (
     HUB,
     Question,
@@ -18,7 +27,7 @@ from eval.benchmarks.mmlu.questions import (
     select,
 )
 from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
-from harness.config.schema import PathsConfig, TrainConfig
+from harness.config.schema import DatasetConfig, PathsConfig, TrainConfig
 from harness.progress import Progress
 from harness.runs.estimate import Estimate
 
@@ -27,6 +36,8 @@ if TYPE_CHECKING:
     from eval.systems import Target
     from harness.banks.load import LoadedBase
 
+HUB_QUESTIONS = {f"{HUB}test": 14_042, f"{HUB}validation": 1_531, f"{HUB}dev": 285}  # of cais/mmlu
+QUESTION_BYTES, NUM_SUBJECTS = 445, 57  # of a question there, in the mean over the validation split
 SETS = {"questions": Role.questions, "shots_file": Role.shots}  # settings that name questions
 
 
@@ -51,6 +62,14 @@ class MmluBenchmark(Benchmark):
 
     def wants_template(self, settings: MmluSettings) -> bool:
         return settings.chat
+
+    def num_tokens(
+        self, settings: MmluSettings, paths: PathsConfig, dataset: DatasetConfig | None, num_rows: int | None
+    ) -> int | None:
+        """As `Benchmark.num_tokens`; what the questions of a subject share is encoded once."""
+        asked = _num_bytes(settings.questions, Role.questions, settings)
+        shots = _num_bytes(settings.shots_file, Role.shots, settings)
+        return None if asked is None or shots is None else (asked + shots) // BYTES_A_TOKEN
 
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: MmluSettings, place: Place
@@ -95,6 +114,22 @@ class MmluBenchmark(Benchmark):
         folder = Path(paths.runs) / target.run_ids[0]
         result = score_checkpoints(folder, options["checkpoints"], settings, out, paths, on_progress)
         return result.to_json(), checkpoints_table(result)
+
+
+def _num_bytes(where: str, role: Role, settings: MmluSettings) -> int | None:
+    """Bytes of the questions that are asked, or of the examples before them; at most, for those of the hub."""
+    if role is Role.shots and settings.num_shots == 0:
+        return 0
+    limits = (None, settings.num_shots) if role is Role.shots else (settings.limit, settings.limit_per_subject)
+    if where.startswith(HUB):
+        most = [HUB_QUESTIONS.get(where, 0), limits[0], None if limits[1] is None else NUM_SUBJECTS * limits[1]]
+        return QUESTION_BYTES * min(limit for limit in most if limit is not None) or None
+    try:
+        questions = load_questions(where, role)
+    except ValueError:
+        return None  # `problems` says so
+    chosen = [questions[place] for place in select(questions, *limits)]
+    return sum(len(text.encode()) for one in chosen for text in (one.question, *one.choices))
 
 
 def training_settings(train: TrainConfig) -> MmluSettings:

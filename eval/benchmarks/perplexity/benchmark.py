@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, cell
+from eval.benchmarks.benchmark import BYTES_A_TOKEN, Benchmark, Contestant, Headline, Place, cell
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.perplexity.texts import load_documents, source_problem, text_files
-from harness.config.schema import PathsConfig
+from harness.config.schema import DatasetConfig, PathsConfig
 from harness.runs.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -35,6 +35,15 @@ class PerplexityBenchmark(Benchmark):
 
     def files(self, settings: PerplexitySettings) -> Mapping[str, Sequence[Path]]:
         return {"text": text_files(settings.text, None)}
+
+    def num_tokens(
+        self, settings: PerplexitySettings, paths: PathsConfig, dataset: DatasetConfig | None, num_rows: int | None
+    ) -> int | None:
+        """As `Benchmark.num_tokens`; where windows overlap, a token goes through once for each."""
+        files = text_files(settings.text, paths.data_store)
+        overlap = settings.window / settings.stride if settings.window and settings.stride else 1.0
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        return int(size * max(1.0, overlap)) // BYTES_A_TOKEN if size else None
 
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: PerplexitySettings, place: Place

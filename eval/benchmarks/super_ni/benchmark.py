@@ -28,6 +28,9 @@ class SuperNiBenchmark(OwnRowsBenchmark):
     kind = ModelKind.seq2seq
     headline_key = "rouge_l"
 
+    def written_tokens(self, settings: SuperNiSettings) -> int:
+        return settings.max_new_tokens
+
     def score_rows(
         self, base: "LoadedBase", contestant: Contestant, rows: EvalRows, settings: SuperNiSettings, place: Place
     ) -> "SuperNiResult":

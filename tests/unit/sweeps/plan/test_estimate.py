@@ -8,17 +8,25 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from eval.benchmarks.registry import eval_config
+from eval.benchmarks.registry import BENCHMARKS, eval_config
 from harness.config.compose import compose_grid
-from harness.config.schema import Device, DType
+from harness.config.schema import Device, DType, PathsConfig
 from harness.devices.gpus import named_gpu, peak_flops
 from harness.devices.hardware import Hardware
 from harness.ledger.ledger import Ledger
 from harness.memory.predict import predict_run
 from harness.memory.row_length import usable_bytes
 from harness.runs.spec import RunSpec
-from sweeps.plan.estimate import ARITHMETIC, NO_DEVICE, NO_SPEED, UTILISATION, estimate_all
-from sweeps.plan.evaluations import evaluation_seconds
+from sweeps.plan.estimate import (
+    ARITHMETIC,
+    NO_DEVICE,
+    NO_SPEED,
+    RECORDS,
+    UTILISATION,
+    EvaluationTime,
+    estimate_all,
+)
+from sweeps.plan.evaluations import evaluation_times
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
 from sweeps.plan.planned import planned
 from sweeps.plan.table import SHOWN_RUNS, condensed, describe, disk_warning, money_and_time, show_plan, warnings
@@ -207,12 +215,13 @@ def test_a_known_gpu_has_hours_by_arithmetic_until_there_are_records(tmp_path: P
     assert lines[0] == f"what is left: at most {hours:.1f} GPU-hours, at most {2.5 * hours:.2f} at 2.5 an hour"
     assert lines[1].startswith("the time of 1 runs is arithmetic (30% of the GPU's peak")
     record(tmp_path, run.spec, device="NVIDIA H100 80GB HBM3")
-    measured = {run.run_id: 3600.0}
-    (known,) = estimate_all([run.spec], tmp_path, Device.cuda, [h100], eval_seconds=measured).values()
+    measured = {run.run_id: EvaluationTime(seconds=3600.0, source=RECORDS)}
+    (known,) = estimate_all([run.spec], tmp_path, Device.cuda, [h100], evaluations=measured).values()
     assert (known.seconds, known.seconds_from) == (2.0 * 16 * 100, "records")
     assert known.gpu_hours == pytest.approx((3200 + 3600) / 3600)
     assert money_and_time([run], {run.run_id: known}, None) == ["what is left: 1.9 GPU-hours"]
-    (unmeasured,) = estimate_all([run.spec], tmp_path, Device.cuda, [h100], eval_seconds={run.run_id: None}).values()
+    not_known = {run.run_id: EvaluationTime(seconds=None, source=None)}
+    (unmeasured,) = estimate_all([run.spec], tmp_path, Device.cuda, [h100], evaluations=not_known).values()
     assert money_and_time([run], {run.run_id: unmeasured}, None)[-1].startswith("not in it: the evaluations of 1 runs")
     with pytest.raises(ValueError, match="--device H1000: not in the list of GPUs; known: B200"):
         named_gpu("H1000")
@@ -230,15 +239,72 @@ def test_evaluations_take_as_long_as_earlier_ones(tmp_path: Path) -> None:
     points = compose_grid(["model=7b,13b", "dataset=oasst1", "eval=mmlu", "launch.device=cuda"], eval_config())
     runs = plan_runs([point.config for point in points])
     jobs, url = make_jobs(runs), str(tmp_path / "ledger.sqlite")
-    assert evaluation_seconds(jobs, url) == dict.fromkeys([run.run_id for run in runs])
+    unknown = EvaluationTime(seconds=None, source=None)
+    paths = points[0].config.paths
+    assert evaluation_times(runs, jobs, paths, url, None) == {run.run_id: unknown for run in runs}
     ledger = Ledger.open(url)
     others = [replace(job, spec_hash=f"{n}", run_id=f"{n}", after=None) for n in range(3) for job in jobs[1:2]]
     ledger.add(others)
     for seconds, claim in zip((10.0, 70.0, 20.0), ledger.claim("w", ["mmlu"], 3, 60, max_attempts=1), strict=True):
         ledger.finish(claim, {}, seconds)
     ledger.close()
-    assert evaluation_seconds(jobs, url) == {runs[0].run_id: 20.0, runs[1].run_id: None}
-    assert evaluation_seconds(jobs[:1], url) == {}
+    recorded = EvaluationTime(seconds=20.0, source=RECORDS)
+    assert evaluation_times(runs, jobs, paths, url, None) == {runs[0].run_id: recorded, runs[1].run_id: unknown}
+    assert evaluation_times(runs, jobs[:1], paths, url, None) == {}
+
+
+def test_evaluations_have_a_time_by_arithmetic_until_some_are_recorded(tmp_path: Path) -> None:
+    points = compose_grid(["model=7b", "dataset=oasst1", "eval=mmlu", "eval.mmlu.limit=2"], eval_config())
+    (run,), paths, h100 = plan_runs([points[0].config]), points[0].config.paths, named_gpu("h100")
+    times = evaluation_times([run], make_jobs([run]), paths, str(tmp_path / "ledger.sqlite"), h100.name)
+    tokens = BENCHMARKS["mmlu"].num_tokens(run.evals.mmlu, paths, run.spec.dataset, None)  # type: ignore[attr-defined]
+    seconds = 2 * 6.738e9 * tokens / (989e12 * UTILISATION)
+    assert times[run.run_id].source == ARITHMETIC
+    assert times[run.run_id].seconds == pytest.approx(seconds, rel=0.001)
+    (needs,) = estimate_all([run.spec], tmp_path, Device.cuda, [h100], evaluations=times).values()
+    assert needs.eval_seconds_from == ARITHMETIC
+    first, *lines = money_and_time([run], {run.run_id: needs}, 2.0)
+    assert first.startswith("what is left: about ")
+    assert any(line.startswith("the time of the evaluations of 1 runs is arithmetic (30% of the") for line in lines)
+    assert not any(line.startswith("not in it") for line in lines)
+    two = times[run.run_id].with_another(EvaluationTime(seconds=1.0, source=RECORDS))
+    assert (two.seconds, two.source) == (pytest.approx(seconds + 1), ARITHMETIC)
+    assert two.with_another(EvaluationTime(seconds=None, source=None)).seconds is None
+
+
+def test_what_a_benchmark_reads_is_counted_before_it_is_tokenized(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text(
+        "".join(
+            json.dumps({"subject": subject, "question": "eight by", "choices": ["a", "b", "c", "d"], "answer": 0})
+            + "\n"
+            for subject in ("law", "law", "art")
+        )
+    )
+    (tmp_path / "text.txt").write_text("x" * 400)
+    paths, here = PathsConfig(cache=""), str(tmp_path / "q.jsonl")
+
+    def tokens(name: str, rows: int | None = None, **changes: Any) -> int | None:
+        benchmark = BENCHMARKS[name]
+        return benchmark.num_tokens(benchmark.settings_type(**changes), paths, spec().dataset, rows)
+
+    assert tokens("mmlu", questions=here, num_shots=0) == 3 * 12 // 4
+    assert tokens("mmlu", questions=here, shots_file=here, num_shots=1) == (3 + 2) * 12 // 4
+    assert tokens("mmlu", questions=here, num_shots=0, limit=1) == 12 // 4
+    assert tokens("mmlu", questions="hub:test", num_shots=0) == 14_042 * 445 // 4
+    assert tokens("mmlu", questions="hub:test", num_shots=0, limit_per_subject=1) == 57 * 445 // 4
+    assert tokens("mmlu", questions="hub:test", shots_file="hub:dev") == (14_042 + 285) * 445 // 4
+    assert tokens("mmlu", questions="nowhere", num_shots=0) is None
+    assert tokens("mmlu", questions="hub:other", num_shots=0) is None
+    assert tokens("perplexity", text=str(tmp_path / "text.txt")) == 100
+    assert tokens("perplexity", text=str(tmp_path / "text.txt"), window=30, stride=10) == 300
+    assert tokens("perplexity", text="hub:some:test") is None
+    data = spec().dataset
+    assert data is not None
+    assert tokens("glue", rows=7) == 7 * data.source_max_tokens
+    assert tokens("super_ni", rows=7, max_new_tokens=5) == 7 * (data.source_max_tokens + 5)
+    assert tokens("glue") is None
+    assert tokens("tasks", names=["piqa"]) is None
+    assert tokens("answers", limit=2, max_new_tokens=50) in range(101, 300)
 
 
 def test_many_problems_fit_a_screen() -> None:
