@@ -35,10 +35,7 @@ FIRST_VIEW = ("index.html", "site.css", "site.js")
 JUDGE = "gpt-4"
 CATEGORIES = ("generic", "knowledge", "writing", "coding", "math", "roleplay", "fermi", "common-sense")
 SUBJECTS = tuple(f"subject {number:02d}" for number in range(57))
-WORDS = (
-    "the model answers a question about light water and heat in plain words so that a curious reader can follow "
-    "each step of the argument and then check it at home with a kettle a mirror and some patience"
-).split()
+WORDS = ["the", "model", "answers", "a", "question", "about", "light", "water", "and", "heat", "in", "plain", "words", "so", "that", "a", "curious", "reader", "can", "follow", "each", "step", "of", "the", "argument", "and", "then", "check", "it", "at", "home", "with", "a", "kettle", "a", "mirror", "and", "some", "patience"]
 MODELS = ("llama-7b", "llama-13b", "pythia-2.8b")
 DATASETS = ("alpaca", "oasst1", "flan-v2")
 RATES = (1e-4, 2e-4)

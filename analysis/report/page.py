@@ -17,7 +17,8 @@ from analysis.report.content import Content, ReportOptions, gather
 from analysis.report.judging import bias_view, judge_view
 from analysis.report.leaderboard import LeaderboardRow, write_leaderboard, write_scores
 from analysis.report.matches import pair_tallies
-from analysis.report.plots.gallery import Figure, all_figures
+from analysis.report.plots.drawing import Figure
+from analysis.report.plots.gallery import all_figures
 from analysis.report.records import Run, Tournament
 from analysis.report.render import inline_assets, render
 from analysis.report.sections import (
@@ -59,6 +60,8 @@ def write_report(
     files = SiteFiles(out)
     figures = all_figures(content)
     for figure in figures:
+        if figure.drawing is None:
+            continue
         files.write(f"figures/{figure.name}.svg", figure.svg)
         files.write(f"figures/{figure.name}.csv", figure.csv)
     context = report_context(content, figures)
