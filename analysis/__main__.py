@@ -16,8 +16,9 @@ import typer
 from analysis.paper.fetch import fetch
 from analysis.paper.tables import Reproduction, reproduce
 from analysis.paper.text import to_csv, to_markdown, to_terminal
+from analysis.report.content import ReportOptions
 from analysis.report.leaderboard import leaderboard_table
-from analysis.report.page import MAX_QUESTIONS, PAGE, ReportOptions, write_report
+from analysis.report.page import PAGE, write_report
 from analysis.report.records import load_runs, load_tournament
 from harness.commands import Json, new_app
 from harness.config.paths import paths_of_environment
@@ -46,19 +47,27 @@ def report(
     tournament: Annotated[Path | None, typer.Option(help="Folder with verdicts.csv and ratings.json.")] = None,
     title: Annotated[str | None, typer.Option(help="What the page is called; default: the sweep's name.")] = None,
     bench: Annotated[str | None, typer.Option(help="Which answers are shown; default: those that were judged.")] = None,
-    max_questions: Annotated[int, typer.Option(min=1, help="Questions whose answers are shown.")] = MAX_QUESTIONS,
+    max_questions: Annotated[
+        int | None, typer.Option(min=1, help="Questions whose answers are shown; default: 100 on one page, else all.")
+    ] = None,
+    answers: Annotated[
+        list[Path] | None, typer.Option(help="Answers of systems that have no run; may be repeated.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="The questions' file, for their categories.")] = None,
     command: Annotated[
         list[str] | None, typer.Option(help="A command to print under 'Make it again', in order; may be repeated.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Writes one self-contained page about a sweep, and its leaderboard as CSV and JSON."""
+    """Writes the site of a sweep (one page where it is small), its figures, and its leaderboard as CSV and JSON."""
     chosen = _chosen_runs(sweep, run_id, runs, ledger_url)
     options = ReportOptions(
         title=title or sweep or "Leaderboard",
         bench=bench,
         max_questions=max_questions,
         commands=tuple(command or ()),
+        answers=tuple(answers or ()),
+        questions=questions,
     )
     played = load_tournament(tournament, bench) if tournament else None
     rows = write_report(out, chosen, load_runs(runs, chosen.run_ids), played, options)

@@ -4,7 +4,7 @@ The template answers.html.j2 shows these records. Questions come in the order in
 the first system answered them; a system without an answer to one is listed as such.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.report.records import Run, Tournament, Verdict
@@ -55,51 +55,92 @@ class AnswersView:
     questions: tuple[QuestionView, ...]
 
 
-def answers_view(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchAnswers:
+    """All answers of one bench."""
+
+    bench: str
+    other_benches: tuple[str, ...]
+    by_system: dict[str, dict[str, Answer]]  # system -> question_id -> answer; systems that have any
+    texts: dict[str, str]  # question_id -> its text, in the order in which the first system answered
+
+
+def bench_answers(
     runs: Sequence[Run],
-    order: Sequence[str],
     tournament: Tournament | None,
     bench: str | None = None,
-    max_questions: int = 100,
-) -> AnswersView | None:
-    """Side-by-side answers; None where no run has any.
+    others: Mapping[str, Sequence[Answer]] | None = None,
+) -> BenchAnswers | None:
+    """The answers of one bench; None where there are none.
 
     Args:
         runs: whose answers.
-        order: systems as the leaderboard has them.
-        tournament: whose verdicts stand beside the answers.
+        tournament: whose verdicts say which bench was judged.
         bench: which answer files; None takes the one that covers most of the tournament's questions.
-        max_questions: more are left out, to keep the page's size.
+        others: answers of systems that have no run, whatever their bench.
 
     Raises:
         ValueError: no run has answers to `bench`.
     """
     benches = sorted({name for run in runs for name in run.answers})
-    if not benches:
-        return None
     if bench is not None and bench not in benches:
-        raise ValueError(f"--bench {bench}: no run has answers/{bench}.jsonl; there are {', '.join(benches)}")
-    verdicts = tournament.verdicts if tournament else ()
-    chosen = bench or _best_covered(runs, benches, {verdict.question_id for verdict in verdicts})
-    answers_by_system = {run.record.label: {a.question_id: a for a in run.answers.get(chosen, ())} for run in runs}
-    texts = {key: answer.question for answers in answers_by_system.values() for key, answer in answers.items()}
-    systems = tuple(name for name in order if answers_by_system.get(name))
-    by_question = _by_question(verdicts)
-    questions = tuple(
-        QuestionView(
-            question_id=question_id,
-            text=text,
-            answers=tuple(
-                Shown(system=name, index=index, answer=answers_by_system[name].get(question_id))
-                for index, name in enumerate(systems)
-            ),
-            rulings=tuple(_rulings(by_question.get(question_id, ()), systems)),
-        )
-        for question_id, text in list(texts.items())[:max_questions]
+        known = ", ".join(benches) or "none"
+        raise ValueError(f"--bench {bench}: no run has answers/{bench}.jsonl; there are {known}")
+    judged = {verdict.question_id for verdict in tournament.verdicts} if tournament else set()
+    chosen = bench or (_best_covered(runs, benches, judged) if benches else "")
+    answered = {run.record.label: run.answers.get(chosen, ()) for run in runs}
+    found = {name: answers for name, answers in {**(others or {}), **answered}.items() if answers}
+    if not found:
+        return None
+    return BenchAnswers(
+        bench=chosen,
+        other_benches=tuple(name for name in benches if name != chosen),
+        by_system={name: {answer.question_id: answer for answer in answers} for name, answers in found.items()},
+        texts={answer.question_id: answer.question for answers in found.values() for answer in answers},
     )
-    others = tuple(name for name in benches if name != chosen)
+
+
+def answers_view(
+    answers: BenchAnswers | None,
+    order: Sequence[str],
+    tournament: Tournament | None,
+    max_questions: int | None = None,
+) -> AnswersView | None:
+    """Side-by-side answers; None where there are none.
+
+    Args:
+        answers: of one bench.
+        order: systems as the leaderboard has them.
+        tournament: whose verdicts stand beside the answers.
+        max_questions: more are left out, to keep the page's size.
+    """
+    if answers is None:
+        return None
+    systems = tuple(name for name in order if name in answers.by_system)
+    by_question = _by_question(tournament.verdicts if tournament else ())
     return AnswersView(
-        bench=chosen, other_benches=others, num_questions=len(texts), systems=systems, questions=questions
+        bench=answers.bench,
+        other_benches=answers.other_benches,
+        num_questions=len(answers.texts),
+        systems=systems,
+        questions=tuple(
+            _question_view(answers, question_id, systems, by_question.get(question_id, ()))
+            for question_id in list(answers.texts)[:max_questions]
+        ),
+    )
+
+
+def _question_view(
+    answers: BenchAnswers, question_id: str, systems: Sequence[str], verdicts: Iterable[Verdict]
+) -> QuestionView:
+    return QuestionView(
+        question_id=question_id,
+        text=answers.texts[question_id],
+        answers=tuple(
+            Shown(system=name, index=index, answer=answers.by_system[name].get(question_id))
+            for index, name in enumerate(systems)
+        ),
+        rulings=tuple(_rulings(verdicts, systems)),
     )
 
 

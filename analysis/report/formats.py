@@ -56,6 +56,11 @@ def memory(size_bytes: float | None, missing: str = NOT_MEASURED) -> str:
     )
 
 
+def sortable(value: float | None) -> str:
+    """What a table's column is sorted by; nothing for what was not measured, which comes last."""
+    return "" if value is None else repr(value)
+
+
 def parameters(count: float) -> str:
     """`135M`, `7B`, `1.1B`."""
     return f"{count / 1e9:.3g}B" if count >= 1e9 else f"{count / 1e6:.3g}M"
@@ -69,5 +74,5 @@ def visible(text: str) -> str:
 
 FILTERS: dict[str, Any] = {
     function.__name__: function
-    for function in (number, interval, percent, p_value, duration, memory, parameters, visible)
+    for function in (number, interval, percent, p_value, duration, memory, parameters, visible, sortable)
 }

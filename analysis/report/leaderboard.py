@@ -9,7 +9,7 @@ differences, corrected for all pairs by Holm, in eval/ratings/comparisons.py) ar
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from analysis.report.answers import BenchAnswers
 from analysis.report.matches import Tally, pair_tallies, tally_systems
 from analysis.report.records import Run, Tournament
+from eval.answers.files import Answer
 from harness.config.schema import DType, QuantMethod, quant_label
 from harness.files.atomic import csv_text, write_atomically, write_json
 from harness.runs.scores import MeasuredScore
@@ -63,12 +65,18 @@ class LeaderboardRow:
     final_loss: float | None = None  # nats a target token
     train_seconds: float | None = None
     num_steps: int | None = None
+    peak_memory_bytes: int | None = None
+    target_tokens: int | None = None  # that carried loss in training
+    answer_tokens: float | None = None  # mean of an answer of the bench that is shown
+    judging_usd: float | None = None  # half of what its matches cost, the other half being its opponents'
     run_id: str | None = None
     not_separable_from: tuple[str, ...] | None = None  # at 95 %, of all others; None where that was not tested
 
 
-def leaderboard_rows(runs: Sequence[Run], tournament: Tournament | None) -> list[LeaderboardRow]:
-    """One row for every run and every contestant, best first, the unrated last.
+def leaderboard_rows(
+    runs: Sequence[Run], tournament: Tournament | None, answers: BenchAnswers | None = None
+) -> list[LeaderboardRow]:
+    """One row for every run, every contestant and everybody with answers, best first, the unrated last.
 
     A contestant without a run among `runs` (an answer file, say) has a row with its ratings only.
 
@@ -78,8 +86,10 @@ def leaderboard_rows(runs: Sequence[Run], tournament: Tournament | None) -> list
     by_label = _by_label(runs)
     ratings = (tournament.ratings if tournament else None) or {}
     tallies = tally_systems(pair_tallies(tournament)) if tournament else {}
+    answered = answers.by_system if answers else {}
     elo, bradley_terry = ratings.get("elo") or {}, ratings.get("bradley_terry") or {}
-    names = dict.fromkeys([*by_label, *elo, *bradley_terry, *tallies])
+    names = dict.fromkeys([*by_label, *elo, *bradley_terry, *tallies, *answered])
+    costs = judging_costs(tournament)
     near = inseparable(ratings)
     rows = [
         LeaderboardRow(
@@ -89,6 +99,8 @@ def leaderboard_rows(runs: Sequence[Run], tournament: Tournament | None) -> list
             **_rating_columns(elo.get(name) or {}, bradley_terry.get(name) or {}),
             **_place_columns(ratings, name),
             **_tally_columns(tallies.get(name)),
+            answer_tokens=_mean_tokens(answered.get(name, {}).values()),
+            judging_usd=costs.get(name),
             not_separable_from=near.get(name),
         )
         for name in names
@@ -108,6 +120,16 @@ def inseparable(ratings: dict[str, Any]) -> dict[str, tuple[str, ...]]:
         for name, other in ((pair["higher"], pair["lower"]), (pair["lower"], pair["higher"])):
             near[name] = near.get(name, ()) + (() if pair["significant"] else (other,))
     return near
+
+
+def judging_costs(tournament: Tournament | None) -> dict[str, float]:
+    """System -> US dollars, half of what each of its matches cost; systems of matches without a price are left out."""
+    costs: dict[str, float] = {}
+    for judgment in tournament.judgments.values() if tournament else ():
+        if judgment.cost_usd is not None:
+            for system in (judgment.system_a, judgment.system_b):
+                costs[system] = costs.get(system, 0.0) + judgment.cost_usd / 2
+    return costs
 
 
 def to_csv(rows: Sequence[LeaderboardRow]) -> str:
@@ -188,6 +210,8 @@ def _run_columns(run: Run | None) -> dict[str, Any]:
         "final_loss": record.final_loss,
         "train_seconds": record.train_seconds,
         "num_steps": record.num_steps,
+        "peak_memory_bytes": record.peak_memory_bytes or None,  # 0: a device without such a counter
+        "target_tokens": record.target_tokens,
         "run_id": record.run_id,
     }
     if mmlu is not None:
@@ -195,6 +219,11 @@ def _run_columns(run: Run | None) -> dict[str, Any]:
         columns |= {"mmlu_macro": macro.value, "mmlu_macro_low": macro.low, "mmlu_macro_high": macro.high}
         columns["mmlu_n"] = mmlu.num_questions
     return columns
+
+
+def _mean_tokens(answers: Iterable[Answer]) -> float | None:
+    known = [answer.num_tokens for answer in answers if answer.num_tokens is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _quant(run: Run) -> str | None:

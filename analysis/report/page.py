@@ -1,54 +1,45 @@
-"""Writes the report of a sweep: one page, `<out>/index.html`, and the leaderboard as data.
+"""Writes the report of a sweep: `<out>/index.html`, the leaderboard as data, and figures for a paper.
 
     python -m analysis report --sweep demo --runs runs --tournament runs/tournaments/demo --out reports/demo
 
-The page is one file: styles and script are in it, nothing is loaded from anywhere, a content security policy
-refuses what model text might try, and it reads without JavaScript. The same records give the same bytes.
+A small report is one file: styles, script and data are in it, and it reads without JavaScript. One of more than
+MAX_SYSTEMS systems, MAX_VERDICTS verdicts or MAX_TEXT characters of answers is a folder of pages
+(`analysis.report.site.folder`), which load nothing from elsewhere either. A content security policy refuses what model
+text might try. The same records give the same bytes.
 """
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from analysis.report.answers import answers_view
-from analysis.report.figures import CURVE_HEIGHT, CURVE_WIDTH, curve_y
-from analysis.report.formats import FILTERS
+from analysis.report.content import Content, ReportOptions, gather
 from analysis.report.judging import bias_view, judge_view
-from analysis.report.leaderboard import LeaderboardRow, leaderboard_rows, write_leaderboard, write_scores
+from analysis.report.leaderboard import LeaderboardRow, write_leaderboard, write_scores
 from analysis.report.matches import pair_tallies
+from analysis.report.plots.drawing import Figure
+from analysis.report.plots.gallery import all_figures
 from analysis.report.records import Run, Tournament
+from analysis.report.render import inline_assets, render
 from analysis.report.sections import (
     curves_view,
     leaderboard_view,
     matrix_view,
-    run_settings,
     scores_views,
     separation_view,
     shared_packages,
 )
-from eval.ratings.comparisons import probability
-from eval.verdicts.codes import NULL_SYSTEM
-from harness.files.atomic import write_atomically
+from analysis.report.site.data import failures_data, index_data, items_data
+from analysis.report.site.files import SiteFiles
+from analysis.report.site.folder import write_folder
+from analysis.report.site.script_data import json_in_page
 from harness.ledger.finished import SweepRuns
 
 PAGE = "index.html"
-MAX_QUESTIONS = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportOptions:
-    """What a report is called and how much it shows."""
-
-    title: str  # the sweep's name
-    bench: str | None = None  # which answers are shown; None: those that were judged
-    max_questions: int = MAX_QUESTIONS
-    commands: tuple[str, ...] = ()  # how to make the same again, in order
+MAX_QUESTIONS = 100  # whose answers are on the one page
+MAX_SYSTEMS = 16  # more than these, MAX_VERDICTS or MAX_TEXT: a folder of pages
+MAX_VERDICTS = 4_000
+MAX_TEXT = 1_000_000  # characters of answers
 
 
 def write_report(
@@ -58,89 +49,88 @@ def write_report(
     tournament: Tournament | None,
     options: ReportOptions,
 ) -> list[LeaderboardRow]:
-    """Writes index.html, leaderboard.csv, leaderboard.json and scores.csv into `out`. -> the leaderboard.
+    """Writes index.html, leaderboard.csv, leaderboard.json, scores.csv and figures/ into `out`. -> the leaderboard.
+
+    Files that an earlier report left there, and this one doesn't have, are removed.
 
     Raises:
         ValueError: the records can't be told apart or `options.bench` has no answers.
     """
-    rows = leaderboard_rows(runs, tournament)
-    page = render_page(report_context(rows, sweep, runs, tournament, options))
-    write_leaderboard(out, rows)
+    content = gather(sweep, runs, tournament, options)
+    files = SiteFiles(out)
+    figures = all_figures(content)
+    for figure in figures:
+        if figure.drawing is None:
+            continue
+        files.write(f"figures/{figure.name}.svg", figure.svg)
+        files.write(f"figures/{figure.name}.csv", figure.csv)
+    context = report_context(content, figures)
+    if fits_one_file(content):
+        files.write(PAGE, _one_page(content, context))
+    else:
+        write_folder(files, content, context)
+    files.finish()
+    write_leaderboard(out, content.rows)
     write_scores(out, runs)
-    write_atomically(out / PAGE, page.encode("utf-8", "replace"))
-    return rows
+    return list(content.rows)
 
 
-def report_context(
-    rows: Sequence[LeaderboardRow],
-    sweep: SweepRuns,
-    runs: Sequence[Run],
-    tournament: Tournament | None,
-    options: ReportOptions,
-) -> dict[str, Any]:
-    """The values that the templates print."""
-    order = [row.system for row in rows]
-    ratings = (tournament.ratings if tournament else None) or {}
+def fits_one_file(content: Content) -> bool:
+    """Whether the report is small enough to be one page."""
+    verdicts = content.tournament.verdicts if content.tournament else ()
+    answers = content.answers.by_system.values() if content.answers else ()
+    text = sum(len(answer.answer) for by_question in answers for answer in by_question.values())
+    return len(content.rows) <= MAX_SYSTEMS and len(verdicts) <= MAX_VERDICTS and text <= MAX_TEXT
+
+
+def report_context(content: Content, figures: Sequence[Figure] = ()) -> dict[str, Any]:
+    """The values that the pages about the whole tournament print."""
+    order, ratings, tournament = content.order, content.ratings, content.tournament
     people = ratings.get("people") or {}
-    place = {name: index for index, name in enumerate(order)}
-    ordered = sorted(runs, key=lambda run: place[run.record.label])
-    hub_ids = {
-        key: str(run.setting("model", "hub_id"))
-        for run in runs
-        for key in (str(run.setting("model", "name")), run.record.base_fingerprint)
-    }
     verdicts = tournament.verdicts if tournament else ()
     return {
-        "title": options.title,
-        "sweep": sweep,
-        "runs": ordered,
+        "title": content.options.title,
+        "sweep": content.sweep,
+        "runs": content.runs,
         "tournament": tournament,
         "ratings": ratings,
         "people": people,
         "verdict": [*ratings.get("verdict", ()), *people.get("verdict", ())],
         "num_prompts": len({verdict.question_id for verdict in verdicts}),
-        "judges": [judge_view(judge, hub_ids) for judge in (tournament.judges if tournament else ())],
+        "judges": [judge_view(judge, _hub_ids(content.runs)) for judge in (tournament.judges if tournament else ())],
         "bias": bias_view(ratings),
-        "leaderboard": leaderboard_view(rows, runs),
+        "leaderboard": leaderboard_view(content.rows, content.runs),
         "matrix": matrix_view(pair_tallies(tournament), order) if tournament else None,
         "separated": separation_view(ratings, order),
-        "scores": scores_views(ordered),
-        "curves": curves_view(ordered),
-        "answers": answers_view(runs, order, tournament, options.bench, options.max_questions),
-        "packages": shared_packages(runs),
-        "commands": [*([sweep.command] if sweep.command else []), *options.commands],
-        "latest": max((run.record.finished for run in runs), default=None),
+        "scores": scores_views(content.runs),
+        "curves": curves_view(content.runs),
+        "packages": shared_packages(content.runs),
+        "commands": [*([content.sweep.command] if content.sweep.command else []), *content.options.commands],
+        "latest": max((run.record.finished for run in content.runs), default=None),
+        "gallery": figures,
+        "is_folder": False,
+        "root": "",
+        "page_of": {},
     }
 
 
-def render_page(context: dict[str, Any]) -> str:
-    """The page as HTML. Every value is escaped; a name that the templates lack is an error, not a blank."""
-    environment = Environment(
-        loader=PackageLoader("analysis.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    environment.globals.update(
-        run_settings=run_settings,
-        control_system=NULL_SYSTEM,
-        probability=probability,
-        curve_y=curve_y,
-        curve_width=CURVE_WIDTH,
-        curve_height=CURVE_HEIGHT,
-    )
-    script = _source(environment, "page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.j2").render(
-        **context,
-        style=Markup(_source(environment, "page.css")),  # our own files, not anybody's text
-        script=Markup(script),
-        script_sha256=digest,
-    )
+def _one_page(content: Content, context: dict[str, Any]) -> str:
+    most = content.options.max_questions or MAX_QUESTIONS
+    answers = answers_view(content.answers, content.order, content.tournament, most)
+    shown = tuple(question.question_id for question in answers.questions) if answers else ()
+    data = {
+        "index": index_data(content, shown),
+        "items": items_data(content, shown),
+        "failures": failures_data(content, shown),
+    }
+    blocks = {name: json_in_page(value) for name, value in data.items()}
+    return render("page.html.j2", **context, **inline_assets(), answers=answers, data=blocks)
 
 
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0].strip()
+def _hub_ids(runs: Sequence[Run]) -> dict[str, str]:
+    """Model name or base fingerprint -> hub id."""
+    return {
+        key: str(run.setting("model", "hub_id"))
+        for run in runs
+        for key in (str(run.setting("model", "name")), run.record.base_fingerprint)
+    }

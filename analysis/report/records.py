@@ -16,7 +16,8 @@ from typing_extensions import TypedDict
 from eval.answers.files import Answer, read_answers
 from eval.answers.questions import join_turns
 from eval.judging.injection import FlaggedWins
-from eval.judging.store import recorded_flags, recorded_judges
+from eval.judging.matches import Judgment
+from eval.judging.store import recorded_flags, recorded_judges, recorded_judgments
 from eval.ratings.rate import RatingsResult
 from eval.verdicts.table import load_judged
 from harness.files.atomic import read_jsonl
@@ -115,6 +116,9 @@ class Verdict:
     judge: str
 
 
+SayingKey = tuple[str, str, str, str]  # judge, question_id, the system shown first, the other
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
     """Whoever judged, with the settings that judgments.sqlite keeps; empty where it keeps none."""
@@ -132,6 +136,8 @@ class Tournament:
     ratings: dict[str, Any] | None  # ratings.json
     flagged: Mapping[str, FlaggedWins] = field(default_factory=dict)  # judge -> wins of answers that may steer it
     judges: tuple[Judge, ...]  # those of the verdicts, with what is recorded of them
+    judgments: Mapping[SayingKey, Judgment] = field(default_factory=dict)  # what the judges wrote, where it is stored
+    votes: tuple[Verdict, ...] = ()  # people's, which ratings.json says correct the judge
 
 
 def load_runs(runs: Path, run_ids: Sequence[str]) -> tuple[Run, ...]:
@@ -175,13 +181,35 @@ def load_tournament(folder: Path, bench: str | None = None) -> Tournament:
     verdicts = _verdicts(folder / "verdicts.csv", bench)
     recorded = recorded_judges(folder)
     named = list(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.judge)) or list(recorded)
+    judgments, ratings = recorded_judgments(folder), _ratings(folder / "ratings.json")
     return Tournament(
         folder=folder,
         verdicts=verdicts,
-        ratings=_ratings(folder / "ratings.json"),
-        flagged=recorded_flags(folder),
+        ratings=ratings,
+        flagged=recorded_flags(judgments),
         judges=tuple(Judge(name=name, settings=recorded.get(name, {})) for name in named),
+        judgments={(judge, j.question_id, j.system_a, j.system_b): j for judge, j in judgments},
+        votes=_votes(ratings),
     )
+
+
+def load_answer_files(paths: Sequence[Path]) -> dict[str, tuple[Answer, ...]]:
+    """System -> its answers, of files of any known kind, the turns of a dialogue as one.
+
+    Raises:
+        ValueError: a row that isn't an answer; named by line.
+    """
+    by_system: dict[str, list[Answer]] = {}
+    for path in paths:
+        for answer in read_answers(path):
+            by_system.setdefault(answer.system, []).append(answer)
+    return {system: tuple(_dialogues(answers)) for system, answers in by_system.items()}
+
+
+def _votes(ratings: dict[str, Any] | None) -> tuple[Verdict, ...]:
+    """The votes that the ratings were corrected by, as far as their files are still there."""
+    named = ((ratings or {}).get("settings") or {}).get("people") or ()
+    return tuple(verdict for path in named for verdict in _verdicts(Path(path)))
 
 
 def _metrics(path: Path) -> list[MetricsRow]:
@@ -191,8 +219,12 @@ def _metrics(path: Path) -> list[MetricsRow]:
 
 def _answers(path: Path) -> list[Answer]:
     """The answers of a file; the turns of a dialogue as one."""
+    return _dialogues(read_answers(path))
+
+
+def _dialogues(answers: Sequence[Answer]) -> list[Answer]:
     by_question: dict[str, list[Answer]] = {}
-    for answer in sorted(read_answers(path), key=lambda answer: answer.turn):
+    for answer in sorted(answers, key=lambda answer: answer.turn):
         by_question.setdefault(answer.question_id, []).append(answer)
     return [_joined(turns) for turns in by_question.values()]
 

@@ -14,7 +14,7 @@ WAL does not work on network file systems: keep a tournament on a local disk whi
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, fields
 from datetime import UTC, datetime
@@ -321,26 +321,31 @@ def recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: json.loads(settings) for name, settings in rows}
 
 
-def recorded_flags(folder: Path) -> dict[str, FlaggedWins]:
-    """Judge -> how often flagged answers win before it; of judgments that say what their answers hold.
+def recorded_judgments(folder: Path) -> list[tuple[str, Judgment]]:
+    """(judge, judgment) of every pair of answers as its prompt is now; none where a file is of a time without flags.
 
     Raises:
         ValueError: its database can't be read.
     """
     path = folder / DATABASE
     if not path.is_file():
-        return {}
-    by_judge: dict[str, list[Judgment]] = {}
+        return []
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
         try:
             there = {row[1] for row in database.execute("PRAGMA table_info(judgments)")}
             if not there.issuperset(JUDGMENT_FIELDS):
-                return {}
-            for judge, judgment in _current(database, None, Mode.pairwise.value, None):
-                by_judge.setdefault(judge, []).append(judgment)
+                return []
+            return _current(database, None, Mode.pairwise.value, None)
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{path}: {error}; move the file away, and flagged wins are left out") from error
-    return {judge: flagged_wins(judgments) for judge, judgments in by_judge.items()}
+            raise ValueError(f"{path}: {error}; move the file away, and what judges wrote is left out") from error
+
+
+def recorded_flags(judgments: Iterable[tuple[str, Judgment]]) -> dict[str, FlaggedWins]:
+    """Judge -> how often flagged answers win before it; of judgments that say what their answers hold."""
+    by_judge: dict[str, list[Judgment]] = {}
+    for judge, judgment in judgments:
+        by_judge.setdefault(judge, []).append(judgment)
+    return {judge: flagged_wins(found) for judge, found in by_judge.items()}
 
 
 def settings_sha256(judge: Judge) -> str:

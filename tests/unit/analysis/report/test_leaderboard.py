@@ -129,6 +129,8 @@ def test_row_carries_every_measurement() -> None:
         final_loss=1.25,
         train_seconds=7.5,
         num_steps=3,
+        peak_memory_bytes=1,
+        target_tokens=60,
         run_id="r1",
     )
     assert (rows[1].system, rows[1].rank, rows[1].losses, rows[1].run_id) == ("x", None, 1, None)

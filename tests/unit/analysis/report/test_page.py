@@ -12,11 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
-from analysis.report.answers import answers_view
+from analysis.report.answers import answers_view, bench_answers
+from analysis.report.content import ReportOptions
 from analysis.report.figures import bin_means, curve, round_ticks, scale_over
 from analysis.report.formats import duration, interval, memory, number, percent, visible
 from analysis.report.judging import judge_view
-from analysis.report.page import ReportOptions, write_report
+from analysis.report.page import write_report
 from analysis.report.records import Judge, Run, Tournament, load_runs, load_tournament
 from analysis.report.sections import matrix_view
 from eval.judging.injection import FlaggedWins
@@ -60,13 +61,19 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
+        self.data: dict[str, Any] = {}  # that the page holds for its script
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.texts.append(data)
+        if self.cdata_elem is None:
+            self.texts.append(data)
+            return
+        attrs = self.elements[-1][1]
+        if attrs.get("type") == "application/json":
+            self.data[str(attrs["id"]).removeprefix("data-")] = json.loads(data)
 
     @property
     def text(self) -> str:
@@ -74,6 +81,11 @@ class Page(HTMLParser):
 
     def count(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.elements)
+
+    @property
+    def num_running(self) -> int:
+        """Scripts that run; those of type application/json are data."""
+        return sum(name == "script" and "type" not in attrs for name, attrs in self.elements)
 
 
 def make_spec(dataset: str | None, seed: int = 0) -> RunSpec:
@@ -316,11 +328,13 @@ def test_page_loads_nothing_and_runs_only_its_own_script(
 ) -> None:
     html = build(tmp_path / "out", runs, tournament)
     page = Page(html)
-    assert page.count("script") == 1
+    assert page.num_running == 1
     assert page.count("link") == page.count("img") == page.count("iframe") == 0
     assert all(not attrs.get("src") for _, attrs in page.elements)
     targets = [attrs["href"] or "" for _, attrs in page.elements if "href" in attrs]
-    assert all(re.fullmatch(r"#[\w-]+|leaderboard\.(csv|json)", target) for target in targets), targets
+    assert all(
+        re.fullmatch(r"#[\w-]+|leaderboard\.(csv|json)|figures/[\w-]+\.(csv|svg)", target) for target in targets
+    ), targets
     assert not re.search(r"url\(|@import|https?:", html)
     policy = next(attrs["content"] or "" for _, attrs in page.elements if attrs.get("http-equiv"))
     assert "default-src 'none'" in policy
@@ -345,7 +359,7 @@ def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
     write_json(verdicts / "ratings.json", {**ratings_json(names), "notes": [EVIL]})
     html = build(tmp_path / "out", (runs, ids), verdicts)
     page = Page(html)
-    assert page.count("script") == 1
+    assert page.num_running == 1
     assert all("onload" not in attrs for _, attrs in page.elements)
     assert "<b>judge</b>" not in html
     assert names[0] in page.text
@@ -515,17 +529,17 @@ def test_answers_take_the_judged_bench(runs: tuple[Path, list[str]], tournament:
         row = {"question_id": f"v{number_}", "system": SYSTEMS[0], "question": "?", "answer": "!"}
         append_jsonl(folder / ids[0] / "answers" / "a_bench.jsonl", row)
     opened, played = load_runs(folder, ids), load_tournament(tournament)
-    view = answers_view(opened, SYSTEMS, played)
+    view = answers_view(bench_answers(opened, played), SYSTEMS, played)
     assert view is not None
     assert (view.bench, view.other_benches, view.num_questions) == ("open", ("a_bench",), 3)
     first = view.questions[0].rulings[0]
     assert (first.first, first.second, first.winner) == (SYSTEMS[0], SYSTEMS[1], SYSTEMS[0])
     assert len(view.questions[0].rulings) == 6
-    other = answers_view(opened, SYSTEMS, played, bench="a_bench", max_questions=2)
+    other = answers_view(bench_answers(opened, played, "a_bench"), SYSTEMS, played, max_questions=2)
     assert other is not None
     assert (len(other.questions), other.num_questions, other.systems) == (2, 5, (SYSTEMS[0],))
     with pytest.raises(ValueError, match=r"no run has answers/none\.jsonl"):
-        answers_view(opened, SYSTEMS, played, bench="none")
+        bench_answers(opened, played, "none")
 
 
 def test_an_absent_answer_is_said(tmp_path: Path, runs: tuple[Path, list[str]], tournament: Path) -> None:

@@ -9,7 +9,7 @@ from eval.judges.tournament import run
 from eval.judging.injection import flagged_wins, injection_flags, neutralise
 from eval.judging.matches import Judgment
 from eval.judging.prompts import Mode, own_prompts, render
-from eval.judging.store import JudgmentStore, recorded_flags
+from eval.judging.store import JudgmentStore, recorded_flags, recorded_judgments
 from tests.builders import ScriptedJudge, a_match, write_rows
 from tests.servers.judge_server import options_in
 
@@ -134,10 +134,10 @@ def test_flags_are_stored_with_each_judgment_also_in_an_older_file(tmp_path: Pat
         for name in ("flags_a", "flags_b"):
             database.execute(f"ALTER TABLE judgments DROP COLUMN {name}")
     database.close()
-    assert recorded_flags(options.tournament) == {} == recorded_flags(tmp_path)
+    assert recorded_judgments(options.tournament) == [] == recorded_judgments(tmp_path)
     summary = run(options, judge=ScriptedJudge(lambda prompt, match: "1" if match.system_a == "ann" else "2"))
     with JudgmentStore(options.tournament) as store:
         flags = {(j.system_a, j.flags_a, j.flags_b) for _, j in store.judgments()}
     assert flags == {("ann", ("verdict",), ()), ("bob", (), ("verdict",))}
     assert (summary.flagged.num_answers, summary.flagged.num_matches, summary.flagged.num_wins) == (1, 2, 2)
-    assert recorded_flags(options.tournament) == {"scripted": summary.flagged}
+    assert recorded_flags(recorded_judgments(options.tournament)) == {"scripted": summary.flagged}

@@ -1,5 +1,4 @@
-// Picks a question and a pair of systems. Without JavaScript the page shows every question with every answer.
-"use strict";
+// Picks a question and a pair of systems on a report of one page. Without JavaScript the page shows every answer.
 (() => {
   const picker = document.getElementById("picker");
   addEventListener("beforeprint", () => document.querySelectorAll("details.question").forEach((d) => { d.open = true; }));
