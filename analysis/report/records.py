@@ -164,15 +164,15 @@ def load_run(folder: Path) -> Run:
     )
 
 
-def load_tournament(folder: Path) -> Tournament:
-    """Opens a tournament's folder; each of its files may be missing.
+def load_tournament(folder: Path, further: Sequence[Path] = ()) -> Tournament:
+    """Opens a tournament's folder; each of its files may be missing. Args: further: files of verdicts beside its own.
 
     Raises:
         ValueError: no such folder, or a file in it that can't be read.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; leave --tournament out for a report without one")
-    verdicts = _verdicts(folder / "verdicts.csv")
+    verdicts = _verdicts([path for path in (folder / "verdicts.csv", *further) if path in further or path.is_file()])
     recorded = recorded_judges(folder)
     named = list(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.judge)) or list(recorded)
     return Tournament(
@@ -240,11 +240,11 @@ def _mmlu(path: Path) -> Mmlu | None:
     )
 
 
-def _verdicts(path: Path) -> tuple[Verdict, ...]:
+def _verdicts(paths: Sequence[Path]) -> tuple[Verdict, ...]:
     """The verdicts of a tournament; none where it has no file, or nothing was judged."""
-    if not path.is_file():
+    if not paths:
         return ()
-    rows = load_verdicts([path], may_be_empty=True)
+    rows = load_verdicts(paths, may_be_empty=True)
     return tuple(
         Verdict(
             question_id=rows.question.values[question],

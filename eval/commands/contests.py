@@ -14,11 +14,10 @@ import typer
 from eval.answers.prompt_format import PromptFormat
 from eval.commands.flags import with_flags
 from eval.commands.scores import Adapters, Json, Model, Quant, RunIds, Runs, Sweep
-from eval.judging.flags import JudgeFlags
+from eval.judging.flags import DEFAULT_JUDGE, JudgeFlags
 from harness.console import STDERR, friendly_errors, progress_bar, show
 from harness.devices.process import prepare_process
 
-DEFAULT_JUDGE = "local:smollm2"
 JUDGE_HELP = {
     "max_answer_tokens": "Of each answer, for a local judge.",
     "base_url": "OpenAI-compatible server of an API judge.",
