@@ -21,9 +21,8 @@ DEMO := demo
 TOURNAMENT := tournaments/$(DEMO)
 REPORT := reports/$(DEMO)
 DEMO_TRAIN := python -m harness.run -m +experiment=demo
-DEMO_ANSWER := python -m eval generate --sweep $(DEMO) --limit 12 --max-new-tokens 48
-DEMO_JUDGE := python -m eval judge --sweep $(DEMO) --tournament $(TOURNAMENT) --max-questions 12 --max-answer-tokens 48
-DEMO_RATE := python -m eval rate $(TOURNAMENT)/verdicts.csv --out $(TOURNAMENT)/ratings.json
+DEMO_LEADERBOARD := python -m analysis leaderboard --sweep $(DEMO) --benchmarks mmlu --max-questions 12 \
+  --with "generate --max-new-tokens 48" --with "judge --max-answer-tokens 48" --tournament $(TOURNAMENT) --out $(REPORT)
 
 SAMPLE := 40
 SEED := 0
@@ -52,11 +51,7 @@ $(STAMP): pyproject.toml constraints.txt $(LOCKS)/build.lock $(LOCKS)/setup.lock
 
 demo: setup  ## Train, measure, judge and rank four adapters and their base; reports/demo/index.html
 	$(BIN)/$(DEMO_TRAIN)
-	$(BIN)/$(DEMO_ANSWER)
-	$(BIN)/$(DEMO_JUDGE)
-	$(BIN)/$(DEMO_RATE) > /dev/null
-	$(BIN)/python -m analysis report --sweep $(DEMO) --tournament $(TOURNAMENT) --out $(REPORT) \
-	  --command "$(DEMO_ANSWER)" --command "$(DEMO_JUDGE)" --command "$(DEMO_RATE)"
+	$(BIN)/$(DEMO_LEADERBOARD)
 
 data: setup  ## Fetch the judgments that the paper's authors released (pinned, checked); needs a network
 	$(BIN)/python -m analysis data --data $(DATA)

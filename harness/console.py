@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 WIDTH_OF_FILES = 140  # columns of what goes into a file or a pipe
 GAP = 2  # columns between two cells
 LEAST_PROSE = 16  # columns below which sentences don't read
+PROGRESS_VARIABLE, PROGRESS_EVENTS = "HARNESS_PROGRESS", "events"  # set so by a command that shows its children's
+EVENT_SECONDS = 0.1  # at least, between two events of progress
 
 
 def plain_console(*, stderr: bool = False) -> Console:
@@ -108,7 +111,13 @@ def say(text: str, console: Console = STDOUT) -> None:
 
 @contextmanager
 def progress_bar(what: str, hidden: bool) -> Iterator[Progress]:
-    """A progress bar on standard error; where that is a log file, a line for each tenth of the work."""
+    """A progress bar on standard error; where that is a log file, a line for each tenth of the work.
+
+    Under `HARNESS_PROGRESS=events` it writes events instead, hidden or not: lines that `progress_event` reads.
+    """
+    if os.environ.get(PROGRESS_VARIABLE) == PROGRESS_EVENTS:
+        yield _event_writer(what)
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
@@ -133,6 +142,30 @@ def progress_bar(what: str, hidden: bool) -> Iterator[Progress]:
 
     with bars:
         yield advance
+
+
+def progress_event(line: str) -> tuple[str, int, int] | None:
+    """Reads a line of a child's standard error. -> what is counted, parts done, all parts; None for another line."""
+    if not line.startswith('{"progress"'):
+        return None
+    try:
+        event = json.loads(line)
+        return str(event["progress"]), int(event["done"]), int(event["total"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _event_writer(what: str) -> Progress:
+    last = -EVENT_SECONDS
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= EVENT_SECONDS or done == total:
+            last = now
+            event = json.dumps({"progress": what, "done": done, "total": total})
+            print(event, file=sys.stderr, flush=True)
+
+    return advance
 
 
 @contextmanager

@@ -170,15 +170,22 @@ def load_run(folder: Path) -> Run:
     )
 
 
-def load_tournament(folder: Path, bench: str | None = None) -> Tournament:
-    """Opens a tournament's folder; each of its files may be missing. `bench` chooses of several sets of questions.
+def load_tournament(folder: Path, bench: str | None = None, further: Sequence[Path] = ()) -> Tournament:
+    """Opens a tournament's folder; each of its files may be missing.
+
+    Args:
+        folder: of the tournament.
+        bench: which of several sets of questions.
+        further: files of verdicts beside its own.
 
     Raises:
         ValueError: no such folder, or a file in it that can't be read.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; leave --tournament out for a report without one")
-    verdicts = _verdicts(folder / "verdicts.csv", bench)
+    verdicts = _verdicts(
+        [path for path in (folder / "verdicts.csv", *further) if path in further or path.is_file()], bench
+    )
     recorded = recorded_judges(folder)
     named = list(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.judge)) or list(recorded)
     judgments, ratings = recorded_judgments(folder), _ratings(folder / "ratings.json")
@@ -209,7 +216,7 @@ def load_answer_files(paths: Sequence[Path]) -> dict[str, tuple[Answer, ...]]:
 def _votes(ratings: dict[str, Any] | None) -> tuple[Verdict, ...]:
     """The votes that the ratings were corrected by, as far as their files are still there."""
     named = ((ratings or {}).get("settings") or {}).get("people") or ()
-    return tuple(verdict for path in named for verdict in _verdicts(Path(path)))
+    return _verdicts([path for name in named if (path := Path(name)).is_file()], None)
 
 
 def _metrics(path: Path) -> list[MetricsRow]:
@@ -272,11 +279,11 @@ def _mmlu(path: Path) -> Mmlu | None:
     )
 
 
-def _verdicts(path: Path, bench: str | None) -> tuple[Verdict, ...]:
+def _verdicts(paths: Sequence[Path], bench: str | None) -> tuple[Verdict, ...]:
     """The verdicts of a tournament; none where it has no file, or nothing was judged."""
-    if not path.is_file():
+    if not paths:
         return ()
-    rows = load_judged(path, bench, may_be_empty=True)
+    rows = load_judged(paths, bench, may_be_empty=True)
     return tuple(
         Verdict(
             question_id=rows.question.values[question],

@@ -14,11 +14,10 @@ import typer
 from eval.answers.settings import GenerateSettings
 from eval.commands.flags import with_flags
 from eval.commands.scores import Adapters, Json, Model, Quant, RunIds, Runs, Sweep
-from eval.judging.flags import JudgeFlags
+from eval.judging.flags import DEFAULT_JUDGE, JudgeFlags
 from harness.console import STDERR, friendly_errors, progress_bar, show
 from harness.devices.process import heavy_imports
 
-DEFAULT_JUDGE = "local:smollm2"
 GENERATE_HELP = {
     "max_new_tokens": "An answer's longest length, in tokens.",
     "greedy": "Always the likeliest token.",

@@ -31,9 +31,11 @@ from harness.config.choices import dataset_choice, model_choice, quant_choice
 from harness.config.paths import paths_of_environment
 from harness.config.schema import DatasetConfig, Device, ModelKind, PathsConfig
 from harness.devices.torch_device import quiet_libraries, resolve_device, resolved_quant
+from harness.files.atomic import write_json
 from harness.files.hub import Missing
 from harness.models.locate import locate_model
 from harness.progress import Progress
+from harness.runs.scores import eval_file
 from harness.runs.spec import RunSpec
 
 
@@ -54,6 +56,7 @@ class _Asked:
     target: Target
     own_rows: OwnRows
     paths: PathsConfig
+    only_missing: bool = False  # leave out runs whose folder has a result
 
 
 def score_target(
@@ -88,6 +91,44 @@ def score_target(
     return {name: result_values(benchmark, result) for name, result in results.items()}, benchmark.table(results)
 
 
+def score_in_runs(
+    benchmark: Benchmark, settings: Any, target: Target, own_rows: OwnRows, fresh: bool, on_progress: Progress
+) -> tuple[dict[str, Any], RenderableType]:
+    """Scores runs and keeps each result in its run's folder, where a sweep's evaluations lie too.
+
+    Args:
+        fresh: score also runs that have a result.
+
+    Returns:
+        As `score_target`, of the runs that were scored now.
+
+    Raises:
+        ValueError: as `score_target`; or a model is to be scored, which has no run folder.
+    """
+    quiet_libraries()
+    if target.model is not None or target.adapters:
+        raise ValueError("--in-runs: results go to run folders; name a --sweep or a --run, and no --model")
+    paths = paths_of_environment(target.runs)
+    if problems := benchmark.problems(settings, paths, "--"):
+        raise ValueError("\n".join(problems))
+    asked = _Asked(
+        benchmark=benchmark,
+        settings=settings,
+        target=target,
+        own_rows=own_rows,
+        paths=paths,
+        only_missing=not fresh,
+    )
+    place = Place(paths=paths, partial=Path(paths.cache) / "eval", on_progress=on_progress)
+    results: dict[str, Any] = {}
+    for base, contestants in _opened(asked):
+        for name, result in benchmark.score(base, contestants, settings, place).items():
+            folder = next(one.system.folder for one in contestants if one.name == name and one.system is not None)
+            write_json(eval_file(folder, benchmark.name), result_values(benchmark, result) | {"system": name})
+            results[name] = result
+    return {name: result_values(benchmark, result) for name, result in results.items()}, benchmark.table(results)
+
+
 def _opened(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     """Each base with the systems that are loaded in its bank: all of a causal one's, one of any other's."""
     target = request.target
@@ -109,6 +150,8 @@ def _of_runs(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     refuse_equal_names(systems)
     for system in systems:
         _require_kind(system, kind)
+    if request.only_missing:
+        systems = [s for s in systems if not eval_file(s.folder, request.benchmark.name).is_file()]
     rows = {system.run_id: _rows(request, system.spec.dataset, system.name) for system in systems}
     for together in by_base(systems) if kind is ModelKind.causal else [[system] for system in systems]:
         with loaded(together, request.paths, resolve_device(Device.auto)) as base:

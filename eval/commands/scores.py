@@ -39,6 +39,18 @@ COMMON: dict[str, tuple[Any, Any]] = {  # option -> its type and default
         Annotated[Path, typer.Option(help="Folder for the result; several systems get a folder each in it.")],
         Path("scores"),
     ),
+    "in_runs": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--in-runs",
+                help="With --sweep or --run: keep each result in its run's folder, where the report reads it; skip "
+                "runs that have one.",
+            ),
+        ],
+        False,
+    ),
+    "fresh": (Annotated[bool, typer.Option("--fresh", help="With --in-runs: score also runs that have one.")], False),
     "runs": (Runs, None),
     "as_json": (Json, False),
 }
@@ -81,7 +93,7 @@ def command_of(benchmark: Benchmark) -> Callable[..., None]:
 
 def _scored(benchmark: Benchmark, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     with heavy_imports():
-        from eval.commands.score_runs import OwnRows, score_target
+        from eval.commands.score_runs import OwnRows, score_in_runs, score_target
         from eval.systems import Target
 
     settings = benchmark.settings_of_options(_settings_values(benchmark, options))
@@ -95,8 +107,19 @@ def _scored(benchmark: Benchmark, options: Mapping[str, Any]) -> tuple[dict[str,
         runs=options["runs"],
     )
     own = {option.name: options[option.name] for option in benchmark.options}
+    if options["fresh"] and not options["in_runs"]:
+        raise ValueError("--fresh: goes with --in-runs; without it, every system is scored anew")
     with progress_bar(benchmark.parts, options["as_json"]) as on_progress:
+        if options["in_runs"]:
+            _refuse_own_options(own)
+            return score_in_runs(benchmark, settings, target, own_rows, options["fresh"], on_progress)
         return score_target(benchmark, settings, target, own_rows, own, options["out"], on_progress)
+
+
+def _refuse_own_options(own: Mapping[str, Any]) -> None:
+    for name, value in own.items():
+        if value is not None:
+            raise ValueError(f"--in-runs: keeps the score of a whole run; leave out --{_dashed(name)}")
 
 
 def _settings_options(benchmark: Benchmark) -> dict[str, tuple[Any, Any]]:

@@ -215,7 +215,7 @@ def _judged_strengths(path: Path, benchmark: str) -> dict[str, float]:
     """What the judge's verdicts, where there are any, say of each system's strength, in nats."""
     if not path.is_file():
         return {}
-    rows = load_judged(path, benchmark, may_be_empty=True)
+    rows = load_judged([path], benchmark, may_be_empty=True)
     cells = count_cells(to_matches(rows), len(rows.system_names))
     points = np.nan_to_num((fit(cells, cells.totals()).points - ANCHOR) / POINTS_PER_NAT)
     return dict(zip(rows.system_names, points.tolist(), strict=True))
@@ -223,7 +223,7 @@ def _judged_strengths(path: Path, benchmark: str) -> dict[str, float]:
 
 def _judged_pairs(path: Path, benchmark: str) -> set[tuple[str, str, str]]:
     """The pairs of a verdict file as (question_id, system, system), the systems sorted."""
-    rows = load_judged(path, benchmark)
+    rows = load_judged([path], benchmark)
     questions = [rows.question.values[code] for code in rows.question.codes]
     pairs = zip(questions, rows.first, rows.second, strict=True)
     names = rows.system_names  # sorted, so that codes are ordered as names are

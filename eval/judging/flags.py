@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+DEFAULT_JUDGE = "local:smollm2"
+FREE_JUDGES = ("local", "replay")  # kinds of judges that cost no money
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeFlags:

@@ -192,14 +192,14 @@ def load_verdicts(
     return verdicts if kept.all() else verdicts.pick(kept)
 
 
-def load_judged(path: Path, benchmark: str | None, may_be_empty: bool = False) -> Verdicts:
-    """The rows of a tournament's verdicts.csv; where it is of several benchmarks, those of the one.
+def load_judged(paths: Sequence[Path], benchmark: str | None, may_be_empty: bool = False) -> Verdicts:
+    """The rows of a tournament's files of verdicts; where they are of several benchmarks, those of the one.
 
     Raises:
         VerdictError: as `load_verdicts`.
     """
-    chosen = benchmark if "benchmark" in read_header(path) else None
-    return load_verdicts([path], may_be_empty, chosen)
+    chosen = benchmark if any("benchmark" in read_header(path) for path in paths) else None
+    return load_verdicts(paths, may_be_empty, chosen)
 
 
 def chosen_rows(

@@ -34,6 +34,11 @@ class MeasuredScore:
     settings_sha256: str | None  # of questions and protocol: scores of different ones can't be compared
 
 
+def eval_file(run_folder: Path, name: str) -> Path:
+    """Where an evaluation's result lies; after a sweep its key `job` says which settings it belongs to."""
+    return run_folder / "eval" / name / f"{name}.json"
+
+
 def measured_scores(folder: Path, leave_out: Sequence[str] = ()) -> list[MeasuredScore]:
     """All scores of a run, sorted by the name of the evaluation.
 

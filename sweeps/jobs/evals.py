@@ -17,8 +17,8 @@ from harness.config.schema import ModelKind
 from harness.files.atomic import write_json
 from harness.ledger.tables import JobRow
 from harness.progress import Progress
+from harness.runs.scores import eval_file
 from sweeps.jobs.context import Context, Workplace
-from sweeps.plan.enqueue import eval_file
 from sweeps.plan.inputs import inputs_of, require_planned
 from sweeps.plan.jobs import file_hashes
 

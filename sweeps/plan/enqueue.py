@@ -17,6 +17,7 @@ from harness.ledger.passwords import without_passwords
 from harness.ledger.tables import Job, JobRow, JobStatus
 from harness.runs.folder import folder_problem
 from harness.runs.record import load_record, save_record
+from harness.runs.scores import eval_file
 from sweeps.plan.jobs import TRAIN, PlannedRun
 
 _ENDED = (JobStatus.failed, JobStatus.cancelled, JobStatus.done)
@@ -51,11 +52,6 @@ def run_problem(folder: Path, run: PlannedRun) -> str | None:
     return folder_problem(folder / run.run_id, run.spec.adapter.method is not AdapterMethod.none, run.run_id)
 
 
-def eval_file(run_folder: Path, name: str) -> Path:
-    """Where an evaluation's result lies; its key `job` says which settings it belongs to (`Job.spec_hash`)."""
-    return run_folder / "eval" / name / f"{name}.json"
-
-
 def _to_do_again(row: JobRow, run_folder: Path, is_broken: bool) -> bool:
     if row.status is not JobStatus.done:
         return row.status in _ENDED
@@ -63,7 +59,7 @@ def _to_do_again(row: JobRow, run_folder: Path, is_broken: bool) -> bool:
 
 
 def _job_of(path: Path) -> str | None:
-    """The job whose result a file holds; None if the file can't be read or doesn't say."""
+    """The job (`Job.spec_hash`) whose result a file holds; None if the file can't be read or doesn't say."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

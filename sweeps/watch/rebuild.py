@@ -21,8 +21,8 @@ from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job
 from harness.runs.folder import folder_problem
 from harness.runs.record import RunRecord, load_record
+from harness.runs.scores import eval_file
 from harness.runs.spec import RunSpec
-from sweeps.plan.enqueue import eval_file
 from sweeps.plan.jobs import TRAIN, train_job, train_result
 
 SWEEP = "rebuilt"

@@ -9,9 +9,10 @@ from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import Device, LaunchConfig, PathsConfig, TrackingConfig
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobStatus
+from harness.runs.scores import eval_file
 from sweeps.jobs.context import Context
 from sweeps.jobs.settings import WorkerSettings
-from sweeps.plan.enqueue import enqueue, eval_file
+from sweeps.plan.enqueue import enqueue
 from sweeps.plan.jobs import make_jobs, plan_runs
 from sweeps.workers.serve import work_once
 from tests.builders import config, evals

@@ -27,9 +27,10 @@ from harness.export.card import model_card
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobStatus
 from harness.runs.estimate import Estimate
+from harness.runs.scores import eval_file
 from sweeps.jobs.context import Context
 from sweeps.jobs.settings import WorkerSettings
-from sweeps.plan.enqueue import enqueue, eval_file
+from sweeps.plan.enqueue import enqueue
 from sweeps.plan.planned import Planned, planned
 from sweeps.search.study import objectives, parse_search
 from sweeps.workers.serve import work_once

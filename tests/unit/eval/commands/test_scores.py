@@ -12,7 +12,7 @@ from eval.benchmarks.super_ni.settings import SuperNiSettings
 from eval.benchmarks.tasks.settings import TasksSettings
 from eval.commands import scores
 
-COMMON = {"--run", "--sweep", "--model", "--adapter", "--quant", "--out", "--runs", "--json"}
+COMMON = {"--run", "--sweep", "--model", "--adapter", "--quant", "--out", "--runs", "--in-runs", "--fresh", "--json"}
 OWN = {
     "mmlu": {"--questions", "--shots", "--num-shots", "--protocol", "--chat", "--no-chat", "--limit"}
     | {"--limit-per-subject", "--split-name", "--checkpoints", "--row-tokens"},

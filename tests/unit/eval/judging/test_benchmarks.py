@@ -60,7 +60,7 @@ def test_two_sets_of_questions_stand_beside_one_another(tmp_path: Path) -> None:
         assert rated.win_matrix["ann"]["bob"].wins == wins
     with pytest.raises(VerdictError, match="--bench NAME takes one"):
         rate_files([second.output], RateOptions())
-    assert set(load_judged(second.output, "oa").benchmark.values) == {"oa"}
+    assert set(load_judged([second.output], "oa").benchmark.values) == {"oa"}
     again = run(options_of(tmp_path, "open"), judge=prefers(winners))
     assert (again.num_judged, again.num_reused) == (0, 4)
     assert again.output.read_text().splitlines() == rows

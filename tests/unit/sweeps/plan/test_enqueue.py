@@ -11,7 +11,8 @@ from harness.files.atomic import write_json
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job, JobRow, JobStatus
 from harness.runs.record import load_record, save_record
-from sweeps.plan.enqueue import enqueue, eval_file
+from harness.runs.scores import eval_file
+from sweeps.plan.enqueue import enqueue
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
 from tests.builders import config, evals, record
 

@@ -10,8 +10,9 @@ from harness.files.atomic import write_json
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobStatus, LedgerError
 from harness.runs.record import save_record
+from harness.runs.scores import eval_file
 from sweeps.__main__ import app
-from sweeps.plan.enqueue import enqueue, eval_file
+from sweeps.plan.enqueue import enqueue
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
 from sweeps.watch.rebuild import rebuild
 from tests.builders import config, evals, record
