@@ -165,7 +165,7 @@ def column(values: Sequence[Any], kind: Kind) -> "pd.Series[Any]":
     if kind is Kind.choice:
         known = sorted({str(value) for value in values if value is not None}, key=_natural)
         shown = [None if value is None else str(value) for value in values]
-        return pd.Series(pd.Categorical(shown, categories=known))
+        return pd.Series(pd.Categorical(shown, categories=pd.Index(known, dtype="str")))
     return pd.Series(list(values), dtype=kind.value)  # type: ignore[no-any-return]
 
 

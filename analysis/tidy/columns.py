@@ -105,6 +105,11 @@ COLUMNS: tuple[Column, ...] = (
 )
 TIMES = ("started", "finished")  # of type datetime64, in UTC
 BY_NAME: Mapping[str, Column] = {column.name: column for column in COLUMNS}
+_ABOUT: Mapping[str, str] = {
+    **{axis.name: axis.about for axis in AXES},
+    **{column.name: column.about for column in COLUMNS},
+    **dict.fromkeys(TIMES, "When it was, in UTC."),
+}
 UNITS: Mapping[str, str] = {
     **{axis.name: axis.unit for axis in AXES if axis.unit is not None},
     **{column.name: column.unit for column in COLUMNS if column.unit is not None},
@@ -120,18 +125,22 @@ def unit_of(name: str) -> str | None:
     return UNITS.get(name)
 
 
+def meaning_of(name: str) -> str:
+    """What a column is, in a sentence."""
+    return _ABOUT.get(name, "A key of the run's config.")
+
+
 def describe(frame: pd.DataFrame) -> pd.DataFrame:
     """What each column of a frame is: a row a column with `name`, `type`, `unit` and `about`."""
-    about = {axis.name: axis.about for axis in AXES} | {column.name: column.about for column in COLUMNS}
-    about |= dict.fromkeys(TIMES, "ISO 8601, UTC.")
     names = [str(name) for name in frame]
     return pd.DataFrame(
         {
             "name": names,
             "type": [str(frame[name].dtype) for name in names],
             "unit": [unit_of(name) for name in names],
-            "about": [about.get(name, "A key of the run's config.") for name in names],
-        }
+            "about": [meaning_of(name) for name in names],
+        },
+        dtype="string",
     )
 
 
