@@ -24,13 +24,15 @@ DEMO_TRAIN := python -m harness.run -m +experiment=demo
 DEMO_LEADERBOARD := python -m analysis leaderboard --sweep $(DEMO) --benchmarks mmlu --max-questions 12 \
   --with "generate --max-new-tokens 48" --with "judge --max-answer-tokens 48" --tournament $(TOURNAMENT) --out $(REPORT)
 
+TABLES := $(addprefix table,1 2 3 4 5 6 7 8 9 10 11)
+
 SAMPLE := 40
 SEED := 0
 
 .DEFAULT_GOAL := help
 DATA := $(or $(HARNESS_DATA_STORE),data)
 
-.PHONY: help setup demo data table1 table6 table7 test test-slow mutants server lint format constraints clean
+.PHONY: help setup demo data reproduce $(TABLES) test test-slow mutants server lint format constraints clean
 
 help:  ## What each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -56,14 +58,11 @@ demo: setup  ## Train, measure, judge and rank four adapters and their base; rep
 data: setup  ## Fetch the judgments that the paper's authors released (pinned, checked); needs a network
 	$(BIN)/python -m analysis data --data $(DATA)
 
-table1: setup  ## The paper's Table 1 (Elo by GPT-4) from judgments in HARNESS_DATA_STORE, else data/
-	$(BIN)/python -m analysis tables 1 --data $(DATA)
+reproduce: setup  ## Every table of the paper, ours beside it (one: make table5), from your runs and the judgments in data/
+	$(BIN)/python -m analysis tables all --data $(DATA)
 
-table6: setup  ## The paper's Table 6 (scores relative to ChatGPT), ours beside the printed values
-	$(BIN)/python -m analysis tables 6 --data $(DATA)
-
-table7: setup  ## The paper's Table 7 (Elo by people and GPT-4, two benchmarks)
-	$(BIN)/python -m analysis tables 7 --data $(DATA)
+$(TABLES): setup
+	$(BIN)/python -m analysis tables $(@:table%=%) --data $(DATA)
 
 test: setup  ## The fast suite: CPU, no network, minutes
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile

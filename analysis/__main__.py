@@ -2,7 +2,7 @@
 
     python -m analysis leaderboard --sweep demo --out reports/demo
     python -m analysis report --sweep demo --runs runs --tournament runs/tournaments/demo --out reports/demo
-    python -m analysis tables 1 --data data --out reports/tables
+    python -m analysis tables all --out reports/tables
     python -m analysis data --data data
 
 Under `--json`, standard output is JSON and nothing else.
@@ -23,9 +23,7 @@ from analysis.leaderboard.command import leaderboard as make_leaderboard
 from analysis.leaderboard.options import NO_JUDGE, LeaderboardOptions, read_further, read_judges, scored_by_command
 from analysis.leaderboard.rating import rate_missing
 from analysis.leaderboard.record import load_steps, shown_commands
-from analysis.paper.fetch import fetch
-from analysis.paper.tables import Reproduction, reproduce
-from analysis.paper.text import to_csv, to_markdown, to_terminal
+from analysis.paper.command import add_tables
 from analysis.report.content import ReportOptions
 from analysis.report.leaderboard import leaderboard_table
 from analysis.report.page import PAGE, write_report
@@ -33,16 +31,11 @@ from analysis.report.records import load_runs, load_tournament
 from eval.judging.flags import DEFAULT_JUDGE
 from harness.commands import Json, new_app
 from harness.config.paths import paths_of_environment
-from harness.console import STDERR, STDOUT, refuse, say, show
-from harness.files.atomic import to_json, write_atomically
+from harness.console import STDERR, say, show
 from harness.ledger.finished import SweepRuns, left_out, sweep_runs
 from harness.ledger.open import ledger_url as url_of
 
 app = new_app(f"From runs and answers to leaderboards and tables; nothing is trained here.\n\n\b\n{__doc__}")
-
-Data = Annotated[
-    Path, typer.Option(help="Folder of judgments; default: the data store, else data/.", envvar="HARNESS_DATA_STORE")
-]
 
 
 class ListsOfFiles(TyperCommand):
@@ -219,47 +212,6 @@ def report(
         say(f"page: {out / PAGE}")
 
 
-@app.command()
-def tables(
-    table: Annotated[list[str], typer.Argument(help="The paper's tables to make: 1, 6, 7.")],
-    data: Data = Path("data"),
-    out: Annotated[Path, typer.Option(help="Folder for table1.csv, table1.md and so on.")] = Path("reports/tables"),
-    resamples: Annotated[int, typer.Option(min=2, help="Of the prompts, for intervals.")] = 1000,
-    as_json: Json = False,
-) -> None:
-    """The paper's Tables 1, 6 and 7 from judgments, ours beside the printed values."""
-    problems: list[str] = []
-    made: list[Reproduction] = []
-    for name in dict.fromkeys(table):
-        try:
-            made.append(_write_table(name, data, out, resamples, shows=not as_json))
-        except ValueError as error:
-            problems.append(f"table {name}: {error}")
-    if as_json:
-        print(to_json(made, where="standard output", indent=2))
-    if problems:
-        refuse(problems)
-
-
-def _write_table(name: str, data: Path, out: Path, resamples: int, shows: bool) -> Reproduction:
-    """Makes one table, writes it as CSV and Markdown, and prints it where it `shows`."""
-    reproduction = reproduce(name, data, out, resamples)
-    csv_file, markdown_file = out / f"table{name}.csv", out / f"table{name}.md"
-    write_atomically(csv_file, to_csv(reproduction))
-    write_atomically(markdown_file, to_markdown(reproduction))
-    if shows:
-        STDOUT.print(to_terminal(reproduction))
-        say(f"written: {csv_file}, {markdown_file}")
-    return reproduction
-
-
-@app.command("data")
-def fetch_data(data: Data = Path("data")) -> None:
-    """Fetches the judgments that the authors released, at a pinned commit, and checks them."""
-    for name, words in fetch(data, say).items():
-        say(f"{name}: {words}")
-
-
 def _chosen_runs(sweep: str | None, run_ids: list[str] | None, runs: Path, ledger_url: str | None) -> SweepRuns:
     """The finished runs of the sweep, and those that are named."""
     named = tuple(run_ids or ())
@@ -270,6 +222,8 @@ def _chosen_runs(sweep: str | None, run_ids: list[str] | None, runs: Path, ledge
         say(f"note: {line}", STDERR)
     return dataclasses.replace(chosen, run_ids=tuple(dict.fromkeys((*chosen.run_ids, *named))))
 
+
+add_tables(app)
 
 if __name__ == "__main__":
     app(prog_name="python -m analysis")

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 
+from analysis.paper.memory import HALF_A_GIGABYTE, UNKNOWN, memory_gb
 from analysis.paper.released import RELEASES, NoJudgments, canonical_sha256, locate
 from analysis.paper.values import CITATION, TABLES, PaperTable, Value
 from eval.ratings.elo import EloRating
@@ -28,7 +29,6 @@ ELO_TOLERANCE = 2.0  # points: the paper's +-1 and as much again for ours, both 
 STATED_K, ORDERINGS, SEED = 32.0, 10_000, 0
 CONVERTED = "judgments"  # folder below --out for files converted from the original layout
 OTHER_NAMES = {"open-assistant-33b": "huggingchat-33b"}  # the paper's row -> the name of its released scores
-MEMORY = "memory is not made of judgments; `python -m harness.memory` predicts it"
 BITS = "a property of the model, not made of judgments"
 
 
@@ -181,7 +181,7 @@ def _elo_table(table: str, columns: Sequence[_Column], data: Path, converted: Pa
     if "median_rank" in printed.columns:
         cells += _median_ranks(printed, ranks, missing)
     if "memory_gb" in printed.columns:
-        cells += _not_run(printed, ["memory_gb"], MEMORY)
+        cells += _memory_cells(printed)
     return Reproduction(
         table=table,
         caption=printed.caption,
@@ -254,7 +254,7 @@ def _table_6(data: Path, converted: Path, resamples: int) -> Reproduction:
         for column, value in _relative(score).items():
             low, high = (score.low, score.high) if score and column == "mean_pct" else (None, None)
             cells += _cell(printed, row, column, ours=value, tolerance=0.05, reason=reason, low=low, high=high)
-    cells += [*_not_run(printed, ["bits"], BITS), *_not_run(printed, ["memory_gb"], MEMORY)]
+    cells += [*_not_run(printed, ["bits"], BITS), *_memory_cells(printed)]
     return Reproduction(
         table="6",
         caption=printed.caption,
@@ -264,6 +264,15 @@ def _table_6(data: Path, converted: Path, resamples: int) -> Reproduction:
         sources=(_source(release, path),),
         missing=(),
     )
+
+
+def _memory_cells(printed: PaperTable) -> list[Cell]:
+    cells: list[Cell] = []
+    for row in printed.rows:
+        ours = memory_gb(row)
+        reason = UNKNOWN if ours is None else None
+        cells += _cell(printed, row, "memory_gb", ours=ours, reason=reason, tolerance=HALF_A_GIGABYTE)
+    return cells
 
 
 def _relative(score: RelativeScore | None) -> dict[str, float | None]:

@@ -1,15 +1,17 @@
-"""Writes a reproduced table of the paper as Markdown, as CSV and for a terminal.
+"""Writes a reproduced table of the paper as Markdown, CSV, HTML and LaTeX, and for a terminal.
 
-The CSV has a line a printed value and setting; Markdown and terminal
+The CSV has a line a printed value and setting; the others
 show a row a system, the paper's value beside ours, and in words what came of it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 from rich.console import Group
 from rich.text import Text
 
+from analysis.paper.memory import BASIS
 from analysis.paper.tables import Cell, Reproduction, Status, mean_absolute_error
 from analysis.paper.values import SOURCES
 from analysis.report.formats import number
@@ -46,6 +48,26 @@ CSV_COLUMNS = (
     "paper_source",
 )
 MISSING = "-"
+HTML_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
+    "table{border-collapse:collapse;margin:1.5rem 0}caption{text-align:left;font-weight:600}"
+    "th,td{padding:.25rem .75rem;border-bottom:1px solid;text-align:left}thead{display:table-header-group}"
+)
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "%": r"\%",
+    "&": r"\&",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+OF_JUDGMENTS = ("1", "6", "7")  # the other tables are made of runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +111,15 @@ def to_terminal(reproduction: Reproduction) -> Group:
 
 def sections(reproduction: Reproduction) -> list[Section]:
     """The tables that something could be computed for."""
+    if reproduction.table not in OF_JUDGMENTS:
+        return [_cells_section(reproduction, "The paper's cells and ours", reproduction.cells)]
+    memory = _cells(reproduction, column="memory_gb", run=True)
+    last = [_cells_section(reproduction, f"Memory, GB; {BASIS}", memory)] if memory else []
     if reproduction.table == "6":
-        return [_relative_section(reproduction)]
+        return [_relative_section(reproduction), *last]
     found = [_elo_section(reproduction, column) for column in TITLES if _cells(reproduction, column=column, run=True)]
     medians = _cells(reproduction, column="median_rank", run=True)
-    return [*found, _median_section(reproduction)] if medians else found
+    return [*found, *([_median_section(reproduction)] if medians else []), *last]
 
 
 def remarks(reproduction: Reproduction) -> list[str]:
@@ -101,7 +127,9 @@ def remarks(reproduction: Reproduction) -> list[str]:
     num = reproduction.num
     counts = ", ".join(f"{count} {status}" for status, count in num.items())
     lines = [f"cells: {counts}" + (" (Elo cells count once a setting)" if reproduction.settings else "")]
-    lines += [f"judgments: {source}" for source in reproduction.sources]
+    lines += [f"made of: {source}" for source in reproduction.sources]
+    if reproduction.table not in OF_JUDGMENTS:
+        lines += list(reproduction.missing)
     if reproduction.settings:
         lines += [f"setting {setting.name}: {setting.words}" for setting in reproduction.settings]
         lines.append(
@@ -119,7 +147,8 @@ def remarks(reproduction: Reproduction) -> list[str]:
             reasons.setdefault(cell.reason, []).append(cell.column)
     lines += [f"not run: {', '.join(dict.fromkeys(columns))}: {reason}" for reason, columns in reasons.items()]
     used = sorted({letter for cell in reproduction.cells for letter in cell.where})
-    return [*lines, "the paper's values were read in: " + "; ".join(f"{u} = {SOURCES[u]}" for u in used)]
+    read = "; ".join(f"{u} = {SOURCES[u]}" for u in used) or "no source that we have: they are from memory"
+    return [*lines, f"the paper's values were read in: {read}"]
 
 
 def _csv_row(table: str, cell: Cell) -> tuple[object, ...]:
@@ -185,6 +214,33 @@ def _words(cells: Sequence[Cell]) -> str:
     return "; ".join([*words, *([f"differs by {', '.join(off)}"] if off else [])])
 
 
+def _cells_section(reproduction: Reproduction, title: str, cells: Sequence[Cell]) -> Section:
+    """A line a cell; a row's name stands before the first of its cells."""
+    rows, before = [], None
+    for cell in cells:
+        interval = MISSING if cell.low is None else f"{plain(cell.low)} to {plain(cell.high)}"
+        name = cell.row if cell.row != before else ""
+        rows.append((name, cell.column, plain(cell.paper), plain(cell.ours), interval, _outcome(cell)))
+        before = cell.row
+    return Section(title=title, header=("row", "column", "paper", "ours", "95\u00a0%", "reads"), rows=tuple(rows))
+
+
+def _outcome(cell: Cell) -> str:
+    if cell.status is Status.differs:
+        return f"differs by {plain(cell.difference, sign=True)}"
+    return cell.status.value
+
+
+def plain(value: object, sign: bool = False) -> str:
+    """A number to one decimal, or to four digits where it is below one: 0.0002, 38.4, 10000."""
+    if value is None:
+        return MISSING
+    if not isinstance(value, (int, float)):
+        return str(value)
+    text = str(value) if isinstance(value, int) else format(value, ".4g" if abs(value) < 1 else ".1f")
+    return f"+{text}" if sign and value > 0 else text
+
+
 def _median_section(reproduction: Reproduction) -> Section:
     cells = _cells(reproduction, column="median_rank", run=True)
     rows = []
@@ -221,3 +277,53 @@ def _cells(reproduction: Reproduction, *, column: str, row: str | None = None, r
 
 def _line(fields: Sequence[str]) -> str:
     return f"| {' | '.join(field.replace('|', chr(92) + '|') for field in fields)} |"
+
+
+def to_html(reproduction: Reproduction) -> str:
+    """A page of its own."""
+    parts = [f"<h1>Table {reproduction.table}: {escape(reproduction.caption)}</h1>"]
+    parts.append(f"<p>The paper: {escape(reproduction.citation)}.</p>")
+    for section in sections(reproduction):
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in section.header)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in section.rows)
+        parts.append(
+            f"<table><caption>{escape(section.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+    notes = "".join(f"<li>{escape(line)}</li>" for line in remarks(reproduction))
+    body = "\n".join([*parts, f"<ul>{notes}</ul>"])
+    title = f"Table {reproduction.table} of QLoRA, and ours"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        f"<style>{HTML_STYLE}</style></head><body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def to_latex(reproduction: Reproduction) -> str:
+    """A `table` with booktabs' rules for each section."""
+    return "\n".join(_latex_table(reproduction, section) for section in sections(reproduction))
+
+
+def _latex_table(reproduction: Reproduction, section: Section) -> str:
+    rows = [" & ".join(map(latex, row)) + r" \\" for row in section.rows]
+    caption = latex(f"Table {reproduction.table} of QLoRA beside ours. {section.title}")
+    return "\n".join(
+        [
+            "% \\usepackage{booktabs}",
+            r"\begin{table}",
+            rf"\caption{{{caption}}}",
+            rf"\begin{{tabular}}{{{'l' * len(section.header)}}}",
+            r"\toprule",
+            " & ".join(map(latex, section.header)) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def latex(text: str) -> str:
+    """A text with LaTeX's own characters escaped."""
+    return "".join(LATEX.get(character, character) for character in text)

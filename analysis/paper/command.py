@@ -1,0 +1,160 @@
+"""The commands `python -m analysis tables` and `data`: the paper's tables, ours beside the printed values."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.commands import Json
+from harness.config.paths import paths_of_environment
+from harness.console import STDERR, STDOUT, TextTable, refuse, say
+from harness.files.atomic import to_json, write_atomically
+from harness.ledger.open import ledger_url as url_of
+
+if TYPE_CHECKING:
+    from analysis.paper.tables import Reproduction
+
+ALL = "all"
+TABLES_HELP = """The paper's tables from your runs and from released judgments, ours beside the printed values.
+
+\b
+examples:
+  python -m analysis tables 5                    the finished runs of +grid=table5
+  python -m analysis tables 1 6 7 --data data    judgments that the authors released
+  python -m analysis tables all                  every table; what was not run says how
+  python -m analysis tables 10 --sweep mine --like "model=smollm2 train.max_steps=20"
+"""
+Data = Annotated[
+    Path, typer.Option(help="Folder of judgments; default: the data store, else data/.", envvar="HARNESS_DATA_STORE")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the values of tables come from, and what a plan is asked."""
+
+    data: Path
+    runs: Path
+    ledger_url: str
+    sweep: str | None  # None: that of a table's grid
+    device: str
+    asks_plan: bool
+    like: Sequence[str]
+    resamples: int
+
+
+def tables(
+    table: Annotated[list[str], typer.Argument(help="The paper's tables: 1 to 11, or all.")],
+    data: Data = Path("data"),
+    runs: Annotated[Path, typer.Option(help="Folder of the run folders.", envvar="HARNESS_RUNS")] = Path("runs"),
+    ledger_url: Annotated[
+        str | None,
+        typer.Option(help="Job table; default: ledger.sqlite in the runs folder.", envvar="HARNESS_LEDGER_URL"),
+    ] = None,
+    sweep: Annotated[str | None, typer.Option(help="Runs of this sweep; default: that of the table's grid.")] = None,
+    like: Annotated[str, typer.Option(help="What the grid was told beside its own choices, as it was typed.")] = "",
+    device: Annotated[str, typer.Option(help="The GPU whose hours are said of what was not run.")] = "H100",
+    plan: Annotated[bool, typer.Option(help="Ask what is left to run, and what the grid's own settings are.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder for table1.csv, .md, .html and .tex.")] = Path("reports/tables"),
+    resamples: Annotated[int, typer.Option(min=2, help="Of the prompts, for intervals.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Makes the tables; its help is TABLES_HELP."""
+    from analysis.paper.released import NoJudgments
+
+    sources = Sources(
+        data=data,
+        runs=runs,
+        ledger_url=ledger_url or url_of(paths_of_environment(runs)),
+        sweep=sweep,
+        device=device,
+        asks_plan=plan,
+        like=shlex.split(like),
+        resamples=resamples,
+    )
+    every = ALL in table
+    problems: list[str] = []
+    made: list[Reproduction] = []
+    for name in _names() if every else dict.fromkeys(table):
+        try:
+            made.append(_write(name, sources, out, shows=not (as_json or every)))
+        except NoJudgments as error:
+            if every:
+                say(f"table {name}: not run: {error}", STDERR)
+            else:
+                problems.append(f"table {name}: {error}")
+        except ValueError as error:
+            problems.append(f"table {name}: {error}")
+    if as_json:
+        print(to_json(made, where="standard output", indent=2))
+    elif every:
+        STDOUT.print(_summary(made))
+        say(f"written: {out}/table*.csv, .md, .html, .tex")
+    if problems:
+        refuse(problems)
+
+
+def fetch_data(data: Data = Path("data")) -> None:
+    """Fetches the judgments that the authors released, at a pinned commit, and checks them."""
+    from analysis.paper.fetch import fetch
+
+    for name, words in fetch(data, say).items():
+        say(f"{name}: {words}")
+
+
+def add_tables(app: typer.Typer) -> None:
+    """Adds both to the commands of `python -m analysis`."""
+    app.command(help=TABLES_HELP)(tables)
+    app.command("data")(fetch_data)
+
+
+def _names() -> list[str]:
+    from analysis.paper.places import PLACES
+    from analysis.paper.tables import MAKERS
+
+    return sorted({*PLACES, *MAKERS}, key=int)
+
+
+def _write(name: str, sources: Sources, out: Path, shows: bool) -> "Reproduction":
+    """Makes one table, writes it in four formats, and prints it where it `shows`."""
+    from analysis.paper.text import to_csv, to_html, to_latex, to_markdown, to_terminal
+
+    reproduction = _made(name, sources, out)
+    texts = {"csv": to_csv, "md": to_markdown, "html": to_html, "tex": to_latex}
+    for ending, text in texts.items():
+        write_atomically(out / f"table{name}.{ending}", text(reproduction))
+    if shows:
+        STDOUT.print(to_terminal(reproduction))
+        say(f"written: {out / f'table{name}'}, as {', '.join('.' + ending for ending in texts)}")
+    return reproduction
+
+
+def _made(name: str, sources: Sources, out: Path) -> "Reproduction":
+    from analysis.paper.own import OwnRuns, reproduce_from_runs
+    from analysis.paper.places import PLACES
+    from analysis.paper.planned import plan_grid
+    from analysis.paper.tables import MAKERS, reproduce
+
+    if name in MAKERS:
+        return reproduce(name, sources.data, out, sources.resamples)
+    if name not in PLACES:
+        raise ValueError(f"expected one of {', '.join(_names())}, or {ALL}; printed values of others were not found")
+    grid = PLACES[name].grid
+    plan = plan_grid(grid, sources.runs, sources.device, sources.like) if sources.asks_plan else None
+    own = OwnRuns.of_sweep(sources.runs, sources.sweep or grid, sources.ledger_url)
+    return reproduce_from_runs(name, own, plan)
+
+
+def _summary(made: Sequence["Reproduction"]) -> TextTable:
+    """A line a table: how many cells reproduce, differ, and were not run."""
+    statuses = ("reproduces", "differs", "not run")
+    return TextTable(
+        title="Cells of the paper's tables",
+        columns=("table", *statuses, "of"),
+        rows=tuple((r.table, *(str(r.num[status]) for status in statuses), r.caption) for r in made),
+        numbers=statuses,
+        prose=("of",),
+    )
