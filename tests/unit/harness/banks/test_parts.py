@@ -153,7 +153,9 @@ def test_heads_and_the_output_layer_are_left_alone(folder: Path) -> None:
     assert "score" not in names
     assert resolve_targets(names, ["all-linear"]) == names
     assert resolve_targets(names, ["v_proj", names[0]]) == [names[0], names[2], names[9]]
-    with pytest.raises(ValueError, match=r"adapter\.targets=\['a', 'all-linear'\]: no such linear layer; this model has"):
+    with pytest.raises(
+        ValueError, match=r"adapter\.targets=\['a', 'all-linear'\]: no such linear layer; this model has"
+    ):
         resolve_targets(names, ["q_proj", "all-linear", "a"])
 
 
@@ -189,8 +191,8 @@ def test_a_member_starts_as_pefts_and_by_its_own_seed(bank: AdapterBank) -> None
     for name, parameter in mine.items():
         if ".lora_A." in name:
             bound = math.sqrt(1 / parameter.shape[1])
-            assert 0.9 * bound < float(parameter.abs().max()) <= bound
-            assert float(parameter.min()) < -0.8 * bound
+            assert 0.9 * bound < float(parameter.detach().abs().max()) <= bound
+            assert float(parameter.detach().min()) < -0.8 * bound
             assert torch.equal(parameter, bank.member_parameters("b")[name]), "a layer's own, whatever else is adapted"
             assert not torch.equal(parameter, bank.member_parameters("c")[name])
         else:
@@ -271,7 +273,9 @@ def test_rows_of_calibration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(causal, "CALIBRATION_TOKENS", 10)
     seen: list[tuple[int, bool]] = []
     monkeypatch.setattr(
-        causal, "_calibrate_row", lambda model, layout, row, backward: seen.append((row.input_ids_1N.shape[1], backward))
+        causal,
+        "_calibrate_row",
+        lambda model, layout, row, backward: seen.append((row.input_ids_1N.shape[1], backward)),
     )
     bank = PeftBank(folder, PLAIN, CPU)
     assert bank.calibration() is None

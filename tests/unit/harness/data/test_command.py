@@ -1,6 +1,8 @@
 """`python -m harness.data FILE`: what it prints of a file, as text and as JSON."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ from harness.data.__main__ import main
 from tests.tiny import make_tokenizer
 
 ROWS = [{"input": "a", "output": "b"}, {"input": "c\td\n\ne", "output": " "}, {"input": "f", "output": "g"}]
-TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
 CHAT = {
-    "messages": [
-        {"role": role, "content": f"{role} {number}"} for number in range(2) for role in ("user", "assistant")
-    ]
+    "messages": [{"role": role, "content": f"{role} {number}"} for number in range(2) for role in ("user", "assistant")]
 }
 
 
@@ -145,3 +148,13 @@ def test_what_training_would_refuse(
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     assert problem in captured.err
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_the_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, status in (("x.jsonl", 0), ("gone.jsonl", 1)):
+        monkeypatch.setattr(sys, "argv", ["harness.data", str(tmp_path / name)])
+        write(tmp_path / "x.jsonl", *ROWS)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("harness.data", run_name="__main__")
+        assert ended.value.code == status

@@ -396,9 +396,7 @@ def test_a_planned_stream_stays_one_beside_a_copy(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_one_field_of_every_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
+def test_one_field_of_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     rows = [{"input": number, "output": "x"} for number in range(count)]
     local = source(jsonl(tmp_path / "x.jsonl", rows))
     assert list(column(local, "input")) == [str(number) for number in range(count)]

@@ -338,9 +338,7 @@ def test_limits_are_positive(tmp_path: Path, key: str) -> None:
 def test_what_was_cut_is_said(tmp_path: Path, counts: tuple[int, int, int], notes: list[str]) -> None:
     sources, targets, total = counts
     long, short = "x " * 9, "x"
-    rows = [
-        {"input": long if n < sources else short, "output": long if n < targets else short} for n in range(total)
-    ]
+    rows = [{"input": long if n < sources else short, "output": long if n < targets else short} for n in range(total)]
     chosen = config(path=str(write(tmp_path / "a.jsonl", rows)), source_max_tokens=6, target_max_tokens=6)
     dataset = tokenized(chosen, tmp_path)
     assert (dataset.num_truncated_sources, dataset.num_truncated_targets, len(dataset)) == counts
@@ -350,7 +348,9 @@ def test_what_was_cut_is_said(tmp_path: Path, counts: tuple[int, int, int], note
 def test_source_and_target_may_have_to_fit_apart(tmp_path: Path) -> None:
     rows = [{"input": "x " * 9, "output": "y"}, {"input": "x", "output": "y " * 4}]
     dataset = tokenized(config(path=str(write(tmp_path / "a.jsonl", rows))), tmp_path)
-    sides = [(int(source), int(length - source)) for source, length in zip(dataset.num_source, dataset.lengths)]
+    sides = [
+        (int(source), int(length - source)) for source, length in zip(dataset.num_source, dataset.lengths, strict=True)
+    ]
     longest = max(max(side) for side in sides)
     assert longest == sides[0][0] > max(sides[1])
     dataset.require_fits(longest, apart=True)

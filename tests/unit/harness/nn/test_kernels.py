@@ -18,6 +18,7 @@ from harness.nn.attention_kernels import (
     has_varlen_kernel,
     plain_attention_lse,
     repeat_heads,
+    takes_varlen,
     varlen_attention,
 )
 from harness.nn.batch import Item, Segment
@@ -64,6 +65,13 @@ def test_the_capability_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [of(torch.device(kind)) for kind in ("cpu", "cuda")] == [(0, 0), (9, 0)]
 
 
+def test_a_row_asks_by_its_own_device_type_and_head_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(attention_kernels, "has_varlen_kernel", lambda *given: asked.append(given) or True)
+    assert takes_varlen(torch.empty(1, 2, 3, 16, dtype=HALF))
+    assert asked == [("cpu", HALF, 16, (0, 0))]
+
+
 @pytest.mark.parametrize(
     ("capability", "hip", "grouped"),
     [((9, 0), None, {BRAIN}), ((10, 3), None, {BRAIN}), ((8, 0), None, set()), ((9, 0), "6.2", set())],
@@ -89,12 +97,12 @@ def test_what_torchs_kernel_is_told(
     query, key, value = torch.ones(7, heads, 8), torch.ones(9, 2, 8), torch.ones(9, 2, 8)
     queries, keys = Sequences.of([3, 4], CPU), Sequences.of([8, 1], CPU)
     assert queries.starts.tolist() == [0, 3, 7]
+    assert Sequences.of([3], torch.device("meta")).starts.device.type == "meta"
     assert (queries.starts.dtype, queries.longest, keys.longest) == (torch.int32, 4, 8)
     assert varlen_attention(query, key, value, queries, keys, causal, 0.5, window) == answer
     [(given, options)] = seen
     assert all(
-        one is other
-        for one, other in zip(given, (query, key, value, queries.starts, keys.starts, 4, 8), strict=True)
+        one is other for one, other in zip(given, (query, key, value, queries.starts, keys.starts, 4, 8), strict=True)
     )
     assert options.pop("return_aux").lse is True
     assert options == {"scale": 0.5, "window_size": told, "enable_gqa": heads == 4}
@@ -201,7 +209,9 @@ def test_what_a_layer_asks_of_its_plan() -> None:
     module.layer_idx = 5  # type: ignore[assignment]
     out, weights = _packed_attention(module, query, query, query, None, plan=plan)
     assert (out.shape, weights) == ((1, 3, 2, 16), None)
-    _packed_attention(module, query, query, query, None, 0.5, plan, 9, position_ids=query, cache_position=query, other=1)
+    _packed_attention(
+        module, query, query, query, None, 0.5, plan, 9, position_ids=query, cache_position=query, other=1
+    )
     assert plan.asked == [(5, 0.25, None), (5, 0.5, 9)]
     with pytest.raises(ValueError, match=r"needs plan=\.\.\."):
         _packed_attention(module, query, query, query, None, 0.5)
