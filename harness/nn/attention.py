@@ -10,7 +10,7 @@ Source of the log-sum-exp merge: Flash-Decoding (Dao et al. 2023), Hydragen (arX
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -54,7 +54,7 @@ class Packed:
 
     lengths: Sequence[int]
     record: "list[KeyValue] | None" = None
-    _sequences: Sequences | None = field(default=None, init=False, repr=False, compare=False)  # made in the first layer
+    _sequences: Sequences | None = None  # made in the first layer
 
     @property
     def longest(self) -> int:
@@ -92,7 +92,7 @@ class SharedPrefix:
     """Each segment sees its group's prefix and, causally, itself. Inference only."""
 
     groups: Sequence[PrefixGroup]
-    _row: "_PrefixedRow | None" = field(default=None, init=False, repr=False, compare=False)
+    _row: "_PrefixedRow | None" = None
 
     @property
     def longest(self) -> int:
@@ -138,7 +138,7 @@ class Branches:
     """
 
     groups: Sequence[tuple[int, Sequence[int]]]  # tokens of the beginning (0: none), tokens of each continuation
-    _row: "_PrefixedRow | None" = field(default=None, init=False, repr=False, compare=False)
+    _row: "_PrefixedRow | None" = None
 
     @property
     def longest(self) -> int:

@@ -1,6 +1,7 @@
 """A copy of the tree in which mutations are tried, and what was found in it before."""
 
 import compileall
+import gc
 import hashlib
 import importlib
 import json
@@ -42,6 +43,7 @@ class Tree:
         lines = self.records.read_text().splitlines() if self.records.is_file() else []
         self.known = {(row["key"], row["version"]): row["outcome"] for row in map(json.loads, lines)}
         self._passing: set[tuple[str, ...]] = set()
+        self._preloaded: list[str] | None = None
         self.map = Map(self.copy, folder / "map.json", tests, self._forked)
 
     def outcome(self, mutation: Mutation, tests: Sequence[str] | None = None) -> str:
@@ -124,12 +126,17 @@ class Tree:
 
     def _preload(self) -> None:
         """Imports what tests take from other packages; every fork has it."""
+        if self._preloaded is self.map.modules:
+            return
+        self._preloaded = self.map.modules
         for name in self.map.modules:
             if name.split(".")[0] in PRELOADED and name not in sys.modules:
                 try:
                     importlib.import_module(name)
                 except Exception:  # what its parent alone may import is imported with that
                     continue
+        gc.collect()
+        gc.freeze()  # a fork that collected garbage among all that would copy its memory: half a second each
 
     def _forked(self, work: Callable[[], int], limit: float) -> int | None:
         """-> the exit status of `work` in a forked process, in the copy; None: it was killed after `limit` seconds."""

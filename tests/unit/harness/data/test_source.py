@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from harness.config.schema import DatasetConfig, PathsConfig
 from harness.data.rows import DataError, read_file
-from harness.data.source import DataSource, fingerprint, locate_dataset, num_rows, read_rows, row_examples
+from harness.data.source import (
+    DataSource,
+    column,
+    data_files,
+    fingerprint,
+    locate_dataset,
+    num_rows,
+    read_rows,
+    row_examples,
+    streams,
+)
 from harness.files.hub import Missing
 
 ROWS = [{"input": "a", "output": "b"}, {"input": "c\nd", "output": 'e "f",\tg'}]
@@ -302,3 +312,131 @@ def test_locating_imports_nothing_heavy() -> None:
     environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[4])}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
+
+
+def test_a_configuration_of_a_repository_has_a_folder_or_file_of_its_own(tmp_path: Path) -> None:
+    """The dataset's own name comes first and stands for itself; under the repository's name its subset lies."""
+    glue = config(name="glue_rte", hub_id="nyu-mll/glue", subset="rte")
+    jsonl(tmp_path / "nyu-mll" / "glue.jsonl")
+    assert isinstance(locate_dataset(glue, paths(tmp_path)), Missing)
+    path = jsonl(tmp_path / "nyu-mll" / "glue" / "rte.jsonl")
+    found = locate_dataset(glue, paths(tmp_path))
+    assert isinstance(found, DataSource)
+    assert found.files == (path,)
+    files = config(name="mine", hub_id="nyu-mll/glue", subset="data/rte.csv")
+    found = locate_dataset(files, paths(tmp_path))
+    assert isinstance(found, DataSource)
+    assert found.files == (tmp_path / "nyu-mll" / "glue.jsonl",), "a file's name is no configuration's"
+    own = jsonl(tmp_path / "glue_rte.jsonl")
+    found = locate_dataset(glue, paths(tmp_path))
+    assert isinstance(found, DataSource)
+    assert found.files == (own,)
+
+
+def test_where_a_folder_has_its_rows(tmp_path: Path) -> None:
+    looked: list[str] = []
+    (tmp_path / "notes.txt").write_text("")
+    assert data_files(tmp_path, "train", looked, "here ") == ()
+    assert looked.pop() == f"here {tmp_path}: no data file in it"
+    one = jsonl(tmp_path / "only.jsonl")
+    assert data_files(tmp_path, "train", looked, "") == (one,)
+    shards = tuple(jsonl(tmp_path / f"train-{number}.jsonl") for number in range(2))
+    assert data_files(tmp_path, "train", looked, "") == shards
+    assert looked == []
+    assert data_files(tmp_path, "validation", looked, "") == ()
+    assert looked.pop() == f"{tmp_path}: 3 data files, none called validation* in it"
+    assert data_files(tmp_path / "gone", "train", looked, "") == ()
+    assert looked.pop() == f"{tmp_path / 'gone'}: no such file or folder"
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(DataError, match=r"state\.json: names no shards"):
+        data_files(tmp_path, "train", looked, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "streamed"),
+    [
+        ({}, True),
+        ({"stream": False}, False),
+        ({"max_rows": None}, False),
+        ({"path": "x.jsonl"}, False),
+    ],
+)
+def test_what_a_plan_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], streamed: bool
+) -> None:
+    problem: list[str | None] = [None]
+    monkeypatch.setattr("harness.data.source.hub_problem", lambda *_, **__: problem[0])
+    chosen = config(**{"stream": True, "max_rows": 5} | changes)
+    assert streams(chosen, paths(tmp_path)) is streamed
+    problem[0] = "not there"
+    assert not streams(chosen, paths(tmp_path))
+    problem[0] = None
+    commit = in_hub_cache(tmp_path, {})
+    assert streams(chosen, paths(tmp_path)) is streamed, "a snapshot without rows"
+    jsonl(tmp_path / "hub_cache" / "datasets--owner--rows" / "snapshots" / commit / "x.jsonl")
+    assert not streams(chosen, paths(tmp_path))
+
+
+def test_a_planned_stream_stays_one_beside_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.data.source.hub_problem", lambda *_, **__: None)
+    monkeypatch.setattr("harness.data.source._hub_commit", lambda _: "c0ffee")
+    in_hub_cache(tmp_path, {"train.jsonl": ROWS})
+    chosen = config(stream=True, max_rows=2, subset="part", split="test", skip_bad_rows=True)
+    found = locate_dataset(chosen, paths(tmp_path))
+    assert found == DataSource(
+        name="mine",
+        hub_id="owner/rows",
+        subset="part",
+        split="test",
+        revision="c0ffee",
+        stream_rows=2,
+        skip_bad_rows=True,
+    )
+    assert num_rows(found) == 2
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_field_of_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    rows = [{"input": number, "output": "x"} for number in range(count)]
+    local = source(jsonl(tmp_path / "x.jsonl", rows))
+    assert list(column(local, "input")) == [str(number) for number in range(count)]
+    jsonl(tmp_path / "x.jsonl", [*rows, {"output": "x"}])
+    with pytest.raises(DataError) as caught:
+        list(column(local, "input"))
+    assert (caught.value.line, caught.value.field, caught.value.problem) == (count + 1, "input", "missing")
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+    monkeypatch.setattr("harness.data.source._HUB_BATCH_ROWS", 2)
+    in_hub_cache(tmp_path, {"train.jsonl": rows})
+    hub = locate_dataset(config(), paths())
+    assert isinstance(hub, DataSource)
+    assert list(column(hub, "input")) == [str(number) for number in range(count)]
+    with pytest.raises(DataError, match=r"mine, field 'task': missing \(there are: input, output\)"):
+        list(column(hub, "task"))
+
+
+def test_bad_rows_are_not_counted_where_they_are_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", '{"input": "a"}\n{\n{"input": "b"}\n')
+    assert num_rows(source(path, skip_bad_rows=True)) == 2
+    assert list(column(source(path, skip_bad_rows=True), "input")) == ["a", "b"]
+    with pytest.raises(DataError, match="line 2"):
+        num_rows(source(path))
+    seen: list[DataError] = []
+    assert len(list(read_rows(source(path, skip_bad_rows=True), on_bad_row=seen.append))) == 2
+    assert [error.line for error in seen] == [2]
+
+
+def test_rows_after_the_last_wanted_one_are_not_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", '{"input": "a"}\n{"input": "b"}\n{"input": "c"}\n{')
+    assert [row.fields["input"] for row in read_rows(source(path), [1])] == ["b"]
+
+
+def test_an_unfitting_row_says_which_formats_would_fit(tmp_path: Path) -> None:
+    for fields, said in (
+        ({"text": "a"}, "formats that read this row: oasst1, text"),
+        ({"x": 1}, "no known format reads this row"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"these are preference rows"),
+    ):
+        [row] = read_rows(source(jsonl(tmp_path / "x.jsonl", [fields])))
+        with pytest.raises(DataError, match=rf"dataset\.format is flan, {said}"):
+            row_examples(row, "flan")

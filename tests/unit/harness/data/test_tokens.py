@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from harness.config.schema import DatasetConfig, PathsConfig
+from harness.config.schema import AssistantTurns, DatasetConfig, PathsConfig
 from harness.data import tokens
+from harness.data.fields import Example
 from harness.data.rows import DataError
 from harness.data.source import DataSource, locate_dataset, read_rows, row_examples
-from harness.data.tokens import TokenizedDataset, tokenize_dataset, tokenizer_fingerprint
+from harness.data.tokens import TokenizedDataset, encode_texts, shorten, tokenize_dataset, tokenizer_fingerprint
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data" / "datasets"
 SAMPLE = ["The cat sat on the mat.", "What colour is the sky?", "Below is an instruction that describes a task."]
@@ -175,7 +176,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-ROWS = [{"input": f"question {n}", "output": f"answer {n}"} for n in range(7)]
+ROWS = [{"input": f"question {n}", "output": f"answer {n}", "task_name": "t"} for n in range(7)]
 
 
 def test_made_once_for_the_same_content_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +201,9 @@ def test_made_once_for_the_same_content_and_settings(tmp_path: Path, monkeypatch
         ({"format": "longform"}, {}),
         ({}, {"tokenizer": tiny_tokenizer(bos_token=None)}),
         ({}, {"empty_targets": "keep"}),
+        ({"skip_bad_rows": True}, {}),
+        ({"assistant_turns": AssistantTurns.all}, {}),
+        ({"max_rows_per_task": 3}, {}),
     ],
 )
 def test_made_again_for_other_settings(tmp_path: Path, changes: dict[str, Any], options: dict[str, Any]) -> None:
@@ -314,3 +318,101 @@ def test_a_tokenizer_without_eos_or_bos(tmp_path: Path) -> None:
 def test_limits_are_positive(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match=f"dataset.{key}=0: must be above 0"):
         tokenized(config(path=str(write(tmp_path / "a.jsonl", ROWS)), **{key: 0}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("counts", "notes"),
+    [
+        ((0, 0, 20), []),
+        ((1, 0, 2), ["mine: 1 of 2 inputs were cut"]),
+        ((0, 1, 20), ["mine: 1 of 20 targets were cut"]),
+        (
+            (2, 2, 20),
+            [
+                "mine: 2 of 20 inputs were cut",
+                "mine: 2 of 20 targets were cut (10% lose their end, EOS included): raise dataset.target_max_tokens",
+            ],
+        ),
+    ],
+)
+def test_what_was_cut_is_said(tmp_path: Path, counts: tuple[int, int, int], notes: list[str]) -> None:
+    sources, targets, total = counts
+    long, short = "x " * 9, "x"
+    rows = [{"input": long if n < sources else short, "output": long if n < targets else short} for n in range(total)]
+    chosen = config(path=str(write(tmp_path / "a.jsonl", rows)), source_max_tokens=6, target_max_tokens=6)
+    dataset = tokenized(chosen, tmp_path)
+    assert (dataset.num_truncated_sources, dataset.num_truncated_targets, len(dataset)) == counts
+    assert dataset.notes == notes
+
+
+def test_source_and_target_may_have_to_fit_apart(tmp_path: Path) -> None:
+    rows = [{"input": "x " * 9, "output": "y"}, {"input": "x", "output": "y " * 4}]
+    dataset = tokenized(config(path=str(write(tmp_path / "a.jsonl", rows))), tmp_path)
+    sides = [
+        (int(source), int(length - source)) for source, length in zip(dataset.num_source, dataset.lengths, strict=True)
+    ]
+    longest = max(max(side) for side in sides)
+    assert longest == sides[0][0] > max(sides[1])
+    dataset.require_fits(longest, apart=True)
+    with pytest.raises(DataError, match=rf"mine, line 1: {longest} tokens.*so that each fits"):
+        dataset.require_fits(longest - 1, apart=True)
+    dataset.require_fits(sum(sides[0]))
+    with pytest.raises(DataError, match=rf"mine, line 1: {sum(sides[0])} tokens.*so that their sum fits"):
+        dataset.require_fits(sum(sides[0]) - 1)
+
+
+def test_some_rows_of_each_task(tmp_path: Path) -> None:
+    rows = [{"input": str(n), "output": "x", "task_name": f"t{n % 3 if n < 30 else 3}"} for n in range(31)]
+    path = str(write(tmp_path / "a.jsonl", rows))
+    lines = tokenized(config(path=path, max_rows_per_task=4), tmp_path).lines.tolist()
+    assert lines == sorted(lines)
+    by_task = [sum(rows[line - 1]["task_name"] == f"t{task}" for line in lines) for task in range(4)]
+    assert by_task == [4, 4, 4, 1]
+    assert max(lines[:-1]) > 12, "not the first rows of each"
+    assert lines == tokenized(config(path=path, max_rows_per_task=4, max_rows=13), tmp_path).lines.tolist()
+    fewer = tokenized(config(path=path, max_rows_per_task=4, max_rows=12), tmp_path).lines.tolist()
+    assert len(fewer) == 12
+    assert set(fewer) < set(lines)
+
+
+def test_every_row_of_a_task_is_as_likely() -> None:
+    """Algorithm R by hand, with the numbers that are drawn."""
+    drawn = random.Random(tokens.SAMPLE_SEED)
+    kept = [0, 1]
+    for seen in range(3, 41):
+        place = drawn.randrange(seen)
+        if place < 2:
+            kept[place] = seen - 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "column", lambda *_: iter(["t"] * 40))
+        source = DataSource(name="x", files=(Path("x"),))
+        assert tokens._sample(config(max_rows_per_task=2), source) == sorted(kept)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(99, "whole text of it"), (8, "shorter"), (1, "s")])
+def test_the_first_input_that_fits(limit: int, expected: str) -> None:
+    example = Example("whole text of it", "y", shorter=("a shorter one of them", "shorter", "s"))
+    sources = {text: tokens.source_tokens(text, TOKENIZER) for text in (example.input, *example.shorter)}
+    assert len(sources["shorter"]) <= 8 < len(sources["a shorter one of them"])
+    assert shorten(sources[example.input], example, TOKENIZER, limit) == sources[expected]
+
+
+def test_texts_of_a_causal_classifier() -> None:
+    texts: list[tuple[str, str | None]] = [("abc", None), ("a", "bc")]
+    whole, cut = encode_texts(TOKENIZER, texts, 99)
+    assert [TOKENIZER.decode(ids) for ids in whole] == ["<s>abc", "<s>a\nbc"]
+    assert cut == [0, 0]
+    short, cut = encode_texts(TOKENIZER, texts, 3)
+    assert short == [ids[:3] for ids in whole]
+    assert cut == [len(ids) - 3 for ids in whole]
+    assert encode_texts(tiny_tokenizer(bos_token=None), [("abc", None)], 99)[0] == [whole[0][1:]]
+
+
+def test_first_reasons_and_a_count_of_rows_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [*ROWS[:2], *[{"input": "a", "output": n} for n in range(5)], {"input": "a", "output": " "}]
+    chosen = config(path=str(write(tmp_path / "a.jsonl", rows)), skip_bad_rows=True)
+    dataset = tokenized(chosen, tmp_path / "cache")
+    assert (len(dataset), dataset.num_skipped_rows) == (2, 6)
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in said] == ["left out"] * 3
+    assert [f"line {n}" in line for n, line in zip((3, 4, 5), said, strict=True)] == [True] * 3

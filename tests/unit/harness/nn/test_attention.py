@@ -107,6 +107,7 @@ PLANS: list[tuple[Callable[[], AttentionPlan], int]] = [
     (lambda: Branches([(6, [2, 3]), (4, [1])]), 16),
     (lambda: Branches([(0, [4, 1]), (5, [2, 2]), (3, [])]), 17),
     (lambda: Branches([(0, [4, 1])]), 5),
+    (lambda: Branches([(4, []), (0, [2]), (5, [1, 2])]), 14),
 ]
 
 

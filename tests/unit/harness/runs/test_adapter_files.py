@@ -175,6 +175,7 @@ def test_a_list_of_names_ends_somewhere() -> None:
         ({"lora_dropout": "0.1"}, "lora_dropout='0.1': expected a whole number or a number$"),
         ({"use_dora": 1}, "use_dora=1: expected true or false$"),
         ({"bias": None}, "bias=None: expected a text$"),
+        ({"bias": "some"}, "bias='some': expected none, all or lora_only"),
         ({"exclude_modules": {}}, "exclude_modules={}: expected a list or a text or null$"),
         ({"alpha_pattern": []}, r"alpha_pattern=\[\]: expected an object or null$"),
         ({"rank_pattern": {"q": 1.5}}, r"rank_pattern\['q'\]=1.5: expected a number"),

@@ -206,6 +206,10 @@ def test_local_data_is_known_by_its_content(tmp_path: Path) -> None:
     assert local("a") != local("c")
     assert local("a") != local("a", format="alpaca")
     assert local("a") == local("a", format="input_output"), "a format left open is the one that the columns name"
+    whole = spec(dataset=("local", {"path": str(tmp_path / "a.jsonl")}))
+    read = RunSpec.from_dict(whole.to_dict())
+    assert read == whole
+    assert read.data_sha256 == sha256_file(tmp_path / "a.jsonl")
 
 
 def test_group_is_the_frozen_base() -> None:
@@ -270,6 +274,8 @@ def test_two_local_checkpoints_are_two_sets_of_runs(tmp_path: Path) -> None:
     assert first.spec.group != second.spec.group, "a loaded base serves one checkpoint only"
     assert [run.run_id for run in plan_runs([other, one])] == [second.run_id, first.run_id]
     assert RunSpec.from_dict(first.spec.to_dict()) == first.spec
+    renamed = config(model=("local", {"path": str(folders["a"]), "hub_id": "lab/other", "revision": "v2"}))
+    assert [run.run_id for run in plan_runs([renamed])] == [first.run_id], "its content is its name"
     (untouched,) = plan_runs([dataclasses.replace(one, adapter=config(adapter="none").adapter)])
     assert untouched.spec.base_sha256 == first.spec.base_sha256
     (folders["a"] / "chat_template.jinja").write_text("{{ messages }}")
@@ -409,6 +415,7 @@ def test_a_length_that_the_user_gives_is_not_limited_by_the_recipe() -> None:
     assert length(max_steps=500) == (500, None)
     assert length(max_epochs=3.0) == (None, 3.0)
     assert length(max_steps=500, max_epochs=2.0) == (500, 2.0)
+    assert length(max_steps=10, warmup_steps=10) == (10, None)
 
 
 @pytest.mark.parametrize(
@@ -430,3 +437,33 @@ def test_only_adapters_over_a_frozen_causal_base_share_it(choices: dict[str, Any
     groups = {spec(**chosen, train=("default", {"seed": seed})).group for seed in (0, 1)}
     shares = choices.get("adapter") in ("none", "lora", "rslora")
     assert len(groups) == (1 if shares else 2)
+
+
+@pytest.mark.parametrize(
+    ("choices", "label"),
+    [
+        ({"adapter": "none"}, "llama7b-base-nf4"),
+        ({"adapter": "none", "quant": "none", "model": "smollm2"}, "smollm2-base"),
+        ({}, "llama7b-oasst1-nf4"),
+        ({"quant": "bf16", "adapter": "rslora", "model": "smollm2"}, "smollm2-oasst1-bf16-rslora"),
+    ],
+)
+def test_short_names_of_runs(choices: dict[str, Any], label: str) -> None:
+    assert spec(**choices).label == label
+
+
+def test_faithful_mode_is_the_originals_batches() -> None:
+    def chosen(**train: Any) -> tuple[Any, ...]:
+        found = spec(train=("default", train)).train
+        assert found is not None
+        return found.loss_mean.value, found.group_by_length, found.max_microbatch_tokens
+
+    assert chosen(mode="faithful") == ("example", True, 1)
+    assert chosen() == ("token", False, None)
+
+
+def test_plain_values_of_a_spec() -> None:
+    values = spec(adapter="none").to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert (values["dataset"], values["quant"]["method"], values["adapter"]["method"]) == (None, "nf4", "none")
+    assert (values["data_sha256"], values["base_sha256"]) == (None, None)
