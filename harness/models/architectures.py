@@ -29,10 +29,40 @@ PACKED = frozenset(
         "gpt2",
         "gpt_bigcode",
         "opt",
+        "apertus",
+        "arcee",
+        "biogpt",
+        "bitnet",
+        "ctrl",
+        "cwm",
+        "diffllama",
+        "ernie4_5",
+        "exaone4",
+        "gemma4_text",
+        "glm",
+        "glm4",
+        "helium",
+        "hunyuan_v1_dense",
+        "hyperclovax",
+        "internlm3",
+        "iquestcoder",
+        "jais2",
+        "minicpm3",
+        "ministral",
+        "ministral3",
+        "nanochat",
+        "olmo",
+        "olmo3",
+        "persimmon",
+        "seed_oss",
+        "smollm3",
     ]
 )
 PADDED = frozenset(
-    ["gemma2", "stablelm", "falcon", "gptj", "codegen", "bloom", "mpt", "nemotron", "lfm2", "recurrent_gemma"]
+    [
+        *("gemma2", "stablelm", "falcon", "gptj", "codegen", "bloom", "mpt", "nemotron", "lfm2", "recurrent_gemma"),
+        *("gpt_neo", "gpt_neox_japanese", "granite_swa", "lfm3", "openai-gpt", "vaultgemma", "xglm"),
+    ]
 )
 _APART = frozenset({"mamba", "falcon_mamba"})  # multiply by weights of layers that they don't call
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")

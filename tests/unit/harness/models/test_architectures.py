@@ -8,7 +8,7 @@ import pytest
 from harness.config.schema import AdapterConfig, AdapterMethod, ModelKind, QuantConfig, QuantMethod
 from harness.models.architectures import PACKED, PADDED, architecture_note, architecture_problem
 from tests.builders import PLAIN
-from tests.families import PACKED_FAMILIES, PADDED_FAMILIES
+from tests.families import MORE_PACKED, MORE_PADDED, PACKED_FAMILIES, PADDED_FAMILIES
 
 NF4 = QuantConfig(name="nf4", method=QuantMethod.nf4)
 LORA = AdapterConfig(name="lora")
@@ -20,8 +20,8 @@ def folder_of(tmp_path: Path, **config: object) -> Path:
 
 
 def test_what_is_listed_is_what_is_tested() -> None:
-    assert {config.model_type for config in PACKED_FAMILIES.values()} == PACKED
-    assert {config.model_type for config in PADDED_FAMILIES.values()} == PADDED
+    assert {config.model_type for config in (PACKED_FAMILIES | MORE_PACKED).values()} == PACKED
+    assert {config.model_type for config in (PADDED_FAMILIES | MORE_PADDED).values()} == PADDED
 
 
 @pytest.mark.parametrize("key", ["num_local_experts", "num_experts", "n_routed_experts"])
