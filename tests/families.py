@@ -1,9 +1,13 @@
-"""A tiny config of each family that trains and scores exactly, with what makes it differ set to values that show."""
+"""A tiny config of each family that trains and scores exactly, with what makes it differ set to values that show.
+
+`FAMILIES` are tried by the fast tests, `MORE_FAMILIES` by one slow one.
+"""
 
 from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     BloomConfig,
     CodeGenConfig,
     Cohere2Config,
@@ -112,6 +116,75 @@ PADDED_FAMILIES: dict[str, PretrainedConfig] = {
     ),
 }
 FAMILIES = PACKED_FAMILIES | PADDED_FAMILIES
+
+_WINDOWS: dict[str, Any] = GROUPED | {"sliding_window": 4, "layer_types": _LAYERS}
+_MULTIPLIERS: dict[str, Any] = {
+    "logits_scaling": 3.0,
+    "embedding_multiplier": 2.0,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.3,
+}
+_LATENT: dict[str, Any] = {
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+}
+_MORE_PACKED: dict[str, dict[str, Any]] = {
+    "apertus": GROUPED,
+    "arcee": GROUPED,
+    "biogpt": SIZES,
+    "bitnet": GROUPED,
+    "ctrl": _OLD | {"dff": 64},
+    "cwm": _WINDOWS,
+    "diffllama": GROUPED,
+    "ernie4_5": GROUPED | {"use_bias": True},
+    "exaone4": _WINDOWS,
+    "gemma4_text": _GEMMA
+    | {
+        "layer_types": _LAYERS,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 100,
+        "global_head_dim": 16,
+    },
+    "glm": GROUPED | {"head_dim": 8},
+    "glm4": GROUPED | {"head_dim": 8},
+    "helium": GROUPED | {"head_dim": 8},
+    "hunyuan_v1_dense": GROUPED | {"head_dim": 8},
+    "hyperclovax": GROUPED | _MULTIPLIERS,
+    "internlm3": GROUPED | {"head_dim": 8},
+    "iquestcoder": GROUPED,
+    "jais2": GROUPED,
+    "minicpm3": SIZES | _LATENT | {"dim_model_base": 8},
+    "ministral": _WINDOWS | {"head_dim": 8},
+    "ministral3": GROUPED | {"head_dim": 8},
+    "nanochat": GROUPED | {"final_logit_softcapping": 2.0},
+    "olmo": GROUPED | {"clip_qkv": 0.5},
+    "olmo3": _WINDOWS,
+    "persimmon": SIZES,
+    "seed_oss": GROUPED | {"head_dim": 8},
+    "smollm3": GROUPED | {"no_rope_layers": [0, 1]},
+}
+_MORE_PADDED: dict[str, dict[str, Any]] = {
+    "gpt_neo": {
+        **_OLD,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 4,
+    },
+    "gpt_neox_japanese": SIZES,
+    "granite_swa": _WINDOWS | _MULTIPLIERS,
+    "lfm3": GROUPED | {"layer_types": ["conv", "full_attention"], "head_dim": 8},
+    "openai-gpt": _OLD,
+    "vaultgemma": _GEMMA | {"layer_types": _LAYERS, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 2.0},
+    "xglm": {**SIZES, "d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4},
+}
+MORE_PACKED = {name: AutoConfig.for_model(name, **values) for name, values in _MORE_PACKED.items()}
+MORE_PADDED = {name: AutoConfig.for_model(name, **values) for name, values in _MORE_PADDED.items()}
+MORE_FAMILIES = MORE_PACKED | MORE_PADDED
 
 
 def draw_weights(model: PreTrainedModel) -> PreTrainedModel:

@@ -60,6 +60,7 @@ WARNED_SHARE = 0.05  # of targets that lose their end: from here on it is a warn
 SAMPLE_SEED = 42  # of `max_rows`: the paper's data seed, fixed, so that a dataset is the same in every run
 _BATCH_EXAMPLES = 1024
 _SKIPPED = b"num_skipped_rows"
+_WHOLE = b"has_all_rows"  # though a sample was asked for
 _FORMAT_VERSION = 1  # part of the cache key: raise it when the columns or the rules change
 _SCHEMA = pa.schema(
     [
@@ -100,7 +101,9 @@ class TokenizedDataset:
         """
         self.path, self.name = path, name
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        self.num_skipped_rows = _num_skipped_rows(reader)
+        facts = _facts(reader)
+        self.num_skipped_rows = int(facts.get(_SKIPPED, 0))
+        self.has_all_rows = _WHOLE in facts  # where `max_rows` asks for as many as there are, or more
         table = reader.read_all()
         ids = table.column("input_ids")
         chunks = [chunk for chunk in ids.chunks if len(chunk)]
@@ -194,14 +197,15 @@ def tokenize_dataset(
             return TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
         except pa.ArrowInvalid as error:
             _log.warning("%s: not whole (%s), made again", path, error)
-    skipped = Skipped()
-    batches = _batches(_unchanged(_examples(config, source, empty_targets, skipped), source, versions))
+    skipped, sample = Skipped(), _sample(config, source)
+    batches = _batches(_unchanged(_examples(config, source, sample, empty_targets, skipped), source, versions))
+    limited = config.max_rows is not None or config.max_rows_per_task is not None
+    facts = {_WHOLE: b"1"} if limited and sample is None and source.stream_rows is None else {}
     if config.format in LABELLED:
-        _write(
-            path, _LABELLED_SCHEMA, (_encode_labelled(batch, config, tokenizer) for batch in batches), source, skipped
-        )
+        schema, encoded = _LABELLED_SCHEMA, (_encode_labelled(batch, config, tokenizer) for batch in batches)
     else:
-        _write(path, _SCHEMA, (_encode(batch, config, tokenizer, skipped) for batch in batches), source, skipped)
+        schema, encoded = _SCHEMA, (_encode(batch, config, tokenizer, skipped) for batch in batches)
+    _write(path, schema, encoded, source, skipped, facts)
     for problem in skipped.first:
         _log.warning("left out: %s", problem)
     dataset = TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
@@ -228,12 +232,12 @@ def with_chat_template(tokenizer: "PreTrainedTokenizerBase", template: str | Non
     return changed
 
 
-def _num_skipped_rows(reader: pa.RecordBatchFileReader) -> int:
-    """Reads the number of skipped rows from the last batch, which `_write` adds, empty, where rows were left out."""
+def _facts(reader: pa.RecordBatchFileReader) -> dict[bytes, bytes]:
+    """What `_write` says of the rows in a last, empty batch; nothing where there is nothing to be said."""
     if reader.num_record_batches == 0:
-        return 0
+        return {}
     metadata = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1)[1]
-    return int(metadata[_SKIPPED]) if metadata and _SKIPPED in metadata else 0
+    return dict(metadata or {})
 
 
 def _count(table: pa.Table, column: str) -> int:
@@ -299,9 +303,13 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def _examples(
-    config: DatasetConfig, source: DataSource, empty_targets: EmptyTargets, skipped: Skipped
+    config: DatasetConfig,
+    source: DataSource,
+    sample: Sequence[int] | None,
+    empty_targets: EmptyTargets,
+    skipped: Skipped,
 ) -> Iterator[Item]:
-    for row, example in read_examples(config, source, _sample(config, source), skipped):
+    for row, example in read_examples(config, source, sample, skipped):
         if example.label is not None or example.output.strip() or empty_targets == "keep":
             yield row, example
         elif empty_targets == "refuse":
@@ -331,8 +339,8 @@ def _sample(config: DatasetConfig, source: DataSource) -> list[int] | None:
     return sorted(random.Random(SAMPLE_SEED).sample(places, config.max_rows))
 
 
-def _sample_by_task(source: DataSource, most: int) -> list[int]:
-    """Samples `most` rows of each task in one pass, by a reservoir for each task (algorithm R); keeps no row."""
+def _sample_by_task(source: DataSource, most: int) -> list[int] | None:
+    """Samples `most` rows of each task in one pass, by a reservoir for each task (algorithm R); None: all are taken."""
     rng, seen, kept = random.Random(SAMPLE_SEED), dict[str, int](), dict[str, list[int]]()
     for place, task in enumerate(column(source, TASK_FIELD)):
         seen[task] = seen.get(task, 0) + 1
@@ -341,6 +349,8 @@ def _sample_by_task(source: DataSource, most: int) -> list[int]:
             reservoir.append(place)
         elif (drawn := rng.randrange(seen[task])) < most:
             reservoir[drawn] = place
+    if max(seen.values(), default=0) <= most:
+        return None
     return sorted(place for reservoir in kept.values() for place in reservoir)
 
 
@@ -444,7 +454,12 @@ def _texts(
 
 
 def _write(
-    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], source: DataSource, skipped: Skipped
+    path: Path,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    source: DataSource,
+    skipped: Skipped,
+    facts: dict[bytes, bytes],
 ) -> None:
     """Writes under a temporary name and renames; a failure leaves nothing behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -458,8 +473,9 @@ def _write(
                     progressed()
                     num_examples += batch.num_rows
                 if skipped.num_rows:
-                    counted = {_SKIPPED: str(skipped.num_rows).encode()}
-                    writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema), custom_metadata=counted)
+                    facts = facts | {_SKIPPED: str(skipped.num_rows).encode()}
+                if facts:
+                    writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema), custom_metadata=facts)
             stream.flush()
             os.fsync(stream.fileno())
         if num_examples == 0:

@@ -29,32 +29,83 @@ PACKED = frozenset(
         "gpt2",
         "gpt_bigcode",
         "opt",
+        "apertus",
+        "arcee",
+        "biogpt",
+        "bitnet",
+        "ctrl",
+        "cwm",
+        "diffllama",
+        "ernie4_5",
+        "exaone4",
+        "gemma4_text",
+        "glm",
+        "glm4",
+        "helium",
+        "hunyuan_v1_dense",
+        "hyperclovax",
+        "internlm3",
+        "iquestcoder",
+        "jais2",
+        "minicpm3",
+        "ministral",
+        "ministral3",
+        "nanochat",
+        "olmo",
+        "olmo3",
+        "persimmon",
+        "seed_oss",
+        "smollm3",
     ]
 )
 PADDED = frozenset(
-    ["gemma2", "stablelm", "falcon", "gptj", "codegen", "bloom", "mpt", "nemotron", "lfm2", "recurrent_gemma"]
+    [
+        *("gemma2", "stablelm", "falcon", "gptj", "codegen", "bloom", "mpt", "nemotron", "lfm2", "recurrent_gemma"),
+        *("gpt_neo", "gpt_neox_japanese", "granite_swa", "lfm3", "openai-gpt", "vaultgemma", "xglm"),
+    ]
 )
-_APART = frozenset({"mamba", "falcon_mamba"})  # multiply by weights of layers that they don't call
+_APART = frozenset(  # multiply by weights of layers that they don't call, some in training only
+    {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "bamba", "jamba", "granitemoehybrid", "rwkv"}
+)
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_SWITCHES = ("is_moe", "enable_moe_block")  # off: a dense model, whatever numbers of experts its config keeps
+_EXPERT_LAYERS = frozenset({"gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3"})
 
 
 def architecture_problem(folder: Path, kind: ModelKind, quant: QuantConfig, adapter: AdapterConfig) -> str | None:
     """-> why a checkpoint's architecture can't be trained so, with the remedy; None if nothing is known against it."""
     saved = _config(folder)
     model_type = saved.get("model_type")
-    if kind is not ModelKind.causal:
+    if kind is ModelKind.seq2seq:
         return None
     if model_type in _APART:
         return f"{folder}: model_type {model_type} takes its linear layers apart, so they can't be adapted"
-    experts = next((saved[key] for key in _EXPERTS if isinstance(saved.get(key), int) and saved[key] > 1), None)
-    adapts_all = adapter.method not in (AdapterMethod.none, AdapterMethod.full) and adapter.targets == [ALL_LINEAR]
-    if experts is None or (quant.method is QuantMethod.none and not adapts_all):
+    experts = _num_experts(saved)
+    adapts = adapter.method not in (AdapterMethod.none, AdapterMethod.full)
+    named = sorted(_EXPERT_LAYERS & {name.rpartition(".")[2] for name in adapter.targets}) if adapts else []
+    adapts_all = adapts and adapter.targets == [ALL_LINEAR]
+    if experts is None or (quant.method is QuantMethod.none and not adapts_all and not named):
         return None
+    if named and quant.method is QuantMethod.none:
+        return (
+            f"{folder}: adapter.targets={named}: model_type {model_type} has {experts} experts, whose layers of these "
+            "names are fused to one tensor, and PEFT reads an adapter of these names as one of that tensor; name its "
+            "attention's layers"
+        )
     return (
         f"{folder}: model_type {model_type} has {experts} experts, which transformers fuses to one tensor a layer: "
         f"neither quantization nor an adapter of all linear layers reaches them, most of the model. Use a dense model, "
         "or quant=bf16 with adapter.targets that name its attention's layers"
     )
+
+
+def _num_experts(saved: dict[str, Any]) -> int | None:
+    """Of a config.json, DBRX's nested numbers included; None of a dense model."""
+    if any(saved.get(switch) is False for switch in _SWITCHES):
+        return None
+    nested = saved.get("ffn_config")
+    saved = saved | nested if isinstance(nested, dict) else saved
+    return next((saved[key] for key in _EXPERTS if isinstance(saved.get(key), int) and saved[key] > 1), None)
 
 
 def architecture_note(folder: Path) -> str | None:

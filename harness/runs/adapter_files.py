@@ -230,7 +230,7 @@ def _config_problem(saved: dict[str, Any], task_type: str | None) -> str | None:
         value = saved.get(key, _TYPES)
         if value is not _TYPES and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
             return f"{key}={value!r}: expected {_spoken(types)}"
-    if problem := _number_problem(saved):
+    if problem := _number_problem(saved) or _pattern_problem(saved):
         return problem
     if task_type is not None and saved.get("task_type") not in (None, task_type):
         return f"task_type={saved['task_type']}: the adapter is for another kind of model than this one ({task_type})"
@@ -257,6 +257,18 @@ def _number_problem(saved: dict[str, Any]) -> str | None:
         for name, value in (saved.get(key) or {}).items():
             if isinstance(value, bool) or not isinstance(value, _TYPES["r" if key == "rank_pattern" else "lora_alpha"]):
                 return f"{key}[{name!r}]={value!r}: expected a number"
+    return None
+
+
+def _pattern_problem(saved: dict[str, Any]) -> str | None:
+    """A text that is to match layers' names and is no regular expression."""
+    texts = {key: saved[key] for key in ("target_modules", "exclude_modules") if isinstance(saved.get(key), str)}
+    texts |= {f"{key} of": name for key in ("rank_pattern", "alpha_pattern") for name in saved.get(key) or {}}
+    for key, text in texts.items():
+        try:
+            re.compile(text)
+        except re.error as error:
+            return f"{key} {text!r}: no regular expression ({error})"
     return None
 
 

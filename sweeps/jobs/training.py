@@ -366,7 +366,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         device=device_name if num_devices == 1 else f"{num_devices} x {device_name}",
         notes=(
             *(base.bank.notes if run.member else ()),
-            *_sample_notes(run.spec.dataset),
+            *([] if run.data is not None and run.data.has_all_rows else _sample_notes(run.spec.dataset)),
             *(run.data.notes if run.data else ()),
             *(run.member.notes if run.member else ()),
         ),

@@ -12,10 +12,13 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from eval.answers.files import read_contestants
 from eval.answers.generate import eos_tokens
+from eval.answers.prompt_format import PromptFormat
 from eval.answers.settings import GenerateSettings
 from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
+from eval.benchmarks.registry import BENCHMARKS
 from eval.commands.generate import run_generate
+from eval.commands.score_runs import OwnRows, score_target
 from eval.systems import Target, each_base, load_members, open_system
 from harness.banks.load import LoadedBase
 from harness.models.locate import folder_fingerprint
@@ -87,6 +90,42 @@ def test_a_run_whose_base_was_replaced_is_refused_by_every_command(tmp_path: Pat
     system = open_system(tmp_path / "runs" / run)
     with pytest.raises(ValueError, match=refused):  # as a worker does that has loaded the base already
         load_members(open_base(model), [system])
+
+
+def test_an_adapter_whose_files_changed_is_refused_by_a_worker_and_by_name(tmp_path: Path) -> None:
+    model = make_checkpoint(tmp_path / "model")
+    run = tmp_path / "runs" / put_run(tmp_path / "runs", model)
+    weights = run / "adapter" / ADAPTER_WEIGHTS
+    save_file({key: value * 1.01 for key, value in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors: sha256 .*changed after training"):
+        load_members(open_base(model), [open_system(run)])
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors: sha256 .*changed after training"):
+        open_target(model, run / "adapter")
+
+
+def test_a_chat_format_without_a_template_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_checkpoint(tmp_path / "model")
+    run = put_run(tmp_path / "runs", model)
+    adapter = tmp_path / "runs" / run / "adapter"
+
+    def loads(*_: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("eval.systems.load_base", loads)
+    settings = GenerateSettings(prompt_format=PromptFormat.chat)
+    mmlu = MmluSettings(questions=write_rows(tmp_path / "q.jsonl", [ROW]), num_shots=0, chat=True)
+    of_model = Target(model=str(model), adapters=(), quant="none", run_ids=(), sweep=None, runs=None)
+    targets = of_model, dataclasses.replace(of_model, adapters=(adapter,)), of_runs(tmp_path / "runs", run)
+    for target in targets:
+        with pytest.raises(ValueError, match=r"model: its tokenizer has no chat template, and is to be asked through"):
+            run_generate(target, "embedded", "open", 1, settings, False, ignore, tmp_path / "out")
+        with pytest.raises(ValueError, match="has no chat template"):
+            score_target(BENCHMARKS["mmlu"], mmlu, target, OwnRows(), {"checkpoints": None}, tmp_path / "out", ignore)
+    (adapter / "chat_template.jinja").write_text(TEMPLATE)  # its own is enough
+    with pytest.raises(AssertionError, match="loaded"):
+        run_generate(targets[1], "embedded", "open", 1, settings, False, ignore, tmp_path / "out")
 
 
 def test_a_refused_adapter_leaves_no_trace_of_its_member(tmp_path: Path) -> None:

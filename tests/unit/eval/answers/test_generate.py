@@ -13,7 +13,15 @@ from transformers import LlamaForCausalLM
 from eval.answers.decoding import decode
 from eval.answers.dialogue import SYSTEM_SENTENCE, encode_dialogue, human_text
 from eval.answers.files import read_answers
-from eval.answers.generate import OnAnswer, Request, cut_at_stop, generate_answers, prompt_seed
+from eval.answers.generate import (
+    OnAnswer,
+    Request,
+    cut_at_stop,
+    generate_answers,
+    prompt_seed,
+    run_sha256,
+    stored_answers,
+)
 from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import OpenQuestion, load_open_questions, split_dialogue
 from eval.answers.sampling import nucleus_tokens
@@ -22,9 +30,19 @@ from eval.answers.settings import GenerateSettings
 from eval.systems import System
 from harness.banks.load import LoadedBase, load_base
 from harness.banks.shared import AdapterBank
-from harness.config.schema import AdapterConfig, AdapterMethod, DType, ModelConfig, QuantConfig, QuantMethod
+from harness.config.schema import (
+    AdapterConfig,
+    AdapterMethod,
+    DatasetConfig,
+    DType,
+    ModelConfig,
+    QuantConfig,
+    QuantMethod,
+)
 from harness.models.locate import ModelSource
+from harness.runs.record import save_record
 from harness.runs.spec import RunSpec
+from tests.builders import record
 from tests.tiny import make_checkpoint
 
 MEMBERS: tuple[str | None, ...] = (None, "narrow", "wide")
@@ -253,6 +271,48 @@ def test_answers_made_otherwise_are_refused_unless_fresh(base: LoadedBase, tmp_p
         generate_answers(base, other_model, QUESTIONS, "open", SETTINGS)
     redone = generate_answers(base, systems, QUESTIONS[:1], "open", hotter, fresh=True)
     assert len(read_answers(systems[0].folder / "answers" / "open.jsonl")) == len(redone["tiny-base"]) == 1
+
+
+def test_answers_of_another_tokenizer_or_template_are_not_gone_on_with(base: LoadedBase, tmp_path: Path) -> None:
+    systems = make_systems(tmp_path)[:1]
+    one = QUESTIONS[:1]
+    generate_answers(base, systems, one, "open", SETTINGS)
+    changed = dataclasses.replace(base, tokenizer_fingerprint="of another template")
+    with pytest.raises(ValueError, match=r"holds answers made otherwise \(the tokenizer or its chat template\)"):
+        generate_answers(changed, systems, QUESTIONS, "open", SETTINGS)
+    beside = systems[0].folder / "answers" / "open.settings.json"
+    stored = json.loads(beside.read_text())
+    save_record(systems[0].folder, dataclasses.replace(record(), spec={"quant": {}}))
+    beside.write_text(json.dumps(stored | {"run_sha256": run_sha256(systems[0])}))
+    assert stored_answers(systems, one, "open", SETTINGS, base.tokenizer_fingerprint) is not None
+    assert stored_answers(systems, one, "open", SETTINGS, "of another template") is None
+    of_earlier_version = {key: value for key, value in stored.items() if key != "tokenizer_sha256"}
+    beside.write_text(json.dumps(of_earlier_version))
+    assert len(generate_answers(base, systems, one, "open", SETTINGS)["tiny-base"]) == 1
+
+
+def test_a_run_is_asked_by_the_template_that_it_was_trained_in(
+    base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: dict[str, str] = {}
+
+    def answer_at_once(
+        base: LoadedBase, requests: Sequence[Request], settings: object, on_answer: OnAnswer, _: object
+    ) -> None:
+        for request in requests:
+            prompts[request.system] = str(base.tokenizer.decode(request.prompt_tokens))
+            on_answer(request, "Paris", Decoded(index=0, tokens=(5,), finish_reason="eos"))
+
+    monkeypatch.setattr("eval.answers.generate.generate", answer_at_once)
+    plain, *_ = systems = make_systems(tmp_path)[:2]
+    template = "{% for turn in messages %}[{{ turn['content'] }}]{% endfor %}"
+    data = DatasetConfig(name="mine", hub_id="local", format="chat", chat_template=template)
+    own = dataclasses.replace(systems[1], spec=dataclasses.replace(systems[1].spec, dataset=data))
+    generate_answers(base, [plain, own], QUESTIONS[:1], "open", SETTINGS)
+    assert prompts[own.name] == "[What is the capital of France?]"
+    assert prompts[plain.name].endswith("### Human: What is the capital of France? ### Assistant:")
+    with pytest.raises(ValueError, match=r"made otherwise \(chat_template, "):  # of the run as it was, without one
+        generate_answers(base, [dataclasses.replace(own, folder=plain.folder)], QUESTIONS[:1], "open", SETTINGS)
 
 
 def test_answers_of_a_run_that_was_renamed_are_kept_under_its_new_name(base: LoadedBase, tmp_path: Path) -> None:

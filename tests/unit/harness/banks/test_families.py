@@ -29,7 +29,15 @@ from harness.models.locate import ModelSource
 from harness.nn.batch import Item, Segment
 from harness.nn.rows import fitting_layout
 from tests.builders import PLAIN
-from tests.families import FAMILIES, GROUPED, PACKED_FAMILIES, SIZES, draw_weights
+from tests.families import (
+    FAMILIES,
+    GROUPED,
+    MORE_FAMILIES,
+    MORE_PACKED,
+    PACKED_FAMILIES,
+    SIZES,
+    draw_weights,
+)
 from tests.tiny import make_tokenizer
 
 LENGTHS = (5, 9, 7)
@@ -38,7 +46,9 @@ CPU = torch.device("cpu")
 
 @cache
 def checkpoint(family: str, root: Path) -> Path:
-    draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))).save_pretrained(root / family)
+    draw_weights(AutoModelForCausalLM.from_config(deepcopy((FAMILIES | MORE_FAMILIES)[family]))).save_pretrained(
+        root / family
+    )
     return root / family
 
 
@@ -76,9 +86,21 @@ def own_losses(model: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_and_scores_are_the_models_own(family: str, root: Path) -> None:
+    require_its_own(family, root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", MORE_FAMILIES)
+def test_more_families_are_their_models_own(family: str, root: Path, tmp_path: Path) -> None:
+    require_its_own(family, root)
+    test_gradients_and_the_saved_adapter_are_pefts(family, root, tmp_path)
+
+
+def require_its_own(family: str, root: Path) -> None:
+    """Losses of a member that changes nothing, hidden states and scores, in company and against `forward` alone."""
     folder = checkpoint(family, root)
     plain, bank = AutoModelForCausalLM.from_pretrained(folder), bank_of(folder)
-    assert bank.layout.is_packed == (family in PACKED_FAMILIES)
+    assert bank.layout.is_packed == (family in PACKED_FAMILIES | MORE_PACKED)
     bank.add_member("a", AdapterConfig(name="lora", lora_r=2), seed=1)
     own = own_logprobs(plain)
     bank.train()

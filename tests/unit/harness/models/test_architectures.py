@@ -8,7 +8,7 @@ import pytest
 from harness.config.schema import AdapterConfig, AdapterMethod, ModelKind, QuantConfig, QuantMethod
 from harness.models.architectures import PACKED, PADDED, architecture_note, architecture_problem
 from tests.builders import PLAIN
-from tests.families import PACKED_FAMILIES, PADDED_FAMILIES
+from tests.families import MORE_PACKED, MORE_PADDED, PACKED_FAMILIES, PADDED_FAMILIES
 
 NF4 = QuantConfig(name="nf4", method=QuantMethod.nf4)
 LORA = AdapterConfig(name="lora")
@@ -20,8 +20,8 @@ def folder_of(tmp_path: Path, **config: object) -> Path:
 
 
 def test_what_is_listed_is_what_is_tested() -> None:
-    assert {config.model_type for config in PACKED_FAMILIES.values()} == PACKED
-    assert {config.model_type for config in PADDED_FAMILIES.values()} == PADDED
+    assert {config.model_type for config in (PACKED_FAMILIES | MORE_PACKED).values()} == PACKED
+    assert {config.model_type for config in (PADDED_FAMILIES | MORE_PADDED).values()} == PADDED
 
 
 @pytest.mark.parametrize("key", ["num_local_experts", "num_experts", "n_routed_experts"])
@@ -36,6 +36,24 @@ def test_experts_are_refused_where_nothing_would_reach_them(key: str, tmp_path: 
     assert architecture_problem(folder, ModelKind.causal, PLAIN, LORA) is not None
     assert architecture_problem(folder, ModelKind.causal, PLAIN, attention) is None
     assert architecture_problem(folder, ModelKind.causal, PLAIN, untouched) is None
+
+
+@pytest.mark.parametrize("target", ["gate_proj", "w1", "model.layers.0.mlp.down_proj"])
+def test_targets_that_peft_would_read_as_experts_are_refused(target: str, tmp_path: Path) -> None:
+    adapter = AdapterConfig(name="lora", targets=["q_proj", target])
+    problem = architecture_problem(
+        folder_of(tmp_path, model_type="moe", num_experts=8), ModelKind.causal, PLAIN, adapter
+    )
+    assert f"adapter.targets=['{target.rpartition('.')[2]}']: model_type moe has 8 experts" in str(problem)
+    assert architecture_problem(folder_of(tmp_path, model_type="llama"), ModelKind.causal, PLAIN, adapter) is None
+
+
+def test_experts_are_found_where_a_config_nests_them_and_not_where_they_are_off(tmp_path: Path) -> None:
+    nested = folder_of(tmp_path, model_type="dbrx", ffn_config={"moe_num_experts": 4})
+    assert "dbrx has 4 experts" in str(architecture_problem(nested, ModelKind.causal, NF4, LORA))
+    assert "dbrx has 4 experts" in str(architecture_problem(nested, ModelKind.classifier, NF4, LORA))
+    dense = folder_of(tmp_path, model_type="doge", num_experts=16384, is_moe=False)
+    assert architecture_problem(dense, ModelKind.causal, NF4, LORA) is None
 
 
 def test_one_that_is_known_passes_and_one_that_is_not_is_said(tmp_path: Path) -> None:

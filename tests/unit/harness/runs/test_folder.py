@@ -1,5 +1,6 @@
 """A run folder cut off anywhere is found out, and never taken for done."""
 
+import dataclasses
 import json
 import struct
 from dataclasses import replace
@@ -11,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from harness.runs.folder import folder_problem
+from harness.files.atomic import sha256_file, sha256_files
+from harness.runs.folder import changed_problem, folder_problem
 from harness.runs.record import load_record, save_record
 from tests.builders import record
 
@@ -40,6 +42,39 @@ def test_missing_parts(folder: Path, tmp_path: Path) -> None:
     assert folder_problem(folder, needs_adapter=False) is None, "an untouched base leaves no adapter"
     (folder / "record.json").unlink()
     assert folder_problem(folder, needs_adapter=False) == "there is no record.json: it was cut off"
+
+
+def test_a_changed_file_of_an_adapter_is_named(folder: Path) -> None:
+    adapter, config = folder / "adapter", folder / "adapter" / "adapter_config.json"
+
+    def problem(method: str, **saved: object) -> str | None:
+        config.write_text(json.dumps({"r": 4, "lora_alpha": 8} | saved))
+        spec = {"adapter": {"method": method, "lora_r": 4, "lora_alpha": 8}}
+        return changed_problem(adapter, dataclasses.replace(record(), spec=spec, adapter_sha256=digest))
+
+    digest = sha256_file(folder / WEIGHTS)
+    assert problem("lora") is None
+    assert "says {'lora_alpha': 9}, the run was trained with {'lora_alpha': 8}" in str(problem("lora", lora_alpha=9))
+    assert "says {'use_rslora': False}" in str(problem("rslora"))
+    assert "says {'use_dora': True}" in str(problem("lora", use_dora=True))
+    assert "residual.json: missing of a run of adapter=pissa" in str(problem("pissa"))
+    (adapter / "residual.json").write_text("{}")
+    assert problem("pissa", r=8, lora_alpha=16) is None
+    assert "residual.json: is not of a run of adapter=lora" in str(problem("lora"))
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes() + b"x")
+    assert "adapter_model.safetensors: sha256" in str(problem("pissa", r=8, lora_alpha=16))
+
+
+def test_a_changed_file_of_a_whole_checkpoint_is_named(folder: Path) -> None:
+    adapter = folder / "adapter"
+    for number in (1, 2):
+        (adapter / f"model-{number}.safetensors").write_bytes(bytes([number]))
+    (folder / WEIGHTS).unlink()
+    files = sorted(adapter.glob("*.safetensors"))
+    full = dataclasses.replace(record(), spec={"adapter": {"method": "full"}}, adapter_sha256=sha256_files(files))
+    assert changed_problem(adapter, full) is None
+    files[1].write_bytes(b"other")
+    assert "changed after training" in str(changed_problem(adapter, full))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -121,15 +121,19 @@ def test_rows_that_changed_fail_their_runs(lab: Lab) -> None:
 
 
 def test_a_record_says_which_sample_was_read(lab: Lab) -> None:
-    sampled = lab.config("llama7b", "longform")
-    sampled.dataset.max_rows = 3
-    runs = plan_runs([sampled])
+    sampled, whole = lab.config("llama7b", "longform"), lab.config("llama7b", "longform")
+    sampled.dataset.max_rows, whole.dataset.max_rows = 3, 450_000
+    runs = plan_runs([sampled, whole])
     enqueue(lab.ledger, lab.folder / "runs", runs, make_jobs(runs, lab.paths), "s", [])
     work_once(lab.context, "w")
     record = load_record(lab.folder / "runs" / runs[0].run_id)
     assert record is not None
     assert "longform: a sample of the rows, 3 at most, seed 42" in record.notes
     assert record.num_examples == 3
+    of_all = load_record(lab.folder / "runs" / runs[1].run_id)
+    assert of_all is not None
+    assert of_all.num_examples == len(ROWS)
+    assert not any("a sample" in note for note in of_all.notes), "all rows were read"
 
 
 def test_an_evaluation_scores_what_was_planned(lab: Lab) -> None:
