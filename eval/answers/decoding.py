@@ -18,6 +18,7 @@ A base whose rows are padded is answered from by `eval.answers.padded_batch`.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -221,9 +222,8 @@ class _Batch:
         device = self._bank.device
         row_1N = torch.tensor([token for sequence in rows for token in sequence.known], device=device)[None]
         plan = Prefill(lengths, [(shelf, slot) for shelf, slot, _ in started])
-        hidden_1ND = self._bank(row_1N, segments, plan=plan)
-        last_BD = hidden_1ND[0, torch.tensor(lengths, device=device).cumsum(0) - 1]
-        self._picker.pick(last_BD, rows, numbers_ahead(rows, 1, device))
+        last_1BD = self._bank(row_1N, segments, plan=plan, read_at=[end - 1 for end in accumulate(lengths)])
+        self._picker.pick(last_1BD[0], rows, numbers_ahead(rows, 1, device))
         self._step = None
 
     def _continue(self) -> list[UnderWay]:

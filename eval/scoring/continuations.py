@@ -148,9 +148,10 @@ def _score_row(
     if shares:
         positions = torch.cat(layout.positions)[None].to(device)
         options = {"position_ids_1N": positions, "plan": Branches(layout.branches)}
-    hidden_1ND = bank(torch.tensor(layout.tokens, device=device)[None], layout.segments, **options)
-    at_M = torch.tensor(layout.at, device=device)
-    logprobs, is_best = _token_logprobs(bank, hidden_1ND[0], at_M, layout.targets)
+    read_at, at_M = np.unique(layout.at, return_inverse=True)  # continuations share a place that predicts their first
+    row_1N = torch.tensor(layout.tokens, device=device)[None]
+    hidden_1ND = bank(row_1N, layout.segments, **options, read_at=read_at.tolist())
+    logprobs, is_best = _token_logprobs(bank, hidden_1ND[0], torch.from_numpy(at_M).to(device), layout.targets)
     sizes = [len(requests[i].tokens) - requests[i].num_context for group in row for i in group.requests]
     ends = np.cumsum(sizes)[:-1]
     return [

@@ -197,7 +197,7 @@ def _encode(bank: CausalBank, groups: Sequence[_Group], prompts: Sequence[Prompt
     segments = [Segment(num_tokens=group.num_prefix, member=group.member) for group in groups]
     record: list[KeyValue] = []
     plan = Packed([group.num_prefix for group in groups], record=record)
-    bank(_row(bank, tokens), segments, plan=plan)
+    bank(_row(bank, tokens), segments, plan=plan, read_at=())
     start = 0
     for group in groups:
         end = start + group.num_prefix
@@ -217,15 +217,14 @@ def _last_hidden(bank: CausalBank, row: _Row, prompts: Sequence[Prompt]) -> Tens
             segments.append(Segment(num_tokens=len(own), member=group.member))
             positions.append(torch.arange(group.num_prefix, group.num_prefix + len(own)))
         groups.append(PrefixGroup(group.prefix, lengths))
-    hidden_1ND = bank(
+    hidden_1BD = bank(
         _row(bank, tokens),
         segments,
         position_ids_1N=torch.cat(positions)[None].to(bank.device),
         plan=SharedPrefix(groups),
+        read_at=(np.cumsum([len(own) for own in tokens]) - 1).tolist(),
     )
-    ends = torch.tensor([len(own) for own in tokens], device=bank.device).cumsum(0) - 1
-    last: Tensor = hidden_1ND[0, ends]
-    return last
+    return hidden_1BD[0]
 
 
 def _candidate_logprobs(bank: CausalBank, hidden_BD: Tensor, wanted_BC: Tensor) -> Tensor:

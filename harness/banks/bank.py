@@ -109,8 +109,9 @@ class CausalBank(Bank, Protocol):
         segments: Sequence[Segment],
         position_ids_1N: Tensor | None = None,
         plan: AttentionPlan | BatchCache | None = None,
+        read_at: Sequence[int] | None = None,
     ) -> Tensor:
-        """-> hidden states before the output layer, [1, N, hidden]."""
+        """-> hidden states before the output layer, [1, N, hidden], or [1, M, hidden] at the places that are read."""
         ...
 
     def logits(self, hidden_ND: Tensor) -> Tensor:

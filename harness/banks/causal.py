@@ -23,7 +23,7 @@ from harness.banks.starts import Calibration
 from harness.config.schema import AdapterConfig
 from harness.models.reading import OnTheWay, dropout_notes, read_config, read_model, without_dropout
 from harness.nn.attention import AttentionPlan
-from harness.nn.batch import Item, PackedRow, Segment, pack, split_rows
+from harness.nn.batch import Item, PackedRow, Segment, only_at, pack, split_rows
 from harness.nn.dropout import draw_mask, mix_seed, rounded_probability
 from harness.nn.head import Head
 from harness.nn.quant import require_quantized
@@ -108,8 +108,9 @@ class PackedBank(OwnedBank):
         segments: Sequence[Segment],
         position_ids_1N: Tensor | None = None,
         plan: AttentionPlan | BatchCache | None = None,
+        read_at: Sequence[int] | None = None,
     ) -> Tensor:
-        """As `AdapterBank.forward`: hidden states before the output layer, [1, N, hidden].
+        """As `AdapterBank.forward`: hidden states before the output layer, [1, N, hidden], or only at `read_at`.
 
         Raises:
             ValueError: segments of a member that isn't in, or of the untouched base while one is.
@@ -121,7 +122,7 @@ class PackedBank(OwnedBank):
         if sum(lengths) != input_ids_1N.shape[1]:
             raise ValueError(f"segments cover {sum(lengths)} tokens, the row has {input_ids_1N.shape[1]}")
         self._segments[:] = segments
-        return _hidden(self.base, self.layout, input_ids_1N, lengths, position_ids_1N, plan)
+        return only_at(read_at, _hidden(self.base, self.layout, input_ids_1N, lengths, position_ids_1N, plan))
 
     def item_losses(self, items: Sequence[Item]) -> Tensor:
         """-> negative log-likelihood of every target token, in the items' order, [targets] float32."""

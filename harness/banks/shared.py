@@ -21,7 +21,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import torch
 from safetensors.torch import load_file, save
@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
 from harness.nn.attention import AttentionPlan
-from harness.nn.batch import Item, Segment, pack
+from harness.nn.batch import Item, Segment, only_at, pack, segments_read
 from harness.nn.dropout import mix_seed
 from harness.nn.head import Head
+from harness.nn.lean import lean_hidden
 from harness.nn.low_rank import add_low_rank
 from harness.nn.member_row import Kernels, MemberRow
 from harness.nn.quant import features, linear_layers, quantized_share
@@ -230,6 +231,7 @@ class AdapterBank(nn.Module):
         segments: Sequence[Segment],
         position_ids_1N: Tensor | None = None,
         plan: AttentionPlan | BatchCache | None = None,
+        read_at: Sequence[int] | None = None,
     ) -> Tensor:
         """Runs the base and every segment's adapter over one packed row.
 
@@ -238,9 +240,10 @@ class AdapterBank(nn.Module):
             segments: in the row's order; those of one member must be neighbours.
             position_ids_1N: each token's position in its own sequence; default: counted from 0 in each segment.
             plan: who sees whom; default: causal within each segment. For padded rows a cache, whose sequences go on.
+            read_at: the places of the row whose hidden states are wanted, ascending; default: all.
 
         Returns:
-            Hidden states before the output layer, [1, N, hidden].
+            Hidden states before the output layer, [1, N, hidden], or of the places that are read, [1, M, hidden].
 
         Raises:
             ValueError: a plan of packed attention, and a base whose rows are padded, or the other way round.
@@ -250,9 +253,20 @@ class AdapterBank(nn.Module):
             raise ValueError(f"segments cover {sum(lengths)} tokens, the row has {input_ids_1N.shape[1]}")
         if not self.layout.is_packed:
             self.begin_row(segments, stride=max(lengths))
-            return padded_hidden(self.base, input_ids_1N, lengths, plan)
+            return only_at(read_at, padded_hidden(self.base, input_ids_1N, lengths, plan))
         self.begin_row(segments)
-        return packed_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan)
+        if self._may_be_lean(plan):
+
+            def begin_reading() -> None:
+                self.begin_row(segments_read(segments, read_at or ()))
+
+            return lean_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan, read_at, begin_reading)
+        return only_at(read_at, packed_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan))
+
+    def _may_be_lean(self, plan: AttentionPlan | BatchCache | None) -> TypeGuard[AttentionPlan | None]:
+        """Only scoring and answering may; training and its losses on held-out examples run the model's own code."""
+        is_scoring = torch.is_inference_mode_enabled() and not self.training
+        return self.layout.is_lean and is_scoring and not isinstance(plan, BatchCache)
 
     def train(self, mode: bool = True) -> Self:
         """Sets training or evaluation mode (`eval` calls it too) and forgets the last row: weights may have changed."""

@@ -4,7 +4,7 @@ A `Segment` is one sequence of a packed row: how long it is and whose adapter se
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,28 @@ def pack(items: Sequence[Item], device: torch.device) -> PackedRow:
         target_at_M=send(np.concatenate(target_at), device),  # of its own, as it is kept for the backward pass
         targets_M=targets_M,
     )
+
+
+def counted_positions(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Each token's position in its own sequence, counted from 0, [1, N]."""
+    return send(np.concatenate([np.arange(length) for length in lengths])[None], device)
+
+
+def segments_read(segments: Sequence[Segment], read_at: Sequence[int]) -> list[Segment]:
+    """The segments of a row that has only some of another's places.
+
+    Args:
+        segments: of the other row.
+        read_at: the places, ascending.
+    """
+    ends = np.cumsum([segment.num_tokens for segment in segments])
+    counts = np.bincount(np.searchsorted(ends, read_at, side="right"), minlength=len(segments)).tolist()
+    return [replace(segment, num_tokens=count) for segment, count in zip(segments, counts, strict=True) if count]
+
+
+def only_at(read_at: Sequence[int] | None, hidden_1ND: Tensor) -> Tensor:
+    """The hidden states of these places of a row; None: of all."""
+    return hidden_1ND if read_at is None else hidden_1ND[:, torch.tensor(list(read_at), dtype=torch.long)]
 
 
 def send(array: np.ndarray[Any, np.dtype[Any]], device: torch.device) -> Tensor:

@@ -20,8 +20,9 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from harness.devices.memory import is_out_of_memory
 from harness.nn.attention import PACKED, AttentionPlan, Packed
-from harness.nn.batch import send
+from harness.nn.batch import counted_positions
 from harness.nn.head import Head
+from harness.nn.lean import lean_hidden, suits
 
 _LENGTHS = (6, 9, 6)  # of the sequences tried, the first one again at the end: more than a convolution reaches back
 _CACHED = 2  # tokens of each that are tried from a cache
@@ -38,6 +39,7 @@ class Layout:
 
     is_packed: bool
     window: int | None = None  # the smallest sliding window of its layers; only known of packed ones
+    is_lean: bool = False  # whether `harness.nn.lean` computes its rows, in inference
     keeps_cache: bool = False  # whether a padded batch can go on from the model's own cache (`BatchCache`)
 
     def may_share(self, longest: int) -> bool:
@@ -95,8 +97,7 @@ def packed_hidden(
     if isinstance(plan, BatchCache):
         raise ValueError(f"{type(model).__name__}: its rows are packed, and go on from the slots of a plan")
     if position_ids_1N is None:
-        positions = np.concatenate([np.arange(length) for length in lengths])[None]
-        position_ids_1N = send(positions, input_ids_1N.device)
+        position_ids_1N = counted_positions(lengths, input_ids_1N.device)
     out = model.get_decoder()(
         input_ids=input_ids_1N, position_ids=position_ids_1N, plan=plan or Packed(lengths), use_cache=False
     )
@@ -145,7 +146,8 @@ def fitting_layout(model: Any, where: object) -> Layout:
     trial = _Trial.of(model, where)
     unlike, window = _packed_problem(trial)
     if unlike is None:
-        return Layout(is_packed=True, window=window)
+        is_lean = window is None and suits(model) and trial.problem(lambda row_1N: _lean(model, row_1N)) is None
+        return Layout(is_packed=True, window=window, is_lean=is_lean)
     padded = trial.problem(lambda row_1N: padded_hidden(model, row_1N, _LENGTHS))
     if padded is None:
         return Layout(is_packed=False, keeps_cache=trial.problem(lambda row_1N: _cached(model, row_1N)) is None)
@@ -242,6 +244,10 @@ class _Asked(Packed):
             if kind == _SLIDING and self.windows.get(layer) != option["sliding_window"]:
                 return f"its layer {layer} sees {option['sliding_window']} tokens, and doesn't tell its attention"
         return None
+
+
+def _lean(model: Any, row_1N: Tensor) -> Tensor:
+    return lean_hidden(model, row_1N, _LENGTHS)
 
 
 def _cached(model: Any, row_1N: Tensor) -> Tensor:
