@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, PretrainedConfig
 
 from harness.banks.shared import AdapterBank
 from harness.config.schema import AdapterConfig
+from harness.models.lean import lean_of
 from harness.nn.attention import Branches, KeyValue, Packed, PrefixGroup, SharedPrefix
 from harness.nn.batch import Segment, segments_read
 from harness.nn.rows import fitting_layout
@@ -38,7 +39,7 @@ def bank_of(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> Ada
         for parameter in bank.member_parameters(name).values():
             parameter.data.normal_(0, 0.2, generator=torch.Generator().manual_seed(seed))
     bank.eval()
-    bank.layout = fitting_layout(bank.base, "here")
+    bank.layout = fitting_layout(bank.base, "here", lean_of(bank.base))
     return bank
 
 
@@ -175,7 +176,7 @@ def _16_bits(model: Any) -> None:
 def test_a_model_that_was_changed_runs_its_own_code(change: Callable[[Any], None]) -> None:
     model = draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES["llama"])))
     change(model)
-    layout = fitting_layout(model.eval(), "here")
+    layout = fitting_layout(model.eval(), "here", lean_of(model))
     assert layout.is_packed
     assert not layout.is_lean
 

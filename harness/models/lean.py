@@ -5,11 +5,12 @@ between them is computed in place: norms, rotary positions, SiLU, residual sums.
 computes only the positions that are read. A prefix is computed for its keys and values alone: nothing of it is read.
 
 It serves float32 on a CPU, in inference. Which models it suits is decided by the types of their modules and then by a
-trial (`harness.nn.rows.fitting_layout`); tests/unit/harness/nn/test_lean.py compares it with the model's own forward
-pass. Source: `LlamaModel.forward` and what it calls, in transformers' modeling_llama.
+trial (`harness.nn.rows.fitting_layout`); tests/unit/harness/models/test_lean.py compares it with the model's own code.
+Source: `LlamaModel.forward` and what it calls, in transformers' modeling_llama.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -20,8 +21,14 @@ from transformers.activations import SiLUActivation
 
 from harness.nn.attention import AttentionPlan, Packed
 from harness.nn.batch import counted_positions, only_at
+from harness.nn.rows import PackedHidden
 
 _CLASS_PREFIXES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}  # by model_type; their layers are alike
+
+
+def lean_of(model: Any) -> PackedHidden | None:
+    """`lean_hidden` of the model, where it suits, to be tried by `harness.nn.rows.fitting_layout`."""
+    return partial(lean_hidden, model) if suits(model) else None
 
 
 def suits(model: Any) -> bool:
@@ -108,4 +115,5 @@ def _normed(norm: Any, hidden: Tensor) -> Tensor:
     """A root-mean-square norm, its squares summed without a copy of them."""
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
     mean_square = length.square_().div_(hidden.shape[-1])
-    return (hidden * mean_square.add_(norm.variance_epsilon).rsqrt_()).mul_(norm.weight)
+    normed: Tensor = hidden * mean_square.add_(norm.variance_epsilon).rsqrt_()
+    return normed.mul_(norm.weight)
