@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, MistralConfig, PretrainedConfig
 
+from harness.banks.load import make_bank
 from harness.banks.shared import AdapterBank
-from harness.config.schema import AdapterConfig
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, ModelKind, QuantConfig, QuantMethod
 from harness.models.lean import lean_of
 from harness.nn.attention import Branches, KeyValue, Packed, PrefixGroup, SharedPrefix
 from harness.nn.batch import Segment, segments_read
 from harness.nn.rows import fitting_layout
 from tests.families import FAMILIES, GROUPED, draw_weights
+from tests.tiny import make_checkpoint
 
 SEGMENTS = [
     Segment(num_tokens=5, member="a"),
@@ -31,16 +34,21 @@ LEAN = {
 }
 
 
-def bank_of(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> AdapterBank:
+def bank_of(config: PretrainedConfig) -> AdapterBank:
     """A base with two adapters, laid out as it is when it is loaded."""
-    bank = AdapterBank(draw_weights(AutoModelForCausalLM.from_config(deepcopy(config))).to(dtype))
+    bank = AdapterBank(draw_weights(AutoModelForCausalLM.from_config(deepcopy(config))))
+    add_adapters(bank)
+    bank.layout = fitting_layout(bank.base, "here", lean_of(bank.base))
+    return bank
+
+
+def add_adapters(bank: AdapterBank) -> None:
+    """Two of them, neither without effect."""
     for seed, name in enumerate(("a", "b")):
         bank.add_member(name, AdapterConfig(name="lora", lora_r=2, lora_alpha=4, lora_dropout=0.5), seed=seed)
         for parameter in bank.member_parameters(name).values():
             parameter.data.normal_(0, 0.2, generator=torch.Generator().manual_seed(seed))
     bank.eval()
-    bank.layout = fitting_layout(bank.base, "here", lean_of(bank.base))
-    return bank
 
 
 def own_bank(bank: AdapterBank) -> AdapterBank:
@@ -75,6 +83,24 @@ def test_it_computes_what_the_models_own_code_does(bank: AdapterBank, read_at: l
         everything = own_bank(bank)(row(), SEGMENTS)
     assert hidden.shape[1] == (18 if read_at is None else len(read_at))
     torch.testing.assert_close(hidden, everything if read_at is None else everything[:, read_at], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [QuantMethod.nf4, QuantMethod.int8])
+def test_quantized_layers_are_called_as_they_are(method: QuantMethod, tmp_path: Path) -> None:
+    """Whoever shares the row: a member's hidden states alone and in company."""
+    quant = QuantConfig(name=method.value, method=method, compute_dtype=DType.float32)
+    folder = make_checkpoint(tmp_path)
+    bank = make_bank(folder, ModelKind.causal, AdapterMethod.lora, quant, torch.device("cpu"))
+    assert isinstance(bank, AdapterBank)
+    add_adapters(bank)
+    assert bank.layout.is_lean
+    with torch.inference_mode():
+        together = bank(row(), SEGMENTS, read_at=[7, 11, 17])
+        alone = bank(row()[:, 12:], SEGMENTS[3:], read_at=[5])
+    with torch.no_grad():
+        own = bank(row(), SEGMENTS)[:, [7, 11, 17]]
+    torch.testing.assert_close(together, own, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone[0, 0], together[0, 2], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
