@@ -7,12 +7,15 @@ validation split). lm-eval runs at the batch size that was fastest on the first 
 a few subjects each, so that other work on the machine hits both. Prints seconds of scoring (model loading
 and task building left out on both sides), on the wall and of the processor, their ratios, the largest
 difference of a log-probability, and how many choices agree; `--adapters 4` times four adapters in one call beside one.
+Before that: the processor, the share of our time that matrix products take, and how fast they are. `bound` is the ratio
+that would be left if we spent our time on those products alone; how fast they are differs most between processors.
 Records: benchmarks/results/mmlu-*.md.
 """
 
 import argparse
 import json
 import logging
+import platform
 import resource
 import tempfile
 import time
@@ -22,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 from benchmarks.evaluation.lm_eval_reference import Reference, hf_model, score, write_tasks
@@ -35,6 +39,7 @@ from harness.config.schema import AdapterConfig, DType, ModelConfig, PathsConfig
 from harness.models.convert import checkpoint_folder
 from harness.models.locate import ModelSource, locate_model
 
+PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::addmm_"})  # those within attention belong to attention
 PLAIN = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.float32)
 
 
@@ -70,6 +75,7 @@ def main() -> None:
         settings = first_subjects(options.questions, options.shots, options.subjects, Path(name))
         source = smollm2(options.cache)
         base = load_base(source, PLAIN, torch.device("cpu"), Path(options.cache))
+        print(json.dumps({"processor": processor(), "threads": options.threads}))
         print(json.dumps(token_counts(base, settings)))
         if options.adapters:
             time_adapters(base, settings, options, Path(name))
@@ -128,6 +134,8 @@ def compare(
     """Times both sides on the same questions, in turns. -> the record"""
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder(source, Path(options.cache)), dtype=torch.float32)
     batch_size = best_batch_size(model, base, settings, options, folder)
+    products = time_products(base, next(in_parts(settings, options.turn_subjects, folder)))
+    print(json.dumps(asdict(products)), flush=True)
     for _ in range(options.repeats):
         ours, theirs = Seconds(), Seconds()
         agreements = []
@@ -139,6 +147,7 @@ def compare(
             agreements.append(agreement(results["base"], expected))
         line = {"ours": ours.rounded(), "lm_eval": theirs.rounded(), "lm_eval_batch_size": batch_size}
         line |= {"ratio_wall": theirs.wall / ours.wall, "ratio_cpu": theirs.cpu / ours.cpu}
+        line |= {"bound": theirs.wall / (ours.wall * products.share)}
         line |= {key: sum(a[key] for a in agreements) for key in ("equal_choices", "of")}
         print(json.dumps({**line, "max_difference": max(a["max_difference"] for a in agreements)}), flush=True)
 
@@ -152,6 +161,40 @@ def best_batch_size(
     seconds = {size: time_lm_eval(model, base, size, first, folder)[0] for size in sizes}
     print(json.dumps({"lm_eval_by_batch_size": {k: v.rounded() for k, v in seconds.items()}}), flush=True)
     return min(sizes, key=lambda size: seconds[size].cpu)
+
+
+def processor() -> str:
+    """The processor's name, family and model, and its matrix units, as Linux shows them."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().split("\n\n")[0].split("\n") if path.is_file() else []
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    units = [flag for flag in values.get("flags", "").split() if flag in ("avx2", "avx512f", "amx_tile")]
+    parts = [f"{key} {values[key]}" for key in ("cpu family", "model") if key in values]
+    return ", ".join([values.get("model name", platform.machine()), *parts, *units])
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Matrix products of a run."""
+
+    share: float  # of the time that torch's operations take
+    gflops_per_second: float
+
+    @classmethod
+    def of(cls, profiler: profile) -> "Products":
+        """Those of a profile that counted floating-point operations."""
+        events = profiler.key_averages()
+        products = [event for event in events if event.key in PRODUCTS]
+        microseconds = sum(event.self_cpu_time_total for event in products)
+        share = microseconds / sum(event.self_cpu_time_total for event in events)
+        return cls(share=share, gflops_per_second=sum(event.flops for event in products) / microseconds / 1e3)
+
+
+def time_products(base: LoadedBase, settings: MmluSettings) -> Products:
+    """Scores the questions under a profiler."""
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiler:
+        score_mmlu(base, {"base": None}, settings)
+    return Products.of(profiler)
 
 
 def in_parts(settings: MmluSettings, num_subjects: int, folder: Path) -> Iterator[MmluSettings]:

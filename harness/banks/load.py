@@ -29,6 +29,7 @@ from harness.config.schema import (
     TrainConfig,
 )
 from harness.models.convert import checkpoint_folder
+from harness.models.lean import lean_of
 from harness.models.locate import ModelSource, folder_fingerprint, tokenizer_fingerprint
 from harness.models.reading import OnTheWay, dropout_notes, read_config, read_model, without_dropout
 from harness.nn.batch import Item
@@ -157,7 +158,7 @@ def make_bank(
             require_quantized(model, folder)
         bank = AdapterBank(model, shards, notes=notes)
         bank.eval()
-        bank.layout = fitting_layout(model, folder)
+        bank.layout = fitting_layout(model, folder, lean_of(model))
         return bank
     if shards is not None and (problem := shard_problem(kind, method)):
         raise ValueError(problem)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
+from harness.models.lean import lean_hidden
 from harness.nn.attention import AttentionPlan
 from harness.nn.batch import Item, Segment, only_at, pack, segments_read
 from harness.nn.dropout import mix_seed

@@ -24,7 +24,6 @@ from harness.devices.memory import is_out_of_memory
 from harness.nn.attention import PACKED, AttentionPlan, Packed
 from harness.nn.batch import counted_positions
 from harness.nn.head import Head, HeadError
-from harness.nn.lean import lean_hidden, suits
 
 _LENGTHS = (6, 9, 6)  # of the sequences tried, the first one again at the end: more than a convolution reaches back
 _CACHED = 2  # tokens of each that are tried from a cache
@@ -33,6 +32,7 @@ MAX_ERRORS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}  # 
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names of layers that packed rows serve
 _Hidden = Callable[[Tensor], Tensor]
+PackedHidden = Callable[[Tensor, Sequence[int]], Tensor]  # tokens [1, N], lengths of the sequences -> [1, N, hidden]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Layout:
 
     is_packed: bool
     window: int | None = None  # the smallest sliding window of its layers; only known of packed ones
-    is_lean: bool = False  # whether `harness.nn.lean` computes its rows, in inference
+    is_lean: bool = False  # whether `harness.models.lean` computes its packed rows, in inference
     keeps_cache: bool = False  # whether a padded batch can go on from the model's own cache (`BatchCache`)
 
     def may_share(self, longest: int) -> bool:
@@ -135,18 +135,19 @@ def _right_aligned(lengths: Sequence[int], device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def fitting_layout(model: Any, where: object) -> Layout:
+def fitting_layout(model: Any, where: object, lean: PackedHidden | None = None) -> Layout:
     """Tries both layouts on a model that was read as transformers reads it, and readies it for the one that fits.
 
     Args:
         model: in evaluation mode, without members; its layers may be quantized, or wrapped for members to come.
         where: what a message calls it.
+        lean: computes its packed rows by other code than its own, where there is such code; is tried, too.
 
     Raises:
         ValueError: neither computes what the model's own `forward` does; says why.
     """
     trial = _Trial.of(model, where)
-    layout = _fitting(trial)
+    layout = _fitting(trial, lean)
     if problem := _mode_problem(trial):
         raise ValueError(f"{where}: model_type {model.config.model_type} can't be trained or scored here: {problem}")
     make_ready(model, layout)
@@ -202,13 +203,14 @@ class _Trial:
         return difference(hidden_KTD @ self.head_VD.T, own_1TV, MAX_ERRORS[self.own_TD.dtype])
 
 
-def _fitting(trial: _Trial) -> Layout:
+def _fitting(trial: _Trial, lean: PackedHidden | None) -> Layout:
     """Leaves the model as it was read. Raises ValueError where neither layout fits."""
     model = trial.model
     unlike, window = _packed_problem(trial)
     if unlike is None:
-        is_lean = window is None and suits(model) and trial.problem(lambda row_1N: _lean(model, row_1N)) is None
-        return Layout(is_packed=True, window=window, is_lean=is_lean)
+        if lean is None or window is not None:
+            return Layout(is_packed=True, window=window)
+        return Layout(is_packed=True, is_lean=trial.problem(lambda row_1N: lean(row_1N, _LENGTHS)) is None)
     padded = trial.problem(lambda row_1N: padded_hidden(model, row_1N, _LENGTHS))
     if padded is None:
         return Layout(is_packed=False, keeps_cache=trial.problem(lambda row_1N: _cached(model, row_1N)) is None)
@@ -296,10 +298,6 @@ class _Asked(Packed):
             if kind == _SLIDING and self.windows.get(layer) != option["sliding_window"]:
                 return f"its layer {layer} sees {option['sliding_window']} tokens, and doesn't tell its attention"
         return None
-
-
-def _lean(model: Any, row_1N: Tensor) -> Tensor:
-    return lean_hidden(model, row_1N, _LENGTHS)
 
 
 def _cached(model: Any, row_1N: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from harness.banks.shared import AdapterBank
 from harness.config.schema import AdapterConfig
 from harness.models.locate import ModelSource
 from harness.nn.batch import Segment
+from harness.nn.rows import Layout
 
 VOCAB = 97
 CANDIDATES = [5, 6, 7, 8]
@@ -22,7 +23,7 @@ CANDIDATES = [5, 6, 7, 8]
 
 @pytest.fixture(scope="module")
 def base() -> LoadedBase:
-    """A random LLaMA with grouped-query attention and two adapters of different rank, B not zero."""
+    """A random LLaMA with grouped-query attention and two adapters of different rank, B not zero; lean."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB,
@@ -34,7 +35,7 @@ def base() -> LoadedBase:
         max_position_embeddings=128,
     )
     model = AutoModelForCausalLM.from_config(config, attn_implementation="packed")
-    bank = AdapterBank(model)
+    bank = AdapterBank(model, layout=Layout(is_packed=True, is_lean=True))
     for name, rank in (("narrow", 2), ("wide", 7)):
         bank.add_member(name, AdapterConfig(name="lora", lora_r=rank, lora_alpha=16), seed=rank)
         for parameter in bank.member_parameters(name).values():
