@@ -26,6 +26,9 @@ MIN_SCORE, MAX_SCORE = 1.0, 10.0
 KEY_MARK = "[key]"  # stands in stored texts for a server's key
 REFUSED = "the judge refused"  # reasons that no reading of the text changes
 CUT = "the reply was cut"
+DIGITS = {
+    code: str(unicodedata.decimal(chr(code))) for code in range(0x80, 0x20000) if chr(code).isdecimal()
+}  # of all scripts
 INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
 VERDICT_KEYS = ("verdict", "winner")
 GRADE_KEYS = ("score", "rating", "grade")
@@ -191,7 +194,7 @@ def _reply(text: str) -> str | None:
     Thoughts begin with a tag at the beginning of a line, or, where a server leaves that out, with the text; a tag
     within a line is one that the judge writes about.
     """
-    text = unicodedata.normalize("NFKC", text.translate(INVISIBLE)).translate(INVISIBLE)
+    text = unicodedata.normalize("NFKC", text.translate(INVISIBLE)).translate(INVISIBLE | DIGITS)
     if not _CLOSING.search(text) and not _OPENING.search(text):
         return text
     kept: list[str] = []

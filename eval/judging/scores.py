@@ -2,9 +2,11 @@
 
 In this order: a first line that is two numbers; two first lines that are a number each; one tuple; one line of two
 numbers further down; one labelled score for each answer. A number may be followed by "/10", by no other denominator.
+Scores that a later line takes back ("No, 9 8") are none.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,6 +28,15 @@ _LABELLED = re.compile(
     re.IGNORECASE,
 )
 _LISTED = re.compile(rf"(?P<who>[12]) ?[:.)] ?{_NUMBER} ?\.?")
+_LETTERED = re.compile(rf"(?P<who>[AB]) ?[:=] ?{_NUMBER}(?: ?[,;/|] ?| and | )(?!(?P=who))[AB] ?[:=] ?{_NUMBER} ?\.?")
+_AGAIN = re.compile(
+    r"\b(?:wait|no[,:;.]|actually|correction|corrected|revis\w*|chang\w*|updat\w*|sorry|should be|reconsider\w*)(?!\w)",
+    re.IGNORECASE,
+)
+_LAST_NUMBERS = re.compile(
+    rf"(?:\A|[\s(:=]){_NUMBER}(?:(?: ?[,;/|&] ?| - | and | vs\.? | to | )(?:and )?{_NUMBER})? ?[.!)]?\Z"
+)
+_PRODUCT = re.compile(r"\d \* \d")
 _NOISE = re.compile(r"[*_`#$\[\]{}\"\u201c\u201d]+|\\boxed|\\text")
 
 
@@ -52,7 +63,8 @@ def read_grades(text: str) -> set[str]:
     if labels:
         return {_grade(label) for label in labels}
     lines = [line for row in text.splitlines() if len(row) <= MAX_LINE and (line := _plain(row))]
-    return {match[1] for line in (lines[:1] + lines[-1:]) if (match := _GRADE_LINE.fullmatch(line))}
+    grades = {match[1] for line in (lines[:1] + lines[-1:]) if (match := _GRADE_LINE.fullmatch(line))}
+    return grades | {said.one for said in _said_again(lines) if said.one is not None} if grades else grades
 
 
 def _grade(label: str) -> str:
@@ -64,8 +76,20 @@ def read_pair(text: str) -> Pair | None:
     """The two scores of a reply in plain characters; None where there are none, or more than two."""
     rows = [row for row in text.splitlines() if row and not row.isspace()]
     lines = [line for line in map(_plain, rows) if line]
-    if not lines:
-        return None
+    pair = _first_pair(text, rows, lines) if lines else None
+    said = {again for again in _said_again(lines) if again.two is not None}
+    said |= {again for line in dict.fromkeys(lines[1:]) if (again := _pair(line)) is not None}
+    return None if said - {pair} else pair
+
+
+def _said_again(lines: list[str]) -> Iterator[Pair]:
+    """The numbers at the ends of short lines that correct something."""
+    for line in lines:
+        if len(line) <= MAX_LINE and _AGAIN.search(line) and (match := _LAST_NUMBERS.search(line)):
+            yield Pair(match[1], match[2])
+
+
+def _first_pair(text: str, rows: list[str], lines: list[str]) -> Pair | None:
     if len(lines) > 1 and (pair := _two_lines(lines[0], lines[1])) is not None:
         return None if len(lines) > 2 and _is_score_line(lines[2]) else pair
     if (pair := _pair(lines[0])) is not None:
@@ -92,6 +116,9 @@ def _labelled(lines: list[str]) -> Pair | None:
 
 
 def _pair(line: str) -> Pair | None:
+    if len(line) <= MAX_LINE and (lettered := _LETTERED.fullmatch(line)):
+        first, second = lettered[2], lettered[3]
+        return Pair(first, second) if lettered["who"] == "A" else Pair(second, first)
     match = _PAIR.fullmatch(line) if len(line) <= MAX_LINE else None
     if match is None or (
         "," in match[1] + match[3] and match["between"].strip() == "," and " " not in match["between"]
@@ -115,4 +142,6 @@ def _is_score_line(line: str) -> bool:
 
 
 def _plain(line: str) -> str:
+    if _PRODUCT.search(line):
+        return line
     return " ".join(_NOISE.sub(" ", line).split())

@@ -42,6 +42,7 @@ _ENDING = re.compile(
     r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus) |(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
     r"| (?=option 3,? as both )"
 )
+_EMPTY_BOX = re.compile(r"\[\s?\]|\(\s?\)|[\u2610\u25a1\u25a2\u25fb\u25fd\u2b1c]")  # of a list of choices: not chosen
 _CHINESE = re.compile(CHINESE)
 _MARKUP = " \t>#*-+•·"
 _BULLET = re.compile(r"(?:[ \t>#*+•·]|-(?=[ \t]))*")  # what Markdown puts before a line; "-1" is a number
@@ -128,6 +129,8 @@ def _at_the_end(clause: str) -> int | None:
 def _sentence(text: str) -> int | None:
     """The verdict of a sentence of known words."""
     stripped = _BULLET.sub("", text, count=1).rstrip(" \t*")
+    if _EMPTY_BOX.search(text):
+        return None
     if stripped.rstrip("*_` ").endswith((":", "?")):
         return None
     if len(stripped) <= MAX_SHORT and (verdict := _related(stripped)) is not None:

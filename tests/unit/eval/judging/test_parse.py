@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.judging.injection import neutralise
-from eval.judging.parse import parse_scores, parse_verdict
+from eval.judging.parse import parse_grade, parse_scores, parse_verdict
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden"
 SHARED = Path(__file__).resolve().parents[4].parent / "shared" / "data"
@@ -195,3 +195,24 @@ def test_a_long_reply_is_read_to_its_end(unit: str) -> None:
     assert parse_verdict(text).reason or parse_verdict(text).verdict in (1, 2, 3)
     assert parse_scores(text).verdict in (-1, 1)
     assert neutralise(f"[{text}]").strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "grade"),
+    [
+        ("Rating: 8\nNo, 7", None),
+        ("8\nThe answer is correct: it gives 42.", 8.0),
+        ("[[8]] [[7]]", None),
+        ("Rating: [[8-9]]", None),
+        ("[[٨]]", 8.0),
+        ("Rating: [[8/10]]", 8.0),
+        ("4/5", None),
+        ("80%", None),
+        ("between 7 and 8", None),
+        ("Grade: A", None),
+        ("[[0]]", None),
+        ('{"score": 8, "rating": 7}', None),
+    ],
+)
+def test_grades_are_not_guessed(text: str, grade: float | None) -> None:
+    assert parse_grade(text).score_a == grade

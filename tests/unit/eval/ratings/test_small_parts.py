@@ -1,0 +1,103 @@
+"""Parts of the ratings by hand: what is left out, what is tested exactly, and what a sentence says then."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.ratings.agreement import rater_agreement
+from eval.ratings.bradley_terry import POINTS_PER_NAT, count_cells, fit, fit_resamples, linear_resamples
+from eval.ratings.comparisons import Rank, compare_all, exact_p_values, prompts_to_decide, verdict
+from eval.ratings.relative import is_score_file, load_scores, relative_scores
+from eval.verdicts.table import Matches, load_verdicts
+
+VOTES = "question_id,system_a,system_b,verdict,rater\n"
+SCORES = "question_id,system,order,score_candidate,score_chatgpt\n"
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def matches(rows: list[tuple[int, int, int, int]]) -> Matches:
+    question, first, second, points = np.array(rows).T.astype(np.int32)
+    return Matches(question=question, first=first, second=second, half_points=points.astype(np.int8))
+
+
+def test_an_item_with_one_vote_says_nothing_of_agreement(tmp_path: Path) -> None:
+    rows = "1,x,y,1,ann\n1,x,y,1,bob\n1,y,x,1,cyd\n2,x,y,1,ann\n"
+    level = rater_agreement(load_verdicts([write(tmp_path / "v.csv", VOTES + rows)]), 10, np.random.default_rng(0))
+    assert level["all"].num == 1
+    assert level["all"].statistics["percent_agreement"].value == pytest.approx(1 / 3)
+    alone = rater_agreement(
+        load_verdicts([write(tmp_path / "w.csv", VOTES + "2,x,y,1,ann\n")]), 10, np.random.default_rng(0)
+    )
+    assert alone == {}
+
+
+def test_a_pair_is_tested_exactly_where_it_has_matches_alike_on_half_of_the_fewer_prompts() -> None:
+    """x and y meet on 3 prompts; y has 4 prompts in all, x has 9: 3 of 4 are more than half. z meets y on 1 of 4."""
+    rows = [(q, 0, 1, 2) for q in range(3)] + [(3, 1, 2, 2)] + [(q, 0, 2, 2) for q in range(4, 10)]
+    found = exact_p_values(matches(rows), 3, 10)
+    assert found is not None
+    assert found[0, 1] == found[1, 0] == pytest.approx(2 * 0.5**3)
+    assert np.isnan(found[1, 2])
+    assert found[0, 2] == pytest.approx(2 * 0.5**6)
+
+
+def test_the_sentence_where_a_pair_played_on_one_prompt() -> None:
+    errors = np.full((3, 3), 5.0)
+    comparisons = compare_all("abc", [[0, 1, 2]], np.array([50.0, 0.0, -9.0]), errors, None, np.array([30, 30, 1]))
+    assert [c.p_value is None for c in comparisons] == [False, True, True]
+    places = {name: Rank(rank=n, low=1, high=3, best=0.5) for n, name in enumerate("abc", 1)}
+    assert verdict("abc", places, comparisons) == (
+        "a is best with probability 0.50; it can't be told from all others, as not every pair played on two prompts"
+    )
+
+
+def test_the_sentence_says_how_many_prompts_would_decide() -> None:
+    errors = np.full((2, 2), 20.0)
+    (pair,) = compare_all("ab", [[0, 1]], np.array([30.0, 0.0]), errors, None, np.array([40, 40]))
+    places = {name: Rank(rank=n, low=1, high=2, best=0.9) for n, name in enumerate("ab", 1)}
+    needed = prompts_to_decide(pair)
+    assert needed == pair.num_prompts_needed  # of one pair, Holm changes nothing
+    assert needed is not None
+    assert 120 < needed < 160  # (2.8 x 20 / 30) ** 2 x 40 is 139
+    assert verdict("ab", places, [pair]).endswith(
+        f"it can't be told from b (p = {pair.p_holm:.2g}, corrected by Holm); about {needed - 40} more prompts would "
+        "decide (80 % power, the same correction)"
+    )
+    (even,) = compare_all("ab", [[0, 1]], np.array([0.0, 0.0]), errors, None, np.array([40, 40]))
+    assert verdict("ab", places, [even]).endswith("they are even, which no number of prompts would change")
+
+
+def test_linear_resamples_are_the_fits_of_counts_close_to_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(q, *rng.permutation(4)[:2], int(rng.integers(3))) for q in range(300)]
+    cells = count_cells(matches(rows), 4)
+    whole, rated = cells.totals(), fit(cells, cells.totals())
+    near = whole[None] * (1 + 0.02 * rng.normal(size=(5, *whole.shape)))
+    exact = fit_resamples(cells, near, rated) - rated.points
+    assert linear_resamples(cells, near, whole, rated) == pytest.approx(exact, abs=0.05 * np.abs(exact).max())
+    assert linear_resamples(cells, whole[None], whole, rated) == pytest.approx(np.zeros((1, 4)), abs=0.5)
+    assert pytest.approx(173.7178) == POINTS_PER_NAT
+
+
+def test_score_files_are_known_by_their_columns() -> None:
+    columns = ["question_id", "system", "order", "score_candidate"]
+    assert not is_score_file(columns)
+    assert is_score_file([*columns, "score_reference"])
+    assert is_score_file([*columns, "score_chatgpt", "more"])
+    assert not is_score_file([*columns[1:], "score_chatgpt"])
+
+
+def test_a_system_without_a_score_that_counts_is_left_out(tmp_path: Path) -> None:
+    rows = "1,ann,candidate_first,8,0\n1,bob,candidate_first,-1,9\n1,cyd,candidate_second,9,10\n"
+    rows += "2,cyd,candidate_second,-1,10\n"
+    scores = load_scores([write(tmp_path / "s.csv", SCORES + rows)])
+    found = relative_scores(scores)
+    assert list(found) == ["cyd"]
+    cyd = found["cyd"]
+    assert (cyd.first, cyd.second, cyd.mean, cyd.num_prompts) == (None, pytest.approx(90.0), pytest.approx(90.0), 1)
+    assert (cyd.low, cyd.high, cyd.ci95) == (None, None, None)
