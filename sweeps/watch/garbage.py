@@ -46,15 +46,26 @@ def _own_folder(runs: Path, run_id: str) -> Path | None:
     return folder if folder.is_dir() and not folder.is_symlink() else None
 
 
-def remove_garbage(garbage: Sequence[Garbage]) -> None:
-    """Removes what `find_garbage` showed, but what has become a link since."""
+def remove_garbage(garbage: Sequence[Garbage]) -> dict[Path, str]:
+    """Removes what `find_garbage` showed. -> what is still there, and why: of another user, or a link by now"""
+    left: dict[Path, str] = {}
     for item in garbage:
-        if item.path.is_symlink():
+        try:
+            _remove(item.path)
+        except FileNotFoundError:
             continue
-        if item.path.is_dir():
-            shutil.rmtree(item.path, ignore_errors=True)
-        else:
-            item.path.unlink(missing_ok=True)
+        except OSError as error:
+            left[item.path] = error.strerror or str(error)
+    return left
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        raise OSError("it has become a link")
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _garbage(path: Path, why: str) -> Garbage:
