@@ -262,7 +262,9 @@ def gc(
     from sweeps.watch.garbage import find_garbage, remove_garbage
 
     with _ledger(runs) as ledger:
-        garbage = find_garbage(Path(paths_of_environment(runs).runs), ledger)
+        garbage, unreadable = find_garbage(Path(paths_of_environment(runs).runs), ledger)
+    for folder in unreadable:
+        say(f"not looked at: {folder}: not readable for this user")
     for item in garbage:
         say(f"{item.num_bytes / 2**20:9.1f} MiB  {item.path}  ({item.why})")
     total = sum(item.num_bytes for item in garbage) / 2**20
