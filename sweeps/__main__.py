@@ -26,7 +26,7 @@ from rich.live import Live
 
 from harness.commands import Json, new_app
 from harness.config.paths import paths_of_environment
-from harness.console import STDERR, STDOUT, say, show
+from harness.console import EXIT_FAILED, EXIT_OK, STDERR, STDOUT, say, show
 from harness.ledger.database import Opening
 from harness.ledger.ledger import Ledger
 from harness.ledger.open import existing_ledger, ledger_url
@@ -262,15 +262,20 @@ def gc(
     from sweeps.watch.garbage import find_garbage, remove_garbage
 
     with _ledger(runs) as ledger:
-        garbage = find_garbage(Path(paths_of_environment(runs).runs), ledger)
+        garbage, unreadable = find_garbage(Path(paths_of_environment(runs).runs), ledger)
+    for folder in unreadable:
+        say(f"not looked at: {folder}: not readable for this user")
     for item in garbage:
         say(f"{item.num_bytes / 2**20:9.1f} MiB  {item.path}  ({item.why})")
     total = sum(item.num_bytes for item in garbage) / 2**20
     if remove:
-        remove_garbage(garbage)
-        say(f"removed {total:.1f} MiB")
-    else:
-        say(f"{total:.1f} MiB could go; say --remove")
+        left = remove_garbage(garbage)
+        for path, why in left.items():
+            say(f"not removed: {path}: {why}")
+        gone = sum(item.num_bytes for item in garbage if item.path not in left) / 2**20
+        say(f"removed {gone:.1f} MiB")
+        raise typer.Exit(EXIT_FAILED if left else EXIT_OK)
+    say(f"{total:.1f} MiB could go; say --remove")
 
 
 @app.command("rebuild")

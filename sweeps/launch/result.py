@@ -62,10 +62,6 @@ def _result_table(rows: Sequence[JobRow]) -> TextTable:
     )
 
 
-def _seconds(row: JobRow) -> str:
-    return "" if row.seconds is None else f"{row.seconds:.1f}"
-
-
 def _result(row: JobRow) -> str:
     shown = {key: value for key, value in (row.result or {}).items() if key != "peak_memory_bytes"}
     return ", ".join(f"{key} {_short(value)}" for key, value in shown.items())

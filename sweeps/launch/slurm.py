@@ -183,11 +183,22 @@ def submissions_file(runs: Path, sweep: str) -> Path:
 
 
 def submissions(runs: Path, sweep: str) -> list[Submission]:
-    """What was submitted for a sweep, the oldest first; empty where nothing was."""
+    """What was submitted for a sweep, the oldest first; empty where nothing was. Raises ValueError for other rows."""
+    path = submissions_file(runs, sweep)
     try:
-        return [Submission(**row) for row in read_jsonl(submissions_file(runs, sweep))]
+        return [_submission(row, path) for row in read_jsonl(path)]
     except FileNotFoundError:
         return []
+
+
+def _submission(row: dict[str, Any], path: Path) -> Submission:
+    """The file may be another person's: scancel would take `--user=me` in it for an option."""
+    keys = ("job_id", "submitted", "log_folder")
+    texts = {key: row[key] for key in keys if isinstance(row.get(key), str)}
+    num_workers = row.get("num_workers")
+    if len(texts) < len(keys) or not isinstance(num_workers, int) or not re.fullmatch(r"[0-9]+", texts["job_id"]):
+        raise ValueError(f"{path}: a row is no submission to SLURM: {str(row)[:80]}")
+    return Submission(**texts, num_workers=num_workers)
 
 
 def still_there(candidates: Sequence[Submission]) -> list[Submission]:

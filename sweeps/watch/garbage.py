@@ -1,5 +1,6 @@
 """Finds what no run needs: checkpoints of finished runs, and files that were cut off while they were written."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +22,20 @@ class Garbage:
     why: str
 
 
-def find_garbage(runs: Path, ledger: Ledger) -> list[Garbage]:
-    """Looks through the folders of runs that are done; those that may still be under way are left alone."""
+def find_garbage(runs: Path, ledger: Ledger) -> tuple[list[Garbage], list[Path]]:
+    """Looks through the folders of runs that are done; those that may still be under way are left alone.
+
+    Returns:
+        What can go, and the folders that this user may not read.
+    """
     found: list[Garbage] = []
+    unreadable: list[Path] = []
     for row in ledger.rows(status=JobStatus.done, kinds=["train"]):
         folder = _own_folder(runs, row.run_id)
         if folder is None:
+            continue
+        if not os.access(folder, os.R_OK | os.X_OK):
+            unreadable.append(folder)
             continue
         checkpoint = folder / CHECKPOINT_FOLDER
         if checkpoint.is_dir() and not checkpoint.is_symlink():
@@ -34,7 +43,7 @@ def find_garbage(runs: Path, ledger: Ledger) -> list[Garbage]:
         for partial in (*folder.glob(".adapter.partial-*"), *folder.rglob(f"*{TEMPORARY_SUFFIX}")):
             if not partial.is_symlink():
                 found.append(_garbage(partial, "cut off while it was written"))
-    return found
+    return found, unreadable
 
 
 def _own_folder(runs: Path, run_id: str) -> Path | None:
@@ -46,15 +55,26 @@ def _own_folder(runs: Path, run_id: str) -> Path | None:
     return folder if folder.is_dir() and not folder.is_symlink() else None
 
 
-def remove_garbage(garbage: Sequence[Garbage]) -> None:
-    """Removes what `find_garbage` showed, but what has become a link since."""
+def remove_garbage(garbage: Sequence[Garbage]) -> dict[Path, str]:
+    """Removes what `find_garbage` showed. -> what is still there, and why: of another user, or a link by now"""
+    left: dict[Path, str] = {}
     for item in garbage:
-        if item.path.is_symlink():
+        try:
+            _remove(item.path)
+        except FileNotFoundError:
             continue
-        if item.path.is_dir():
-            shutil.rmtree(item.path, ignore_errors=True)
-        else:
-            item.path.unlink(missing_ok=True)
+        except OSError as error:
+            left[item.path] = error.strerror or str(error)
+    return left
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        raise OSError("it has become a link")
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _garbage(path: Path, why: str) -> Garbage:

@@ -10,12 +10,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from harness.files.atomic import TEMPORARY_SUFFIX
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job, JobStatus
 from sweeps.__main__ import app
 from sweeps.jobs import settings
 from sweeps.jobs.settings import worker_name
 from sweeps.launch.progress import SMALL_SWEEP, SweepProgress
+from sweeps.watch import garbage
+from sweeps.watch.garbage import find_garbage, remove_garbage
 from sweeps.watch.status import SHOWN_FAILURES, read_status, status_table
 
 
@@ -140,6 +143,74 @@ def test_gc_follows_no_link_and_leaves_no_folder(runs: Path, tmp_path: Path) -> 
     ledger.close()
     assert "removed 0.0 MiB" in call(runs, "gc", "--remove")[1]
     assert (elsewhere / "checkpoint" / "state").read_text() == "mine"
+
+
+def test_gc_finds_what_was_cut_off_and_counts_files_once(runs: Path) -> None:
+    partial = runs / "0001" / ".adapter.partial-9"
+    partial.mkdir(parents=True)
+    (partial / "weights").write_bytes(b"x" * 300)
+    (partial / "link").symlink_to(partial / "weights")
+    (runs / "0002" / "eval").mkdir(parents=True)
+    (runs / "0002" / "eval" / f"mmlu.json{TEMPORARY_SUFFIX}").write_bytes(b"x" * 20)
+    (runs / "0003").mkdir()  # failed
+    (runs / "0003" / f"a{TEMPORARY_SUFFIX}").write_bytes(b"x")
+    ledger = Ledger.open(runs / "ledger.sqlite")
+    found, unreadable = find_garbage(runs, ledger)
+    assert [(item.path.name, item.num_bytes, item.why) for item in found] == [
+        (".adapter.partial-9", 300, "cut off while it was written"),
+        (f"mmlu.json{TEMPORARY_SUFFIX}", 20, "cut off while it was written"),
+    ]
+    assert unreadable == []
+    assert remove_garbage(found) == {}
+    assert find_garbage(runs, ledger)[0] == []
+    assert remove_garbage(found) == {}, "it has gone meanwhile"
+    assert (runs / "0003" / f"a{TEMPORARY_SUFFIX}").exists()
+
+
+def test_gc_says_what_it_may_not_read_or_remove(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("0000", "0001", "0002"):
+        (runs / name / "checkpoint").mkdir(parents=True)
+        (runs / name / "checkpoint" / "state").write_bytes(b"x" * 2**20)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    real = garbage.shutil.rmtree
+    monkeypatch.setattr(garbage.os, "access", lambda path, mode: path.name != "0001")
+    monkeypatch.setattr(garbage.shutil, "rmtree", lambda path: (refuse if "0002" in str(path) else real)(path))
+    code, text = call(runs, "gc", "--remove")
+    assert code == 1
+    assert f"not looked at: {runs / '0001'}: not readable for this user" in text.replace("\n", "")
+    assert f"not removed: {runs / '0002' / 'checkpoint'}: Permission denied" in text.replace("\n", "")
+    assert "removed 1.0 MiB" in text
+    assert not (runs / "0000" / "checkpoint").exists()
+
+
+def test_what_became_a_link_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "checkpoint").symlink_to(tmp_path / "mine")
+    item = garbage.Garbage(path=tmp_path / "checkpoint", num_bytes=1, why="w")
+    assert remove_garbage([item]) == {item.path: "it has become a link"}
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_show_names_what_is_there_and_tells_beginnings_apart(runs: Path) -> None:
+    for name in ("0000", "0001"):
+        (runs / name / "adapter").mkdir(parents=True)
+    (runs / "0000" / "record.json").write_text("{}")
+    (runs / "0009.txt").write_text("no run")
+    code, text = call(runs, "show", "0000", "--json")
+    shown = json.loads(text)
+    assert (code, shown["run_id"], list(shown["files"])) == (0, "0000", ["record", "adapter"])
+    assert shown["folder"] == str(runs / "0000")
+    assert shown["jobs"][0]["result"] == {"peak_memory_bytes": 10**9}
+    assert (shown["jobs"][0]["status"], shown["jobs"][0]["attempts"], shown["jobs"][0]["seconds"]) == ("done", 1, 1.0)
+    assert "several begin so: 0000, 0001" in call(runs, "show", "000")[1].replace("\n", " ")
+    assert "lists the ids" in call(runs, "show", "0*")[1].replace("\n", " ")
+    assert "lists the ids" in call(runs, "show", "77")[1].replace("\n", " ")
+    text = call(runs, "show", "0003")[1]
+    assert "train run3: failed after 1 attempts: out of memory" in text.replace("\n", " ")
+    assert "record" not in text, "a run without a folder has its jobs"
 
 
 def test_no_time_is_promised_where_nobody_works(runs: Path) -> None:
