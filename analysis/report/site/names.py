@@ -1,7 +1,7 @@
 """Names the pages of systems and questions, whose own names may hold anything.
 
-A name of plain letters, digits, dots, dashes and underscores is its page's name. Any other gets its plain characters and
-a digest, so that no name leaves the folder, and two names differ also where capitals don't count.
+A name of plain letters, digits, dots, dashes and underscores is its page's name. Any other gets its plain characters
+and a digest, so that no name leaves the folder, and two names differ also where capitals don't count.
 """
 
 import hashlib
