@@ -248,3 +248,8 @@ def build(out: Path, runs: tuple[Path, list[str]], tournament: Path | None, **op
     sweep = SweepRuns(run_ids=tuple(runs[1]), command="python -m harness.run -m +experiment=demo")
     write_report(out, sweep, opened, played, ReportOptions(title="demo", **options))
     return (out / "index.html").read_text()
+
+
+def write_perplexity(run: Path, bits: float, settings: str) -> None:
+    values = {"bits_per_byte": bits, "bits_per_byte_ci95": [bits - 0.1, bits + 0.1], "num_documents": 7}
+    write_json(run / "eval" / "perplexity" / "perplexity.json", values | {"text": EVIL, "settings_sha256": settings})

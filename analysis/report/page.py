@@ -32,6 +32,7 @@ from analysis.report.sections import (
 from analysis.report.site.data import failures_data, index_data, items_data
 from analysis.report.site.files import SiteFiles
 from analysis.report.site.folder import write_folder
+from analysis.report.site.names import system_links
 from analysis.report.site.script_data import json_in_page
 from harness.ledger.finished import SweepRuns
 
@@ -111,6 +112,7 @@ def report_context(content: Content, figures: Sequence[Figure] = ()) -> dict[str
         "is_folder": False,
         "root": "",
         "page_of": {},
+        "link_of": system_links(order, {}),
     }
 
 

@@ -44,7 +44,7 @@ def environment() -> Environment:
         curve_width=CURVE_WIDTH,
         curve_height=CURVE_HEIGHT,
     )
-    made.globals.update({name: made.get_template(f"{name}.html.j2").module for name in ("figures", "names")})
+    made.globals["figures"] = made.get_template("figures.html.j2").module
     return made
 
 

@@ -40,6 +40,7 @@ from tests.reports import (
     make_verdicts,
     mmlu_json,
     ratings_json,
+    write_perplexity,
 )
 
 
@@ -405,11 +406,6 @@ def test_other_benchmarks_of_different_questions_are_marked(tmp_path: Path, runs
     write_perplexity(runs[0] / runs[1][0], 1.25, "e" * 64)
     write_perplexity(runs[0] / runs[1][2], 1.5, "f" * 64)
     assert "different questions: not comparable" in Page(build(tmp_path / "o", runs, None)).text
-
-
-def write_perplexity(run: Path, bits: float, settings: str) -> None:
-    values = {"bits_per_byte": bits, "bits_per_byte_ci95": [bits - 0.1, bits + 0.1], "num_documents": 7}
-    write_json(run / "eval" / "perplexity" / "perplexity.json", values | {"text": EVIL, "settings_sha256": settings})
 
 
 def test_differing_versions_are_listed_by_run(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
