@@ -59,7 +59,7 @@ def intervals(rows: Sequence[Interval], unit: str, reference: float | None = Non
         words = f"{row.label}: {number(row.value, '.4g')}"
         drawing.dot(along.at(row.value), y, words)
         if row.other is not None:
-            drawing.dot(along.at(row.other), y, f"{row.label}: {number(row.other, '.4g')}", "open")
+            drawing.dot(along.at(row.other), y, f"{row.label}: {number(row.other, '.4g')}", "open", 5.5)
     return drawing
 
 

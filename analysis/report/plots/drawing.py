@@ -16,7 +16,7 @@ from harness.files.atomic import csv_text
 
 STYLE = (
     "text{font:11px 'DejaVu Sans',Arial,sans-serif;fill:#1d2328}.p-quiet{fill:#5d6771}.p-grid{stroke:#e2e4df}"
-    ".p-rule{stroke:#8a939b}.p-band{stroke:#b9d2e3;stroke-width:7}.p-dot{fill:#1f5f8b}.p-open{fill:#fff;stroke:#97501c;"
+    ".p-rule{stroke:#8a939b}.p-band{stroke:#b9d2e3;stroke-width:7}.p-dot{fill:#1f5f8b}.p-open{fill:none;stroke:#97501c;"
     "stroke-width:1.5}.p-reference{stroke:#97501c;stroke-dasharray:3 2.5}.p-line{fill:none;stroke-width:1.5}"
     ".p-first{fill:#1f5f8b}.p-tie{fill:#e2e4df}.p-second{fill:#b9d2e3}.p-in-first{fill:#fff}"
     ".p-empty{fill:#ecede9}.p-in-cell{font-size:9px}"
