@@ -109,6 +109,7 @@ def report_context(content: Content, figures: Sequence[Figure] = ()) -> dict[str
         "commands": [*([content.sweep.command] if content.sweep.command else []), *content.options.commands],
         "latest": max((run.record.finished for run in content.runs), default=None),
         "gallery": figures,
+        "grid": content.grid,
         "is_folder": False,
         "root": "",
         "page_of": {},

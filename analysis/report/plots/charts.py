@@ -73,7 +73,7 @@ def heat_map(
 ) -> Drawing:
     """A cell for each row and column, coloured from `low` over the middle to `high`; None is an empty cell."""
     left, top = labels_width(rows), 0.75 * labels_width(columns) + 10
-    wide = max(CELL, 30.0 if len(columns) <= 16 else CELL)
+    wide = 46.0 if len(columns) <= 8 else 30.0 if len(columns) <= 16 else CELL
     width = left + wide * len(columns) + MARGIN_RIGHT + 0.6 * labels_width(columns[-1:])
     drawing = Drawing(width=width, height=top + CELL * len(rows) + 8)
     for place, column in enumerate(columns):

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from analysis.report.content import Content
-from analysis.report.items import Item
+from analysis.report.examples.items import Item
 from analysis.report.matches import pair_tallies
 from analysis.report.plots.charts import Interval, heat_map, intervals, stacked
 from analysis.report.plots.drawing import Figure

@@ -1,6 +1,7 @@
 """Writes a report as a folder of pages, for tournaments and sweeps that are too large for one.
 
   index.html            which is best, the leaderboard, all systems as a table
+  effects.html          what the axes of the sweep do: effects, equality, best by axis, seeds merged
   judging.html          position bias, win matrix, all pairs
   scores.html           every other benchmark
   figures.html          the figures, each with its SVG and CSV
@@ -27,7 +28,7 @@ from analysis.report.site.names import page_name, page_names, system_links
 from analysis.report.site.script_data import data_script
 from analysis.report.site.systems import category_rates, opponents, subject_scores, system_scores
 
-PAGES = ("index", "judging", "scores", "figures", "runs", "find", "failures", "questions", "pair")
+PAGES = ("index", "effects", "judging", "scores", "figures", "runs", "find", "failures", "questions", "pair")
 MAX_BOARD_ROWS = 24  # drawn with bars on the first page; all systems are in the table below
 
 

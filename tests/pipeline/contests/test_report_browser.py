@@ -18,7 +18,15 @@ from eval.verdicts.codes import FIRST, SECOND
 from harness.files.atomic import append_jsonl, write_json
 from harness.ledger.finished import SweepRuns
 from tests.payloads import PAYLOADS
-from tests.reports import SYSTEMS, make_run, make_runs, make_spec, make_tournament, make_verdicts, write_perplexity
+from tests.records.reports import (
+    SYSTEMS,
+    make_run,
+    make_runs,
+    make_spec,
+    make_tournament,
+    make_verdicts,
+    write_perplexity,
+)
 from tests.servers.axe import find_axe, violations
 from tests.servers.chromium import Chromium, find_chromium
 

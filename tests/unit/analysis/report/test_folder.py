@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -11,7 +12,7 @@ import pytest
 
 from analysis.report import page as report_page
 from analysis.report.content import gather
-from analysis.report.failures import repeats_itself
+from analysis.report.examples.failures import repeats_itself
 from analysis.report.page import ReportOptions, write_report
 from analysis.report.plots.drawing import shade, short
 from analysis.report.plots.gallery import all_figures
@@ -20,10 +21,11 @@ from analysis.report.site.names import page_name
 from analysis.report.site.script_data import data_script
 from eval.judging.matches import Judgment
 from eval.verdicts.codes import FIRST
+from harness.config.schema import QuantMethod
 from harness.files.atomic import append_jsonl, write_json
 from harness.ledger.finished import SweepRuns
 from tests.payloads import PAYLOADS
-from tests.reports import (
+from tests.records.reports import (
     ANSWERS,
     EVIL,
     QUESTIONS,
@@ -35,6 +37,7 @@ from tests.reports import (
     make_spec,
     make_tournament,
     make_verdicts,
+    mmlu_json,
     ratings_json,
 )
 
@@ -199,7 +202,7 @@ def test_figures_have_numbers_and_say_what_is_missing(tmp_path: Path) -> None:
     runs, folder = make_runs(tmp_path), make_tournament(tmp_path)
     content = gather(SweepRuns(run_ids=()), load_runs(*runs), load_tournament(folder), ReportOptions(title="t"))
     figures = {figure.name: figure for figure in all_figures(content)}
-    assert len(figures) == 11
+    assert len(figures) == 14
     drawn = {name for name, figure in figures.items() if figure.drawing}
     assert drawn == {
         "ratings", "win-matrix", "position-bias", "length-against-win", "rating-by-category", "mmlu-against-rating",
@@ -251,3 +254,35 @@ def test_colours_and_labels_of_drawings() -> None:
     assert short("abc") == "abc"
     assert len(short(long, 21)) == 21
     assert short(long, 21).endswith("-s17")
+
+
+def test_a_grid_has_its_seeds_merged_and_an_effect_for_each_axis(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    ids = []
+    for place, (dataset, quant, seed) in enumerate(product(("a", "b"), ("nf4", "fp4"), (0, 1))):
+        spec = make_spec(dataset, seed=seed)
+        spec = replace(spec, quant=replace(spec.quant, name=quant, method=QuantMethod(quant)))
+        accuracy = {"a": 0.3, "b": 0.5}[dataset] + 0.01 * seed
+        ids.append(make_run(runs, f"run-{place}", spec, [2.0, 1.0 + 0.1 * seed], accuracy))
+        scores = mmlu_json(f"run-{place}", accuracy)
+        subjects = {name: {"n": 24, "num_correct": 0, "accuracy": accuracy} for name in ("anatomy", "law", "virology")}
+        write_json(runs / ids[-1] / "eval" / "mmlu" / "mmlu.json", {**scores, "per_subject": subjects})
+    content = gather(SweepRuns(run_ids=()), load_runs(runs, ids), None, ReportOptions(title="t"))
+    mmlu, loss = content.grid
+    assert [(row["words"], row["num_seeds"]) for row in mmlu.settings[:2]] == [("b, nf4", 2), ("b, fp4", 2)]
+    assert [round(row["value"], 4) for row in mmlu.settings] == [0.505, 0.505, 0.305, 0.305]
+    effects = {(e.axis, e.value, e.against): round(e.difference or 0.0, 6) for e in mmlu.effects}
+    assert effects == {("data_type", "nf4", "fp4"): 0.0, ("dataset", "b", "a"): 0.2}
+    assert [e.margin for e in mmlu.equalities] == [0.01]
+    assert {e.axis for e in loss.effects} == {"data_type"}  # losses of different datasets can't be compared
+    assert loss.higher_is_better is False
+    write_report(tmp_path / "o", SweepRuns(run_ids=()), content.runs, None, ReportOptions(title="t"))
+    text = Page((tmp_path / "o" / "index.html").read_text()).text
+    assert "What the axes do" in text
+    assert "Settings, seeds merged" in text
+    assert "MMLU accuracy,dataset,b,a,0.2" in (tmp_path / "o" / "figures" / "axis-effects.csv").read_text()
+
+
+def test_a_list_of_systems_is_no_grid(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path)
+    assert gather(SweepRuns(run_ids=()), load_runs(*runs), None, ReportOptions(title="t")).grid == []

@@ -26,7 +26,7 @@ from harness.files.atomic import append_jsonl, write_json
 from harness.ledger.finished import SweepRuns, sweep_runs
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job
-from tests.reports import (
+from tests.records.reports import (
     ANSWERS,
     EVIL,
     QUESTIONS,
