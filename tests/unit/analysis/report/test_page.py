@@ -260,13 +260,13 @@ def test_command_line(tmp_path: Path, runs: tuple[Path, list[str]], tournament: 
         "--out",
         str(tmp_path / "o"),
     ]
-    done = CliRunner().invoke(app, ["report", *arguments, "--json", "--command", "make demo"])
+    done = CliRunner().invoke(app, ["report", *arguments, "--json"])
     assert done.exit_code == 0, done.output
     assert [row["system"] for row in json.loads(done.stdout)] == list(SYSTEMS)
     text = Page((tmp_path / "o" / "index.html").read_text()).text
     assert "1 run of this sweep is not done" in text
     assert "smollm2-late-nf4" in text
-    assert "make demo" in text
+    assert "python -m harness.run -m +experiment=demo" in text
 
     shown = CliRunner().invoke(app, ["report", *arguments], env={"COLUMNS": "200"})
     assert "smollm2-concise-nf4" in shown.stdout
