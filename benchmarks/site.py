@@ -93,18 +93,18 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
         ids = make_records(folder, runs, verdicts, systems, questions)
-        start = time.perf_counter()
+        start, began = time.perf_counter(), time.process_time()
         opened, played = load_runs(folder / "runs", ids), load_tournament(folder / "tournament")
         read = time.perf_counter()
         options = ReportOptions(title=f"{runs:,} runs", questions=folder / "questions.jsonl")
         write_report(folder / "site", SweepRuns(run_ids=tuple(ids)), opened, played, options)
-        built = time.perf_counter()
+        built, cpu = time.perf_counter(), time.process_time() - began
         files = [path for path in (folder / "site").rglob("*") if path.is_file()]
-        print(
-            f"{runs} runs, {verdicts} verdicts, {systems} systems: read {read - start:.1f} s, built {built - read:.1f} s, "
-            f"first view {sum((folder / 'site' / name).stat().st_size for name in FIRST_VIEW) / 1e6:.2f} MB, "
-            f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.0f} MB"
-        )
+        first_view = sum((folder / "site" / name).stat().st_size for name in FIRST_VIEW)
+        whole = sum(path.stat().st_size for path in files)
+        print(f"{runs} runs, {verdicts} verdicts on {systems} systems and {questions} questions")
+        print(f"read {read - start:.1f} s, built {built - read:.1f} s, processor {cpu:.1f} s")
+        print(f"first view {first_view / 1e6:.2f} MB; {len(files)} files, {whole / 1e6:.0f} MB")
 
 
 def make_records(folder: Path, num_runs: int, num_verdicts: int, num_systems: int, num_questions: int) -> list[str]:
@@ -191,7 +191,10 @@ def _tournament(folder: Path, rng: random.Random, names: list[str], num_question
 
 def _store(path: Path, rng: random.Random, rows: list[tuple[str, str, str, int, str]]) -> None:
     path.unlink(missing_ok=True)
-    columns = "settings_sha256, prompt_sha256, judge, question_id, system_a, system_b, verdict, raw_text, reason, cost_usd, created"
+    columns = (
+        "settings_sha256, prompt_sha256, judge, question_id, system_a, system_b, verdict, raw_text, reason, cost_usd, "
+        "created"
+    )
     with closing(sqlite3.connect(path)) as db:
         db.executescript(SCHEMA)
         db.execute(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.report.answers import BenchAnswers, bench_answers
-from analysis.report.items import Item, judged_items
+from analysis.report.examples.items import Item, judged_items
+from analysis.report.grid import MeasureView, grid_views
 from analysis.report.leaderboard import LeaderboardRow, leaderboard_rows
 from analysis.report.records import Run, Tournament, load_answer_files
 from eval.answers.questions import EMBEDDED_QUESTIONS, join_turns, load_open_questions
@@ -61,6 +62,11 @@ class Content:
         if self.tournament is None:
             return ()
         return judged_items(self.tournament, self.order, self.answers.by_system if self.answers else {})
+
+    @cached_property
+    def grid(self) -> list[MeasureView]:
+        """What each measure says of the axes in which the runs differ."""
+        return grid_views(self.runs, self.tournament)
 
     @cached_property
     def judges(self) -> tuple[str, ...]:

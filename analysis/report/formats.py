@@ -3,11 +3,14 @@
 These are the Jinja filters of analysis/report/templates.
 """
 
+import re
 from typing import Any
 
 NOT_MEASURED = "not measured"
 FIRST_PRINTABLE = 0x20
 CONTROL_PICTURES = 0x2400  # U+2400 is the picture of NUL, and so on up
+_PICTURES = {code: CONTROL_PICTURES + code for code in range(FIRST_PRINTABLE) if chr(code) not in "\n\t"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def number(value: float | None, spec: str = ".0f", missing: str = NOT_MEASURED) -> str:
@@ -68,8 +71,8 @@ def parameters(count: float) -> str:
 
 def visible(text: str) -> str:
     """Model text for a page: control characters but tab and newline as pictures, lone surrogates as U+FFFD."""
-    drawn = "".join(chr(CONTROL_PICTURES + ord(c)) if ord(c) < FIRST_PRINTABLE and c not in "\n\t" else c for c in text)
-    return drawn.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    drawn = text.translate(_PICTURES)
+    return drawn.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _SURROGATE.search(drawn) else drawn
 
 
 FILTERS: dict[str, Any] = {

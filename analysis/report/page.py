@@ -32,6 +32,7 @@ from analysis.report.sections import (
 from analysis.report.site.data import failures_data, index_data, items_data
 from analysis.report.site.files import SiteFiles
 from analysis.report.site.folder import write_folder
+from analysis.report.site.names import system_links
 from analysis.report.site.script_data import json_in_page
 from harness.ledger.finished import SweepRuns
 
@@ -108,9 +109,11 @@ def report_context(content: Content, figures: Sequence[Figure] = ()) -> dict[str
         "commands": [*([content.sweep.command] if content.sweep.command else []), *content.options.commands],
         "latest": max((run.record.finished for run in content.runs), default=None),
         "gallery": figures,
+        "grid": content.grid,
         "is_folder": False,
         "root": "",
         "page_of": {},
+        "link_of": system_links(order, {}),
     }
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.effects.grid import level_text
 from analysis.report.figures import CURVE_HEIGHT, CURVE_WIDTH, curve_y
 from analysis.report.formats import FILTERS
 from analysis.report.sections import DENSE_ABOVE, run_settings
+from analysis.tidy.axes import title_of
 from eval.ratings.comparisons import probability
 from eval.verdicts.codes import NULL_SYSTEM
 
@@ -34,7 +36,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(FILTERS)
+    made.filters.update(FILTERS, axis_title=title_of, level=level_text)
     made.globals.update(
         run_settings=run_settings,
         dense_above=DENSE_ABOVE,
@@ -44,7 +46,7 @@ def environment() -> Environment:
         curve_width=CURVE_WIDTH,
         curve_height=CURVE_HEIGHT,
     )
-    made.globals.update({name: made.get_template(f"{name}.html.j2").module for name in ("figures", "names")})
+    made.globals["figures"] = made.get_template("figures.html.j2").module
     return made
 
 

@@ -59,7 +59,7 @@ def intervals(rows: Sequence[Interval], unit: str, reference: float | None = Non
         words = f"{row.label}: {number(row.value, '.4g')}"
         drawing.dot(along.at(row.value), y, words)
         if row.other is not None:
-            drawing.dot(along.at(row.other), y, f"{row.label}: {number(row.other, '.4g')}", "open")
+            drawing.dot(along.at(row.other), y, f"{row.label}: {number(row.other, '.4g')}", "open", 5.5)
     return drawing
 
 
@@ -73,7 +73,7 @@ def heat_map(
 ) -> Drawing:
     """A cell for each row and column, coloured from `low` over the middle to `high`; None is an empty cell."""
     left, top = labels_width(rows), 0.75 * labels_width(columns) + 10
-    wide = max(CELL, 30.0 if len(columns) <= 16 else CELL)
+    wide = 46.0 if len(columns) <= 8 else 30.0 if len(columns) <= 16 else CELL
     width = left + wide * len(columns) + MARGIN_RIGHT + 0.6 * labels_width(columns[-1:])
     drawing = Drawing(width=width, height=top + CELL * len(rows) + 8)
     for place, column in enumerate(columns):

@@ -16,13 +16,15 @@ from harness.files.atomic import csv_text
 
 STYLE = (
     "text{font:11px 'DejaVu Sans',Arial,sans-serif;fill:#1d2328}.p-quiet{fill:#5d6771}.p-grid{stroke:#e2e4df}"
-    ".p-rule{stroke:#8a939b}.p-band{stroke:#b9d2e3;stroke-width:7}.p-dot{fill:#1f5f8b}.p-open{fill:#fff;stroke:#97501c;"
+    ".p-rule{stroke:#8a939b}.p-band{stroke:#b9d2e3;stroke-width:7}.p-dot{fill:#1f5f8b}.p-open{fill:none;stroke:#97501c;"
     "stroke-width:1.5}.p-reference{stroke:#97501c;stroke-dasharray:3 2.5}.p-line{fill:none;stroke-width:1.5}"
     ".p-first{fill:#1f5f8b}.p-tie{fill:#e2e4df}.p-second{fill:#b9d2e3}.p-in-first{fill:#fff}"
     ".p-empty{fill:#ecede9}.p-in-cell{font-size:9px}"
 )
 LINE_COLOURS = ("#1f5f8b", "#c2661f", "#3d8a57", "#8b4fa3", "#a08517", "#b23a58", "#3f9aa8", "#5d6771")
 MARGIN_RIGHT = 24.0
+BROAD = 700.0
+MIN_LOG_RATIO = 20.0  # of the largest to the smallest value, for a scale of powers of ten
 LABEL_WIDTH = 6.2  # of a character of a label, at most
 MAX_LABEL = 44  # characters
 AHEAD, BEHIND, EVEN = (0x4D, 0x8F, 0xBA), (0xD5, 0x8B, 0x52), (0xF4, 0xF4, 0xF1)
@@ -38,6 +40,11 @@ class Figure:
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[Any, ...], ...] = ()
     drawing: "Drawing | None" = None
+
+    @property
+    def is_broad(self) -> bool:
+        """Whether it needs the whole width of a page."""
+        return self.drawing is not None and self.drawing.width > BROAD
 
     @property
     def inline(self) -> Markup | None:
@@ -124,7 +131,8 @@ class Axis:
 
 
 def axis(values: Sequence[float], start: float, end: float, num_ticks: int = 6, is_log: bool = False) -> Axis:
-    """An axis that holds all values with a little air."""
+    """An axis that holds all values with a little air; of powers of ten only where they are far apart."""
+    is_log = is_log and max(values) / min(values) >= MIN_LOG_RATIO
     shown = [math.log10(value) for value in values] if is_log else list(values)
     low, high = min(shown), max(shown)
     span = (high - low) or max(abs(high), 1.0) * 0.1

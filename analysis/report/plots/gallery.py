@@ -1,7 +1,7 @@
 """All figures of a report, in the order in which its page shows them."""
 
 from analysis.report.content import Content
-from analysis.report.plots import runs, tournament
+from analysis.report.plots import axes, runs, tournament
 from analysis.report.plots.drawing import Figure
 
 FIGURES = (
@@ -11,6 +11,9 @@ FIGURES = (
     tournament.length_against_win,
     tournament.rating_by_category,
     tournament.agreement,
+    axes.axis_effects,
+    axes.two_axes,
+    axes.all_settings,
     runs.mmlu_against_rating,
     runs.mmlu_by_subject,
     runs.cost_against_quality,

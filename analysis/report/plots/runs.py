@@ -25,10 +25,11 @@ def mmlu_by_subject(content: Content) -> Figure:
     shown = scored[:MAX_SYSTEMS]
     cells = [[_accuracy(run, subject) for run in shown] for subject in subjects]
     chance = 100 / NUM_CHOICES
+    spread = max((abs(value - chance) for row in cells for value in row if value is not None), default=1.0) or 1.0
     return Figure(
         name="mmlu-by-subject",
         title="MMLU by subject",
-        caption=f"Percent correct. Even grey is chance, {chance:.0f} percent."
+        caption=f"Percent correct; grey is chance, {chance:.0f} percent."
         if subjects
         else "Not measured: no run was scored on MMLU by subject.",
         columns=("system", "run_id", "subject", "accuracy", "n"),
@@ -38,7 +39,9 @@ def mmlu_by_subject(content: Content) -> Figure:
             for subject in subjects
             if run.mmlu and subject in run.mmlu.subjects
         ),
-        drawing=heat_map(subjects, [r.record.label for r in shown], cells, 2 * chance - 100, 100) if subjects else None,
+        drawing=heat_map(subjects, [run.record.label for run in shown], cells, chance - spread, chance + spread)
+        if subjects
+        else None,
     )
 
 
@@ -58,7 +61,7 @@ def mmlu_against_rating(content: Content) -> Figure:
         else "Not measured: no system has both a rating and MMLU.",
         columns=("system", "mmlu_macro", "bradley_terry"),
         rows=tuple((row.system, row.mmlu_macro, row.bt_rating) for row in rows),
-        drawing=scatter(points, "MMLU, percent", "Bradley–Terry, points") if points else None,
+        drawing=scatter(points, "MMLU, percent", "Bradley-Terry, points") if points else None,
     )
 
 
@@ -72,11 +75,11 @@ def cost_against_quality(content: Content) -> Figure:
     points = [
         Point(label=row.system, x=cost, y=quality) for row, cost, quality in found if cost and quality is not None
     ]
-    unit = "Bradley–Terry, points" if is_rated else "MMLU, percent"
+    unit = "Bradley-Terry, points" if is_rated else "MMLU, percent"
     return Figure(
         name="cost-against-quality",
         title="Cost against quality",
-        caption="Training time of each system, on a scale of powers, and what it reached. Memory and tokens are in the CSV."
+        caption="Training time of each system, and what it reached. Memory and tokens are in the CSV."
         if points
         else "Not measured: no trained system has a rating or MMLU.",
         columns=("system", "train_seconds", "peak_memory_bytes", "target_tokens", "bradley_terry", "mmlu_macro"),
@@ -121,8 +124,8 @@ def losses(content: Content) -> Figure:
     return Figure(
         name="losses",
         title="Loss and held-out loss",
-        caption=f"Nats a target token in training, means of following steps; the best {len(shown)} systems. Rings: loss on "
-        "held-out text, nats a token, from the perplexity benchmark, where it was measured."
+        caption=f"Nats a target token in training, means of following steps; the best {len(shown)} systems. Rings: "
+        "loss on held-out text, nats a token, from the perplexity benchmark, where it was measured."
         if shown
         else "Not measured: no run has a metrics.jsonl with losses.",
         columns=("system", "run_id", "kind", "step", "loss"),
@@ -152,6 +155,6 @@ def _accuracy(run: Run, subject: str) -> float | None:
 def _predicted_bytes(run: Run) -> int | None:
     spec = RunSpec.from_dict(run.record.spec)
     if spec.train is not None and run.record.row_tokens is not None:
-        spec = replace(spec, train=replace(spec.train, row_tokens=run.record.row_tokens))
+        spec = replace(spec, train=replace(spec.train, max_microbatch_tokens=run.record.row_tokens))
     prediction = predict_run(spec)
     return None if prediction is None else prediction.resident_bytes

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from analysis.report.content import Content
-from analysis.report.items import Item
+from analysis.report.examples.items import Item
 from analysis.report.matches import pair_tallies
 from analysis.report.plots.charts import Interval, heat_map, intervals, stacked
 from analysis.report.plots.drawing import Figure
@@ -33,7 +33,7 @@ def ratings(content: Content) -> Figure:
     return Figure(
         name="ratings",
         title="Ratings with 95 % intervals",
-        caption="Dots: Bradley–Terry with its interval over prompts. Rings: Elo." if shown else "Not measured.",
+        caption="Dots: Bradley-Terry with its interval over prompts. Rings: Elo." if shown else "Not measured.",
         columns=("system", "bradley_terry", "low", "high", "elo", "elo_low", "elo_high"),
         rows=tuple((r.system, r.bt_rating, r.bt_low, r.bt_high, r.elo, r.elo_low, r.elo_high) for r in rows),
         drawing=intervals(shown, "points", 1000.0) if shown else None,
@@ -50,7 +50,7 @@ def win_matrix(content: Content) -> Figure:
     return Figure(
         name="win-matrix",
         title="Who beats whom",
-        caption="Percent of points that the row’s system takes from the column’s; a tie is half a point."
+        caption="Percent of points that the row's system takes from the column's; a tie is half a point."
         if systems
         else "Not measured: no two systems met.",
         columns=("system", "opponent", "win_rate", "wins", "losses", "ties"),
@@ -122,7 +122,7 @@ def rating_by_category(content: Content) -> Figure:
     return Figure(
         name="rating-by-category",
         title="Rating by category of question",
-        caption="Bradley–Terry points from each category’s questions alone; their mean over systems is 1000."
+        caption="Bradley-Terry points from each category's questions alone; their mean over systems is 1000."
         if systems
         else "Not measured: the categories of the judged questions are not known; name their file with --questions.",
         columns=("system", "category", "rating"),
@@ -143,7 +143,7 @@ def agreement(content: Content) -> Figure:
         title="Agreement of judges and people",
         caption="Percent of pairs of answers on which both name the same better answer, or a tie. Kappa is in the CSV."
         if found
-        else "Not measured: a single judge, and no people’s votes on the same answers.",
+        else "Not measured: a single judge, and no people's votes on the same answers.",
         columns=("one", "other", "pairs_of_answers", "agreement", "cohen_kappa"),
         rows=tuple(
             (a, b, int(table.sum()), share_of[a, b], _or_none(float(cohen_kappa(table[None])[0])))

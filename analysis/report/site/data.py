@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.report.content import Content
-from analysis.report.failures import KINDS, READERS_KINDS, failures
-from analysis.report.items import FLAGS, Item
+from analysis.report.examples.failures import KINDS, READERS_KINDS, failures
+from analysis.report.examples.items import FLAGS, Item
 from analysis.report.site.names import page_name
 from analysis.report.site.script_data import shown_text
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED

@@ -1,9 +1,10 @@
 """Writes the files of a report, and removes those of an earlier one that it no longer has."""
 
 import json
+import os
 from pathlib import Path
 
-from harness.files.atomic import write_atomically, write_json
+from harness.files.atomic import TEMPORARY_SUFFIX, write_json
 
 MANIFEST = "report-files.json"
 
@@ -16,9 +17,17 @@ class SiteFiles:
         self.written: set[str] = set()
 
     def write(self, name: str, text: str) -> None:
-        """Writes one file, named from the report's folder on; a lone surrogate becomes a question mark."""
+        """Writes one file, named from the report's folder on; a lone surrogate becomes a question mark.
+
+        A reader sees the old file or the new one. Unlike records, pages are not synced to the disk: there may be
+        thousands, and the same command makes them again.
+        """
         assert name not in self.written, f"{name} is written twice"
-        write_atomically(self.out / name, text.encode("utf-8", "replace"))
+        path = self.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+        temporary.write_bytes(text.encode("utf-8", "replace"))
+        os.replace(temporary, path)
         self.written.add(name)
 
     def finish(self) -> None:

@@ -1,6 +1,7 @@
 """Writes a report as a folder of pages, for tournaments and sweeps that are too large for one.
 
   index.html            which is best, the leaderboard, all systems as a table
+  effects.html          what the axes of the sweep do: effects, equality, best by axis, seeds merged
   judging.html          position bias, win matrix, all pairs
   scores.html           every other benchmark
   figures.html          the figures, each with its SVG and CSV
@@ -23,11 +24,11 @@ from analysis.report.content import Content
 from analysis.report.render import render, script, style
 from analysis.report.site.data import answers_data, failures_data, index_data, items_data, pairs_data
 from analysis.report.site.files import SiteFiles
-from analysis.report.site.names import page_name, page_names
+from analysis.report.site.names import page_name, page_names, system_links
 from analysis.report.site.script_data import data_script
 from analysis.report.site.systems import category_rates, opponents, subject_scores, system_scores
 
-PAGES = ("index", "judging", "scores", "figures", "runs", "find", "failures", "questions", "pair")
+PAGES = ("index", "effects", "judging", "scores", "figures", "runs", "find", "failures", "questions", "pair")
 MAX_BOARD_ROWS = 24  # drawn with bars on the first page; all systems are in the table below
 
 
@@ -36,14 +37,15 @@ def write_folder(files: SiteFiles, content: Content, context: dict[str, Any]) ->
     view = answers_view(content.answers, content.order, content.tournament, content.options.max_questions)
     questions: Sequence[QuestionView] = view.questions if view else ()
     asked = tuple(question.question_id for question in questions) or tuple(content.questions)
-    shared = {**context, "is_folder": True, "page_of": page_names(content.order), "answers": view}
+    pages = page_names(content.order)
+    shared = {**context, "is_folder": True, "page_of": pages, "link_of": system_links(pages, pages), "answers": view}
     shared |= {"question_page": page_names(asked), "categories": content.categories, "texts": content.questions}
     shared |= {"asked": asked, "max_board_rows": MAX_BOARD_ROWS}
     files.write("site.css", style())
     files.write("site.js", script())
     for page in PAGES:
         files.write(f"{page}.html", render(f"site/{page}.html.j2", **shared))
-    below = {**shared, "root": "../"}
+    below = {**shared, "root": "../", "link_of": system_links(pages, pages, "../")}
     for question in questions:
         files.write(f"questions/{page_name(question.question_id)}.html", _question_page(question, below))
     _write_systems(files, content, below)

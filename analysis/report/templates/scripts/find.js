@@ -19,11 +19,11 @@
       flags.append(site.make("label", {}, input, " " + site.flagWords[flag] + " (" + items.filter((item) => item[6] >> place & 1).length + ")"));
       return input;
     });
-    const outcomes = (letters, item) => letters === "" ? "–" : [...letters].map((letter) => site.outcome(letter, names[item[1]], names[item[2]])).join(", ");
+    const outcomes = (letters) => letters === "" ? "–" : [...letters].map((letter) => site.outcome(letter, "one", "two")).join(", ");
     const row = (item) => site.make("tr", {},
       site.make("th", { scope: "row" }, site.questionLink(index, item[0]), " ", site.isolated(index.questions[item[0]][1].slice(0, 80))),
       site.make("td", {}, site.systemLink(index, item[1])), site.make("td", {}, site.systemLink(index, item[2])),
-      site.make("td", { dir: "auto" }, outcomes(item[4], item)), site.make("td", { dir: "auto" }, outcomes(item[5], item)),
+      site.make("td", {}, outcomes(item[4])), site.make("td", {}, outcomes(item[5])),
       site.make("td", {}, index.folder ? site.make("a", { href: site.pairAddress(index, item[1], item[2]) + "&question=" + encodeURIComponent(index.questions[item[0]][3]) }, "side by side") : null, " ", site.marks(index, item[6])),
       site.make("td", { class: "n" }, site.number(item[7])), site.make("td", { dir: "auto" }, index.judges[item[3]]));
     const show = () => {

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.report.items import CUT, Item
+from analysis.report.examples.items import CUT, Item
 from eval.answers.files import Answer
 from eval.verdicts.codes import FIRST, SECOND, TIE
 
