@@ -1,4 +1,4 @@
-"""The plan of a leaderboard: what is there, what is made, by which command; on made-up data, nothing is read or started."""
+"""The plan of a leaderboard, on made-up data: what is there, what is made, by which command; nothing is started."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -229,9 +229,9 @@ def test_judges_that_can_not_be(texts: list[str]) -> None:
 
 def test_options_name_what_is_wrong(tmp_path: Path) -> None:
     (file := tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="--out .*it is a file"):
+    with pytest.raises(ValueError, match=r"--out .*it is a file"):
         options(out=file)
-    with pytest.raises(ValueError, match="nowhere.jsonl: no such file"):
+    with pytest.raises(ValueError, match=r"nowhere\.jsonl: no such file"):
         options(answers=(Path("nowhere.jsonl"),))
     with pytest.raises(ValueError, match="--benchmarks mlu: expected some of mmlu"):
         options(benchmarks=("mlu",))

@@ -124,6 +124,7 @@ def children(tmp_path: Path, machine: Path, monkeypatch: pytest.MonkeyPatch) -> 
     made = Children(tmp_path)
     monkeypatch.setattr("analysis.leaderboard.run.run_child", made)
     monkeypatch.setattr("analysis.leaderboard.command.run_child", made)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # most of the time of these tests
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HARNESS_RUNS", "runs")
     return made
