@@ -118,7 +118,7 @@ def test_answer_files_alone() -> None:
     assert (judge.pays, judge.to_make) == (True, "verdicts on 2 matches, each paid")
     assert judge.command[4] == __file__
     assert judge.command[-2:] == ("--budget-usd", "2.5")
-    assert one(plan, "report").command[4:] == ("--tournament", "t", "--out", "o ut")
+    assert one(plan, "report").command[4:] == ("--tournament", "t", "--answers", __file__, "--out", "o ut")
 
 
 def test_verdicts_alone_and_beside_a_judge(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_runs_folder_questions_and_bench_reach_every_command(tmp_path: Path) -> 
     asked = options(runs=Path("r"), questions=file, bench="mine", benchmarks=("mmlu",))
     plan = planned(asked, found(run("a"), run("b")))
     assert all("--runs" in step.command for step in plan.steps if step.kind != "rate")
-    for kind in ("generate", "judge"):
+    for kind in ("generate", "judge", "report"):
         assert option_of(one(plan, kind).command, "--questions") == str(file)
         assert option_of(one(plan, kind).command, "--bench") == "mine"
     assert one(plan, "generate").outputs[0] == Path("runs/a/answers/mine.jsonl")
