@@ -21,7 +21,7 @@ DEMO := demo
 TOURNAMENT := tournaments/$(DEMO)
 REPORT := reports/$(DEMO)
 DEMO_TRAIN := python -m harness.run -m +experiment=demo
-DEMO_LEADERBOARD := python -m analysis leaderboard --sweep $(DEMO) --benchmarks mmlu --max-questions 12 \
+DEMO_LEADERBOARD := python -m analysis leaderboard --sweep $(DEMO) --max-questions 12 \
   --with "generate --max-new-tokens 48" --with "judge --max-answer-tokens 48" --tournament $(TOURNAMENT) --out $(REPORT)
 
 TABLES := $(addprefix table,1 2 3 4 5 6 7 8 9 10 11)

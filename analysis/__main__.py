@@ -1,6 +1,7 @@
 """Makes leaderboards, the report of a sweep and its tournament, and the paper's tables from judgments.
 
     python -m analysis leaderboard --sweep demo --out reports/demo
+    python -m analysis watch --sweep demo
     python -m analysis report --sweep demo --runs runs --tournament runs/tournaments/demo --out reports/demo
     python -m analysis tables all --out reports/tables
     python -m analysis data --data data
@@ -10,6 +11,7 @@ Under `--json`, standard output is JSON and nothing else.
 
 import dataclasses
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +25,7 @@ from analysis.leaderboard.command import leaderboard as make_leaderboard
 from analysis.leaderboard.options import NO_JUDGE, LeaderboardOptions, read_further, read_judges, scored_by_command
 from analysis.leaderboard.rating import rate_missing
 from analysis.leaderboard.record import load_steps, shown_commands
+from analysis.leaderboard.watch import LOOPBACK, WatchOptions, serving
 from analysis.paper.command import add_tables
 from analysis.report.content import ReportOptions
 from analysis.report.leaderboard import leaderboard_table
@@ -210,6 +213,26 @@ def report(
         for sentence in ((played.ratings if played else None) or {}).get("verdict", ()):
             say(f"{sentence}.")
         say(f"page: {out / PAGE}")
+
+
+@app.command()
+def watch(
+    sweep: Annotated[str, typer.Option(help="Whose runs are shown, as they are done.")],
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder of the run folders; default: runs/.", envvar="HARNESS_RUNS")
+    ] = None,
+    tournament: Annotated[Path | None, typer.Option(help="Folder with verdicts.csv and ratings.json.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any free one.")] = 8000,
+    every: Annotated[float, typer.Option(help="Seconds between two looks at the sweep.")] = 10.0,
+) -> None:
+    """Serves the site of a sweep on this machine while it runs; the page loads itself again. Ctrl-C ends it."""
+    options = WatchOptions(sweep=sweep, runs=runs, tournament=tournament, port=port, every_seconds=every)
+    with serving(options, partial(say, console=STDERR)) as server:
+        say(f"http://{LOOPBACK}:{server.server_port}/ shows {sweep}; Ctrl-C ends it")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            say("ended", STDERR)
 
 
 def _chosen_runs(sweep: str | None, run_ids: list[str] | None, runs: Path, ledger_url: str | None) -> SweepRuns:

@@ -215,7 +215,6 @@ def _scores_of(facts: _Facts, name: str, runs: Sequence[FoundRun], alone: bool) 
 
 def _site(facts: _Facts, is_rated: bool) -> Step:
     options, found = facts.options, facts.found
-    named = ("--bench", options.bench) if options.bench != "open" else ()
     command = (
         *PYTHON,
         *("analysis", "report"),
@@ -223,8 +222,9 @@ def _site(facts: _Facts, is_rated: bool) -> Step:
         *_runs(options),
         *(("--tournament", str(options.tournament)) if is_rated else ()),
         *(word for path in options.verdicts for word in ("--verdicts", str(path))),
+        *(word for path in options.answers for word in ("--answers", str(path))),
+        *_asked(options),
         *(("--title", options.title) if options.title else ()),
-        *named,
         *("--out", str(options.out)),
         *facts.further(REPORT),
     )

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
+from analysis.leaderboard.record import StepRecord, save_steps
 from analysis.report.answers import answers_view, bench_answers
 from analysis.report.content import ReportOptions
 from analysis.report.figures import bin_means, curve, round_ticks, scale_over
@@ -260,17 +261,41 @@ def test_command_line(tmp_path: Path, runs: tuple[Path, list[str]], tournament: 
         "--out",
         str(tmp_path / "o"),
     ]
+    command = ["python", "-m", "eval", "rate", "my tournament/verdicts.csv"]
+    save_steps([StepRecord(key="rate", command=command, is_done=True)], tournament)
     done = CliRunner().invoke(app, ["report", *arguments, "--json"])
     assert done.exit_code == 0, done.output
     assert [row["system"] for row in json.loads(done.stdout)] == list(SYSTEMS)
     text = Page((tmp_path / "o" / "index.html").read_text()).text
     assert "1 run of this sweep is not done" in text
     assert "smollm2-late-nf4" in text
-    assert "python -m harness.run -m +experiment=demo" in text
+    assert "python -m harness.run -m +experiment=demo python -m eval rate 'my tournament/verdicts.csv'" in text
 
     shown = CliRunner().invoke(app, ["report", *arguments], env={"COLUMNS": "200"})
     assert "smollm2-concise-nf4" in shown.stdout
     assert "index.html" in shown.stdout
+
+
+def test_a_tournament_without_ratings_is_rated_as_eval_rate_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = RateOptions(orderings=20, resamples=20)
+    monkeypatch.setattr("analysis.leaderboard.rating.RateOptions", lambda: quick)
+    make_verdicts(folder := tmp_path / "my tournament")
+    (folder / "ratings.json").unlink(missing_ok=True)
+    arguments = ["report", "--tournament", str(folder), "--out", str(tmp_path / "o"), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "rated now" in done.stderr
+    ratings = json.loads((folder / "ratings.json").read_text())
+    assert ratings == json.loads(json.dumps(rate_files([folder / "verdicts.csv"], quick).to_json()))
+    assert {row["system"] for row in json.loads(done.stdout)} >= set(ratings["bradley_terry"])
+    text = Page((tmp_path / "o" / "index.html").read_text()).text
+    assert f"python -m eval rate '{folder}/verdicts.csv' --out '{folder}/ratings.json'" in text
+    (folder / "ratings.json").write_text(json.dumps(ratings | {"verdict": ["as it was"]}))
+    again = CliRunner().invoke(app, arguments)
+    assert "rated now" not in again.stderr
+    assert json.loads((folder / "ratings.json").read_text())["verdict"] == ["as it was"]
 
 
 @pytest.mark.parametrize(
