@@ -324,10 +324,10 @@ def _verdicts_frame(found: Verdicts) -> pd.DataFrame:
     )
 
 
-def _named(names: Sequence[str], codes: "np.ndarray[Any, np.dtype[np.int32]]") -> pd.Categorical:
+def _named(names: Sequence[str], codes: "np.ndarray[Any, np.dtype[np.int32]]") -> "pd.Categorical[Any]":
     """A column of names; an empty one is missing."""
     if "" not in names:
-        return pd.Categorical.from_codes(codes, categories=list(names))
+        return pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(list(names)))
     known = [name for name in names if name]
     places = np.array([known.index(name) if name else -1 for name in names])
-    return pd.Categorical.from_codes(places[codes], categories=known)
+    return pd.Categorical.from_codes(places[codes], dtype=pd.CategoricalDtype(known))

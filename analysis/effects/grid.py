@@ -83,7 +83,7 @@ class GridResults:
             raise ValueError(f"values of shape {table.shape}: expected {len(runs)} runs x {len(questions)} questions")
         if missing := [name for name in (*axes, *seeds) if name not in runs]:
             raise ValueError(f"no column {', '.join(missing)}; the runs have {', '.join(map(str, runs))}")
-        if empty := [str(name) for name in runs.index[~np.isfinite(table).any(axis=1)]]:
+        if empty := [str(runs.index[int(row)]) for row in np.flatnonzero(~np.isfinite(table).any(axis=1))]:
             raise ValueError(f"{', '.join(empty[:5])}: no value of {measure}; leave these runs out")
         grid = cls(
             measure=measure,

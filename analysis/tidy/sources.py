@@ -162,19 +162,21 @@ def _planned_spec(row: JobRow) -> dict[str, Any]:
 
 def _of_run_folder(folder: Path) -> FoundRun:
     """A run by its folder alone."""
+    record: RunRecord | None = None
+    state, reason = UNREADABLE, ""
     try:
         record = load_record(folder)
     except ValueError as error:
-        record, state, reason = None, UNREADABLE, str(error)
+        reason = str(error)
     else:
         state = CUT if record is None else DONE
-        reason = f"{folder / RECORD_FILE}: no such file" if record is None else None
+        reason = f"{folder / RECORD_FILE}: no such file" if record is None else ""
     return FoundRun(
         run_id=folder.name,
         folder=folder,
         label=None if record is None else record.label,
         state=state,
-        reason=reason,
+        reason=reason or None,
         spec=_written_spec(folder) if record is None else record.spec,
         record=record,
     )

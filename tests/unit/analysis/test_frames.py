@@ -1,0 +1,255 @@
+"""Frames of a folder, a sweep and a tournament: one row for each thing, what failed too, types, units, Parquet."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyarrow import parquet
+
+from analysis.effects.compare import effect_of
+from analysis.effects.measures import of_column, of_questions, of_scores, of_verdicts, rating_values
+from analysis.frames import answers, describe, metrics, questions, ratings, runs, scores, to_parquet, unit_of, verdicts
+from eval.ratings.rate import RateOptions, rate_files
+from eval.verdicts.table import load_verdicts
+from tests.recorded_sweep import (
+    FAILED,
+    QUESTIONS,
+    SWEEP,
+    UNSCORED,
+    WAITING,
+    grid_specs,
+    label_of,
+    write_run,
+    write_sweep,
+    write_tournament,
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    write_sweep(folder / "runs")
+    write_tournament(folder / "tournament")
+    return folder
+
+
+@pytest.fixture
+def source(place: Path) -> dict[str, Any]:
+    return {"runs_folder": place / "runs", "sweep": SWEEP}
+
+
+def test_a_run_is_a_row_with_its_axes_whatever_became_of_it(source: dict[str, Any]) -> None:
+    frame = runs(**source)
+    assert frame["label"].tolist() == [label_of(number) for number in (0, 1, 2, 3, 4, 5, 6, 8, 7)]  # as they were added
+    frame = frame.set_index("label", drop=False).loc[[label_of(number) for number in range(9)]].reset_index(drop=True)
+    assert frame["state"].tolist() == ["done"] * 6 + ["failed", "queued", "done"]
+    assert frame["reason"][FAILED] == "out of memory"
+    assert frame["reason"].isna().tolist() == [True] * 6 + [False, False, True]
+    assert frame["lora_r"].tolist()[:8] == [8, 8, 64, 64] * 2
+    assert frame["seed"].tolist()[:8] == [0, 1] * 4
+    assert frame["data_type"].tolist() == ["bf16"] * 4 + ["nf4"] * 5
+    assert frame["final_loss"].isna().tolist() == [False] * 6 + [True] * 3
+    base = frame.iloc[8]
+    assert (base["method"], bool(base[["dataset", "lora_r", "learning_rate"]].isna().all())) == ("none", True)
+
+
+def test_columns_have_the_types_of_what_they_hold(source: dict[str, Any]) -> None:
+    types = {name: str(kind) for name, kind in runs(**source).dtypes.items()}
+    assert types["lora_r"] == types["seed"] == types["peak_memory_bytes"] == "Int64"
+    assert types["learning_rate"] == types["final_loss"] == "Float64"
+    assert types["data_type"] == types["model"] == types["state"] == "category"
+    assert types["started"].startswith("datetime64")
+    assert list(runs(**source)["data_type"].cat.categories) == ["bf16", "nf4"]
+
+
+def test_every_column_has_a_meaning_and_numbers_have_a_unit(source: dict[str, Any]) -> None:
+    for frame in (runs(**source), scores(**source), metrics(**source), questions(**source), answers(**source)):
+        assert not describe(frame)["about"].eq("A key of the run's config.").any()
+    assert unit_of("peak_memory_bytes") == "bytes"
+    assert unit_of("final_loss") == "nats a token"
+    assert unit_of("model") is None
+
+
+def test_a_key_without_an_axis_of_its_own_is_a_column_where_runs_differ(tmp_path: Path) -> None:
+    first = grid_specs()[0]
+    assert first.train is not None
+    for decay in (0.0, 0.1):
+        found = replace(first, train=replace(first.train, weight_decay=decay))
+        write_run(tmp_path / found.run_id, found, f"decay {decay}", 0)
+    frame = runs(runs_folder=tmp_path)
+    assert sorted(frame["train.weight_decay"]) == [0.0, 0.1]
+    assert "train.adam_beta1" not in frame
+    assert "train.weight_decay" in scores(runs_folder=tmp_path)
+
+
+def test_a_folder_without_a_ledger_tells_what_was_cut_and_what_cannot_be_read(tmp_path: Path) -> None:
+    found = grid_specs()[0]
+    write_run(tmp_path / "a", found, "whole", 0)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.yaml").write_text(json.dumps(grid_specs()[2].to_dict()))
+    write_run(tmp_path / "c", found, "bad", 0)
+    (tmp_path / "c" / "record.json").write_text("{")
+    (tmp_path / "slurm").mkdir()
+    frame = runs(runs_folder=tmp_path)
+    assert frame["state"].tolist() == ["done", "cut", "unreadable"]
+    assert "no such file" in frame["reason"][1]
+    assert "not JSON" in frame["reason"][2]
+    assert frame["lora_r"].tolist()[:2] == [8, 64]
+
+
+def test_scores_say_what_was_measured_and_what_was_not(source: dict[str, Any]) -> None:
+    frame = scores(**source)
+    done = frame[frame["value"].notna()]
+    assert set(done["metric"]) == {"accuracy_macro", "accuracy_micro", "token_perplexity", "bits_per_byte"}
+    headline = done[done["is_headline"]]
+    assert headline.groupby("evaluation", observed=True)["higher_is_better"].first().to_dict() == {
+        "mmlu": True,
+        "perplexity pile_cc": False,
+    }
+    assert set(headline["unit"]) == {"share", "perplexity"}
+    missing = frame[frame["value"].isna()].set_index("label")
+    assert missing["state"].to_dict() == {
+        label_of(0): "queued",  # a second evaluation of it
+        label_of(UNSCORED): "done",
+        label_of(FAILED): "failed",
+        label_of(WAITING): "queued",
+    }
+    assert missing.loc[label_of(UNSCORED), "reason"] == "nothing was measured"
+    assert missing.loc[label_of(0), "evaluation"] == "mmlu"
+    assert {"data_type", "lora_r", "seed"} <= set(frame)
+
+
+def test_scores_by_question_add_up_to_the_score(source: dict[str, Any]) -> None:
+    frame, whole = questions(**source), scores(**source)
+    mmlu = frame[frame["evaluation"] == "mmlu"]
+    assert len(mmlu) == 6 * QUESTIONS
+    means = mmlu.groupby("label", observed=True)["value"].mean()
+    micro = whole[whole["metric"] == "accuracy_micro"].set_index("label")["value"]
+    assert means.to_dict() == pytest.approx(micro.to_dict())
+    texts = frame[frame["evaluation"] == "perplexity pile_cc"]
+    nll = (texts["value"] * texts["weight"]).groupby(texts["label"], observed=True).sum() / 40
+    perplexity = whole[whole["metric"] == "token_perplexity"].set_index("label")["value"]
+    assert np.exp(nll.astype(float)).to_dict() == pytest.approx(perplexity.to_dict())
+
+
+def test_steps_and_answers(source: dict[str, Any]) -> None:
+    steps = metrics(**source)
+    assert steps.groupby("label", observed=True)["step"].count()[label_of(0)] == 3
+    assert steps["loss"].isna().sum() == 2
+    assert steps["reason"].dropna().iloc[0] == "out of memory"
+    found = answers(**source)
+    assert found["answer"].notna().sum() == 7 * 6
+    assert set(found["system"]) == {label_of(number) for number in range(9)}
+    assert found["prompt"].dropna().unique().tolist() == ["Why?"]
+
+
+def test_a_step_that_was_made_again_counts_once_and_a_torn_line_not(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", grid_specs()[0], "one", 0)
+    lines = ['{"step": 1, "loss": 3.0}', '{"step": 2, "loss": 2.0}', '{"step": 2, "loss": 1.0}', '{"step": 3, "lo']
+    (tmp_path / "a" / "metrics.jsonl").write_text("\n".join(lines))
+    assert metrics(runs_folder=tmp_path)["loss"].tolist() == [3.0, 1.0]
+    (tmp_path / "a" / "metrics.jsonl").write_text('{"step": 1, "loss": "x"}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl: 0\.loss"):
+        metrics(runs_folder=tmp_path)
+
+
+def test_answers_of_other_systems_need_no_runs(tmp_path: Path) -> None:
+    file = tmp_path / "other.jsonl"
+    file.write_text('{"question_id": 7, "system": "gpt", "answer": "Yes."}\n')
+    frame = answers(files=[file])
+    assert frame[["system", "bench", "question_id", "answer"]].to_numpy().tolist() == [["gpt", "other", "7", "Yes."]]
+    assert frame["run_id"].isna().all()
+
+
+def test_a_tournament_has_verdicts_ratings_and_the_runs_that_play(place: Path, source: dict[str, Any]) -> None:
+    tournament = place / "tournament"
+    rows = verdicts(tournament=tournament)
+    loaded = load_verdicts([tournament / "verdicts.csv"])
+    assert len(rows) == len(loaded)
+    assert rows["verdict"].eq("unparsed").sum() == (~loaded.parsed).sum() > 0
+    assert rows["rater"].isna().all()
+    players = runs(runs_folder=place / "runs", tournament=tournament)["label"]
+    assert set(players) == {label_of(number) for number in range(4)}
+    rated = ratings(tournament=tournament, **source)
+    whole = rate_files([tournament / "verdicts.csv"], RateOptions())
+    mine = rated[rated["rating"] == "bradley_terry"].set_index("system")
+    assert mine["value"].to_dict() == pytest.approx({name: r.rating for name, r in whole.bradley_terry.items()})
+    assert mine["lora_r"][label_of(3)] == 64
+    assert mine["rank"].min() == 1
+    left = rated[rated["value"].isna()].set_index("system")
+    assert left["state"][label_of(FAILED)] == "failed"
+    assert left["reason"][label_of(4)] == "no verdict names it"
+
+
+def test_a_frame_comes_back_from_parquet_with_its_categories_and_units(source: dict[str, Any], tmp_path: Path) -> None:
+    for frame in (runs(**source), scores(**source), metrics(**source)):
+        to_parquet(frame, tmp_path / "frame.parquet")
+        back = pd.read_parquet(tmp_path / "frame.parquet")
+        pd.testing.assert_frame_equal(back, frame, check_categorical=False)
+        kinds = {name: str(kind) for name, kind in frame.dtypes.items()}
+        assert {name: str(kind) for name, kind in back.dtypes.items()} == kinds
+    to_parquet(runs(**source), tmp_path / "frame.parquet")
+    assert list(pd.read_parquet(tmp_path / "frame.parquet")["state"].cat.categories) == list(
+        runs(**source)["state"].cat.categories
+    )
+    assert parquet.read_schema(tmp_path / "frame.parquet").field("final_loss").metadata[b"unit"] == b"nats a token"
+
+
+def test_the_folder_of_the_environment_is_the_default(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_RUNS", str(place / "runs"))
+    monkeypatch.delenv("HARNESS_LEDGER_URL", raising=False)
+    assert len(runs()) == len(runs(sweep=SWEEP)) == 9
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sweep": "other"}, "no such sweep"),
+        ({"runs_folder": "nowhere"}, "no such folder of runs"),
+        ({"sweep": None, "tournament": "nowhere"}, "no such folder"),
+    ],
+)
+def test_a_source_that_is_not_there_is_named(source: dict[str, Any], wrong: dict[str, Any], message: str) -> None:
+    chosen = {"runs_folder": wrong["runs_folder"]} if "runs_folder" in wrong else source | wrong
+    with pytest.raises(ValueError, match=message):
+        runs(**chosen)
+
+
+def test_effects_of_questions_of_single_numbers_and_of_ratings(place: Path, source: dict[str, Any]) -> None:
+    frame = runs(**source)
+    by_question = effect_of(of_questions(frame, questions(**source), "mmlu"), "lora_r", 64, 8)
+    as_one = effect_of(of_scores(frame, scores(**source), "mmlu", "accuracy_micro"), "lora_r", 64, 8)
+    assert by_question.difference == pytest.approx(as_one.difference)
+    assert (by_question.num_pairs, by_question.num_questions, as_one.num_questions) == (2, QUESTIONS, 1)
+    losses = of_column(frame, "final_loss")
+    assert losses.higher_is_better is False
+    assert effect_of(losses, "lora_r", 64, 8).difference == pytest.approx(0.2)
+    assert "1 untouched base left out" in losses.left_out[0]
+    assert "2 runs left out, not done" in losses.left_out[1]
+    nats = of_questions(frame, questions(**source), "perplexity pile_cc")
+    assert effect_of(nats, "lora_r", 64, 8).difference == pytest.approx(2 * 2 / 40)
+    loaded = load_verdicts([place / "tournament" / "verdicts.csv"])
+    rated = rate_files([place / "tournament" / "verdicts.csv"], RateOptions(orderings=0))
+    points = {name: rating.rating for name, rating in rated.bradley_terry.items()}
+    effect = effect_of(of_verdicts(frame, loaded), "lora_r", 64, 8)
+    assert effect.difference == pytest.approx(sum(points[label_of(n)] * (1 if n > 1 else -1) for n in range(4)) / 2)
+    assert effect.num_pairs == 2
+
+
+def test_ratings_by_prompt_spread_as_the_bootstrap_says(place: Path) -> None:
+    """Six prompts: the jackknife's error is within a third of the bootstrap's."""
+    loaded = load_verdicts([place / "tournament" / "verdicts.csv"])
+    prompts, values, _ = rating_values(loaded)
+    assert len(prompts) == values.shape[1] == 6
+    rated = rate_files([place / "tournament" / "verdicts.csv"], RateOptions(orderings=0))
+    for name, row in zip(loaded.system_names, values, strict=True):
+        found = rated.bradley_terry[name]
+        assert row.mean() == pytest.approx(found.rating)
+        assert found.low is not None
+        assert found.high is not None
+        half = 2.571 * row.std(ddof=1) / np.sqrt(6)  # t of 5 degrees of freedom
+        assert half == pytest.approx((found.high - found.low) / 2, rel=0.34)
