@@ -35,11 +35,10 @@ from pyarrow import parquet
 from analysis.tidy.columns import describe, meaning_of, unit_of
 from analysis.tidy.questions import read_questions
 from analysis.tidy.ratings import rating_rows
-from analysis.tidy.rows import Columns, RunRows, joined, runs_frame
+from analysis.tidy.rows import SCORE_UNITS, Columns, RunRows, higher_is_better, joined, runs_frame
 from analysis.tidy.sources import VERDICTS_FILE, FoundRun, Source, found_runs, tournament_verdicts
 from analysis.tidy.steps import read_steps
 from eval.answers.files import read_answers
-from eval.benchmarks.registry import BENCHMARKS
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 from eval.verdicts.table import Verdicts, load_verdicts
 from harness.files.atomic import write_atomically
@@ -61,18 +60,6 @@ __all__ = [
 
 SCORE = ("evaluation", "metric", "value", "low", "high", "unit", "n", "higher_is_better", "is_headline", "settings")
 VERDICT_WORDS = {FIRST: "system_a", SECOND: "system_b", TIE: "tie", UNPARSED: "unparsed"}
-SHARES = (
-    "accuracy",
-    "accuracy_macro",
-    "accuracy_micro",
-    "rouge_l",
-    "rouge_l_macro",
-    "exact_match",
-    "acc",
-    "acc_norm",
-    "f1",
-)
-SCORE_UNITS = {**dict.fromkeys(SHARES, "share"), "bits_per_byte": "bits a byte", "token_perplexity": "perplexity"}
 STEP = ("step", "loss", "learning_rate", "grad_norm", "target_tokens", "seconds", "num_members")
 
 
@@ -267,9 +254,7 @@ def _add_scores(rows: RunRows, run: FoundRun) -> None:
     found = measured_scores(run.folder / "eval") if run.record is not None else []
     for score in found:
         values = asdict(score) | {"unit": SCORE_UNITS.get(score.metric), "settings": score.settings or None}
-        kind = score.evaluation.partition(" ")[0]
-        better = BENCHMARKS[kind].higher_is_better if kind in BENCHMARKS else None
-        rows.add(run, values | {"higher_is_better": better}, None)
+        rows.add(run, values | {"higher_is_better": higher_is_better(score.evaluation)}, None)
     for job in run.evaluations:
         reason = job.reason or f"{job.status}: not measured yet"
         rows.add(run, {"evaluation": job.kind}, reason, str(job.status))
