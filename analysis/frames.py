@@ -33,7 +33,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from analysis.tidy.columns import describe, meaning_of, unit_of
-from analysis.tidy.questions import read_questions
+from analysis.tidy.questions import QuestionRows, read_questions
 from analysis.tidy.ratings import rating_rows
 from analysis.tidy.rows import SCORE_UNITS, Columns, RunRows, higher_is_better, joined, runs_frame
 from analysis.tidy.sources import VERDICTS_FILE, FoundRun, Source, found_runs, tournament_verdicts
@@ -114,14 +114,7 @@ def questions(
     for run in found:
         before = len(rows)
         for part in read_questions(run.folder / "eval") if run.record is not None else ():
-            about = (part.evaluation, part.metric, part.unit, part.higher_is_better, part.settings_sha256)
-            names = ("evaluation", "metric", "unit", "higher_is_better", "settings_sha256")
-            rows.add_many(
-                run,
-                len(part.questions),
-                {"question": part.questions, "category": part.categories, "value": part.values, "weight": part.weights},
-                dict(zip(names, about, strict=True)),
-            )
+            _add_questions(rows, run, part)
         if len(rows) == before:
             rows.add(run, {}, run.reason or "no result by question")
     columns = ("evaluation", "metric", "question", "category", "value", "weight", "unit", "higher_is_better")
@@ -260,6 +253,15 @@ def _add_scores(rows: RunRows, run: FoundRun) -> None:
         rows.add(run, {"evaluation": job.kind}, reason, str(job.status))
     if not found and not run.evaluations:
         rows.add(run, {}, run.reason or "nothing was measured")
+
+
+def _add_questions(rows: RunRows, run: FoundRun, part: QuestionRows) -> None:
+    scores, count = part.scores, len(part.scores.names)
+    values: Columns = {"question": scores.names, "value": scores.values}
+    values |= {"category": scores.categories or [None] * count, "weight": scores.weights or [None] * count}
+    fixed = {"evaluation": part.evaluation, "metric": scores.metric, "unit": scores.unit or None}
+    fixed |= {"higher_is_better": scores.higher_is_better, "settings_sha256": part.settings_sha256}
+    rows.add_many(run, count, values, fixed)
 
 
 def _add_answers(rows: RunRows, path: Path, run: FoundRun | None) -> None:

@@ -102,8 +102,8 @@ def _tasks(scores: Sequence[MeasuredScore], questions: Sequence[QuestionRows]) -
         task = tasks.setdefault(task_name(score.evaluation), _new_task(score))
         metric = METRICS.get(score.metric, score.metric)
         own = PER_QUESTION.get(score.metric, score.metric)
-        rows = next((q for q in questions if (q.evaluation, q.metric) == (score.evaluation, own)), None)
-        task.results |= _values(metric, score.value, NOT_KNOWN if rows is None else standard_error(rows.values))
+        rows = next((q for q in questions if (q.evaluation, q.scores.metric) == (score.evaluation, own)), None)
+        task.results |= _values(metric, score.value, NOT_KNOWN if rows is None else standard_error(rows.scores.values))
         better = higher_is_better(score.evaluation)
         task.higher_is_better |= {} if better is None else {metric: better}
     for rows in questions:
@@ -132,8 +132,8 @@ def _new_task(score: MeasuredScore) -> _Task:
 def _subjects(whole: _Task, rows: QuestionRows) -> dict[str, _Task]:
     """MMLU's subjects as subtasks."""
     by_subject: dict[str, list[float]] = {}
-    for category, value in zip(rows.categories, rows.values, strict=True):
-        by_subject.setdefault(str(category), []).append(value)
+    for category, value in zip(rows.scores.categories or (), rows.scores.values, strict=True):
+        by_subject.setdefault(category, []).append(value)
     found = {}
     for subject, values in by_subject.items():
         name = f"mmlu_{subject}"
