@@ -5,6 +5,7 @@
     python -m analysis report --sweep demo --runs runs --tournament runs/tournaments/demo --out reports/demo
     python -m analysis tables all --out reports/tables
     python -m analysis data --data data
+    python -m analysis export --sweep demo --format lm-eval --out exports/demo
 
 Under `--json`, standard output is JSON and nothing else.
 """
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from analysis.exports.command import export
 from analysis.leaderboard.child import Stopped
 from analysis.leaderboard.command import Consent
 from analysis.leaderboard.command import leaderboard as make_leaderboard
@@ -39,6 +41,8 @@ from harness.ledger.finished import SweepRuns, left_out, sweep_runs
 from harness.ledger.open import ledger_url as url_of
 
 app = new_app(f"From runs and answers to leaderboards and tables; nothing is trained here.\n\n\b\n{__doc__}")
+
+app.command()(export)
 
 
 class ListsOfFiles(TyperCommand):

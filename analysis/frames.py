@@ -33,13 +33,12 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from analysis.tidy.columns import describe, meaning_of, unit_of
-from analysis.tidy.questions import read_questions
+from analysis.tidy.questions import QuestionRows, read_questions
 from analysis.tidy.ratings import rating_rows
-from analysis.tidy.rows import Columns, RunRows, joined, runs_frame
+from analysis.tidy.rows import SCORE_UNITS, Columns, RunRows, higher_is_better, joined, runs_frame
 from analysis.tidy.sources import VERDICTS_FILE, FoundRun, Source, found_runs, tournament_verdicts
 from analysis.tidy.steps import read_steps
 from eval.answers.files import read_answers
-from eval.benchmarks.registry import BENCHMARKS
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 from eval.verdicts.table import Verdicts, load_verdicts
 from harness.files.atomic import write_atomically
@@ -61,18 +60,6 @@ __all__ = [
 
 SCORE = ("evaluation", "metric", "value", "low", "high", "unit", "n", "higher_is_better", "is_headline", "settings")
 VERDICT_WORDS = {FIRST: "system_a", SECOND: "system_b", TIE: "tie", UNPARSED: "unparsed"}
-SHARES = (
-    "accuracy",
-    "accuracy_macro",
-    "accuracy_micro",
-    "rouge_l",
-    "rouge_l_macro",
-    "exact_match",
-    "acc",
-    "acc_norm",
-    "f1",
-)
-SCORE_UNITS = {**dict.fromkeys(SHARES, "share"), "bits_per_byte": "bits a byte", "token_perplexity": "perplexity"}
 STEP = ("step", "loss", "learning_rate", "grad_norm", "target_tokens", "seconds", "num_members")
 
 
@@ -127,14 +114,7 @@ def questions(
     for run in found:
         before = len(rows)
         for part in read_questions(run.folder / "eval") if run.record is not None else ():
-            about = (part.evaluation, part.metric, part.unit, part.higher_is_better, part.settings_sha256)
-            names = ("evaluation", "metric", "unit", "higher_is_better", "settings_sha256")
-            rows.add_many(
-                run,
-                len(part.questions),
-                {"question": part.questions, "category": part.categories, "value": part.values, "weight": part.weights},
-                dict(zip(names, about, strict=True)),
-            )
+            _add_questions(rows, run, part)
         if len(rows) == before:
             rows.add(run, {}, run.reason or "no result by question")
     columns = ("evaluation", "metric", "question", "category", "value", "weight", "unit", "higher_is_better")
@@ -267,14 +247,21 @@ def _add_scores(rows: RunRows, run: FoundRun) -> None:
     found = measured_scores(run.folder / "eval") if run.record is not None else []
     for score in found:
         values = asdict(score) | {"unit": SCORE_UNITS.get(score.metric), "settings": score.settings or None}
-        kind = score.evaluation.partition(" ")[0]
-        better = BENCHMARKS[kind].higher_is_better if kind in BENCHMARKS else None
-        rows.add(run, values | {"higher_is_better": better}, None)
+        rows.add(run, values | {"higher_is_better": higher_is_better(score.evaluation)}, None)
     for job in run.evaluations:
         reason = job.reason or f"{job.status}: not measured yet"
         rows.add(run, {"evaluation": job.kind}, reason, str(job.status))
     if not found and not run.evaluations:
         rows.add(run, {}, run.reason or "nothing was measured")
+
+
+def _add_questions(rows: RunRows, run: FoundRun, part: QuestionRows) -> None:
+    scores, count = part.scores, len(part.scores.names)
+    values: Columns = {"question": scores.names, "value": scores.values}
+    values |= {"category": scores.categories or [None] * count, "weight": scores.weights or [None] * count}
+    fixed = {"evaluation": part.evaluation, "metric": scores.metric, "unit": scores.unit or None}
+    fixed |= {"higher_is_better": scores.higher_is_better, "settings_sha256": part.settings_sha256}
+    rows.add_many(run, count, values, fixed)
 
 
 def _add_answers(rows: RunRows, path: Path, run: FoundRun | None) -> None:

@@ -85,14 +85,16 @@ def write_sweep(runs: Path) -> None:
     ledger.close()
 
 
-def write_run(folder: Path, found: RunSpec, label: str, number: int, has_scores: bool = True) -> None:
+def write_run(
+    folder: Path, found: RunSpec, label: str, number: int, has_scores: bool = True, num_questions: int = QUESTIONS
+) -> None:
     """The folder of a finished run."""
     loss = None if found.train is None else 1.0 + number / 10
     save_record(folder, record_of(folder.name, found, label, loss))
     steps = [{"step": step, "loss": 2.0 - step / 10, "learning_rate": 2e-4, "grad_norm": 0.3} for step in (1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     if has_scores:
-        write_json(folder / "eval" / "mmlu" / "mmlu.json", mmlu_values(label, number))
+        write_json(folder / "eval" / "mmlu" / "mmlu.json", mmlu_values(label, number, num_questions))
         write_json(folder / "eval" / "perplexity" / "perplexity.json", perplexity_values(label, number))
     rows = [
         {"question_id": prompt, "system": label, "question": "Why?", "answer": f"{label} {prompt}", "num_tokens": 3}

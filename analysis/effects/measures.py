@@ -139,7 +139,7 @@ def of_questions(
         points,
         table.loc[points["run_id"]].to_numpy(dtype=np.float64, na_value=np.nan),
         measure=f"{evaluation} {first['metric']}",
-        unit=str(first["unit"]),
+        unit="" if pd.isna(first["unit"]) else str(first["unit"]),
         higher_is_better=None if pd.isna(first["higher_is_better"]) else bool(first["higher_is_better"]),
         questions=[str(name) for name in table.columns],
         weights=None if weights.isna().all() or weights.nunique() == 1 else weights.to_numpy(dtype=np.float64),

@@ -65,7 +65,7 @@ def _dataset(spec: Spec) -> str | None:
 
 
 def _is_base(spec: Spec) -> bool:
-    return spec["adapter"]["method"] == "none"
+    return bool(spec["adapter"]["method"] == "none")
 
 
 def _data_type(spec: Spec) -> str:

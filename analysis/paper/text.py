@@ -228,7 +228,7 @@ def _cells_section(reproduction: Reproduction, title: str, cells: Sequence[Cell]
 def _outcome(cell: Cell) -> str:
     if cell.status is Status.differs:
         return f"differs by {plain(cell.difference, sign=True)}"
-    return cell.status.value
+    return str(cell.status.value)
 
 
 def plain(value: object, sign: bool = False) -> str:

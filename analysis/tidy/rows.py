@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from analysis.tidy.axes import AXES, UNTOUCHED, axis_values, column, kind_of, other_values, varying_axes
 from analysis.tidy.columns import BY_NAME, TIMES
 from analysis.tidy.sources import STATES, FoundRun
+from eval.benchmarks.registry import BENCHMARKS
 
 Columns = dict[str, list[Any]]
 RECORDED = (
@@ -17,6 +18,24 @@ RECORDED = (
     *("final_loss", "train_seconds", "peak_memory_bytes", "row_tokens", "quantized_share", "device", "optimizer_used"),
     *("started", "finished", "git_commit", "git_dirty", "notes"),
 )
+SHARES = (
+    "accuracy",
+    "accuracy_macro",
+    "accuracy_micro",
+    "rouge_l",
+    "rouge_l_macro",
+    "exact_match",
+    "acc",
+    "acc_norm",
+    "f1",
+)
+SCORE_UNITS = {**dict.fromkeys(SHARES, "share"), "bits_per_byte": "bits a byte", "token_perplexity": "perplexity"}
+
+
+def higher_is_better(evaluation: str) -> bool | None:
+    """Whether the scores of an evaluation are better when higher; None where they say nothing of quality."""
+    kind = evaluation.partition(" ")[0]
+    return BENCHMARKS[kind].higher_is_better if kind in BENCHMARKS else None
 
 
 class RunRows:

@@ -4,7 +4,7 @@ A benchmark is one class in one module (or folder) of this folder and one entry 
 else names it. A benchmark imports torch only when it scores.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -70,6 +70,20 @@ class Option:
     sentence: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionScores:
+    """One metric of a result, question by question. The lists have one length; None: all alike, or none."""
+
+    metric: str
+    unit: str  # of the values: "share", "nats a token"; "" where it has none
+    higher_is_better: bool
+    names: list[str]  # of the questions, each once
+    values: list[float]  # what each adds to the result's mean
+    categories: list[str] | None = None  # subject or task of each
+    weights: list[float] | None = None  # of each in the mean
+    part: str = ""  # of the evaluation that they belong to, as one of several tasks
+
+
 class Benchmark(Protocol):
     """Settings, needs, scoring, headline and table. A subclass states what differs from the defaults."""
 
@@ -131,6 +145,10 @@ class Benchmark(Protocol):
         """What the ledger keeps of a result."""
         headline = self.headline(result)
         return {} if headline is None else {self.headline_key: headline.estimate.value}
+
+    def by_question(self, values: Mapping[str, Any]) -> Iterator[QuestionScores]:
+        """What a result's file says of each question, for effects over questions. Args: values: the file's content."""
+        return iter(())
 
     def table(self, results: Mapping[str, Any]) -> Table:
         """The results of several systems, for a person."""

@@ -34,7 +34,6 @@ from harness.nn.attention import AttentionPlan
 from harness.nn.batch import Item, Segment, only_at, pack, segments_read
 from harness.nn.dropout import mix_seed
 from harness.nn.head import Head
-from harness.nn.lean import lean_hidden
 from harness.nn.low_rank import add_low_rank
 from harness.nn.member_row import Kernels, MemberRow
 from harness.nn.quant import features, linear_layers, quantized_share

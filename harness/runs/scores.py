@@ -9,6 +9,7 @@ others: `x` beside `x_ci95`, or `{"metrics": {"x": {"value": ..., "ci95": ...}}}
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,9 @@ SCORE_SETTINGS = ("protocol", "split_name", "num_shots", "chat")  # what a score
 _INTERVAL = "_ci95"
 _SUBJECT = ("task", "dataset", "text")  # what an evaluation was made on, by the key that says so
 _COUNTS = ("n", "num_documents")
-_LONG_LISTS = (b"predictions", b"documents")  # of questions, which no score needs
+_END_BYTES = 1 << 16  # of a long file, at each end
+_LIST_START, _LIST_END = b": [\n    {\n", b"\n  ]"  # of a list of objects, one of the file's own values
+_ROW_START, _ROW_END, _ROW_KEY = b"\n    {\n", b"\n    }", re.compile(rb'\n      "(\w+)":')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +65,10 @@ def evaluation_name(kind: str, values: dict[str, Any]) -> str:
 
 
 def _of_file(folder: Path, path: Path) -> Iterator[MeasuredScore]:
-    values = _read_without_questions(path)
+    try:
+        values = _read_without_questions(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); score the run again") from error
     if not isinstance(values, dict):
         return
     name = evaluation_name(path.relative_to(folder).parts[0].removesuffix(".json"), values)
@@ -74,21 +80,27 @@ def _of_file(folder: Path, path: Path) -> Iterator[MeasuredScore]:
 
 
 def _read_without_questions(path: Path) -> Any:
-    """The content of a file, without its list of predictions or documents: it may be 99 % of the file.
+    """The content of a file; of a long one without its list of predictions or documents, 99 % of its bytes.
 
-    A line that is two blanks and a bracket ends a list of the first level, as `write_json` writes it; a text in JSON
-    holds no line's end.
+    Only the ends of a long file are read. The list is left out where its first row stands in the one end and its last
+    in the other, told by their keys; else all is read. The layout is `write_json`'s, and a text in JSON holds no end of
+    a line.
     """
-    content = path.read_bytes()
-    for key in _LONG_LISTS:
-        start = content.find(b'\n  "' + key + b'": [\n')
-        end = content.find(b"\n  ]", start)
-        if start >= 0 and end >= 0:
-            content = content[: content.index(b"[", start) + 1] + content[end + len(b"\n  ") :]
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); score the run again") from error
+    size = path.stat().st_size
+    if size <= 2 * _END_BYTES:
+        return json.loads(path.read_bytes())
+    with path.open("rb") as file:
+        head = file.read(_END_BYTES)
+        file.seek(size - _END_BYTES)
+        tail = file.read()
+    list_start, list_end = head.find(_LIST_START), tail.find(_LIST_END)
+    if list_start >= 0 and list_end >= 0:
+        list_start = head.index(b"[", list_start) + 1
+        first = head[list_start : head.find(_ROW_END, list_start)]
+        last = tail[tail.rfind(_ROW_START, 0, list_end) : list_end]
+        if _ROW_KEY.findall(first) == _ROW_KEY.findall(last) != []:
+            return json.loads(head[:list_start] + tail[list_end:])
+    return json.loads(path.read_bytes())
 
 
 def _of_values(name: str, values: dict[str, Any]) -> Iterator[MeasuredScore]:

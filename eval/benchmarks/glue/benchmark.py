@@ -1,12 +1,12 @@
 """GLUE, and any rows with labels, as a benchmark of classifiers. Paper: QLoRA, table 3 (RoBERTa-large)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from eval.benchmarks.benchmark import Contestant, Headline, Place, percent
+from eval.benchmarks.benchmark import Contestant, Headline, Place, QuestionScores, percent
 from eval.benchmarks.dataset_rows import EvalRows
 from eval.benchmarks.glue.settings import GlueSettings
 from eval.benchmarks.own_rows import OwnRowsBenchmark
@@ -39,6 +39,18 @@ class GlueBenchmark(OwnRowsBenchmark):
 
     def headline(self, result: "GlueResult") -> Headline:
         return Headline(metric=result.score_name, estimate=Estimate.of(result.score, result.score_ci95, result.n))
+
+    def by_question(self, values: Mapping[str, Any]) -> Iterator[QuestionScores]:
+        """Right or wrong; where a number is predicted, the square of what it is off."""
+        rows, is_number = values["predictions"], values["num_labels"] == 1
+        off = [row["choice"] - row["answer"] for row in rows]
+        yield QuestionScores(
+            metric="squared_error" if is_number else "accuracy",
+            unit="" if is_number else "share",
+            higher_is_better=not is_number,
+            names=[f"row {row['line']}" for row in rows],
+            values=[float(error**2) if is_number else float(error == 0) for error in off],
+        )
 
     def table(self, results: "Mapping[str, GlueResult]") -> Table:
         table = Table(title="GLUE and other rows with labels", title_justify="left", caption="95 % intervals")

@@ -1,6 +1,6 @@
 """MMLU as a benchmark: five-shot multiple choice over 57 subjects. Source: arXiv 2009.03300."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from eval.benchmarks.benchmark import (
     Headline,
     Option,
     Place,
+    QuestionScores,
     cell,
     hundredfold,
 )
@@ -82,6 +83,17 @@ class MmluBenchmark(Benchmark):
     def headline(self, result: "MmluResult") -> Headline:
         estimate = Estimate.of(result.accuracy_macro, result.accuracy_macro_ci95, result.n)
         return Headline(metric="accuracy_macro", estimate=estimate)
+
+    def by_question(self, values: Mapping[str, Any]) -> Iterator[QuestionScores]:
+        rows = values["predictions"]
+        yield QuestionScores(
+            metric="accuracy",
+            unit="share",
+            higher_is_better=True,
+            names=[f"{row['subject']} {row['index']}" for row in rows],
+            values=[float(row["choice"] == row["answer"]) for row in rows],
+            categories=[row["subject"] for row in rows],
+        )
 
     def table(self, results: "Mapping[str, MmluResult]") -> Table:
         table = Table(title=self.title, title_justify="left", caption="percent; 95 % intervals")

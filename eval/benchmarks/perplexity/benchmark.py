@@ -1,12 +1,12 @@
 """Perplexity of a text as a benchmark. Paper: QLoRA, table 2."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from eval.benchmarks.benchmark import BYTES_A_TOKEN, Benchmark, Contestant, Headline, Place, cell
+from eval.benchmarks.benchmark import BYTES_A_TOKEN, Benchmark, Contestant, Headline, Place, QuestionScores, cell
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.perplexity.texts import load_documents, source_problem, text_files
 from harness.config.schema import DatasetConfig, PathsConfig
@@ -57,6 +57,18 @@ class PerplexityBenchmark(Benchmark):
     def headline(self, result: "PerplexityResult") -> Headline:
         estimate = Estimate.of(result.token_perplexity, result.token_perplexity_ci95, result.num_documents)
         return Headline(metric="token_perplexity", estimate=estimate)
+
+    def by_question(self, values: Mapping[str, Any]) -> Iterator[QuestionScores]:
+        """A document is a question, and its tokens are its weight."""
+        rows = values["documents"]
+        yield QuestionScores(
+            metric="nll_per_token",
+            unit="nats a token",
+            higher_is_better=False,
+            names=[f"document {number}" for number in range(len(rows))],
+            values=[row["nll"] / row["num_tokens"] for row in rows],
+            weights=[float(row["num_tokens"]) for row in rows],
+        )
 
     def table(self, results: "Mapping[str, PerplexityResult]") -> Table:
         first = next(iter(results.values()))

@@ -1,11 +1,11 @@
 """Super-NaturalInstructions as a benchmark of encoder-decoders. Paper: QLoRA, table 3 (T5)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from eval.benchmarks.benchmark import Contestant, Headline, Place, percent
+from eval.benchmarks.benchmark import Contestant, Headline, Place, QuestionScores, percent
 from eval.benchmarks.dataset_rows import EvalRows
 from eval.benchmarks.own_rows import OwnRowsBenchmark
 from eval.benchmarks.super_ni.settings import SuperNiSettings
@@ -41,6 +41,18 @@ class SuperNiBenchmark(OwnRowsBenchmark):
 
     def headline(self, result: "SuperNiResult") -> Headline:
         return Headline(metric="rouge_l", estimate=Estimate.of(result.rouge_l, result.rouge_l_ci95, result.n))
+
+    def by_question(self, values: Mapping[str, Any]) -> Iterator[QuestionScores]:
+        rows = values["predictions"]
+        for metric in ("rouge_l", "exact_match"):
+            yield QuestionScores(
+                metric=metric,
+                unit="share",
+                higher_is_better=True,
+                names=[f"{row['task']} {row['instance_id']}" for row in rows],
+                values=[float(row[metric]) for row in rows],
+                categories=[row["task"] for row in rows],
+            )
 
     def table(self, results: "Mapping[str, SuperNiResult]") -> Table:
         table = Table(title=self.title, title_justify="left", caption="95 % intervals over tasks")

@@ -1,13 +1,13 @@
 """lm-eval's likelihood tasks as a benchmark. Paper: QLoRA's figure on data types, and table 8."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, cell
+from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, QuestionScores, cell
 from eval.benchmarks.tasks.settings import TasksSettings
 from harness.config.schema import PathsConfig
 from harness.runs.estimate import Estimate
@@ -57,6 +57,21 @@ class TasksBenchmark(Benchmark):
             return None
         estimate = Estimate(value=fmean(first.values()), n=len(first))
         return Headline(metric="mean_over_tasks", estimate=estimate)
+
+    def by_question(self, values: Mapping[str, Any]) -> Iterator[QuestionScores]:
+        """Each task is a part of its own; lm-eval doesn't say in which unit its metrics are."""
+        for task, found in values["tasks"].items():
+            rows = found["predictions"]
+            for metric in dict.fromkeys(metric for row in rows for metric in row["metrics"]):
+                known = [row for row in rows if metric in row["metrics"]]
+                yield QuestionScores(
+                    metric=metric,
+                    unit="",
+                    higher_is_better=True,
+                    names=[f"document {row['doc_id']}" for row in known],
+                    values=[float(row["metrics"][metric]) for row in known],
+                    part=task,
+                )
 
     def summary(self, result: "TasksResult") -> dict[str, Any]:
         """Each task's first metric, and their mean."""

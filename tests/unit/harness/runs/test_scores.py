@@ -11,6 +11,7 @@ from eval.benchmarks.tasks.results import TaskScore, TasksResult
 from harness.files.atomic import write_json
 from harness.runs.estimate import Estimate
 from harness.runs.scores import measured_scores
+from tests.recorded_sweep import mmlu_values
 
 
 def glue() -> GlueResult:
@@ -145,3 +146,20 @@ def test_what_a_score_can_be_compared_by(tmp_path: Path) -> None:
     write_json(tmp_path / "tasks.json", {**about, "tasks": {"piqa": few, "none": {"metrics": []}}})
     (three,) = measured_scores(tmp_path, leave_out=("mmlu.json", "list.json"))
     assert (three.settings, three.low, three.high) == ("num_fewshot 0", 0.4, 0.6)
+
+
+@pytest.mark.parametrize("num_questions", [3, 3000])
+def test_scores_are_the_same_whether_or_not_a_long_files_questions_are_read(tmp_path: Path, num_questions: int) -> None:
+    """3,000 questions are 600 kB, of which only the ends are read; a list that ends otherwise is read in whole."""
+    values = mmlu_values("x", 1, num_questions)
+    path = tmp_path / "mmlu" / "mmlu.json"
+    write_json(path, values)
+    found = measured_scores(tmp_path)
+    assert [score.value for score in found] == [values["accuracy_macro"], values["accuracy_micro"]]
+    assert [score.is_headline for score in found] == [True, False]
+    later = [{"other": 1.5, "name": "x" * 40} for _ in range(num_questions)]
+    write_json(path, {**values, "further": later, "late": 0.5, "late_ci95": [0.25, 0.75]})
+    assert [score.value for score in measured_scores(tmp_path)][-1] == 0.5
+    path.write_text(path.read_text()[:-200])
+    with pytest.raises(ValueError, match="not JSON"):
+        measured_scores(tmp_path)

@@ -1,0 +1,120 @@
+"""The command `python -m analysis export`: a sweep's results in the formats of other programs.
+
+python -m analysis export --sweep demo --format lm-eval --out exports/demo
+python -m analysis export --sweep demo --format every-eval-ever --organization my-lab --out exports/demo
+python -m analysis export --runs runs --format parquet --out exports/all
+python -m analysis export --sweep demo --tournament tournaments/demo --format csv --out exports/demo
+python -m analysis export --sweep demo --format wandb --out exports/demo
+python -m analysis export --sweep demo --format hub --license apache-2.0 --out exports/demo-adapters
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analysis.exports.every_eval_ever import UNKNOWN, write_every_eval_ever
+from analysis.exports.hub import write_hub
+from analysis.exports.lm_eval import write_lm_eval
+from analysis.exports.tables import all_frames, write_csv, write_parquet
+from analysis.exports.wandb_tables import PROJECT, write_wandb
+from analysis.tidy.sources import FoundRun, Source, found_runs
+from harness.config.paths import paths_of_environment
+from harness.console import STDERR, say
+from harness.export.card import UNKNOWN_LICENSE
+from harness.files.names import file_name
+
+MAX_SHOWN = 5
+WHOLE_FOLDER = "runs"  # what the results of a whole folder are called
+
+
+class Format(Enum):
+    """What results are written as."""
+
+    lm_eval = "lm-eval"
+    every_eval_ever = "every-eval-ever"
+    parquet = "parquet"
+    csv = "csv"
+    wandb = "wandb"
+    hub = "hub"
+
+
+def export(
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    format_: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="lm-eval: its results files; every-eval-ever: records of its schema 0.3.0; parquet, csv: every frame "
+            "of analysis.frames; wandb: the frames as tables, offline; hub: adapters with cards, ready to push.",
+        ),
+    ],
+    sweep: Annotated[str | None, typer.Option(help="The runs of this sweep; default: all of the folder.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default: HARNESS_RUNS, else runs.")] = None,
+    ledger_url: Annotated[
+        str | None,
+        typer.Option(help="Job table; default: ledger.sqlite in the runs folder.", envvar="HARNESS_LEDGER_URL"),
+    ] = None,
+    tournament: Annotated[
+        Path | None, typer.Option(help="Only runs that play in it; adds verdicts and ratings.")
+    ] = None,
+    organization: Annotated[str, typer.Option(help="every-eval-ever: who trained and measured.")] = UNKNOWN,
+    license_: Annotated[str, typer.Option("--license", help="hub: a licence's identifier.")] = UNKNOWN_LICENSE,
+    project: Annotated[str, typer.Option(help="wandb: the project.")] = PROJECT,
+) -> None:
+    """Writes results in the formats of other programs. Runs that failed, or have nothing to write, are named."""
+    source = Source(runs_folder=runs, sweep=sweep, tournament=tournament, ledger_url=ledger_url)
+    name = file_name(sweep or WHOLE_FOLDER, "sweep")
+    if format_ in (Format.parquet, Format.csv, Format.wandb):
+        _write_frames(source, format_, out, name, project)
+        return
+    found = found_runs(source)
+    if format_ is Format.hub:
+        _write_hub(found, out, name, license_, source)
+        return
+    if format_ is Format.lm_eval:
+        written = list(write_lm_eval(found, out))
+    else:
+        written = list(write_every_eval_ever(found, out, name, organization))
+    if not written:
+        raise ValueError(f"{source.folder}: no finished run has a score; measure with `python -m eval` first")
+    say(f"{out}: {len(written)} of {len(found)} runs written")
+    _say_left_out([(run.name, run.reason or "no scores") for run in found if not _is_written(run, written)])
+
+
+def _is_written(run: FoundRun, written: Sequence[Path]) -> bool:
+    return any(path.parent.name == run.name for path in written)
+
+
+def _write_frames(source: Source, format_: Format, out: Path, name: str, project: str) -> None:
+    frames = all_frames(source)
+    if format_ is Format.wandb:
+        folder = write_wandb(frames, out, name, project)
+        say(f"{folder}: {', '.join(frames)}; `wandb sync {folder}` uploads them")
+        return
+    write = write_parquet if format_ is Format.parquet else write_csv
+    for path in write(frames, out):
+        say(f"written: {path}")
+
+
+def _write_hub(found: Sequence[FoundRun], out: Path, name: str, license_id: str, source: Source) -> None:
+    paths = paths_of_environment(source.folder)
+    made = write_hub(found, out, name, license_id, paths, lambda run: say(f"written: {run}"))
+    if not made.written:
+        raise ValueError(f"{source.folder}: no run has an adapter to export; " + _named(made.left_out))
+    say(f"{made.folder}: {len(made.written)} adapters")
+    _say_left_out(made.left_out)
+    for note in made.notes:
+        say(f"note: {note}", STDERR)
+
+
+def _say_left_out(left_out: Sequence[tuple[str, str]]) -> None:
+    if left_out:
+        say(f"note: left out {len(left_out)} runs: {_named(left_out)}", STDERR)
+
+
+def _named(left_out: Sequence[tuple[str, str]]) -> str:
+    more = f" and {len(left_out) - MAX_SHOWN} more" if len(left_out) > MAX_SHOWN else ""
+    return ", ".join(f"{name} ({why})" for name, why in left_out[:MAX_SHOWN]) + more

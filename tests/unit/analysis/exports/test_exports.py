@@ -1,0 +1,172 @@
+"""Exports: lm-eval's results files, Every Eval Ever's records, tables, wandb's tables and hub folders."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from analysis.__main__ import app
+from analysis.exports.every_eval_ever import every_eval_ever_record
+from analysis.exports.lm_eval import lm_eval_results, standard_error
+from analysis.tidy.sources import Source, found_runs
+from eval.ratings.rate import RateOptions, rate_files
+from harness.files.atomic import sha256_files, write_json
+from harness.runs.record import load_record, save_record
+from tests.recorded_sweep import FAILED, QUESTIONS, SWEEP, UNSCORED, WAITING, label_of, write_sweep, write_tournament
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports")
+    write_sweep(folder / "runs")
+    write_tournament(folder / "tournament")
+    rated = rate_files([folder / "tournament" / "verdicts.csv"], RateOptions(orderings=10, resamples=20))
+    write_json(folder / "tournament" / "ratings.json", rated.to_json())
+    for run in found_runs(Source(runs_folder=folder / "runs", sweep=SWEEP))[:2]:
+        _write_adapter(run.folder)
+    return folder
+
+
+def _write_adapter(folder: Path) -> None:
+    record = load_record(folder)
+    assert record is not None
+    (folder / "adapter").mkdir()
+    save_file({"lora_A": np.zeros((8, 2), dtype=np.float32)}, folder / "adapter" / "adapter_model.safetensors")
+    config = {"r": record.spec["adapter"]["lora_r"], "lora_alpha": record.spec["adapter"]["lora_alpha"]}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    digest = sha256_files([folder / "adapter" / "adapter_model.safetensors"])
+    save_record(folder, replace(record, adapter_sha256=digest))
+
+
+def _export(place: Path, out: Path, *options: str) -> Any:
+    command = ["export", "--sweep", SWEEP, "--runs", str(place / "runs"), "--out", str(out), *options]
+    return CliRunner().invoke(app, command)
+
+
+def test_lm_evals_shape_has_what_its_readers_read(place: Path) -> None:
+    found = found_runs(Source(runs_folder=place / "runs", sweep=SWEEP))
+    values = lm_eval_results(found[0])
+    assert values is not None
+    mmlu = values["results"]["mmlu"]
+    right = round(mmlu["acc,none"] * QUESTIONS)
+    p = right / QUESTIONS
+    assert mmlu["acc_stderr,none"] == pytest.approx(math.sqrt(p * (1 - p) / (QUESTIONS - 1)))
+    assert mmlu["acc_macro_stderr,none"] == "N/A"
+    assert values["results"]["mmlu_astronomy"]["acc,none"] == mmlu["acc,none"]
+    assert values["group_subtasks"]["mmlu"] == ["mmlu_astronomy"]
+    assert (values["n-shot"]["mmlu"], values["n-samples"]["mmlu"]["effective"]) == (5, QUESTIONS)
+    assert values["higher_is_better"]["perplexity_pile_cc"]["token_perplexity"] is False
+    assert set(values["versions"]) == set(values["results"]) == set(values["configs"])
+    assert values["config"]["model_args"].startswith("pretrained=huggyllama/llama-7b")
+    assert lm_eval_results(next(run for run in found if run.label == label_of(FAILED))) is None
+
+
+def test_a_standard_error_needs_two_questions() -> None:
+    assert standard_error([1.0]) == "N/A"
+    assert standard_error([0.0, 1.0]) == 0.5
+
+
+def test_a_record_of_every_eval_ever_has_what_its_schema_requires(place: Path) -> None:
+    run = found_runs(Source(runs_folder=place / "runs", sweep=SWEEP))[0]
+    values = every_eval_ever_record(run, "grid", "lab", now=1.5e9)
+    assert values is not None
+    required = {"schema_version", "evaluation_id", "retrieved_timestamp", "source_metadata", "model_info"}
+    assert set(values) == required | {"eval_library", "evaluation_results"}
+    assert (values["schema_version"], values["retrieved_timestamp"]) == ("0.3.0", "1500000000")
+    details = values["model_info"]["additional_details"]
+    assert (details["deployment_type"], details["model_availability"]) == ("self_deployed", "unknown")
+    assert all(isinstance(value, str) for value in details.values())
+    results = {result["metric_config"]["metric_name"]: result for result in values["evaluation_results"]}
+    for result in results.values():
+        config, score = result["metric_config"], result["score_details"]
+        assert {"evaluation_name", "source_data", "metric_config", "score_details"} < set(result)
+        assert config["min_score"] <= score["score"]
+        assert score["uncertainty"]["num_samples"] in (2, QUESTIONS)
+    assert results["token_perplexity"]["metric_config"]["lower_is_better"] is True
+    assert results["accuracy_micro"]["metric_config"]["metric_id"] == "accuracy"
+    interval = results["accuracy_micro"]["score_details"]["uncertainty"]["confidence_interval"]
+    assert interval["lower"] < results["accuracy_micro"]["score_details"]["score"] < interval["upper"]
+    assert "confidence_interval" not in results["bits_per_byte"]["score_details"]["uncertainty"]
+
+
+@pytest.mark.parametrize("name", ["lm-eval", "every-eval-ever"])
+def test_the_command_writes_a_file_a_run_and_names_those_left_out(place: Path, tmp_path: Path, name: str) -> None:
+    result = _export(place, tmp_path, "--format", name)
+    assert result.exit_code == 0, result.output
+    files = sorted(tmp_path.rglob("*.json"))
+    assert len(files) == 6
+    assert "6 of 9 runs written" in result.output
+    for number in (FAILED, WAITING, UNSCORED):
+        assert label_of(number) in result.output
+    _export(place, tmp_path, "--format", name)
+    assert sorted(tmp_path.rglob("*.json")) == files  # the same again, no second set
+
+
+@pytest.mark.parametrize("name", ["csv", "parquet"])
+def test_frames_are_written_with_what_their_columns_are(place: Path, tmp_path: Path, name: str) -> None:
+    result = _export(place, tmp_path, "--format", name, "--tournament", str(place / "tournament"))
+    assert result.exit_code == 0, result.output
+    names = {path.stem for path in tmp_path.glob(f"*.{name}")}
+    frames = {"runs", "scores", "questions", "metrics", "answers", "verdicts", "ratings"}
+    assert names == (frames | {"columns"} if name == "csv" else frames)
+    if name == "csv":
+        columns = pd.read_csv(tmp_path / "columns.csv").set_index(["frame", "name"])
+        assert columns.loc[("runs", "peak_memory_bytes"), "unit"] == "bytes"
+        assert pd.read_csv(tmp_path / "runs.csv")["final_loss"].tolist() == [1.0, 1.1, 1.2, 1.3]
+
+
+def test_a_hub_folder_has_every_adapter_and_a_card_of_them_all(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "hub"
+    result = _export(place, out, "--format", "hub", "--license", "mit")
+    assert result.exit_code == 0, result.output
+    names = [label_of(0), label_of(1)]
+    assert sorted(path.name for path in out.iterdir()) == sorted(["README.md", *names])
+    for name in names:
+        assert {path.name for path in (out / name).iterdir()} == {
+            "README.md",
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        }
+    card = (out / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
+    assert all(f"[{name}](./{name})" in card for name in names)
+    assert "| seed |" in card
+    assert "mmlu accuracy_macro" in card
+    assert str(place) not in "".join(path.read_text() for path in out.rglob("*.md"))
+    assert f"{label_of(2)} (" in result.output
+    again = _export(place, out, "--format", "hub", "--license", "mit")
+    assert again.exit_code == 0, again.output
+    assert "2 adapters" in again.output
+
+
+def test_wandb_gets_plain_values() -> None:
+    from analysis.exports.wandb_tables import table_of
+
+    frame = pd.DataFrame(
+        {
+            "model": pd.Categorical(["a", None]),
+            "n": pd.array([1, None], dtype="Int64"),
+            "started": pd.to_datetime(["2026-01-01T00:00:00Z", None], utc=True),
+        }
+    )
+    table = table_of(frame)
+    assert table.columns == ["model", "n", "started"]
+    assert table.data == [["a", 1, "2026-01-01T00:00:00+00:00"], [None, None, None]]
+
+
+def test_a_sweep_without_scores_is_refused(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a").mkdir()
+    (tmp_path / "runs" / "a" / "config.yaml").write_text("{}")
+    command = ["export", "--runs", str(tmp_path / "runs"), "--format", "lm-eval", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "no finished run has a score" in result.output
