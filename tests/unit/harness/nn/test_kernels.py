@@ -23,7 +23,6 @@ from harness.nn.attention_kernels import (
     varlen_attention,
 )
 from harness.nn.batch import Item, Segment
-from harness.nn.dropout import draw_mask
 from harness.nn.member_row import Kernels
 from harness.nn.rows import Layout, difference
 
@@ -171,17 +170,6 @@ def test_what_the_efficient_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert (out is query, lse.shape, options) == (True, (1, 4, 5), {"scale": 0.25})
     assert [tensor.shape for tensor in given[:3]] == [(1, 4, 5, 8)] * 3
     assert given[3:] == (None, True, 0.0, True)
-
-
-def test_a_gpus_mask_is_drawn_by_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[float, tuple[str, int]]] = []
-    gpu = torch.device("cuda")
-    mask: Any = SimpleNamespace(device=gpu, bernoulli_=lambda kept, generator: drawn.append((kept, generator)))
-    monkeypatch.setattr(
-        torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: (device.type, seed))
-    )
-    draw_mask(mask, 0.25, 7)
-    assert drawn == [(0.75, ("cuda", 7))]
 
 
 def test_heads_are_repeated_in_their_order() -> None:
