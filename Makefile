@@ -72,8 +72,9 @@ test-slow: setup  ## The slow suite: real models, a real chat server, fault inje
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not alone" -n 2 --dist loadfile
 	$(BIN)/python -m pytest -q -m "slow and not gpu and alone"
 
-mutants: setup  ## Which wrong lines do the fast tests miss? MODULES="harness/nn eval" SAMPLE=40 SEED=0 NAMED= JSON=
-	$(BIN)/python -m tests.mutants $(MODULES) --sample $(SAMPLE) --seed $(SEED) $(if $(NAMED),--named) $(if $(JSON),--json $(JSON))
+mutants: setup  ## Which wrong lines do the fast tests miss? MODULES="harness/nn eval" SAMPLE=40 SEED=0 TESTS= NAMED= JSON=
+	$(BIN)/python -m tests.mutants $(MODULES) --sample $(SAMPLE) --seed $(SEED) \
+	  $(if $(TESTS),--tests $(TESTS)) $(if $(NAMED),--named) $(if $(JSON),--json $(JSON))
 
 server: setup $(SERVER_STAMP)  ## A real OpenAI-compatible server for test-slow, in its own environment (compiles: 3-5 minutes)
 

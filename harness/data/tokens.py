@@ -389,9 +389,9 @@ def encode_examples(
     """
     max_source, max_target = config.source_max_tokens, config.target_max_tokens
     texts = [_texts(example, row, config, tokenizer) for row, example in batch]
-    rendered = [("", "", False) if isinstance(text, DataError) else text for text in texts]
-    sources = token_ids(tokenizer, [source for source, _, _ in rendered])
-    targets = token_ids(tokenizer, [target for _, target, _ in rendered])
+    rendered = [("", "") if isinstance(text, DataError) else text[:2] for text in texts]
+    sources = token_ids(tokenizer, [source for source, _ in rendered])
+    targets = token_ids(tokenizer, [target for _, target in rendered])
     found: list[Encoded | DataError] = []
     for (row, example), text, source, target in zip(batch, texts, sources, targets, strict=True):
         if isinstance(text, DataError):

@@ -58,7 +58,7 @@ def _try(tree: Tree, module: str, chosen: argparse.Namespace) -> dict[str, objec
     if 0 < chosen.sample < len(every):
         every = sorted(random.Random(chosen.seed).sample(every, chosen.sample), key=lambda m: (m.file, m.line))
     equivalent = json.loads(EQUIVALENT.read_text())
-    left = [(mutation, None) for mutation in every if mutation.key not in equivalent]
+    left = [(m, None) for m in every if m.key not in equivalent and not m.is_assertion]
     return _rate(module, _outcomes(tree, left)) | {"equivalent": len(every) - len(left)}
 
 

@@ -2,6 +2,7 @@
 
 A mutation is one expression or one simple statement, replaced in the text; the rest of the file stays as it is. Left
 alone are texts, annotations, assertions and what f-strings contain: a test of a message's every word would be a burden.
+That a `zip` no longer checks its lengths is marked, as an assertion that is taken out.
 """
 
 import ast
@@ -50,6 +51,7 @@ class Mutation:
     new: str
     number: int  # among equal changes in one function, from 1
     text: str  # the file with the change
+    is_assertion: bool = False  # it takes out `strict=` of a `zip`, which checks what our own code has made equal
 
     @property
     def key(self) -> str:
@@ -65,7 +67,9 @@ def mutations(root: Path, file: str) -> list[Mutation]:
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     seen, found = Counter[tuple[str, str, str]](), list[Mutation]()
-    for place, statement, node, new in _changes(ast.parse(source)):
+    tree = ast.parse(source)
+    strict = {id(node) for call in ast.walk(tree) for node in _strictness(call)}
+    for place, statement, node, new in _changes(tree):
         begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
         name = place, _short(ast.unparse(node)), _short(new)
         seen[name] += 1
@@ -80,9 +84,16 @@ def mutations(root: Path, file: str) -> list[Mutation]:
                 new=name[2],
                 number=seen[name],
                 text=(source[:begin] + written.encode() + source[end:]).decode(),
+                is_assertion=id(node) in strict,
             )
         )
     return found
+
+
+def _strictness(node: ast.AST) -> Iterator[ast.AST]:
+    """A call of `zip` whose only named argument is `strict`, and that argument's value."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "zip":
+        yield from (part for keyword in node.keywords if keyword.arg == "strict" for part in (node, keyword.value))
 
 
 def _short(text: str) -> str:

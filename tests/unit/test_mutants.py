@@ -83,6 +83,12 @@ def test_keys_outlive_changes_elsewhere_and_tell_equal_changes_apart(tmp_path: P
     assert [m.key for m in mutations(tmp_path, "a.py")] == keys
 
 
+def test_a_zip_that_checks_no_lengths_is_an_assertion_taken_out(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = dict(zip(a, b, strict=True))\ny = f(strict=True)\n")
+    marked = [(m.old, m.new) for m in mutations(tmp_path, "a.py") if m.is_assertion]
+    assert marked == [("zip(a, b, strict=True)", "zip(a, b)"), ("True", "False")]
+
+
 def test_a_named_text_has_to_be_there_once(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\ny = 2\ny = 2\n")
     assert Named("a.py", "x = 1", "x = 2", ()).mutation(tmp_path).text == "x = 2\ny = 2\ny = 2\n"

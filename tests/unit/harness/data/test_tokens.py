@@ -212,6 +212,34 @@ def test_made_again_for_other_settings(tmp_path: Path, changes: dict[str, Any], 
     assert tokenized(config(path=path), cache).path != tokenized(config(path=path, **changes), cache, **options).path
 
 
+def test_every_setting_that_changes_the_file_names_another(tmp_path: Path) -> None:
+    rows = write(tmp_path / "a.jsonl", ROWS)
+    source = located(config(path=str(rows)))
+    keys = set()
+    variants: list[dict[str, Any]] = [
+        {},
+        *({"source_max_tokens": n} for n in (5, 6)),
+        *({"target_max_tokens": n} for n in (5, 6)),
+        *({"max_rows": n} for n in (3, 4)),
+        *({"max_rows_per_task": n} for n in (3, 4)),
+        *({"format": name} for name in ("alpaca", "chat", "super_ni", "classification", "glue_rte")),
+        *({"format": "glue_rte", "num_labels": n} for n in (2, 3)),
+        *({"format": "glue_rte", "label_names": names} for names in (["a", "b"], ["b", "a"])),
+        {"skip_bad_rows": True},
+        {"assistant_turns": AssistantTurns.all},
+    ]
+    for changes in variants:
+        keys.add(tokens._cache_key(config(**changes), source, TOKENIZER, "refuse"))
+    keys |= {tokens._cache_key(config(), source, TOKENIZER, empty) for empty in ("keep", "drop")}
+    templated = [tiny_tokenizer() for _ in range(2)]
+    for number, tokenizer in enumerate(templated):
+        tokenizer.chat_template = str(number)
+        keys.add(tokens._cache_key(config(format="chat"), source, tokenizer, "refuse"))
+        assert tokens._cache_key(config(), source, tokenizer, "refuse") in keys, "no template is used there"
+    assert len(keys) == len(variants) + 4
+    assert tokens._cache_key(config(train_on_source=True), source, TOKENIZER, "refuse") in keys
+
+
 def test_made_again_for_other_content(tmp_path: Path) -> None:
     path, cache = tmp_path / "a.jsonl", tmp_path / "cache"
     before = tokenized(config(path=str(write(path, ROWS))), cache).path

@@ -1,13 +1,15 @@
 """Masks that a GPU draws for a whole row: what a token drops depends on its example alone, and is random enough."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from harness.nn import dropout
-from harness.nn.dropout import Drawn, RowMasks, mix_seed
+from harness.nn.dropout import Drawn, RowMasks, draw_mask, mix_seed
 from tests.philox import philox_4x32_10, philox_on_cpu
 
 CPU = torch.device("cpu")
@@ -77,3 +79,14 @@ def test_tokens_columns_layers_examples_and_members_are_independent() -> None:
     for one, two in pairs:
         correlation = np.corrcoef(one.flatten().numpy(), two.flatten().numpy())[0, 1]
         assert abs(correlation) < 4 / one.numel() ** 0.5
+
+
+def test_a_gpus_mask_is_drawn_by_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[float, tuple[str, int]]] = []
+    gpu = torch.device("cuda")
+    mask: Any = SimpleNamespace(device=gpu, bernoulli_=lambda kept, generator: drawn.append((kept, generator)))
+    monkeypatch.setattr(
+        torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: (device.type, seed))
+    )
+    draw_mask(mask, 0.25, 7)
+    assert drawn == [(0.75, ("cuda", 7))]

@@ -12,6 +12,7 @@ from harness.nn import attention_kernels
 from harness.nn.attention import Branches, Packed, PrefixGroup, SharedPrefix, _packed_attention
 from harness.nn.attention_kernels import (
     Sequences,
+    attention_lse,
     causal_segments,
     device_capability,
     has_efficient_kernel,
@@ -151,6 +152,24 @@ def test_the_plain_kernel_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         scores = (query[0, head] @ key[0, head // 2].T * 0.5).masked_fill(~seen, -torch.inf)
         torch.testing.assert_close(lse[0, head], scores.logsumexp(-1))
+
+
+def test_what_the_efficient_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On meta tensors, with a log-sum-exp that is padded as the kernel's is."""
+    query, key = torch.empty(1, 4, 5, 8, device="meta"), torch.empty(1, 2, 5, 8, device="meta")
+    told: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def kernel(*given: Any, **options: Any) -> tuple[Any, ...]:
+        told.append((given, options))
+        return query, torch.empty(1, 4, 32), None, None
+
+    monkeypatch.setattr(attention_kernels, "has_efficient_kernel", lambda *_: True)
+    monkeypatch.setattr(torch.ops.aten, "_scaled_dot_product_efficient_attention", kernel)
+    out, lse = attention_lse(query, key, key, True, 0.25)
+    [(given, options)] = told
+    assert (out is query, lse.shape, options) == (True, (1, 4, 5), {"scale": 0.25})
+    assert [tensor.shape for tensor in given[:3]] == [(1, 4, 5, 8)] * 3
+    assert given[3:] == (None, True, 0.0, True)
 
 
 def test_heads_are_repeated_in_their_order() -> None:
