@@ -30,6 +30,7 @@ PRIOR_PRECISION = (POINTS_PER_NAT / PRIOR_SD_POINTS) ** 2
 MAX_NEWTON_STEPS = 100
 MAX_STEP_NATS = 2.0
 TOLERANCE_NATS = 1e-9
+MAX_PAIRS = 1 << 15  # of resamples whose step is computed at once: 256 KiB an array
 MAX_WEIGHTS = 1 << 24  # numbers held at once: 128 MiB of prompt weights
 
 Array = NDArray[np.float64]
@@ -174,8 +175,7 @@ def fit_resamples(cells: Cells, counts: Array, start: Fit, *, davidson: bool = F
     first = np.append(centred, np.log(start.nu) if with_ties else 0.0)
     parameters = np.tile(first, (len(counts), 1))
     for _ in range(MAX_NEWTON_STEPS):
-        gradient, hessian = _derivatives(parameters, cells, counts, groups, with_ties, PRIOR_PRECISION)
-        step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+        step = _newton_step(parameters, cells, counts, groups, with_ties)
         step *= np.minimum(1.0, MAX_STEP_NATS / np.maximum(np.abs(step).max(axis=1, keepdims=True), 1e-300))
         parameters = parameters - step
         if np.abs(step).max(initial=0.0) < TOLERANCE_NATS:
@@ -189,6 +189,17 @@ def fit_resamples(cells: Cells, counts: Array, start: Fit, *, davidson: bool = F
     for side in (0, 1):
         _scatter(played, cells.pair[:, side], counts.sum(axis=2))
     return np.where(played > 0, points, np.nan)
+
+
+def _newton_step(parameters: Array, cells: Cells, counts: Array, groups: list[list[int]], with_ties: bool) -> Array:
+    """The step of each resample (B, S + 1), a few resamples at a time: their pairs stay in the processor's cache."""
+    size = max(1, MAX_PAIRS // max(len(cells.pair), 1))
+    steps = np.zeros_like(parameters)
+    for begin in range(0, len(parameters), size):
+        rows = slice(begin, begin + size)
+        gradient, hessian = _derivatives(parameters[rows], cells, counts[rows], groups, with_ties, PRIOR_PRECISION)
+        steps[rows] = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+    return steps
 
 
 def linear_resamples(cells: Cells, counts: Array, whole: Array, start: Fit) -> Array:

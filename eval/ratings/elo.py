@@ -31,15 +31,16 @@ LANES = 32  # orderings side by side; 8 and 16 took 1.5 and 1.3 times as long, 6
 JOBS_AT_ONCE = 16
 MIN_RESAMPLES, MAX_PLAYS = 100, 1 << 27  # of the prompts: fewer resamples, never below 100, of many matches
 CHUNK = 256  # matches drawn before they are played: 32 KiB, which stays in the first-level cache
-MAX_SYSTEMS = 1 << 15  # a packed match has 15 bits for each side
+SIDE_BITS = {np.uint16: 7, np.uint32: 15}  # of a packed match, for each side; the rest is the score
+MAX_SYSTEMS = 1 << 15
 MAX_K = 400.0  # from about 700 an update overshoots the rating that would explain it, and rounding errors grow
 POINTS_PER_LOG2 = SCALE / log2(10.0)
 
 EXP2 = tuple(log(2.0) ** power / factorial(power) for power in range(10, -1, -1))  # 2**f for |f| <= 1/2, to 3e-13
 ONE_53RD = 2.0**-53
 UINT = np.uint64
-SHIFT_A, SHIFT_B = np.uint32(2), np.uint32(17)
-SIDE_MASK, SCORE_MASK = np.uint32(0x7FFF), np.uint32(3)
+Packed = NDArray[np.uint16] | NDArray[np.uint32]
+SCORE_BITS, SCORE_MASK = np.uint32(2), np.uint32(3)
 EXPONENT_BIAS, MANTISSA_BITS = 1023, 52
 
 
@@ -73,7 +74,7 @@ def elo_given(
     _check(k, num_systems)
     if orderings.size and not 0 <= orderings.min() <= orderings.max() < len(matches):
         raise ValueError(f"orderings name matches outside 0 .. {len(matches) - 1}")
-    packed, orderings = _pack(matches), np.ascontiguousarray(orderings, dtype=np.int32)
+    packed, orderings = _pack(matches, num_systems), np.ascontiguousarray(orderings, dtype=np.int32)
     ratings = np.empty((len(orderings), num_systems))
     _run_given(packed, orderings, k / POINTS_PER_LOG2, ratings)
     return np.asarray(start + POINTS_PER_LOG2 * ratings)
@@ -114,13 +115,13 @@ def elo_drawn(
     plays = len(matches) if sample_size is None else sample_size
     if not 0 < plays <= len(matches):
         raise ValueError(f"sample_size={plays}: there are {len(matches)} matches; take 1 to {len(matches)}, or all")
-    packed = _pack(matches)
+    packed = _pack(matches, num_systems)
     seeds = _seeds(rng, num_orderings)
     ratings = np.empty((num_orderings, num_systems))
     workers = num_threads or len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
         runs = [
-            pool.submit(_run_drawn, packed, seeds[part], plays, k / POINTS_PER_LOG2, ratings[part])
+            pool.submit(_play_drawn, packed, seeds[part], plays, k / POINTS_PER_LOG2, ratings[part])
             for part in _parts(num_orderings, workers)
         ]
     for run in runs:
@@ -161,8 +162,8 @@ def elo_over_prompts(
     def play(job: tuple[NDArray[np.int64], NDArray[np.uint64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         positions, seeds = job
         drawn = matches.pick(positions)
-        ratings = np.empty((LANES, num_systems))
-        _run_drawn(_pack(drawn), seeds, min(sample_size or len(drawn), len(drawn)), k / POINTS_PER_LOG2, ratings)
+        ratings, num_plays = np.empty((LANES, num_systems)), min(sample_size or len(drawn), len(drawn))
+        _play_drawn(_pack(drawn, num_systems), seeds, num_plays, k / POINTS_PER_LOG2, ratings)
         absent = np.ones(num_systems, dtype=bool)
         absent[drawn.first] = absent[drawn.second] = False
         mean = start + POINTS_PER_LOG2 * ratings.mean(axis=0)
@@ -220,9 +221,19 @@ def _seeds(rng: np.random.Generator, num_orderings: int) -> NDArray[np.uint64]:
     return rng.integers(1, 2**64 - 1, size=(num_orderings, 2), dtype=np.uint64)
 
 
-def _pack(matches: Matches) -> NDArray[np.uint32]:
-    first, second = matches.first.astype(np.uint32), matches.second.astype(np.uint32)
-    return np.asarray(matches.half_points.astype(np.uint32) | first << SHIFT_A | second << SHIFT_B, dtype=np.uint32)
+def _pack(matches: Matches, num_systems: int) -> Packed:
+    """Score, first and second system of each match in one number, as small as the systems allow."""
+    dtype, side_bits = next((t, bits) for t, bits in SIDE_BITS.items() if num_systems <= 1 << bits)
+    first, second = matches.first.astype(dtype), matches.second.astype(dtype)
+    shift_first, shift_second = dtype(SCORE_BITS), dtype(SCORE_BITS + side_bits)
+    return np.asarray(matches.half_points.astype(dtype) | first << shift_first | second << shift_second)
+
+
+def _play_drawn(
+    packed: Packed, seeds: NDArray[np.uint64], num_plays: int, step: float, out: NDArray[np.float64]
+) -> None:
+    """Plays an ordering for each row of `out`. numpy asks for large pages for the deck, which numba wouldn't."""
+    _run_drawn(packed, seeds, num_plays, step, np.empty((LANES, len(packed)), packed.dtype), out)
 
 
 def _parts(num_orderings: int, workers: int) -> Iterator[slice]:
@@ -249,15 +260,20 @@ def _draw(deck, state_a, state_b, position, start, count, plays):  # type: ignor
             deck[lane, dealt] = deck[lane, UINT(start + t)]
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 def _play(plays, count, step, ratings, first, second, score, odds, power, delta):  # type: ignore[no-untyped-def]
-    """Play `count` matches in every lane. Each stage is a loop of its own so that it compiles to vector code."""
+    """Play `count` matches in every lane. Each stage is a loop of its own so that it compiles to vector code.
+
+    The error model spares the division a test for zero, which would keep it from being one of vectors.
+    """
+    side_bits = np.uint32((8 * plays.itemsize - SCORE_BITS) // 2)
+    side_mask = np.uint32((1 << side_bits) - 1)
     power_as_float = power.view(np.float64)
     for t in range(count):
         for lane in range(LANES):
-            match = plays[t, lane]
-            first[lane] = (match >> SHIFT_A) & SIDE_MASK
-            second[lane] = match >> SHIFT_B
+            match = np.uint32(plays[t, lane])
+            first[lane] = (match >> SCORE_BITS) & side_mask
+            second[lane] = match >> np.uint32(SCORE_BITS + side_bits)
             score[lane] = 0.5 * np.int32(match & SCORE_MASK)
         for lane in range(LANES):
             delta[lane] = ratings[second[lane], lane] - ratings[first[lane], lane]
@@ -293,12 +309,11 @@ def _store(ratings, group, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _run_drawn(packed, seeds, num_plays, step, out):  # type: ignore[no-untyped-def]
+def _run_drawn(packed, seeds, num_plays, step, deck, out):  # type: ignore[no-untyped-def]
     """Draw and play one ordering for each row of `out`, LANES at a time; surplus lanes repeat the last seed."""
     num_orderings, num_systems = out.shape
-    deck = np.empty((LANES, packed.shape[0]), np.uint32)
     state_a, state_b, position = np.empty(LANES, UINT), np.empty(LANES, UINT), np.empty(LANES, UINT)
-    plays, ratings = np.empty((CHUNK, LANES), np.uint32), np.empty((num_systems, LANES))
+    plays, ratings = np.empty((CHUNK, LANES), packed.dtype), np.empty((num_systems, LANES))
     first, second = np.empty(LANES, np.uint32), np.empty(LANES, np.uint32)
     score, odds, delta = np.empty(LANES), np.empty(LANES), np.empty(LANES)
     power = np.empty(LANES, np.int64)
@@ -322,7 +337,7 @@ def _run_given(packed, orderings, step, out):  # type: ignore[no-untyped-def]
     """Play one given ordering for each row of `out`, LANES at a time; surplus lanes repeat the last ordering."""
     num_orderings, num_systems = out.shape
     num_plays = orderings.shape[1]
-    plays, ratings = np.empty((CHUNK, LANES), np.uint32), np.empty((num_systems, LANES))
+    plays, ratings = np.empty((CHUNK, LANES), packed.dtype), np.empty((num_systems, LANES))
     first, second = np.empty(LANES, np.uint32), np.empty(LANES, np.uint32)
     score, odds, delta = np.empty(LANES), np.empty(LANES), np.empty(LANES)
     power = np.empty(LANES, np.int64)

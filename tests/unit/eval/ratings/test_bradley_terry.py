@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from eval.ratings import bradley_terry
 from eval.ratings.bradley_terry import (
     POINTS_PER_NAT,
     Cells,
@@ -133,6 +134,16 @@ def test_resamples_are_the_fits_of_their_counts(davidson: bool) -> None:
     drawn = fit_resamples(cells, counts, whole, davidson=davidson)
     for row, count in zip(drawn, counts, strict=True):
         assert row == pytest.approx(fit(cells, count, davidson=davidson).points, abs=0.1)  # 0.1: the weak prior
+
+
+@pytest.mark.parametrize("max_pairs", [1, 40])
+def test_resamples_fit_alike_however_many_are_computed_at_once(max_pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = random_cells(5, 2000, 3)
+    counts = cells.resampled(prompt_weights(cells.num_questions, 9, np.random.default_rng(0)))
+    whole = fit(cells, cells.totals(), davidson=True)
+    at_once = fit_resamples(cells, counts, whole, davidson=True)
+    monkeypatch.setattr(bradley_terry, "MAX_PAIRS", max_pairs)
+    np.testing.assert_array_equal(fit_resamples(cells, counts, whole, davidson=True), at_once)
 
 
 def test_resampled_counts_are_those_of_the_repeated_matches() -> None:

@@ -94,6 +94,22 @@ def test_drawn_orderings_are_all_permutations_equally_often() -> None:
     assert chi_square < 49.7  # 23 degrees of freedom, p = 0.001
 
 
+@pytest.mark.parametrize("num_systems", [128, 129, 1 << 15])
+def test_systems_of_any_number_play_alike(num_systems: int) -> None:
+    """Up to 128 a match is packed in 16 bits, beyond that in 32; the highest number plays, too."""
+    few, seed = random_matches(300, 5, 0), 1
+    names = np.array([0, 17, num_systems // 2, num_systems - 2, num_systems - 1])
+    spread = Matches(
+        question=few.question,
+        first=names[few.first].astype(np.int32),
+        second=names[few.second].astype(np.int32),
+        half_points=few.half_points,
+    )
+    ratings = elo_drawn(spread, num_systems, LANES + 1, np.random.default_rng(seed))
+    np.testing.assert_array_equal(ratings[:, names], elo_drawn(few, 5, LANES + 1, np.random.default_rng(seed)))
+    assert (np.delete(ratings, names, axis=1) == 1000.0).all()
+
+
 def test_a_sample_is_drawn_without_replacement() -> None:
     matches = make_matches([(0, 1, 2), (1, 2, 2), (2, 0, 1), (0, 1, 0)])
     possible = {_rounded(reference_elo(matches, 3, list(p), 32.0, 1000.0)) for p in permutations(range(4), 2)}
