@@ -6,7 +6,7 @@ better, 3 or tie, -1 = unparsed) and optionally `judge`, `rater` (or `rater_slot
 is a match of its own) and `benchmark` (the set of questions that an id belongs to); or one of others' files: Chatbot
 Arena's (`model_a, model_b`, and `winner`, or `winner_model_a`, `winner_model_b` and `winner_tie`), FastChat's pairwise
 judgments, AlpacaEval's annotations (`eval.verdicts.foreign`). A byte order mark, blanks and capitals in the header
-don't count, and 1.0 is 1. Further columns are not read. Nothing is guessed: what does not fit is an error with its line.
+don't count, and 1.0 is 1. Further columns are not read. Nothing is guessed: what doesn't fit is an error with its line.
 """
 
 import csv
