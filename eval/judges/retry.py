@@ -24,7 +24,12 @@ from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
 from eval.judges.client import ReplyTooLarge
 
-FATAL_STATUS = {401: "the key was refused", 403: "access was refused", 404: "no such model or address"}
+FATAL_STATUS = {
+    401: "the key was refused",
+    402: "the account has no credit",
+    403: "access was refused",
+    404: "no such model or address",
+}
 FATAL_CODES = ("insufficient_quota", "billing_hard_limit_reached", "account_deactivated")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -214,7 +219,13 @@ def refused_field(text: str) -> str | None:
         return "response_format"
     if not REFUSAL.search(text):
         return None
-    return next((name for name in OPTIONAL_FIELDS if re.search(rf"\b{name}\b", text)), None)
+    return next((name for name in OPTIONAL_FIELDS if re.search(rf"\b{name}\b|\b{_in_capitals(name)}\b", text)), None)
+
+
+def _in_capitals(name: str) -> str:
+    """ "reasoning_effort" -> "reasoningEffort", as some servers' errors have it."""
+    first, *later = name.split("_")
+    return first + "".join(word.capitalize() for word in later)
 
 
 def error_message(body: Any) -> str:

@@ -172,7 +172,7 @@ def rate_files(paths: Sequence[Path], options: RateOptions) -> RatingsResult:
         raise ValueError("no verdict file was given")
     score_paths = [path for path in paths if is_score_file(read_header(path))]
     pair_paths = [path for path in paths if path not in score_paths]
-    verdicts = load_verdicts(pair_paths, False, options.benchmark, options.turn) if pair_paths else None
+    verdicts = load_verdicts(pair_paths, benchmark=options.benchmark, turn=options.turn) if pair_paths else None
     scores = load_scores(score_paths, options.benchmark, options.turn) if score_paths else None
     return rate(verdicts, scores, options, [str(path) for path in paths])
 
@@ -349,7 +349,7 @@ def _people(verdicts: Verdicts, options: RateOptions, rng: np.random.Generator) 
         return None
     votes = load_verdicts(options.people, turn=options.turn)
     if options.benchmark is not None and any(votes.benchmark.values):
-        votes = load_verdicts(options.people, False, options.benchmark, options.turn)
+        votes = load_verdicts(options.people, benchmark=options.benchmark, turn=options.turn)
     try:
         return people_ratings(verdicts, votes, options.resamples, rng, options.aggregate)
     except ValueError as error:

@@ -162,7 +162,7 @@ def _read_file(path: Path) -> dict[str, Names]:
     missing = [*(n for n in REQUIRED if n not in header), *([] if reference else ["score_chatgpt"])]
     if missing or reference is None:
         raise VerdictError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
-    optional = {name: column for name, column in optional_columns(header).items() if name != "judge"}
+    optional = {name: column for name, column in optional_columns(path, header).items() if name != "judge"}
     read = read_columns(path, [*REQUIRED, reference, *optional.values()])
     none = Names(values=[""], codes=np.zeros(len(read[reference].codes), dtype=np.int32))
     columns = {name: read[name] for name in REQUIRED} | {"score_reference": read[reference]}

@@ -2,7 +2,8 @@
 
 A part of `eval.verdicts.table`. There are three kinds of JSON (lines or an array):
 
-  this project, Chatbot Arena  question_id, system_a or model_a, system_b or model_b, verdict or winner, judge
+  this project, Chatbot Arena  question_id, system_a or model_a, system_b or model_b, verdict or winner, judge; Arena's
+                               other layout has winner_model_a, winner_model_b and winner_tie, one of which is 1
   FastChat, pairwise           model_1, model_2, g1_winner and g2_winner: one row for each order of the two answers
   AlpacaEval                   generator_1, generator_2, preference (1 to 2, 1.5 a tie), annotator; a question is known
                                by its text
@@ -18,6 +19,7 @@ from typing import Any
 from eval.answers.questions import identities
 from eval.answers.rows import Row, identifier_text, read_rows
 
+WINNERS = {"winner_model_a": "model_a", "winner_model_b": "model_b", "winner_tie": "tie"}
 SWAPPED = {"model_1": "model_2", "model_2": "model_1"}
 
 
@@ -68,6 +70,9 @@ def _verdicts(row: Row) -> Iterator[ForeignVerdict]:
     else:
         one, two = _name(row, "system_a", "model_a"), _name(row, "system_b", "model_b")
         verdict = next((values[key] for key in ("verdict", "winner") if values.get(key) is not None), None)
+        if verdict is None and values.keys() >= WINNERS.keys():
+            won = [word for key, word in WINNERS.items() if values[key] == 1]
+            verdict = won[0] if len(won) == 1 else None
         if isinstance(verdict, bool) or not isinstance(verdict, (int, float, str)):
             raise ValueError(f"{row.where}: verdict is {verdict!r}; expected 1, 2, 3, -1 or who won")
         yield _made(row, names[0], one, two, str(verdict), _judge(values))

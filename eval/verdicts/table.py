@@ -4,17 +4,18 @@ The one reader of verdicts: ratings, agreement, replayed judges, people's import
 file is a CSV (also .csv.gz) with the columns `question_id, system_a, system_b, verdict` (1 or a = A better, 2 or b = B
 better, 3 or tie, -1 = unparsed) and optionally `judge`, `rater` (or `rater_slot`), `turn` (of a dialogue, from 1; each
 is a match of its own) and `benchmark` (the set of questions that an id belongs to); or one of others' files: Chatbot
-Arena's (`model_a, model_b, winner`), FastChat's pairwise judgments, AlpacaEval's annotations (`eval.verdicts.foreign`).
-A byte order mark, blanks and capitals in the header don't count, and 1.0 is 1. Further columns are not read. Nothing is
-guessed: what does not fit is an error with its line.
+Arena's (`model_a, model_b`, and `winner`, or `winner_model_a`, `winner_model_b` and `winner_tie`), FastChat's pairwise
+judgments, AlpacaEval's annotations (`eval.verdicts.foreign`). A byte order mark, blanks and capitals in the header
+don't count, and 1.0 is 1. Further columns are not read. Nothing is guessed: what doesn't fit is an error with its line.
 """
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -34,13 +35,16 @@ VERDICT_CODES = {
     **dict.fromkeys(("1", "a", "model_a", "model_1", "system_a"), FIRST),
     **dict.fromkeys(("2", "b", "model_b", "model_2", "system_b"), SECOND),
     **dict.fromkeys(("3", "c", "tie", "draw", "tie (bothbad)", "tie(bothbad)", "bothbad"), TIE),
-    **dict.fromkeys(("tie (both bad)", "both bad", "both_bad", "both good", "both_good"), TIE),
+    **dict.fromkeys(("tie (both bad)", "both bad", "both_bad", "both good", "both_good", "tie (both good)"), TIE),
+    **dict.fromkeys(("model a", "system a", "assistant a", "assistant_a", "answer a", "answer_a"), FIRST),
+    **dict.fromkeys(("model b", "system b", "assistant b", "assistant_b", "answer b", "answer_b"), SECOND),
     **dict.fromkeys(("-1", "error"), UNPARSED),
 }
 HALF_POINTS = {FIRST: 2, SECOND: 0, TIE: 1}
 REQUIRED = ("question_id", "system_a", "system_b", "verdict")
 ALIASES = {"question_id": ("id",), "system_a": ("model_a",), "system_b": ("model_b",), "verdict": ("winner",)}
 OPTIONAL = {"judge": ("judge",), "turn": ("turn",), "benchmark": ("benchmark", "bench")}  # and what they are called
+WINNER_COLUMNS = {"winner_model_a": FIRST, "winner_model_b": SECOND, "winner_tie": TIE}  # Arena's other layout: 1 or 0
 MAX_TURN = 999
 SYSTEM_COLUMNS = ("system", "system_a", "system_b", "model_a", "model_b")
 RATER_COLUMNS = ("rater", "rater_slot")
@@ -105,7 +109,7 @@ class Verdicts:
 
 def verdict_code(value: str) -> int | None:
     """The verdict that a word or number of a file stands for; None where it is none."""
-    return VERDICT_CODES.get(" ".join(identifier_text(value).lower().split()))
+    return VERDICT_CODES.get(" ".join(identifier_text(normalize("NFKC", value)).lower().split()))
 
 
 def read_header(path: Path) -> list[str]:
@@ -396,31 +400,55 @@ def _read_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
     found = {
         name: next((other for other in (name, *ALIASES.get(name, ())) if other in header), None) for name in REQUIRED
     }
-    missing = [name for name, column in found.items() if column is None]
+    winners = list(WINNER_COLUMNS) if found["verdict"] is None and set(WINNER_COLUMNS) <= set(header) else []
+    missing = [name for name, column in found.items() if column is None and not (winners and name == "verdict")]
     if missing:
         raise VerdictError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
     raters = [name for name in RATER_COLUMNS if name in header]
     if len(raters) > 1:
         raise VerdictError(f"{path}: has both {' and '.join(raters)}; keep the one that says who voted")
     named = {name: column for name, column in found.items() if column is not None}
-    optional = optional_columns(header)
-    several = [*named.values(), *optional.values(), *raters]
+    optional = optional_columns(path, header)
+    several = [*named.values(), *optional.values(), *raters, *winners]
     repeated = sorted({name for name in header if header.count(name) > 1} & {*several})
     if repeated:
         raise VerdictError(f"{path}: column {', '.join(repeated)} appears twice")
     columns = read_columns(path, several, may_be_empty)
-    none = Names(values=[""], codes=np.zeros(len(columns[named["verdict"]].codes), dtype=np.int32))
+    none = Names(values=[""], codes=np.zeros(len(columns[named["question_id"]].codes), dtype=np.int32))
     rater = columns[raters[0]] if raters else none
     read = {name: columns[column] for name, column in named.items()}
+    if winners:
+        read["verdict"] = _one_winner(path, columns)
     read |= {name: columns[optional[name]] if name in optional else none for name in OPTIONAL}
     _refuse_bad_rows(path, read)
     return {**read, "rater": rater}
 
 
-def optional_columns(header: Sequence[str]) -> dict[str, str]:
-    """-> {name: what the header calls it} of the optional columns that a file has."""
-    found = {name: next((other for other in names if other in header), None) for name, names in OPTIONAL.items()}
-    return {name: column for name, column in found.items() if column is not None}
+def _one_winner(path: Path, columns: Mapping[str, Names]) -> Names:
+    """The verdicts of three columns, one of which says 1.
+
+    Raises:
+        VerdictError: in a row none says 1, or several, or one says something else than 1 or 0.
+    """
+    said = {name: np.array(columns[name].values)[columns[name].codes] for name in WINNER_COLUMNS}
+    won = np.array([column == "1" for column in said.values()])
+    known = np.logical_and.reduce([(column == "1") | (column == "0") for column in said.values()])
+    bad = ~known | (won.sum(axis=0) != 1)
+    refuse_rows(path, [(bad, f"of {', '.join(WINNER_COLUMNS)} one has to be 1 and the others 0")])
+    return Names(values=[str(code) for code in WINNER_COLUMNS.values()], codes=won.argmax(axis=0).astype(np.int32))
+
+
+def optional_columns(path: Path, header: Sequence[str]) -> dict[str, str]:
+    """-> {name: what the header calls it} of the optional columns that a file has.
+
+    Raises:
+        VerdictError: it has one of them under two names.
+    """
+    found = {name: [other for other in names if other in header] for name, names in OPTIONAL.items()}
+    for columns in found.values():
+        if len(columns) > 1:
+            raise VerdictError(f"{path}: has both {' and '.join(columns)}; keep one of them")
+    return {name: columns[0] for name, columns in found.items() if columns}
 
 
 def _foreign(path: Path) -> list[ForeignVerdict]:

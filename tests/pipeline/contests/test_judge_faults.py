@@ -117,7 +117,9 @@ def test_an_exhausted_quota_is_not_tried_again(tmp_path: Path) -> None:
     assert summary.num_failed == 4
 
 
-@pytest.mark.parametrize(("status", "words"), [(401, "key was refused"), (404, "no such model"), (403, "refused")])
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "key was refused"), (402, "no credit"), (404, "no such model"), (403, "refused")]
+)
 def test_what_no_retry_can_mend_ends_the_run(tmp_path: Path, status: int, words: str) -> None:
     with serving(lambda n, request: error(status, f"bad key {CANARY}")) as server:
         summary = judge(tmp_path, server)

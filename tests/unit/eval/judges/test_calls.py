@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from eval.answers.questions import Question
 from eval.judges.calls import ApiJudge
 from eval.judges.request import Reply, estimate_calls, read_reply
-from eval.judges.retry import Fault, backoff_seconds, parse_duration, wait_asked_for
+from eval.judges.retry import (
+    Fault,
+    backoff_seconds,
+    parse_duration,
+    read_usage,
+    refused_field,
+    status_fault,
+    wait_asked_for,
+)
 from eval.judging.matches import Match
 from eval.judging.options import ApiOptions
 from eval.judging.prompts import Mode, own_prompts, render
@@ -165,3 +173,79 @@ def test_whatever_changes_a_verdict_changes_the_key_of_its_judgments(tmp_path: P
         patient = ApiJudge(ApiOptions(model="m", num_concurrent=1, max_attempts=1), PROMPTS, store)
     assert len({settings_sha256(judge) for judge in judges}) == len(judges)
     assert settings_sha256(patient) == settings_sha256(judges[0])
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (
+            "Unsupported value: 'temperature' does not support 0.2 with this model. Only the default (1) is supported.",
+            1,
+        ),
+        ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", 0),
+        ("Model grok-4 does not support parameter reasoningEffort.", 4),
+        ('{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}', 3),
+        ('Invalid JSON payload received. Unknown name "seed": Cannot find field.', 3),
+        ("Unrecognized request argument supplied: reasoning_effort", 4),
+        ("max_completion_tokens is unknown", 2),
+        ("'response_format.type' must be 'text'", 5),
+        ("json_schema: additionalProperties missing", 5),
+        ("temperature must be between 0 and 2", None),
+        ("max_tokens is too large: 5000. This model has room for at most 4096", None),
+        ("this model's context is 8192 tokens", None),
+        ("unsupported model", None),
+        ("the seeds are unsupported", None),
+    ],
+)
+def test_the_field_that_a_server_refuses(message: str, field: int | None) -> None:
+    names = ("max_tokens", "temperature", "max_completion_tokens", "seed", "reasoning_effort", "response_format")
+    assert refused_field(message) == (None if field is None else names[field])
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (400, "", {"was_free": True}),
+        (401, "", {"was_free": True, "fatal": True}),
+        (402, "", {"was_free": True, "fatal": True}),
+        (404, "", {"was_free": True, "fatal": True}),
+        (408, "", {"retry": True, "wait_seconds": 3.0}),
+        (429, "", {"was_free": True, "retry": True, "wait_seconds": 3.0}),
+        (429, "insufficient_quota", {"was_free": True, "fatal": True}),
+        (499, "", {"was_free": True}),
+        (500, "", {"retry": True, "wait_seconds": 3.0}),
+        (529, "", {"retry": True, "wait_seconds": 3.0}),
+        (302, "", {"was_free": True}),
+    ],
+)
+def test_what_is_tried_again_what_ends_the_run_and_what_is_not_billed(
+    status: int, code: str, expected: dict[str, object]
+) -> None:
+    fault = status_fault(status, code, "oops", 3.0)
+    found = {name: getattr(fault, name) for name in ("was_free", "retry", "fatal", "wait_seconds", "adapt")}
+    assert found == {"was_free": False, "retry": False, "fatal": False, "wait_seconds": None, "adapt": None} | expected
+
+
+def test_a_field_is_left_out_where_a_server_error_names_it() -> None:
+    fault = status_fault(500, "", "unknown field: seed")
+    assert (fault.adapt, fault.was_free, fault.retry) == ("seed", True, True)
+    assert status_fault(404, "", "unsupported: seed").adapt is None
+    assert status_fault(422, "", "", details="'temperature' is not supported").adapt == "temperature"
+
+
+@pytest.mark.parametrize(
+    ("usage", "found"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 0}, (7, 0)),
+        ({"prompt_tokens": 7.0, "completion_tokens": 10**7}, (7, 10**7)),
+        ({"prompt_tokens": 0, "completion_tokens": 10**7 + 1}, (None, None)),
+        ({"prompt_tokens": -1, "completion_tokens": "5"}, (None, None)),
+        ({"prompt_tokens": True, "completion_tokens": 1.5}, (None, None)),
+        (None, (None, None)),
+        ([1], (None, None)),
+    ],
+)
+def test_tokens_that_a_server_counts(usage: object, found: tuple[int | None, int | None]) -> None:
+    counted = read_usage({"usage": usage})
+    assert (counted.num_prompt_tokens, counted.num_completion_tokens) == found
+    assert read_usage([usage]) == read_usage({})

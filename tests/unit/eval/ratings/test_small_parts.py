@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from eval.ratings.agreement import rater_agreement
 from eval.ratings.bradley_terry import POINTS_PER_NAT, count_cells, fit, fit_resamples, linear_resamples
 from eval.ratings.comparisons import Rank, compare_all, exact_p_values, prompts_to_decide, verdict
 from eval.ratings.relative import is_score_file, load_scores, relative_scores
+from eval.ratings.unanimous import LOST, TIED, WON, doubtful_pairs, least_errors
 from eval.verdicts.table import Matches, load_verdicts
 
 VOTES = "question_id,system_a,system_b,verdict,rater\n"
@@ -101,3 +103,24 @@ def test_a_system_without_a_score_that_counts_is_left_out(tmp_path: Path) -> Non
     cyd = found["cyd"]
     assert (cyd.first, cyd.second, cyd.mean, cyd.num_prompts) == (None, pytest.approx(90.0), pytest.approx(90.0), 1)
     assert (cyd.low, cyd.high, cyd.ci95) == (None, None, None)
+
+
+def test_pairs_of_one_mind_are_doubted_unless_other_pairs_say_how_far_prompts_differ() -> None:
+    """a and b vary; c beats d always and ties with e, d loses to e; f, which varies against b, beats a always."""
+    rows = [(q, 0, 1, 2 * (q % 2)) for q in range(4)]
+    rows += [(q, *pair, points) for q in range(4) for pair, points in (((2, 3), 2), ((2, 4), 1), ((3, 4), 0))]
+    rows += [(q, 5, 1, 2 * (q % 2)) for q in range(4)] + [(q, 5, 0, 2) for q in range(4)]
+    doubt = doubtful_pairs(count_cells(matches(rows), 6))
+    assert doubt.pairs.tolist() == [[2, 3], [2, 4], [3, 4]]
+    assert doubt.leaders.tolist() == [WON, TIED, LOST]
+    assert [doubt.outcomes(side).tolist() for side in (WON, LOST)] == [[LOST, WON, WON], [LOST, LOST, WON]]
+
+
+def test_the_least_error_is_what_a_sign_test_asks() -> None:
+    """a beats b on 5 prompts in both orders: p = 2 x 0.5 ** 5. c varies and d is even: no least error."""
+    rows = [row for q in range(5) for row in ((q, 0, 1, 2), (q, 1, 0, 0))]
+    rows += [(q, 2, 3, 2 * (q % 2)) for q in range(5, 9)] + [(9, 4, 5, 1), (10, 4, 5, 1)]
+    points = np.array([1200.0, 800.0, 1100.0, 900.0, 1005.0, 995.0])
+    expected = 200.0 / t.isf(0.5**5, 4)
+    assert least_errors(matches(rows), points) == pytest.approx([expected, expected, 0.0, 0.0, 0.0, 0.0])
+    assert least_errors(matches(rows), points, average=1100.0)[0] == pytest.approx(expected / 2)

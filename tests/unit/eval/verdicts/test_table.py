@@ -1,5 +1,6 @@
 """Verdict files: what is read, and that every row that is not a verdict is named by its line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,30 @@ def test_rows_without_a_rater_stay_matches_of_their_own(tmp_path: Path) -> None:
     assert len(to_matches(verdicts, "majority")) == 2
     with pytest.raises(ValueError, match="aggregate='some'"):
         to_matches(verdicts, "some")
+
+
+ARENA = "id,model_a,model_b,winner_model_a,winner_model_b,winner_tie\n"
+
+
+def test_arenas_layout_with_a_column_for_each_outcome(tmp_path: Path) -> None:
+    rows = "1,x,y,1,0,0\n2,x,y,0,1.0,0\n3,x,y,0,0,1\n"
+    assert load_verdicts([write(tmp_path / "v.csv", ARENA + rows)]).verdict.tolist() == [1, 2, 3]
+    columns = ARENA.strip().split(",")
+    objects = [dict(zip(columns, [1, "x", "y", *won], strict=True)) for won in ((1, 0, 0),)]
+    assert load_verdicts([write(tmp_path / "v.jsonl", json.dumps(objects[0]))]).verdict.tolist() == [1]
+    for bad in ("1,0,1", "0,0,0", "yes,0,0", "1,,0", "2,0,0"):
+        with pytest.raises(VerdictError, match=r"1 bad row: line 3: of winner_model_a, .* one has to be 1"):
+            load_verdicts([write(tmp_path / "v.csv", f"{ARENA}1,x,y,1,0,0\n2,x,y,{bad}\n")])
+    objects[0]["winner_tie"] = 1
+    with pytest.raises(VerdictError, match="verdict is None"):
+        load_verdicts([write(tmp_path / "v.jsonl", json.dumps(objects[0]))])
+
+
+@pytest.mark.parametrize(
+    ("word", "code"), [("Model A", 1), ("model b", 2), ("\uff11", 1), ("Assistant_B", 2), ("tie (both good)", 3)]
+)
+def test_words_of_others_files(tmp_path: Path, word: str, code: int) -> None:
+    assert load_verdicts([write(tmp_path / "v.csv", HEADER + f"1,x,y,{word}\n")]).verdict.tolist() == [code]
 
 
 SCORES = "question_id,system,order,score_candidate,score_chatgpt\n"

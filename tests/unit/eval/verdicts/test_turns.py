@@ -155,3 +155,9 @@ def test_files_of_different_benchmarks_do_not_meet(tmp_path: Path) -> None:
     people = rated(one, people=(unnamed,), benchmark="vicuna").people
     assert people is not None
     assert people.num_votes == 2
+
+
+def test_two_columns_for_one_thing_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.csv", "question_id,bench,benchmark,system_a,system_b,verdict\n1,a,b,x,y,1\n")
+    with pytest.raises(VerdictError, match="has both benchmark and bench"):
+        load_verdicts([path])
