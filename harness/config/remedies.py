@@ -1,5 +1,6 @@
 """Writes the messages for overrides that can't be read or have no effect: the mistake, and what to write instead."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -10,6 +11,7 @@ from hydra.errors import HydraException
 
 from harness.config.choices import near
 
+MAX_POINTS = 100_000  # of a grid: 50 times all runs of the paper
 _GRAMMAR = ("'", '"', "[", "{", "choice(", "range(", "glob(")  # what begins so is meant as Hydra's grammar
 _WHY_ONE = {
     "launch": "all runs of a sweep are started by one launcher with one set of options",
@@ -82,7 +84,7 @@ def idle_problem(text: str) -> str:
 
 
 def empty_sweep_problem(override: Override, known: Sequence[str] | None) -> str | None:
-    """The message for a range or pattern that holds no value.
+    """The message for a range or pattern that holds no value, or far too many.
 
     Args:
         override: with several values.
@@ -95,9 +97,19 @@ def empty_sweep_problem(override: Override, known: Sequence[str] | None) -> str 
             return f"{text}: glob(...) looks through the choices of a group; {override.key_or_group} is none"
         if not value.filter(list(known)):
             return f"{text}: matches no {override.key_or_group}.{near('', known)}"
-    elif isinstance(value, RangeSweep) and not list(value.range()):
-        return f"{text}: the range is empty; its end is left out: range(0,3) is 0, 1, 2"
+    elif isinstance(value, RangeSweep):
+        if not value.step:
+            return f"{text}: the step of a range can't be 0"
+        if next(iter(value.range()), None) is None:
+            return f"{text}: the range is empty; its end is left out: range(0,3) is 0, 1, 2"
+        if (num_values := math.ceil((value.stop - value.start) / value.step)) > MAX_POINTS:
+            return too_many_problem(f"{text}: {num_values:,} values")
     return None
+
+
+def too_many_problem(what: str) -> str:
+    """The message for a grid that is larger than any that is trained. Args: what: is too many."""
+    return f"{what}: a sweep has at most {MAX_POINTS:,} points; give several commands for more"
 
 
 def deletion_problem(override: Override, owner: type | None, is_group: bool) -> str | None:
