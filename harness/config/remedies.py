@@ -98,6 +98,8 @@ def empty_sweep_problem(override: Override, known: Sequence[str] | None) -> str 
         if not value.filter(list(known)):
             return f"{text}: matches no {override.key_or_group}.{near('', known)}"
     elif isinstance(value, RangeSweep):
+        assert value.start is not None
+        assert value.stop is not None
         if not value.step:
             return f"{text}: the step of a range can't be 0"
         if next(iter(value.range()), None) is None:

@@ -180,11 +180,17 @@ def test_a_text_with_a_comma_is_told_how_to_be_quoted(text: str, one_value: str 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train.seed=range(0,100001)", "train.seed=range(0,100001): 100,001 values: a sweep has at most 100,000 points"),
+        (
+            "train.seed=range(0,100001)",
+            "train.seed=range(0,100001): 100,001 values: a sweep has at most 100,000 points",
+        ),
         ("train.seed=range(10000000,0,-2)", "train.seed=range(10000000,0,-2): 5,000,000 values: a sweep has at most"),
         ("train.learning_rate=range(0.0,1.0,1e-9)", "train.learning_rate=range(0.0,1.0,1e-9): 1,000,000,000 values: "),
         ("train.seed=range(0,3,0)", "train.seed=range(0,3,0): the step of a range can't be 0"),
-        ("train.seed=range(3,0)", "train.seed=range(3,0): the range is empty; its end is left out: range(0,3) is 0, 1, 2"),
+        (
+            "train.seed=range(3,0)",
+            "train.seed=range(3,0): the range is empty; its end is left out: range(0,3) is 0, 1, 2",
+        ),
     ],
 )
 def test_ranges_without_end_and_empty_ones_are_refused_at_once(text: str, message: str) -> None:
