@@ -1,12 +1,13 @@
 """Writes the messages for overrides that can't be read or have no effect: the mistake, and what to write instead."""
 
 import math
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep, Sweep
 from hydra.errors import HydraException
 
 from harness.config.choices import near
@@ -36,9 +37,17 @@ def unreadable(text: str, error: HydraException) -> str:
         return f"{text}: an interpolation ${{...}} is not closed"
     if value.startswith("choice()"):
         return f"{text}: choice() needs at least one value"
+    if value.startswith("~/"):
+        return home_problem(text)
     if has_value and (one_text := quoted(text)) is not None:
         return f"{text}: the value has characters that must be quoted; write {shlex.quote(one_text)}"
     return f"{text}: not an override of the form key=value ({str(error).splitlines()[0]})"
+
+
+def home_problem(text: str) -> str:
+    """The message for `key=~/folder`, which no shell expands and which would be a folder called ~."""
+    key, _, value = text.partition("=")
+    return f"{text}: ~ is not read as your home here; write {key}={os.path.expanduser(value.strip(chr(34) + chr(39)))}"
 
 
 def quoted(text: str) -> str | None:
@@ -92,6 +101,8 @@ def empty_sweep_problem(override: Override, known: Sequence[str] | None) -> str 
     """
     value = override.value()
     text = override.input_line
+    if isinstance(value, ChoiceSweep) and any(isinstance(item, Sweep) for item in value.list):
+        return f"{text}: several values within several values; write them in one list: choice(1,2,3)"
     if isinstance(value, Glob):
         if known is None:
             return f"{text}: glob(...) looks through the choices of a group; {override.key_or_group} is none"

@@ -199,6 +199,18 @@ def test_ranges_without_end_and_empty_ones_are_refused_at_once(text: str, messag
     assert check_command_line(["-m", "train.seed=range(3,0,-1)", "train.data_seed=range(0,100000,20)"]) == []
 
 
+@pytest.mark.parametrize("value", ["~/my-runs", '"~/my-runs"', "'~/my-runs'"])
+def test_a_home_that_no_shell_expands_is_no_folder_called_so(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    (problem,) = check_command_line([f"paths.runs={value}"])
+    assert problem.endswith("~ is not read as your home here; write paths.runs=/home/me/my-runs")
+
+
+def test_choices_within_choices_are_refused() -> None:
+    (problem,) = check_command_line(["-m", "train.seed=choice(1,choice(2,3))"])
+    assert problem.endswith("several values within several values; write them in one list: choice(1,2,3)")
+
+
 def test_near_names_come_first_else_all() -> None:
     assert near("flam", ["flan", "alpaca"]) == " Did you mean flan?"
     assert near("xyz", ["flan", "alpaca"]) == " Known: flan, alpaca"
