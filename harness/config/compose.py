@@ -38,7 +38,7 @@ from harness.config.folders import user_folders, without_search_path
 from harness.config.grids import Skip, Variant, choice_texts, expand, with_named_grids
 from harness.config.overrides import GROUPS, check_overrides, first_cause, swept_values
 from harness.config.prototypes import Prototypes
-from harness.config.remedies import varying_problem
+from harness.config.remedies import MAX_POINTS, too_many_problem, varying_problem
 from harness.config.schema import Config, EvalConfig
 
 LOCAL = "local"  # the hub id of model=local and dataset=local, which are on no hub
@@ -189,6 +189,8 @@ def compose_points(
         all_overrides = (*fixed, *own)
         if all_overrides in tried or num_wrong == MAX_WRONG_POINTS:
             continue
+        if len(tried) == MAX_POINTS:
+            raise ConfigError([too_many_problem(" ".join(arguments))])
         tried[all_overrides] = None
         try:
             config = prototypes.config(own)

@@ -101,7 +101,7 @@ def with_values(owner: Any, values: Mapping[Place, Any]) -> Any:
     below: dict[str, dict[Place, Any]] = {}
     for (name, *rest), value in values.items():
         below.setdefault(name, {})[tuple(rest)] = value
-    kind = type(owner)
+    kind: Any = type(owner)
     if not is_dataclass(kind) or not below.keys() <= {field.name for field in fields(kind)}:
         raise NotFollowedError(next(iter(values)))
     changed = {name: _changed(owner, name, inner) for name, inner in below.items()}

@@ -20,6 +20,7 @@ from harness.config.prototypes import parsed
 from harness.config.remedies import (
     deletion_problem,
     empty_sweep_problem,
+    home_problem,
     idle_problem,
     quoted,
     several_problem,
@@ -163,6 +164,9 @@ def _type_problem(key: str, text: str, blank: DictConfig) -> Iterator[str]:
     """What OmegaConf says of `key=text` when it doesn't fit the schema; interpolations are not judged."""
     value = parsed(f"{key}={text}").value()
     if isinstance(value, str) and "${" in value:
+        return
+    if isinstance(value, str) and value.startswith("~/"):
+        yield home_problem(f"{key}={text}")
         return
     if value == MISSING:
         yield f"{key}={text}: {MISSING} stands for a value that is still to be given; give one"

@@ -1,15 +1,18 @@
 """Writes the messages for overrides that can't be read or have no effect: the mistake, and what to write instead."""
 
+import math
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep, Sweep
 from hydra.errors import HydraException
 
 from harness.config.choices import near
 
+MAX_POINTS = 100_000  # of a grid: 50 times all runs of the paper
 _GRAMMAR = ("'", '"', "[", "{", "choice(", "range(", "glob(")  # what begins so is meant as Hydra's grammar
 _WHY_ONE = {
     "launch": "all runs of a sweep are started by one launcher with one set of options",
@@ -34,9 +37,17 @@ def unreadable(text: str, error: HydraException) -> str:
         return f"{text}: an interpolation ${{...}} is not closed"
     if value.startswith("choice()"):
         return f"{text}: choice() needs at least one value"
+    if value.startswith("~/"):
+        return home_problem(text)
     if has_value and (one_text := quoted(text)) is not None:
         return f"{text}: the value has characters that must be quoted; write {shlex.quote(one_text)}"
     return f"{text}: not an override of the form key=value ({str(error).splitlines()[0]})"
+
+
+def home_problem(text: str) -> str:
+    """The message for `key=~/folder`, which no shell expands and which would be a folder called ~."""
+    key, _, value = text.partition("=")
+    return f"{text}: ~ is not read as your home here; write {key}={os.path.expanduser(value.strip(chr(34) + chr(39)))}"
 
 
 def quoted(text: str) -> str | None:
@@ -82,7 +93,7 @@ def idle_problem(text: str) -> str:
 
 
 def empty_sweep_problem(override: Override, known: Sequence[str] | None) -> str | None:
-    """The message for a range or pattern that holds no value.
+    """The message for a range or pattern that holds no value, or far too many.
 
     Args:
         override: with several values.
@@ -90,14 +101,28 @@ def empty_sweep_problem(override: Override, known: Sequence[str] | None) -> str 
     """
     value = override.value()
     text = override.input_line
+    if isinstance(value, ChoiceSweep) and any(isinstance(item, Sweep) for item in value.list):
+        return f"{text}: several values within several values; write them in one list: choice(1,2,3)"
     if isinstance(value, Glob):
         if known is None:
             return f"{text}: glob(...) looks through the choices of a group; {override.key_or_group} is none"
         if not value.filter(list(known)):
             return f"{text}: matches no {override.key_or_group}.{near('', known)}"
-    elif isinstance(value, RangeSweep) and not list(value.range()):
-        return f"{text}: the range is empty; its end is left out: range(0,3) is 0, 1, 2"
+    elif isinstance(value, RangeSweep):
+        assert value.start is not None
+        assert value.stop is not None
+        if not value.step:
+            return f"{text}: the step of a range can't be 0"
+        if next(iter(value.range()), None) is None:
+            return f"{text}: the range is empty; its end is left out: range(0,3) is 0, 1, 2"
+        if (num_values := math.ceil((value.stop - value.start) / value.step)) > MAX_POINTS:
+            return too_many_problem(f"{text}: {num_values:,} values")
     return None
+
+
+def too_many_problem(what: str) -> str:
+    """The message for a grid that is larger than any that is trained. Args: what: is too many."""
+    return f"{what}: a sweep has at most {MAX_POINTS:,} points; give several commands for more"
 
 
 def deletion_problem(override: Override, owner: type | None, is_group: bool) -> str | None:

@@ -460,6 +460,10 @@ class PathsConfig:
     cache: str = MISSING  # converted models and tokenized data; HARNESS_CACHE
     ledger_url: str | None = None  # of the job table; null: SQLite in `runs`; HARNESS_LEDGER_URL
 
+    def __post_init__(self) -> None:
+        if not self.runs.strip():
+            raise ValueError("paths.runs (HARNESS_RUNS) is empty: name a folder, or leave it out for runs/")
+
 
 @dataclass(slots=True, kw_only=True)
 class TrackingConfig:

@@ -5,7 +5,6 @@ gone or belongs to other settings: a run keeps one result of each evaluation, th
 """
 
 import json
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from harness.config.schema import AdapterMethod
 from harness.ledger.ledger import Ledger
-from harness.ledger.passwords import without_passwords
+from harness.ledger.passwords import command_without_passwords
 from harness.ledger.tables import Job, JobRow, JobStatus
 from harness.runs.folder import folder_problem
 from harness.runs.record import load_record, save_record
@@ -32,7 +31,7 @@ def enqueue(
         folder: of the run folders. Finished runs in it take the labels that they have in this plan.
         command: as the user typed it; kept with the sweep, without passwords.
     """
-    ledger.record_sweep(sweep, without_passwords(shlex.join(command)))
+    ledger.record_sweep(sweep, command_without_passwords(command))
     known = ledger.find(job.job_id for job in jobs)
     broken = {run.run_id for run in runs if run_problem(folder, run) is not None}
     again = [row.job_id for row in known if _to_do_again(row, folder / row.run_id, row.run_id in broken)]

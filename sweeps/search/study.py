@@ -30,7 +30,7 @@ from harness.config.remedies import varying_problem
 from harness.config.schema import Config
 from harness.console import TextTable
 from harness.ledger.ledger import Ledger
-from harness.ledger.passwords import without_passwords
+from harness.ledger.passwords import url_without_password
 from harness.ledger.tables import JobStatus
 from sweeps.plan.jobs import TRAIN, make_jobs, plan_runs
 
@@ -238,7 +238,7 @@ def open_study(search: Search, storage_url: str) -> optuna.Study:
     about = {
         "objective": search.objective,
         "space": {key: optuna.distributions.distribution_to_json(kind) for key, kind in search.space.items()},
-        "fixed": [without_passwords(text) for text in search.fixed],
+        "fixed": [url_without_password(text) for text in search.fixed],
         "seed": search.seed,
     }
     study = optuna.create_study(

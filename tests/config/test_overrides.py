@@ -177,6 +177,40 @@ def test_a_text_with_a_comma_is_told_how_to_be_quoted(text: str, one_value: str 
         assert check_command_line(shlex.split(one_value)) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "train.seed=range(0,100001)",
+            "train.seed=range(0,100001): 100,001 values: a sweep has at most 100,000 points",
+        ),
+        ("train.seed=range(10000000,0,-2)", "train.seed=range(10000000,0,-2): 5,000,000 values: a sweep has at most"),
+        ("train.learning_rate=range(0.0,1.0,1e-9)", "train.learning_rate=range(0.0,1.0,1e-9): 1,000,000,000 values: "),
+        ("train.seed=range(0,3,0)", "train.seed=range(0,3,0): the step of a range can't be 0"),
+        (
+            "train.seed=range(3,0)",
+            "train.seed=range(3,0): the range is empty; its end is left out: range(0,3) is 0, 1, 2",
+        ),
+    ],
+)
+def test_ranges_without_end_and_empty_ones_are_refused_at_once(text: str, message: str) -> None:
+    (problem,) = check_command_line(["-m", text])
+    assert problem.startswith(message)
+    assert check_command_line(["-m", "train.seed=range(3,0,-1)", "train.data_seed=range(0,100000,20)"]) == []
+
+
+@pytest.mark.parametrize("value", ["~/my-runs", '"~/my-runs"', "'~/my-runs'"])
+def test_a_home_that_no_shell_expands_is_no_folder_called_so(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    (problem,) = check_command_line([f"paths.runs={value}"])
+    assert problem.endswith("~ is not read as your home here; write paths.runs=/home/me/my-runs")
+
+
+def test_choices_within_choices_are_refused() -> None:
+    (problem,) = check_command_line(["-m", "train.seed=choice(1,choice(2,3))"])
+    assert problem.endswith("several values within several values; write them in one list: choice(1,2,3)")
+
+
 def test_near_names_come_first_else_all() -> None:
     assert near("flam", ["flan", "alpaca"]) == " Did you mean flan?"
     assert near("xyz", ["flan", "alpaca"]) == " Known: flan, alpaca"

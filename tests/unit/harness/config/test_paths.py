@@ -10,7 +10,7 @@ from harness.config.schema import PathsConfig
 from harness.ledger.database import Opening, database_url
 from harness.ledger.ledger import Ledger
 from harness.ledger.open import existing_ledger, ledger_url
-from harness.ledger.passwords import without_passwords
+from harness.ledger.passwords import command_without_passwords, without_passwords
 from harness.ledger.tables import LedgerError, LedgerUnavailableError
 from sweeps.__main__ import _ledger
 
@@ -65,10 +65,31 @@ def test_status_reads_the_ledger_that_the_environment_names(tmp_path: Path, monk
         ("host=h PASSWORD=secret", "host=h PASSWORD=***"),
         ("postgresql+psycopg://u:p@h?sslpassword=q", "postgresql+psycopg://u:***@h?sslpassword=***"),
         ("model=smollm2 note=a@b.c", "model=smollm2 note=a@b.c"),
+        ("host=h password='my secret' dbname=d", "host=h password=*** dbname=d"),
+        ('connect(password = "my secret")', "connect(password = ***)"),
+        ('{"password": "my secret", "host": "h"}', '{"password": ***, "host": "h"}'),
+        ("PGPASSWORD=secret psql", "PGPASSWORD=*** psql"),
+        ("postgresql:///d?host=h&pass=secret", "postgresql:///d?host=h&pass=***"),
+        ("postgresql:///d?p%61ssword=secret&host=h", "postgresql:///d?p%61ssword=***&host=h"),
+        ("postgresql://u:secret/d", "postgresql://u:***"),
+        ("postgresql+psycopg://u:secret", "postgresql+psycopg://u:***"),
+        ("postgresql://h:5432/d", "postgresql://h:5432/d"),
+        ("+launch.ray.runtime_env.env_vars.OPENAI_API_KEY=sk-1", "+launch.ray.runtime_env.env_vars.OPENAI_API_KEY=***"),
+        ("password authentication failed for user me", "password authentication failed for user me"),
+        ("dataset.source_max_tokens=512 eval.mmlu.limit=3", "dataset.source_max_tokens=512 eval.mmlu.limit=3"),
+        ("postgresql://u:***@h/d?password=***", "postgresql://u:***@h/d?password=***"),
     ],
 )
 def test_passwords_are_not_shown(text: str, shown: str) -> None:
     assert without_passwords(text) == shown
+    assert without_passwords(shown) == shown
+
+
+def test_a_command_is_kept_without_a_password_that_has_spaces() -> None:
+    command = ["python", "-m", "harness.run", "paths.ledger_url='postgresql://u:my secret@h/d'", "model=smollm2"]
+    assert command_without_passwords(command) == (
+        "python -m harness.run 'paths.ledger_url='\"'\"'postgresql://u:***@h/d'\"'\"'' model=smollm2"
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,23 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from harness.config.compose import compose_grid
 from harness.config.schema import Config
 from harness.ledger.ledger import Ledger
 from sweeps.plan.jobs import make_jobs, plan_runs
-from sweeps.search.study import Search, describe_study, open_study, parse_search, run_search, study_table
+from sweeps.search import study
+from sweeps.search.study import (
+    Search,
+    describe_study,
+    objectives,
+    open_study,
+    parse_search,
+    run_search,
+    study_table,
+)
 
 SPACE = [
     "train.learning_rate=float(1e-5,1e-3,log)",
@@ -162,6 +171,54 @@ def test_choices_may_be_lists() -> None:
         ("[q_proj,v_proj]", "[all-linear]"),
         ("'a,b'", "c"),
     ]
+
+
+def test_spaces_are_read_as_they_are_typed() -> None:
+    typed = ["a.b=int(1,5)", "c=int(8,64,log)", "d=float(0.1,0.5)", "e=float(1e-5,1e-3,log)", "model=smollm2", "f=3"]
+    found = parse_search(typed, **SETTINGS)
+    assert found.space == {
+        "a.b": IntDistribution(1, 5),
+        "c": IntDistribution(8, 64, log=True),
+        "d": FloatDistribution(0.1, 0.5),
+        "e": FloatDistribution(1e-5, 1e-3, log=True),
+    }
+    assert found.fixed == ("model=smollm2", "f=3")
+    assert parse_search(["a=int(1,2)"], **SETTINGS | {"num_trials": 1, "num_parallel": 1}).num_parallel == 1
+    for wrong in ("a=int(1,2,3)", "a=int(1,2,log,4)", "a=int(1.5,2)", "a=float(1)"):
+        with pytest.raises(ValueError, match="expected int"):
+            parse_search([wrong], **SETTINGS)
+    with pytest.raises(ValueError, match="--trials and --parallel must be at least 1"):
+        parse_search(["a=int(1,2)"], **SETTINGS | {"num_parallel": 0})
+
+
+def test_objectives_know_which_way_is_better() -> None:
+    found = objectives()
+    assert (found["final_loss"].key, found["final_loss"].direction) == ("final_loss", "minimize")
+    assert (found["mmlu"].key, found["mmlu"].direction) == ("accuracy_macro", "maximize")
+    assert found["perplexity"].direction == "minimize"
+    assert "answers" not in found, "their number is no measure of quality"
+
+
+@pytest.mark.parametrize(
+    ("space", "known", "left"),
+    [
+        ({"a": IntDistribution(1, 3)}, [{"a": 2}], [{"a": 1}, {"a": 3}]),
+        (
+            {"a": CategoricalDistribution(("x", "y")), "b": FloatDistribution(1, 1)},
+            [{"b": 1.0, "a": "y"}],
+            [{"a": "x", "b": 1.0}],
+        ),
+        ({"a": IntDistribution(1, 1)}, [{"a": 1}], []),
+        ({"a": FloatDistribution(0, 1)}, [], None),
+        ({"a": IntDistribution(1, study.LARGEST_LISTED + 1)}, [], None),
+    ],
+)
+def test_what_is_left_of_a_finite_space(space: Any, known: list[dict[str, Any]], left: Any) -> None:
+    assert study._left(space, {study._values_key(values) for values in known}) == left
+
+
+def test_the_largest_space_that_is_listed() -> None:
+    assert len(study._left({"a": IntDistribution(1, study.LARGEST_LISTED)}, []) or ()) == study.LARGEST_LISTED
 
 
 def test_a_finite_space_ends_when_it_is_exhausted(engine: Engine) -> None:
