@@ -130,6 +130,21 @@ def answers_view(
     )
 
 
+def judged_only(questions: Mapping[str, str], order: Sequence[str], tournament: Tournament) -> list[QuestionView]:
+    """Questions that were judged and have no answers on disk.
+
+    Args:
+        questions: question_id -> text, empty where it is not known.
+        order: systems as the leaderboard has them.
+        tournament: whose verdicts.
+    """
+    by_question = _by_question(tournament.verdicts)
+    return [
+        QuestionView(question_id=name, text=text, answers=(), rulings=tuple(_rulings(by_question.get(name, ()), order)))
+        for name, text in questions.items()
+    ]
+
+
 def _question_view(
     answers: BenchAnswers, question_id: str, systems: Sequence[str], verdicts: Iterable[Verdict]
 ) -> QuestionView:

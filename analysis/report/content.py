@@ -38,6 +38,7 @@ class Content:
     tournament: Tournament | None
     answers: BenchAnswers | None
     categories: Mapping[str, str] = field(default_factory=dict)  # question_id -> category
+    texts: Mapping[str, str] = field(default_factory=dict)  # question_id -> text, of a question file
 
     @cached_property
     def order(self) -> tuple[str, ...]:
@@ -51,10 +52,18 @@ class Content:
 
     @cached_property
     def questions(self) -> dict[str, str]:
-        """question_id -> text: those answered, then those only judged, whose text is not known."""
+        """question_id -> text: those answered, then those only judged, whose text may not be known."""
         texts = dict(self.answers.texts) if self.answers else {}
-        verdicts = self.tournament.verdicts if self.tournament else ()
-        return texts | {v.question_id: "" for v in verdicts if v.question_id not in texts}
+        judged = (*self.tournament.verdicts, *self.tournament.votes) if self.tournament else ()
+        return texts | {v.question_id: self.texts.get(v.question_id, "") for v in judged if v.question_id not in texts}
+
+    def asked(self, most: int | None) -> tuple[str, ...]:
+        """The questions that pages show: the first `most` of those answered, and all that were only judged."""
+        answered = list(self.answers.texts) if self.answers else []
+        kept = dict.fromkeys(answered[:most])
+        return tuple(
+            name for name in self.questions if name in kept or not (self.answers and name in self.answers.texts)
+        )
 
     @cached_property
     def items(self) -> tuple[Item, ...]:
@@ -92,6 +101,7 @@ def gather(sweep: SweepRuns, runs: Sequence[Run], tournament: Tournament | None,
         tournament=tournament,
         answers=answers,
         categories=_categories(options.questions, answers),
+        texts=_texts(options.questions),
     )
 
 
@@ -104,3 +114,8 @@ def _categories(path: Path | None, answers: BenchAnswers | None) -> dict[str, st
         for question in questions
         if question.category and (path is not None or texts.get(question.question_id) == join_turns(question.turns))
     }
+
+
+def _texts(path: Path | None) -> dict[str, str]:
+    questions = load_open_questions(str(path)) if path is not None else []
+    return {question.question_id: join_turns(question.turns) for question in questions}

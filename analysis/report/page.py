@@ -120,7 +120,7 @@ def report_context(content: Content, figures: Sequence[Figure] = ()) -> dict[str
 def _one_page(content: Content, context: dict[str, Any]) -> str:
     most = content.options.max_questions or MAX_QUESTIONS
     answers = answers_view(content.answers, content.order, content.tournament, most)
-    shown = tuple(question.question_id for question in answers.questions) if answers else ()
+    shown = content.asked(most)
     data = {
         "index": index_data(content, shown),
         "items": items_data(content, shown),

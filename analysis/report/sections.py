@@ -179,7 +179,8 @@ def separation_view(ratings: dict[str, Any], order: Sequence[str]) -> Separation
                 p_holm=pair["p_holm"],
                 side=side if pair["significant"] else "even",
             )
-    systems = [name for name in order if any(name in pair for pair in cells)]
+    compared = {one for one, _ in cells}
+    systems = [name for name in order if name in compared]
     shown = systems[:MAX_MATRIX_SYSTEMS]
     return SeparationView(
         systems=tuple(shown),

@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,20 @@ def make_run(runs: Path, label: str, spec: RunSpec, losses: list[float], accurac
         ),
     )
     return spec.run_id
+
+
+def make_grid(tmp_path: Path) -> tuple[Path, list[str]]:
+    """Runs of two datasets, two data types and two seeds; the second dataset is better by 0.2, a seed by 0.01."""
+    runs, ids = tmp_path / "runs", []
+    for place, (dataset, quant, seed) in enumerate(product(("a", "b"), ("nf4", "fp4"), (0, 1))):
+        spec = make_spec(dataset, seed=seed)
+        spec = replace(spec, quant=replace(spec.quant, name=quant, method=QuantMethod(quant)))
+        accuracy = {"a": 0.3, "b": 0.5}[dataset] + 0.01 * seed
+        ids.append(make_run(runs, f"run-{place}", spec, [2.0, 1.0 + 0.1 * seed], None))
+        subjects = {name: {"n": 24, "num_correct": 0, "accuracy": accuracy} for name in ("anatomy", "law", "virology")}
+        scores = {**mmlu_json(f"run-{place}", accuracy), "per_subject": subjects}
+        write_json(runs / ids[-1] / "eval" / "mmlu" / "mmlu.json", scores)
+    return runs, ids
 
 
 def mmlu_json(system: str, accuracy: float) -> dict[str, Any]:

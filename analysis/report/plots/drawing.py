@@ -22,6 +22,7 @@ STYLE = (
     ".p-empty{fill:#ecede9}.p-in-cell{font-size:9px}"
 )
 LINE_COLOURS = ("#1f5f8b", "#c2661f", "#3d8a57", "#8b4fa3", "#a08517", "#b23a58", "#3f9aa8", "#5d6771")
+NO_XML = dict.fromkeys((0xFFFE, 0xFFFF), "\N{REPLACEMENT CHARACTER}")  # characters that no XML may hold
 MARGIN_RIGHT = 24.0
 BROAD = 700.0
 MIN_LOG_RATIO = 20.0  # of the largest to the smallest value, for a scale of powers of ten
@@ -166,4 +167,4 @@ def _n(value: float) -> str:
 
 
 def _text(words: str) -> str:
-    return str(escape(visible(words)))
+    return str(escape(visible(words).translate(NO_XML)))

@@ -37,6 +37,7 @@ def index_data(content: Content, questions: Sequence[str], is_folder: bool = Fal
                 shown_text(content.questions[question], MAX_QUESTION_TEXT),
                 shown_text(content.categories.get(question, "")),
                 page_name(question),
+                int(is_folder or (content.answers is not None and question in content.answers.texts)),
             ]
             for question in questions
         ],

@@ -19,9 +19,10 @@ The first page needs index.html, site.css and site.js.
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.report.answers import QuestionView, answers_view
+from analysis.report.answers import AnswersView, QuestionView, answers_view, judged_only
 from analysis.report.content import Content
 from analysis.report.render import render, script, style
+from analysis.report.sections import curves_view
 from analysis.report.site.data import answers_data, failures_data, index_data, items_data, pairs_data
 from analysis.report.site.files import SiteFiles
 from analysis.report.site.names import page_name, page_names, system_links
@@ -35,8 +36,7 @@ MAX_BOARD_ROWS = 24  # drawn with bars on the first page; all systems are in the
 def write_folder(files: SiteFiles, content: Content, context: dict[str, Any]) -> None:
     """Writes all pages and data; `context` is what the pages about the whole tournament print."""
     view = answers_view(content.answers, content.order, content.tournament, content.options.max_questions)
-    questions: Sequence[QuestionView] = view.questions if view else ()
-    asked = tuple(question.question_id for question in questions) or tuple(content.questions)
+    asked = content.asked(content.options.max_questions)
     pages = page_names(content.order)
     shared = {**context, "is_folder": True, "page_of": pages, "link_of": system_links(pages, pages), "answers": view}
     shared |= {"question_page": page_names(asked), "categories": content.categories, "texts": content.questions}
@@ -46,10 +46,20 @@ def write_folder(files: SiteFiles, content: Content, context: dict[str, Any]) ->
     for page in PAGES:
         files.write(f"{page}.html", render(f"site/{page}.html.j2", **shared))
     below = {**shared, "root": "../", "link_of": system_links(pages, pages, "../")}
-    for question in questions:
+    for question in _questions(content, view, asked):
         files.write(f"questions/{page_name(question.question_id)}.html", _question_page(question, below))
     _write_systems(files, content, below)
     _write_data(files, content, asked)
+
+
+def _questions(content: Content, view: AnswersView | None, asked: Sequence[str]) -> list[QuestionView]:
+    """Those with answers, then those that were only judged."""
+    answered = list(view.questions) if view else []
+    if content.tournament is None:
+        return answered
+    known = {question.question_id for question in answered}
+    others = {name: content.questions[name] for name in asked if name not in known}
+    return [*answered, *judged_only(others, content.order, content.tournament)]
 
 
 def _question_page(question: QuestionView, shared: dict[str, Any]) -> str:
@@ -58,20 +68,20 @@ def _question_page(question: QuestionView, shared: dict[str, Any]) -> str:
 
 def _write_systems(files: SiteFiles, content: Content, shared: dict[str, Any]) -> None:
     runs = {run.record.label: run for run in content.runs}
-    curves = {view.run.record.label: view for view in shared["curves"].curves} if shared["curves"] else {}
     met, rates = opponents(content), category_rates(content)
     for ranked in shared["leaderboard"].rows:
         name = ranked.row.system
+        run = runs.get(name)
         page = render(
             "site/system.html.j2",
             **shared,
             view=ranked,
-            run=runs.get(name),
-            loss=curves.get(name),
+            run=run,
+            loss=curves_view([run]) if run else None,
             opponents=met.get(name, ()),
             category_rates=rates.get(name, {}),
-            subjects=subject_scores(runs.get(name)),
-            other_scores=system_scores(runs.get(name)),
+            subjects=subject_scores(run),
+            other_scores=system_scores(run),
         )
         files.write(f"systems/{page_name(name)}.html", page)
 

@@ -20,6 +20,7 @@ from harness.ledger.finished import SweepRuns
 from tests.payloads import PAYLOADS
 from tests.records.reports import (
     SYSTEMS,
+    make_grid,
     make_run,
     make_runs,
     make_spec,
@@ -35,8 +36,8 @@ pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="no chromium (Debian: apt-get install chromium)"),
 ]
 PAGES = (
-    "index.html", "judging.html", "scores.html", "figures.html", "runs.html", "find.html", "failures.html",
-    "questions.html", "pair.html", "questions/1.html", f"systems/{SYSTEMS[0]}.html",
+    "index.html", "effects.html", "judging.html", "scores.html", "figures.html", "runs.html", "find.html",
+    "failures.html", "questions.html", "pair.html", "questions/1.html", f"systems/{SYSTEMS[0]}.html",
 )  # fmt: skip
 A4_PIXELS = 794
 EVIL = PAYLOADS["title_break"] + PAYLOADS["script"]
@@ -72,7 +73,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             patch.setattr(report_page, "MAX_SYSTEMS", most)
             sweep = SweepRuns(run_ids=tuple(runs[1]), command="python -m harness.run")
             write_report(folder / name, sweep, load_runs(*runs), tournament, ReportOptions(title="demo"))
-    return {"page": folder / "page", "folder": folder / "folder"}
+    grid = make_grid(folder / "grid")
+    write_report(folder / "axes", SweepRuns(run_ids=()), load_runs(*grid), None, ReportOptions(title="axes"))
+    return {name: folder / name for name in ("page", "folder", "axes")}
 
 
 def settle(chromium: Chromium) -> None:
@@ -89,7 +92,8 @@ def count(chromium: Chromium, what: str) -> int:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing_on_any_page(chromium: Chromium, reports: dict[str, Path], width: int, dark: bool) -> None:
     chromium.screen(width, 900, dark=dark, phone=width < 800)
-    for address in (f"{reports['page']}/index.html", *(f"{reports['folder']}/{page}" for page in PAGES)):
+    alone = [f"{reports[name]}/index.html" for name in ("page", "axes")]
+    for address in (*alone, *(f"{reports['folder']}/{page}" for page in PAGES)):
         chromium.open(f"file://{address}")
         settle(chromium)
         chromium.value("document.querySelectorAll('details').forEach(d => { d.open = true; })")

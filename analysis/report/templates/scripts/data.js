@@ -49,7 +49,8 @@ const site = (() => {
     return () => { clearTimeout(timer); timer = setTimeout(action, 120); };
   };
   const questionAddress = (index, place) => index.folder ? root + "questions/" + encodeURIComponent(index.questions[place][3]) + ".html" : "#question-" + place;
-  const questionLink = (index, place) => make("a", { href: questionAddress(index, place) }, index.questions[place][0]);
+  const questionLink = (index, place) => index.questions[place][4]  // whether there is a page, or a place on this one
+    ? make("a", { href: questionAddress(index, place) }, index.questions[place][0]) : isolated(index.questions[place][0]);
   const systemLink = (index, place) => index.folder
     ? make("a", { href: root + "systems/" + encodeURIComponent(index.systems[place][1]) + ".html", dir: "auto" }, index.systems[place][0])
     : isolated(index.systems[place][0]);

@@ -3,10 +3,10 @@
 import json
 import re
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 
@@ -21,7 +21,6 @@ from analysis.report.site.names import page_name
 from analysis.report.site.script_data import data_script
 from eval.judging.matches import Judgment
 from eval.verdicts.codes import FIRST
-from harness.config.schema import QuantMethod
 from harness.files.atomic import append_jsonl, write_json
 from harness.ledger.finished import SweepRuns
 from tests.payloads import PAYLOADS
@@ -32,12 +31,12 @@ from tests.records.reports import (
     SYSTEMS,
     Page,
     build,
+    make_grid,
     make_run,
     make_runs,
     make_spec,
     make_tournament,
     make_verdicts,
-    mmlu_json,
     ratings_json,
 )
 
@@ -257,16 +256,7 @@ def test_colours_and_labels_of_drawings() -> None:
 
 
 def test_a_grid_has_its_seeds_merged_and_an_effect_for_each_axis(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    ids = []
-    for place, (dataset, quant, seed) in enumerate(product(("a", "b"), ("nf4", "fp4"), (0, 1))):
-        spec = make_spec(dataset, seed=seed)
-        spec = replace(spec, quant=replace(spec.quant, name=quant, method=QuantMethod(quant)))
-        accuracy = {"a": 0.3, "b": 0.5}[dataset] + 0.01 * seed
-        ids.append(make_run(runs, f"run-{place}", spec, [2.0, 1.0 + 0.1 * seed], accuracy))
-        scores = mmlu_json(f"run-{place}", accuracy)
-        subjects = {name: {"n": 24, "num_correct": 0, "accuracy": accuracy} for name in ("anatomy", "law", "virology")}
-        write_json(runs / ids[-1] / "eval" / "mmlu" / "mmlu.json", {**scores, "per_subject": subjects})
+    runs, ids = make_grid(tmp_path)
     content = gather(SweepRuns(run_ids=()), load_runs(runs, ids), None, ReportOptions(title="t"))
     mmlu, loss = content.grid
     assert [(row["words"], row["num_seeds"]) for row in mmlu.settings[:2]] == [("b, nf4", 2), ("b, fp4", 2)]
@@ -286,3 +276,41 @@ def test_a_grid_has_its_seeds_merged_and_an_effect_for_each_axis(tmp_path: Path)
 def test_a_list_of_systems_is_no_grid(tmp_path: Path) -> None:
     runs = make_runs(tmp_path)
     assert gather(SweepRuns(run_ids=()), load_runs(*runs), None, ReportOptions(title="t")).grid == []
+
+
+@pytest.mark.usefixtures("small_limit")
+def test_questions_that_were_only_judged_are_found_too(tmp_path: Path) -> None:
+    runs, played = make_runs(tmp_path), make_tournament(tmp_path)
+    with (played / "verdicts.csv").open("a") as stream:
+        stream.write(f"q/unknown,{SYSTEMS[0]},{SYSTEMS[1]},2,smollm2-135m\n")
+    build(tmp_path / "out", runs, played, max_questions=2)
+    index, items = site_data(tmp_path / "out", "index"), site_data(tmp_path / "out", "items")
+    assert [question[0] for question in index["questions"]] == ["1", "2", "q/unknown"]
+    assert sum(item[0] == 2 for item in items) == 1
+    page = Page((tmp_path / "out" / "questions" / f"{page_name('q/unknown')}.html").read_text())
+    assert "Its text is not known." in page.text
+    assert "No answers on disk." in page.text
+    assert "Only of the first 2 of 3 questions." in Page((tmp_path / "out" / "find.html").read_text()).text
+
+
+@pytest.mark.usefixtures("small_limit")
+def test_every_trained_system_has_its_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.report.sections.MAX_CURVES", 1)
+    build(tmp_path / "out", make_runs(tmp_path), None)
+    pages = {path.stem: path.read_text() for path in (tmp_path / "out" / "systems").iterdir()}
+    assert {name: 'class="curve"' in text for name, text in pages.items()} == dict(
+        zip(SYSTEMS, (True, True, False), strict=True)
+    )
+
+
+def test_drawings_are_xml_whatever_systems_are_called(tmp_path: Path) -> None:
+    names = (EVIL, "a\ufffeb\x0bc", "]]>&'\"")
+    runs = tmp_path / "runs"
+    ids = [make_run(runs, name, make_spec(data), [2.0, 1.0], 0.3) for name, data in zip(names, "xyz", strict=True)]
+    content = gather(SweepRuns(run_ids=()), load_runs(runs, ids), None, ReportOptions(title="t"))
+    drawn = [figure for figure in all_figures(content) if figure.drawing]
+    assert len(drawn) == 3
+    for figure in drawn:
+        root = ElementTree.fromstring(figure.svg)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert not root.findall(".//{http://www.w3.org/2000/svg}script")
