@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.config.schema import AdapterMethod, DType, QuantMethod, quant_label
@@ -163,9 +164,10 @@ def data_type(flat: Mapping[str, Any]) -> str | None:
 def column(values: Sequence[Any], kind: Kind) -> "pd.Series[Any]":
     """Values as a column of the kind's type; None is missing. Categories are sorted, 7b before 13b."""
     if kind is Kind.choice:
-        known = sorted({str(value) for value in values if value is not None}, key=_natural)
-        shown = [None if value is None else str(value) for value in values]
-        return pd.Series(pd.Categorical(shown, categories=pd.Index(known, dtype="str")))
+        known = sorted({value for value in values if value is not None}, key=lambda value: _natural(str(value)))
+        places = {None: -1} | {value: place for place, value in enumerate(known)}
+        codes = np.fromiter((places[value] for value in values), dtype=np.int64, count=len(values))
+        return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(map(str, known), dtype="str")))
     return pd.Series(list(values), dtype=kind.value)  # type: ignore[no-any-return]
 
 
