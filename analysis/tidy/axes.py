@@ -164,10 +164,11 @@ def data_type(flat: Mapping[str, Any]) -> str | None:
 def column(values: Sequence[Any], kind: Kind) -> "pd.Series[Any]":
     """Values as a column of the kind's type; None is missing. Categories are sorted, 7b before 13b."""
     if kind is Kind.choice:
-        known = sorted({value for value in values if value is not None}, key=lambda value: _natural(str(value)))
-        places = {None: -1} | {value: place for place, value in enumerate(known)}
+        texts = {value: str(value) for value in set(values) if value is not None}
+        known = {text: place for place, text in enumerate(sorted(set(texts.values()), key=_natural))}
+        places = {None: -1} | {value: known[text] for value, text in texts.items()}
         codes = np.fromiter((places[value] for value in values), dtype=np.int64, count=len(values))
-        return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(map(str, known), dtype="str")))
+        return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(list(known), dtype="str")))
     return pd.Series(list(values), dtype=kind.value)  # type: ignore[no-any-return]
 
 

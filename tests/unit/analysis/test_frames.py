@@ -99,6 +99,7 @@ def test_a_folder_without_a_ledger_tells_what_was_cut_and_what_cannot_be_read(tm
     assert "no such file" in frame["reason"][1]
     assert "not JSON" in frame["reason"][2]
     assert frame["lora_r"].tolist()[:2] == [8, 64]
+    assert not [name for name in frame if "." in name]  # what can't be read differs in no key
 
 
 def test_scores_say_what_was_measured_and_what_was_not(source: dict[str, Any]) -> None:
