@@ -257,9 +257,10 @@ def _add_scores(rows: RunRows, run: FoundRun) -> None:
 
 def _add_questions(rows: RunRows, run: FoundRun, part: QuestionRows) -> None:
     scores, count = part.scores, len(part.scores.names)
+    nothing: list[Any] = [None] * count
     values: Columns = {"question": scores.names, "value": scores.values}
-    values |= {"category": scores.categories or [None] * count, "weight": scores.weights or [None] * count}
-    fixed = {"evaluation": part.evaluation, "metric": scores.metric, "unit": scores.unit or None}
+    values |= {"category": scores.categories or nothing, "weight": scores.weights or nothing}
+    fixed: dict[str, Any] = {"evaluation": part.evaluation, "metric": scores.metric, "unit": scores.unit or None}
     fixed |= {"higher_is_better": scores.higher_is_better, "settings_sha256": part.settings_sha256}
     rows.add_many(run, count, values, fixed)
 

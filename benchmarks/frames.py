@@ -4,7 +4,8 @@
     python -m benchmarks.frames --questions 14042     # all of MMLU: 4 MB a run
 
 The runs are generated: records, steps, MMLU's and perplexity's files as the harness writes them. Each frame is made
-once in a process that has imported everything; the import itself is measured apart.
+in a process that has imported everything; the import itself is measured apart. In brackets the seconds of the process's
+own work, which other processes on the machine don't lengthen.
 """
 
 import json
@@ -35,11 +36,12 @@ def main(count: int = 1000, questions: int = 1000, steps: int = 100, repeats: in
         fill(folder, count, questions, steps)
         for frame in FRAMES:
             found = [_timed(partial(frame, runs_folder=folder)) for _ in range(repeats)]
-            rows = len(found[0][1])
-            print(f"{frame.__name__}: {rows} rows, {', '.join(f'{seconds:.2f}' for seconds, _ in found)} s", flush=True)
+            rows = len(found[0][2])
+            shown = ", ".join(f"{wall:.2f} ({cpu:.2f})" for wall, cpu, _ in found)
+            print(f"{frame.__name__}: {rows} rows, {shown} s", flush=True)
         table = runs(runs_folder=folder)
-        seconds, _ = _timed(lambda: to_parquet(table, folder / "runs.parquet"))
-        print(f"to_parquet of runs: {seconds:.2f} s", flush=True)
+        wall, cpu, _ = _timed(lambda: to_parquet(table, folder / "runs.parquet"))
+        print(f"to_parquet of runs: {wall:.2f} ({cpu:.2f}) s", flush=True)
 
 
 def fill(folder: Path, count: int, num_questions: int, num_steps: int) -> None:
@@ -57,10 +59,11 @@ def fill(folder: Path, count: int, num_questions: int, num_steps: int) -> None:
         (folder / spec.run_id / "metrics.jsonl").write_text(lines)
 
 
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    began = time.monotonic()
+def _timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """-> seconds by the clock, seconds of this process's own work, what came of it"""
+    began, used = time.monotonic(), time.process_time()
     result = work()
-    return time.monotonic() - began, result
+    return time.monotonic() - began, time.process_time() - used, result
 
 
 def _seconds_of_import() -> float:

@@ -112,6 +112,8 @@ class Equivalence:
 def effects(grid: GridResults, axes: Sequence[str] | None = None) -> list[Effect]:
     """The effect of every two values of every axis, one without a pair too: its note says why there is none.
 
+    The values of an axis that has more than `analysis.effects.grid.MAX_LEVELS` are each compared with the usual one.
+
     Args:
         grid: the runs.
         axes: only these; None: all in which runs differ.

@@ -20,6 +20,7 @@ from analysis.tidy.axes import seed_columns, title_of, varying_axes
 
 Array = NDArray[np.float64]
 WHOLE = ""  # the one question of a measure that has a single number a run
+MAX_LEVELS = 12  # of an axis whose values are all compared with each other
 Level = Any  # a value of an axis: text, number or flag; None where it isn't set
 
 
@@ -148,9 +149,16 @@ class Pairing:
 
 
 def pairings(grid: GridResults, axis: str) -> Iterator[Pairing]:
-    """The pairs of every two values of an axis, the later value less the earlier one."""
-    bound = followers(grid, axis)
-    for against, value in combinations(grid.levels(axis), 2):
+    """The pairs of every two values of an axis, the later value less the earlier one.
+
+    Of an axis with more than `MAX_LEVELS` values each is paired with the one that most runs have.
+    """
+    bound, levels = followers(grid, axis), grid.levels(axis)
+    compared = list(combinations(levels, 2))
+    if len(levels) > MAX_LEVELS:
+        usual = max(levels, key=lambda level: len(grid.rows_of(axis, level)))
+        compared = [(usual, level) for level in levels if level != usual]
+    for against, value in compared:
         yield pair_up(grid, axis, value, against, bound)
 
 

@@ -8,14 +8,14 @@ parallel_coordinates(grid)                  # a line a setting, for a figure
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.effects.compare import Effect, effects
+from analysis.effects.compare import Effect, effect_of, effects
 from analysis.effects.crossed import CrossedMean, crossed_mean
 from analysis.effects.grid import GridResults, Level, followers, level_text, setting_text
 from analysis.tidy.axes import title_of
@@ -185,7 +185,7 @@ def _levels_of(
     rows = []
     for level in levels:
         used = {key: members for key, members in settings[level].items() if key in (common or settings[level])}
-        behind = None if best is None or level == best else _against(effects_of, axis, level, best)
+        behind = None if best is None or level == best else _against(grid, effects_of, axis, level, best)
         name, value = _best_setting(grid, grid.rows_of(axis, level))
         rows.append(
             {
@@ -223,12 +223,14 @@ def _best(means: dict[Level, float], higher: bool) -> Level:
 
 
 def _against(
-    effects_of: dict[tuple[str, Level, Level], Effect], axis: str, level: Level, best: Level
+    grid: GridResults, effects_of: dict[tuple[str, Level, Level], Effect], axis: str, level: Level, best: Level
 ) -> dict[str, Any]:
     """How far a value is from the best one: their effect, whichever way round it was taken."""
     effect, sign = effects_of.get((axis, level, best)), 1.0
     if effect is None:
-        effect, sign = effects_of[axis, best, level], -1.0
+        effect, sign = effects_of.get((axis, best, level)), -1.0
+    if effect is None:  # of an axis whose values were compared with the usual one only: p has no correction to share
+        effect, sign = replace(effect_of(grid, axis, level, best), p_holm=None), 1.0
     bounds = sorted(sign * bound for bound in (effect.low, effect.high) if bound is not None)
     return {
         "behind_best": None if effect.difference is None else sign * effect.difference,

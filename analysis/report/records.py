@@ -8,20 +8,19 @@ read is an error.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import FiniteFloat
 from typing_extensions import TypedDict
 
+from analysis.tidy.ratings import RATINGS_FILE, read_ratings
+from analysis.tidy.steps import read_steps
 from eval.answers.files import Answer, read_answers
 from eval.answers.questions import join_turns
 from eval.judging.injection import FlaggedWins
 from eval.judging.matches import Judgment
 from eval.judging.store import recorded_flags, recorded_judges, recorded_judgments
-from eval.ratings.rate import RatingsResult
 from eval.verdicts.table import load_judged
-from harness.files.atomic import read_jsonl
-from harness.files.typed import fit, read_typed
+from harness.files.typed import read_typed
 from harness.runs.estimate import Estimate
 from harness.runs.record import METRICS_FILE, RunRecord, load_record
 from harness.runs.scores import MeasuredScore, measured_scores
@@ -67,23 +66,6 @@ class MmluFile(TypedDict):
     num_shots: int
     settings_sha256: str
     per_subject: dict[str, SubjectScore]
-
-
-class RatingsSettings(TypedDict, total=False):
-    """What the page tells of how ratings were made."""
-
-    k: float
-    start: float
-    orderings: int
-    sample_size: int | None
-    resamples: int
-
-
-class MetricsRow(TypedDict):
-    """What is read of a line of metrics.jsonl."""
-
-    step: int
-    loss: FiniteFloat | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +140,7 @@ def load_run(folder: Path) -> Run:
     record = load_record(folder)
     if record is None:
         raise ValueError(f"{folder}: no record.json, so this run is not done; finish it or leave it out")
-    steps = {row["step"]: row["loss"] for row in _metrics(folder / METRICS_FILE)}  # a resumed run repeats steps
+    steps = {row["step"]: row["loss"] for row in read_steps(folder / METRICS_FILE)}
     answers = {path.stem: tuple(_answers(path)) for path in sorted(folder.glob("answers/*.jsonl"))}
     return Run(
         folder=folder,
@@ -188,7 +170,7 @@ def load_tournament(folder: Path, bench: str | None = None, further: Sequence[Pa
     )
     recorded = recorded_judges(folder)
     named = list(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.judge)) or list(recorded)
-    judgments, ratings = recorded_judgments(folder), _ratings(folder / "ratings.json")
+    judgments, ratings = recorded_judgments(folder), read_ratings(folder / RATINGS_FILE)
     return Tournament(
         folder=folder,
         verdicts=verdicts,
@@ -219,11 +201,6 @@ def _votes(ratings: dict[str, Any] | None) -> tuple[Verdict, ...]:
     return _verdicts([path for name in named if (path := Path(name)).is_file()], None)
 
 
-def _metrics(path: Path) -> list[MetricsRow]:
-    rows = read_jsonl(path) if path.is_file() else []
-    return fit(rows, list[MetricsRow], str(path), "mend that row, counted from 0, or remove the file")
-
-
 def _answers(path: Path) -> list[Answer]:
     """The answers of a file; the turns of a dialogue as one."""
     return _dialogues(read_answers(path))
@@ -247,18 +224,6 @@ def _joined(turns: Sequence[Answer]) -> Answer:
         num_tokens=sum(known) if len(known) == len(turns) else None,
         turn=0,
     )
-
-
-def _ratings(path: Path) -> dict[str, Any] | None:
-    """A file of `python -m eval rate`; one of an earlier version may lack some of its parts."""
-    if not path.is_file():
-        return None
-    remedy = "rate the verdicts again"
-    values = read_typed(path, dict[str, Any], remedy)
-    for name, shape in {**get_type_hints(RatingsResult), "settings": RatingsSettings}.items():
-        if name in values:
-            fit(values[name], shape, f"{path}: {name}", remedy)
-    return values
 
 
 def _mmlu(path: Path) -> Mmlu | None:

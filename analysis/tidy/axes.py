@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.config.schema import AdapterMethod, DType, QuantMethod, quant_label
@@ -163,9 +164,11 @@ def data_type(flat: Mapping[str, Any]) -> str | None:
 def column(values: Sequence[Any], kind: Kind) -> "pd.Series[Any]":
     """Values as a column of the kind's type; None is missing. Categories are sorted, 7b before 13b."""
     if kind is Kind.choice:
-        known = sorted({str(value) for value in values if value is not None}, key=_natural)
-        shown = [None if value is None else str(value) for value in values]
-        return pd.Series(pd.Categorical(shown, categories=pd.Index(known, dtype="str")))
+        texts = {value: str(value) for value in set(values) if value is not None}
+        known = {text: place for place, text in enumerate(sorted(set(texts.values()), key=_natural))}
+        places = {None: -1} | {value: known[text] for value, text in texts.items()}
+        codes = np.fromiter((places[value] for value in values), dtype=np.int64, count=len(values))
+        return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(list(known), dtype="str")))
     return pd.Series(list(values), dtype=kind.value)  # type: ignore[no-any-return]
 
 

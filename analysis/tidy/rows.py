@@ -122,7 +122,7 @@ def runs_frame(found: Sequence[FoundRun]) -> pd.DataFrame:
         "reason": _column("reason", [run.reason for run in found]),
     }
     columns |= {axis.name: column([value[axis.name] for value in values], axis.kind) for axis in AXES}
-    trained = [other for value, other in zip(values, others, strict=True) if value["method"] != UNTOUCHED]
+    trained = [other for value, other in zip(values, others, strict=True) if other and value["method"] != UNTOUCHED]
     for key in dict.fromkeys(key for other in trained for key in other):
         if len({repr(other.get(key)) for other in trained}) > 1:
             of_runs = [other.get(key) for other in others]

@@ -27,18 +27,22 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = _parsed(path)
-    plain = all(type(row.get("step")) is int and isinstance(row.get("loss", ""), float | None) for row in rows)
-    if not plain:  # pydantic names the line
+    if rows is None or not all(type(row.get("step")) is int and _is_loss(row.get("loss", "")) for row in rows):
+        rows = read_jsonl(path)  # names a bad line, and leaves a torn one out
         fit(rows, list[StepRow], str(path), "mend that row, counted from 0, or remove the file")
     by_step = {row["step"]: row for row in rows}
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _parsed(path: Path) -> list[dict[str, Any]]:
-    """All lines at once, three times as fast as one by one, by which a bad line is named and a torn one left out."""
+def _is_loss(value: Any) -> bool:
+    return value is None or isinstance(value, float)
+
+
+def _parsed(path: Path) -> list[dict[str, Any]] | None:
+    """All lines at once, three times as fast as one by one; None where they are not all objects, or hold NaN."""
     lines = path.read_bytes().splitlines()
     try:
         rows = from_json(b"[" + b",".join(lines) + b"]", allow_inf_nan=False)
     except ValueError:
-        return read_jsonl(path)
-    return rows if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows) else read_jsonl(path)
+        return None
+    return rows if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows) else None

@@ -1,6 +1,5 @@
 """Frames of a folder, a sweep and a tournament: one row for each thing, what failed too, types, units, Parquet."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from pyarrow import parquet
 
 from analysis.effects.compare import effect_of
@@ -90,7 +90,7 @@ def test_a_folder_without_a_ledger_tells_what_was_cut_and_what_cannot_be_read(tm
     found = grid_specs()[0]
     write_run(tmp_path / "a", found, "whole", 0)
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "config.yaml").write_text(json.dumps(grid_specs()[2].to_dict()))
+    (tmp_path / "b" / "config.yaml").write_text(yaml.safe_dump(grid_specs()[2].to_dict()))
     write_run(tmp_path / "c", found, "bad", 0)
     (tmp_path / "c" / "record.json").write_text("{")
     (tmp_path / "slurm").mkdir()
@@ -99,6 +99,7 @@ def test_a_folder_without_a_ledger_tells_what_was_cut_and_what_cannot_be_read(tm
     assert "no such file" in frame["reason"][1]
     assert "not JSON" in frame["reason"][2]
     assert frame["lora_r"].tolist()[:2] == [8, 64]
+    assert not [name for name in frame if "." in name]  # what can't be read differs in no key
 
 
 def test_scores_say_what_was_measured_and_what_was_not(source: dict[str, Any]) -> None:
@@ -152,9 +153,10 @@ def test_a_step_that_was_made_again_counts_once_and_a_torn_line_not(tmp_path: Pa
     lines = ['{"step": 1, "loss": 3.0}', '{"step": 2, "loss": 2.0}', '{"step": 2, "loss": 1.0}', '{"step": 3, "lo']
     (tmp_path / "a" / "metrics.jsonl").write_text("\n".join(lines))
     assert metrics(runs_folder=tmp_path)["loss"].tolist() == [3.0, 1.0]
-    (tmp_path / "a" / "metrics.jsonl").write_text('{"step": 1, "loss": "x"}\n')
-    with pytest.raises(ValueError, match=r"metrics.jsonl: 0\.loss"):
-        metrics(runs_folder=tmp_path)
+    for wrong in ('{"step": 1, "loss": "x"}', '{"step": 1, "loss": NaN}', '{"step": 1}', '{"step": 1.5, "loss": 1.0}'):
+        (tmp_path / "a" / "metrics.jsonl").write_text(f"{wrong}\n")
+        with pytest.raises(ValueError, match=r"metrics.jsonl: .*(loss|step)|metrics.jsonl: .*NaN"):
+            metrics(runs_folder=tmp_path)
 
 
 def test_answers_of_other_systems_need_no_runs(tmp_path: Path) -> None:

@@ -198,6 +198,17 @@ def test_a_measure_of_no_quality_has_no_best() -> None:
     assert frame["best_setting"].tolist() == ["", ""]
 
 
+def test_many_values_are_each_compared_with_the_usual_one() -> None:
+    rows = [*rows_of(lora_r=range(1, 15)), {"lora_r": 3, "seed": 1}]
+    grid = grid_of([{"seed": 0, **row} for row in rows], [float(row["lora_r"]) for row in rows])
+    found = effects(grid)
+    assert {effect.against for effect in found} == {3}
+    assert [effect.difference for effect in found] == [r - 3.0 for r in range(1, 15) if r != 3]
+    frame = best_by_axis(grid, found).set_index("level")
+    assert frame["is_best"].idxmax() == "14"
+    assert frame["behind_best"]["2"] == -12.0
+
+
 def test_two_axes_against_each_other() -> None:
     frame = interaction(grid_of(rows_of(lora_r=[8, 64], model=["a", "b"]), [1, 2, 3, 8]), "lora_r", "model")
     assert frame["value"].tolist() == [1, 2, 3, 8]
