@@ -135,9 +135,5 @@ def _no_format(path: Path, line: int, row: dict[str, object]) -> DataError:
     other = other_training(row)
     if other is not None:
         return DataError(f"these are {other}", file=str(path), line=line)
-    only = str(next(iter(row))) if len(row) == 1 else ""
-    if any(delimiter in only for delimiter in ";\t|"):
-        problem = f"one column, {only!r}: a .csv file's are set apart by commas; save it so, or as .jsonl"
-    else:
-        problem = f"no format reads these columns ({listed(row)}); set dataset.format to one of: {', '.join(DATASETS)}"
+    problem = f"no format reads these columns ({listed(row)}); set dataset.format to one of: {', '.join(DATASETS)}"
     return DataError(problem, file=str(path), line=line)

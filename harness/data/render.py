@@ -84,7 +84,10 @@ def _shown(messages: list[Message], example: Example, tokenizer: "PreTrainedToke
 
 
 def _missing(messages: Sequence[Message], example: Example, tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """Names a role or tool that the template leaves out; None where it shows all. Old reasoning may be left out."""
+    """Names a role, tool or reasoning that the template leaves out; None where it shows all.
+
+    Earlier answers, and the reasoning before them, may be left out or shortened, as templates of reasoning models do.
+    """
     source, whole = _source(messages, example, tokenizer), _rendered(messages, example, tokenizer)
     for message in messages:
         if message["role"] != "assistant" and message["content"].strip() not in source:
@@ -92,6 +95,9 @@ def _missing(messages: Sequence[Message], example: Example, tokenizer: "PreTrain
         for call in message.get("tool_calls", ()):
             if call.get("function", call)["name"] not in whole:
                 return "tool_calls"
+    for key in ("reasoning_content", "thinking", "content"):  # of the answer that is learned
+        if str(messages[-1].get(key) or "").strip() not in whole:
+            return "answer" if key == "content" else key
     names = [tool.get("function", tool).get("name") for tool in example.tools]
     return "tools" if any(str(name) not in source for name in names) else None
 

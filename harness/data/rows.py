@@ -238,9 +238,11 @@ def _read_json(path: Path, on_bad_row: OnBadRow) -> Rows:
 
 
 def _json_items(line: int, value: object, path: Path, on_bad_row: OnBadRow) -> Rows:
-    """One row, or those in the wrapper of a file like {"data": [...]}; their line is the wrapper's."""
+    """One row, or those of a file like {"data": [...]} or {"input": [...], "output": [...]}; their line is its own."""
     items, name = [value], None
-    if isinstance(value, dict):
+    if isinstance(value, dict) and _is_columns(value):
+        items = [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
+    elif isinstance(value, dict):
         lists = [key for key in WRAPPERS if isinstance(value.get(key), list)]
         if len(lists) == 1 and all(isinstance(item, dict) for item in value[lists[0]]):
             name, items = lists[0], value[lists[0]]
@@ -254,6 +256,15 @@ def _json_items(line: int, value: object, path: Path, on_bad_row: OnBadRow) -> R
             on_bad_row(error)
         else:
             yield line, row
+
+
+def _is_columns(value: dict[str, Any]) -> bool:
+    """Whether an object holds columns, texts in lists of one length, as `datasets.Dataset.to_dict` writes them."""
+    columns = list(value.values())
+    if len(columns) < 2 or not all(isinstance(column, list) and column for column in columns):
+        return False
+    of_texts = all(cell is None or isinstance(cell, str | int | float) for column in columns for cell in column)
+    return of_texts and len({len(column) for column in columns}) == 1
 
 
 def _json_values(file: TextIO, path: Path) -> Iterator[tuple[int, object]]:
@@ -328,6 +339,11 @@ def _read_table(path: Path, delimiter: str, on_bad_row: OnBadRow, columns: tuple
 
 def _header(cells: list[str], path: Path, line: int) -> tuple[str, ...]:
     """The names of the columns. Two equal names are refused, because one column would be lost."""
+    is_tabbed = ".tsv" in path.name.lower()
+    if len(cells) == 1 and any(mark in cells[0] for mark in (",;|" if is_tabbed else ";\t|")):
+        kind, mark = (".tsv", "tabs") if is_tabbed else (".csv", "commas")
+        problem = f"one column, {cells[0]!r}: a {kind} file's are set apart by {mark}; save it so, or as .jsonl"
+        raise DataError(problem, file=str(path), line=line)
     twice = next((name for name in cells if cells.count(name) > 1), None)
     if twice is not None:
         raise DataError("two columns have this name: rename one", file=str(path), line=line, field=twice)

@@ -127,6 +127,27 @@ def test_a_long_question_is_cut_and_the_header_stays(tmp_path: Path) -> None:
         texts(tmp_path / "x.jsonl", source_max_tokens=5)
 
 
+DROPS_THOUGHT = TEMPLATE.replace("m['content'] }}", "m['content'].split('</think>')[-1] }}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "template", "left_out"),
+    [
+        ({"content": "5", "reasoning_content": "2 + 3"}, TEMPLATE, "reasoning_content"),
+        ({"content": "5", "thinking": "2 + 3"}, TEMPLATE, "thinking"),
+        ({"content": "<think>2 + 3</think>5"}, DROPS_THOUGHT, "answer"),
+    ],
+)
+def test_reasoning_that_the_template_drops_is_not_dropped_in_silence(
+    tmp_path: Path, answer: dict[str, str], template: str, left_out: str
+) -> None:
+    asked = [{"role": "user", "content": "Sum?"}, {"role": "assistant"} | answer]
+    with pytest.raises(DataError, match=f"leaves out the text of its {left_out}"):
+        texts(write(tmp_path / "x.jsonl", {"messages": asked}), template)
+    later = [*asked, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes"}]
+    assert len(texts(write(tmp_path / "y.jsonl", {"messages": later}), template)) == 1, "earlier thoughts may go"
+
+
 @pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_SYSTEM])
 def test_system_text_goes_into_the_first_user_turn(tmp_path: Path, template: str) -> None:
     path = write(tmp_path / "x.jsonl", turns("Hi", "Yo", system="Brief."))
@@ -241,7 +262,8 @@ def test_packed_wrapped_and_parquet_files(tmp_path: Path) -> None:
     (tmp_path / "w.json").write_text(json.dumps({"version": "1", "data": rows}))
     (tmp_path / "g.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
-    for name in ("w.json", "g.jsonl.gz", "p.parquet"):
+    (tmp_path / "c.json").write_text(json.dumps({"input": ["a", "c"], "output": ["b", "d"]}))
+    for name in ("w.json", "g.jsonl.gz", "p.parquet", "c.json"):
         assert [row.fields for row in read_rows(located(tmp_path / name)[1])] == rows
     for name in ("broken.parquet", "broken.jsonl.gz"):
         (tmp_path / name).write_bytes(b"PAR1 no")
