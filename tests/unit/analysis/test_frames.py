@@ -227,6 +227,8 @@ def test_effects_of_questions_of_single_numbers_and_of_ratings(place: Path, sour
     as_one = effect_of(of_scores(frame, scores(**source), "mmlu", "accuracy_micro"), "lora_r", 64, 8)
     assert by_question.difference == pytest.approx(as_one.difference)
     assert (by_question.num_pairs, by_question.num_questions, as_one.num_questions) == (2, QUESTIONS, 1)
+    with pytest.raises(ValueError, match="twice"):
+        of_questions(frame, pd.concat([questions(**source)] * 2), "mmlu")
     losses = of_column(frame, "final_loss")
     assert losses.higher_is_better is False
     assert effect_of(losses, "lora_r", 64, 8).difference == pytest.approx(0.2)
