@@ -1,6 +1,7 @@
 """Frames of a folder, a sweep and a tournament: one row for each thing, what failed too, types, units, Parquet."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,11 @@ def test_answers_of_other_systems_need_no_runs(tmp_path: Path) -> None:
     assert frame["run_id"].isna().all()
 
 
-def test_a_tournament_has_verdicts_ratings_and_the_runs_that_play(place: Path, source: dict[str, Any]) -> None:
+def test_a_tournament_has_verdicts_ratings_and_the_runs_that_play(
+    place: Path, source: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = partial(RateOptions, orderings=0, resamples=50)
+    monkeypatch.setattr("analysis.tidy.ratings.RateOptions", quick)
     tournament = place / "tournament"
     rows = verdicts(tournament=tournament)
     loaded = load_verdicts([tournament / "verdicts.csv"])
@@ -177,7 +182,7 @@ def test_a_tournament_has_verdicts_ratings_and_the_runs_that_play(place: Path, s
     players = runs(runs_folder=place / "runs", tournament=tournament)["label"]
     assert set(players) == {label_of(number) for number in range(4)}
     rated = ratings(tournament=tournament, **source)
-    whole = rate_files([tournament / "verdicts.csv"], RateOptions())
+    whole = rate_files([tournament / "verdicts.csv"], quick())
     mine = rated[rated["rating"] == "bradley_terry"].set_index("system")
     assert mine["value"].to_dict() == pytest.approx({name: r.rating for name, r in whole.bradley_terry.items()})
     assert mine["lora_r"][label_of(3)] == 64

@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports")
     write_sweep(folder / "runs")
     write_tournament(folder / "tournament")
-    rated = rate_files([folder / "tournament" / "verdicts.csv"], RateOptions(orderings=10, resamples=20))
+    rated = rate_files([folder / "tournament" / "verdicts.csv"], RateOptions(orderings=0, resamples=20))
     write_json(folder / "tournament" / "ratings.json", rated.to_json())
     for run in found_runs(Source(runs_folder=folder / "runs", sweep=SWEEP))[:2]:
         _write_adapter(run.folder)
