@@ -130,6 +130,9 @@ def of_questions(
         raise ValueError(f"{evaluation} {metric or ''}: no run has such results by question; there is {known}")
     points, left_out = _points(runs, set(chosen["run_id"]), evaluation)
     chosen = chosen[chosen["run_id"].isin(points["run_id"])]
+    if (twice := chosen.duplicated(["run_id", "question"])).any():
+        row = chosen[twice].iloc[0]
+        raise ValueError(f"{evaluation}: run {row['run_id']} has question {row['question']!r} twice; score it again")
     names = chosen["question"].astype("object")
     first = chosen.iloc[0]
     table = chosen.assign(question=names).pivot(index="run_id", columns="question", values="value")

@@ -64,7 +64,13 @@ def export(
     license_: Annotated[str, typer.Option("--license", help="hub: a licence's identifier.")] = UNKNOWN_LICENSE,
     project: Annotated[str, typer.Option(help="wandb: the project.")] = PROJECT,
 ) -> None:
-    """Writes results in the formats of other programs. Runs that failed, or have nothing to write, are named."""
+    """Writes results in the formats of other programs. Runs that failed, or have nothing to write, are named.
+
+    \b
+    python -m analysis export --sweep demo --format lm-eval --out exports/demo
+    python -m analysis export --sweep demo --format parquet --out exports/demo
+    python -m analysis export --sweep demo --format hub --license apache-2.0 --out exports/adapters
+    """
     source = Source(runs_folder=runs, sweep=sweep, tournament=tournament, ledger_url=ledger_url)
     name = file_name(sweep or WHOLE_FOLDER, "sweep")
     if format_ in (Format.parquet, Format.csv, Format.wandb):

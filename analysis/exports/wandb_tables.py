@@ -29,7 +29,15 @@ def write_wandb(frames: dict[str, pd.DataFrame], out: Path, name: str, project: 
         dir=str(out),
         mode="offline",
         job_type="tables",
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            save_code=False,
+            disable_git=True,
+            x_disable_meta=True,  # what names this machine stays here
+            x_disable_stats=True,
+            x_save_requirements=False,
+        ),
     ) as run:
         run.log({title: table_of(frame) for title, frame in frames.items()})
         return Path(run.dir).parent

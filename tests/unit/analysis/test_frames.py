@@ -1,6 +1,7 @@
 """Frames of a folder, a sweep and a tournament: one row for each thing, what failed too, types, units, Parquet."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from analysis.effects.measures import of_column, of_questions, of_scores, of_ver
 from analysis.frames import answers, describe, metrics, questions, ratings, runs, scores, to_parquet, unit_of, verdicts
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import load_verdicts
-from tests.recorded_sweep import (
+from tests.unit.analysis.recorded_sweep import (
     FAILED,
     QUESTIONS,
     SWEEP,
@@ -167,7 +168,11 @@ def test_answers_of_other_systems_need_no_runs(tmp_path: Path) -> None:
     assert frame["run_id"].isna().all()
 
 
-def test_a_tournament_has_verdicts_ratings_and_the_runs_that_play(place: Path, source: dict[str, Any]) -> None:
+def test_a_tournament_has_verdicts_ratings_and_the_runs_that_play(
+    place: Path, source: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = partial(RateOptions, orderings=0, resamples=50)
+    monkeypatch.setattr("analysis.tidy.ratings.RateOptions", quick)
     tournament = place / "tournament"
     rows = verdicts(tournament=tournament)
     loaded = load_verdicts([tournament / "verdicts.csv"])
@@ -177,7 +182,7 @@ def test_a_tournament_has_verdicts_ratings_and_the_runs_that_play(place: Path, s
     players = runs(runs_folder=place / "runs", tournament=tournament)["label"]
     assert set(players) == {label_of(number) for number in range(4)}
     rated = ratings(tournament=tournament, **source)
-    whole = rate_files([tournament / "verdicts.csv"], RateOptions())
+    whole = rate_files([tournament / "verdicts.csv"], quick())
     mine = rated[rated["rating"] == "bradley_terry"].set_index("system")
     assert mine["value"].to_dict() == pytest.approx({name: r.rating for name, r in whole.bradley_terry.items()})
     assert mine["lora_r"][label_of(3)] == 64
@@ -227,6 +232,8 @@ def test_effects_of_questions_of_single_numbers_and_of_ratings(place: Path, sour
     as_one = effect_of(of_scores(frame, scores(**source), "mmlu", "accuracy_micro"), "lora_r", 64, 8)
     assert by_question.difference == pytest.approx(as_one.difference)
     assert (by_question.num_pairs, by_question.num_questions, as_one.num_questions) == (2, QUESTIONS, 1)
+    with pytest.raises(ValueError, match="twice"):
+        of_questions(frame, pd.concat([questions(**source)] * 2), "mmlu")
     losses = of_column(frame, "final_loss")
     assert losses.higher_is_better is False
     assert effect_of(losses, "lora_r", 64, 8).difference == pytest.approx(0.2)

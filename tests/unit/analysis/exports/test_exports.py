@@ -20,7 +20,16 @@ from analysis.tidy.sources import Source, found_runs
 from eval.ratings.rate import RateOptions, rate_files
 from harness.files.atomic import sha256_files, write_json
 from harness.runs.record import load_record, save_record
-from tests.recorded_sweep import FAILED, QUESTIONS, SWEEP, UNSCORED, WAITING, label_of, write_sweep, write_tournament
+from tests.unit.analysis.recorded_sweep import (
+    FAILED,
+    QUESTIONS,
+    SWEEP,
+    UNSCORED,
+    WAITING,
+    label_of,
+    write_sweep,
+    write_tournament,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports")
     write_sweep(folder / "runs")
     write_tournament(folder / "tournament")
-    rated = rate_files([folder / "tournament" / "verdicts.csv"], RateOptions(orderings=10, resamples=20))
+    rated = rate_files([folder / "tournament" / "verdicts.csv"], RateOptions(orderings=0, resamples=20))
     write_json(folder / "tournament" / "ratings.json", rated.to_json())
     for run in found_runs(Source(runs_folder=folder / "runs", sweep=SWEEP))[:2]:
         _write_adapter(run.folder)
