@@ -8,17 +8,27 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from harness.config.schema import AssistantTurns, DatasetConfig, PathsConfig
+from harness.config.schema import AssistantTurns, DatasetConfig, PathsConfig, TrainConfig
 from harness.data import tokens
 from harness.data.fields import Example
+from harness.data.holdout import without_holdout
 from harness.data.rows import DataError
 from harness.data.source import DataSource, locate_dataset, read_rows, row_examples
-from harness.data.tokens import TokenizedDataset, encode_texts, shorten, tokenize_dataset, tokenizer_fingerprint
+from harness.data.tokens import (
+    EncodedExamples,
+    TokenizedDataset,
+    TokenizedExample,
+    encode_texts,
+    shorten,
+    tokenize_dataset,
+    tokenizer_fingerprint,
+)
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data" / "datasets"
 SAMPLE = ["The cat sat on the mat.", "What colour is the sky?", "Below is an instruction that describes a task."]
@@ -444,3 +454,27 @@ def test_first_reasons_and_a_count_of_rows_left_out(tmp_path: Path, caplog: pyte
     said = [record.getMessage() for record in caplog.records]
     assert [line.split(":")[0] for line in said] == ["left out"] * 3
     assert [f"line {n}" in line for n, line in zip((3, 4, 5), said, strict=True)] == [True] * 3
+
+
+HELD_ROWS: EncodedExamples = [
+    TokenizedExample(input_ids=np.array([number], dtype=np.int32), num_source=0) for number in range(50)
+]
+HELD_LENGTHS = np.arange(50, dtype=np.int64)
+
+
+def test_the_rows_left_are_those_that_datasets_leaves() -> None:
+    split = Dataset.from_dict({"row": list(range(50))}).train_test_split(test_size=11, shuffle=True, seed=42)
+    examples, lengths = without_holdout(HELD_ROWS, HELD_LENGTHS, TrainConfig(original_eval_carve=11))
+    kept = [examples[index].input_ids[0] for index in range(len(examples))]
+    assert kept == sorted(split["train"]["row"]) == lengths.tolist()
+
+
+def test_nothing_is_left_out_by_default() -> None:
+    examples, lengths = without_holdout(HELD_ROWS, HELD_LENGTHS, TrainConfig())
+    assert examples is HELD_ROWS
+    assert lengths is HELD_LENGTHS
+
+
+def test_one_row_at_least_must_be_left() -> None:
+    with pytest.raises(ValueError, match=r"train\.original_eval_carve=50: the dataset has 50 rows"):
+        without_holdout(HELD_ROWS, HELD_LENGTHS, TrainConfig(original_eval_carve=50))

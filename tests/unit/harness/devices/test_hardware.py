@@ -25,7 +25,7 @@ from harness.devices.hardware import (
 )
 from sweeps.plan.jobs import PlannedRun, plan_runs
 from sweeps.plan.preflight import cuda_problems, device_notes
-from tests.stand_in_driver import drive, driver_folder, environment
+from tests.unit.harness.devices.stand_in_driver import drive, driver_folder, environment
 
 __all__ = ["drive", "driver_folder"]  # fixtures
 
