@@ -216,3 +216,47 @@ def test_a_long_reply_is_read_to_its_end(unit: str) -> None:
 )
 def test_grades_are_not_guessed(text: str, grade: float | None) -> None:
     assert parse_grade(text).score_a == grade
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Both answers are equally good.", 3),
+        ("They are equally helpful", 3),
+        ("Both are equal.", 3),
+        ("The two responses were equivalent", 3),
+        ("Both answers are good.", -1),
+        ("Answers are good", -1),
+        ("Both equally good", -1),
+        ("They were the same", 3),
+        ("2\u00ad", 2),
+        ("A\u00adnswer 2 wins", 2),
+        ("The second answer wins", 2),
+        ("Assistant B's answer is better", 2),
+        ("So, in conclusion, my final verdict is answer 1", 1),
+    ],
+)
+def test_replies_that_have_to_be_read(text: str, verdict: int) -> None:
+    assert parse_verdict(text).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("8\nBecause it is good.", None),
+        ("Good.\n8\nBetter.\n9", None),
+        ("Good.\n8\n9", (8.0, 9.0)),
+        ("Good.\n8\n9\nBetter.\n7\n6", None),
+        ("A comment.\n8 9", (8.0, 9.0)),
+        ("A comment.\n8 9\n\nIn short:\n7 9", None),
+        ("A: 7/10, B: 9.5/10", (7.0, 9.5)),
+        ("B: 9, A: 7", (7.0, 9.0)),
+        ("A: 7, A: 9", None),
+        ("8 9\nWait, 9 8", None),
+        ("8 9\nWait, again: 8 9", (8.0, 9.0)),
+        ("8 * 9", None),
+    ],
+)
+def test_scores_that_have_to_be_read_or_not(text: str, scores: tuple[float, float] | None) -> None:
+    found = parse_scores(text)
+    assert (None if found.score_a is None else (found.score_a, found.score_b)) == scores

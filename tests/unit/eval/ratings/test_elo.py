@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from eval.ratings.elo import LANES, elo_drawn, elo_given, elo_over_prompts, ordering_interval
+from eval.ratings.elo import LANES, _draw, elo_drawn, elo_given, elo_over_prompts, ordering_interval
 from eval.verdicts.table import Matches
 
 
@@ -165,3 +165,23 @@ def test_the_spread_over_prompts_is_the_samplings_not_the_orderings() -> None:
 
 def _rounded(ratings: NDArray[np.float64] | list[float]) -> tuple[float, ...]:
     return tuple(round(float(rating), 6) for rating in ratings)
+
+
+def test_matches_are_dealt_by_xoroshiro128_plus() -> None:
+    """Against plain whole numbers (Blackman & Vigna 2018: 24, 16, 37), a Fisher-Yates that takes its top 53 bits."""
+    num, mask = 7, 2**64 - 1
+    seeds = np.random.default_rng(0).integers(2**64, size=(LANES, 2), dtype=np.uint64)
+    deck = np.tile(np.arange(10, 10 + num, dtype=np.uint32), (LANES, 1))
+    plays = np.zeros((num, LANES), dtype=np.uint32)
+    _draw(deck, seeds[:, 0].copy(), seeds[:, 1].copy(), np.zeros(LANES, dtype=np.uint64), 0, num, plays)
+    for lane in (0, LANES - 1):
+        a, b = (int(value) for value in seeds[lane])
+        left, dealt = list(range(10, 10 + num)), []
+        for t in range(num):
+            at = t + int((((a + b) & mask) >> 11) * 2.0**-53 * (num - t))
+            dealt.append(left[at])
+            left[at] = left[t]
+            b ^= a
+            a = (((a << 24) | (a >> 40)) ^ b ^ (b << 16)) & mask
+            b = ((b << 37) | (b >> 27)) & mask
+        assert plays[:, lane].tolist() == dealt

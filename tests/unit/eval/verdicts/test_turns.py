@@ -1,6 +1,7 @@
 """Turns of a dialogue and sets of questions: told apart, never overwritten, pooled only where that is said."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from eval.ratings.bias import position_bias
 from eval.ratings.people import people_ratings
 from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 from eval.ratings.relative import load_scores, relative_scores
-from eval.verdicts.table import VerdictError, load_verdicts, to_matches
+from eval.verdicts.table import Matches, VerdictError, items_question, load_verdicts, to_matches
 
 TURNS = "question_id,turn,system_a,system_b,verdict\n"
 BENCHES = "question_id,benchmark,system_a,system_b,verdict\n"
@@ -160,4 +161,29 @@ def test_files_of_different_benchmarks_do_not_meet(tmp_path: Path) -> None:
 def test_two_columns_for_one_thing_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "v.csv", "question_id,bench,benchmark,system_a,system_b,verdict\n1,a,b,x,y,1\n")
     with pytest.raises(VerdictError, match="has both benchmark and bench"):
+        load_verdicts([path])
+
+
+def test_items_tell_questions_turns_and_pairs_apart() -> None:
+    question, turn, first, second = np.array(
+        [(0, 999, 0, 1), (1, 1, 0, 1), (1, 1, 1, 0), (1, 2, 0, 2), (7, 999, 2, 1)]
+    ).T
+    matches = Matches(
+        question=question.astype(np.int32),
+        first=first.astype(np.int32),
+        second=second.astype(np.int32),
+        half_points=np.ones(5, dtype=np.int8),
+        turn=turn.astype(np.int16),
+    )
+    items = matches.items(3)
+    assert len(set(items.tolist())) == 4
+    assert items[1] == items[2]  # whichever is shown first
+    assert items_question(items, 3).tolist() == question.tolist()
+    assert (items % 9).tolist() == [1, 1, 1, 2, 5]  # the pair: lower system times 3, plus the higher
+    assert replace(matches, turn=None).items(3)[1] == items[1]
+
+
+def test_a_row_of_json_without_a_verdict_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.jsonl", '{"question_id": 1, "model_a": "x", "model_b": "y"}\n')
+    with pytest.raises(VerdictError, match="line 1: verdict is None; expected 1, 2, 3, -1 or who won"):
         load_verdicts([path])
