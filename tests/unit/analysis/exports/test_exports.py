@@ -20,7 +20,16 @@ from analysis.tidy.sources import Source, found_runs
 from eval.ratings.rate import RateOptions, rate_files
 from harness.files.atomic import sha256_files, write_json
 from harness.runs.record import load_record, save_record
-from tests.recorded_sweep import FAILED, QUESTIONS, SWEEP, UNSCORED, WAITING, label_of, write_sweep, write_tournament
+from tests.records.recorded_sweep import (
+    FAILED,
+    QUESTIONS,
+    SWEEP,
+    UNSCORED,
+    WAITING,
+    label_of,
+    write_sweep,
+    write_tournament,
+)
 
 
 @pytest.fixture(scope="module")
