@@ -23,7 +23,7 @@ import pandas as pd
 import typer
 
 from analysis.frames import metrics, questions, runs, scores, to_parquet
-from tests.unit.analysis.recorded_sweep import grid_specs, write_run
+from tests.records.recorded_sweep import grid_specs, write_run
 
 FRAMES: tuple[Callable[..., pd.DataFrame], ...] = (runs, scores, metrics, questions)
 

@@ -203,7 +203,11 @@ def _store(path: Path, rng: random.Random, rows: list[tuple[str, str, str, int, 
         for number, (question, one, two, verdict, judge) in enumerate(rows):
             key, words = str(number), f"{_sentence(rng, 40)}.\n{verdict}"
             reason = "no verdict in the last line" if verdict == UNPARSED else None
-            db.execute("INSERT INTO matches VALUES (?, 'pairwise', ?, ?, ?, 's', ?)", (judge, question, one, two, key))
+            db.execute(
+                "INSERT INTO matches (judge, mode, question_id, system_a, system_b, settings_sha256, prompt_sha256, "
+                "benchmark) VALUES (?, 'pairwise', ?, ?, ?, 's', ?, 'open')",
+                (judge, question, one, two, key),
+            )
             db.execute(
                 f"INSERT INTO judgments ({columns}) VALUES ('s', ?, ?, ?, ?, ?, ?, ?, ?, 0.012, '2026')",
                 (key, judge, question, one, two, verdict, words, reason),

@@ -17,11 +17,11 @@ from analysis.effects.compare import Effect, Equivalence, effects, equivalence
 from analysis.effects.grid import GridResults, level_text
 from analysis.effects.measures import of_column, of_verdicts
 from analysis.effects.tables import ParallelCoordinates, best_by_axis, interaction, merged, parallel_coordinates
-from analysis.report.records import Run, Tournament
+from analysis.report.records import Run, Tournament, Verdict
 from analysis.tidy.axes import title_of, trained_runs
 from analysis.tidy.rows import runs_frame
 from analysis.tidy.sources import DONE, FoundRun
-from eval.verdicts.table import load_verdicts
+from eval.verdicts.table import Names, Verdicts
 
 DATA_TYPE = "data_type"
 DATASET = "dataset"
@@ -155,16 +155,33 @@ def _found(run: Run) -> FoundRun:
 
 
 def _ratings(frame: pd.DataFrame, tournament: Tournament | None) -> GridResults | None:
-    path = tournament.folder / "verdicts.csv" if tournament else None
-    if path is None or not path.is_file() or not (tournament and tournament.verdicts):
+    verdicts = tournament.verdicts if tournament else ()
+    met = {name for verdict in verdicts for name in (verdict.first, verdict.second)}
+    if len(met.intersection(trained_runs(frame)["label"])) < MIN_RUNS:
         return None
-    labels = set(trained_runs(frame)["label"])
-    if (
-        sum(name in labels for name in {v.first for v in tournament.verdicts} | {v.second for v in tournament.verdicts})
-        < 2
-    ):
-        return None
-    return of_verdicts(frame, load_verdicts([path]))
+    return of_verdicts(frame, _table(verdicts))
+
+
+def _table(verdicts: Sequence[Verdict]) -> Verdicts:
+    """The verdicts as `analysis.effects` takes them."""
+    systems = sorted({name for verdict in verdicts for name in (verdict.first, verdict.second)})
+    place = {name: code for code, name in enumerate(systems)}
+    return Verdicts(
+        question=_names([verdict.question_id for verdict in verdicts]),
+        system_names=systems,
+        first=np.array([place[verdict.first] for verdict in verdicts], dtype=np.int32),
+        second=np.array([place[verdict.second] for verdict in verdicts], dtype=np.int32),
+        verdict=np.array([verdict.verdict for verdict in verdicts], dtype=np.int8),
+        judge=_names([verdict.judge for verdict in verdicts]),
+        rater=_names([""] * len(verdicts)),
+        benchmark=_names([""] * len(verdicts)),
+        turn=np.ones(len(verdicts), dtype=np.int16),
+    )
+
+
+def _names(values: Sequence[str]) -> Names:
+    codes = {value: code for code, value in enumerate(dict.fromkeys(values))}
+    return Names(values=list(codes), codes=np.array([codes[value] for value in values], dtype=np.int32))
 
 
 def _mmlu(frame: pd.DataFrame, runs: Sequence[Run]) -> GridResults | None:

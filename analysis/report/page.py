@@ -96,7 +96,7 @@ def report_context(content: Content, figures: Sequence[Figure] = ()) -> dict[str
         "tournament": tournament,
         "ratings": ratings,
         "people": people,
-        "verdict": [*ratings.get("verdict", ()), *people.get("verdict", ())],
+        "verdict": [*ratings.get("verdict", ()), *people.get("verdict", ())] or _best_by_mmlu(content),
         "num_prompts": len({verdict.question_id for verdict in verdicts}),
         "judges": [judge_view(judge, _hub_ids(content.runs)) for judge in (tournament.judges if tournament else ())],
         "bias": bias_view(ratings),
@@ -115,6 +115,22 @@ def report_context(content: Content, figures: Sequence[Figure] = ()) -> dict[str
         "page_of": {},
         "link_of": system_links(order, {}),
     }
+
+
+def _best_by_mmlu(content: Content) -> list[str]:
+    """The sentence that a report opens with where nothing was judged; none where scores can't be compared."""
+    judged = content.tournament is not None and content.tournament.verdicts
+    settings = {run.mmlu.settings_sha256 for run in content.runs if run.mmlu}
+    scored = [(row.mmlu_macro, row) for row in content.rows if row.mmlu_macro is not None]
+    if judged or len(settings) != 1 or len(scored) < 2:
+        return []
+    value, best = max(scored, key=lambda pair: pair[0])
+    bounds = (
+        ""
+        if best.mmlu_macro_low is None or best.mmlu_macro_high is None
+        else (f", 95 % interval {100 * best.mmlu_macro_low:.1f} to {100 * best.mmlu_macro_high:.1f}")
+    )
+    return [f"{best.system} has the highest MMLU of {len(scored)} systems ({100 * value:.1f} %{bounds})"]
 
 
 def _one_page(content: Content, context: dict[str, Any]) -> str:

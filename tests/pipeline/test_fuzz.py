@@ -23,7 +23,7 @@ from eval.__main__ import app as eval_app
 from eval.judging.parse import parse_scores, parse_verdict
 from harness.data.__main__ import main as data_main
 from sweeps.__main__ import app as sweeps_app
-from tests.unit.analysis.report.test_page import make_run, make_spec, make_verdicts, ratings_json
+from tests.records.reports import make_run, make_spec, make_verdicts, ratings_json
 
 EXAMPLES = int(os.environ.get("HARNESS_FUZZ_EXAMPLES", "30"))
 LABEL = "smollm2-concise-nf4"

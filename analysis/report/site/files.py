@@ -1,10 +1,10 @@
 """Writes the files of a report, and removes those of an earlier one that it no longer has."""
 
-import json
 import os
 from pathlib import Path
 
 from harness.files.atomic import TEMPORARY_SUFFIX, write_json
+from harness.files.typed import read_typed
 
 MANIFEST = "report-files.json"
 
@@ -40,7 +40,5 @@ class SiteFiles:
 
     def _earlier(self) -> list[str]:
         path = self.out / MANIFEST
-        if not path.is_file():
-            return []
-        names = json.loads(path.read_text(encoding="utf-8"))
-        return [str(name) for name in names]
+        remedy = "remove it: pages that an earlier report left are not removed then"
+        return read_typed(path, list[str], remedy) if path.is_file() else []

@@ -16,7 +16,7 @@ from analysis.effects.measures import of_column, of_questions, of_scores, of_ver
 from analysis.frames import answers, describe, metrics, questions, ratings, runs, scores, to_parquet, unit_of, verdicts
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import load_verdicts
-from tests.unit.analysis.recorded_sweep import (
+from tests.records.recorded_sweep import (
     FAILED,
     QUESTIONS,
     SWEEP,

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 from analysis.notebook import DEMO, ROOT, Picture, place
 from analysis.report.plots.charts import Interval, intervals
-from tests.recorded_sweep import SWEEP, write_sweep, write_tournament
+from tests.records.recorded_sweep import SWEEP, write_sweep, write_tournament
 
 NOTEBOOKS = sorted((ROOT / "analysis" / "notebooks").glob("*.ipynb"))
 OF_JUDGMENTS = "02_elo_and_agreement"

@@ -20,7 +20,7 @@ from analysis.tidy.sources import Source, found_runs
 from eval.ratings.rate import RateOptions, rate_files
 from harness.files.atomic import sha256_files, write_json
 from harness.runs.record import load_record, save_record
-from tests.unit.analysis.recorded_sweep import (
+from tests.records.recorded_sweep import (
     FAILED,
     QUESTIONS,
     SWEEP,

@@ -314,3 +314,18 @@ def test_drawings_are_xml_whatever_systems_are_called(tmp_path: Path) -> None:
         root = ElementTree.fromstring(figure.svg)
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert not root.findall(".//{http://www.w3.org/2000/svg}script")
+
+
+def test_ratings_of_a_grid_have_effects(tmp_path: Path) -> None:
+    runs, ids = make_grid(tmp_path)
+    folder = tmp_path / "t"
+    make_verdicts(folder, tuple(f"run-{place}" for place in range(8)))
+    content = gather(SweepRuns(run_ids=()), load_runs(runs, ids), load_tournament(folder), ReportOptions(title="t"))
+    rating = content.grid[0]
+    assert (rating.name, rating.problem, rating.unit) == ("rating", "", "points")
+    assert {effect.axis for effect in rating.effects} == {"dataset", "data_type"}
+    better = next(effect for effect in rating.effects if effect.axis == "dataset")
+    assert (better.value, better.against) == ("b", "a")
+    assert better.difference is not None
+    assert better.difference < 0  # the earlier runs, of dataset a, win mostly
+    assert [equality.margin for equality in rating.equalities] == [20.0]

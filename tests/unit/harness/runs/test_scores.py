@@ -11,7 +11,7 @@ from eval.benchmarks.tasks.results import TaskScore, TasksResult
 from harness.files.atomic import write_json
 from harness.runs.estimate import Estimate
 from harness.runs.scores import measured_scores
-from tests.unit.analysis.recorded_sweep import mmlu_values
+from tests.records.recorded_sweep import mmlu_values
 
 
 def glue() -> GlueResult:
