@@ -174,7 +174,9 @@ def test_what_changed_is_made_again(children: Children, change: str, names: list
     children.commands.clear()
     if change == "answers":
         next(Path("runs").glob("*/answers/open.jsonl")).unlink()
-        children.special["judge"] = lambda words: (Path("site/tournament/verdicts.csv").write_text("x,y"), GOOD)[1]
+        children.special["judge"] = lambda words: (Path("site/tournament/verdicts.csv").write_text("x,y\n1,2\n"), GOOD)[
+            1
+        ]
     elif change == "verdicts":
         Path("site/tournament/verdicts.csv").write_text("changed")
     elif change == "ratings":
@@ -256,7 +258,7 @@ def judged(**changes: Any) -> Callable[[tuple[str, ...]], Ended]:
 
 def test_replies_that_can_not_be_read_are_no_failure(children: Children) -> None:
     sweep()
-    Path("site/tournament/verdicts.csv").write_text("of a judge by hand")
+    Path("site/tournament/verdicts.csv").write_text("of a judge\nby hand\n")
     children.special["judge"] = judged(num_unparsed=2)
     done = sweep()
     assert "2 replies could not be read" in done.stderr
@@ -270,6 +272,18 @@ def test_a_budget_that_ends_leaves_the_rest_for_the_next_call(children: Children
     assert children.names[-3:] == ["judge", "rate", "report"]
     assert "4 matches have no verdict yet: budget: 2 USD are spent" in done.stderr
     assert not load_steps(Path("site"))["judge local:smollm2"].is_done
+
+
+def test_without_a_verdict_nothing_is_rated(children: Children) -> None:
+    children.special["judge"] = lambda words: (
+        children.judge(words),
+        Path("site/tournament/verdicts.csv").write_text("question_id,system_a,system_b,verdict\n"),
+        judged(num_failed=6, failures={"HTTP 500": 6})(words),
+    )[2]
+    done = sweep(status=1)
+    assert children.names == ["generate", "judge", "report"]
+    assert "6 matches have no verdict yet: HTTP 500 (6 matches)" in done.stderr
+    assert "skipped: ratings: not done, as there are no verdicts yet" in done.stderr
 
 
 def test_nobody_pays_unasked(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
