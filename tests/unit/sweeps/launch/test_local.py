@@ -56,7 +56,7 @@ class Process:
         raise EOFError
 
     def poll(self) -> bool:
-        return bool(self.messages)
+        return bool(self.messages) or self.exitcode is not None  # as a pipe whose other end is closed
 
     def close(self) -> None:
         self.asked.append("close")
@@ -159,6 +159,15 @@ def test_a_worker_that_dies_is_told_of_and_replaced_and_its_job_tried_again(
     assert told == [*BEGAN, {"phase": "died", "label": f"worker {DEAD}", "reason": "signal 9"}, *BEGAN]
     assert {row.run_id: row.attempts for row in ledger.rows()} == {"a": 2, "b": 1}
     assert "close" in first.asked
+
+
+def test_the_last_words_of_a_process_that_ended_are_read(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    words: Script = [{"phase": "training", "label": "a", "step": step} for step in range(3)]
+    ended, told = Process(DEAD, words, 1), list[dict[str, Any]]()
+    monkeypatch.setattr(ended, "start", lambda: setattr(ended, "exitcode", 1))
+    Machine(monkeypatch, ended, Process(DEAD + 1, [], 0, finishing(DEAD + 1, ledger)), slots=[None])
+    run_local(settings(), ledger, told.append)
+    assert told == [*words, {"phase": "died", "label": f"worker {DEAD}", "reason": "exit status 1"}]
 
 
 def test_workers_that_die_before_they_begin_are_given_up(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
