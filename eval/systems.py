@@ -5,6 +5,7 @@ for all of its systems.
 """
 
 import copy
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +29,6 @@ from harness.config.schema import (
     QuantConfig,
 )
 from harness.console import STDERR, say
-from harness.data.formats import DIALOGUES
 from harness.data.render import folder_has_template
 from harness.devices.torch_device import resolve_device, resolved_quant, slow_dtype
 from harness.files.hub import Missing
@@ -37,7 +37,7 @@ from harness.ledger.finished import left_out, sweep_runs
 from harness.ledger.open import ledger_url
 from harness.models.convert import checkpoint_folder
 from harness.models.locate import ModelSource, locate_model, tokenizer_fingerprint, weights_differ
-from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, bank_method, read_peft_config
+from harness.runs.adapter_files import ADAPTER_CONFIG, CHAT_TEMPLATE, MODEL_CONFIG, bank_method, read_peft_config
 from harness.runs.folder import changed_problem
 from harness.runs.record import CONFIG_FILE, RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
@@ -243,7 +243,7 @@ def require_templates(target: Target) -> None:
     """
     paths = paths_of_environment(target.runs)
     if target.model is not None:
-        if not target.adapters or not all(map(folder_has_template, target.adapters)):
+        if not target.adapters or not all(folder_has_template(a) or _adapters_template(a) for a in target.adapters):
             _require_template(model_choice(target.model), paths)
         return
     for system in chosen_systems(target.sweep, target.run_ids, target.runs):
@@ -262,8 +262,7 @@ def _require_template(model: ModelConfig, paths: PathsConfig) -> None:
 
 def own_template(system: Answerer) -> str | None:
     """The chat template that a run's dialogues were trained in, where its dataset gave one for its base's."""
-    dataset = system.spec.dataset if isinstance(system, System) else None
-    return None if dataset is None or dataset.format not in DIALOGUES else dataset.chat_template
+    return system.spec.own_template if isinstance(system, System) else None
 
 
 def tokenizer_here(model: ModelConfig, paths: PathsConfig) -> str | None:
@@ -393,12 +392,13 @@ def with_own_tokenizer(base: LoadedBase, adapter: Path) -> LoadedBase:
         raise ValueError(f"{adapter}: its tokenizer has {len(own)} tokens, and the embeddings {rows} rows")
     here = base.source.location
     say_note(f"{adapter}: read by the tokenizer and the chat template in it, which are others than those of {here}")
-    return replace(base, tokenizer=own, tokenizer_fingerprint=tokenizer_fingerprint(adapter))
+    digest = hashlib.sha256(f"{tokenizer_fingerprint(adapter)}\n{own.chat_template}".encode()).hexdigest()
+    return replace(base, tokenizer=own, tokenizer_fingerprint=digest)
 
 
 def _own_tokenizer(adapter: Path, of_base: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
     """The tokenizer that an adapter's folder holds; the base's with the folder's template where it has only that."""
-    template = adapter / "chat_template.jinja"
+    template = _adapters_template(adapter)
     if any((adapter / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")):
         try:
             own: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(adapter)
@@ -408,11 +408,20 @@ def _own_tokenizer(adapter: Path, of_base: PreTrainedTokenizerBase) -> PreTraine
                 f"{adapter}: its tokenizer can't be read ({reason}); copy it anew, or remove its files for the base's"
             ) from error
         return own
-    if not template.is_file():
+    if template is None:
         return None
     own = copy.deepcopy(of_base)
-    own.chat_template = template.read_text(encoding="utf-8")
+    own.chat_template = template
     return own
+
+
+def _adapters_template(adapter: Path) -> str | None:
+    """The chat template in an adapter's folder, or by the record beside it the one that its run was trained in."""
+    file = adapter / CHAT_TEMPLATE
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    record = record_beside(adapter)
+    return RunSpec.from_dict(record.spec).own_template if record is not None and record.spec else None
 
 
 def _reads_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

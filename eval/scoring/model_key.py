@@ -40,3 +40,11 @@ def model_sha256(base: LoadedBase, member: str | None) -> str:
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return digest.hexdigest()
+
+
+def read_by(base: LoadedBase) -> str:
+    """A digest of the tokenizer and chat template that turn texts into the tokens which a model scores.
+
+    Apart from `model_sha256`, which results of earlier versions have: by both together, unfinished parts are kept.
+    """
+    return str(base.tokenizer_fingerprint)

@@ -26,7 +26,7 @@ from harness.export.card import UNKNOWN_LICENSE, inexact, model_card
 from harness.export.checks import CARD, ExportRefusedError, check_weights, whole_record
 from harness.export.merge import check_merge, write_merged
 from harness.files.atomic import write_atomically
-from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, RESIDUAL_FILE
+from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CHAT_TEMPLATE, MODEL_CONFIG, RESIDUAL_FILE
 from harness.runs.spec import RunSpec
 
 
@@ -83,6 +83,8 @@ def export(
             named = base_name(record, spec.model, paths, base)
             _copy_adapter(weights, folder, named)
             notes += [named.note] if named.note is not None else []
+        if spec.own_template is not None:
+            write_atomically(folder / CHAT_TEMPLATE, spec.own_template)
         write_atomically(folder / CARD, model_card(record, run_folder, license_id, merged=merges))
     files = tuple(sorted(path.name for path in out.iterdir()))
     return Exported(folder=out, files=files, merged=merges, notes=tuple(notes))

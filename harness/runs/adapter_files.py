@@ -21,6 +21,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"  # of older PEFT versions; torch reads it weights-only
 ADAPTER_CONFIG = "adapter_config.json"
 RESIDUAL_FILE = "residual.json"  # beside an adapter that was trained on a base less its own start
+CHAT_TEMPLATE = "chat_template.jinja"  # of the tokenizer, where it is not the base's
 MODEL_CONFIG = "config.json"  # of a whole checkpoint, which a run of every weight leaves
 PEFT_PREFIX = "base_model.model."
 DEFAULT_RANK = DEFAULT_ALPHA = 8  # PEFT's own, where a file leaves them out

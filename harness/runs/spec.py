@@ -35,6 +35,7 @@ from harness.config.schema import (
     typed,
 )
 from harness.data.examples import resolved
+from harness.data.formats import DIALOGUES
 from harness.data.source import data_files, streams
 from harness.files.atomic import sha256_files
 from harness.runs.compatibility import method_problem, task_problem
@@ -88,6 +89,12 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON; `from_dict` reads them back."""
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @property
+    def own_template(self) -> str | None:
+        """The chat template that its dialogues are written by, where the dataset gives one for the base's."""
+        dataset = self.dataset
+        return None if dataset is None or dataset.format not in DIALOGUES else dataset.chat_template
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunSpec":

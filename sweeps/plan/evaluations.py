@@ -28,7 +28,7 @@ def evaluation_problems(run: PlannedRun, paths: PathsConfig, once: Once, no_temp
         settings = settings_of(run.evals, name)
         problems += once(_settings_problems, name, settings, paths)
         benchmark = BENCHMARKS[name]
-        has_own = benchmark.reads_own_template() and spec.dataset is not None and spec.dataset.chat_template is not None
+        has_own = benchmark.reads_own_template() and spec.own_template is not None
         if no_template is not None and not has_own and benchmark.wants_template(settings):
             problems.append(f"eval.{name}: asks through a chat template, and the tokenizer of {no_template} has none")
         problems += once(_run_problems, name, settings, spec.model.kind, spec.dataset, paths)

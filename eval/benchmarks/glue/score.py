@@ -22,7 +22,7 @@ from eval.benchmarks.dataset_rows import EvalRows
 from eval.benchmarks.glue.class_scores import class_scores, number_scores, official_metrics
 from eval.benchmarks.glue.settings import GlueSettings
 from eval.scoring.finite import require_finite
-from eval.scoring.model_key import model_sha256
+from eval.scoring.model_key import model_sha256, read_by
 from eval.scoring.partial import Partial
 from eval.scoring.row_sizes import Backoff
 from harness.banks.classifier import ClassifierBank
@@ -117,7 +117,7 @@ def score_glue(
     most = min(rows.dataset.source_max_tokens, base.max_length)
     ids, num_cut = encode_texts(base.tokenizer, [(row.example.input, row.example.pair) for row in asked], most)
     model, asked_sha256 = model_sha256(base, member), _settings_sha256(rows, settings, most)
-    partial: Partial[int] = Partial.open(partial_dir, "glue", model, asked_sha256)
+    partial: Partial[int] = Partial.open(partial_dir, "glue", model, asked_sha256, read_by(base))
     for places, scores in _score(bank, ids, [at for at in range(len(asked)) if at not in partial.done]):
         require_finite(base, [member] * len(places), np.asarray(scores, dtype=np.float32))
         partial.add(dict(zip(places, scores, strict=True)))

@@ -27,7 +27,7 @@ from eval.benchmarks.mmlu.results import (
     score_subjects,
 )
 from eval.benchmarks.mmlu.settings import MmluSettings
-from eval.scoring.model_key import model_sha256
+from eval.scoring.model_key import model_sha256, read_by
 from eval.scoring.next_token import Prompt, score_rows
 from eval.scoring.padded import score_padded
 from eval.scoring.partial import Partial
@@ -170,7 +170,7 @@ def _score(
 
 def _open_job(base: LoadedBase, name: str, member: str | None, data: MmluSet, partial_dir: Path | None) -> _Job:
     model = model_sha256(base, member)
-    return _Job(name, member, model, Partial.open(partial_dir, "mmlu", model, data.sha256))
+    return _Job(name, member, model, Partial.open(partial_dir, "mmlu", model, data.sha256, read_by(base)))
 
 
 def _keep(finished: Sequence[tuple[_Job, int]], scores: NDArray[np.float32]) -> None:

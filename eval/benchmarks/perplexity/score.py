@@ -28,7 +28,7 @@ from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.perplexity.texts import texts_sha256
 from eval.ratings.intervals import ratio_interval
 from eval.scoring.continuations import Continuation, score_continuations
-from eval.scoring.model_key import model_sha256
+from eval.scoring.model_key import model_sha256, read_by
 from eval.scoring.partial import Partial
 from harness.banks.load import LoadedBase
 from harness.progress import Progress
@@ -101,7 +101,7 @@ def score_perplexity(
     windows = [one for of_document in cut for one in of_document]
     models = {name: model_sha256(base, member) for name, member in members.items()}
     partials: dict[str, Partial[int]] = {
-        name: Partial.open(partial_dir, "perplexity", models[name], tied_to) for name in members
+        name: Partial.open(partial_dir, "perplexity", models[name], tied_to, read_by(base)) for name in members
     }
     waiting = [(name, at) for name in members for at in range(len(windows)) if at not in partials[name].done]
     requests = [

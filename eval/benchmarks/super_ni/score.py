@@ -29,7 +29,7 @@ import numpy as np
 from eval.benchmarks.dataset_rows import EvalRows
 from eval.benchmarks.intervals import mean_score
 from eval.benchmarks.super_ni.settings import SuperNiSettings
-from eval.scoring.model_key import model_sha256
+from eval.scoring.model_key import model_sha256, read_by
 from eval.scoring.partial import Partial
 from eval.scoring.row_sizes import Backoff
 from harness.banks.load import LoadedBase
@@ -151,7 +151,8 @@ def score_super_ni(
     ]
     sources = [ids[:most] for ids in whole]
     model, asked_sha256 = model_sha256(base, member), _settings_sha256(rows, settings, most)
-    partial: Partial[int] = Partial.open(partial_dir, "super_ni", model, asked_sha256)  # answers by place
+    tied_to = (model, asked_sha256, read_by(base))
+    partial: Partial[int] = Partial.open(partial_dir, "super_ni", *tied_to)  # answers by place
     missing = [place for place in range(len(instances)) if place not in partial.done]
     for places, tokens in _generate(bank, sources, missing, settings.max_new_tokens):
         texts = [str(base.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in tokens]

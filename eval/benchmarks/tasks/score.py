@@ -25,7 +25,7 @@ from eval.benchmarks.tasks.results import (
     missing_lm_eval,
 )
 from eval.benchmarks.tasks.settings import TasksSettings
-from eval.scoring.model_key import model_sha256
+from eval.scoring.model_key import model_sha256, read_by
 from eval.scoring.partial import Partial
 from harness.banks.load import LoadedBase
 from harness.progress import Progress
@@ -62,7 +62,7 @@ def score_tasks(
     results: dict[str, TasksResult] = {}
     for number, (name, member) in enumerate(members.items()):
         model = model_sha256(base, member)
-        partial: Partial[str] = Partial.open(partial_dir, "tasks", model)
+        partial: Partial[str] = Partial.open(partial_dir, "tasks", model, read_by(base))
         progress = None if on_progress is None else _one_of(on_progress, number, len(members))
         asked = BankModel(base, member, partial, progress, settings.row_tokens)
         output = evaluate(asked, tasks, limit=settings.limit, bootstrap_iters=0, log_samples=True)

@@ -374,7 +374,7 @@ BROKEN: dict[str, tuple[dict[str, Any], Callable[[dict[str, Tensor]], Any], str]
         r"its vocabulary has 385.* tokens in some of lm_head, model\.embed_tokens",
     ),
     "no such layer": ({"target_modules": ["W_pack"], "use_dora": True}, lambda t: None, r"doesn't fit this base model"),
-    "a broken pattern": ({"target_modules": "(q_proj", "use_dora": True}, lambda t: None, r"doesn't fit this base"),
+    "a broken pattern": ({"target_modules": "(q_proj", "use_dora": True}, lambda t: None, r"no regular expression"),
 }
 
 

@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from eval.systems import with_own_tokenizer
 from harness.banks.load import load_base, make_bank
 from harness.banks.shared import AdapterBank
 from harness.config.schema import (
@@ -233,6 +234,21 @@ def test_a_changed_adapter_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(ExportRefusedError, match="changed after training"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_template_that_a_run_was_trained_in_goes_with_it(tmp_path: Path, checkpoint: Path) -> None:
+    run = make_run(tmp_path, checkpoint)
+    assert not (export(run, tmp_path / "plain").folder / "chat_template.jinja").exists()
+    record = load_record(run)
+    assert record is not None
+    dialogues = record.spec["dataset"] | {"format": "chat", "chat_template": "{{ messages[0]['content'] }}"}
+    save_record(run, dataclasses.replace(record, spec=record.spec | {"dataset": dialogues}))
+    folder = export(run, tmp_path / "chat").folder
+    assert (folder / "chat_template.jinja").read_text() == "{{ messages[0]['content'] }}"
+    base = load_base(source(checkpoint), PLAIN, CPU, tmp_path / "cache")
+    for adapter in (folder, run / "adapter"):  # the run's own has its record beside it
+        read = with_own_tokenizer(base, adapter)
+        assert read.tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "Hi"
 
 
 def test_a_changed_scale_is_refused(tmp_path: Path, checkpoint: Path) -> None:

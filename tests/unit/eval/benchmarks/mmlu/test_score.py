@@ -213,6 +213,10 @@ def test_a_killed_call_goes_on_and_other_models_do_not_reuse_it(
         next(iter(base.bank.member_parameters("tuned").values())).add_(0.01)
     score_mmlu(base, members, settings, partial_dir=tmp_path)
     assert asked() == before + 3 * whole["plain"].n  # the adapter changed, the base did not
+    score_mmlu(
+        dataclasses.replace(base, tokenizer_fingerprint="other"), {"plain": None}, settings, partial_dir=tmp_path
+    )
+    assert asked() == before + 4 * whole["plain"].n  # so did the tokenizer, or its chat template
 
 
 def _count_prompts(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
