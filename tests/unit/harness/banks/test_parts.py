@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Ro
 
 from harness.banks import causal
 from harness.banks.causal import PeftBank, SegmentDropout
-from harness.banks.classifier import ClassifierBank
+from harness.banks.classifier import ClassifierBank, _saved_labels
 from harness.banks.layers import layer_names, quantize_layers, resolve_targets
 from harness.banks.load import LoadedBase, calibrate, load_base, make_bank, set_master_weights, set_num_labels
 from harness.banks.load import _num_positions as num_positions
@@ -364,3 +364,26 @@ def test_a_residual_adapter_is_written_as_one_of_twice_the_rank() -> None:
     weight = torch.randn(3, 5)
     torch.testing.assert_close(residual(weight, start, "l", 0.5), weight - 0.5 * first[0] @ first[1])
     assert residual(weight.bfloat16(), start, "l", 0.5).dtype is torch.bfloat16
+
+
+def test_a_number_to_predict_has_a_squared_error_of_its_own(folder: Path) -> None:
+    bank = ClassifierBank(folder, PLAIN, CPU, num_labels=1)
+    tokens = np.array([5, 6, 7], dtype=np.int32)
+    items = [
+        Item(member="", tokens=tokens, num_source=0, dropout_key=0, weight=1.0, label=label) for label in (-3.5, 2.0)
+    ]
+    with torch.no_grad():
+        scores = bank.label_logits(items)
+        assert scores.shape == (2, 1)
+        torch.testing.assert_close(bank.item_losses(items), (scores[:, 0] - torch.tensor([-3.5, 2.0])).square())
+
+
+def test_a_saved_checkpoint_says_how_many_classes_it_has(tmp_path: Path) -> None:
+    assert _saved_labels(tmp_path) is None
+    for about, expected in (
+        ({"id2label": {"0": "no", "1": "yes", "2": "maybe"}}, 3),
+        ({"id2label": {}}, None),
+        ({}, None),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(about))
+        assert _saved_labels(tmp_path) == expected

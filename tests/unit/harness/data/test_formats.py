@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.data.fields import Example, RowError
@@ -174,6 +174,7 @@ def test_fitting_formats() -> None:
     assert fitting_formats({"x": 1}) == []
 
 
+@settings(max_examples=25)  # each through 24 rules, and the search for near names in every refusal
 @given(st.dictionaries(st.sampled_from(["text", "input", "output", "instances", "inputs", "targets"]), st.text()))
 def test_rules_answer_or_say_which_field(row: dict[str, Any]) -> None:
     for name, rule in DATASETS.items():

@@ -12,6 +12,7 @@ from transformers import Gemma2Config, LlamaConfig
 from harness.nn.attention import Packed
 from harness.nn.head import HeadError
 from harness.nn.rows import (
+    PACKED_ROWS,
     BatchCache,
     Layout,
     _Asked,
@@ -200,6 +201,7 @@ def test_a_sequence_is_compared_at_both_its_places() -> None:
 
 
 def test_who_is_made_ready() -> None:
+    assert Layout(is_packed=True, window=None, is_lean=False, keeps_cache=False) == PACKED_ROWS
     told: list[str] = []
     model = SimpleNamespace(set_attn_implementation=told.append)
     make_ready(model, Layout(is_packed=False))
