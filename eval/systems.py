@@ -268,8 +268,9 @@ def own_template(system: Answerer) -> str | None:
 def tokenizer_here(model: ModelConfig, paths: PathsConfig) -> str | None:
     """A model's `tokenizer_fingerprint` as its files are now; None where it is no folder of this machine."""
     source = locate_model(model, paths)
-    is_folder = isinstance(source, ModelSource) and source.kind == "folder"
-    return tokenizer_fingerprint(Path(source.location)) if is_folder else None
+    if isinstance(source, Missing) or source.kind != "folder":
+        return None
+    return tokenizer_fingerprint(Path(source.location))
 
 
 def require_causal(name: str, kind: ModelKind) -> None:
