@@ -129,6 +129,14 @@ def test_a_terminal_has_bars_and_no_lines_of_steps() -> None:
     assert "[2/3] train a done in 1.0 s" in out.getvalue()
 
 
+def test_names_in_bars_are_text() -> None:
+    out = StringIO()
+    with SweepProgress(Console(file=out, width=120, force_terminal=True, color_system=None), 3, 0) as bars:
+        bars({"phase": "[i]loading[/]", "label": "[b]a[/]", "kind": "train"})
+    assert "train [b]a[/]" in out.getvalue()
+    assert "[i]loading[/]" in out.getvalue()
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     """Three jobs: one is done, one failed, one is queued."""
