@@ -55,13 +55,13 @@ def test_a_small_sweep_has_a_line_for_each_phase_and_end(clock: Clock) -> None:
 def test_steps_are_told_every_few_seconds(clock: Clock) -> None:
     out, step = StringIO(), {"phase": "training", "label": "a", "kind": "train", "total": 9, "loss": 1.23456}
     with SweepProgress(Console(file=out, width=200), 2, 0) as bars:
-        for seconds in (0.0, PLAIN_LINE_SECONDS, 0.01, PLAIN_LINE_SECONDS + 0.01):
+        for seconds in (0.0, PLAIN_LINE_SECONDS, 1.0, PLAIN_LINE_SECONDS + 1):
             clock.now += seconds
             bars(step | {"step": round(clock.now - 1000)})
     assert out.getvalue().splitlines() == [
         "[0/2] train a 0/9 loss 1.235",
-        "[0/2] train a 5/9 loss 1.235",
-        "[0/2] train a 10/9 loss 1.235",
+        "[0/2] train a 6/9 loss 1.235",
+        "[0/2] train a 12/9 loss 1.235",
     ]
 
 
@@ -119,8 +119,9 @@ def test_a_terminal_has_bars_and_no_lines_of_steps() -> None:
         (sweep, job) = bars._bars.tasks
         assert (sweep.completed, sweep.total) == (1, 3)
         assert (job.description, job.completed, job.total, job.fields["note"]) == ("  train a", 4, 9, "loss 0.500")
-        bars({"phase": "training", "label": "a", "kind": "train", "step": 5, "total": 9, "loss": 0.25})
-        assert (job.completed, job.fields["note"]) == (5, "loss 0.250")
+        bars({"phase": "training", "label": "a", "kind": "train", "step": 5, "total": 8, "loss": 0.25})
+        assert (job.completed, job.total, job.fields["note"]) == (5, 8, "loss 0.250")
+        assert bars._bars.live.is_started
         bars({"phase": "done", "label": "a", "kind": "train", "seconds": 1.0})
         assert [task.completed for task in bars._bars.tasks] == [2], "the job's bar is gone"
         counts = {"queued": 0, "claimed": 1, "done": 2, "failed": 1, "cancelled": 0}
@@ -133,6 +134,8 @@ def test_names_in_bars_are_text() -> None:
     out = StringIO()
     with SweepProgress(Console(file=out, width=120, force_terminal=True, color_system=None), 3, 0) as bars:
         bars({"phase": "[i]loading[/]", "label": "[b]a[/]", "kind": "train"})
+        assert bars._bars.tasks[1].completed == 0
+    assert not bars._bars.live.is_started
     assert "train [b]a[/]" in out.getvalue()
     assert "[i]loading[/]" in out.getvalue()
 
