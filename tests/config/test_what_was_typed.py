@@ -56,6 +56,14 @@ def test_one_seed_after_two_is_one_run(loader: ConfigLoader) -> None:
     assert [point.config.train.seed for point in compose(["train.seed=7", "train.seed=1,2"])] == [1, 2]
 
 
+def test_a_grid_of_too_many_points_ends_at_the_limit(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composing, "MAX_POINTS", 4)
+    compose = partial(composing.compose_points, loader, evals=EVALS)
+    assert len(compose(["train.seed=1,2", "train.data_seed=1,2"])) == 4
+    with pytest.raises(ConfigError, match=r"^train\.seed=1,2 train\.data_seed=1,2,3: a sweep has at most "):
+        compose(["train.seed=1,2", "train.data_seed=1,2,3"])
+
+
 @pytest.mark.parametrize(
     "overrides", [["grid=[{launch.max_group_size:'1,2'}]"], ["train.seed=1,2", "paths.runs=runs-${train.seed}"]]
 )

@@ -36,6 +36,14 @@ def test_a_folder_on_the_command_line_wins_over_the_environment(monkeypatch: pyt
     assert ledger_url(paths_of_environment(Path("here"))) == str(Path("here") / "ledger.sqlite")
 
 
+@pytest.mark.parametrize("folder", ["", " "])
+def test_runs_in_no_folder_are_not_put_into_the_current_one(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_RUNS", folder)
+    for make in (composed_paths, paths_of_environment):
+        with pytest.raises(ValueError, match=r"paths\.runs \(HARNESS_RUNS\) is empty: name a folder"):
+            make()
+
+
 def test_looking_at_a_ledger_makes_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no ledger there"):
         existing_ledger(str(tmp_path / "ledger.sqlite"))
