@@ -56,7 +56,7 @@ class Process:
         raise EOFError
 
     def poll(self) -> bool:
-        return bool(self.messages)
+        return bool(self.messages) or self.exitcode is not None  # as a pipe whose other end is closed
 
     def close(self) -> None:
         self.asked.append("close")
