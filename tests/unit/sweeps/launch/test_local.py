@@ -161,6 +161,15 @@ def test_a_worker_that_dies_is_told_of_and_replaced_and_its_job_tried_again(
     assert "close" in first.asked
 
 
+def test_the_last_words_of_a_process_that_ended_are_read(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    words: Script = [{"phase": "training", "label": "a", "step": step} for step in range(3)]
+    ended, told = Process(DEAD, words, 1), list[dict[str, Any]]()
+    monkeypatch.setattr(ended, "start", lambda: setattr(ended, "exitcode", 1))
+    Machine(monkeypatch, ended, Process(DEAD + 1, [], 0, finishing(DEAD + 1, ledger)), slots=[None])
+    run_local(settings(), ledger, told.append)
+    assert told == [*words, {"phase": "died", "label": f"worker {DEAD}", "reason": "exit status 1"}]
+
+
 def test_workers_that_die_before_they_begin_are_given_up(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, *(Process(DEAD, [], 1) for _ in range(9)), slots=[None])
     with pytest.raises(ValueError, match=f"{MAX_FAILED_STARTS} workers in a row died before they began a job"):
