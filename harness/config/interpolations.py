@@ -111,9 +111,10 @@ def with_values(owner: Any, values: Mapping[Place, Any]) -> Any:
 def _changed(owner: Any, name: str, inner: Mapping[Place, Any]) -> Any:
     if () not in inner:
         return with_values(getattr(owner, name), inner)
-    if len(inner) > 1 or name not in _plain_fields(type(owner)):
+    kind: Any = type(owner)
+    if len(inner) > 1 or name not in _plain_fields(kind):
         raise NotFollowedError((name,))
-    blank = _blank(type(owner))
+    blank = _blank(kind)
     OmegaConf.update(blank, name, inner[()], merge=True)
     typed = blank[name]
     return OmegaConf.to_container(typed) if isinstance(typed, ListConfig) else typed
