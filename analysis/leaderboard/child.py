@@ -26,6 +26,8 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that a child gets when its 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ERROR = "error: "
 LAST_LINES = 3  # of what a child said, where it names no error
+FRAME = "\u2500\u2502\u256d\u256e\u256f\u2570 "  # what the command-line library draws around its errors
+FRAME_TITLE = "Error"
 
 OnProgress = Callable[[str, int, int], None]  # what is counted, parts done, all parts
 Handler = Callable[[int, FrameType | None], None]
@@ -51,7 +53,8 @@ class Ended:
     def error(self) -> str:
         """Why it failed, in its own words."""
         errors = [line.removeprefix(ERROR) for line in self.said if line.startswith(ERROR)]
-        words = "; ".join(errors) or " / ".join(line.strip() for line in self.said[-LAST_LINES:] if line.strip())
+        lines = [text for line in self.said if (text := line.strip(FRAME)) and text != FRAME_TITLE]
+        words = "; ".join(errors) or " / ".join(lines[-LAST_LINES:])
         if self.status < 0:
             return f"killed by {signal.Signals(-self.status).name}" + (f"; it said: {words}" if words else "")
         return words or f"exit status {self.status}"

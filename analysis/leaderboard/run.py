@@ -101,6 +101,8 @@ class Runner:
             return self._ended(step, "there", step.there or "there")
         if step.kind == RATE and not all(path.is_file() for path in step.inputs):
             return self._skipped(step)
+        if step.kind == RATE and all(map(_has_no_rows, step.inputs)):
+            return self._ended(step, "skipped", "not done, as there are no verdicts yet")
         if step.pays and (problem := self._refusal(step)) is not None:
             return self._ended(step, "failed", problem)
         began = time.monotonic()
@@ -191,6 +193,12 @@ def _judged(ended: Ended) -> tuple[str, str]:
         reasons = "; ".join([*stopped, *failures])
         return "partly", f"{num_open} matches have no verdict yet: {reasons}; the same command goes on with them"
     return "done", f'done; {num_unparsed} replies could not be read (--with "judge --retry-unparsed" asks again)'
+
+
+def _has_no_rows(path: Path) -> bool:
+    """Whether a file of verdicts has a header at most."""
+    with path.open("rb") as file:
+        return sum(1 for _ in zip(file, range(2), strict=False)) < 2
 
 
 def _failed(outcomes: Mapping[str, Outcome], key: str) -> bool:

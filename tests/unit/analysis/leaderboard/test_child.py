@@ -47,6 +47,14 @@ def test_a_child_is_listened_to(tmp_path: Path) -> None:
     [
         (Ended(status=1, output="", said=("Traceback", "  in x", "  y", "KeyError: 'z'")), "in x / y / KeyError: 'z'"),
         (Ended(status=-9, output="", said=()), "killed by SIGKILL"),
+        (
+            Ended(
+                status=2,
+                output="",
+                said=("\u256d\u2500 Error \u2500\u256e", "\u2502 No such option \u2502", "\u2570\u256f"),
+            ),
+            "No such option",
+        ),
         (Ended(status=-15, output="", said=("note",)), "killed by SIGTERM; it said: note"),
         (Ended(status=3, output="", said=()), "exit status 3"),
     ],

@@ -272,6 +272,18 @@ def test_a_budget_that_ends_leaves_the_rest_for_the_next_call(children: Children
     assert not load_steps(Path("site"))["judge local:smollm2"].is_done
 
 
+def test_without_a_verdict_nothing_is_rated(children: Children) -> None:
+    children.special["judge"] = lambda words: (
+        children.judge(words),
+        Path("site/tournament/verdicts.csv").write_text("question_id,system_a,system_b,verdict\n"),
+        judged(num_failed=6, failures={"HTTP 500": 6})(words),
+    )[2]
+    done = sweep(status=1)
+    assert children.names == ["generate", "judge", "report"]
+    assert "6 matches have no verdict yet: HTTP 500 (6 matches)" in done.stderr
+    assert "skipped: ratings: not done, as there are no verdicts yet" in done.stderr
+
+
 def test_nobody_pays_unasked(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     paid = ("--sweep", "demo", "--judge", "gpt-4.1")
