@@ -14,9 +14,10 @@ import pytest
 from analysis.leaderboard.record import STEPS_FILE
 from tests.lab import Lab, make_lab, wait_until, write_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1200)]
 
 OUT = "my site"
+END_SECONDS = 500.0  # the machine may be loaded by others
 COMMAND = (
     *("analysis", "leaderboard", "--sweep", "tiny", "--answers", "other.jsonl", "--questions", "questions.jsonl"),
     *("--max-questions", "6", "--benchmarks", "mmlu", "--judge", "local:models/llama7b", "--out", OUT),
@@ -66,8 +67,12 @@ def started(lab: Lab) -> "subprocess.Popen[str]":
         )
 
 
+def to_the_end(lab: Lab) -> None:
+    assert started(lab).wait(END_SECONDS) == 0, (lab.folder / "output.txt").read_text()
+
+
 def children_of(pid: int) -> list[str]:
-    """Processes whose parent, or whose parent's parent, is this one."""
+    """Processes whose parent is this one."""
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
@@ -78,12 +83,10 @@ def is_gone(pid: str) -> bool:
 
 def test_killed_twice_and_stopped_once_it_ends_with_the_same_site(trained: Lab, tmp_path: Path) -> None:
     whole, cut = copy_of(trained, tmp_path / "whole"), copy_of(trained, tmp_path / "cut")
-    done = whole.call(*COMMAND, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    values = json.loads(done.stdout)
-    assert values["complete"]
-    assert {row["system"] for row in values["leaderboard"]} == {"llama7b-oasst1", "llama7b-flan", "other"}
-    assert all(row["mmlu_macro"] is not None for row in values["leaderboard"] if row["run_id"])
+    to_the_end(whole)
+    rows = json.loads((whole.folder / OUT / "leaderboard.json").read_text())
+    assert {row["system"] for row in rows} == {"llama7b-oasst1", "llama7b-flan", "other"}
+    assert all(row["mmlu_macro"] is not None for row in rows if row["run_id"])
 
     def answers() -> int:
         return sum(len(path.read_text().splitlines()) for path in cut.runs.glob("*/answers/open.jsonl"))
@@ -101,8 +104,7 @@ def test_killed_twice_and_stopped_once_it_ends_with_the_same_site(trained: Lab, 
         assert process.wait(60) == (130 if number is signal.SIGINT else -signal.SIGKILL)
         wait_until(lambda children=children: all(map(is_gone, children)), "the end of the children")
     before = answers()
-    last = started(cut)
-    assert last.wait(240) == 0, (cut.folder / "output.txt").read_text()
+    to_the_end(cut)
     assert before == answers() == 12
     assert site(cut) == site(whole)
     again = cut.call(*COMMAND, "--json")
