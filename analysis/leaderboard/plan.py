@@ -214,11 +214,12 @@ def _scores_of(facts: _Facts, name: str, runs: Sequence[FoundRun], alone: bool) 
 
 
 def _site(facts: _Facts, is_rated: bool) -> Step:
-    options, found = facts.options, facts.found
+    options = facts.options
     command = (
         *PYTHON,
         *("analysis", "report"),
-        *(_chosen(facts, found.runs, alone=True) if found.runs else ()),
+        *(("--sweep", options.sweep) if options.sweep else ()),
+        *(word for run_id in options.run_ids for word in ("--run", run_id)),
         *_runs(options),
         *(("--tournament", str(options.tournament)) if is_rated else ()),
         *(word for path in options.verdicts for word in ("--verdicts", str(path))),

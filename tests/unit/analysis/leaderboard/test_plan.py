@@ -103,6 +103,12 @@ def test_scores_under_other_options_are_kept_and_said() -> None:
     assert one(anew, "mmlu").to_make == "1 score"
 
 
+def test_the_site_is_that_of_the_sweep_and_of_the_runs_that_are_named() -> None:
+    plan = planned(options(run_ids=("x",)), found(run("a"), run("x"), is_whole_sweep=False))
+    assert one(plan, "judge").command[4:8] == ("--run", "a", "--run", "x")
+    assert one(plan, "report").command[4:8] == ("--sweep", "demo", "--run", "x")
+
+
 def test_one_question_limit_reaches_answers_and_judge() -> None:
     plan = planned(options(max_questions=2, questions=None), found(run("a"), run("b")))
     assert one(plan, "generate").command[-2:] == ("--limit", "2")
