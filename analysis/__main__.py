@@ -24,9 +24,16 @@ from analysis.exports.command import export
 from analysis.leaderboard.child import Stopped
 from analysis.leaderboard.command import Consent
 from analysis.leaderboard.command import leaderboard as make_leaderboard
-from analysis.leaderboard.options import NO_JUDGE, LeaderboardOptions, read_further, read_judges, scored_by_command
+from analysis.leaderboard.options import (
+    NO_JUDGE,
+    REPORT,
+    LeaderboardOptions,
+    read_further,
+    read_judges,
+    scored_by_command,
+)
 from analysis.leaderboard.rating import rate_missing
-from analysis.leaderboard.record import load_steps, shown_commands
+from analysis.leaderboard.record import StepRecord, keep_step, load_steps, shown_commands, typed_command
 from analysis.leaderboard.watch import LOOPBACK, WatchOptions, serving
 from analysis.paper.command import add_tables
 from analysis.report.content import ReportOptions
@@ -202,16 +209,20 @@ def report(
     chosen = _chosen_runs(sweep, run_id, runs, ledger_url)
     if tournament is not None and (rated := rate_missing(tournament, verdicts or (), out)) is not None:
         say(f"note: {rated}", STDERR)
+    found = load_runs(runs, chosen.run_ids)
+    played = load_tournament(tournament, bench, verdicts or ()) if tournament else None
+    folders = [*([tournament] if tournament else []), out]
+    if (own := typed_command(sys.argv, REPORT)) is not None:
+        keep_step(StepRecord(key=REPORT, command=own, is_done=False), *folders)
     options = ReportOptions(
         title=title or sweep or "Leaderboard",
         bench=bench,
         max_questions=max_questions,
-        commands=tuple(shown_commands(load_steps(*([tournament] if tournament else []), out).values())),
+        commands=tuple(shown_commands(load_steps(*folders).values())),
         answers=tuple(answers or ()),
         questions=questions,
     )
-    played = load_tournament(tournament, bench, verdicts or ()) if tournament else None
-    rows = write_report(out, chosen, load_runs(runs, chosen.run_ids), played, options)
+    rows = write_report(out, chosen, found, played, options)
     show([dataclasses.asdict(row) for row in rows], leaderboard_table(rows), as_json)
     if not as_json:
         for sentence in ((played.ratings if played else None) or {}).get("verdict", ()):

@@ -16,6 +16,7 @@ from harness.files.typed import read_typed
 
 STEPS_FILE = "steps.json"
 SCHEMA_VERSION = 1
+UNRECORDED = ("--json", "--yes")  # options that change no result
 BENCHMARK = "a benchmark"
 ORDER = (GENERATE, JUDGE, RATE, BENCHMARK, REPORT)  # of the kinds of steps
 
@@ -71,6 +72,13 @@ def keep_step(record: StepRecord, *folders: Path) -> None:
 def _place(key: str) -> int:
     kind = key.partition(" ")[0]
     return ORDER.index(kind) if kind in ORDER else ORDER.index(BENCHMARK)
+
+
+def typed_command(arguments: Sequence[str], name: str) -> list[str] | None:
+    """This process's own command as it is recorded; None where it was not started as `python -m analysis NAME`."""
+    if list(arguments[1:2]) != [name]:
+        return None
+    return ["python", "-m", "analysis", *(word for word in arguments[1:] if word not in UNRECORDED)]
 
 
 def digests(paths: Iterable[Path]) -> dict[str, str]:

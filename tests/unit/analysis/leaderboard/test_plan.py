@@ -9,6 +9,7 @@ import pytest
 from analysis.leaderboard.found import Found, FoundRun
 from analysis.leaderboard.options import LeaderboardOptions, option_of, read_further, read_judges
 from analysis.leaderboard.plan import Plan, Step, make_plan
+from analysis.leaderboard.record import typed_command
 from harness.config.schema import ModelKind
 
 QUESTIONS = ("q1", "q2", "q3")
@@ -231,6 +232,12 @@ def test_judges(texts: list[str], judges: tuple[str, ...]) -> None:
 def test_judges_that_can_not_be(texts: list[str]) -> None:
     with pytest.raises(ValueError, match="--judge"):
         read_judges(texts)
+
+
+def test_a_report_by_hand_records_its_own_command() -> None:
+    typed = ["/venv/analysis/__main__.py", "report", "--out", "my site", "--json"]
+    assert typed_command(typed, "report") == ["python", "-m", "analysis", "report", "--out", "my site"]
+    assert typed_command(["pytest", "-q"], "report") is None
 
 
 def test_options_name_what_is_wrong(tmp_path: Path) -> None:

@@ -174,7 +174,9 @@ def test_what_changed_is_made_again(children: Children, change: str, names: list
     children.commands.clear()
     if change == "answers":
         next(Path("runs").glob("*/answers/open.jsonl")).unlink()
-        children.special["judge"] = lambda words: (Path("site/tournament/verdicts.csv").write_text("x,y"), GOOD)[1]
+        children.special["judge"] = lambda words: (Path("site/tournament/verdicts.csv").write_text("x,y\n1,2\n"), GOOD)[
+            1
+        ]
     elif change == "verdicts":
         Path("site/tournament/verdicts.csv").write_text("changed")
     elif change == "ratings":
@@ -256,7 +258,7 @@ def judged(**changes: Any) -> Callable[[tuple[str, ...]], Ended]:
 
 def test_replies_that_can_not_be_read_are_no_failure(children: Children) -> None:
     sweep()
-    Path("site/tournament/verdicts.csv").write_text("of a judge by hand")
+    Path("site/tournament/verdicts.csv").write_text("of a judge\nby hand\n")
     children.special["judge"] = judged(num_unparsed=2)
     done = sweep()
     assert "2 replies could not be read" in done.stderr
