@@ -30,7 +30,6 @@ FRAME = "\u2500\u2502\u256d\u256e\u256f\u2570 "  # what the command-line library
 FRAME_TITLE = "Error"
 
 OnProgress = Callable[[str, int, int], None]  # what is counted, parts done, all parts
-Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(BaseException):
@@ -77,7 +76,8 @@ def run_child(
     log.parent.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
     with tempfile.TemporaryFile() as output, log.open("a", encoding="utf-8") as file:
-        with _started(command, output) as process, _forwarded(process) as received:
+        with _forwarded() as signals, _started(command, output) as process:
+            signals.reach(process)
             for line in _lines(process):
                 if (event := progress_event(line)) is not None:
                     on_progress(*event)
@@ -86,8 +86,8 @@ def run_child(
                     print(line, file=file, flush=True)
                     on_line(line)
             status = process.wait()
-        if received:
-            raise Stopped(received[0])
+        if signals.received:
+            raise Stopped(signals.received[0])
         output.seek(0)
         return Ended(status=status, output=output.read().decode("utf-8", "replace"), said=tuple(said))
 
@@ -123,18 +123,32 @@ def _lines(process: "subprocess.Popen[bytes]") -> Iterator[str]:
         yield raw.decode("utf-8", "replace").rstrip("\n").rpartition("\r")[2]
 
 
+class _Signals:
+    """Sends signals that ask this process to stop on to the child; the second one kills it."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def reach(self, process: "subprocess.Popen[bytes]") -> None:
+        """The child has started; it gets what came before, too."""
+        self._process = process
+        if self.received:
+            process.send_signal(self.received[0])
+
+    def forward(self, number: int, frame: FrameType | None) -> None:
+        """Takes a signal."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL if self.received else number)
+        self.received.append(number)
+
+
 @contextmanager
-def _forwarded(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
-    """Sends signals that ask this process to stop to the child; a second one kills it. -> those that came."""
-    received: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        process.send_signal(signal.SIGKILL if received else number)
-        received.append(number)
-
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+def _forwarded() -> Iterator[_Signals]:
+    signals = _Signals()
+    before = {number: signal.signal(number, signals.forward) for number in SIGNALS}
     try:
-        yield received
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

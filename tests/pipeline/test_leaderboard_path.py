@@ -85,7 +85,7 @@ def test_killed_twice_and_stopped_once_it_ends_with_the_same_site(trained: Lab, 
     whole, cut = copy_of(trained, tmp_path / "whole"), copy_of(trained, tmp_path / "cut")
     to_the_end(whole)
     rows = json.loads((whole.folder / OUT / "leaderboard.json").read_text())
-    assert {row["system"] for row in rows} == {"llama7b-oasst1", "llama7b-flan", "other"}
+    assert {row["system"] for row in rows} == {"llama7b-oasst1-fp32", "llama7b-flan-fp32", "other"}
     assert all(row["mmlu_macro"] is not None for row in rows if row["run_id"])
 
     def answers() -> int:
