@@ -72,6 +72,11 @@ def test_options_become_settings(
     ("command", "problem"),
     [
         ("mmlu --protocol hendricks", "--protocol hendricks: expected one of lm_eval, qlora_callback, hendrycks"),
+        ("mmlu --fresh", "--fresh: goes with --in-runs"),
+        (
+            "mmlu --in-runs --run x --checkpoints all",
+            "--in-runs: keeps the score of a whole run; leave out --checkpoints",
+        ),
         ("mmlu --num-shots -1", "num_shots=-1: expected 0 or more"),
         ("perplexity --text nowhere.txt --model smollm2", "--text: nowhere.txt: no such file"),
         ("tasks --tasks ,", "names=[]: name at least one"),
