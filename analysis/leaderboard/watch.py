@@ -9,7 +9,7 @@ that is removed at the end.
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -77,6 +77,7 @@ class Watched:
 
     def _seen(self, chosen: SweepRuns) -> State:
         """All that the site depends on: the states of the runs, and the times of their files."""
+        places: list[tuple[Path, Sequence[str]]]
         places = [(Path(self._paths.runs) / run_id, SHOWN_IN_RUNS) for run_id in chosen.run_ids]
         if self._options.tournament is not None:
             places.append((self._options.tournament, SHOWN_IN_TOURNAMENTS))
