@@ -42,7 +42,7 @@ class PowerLaw:
                 f"size {size:g}: the law was fitted from {self.smallest:g} to {self.largest:g}; it is not extended "
                 "by more than a factor of ten"
             )
-        return self.scale * size**self.exponent
+        return float(self.scale * size**self.exponent)
 
 
 def fit_power_law(sizes: Sequence[float], values: Sequence[float]) -> PowerLaw:
