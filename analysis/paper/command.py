@@ -25,7 +25,7 @@ examples:
   python -m analysis tables 5                    the finished runs of +grid=table5
   python -m analysis tables 1 6 7 --data data    judgments that the authors released
   python -m analysis tables all                  every table; what was not run says how
-  python -m analysis tables 10 --sweep mine --like "model=smollm2 train.max_steps=20"
+  python -m analysis tables 10 --sweep short --like "model=smollm2 train.max_steps=20"
 """
 Data = Annotated[
     Path, typer.Option(help="Folder of judgments; default: the data store, else data/.", envvar="HARNESS_DATA_STORE")
