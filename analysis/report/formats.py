@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 NOT_MEASURED = "not measured"
+MAX_PLAIN = 1e9  # larger numbers are read more easily as a power of ten
 FIRST_PRINTABLE = 0x20
 CONTROL_PICTURES = 0x2400  # U+2400 is the picture of NUL, and so on up
 _PICTURES = {code: CONTROL_PICTURES + code for code in range(FIRST_PRINTABLE) if chr(code) not in "\n\t"}
@@ -14,8 +15,13 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def number(value: float | None, spec: str = ".0f", missing: str = NOT_MEASURED) -> str:
-    """`value` by a format spec, with a true minus sign."""
-    return missing if value is None else format(value, spec).replace("-", "\N{MINUS SIGN}")
+    """`value` by a format spec, with a true minus sign; a power of ten that `g` would write is a number with commas."""
+    if value is None:
+        return missing
+    text = format(value, spec)
+    if spec.endswith("g") and "e+" in text and abs(value) < MAX_PLAIN:
+        text = format(value, "+,.0f" if spec.startswith("+") else ",.0f")
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def interval(low: float | None, high: float | None, spec: str = ".0f", missing: str = "no interval") -> str:

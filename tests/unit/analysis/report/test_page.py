@@ -389,6 +389,8 @@ def test_matrix_leaves_out_whom_nobody_met() -> None:
 def test_numbers_as_written() -> None:
     assert number(None) == "not measured"
     assert number(-3.26, ".1f") == "\N{MINUS SIGN}3.3"
+    assert interval(-1051.4, 1230, "+.3g") == "\N{MINUS SIGN}1,051 to +1,230"
+    assert [number(v, ".4g") for v in (999.94, 12345.6, 5e12)] == ["999.9", "12,346", "5e+12"]
     assert interval(-30, 140) == "\N{MINUS SIGN}30 to 140"
     assert interval(None, 3.0) == "no interval"
     assert percent(0.255) == "25.5\N{NO-BREAK SPACE}%"
