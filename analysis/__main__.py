@@ -15,15 +15,12 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from analysis.exports.command import export
-from analysis.leaderboard.child import Stopped
-from analysis.leaderboard.command import Consent
-from analysis.leaderboard.command import leaderboard as make_leaderboard
 from analysis.leaderboard.options import (
     NO_JUDGE,
     REPORT,
@@ -32,20 +29,15 @@ from analysis.leaderboard.options import (
     read_judges,
     scored_by_command,
 )
-from analysis.leaderboard.rating import rate_missing
-from analysis.leaderboard.record import StepRecord, keep_step, load_steps, shown_commands, typed_command
-from analysis.leaderboard.watch import LOOPBACK, WatchOptions, serving
 from analysis.paper.command import add_tables
-from analysis.report.content import ReportOptions
-from analysis.report.leaderboard import leaderboard_table
-from analysis.report.page import PAGE, write_report
-from analysis.report.records import load_runs, load_tournament
 from eval.judging.flags import DEFAULT_JUDGE
 from harness.commands import Json, new_app
 from harness.config.paths import paths_of_environment
 from harness.console import STDERR, say, show
-from harness.ledger.finished import SweepRuns, left_out, sweep_runs
-from harness.ledger.open import ledger_url as url_of
+from harness.devices.process import heavy_imports
+
+if TYPE_CHECKING:
+    from harness.ledger.finished import SweepRuns
 
 app = new_app(f"From runs and answers to leaderboards and tables; nothing is trained here.\n\n\b\n{__doc__}")
 
@@ -144,6 +136,11 @@ def leaderboard(
         --with "generate --max-new-tokens 64" --with "judge --null-control" \\
         --with "mmlu --questions hub:test" --out reports/demo
     """
+    with heavy_imports():
+        from analysis.leaderboard.child import Stopped
+        from analysis.leaderboard.command import Consent
+        from analysis.leaderboard.command import leaderboard as make_leaderboard
+
     if judge is None:
         judge = [NO_JUDGE] if verdicts else [DEFAULT_JUDGE]
     options = LeaderboardOptions(
@@ -206,6 +203,14 @@ def report(
     """Writes the site of a sweep (one page where it is small), its figures, and its leaderboard as CSV and JSON."""
     if not (sweep or run_id or tournament):
         raise ValueError("nothing to report: name a --sweep, runs with --run, or a --tournament")
+    with heavy_imports():
+        from analysis.leaderboard.rating import rate_missing
+        from analysis.leaderboard.record import StepRecord, keep_step, load_steps, shown_commands, typed_command
+        from analysis.report.content import ReportOptions
+        from analysis.report.leaderboard import leaderboard_table
+        from analysis.report.page import PAGE, write_report
+        from analysis.report.records import load_runs, load_tournament
+
     chosen = _chosen_runs(sweep, run_id, runs, ledger_url)
     if tournament is not None and (rated := rate_missing(tournament, verdicts or (), out)) is not None:
         say(f"note: {rated}", STDERR)
@@ -241,6 +246,9 @@ def watch(
     every: Annotated[float, typer.Option(help="Seconds between two looks at the sweep.")] = 10.0,
 ) -> None:
     """Serves the site of a sweep on this machine while it runs; the page loads itself again. Ctrl-C ends it."""
+    with heavy_imports():
+        from analysis.leaderboard.watch import LOOPBACK, WatchOptions, serving
+
     options = WatchOptions(sweep=sweep, runs=runs, tournament=tournament, port=port, every_seconds=every)
     with serving(options, partial(say, console=STDERR)) as server:
         say(f"http://{LOOPBACK}:{server.server_port}/ shows {sweep}; Ctrl-C ends it")
@@ -250,8 +258,11 @@ def watch(
             say("ended", STDERR)
 
 
-def _chosen_runs(sweep: str | None, run_ids: list[str] | None, runs: Path, ledger_url: str | None) -> SweepRuns:
+def _chosen_runs(sweep: str | None, run_ids: list[str] | None, runs: Path, ledger_url: str | None) -> "SweepRuns":
     """The finished runs of the sweep, and those that are named."""
+    from harness.ledger.finished import SweepRuns, left_out, sweep_runs
+    from harness.ledger.open import ledger_url as url_of
+
     named = tuple(run_ids or ())
     if sweep is None:
         return SweepRuns(run_ids=named)

@@ -11,20 +11,16 @@ python -m analysis export --sweep demo --format hub --license apache-2.0 --out e
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis.exports.every_eval_ever import UNKNOWN, write_every_eval_ever
-from analysis.exports.hub import write_hub
-from analysis.exports.lm_eval import write_lm_eval
-from analysis.exports.tables import all_frames, write_csv, write_parquet
-from analysis.exports.wandb_tables import PROJECT, write_wandb
-from analysis.tidy.sources import FoundRun, Source, found_runs
 from harness.config.paths import paths_of_environment
 from harness.console import STDERR, say
-from harness.export.card import UNKNOWN_LICENSE
 from harness.files.names import file_name
+
+if TYPE_CHECKING:
+    from analysis.tidy.sources import FoundRun, Source
 
 MAX_SHOWN = 5
 WHOLE_FOLDER = "runs"  # what the results of a whole folder are called
@@ -60,9 +56,13 @@ def export(
     tournament: Annotated[
         Path | None, typer.Option(help="Only runs that play in it; adds verdicts and ratings.")
     ] = None,
-    organization: Annotated[str, typer.Option(help="every-eval-ever: who trained and measured.")] = UNKNOWN,
-    license_: Annotated[str, typer.Option("--license", help="hub: a licence's identifier.")] = UNKNOWN_LICENSE,
-    project: Annotated[str, typer.Option(help="wandb: the project.")] = PROJECT,
+    organization: Annotated[
+        str | None, typer.Option(help="every-eval-ever: who trained and measured; default: unknown.")
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="hub: a licence's identifier; default: unknown.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="wandb: the project; default: qlora-harness.")] = None,
 ) -> None:
     """Writes results in the formats of other programs. Runs that failed, or have nothing to write, are named.
 
@@ -71,6 +71,10 @@ def export(
     python -m analysis export --sweep demo --format parquet --out exports/demo
     python -m analysis export --sweep demo --format hub --license apache-2.0 --out exports/adapters
     """
+    from analysis.exports.every_eval_ever import UNKNOWN, write_every_eval_ever
+    from analysis.exports.lm_eval import write_lm_eval
+    from analysis.tidy.sources import Source, found_runs
+
     source = Source(runs_folder=runs, sweep=sweep, tournament=tournament, ledger_url=ledger_url)
     name = file_name(sweep or WHOLE_FOLDER, "sweep")
     if format_ in (Format.parquet, Format.csv, Format.wandb):
@@ -83,21 +87,24 @@ def export(
     if format_ is Format.lm_eval:
         written = list(write_lm_eval(found, out))
     else:
-        written = list(write_every_eval_ever(found, out, name, organization))
+        written = list(write_every_eval_ever(found, out, name, organization or UNKNOWN))
     if not written:
         raise ValueError(f"{source.folder}: no finished run has a score; measure with `python -m eval` first")
     say(f"{out}: {len(written)} of {len(found)} runs written")
     _say_left_out([(run.name, run.reason or "no scores") for run in found if not _is_written(run, written)])
 
 
-def _is_written(run: FoundRun, written: Sequence[Path]) -> bool:
+def _is_written(run: "FoundRun", written: Sequence[Path]) -> bool:
     return any(path.parent.name == run.name for path in written)
 
 
-def _write_frames(source: Source, format_: Format, out: Path, name: str, project: str) -> None:
+def _write_frames(source: "Source", format_: Format, out: Path, name: str, project: str | None) -> None:
+    from analysis.exports.tables import all_frames, write_csv, write_parquet
+    from analysis.exports.wandb_tables import PROJECT, write_wandb
+
     frames = all_frames(source)
     if format_ is Format.wandb:
-        folder = write_wandb(frames, out, name, project)
+        folder = write_wandb(frames, out, name, project or PROJECT)
         say(f"{folder}: {', '.join(frames)}; `wandb sync {folder}` uploads them")
         return
     write = write_parquet if format_ is Format.parquet else write_csv
@@ -105,9 +112,12 @@ def _write_frames(source: Source, format_: Format, out: Path, name: str, project
         say(f"written: {path}")
 
 
-def _write_hub(found: Sequence[FoundRun], out: Path, name: str, license_id: str, source: Source) -> None:
+def _write_hub(found: Sequence["FoundRun"], out: Path, name: str, license_id: str | None, source: "Source") -> None:
+    from analysis.exports.hub import write_hub
+    from harness.export.card import UNKNOWN_LICENSE
+
     paths = paths_of_environment(source.folder)
-    made = write_hub(found, out, name, license_id, paths, lambda run: say(f"written: {run}"))
+    made = write_hub(found, out, name, license_id or UNKNOWN_LICENSE, paths, lambda run: say(f"written: {run}"))
     if not made.written:
         raise ValueError(f"{source.folder}: no run has an adapter to export; " + _named(made.left_out))
     say(f"{made.folder}: {len(made.written)} adapters")

@@ -12,7 +12,6 @@ from harness.commands import Json
 from harness.config.paths import paths_of_environment
 from harness.console import STDERR, STDOUT, TextTable, refuse, say
 from harness.files.atomic import to_json, write_atomically
-from harness.ledger.open import ledger_url as url_of
 
 if TYPE_CHECKING:
     from analysis.paper.tables import Reproduction
@@ -64,6 +63,7 @@ def tables(
 ) -> None:
     """Makes the tables; its help is TABLES_HELP."""
     from analysis.paper.released import NoJudgments
+    from harness.ledger.open import ledger_url as url_of
 
     sources = Sources(
         data=data,
