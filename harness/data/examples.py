@@ -13,7 +13,7 @@ from harness.config.schema import AssistantTurns, DatasetConfig
 from harness.data.columns import detect_format, other_training
 from harness.data.dialogues import every_answer
 from harness.data.fields import Example, listed
-from harness.data.formats import DATASETS
+from harness.data.formats import DATASETS, DIALOGUES
 from harness.data.rows import DataError, read_file, refuse
 from harness.data.source import ColumnError, DataSource, SourceRow, data_files, read_rows, row_examples
 
@@ -72,7 +72,8 @@ def resolved(config: DatasetConfig) -> DatasetConfig:
     """Fills what a dataset's config leaves open: `format=auto` becomes the file's format, a template's file its text.
 
     Raises:
-        ValueError: no format reads the file's columns, the template's file is missing, or a stream has no end.
+        ValueError: no format reads the file's columns, the template's file is missing or would write nothing, or a
+            stream has no end.
     """
     if config.stream and (config.max_rows is None or config.max_rows_per_task is not None):
         raise ValueError("dataset.stream=true takes dataset.max_rows rows: set it, and leave max_rows_per_task out")
@@ -80,6 +81,11 @@ def resolved(config: DatasetConfig) -> DatasetConfig:
         config = replace(config, chat_template=_template_text(config.chat_template))
     if config.format == AUTO_FORMAT:
         config = replace(config, format=_format_of(config))
+    if config.chat_template is not None and config.format not in DIALOGUES:
+        raise ValueError(
+            f"dataset.chat_template: rows of dataset.format={config.format} are no dialogues, which alone are written "
+            f"by a template: leave it out, or take one of {', '.join(sorted(DIALOGUES))}"
+        )
     return config
 
 

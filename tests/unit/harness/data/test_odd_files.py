@@ -219,6 +219,15 @@ STRICT = (
 )
 
 
+@pytest.mark.parametrize("format_", ["alpaca", "oasst1", "text"])
+def test_a_template_that_would_write_nothing_is_refused(format_: str) -> None:
+    config = DatasetConfig(name="x", hub_id="x", format=format_, chat_template="{{ messages }}")
+    with pytest.raises(
+        ValueError, match=rf"dataset\.format={format_} are no dialogues.*take one of chat, prompt_completion"
+    ):
+        resolved(config)
+
+
 @pytest.mark.parametrize(
     ("template", "problem"),
     [

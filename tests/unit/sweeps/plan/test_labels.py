@@ -49,7 +49,8 @@ def test_numbers_are_whole_where_short_ones_are_equal() -> None:
 
 
 def test_a_hash_is_the_last_resort() -> None:
-    templates = [spec(dataset=("oasst1", {"chat_template": f"{'{{ messages }}' * 9}{n}"})) for n in range(2)]
+    texts = [f"{'{{ messages }}' * 9}{n}" for n in range(2)]
+    templates = [spec(dataset=("oasst1", {"format": "chat", "chat_template": text})) for text in texts]
     assert all(re.fullmatch(r"chat_templat-[0-9a-f]{6}", ending) for ending in endings(*templates))
 
 
