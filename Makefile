@@ -32,7 +32,7 @@ SEED := 0
 .DEFAULT_GOAL := help
 DATA := $(or $(HARNESS_DATA_STORE),data)
 
-.PHONY: help setup demo data reproduce $(TABLES) test test-slow mutants server lint format constraints clean
+.PHONY: help setup demo data reproduce figures $(TABLES) test test-slow mutants server lint format constraints clean
 
 help:  ## What each target does
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ data: setup  ## Fetch the judgments that the paper's authors released (pinned, c
 
 reproduce: setup  ## Every table of the paper, ours beside it (one: make table5), from your runs and the judgments in data/
 	$(BIN)/python -m analysis tables all --data $(DATA)
+
+figures: setup  ## The paper's Figures 2, 3, 4 and 6 from your runs and predicted memory: reports/figures
+	$(BIN)/python -m analysis figures all
 
 $(TABLES): setup
 	$(BIN)/python -m analysis tables $(@:table%=%) --data $(DATA)

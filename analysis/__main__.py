@@ -4,6 +4,7 @@
     python -m analysis watch --sweep demo
     python -m analysis report --sweep demo --runs runs --tournament runs/tournaments/demo --out reports/demo
     python -m analysis tables all --out reports/tables
+    python -m analysis figures all --out reports/figures
     python -m analysis data --data data
     python -m analysis export --sweep demo --format lm-eval --out exports/demo
 

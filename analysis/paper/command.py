@@ -1,4 +1,4 @@
-"""The commands `python -m analysis tables` and `data`: the paper's tables, ours beside the printed values."""
+"""The commands `python -m analysis tables`, `figures` and `data`: the paper's results, and ours beside them."""
 
 import shlex
 from collections.abc import Sequence
@@ -97,6 +97,36 @@ def tables(
         refuse(problems)
 
 
+def figures(
+    figure: Annotated[list[str], typer.Argument(help="The paper's figures: 2, 3, 4, 6, or all.")],
+    runs: Annotated[Path, typer.Option(help="Folder of the run folders.", envvar="HARNESS_RUNS")] = Path("runs"),
+    ledger_url: Annotated[
+        str | None,
+        typer.Option(help="Job table; default: ledger.sqlite in the runs folder.", envvar="HARNESS_LEDGER_URL"),
+    ] = None,
+    sweep: Annotated[str | None, typer.Option(help="Runs of this sweep; default: that of the figure's grid.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for figure3.svg and .csv.")] = Path("reports/figures"),
+) -> None:
+    """The paper's figures from your finished runs, as SVG and CSV; Figure 6 from predicted memory."""
+    from analysis.paper.figures import FIGURES, paper_figure
+    from analysis.paper.own import OwnRuns
+    from harness.ledger.open import ledger_url as url_of
+
+    url = ledger_url or url_of(paths_of_environment(runs))
+    for name in FIGURES if ALL in figure else dict.fromkeys(figure):
+        grid = FIGURES[name].grid if name in FIGURES else None
+        own = OwnRuns(where="no run") if grid is None else OwnRuns.of_sweep(runs, sweep or grid, url)
+        made = paper_figure(name, own)
+        for note in own.notes:
+            say(f"note: figure {name}: {note}", STDERR)
+        if made.drawing is None:
+            say(f"{made.title}: {made.caption}")
+            continue
+        write_atomically(out / f"{made.name}.svg", made.svg)
+        write_atomically(out / f"{made.name}.csv", made.csv)
+        say(f"{made.title}: {out / made.name}.svg, .csv")
+
+
 def fetch_data(data: Data = Path("data")) -> None:
     """Fetches the judgments that the authors released, at a pinned commit, and checks them."""
     from analysis.paper.fetch import fetch
@@ -106,8 +136,9 @@ def fetch_data(data: Data = Path("data")) -> None:
 
 
 def add_tables(app: typer.Typer) -> None:
-    """Adds both to the commands of `python -m analysis`."""
+    """Adds all three to the commands of `python -m analysis`."""
     app.command(help=TABLES_HELP)(tables)
+    app.command()(figures)
     app.command("data")(fetch_data)
 
 

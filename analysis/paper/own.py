@@ -46,6 +46,7 @@ class OwnRun:
     label: str
     spec: Spec
     results: Mapping[str, Mapping[str, Any]]
+    final_loss: float | None = None  # nats a target token; None: an untouched base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +135,7 @@ def _runs(folder: Path, run_ids: Sequence[str]) -> Iterator[OwnRun]:
             for name in names
             if (path := eval_file(folder / run_id, name)).is_file()
         }
-        yield OwnRun(run_id=run_id, label=record.label, spec=record.spec, results=results)
+        yield OwnRun(run_id=run_id, label=record.label, spec=record.spec, results=results, final_loss=record.final_loss)
 
 
 def _cells(table: str, printed: PaperTable, places: Places, own: OwnRuns, plan: GridPlan | None) -> list[Cell]:
@@ -168,12 +169,17 @@ def _values(
             if table == "8":
                 yield from ((bias, column, part, *estimate) for bias, estimate in _biases(result))
                 continue
-            estimate = _headline(result, f"{run.run_id}: {name}", places.scale)
+            estimate = headline_of(result, f"{run.run_id}: {name}", places.scale)
             if estimate is not None:
                 yield row, column, part, *estimate
 
 
-def _headline(result: Mapping[str, Any], where: str, scale: float) -> tuple[float, float | None, float | None] | None:
+def headline_of(result: Mapping[str, Any], where: str, scale: float) -> tuple[float, float | None, float | None] | None:
+    """(value, low, high) of a result's headline, times `scale`; None where it has no value.
+
+    Raises:
+        ValueError: it has no headline; names `where`.
+    """
     headline = fit(result.get("headline"), ScoredHeadline, f"{where}: headline", REMEDY)
     if headline["value"] is None:
         return None

@@ -68,8 +68,8 @@ def _is_base(spec: Spec) -> bool:
     return bool(spec["adapter"]["method"] == "none")
 
 
-def _data_type(spec: Spec) -> str:
-    """16 bits, or the bitsandbytes type with what its constants are stored in."""
+def data_type_of(spec: Spec) -> str:
+    """How a run's base is stored: BF16, int8, fp4, nf4 or nf4 + DQ (double quantization)."""
     quant = spec["quant"]
     if quant["method"] == "none":
         return "BF16"
@@ -78,14 +78,14 @@ def _data_type(spec: Spec) -> str:
 
 
 def _table_2(spec: Spec) -> Iterator[Target]:
-    row = {"fp4": "Float4 (E2M1)", "nf4 + DQ": "NFloat4 + DQ"}.get(_data_type(spec))
+    row = {"fp4": "Float4 (E2M1)", "nf4 + DQ": "NFloat4 + DQ"}.get(data_type_of(spec))
     if row and _is_base(spec):
         yield row, "pile_cc_mean_ppl", str(spec["model"]["name"])
 
 
 def _table_3(spec: Spec) -> Iterator[Target]:
     rows = {"BF16": ["LoRA BF16"], "int8": ["QLoRA Int8"], "fp4": ["QLoRA FP4"], "nf4 + DQ": ["QLoRA NF4 + DQ"]}
-    mine = rows.get(_data_type(spec), [])
+    mine = rows.get(data_type_of(spec), [])
     if spec["adapter"]["method"] == "full":
         mine = ["BF16", "BF16 replication"]
     dataset = _dataset(spec) or ""
@@ -97,7 +97,7 @@ def _table_3(spec: Spec) -> Iterator[Target]:
 
 
 def _table_4(spec: Spec) -> Iterator[Target]:
-    row = {"BF16": "BFloat16", "fp4": "Float4", "nf4 + DQ": "NFloat4 + DQ"}.get(_data_type(spec))
+    row = {"BF16": "BFloat16", "fp4": "Float4", "nf4 + DQ": "NFloat4 + DQ"}.get(data_type_of(spec))
     dataset = DATASETS_4.get(_dataset(spec) or "")
     if row and dataset and not _is_base(spec):
         yield row, f"{_size(spec)} {dataset}", ""
