@@ -141,6 +141,7 @@ def test_changed_base_is_refused(trained: Lab) -> None:
 
 
 @pytest.mark.skipif(not SHARED_DATASETS.is_dir(), reason="the reference data (../shared) are not on this machine")
+@pytest.mark.slow  # four runs
 def test_store_with_hub_names_and_real_rows(tmp_path: Path) -> None:
     """Hub folder names, OASST1's rows as Guanaco saw them, FLAN v2's as the hub has them."""
     lab = make_lab(tmp_path, models={"huggyllama/llama-7b": 0, "llama-13b": 1})

@@ -12,6 +12,8 @@ from harness.ledger.tables import JobStatus
 from tests.lab import Lab, write_rows
 from tests.tiny_encoders import glue_mrpc_rows, make_roberta, make_t5, super_ni_rows
 
+pytestmark = pytest.mark.slow  # three runs and their evaluations
+
 SMALL = ("adapter.lora_r=4", "train.max_steps=3", "tracking.wandb_mode=disabled")
 GRID = (  # one command, because a process costs more than what it trains here
     'grid=[{model:roberta_large,dataset:"glue_mrpc,glue_stsb",eval:glue},'

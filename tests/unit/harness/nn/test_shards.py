@@ -22,7 +22,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("quant", ["none", "nf4", "int8"])
+@pytest.mark.parametrize(
+    "quant",
+    ["nf4", *(pytest.param(other, marks=pytest.mark.slow) for other in ("none", "int8"))],  # two processes each
+)
 def test_a_sharded_base_trains_the_same_adapters(model: Path, tmp_path: Path, quant: str) -> None:
     whole = train(ALONE, Case(model=model, folder=tmp_path / "whole", quant=quant))
     for checkpointing in (False, True):
