@@ -18,7 +18,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from analysis.paper.places import MEAN, PLACES, Places, Spec, mean_columns, settings_of_table_9
-from analysis.paper.tables import Cell, Reproduction, Status
+from analysis.paper.tables import Cell, Reproduction, compared
 from analysis.paper.values import CITATION, TABLES, PaperTable, Value
 from harness.files.typed import fit, read_typed
 from harness.ledger.finished import sweep_runs
@@ -245,20 +245,7 @@ def _compared(
     assert not isinstance(paper, str)
     within = low is not None and high is not None and low <= paper <= high
     fits = ours is not None and (within or abs(ours - paper) <= _half_a_digit(paper) + SAME_FLOAT)
-    status = Status.not_run if ours is None else Status.reproduces if fits else Status.differs
-    return Cell(
-        row=row,
-        column=column,
-        setting="",
-        paper=paper,
-        ours=ours,
-        low=low,
-        high=high,
-        status=status,
-        reason=reason,
-        note=printed.notes.get((row, column)),
-        where=printed.where_of(row, column),
-    )
+    return compared(printed, row, column, paper=paper, ours=ours, fits=fits, low=low, high=high, reason=reason)
 
 
 def _half_a_digit(paper: int | float) -> float:

@@ -302,22 +302,40 @@ def _cell(
         return []
     assert not isinstance(value, str)
     fits = ours is not None and abs(ours - value) <= tolerance
-    status = Status.not_run if ours is None else Status.reproduces if fits else Status.differs
     return [
-        Cell(
-            row=row,
-            column=column,
-            setting=setting,
-            paper=value,
-            ours=ours,
-            low=low,
-            high=high,
-            status=status,
-            reason=reason,
-            note=printed.notes.get((row, column)),
-            where=printed.where_of(row, column),
+        compared(
+            printed, row, column, paper=value, ours=ours, fits=fits, low=low, high=high, reason=reason, setting=setting
         )
     ]
+
+
+def compared(
+    printed: PaperTable,
+    row: str,
+    column: str,
+    *,
+    paper: Value,
+    ours: float | None,
+    fits: bool,
+    low: float | None,
+    high: float | None,
+    reason: str | None,
+    setting: str = "",
+) -> Cell:
+    """A printed value beside ours, which reproduces it where it `fits`."""
+    return Cell(
+        row=row,
+        column=column,
+        setting=setting,
+        paper=paper,
+        ours=ours,
+        low=low,
+        high=high,
+        status=Status.not_run if ours is None else Status.reproduces if fits else Status.differs,
+        reason=reason,
+        note=printed.notes.get((row, column)),
+        where=printed.where_of(row, column),
+    )
 
 
 def _not_run(printed: PaperTable, columns: Sequence[str], reason: str) -> list[Cell]:
