@@ -21,7 +21,7 @@ from analysis.report.records import Run, Tournament, Verdict
 from analysis.tidy.axes import title_of, trained_runs
 from analysis.tidy.rows import runs_frame
 from analysis.tidy.sources import DONE, FoundRun
-from eval.verdicts.table import Names, Verdicts
+from eval.verdicts.table import Verdicts
 
 DATA_TYPE = "data_type"
 DATASET = "dataset"
@@ -164,24 +164,12 @@ def _ratings(frame: pd.DataFrame, tournament: Tournament | None) -> GridResults 
 
 def _table(verdicts: Sequence[Verdict]) -> Verdicts:
     """The verdicts as `analysis.effects` takes them."""
-    systems = sorted({name for verdict in verdicts for name in (verdict.first, verdict.second)})
-    place = {name: code for code, name in enumerate(systems)}
-    return Verdicts(
-        question=_names([verdict.question_id for verdict in verdicts]),
-        system_names=systems,
-        first=np.array([place[verdict.first] for verdict in verdicts], dtype=np.int32),
-        second=np.array([place[verdict.second] for verdict in verdicts], dtype=np.int32),
-        verdict=np.array([verdict.verdict for verdict in verdicts], dtype=np.int8),
-        judge=_names([verdict.judge for verdict in verdicts]),
-        rater=_names([""] * len(verdicts)),
-        benchmark=_names([""] * len(verdicts)),
-        turn=np.ones(len(verdicts), dtype=np.int16),
+    return Verdicts.of(
+        questions=[verdict.question_id for verdict in verdicts],
+        pairs=[(verdict.first, verdict.second) for verdict in verdicts],
+        verdicts=[verdict.verdict for verdict in verdicts],
+        judges=[verdict.judge for verdict in verdicts],
     )
-
-
-def _names(values: Sequence[str]) -> Names:
-    codes = {value: code for code, value in enumerate(dict.fromkeys(values))}
-    return Names(values=list(codes), codes=np.array([codes[value] for value in values], dtype=np.int32))
 
 
 def _mmlu(frame: pd.DataFrame, runs: Sequence[Run]) -> GridResults | None:

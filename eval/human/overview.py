@@ -18,7 +18,7 @@ from eval.human.store import VoteStore
 from eval.human.votes import Choice, Vote, votes
 from eval.ratings.agreement import Level, rater_agreement
 from eval.ratings.bias import PositionBias, position_bias
-from eval.verdicts.table import Names, Verdicts
+from eval.verdicts.table import Verdicts
 
 NUM_RESAMPLES = 200
 HASTY_SECONDS = 3.0  # nobody reads two answers in less
@@ -104,25 +104,12 @@ def overview(store: VoteStore) -> Overview:
 
 def to_verdicts(cast: Sequence[Vote]) -> Verdicts:
     """Turns votes into the form in which `eval.verdicts.table` holds a file's rows."""
-    systems = sorted({name for vote in cast for name in (vote.system_a, vote.system_b)})
-    code_of = {name: code for code, name in enumerate(systems)}
-    return Verdicts(
-        question=_names([vote.question_id for vote in cast]),
-        system_names=systems,
-        first=np.array([code_of[vote.system_a] for vote in cast], dtype=np.int32),
-        second=np.array([code_of[vote.system_b] for vote in cast], dtype=np.int32),
-        verdict=np.array([vote.choice.verdict for vote in cast], dtype=np.int8),
-        judge=_names([""] * len(cast)),
-        rater=_names([vote.rater for vote in cast]),
-        benchmark=_names([""] * len(cast)),
-        turn=np.ones(len(cast), dtype=np.int16),
+    return Verdicts.of(
+        questions=[vote.question_id for vote in cast],
+        pairs=[(vote.system_a, vote.system_b) for vote in cast],
+        verdicts=[vote.choice.verdict for vote in cast],
+        raters=[vote.rater for vote in cast],
     )
-
-
-def _names(values: Sequence[str]) -> Names:
-    index: dict[str, int] = {}
-    codes = np.array([index.setdefault(value, len(index)) for value in values], dtype=np.int32)
-    return Names(values=list(index), codes=codes)
 
 
 def _quality(real: Sequence[Vote], seed: int) -> tuple[Level | None, PositionBias]:

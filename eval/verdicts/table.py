@@ -62,6 +62,13 @@ class Names:
     values: list[str]
     codes: NDArray[np.int32]  # (num_rows,)
 
+    @classmethod
+    def of(cls, names: Sequence[str]) -> "Names":
+        """The column of these names, a row each."""
+        places: dict[str, int] = {}
+        codes = np.array([places.setdefault(name, len(places)) for name in names], dtype=np.int32)
+        return cls(values=list(places), codes=codes)
+
     def pick(self, kept: NDArray[np.bool_]) -> "Names":
         """The rows that `kept` marks, and the values that are left in them."""
         left, codes = np.unique(self.codes[kept], return_inverse=True)
@@ -81,6 +88,32 @@ class Verdicts:
     rater: Names
     benchmark: Names
     turn: NDArray[np.int16]  # of the question's dialogue, from 1; 1 where a file has no such column
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        questions: Sequence[str],
+        pairs: Sequence[tuple[str, str]],
+        verdicts: Sequence[int],
+        judges: Sequence[str] = (),
+        raters: Sequence[str] = (),
+    ) -> "Verdicts":
+        """Rows that are in memory already; `pairs` are (shown first, shown second). Of one benchmark and turn."""
+        systems = sorted({name for pair in pairs for name in pair})
+        place = {name: code for code, name in enumerate(systems)}
+        nobody = [""] * len(verdicts)
+        return cls(
+            question=Names.of(questions),
+            system_names=systems,
+            first=np.array([place[first] for first, _ in pairs], dtype=np.int32),
+            second=np.array([place[second] for _, second in pairs], dtype=np.int32),
+            verdict=np.array(verdicts, dtype=np.int8),
+            judge=Names.of(judges or nobody),
+            rater=Names.of(raters or nobody),
+            benchmark=Names.of(nobody),
+            turn=np.ones(len(verdicts), dtype=np.int16),
+        )
 
     def __len__(self) -> int:
         return len(self.verdict)
