@@ -191,7 +191,7 @@ def test_what_keeps_torch_from_a_device_is_said(torch: TorchCuda, driver: Driver
 def test_torch_is_asked_in_a_process_of_its_own() -> None:
     hardware.torch_elsewhere.cache_clear()
     answer = hardware.torch_elsewhere()
-    assert answer.version == version("torch")
+    assert answer.version.partition("+")[0] == version("torch").partition("+")[0]  # a CUDA build's ends with +cu130
     assert not answer.failure
 
 
