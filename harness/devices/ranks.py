@@ -8,7 +8,7 @@ Source: data parallelism as in PyTorch's DDP (arXiv 2006.15704), over `torch.dis
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -123,11 +123,8 @@ class Ranks:
                 return
             while not work.is_completed():
                 self.require_peers()
-                try:
+                with suppress(RuntimeError):  # it takes longer than this, or has failed: said below
                     work.wait(LOOK_UP)
-                except RuntimeError:
-                    if work.is_completed():  # then it failed; else it only took longer than this
-                        raise
             work.wait()  # raises what it failed of
 
 

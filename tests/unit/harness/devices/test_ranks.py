@@ -1,5 +1,6 @@
 """Data parallel training: a step over two ranks equals the step on one, and trouble on one is trouble on all."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,29 @@ def test_a_lack_of_memory_is_no_lost_peer(monkeypatch: pytest.MonkeyPatch, text:
     with pytest.raises(RuntimeError, match=text) as caught:
         Ranks(rank=0, size=2, device=torch.device("cpu")).sum_numbers([1.0])
     assert isinstance(caught.value, PeerLostError) is lost
+
+
+class Work:
+    """A collective operation that is done in the very moment in which waiting for it runs out of time."""
+
+    def __init__(self, failure: str = "") -> None:
+        self.failure, self.completed = failure, False
+
+    def is_completed(self) -> bool:
+        return self.completed
+
+    def wait(self, timeout: timedelta | None = None) -> None:
+        if not self.completed:
+            self.completed = True
+            raise RuntimeError("Operation timed out!")
+        if self.failure:
+            raise RuntimeError(self.failure)
+
+
+def test_an_operation_that_ends_as_the_look_up_does_has_not_failed() -> None:
+    Ranks(rank=0, size=2, device=torch.device("cpu"))._wait(Work)  # type: ignore[arg-type]
+
+
+def test_an_operation_that_fails_as_the_look_up_ends_is_said() -> None:
+    with pytest.raises(PeerLostError, match="can't be reached: Connection closed by peer"):
+        Ranks(rank=0, size=2, device=torch.device("cpu"))._wait(lambda: Work("Connection closed by peer"))  # type: ignore
