@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -149,6 +150,8 @@ class Tree:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 self._enter_copy()
                 status = work()
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         deadline = time.monotonic() + limit
