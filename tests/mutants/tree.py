@@ -25,7 +25,8 @@ KILLED, SURVIVED, NOT_REACHED = "killed", "survived", "no test runs it"
 OWN = (*PACKAGES, "tests", "benchmarks")
 GRACE_SECONDS = 60.0  # beyond 5 times what the tests took: then a mutation hangs, and that is noticed
 UNKNOWN_SECONDS = 60.0  # what tests take that were not measured
-FAILED_TO_RUN = (3, 4, 5, 99)  # pytest's internal and usage errors and "no tests", and our own
+USAGE_ERROR = 4  # of pytest, as is a conftest.py that can't be imported
+FAILED_TO_RUN = (3, USAGE_ERROR, 5, 99)  # pytest's internal and usage errors and "no tests", and our own
 
 
 class Tree:
@@ -121,8 +122,11 @@ class Tree:
             path.write_bytes(kept)
         if status == 0:
             return SURVIVED, None
+        log = self.folder / "last.log"
+        if status == USAGE_ERROR and "while loading conftest" in log.read_text(errors="replace"):
+            return KILLED, "import"
         if status in FAILED_TO_RUN:
-            raise SystemExit(f"{mutation.key}: no tests could be run: {self.folder / 'last.log'}")
+            raise SystemExit(f"{mutation.key}: no tests could be run: {log}")
         return KILLED, failed.read_text() if failed.is_file() else "time-out" if status is None else "import"
 
     def _preload(self) -> None:
