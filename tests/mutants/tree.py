@@ -25,7 +25,7 @@ KILLED, SURVIVED, NOT_REACHED = "killed", "survived", "no test runs it"
 OWN = (*PACKAGES, "tests", "benchmarks")
 GRACE_SECONDS = 60.0  # beyond 5 times what the tests took: then a mutation hangs, and that is noticed
 UNKNOWN_SECONDS = 60.0  # what tests take that were not measured
-USAGE_ERROR = 4  # of pytest, as is a conftest.py that can't be imported
+USAGE_ERROR = 4  # of pytest, as is a chosen test whose file can't be imported, or is not in it
 FAILED_TO_RUN = (3, USAGE_ERROR, 5, 99)  # pytest's internal and usage errors and "no tests", and our own
 
 
@@ -123,8 +123,8 @@ class Tree:
         if status == 0:
             return SURVIVED, None
         log = self.folder / "last.log"
-        if status == USAGE_ERROR and "while loading conftest" in log.read_text(errors="replace"):
-            return KILLED, "import"
+        if status == USAGE_ERROR and "no match in any of" not in log.read_text(errors="replace"):
+            return KILLED, "import"  # of a conftest.py or of the tests' files
         if status in FAILED_TO_RUN:
             raise SystemExit(f"{mutation.key}: no tests could be run: {log}")
         return KILLED, failed.read_text() if failed.is_file() else "time-out" if status is None else "import"
