@@ -73,7 +73,7 @@ test: setup  ## The fast suite: CPU, no network, minutes
 test-slow: setup  ## The slow suite: real models, a real chat server, fault injection, parity with other tools
 	-@$(MAKE) --no-print-directory server
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not alone" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -q -m "slow and not gpu and alone"
+	$(BIN)/python -m pytest -q -m "slow and not gpu and alone" -n 2 --dist loadfile
 
 mutants: setup  ## Which wrong lines do the fast tests miss? MODULES="harness/nn eval" SAMPLE=40 SEED=0 TESTS= NAMED= JSON=
 	$(BIN)/python -m tests.mutants $(MODULES) --sample $(SAMPLE) --seed $(SEED) \

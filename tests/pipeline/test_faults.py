@@ -215,13 +215,13 @@ class TestStopped:
         assert not list(lab.runs.rglob("*.partial-*"))
 
     def test_worker_that_hangs_is_killed_and_replaced(self, lab: Lab, undisturbed: dict[str, dict[str, Any]]) -> None:
-        process = lab.start(*LONG, "launch.hang_seconds=5", "launch.lease_seconds=600")
+        process = lab.start(*LONG, "launch.hang_seconds=15", "launch.lease_seconds=600")
         wait_until(lambda: lab.num_steps_logged() > 60, "60 steps", process)
         (worker,) = {job.worker for job in lab.jobs()}
         assert worker is not None
         os.kill(int(worker.rpartition(":")[2]), signal.SIGSTOP)  # stands still, and so does its heartbeat
         assert process.wait(timeout=240) == 0
-        assert "it said nothing for 5 s and was killed (launch.hang_seconds)" in (lab.folder / "output.txt").read_text()
+        assert "it said nothing for 15 s and was killed (launch.hang_seconds)" in (lab.folder / "output.txt").read_text()
         assert [job.attempts for job in lab.jobs()] == [2, 2]
         assert_same_results(lab.records(), undisturbed)
 
