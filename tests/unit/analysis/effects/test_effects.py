@@ -275,3 +275,28 @@ def test_a_departure_is_what_a_cell_has_beyond_its_row_and_its_column() -> None:
     assert (found["num_runs"].tolist(), found["num_settings"].tolist()) == ([1] * 4, [1] * 4)
     with pytest.raises(ValueError, match="interaction of lora_r with itself: name two axes"):
         interaction(grid, "lora_r", "lora_r")
+
+
+@pytest.mark.parametrize(
+    ("values", "more", "why"),
+    [
+        ([1.0], {}, r"values of shape \(1, 1\): expected 2 runs x 1 questions"),
+        ([1.0, 2.0], {"axes": ["lora_r", "size"], "seeds": ["s"]}, "no column size, s; the runs have lora_r"),
+        ([1.0, float("nan")], {}, "run1: no value of accuracy; leave these runs out"),
+    ],
+)
+def test_tables_that_do_not_fit_their_runs_are_refused(values: list[float], more: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        grid_of(rows_of(lora_r=[8, 64]), values, **more)
+
+
+def test_levels_are_in_order_and_an_absent_value_comes_last() -> None:
+    runs = pd.DataFrame({"size": pd.Categorical(["7b", "13b", None], categories=["7b", "13b", "65b"]), "r": [64, 8, 8]})
+    grid = GridResults.of(runs, np.array([1.0, 2.0, 3.0]), measure="m", unit="", axes=["size", "r"], seeds=[])
+    assert grid.levels("size") == ["7b", "13b", None]
+    assert grid.levels("r") == [8, 64]
+    assert (grid.rows_of("size", None), grid.rows_of("r", 8)) == ([2], [1, 2])
+    assert (grid.setting(0), grid.setting(0, without=("size",)), grid.seed(0)) == (("7b", 64), (64,), ())
+    assert grid.settings_rows(without=("size",)) == {(64,): [0], (8,): [1, 2]}
+    with pytest.raises(ValueError, match="axis 'x': the runs differ in size, r"):
+        grid.levels("x")
