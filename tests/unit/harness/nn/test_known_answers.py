@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from harness.config.schema import DType, QuantConfig, QuantMethod
-from harness.nn import loss
+from harness.nn import batch, loss
 from harness.nn.batch import Item, pack, pad, padded_batches, share_out, split_rows
-from harness.nn.dropout import draw_mask, mix_seed, rounded_probability
+from harness.nn.dropout import Drawn, RowMasks, draw_mask, mix_seed, rounded_probability
 from harness.nn.loss import ruled_losses, trained_head_losses, trained_ruled_losses
 from harness.nn.quant import as_linear, features, quantize_linear, quantized_share, require_quantized
 
@@ -188,3 +189,20 @@ def test_the_quantized_share_counts_tables_and_the_refusal_does_not() -> None:
     plain = Mixture(others=1)
     plain.quantized = nn.Linear(2, 10, bias=False)  # type: ignore[assignment]
     assert quantized_share(plain) == 0.0
+
+
+def test_arrays_reach_a_gpu_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor, array = MagicMock(), np.arange(3)
+    monkeypatch.setattr(batch.torch, "from_numpy", lambda sent: tensor if sent is array else None)
+    gpu = torch.device("cuda", 0)
+    assert batch.send(array, gpu) is tensor.pin_memory.return_value.to.return_value
+    tensor.pin_memory.return_value.to.assert_called_once_with(gpu, non_blocking=True)
+    assert batch.send(array, torch.device("cpu")) is tensor.to.return_value
+    tensor.pin_memory.assert_called_once()
+
+
+def test_a_rows_probabilities_are_of_the_draws_data_type() -> None:
+    drawn = [Drawn(num_tokens=2, probability=0.1, seed=1), Drawn(num_tokens=1, probability=0.0, seed=2)]
+    masks = RowMasks(drawn, torch.device("cpu"))
+    assert masks._probability_N1.dtype == torch.float32
+    assert masks._probability_N1[:, 0].tolist() == pytest.approx([0.1, 0.1, 0.0])
