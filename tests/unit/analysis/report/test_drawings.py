@@ -19,18 +19,11 @@ from tests.records.reports import make_runs
 NBSP = "\N{NO-BREAK SPACE}"
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return recorded(tmp_path_factory.mktemp("drawings"))
-
-
-@pytest.mark.parametrize("name", sorted(path.name for path in HERE.glob("*.txt")))
-def test_what_is_drawn_is_what_was_recorded(name: str, drawn: dict[str, str]) -> None:
-    assert drawn[name].splitlines() == (HERE / name).read_text().splitlines()
-
-
-def test_all_that_is_drawn_is_recorded(drawn: dict[str, str]) -> None:
+def test_what_is_drawn_is_what_was_recorded(tmp_path: Path) -> None:
+    drawn = recorded(tmp_path)
     assert sorted(drawn) == sorted(path.name for path in HERE.glob("*.txt"))
+    for name, text in drawn.items():
+        assert text.splitlines() == (HERE / name).read_text().splitlines(), name
 
 
 def test_predicted_and_measured_memory_in_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
