@@ -7,7 +7,12 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
+
+from analysis.effects.tables import ParallelAxis, ParallelCoordinates
 from analysis.report.content import Content, ReportOptions, gather
 from analysis.report.plots import axes, runs, tournament
 from analysis.report.plots.charts import Interval, Line, Point, curves, heat_map, intervals, scatter, stacked
@@ -43,8 +48,23 @@ def drawings() -> Iterator[tuple[str, Drawing]]:
     falling = [(float(step), 3.0 - 0.5 * step) for step in range(1, 4)]
     lines = [Line(label=f"run {i}", points=[(x, y + i) for x, y in falling]) for i in range(9)]
     yield "curves", curves([Line(label=LONG * 2, points=falling, end=0.75), *lines], "step", "loss")
+    yield from (("parallel", _parallel_drawing(True)), ("parallel-lower-is-better", _parallel_drawing(False)))
     bars = (("judge", (30.0, 2.0, 10.0)), (LONG, (0.0, 0.0, 0.0)), ("even", (1.0, 1.0, 1.0)))
     yield "stacked", stacked(bars, (("first", "shown first won"), ("tie", "tie"), ("second", "shown second won")))
+
+
+def _parallel_drawing(higher_is_better: bool) -> Drawing:
+    """Many ticks, long words."""
+    ticks = tuple((f"a-tick-of-{i:05}", i / 12) for i in range(13))
+    shown = (
+        ParallelAxis(name="first", title="a title of more than eighteen letters", ticks=ticks),
+        ParallelAxis(name="second", title="short", ticks=ticks[:12]),
+        ParallelAxis(name="value", title="measure", ticks=()),
+    )
+    places = ((0.0, 0.25, 0.1), (0.5, 1.0, 0.9))
+    lines = pd.DataFrame(places, columns=["at first", "at second", "at value"])
+    view: Any = SimpleNamespace(higher_is_better=higher_is_better)
+    return axes._parallel(ParallelCoordinates(axes=shown, lines=lines), view)
 
 
 def figures(folder: Path) -> Iterator[tuple[str, Figure]]:

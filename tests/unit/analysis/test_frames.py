@@ -355,3 +355,22 @@ def test_what_a_frame_lacks_is_said_with_what_there_is(source: dict[str, Any]) -
     assert (loss.measure, loss.higher_is_better, loss.unit) == ("final_loss", False, unit_of("final_loss"))
     assert of_column(table, "final_loss", higher_is_better=True).higher_is_better is True
     assert of_column(table, "lora_r").higher_is_better is True
+
+
+def found(name: str, **changes: Any) -> sources.FoundRun:
+    values = {"run_id": name, "folder": Path(name), "label": name, "state": "done", "reason": None, "spec": {}}
+    return sources.FoundRun(**{**values, "record": None, **changes})
+
+
+def test_a_row_of_no_run_has_nothing_of_the_runs_columns_and_no_rows_have_no_lines() -> None:
+    known = [found("a"), found("b", state="failed", reason="memory")]
+    rows = RunRows()
+    for run in (known[1], None, known[0]):
+        rows.add(run, {"value": 1.0}, None)
+    frame = joined(rows, known, ("value",))
+    for name in ("run_id", "label"):
+        assert frame[name].astype("object").where(frame[name].notna(), None).tolist() == ["b", None, "a"]
+    assert frame["reason"].isna().tolist() == [False, True, True]
+    assert frame["state"].astype("object").where(frame["state"].notna(), None).tolist() == ["failed", None, "done"]
+    empty = joined(RunRows(), known, ("value",))
+    assert (len(empty), empty.columns.tolist()) == (0, frame.columns.tolist())
