@@ -28,17 +28,29 @@ class Recorder:
 
     def __init__(self, coverage: Any = None) -> None:
         self.coverage, self.seconds, self.failed = coverage, dict[str, float](), list[str]()
+        self._running = AT_IMPORT  # the test that is under way
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
         """Around setup, call and teardown."""
-        began = time.monotonic()
+        began, self._running = time.monotonic(), item.nodeid
         if self.coverage is not None:
             self.coverage.switch_context(item.nodeid)
         try:
             return (yield)
         finally:
             self.seconds[item.nodeid] = time.monotonic() - began
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Any:
+        """Around the making of a fixture: what several tests share counts for their whole file, whoever comes first."""
+        if self.coverage is None or fixturedef.scope == "function":
+            return (yield)
+        self.coverage.switch_context(self._running.split("::")[0])
+        try:
+            return (yield)
+        finally:
+            self.coverage.switch_context(self._running)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Of each phase."""
@@ -85,7 +97,7 @@ class Map:
             self._measure([name for name in names if not self._is_known(name, file)])
             lines = self._merged[file] = defaultdict(set)
             for name in names:
-                tests = [*self.measured[name]["seconds"], AT_IMPORT]
+                tests = [*self.measured[name]["seconds"], AT_IMPORT, name]
                 for line, places in self.measured[name]["lines"].get(file, ()):
                     lines[line].update(tests[place] for place in places)
         return self._merged[file]
@@ -133,7 +145,7 @@ def digest(path: Path) -> str:
 
 
 def _measured(copy: Path, names: Sequence[str], out: Path) -> int:
-    """Runs in a process of its own. Lines are written as places in the list of a file's tests, `AT_IMPORT` last."""
+    """Runs in a process of its own. Lines as places in the list of a file's tests, `AT_IMPORT` and the file."""
     from coverage import Coverage
 
     coverage = Coverage(data_file=None, include=[f"{copy / package}/*" for package in PACKAGES], config_file=False)
@@ -147,7 +159,7 @@ def _measured(copy: Path, names: Sequence[str], out: Path) -> int:
     tests = {}
     for name in names:
         seconds = {test: spent for test, spent in recorder.seconds.items() if test.split("::")[0] == name}
-        places = {test: place for place, test in enumerate([*seconds, AT_IMPORT])}
+        places = {test: place for place, test in enumerate([*seconds, AT_IMPORT, name])}
         lines = {
             file: [(line, [places[test] for test in found if test in places]) for line, found in by_line.items()]
             for file, by_line in files.items()

@@ -2,9 +2,12 @@
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
+from tests.mutants.lines import Recorder
 from tests.mutants.mutations import Mutation, mutations
 from tests.mutants.named import Named
 
@@ -95,3 +98,21 @@ def test_a_named_text_has_to_be_there_once(tmp_path: Path) -> None:
     for text, count in (("y = 2", 2), ("z", 0)):
         with pytest.raises(ValueError, match=f"occurs {count} times"):
             Named("a.py", text, "", ()).mutation(tmp_path)
+
+
+def test_what_tests_share_counts_for_their_whole_file() -> None:
+    coverage = MagicMock()
+    recorder = Recorder(coverage)
+    item = SimpleNamespace(nodeid="tests/test_x.py::test_a")
+    outer = recorder.pytest_runtest_protocol(item)  # type: ignore[arg-type]
+    next(outer)
+    for scope in ("function", "module"):
+        inner = recorder.pytest_fixture_setup(SimpleNamespace(scope=scope))  # type: ignore[arg-type]
+        next(inner)
+        with pytest.raises(StopIteration):
+            inner.send("made")
+    with pytest.raises(StopIteration):
+        outer.send(None)
+    places = [call.args[0] for call in coverage.switch_context.call_args_list]
+    assert places == ["tests/test_x.py::test_a", "tests/test_x.py", "tests/test_x.py::test_a"]
+    assert set(recorder.seconds) == {"tests/test_x.py::test_a"}

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,13 @@ from pyarrow import parquet
 from analysis.effects.compare import effect_of
 from analysis.effects.measures import of_column, of_questions, of_scores, of_verdicts, rating_values
 from analysis.frames import answers, describe, metrics, questions, ratings, runs, scores, to_parquet, unit_of, verdicts
+from analysis.tidy import sources
+from analysis.tidy.questions import read_questions
+from analysis.tidy.rows import RunRows, joined
+from analysis.tidy.sources import Source, tournament_verdicts
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import load_verdicts
+from harness.ledger.tables import JobStatus
 from tests.records.recorded_sweep import (
     FAILED,
     QUESTIONS,
@@ -262,3 +268,109 @@ def test_ratings_by_prompt_spread_as_the_bootstrap_says(place: Path) -> None:
         assert found.high is not None
         half = 2.571 * row.std(ddof=1) / np.sqrt(6)  # t of 5 degrees of freedom
         assert half == pytest.approx((found.high - found.low) / 2, rel=0.34)
+
+
+def test_the_folder_of_a_tournament_is_named_or_that_of_its_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs_folder = tmp_path / "runs"
+    assert Source(runs_folder=runs_folder).tournament_folder() is None
+    assert Source(runs_folder=runs_folder, tournament=tmp_path).tournament_folder() == tmp_path
+    with pytest.raises(ValueError, match="tournament=nowhere: no such folder"):
+        Source(runs_folder=runs_folder, tournament="nowhere").tournament_folder()
+    source = Source(runs_folder=runs_folder, sweep="demo")
+    with pytest.raises(ValueError, match=r"sweep=demo: neither tournaments/demo/verdicts.csv nor .*runs/tournaments"):
+        source.tournament_folder()
+    beside = runs_folder / "tournaments" / "demo"
+    for folder in (beside, Path("tournaments/demo")):
+        folder.mkdir(parents=True)
+        (folder / "verdicts.csv").write_text("")
+        assert source.tournament_folder() == folder
+    with pytest.raises(ValueError, match=r"verdicts.csv: no such file; make it with `python -m eval judge`"):
+        tournament_verdicts(tmp_path)
+
+
+def test_rows_of_nothing_and_of_runs_that_are_not_known_have_gaps() -> None:
+    rows = RunRows()
+    rows.add(None, {"value": 1.5}, "why", state="failed")
+    rows.add_many(None, 2, {"value": [2.5, 3.5]}, {"name": "x"})
+    assert len(rows) == 2
+    assert rows.column("name") == [None, "x", "x"]
+    frame = joined(rows, [], ("value", "name"), {"name": "called"})
+    assert frame.columns.tolist() == ["run_id", "label", "state", "reason", "value", "called"]
+    assert frame["value"].tolist() == [1.5, 2.5, 3.5]
+    assert frame["state"].tolist()[0] == "failed"
+    assert frame[["run_id", "label"]].isna().all().all()
+    assert frame["reason"].isna().tolist() == [False, True, True]
+
+
+def test_a_run_that_is_done_but_lies_nowhere_keeps_its_label_and_its_plan(tmp_path: Path) -> None:
+    row = SimpleNamespace(run_id="ab", status=JobStatus.done, label="l", payload='{"spec": {"a": 1}}', reason=None)
+    found = sources._of_job(tmp_path, row)  # type: ignore[arg-type]
+    assert (found.label, found.spec, found.state) == ("l", {"a": 1}, "cut")
+    assert found.reason == f"{tmp_path / 'ab' / 'record.json'}: no such file"
+    waiting = SimpleNamespace(run_id="ab", status=JobStatus.queued, label="l", payload='{"spec": 1}', reason=None)
+    planned = sources._of_job(tmp_path, waiting)  # type: ignore[arg-type]
+    assert (planned.state, planned.reason, planned.spec) == ("queued", "queued: not trained yet", {})
+    assert (planned.folder, planned.record) == (tmp_path / "ab", None)
+    failed = SimpleNamespace(run_id="ab", status=JobStatus.failed, label="l", payload="{}", reason="memory")
+    assert sources._of_job(tmp_path, failed).reason == "memory"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", [b"", b"- 1", b"a: [", b"a: \xff\xfe"])
+def test_a_config_that_is_no_mapping_says_nothing(text: bytes, tmp_path: Path) -> None:
+    assert sources._written_spec(tmp_path) == {}
+    (tmp_path / "config.yaml").write_bytes(text)
+    assert sources._written_spec(tmp_path) == {}
+    (tmp_path / "config.yaml").write_text("a: 1")
+    assert sources._written_spec(tmp_path) == {"a": 1}
+
+
+def test_questions_that_can_not_be_read_are_refused_with_their_file(tmp_path: Path) -> None:
+    (tmp_path / "mmlu").mkdir()
+    (tmp_path / "other.json").write_text("[]")
+    (tmp_path / "mmlu" / "mmlu.json").write_text('{"per_subject": 1}')
+    with pytest.raises(ValueError, match=r"mmlu.json: its questions can't be read \(.*\); score the run again"):
+        list(read_questions(tmp_path))
+
+
+def test_what_a_frame_lacks_is_said_with_what_there_is(source: dict[str, Any]) -> None:
+    table, scored, asked = runs(**source), scores(**source), questions(**source)
+    with pytest.raises(ValueError, match=r"nothing: no such column; the runs have run_id, label"):
+        of_column(table, "nothing")
+    with pytest.raises(ValueError, match=r"mmlu nothing: no run has such a score; there is .*mmlu accuracy_macro"):
+        of_scores(table, scored, "mmlu", "nothing")
+    with pytest.raises(ValueError, match=r"glue : no run has such results by question; there is .*mmlu"):
+        of_questions(table, asked, "glue")
+    with pytest.raises(ValueError, match=r"mmlu nothing: no run has such results by question"):
+        of_questions(table, asked, "mmlu", "nothing")
+    other = asked[asked["evaluation"] == "mmlu"].assign(metric="other")
+    with pytest.raises(ValueError, match="mmlu: name a metric; there are "):
+        of_questions(table, pd.concat([asked, other]), "mmlu")
+    mmlu = asked[asked["evaluation"] == "mmlu"]
+    with pytest.raises(ValueError, match=r"mmlu: run \w+ has question .* twice; score it again"):
+        of_questions(table, pd.concat([mmlu, mmlu]), "mmlu")
+    loss = of_column(table, "final_loss")
+    assert (loss.measure, loss.higher_is_better, loss.unit) == ("final_loss", False, unit_of("final_loss"))
+    assert of_column(table, "final_loss", higher_is_better=True).higher_is_better is True
+    assert of_column(table, "lora_r").higher_is_better is True
+
+
+def found(name: str, **changes: Any) -> sources.FoundRun:
+    values = {"run_id": name, "folder": Path(name), "label": name, "state": "done", "reason": None, "spec": {}}
+    return sources.FoundRun(**{**values, "record": None, **changes})
+
+
+def test_a_row_of_no_run_has_nothing_of_the_runs_columns_and_no_rows_have_no_lines() -> None:
+    known = [found("a"), found("b", state="failed", reason="memory")]
+    rows = RunRows()
+    for run in (known[1], None, known[0]):
+        rows.add(run, {"value": 1.0}, None)
+    frame = joined(rows, known, ("value",))
+    for name in ("run_id", "label"):
+        assert frame[name].astype("object").where(frame[name].notna(), None).tolist() == ["b", None, "a"]
+    assert frame["reason"].isna().tolist() == [False, True, True]
+    assert frame["state"].astype("object").where(frame["state"].notna(), None).tolist() == ["failed", None, "done"]
+    empty = joined(RunRows(), known, ("value",))
+    assert (len(empty), empty.columns.tolist()) == (0, frame.columns.tolist())

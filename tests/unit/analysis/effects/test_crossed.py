@@ -1,6 +1,8 @@
 """The mean over runs and questions: by hand, against scipy, and how often its interval holds the truth."""
 
 import math
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,3 +86,24 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
         assert interval is not None
         held += interval[0] <= 0.0 <= interval[1]
     assert 0.94 <= held / trials <= 0.995
+
+
+def test_tails_of_two_sources_of_chance_at_zero_and_far_out() -> None:
+    found = crossed_mean(np.random.default_rng(2).normal(0.8, 1.0, (4, 15)) + np.arange(15) / 10)
+    assert found.p_above(found.mean) == 0.5
+    far = found.p_above(-1e300)
+    assert far is not None
+    assert far == pytest.approx(math.exp(-300))  # the smallest that is told
+    above, below = found.p_above(0.5), found.p_above(2.0)
+    assert above is not None
+    assert below is not None
+    assert above < 0.5 < below
+    interval = found.interval(2 * above)
+    assert interval is not None
+    assert interval[0] == pytest.approx(0.5, abs=1e-9)
+
+
+@pytest.mark.parametrize("values", [np.zeros(3), np.zeros((0, 3)), np.array([[1.0, np.inf]]), np.zeros((1, 1, 1))])
+def test_what_is_no_complete_table_is_refused_with_its_shape(values: "np.ndarray[Any, Any]") -> None:
+    with pytest.raises(ValueError, match=re.escape(f"values of shape {values.shape}: expected runs x questions")):
+        crossed_mean(values)

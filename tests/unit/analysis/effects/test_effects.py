@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.effects.compare import effect_of, effects, effects_frame, equivalence
 from analysis.effects.crossed import ALL_EQUAL
 from analysis.effects.grid import GridResults, followers
-from analysis.effects.tables import best_by_axis, interaction, merged, parallel_coordinates
+from analysis.effects.tables import best_by_axis, interaction, mean_of, merged, parallel_coordinates
 
 
 def grid_of(rows: Sequence[dict[str, Any]], values: Any, **more: Any) -> GridResults:
@@ -242,3 +242,61 @@ def test_a_run_without_any_value_is_refused() -> None:
 def test_what_the_grid_has_not_is_named(axis: str, value: int) -> None:
     with pytest.raises(ValueError, match="the runs"):
         effect_of(grid_of(rows_of(lora_r=[8, 64]), [1, 2]), axis, value, 8)
+
+
+def test_equal_answers_leave_an_interval_around_zero_and_say_that_it_is_exact() -> None:
+    grid = grid_of(rows_of(data_type=["bf16", "nf4"]), [[1, 0] * 50, [1, 0] * 50])
+    found = equivalence(grid, "data_type", "nf4", "bf16", margin=0.03)
+    assert found.low90 == pytest.approx(-(1 - 0.05**0.01))
+    assert "the same on all 100 questions: an exact bound on the share that would differ" in found.note
+    wide = equivalence(grid, "data_type", "nf4", "bf16", margin=1.5)
+    assert (wide.p_value, wide.is_equivalent) == (0.0, True)
+
+
+def test_the_mean_of_runs_that_share_no_question_is_that_of_their_own_weighted_means() -> None:
+    nan = float("nan")
+    grid = grid_of(rows_of(lora_r=[8, 64]), [[0.2, 0.8, nan], [nan, nan, 0.9]], weights=np.array([3.0, 1.0, 2.0]))
+    mean, note = mean_of(grid, [0, 1])
+    assert mean.mean == pytest.approx((0.25 * (3 * 0.2 + 0.8) + 0.9) / 2)
+    assert note == "no question is common to all runs: each run is one number"
+    assert mean.num_questions == 1
+    shared, lacking = mean_of(grid_of(rows_of(lora_r=[8, 64]), [[0.2, 0.8, 0.5], [nan, 0.4, 0.9]]), [0, 1])
+    assert shared.mean == pytest.approx((0.8 + 0.5 + 0.4 + 0.9) / 4)
+    assert lacking == "questions that some run lacks are left out: 1"
+    unweighted, _ = mean_of(grid_of(rows_of(lora_r=[8, 64]), [[0.2, 0.8, nan], [nan, nan, 0.9]]), [0, 1])
+    assert unweighted.mean == pytest.approx((0.5 + 0.9) / 2)
+
+
+def test_a_departure_is_what_a_cell_has_beyond_its_row_and_its_column() -> None:
+    grid = grid_of(rows_of(lora_r=[8, 64], dataset=["a", "b"]), [1.0, 2.0, 4.0, 9.0])
+    found = interaction(grid, "lora_r", "dataset")
+    assert found["departure"].tolist() == pytest.approx([1.0, -1.0, -1.0, 1.0])
+    assert found["value"].tolist() == [1.0, 2.0, 4.0, 9.0]
+    assert (found["num_runs"].tolist(), found["num_settings"].tolist()) == ([1] * 4, [1] * 4)
+    with pytest.raises(ValueError, match="interaction of lora_r with itself: name two axes"):
+        interaction(grid, "lora_r", "lora_r")
+
+
+@pytest.mark.parametrize(
+    ("values", "more", "why"),
+    [
+        ([1.0], {}, r"values of shape \(1, 1\): expected 2 runs x 1 questions"),
+        ([1.0, 2.0], {"axes": ["lora_r", "size"], "seeds": ["s"]}, "no column size, s; the runs have lora_r"),
+        ([1.0, float("nan")], {}, "run1: no value of accuracy; leave these runs out"),
+    ],
+)
+def test_tables_that_do_not_fit_their_runs_are_refused(values: list[float], more: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        grid_of(rows_of(lora_r=[8, 64]), values, **more)
+
+
+def test_levels_are_in_order_and_an_absent_value_comes_last() -> None:
+    runs = pd.DataFrame({"size": pd.Categorical(["7b", "13b", None], categories=["7b", "13b", "65b"]), "r": [64, 8, 8]})
+    grid = GridResults.of(runs, np.array([1.0, 2.0, 3.0]), measure="m", unit="", axes=["size", "r"], seeds=[])
+    assert grid.levels("size") == ["7b", "13b", None]
+    assert grid.levels("r") == [8, 64]
+    assert (grid.rows_of("size", None), grid.rows_of("r", 8)) == ([2], [1, 2])
+    assert (grid.setting(0), grid.setting(0, without=("size",)), grid.seed(0)) == (("7b", 64), (64,), ())
+    assert grid.settings_rows(without=("size",)) == {(64,): [0], (8,): [1, 2]}
+    with pytest.raises(ValueError, match="axis 'x': the runs differ in size, r"):
+        grid.levels("x")

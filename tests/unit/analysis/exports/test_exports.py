@@ -1,10 +1,14 @@
 """Exports: lm-eval's results files, Every Eval Ever's records, tables, wandb's tables and hub folders."""
 
+import contextlib
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -14,8 +18,10 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
+from analysis.exports import every_eval_ever
 from analysis.exports.every_eval_ever import every_eval_ever_record
 from analysis.exports.lm_eval import lm_eval_results, standard_error
+from analysis.exports.wandb_tables import write_wandb
 from analysis.tidy.sources import Source, found_runs
 from eval.ratings.rate import RateOptions, rate_files
 from harness.files.atomic import sha256_files, write_json
@@ -179,3 +185,56 @@ def test_a_sweep_without_scores_is_refused(place: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert "no finished run has a score" in result.output
+
+
+def test_a_records_id_is_a_random_uuid_of_its_content_but_not_of_its_time(place: Path) -> None:
+    run = found_runs(Source(runs_folder=place / "runs", sweep=SWEEP))[0]
+    ids = [every_eval_ever._uuid({"a": 1, "retrieved_timestamp": when}) for when in ("1", "2")]
+    assert ids[0] == ids[1] != every_eval_ever._uuid({"a": 2})
+    assert (ids[0].version, str(ids[0])) == (4, "f9d86028-c6e0-464e-a251-86f96acb6933")
+    values = every_eval_ever_record(run, "grid", "lab", now=1.5e9)
+    assert values is not None
+    for result in values["evaluation_results"]:
+        interval = result["score_details"].get("uncertainty", {}).get("confidence_interval", {"confidence_level": 0.95})
+        assert interval["confidence_level"] == 0.95
+    assert every_eval_ever._texts({"a": None, "b": {}, "c": 1, "d": "t", "e": {"z": 1, "a": 2}}) == {
+        "c": "1",
+        "d": "t",
+        "e": '{"a": 2, "z": 1}',
+    }
+
+
+def test_wandb_is_offline_silent_and_told_nothing_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    run = MagicMock(dir=str(tmp_path / "wandb" / "offline-1" / "files"))
+
+    def init(**options: Any) -> Any:
+        asked.update(options)
+        return contextlib.nullcontext(run)
+
+    fake = SimpleNamespace(init=init, Settings=dict, Table=lambda **options: options)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    moments = pd.to_datetime(pd.Series(["2026-01-02T03:04:05Z", None]))
+    frame = pd.DataFrame({"n": pd.Series([1, None], dtype="Int64"), "at": moments})
+    folder = write_wandb({"runs": frame}, tmp_path / "new" / "out", "demo")
+    assert folder == tmp_path / "wandb" / "offline-1"
+    assert (tmp_path / "new" / "out").is_dir()
+    settings = asked.pop("settings")
+    assert asked == {
+        "project": "qlora-harness", "name": "demo", "dir": str(tmp_path / "new" / "out"), "mode": "offline",
+        "job_type": "tables",
+    }  # fmt: skip
+    assert settings == {
+        "silent": True, "console": "off", "save_code": False, "disable_git": True, "x_disable_meta": True,
+        "x_disable_stats": True, "x_save_requirements": False,
+    }  # fmt: skip
+    ((logged,), _) = run.log.call_args
+    assert logged == {
+        "runs": {
+            "columns": ["n", "at"],
+            "data": [[1, "2026-01-02T03:04:05+00:00"], [None, None]],
+            "allow_mixed_types": True,
+        }
+    }

@@ -8,12 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
-from analysis.paper.memory import memory_gb
-from analysis.paper.own import GridPlan, OwnRun, OwnRuns, reproduce_from_runs
+from analysis.paper import own as own_tables
+from analysis.paper.memory import HALF_A_GIGABYTE, memory_gb
+from analysis.paper.own import GridPlan, OwnRun, OwnRuns, headline_of, reproduce_from_runs
 from analysis.paper.places import PLACES
 from analysis.paper.tables import Cell, Reproduction, Status
 from analysis.paper.text import latex, plain, to_csv, to_html, to_latex, to_markdown
 from analysis.paper.values import TABLES
+from tests.records.reports import SYSTEMS, make_runs
 
 SPEC: dict[str, Any] = {
     "model": {"name": "llama7b", "recipe_size": "7b"},
@@ -264,3 +266,82 @@ def test_the_command_makes_every_table_and_says_what_is_missing(tmp_path: Path) 
     assert done.exit_code == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("table ")]
     assert {path.name for path in tmp_path.glob("*.tex")} == {f"table{n}.tex" for n in (2, 3, 4, 5, 8, 9, 10, 11)}
+
+
+def test_memory_of_each_size_and_how_near_it_has_to_be() -> None:
+    sizes = {row: memory_gb(row) for row in ("guanaco-7b", "guanaco-13b", "guanaco-33b", "open-assistant-33b")}
+    assert sizes == pytest.approx(
+        {"guanaco-7b": 4.19, "guanaco-13b": 7.70, "guanaco-33b": 18.39, "open-assistant-33b": 65.06}, abs=0.05
+    )
+    assert HALF_A_GIGABYTE == 0.5
+
+
+def test_runs_are_read_from_their_folders(tmp_path: Path) -> None:
+    folder, ids = make_runs(tmp_path)
+    (folder / ids[0] / "eval" / "empty").mkdir()
+    read = list(own_tables._runs(folder, [*ids, "not-there"]))
+    assert [(one.run_id, one.label) for one in read] == list(zip(ids, SYSTEMS, strict=True))
+    assert [sorted(one.results) for one in read] == [["mmlu"], [], ["mmlu"]]
+    assert read[0].results["mmlu"]["accuracy_macro"] == 0.31
+    assert read[0].final_loss == pytest.approx(2.4 - 0.99 + 0.1)
+    assert read[0].spec["adapter"]["lora_r"] == 16
+
+
+def test_a_headline_is_scaled_and_may_lack_its_value_or_its_interval() -> None:
+    def found(**headline: Any) -> Any:
+        return headline_of({"headline": {"metric": "m", "n": 9, **headline}}, "w", 100.0)
+
+    assert found(value=0.5, ci95=[0.25, 0.75]) == (50.0, 25.0, 75.0)
+    assert found(value=0.5, ci95=None) == (50.0, None, None)
+    assert found(value=None, ci95=None) is None
+
+
+def test_tables_are_filled_in_the_papers_unit_by_their_own_grids() -> None:
+    assert {name: (p.grid, p.benchmark, p.scale) for name, p in PLACES.items()} == {
+        "2": ("table2", "perplexity", 1.0),
+        "3": ("table3", "glue super_ni", 100.0),
+        "4": ("table4", "mmlu", 100.0),
+        "5": ("table5", "mmlu", 100.0),
+        "8": ("table8", "tasks", 1.0),
+        "9": ("table5", None, 1.0),
+        "10": ("table10", "mmlu", 100.0),
+        "11": ("table11", "mmlu", 100.0),
+    }
+    parts = {name: {column: p.num_parts(column) for column in TABLES[name].columns} for name, p in PLACES.items()}
+    assert parts["2"] == {"pile_cc_mean_ppl": 13}
+    assert parts["3"] == dict.fromkeys(TABLES["3"].columns, 1) | {"RoBERTa-large GLUE acc": 8}
+    assert {number for name in ("4", "5", "8", "9", "10", "11") for number in parts[name].values()} == {1}
+    assert {name: dict(p.elsewhere) for name, p in PLACES.items() if p.elsewhere} == {
+        "2": dict.fromkeys(("Int4", "Float4 (E3M0)"), "not among bitsandbytes' data types"),
+        "8": dict.fromkeys(("GPT-3", "OPT-175B"), "another model's figure, which the paper quotes"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "changes"),
+    [
+        ("3", {"dataset": None, "adapter__method": "full"}),
+        ("3", {"dataset__name": "glue_rte", "quant__method": "fp4"}),
+        ("4", {"dataset": None}),
+        ("5", {"dataset": None}),
+        ("8", {}),
+        ("9", {"dataset": None}),
+        ("9", {"adapter__method": "none"}),
+        ("9", {"dataset__name": "concise"}),
+        ("10", {"adapter__method": "none"}),
+        ("10", {"dataset": None}),
+        ("11", {"dataset__name": "chip2", "train__max_epochs": 3.0}),
+        ("11", {"dataset__name": "alpaca_clean", "dataset__max_rows": 50000, "train__max_epochs": 3.0}),
+        (
+            "11",
+            {
+                "dataset__name": "chip2",
+                "dataset__max_rows": 50000,
+                "train__max_epochs": 3.0,
+                "adapter__method": "none",
+            },
+        ),
+    ],
+)
+def test_a_run_that_a_table_has_no_place_for(table: str, changes: dict[str, Any]) -> None:
+    assert PLACES[table].cells(spec(**changes)) == []

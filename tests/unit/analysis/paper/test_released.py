@@ -1,9 +1,11 @@
 """The authors' released judgments: who was shown first, names of two generations, and fetching them."""
 
 import csv
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +231,13 @@ def test_another_commit_is_refused(repository: Repository, tmp_path: Path) -> No
     other = Repository(name="qlora", url=repository.url, commit="0" * 40, folders=repository.folders)
     with pytest.raises(NotFetched, match="could not be fetched"):
         fetch(tmp_path / "data", lambda line: None, (other,))
+
+
+def test_the_digest_of_rows_knows_no_order_and_keeps_line_ends_within_fields(tmp_path: Path) -> None:
+    release = replace(RELEASES["vicuna_gpt4_pairwise"], columns=("a", "b"))
+    path = tmp_path / "x.csv"
+    digest = hashlib.sha256(b"1,x\r\ny\n2,").hexdigest()
+    path.write_bytes(b'\xef\xbb\xbfb,more,a\r\n,z,2\r\n"x\r\ny",z,1\r\n')
+    assert canonical_sha256(release, path) == digest
+    path.write_bytes(b'a,b\n1,"x\r\ny"\n2\n')
+    assert canonical_sha256(release, path) == digest

@@ -50,3 +50,13 @@ def test_a_relative_score_to_the_printed_decimal(
         monkeypatch.setattr(tables, name, lambda *_, value=value: value)
     found = tables._table_6(tmp_path, tmp_path, 2).cells
     assert {(cell.row, cell.column): cell.status for cell in found}[row, "mean_pct"] is status
+
+
+def test_columns_of_elo_and_the_matches_that_each_draws() -> None:
+    found = {name: getattr(tables, name) for name in ("HUMAN", "GPT4", "GPT4_TABLE_1", "OPEN_ASSISTANT")}
+    assert {name: (c.release, c.elo, c.rank, c.interval, c.num_drawn) for name, c in found.items()} == {
+        "HUMAN": ("vicuna_human_pairwise", "elo_human_vicuna", "rank_human_vicuna", None, 240),
+        "GPT4": ("vicuna_gpt4_pairwise", "elo_gpt4_vicuna", "rank_gpt4_vicuna", None, 500),
+        "GPT4_TABLE_1": ("vicuna_gpt4_pairwise", "elo_gpt4_vicuna", None, "elo_ci95", 500),
+        "OPEN_ASSISTANT": ("oa_gpt4_pairwise", "elo_gpt4_oa", "rank_gpt4_oa", None, 4240),
+    }

@@ -22,7 +22,7 @@ from analysis.report.leaderboard import (
 )
 from analysis.report.matches import Tally, count_verdicts, pair_tallies, tally_systems
 from analysis.report.records import Mmlu, Run, Tournament, Verdict
-from analysis.report.sections import separation_view
+from analysis.report.sections import _matrix_cell, separation_view
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 from harness.config.schema import AdapterConfig, DatasetConfig, ModelConfig, QuantConfig, TrainConfig
 from harness.runs.estimate import Estimate
@@ -285,3 +285,21 @@ def test_terminal_table_fits_80_columns_with_dashes_and_no_markup() -> None:
     assert (
         next(line for line in text.splitlines() if " b " in line).count("\N{EN DASH}") == 4
     )  # rank, both ratings, tally
+
+
+@pytest.mark.parametrize(
+    ("tally", "side", "strength"),
+    [
+        (None, "even", 0.0),
+        (Tally(), "even", 0.0),
+        (Tally(wins=1, losses=1), "even", 0.0),
+        (Tally(wins=3, losses=1), "ahead", 50.0),
+        (Tally(wins=1, losses=2), "behind", 33.3),
+        (Tally(wins=0, losses=2), "behind", 100.0),
+    ],
+)
+def test_a_cell_of_the_matrix_is_coloured_by_its_side_and_how_far_it_is(
+    tally: Tally | None, side: str, strength: float
+) -> None:
+    cell = _matrix_cell(tally)
+    assert (cell.tally, cell.side, cell.strength) == (tally, side, strength)

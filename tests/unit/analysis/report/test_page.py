@@ -5,6 +5,7 @@ import re
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from analysis.report.answers import answers_view, bench_answers
 from analysis.report.content import ReportOptions
 from analysis.report.figures import bin_means, curve, round_ticks, scale_over
 from analysis.report.formats import duration, interval, memory, number, percent, visible
-from analysis.report.judging import judge_view
+from analysis.report.judging import _recorded_size, judge_view
 from analysis.report.page import write_report
 from analysis.report.records import Judge, Run, Tournament, load_runs, load_tournament
 from analysis.report.sections import matrix_view
+from analysis.report.site.data import index_data
 from eval.judging.injection import FlaggedWins
 from eval.ratings.comparisons import probability
 from eval.ratings.rate import RateOptions, rate_files
@@ -445,3 +447,26 @@ def test_differing_versions_are_listed_by_run(tmp_path: Path, runs: tuple[Path, 
     assert "torch 2.12.0" in text
     assert "torch 2.11.0" in text
     assert "Not recorded: no command is known" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "size"), [(0, None), (-1, None), (True, None), ("7", None), (None, None), (7, 7.0), (0.5, 0.5)]
+)
+def test_a_judges_size_is_a_number_above_zero(value: Any, size: float | None) -> None:
+    assert _recorded_size({"num_parameters": value}) == size
+
+
+def test_questions_have_a_page_in_a_folder_and_where_they_were_answered() -> None:
+    answers = SimpleNamespace(texts={"1": "Why?"})
+    content: Any = SimpleNamespace(
+        options=ReportOptions(title="t"), order=("a",), judges=(), categories={"1": "c"},
+        questions={"1": "Why?" * 41, "2": ""}, answers=answers, sweep=SimpleNamespace(run_ids=()), runs=(),
+        tournament=None,
+    )  # fmt: skip
+    content_without: Any = SimpleNamespace(**{**vars(content), "answers": None})
+    asked = [index_data(content, ["1", "2"]), index_data(content, ["1", "2"], is_folder=True)]
+    assert [[row[-1] for row in found["questions"]] for found in asked] == [[1, 0], [1, 1]]
+    assert [row[-1] for row in index_data(content_without, ["1", "2"])["questions"]] == [0, 0]
+    assert [found["folder"] for found in asked] == [False, True]
+    assert asked[0]["questions"][0][1:3] == [("Why?" * 41)[:159] + "\N{HORIZONTAL ELLIPSIS}", "c"]
+    assert asked[0]["questions"][1][2] == ""

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from eval.answers import vllm
 from eval.answers.generate import generate_answers
 from eval.answers.questions import load_open_questions
 from eval.answers.settings import GenerateSettings
@@ -146,3 +147,60 @@ def test_without_vllm_the_command_says_so(tmp_path: Path) -> None:
         run_generate(target, "embedded", "open", 1, SETTINGS, False, lambda done, total: None, tmp_path)
     with pytest.raises(ValueError, match="engine=tgi: expected one of own, vllm"):
         GenerateSettings(engine="tgi")
+
+
+@pytest.mark.parametrize(("lora_r", "rank"), [(1, 8), (8, 8), (9, 16), (257, 320), (320, 320), (321, 512), (512, 512)])
+def test_adapters_are_served_by_the_next_rank_that_kernels_have(
+    calls: dict[str, Any], tmp_path: Path, lora_r: int, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in needs no weights: what is located, read and compared is passed over."""
+    monkeypatch.setattr(vllm, "locate_model", lambda model, paths: SimpleNamespace(location="x", max_length=64))
+    monkeypatch.setattr(vllm, "checkpoint_folder", lambda source, cache: tmp_path)
+    for name in ("folder_fingerprint", "tokenizer_fingerprint"):
+        monkeypatch.setattr(vllm, name, lambda folder: "f")
+    for name in ("require_same_base", "require_same_tokenizer"):
+        monkeypatch.setattr(vllm, name, lambda *given: None)
+    config = SimpleNamespace(eos_token_id=[3, None], max_position_embeddings=32)
+    monkeypatch.setattr(vllm, "AutoConfig", SimpleNamespace(from_pretrained=lambda folder: config))
+    tokenizer = SimpleNamespace(eos_token_id=4)
+    monkeypatch.setattr(vllm, "AutoTokenizer", SimpleNamespace(from_pretrained=lambda folder: tokenizer))
+    one = spec(adapter=("lora", {"lora_r": lora_r}))
+    systems: Any = [
+        SimpleNamespace(name=name, spec=one, member=name, folder=tmp_path / name) for name in ("first", "second")
+    ]
+    base = load_vllm(systems, PathsConfig(cache=str(tmp_path)))
+    assert (calls["llm"]["max_lora_rank"], calls["llm"]["max_loras"], calls["llm"]["max_model_len"]) == (rank, 2, 32)
+    assert (base.max_length, base.eos_tokens) == (32, {3, 4})
+    assert base.loras["second"] == ("second", 2, str(tmp_path / "second" / "adapter"))
+
+
+def test_prompts_go_in_chunks_and_keep_their_places(calls: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "CHUNK_PROMPTS", 2)
+    llm = sys.modules["vllm"].LLM()
+    base: Any = SimpleNamespace(llm=llm, max_length=10, loras={})
+    requests: Any = [SimpleNamespace(tokens=[1] * size, seed=size, member=None) for size in (3, 8, 5)]
+    settings: Any = SimpleNamespace(max_new_tokens=4, greedy=False, temperature=0.5, top_p=0.25)
+    found = list(vllm.decode_vllm(base, requests, settings, frozenset({9, 2}), ["stop"]))
+    assert [(one.index, one.tokens, one.finish_reason) for one in found] == [
+        (0, (70,), "eos"), (1, (70, 71), "length"), (2, (70,), "eos"),
+    ]  # fmt: skip
+    assert [len(prompts) for prompts, _ in calls["generate"]] == [2, 1]
+    sampled = [one for _, options in calls["generate"] for one in options["sampling_params"]]
+    assert [one["max_tokens"] for one in sampled] == [4, 2, 4]
+    assert sampled[0] | {"seed": 0} == {
+        "max_tokens": 4, "temperature": 0.5, "top_p": 0.25, "seed": 0, "stop": ["stop"], "stop_token_ids": [2, 9],
+        "include_stop_str_in_output": True,
+    }  # fmt: skip
+    assert calls["generate"][0][1]["use_tqdm"] is False
+
+
+@pytest.mark.parametrize("change", [{"double_quant": False}, {"block_size": 128}])
+def test_only_one_kind_of_nf4_is_served(change: dict[str, Any]) -> None:
+    one = spec()
+    odd = dataclasses.replace(one, quant=dataclasses.replace(one.quant, **change))
+    system: Any = SimpleNamespace(name="s", spec=odd, member="s")
+    with pytest.raises(ValueError, match=r"s: quant=.*: --engine vllm serves quant=nf4 \(double quantization"):
+        vllm._require_served(system)
+    vllm._require_served(SimpleNamespace(name="s", spec=one, member="s"))  # type: ignore[arg-type]
+    widest = dataclasses.replace(one, adapter=dataclasses.replace(one.adapter, lora_r=512))
+    vllm._require_served(SimpleNamespace(name="s", spec=widest, member="s"))  # type: ignore[arg-type]

@@ -1,28 +1,49 @@
 """The API judge's parts that need no server: replies, waits, what is retried, estimates, settings."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.answers.questions import Question
+from eval.judges import retry
 from eval.judges.calls import ApiJudge
-from eval.judges.request import Reply, estimate_calls, read_reply
+from eval.judges.client import ReplyTooLarge
+from eval.judges.request import (
+    Reply,
+    estimate_calls,
+    next_to_leave_out,
+    price_usd,
+    read_reply,
+    reply_cost,
+    request_body,
+    shown_reason,
+)
 from eval.judges.retry import (
+    TOO_DEEP,
     Fault,
+    Gate,
+    RunStopped,
+    Usage,
     backoff_seconds,
+    classify,
+    error_details,
+    error_message,
     parse_duration,
     read_usage,
     refused_field,
     status_fault,
     wait_asked_for,
 )
-from eval.judging.matches import Match
+from eval.judging.matches import Judgment, Match
 from eval.judging.options import ApiOptions
 from eval.judging.prompts import Mode, own_prompts, render
 from eval.judging.store import JudgmentStore, settings_sha256
@@ -249,3 +270,159 @@ def test_tokens_that_a_server_counts(usage: object, found: tuple[int | None, int
     counted = read_usage({"usage": usage})
     assert (counted.num_prompt_tokens, counted.num_completion_tokens) == found
     assert read_usage([usage]) == read_usage({})
+
+
+def test_calls_are_held_until_the_server_takes_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = [1000.0], list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(retry.asyncio, "sleep", sleep)
+    gate = Gate(60.0)
+    asyncio.run(gate.wait())
+    gate.hold(60.0)
+    gate.hold(5.0)
+    asyncio.run(gate.wait())
+    assert slept == [60.0]
+    gate.hold(60.5)
+    with pytest.raises(RunStopped, match=r"the server asks for a wait of 60 s, more than max_wait_seconds=60"):
+        asyncio.run(gate.wait())
+
+
+@pytest.mark.parametrize(
+    ("headers", "held"),
+    [
+        ({}, 0.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2s"}, 2.0),
+        ({"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "2s"}, 0.0),
+        ({"x-ratelimit-remaining-tokens": "99", "x-ratelimit-reset-tokens": "3s"}, 3.0),
+        ({"x-ratelimit-remaining-tokens": "100", "x-ratelimit-reset-tokens": "3s"}, 0.0),
+        ({"x-ratelimit-remaining-tokens": "0"}, 0.0),
+    ],
+)
+def test_what_is_left_of_a_limit_is_heeded(
+    headers: dict[str, str], held: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry.time, "monotonic", lambda: 1000.0)
+    gate = Gate(60.0)
+    gate.observe(headers, 100)
+    assert max(0.0, gate._not_before - 1000.0) == held
+
+
+def test_a_wait_is_read_in_milliseconds_before_seconds() -> None:
+    assert wait_asked_for({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
+    assert wait_asked_for({"retry-after": "nothing"}) is None
+    assert wait_asked_for({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0.0
+
+
+def test_requests_leave_out_what_a_server_does_not_know() -> None:
+    options = ApiOptions(model="m", max_tokens=7, temperature=0.5, reasoning_effort="low", seed=3)
+    prompt = render(PROMPTS, MATCH)
+    whole = request_body(options, Mode.pairwise, prompt, ())
+    form = whole.pop("response_format")
+    messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
+    assert whole == {
+        "model": "m", "messages": messages, "max_tokens": 7, "temperature": 0.5, "reasoning_effort": "low", "seed": 3,
+    }  # fmt: skip
+    assert (form["type"], form["json_schema"]["name"], form["json_schema"]["strict"]) == (
+        "json_schema", "pairwise_judgment", True,
+    )  # fmt: skip
+    schema = form["json_schema"]["schema"]
+    assert (schema["type"], schema["required"], schema["additionalProperties"]) == (
+        "object", list(schema["properties"]), False,
+    )  # fmt: skip
+    plain = request_body(options, Mode.pairwise, prompt, ("json_schema", "max_tokens", "seed"))
+    assert plain["response_format"] == {"type": "json_object", "schema": schema}
+    assert (plain["max_completion_tokens"], "max_tokens" in plain, "seed" in plain) == (7, False, False)
+    bare = request_body(options, Mode.pairwise, prompt, ("response_format", "max_tokens", "max_completion_tokens"))
+    assert set(bare) == {"model", "messages", "temperature", "reasoning_effort", "seed"}
+    unset = request_body(ApiOptions(model="m", temperature=None), Mode.pairwise, prompt, ())
+    assert not {"temperature", "reasoning_effort", "seed"} & set(unset)
+
+
+def test_parts_are_left_out_in_their_order() -> None:
+    assert next_to_leave_out("max_tokens", ()) == "max_tokens"
+    assert next_to_leave_out("max_completion_tokens", ()) == "max_tokens"
+    assert next_to_leave_out("max_tokens", ("max_tokens",)) == "max_completion_tokens"
+    assert next_to_leave_out("response_format", ()) == "json_schema"
+    assert next_to_leave_out("response_format", ("json_schema",)) == "response_format"
+    assert next_to_leave_out("seed", ()) == "seed"
+
+
+def test_estimates_rest_on_measured_replies_where_there_are_some() -> None:
+    options = ApiOptions(
+        model="m", usd_per_million_prompt_tokens=10, usd_per_million_completion_tokens=30, max_tokens=100, batch=True
+    )
+    prompt = render(PROMPTS, MATCH)
+    size = len((prompt.system + prompt.user).encode())
+
+    def judged(**facts: Any) -> tuple[Match, Judgment]:
+        return MATCH, Judgment(
+            question_id="1", system_a="ann", system_b="bob", prompt_sha256="p", verdict=1, **{"raw_text": None, **facts}
+        )
+
+    counted = [judged(num_prompt_tokens=size // 2, num_completion_tokens=20), judged(num_completion_tokens=40)]
+    found = estimate_calls(options, PROMPTS, [MATCH] * 3, counted)
+    assert (found.num_calls, found.num_completion_tokens, found.max_completion_tokens) == (3, 90, 300)
+    assert found.num_prompt_tokens == round(3 * size / (size / (size // 2)))
+    assert (found.num_measured, found.batch) == (2, True)
+    assert found.cost_usd == pytest.approx((found.num_prompt_tokens * 10 + 90 * 30) / 2e6)
+    by_text = estimate_calls(options, PROMPTS, [MATCH], [judged(raw_text="x" * 40), judged()])
+    assert by_text.num_completion_tokens == 5
+    assert by_text.num_prompt_tokens == round(size / 4)
+
+
+def test_costs_need_both_prices_and_both_counts() -> None:
+    priced = ApiOptions(model="m", usd_per_million_prompt_tokens=1e6, usd_per_million_completion_tokens=2e6)
+    assert price_usd(priced, 3, 5) == 13.0
+    assert price_usd(ApiOptions(model="m", usd_per_million_prompt_tokens=1e6), 3, 5) is None
+    assert price_usd(ApiOptions(model="m", usd_per_million_completion_tokens=1e6), 3, 5) is None
+    assert reply_cost(priced, Usage(num_prompt_tokens=3, num_completion_tokens=5)) == 13.0
+    assert reply_cost(priced, Usage(num_prompt_tokens=3)) is None
+    assert reply_cost(priced, Usage(num_completion_tokens=3)) is None
+
+
+def test_faults_of_the_client_by_their_kind() -> None:
+    request = httpx.Request("POST", "http://x")
+    timeout = classify(openai.APITimeoutError(request))
+    assert (timeout.reason, timeout.retry, timeout.was_free) == ("time-out", True, False)
+    assert classify(TimeoutError()).retry
+    assert classify(RecursionError()) == Fault(reason=TOO_DEEP)
+
+    def broken(cause: Exception) -> Fault:
+        error = openai.APIConnectionError(request=request)
+        error.__cause__ = cause
+        return classify(error)
+
+    refused = broken(httpx.ConnectError("no"))
+    assert (refused.reason, refused.was_free) == ("no connection", True)
+    cut = broken(httpx.ReadError("no"))
+    assert (cut.reason, cut.was_free) == ("the connection broke off", False)
+    assert broken(ReplyTooLarge("too large")).reason == "too large"
+    body = {"message": "slow\n down", "code": "x"}
+    content = json.dumps({"error": body, "usage": {"prompt_tokens": 4, "completion_tokens": 0}}).encode()
+    response = httpx.Response(429, headers={"retry-after": "7"}, content=content, request=request)
+    fault = classify(openai.RateLimitError("m", response=response, body=body))
+    assert (fault.retry, fault.wait_seconds, fault.usage) == (
+        True,
+        7.0,
+        Usage(num_prompt_tokens=4, num_completion_tokens=0),
+    )
+    quota = status_fault(429, "", "insufficient_quota: pay", None)
+    assert (quota.fatal, quota.reason) == (True, "the account's quota is used up (HTTP 429: insufficient_quota: pay)")
+    assert status_fault(401, "", "no").reason == "the key was refused (HTTP 401: no)"
+    assert status_fault(418, "", "tea").reason == "HTTP 418: tea"
+    assert "a redirect, which is not followed" in status_fault(307, "", "").reason
+
+
+def test_words_of_an_error_are_one_line_and_details_are_cut() -> None:
+    assert error_message({"message": "a\n  b"}) == "a b"
+    assert error_message({"message": {"x": 1}}) == '{"x": 1}'
+    assert error_message("text") == "text"
+    assert error_message(None) == ""
+    assert error_details({1, 2}) == ""
+    assert len(error_details("x" * 5000)) == 4000
+    assert shown_reason("secret" + "x" * 300, "secret") == "[key]" + "x" * 195

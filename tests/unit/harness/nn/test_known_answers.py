@@ -1,20 +1,24 @@
 """Small parts against values by hand: positions, shares, masks, seeds, losses of models with a rule of their own."""
 
+from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 from harness.config.schema import DType, QuantConfig, QuantMethod
-from harness.nn import loss
+from harness.nn import batch, head, loss
 from harness.nn.batch import Item, pack, pad, padded_batches, share_out, split_rows
-from harness.nn.dropout import draw_mask, mix_seed, rounded_probability
-from harness.nn.loss import ruled_losses, trained_head_losses, trained_ruled_losses
+from harness.nn.dropout import Drawn, RowMasks, draw_mask, mix_seed, rounded_probability
+from harness.nn.loss import ruled_losses, target_losses, trained_head_losses, trained_ruled_losses
 from harness.nn.quant import as_linear, features, quantize_linear, quantized_share, require_quantized
 
 CPU = torch.device("cpu")
@@ -127,6 +131,63 @@ def test_no_target_no_ruled_loss(losses: Callable[..., Tensor]) -> None:
     assert (found.shape, found.dtype) == ((0,), torch.float32)
 
 
+class Counted(TorchDispatchMode):
+    """Counts the operations that torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("num_bytes", "chunk"), [(1, 1), (4 * V * 3 - 1, 2), (4 * V * 3, 3), (4 * V * 100, 100)])
+def test_logits_are_held_for_as_many_positions_as_fit(
+    num_bytes: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "CHUNK_BYTES", num_bytes)
+    monkeypatch.setattr(head, "CHUNK_BYTES", num_bytes)
+    hidden, weight, targets = torch.randn(N, D), torch.randn(V, D), torch.zeros(N, dtype=torch.int64)
+    with Counted() as counted:
+        target_losses(hidden, weight, targets)
+    assert counted.counts["amax"] == -(-N // chunk)
+    sizes: list[int] = []
+    of_chunk = loss._chunk_losses
+    monkeypatch.setattr(loss, "_chunk_losses", lambda h, w, t: sizes.append(len(t)) or of_chunk(h, w, t))
+    trained_head_losses(hidden, weight, targets)
+    assert sizes == [min(chunk, N - start) for start in range(0, N, chunk)]
+    layer = nn.Linear(D, V)
+    asked: list[int] = []
+    monkeypatch.setattr(head, "trained_ruled_losses", lambda *given: asked.append(given[3]))
+    of_layer = SimpleNamespace(_layer=layer, is_product=False, logits=None, weight=layer.weight)
+    of_layer.chunk = head.Head.chunk.fget(of_layer)  # type: ignore[attr-defined]
+    head.Head.losses(of_layer, hidden, targets)  # type: ignore[arg-type]
+    assert (of_layer.chunk, asked) == (chunk, [max(1, chunk // 4)])
+
+
+def test_losses_are_of_32_bits_whatever_torchs_default_is() -> None:
+    hidden, weight, targets = torch.randn(N, D), torch.randn(V, D), torch.zeros(N, dtype=torch.int64)
+
+    def rule(h: Tensor) -> Tensor:
+        return h @ weight.T
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [
+            target_losses(hidden, weight, targets),
+            ruled_losses(hidden, rule, targets, 4),
+            trained_head_losses(hidden, weight, targets),
+            trained_ruled_losses(hidden, rule, targets, 4),
+            *(of(hidden[:0], weight, targets[:0]) for of in (target_losses, trained_head_losses)),
+            *(of(hidden[:0], rule, targets[:0], 4) for of in (ruled_losses, trained_ruled_losses)),
+        ]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {one.dtype for one in found} == {torch.float32}
+
+
 # Quantization.
 
 
@@ -188,3 +249,20 @@ def test_the_quantized_share_counts_tables_and_the_refusal_does_not() -> None:
     plain = Mixture(others=1)
     plain.quantized = nn.Linear(2, 10, bias=False)  # type: ignore[assignment]
     assert quantized_share(plain) == 0.0
+
+
+def test_arrays_reach_a_gpu_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor, array = MagicMock(), np.arange(3)
+    monkeypatch.setattr(batch.torch, "from_numpy", lambda sent: tensor if sent is array else None)
+    gpu = torch.device("cuda", 0)
+    assert batch.send(array, gpu) is tensor.pin_memory.return_value.to.return_value
+    tensor.pin_memory.return_value.to.assert_called_once_with(gpu, non_blocking=True)
+    assert batch.send(array, torch.device("cpu")) is tensor.to.return_value
+    tensor.pin_memory.assert_called_once()
+
+
+def test_a_rows_probabilities_are_of_the_draws_data_type() -> None:
+    drawn = [Drawn(num_tokens=2, probability=0.1, seed=1), Drawn(num_tokens=1, probability=0.0, seed=2)]
+    masks = RowMasks(drawn, torch.device("cpu"))
+    assert masks._probability_N1.dtype == torch.float32
+    assert masks._probability_N1[:, 0].tolist() == pytest.approx([0.1, 0.1, 0.0])

@@ -12,12 +12,14 @@ from transformers import Gemma2Config, LlamaConfig
 from harness.nn.attention import Packed
 from harness.nn.head import HeadError
 from harness.nn.rows import (
+    MAX_ERRORS,
     PACKED_ROWS,
     BatchCache,
     Layout,
     _Asked,
     _right_aligned,
     _Trial,
+    difference,
     its_own_errors,
     make_ready,
     packed_hidden,
@@ -208,3 +210,19 @@ def test_who_is_made_ready() -> None:
     assert told == []
     make_ready(model, Layout(is_packed=True))
     assert told == ["packed"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float32, 1e-3), (torch.float16, 0.02), (torch.bfloat16, 0.1)], ids=str
+)
+def test_logits_may_differ_by_the_rounding_of_their_data_type(dtype: torch.dtype, limit: float) -> None:
+    """Two positions of mean 0 and length 1, the second off by a part of it."""
+    own = torch.tensor([[1.0, -1.0], [1.0, -1.0]], dtype=dtype)
+    for part, is_same in ((0.9 * limit, True), (1.1 * limit, False)):
+        ours = own.double()[None].repeat(2, 1, 1)
+        ours[1, 1] *= 1 + part
+        said = difference(ours @ torch.eye(2, dtype=torch.float64), own[None], MAX_ERRORS[dtype])
+        assert (said is None) is is_same
+        assert said is None or said.startswith(f"its logits differ by {part:.2g} of their size")
+        if dtype is torch.float32:
+            assert (trial(own).difference(ours.float()) is None) is is_same

@@ -14,6 +14,7 @@ from harness.ledger.finished import left_out, sweep_runs
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job
 from sweeps.__main__ import app
+from sweeps.watch.results import _higher_is_better, _scores, _shown
 
 
 def job(run: str, kind: str = "train") -> Job:
@@ -98,3 +99,16 @@ def test_a_sweep_names_its_finished_runs_and_says_what_is_left_out(runs: Path) -
     assert left_out("s", ()) is None
     with pytest.raises(ValueError, match=r"left out 4 runs that are not done: label-d \(queued\), a .*no record\.json"):
         chosen_systems("s", [], runs)
+
+
+def test_scores_are_named_by_their_benchmark_and_only_numbers_count() -> None:
+    assert _scores("mmlu", {"accuracy_macro": 0.5, "accuracy_micro": 1, "note": "x"}) == {
+        "mmlu": 0.5,
+        "mmlu accuracy_micro": 1.0,
+    }
+    assert _scores("mine", {"accuracy_macro": 0.5}) == {"mine accuracy_macro": 0.5}
+    assert [_higher_is_better(name) for name in ("mmlu", "mmlu accuracy_micro", "perplexity", "loss")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    given = ((None, "loss"), (12.6, "seconds"), (0.12345, "loss"), (3, "x"), ("a", "label"))
+    assert [_shown(value, column) for value, column in given] == ["", "13", "0.1235", "3", "a"]

@@ -19,7 +19,8 @@ from sweeps.jobs.settings import worker_name
 from sweeps.launch.progress import SMALL_SWEEP, SweepProgress
 from sweeps.watch import garbage
 from sweeps.watch.garbage import find_garbage, remove_garbage
-from sweeps.watch.status import SHOWN_FAILURES, read_status, status_table
+from sweeps.watch.status import SHOWN_FAILURES, _seconds_to_go, read_status, status_table
+from sweeps.workers.processes import how_ended
 
 
 def job(number: int, kind: str = "train") -> Job:
@@ -246,3 +247,15 @@ def test_a_long_sweep_is_not_a_line_a_job(tmp_path: Path) -> None:
     long = lines(1000)
     assert len(long) < 50
     assert "[1000/1000] train broken failed: why" in long[-1]
+
+
+def test_the_time_to_go_is_the_sum_over_kinds_that_are_open() -> None:
+    counts = {"train": {"queued": 3, "claimed": 1, "done": 9}, "mmlu": {"done": 4}}
+    assert _seconds_to_go(counts, {"train": 2.0}) == 120.0
+    assert _seconds_to_go({**counts, "glue": {"queued": 1}}, {"train": 2.0, "glue": 0.5}) == 240.0
+    assert _seconds_to_go({**counts, "glue": {"claimed": 1}}, {"train": 2.0}) is None
+    assert _seconds_to_go({"mmlu": {"done": 4}}, {}) == 0.0
+
+
+def test_processes_end_by_a_signal_or_a_status() -> None:
+    assert [how_ended(code) for code in (-9, 0, 1)] == ["signal 9", "exit status 0", "exit status 1"]
