@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from analysis.__main__ import app
 from analysis.leaderboard.child import Ended, OnProgress, Stopped
-from analysis.leaderboard.record import load_steps
 from harness.files.atomic import append_jsonl, write_json
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job
+from harness.runs.steps import load_steps
 from tests.unit.analysis.report.test_page import make_run, make_spec
 
 GOOD = Ended(status=0, output="{}", said=())

@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
-from analysis.leaderboard.record import StepRecord, save_steps
 from analysis.report.answers import answers_view, bench_answers
 from analysis.report.content import ReportOptions
 from analysis.report.figures import bin_means, curve, round_ticks, scale_over
@@ -27,6 +26,7 @@ from harness.files.atomic import append_jsonl, write_json
 from harness.ledger.finished import SweepRuns, sweep_runs
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job
+from harness.runs.steps import StepRecord, save_steps
 from tests.records.reports import (
     ANSWERS,
     EVIL,
