@@ -24,7 +24,7 @@ DEMO_TRAIN := python -m harness.run -m +experiment=demo
 DEMO_LEADERBOARD := python -m analysis leaderboard --sweep $(DEMO) --max-questions 12 \
   --with "generate --max-new-tokens 48" --with "judge --max-answer-tokens 48" --tournament $(TOURNAMENT) --out $(REPORT)
 
-TABLES := $(addprefix table,1 2 3 4 5 6 7 8 9 10 11)
+TABLES := $(addprefix table,1 2 3 4 5 6 7 8 9 10 11 12)
 
 SAMPLE := 40
 SEED := 0

@@ -18,11 +18,15 @@ else the runs folder's own). Each frame has `run_id`, `label`, `state` and `reas
 nothing to tell yet, is a row with its state and reason, and missing values. What is missing is NA, never a number.
 Choices are categories; `analysis.tidy.columns` says what each column is and in which unit.
 
-Raises of all: ValueError where the source isn't there, or a file can't be read; the message names it and the remedy.
+A run of which a file can't be read is a row with the state `unreadable` and the reason, too.
+
+Raises of all: ValueError where the source isn't there, or none of the runs can be read; the message names the file and
+the remedy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,9 +40,9 @@ from analysis.tidy.columns import describe, meaning_of, unit_of
 from analysis.tidy.questions import QuestionRows, read_questions
 from analysis.tidy.ratings import rating_rows
 from analysis.tidy.rows import SCORE_UNITS, Columns, RunRows, higher_is_better, joined, runs_frame
-from analysis.tidy.sources import VERDICTS_FILE, FoundRun, Source, found_runs, tournament_verdicts
+from analysis.tidy.sources import UNREADABLE, VERDICTS_FILE, FoundRun, Source, found_runs, tournament_verdicts
 from analysis.tidy.steps import read_steps
-from eval.answers.files import read_answers
+from eval.answers.files import Answer, read_answers
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 from eval.verdicts.table import Verdicts, load_verdicts
 from harness.files.atomic import write_atomically
@@ -92,8 +96,7 @@ def scores(
     """
     found = found_runs(_source(runs_folder, sweep, tournament, ledger_url))
     rows = RunRows()
-    for run in found:
-        _add_scores(rows, run)
+    _add_each(rows, found, partial(_add_scores, rows))
     return joined(rows, found, (*SCORE, "settings_sha256"))
 
 
@@ -111,12 +114,7 @@ def questions(
     """
     found = found_runs(_source(runs_folder, sweep, tournament, ledger_url))
     rows = RunRows()
-    for run in found:
-        before = len(rows)
-        for part in read_questions(run.folder / "eval") if run.record is not None else ():
-            _add_questions(rows, run, part)
-        if len(rows) == before:
-            rows.add(run, {}, run.reason or "no result by question")
+    _add_each(rows, found, partial(_add_questions, rows))
     columns = ("evaluation", "metric", "question", "category", "value", "weight", "unit", "higher_is_better")
     return joined(rows, found, (*columns, "settings_sha256"))
 
@@ -133,14 +131,17 @@ def metrics(
     """
     found = found_runs(_source(runs_folder, sweep, tournament, ledger_url))
     rows, names = RunRows(), dict.fromkeys(STEP)
-    for run in found:
+
+    def add(run: FoundRun) -> None:
         steps = read_steps(run.folder / METRICS_FILE)
-        names |= dict.fromkeys(key for step in steps for key in step)
+        names.update(dict.fromkeys(key for step in steps for key in step))
         if steps:
             values = {key: [step.get(key) for step in steps] for key in names}
             rows.add_many(run, len(steps), values, {})
         else:
             rows.add(run, {}, run.reason or f"no {METRICS_FILE}")
+
+    _add_each(rows, found, add)
     return joined(rows, found, tuple(names), renamed={"learning_rate": "step_learning_rate"})
 
 
@@ -164,14 +165,9 @@ def answers(
     is_alone = bool(files) and runs_folder is None and sweep is None and tournament is None
     found = [] if is_alone else found_runs(_source(runs_folder, sweep, tournament, ledger_url))
     rows = RunRows()
-    for run in found:
-        paths = sorted((run.folder / "answers").glob("*.jsonl"))
-        for path in paths:
-            _add_answers(rows, path, run)
-        if not paths:
-            rows.add(run, {"system": run.name}, run.reason or "no answers")
+    _add_each(rows, found, partial(_add_answers_of, rows))
     for path in map(Path, files):
-        _add_answers(rows, path, None)
+        _add_answers(rows, path, read_answers(path), None)
     columns = ("system", "bench", "question_id", "turn", "prompt", "answer", "num_tokens", "finish_reason")
     return joined(rows, found, (*columns, "answer_seed", "num_dropped_turns"))
 
@@ -243,6 +239,23 @@ def to_parquet(frame: pd.DataFrame, path: Path | str) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def _add_each(rows: RunRows, found: Sequence[FoundRun], add: Callable[[FoundRun], None]) -> None:
+    """Adds the rows of each run; one of which a file can't be read is a row with the reason.
+
+    Raises:
+        ValueError: that holds for all of them; the first one's reason.
+    """
+    problems = []
+    for run in found:
+        try:
+            add(run)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+            rows.add(run, {}, str(error), UNREADABLE)
+    if problems and len(problems) == len(found):
+        raise ValueError(problems[0])
+
+
 def _add_scores(rows: RunRows, run: FoundRun) -> None:
     found = measured_scores(run.folder / "eval") if run.record is not None else []
     for score in found:
@@ -255,7 +268,15 @@ def _add_scores(rows: RunRows, run: FoundRun) -> None:
         rows.add(run, {}, run.reason or "nothing was measured")
 
 
-def _add_questions(rows: RunRows, run: FoundRun, part: QuestionRows) -> None:
+def _add_questions(rows: RunRows, run: FoundRun) -> None:
+    parts = list(read_questions(run.folder / "eval")) if run.record is not None else []
+    for part in parts:
+        _add_part(rows, run, part)
+    if not parts:
+        rows.add(run, {}, run.reason or "no result by question")
+
+
+def _add_part(rows: RunRows, run: FoundRun, part: QuestionRows) -> None:
     scores, count = part.scores, len(part.scores.names)
     nothing: list[Any] = [None] * count
     values: Columns = {"question": scores.names, "value": scores.values}
@@ -265,8 +286,15 @@ def _add_questions(rows: RunRows, run: FoundRun, part: QuestionRows) -> None:
     rows.add_many(run, count, values, fixed)
 
 
-def _add_answers(rows: RunRows, path: Path, run: FoundRun | None) -> None:
-    found = read_answers(path)
+def _add_answers_of(rows: RunRows, run: FoundRun) -> None:
+    read = {path: read_answers(path) for path in sorted((run.folder / "answers").glob("*.jsonl"))}
+    for path, found in read.items():
+        _add_answers(rows, path, found, run)
+    if not read:
+        rows.add(run, {"system": run.name}, run.reason or "no answers")
+
+
+def _add_answers(rows: RunRows, path: Path, found: Sequence[Answer], run: FoundRun | None) -> None:
     fixed = {"bench": path.name.removesuffix(".gz").removesuffix(".jsonl")} | (
         {} if run is None else {"system": run.name}
     )

@@ -11,12 +11,13 @@
     python -m eval agree gpt4.csv human.csv
     python -m eval human serve --sweep demo --tournament tournaments/demo
 
-With `eval.commands.scores` and `eval.commands.human` the only module of `eval` that knows the command-line library.
+With `eval.commands.scores`, `.human` and `.recorded` the only module of `eval` that knows the command-line library.
 Heavy imports wait until a command runs, so that `rate` and `--help` answer at once.
 """
 
 from eval.commands.contests import add_contests
 from eval.commands.human import app as human_app
+from eval.commands.recorded import record_commands
 from eval.commands.scores import add_commands
 from harness.commands import new_app
 
@@ -25,6 +26,8 @@ app.add_typer(human_app, name="human")
 
 add_commands(app)
 add_contests(app)
+record_commands(app)
+record_commands(human_app)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     print(equivalence(grid, "data_type", "nf4", "bf16", margin=0.01).verdict)
 
 An effect is the mean over all pairs of runs that differ in this axis only (the same seed, the same other settings, the
-same questions) of the later value less the earlier one. A pair is a row and a question is a column of
+same questions) of the later value less the earlier one; each setting of the other axes counts once, however many of its
+seeds are paired. A pair is a row and a question is a column of
 `crossed_mean`'s table, so the interval is over both; the settings of the other axes are those of the grid, and where
 the effect differs between them the interval gets wider, not narrower. p_holm is corrected by Holm (1979) for all
 effects that one call gives. Where a single pair was scored right or wrong on each question, p is at least that of the
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from analysis.effects.crossed import ALL_EQUAL, LEVEL, CrossedMean, Part, crossed_mean
-from analysis.effects.grid import GridResults, Level, Pairing, level_text, pair_up, pairings
+from analysis.effects.grid import GridResults, Level, Pairing, even_weights, level_text, pair_up, pairings
 from analysis.tidy.axes import title_of
 from eval.ratings.comparisons import flip_p, holm
 
@@ -151,8 +152,8 @@ def equivalence(grid: GridResults, axis: str, value: Level, against: Level, marg
     if not margin > 0:
         raise ValueError(f"margin={margin}: the largest difference that counts as none, so above 0")
     pairing = pair_up(grid, axis, value, against)
-    table, weights, notes = differences(grid, pairing)
-    mean = _difference(table, weights)
+    table, weights, evenly, notes = differences(grid, pairing)
+    mean = _difference(table, weights, evenly)
     p_value, bounds, why = _two_one_sided(table, mean, margin, are_shares=_are_shares(grid))
     return Equivalence(
         axis=axis,
@@ -183,14 +184,14 @@ def effects_frame(found: Sequence[Effect]) -> pd.DataFrame:
     return frame.astype({**dict.fromkeys(numbers, "Float64"), "is_significant": "boolean", "axis": "category"})
 
 
-def differences(grid: GridResults, pairing: Pairing) -> tuple[Array, Array | None, list[str]]:
-    """-> ((num_pairs, num_questions) differences of the pairs, weights of the questions, notes)
+def differences(grid: GridResults, pairing: Pairing) -> tuple[Array, Array | None, Array | None, list[str]]:
+    """-> ((num_pairs, num_questions) differences of the pairs, weights of questions, weights of pairs, notes)
 
     Only questions that every pair has both values of are taken. Where pairs share none, as each was scored on its
     own dataset, a pair is one number: its mean over its own questions.
     """
     if not pairing.pairs:
-        return np.zeros((0, 0)), None, []
+        return np.zeros((0, 0)), None, None, []
     table = np.array([grid.values[row] - grid.values[partner] for row, partner in pairing.pairs])
     known = np.isfinite(table)
     shared = known.all(axis=0)
@@ -198,19 +199,22 @@ def differences(grid: GridResults, pairing: Pairing) -> tuple[Array, Array | Non
         rows = [row for pair in pairing.pairs for row in pair]
         lacking = int(np.isfinite(grid.values[rows]).any(axis=0).sum() - shared.sum())
         notes = [f"questions that some run lacks are left out: {lacking}"] if lacking else []
-        return table[:, shared], None if grid.weights is None else grid.weights[shared], notes
-    table = table[known.any(axis=1)]
+        weights = None if grid.weights is None else grid.weights[shared]
+        return table[:, shared], weights, even_weights(pairing.settings), notes
+    kept = known.any(axis=1)
+    table = table[kept]
     if not len(table):
-        return np.zeros((0, 0)), None, ["the runs of a pair have no question in common"]
+        return np.zeros((0, 0)), None, None, ["the runs of a pair have no question in common"]
     weights = np.ones(len(grid.questions)) if grid.weights is None else grid.weights
     weighted = np.where(np.isfinite(table), weights, 0.0)
     means = (np.nan_to_num(table) * weighted).sum(axis=1) / weighted.sum(axis=1)
-    return means[:, None], None, ["no question is common to all pairs: each pair is one number"]
+    evenly = even_weights([setting for setting, is_kept in zip(pairing.settings, kept, strict=True) if is_kept])
+    return means[:, None], None, evenly, ["no question is common to all pairs: each pair is one number"]
 
 
 def _effect(grid: GridResults, pairing: Pairing) -> Effect:
-    table, weights, notes = differences(grid, pairing)
-    mean = _difference(table, weights)
+    table, weights, evenly, notes = differences(grid, pairing)
+    mean = _difference(table, weights, evenly)
     interval = None if mean is None else mean.interval()
     return Effect(
         axis=pairing.axis,
@@ -232,11 +236,11 @@ def _effect(grid: GridResults, pairing: Pairing) -> Effect:
     )
 
 
-def _difference(table: Array, weights: Array | None) -> CrossedMean | None:
+def _difference(table: Array, weights: Array | None, evenly: Array | None) -> CrossedMean | None:
     """The mean difference; None without a pair. Of one pair with whole numbers as wide as an exact test asks."""
     if not table.size:
         return None
-    mean = crossed_mean(table, weights, rows="pair")
+    mean = crossed_mean(table, weights, rows="pair", run_weights=evenly)
     if len(table) > 1 or weights is not None or not mean.parts or (table % 1).any():
         return mean
     exact = flip_p(table[0].astype(np.int64))

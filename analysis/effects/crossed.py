@@ -88,13 +88,16 @@ class CrossedMean:
         return math.exp(brentq(lambda log_p: self._half_width(math.exp(log_p)) - distance, _SMALLEST_LOG_P, end))
 
 
-def crossed_mean(values: Array, weights: Array | None = None, rows: str = "run") -> CrossedMean:
+def crossed_mean(
+    values: Array, weights: Array | None = None, rows: str = "run", run_weights: Array | None = None
+) -> CrossedMean:
     """The mean of a complete table.
 
     Args:
         values: (num_runs, num_questions), no NaN.
         weights: (num_questions,) above 0, of each question in the mean; None: all alike.
         rows: what the note calls a row: a run, or a pair of them.
+        run_weights: (num_runs,) above 0, of each run in the mean; None: all alike.
 
     Raises:
         ValueError: an empty table, or one with a hole.
@@ -103,6 +106,8 @@ def crossed_mean(values: Array, weights: Array | None = None, rows: str = "run")
     if values.ndim != 2 or not values.size or not np.isfinite(values).all():
         raise ValueError(f"values of shape {values.shape}: expected runs x questions without holes")
     values = linearised(values, weights)
+    sd_runs = float(values.mean(axis=1).std(ddof=1)) if len(values) > 1 else None
+    values = linearised(values, None if run_weights is None else run_weights[:, None])
     runs = values.mean(axis=1)
     parts, note = _parts(values, rows)
     scale = float(np.abs(values).max())
@@ -111,7 +116,7 @@ def crossed_mean(values: Array, weights: Array | None = None, rows: str = "run")
     return CrossedMean(
         mean=math.fsum(runs) / len(runs),
         parts=tuple(part for part in parts if part.variance > 0.0),
-        sd_runs=float(runs.std(ddof=1)) if len(runs) > 1 else None,
+        sd_runs=sd_runs,
         num_runs=values.shape[0],
         num_questions=values.shape[1],
         note=note,
@@ -119,7 +124,12 @@ def crossed_mean(values: Array, weights: Array | None = None, rows: str = "run")
 
 
 def linearised(values: Array, weights: Array | None) -> Array:
-    """Values whose plain mean is each run's weighted mean, and whose spread is that of the weighted mean."""
+    """Values whose plain mean is the weighted mean, and whose spread is that of the weighted mean.
+
+    Args:
+        values: (num_runs, num_questions).
+        weights: (num_questions,), or (num_runs, 1) of the runs; None: all alike.
+    """
     if weights is None:
         return values
     share = weights / weights.mean()

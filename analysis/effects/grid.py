@@ -7,6 +7,7 @@
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -135,6 +136,18 @@ class GridResults:
         return found
 
 
+def even_weights(settings: Sequence[tuple[Level, ...]]) -> Array | None:
+    """Weights of runs by which each setting counts once, however many seeds it has; None where all have as many.
+
+    Args:
+        settings: of each run.
+    """
+    counts = Counter(settings)
+    if len(set(counts.values())) <= 1:
+        return None
+    return np.array([1.0 / counts[setting] for setting in settings])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
     """The pairs of runs that differ in one axis only: `value` and `against`."""
@@ -144,8 +157,13 @@ class Pairing:
     against: Level
     pairs: tuple[tuple[int, int], ...]  # rows of the grid: (at `value`, at `against`)
     along: tuple[str, ...]  # axes that change together with this one, so that their effect is in it
-    num_settings: int  # of the other axes, in which there is a pair
+    settings: tuple[tuple[Level, ...], ...]  # of the other axes, of each pair
     note: str  # on runs that have no partner; empty where all have one
+
+    @property
+    def num_settings(self) -> int:
+        """In how many settings of the other axes there is a pair."""
+        return len(set(self.settings))
 
 
 def pairings(grid: GridResults, axis: str) -> Iterator[Pairing]:
@@ -196,7 +214,7 @@ def pair_up(grid: GridResults, axis: str, value: Level, against: Level, bound: S
         against=against,
         pairs=tuple(pairs),
         along=tuple(name for name in bound if any(_differ(grid, pair, name) for pair in pairs)),
-        num_settings=len({grid.setting(row, without) for row, _ in pairs}),
+        settings=tuple(grid.setting(row, without) for row, _ in pairs),
         note=_unpaired(grid, axis, len(mine), len(partners), len(pairs), other),
     )
 

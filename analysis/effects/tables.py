@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from analysis.effects.compare import Effect, effect_of, effects
 from analysis.effects.crossed import CrossedMean, crossed_mean
-from analysis.effects.grid import GridResults, Level, followers, level_text, setting_text
+from analysis.effects.grid import GridResults, Level, even_weights, followers, level_text, setting_text
 from analysis.tidy.axes import title_of
 from eval.benchmarks.intervals import wilson_interval
 
@@ -79,8 +79,10 @@ def merged(grid: GridResults) -> pd.DataFrame:
 def mean_of(grid: GridResults, rows: Sequence[int]) -> tuple[CrossedMean, str]:
     """-> (the mean of some runs over the questions that all of them have, a note on others)
 
-    Runs that share no question, as each was scored on its own dataset, count by their own means.
+    Each setting counts once, however many seeds it has. Runs that share no question, as each was scored on its own
+    dataset, count by their own means.
     """
+    evenly = even_weights([grid.setting(row) for row in rows])
     table = grid.values[list(rows)]
     known = np.isfinite(table)
     shared = known.all(axis=0)
@@ -88,10 +90,11 @@ def mean_of(grid: GridResults, rows: Sequence[int]) -> tuple[CrossedMean, str]:
     if shared.any():
         lacking = int(known.any(axis=0).sum() - shared.sum())
         note = f"questions that some run lacks are left out: {lacking}" if lacking else ""
-        return crossed_mean(table[:, shared], None if weights is None else weights[shared]), note
+        chosen = None if weights is None else weights[shared]
+        return crossed_mean(table[:, shared], chosen, run_weights=evenly), note
     share = np.where(known, 1.0 if weights is None else weights, 0.0)
     means = (np.nan_to_num(table) * share).sum(axis=1) / share.sum(axis=1)
-    return crossed_mean(means[:, None]), "no question is common to all runs: each run is one number"
+    return crossed_mean(means[:, None], run_weights=evenly), "no question is common to all runs: each run is one number"
 
 
 def best_by_axis(grid: GridResults, found: Sequence[Effect] | None = None) -> pd.DataFrame:
@@ -118,9 +121,9 @@ def best_by_axis(grid: GridResults, found: Sequence[Effect] | None = None) -> pd
 def interaction(grid: GridResults, first: str, second: str) -> pd.DataFrame:
     """A row for each cell of two axes, one without a run too.
 
-    Columns: the two axes (of `grid.runs`' types), `value`, `low`, `high` (over the cell's runs and questions),
-    `num_runs`, `num_settings`, `departure` and `note`. The departure is what the cell's mean has beyond the sum of its
-    row's and its column's effect; missing where some cell has no run.
+    Columns: the two axes (of `grid.runs`' types), `value`, `low`, `high` (over the cell's runs and questions; each
+    setting of the other axes counts once), `num_runs`, `num_settings`, `departure` and `note`. The departure is what
+    the cell's mean has beyond the sum of its row's and its column's effect; missing where some cell has no run.
 
     Raises:
         ValueError: no such axis, or the same twice.

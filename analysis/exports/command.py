@@ -37,16 +37,20 @@ class Format(Enum):
     hub = "hub"
 
 
+FormatOption = Annotated[
+    Format,
+    typer.Option(
+        "--format",
+        help="lm-eval: its results files; every-eval-ever: records of its schema 0.3.0, and of each question; parquet, "
+        "csv: every frame of analysis.frames; wandb: the frames as tables, offline; hub: adapters with cards, ready "
+        "to push.",
+    ),
+]
+
+
 def export(
     out: Annotated[Path, typer.Option(help="Folder to write into.")],
-    format_: Annotated[
-        Format,
-        typer.Option(
-            "--format",
-            help="lm-eval: its results files; every-eval-ever: records of its schema 0.3.0; parquet, csv: every frame "
-            "of analysis.frames; wandb: the frames as tables, offline; hub: adapters with cards, ready to push.",
-        ),
-    ],
+    format_: FormatOption,
     sweep: Annotated[str | None, typer.Option(help="The runs of this sweep; default: all of the folder.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default: HARNESS_RUNS, else runs.")] = None,
     ledger_url: Annotated[
@@ -71,8 +75,6 @@ def export(
     python -m analysis export --sweep demo --format parquet --out exports/demo
     python -m analysis export --sweep demo --format hub --license apache-2.0 --out exports/adapters
     """
-    from analysis.exports.every_eval_ever import UNKNOWN, write_every_eval_ever
-    from analysis.exports.lm_eval import write_lm_eval
     from analysis.tidy.sources import Source, found_runs
 
     source = Source(runs_folder=runs, sweep=sweep, tournament=tournament, ledger_url=ledger_url)
@@ -84,18 +86,32 @@ def export(
     if format_ is Format.hub:
         _write_hub(found, out, name, license_, source)
         return
-    if format_ is Format.lm_eval:
-        written = list(write_lm_eval(found, out))
-    else:
-        written = list(write_every_eval_ever(found, out, name, organization or UNKNOWN))
-    if not written:
-        raise ValueError(f"{source.folder}: no finished run has a score; measure with `python -m eval` first")
-    say(f"{out}: {len(written)} of {len(found)} runs written")
-    _say_left_out([(run.name, run.reason or "no scores") for run in found if not _is_written(run, written)])
+    _write_scores(found, format_, out, name, organization, source)
 
 
-def _is_written(run: "FoundRun", written: Sequence[Path]) -> bool:
-    return any(path.parent.name == run.name for path in written)
+def _write_scores(
+    found: Sequence["FoundRun"], format_: Format, out: Path, name: str, organization: str | None, source: "Source"
+) -> None:
+    """Writes the scores of each run; one without any, or of which a file can't be read, is named."""
+    from analysis.exports.every_eval_ever import UNKNOWN, write_every_eval_ever
+    from analysis.exports.lm_eval import write_lm_eval
+
+    left_out = []
+    for run in found:
+        try:
+            if format_ is Format.lm_eval:
+                written = list(write_lm_eval([run], out))
+            else:
+                written = list(write_every_eval_ever([run], out, name, organization or UNKNOWN))
+        except (ValueError, OSError) as error:
+            left_out.append((run.name, str(error)))
+        else:
+            left_out += [] if written else [(run.name, run.reason or "no scores")]
+    if len(left_out) == len(found):
+        why = f"; {_named(left_out)}" if found else ""
+        raise ValueError(f"{source.folder}: no finished run has a score; measure with `python -m eval` first{why}")
+    say(f"{out}: {len(found) - len(left_out)} of {len(found)} runs written")
+    _say_left_out(left_out)
 
 
 def _write_frames(source: "Source", format_: Format, out: Path, name: str, project: str | None) -> None:

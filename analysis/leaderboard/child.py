@@ -21,6 +21,7 @@ from types import FrameType
 from typing import IO
 
 from harness.console import PROGRESS_EVENTS, PROGRESS_VARIABLE, progress_event
+from harness.runs.steps import KEPT_BY_CALLER
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal that a child gets when its parent dies
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -98,7 +99,7 @@ def _started(command: Sequence[str], output: IO[bytes]) -> "subprocess.Popen[byt
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.PIPE,
-        env={**os.environ, PROGRESS_VARIABLE: PROGRESS_EVENTS, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, PROGRESS_VARIABLE: PROGRESS_EVENTS, KEPT_BY_CALLER: "1", "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
         preexec_fn=_die_with_parent(os.getpid()) if sys.platform == "linux" else None,
     )

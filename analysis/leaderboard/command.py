@@ -14,7 +14,6 @@ from analysis.leaderboard.child import run_child
 from analysis.leaderboard.found import RATINGS_FILE, Found, look
 from analysis.leaderboard.options import JUDGE, REPORT, LeaderboardOptions, option_of
 from analysis.leaderboard.plan import PAGE, PYTHON, Plan, Step, make_plan
-from analysis.leaderboard.record import shell_line
 from analysis.leaderboard.run import Outcome, Runner, Steps, estimate_command, plain_outcomes, read_estimates
 from analysis.leaderboard.show import StepsDisplay, print_plan
 from analysis.report.leaderboard import LeaderboardRow, leaderboard_table
@@ -23,6 +22,7 @@ from harness.config.choices import model_choice
 from harness.console import EXIT_FAILED, EXIT_OK, STDERR, STDOUT, say
 from harness.files.atomic import to_json
 from harness.files.typed import fit
+from harness.runs.steps import shell_line
 
 LOCK_FILE = ".leaderboard.lock"
 NOWHERE = Path(os.devnull)

@@ -66,8 +66,9 @@ def look(options: LeaderboardOptions) -> Found:
             systems of one name.
     """
     asked = load_open_questions(str(options.questions or "embedded"), options.max_questions)
-    records, notes = _records(options)
-    runs = tuple(_run(folder, record, asked, options) for folder, record in records.items())
+    records, notes, is_all_done = _records(options)
+    runs, unreadable = _readable(records, asked, options)
+    notes += [f"left out {label}: {why}" for label, why in unreadable]
     others, of_files = _others(options, asked)
     _refuse_equal_names(runs, others)
     rated = load_verdicts(options.verdicts).system_names if options.verdicts else []
@@ -77,7 +78,7 @@ def look(options: LeaderboardOptions) -> Found:
         notes.append(f"{len(silent)} runs answer no open prompts, as they are no causal models: {named(silent)}")
     return Found(
         runs=runs,
-        is_whole_sweep=options.sweep is not None and not options.run_ids,
+        is_whole_sweep=options.sweep is not None and not options.run_ids and not unreadable and is_all_done,
         others=others,
         questions=tuple(question.question_id for question in asked),
         num_turns=sum(len(question.turns) for question in asked),
@@ -88,8 +89,23 @@ def look(options: LeaderboardOptions) -> Found:
     )
 
 
-def _records(options: LeaderboardOptions) -> tuple[dict[Path, RunRecord], list[str]]:
-    """-> {folder: record} of the finished runs, and who is left out and why.
+def _readable(
+    records: Mapping[Path, RunRecord], asked: Sequence[OpenQuestion], options: LeaderboardOptions
+) -> tuple[tuple[FoundRun, ...], list[tuple[str, str]]]:
+    """-> (the runs, (label, why) of those of which something can't be read). Raises ValueError where nothing is left"""
+    runs, unreadable = [], []
+    for folder, record in records.items():
+        try:
+            runs.append(_run(folder, record, asked, options))
+        except (ValueError, OSError) as error:
+            unreadable.append((record.label, str(error)))
+    if unreadable and not (runs or options.answers or options.verdicts):
+        raise ValueError(unreadable[0][1])
+    return tuple(runs), unreadable
+
+
+def _records(options: LeaderboardOptions) -> tuple[dict[Path, RunRecord], list[str], bool]:
+    """-> {folder: record} of the finished runs, who is left out and why, whether no done run of the sweep is.
 
     Raises:
         ValueError: a run that is named and not done, or a sweep of which nothing is done and nothing else is given.
@@ -99,7 +115,7 @@ def _records(options: LeaderboardOptions) -> tuple[dict[Path, RunRecord], list[s
     for run_id in options.run_ids:
         found[Path(paths.runs) / run_id] = _record(Path(paths.runs) / run_id)
     if options.sweep is None:
-        return found, []
+        return found, [], True
     planned = sweep_runs(options.sweep, ledger_url(paths))
     unfinished = list(planned.unfinished)
     for run_id in planned.run_ids:
@@ -111,7 +127,7 @@ def _records(options: LeaderboardOptions) -> tuple[dict[Path, RunRecord], list[s
     line = left_out(options.sweep, unfinished)
     if not (found or options.answers or options.verdicts):
         raise ValueError(line or f"--sweep {options.sweep}: it has no runs")
-    return found, [line] if line else []
+    return found, [line] if line else [], len(unfinished) == len(planned.unfinished)
 
 
 def _record(folder: Path) -> RunRecord:

@@ -6,11 +6,11 @@ from pathlib import Path
 from analysis.leaderboard.found import RATINGS_FILE
 from analysis.leaderboard.options import RATE
 from analysis.leaderboard.plan import rate_command
-from analysis.leaderboard.record import StepRecord, digests, keep_step, shell_line
 from eval.judging.store import VERDICTS_FILE
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import load_verdicts
 from harness.files.atomic import write_json
+from harness.runs.steps import StepRecord, digests, keep_step, shell_line
 
 
 def rate_missing(tournament: Path, verdicts: Sequence[Path], out: Path) -> str | None:

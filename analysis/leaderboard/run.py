@@ -15,10 +15,10 @@ from analysis.leaderboard.child import Ended, run_child
 from analysis.leaderboard.found import Found
 from analysis.leaderboard.options import GENERATE, JUDGE, RATE, REPORT, LeaderboardOptions
 from analysis.leaderboard.plan import Plan, Step, make_plan
-from analysis.leaderboard.record import StepRecord, digests, keep_step, load_steps
 from analysis.leaderboard.show import StepsDisplay
 from eval.judging.flags import FREE_JUDGES
 from harness.console import EXIT_FAILED
+from harness.runs.steps import StepRecord, digests, keep_step, load_steps
 
 LOGS_FOLDER = "logs"
 NOTE = "note: "

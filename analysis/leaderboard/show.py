@@ -7,8 +7,8 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from analysis.leaderboard.plan import Plan, Step
-from analysis.leaderboard.record import shell_line
 from harness.console import STDERR, STDOUT, TextTable, say
+from harness.runs.steps import shell_line
 
 PLAIN_LINE_SECONDS = 5.0  # at least, between two lines on the progress of one step
 TITLE_WIDTH = 34

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from analysis.report.content import ReportOptions
 from analysis.report.page import write_report
-from analysis.report.records import load_runs, load_tournament
+from analysis.report.records import load_tournament, readable_runs
 from harness.config.paths import paths_of_environment
 from harness.ledger.finished import SweepRuns, sweep_runs
 from harness.ledger.open import ledger_url
@@ -70,8 +70,8 @@ class Watched:
             return False
         folder = self._options.tournament
         played = load_tournament(folder) if folder is not None and folder.is_dir() else None
-        runs = load_runs(Path(self._paths.runs), chosen.run_ids)
-        write_report(self._out, chosen, runs, played, ReportOptions(title=self._options.sweep))
+        runs, shown = readable_runs(Path(self._paths.runs), chosen)
+        write_report(self._out, shown, runs, played, ReportOptions(title=self._options.sweep))
         self._state = state
         return True
 

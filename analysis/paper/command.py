@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,15 +15,17 @@ from harness.console import STDERR, STDOUT, TextTable, refuse, say
 from harness.files.atomic import to_json, write_atomically
 
 if TYPE_CHECKING:
+    from analysis.paper.own import GridPlan, OwnRuns
     from analysis.paper.tables import Reproduction
 
 ALL = "all"
+PAPERS_JUDGE = "gpt-4"
 TABLES_HELP = """The paper's tables from your runs and from released judgments, ours beside the printed values.
 
 \b
 examples:
   python -m analysis tables 5                    the finished runs of +grid=table5
-  python -m analysis tables 1 6 7 --data data    judgments that the authors released
+  python -m analysis tables 1 6 7 12 --data data     judgments that the authors released, and your tournaments
   python -m analysis tables all                  every table; what was not run says how
   python -m analysis tables 10 --sweep short --like "model=smollm2 train.max_steps=20"
 """
@@ -39,6 +42,8 @@ class Sources:
     runs: Path
     ledger_url: str
     sweep: str | None  # None: that of a table's grid
+    tournament: Path | None  # None: that of the sweep's name
+    judge: str
     device: str
     asks_plan: bool
     like: Sequence[str]
@@ -46,7 +51,7 @@ class Sources:
 
 
 def tables(
-    table: Annotated[list[str], typer.Argument(help="The paper's tables: 1 to 11, or all.")],
+    table: Annotated[list[str], typer.Argument(help="The paper's tables: 1 to 12, or all.")],
     data: Data = Path("data"),
     runs: Annotated[Path, typer.Option(help="Folder of the run folders.", envvar="HARNESS_RUNS")] = Path("runs"),
     ledger_url: Annotated[
@@ -56,6 +61,13 @@ def tables(
     sweep: Annotated[str | None, typer.Option(help="Runs of this sweep; default: that of the table's grid.")] = None,
     like: Annotated[str, typer.Option(help="What the grid was told beside its own choices, as it was typed.")] = "",
     device: Annotated[str, typer.Option(help="The GPU whose hours are said of what was not run.")] = "H100",
+    tournament: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with verdicts.csv or scores.csv of your runs, for 1, 6, 7 and 12; default: tournaments/SWEEP."
+        ),
+    ] = None,
+    judge: Annotated[str, typer.Option(help="The judge whose price is said of what was not judged.")] = PAPERS_JUDGE,
     plan: Annotated[bool, typer.Option(help="Ask what is left to run, and what the grid's own settings are.")] = True,
     out: Annotated[Path, typer.Option(help="Folder for table1.csv, .md, .html and .tex.")] = Path("reports/tables"),
     resamples: Annotated[int, typer.Option(min=2, help="Of the prompts, for intervals.")] = 1000,
@@ -70,6 +82,8 @@ def tables(
         runs=runs,
         ledger_url=ledger_url or url_of(paths_of_environment(runs)),
         sweep=sweep,
+        tournament=tournament,
+        judge=judge,
         device=device,
         asks_plan=plan,
         like=shlex.split(like),
@@ -166,17 +180,73 @@ def _write(name: str, sources: Sources, out: Path, shows: bool) -> "Reproduction
 def _made(name: str, sources: Sources, out: Path) -> "Reproduction":
     from analysis.paper.own import OwnRuns, reproduce_from_runs
     from analysis.paper.places import PLACES
-    from analysis.paper.planned import plan_grid
-    from analysis.paper.tables import MAKERS, reproduce
+    from analysis.paper.tables import MAKERS
 
     if name in MAKERS:
-        return reproduce(name, sources.data, out, sources.resamples)
+        return _judged(name, sources, out)
     if name not in PLACES:
         raise ValueError(f"expected one of {', '.join(_names())}, or {ALL}; printed values of others were not found")
     grid = PLACES[name].grid
-    plan = plan_grid(grid, sources.runs, sources.device, sources.like) if sources.asks_plan else None
+    plan = _plan(grid, sources)
     own = OwnRuns.of_sweep(sources.runs, sources.sweep or grid, sources.ledger_url)
     return reproduce_from_runs(name, own, plan)
+
+
+def _judged(name: str, sources: Sources, out: Path) -> "Reproduction":
+    """A table of judgments: of the released ones, and of the own tournament.
+
+    Raises:
+        NoJudgments: neither is there; says what both take.
+    """
+    from analysis.paper.judged import JUDGED, beside, own_cells, own_tournament
+    from analysis.paper.released import NoJudgments
+    from analysis.paper.tables import printed_table, reproduce
+
+    why_not, released = "", None
+    try:
+        released = reproduce(name, sources.data, out, sources.resamples)
+    except NoJudgments as error:
+        why_not = str(error)
+    table = JUDGED[name]
+    found = _own_judgments(name, sources)
+    left = table.words(len(printed_table(name).rows), _plan(table.grids[0], sources), sources.judge)
+    if found is None:
+        if released is None:
+            raise NoJudgments(f"{why_not}; of own runs: {left}")
+        return beside(name, released, why_not, None, (), left)
+    path, runs = found
+    own = own_tournament(name, path, runs)
+    return beside(name, released, why_not, own, own_cells(name, own, sources.resamples, left), left)
+
+
+def _own_judgments(name: str, sources: Sources) -> "tuple[Path, OwnRuns] | None":
+    """The file of own judgments, and the runs that its systems are; None where there is no such file.
+
+    Raises:
+        ValueError: the folder that is named isn't there.
+    """
+    from analysis.paper.judged import JUDGED, find_file, tournament_folders
+    from analysis.paper.own import OwnRuns
+
+    if sources.tournament is not None and not sources.tournament.is_dir():
+        raise ValueError(f"--tournament {sources.tournament}: no such folder")
+    for sweep in (sources.sweep,) if sources.sweep else JUDGED[name].grids:
+        folders = (sources.tournament,) if sources.tournament else tournament_folders(sources.runs, sweep)
+        if (path := find_file(name, folders)) is not None:
+            return path, OwnRuns.of_sweep(sources.runs, sweep, sources.ledger_url)
+    return None
+
+
+@cache
+def _planned(grid: str, runs: Path, device: str, like: tuple[str, ...]) -> "GridPlan":
+    from analysis.paper.planned import plan_grid
+
+    return plan_grid(grid, runs, device, like)
+
+
+def _plan(grid: str, sources: Sources) -> "GridPlan | None":
+    """What is left to run of a grid; None where it isn't asked."""
+    return _planned(grid, sources.runs, sources.device, tuple(sources.like)) if sources.asks_plan else None
 
 
 def _summary(made: Sequence["Reproduction"]) -> TextTable:

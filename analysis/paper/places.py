@@ -4,7 +4,7 @@
 
 A run is placed by what the table varies, whatever else it was told: a model of another size in its column, or a run
 that was cut short, is compared all the same, and `analysis.paper.own` says in what it differs from the grid's own run.
-Source: QLoRA (arXiv 2305.14314), Tables 2, 3, 4, 5, 8, 9, 10 and 11; the grids of these tables are sweeps/grid/.
+Source: QLoRA (arXiv 2305.14314), Tables 1 to 12; the grids of these tables are sweeps/grid/.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +34,16 @@ DATASETS_10 = {
 DATASETS_11 = {"chip2": "Chip", "unnatural_full": "Unnatural Instructions", "flan": "FLAN v2"}
 DATASETS_9 = {"oasst1": "OASST1", "hh_rlhf": "HH-RLHF", "longform": "Longform"}  # the table's "All" is every other
 T5 = {"t5_small": "T5-80M", "t5_base": "T5-250M", "t5_large": "T5-780M", "t5_xl": "T5-3B", "t5_xxl": "T5-11B"}
+ROWS_6 = {
+    "oasst1": "guanaco",
+    "alpaca_clean": "alpaca",
+    "flan": "flan",
+    "hh_rlhf": "hh-rlhf",
+    "unnatural_full": "unnatural-instructions",
+    "chip2": "chip2",
+    "longform": "longform",
+    "self_instruct": "self-instruct",
+}
 MODELS_2 = 13  # of the grid
 GLUE_TASKS = 8
 MEAN = "Mean"  # of the row's other cells
@@ -134,6 +144,12 @@ def _table_11(spec: Spec) -> Iterator[Target]:
     epochs = spec["train"]["max_epochs"]
     if column and epochs is not None and spec["dataset"]["max_rows"] is not None and not _is_base(spec):
         yield str(spec["dataset"]["max_rows"]), f"{column} {epochs:g} epochs", ""
+
+
+def judged_row(spec: Spec) -> str | None:
+    """The row of Tables 1, 6, 7 and 12 that a finetuned run's answers belong to, as guanaco-65b; None: no row."""
+    name = ROWS_6.get(_dataset(spec) or "")
+    return f"{name}-{_size(spec).lower()}" if name and not _is_base(spec) else None
 
 
 def settings_of_table_9(spec: Spec) -> dict[str, float | None]:

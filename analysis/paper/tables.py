@@ -1,7 +1,7 @@
-"""Makes the paper's Tables 1, 6 and 7 from the released judgments, ours beside the paper's, cell by cell.
+"""Makes the paper's Tables 1, 6, 7 and 12 from the released judgments, ours beside the paper's, cell by cell.
 
-Used by `python -m analysis tables`; `analysis.paper.text` writes it down. Source: QLoRA (arXiv 2305.14314),
-Tables 1, 6 and 7, values in `analysis.paper.values`.
+Used by `python -m analysis tables`; `analysis.paper.judged` adds what own runs give, `analysis.paper.text` writes it
+down. Source: QLoRA (arXiv 2305.14314), Tables 1, 6, 7 and 12, values in `analysis.paper.values`.
 
 Elo is computed under three settings, side by side. "stated" is what the paper says: K = 32, every match once in each
 of 10,000 random orderings; it misses GPT-4 by some 20 points. "drawn" (K = 32 on a random part of the matches for each
@@ -17,16 +17,22 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 
+import numpy as np
+
 from analysis.paper.memory import HALF_A_GIGABYTE, UNKNOWN, memory_gb
 from analysis.paper.released import RELEASES, NoJudgments, canonical_sha256, locate
-from analysis.paper.values import CITATION, TABLES, PaperTable, Value
+from analysis.paper.values import CITATION, RECALLED, TABLES, PaperTable, Value
 from eval.ratings.elo import EloRating
+from eval.ratings.intervals import ratio_interval
 from eval.ratings.rate import RateOptions, rate
 from eval.ratings.relative import RelativeScore, load_scores, relative_scores
+from eval.verdicts.codes import FIRST, SECOND
 from eval.verdicts.table import Verdicts, load_verdicts, to_matches
 
 ELO_TOLERANCE = 2.0  # points: the paper's +-1 and as much again for ours, both of the ordering
 STATED_K, ORDERINGS, SEED = 32.0, 10_000, 0
+OWN = "own runs"  # the setting of cells that are made of an own tournament
+CENT = 0.005 + 1e-9  # half a unit of the second decimal
 CONVERTED = "judgments"  # folder below --out for files converted from the original layout
 OTHER_NAMES = {"open-assistant-33b": "huggingchat-33b"}  # the paper's row -> the name of its released scores
 BITS = "a property of the model, not made of judgments"
@@ -91,8 +97,8 @@ class Reproduction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Column:
-    """An Elo column of the paper and what it is made of."""
+class EloColumn:
+    """An Elo column of the paper, the columns that belong to it, and what it is made of."""
 
     release: str
     elo: str
@@ -101,16 +107,16 @@ class _Column:
     num_drawn: int  # fitted: matches drawn for an ordering
 
 
-HUMAN = _Column(
+HUMAN = EloColumn(
     release="vicuna_human_pairwise", elo="elo_human_vicuna", rank="rank_human_vicuna", interval=None, num_drawn=240
 )
-GPT4 = _Column(
+GPT4 = EloColumn(
     release="vicuna_gpt4_pairwise", elo="elo_gpt4_vicuna", rank="rank_gpt4_vicuna", interval=None, num_drawn=500
 )
-GPT4_TABLE_1 = _Column(
+GPT4_TABLE_1 = EloColumn(
     release="vicuna_gpt4_pairwise", elo="elo_gpt4_vicuna", rank=None, interval="elo_ci95", num_drawn=500
 )
-OPEN_ASSISTANT = _Column(
+OPEN_ASSISTANT = EloColumn(
     release="oa_gpt4_pairwise", elo="elo_gpt4_oa", rank="rank_gpt4_oa", interval=None, num_drawn=4240
 )
 
@@ -119,7 +125,7 @@ def reproduce(table: str, data: Path, out: Path, resamples: int = 1000) -> Repro
     """Computes one of the paper's tables from the judgments in a data folder.
 
     Args:
-        table: "1", "6" or "7".
+        table: "1", "6", "7" or "12".
         data: where the judgments lie, as `analysis.paper.released` finds them.
         out: judgments that come in the original layout are converted into its folder `judgments`.
         resamples: of the prompts, for intervals.
@@ -133,7 +139,17 @@ def reproduce(table: str, data: Path, out: Path, resamples: int = 1000) -> Repro
     return MAKERS[table](data, (out / CONVERTED).resolve(), resamples)
 
 
-def _settings(column: _Column) -> tuple[Setting, ...]:
+def printed_table(table: str) -> PaperTable:
+    """The paper's table; Table 12's values are recalled and recomputed."""
+    return TABLES.get(table) or RECALLED[table]
+
+
+def own_setting() -> Setting:
+    """How Elo is computed of an own tournament: as the paper states."""
+    return Setting(name=OWN, k=STATED_K, sample_size=None, words=f"K = {STATED_K:g}, every match of your runs once")
+
+
+def _settings(column: EloColumn) -> tuple[Setting, ...]:
     return (
         Setting(name="stated", k=STATED_K, sample_size=None, words=f"K = {STATED_K:g}, every match once: as stated"),
         Setting(
@@ -154,7 +170,7 @@ def _table_7(data: Path, converted: Path, resamples: int) -> Reproduction:
     return _elo_table("7", (HUMAN, GPT4, OPEN_ASSISTANT), data, converted, resamples)
 
 
-def _elo_table(table: str, columns: Sequence[_Column], data: Path, converted: Path, resamples: int) -> Reproduction:
+def _elo_table(table: str, columns: Sequence[EloColumn], data: Path, converted: Path, resamples: int) -> Reproduction:
     printed = TABLES[table]
     cells: list[Cell] = []
     sources, missing = [], []
@@ -171,8 +187,11 @@ def _elo_table(table: str, columns: Sequence[_Column], data: Path, converted: Pa
         settings += _settings(column)
         verdicts = load_verdicts([path])
         for setting in _settings(column):
-            ratings, reason = _elo(verdicts, setting, resamples)
-            cells += _elo_cells(printed, column, setting.name, ratings, reason)
+            num = len(to_matches(verdicts))
+            is_enough = num >= (setting.sample_size or 1)
+            ratings = elo_ratings(verdicts, setting, resamples) if is_enough else {}
+            reason = None if is_enough else f"{setting.words}: there are {num} matches"
+            cells += elo_cells(printed, column, setting.name, ratings, reason)
             if column.rank:
                 for system, rank in _ranks(ratings).items():
                     ranks.setdefault(setting.name, {}).setdefault(system, []).append(rank)
@@ -193,20 +212,18 @@ def _elo_table(table: str, columns: Sequence[_Column], data: Path, converted: Pa
     )
 
 
-def _elo(verdicts: Verdicts, setting: Setting, resamples: int) -> tuple[dict[str, EloRating], str | None]:
-    """-> the ratings, or the reason why there are none"""
-    num = len(to_matches(verdicts))
-    if num < (setting.sample_size or 1):
-        return {}, f"{setting.words}: there are {num} matches"
+def elo_ratings(verdicts: Verdicts, setting: Setting, resamples: int) -> dict[str, EloRating]:
+    """The Elo ratings of every system under a setting."""
     options = RateOptions(
         k=setting.k, sample_size=setting.sample_size, orderings=ORDERINGS, seed=SEED, resamples=resamples
     )
-    return rate(verdicts, None, options).elo, None
+    return rate(verdicts, None, options).elo
 
 
-def _elo_cells(
-    printed: PaperTable, column: _Column, setting: str, ratings: Mapping[str, EloRating], why_none: str | None
+def elo_cells(
+    printed: PaperTable, column: EloColumn, setting: str, ratings: Mapping[str, EloRating], why_none: str | None
 ) -> list[Cell]:
+    """The cells of an Elo column, of its interval and of its ranks; not run where a system has no rating."""
     cells = []
     ranks = _ranks(ratings)
     for row in printed.rows:
@@ -246,14 +263,7 @@ def _table_6(data: Path, converted: Path, resamples: int) -> Reproduction:
     printed, release = TABLES["6"], "vicuna_gpt4_relative"
     path = locate(release, data, converted)
     ours = relative_scores(load_scores([path]))
-    cells: list[Cell] = []
-    for row in printed.rows:
-        name = OTHER_NAMES.get(row, row)
-        score = ours.get(name)
-        reason = None if score else f"{name} has no score in {path.name}"
-        for column, value in _relative(score).items():
-            low, high = (score.low, score.high) if score and column == "mean_pct" else (None, None)
-            cells += _cell(printed, row, column, ours=value, tolerance=0.05, reason=reason, low=low, high=high)
+    cells = relative_cells(printed, ours, "", lambda name: f"{name} has no score in {path.name}")
     cells += [*_not_run(printed, ["bits"], BITS), *_memory_cells(printed)]
     return Reproduction(
         table="6",
@@ -263,6 +273,77 @@ def _table_6(data: Path, converted: Path, resamples: int) -> Reproduction:
         settings=(),
         sources=(_source(release, path),),
         missing=(),
+    )
+
+
+def relative_cells(
+    printed: PaperTable, ours: Mapping[str, RelativeScore], setting: str, why_none: Callable[[str], str]
+) -> list[Cell]:
+    """The cells of scores relative to ChatGPT; a system without one is not run, `why_none` says why."""
+    cells: list[Cell] = []
+    for row in printed.rows:
+        name = row if row in ours else OTHER_NAMES.get(row, row)
+        score = ours.get(name)
+        make = partial(_cell, printed, row, setting=setting, reason=None if score else why_none(name))
+        for column, value in _relative(score).items():
+            low, high = (score.low, score.high) if score and column == "mean_pct" else (None, None)
+            cells += make(column, ours=value, tolerance=0.05, low=low, high=high)
+    return cells
+
+
+def _table_12(data: Path, converted: Path, resamples: int) -> Reproduction:
+    printed, release = RECALLED["12"], "vicuna_gpt4_pairwise"
+    path = locate(release, data, converted)
+    return Reproduction(
+        table="12",
+        caption=printed.caption,
+        citation=CITATION,
+        cells=tuple(win_cells(printed, load_verdicts([path]), "", f"the two never met in {path.name}")),
+        settings=(),
+        sources=(_source(release, path),),
+        missing=(),
+    )
+
+
+def win_cells(printed: PaperTable, verdicts: Verdicts | None, setting: str, why_none: str) -> list[Cell]:
+    """The cells of Table 12: how much oftener the row's system won against the column's than it lost, a question."""
+    cells: list[Cell] = []
+    for row in printed.rows:
+        for column in printed.columns:
+            wins = net_wins(verdicts, row, column) if verdicts is not None else {}
+            ours = fmean(wins.values()) if wins else None
+            low, high = ratio_interval(np.array(list(wins.values())), np.ones(len(wins))) or (None, None)
+            make = partial(_cell, printed, row, column, setting=setting, tolerance=CENT)
+            cells += make(ours=ours, reason=None if wins else why_none, low=low, high=high)
+    return cells
+
+
+def net_wins(verdicts: Verdicts, one: str, other: str) -> dict[str, float]:
+    """-> {question: one's wins less its losses against the other, in both orders}; ties and unread replies count 0"""
+    names = verdicts.system_names
+    if one not in names or other not in names:
+        return {}
+    places = names.index(one), names.index(other)
+    found: dict[str, float] = {}
+    for shown, won, lost in ((places, FIRST, SECOND), (places[::-1], SECOND, FIRST)):
+        for row in np.flatnonzero((verdicts.first == shown[0]) & (verdicts.second == shown[1])):
+            question = verdicts.question.values[verdicts.question.codes[row]]
+            code = int(verdicts.verdict[row])
+            found[question] = found.get(question, 0.0) + (code == won) - (code == lost)
+    return found
+
+
+def without_cells(table: str, why_not: str) -> Reproduction:
+    """A table for which no released judgments are there, before cells of own runs are added to it."""
+    printed = printed_table(table)
+    return Reproduction(
+        table=table,
+        caption=printed.caption,
+        citation=CITATION,
+        cells=tuple(_memory_cells(printed)) if "memory_gb" in printed.columns else (),
+        settings=(),
+        sources=(),
+        missing=(why_not,),
     )
 
 
@@ -379,4 +460,9 @@ def mean_absolute_error(reproduction: Reproduction, column: str, setting: str) -
     return fmean(differences) if differences else None
 
 
-MAKERS: dict[str, Callable[[Path, Path, int], Reproduction]] = {"1": _table_1, "6": _table_6, "7": _table_7}
+MAKERS: dict[str, Callable[[Path, Path, int], Reproduction]] = {
+    "1": _table_1,
+    "6": _table_6,
+    "7": _table_7,
+    "12": _table_12,
+}

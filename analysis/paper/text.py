@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.text import Text
 
 from analysis.paper.memory import BASIS
-from analysis.paper.tables import Cell, Reproduction, Status, mean_absolute_error
+from analysis.paper.tables import Cell, Reproduction, Status, mean_absolute_error, printed_table
 from analysis.paper.values import SOURCES
 from analysis.report.formats import number
 from harness.console import TextTable
@@ -67,7 +67,7 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
 }
-OF_JUDGMENTS = ("1", "6", "7")  # the other tables are made of runs
+OF_JUDGMENTS = ("1", "6", "7", "12")  # the other tables are made of runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +115,11 @@ def sections(reproduction: Reproduction) -> list[Section]:
         return [_cells_section(reproduction, "The paper's cells and ours", reproduction.cells)]
     memory = _cells(reproduction, column="memory_gb", run=True)
     last = [_cells_section(reproduction, f"Memory, GB; {BASIS}", memory)] if memory else []
+    if reproduction.table == "12":
+        return [_wins_section(reproduction, setting) for setting in _settings_run(reproduction.cells)]
     if reproduction.table == "6":
-        return [_relative_section(reproduction), *last]
+        judged = [cell for cell in reproduction.cells if cell.column.endswith("_pct")]
+        return [*(_relative_section(reproduction, setting) for setting in _settings_run(judged)), *last]
     found = [_elo_section(reproduction, column) for column in TITLES if _cells(reproduction, column=column, run=True)]
     medians = _cells(reproduction, column="median_rank", run=True)
     return [*found, *([_median_section(reproduction)] if medians else []), *last]
@@ -128,8 +131,10 @@ def remarks(reproduction: Reproduction) -> list[str]:
     counts = ", ".join(f"{count} {status}" for status, count in num.items())
     lines = [f"cells: {counts}" + (" (Elo cells count once a setting)" if reproduction.settings else "")]
     lines += [f"made of: {source}" for source in reproduction.sources]
-    if reproduction.table not in OF_JUDGMENTS:
-        lines += list(reproduction.missing)
+    if (remark := printed_table(reproduction.table).remark) is not None:
+        lines.append(remark)
+    said = {cell.reason for cell in reproduction.cells}
+    lines += [line for line in reproduction.missing if line not in said]
     if reproduction.settings:
         lines += [f"setting {setting.name}: {setting.words}" for setting in reproduction.settings]
         lines.append(
@@ -167,13 +172,18 @@ def _csv_row(table: str, cell: Cell) -> tuple[object, ...]:
     )
 
 
+def _settings_run(cells: Sequence[Cell]) -> list[str]:
+    """The settings under which some cell has a value."""
+    return list(dict.fromkeys(cell.setting for cell in cells if cell.status is not Status.not_run))
+
+
 def _elo_section(reproduction: Reproduction, column: str) -> Section:
-    settings = list(dict.fromkeys(c.setting for c in _cells(reproduction, column=column, run=True)))
+    settings = _settings_run(_cells(reproduction, column=column))
     rows = []
     for system in dict.fromkeys(c.row for c in _cells(reproduction, column=column)):
-        mine = _cells(reproduction, column=column, row=system)
+        mine = [c for c in _cells(reproduction, column=column, row=system) if c.setting in settings]
         interval = mine[0]
-        ranks = _cells(reproduction, column=RANK_OF[column], row=system)
+        ranks = [c for c in _cells(reproduction, column=RANK_OF[column], row=system) if c.setting in settings]
         widths = _cells(reproduction, column="elo_ci95", row=system)
         rows.append(
             (
@@ -250,11 +260,12 @@ def _median_section(reproduction: Reproduction) -> Section:
     return Section(title="Median rank", header=("system", "paper / ours", "reads"), rows=tuple(rows))
 
 
-def _relative_section(reproduction: Reproduction) -> Section:
+def _relative_section(reproduction: Reproduction, setting: str) -> Section:
     columns = [column for column in TITLES if column.endswith("_pct")]
     rows = []
     for system in dict.fromkeys(cell.row for cell in reproduction.cells):
-        mine = [c for column in columns for c in _cells(reproduction, column=column, row=system)]
+        found = [c for column in columns for c in _cells(reproduction, column=column, row=system)]
+        mine = [cell for cell in found if cell.setting == setting]
         texts = [MISSING if c.ours is None else f"{c.paper} / {c.ours:.1f}" for c in mine]
         off = [f"{TITLES[c.column]} {number(c.difference, '+.1f')}" for c in mine if c.status is Status.differs]
         reads = f"differs: {', '.join(off)}" if off else "reproduces"
@@ -264,7 +275,35 @@ def _relative_section(reproduction: Reproduction) -> Section:
         interval = MISSING if mean.low is None else f"{number(mean.low, '.1f')} to {number(mean.high, '.1f')}"
         rows.append((system, *texts, interval, reads))
     header = ("system", *(f"{TITLES[column]}, paper / ours" for column in columns), "95 % over prompts", "reads")
-    return Section(title="Score relative to ChatGPT, %", header=header, rows=tuple(rows))
+    return Section(title=f"Score relative to ChatGPT, %{_of(setting)}", header=header, rows=tuple(rows))
+
+
+def _wins_section(reproduction: Reproduction, setting: str) -> Section:
+    """Table 12: a row and a column a system."""
+    cells = [cell for cell in reproduction.cells if cell.setting == setting]
+    systems = list(dict.fromkeys(cell.row for cell in cells))
+    found = {(cell.row, cell.column): cell for cell in cells}
+    rows = []
+    for row in systems:
+        mine = [found.get((row, column)) for column in systems]
+        off = [c.column for c in mine if c is not None and c.status is Status.differs]
+        none = [c.column for c in mine if c is not None and c.status is Status.not_run]
+        reads = "; ".join(
+            [*([f"differs: {', '.join(off)}"] if off else []), *([f"not run: {', '.join(none)}"] if none else [])]
+        )
+        rows.append((row, *(_wins_text(cell) for cell in mine), reads or "reproduces"))
+    header = ("paper / ours, against", *systems, "reads")
+    return Section(title=f"Wins less losses, a question{_of(setting)}", header=header, rows=tuple(rows))
+
+
+def _wins_text(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    return f"{cell.paper:.2f} / {MISSING if cell.ours is None else f'{cell.ours:.2f}'}"
+
+
+def _of(setting: str) -> str:
+    return f", {setting}" if setting else ""
 
 
 def _cells(reproduction: Reproduction, *, column: str, row: str | None = None, run: bool = False) -> list[Cell]:

@@ -7,7 +7,7 @@ QLoRA: Efficient Finetuning of Quantized LLMs, Dettmers, Pagnoni, Holtzman, Zett
     TABLES["6"].notes  # what is odd about a printed value
 
 `where` says by letters of `SOURCES` what a value was checked against; a value without one is from memory and
-may serve as a hint only. Tables 12 and 13 and the points of figures 2-4 were not found.
+may serve as a hint only. Of Table 12 no copy was found (`RECALLED`); nor were Table 13 and the points of figures 2-4.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,6 +24,7 @@ SOURCES = {
     "Q": "artidoro/qlora: README.md and scripts/finetune_guanaco_{7b,13b,33b,65b}.sh",
     "D": "recomputed from the authors' released judgments, to the printed precision unless a note says otherwise",
 }
+NET_WINS_OF = ("guanaco-65b", "guanaco-33b", "vicuna-13b", "chatgpt-3.5", "bard", "guanaco-13b", "guanaco-7b")
 Value = int | float | str
 Place = tuple[str | None, str | None]  # (row, column); None stands for all of them
 
@@ -69,6 +70,7 @@ class PaperTable:
     rows: Mapping[str, tuple[Value | None, ...]]
     where_else: Mapping[Place, str] = field(default_factory=dict)
     notes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    remark: str | None = None  # on all of its values
 
     def where_of(self, row: str, column: str) -> str:
         """The sources of one cell: its own, its row's, its column's or the table's."""
@@ -460,5 +462,28 @@ TABLES: dict[str, PaperTable] = {
                 "these ratings are not in the release"
             ),
         },
+    ),
+}
+
+# Tables of which no copy in print was found: written down from memory, and each value held against the released
+# judgments, which give every one of them to the printed digit.
+RECALLED: dict[str, PaperTable] = {
+    "12": PaperTable(
+        caption="GPT-4's verdicts between systems on the Vicuna benchmark: wins less losses, a question",
+        where="D",
+        columns=NET_WINS_OF,
+        rows={
+            "guanaco-65b": (None, 0.21, 0.19, 0.16, 0.72, 0.59, 0.86),
+            "guanaco-33b": (-0.21, None, 0.17, 0.10, 0.51, 0.41, 0.68),
+            "vicuna-13b": (-0.19, -0.17, None, 0.10, 0.50, 0.20, 0.57),
+            "chatgpt-3.5": (-0.16, -0.10, -0.10, None, 0.35, 0.19, 0.40),
+            "bard": (-0.72, -0.51, -0.50, -0.35, None, 0.12, 0.03),
+            "guanaco-13b": (-0.59, -0.41, -0.20, -0.19, -0.12, None, 0.20),
+            "guanaco-7b": (-0.86, -0.68, -0.57, -0.40, -0.03, -0.20, None),
+        },
+        remark=(
+            "the paper's values were written down from memory, as no copy of Table 12 was found; the released verdicts "
+            "give every one of them. They are wins less losses of both orders, divided by the number of questions"
+        ),
     ),
 }

@@ -21,6 +21,7 @@ from eval.judging.matches import Judgment
 from eval.judging.store import recorded_flags, recorded_judges, recorded_judgments
 from eval.verdicts.table import load_judged
 from harness.files.typed import read_typed
+from harness.ledger.finished import SweepRuns
 from harness.runs.estimate import Estimate
 from harness.runs.record import METRICS_FILE, RunRecord, load_record
 from harness.runs.scores import MeasuredScore, measured_scores
@@ -129,6 +130,27 @@ def load_runs(runs: Path, run_ids: Sequence[str]) -> tuple[Run, ...]:
         ValueError: a run without a record, or with one that can't be read.
     """
     return tuple(load_run(runs / run_id) for run_id in dict.fromkeys(run_ids))
+
+
+def readable_runs(runs: Path, chosen: SweepRuns) -> tuple[tuple[Run, ...], SweepRuns]:
+    """Opens the folders of finished runs that can be read. -> them, and what was chosen, less those that can't.
+
+    A run that can't be read stands among the unfinished ones, with the reason.
+
+    Raises:
+        ValueError: none of them can be read; the first one's reason.
+    """
+    found: dict[str, Run] = {}
+    problems: dict[str, str] = {}
+    for run_id in dict.fromkeys(chosen.run_ids):
+        try:
+            found[run_id] = load_run(runs / run_id)
+        except (ValueError, OSError) as error:
+            problems[run_id] = str(error)
+    if problems and not found:
+        raise ValueError(next(iter(problems.values())))
+    unfinished = (*chosen.unfinished, *problems.items())
+    return tuple(found.values()), replace(chosen, run_ids=tuple(found), unfinished=unfinished)
 
 
 def load_run(folder: Path) -> Run:

@@ -82,6 +82,8 @@ class QuestionScores:
     categories: list[str] | None = None  # subject or task of each
     weights: list[float] | None = None  # of each in the mean
     part: str = ""  # of the evaluation that they belong to, as one of several tasks
+    given: list[str] | None = None  # the system's answer to each, where it is kept
+    expected: list[list[str]] | None = None  # the right answers of each, where they are kept
 
 
 class Benchmark(Protocol):

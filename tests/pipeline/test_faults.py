@@ -221,7 +221,9 @@ class TestStopped:
         assert worker is not None
         os.kill(int(worker.rpartition(":")[2]), signal.SIGSTOP)  # stands still, and so does its heartbeat
         assert process.wait(timeout=240) == 0
-        assert "it said nothing for 15 s and was killed (launch.hang_seconds)" in (lab.folder / "output.txt").read_text()
+        assert (
+            "it said nothing for 15 s and was killed (launch.hang_seconds)" in (lab.folder / "output.txt").read_text()
+        )
         assert [job.attempts for job in lab.jobs()] == [2, 2]
         assert_same_results(lab.records(), undisturbed)
 

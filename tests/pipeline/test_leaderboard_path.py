@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.leaderboard.record import STEPS_FILE
+from harness.runs.steps import STEPS_FILE
 from tests.lab import Lab, make_lab, wait_until, write_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1200)]

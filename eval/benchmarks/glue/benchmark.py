@@ -50,6 +50,8 @@ class GlueBenchmark(OwnRowsBenchmark):
             higher_is_better=not is_number,
             names=[f"row {row['line']}" for row in rows],
             values=[float(error**2) if is_number else float(error == 0) for error in off],
+            given=[f"{row['choice']:g}" for row in rows],
+            expected=[[f"{row['answer']:g}"] for row in rows],
         )
 
     def table(self, results: "Mapping[str, GlueResult]") -> Table:

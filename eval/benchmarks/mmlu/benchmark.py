@@ -20,6 +20,7 @@ from eval.benchmarks.benchmark import (
 )
 from eval.benchmarks.mmlu.questions import (
     HUB,
+    LETTERS,
     Question,
     Role,
     choose_shots,
@@ -93,6 +94,8 @@ class MmluBenchmark(Benchmark):
             names=[f"{row['subject']} {row['index']}" for row in rows],
             values=[float(row["choice"] == row["answer"]) for row in rows],
             categories=[row["subject"] for row in rows],
+            given=[LETTERS[row["choice"]] for row in rows],
+            expected=[[LETTERS[row["answer"]]] for row in rows],
         )
 
     def table(self, results: "Mapping[str, MmluResult]") -> Table:

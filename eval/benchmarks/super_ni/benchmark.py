@@ -52,6 +52,7 @@ class SuperNiBenchmark(OwnRowsBenchmark):
                 names=[f"{row['task']} {row['instance_id']}" for row in rows],
                 values=[float(row[metric]) for row in rows],
                 categories=[row["task"] for row in rows],
+                given=[row["answer"] for row in rows],
             )
 
     def table(self, results: "Mapping[str, SuperNiResult]") -> Table:

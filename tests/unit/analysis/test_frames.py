@@ -1,5 +1,7 @@
 """Frames of a folder, a sweep and a tournament: one row for each thing, what failed too, types, units, Parquet."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -374,3 +376,28 @@ def test_a_row_of_no_run_has_nothing_of_the_runs_columns_and_no_rows_have_no_lin
     assert frame["state"].astype("object").where(frame["state"].notna(), None).tolist() == ["failed", None, "done"]
     empty = joined(RunRows(), known, ("value",))
     assert (len(empty), empty.columns.tolist()) == (0, frame.columns.tolist())
+
+
+@pytest.mark.parametrize(
+    ("file", "frame"),
+    [
+        ("metrics.jsonl", metrics),
+        ("answers/open.jsonl", answers),
+        ("eval/mmlu/mmlu.json", scores),
+        ("eval/mmlu/mmlu.json", questions),
+    ],
+)
+def test_one_unreadable_run_is_a_row_with_its_reason(
+    place: Path, tmp_path: Path, file: str, frame: Callable[..., pd.DataFrame]
+) -> None:
+    shutil.copytree(place / "runs", tmp_path / "runs")
+    ids = {row.label: row.run_id for row in runs(runs_folder=tmp_path / "runs", sweep=SWEEP).itertuples()}
+    (tmp_path / "runs" / ids[label_of(0)] / file).write_text('{"torn\n{"again\n')
+    found = frame(runs_folder=tmp_path / "runs", sweep=SWEEP)
+    row = found[found["label"] == label_of(0)]
+    assert len(row) == 1
+    assert row["state"].iloc[0] == "unreadable"
+    assert Path(file).name in row["reason"].iloc[0]
+    assert len(found[found["label"] == label_of(1)]) == len(
+        frame(runs_folder=place / "runs", sweep=SWEEP).query(f"label == '{label_of(1)}'")
+    )

@@ -220,6 +220,33 @@ def test_two_axes_against_each_other() -> None:
     assert frame["departure"].isna().all()
 
 
+def uneven(firsts: Sequence[float], seconds: Sequence[float]) -> GridResults:
+    """lr 1 has three seeds and lr 2 has one, each with r 8 and r 64."""
+    places = [(1, 0), (1, 1), (1, 2), (2, 0)]
+    rows = [{"learning_rate": lr, "seed": seed, "lora_r": r} for lr, seed in places for r in (8, 64)]
+    return grid_of(rows, [value for pair in zip(firsts, seconds, strict=True) for value in pair])
+
+
+def test_a_setting_counts_once_in_a_cell_however_many_seeds_it_has() -> None:
+    """r 8: seeds 1, 1, 4 of lr 1 (mean 2) and 8 of lr 2 give 5, not 3.5."""
+    grid = uneven([1, 1, 4, 8], [0, 0, 0, 0])
+    runs, axes = grid.runs.assign(model=["a", "b"] * 4), ["learning_rate", "lora_r", "model"]
+    grid = GridResults.of(runs, grid.values, measure="accuracy", axes=axes)
+    frame = interaction(grid, "lora_r", "model")
+    assert frame["value"].tolist()[:1] == [5.0]
+    assert frame["num_runs"].tolist()[:1] == [4]
+    assert frame["num_settings"].tolist()[:1] == [2]
+
+
+def test_a_setting_counts_once_in_an_effect_however_many_of_its_seeds_are_paired() -> None:
+    """Differences 1, 2, 3 of lr 1 (mean 2) and 6 of lr 2: 4, not 3; linearised to 2, 8/3, 10/3, 8."""
+    found = effect_of(uneven([0, 0, 0, 0], [1, 2, 3, 6]), "lora_r", 64, 8)
+    scipys = stats.ttest_1samp([2, 8 / 3, 10 / 3, 8], 0.0).confidence_interval(0.95)
+    assert (found.difference, found.num_pairs, found.num_settings) == (pytest.approx(4.0), 4, 2)
+    assert (found.low, found.high) == pytest.approx(tuple(scipys))
+    assert found.sd_pairs == pytest.approx(np.std([1, 2, 3, 6], ddof=1))
+
+
 def test_parallel_coordinates_place_every_setting_on_every_axis() -> None:
     figure = parallel_coordinates(grid_of(rows_of(lora_r=[8, 16, 64], model=["a", "b"]), [1, 2, 3, 4, 5, 6]))
     assert [axis.name for axis in figure.axes] == ["model", "lora_r", "value"]

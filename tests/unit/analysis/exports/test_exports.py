@@ -1,8 +1,10 @@
 """Exports: lm-eval's results files, Every Eval Ever's records, tables, wandb's tables and hub folders."""
 
 import contextlib
+import hashlib
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from typer.testing import CliRunner
 
 from analysis.__main__ import app
 from analysis.exports import every_eval_ever
-from analysis.exports.every_eval_ever import every_eval_ever_record
+from analysis.exports.every_eval_ever import every_eval_ever_record, write_every_eval_ever
 from analysis.exports.lm_eval import lm_eval_results, standard_error
 from analysis.exports.wandb_tables import write_wandb
 from analysis.tidy.sources import Source, found_runs
@@ -110,6 +112,51 @@ def test_a_record_of_every_eval_ever_has_what_its_schema_requires(place: Path) -
     interval = results["accuracy_micro"]["score_details"]["uncertainty"]["confidence_interval"]
     assert interval["lower"] < results["accuracy_micro"]["score_details"]["score"] < interval["upper"]
     assert "confidence_interval" not in results["bits_per_byte"]["score_details"]["uncertainty"]
+
+
+INSTANCE_KEYS = {  # of instance_level_eval.schema.json 0.3.0, which allows no others; the first nine are required
+    *("schema_version", "evaluation_id", "model_id", "evaluation_name", "sample_id", "interaction_type", "input"),
+    *("answer_attribution", "evaluation", "output", "messages", "evaluation_result_id", "sample_hash", "token_usage"),
+    *("performance", "error", "metadata"),
+}
+
+
+def test_each_question_is_a_line_that_points_to_its_result(place: Path, tmp_path: Path) -> None:
+    run = found_runs(Source(runs_folder=place / "runs", sweep=SWEEP))[0]
+    (path,) = write_every_eval_ever([run], tmp_path, "grid", "lab", now=1.5e9)
+    values = json.loads(path.read_text())
+    samples = path.with_name(f"{path.stem}_samples.jsonl")
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    detail = values["detailed_evaluation_results"]
+    assert detail["file_path"] == samples.relative_to(tmp_path).as_posix()
+    assert detail["file_path"].startswith("data/grid/lab/")
+    assert detail["checksum"] == hashlib.sha256(samples.read_bytes()).hexdigest()
+    assert (detail["format"], detail["hash_algorithm"], detail["total_rows"]) == ("jsonl", "sha256", QUESTIONS)
+    (result,) = {line["evaluation_result_id"] for line in lines}
+    scores = {r["evaluation_result_id"]: r["score_details"]["score"] for r in values["evaluation_results"]}
+    assert scores[result] == pytest.approx(sum(line["evaluation"]["score"] for line in lines) / QUESTIONS)
+    for line in lines:
+        assert set(line) <= INSTANCE_KEYS
+        assert (line["evaluation_id"], line["model_id"]) == (values["evaluation_id"], values["model_info"]["id"])
+        assert line["evaluation"]["is_correct"] is (line["evaluation"]["score"] == 1.0)
+        assert (line["output"]["raw"] == line["input"]["reference"]) is line["evaluation"]["is_correct"]
+        assert line["answer_attribution"][0]["extracted_value"] == line["output"]["raw"][0]
+        assert all(isinstance(value, str) for value in line["metadata"].values())
+    assert len({line["sample_id"] for line in lines}) == QUESTIONS
+    (again,) = write_every_eval_ever([run], tmp_path, "grid", "lab", now=1.6e9)
+    assert again == path
+
+
+@pytest.mark.parametrize("name", ["lm-eval", "every-eval-ever"])
+def test_a_run_that_cannot_be_read_is_left_out_by_name(place: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(place / "runs", tmp_path / "runs")
+    runs = found_runs(Source(runs_folder=tmp_path / "runs", sweep=SWEEP))
+    (runs[0].folder / "eval" / "mmlu" / "mmlu.json").write_text('{"torn')
+    result = _export(tmp_path, tmp_path / "out", "--format", name)
+    assert result.exit_code == 0, result.output
+    assert "5 of 9 runs written" in result.output
+    assert runs[0].name in result.output
+    assert "not JSON" in result.output
 
 
 @pytest.mark.parametrize("name", ["lm-eval", "every-eval-ever"])

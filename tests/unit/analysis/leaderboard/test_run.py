@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from analysis.__main__ import app
 from analysis.leaderboard.child import Ended, OnProgress, Stopped
-from analysis.leaderboard.record import load_steps
 from harness.files.atomic import append_jsonl, write_json
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job
+from harness.runs.steps import load_steps
 from tests.unit.analysis.report.test_page import make_run, make_spec
 
 GOOD = Ended(status=0, output="{}", said=())
@@ -356,3 +356,18 @@ def test_files_may_be_named_one_after_the_other(children: Children) -> None:
     call("--answers", *files, "--judge", "replay:questions.jsonl")
     assert children.commands[0][4:7] == tuple(files)
     assert not any(path.suffix == ".sqlite" for path in Path("site").rglob("*"))
+
+
+@pytest.mark.parametrize("file", ["record.json", "answers/open.jsonl"])
+def test_a_run_that_cannot_be_read_plays_no_part_and_is_named(children: Children, file: str) -> None:
+    folder = next(path for path in Path("runs").iterdir() if "stepwise" in (path / "record.json").read_text())
+    (folder / "answers").mkdir(exist_ok=True)
+    (folder / file).write_text('{"torn\n{"again\n')
+    done = sweep("--plan")
+    assert f"{folder / file}" in "".join(done.stdout.split("\n")) or Path(file).name in done.stdout
+    assert "left out" in done.stdout
+    sweep("--benchmarks", "mmlu")
+    named = [word for words in children.commands if words[3] in ("generate", "mmlu") for word in words]
+    assert folder.name not in named
+    assert "--sweep" not in named
+    assert "judge" not in children.names  # one system is left

@@ -70,19 +70,21 @@ def test_half_a_rank_is_rounded_up(tmp_path: Path) -> None:
     assert cells(found, "median_rank", "small K")["bard"].ours == 2  # of 1 and 2
 
 
-@pytest.mark.parametrize("table", ["1", "6", "7"])
+@pytest.mark.parametrize("table", ["1", "6", "7", "12"])
 def test_without_any_judgment_the_command_says_what_is_missing_and_how_to_get_it(table: str, tmp_path: Path) -> None:
     with pytest.raises(NoJudgments):
         reproduce(table, tmp_path / "nothing", tmp_path / "out")
-    result = CliRunner().invoke(app, ["tables", table, "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    places = ["--data", str(tmp_path), "--runs", str(tmp_path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["tables", table, "--no-plan", *places])
     assert result.exit_code == 2
     assert "make data" in result.stderr
+    assert f"python -m sweeps run +grid={'table6' if table == '6' else 'guanaco'}" in result.stderr
     assert ".csv" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_table_is_refused(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["tables", "12", "--data", str(tmp_path)])
+    result = CliRunner().invoke(app, ["tables", "13", "--data", str(tmp_path)])
     assert (result.exit_code, "expected one of 1, 2, 3" in result.stderr) == (2, True)
     with pytest.raises(ValueError, match="table '5': expected one of 1, 6, 7"):
         reproduce("5", tmp_path, tmp_path)
@@ -90,14 +92,18 @@ def test_an_unknown_table_is_refused(tmp_path: Path) -> None:
 
 def test_bad_rows_are_named(tmp_path: Path) -> None:
     (tmp_path / "vicuna_gpt4_pairwise.csv").write_text("question_id,system_a,system_b,verdict\n1,a,b,7\n")
-    result = CliRunner().invoke(app, ["tables", "1", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(
+        app, ["tables", "1", "--no-plan", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    )
     assert result.exit_code == 2
     assert "line 2: verdict '7'" in result.stderr
 
 
 @needs_data
 def test_table_6_reproduces_but_for_the_papers_own_slips(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["tables", "6", "--data", str(DATA), "--out", str(tmp_path), "--resamples", "2"])
+    result = CliRunner().invoke(
+        app, ["tables", "6", "--no-plan", "--data", str(DATA), "--out", str(tmp_path), "--resamples", "2"]
+    )
     assert result.exit_code == 0
     with (tmp_path / "table6.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -114,7 +120,7 @@ def test_table_6_reproduces_but_for_the_papers_own_slips(tmp_path: Path) -> None
 
 @needs_data
 def test_table_7_fits_under_the_fitted_settings_and_says_where_the_stated_ones_miss(tmp_path: Path) -> None:
-    arguments = ["tables", "7", "--data", str(DATA), "--out", str(tmp_path), "--resamples", "2", "--json"]
+    arguments = ["tables", "7", "--no-plan", "--data", str(DATA), "--out", str(tmp_path), "--resamples", "2", "--json"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     (printed,) = json.loads(result.stdout)
@@ -128,3 +134,12 @@ def test_table_7_fits_under_the_fitted_settings_and_says_where_the_stated_ones_m
     assert cells(found, "elo_gpt4_vicuna", "stated")["gpt-4"].status is Status.differs
     assert all(sources.endswith("as released") for sources in found.sources)
     assert all(cell.status is Status.reproduces for cell in cells(found, "rank_human_vicuna", "drawn").values())
+
+
+@needs_data
+def test_table_12_is_given_by_the_released_verdicts_to_the_printed_digit(tmp_path: Path) -> None:
+    found = reproduce("12", DATA, tmp_path)
+    assert found.num == {"reproduces": 42, "differs": 0, "not run": 0}
+    page = to_markdown(found)
+    assert "| guanaco-65b |  | 0.21 / 0.21 | 0.19 / 0.19 |" in page
+    assert "from memory" in page

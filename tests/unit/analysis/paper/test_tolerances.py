@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from analysis.paper import tables
-from analysis.paper.tables import GPT4_TABLE_1, Status, _elo_cells
+from analysis.paper.tables import GPT4_TABLE_1, Status, elo_cells
 from analysis.paper.values import TABLES
 from eval.ratings.elo import EloRating
 from eval.ratings.relative import RelativeScore
@@ -14,7 +14,7 @@ from eval.ratings.relative import RelativeScore
 def status_of(column: str | None, mean: float, half: float) -> Status:
     """Of GPT-4's cell of a column, given its Elo and the half width of its interval."""
     rating = EloRating(mean=mean, ordering_sd=1.0, ordering_low=mean - half, ordering_high=mean + half, low=1, high=2)
-    found = _elo_cells(TABLES["1"], GPT4_TABLE_1, "stated", {"gpt-4": rating}, None)
+    found = elo_cells(TABLES["1"], GPT4_TABLE_1, "stated", {"gpt-4": rating}, None)
     return {(cell.row, cell.column): cell.status for cell in found}["gpt-4", str(column)]
 
 

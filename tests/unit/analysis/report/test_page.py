@@ -12,7 +12,6 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
-from analysis.leaderboard.record import StepRecord, save_steps
 from analysis.report.answers import answers_view, bench_answers
 from analysis.report.content import ReportOptions
 from analysis.report.figures import bin_means, curve, round_ticks, scale_over
@@ -29,6 +28,7 @@ from harness.files.atomic import append_jsonl, write_json
 from harness.ledger.finished import SweepRuns, sweep_runs
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job
+from harness.runs.steps import StepRecord, keep_step, save_steps
 from tests.records.reports import (
     ANSWERS,
     EVIL,
@@ -277,6 +277,36 @@ def test_command_line(tmp_path: Path, runs: tuple[Path, list[str]], tournament: 
     shown = CliRunner().invoke(app, ["report", *arguments], env={"COLUMNS": "200"})
     assert "smollm2-concise-nf4" in shown.stdout
     assert "index.html" in shown.stdout
+
+
+@pytest.mark.parametrize("file", ["record.json", "metrics.jsonl", "eval/mmlu/mmlu.json", "answers/open.jsonl"])
+def test_a_run_that_cannot_be_read_is_left_out_by_name(tmp_path: Path, runs: tuple[Path, list[str]], file: str) -> None:
+    folder, ids = runs
+    (folder / ids[1] / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / ids[1] / file).write_text('{"torn\n{"again\n')
+    chosen = [word for run_id in ids for word in ("--run", run_id)]
+    arguments = ["report", *chosen, "--runs", str(folder), "--out", str(tmp_path / "o"), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.stderr
+    assert f"note: left out {ids[1]}: " in done.stderr
+    assert Path(file).name in done.stderr
+    assert len(json.loads(done.stdout)) == len(ids) - 1
+    assert "1 run of this sweep is not done or can" in Page((tmp_path / "o" / "index.html").read_text()).text
+    alone = ["report", "--run", ids[1], *arguments[-5:]]
+    assert CliRunner().invoke(app, alone).exit_code == 2
+
+
+def test_commands_that_were_typed_by_hand_are_printed(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
+    folder, ids = runs
+    for run_id in ids:
+        for words in (["mmlu", "--sweep", "demo", "--in-runs"], ["generate", "--sweep", "demo"]):
+            step = StepRecord(key=" ".join(words), command=["python", "-m", "eval", *words], is_done=True)
+            keep_step(step, folder / run_id)
+    arguments = ["report", "--run", ids[0], "--run", ids[1], "--runs", str(folder), "--out", str(tmp_path / "o")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    text = Page((tmp_path / "o" / "index.html").read_text()).text
+    assert text.count("python -m eval generate --sweep demo") == 1
+    assert "python -m eval generate --sweep demo python -m eval mmlu --sweep demo --in-runs" in text
 
 
 def test_a_tournament_without_ratings_is_rated_as_eval_rate_does(

@@ -1,0 +1,127 @@
+"""Tables of judgments from own runs: which system is which row, what they give, and what is said to be left."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from analysis.__main__ import app
+from analysis.paper.judged import JUDGED, beside, own_cells, own_tournament
+from analysis.paper.own import GridPlan, OwnRun, OwnRuns
+from analysis.paper.tables import OWN, Cell, Status, net_wins
+from analysis.paper.text import to_csv, to_html, to_latex, to_markdown
+from eval.verdicts.table import load_verdicts
+
+LEFT = "two runs are left"
+
+
+def spec(dataset: str, size: str, method: str = "lora") -> dict[str, Any]:
+    return {"model": {"recipe_size": size}, "dataset": {"name": dataset}, "adapter": {"method": method}}
+
+
+def runs(**labels: tuple[str, str]) -> OwnRuns:
+    found = [OwnRun(run_id=label, label=label, spec=spec(*of), results={}) for label, of in labels.items()]
+    return OwnRuns(where="sweep s", runs=tuple(found))
+
+
+GUANACOS = runs(big=("oasst1", "65b"), small=("oasst1", "7b"), twin=("oasst1", "7b"), other=("alpaca_clean", "7b"))
+
+
+def verdicts(path: Path) -> Path:
+    """big wins both orders of question 1 and one of question 2; small wins the other; chatgpt-3.5 only meets small."""
+    lines = ["question_id,system_a,system_b,verdict,judge"]
+    lines += ["1,big,small,1,j", "1,small,big,2,j", "2,big,small,1,j", "2,small,big,1,j"]
+    lines += ["1,gpt-3.5,small,3,j", "1,small,gpt-3.5,-1,j", "1,big,twin,1,j", "1,big,nobody,2,j"]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def cell(cells: list[Cell], row: str, column: str) -> Cell:
+    (found,) = [c for c in cells if (c.row, c.column) == (row, column)]
+    return found
+
+
+def test_a_system_is_a_row_by_its_runs_settings_or_by_its_name(tmp_path: Path) -> None:
+    own = own_tournament("7", verdicts(tmp_path / "verdicts.csv"), GUANACOS)
+    assert own.rows == {"big": "guanaco-65b", "gpt-3.5": "chatgpt-3.5", "small": "guanaco-7b"}
+    assert "nobody, twin" in own.notes[0]
+
+
+def test_wins_less_losses_are_counted_a_question(tmp_path: Path) -> None:
+    path = verdicts(tmp_path / "verdicts.csv")
+    assert net_wins(load_verdicts([path]), "big", "small") == {"1": 2.0, "2": 0.0}
+    assert net_wins(load_verdicts([path]), "small", "big") == {"1": -2.0, "2": 0.0}
+    cells = own_cells("12", own_tournament("12", path, GUANACOS), 2, LEFT)
+    assert (cell(cells, "guanaco-65b", "guanaco-7b").ours, cell(cells, "guanaco-7b", "guanaco-65b").ours) == (1, -1)
+    assert cell(cells, "chatgpt-3.5", "guanaco-7b").ours == 0
+    never = cell(cells, "guanaco-33b", "bard")
+    assert (never.status, never.reason, never.setting) == (Status.not_run, LEFT, OWN)
+    assert len(cells) == 42
+
+
+def test_elo_of_own_runs_stands_beside_the_papers(tmp_path: Path) -> None:
+    own = own_tournament("7", verdicts(tmp_path / "verdicts.csv"), GUANACOS)
+    cells = own_cells("7", own, 2, LEFT)
+    assert {c.column for c in cells} == {"elo_gpt4_vicuna", "rank_gpt4_vicuna"}
+    assert cell(cells, "guanaco-65b", "rank_gpt4_vicuna").ours == 1
+    assert cell(cells, "guanaco-65b", "elo_gpt4_vicuna").ours > 1000  # type: ignore[operator]
+    assert cell(cells, "bard", "elo_gpt4_vicuna").reason == LEFT
+    made = beside("7", None, "none were released", own, cells, LEFT)
+    page = to_markdown(made)
+    assert "| system | paper | own runs |" in page
+    assert "8 verdicts of j on 2 questions" in page
+    assert "none were released" in page
+    assert "own runs: left out" in page
+    for text in (to_csv, to_html, to_latex):
+        assert "guanaco-65b" in text(made)
+
+
+def test_scores_of_own_runs_are_relative_to_the_reference(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    lines = ["question_id,system,order,score_candidate,score_reference"]
+    lines += ["1,other,candidate_first,6,8", "1,other,candidate_second,3,6", "2,other,candidate_first,9,8"]
+    path.write_text("\n".join(lines) + "\n")
+    cells = own_cells("6", own_tournament("6", path, GUANACOS), 2, LEFT)
+    first, second = (cell(cells, "alpaca-7b", f"{name}_pct") for name in ("sys_vs_chatgpt", "chatgpt_vs_sys"))
+    assert (first.ours, second.ours) == (93.8, 50.0)  # 15 of 16 and 3 of 6
+    assert cell(cells, "guanaco-7b", "mean_pct").status is Status.not_run
+    page = to_markdown(beside("6", None, "", own_tournament("6", path, GUANACOS), cells, LEFT))
+    assert "Score relative to ChatGPT, %, own runs" in page
+
+
+def test_our_interval_may_hold_the_printed_value(tmp_path: Path) -> None:
+    lines = ["question_id,system_a,system_b,verdict"]
+    for question, verdict in enumerate([1] * 7 + [2] + [3] * 4):
+        lines.append(f"{question},big,small,{verdict}")
+    path = tmp_path / "verdicts.csv"
+    path.write_text("\n".join(lines) + "\n")
+    cells = own_cells("12", own_tournament("12", path, GUANACOS), 2, LEFT)
+    mine = cell(cells, "guanaco-65b", "guanaco-7b")
+    assert mine.ours == pytest.approx(0.5)
+    assert mine.low is not None
+    assert mine.high is not None
+    assert mine.low < 0.86 <= mine.high
+    assert mine.status is Status.reproduces
+
+
+def test_what_is_left_has_grid_runs_hours_calls_and_price() -> None:
+    plan = GridPlan(command="python -m sweeps run +grid=guanaco", points=(), num_to_do=4, gpu_hours=21.0, device="H100")
+    words = JUDGED["7"].words(8, plan, "gpt-4")
+    assert words.startswith("python -m sweeps run +grid=guanaco: 4 runs, about 21 GPU-hours on one H100; then ")
+    assert "4,480 calls of the judge, about 188 USD by gpt-4" in words  # 4,480 of 0.03 + 0.012
+    assert "--judge gpt-4 --tournament tournaments/guanaco" in words
+    six = JUDGED["6"].words(18, None, "my-own")
+    assert "2,880 calls of the judge, whose price isn't known" in six
+    assert 'judge --reference chatgpt-3.5"' in six
+
+
+def test_the_command_fills_a_table_from_a_tournament_alone(tmp_path: Path) -> None:
+    verdicts(tmp_path / "verdicts.csv")
+    arguments = ["tables", "12", "--no-plan", "--data", str(tmp_path / "none"), "--runs", str(tmp_path)]
+    places = ["--tournament", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*arguments, *places])
+    assert done.exit_code == 0, done.stderr
+    assert "chatgpt-3.5" in (tmp_path / "out" / "table12.md").read_text()
+    missing = CliRunner().invoke(app, [*arguments, "--tournament", str(tmp_path / "nowhere"), *places[2:]])
+    assert (missing.exit_code, "no such folder" in missing.stderr) == (2, True)
