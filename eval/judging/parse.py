@@ -32,7 +32,12 @@ DIGITS = {
 INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
 VERDICT_KEYS = ("verdict", "winner")
 GRADE_KEYS = ("score", "rating", "grade")
-SCORE_KEYS = (("score_1", "score_2"), ("score_a", "score_b"))
+SCORE_KEYS = tuple(
+    (f"{stem}{gap}{one}", f"{stem}{gap}{two}")
+    for stem in ("score", "assistant", "answer", "response", "model")
+    for gap in ("_", "")
+    for one, two in (("1", "2"), ("a", "b"))
+)
 _OPENING = re.compile(r"<(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
 _CLOSING = re.compile(r"</(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
 _FIELD = re.compile(
@@ -41,6 +46,8 @@ _FIELD = re.compile(
     re.IGNORECASE,
 )
 _GRADE_FIELD = re.compile(_FIELD.pattern.replace("verdict|winner|score_[12ab]", "score|rating|grade"), re.IGNORECASE)
+MAX_LOOSE = 500  # characters of an object without double quotes
+_BARE_KEY = re.compile(r"([{,]\s{0,9})(\w{1,20})\s{0,9}:")
 _RETRACTED = re.compile(
     r"\b(?:wait|actually|correction|however|instead|mistake|but|hmm|reconsider\w*|reflection|second thought|scratch)\b",
     re.IGNORECASE,
@@ -107,6 +114,9 @@ def parse_scores(text: str) -> ParsedScores:
         values = [fields.get(name, []) for name in names]
         if all(len(found) == 1 for found in values):
             return _scores(Pair(one=_score_text(values[0][0]), two=_score_text(values[1][0])))
+    lists = fields.get("scores", [])
+    if len(lists) == 1 and isinstance(lists[0], list) and len(lists[0]) == 2:
+        return _scores(Pair(*map(_score_text, lists[0])))
     return ParsedScores(reason="the reply lacks a score")
 
 
@@ -225,8 +235,13 @@ def _json_fields(text: str, field: re.Pattern[str] = _FIELD) -> tuple[dict[str, 
     """
     stripped = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     whole = _loaded(stripped)
+    if whole is None and '"' not in stripped and len(stripped) <= MAX_LOOSE:
+        whole = _loaded(_BARE_KEY.sub(r'\1"\2":', stripped).replace("'", '"'))  # Python's or YAML's spelling
     if isinstance(whole, list) and len(whole) == 1:
         whole = whole[0]
+    if isinstance(whole, _Object) and len(whole.fields) == 1:  # {"result": {"verdict": 2}}
+        (values,) = whole.fields.values()
+        whole = values[0] if len(values) == 1 and isinstance(values[0], _Object) else whole
     if isinstance(whole, _Object):
         return whole.fields, ""
     if "{" not in text:

@@ -22,20 +22,36 @@ _SINGLE = re.compile(rf"(?:scores?|ratings?)? ?[:=]? ?{_NUMBER} ?\.?", re.IGNORE
 _TUPLE = re.compile(rf"[(\[]\s{{0,3}}{_NUMBER}\s{{0,3}},\s{{0,3}}{_NUMBER}\s{{0,3}}[)\]]")
 _WHO = r"(?:assistant|answer|response|option|model|candidate|score|rating)"
 _LABELLED = re.compile(
-    rf"\b(?<!-){_WHO}\s{{0,3}}#?(?P<who>[12ab])(?:'s)?(?:\s(?:score|rating|answer))?"
-    rf"(?:\s{{0,3}}[:=]\s{{0,3}}|\s(?:scores|gets|receives|earns)\s)(?P<score>{_NUMBER})"
+    rf"\b(?<!-)(?:{_WHO}\s{{0,3}}#?(?P<who>[12ab])|(?P<nth>first|second)(?:\s{_WHO})?)(?:'s)?(?:\s(?:score|rating|answer))?"
+    rf"(?:\s{{0,3}}[:=(|]\s{{0,3}}|\s-\s|\s(?:scores|gets|receives|earns)\s)(?P<score>{_NUMBER})"
     rf"(?=\s{{0,3}}(?:$|[\n,;.)|]|(?:and|vs)\b|{_WHO}\b))",
     re.IGNORECASE,
 )
 _LISTED = re.compile(rf"(?P<who>[12]) ?[:.)] ?{_NUMBER} ?\.?")
 _LETTERED = re.compile(rf"(?P<who>[AB]) ?[:=] ?{_NUMBER}(?: ?[,;/|] ?| and | )(?!(?P=who))[AB] ?[:=] ?{_NUMBER} ?\.?")
 _AGAIN = re.compile(
-    r"\b(?:wait|no[,:;.]|actually|correction|corrected|revis\w*|chang\w*|updat\w*|sorry|should be|reconsider\w*)(?!\w)",
+    r"\b(?:wait|no[,:;.]|actually|correction|corrected|revis\w*|chang\w*|updat\w*|sorry|should be|reconsider\w*"
+    r"|reflection|second thoughts?)(?!\w)",
     re.IGNORECASE,
 )
 _LAST_NUMBERS = re.compile(
     rf"(?:\A|[\s(:=]){_NUMBER}(?:(?: ?[,;/|&] ?| - | and | vs\.? | to | )(?:and )?{_NUMBER})? ?[.!)]?\Z"
 )
+_SAID_ANEW = re.compile(
+    rf"\b(?:wait|no|actually|correction|corrected|revis\w*|chang\w*|updat\w*|sorry|should be)"
+    rf"[\s,:;.-]{{1,3}}(?:(?:it|that|to|is|as|a)\s){{0,2}}{_NUMBER}\s?[.!)]?\Z",
+    re.IGNORECASE,
+)
+_SECOND_FIRST = re.compile(
+    r"\b(?:order|assistants?|answers?|responses?|models?)\W{0,3}(?:2|b)\W{1,5}(?:and\W|then\W)?"
+    r"(?:(?:assistant|answer|response|model)\W)?(?:1|a)\b",
+    re.IGNORECASE,
+)
+_SIDE_CELL = re.compile(rf"(?:{_WHO} ?)?#?(?P<who>[12ab])", re.IGNORECASE)
+_TOTAL_CELL = re.compile(r"(?:overall|total|final)(?: score| rating)?|scores?|ratings?", re.IGNORECASE)
+_CELL_NUMBER = re.compile(_NUMBER)
+_SIDES = {"1": "1", "a": "1", "first": "1", "2": "2", "b": "2", "second": "2"}
+MAX_ROWS = 40  # of a table
 _PRODUCT = re.compile(r"\d \* \d")
 _NOISE = re.compile(r"[*_`#$\[\]{}\"\u201c\u201d]+|\\boxed|\\text")
 
@@ -75,16 +91,52 @@ def _grade(label: str) -> str:
 def read_pair(text: str) -> Pair | None:
     """The two scores of a reply in plain characters; None where there are none, or more than two."""
     rows = [row for row in text.splitlines() if row and not row.isspace()]
+    table = [row for row in rows if row.lstrip().startswith("|") and len(row) <= MAX_LINE]
+    if 1 < len(table) <= MAX_ROWS:
+        return None if _corrected(rows) else _of_table([_cells(row) for row in table])
     lines = [line for line in map(_plain, rows) if line]
     pair = _first_pair(text, rows, lines) if lines else None
     said = {again for again in _said_again(lines) if again.two is not None}
     said |= {again for line in dict.fromkeys(lines[1:]) if (again := _pair(line)) is not None}
-    return None if said - {pair} else pair
+    taken_back = any(_SAID_ANEW.search(line) for line in dict.fromkeys(lines) if len(line) <= MAX_LINE)
+    return None if said - {pair} or taken_back else pair
+
+
+def _corrected(rows: list[str]) -> bool:
+    return any(len(row) <= MAX_LINE and _AGAIN.search(row) for row in rows)
+
+
+def _cells(row: str) -> list[str]:
+    return [_plain(cell) for cell in row.strip().strip("|").split("|")]
+
+
+def _of_table(rows: list[list[str]]) -> Pair | None:
+    """The scores of a table that has a column for each answer, or a row for each."""
+    columns = {side: number for number, cell in enumerate(rows[0]) if (side := _side(cell))}
+    data = [row for row in rows[bool(columns) :] if any(_CELL_NUMBER.fullmatch(cell) for cell in row)]
+    if set(columns) == {"1", "2"}:
+        totals = [row for row in data if _TOTAL_CELL.fullmatch(row[0])] or data
+        if len(totals) != 1 or max(columns.values()) >= len(totals[0]):
+            return None
+        cells = {side: [totals[0][number]] for side, number in columns.items()}
+    elif len(data) == 2:
+        cells = {_side(row[0]): row[1:] for row in data}
+    else:
+        return None
+    numbers = {side: [m[1] for cell in row if (m := _CELL_NUMBER.fullmatch(cell))] for side, row in cells.items()}
+    if set(numbers) != {"1", "2"} or any(len(values) != 1 for values in numbers.values()):
+        return None
+    return Pair(numbers["1"][0], numbers["2"][0])
+
+
+def _side(cell: str) -> str | None:
+    match = _SIDE_CELL.fullmatch(cell)
+    return _SIDES[match["who"].lower()] if match else None
 
 
 def _said_again(lines: list[str]) -> Iterator[Pair]:
     """The numbers at the ends of short lines that correct something."""
-    for line in lines:
+    for line in dict.fromkeys(lines):
         if len(line) <= MAX_LINE and _AGAIN.search(line) and (match := _LAST_NUMBERS.search(line)):
             yield Pair(match[1], match[2])
 
@@ -94,6 +146,8 @@ def _first_pair(text: str, rows: list[str], lines: list[str]) -> Pair | None:
         return None if len(lines) > 2 and _is_score_line(lines[2]) else pair
     if (pair := _pair(lines[0])) is not None:
         return pair
+    if any(_SECOND_FIRST.search(line[:MAX_LINE]) for line in dict.fromkeys(lines)):
+        return _labelled(lines)
     tuples = set(_TUPLE.findall(rows[0][:MAX_LINE]) + _TUPLE.findall(rows[-1][:MAX_LINE]))
     tuples = tuples or set(_TUPLE.findall(text))
     below = {pair for line in dict.fromkeys(lines[1:]) if (pair := _pair(line)) is not None}
@@ -108,8 +162,7 @@ def _first_pair(text: str, rows: list[str], lines: list[str]) -> Pair | None:
 def _labelled(lines: list[str]) -> Pair | None:
     scores: dict[str, set[str]] = {"1": set(), "2": set()}
     for match in _LABELLED.finditer("\n".join(lines)):
-        who = match["who"].lower()
-        scores[{"a": "1", "b": "2"}.get(who, who)].add(match[3])
+        scores[_SIDES[(match["who"] or match["nth"]).lower()]].add(match[4])
     if all(len(values) == 1 for values in scores.values()):
         return Pair(scores["1"].pop(), scores["2"].pop())
     return None

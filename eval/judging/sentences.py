@@ -14,13 +14,18 @@ from eval.judging.words import (
     BECAUSE,
     BETTER,
     BOTH,
+    BOTH_NAMED,
+    BOTH_VERBS,
     CHINESE,
     CHINESE_TIES,
     DEGREES,
     EQUAL,
+    EQUAL_ALONE,
+    EQUALLY,
     FAREWELLS,
     LEAD,
     NOUNS,
+    OVER,
     REFERENCE,
     SIDES,
     SPELLED,
@@ -32,11 +37,14 @@ from eval.verdicts.codes import FIRST, SECOND, TIE
 
 MAX_LINE = 2000  # characters; a longer last line is no verdict
 MAX_SHORT = 80
+MAX_WORDS = 12  # of a sentence that says a verdict again: "1: answer 1 is better"
 _LABEL = re.compile(r"\[\[ ?([^\[\]\n]{1,12}) ?\]\]")
 _RELATION = re.compile(r"(?P<one>[12ab]) ?(?P<sign>[><=≫≪]{1,3}) ?(?P<two>[12ab])", re.IGNORECASE)
-_NOISE = re.compile(r"\\(?:boxed|text|mathbf|mathrm)|</?[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|]+")
+_NOISE = re.compile(
+    r"\\(?:boxed|text|mathbf|mathrm)|</?[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|]+|[👉✅✔☑🏆🥇🎉⭐]"
+)
 _TOKEN = re.compile(r"-?\d+(?:[.,]\d+)?(?:st|nd)?|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|[^\w\s]")
-_OWNED = re.compile(r"['\u2019](?:s|d|m)\b")
+_OWNED = re.compile(r"['\u2019](?:s|d|m|re)\b")
 _CLAUSE = re.compile(r"[.!?;]+\s+|[;。]")
 _ENDING = re.compile(
     r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus) |(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
@@ -45,7 +53,9 @@ _ENDING = re.compile(
 _EMPTY_BOX = re.compile(r"\[\s?\]|\(\s?\)|[\u2610\u25a1\u25a2\u25fb\u25fd\u2b1c]")  # of a list of choices: not chosen
 _CHINESE = re.compile(CHINESE)
 _MARKUP = " \t>#*-+•·"
-_BULLET = re.compile(r"(?:[ \t>#*+•·]|-(?=[ \t]))*")  # what Markdown puts before a line; "-1" is a number
+_BULLET = re.compile(r"(?:[ \t>#*•·]|[-+](?=[ \t]))*")  # what Markdown puts before a line; "-1" is a number
+_CHOICES = re.compile(r"\([123abc ,/|or]{3,20}\)(?= ?:)|(?:output )?1, 2,? or 3(?= ?:)", re.IGNORECASE)
+_WHOSE = re.compile(r"\b(?:answer|assistant|option|response|model) ?(?=[12ab]\b)", re.IGNORECASE)
 _SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019")
 
 
@@ -83,7 +93,7 @@ def read_line(text: str) -> Reading:
     """What the last line says; farewells and lines without a word don't count."""
     lines = (line for line in reversed(text.splitlines()) if _words(line) and not _is_farewell(line))
     line = next(lines, "").strip()
-    if len(line) > MAX_LINE:
+    if len(line) > MAX_LINE or (0 < len(line) <= MAX_SHORT and _is_listed(line, next(lines, ""))):
         return Reading()
     labels = _LABEL.findall(line)
     clauses = [clause for clause in _CLAUSE.split(line) if _words(clause)]
@@ -104,6 +114,7 @@ def _with_remark(clause: str) -> int | None:
         and (bracket := bare.rfind("(")) > 0
         and _words(bare[:bracket])
         and not bare[:bracket].rstrip().endswith(":")
+        and not LEAD.issuperset(_tokens(bare[:bracket]))
     ):
         verdict, remark = _sentence(bare[:bracket]), bare[bracket + 1 : -1]
         tokens = _tokens(remark)
@@ -128,7 +139,7 @@ def _at_the_end(clause: str) -> int | None:
 
 def _sentence(text: str) -> int | None:
     """The verdict of a sentence of known words."""
-    stripped = _BULLET.sub("", text, count=1).rstrip(" \t*")
+    stripped = _CHOICES.sub("", _BULLET.sub("", text, count=1).rstrip(" \t*"), count=1)
     if _EMPTY_BOX.search(text):
         return None
     if stripped.rstrip("*_` ").endswith((":", "?")):
@@ -138,7 +149,7 @@ def _sentence(text: str) -> int | None:
     if len(stripped) <= MAX_SHORT and (verdict := _chinese(stripped)) is not None:
         return verdict
     tokens = [token for token in _tokens(stripped) if token not in ("(", ")")]
-    while tokens and tokens[-1] in (".", "!", ",", ";", "。"):
+    while tokens and tokens[-1] in (".", "!", ",", ";", "。", "'", "\u2019"):
         tokens.pop()
     for start in _starts(tokens):
         for reader in (_better, _both, _plain_value):
@@ -182,6 +193,9 @@ def _better(tokens: Sequence[str]) -> int | None:
         return None
     if position < len(tokens) and tokens[position] in WINS:
         return side if _is_reason(tokens[position + 1 :], side) else None
+    if position < len(tokens) and tokens[position] in OVER:
+        other, length = _named(tokens[position + 1 :])
+        return side if other not in (None, side) and position + 1 + length == len(tokens) else None
     has_verb = position < len(tokens) and tokens[position] in VERBS
     if position == 1 and tokens[0] == "a" and not has_verb:
         return None  # an article: "a better answer"
@@ -199,7 +213,7 @@ def _better(tokens: Sequence[str]) -> int | None:
         reference = tokens[position + 1 :]
         known = all(token in REFERENCE for token in reference)
         same = any(VALUES.get(token) == side for token in reference if token != "a" or side != FIRST)
-        return side if reference and known and not same else None
+        return side if reference and known and not same and _named(reference)[0] != side else None
     return side if _is_reason(tokens[position:], side) else None
 
 
@@ -209,11 +223,11 @@ def _both(tokens: Sequence[str]) -> int | None:
     while position < len(tokens) and tokens[position] in BOTH:
         position += 1
     words = set(tokens[:position])
-    if not words & {"both", "they", "two", "answers", "responses", "assistants"} or not words & {"are", "were"}:
+    if not words & BOTH_NAMED or not words & (BOTH_VERBS | {"both", "they"}):
         return None
     if position >= len(tokens) or tokens[position] not in EQUAL or len(tokens) > position + 1:
         return None
-    return TIE if "equally" in words or tokens[position] in ("equal", "equivalent", "tied", "same") else None
+    return TIE if words & EQUALLY or tokens[position] in EQUAL_ALONE else None
 
 
 def _plain_value(tokens: Sequence[str]) -> int | None:
@@ -221,6 +235,11 @@ def _plain_value(tokens: Sequence[str]) -> int | None:
     side, position = _named(tokens)
     if side is None and tokens and VALUES.get(tokens[0]) == TIE:
         side, position = TIE, 1
+        if tokens[1:2] == ["between"]:
+            one, length = _named(tokens[2:])
+            other, rest = _named(tokens[3 + length :])
+            named_both = {one, other} == SIDES and tokens[2 + length] == "and" and 3 + length + rest == len(tokens)
+            return TIE if named_both else None
     if side is None:
         return None
     return side if _is_reason(tokens[position:], side) else None
@@ -231,7 +250,7 @@ def _is_reason(tokens: Sequence[str], side: int) -> bool:
     rest = list(tokens)
     while rest and rest[0] in (",", ".", ":"):
         rest.pop(0)
-    if not rest:
+    if not rest or (1 < len(rest) <= MAX_WORDS and (_better(rest) == side or _named(rest) == (side, len(rest)))):
         return True
     if rest[0] not in BECAUSE or len(rest) == 1:
         return False
@@ -252,7 +271,7 @@ def _names_other(tokens: Sequence[str], side: int) -> bool:
 
 def _related(text: str) -> int | None:
     """ "A>>B", "Final verdict: 1 > 2", "1 = 2"."""
-    plain = " ".join(_NOISE.sub(" ", text).split()).rstrip(" .!")
+    plain = _WHOSE.sub("", " ".join(_NOISE.sub(" ", text).split())).rstrip(" .!")
     match = _RELATION.search(plain)
     if match is None or match.end() != len(plain):
         return None
@@ -275,6 +294,14 @@ def _chinese(text: str) -> int | None:
         return TIE
     match = _CHINESE.fullmatch(plain) if any(ord(character) > 0x2E7F for character in plain) else None
     return {"1": FIRST, "2": SECOND, "3": TIE}[match[1]] if match else None
+
+
+def _is_listed(line: str, before: str) -> bool:
+    """Whether two lines differ in the side that they name alone: a list of the answers, which chooses none."""
+    if len(before) > MAX_SHORT:
+        return False
+    shapes = [["" if VALUES.get(token) in SIDES else token for token in _tokens(row.strip())] for row in (line, before)]
+    return shapes[0] == shapes[1] and "" in shapes[0] and _tokens(line) != _tokens(before)
 
 
 def _tokens(text: str) -> list[str]:

@@ -8,8 +8,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 VALUES = {
-    **dict.fromkeys(("1", "a", "first", "1st"), FIRST),
-    **dict.fromkeys(("2", "b", "second", "2nd"), SECOND),
+    **dict.fromkeys(("1", "a", "first", "1st", "erste", "première", "primera"), FIRST),
+    **dict.fromkeys(("2", "b", "second", "2nd", "zweite", "deuxième", "seconde", "segunda"), SECOND),
     **dict.fromkeys(
         ("3", "c", "tie", "tied", "draw", "equal", "equivalent", "unentschieden", "empate", "pareggio", "ничья"), TIE
     ),
@@ -23,7 +23,8 @@ NOUNS = _words(
 LEAD = NOUNS | _words(
     "so thus hence therefore and my the final best better overall i would choose select pick prefer "
     "verdict choice decision winner output result class rating is are it go with vote for in conclusion "
-    "think believe that was judgment judgement preference selection fazit urteil ergebnis ich wähle nehme "
+    "think believe that this rank ranking was judgment judgement preference selection fazit urteil ergebnis "
+    "ich wähle nehme "
     "die verdict veredicto conclusión elijo la el le je choisis verdetto scelgo вердикт итог вывод "
     "выбираю uitspraak"
 )
@@ -35,8 +36,16 @@ BETTER = _words(
 )
 WINS = _words("wins won")
 REFERENCE = NOUNS | _words("the other one second first 1 2 a b two")  # after "than"
-BOTH = _words("both they two the these responses answers assistants are were of them equally")
-EQUAL = _words("good bad equal equivalent tied same well helpful wrong correct strong")
+BOTH_NAMED = _words("both they two answers responses assistants beide deux ambas ambos entrambe")
+BOTH_VERBS = _words("are were sind sont son sono")
+EQUALLY = _words("equally gleich également igualmente ugualmente")
+BOTH_BESIDE = _words("the these of them antworten les réponses respuestas le risposte")
+BOTH = BOTH_NAMED | BOTH_VERBS | EQUALLY | BOTH_BESIDE
+EQUAL_ALONE = _words(
+    "equal equivalent tied same gleichwertig équivalentes équivalents égales iguales equivalentes equivalenti uguali "
+)
+EQUAL = EQUAL_ALONE | _words("good bad well helpful wrong correct strong gut schlecht bonnes buenas buone")
+OVER = _words("beats outperforms surpasses over")  # "answer 2 beats answer 1", "I choose 2 over 1"
 BECAUSE = _words("as because since - \u2013 \u2014")
 # A remark with one of these may take the verdict back.
 AGAINST = _words(
@@ -44,7 +53,10 @@ AGAINST = _words(
     "incomplete weaker inferior lacks fails poor bad neither cannot hardly would could might maybe "
     "perhaps none nobody nothing"
 )
-FAREWELLS = ("hope this helps", "hope it helps", "i hope", "let me know", "thank you", "thanks")
+FAREWELLS = (
+    *("hope this helps", "hope that helps", "hope it helps", "i hope", "let me know", "please let me know"),
+    *("feel free", "if you need", "if you have", "thank you", "thanks"),
+)
 CHINESE = (
     r"(?:最终|最後|我|的|选择|選擇|选|评判|評判|判断|判斷|结果|結果|结论|結論|答案|回答|选项|助手|更好|的是|是|[: ])*"
     r"([123])(?:更好|较好|較好|更优|胜出|勝出|赢)?[。.!]?"

@@ -45,6 +45,27 @@ def shared_rows(name: str) -> list[dict[str, str]]:
         ("<think>The last line could be 2\n2</think>\nFine.\n1", 1),
         ("I would choose option 3, as both assistants are equivalent.", 3),
         ("Therefore, I choose 3 as both assistants are equivalent in their incorrectness.", 3),
+        ("Both equal.", 3),
+        ("This is a tie.", 3),
+        ("Tie between Answer 1 and Answer 2.", 3),
+        ("They're tied.", 3),
+        ("Beide sind gleich gut.", 3),
+        ("Les deux réponses sont équivalentes.", 3),
+        ("Die zweite Antwort ist besser.", 2),
+        ("Answer 1 beats answer 2.", 1),
+        ("I would pick Answer 1 over Answer 2.", 1),
+        ("Response B > Response A", 2),
+        ("Rank: 2 > 1", 2),
+        ("Verdict (1, 2 or 3): 2", 2),
+        ("Option (1)", 1),
+        ("1: Answer 1 is better", 1),
+        ("Winner: 1 🎉", 1),
+        ("✅ Answer 1", 1),
+        ("'2'", 2),
+        ("1\n\nHope that helps!", 1),
+        ("{'verdict': 2}", 2),
+        ("{verdict: 2}", 2),
+        ('{"result": {"verdict": 2}}', 2),
     ],
 )
 def test_reads_what_judges_write(text: str, verdict: int) -> None:
@@ -72,6 +93,13 @@ def test_reads_what_judges_write(text: str, verdict: int) -> None:
         "I do not choose 1.",
         "I choose 1, but others would choose 2",
         "1\nBut then again, who knows.",
+        "1. Answer 1\n2. Answer 2",
+        "- Answer 1\n- Answer 2",
+        "✅ Answer 2\n❌ Answer 1",
+        "Answer 2 over answer 2",
+        "Assistant A is better than Assistant A.",
+        "Tie between Answer 1 and Answer 1",
+        "+2",
         '{"verdict": 4}',
         '{"verdict": true}',
         '{"verdict": null}',
@@ -260,3 +288,29 @@ def test_replies_that_have_to_be_read(text: str, verdict: int) -> None:
 def test_scores_that_have_to_be_read_or_not(text: str, scores: tuple[float, float] | None) -> None:
     found = parse_scores(text)
     assert (None if found.score_a is None else (found.score_a, found.score_b)) == scores
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("| Assistant | Score |\n|---|---|\n| 1 | 8 |\n| 2 | 6 |", (8, 6)),
+        ("| | Score |\n|---|---|\n| Assistant 2 | 8/10 |\n| Assistant 1 | 6/10 |", (6, 8)),
+        ("| Assistant 2 | Assistant 1 |\n|---|---|\n| 8 | 6 |", (6, 8)),
+        ("| | A | B |\n|---|---|---|\n| Style | 3 | 4 |\n| **Overall** | 8 | 6.5 |", (8, 6.5)),
+        ("| | A | B |\n|---|---|---|\n| Style | 3 | 4 |\n| Depth | 8 | 6 |", None),
+        ("| A | 8 | 9 |\n| B | 6 | 7 |", None),
+        ("| A | 8 |\n| A | 6 |", None),
+        ('{"scores": [8, 6]}', (8, 6)),
+        ('{"scores": [8, 6, 7]}', None),
+        ('{"assistant_1": 8, "assistant_2": "6/10"}', (8, 6)),
+        ("Assistant 1 (8) vs Assistant 2 (6)", (8, 6)),
+        ("Assistant 1 - 8\nAssistant 2 - 6", (8, 6)),
+        ("Second: 8\nFirst: 6", (6, 8)),
+        ("8 6\nOn reflection 7 7", None),
+        ("Assistant 1 scores 8; Assistant 2 scores 9, no: 7", None),
+        ("Scores of answer 2 and answer 1: (6, 8)", None),
+    ],
+)
+def test_reads_tables_and_takes_nothing_that_is_taken_back(text: str, scores: tuple[float, float] | None) -> None:
+    parsed = parse_scores(text)
+    assert (parsed.score_a, parsed.score_b) == (scores or (None, None))
