@@ -32,7 +32,7 @@ from harness.config.schema import AdapterConfig
 from harness.nn.attention import PACKED
 from harness.nn.batch import Item
 from harness.nn.member_row import Kernels
-from harness.training.loop import forward_backward
+from harness.training.passes import forward_backward
 from harness.training.stopping import stops_at_layers
 
 NUM_LAYERS = 32

@@ -114,7 +114,10 @@ def search(
     trials: Annotated[int, typer.Option("--trials", help="The number of trials when the search ends.")] = 20,
     parallel: Annotated[int, typer.Option("--parallel", help="Trials that are drawn, and trained, together.")] = 4,
     objective: Annotated[
-        str, typer.Option("--objective", help="final_loss, or the benchmark that eval=... measures.")
+        str,
+        typer.Option(
+            "--objective", help="final_loss, eval_loss (train.eval_rows=N), or the benchmark that eval=... measures."
+        ),
     ] = "final_loss",
     seed: Annotated[int, typer.Option("--seed", help="Of the values that are drawn.")] = 0,
     config_dir: ConfigDir = None,

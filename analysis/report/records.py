@@ -76,6 +76,7 @@ class Run:
     folder: Path
     record: RunRecord
     losses: tuple[tuple[int, float], ...]  # (step, nats a target token), by step
+    eval_losses: tuple[tuple[int, float], ...] = ()  # the same of held-out rows, where they were measured
     mmlu: Mmlu | None
     scores: tuple[MeasuredScore, ...]  # of all other evaluations
     answers: dict[str, tuple[Answer, ...]]  # by bench
@@ -162,12 +163,14 @@ def load_run(folder: Path) -> Run:
     record = load_record(folder)
     if record is None:
         raise ValueError(f"{folder}: no record.json, so this run is not done; finish it or leave it out")
-    steps = {row["step"]: row["loss"] for row in read_steps(folder / METRICS_FILE)}
+    rows = read_steps(folder / METRICS_FILE)
+    steps = {row["step"]: row["loss"] for row in rows}
     answers = {path.stem: tuple(_answers(path)) for path in sorted(folder.glob("answers/*.jsonl"))}
     return Run(
         folder=folder,
         record=record,
         losses=tuple(sorted((step, loss) for step, loss in steps.items() if loss is not None)),
+        eval_losses=tuple((row["step"], float(row["eval_loss"])) for row in rows if row.get("eval_loss") is not None),
         mmlu=_mmlu(folder / "eval" / "mmlu" / "mmlu.json"),
         scores=tuple(measured_scores(folder / "eval", leave_out=("mmlu",))),
         answers=answers,

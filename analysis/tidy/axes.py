@@ -126,7 +126,14 @@ _NO_AXES = (
     *("quant.method", "adapter.name", "dataset.hub_id", "dataset.format", "dataset.path", "dataset.recipe"),
     *("dataset.subset", "dataset.eval_split", "dataset.label_names", "dataset.num_labels"),
     *("train.max_microbatch_tokens", "train.gradient_checkpointing", "train.checkpoint_steps"),
-    *("train.keep_checkpoints", "train.snapshot_steps", "train.mmlu_", "data_sha256", "base_sha256"),
+    *(
+        "train.keep_checkpoints",
+        "train.snapshot_steps",
+        "train.mmlu_",
+        "train.eval_every_steps",
+        "data_sha256",
+        "base_sha256",
+    ),
 )
 
 

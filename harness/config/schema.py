@@ -121,6 +121,13 @@ class AssistantTurns(Enum):
     all = "all"
 
 
+class EvalSource(Enum):
+    """Where the rows come from that a run's held-out loss is measured on."""
+
+    holdout = "holdout"  # taken out of the training rows, by `train.data_seed`
+    split = "split"  # rows of `dataset.eval_split`
+
+
 class Device(Enum):
     """Where models are computed; `auto` is CUDA where there is a CUDA device, else the CPU."""
 
@@ -315,13 +322,17 @@ class TrainConfig:
     group_by_length: bool = since(False)  # batches of similar length in characters, as in the original
     master_weights: MasterWeights = since(MasterWeights.compute)  # of adapter.method=full; adapters are always float32
     original_eval_carve: int = since(0)  # rows that the original's do_eval took out of training: 1024 (its slip 3)
+    eval_rows: int = since(0)  # rows that never train and whose loss is measured, after the last step at least
+    eval_source: EvalSource = since(EvalSource.holdout)  # where they come from
+    keep_best: bool = since(False)  # the run ends with the weights of its lowest held-out loss, not with its last ones
     seed: int = 0  # of the adapter's weights and dropout
-    data_seed: int = 42  # of the order of examples
+    data_seed: int = 42  # of the order of examples, and of the holdout
     max_microbatch_tokens: int | None = not_identity(None)  # of a forward pass; null: 2,048, on a GPU to 16,384 as fit
     gradient_checkpointing: bool = not_identity(False)  # recompute activations; turned on where memory is short
     checkpoint_steps: int = not_identity(100)  # save a resumable checkpoint after every N steps
     keep_checkpoints: int = not_identity(2)  # how many of the newest are kept
     snapshot_steps: int | None = not_identity(None)  # keep the adapter alone after every N steps, for `eval mmlu`
+    eval_every_steps: int | None = not_identity(None)  # measure the held-out loss after every N steps, too
     mmlu_every_steps: int | None = not_identity(None)  # MMLU in training after every N steps, and after the last
     mmlu_questions: str = not_identity("embedded")  # of it: "embedded", or a jsonl file; the paper: validation
     mmlu_shots_file: str = not_identity("embedded")  # the examples shown before each question, in the same fields
@@ -331,9 +342,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive = ("max_steps", "batch_size", "max_epochs", "max_microbatch_tokens", "checkpoint_steps")
         require(self, "train", 1e-9, *positive, "keep_checkpoints", "max_grad_norm")
-        require(self, "train", 1e-9, "snapshot_steps", "mmlu_every_steps", "mmlu_limit")
+        require(self, "train", 1e-9, "snapshot_steps", "mmlu_every_steps", "mmlu_limit", "eval_every_steps")
         require(self, "train", 0, "warmup_steps", "weight_decay", "original_eval_carve", "seed", "data_seed")
-        require(self, "train", 0, "mmlu_num_shots")
+        require(self, "train", 0, "mmlu_num_shots", "eval_rows")
         for key in ("adam_beta1", "adam_beta2", "warmup_ratio"):
             if isinstance(value := getattr(self, key), float) and not 0 <= value < 1:
                 raise ValueError(f"train.{key}={value}: expected a value from 0 to below 1")

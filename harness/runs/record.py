@@ -55,6 +55,11 @@ class RunRecord:
     row_tokens: int | None = None  # of a forward pass at most; less from where `notes` tell of it; None: not recorded
     tokenizer_fingerprint: str | None = None  # sha256 over the base's tokenizer and chat template; None: not recorded
     quantized_share: float | None = None  # of the base's weights, in `quant.method`'s bits; None: not recorded
+    num_eval_examples: int | None = None  # held out, whose loss was measured; None: no rows were (`train.eval_rows`)
+    eval_loss: float | None = None  # of them, with the weights that the run left, nats a target token
+    eval_bits_per_byte: float | None = None  # the same by bytes of the targets; None where they are labels
+    eval_step: int | None = None  # after which these weights were; not the last one only with `train.keep_best`
+    eval_seconds: float | None = None  # of measuring it, shared out as `train_seconds`, which it isn't in
     packages: dict[str, str] = field(default_factory=dict)
     python: str = ""
     schema_version: int = SCHEMA_VERSION

@@ -22,6 +22,7 @@ from harness.config.schema import (
     Config,
     DatasetConfig,
     DType,
+    EvalSource,
     LossMean,
     MasterWeights,
     Mode,
@@ -158,6 +159,8 @@ def make_spec(
 def _resolved_train(train: TrainConfig, row: RecipeRow, method: AdapterMethod, dtype: DType) -> TrainConfig:
     """Fills in the recipe's values, and those that the mode and the method decide."""
     train = with_recipe(train, row)
+    if problem := eval_problem(train):
+        raise ValueError(problem)
     if train.mode is Mode.faithful:  # the original: batches of one example, accumulated; grouped by length
         train = dataclasses.replace(train, loss_mean=LossMean.example, group_by_length=True, max_microbatch_tokens=1)
     return dataclasses.replace(train, master_weights=_master_weights(train, method, dtype))
@@ -203,6 +206,21 @@ def with_recipe(train: TrainConfig, row: RecipeRow) -> TrainConfig:
     return filled
 
 
+def eval_problem(train: TrainConfig) -> str | None:
+    """Why the settings of the held-out loss don't go together; None if they do."""
+    asked = {
+        f"train.eval_every_steps={train.eval_every_steps}": train.eval_every_steps is not None,
+        f"train.eval_source={train.eval_source.value}": train.eval_source is not EvalSource.holdout,
+        "train.keep_best=true": train.keep_best,
+    }
+    idle = [key for key, is_set in asked.items() if is_set]
+    if idle and not train.eval_rows:
+        return f"{', '.join(idle)}: no rows are held out to measure the loss on; say how many by train.eval_rows=N"
+    if train.keep_best and train.eval_every_steps is None:
+        return "train.keep_best=true: the loss is measured at the end only; say train.eval_every_steps=N"
+    return None
+
+
 def _master_weights(train: TrainConfig, method: AdapterMethod, dtype: DType) -> MasterWeights:
     """Resolves the choice; where it makes no difference, it is `compute`, because equal results need equal ids."""
     if dtype is DType.float32 or method is not AdapterMethod.full:
@@ -235,6 +253,10 @@ def identity(value: Any) -> Any:
         kept[field.name] = identity(item)
     if isinstance(value, TrainConfig) and value.original_eval_carve:
         kept["original_eval_carve"] = [value.original_eval_carve, "as datasets' train_test_split"]  # other rows before
+    if isinstance(value, TrainConfig) and value.keep_best:
+        kept["eval_every_steps"] = value.eval_every_steps  # only then it decides which weights a run ends with
+    if isinstance(value, RunSpec) and value.train is not None and value.train.eval_source is EvalSource.split:
+        kept["dataset"]["eval_split"] = value.dataset and value.dataset.eval_split
     if isinstance(value, QuantConfig):
         _drop_idle_quant_fields(value, kept)
     if isinstance(value, AdapterConfig) and value.method is AdapterMethod.none:

@@ -9,23 +9,24 @@ Source of the recipe: QLoRA section 5 and appendix B; harness/config/schema.py c
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.banks.bank import Bank
 from harness.config.schema import AdapterConfig, LossMean, TrainConfig
 from harness.data.tokens import EncodedExamples, Lengths
 from harness.devices.memory import free_bytes, is_out_of_memory, release_cached
 from harness.devices.ranks import ALONE, Ranks
-from harness.nn.batch import Item, send, share_out, split_rows
+from harness.nn.batch import Item
 from harness.training.checkpoint import Checkpoint, load_newest, save_checkpoint
+from harness.training.held_out import Best, EvalPoint, HeldOut, better, eval_point, is_due, total_losses
 from harness.training.loss_scale import LossScale
 from harness.training.optim import (
     OptimizerKind,
@@ -38,8 +39,9 @@ from harness.training.optim import (
     state_pages,
     used_optimizer,
 )
+from harness.training.passes import Pass, forward_backward, run_passes
 from harness.training.schedule import batch_indices, learning_rate, num_steps
-from harness.training.stopping import StopNow, stops_at_layers
+from harness.training.stopping import StopNow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,9 @@ class Member:
     num_characters: Lengths = field(  # of each example, to group by length
         default_factory=lambda: np.zeros(0, dtype=np.int64)
     )
+    held_out: HeldOut | None = None  # rows that its loss is measured on and that never train; None: it is not measured
+    on_eval: Callable[[EvalPoint], None] = lambda point: None
+    until: int | None = None  # stops after this step, with a checkpoint, though it has not made its last one
     notes: list[str] = field(default_factory=list)  # what happened that a reader of the record should know
     error: str | None = None  # why it stopped early
     step: int = 0  # optimizer steps done
@@ -76,11 +81,18 @@ class Member:
     optimizer: torch.optim.Optimizer | None = None  # while it trains; its state is dropped at the end
     optimizer_kind: OptimizerKind | None = None  # which one runs; None: it is chosen at the start
     loss_scale: LossScale = field(default_factory=LossScale)
+    evaluated: int = 0  # the step at which its held-out loss was measured last
+    best: Best | None = None  # where `train.keep_best` asks for it
 
     @property
     def done(self) -> bool:
-        """Whether it has made its last step, or stopped early with an error."""
-        return self.error is not None or self.step >= self.total_steps
+        """Whether it makes no further step: it has made its last one, or is stopped, or ended early with an error."""
+        return self.error is not None or self.step >= self.total_steps or self.stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has come to the step where it is to stop, before its last one. It can go on from there later."""
+        return self.until is not None and self.error is None and self.until <= self.step < self.total_steps
 
 
 class TrainingInterrupted(Exception):
@@ -96,9 +108,10 @@ def train_group(
 ) -> None:
     """Trains every member to its last step, from its newest checkpoint if it has one.
 
-    On return the members' adapters are in `bank`. A member whose loss is not finite, whose targets don't
-    fit or whose claim was lost gets `error` and drops out; the others go on. A member that ends, however it does,
-    hands its paged optimizer state on.
+    On return the members' adapters are in `bank`, with `train.keep_best` those of the lowest held-out loss. A member
+    whose loss is not finite, whose targets don't fit or whose claim was lost gets `error` and drops out; one that comes
+    to its `until` stops with a checkpoint; the others go on. A member that ends, however it does, hands its paged
+    optimizer state on.
 
     Args:
         bank: on this rank's device.
@@ -118,10 +131,14 @@ def train_group(
         group.checkpointing = any(m.train.gradient_checkpointing for m in members)
         bank.set_checkpointing(group.checkpointing)
         group.max_tokens = max((m.train.row_tokens for m in members), default=0)
+        with _interruptible(group):
+            _evaluate(group, members)  # what a stop cut off
         while active := [m for m in members if not m.done]:
             between_steps(active)
             _step_and_save(group, active)
         between_steps([member for member in members if member.error is None])
+        for member in members:
+            _take_best(bank, member)
     finally:
         for member in members:
             _release(member)
@@ -134,19 +151,78 @@ def _step_and_save(group: "_Group", active: Sequence[Member]) -> None:
     Raises:
         TrainingInterrupted: asked to stop; checkpoints of all members are written.
     """
-    try:
+    with _interruptible(group):
         stepped = _step_within_memory(group, active)
-    except StopNow:
-        for member in group.members:
-            if member.error is None:
-                _save(group, member)
-        raise TrainingInterrupted from None
+        _evaluate(group, stepped)
     for member in stepped:
-        if not member.done and member.step % member.train.checkpoint_steps == 0:
+        if member.stopped or (not member.done and member.step % member.train.checkpoint_steps == 0):
             _save(group, member)
     for member in active:
         if member.done:
             _release(member)
+
+
+@contextmanager
+def _interruptible(group: "_Group") -> Iterator[None]:
+    """Writes checkpoints of all members where the work within is asked to stop.
+
+    Raises:
+        TrainingInterrupted: it was.
+    """
+    try:
+        yield
+    except StopNow:
+        for member in group.members:
+            if member.error is None and (member.optimizer is not None or not member.stopped):
+                _save(group, member)  # one that stopped and was released has its checkpoint, optimizer state included
+        raise TrainingInterrupted from None
+
+
+def _evaluate(group: "_Group", members: Sequence[Member]) -> None:
+    """Measures the held-out loss of the members that are due, in one pass; one whose loss is not finite gets its error.
+
+    Raises:
+        StopNow: asked to stop; nothing is measured.
+    """
+    due = {m.run_id: m for m in members if m.error is None and m.evaluated != m.step and _is_due(m)}
+    if not due:
+        return
+    began = time.monotonic()
+    rows = {run_id: member.held_out.examples for run_id, member in due.items() if member.held_out is not None}
+    try:
+        nats = total_losses(group.bank, group.bank.eval(), rows, group.max_tokens, group.ranks, group.should_stop)
+    finally:
+        group.bank.train()
+    for run_id, member in due.items():
+        assert member.held_out is not None
+        seconds = (time.monotonic() - began) / len(due)
+        _note_point(group, member, eval_point(member.held_out, nats[run_id], member.step, seconds))
+
+
+def _is_due(member: Member) -> bool:
+    return member.held_out is not None and is_due(member.train, member.step, member.total_steps, member.until)
+
+
+def _note_point(group: "_Group", member: Member, point: EvalPoint) -> None:
+    if not math.isfinite(point.eval_loss):
+        member.error = f"held-out loss {point.eval_loss} at step {member.step}: not finite; try a lower rate"
+        return
+    member.evaluated = member.step
+    if member.train.keep_best:
+        member.best = better(member.best, point, group.bank.member_parameters(member.run_id))
+    if group.ranks.leads and not member.lost():
+        member.on_eval(point)
+
+
+def _take_best(bank: Bank, member: Member) -> None:
+    """Gives a member that has made its last step the weights of its lowest held-out loss."""
+    if member.best is None or member.error is not None or member.stopped:
+        return
+    parameters = bank.member_parameters(member.run_id)
+    with torch.no_grad():
+        for name, tensor in member.best.adapter.items():
+            parameters[name].copy_(tensor)
+    member.notes.append(f"kept the weights of step {member.best.step}, of the lowest held-out loss")
 
 
 @dataclass(slots=True)
@@ -223,6 +299,9 @@ def _resume(
     member.step = checkpoint.step
     member.notes.append(f"resumed at step {checkpoint.step}")
     member.loss_scale = LossScale(**checkpoint.state["loss_scale"])
+    if "held_out" in checkpoint.state:
+        member.evaluated, best = checkpoint.state["held_out"]["evaluated"], checkpoint.state["held_out"]["best"]
+        member.best = None if best is None else Best(**best)
     saved = OptimizerKind(checkpoint.state["optimizer_kind"])
     member.optimizer_kind = resumed_optimizer(saved, kind)
     if member.done:
@@ -286,7 +365,7 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]
     """
     began = time.monotonic()
     items = [item for member in active for item in step_items(member)]
-    while (agreed := _agree(group, active, _accumulate(group, items))).out_of_memory is not None:
+    while (agreed := _agree(group, active, _train_passes(group, items))).out_of_memory is not None:
         _make_room(group, active, items, agreed.out_of_memory)
     targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
     for member in active:
@@ -302,13 +381,16 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]
     return stepped
 
 
-@dataclass(slots=True, kw_only=True)
-class _Pass:
-    """The outcome of a step's forward and backward passes on this rank."""
-
-    losses: dict[str, float] = field(default_factory=dict)  # member -> its share of the step's loss
-    stop: bool = False  # asked to
-    out_of_memory: str | None = None  # the device's own words
+def _train_passes(group: _Group, items: Sequence[Item]) -> Pass:
+    return run_passes(
+        group.bank,
+        group.model,
+        items,
+        forward_backward,
+        max_tokens=group.max_tokens,
+        ranks=group.ranks,
+        should_stop=group.should_stop,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,69 +403,7 @@ class _Agreed:
     out_of_memory: str | None
 
 
-def _accumulate(group: _Group, items: Sequence[Item]) -> _Pass:
-    """Runs forward and backward passes over this rank's share of the items.
-
-    Ranks that shard their base gather it together, so all make the same number of passes: a rank with fewer rows
-    repeats an example with weight 0, and trouble is told before each pass, not after the last.
-    """
-    bank, ranks, shards = group.bank, group.ranks, group.bank.shards
-    rows_by_rank = [split_rows(share, group.max_tokens) for share in share_out(items, ranks.size)]
-    rows = rows_by_rank[ranks.rank]
-    if shards is not None:
-        idle = replace(min(items, key=lambda item: len(item.tokens)), weight=0.0)
-        rows = rows + [[idle]] * (max(map(len, rows_by_rank)) - len(rows))
-    done, losses = _Pass(), list[dict[str, Tensor]]()
-    for row in rows:
-        done.stop = done.stop or group.should_stop()
-        trouble = done.stop or done.out_of_memory is not None
-        if shards is not None:
-            trouble = ranks.sum_numbers([trouble])[0] > 0
-            shards.begin_pass()
-        if trouble:
-            break
-        try:
-            with stops_at_layers(group.model, group.should_stop) if shards is None else nullcontext():
-                losses.append(forward_backward(bank, row))
-        except StopNow:  # ranks that gather their base together can't leave in the middle of a pass
-            done.stop = True
-        except (RuntimeError, MemoryError) as error:  # cuBLAS and the driver raise plain RuntimeErrors
-            if not is_out_of_memory(error):
-                raise
-            done.out_of_memory = str(error)  # not the error: its traceback holds the pass's tensors
-        if done.out_of_memory is not None:
-            release_cached(bank.device)
-            if shards is not None:
-                shards.catch_up()
-    whole = not done.stop and done.out_of_memory is None
-    done.losses = _summed(losses if whole else [], list(dict.fromkeys(item.member for item in items)))
-    return done
-
-
-def forward_backward(bank: Bank, row: Sequence[Item]) -> dict[str, Tensor]:
-    """Adds the row's gradients to the parameters'. -> each member's share of its loss, on the bank's device."""
-    counts = [item.num_targets for item in row]
-    weights = send(np.repeat(np.array([item.weight for item in row], dtype=np.float32), counts), bank.device)
-    token_losses = bank.item_losses(row) * weights
-    token_losses.sum().backward()
-    by_member = Counter[str]()
-    for item, count in zip(row, counts, strict=True):
-        by_member[item.member] += count
-    parts = token_losses.detach().split(list(by_member.values()))
-    return {member: part.sum(dtype=torch.float64) for member, part in zip(by_member, parts, strict=True)}
-
-
-def _summed(losses: Sequence[Mapping[str, Tensor]], members: Sequence[str]) -> dict[str, float]:
-    """Adds up the rows' losses. Only here in a step does the host wait for the device's passes."""
-    parts = [(member, part) for row in losses for member, part in row.items()]
-    sums = dict.fromkeys(members, 0.0)
-    numbers = torch.stack([part for _, part in parts]).tolist() if parts else []
-    for (member, _), number in zip(parts, numbers, strict=True):
-        sums[member] += number
-    return sums
-
-
-def _agree(group: _Group, active: Sequence[Member], mine: _Pass) -> _Agreed:
+def _agree(group: _Group, active: Sequence[Member], mine: Pass) -> _Agreed:
     """Exchanges between ranks what a step needs besides the gradients: losses, trouble, lost claims, who has gradients.
 
     Raises:
@@ -541,16 +561,21 @@ def _save(group: _Group, member: Member) -> None:
     """Writes a checkpoint; for a member that has made its last step only the weights."""
     if not group.ranks.leads or member.lost():
         return
+    parameters = group.bank.member_parameters(member.run_id)
+    keep = member.train.keep_checkpoints
+    save_checkpoint(member.checkpoint_folder, member.run_id, member.step, parameters, _state(member), keep)
+
+
+def _state(member: Member) -> dict[str, Any]:
+    """What a checkpoint holds beside the weights."""
     assert member.optimizer_kind is not None
-    save_checkpoint(
-        member.checkpoint_folder,
-        member.run_id,
-        member.step,
-        group.bank.member_parameters(member.run_id),
-        {
-            "optimizer_kind": member.optimizer_kind.value,
-            "optimizer": None if member.optimizer is None else member.optimizer.state_dict(),
-            "loss_scale": asdict(member.loss_scale),
-        },
-        member.train.keep_checkpoints,
-    )
+    state: dict[str, Any] = {
+        "optimizer_kind": member.optimizer_kind.value,
+        "optimizer": None if member.optimizer is None else member.optimizer.state_dict(),
+        "loss_scale": asdict(member.loss_scale),
+    }
+    if member.held_out is not None:
+        best = member.best
+        kept = best and {"step": best.step, "eval_loss": best.eval_loss, "adapter": best.adapter}
+        state["held_out"] = {"evaluated": member.evaluated, "best": kept}
+    return state

@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
-from harness.config.schema import AdapterMethod, DatasetConfig, ModelKind
-from harness.data.holdout import without_holdout
+from harness.config.schema import AdapterMethod, AssistantTurns, DatasetConfig, ModelKind
+from harness.data.holdout import divided
 from harness.data.labels import num_labels
 from harness.data.source import STREAM_SEED, fingerprint, locate_dataset
 from harness.data.tokens import SAMPLE_SEED, EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
@@ -38,15 +38,18 @@ from harness.runs.record import (
 )
 from harness.runs.spec import RunSpec
 from harness.training.checkpoint import checkpoints
+from harness.training.held_out import EvalPoint, HeldOut
 from harness.training.loop import Member, StepMetrics, train_group
 from harness.training.schedule import num_steps
 from harness.training.tracking import Tracker
 from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
 from sweeps.jobs.context import Context, Workplace
+from sweeps.jobs.held_out import split_examples, target_bytes
 from sweeps.jobs.row_tokens import agreed_row_tokens
 from sweeps.plan.inputs import DATA, inputs_of, require_planned
 from sweeps.plan.jobs import train_result
 
+_EVAL = "eval_"  # how the names of a held-out loss's numbers begin in metrics.jsonl
 _YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
 
 
@@ -65,6 +68,7 @@ class _Run:
     member: Member | None = None
     tracker: Tracker | None = None
     metrics: list[StepMetrics] = field(default_factory=list)
+    points: dict[int, EvalPoint] = field(default_factory=dict)  # by step
 
     @classmethod
     def of(cls, claim: JobRow, place: Workplace) -> "_Run":
@@ -162,8 +166,7 @@ def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
     wanted = place.peers.receive()  # by then rank 0 has tokenized, and put away checkpoints of other inputs
     runs = [run for run in runs if run.claim.run_id in wanted]
     for run in runs:
-        examples, num_characters = _read_examples(place, base, run)
-        run.member = _member(run, examples, num_characters, lambda _: None)
+        run.member = _member(run, _read_rows(place, base, run), lambda _: None)
     members = [run.member for run in runs if run.member is not None]
     watched = {run.claim.run_id: Watched(spec=run.spec, folder=run.folder, log=lambda _: None) for run in runs}
     callbacks = StepCallbacks(base, watched, place.should_stop, place.peers) if place.shards_base else lambda _: None
@@ -197,14 +200,14 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         return
     assert run.spec.train is not None
     context.tell(run.claim, phase="tokenizing")
-    examples, num_characters = _read_examples(context, base, run)
+    rows = _read_rows(context, base, run)
     for note in run.data.notes if run.data is not None else ():
         context.tell(run.claim, phase="note", note=f"note: {note}")
-    total = num_steps(run.spec.train, len(examples))
+    total = num_steps(run.spec.train, len(rows.examples))
     _drop_checkpoint_of_other_inputs(run, base)
     if not checkpoints(run.folder / CHECKPOINT_FOLDER):
         remove_callback_files(run.folder)
-    run.metrics = _earlier_metrics(run.folder)
+    run.metrics, run.points = earlier_metrics(run.folder)
     run.tracker = Tracker.start(context.settings.tracking, run.spec, run.label, context.settings.sweep, run.folder)
 
     def on_step(metrics: StepMetrics) -> None:
@@ -218,12 +221,28 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         run.tracker.log(metrics)
         context.tell(run.claim, phase="training", step=metrics.step, total=total, loss=metrics.loss)
 
-    run.member = _member(run, examples, num_characters, on_step)
+    def on_eval(point: EvalPoint) -> None:
+        run.points[point.step] = point
+        _write_metrics(run)
+        assert run.tracker is not None
+        run.tracker.log_values(point.step, asdict(point))
+
+    run.member = _member(run, rows, on_step)
+    run.member.on_eval = on_eval
     run.member.lost = lambda: context.is_lost(run.claim)
 
 
-def _read_examples(place: Workplace, base: LoadedBase, run: _Run) -> tuple[EncodedExamples, Lengths]:
-    """Tokenizes what isn't in the cache yet. -> what is trained on, and each example's characters."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """What a run trains on, and what it is measured on."""
+
+    examples: EncodedExamples
+    num_characters: Lengths  # of each
+    held_out: HeldOut | None
+
+
+def _read_rows(place: Workplace, base: LoadedBase, run: _Run) -> _Rows:
+    """Tokenizes what isn't in the cache yet, and holds rows out."""
     assert run.spec.dataset is not None
     assert run.spec.train is not None
     source = locate_dataset(run.spec.dataset, place.settings.paths)
@@ -242,22 +261,27 @@ def _read_examples(place: Workplace, base: LoadedBase, run: _Run) -> tuple[Encod
     run.data.require_fits(base.max_length, apart=run.spec.model.kind is ModelKind.seq2seq)
     if run.data.labels is not None:
         set_num_labels(base.bank, num_labels(run.spec.dataset, float(run.data.labels.max())))
-    examples, num_characters = without_holdout(run.data, run.data.num_characters.astype(np.int64), run.spec.train)
-    calibrate(base.bank, run.spec.adapter, examples, run.spec.train)
+    lines = run.data.lines if run.spec.dataset.assistant_turns is AssistantTurns.all else None
+    parts = divided(run.data, run.data.num_characters.astype(np.int64), run.spec.train, lines)
+    held_out = split_examples(run.spec, base, place.settings.paths) or parts.held_out
+    calibrate(base.bank, run.spec.adapter, parts.examples, run.spec.train)
     set_master_weights(base.bank, run.spec.adapter, run.spec.train)
-    return examples, num_characters
+    return _Rows(
+        examples=parts.examples,
+        num_characters=parts.num_characters,
+        held_out=None if held_out is None else HeldOut(held_out, target_bytes(held_out, base.tokenizer)),
+    )
 
 
-def _member(
-    run: _Run, examples: EncodedExamples, num_characters: Lengths, on_step: Callable[[StepMetrics], None]
-) -> Member:
+def _member(run: _Run, rows: _Rows, on_step: Callable[[StepMetrics], None]) -> Member:
     assert run.spec.train is not None
     return Member(
         run_id=run.claim.run_id,
         adapter=run.spec.adapter,
         train=run.spec.train,
-        examples=examples,
-        num_characters=num_characters,
+        examples=rows.examples,
+        num_characters=rows.num_characters,
+        held_out=rows.held_out,
         checkpoint_folder=run.folder / CHECKPOINT_FOLDER,
         on_step=on_step,
     )
@@ -280,19 +304,35 @@ def _drop_checkpoint_of_other_inputs(run: _Run, base: LoadedBase) -> None:
     write_json(path, inputs)
 
 
-def _earlier_metrics(folder: Path) -> list[StepMetrics]:
-    """The steps in metrics.jsonl of a run that was stopped; none if another version of the code wrote them."""
+def earlier_metrics(folder: Path) -> tuple[list[StepMetrics], dict[int, EvalPoint]]:
+    """The steps in metrics.jsonl of a run that was stopped, and the held-out losses that were measured after them.
+
+    Nothing if another version of the code wrote them.
+    """
+    metrics, points = list[StepMetrics](), dict[int, EvalPoint]()
     try:
-        return [StepMetrics(**row) for row in read_jsonl(folder / METRICS_FILE)]
+        for row in read_jsonl(folder / METRICS_FILE):
+            measured = {key: row.pop(key) for key in list(row) if key.startswith(_EVAL)}
+            metrics.append(StepMetrics(**row))
+            if measured:
+                points[row["step"]] = EvalPoint(step=row["step"], **measured)
     except (FileNotFoundError, TypeError, ValueError):
-        return []
+        return [], {}
+    return metrics, points
 
 
 def _rewind_metrics(run: _Run, step: int) -> None:
     """Removes the steps after the checkpoint from metrics.jsonl, because they are done again."""
     run.metrics = [metrics for metrics in run.metrics if metrics.step < step]
+    run.points = {measured: point for measured, point in run.points.items() if measured < step}
+    _write_metrics(run)
+
+
+def _write_metrics(run: _Run) -> None:
+    """Writes metrics.jsonl anew: a line a step, with the held-out loss where it was measured after it."""
     path = run.folder / METRICS_FILE
-    write_atomically(path, "".join(to_json(asdict(m), where=str(path)) + "\n" for m in run.metrics))
+    rows = (asdict(m) | (asdict(run.points[m.step]) if m.step in run.points else {}) for m in run.metrics)
+    write_atomically(path, "".join(to_json(row, where=str(path)) + "\n" for row in rows))
 
 
 def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
@@ -343,6 +383,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     commit, dirty = git_state()
     last = run.metrics[-max(1, len(run.metrics) // 10) :]
+    kept = _kept_point(run)
     return RunRecord(
         run_id=run.claim.run_id,
         label=run.label,
@@ -371,6 +412,11 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
             *(run.member.notes if run.member else ()),
         ),
         row_tokens=run.member.train.row_tokens if run.member else None,
+        num_eval_examples=len(run.member.held_out.examples) if run.member and run.member.held_out else None,
+        eval_loss=kept and kept.eval_loss,
+        eval_bits_per_byte=kept and kept.eval_bits_per_byte,
+        eval_step=kept and kept.step,
+        eval_seconds=sum(point.eval_seconds for point in run.points.values()) if kept else None,
         started=run.started,
         finished=now(),
         git_commit=commit,
@@ -378,6 +424,14 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         packages=package_versions(),
         python=python_version(),
     )
+
+
+def _kept_point(run: _Run) -> EvalPoint | None:
+    """The held-out loss of the weights that the run leaves; None where it has no such rows."""
+    member = run.member
+    if member is None or member.held_out is None:
+        return None
+    return run.points.get(member.step if member.best is None else member.best.step)
 
 
 def _sample_notes(dataset: DatasetConfig | None) -> list[str]:

@@ -6,6 +6,7 @@ of the list in `harness.devices.gpus`, else unknown, and says why. `sweeps.plan.
 """
 
 import json
+import math
 import shutil
 import statistics
 from collections import Counter
@@ -15,7 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.config.schema import SHORTEST_ROW_TOKENS, AdapterMethod, Device, ModelConfig
+from harness.config.schema import SHORTEST_ROW_TOKENS, AdapterMethod, Device, ModelConfig, TrainConfig
+from harness.data.holdout import num_training_rows
 from harness.devices.gpus import peak_flops
 from harness.devices.hardware import Hardware, hardware
 from harness.memory.floor import floor_run
@@ -48,6 +50,8 @@ class Estimate:
     memory_bytes: int | None  # the peak with such rows, all of the optimizer's state included
     least_memory_bytes: int | None  # one example a row, activations recomputed (T5: none), state paged out
     max_tokens: int | None  # seen in training, inputs and outputs, if every example is as long as it may be
+    eval_tokens: int = 0  # of held-out rows, forward alone, if each is as long as it may be; in no other number
+    held_out_seconds: float | None = 0.0  # of these passes, at a third of a training example's time; None: unknown
     target_tokens: int | None  # that carry loss, at the mean of recorded runs on this dataset
     seconds: float | None  # of training, at the median of recorded runs, else by arithmetic
     seconds_from: str | None  # "records", or "arithmetic", which is an upper bound
@@ -202,6 +206,7 @@ def _estimate(
     if seconds is None and why == NO_SPEED and max_tokens is not None and len(names) == 1:
         seconds = _training_seconds(spec, max_tokens, targets[0].name)
         why, source = (why, None) if seconds is None else (None, ARITHMETIC)
+    measured = 0 if spec.train is None else spec.train.eval_rows * num_measurements(spec.train, steps)
     too_large = [target.name for target in targets if least is not None and not _fits(least, target)]
     tight = [target.name for target in targets if shortest is not None and not _fits(shortest, target)]
     paged = {} if shortest is None else {target.name: _paged_bytes(shortest, target) for target in targets}
@@ -211,6 +216,8 @@ def _estimate(
         memory_bytes=None if memory.with_row is None else memory.with_row.total_bytes,
         least_memory_bytes=None if least is None else least.resident_bytes,
         max_tokens=max_tokens,
+        eval_tokens=measured * longest_sequence(spec),
+        held_out_seconds=_held_out_seconds(measured, examples, seconds),
         target_tokens=_target_tokens(examples, per_example),
         seconds=seconds,
         seconds_from=source,
@@ -242,6 +249,22 @@ def forward_seconds(model: ModelConfig, tokens: int, device: str) -> float | Non
     """Seconds of a forward pass over so many tokens by arithmetic, two operations a weight and token."""
     peak, weights = peak_flops(device), num_parameters(model.shape)
     return None if peak is None or not weights else 2 * weights * tokens / (peak * UTILISATION)
+
+
+def num_measurements(train: TrainConfig, num_steps: int | None) -> int:
+    """How often a run's held-out loss is measured; once where its steps aren't known."""
+    if not train.eval_rows:
+        return 0
+    if not num_steps or train.eval_every_steps is None:
+        return 1
+    return math.ceil(num_steps / train.eval_every_steps)
+
+
+def _held_out_seconds(measured: int, examples: int | None, seconds: float | None) -> float | None:
+    """Seconds of measuring the loss of so many rows in all: forward passes are a third of a training example's work."""
+    if not measured:
+        return 0.0
+    return seconds / examples * measured / 3 if seconds and examples else None
 
 
 def _gpu_hours(
@@ -292,7 +315,7 @@ def _num_steps(spec: RunSpec, rows: int | None) -> int | None:
         return 0
     if not rows:
         return spec.train.max_steps
-    left = max(1, rows - spec.train.original_eval_carve)
+    left = max(1, num_training_rows(spec.train, rows))
     return num_steps(replace(spec.train, warmup_steps=0), left)  # `preflight` reports a warm-up that is too long
 
 

@@ -25,6 +25,7 @@ from sweeps.plan.labels import unique_labels
 from sweeps.plan.once import Once
 
 TRAIN = "train"
+EVAL_LOSS = "eval_loss"  # the held-out loss, in a job's result and a record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,11 +159,15 @@ def train_job(spec: RunSpec, label: str, inputs: dict[str, str] | None = None) -
 
 def train_result(record: RunRecord) -> dict[str, Any]:
     """What the ledger keeps of a finished training."""
-    return {
+    result = {
         "final_loss": record.final_loss,
         "num_steps": record.num_steps,
         "peak_memory_bytes": record.peak_memory_bytes,
     }
+    if record.num_eval_examples is None:
+        return result
+    names = (EVAL_LOSS, "eval_bits_per_byte", "eval_step")
+    return result | {name: getattr(record, name) for name in names}
 
 
 def _own_rows(run: PlannedRun, name: str, paths: PathsConfig | None) -> dict[str, str]:

@@ -7,6 +7,7 @@ from harness.config.schema import (
     Config,
     Device,
     DType,
+    EvalSource,
     LaunchConfig,
     Launcher,
     ModelConfig,
@@ -14,6 +15,7 @@ from harness.config.schema import (
     PathsConfig,
     ShapeConfig,
 )
+from harness.data.holdout import holdout_problem, num_training_rows
 from harness.data.render import folder_has_template, no_template_problem
 from harness.devices.hardware import (
     auto_compute_dtype,
@@ -42,7 +44,7 @@ from harness.training.schedule import num_steps
 from sweeps.plan.evaluations import evaluation_problems
 from sweeps.plan.jobs import PlannedRun
 from sweeps.plan.once import Once
-from sweeps.plan.rows import CheckedRows, checked_rows, local_fingerprint
+from sweeps.plan.rows import CheckedRows, checked_rows, local_fingerprint, split_problem
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
 
@@ -102,15 +104,19 @@ def _without_template(source: ModelSource | Missing, model: ModelConfig) -> str 
 def _rows_problems(spec: RunSpec, rows: CheckedRows, no_template: str | None) -> list[str]:
     """What of a run doesn't go with its rows: dialogues without a template, a warm-up beyond the last step."""
     assert spec.dataset is not None
-    found = []
+    found: list[str | None] = []
     if rows.has_dialogues and no_template is not None and spec.dataset.chat_template is None:
         found.append(no_template_problem(no_template, spec.dataset.format))
+    if spec.train is not None and spec.train.eval_source is EvalSource.split:
+        found.append(split_problem(spec.dataset))
     if rows.num_examples and spec.train is not None:
+        left = max(0, rows.num_examples - spec.train.original_eval_carve)
+        found.append(holdout_problem(spec.train, left))
         try:
-            num_steps(spec.train, rows.num_examples)
+            num_steps(spec.train, max(1, num_training_rows(spec.train, rows.num_examples)))
         except ValueError as error:
             found.append(f"{spec.dataset.name}: {error}")
-    return found
+    return [problem for problem in found if problem is not None]
 
 
 def cuda_problems(to_do: Sequence[PlannedRun], launch: LaunchConfig) -> list[str]:

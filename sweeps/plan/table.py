@@ -223,7 +223,7 @@ def warnings(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[
             f"tight on {device}: {_which(found, left)}; rows will be shorter there, or say "
             "train.gradient_checkpointing=true"
         )
-    lines += _paging(left, estimates) + _rows(left, estimates)
+    lines += _paging(left, estimates) + _rows(left, estimates) + _held_out(left, estimates)
     reasons = {estimates[run.run_id].seconds_unknown for run in left} - {None}
     lines += [f"time unknown: {reason}" for reason in sorted(str(reason) for reason in reasons)]
     if NO_DEVICE in reasons and not any(estimates[run.run_id].too_large_for for run in left):
@@ -252,6 +252,17 @@ def _rows(left: Sequence[PlannedRun], estimates: Mapping[str, Estimate]) -> list
     if set(chosen) <= {SHORTEST_ROW_TOKENS}:
         return []
     return [f"rows of {tokens:,} tokens: {_which(found, left)}" for tokens, found in sorted(chosen.items())]
+
+
+def _held_out(left: Sequence[PlannedRun], estimates: Mapping[str, Estimate]) -> list[str]:
+    """What measuring the loss on held-out rows takes; nothing where no run does."""
+    found = [estimates[run.run_id] for run in left if estimates[run.run_id].eval_tokens]
+    if not found:
+        return []
+    known = [needs.held_out_seconds for needs in found if needs.held_out_seconds is not None]
+    time = f"{_time(sum(known))} beside the training" if len(known) == len(found) else "in a time that isn't known"
+    tokens = _count(sum(needs.eval_tokens for needs in found))
+    return [f"held-out loss of {len(found)} runs: at most {tokens} tokens forward, {time}"]
 
 
 def _by_device(runs: Sequence[PlannedRun], devices: Mapping[str, Sequence[str]]) -> dict[str, list[PlannedRun]]:

@@ -32,7 +32,7 @@ from harness.console import TextTable
 from harness.ledger.ledger import Ledger
 from harness.ledger.passwords import url_without_password
 from harness.ledger.tables import JobStatus
-from sweeps.plan.jobs import TRAIN, make_jobs, plan_runs
+from sweeps.plan.jobs import EVAL_LOSS, TRAIN, make_jobs, plan_runs
 
 DEFAULT_STARTUP_TRIALS = 10  # random ones, before the estimator has something to go by
 _RANGE = re.compile(r"([\w.]+)=(int|float|choice)\((.*)\)")
@@ -67,8 +67,8 @@ class Search:
 
 
 def objectives() -> dict[str, Objective]:
-    """The objectives by name: the mean loss of training's last tenth, and the headline of every benchmark."""
-    by_name = {"final_loss": Objective(kind=TRAIN, key="final_loss", direction="minimize")}
+    """The objectives by name: training's last tenth, the held-out loss, and the headline of every benchmark."""
+    by_name = {name: Objective(kind=TRAIN, key=name, direction="minimize") for name in ("final_loss", EVAL_LOSS)}
     for name, benchmark in BENCHMARKS.items():
         if benchmark.higher_is_better is not None:
             direction = "maximize" if benchmark.higher_is_better else "minimize"
@@ -316,6 +316,8 @@ def _tell(
 
 def _measured(config: Config, search: Search) -> Config:
     kind = objectives()[search.objective].kind
+    if search.objective == EVAL_LOSS and not config.train.eval_rows:
+        raise ValueError(f"--objective {EVAL_LOSS} is measured on held-out rows: add train.eval_rows=N")
     if kind != TRAIN and kind not in config.eval.after_training:
         raise ValueError(f"--objective {search.objective} is measured by eval={kind}: add it")
     return config

@@ -14,8 +14,9 @@ from harness.console import TextTable
 from harness.files.atomic import csv_text
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobRow
-from sweeps.plan.jobs import TRAIN
+from sweeps.plan.jobs import EVAL_LOSS, TRAIN
 
+EVAL = (EVAL_LOSS, "eval_bits_per_byte")  # columns where some run has held-out rows
 FIXED = ("run", "label", "status", "loss", "seconds")
 
 
@@ -93,6 +94,8 @@ def _add(result: RunResult, row: JobRow) -> None:
         result.label, result.status, result.seconds = row.label, str(row.status), row.seconds
         loss = (row.result or {}).get("final_loss")
         result.loss = float(loss) if isinstance(loss, (int, float)) else None
+        held_out = {key: (row.result or {}).get(key) for key in EVAL}
+        result.scores |= {key: float(value) for key, value in held_out.items() if isinstance(value, (int, float))}
         return
     result.scores |= _scores(row.kind, row.result or {})
 

@@ -35,11 +35,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A curve, and a value measured at its end otherwise."""
+    """A curve, a value measured at its end otherwise, and points measured otherwise along it."""
 
     label: str
     points: Sequence[tuple[float, float]]
     end: float | None = None
+    beside: Sequence[tuple[float, float]] = ()
 
 
 def intervals(rows: Sequence[Interval], unit: str, reference: float | None = None) -> Drawing:
@@ -116,13 +117,16 @@ def curves(lines: Sequence[Line], x_unit: str, y_unit: str) -> Drawing:
     legend = 16.0 * len(lines)
     drawing = Drawing(width=WIDTH, height=360 + legend)
     along = axis([x for line in lines for x, _ in line.points], 64, WIDTH - MARGIN_RIGHT)
-    heights = [y for line in lines for _, y in line.points] + [line.end for line in lines if line.end is not None]
+    heights = [y for line in lines for _, y in (*line.points, *line.beside)]
+    heights += [line.end for line in lines if line.end is not None]
     up = axis(heights, 360 - BOTTOM, TOP)
     _horizontal_axis(drawing, along, TOP, 360 - BOTTOM, x_unit)
     _vertical_axis(drawing, up, 64, WIDTH - MARGIN_RIGHT, y_unit)
     for place, line in enumerate(lines):
         colour = LINE_COLOURS[place % len(LINE_COLOURS)]
         drawing.path([(along.at(x), up.at(y)) for x, y in line.points], colour)
+        for x, y in line.beside:
+            drawing.dot(along.at(x), up.at(y), f"{line.label}, held-out rows at {x:g}: {number(y, '.4g')}", "open", 3.0)
         if line.end is not None:
             words = f"{line.label}, held out: {number(line.end, '.4g')}"
             drawing.dot(along.at(line.points[-1][0]), up.at(line.end), words, "open", 4.5)

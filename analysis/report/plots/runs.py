@@ -117,15 +117,20 @@ def losses(content: Content) -> Figure:
     trained = [run for run in content.runs if run.losses]
     shown = trained[:MAX_LINES]
     lines = [
-        Line(label=run.record.label, points=bin_means(run.losses, math.ceil(len(run.losses) / MAX_BINS)), end=held_out)
+        Line(
+            label=run.record.label,
+            points=bin_means(run.losses, math.ceil(len(run.losses) / MAX_BINS)),
+            end=_held_out_loss(run),
+            beside=run.eval_losses,
+        )
         for run in shown
-        for held_out in (_held_out_loss(run),)
     ]
     return Figure(
         name="losses",
         title="Loss and held-out loss",
         caption=f"Nats a target token in training, means of following steps; the best {len(shown)} systems. Rings: "
-        "loss on held-out text, nats a token, from the perplexity benchmark, where it was measured."
+        "loss on held-out text, nats a token, from the perplexity benchmark, where it was measured; small rings: on "
+        "the run's own held-out rows (train.eval_rows)."
         if shown
         else "Not measured: no run has a metrics.jsonl with losses.",
         columns=("system", "run_id", "kind", "step", "loss"),
@@ -137,6 +142,7 @@ def losses(content: Content) -> Figure:
 def _loss_rows(run: Run) -> list[tuple[str, str, str, int, float]]:
     label, run_id = run.record.label, run.record.run_id
     rows = [(label, run_id, "training", step, loss) for step, loss in run.losses]
+    rows += [(label, run_id, "held-out rows", step, loss) for step, loss in run.eval_losses]
     held_out = _held_out_loss(run)
     return rows if held_out is None else [*rows, (label, run_id, "held out", run.losses[-1][0], held_out)]
 

@@ -1,5 +1,6 @@
 """Tokenized datasets: equal to the original collator's rule done with lists, made once, never half of a file."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from harness.config.schema import AssistantTurns, DatasetConfig, PathsConfig, TrainConfig
 from harness.data import tokens
 from harness.data.fields import Example
-from harness.data.holdout import without_holdout
+from harness.data.holdout import divided
 from harness.data.rows import DataError
 from harness.data.source import DataSource, locate_dataset, read_rows, row_examples
 from harness.data.tokens import (
@@ -464,17 +465,53 @@ HELD_LENGTHS = np.arange(50, dtype=np.int64)
 
 def test_the_rows_left_are_those_that_datasets_leaves() -> None:
     split = Dataset.from_dict({"row": list(range(50))}).train_test_split(test_size=11, shuffle=True, seed=42)
-    examples, lengths = without_holdout(HELD_ROWS, HELD_LENGTHS, TrainConfig(original_eval_carve=11))
-    kept = [examples[index].input_ids[0] for index in range(len(examples))]
-    assert kept == sorted(split["train"]["row"]) == lengths.tolist()
+    found = divided(HELD_ROWS, HELD_LENGTHS, TrainConfig(original_eval_carve=11))
+    assert rows_of(found.examples) == sorted(split["train"]["row"]) == found.num_characters.tolist()
 
 
 def test_nothing_is_left_out_by_default() -> None:
-    examples, lengths = without_holdout(HELD_ROWS, HELD_LENGTHS, TrainConfig())
-    assert examples is HELD_ROWS
-    assert lengths is HELD_LENGTHS
+    found = divided(HELD_ROWS, HELD_LENGTHS, TrainConfig())
+    assert found.examples is HELD_ROWS
+    assert found.num_characters is HELD_LENGTHS
+    assert found.held_out is None
 
 
 def test_one_row_at_least_must_be_left() -> None:
     with pytest.raises(ValueError, match=r"train\.original_eval_carve=50: the dataset has 50 rows"):
-        without_holdout(HELD_ROWS, HELD_LENGTHS, TrainConfig(original_eval_carve=50))
+        divided(HELD_ROWS, HELD_LENGTHS, TrainConfig(original_eval_carve=50))
+
+
+def rows_of(examples: EncodedExamples | None) -> list[int]:
+    assert examples is not None
+    return [int(examples[index].input_ids[0]) for index in range(len(examples))]
+
+
+@pytest.mark.parametrize("carve", [0, 11])
+def test_held_out_rows_never_train_and_depend_on_the_data_seed_alone(carve: int) -> None:
+    train = TrainConfig(eval_rows=12, original_eval_carve=carve)
+    found = divided(HELD_ROWS, HELD_LENGTHS, train)
+    held, trains = rows_of(found.held_out), rows_of(found.examples)
+    assert len(held) == 12
+    assert len(trains) == 50 - carve - 12
+    assert not set(held) & set(trains)
+    assert found.num_characters.tolist() == trains
+    left = rows_of(divided(HELD_ROWS, HELD_LENGTHS, TrainConfig(original_eval_carve=carve)).examples)
+    assert sorted(held + trains) == left  # the original's holdout is neither trained nor measured on
+    other = dataclasses.replace(train, seed=7, batch_size=3, learning_rate=1e-3, max_steps=5, eval_every_steps=1)
+    assert rows_of(divided(HELD_ROWS, HELD_LENGTHS, other).held_out) == held
+    reseeded = dataclasses.replace(train, data_seed=1)
+    assert rows_of(divided(HELD_ROWS, HELD_LENGTHS, reseeded).held_out) != held
+
+
+def test_all_examples_of_a_row_are_held_out_together() -> None:
+    lines = np.repeat(np.arange(25), 2).astype(np.int64)  # two answers a dialogue
+    found = divided(HELD_ROWS, HELD_LENGTHS, TrainConfig(eval_rows=5), lines)
+    held = rows_of(found.held_out)
+    assert len(held) == 10
+    assert {number // 2 for number in held} & {number // 2 for number in rows_of(found.examples)} == set()
+
+
+@pytest.mark.parametrize(("eval_rows", "carve", "left"), [(50, 0, 50), (99, 0, 50), (39, 11, 39)])
+def test_one_row_at_least_must_be_left_beside_the_held_out(eval_rows: int, carve: int, left: int) -> None:
+    with pytest.raises(ValueError, match=rf"train\.eval_rows={eval_rows}: there are {left} rows"):
+        divided(HELD_ROWS, HELD_LENGTHS, TrainConfig(eval_rows=eval_rows, original_eval_carve=carve))

@@ -109,12 +109,14 @@ def fields(identity: bool) -> list[tuple[str, str]]:
     ]
 
 
+DECISIVE_AT_TIMES = (("train", "eval_every_steps"), ("dataset", "eval_split"))  # see the test of held-out rows below
 OPTIONAL_NUMBERS = (  # None unless they are set
     "max_rows",
     "max_rows_per_task",
     "num_labels",
     "snapshot_steps",
     "mmlu_every_steps",
+    "eval_every_steps",
     "mmlu_limit",
     "max_microbatch_tokens",
 )
@@ -178,7 +180,7 @@ def test_names_paths_and_speed_do_not_change_the_id(key: tuple[str, str]) -> Non
 @given(
     one=st.sets(st.sampled_from(fields(identity=True))),
     two=st.sets(st.sampled_from(fields(identity=True))),
-    idle=st.lists(st.sampled_from(fields(identity=False)), unique=True),
+    idle=st.lists(st.sampled_from([f for f in fields(identity=False) if f not in DECISIVE_AT_TIMES]), unique=True),
 )
 def test_ids_are_equal_just_where_the_identities_are(
     one: set[tuple[str, str]], two: set[tuple[str, str]], idle: list[tuple[str, str]]
@@ -193,6 +195,37 @@ def test_ids_are_equal_just_where_the_identities_are(
 def test_spec_survives_its_file(keys: set[tuple[str, str]]) -> None:
     original = mutated(plain(), sorted(keys))
     assert RunSpec.from_dict(original.to_dict()) == original
+
+
+def test_what_is_measured_on_held_out_rows_changes_the_id_just_where_it_changes_the_run() -> None:
+    def held(**train: Any) -> str:
+        return spec(train=("default", train)).run_id
+
+    assert held() == spec().run_id
+    assert held(eval_rows=0) == held()
+    assert len({held(), held(eval_rows=8), held(eval_rows=9), held(eval_rows=8, eval_source="split")}) == 4
+    assert held(eval_rows=8) == held(eval_rows=8, eval_every_steps=5)
+    best = [held(eval_rows=8, eval_every_steps=every, keep_best=True) for every in (5, 6)]
+    assert len({*best, held(eval_rows=8)}) == 3
+    splits = [
+        spec(dataset=("oasst1", {"eval_split": name}), train=("default", {"eval_rows": 8, "eval_source": "split"}))
+        for name in ("validation", "test")
+    ]
+    assert splits[0].run_id != splits[1].run_id
+
+
+@pytest.mark.parametrize(
+    ("train", "problem"),
+    [
+        ({"eval_every_steps": 5}, r"train\.eval_every_steps=5: no rows are held out.*train\.eval_rows=N"),
+        ({"keep_best": True}, r"train\.keep_best=true: no rows are held out"),
+        ({"eval_source": "split"}, r"train\.eval_source=split: no rows are held out"),
+        ({"eval_rows": 8, "keep_best": True}, r"train\.keep_best=true: .* train\.eval_every_steps=N"),
+    ],
+)
+def test_settings_of_the_held_out_loss_that_do_not_go_together_are_refused(train: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        spec(train=("default", train))
 
 
 def test_local_data_is_known_by_its_content(tmp_path: Path) -> None:

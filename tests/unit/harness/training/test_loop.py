@@ -18,9 +18,10 @@ from harness.config.schema import LossMean, Schedule
 from harness.devices.ranks import Ranks
 from harness.nn.attention import PACKED
 from harness.nn.batch import Item, Segment
-from harness.training import loop
+from harness.training import loop, passes
 from harness.training.checkpoint import checkpoints
 from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.passes import Pass
 from harness.training.stopping import StopNow
 from tests.builders import TRAIN, make_examples, make_member, weights
 from tests.tiny import make_checkpoint
@@ -295,7 +296,7 @@ def test_out_of_memory_where_smaller_rows_do_not_help_says_what_does(
 def test_a_step_asks_for_its_losses_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each number that is asked for makes the host wait for the device."""
     asked: list[str] = []
-    summed = loop._summed
+    summed = passes._summed
 
     def count(losses: Any, members: Any) -> dict[str, float]:
         asked.append("losses")
@@ -303,7 +304,7 @@ def test_a_step_asks_for_its_losses_once(folder: Path, tmp_path: Path, monkeypat
         assert all(isinstance(part, torch.Tensor) for row in losses for part in row.values())
         return summed(losses, members)
 
-    monkeypatch.setattr(loop, "_summed", count)
+    monkeypatch.setattr(passes, "_summed", count)
     members = [make_member(name, tmp_path, seed=seed, max_microbatch_tokens=64)[0] for seed, name in enumerate("ab")]
     train_group(make_bank(folder), members)
     assert len(asked) == TRAIN.max_steps
@@ -449,7 +450,7 @@ def two(folder: Path, tmp_path: Path) -> tuple[loop._Group, list[torch.nn.Parame
     return loop._Group(bank, bank.train(), members, TwoRanks(size=2), lambda: False), parameters
 
 
-def agree(group: loop._Group, mine: loop._Pass, *theirs: float) -> loop._Agreed:
+def agree(group: loop._Group, mine: Pass, *theirs: float) -> loop._Agreed:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TwoRanks, "theirs", theirs)
         return loop._agree(group, group.members[:1], mine)
@@ -459,17 +460,17 @@ def test_what_ranks_agree_on(two: tuple[loop._Group, list[torch.nn.Parameter]]) 
     """Numbers: stop, no room, lost claims of both members, a loss, and which of four parameters have a gradient."""
     group, parameters = two
     assert len(parameters) == 4
-    mine = loop._Pass(losses={"a": 1.5})
+    mine = Pass(losses={"a": 1.5})
     found = agree(group, mine, 0, 0, 0, 0, 0.25, 0, 1, 0, 0)
     assert (found.losses, found.lost, found.out_of_memory) == ({"a": 1.75}, [], None)
     assert [[p is q for q in parameters].index(True) for p in found.learning["a"]] == [0, 1]
     assert agree(group, mine, 0, 1, 0, 0, 0, 0, 0, 0, 0).out_of_memory == "on another rank"
-    failed = loop._Pass(losses={"a": 0.0}, out_of_memory="no room")
+    failed = Pass(losses={"a": 0.0}, out_of_memory="no room")
     assert agree(group, failed, 0, 0, 0, 0, 0, 0, 0, 0, 0).out_of_memory == "no room"
     assert agree(group, mine, 0, 0, 1, 0, 0, 0, 0, 0, 0).lost == [group.members[0]]
     for stop, other in ((True, 0), (False, 1)):
         with pytest.raises(StopNow):
-            agree(group, loop._Pass(losses={"a": 0.0}, stop=stop), other, 0, 1, 0, 0, 0, 0, 0, 0)
+            agree(group, Pass(losses={"a": 0.0}, stop=stop), other, 0, 1, 0, 0, 0, 0, 0, 0)
     assert group.members[0].error == "the claim was lost at step 0: another worker has the run"
     group.members[0].error = None
     with pytest.raises(StopNow):

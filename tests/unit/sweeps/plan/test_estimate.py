@@ -353,3 +353,19 @@ def test_the_time_is_the_median_of_recorded_ones_and_checkpoints_hold_the_optimi
     assert found.seconds == 2.0 * 160
     assert found.disk_bytes is not None
     assert found.checkpoint_bytes == run.train.keep_checkpoints * 3 * found.disk_bytes  # weights and two moments
+
+
+@pytest.mark.parametrize(("every", "times"), [(None, 1), (4, 3), (5, 2), (100, 1)])
+def test_the_held_out_loss_has_its_cost_in_tokens_and_time(tmp_path: Path, every: int | None, times: int) -> None:
+    """10 steps of 16 examples at 2 s each; a forward pass takes a third."""
+    measured = spec(train=("default", {"max_steps": 10, "eval_rows": 8, "eval_every_steps": every}))
+    record(tmp_path, spec(train=LENGTH))
+    plain = estimate_all([spec(train=LENGTH)], tmp_path, Device.cpu, CPU)
+    needs = estimate_all([measured], tmp_path, Device.cpu, CPU)[measured.run_id]
+    assert needs.max_tokens == next(iter(plain.values())).max_tokens
+    assert needs.eval_tokens == 8 * times * (needs.max_tokens or 0) / 160
+    assert needs.held_out_seconds == pytest.approx(8 * times * 2 / 3)
+    run = PlannedRun(spec=measured, label="a", evals=eval_config()())
+    (line,) = [line for line in warnings([run], set(), {run.run_id: needs}) if "held-out" in line]
+    assert line.startswith("held-out loss of 1 runs: at most ")
+    assert "held-out" not in "".join(warnings([replace(run, spec=spec(train=LENGTH))], set(), plain))

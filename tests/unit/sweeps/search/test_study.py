@@ -156,7 +156,11 @@ def test_a_failed_run_is_a_failed_trial(engine: Engine) -> None:
         (["train.seed=choice()"], {}, "an empty choice"),
         (["adapter.targets=choice([a,b)"], {}, "a bracket or a quote that is not closed"),
         (["launch.workers=int(1,4)"], {}, r"launch\.workers=int\(1,4\): can't vary within a sweep"),
-        (["train.seed=int(1,2)"], {"objective": "elo"}, "--objective elo: there are final_loss, mmlu, perplexity"),
+        (
+            ["train.seed=int(1,2)"],
+            {"objective": "elo"},
+            "elo: there are final_loss, eval_loss, mmlu, perplexity",
+        ),
         (["train.seed=int(1,2)"], {"num_trials": 0}, "--trials and --parallel"),
     ],
 )
@@ -241,6 +245,11 @@ def test_a_study_is_one_search(engine: Engine) -> None:
     engine.search(search(num_trials=1))
     with pytest.raises(ValueError, match="--study s is a search with another space, fixed"):
         engine.search(parse_search(["model=7b", "train.seed=int(0,9)"], **SETTINGS))
+
+
+def test_the_held_out_loss_wants_held_out_rows(engine: Engine) -> None:
+    with pytest.raises(ValueError, match=r"--objective eval_loss is measured on held-out rows: add train\.eval_rows=N"):
+        engine.search(search(objective="eval_loss"))
 
 
 def test_the_objective_must_be_measured(engine: Engine) -> None:
