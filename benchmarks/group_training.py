@@ -46,6 +46,7 @@ from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -176,11 +177,15 @@ class Bench:
 
     def ours(self, examples: Sequence[Example], steps: int, reference: bool = False) -> Seconds:
         """A turn of `train_group`."""
-        self.bank.row.kernels = Kernels() if reference else Kernels.of(self.bank.device)
-        self.bank.keep_dequantized(not reference)
+        self._set_up(reference)
         times: list[Seconds] = []
         self._train(examples, steps, lambda: times.append(now()))
         return fastest_step(times)
+
+    def _set_up(self, reference: bool = False) -> None:
+        """Chooses the kernels, and whether the base is kept dequantized."""
+        self.bank.row.kernels = Kernels() if reference else Kernels.of(self.bank.device)
+        self.bank.keep_dequantized(not reference)
 
     def _train(self, examples: Sequence[Example], steps: int, between_steps: Callable[[], None]) -> None:
         """Trains a group of fresh members, one more step than `steps`."""
@@ -226,7 +231,9 @@ class Bench:
                 use_cpu=True,
                 disable_tqdm=True,
             )
-            Trainer(model=self.model, args=arguments, train_dataset=rows, callbacks=[watch]).train()  # type: ignore[arg-type]
+            trainer = Trainer(model=self.model, args=arguments, train_dataset=rows, callbacks=[watch])  # type: ignore[arg-type]
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
         step = fastest_step(watch.times)
         return Seconds(step.wall * len(examples), step.processor * len(examples))
 
@@ -243,6 +250,7 @@ class Bench:
             elif len(calls) == 3:
                 profiler.__exit__(None, None, None)
 
+        self._set_up()
         self._train(examples, 1, between_steps)
         seconds = Counter[str]()
         weights = {features(layer.base)[::-1] for layer in self.bank.layers.values()}
@@ -253,13 +261,17 @@ class Bench:
         return {name: value / total for name, value in seconds.most_common()}
 
     def _loss_difference(self, example: Example) -> float:
-        """How far the losses of a fresh adapter are apart, relative."""
+        """How far the losses of a fresh adapter are apart, relative.
+
+        PEFT's model stays in training mode: on some processors bitsandbytes repacks weights that are evaluated, to
+        compute in bfloat16.
+        """
         item = Item(member="m", tokens=example.input_ids, num_source=0, dropout_key=0, weight=1.0)
         ids_1T = torch.from_numpy(example.input_ids.astype(np.int64))[None]
         self.bank.add_member("m", self.adapter, seed=0)
         with torch.no_grad(), self.model.disable_adapter():  # as a fresh one, whose B is zero
             ours = float(self.bank.eval().item_losses([item]).mean())
-            theirs = float(self.model.eval()(input_ids=ids_1T, labels=ids_1T).loss)
+            theirs = float(self.model.train()(input_ids=ids_1T, labels=ids_1T).loss)
         self.bank.remove_member("m")
         return abs(ours - theirs) / theirs
 
