@@ -6,9 +6,10 @@
 
 The stages (benchmarks/gpu/stages.py) go from what breaks first to what takes longest: versions and attention kernels,
 fifty lengths with and without cuDNN, stop and resume with 32- and 8-bit paged AdamW, peaks beside the predictor, a
-profile of one pass, memory after each of five runs, scoring and decoding, a classifier, the tests marked gpu, the
-user's own command stopped and given again, one step of a 65B shape. Each has a process of its own and a time limit;
-one that fails is written down and the next one runs. Weights are random, nothing is downloaded.
+profile of one pass, groups of 1 to 16 with 512 tokens each, memory after each of five runs, scoring and decoding, a
+classifier, the tests marked gpu, the user's own command stopped and given again, one step of a 65B shape. Each has a
+process of its own and a time limit; one that fails is written down and the next one runs. Weights are random, nothing
+is downloaded.
 
 Record: benchmarks/results/gpu-<device>-<date>.md and .json, written anew after every stage.
 Exit status: 0 when every stage that could be run held all its checks, else 1.

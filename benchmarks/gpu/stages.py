@@ -41,6 +41,7 @@ from harness.memory.predict import predict
 from harness.models.locate import ModelSource
 from harness.nn.attention import Packed
 from harness.nn.batch import Item
+from harness.nn.member_row import Kernels
 from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -48,6 +49,8 @@ ALLOWED_OFF = 0.05  # of a predicted peak (issue "first GPU")
 GROWTH_BYTES = 64 * 2**20  # that a worker may keep from one run to the next, after the second
 LENGTHS = tuple(range(33, 83))  # fifty lengths, none a multiple of another
 NUM_STEPS_OF_CLASSIFIER = 50
+GROUP_SIZES, GROUP_TOKENS = (1, 2, 4, 8, 16), 512
+LOSS_ROUNDING = 0.01  # by which a mean loss may differ where 16 bits are rounded in another order
 
 Row = dict[str, Any]
 
@@ -261,18 +264,8 @@ def one_pass(settings: Settings) -> Findings:
     findings = Findings()
     bank = _bank(settings, settings.size)
     options = settings.options()
-    rng = np.random.default_rng(0)
     for count in (1, 8):
-        names = [f"m{place}" for place in range(count)]
-        for place, name in enumerate(names):
-            adapter = AdapterConfig(name="lora", lora_r=options.lora_r, lora_alpha=16, lora_dropout=0.1)
-            bank.add_member(name, adapter, seed=place)
-        bank.train()
-        tokens = rng.integers(3, bank.head.weight.shape[0], options.tokens).astype(np.int32)
-        items = [
-            Item(member=name, tokens=tokens, num_source=options.source_tokens, dropout_key=1, weight=1.0)
-            for name in names
-        ]
+        items = _with_members(settings, bank, count, options.tokens, options.source_tokens)
         for _ in range(2):  # the second is measured: the first one warms allocator and kernels up
             with profile(activities=_activities(settings)) as profiler:
                 began = time.perf_counter()
@@ -280,9 +273,89 @@ def one_pass(settings: Settings) -> Findings:
                 _wait(settings)
                 seconds = time.perf_counter() - began
         findings.rows.append(_profiled(settings, profiler, count, count * options.tokens, seconds))
-        for name in names:
-            bank.remove_member(name)
+        _remove_members(bank, items)
     return findings
+
+
+def groups(settings: Settings) -> Findings:
+    """Groups of 1 to 16 with a sequence of 512 tokens each: by common calls, beside one member's calls after another's.
+
+    A member's loss in a group is the same, but for the rounding of 16 bits, as by calls of its own.
+    """
+    findings = Findings()
+    bank = _bank(settings, settings.size)
+    kernels = bank.row.kernels
+    num_tokens = 32 if settings.tiny else GROUP_TOKENS
+    alone_seconds = 0.0  # of a group of one
+    for count in GROUP_SIZES:
+        items = _with_members(settings, bank, count, num_tokens, num_tokens // 4)
+        loop_seconds, expected_K, _ = _group_pass(settings, bank, items, Kernels())
+        seconds, losses_K, peak_bytes = _group_pass(settings, bank, items, kernels)
+        alone_seconds = alone_seconds or seconds
+        apart = float(((losses_K - expected_K) / expected_K).abs().max())
+        findings.rows.append(
+            {
+                "members": count,
+                "seconds": seconds,
+                "tokens_per_second": count * num_tokens / seconds,
+                "speed_over_one_after_another": count * alone_seconds / seconds,
+                "speed_over_loop": loop_seconds / seconds,
+                "peak_bytes": peak_bytes,
+                "largest_loss_difference": apart,
+            }
+        )
+        if apart > LOSS_ROUNDING:
+            findings.problems.append(f"{count} members: a loss differs by {apart:.3g} from the one by calls of its own")
+        _remove_members(bank, items)
+    return findings
+
+
+def _group_pass(
+    settings: Settings, bank: AdapterBank, items: Sequence[Item], kernels: Kernels
+) -> tuple[float, torch.Tensor, int | None]:
+    """-> the fastest of three passes' seconds, each member's mean loss, and the peak memory."""
+    bank.row.kernels = kernels
+    bank.train()  # forgets the row that other kernels have laid out
+    means: list[torch.Tensor] = []
+
+    def forward_and_backward() -> None:
+        losses_KT = bank.item_losses(items).unflatten(0, (len(items), -1))
+        losses_KT.sum().backward()
+        means.append(losses_KT.detach().mean(dim=1))
+
+    forward_and_backward()
+    _reset_peak(settings)
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        forward_and_backward()
+        _wait(settings)
+        taken.append(time.perf_counter() - began)
+    return min(taken), means[-1].cpu(), _peak(settings)
+
+
+def _with_members(settings: Settings, bank: AdapterBank, count: int, num_tokens: int, num_source: int) -> list[Item]:
+    """Adds members to a bank that is to be trained. -> a random example of each."""
+    rng = np.random.default_rng(0)
+    adapter = AdapterConfig(name="lora", lora_r=settings.options().lora_r, lora_alpha=16, lora_dropout=0.1)
+    for place in range(count):
+        bank.add_member(f"m{place}", adapter, seed=place)
+    bank.train()
+    return [
+        Item(
+            member=f"m{place}",
+            tokens=rng.integers(3, bank.head.weight.shape[0], num_tokens).astype(np.int32),
+            num_source=num_source,
+            dropout_key=1,
+            weight=1.0,
+        )
+        for place in range(count)
+    ]
+
+
+def _remove_members(bank: AdapterBank, items: Sequence[Item]) -> None:
+    for item in items:
+        bank.remove_member(item.member)
 
 
 def _activities(settings: Settings) -> list[ProfilerActivity]:
@@ -494,6 +567,7 @@ STAGES: dict[str, Stage] = {
     "stop-and-resume": stop_and_resume,
     "memory-of-shapes": memory_of_shapes,
     "one-pass": one_pass,
+    "groups": groups,
     "member-after-member": member_after_member,
     "scoring-and-decoding": scoring_and_decoding,
     "classifier": classifier,

@@ -26,6 +26,7 @@ from typing import Any, Self, TypeGuard
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn import functional
 
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
@@ -36,7 +37,7 @@ from harness.nn.dropout import mix_seed
 from harness.nn.head import Head
 from harness.nn.low_rank import add_low_rank
 from harness.nn.member_row import Kernels, MemberRow
-from harness.nn.quant import features, linear_layers, quantized_share
+from harness.nn.quant import dequantized, features, linear_layers, quantized_share
 from harness.nn.rows import PACKED_ROWS, BatchCache, Layout, packed_hidden, padded_hidden
 from harness.nn.shards import ShardedLayers
 from harness.runs.adapter_files import (
@@ -60,6 +61,7 @@ class BankLinear(nn.Module):
     def __init__(self, base: nn.Module, row: MemberRow, layer: int) -> None:
         super().__init__()
         self.base = base
+        self.dequantized_OI: Tensor | None = None  # the base's weight, where it is kept (`keep_dequantized`)
         self.layer = layer
         self.lora_a = nn.ParameterDict()  # member -> [r, in_features]
         self.lora_b = nn.ParameterDict()  # member -> [out_features, r]
@@ -68,14 +70,25 @@ class BankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[1, N, I], or a padded batch [B, T, I], -> the same with O features."""
-        y: Tensor = self.base(x)
+        y = self._frozen(x)
         spans = [span for span in self.row.spans if span.member in self.lora_a]
         if not spans:
             return y
-        x_NI, y_NO = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-        terms = self.row.terms(self, spans, x_NI)
-        factors = [factor for span in spans for factor in (self.lora_a[span.member], self.lora_b[span.member])]
-        return add_low_rank(y_NO, x_NI, terms, factors).reshape(y.shape)
+        return add_low_rank(y, x, self.row.terms(self, spans, x))
+
+    def keep_dequantized(self, on: bool) -> None:
+        """As `AdapterBank.keep_dequantized`, of this layer."""
+        if not on:
+            self.dequantized_OI = None
+        elif self.dequantized_OI is None:
+            self.dequantized_OI = dequantized(self.base)
+
+    def _frozen(self, x: Tensor) -> Tensor:
+        """The frozen layer's output."""
+        if self.dequantized_OI is None:
+            y: Tensor = self.base(x)
+            return y
+        return functional.linear(x, self.dequantized_OI, self.base.bias)  # type: ignore[arg-type]
 
 
 class AdapterBank(nn.Module):
@@ -281,6 +294,21 @@ class AdapterBank(nn.Module):
             stride: tokens that each takes up in a padded batch; 0: packed, its own number.
         """
         self.row.begin(segments, stride, self.training, self.layers.values(), self.head.weight)
+
+    def keep_dequantized(self, on: bool) -> None:
+        """Keeps the weights of 4-bit layers in the compute dtype as well, or drops these copies.
+
+        Each is then dequantized once, and not in every forward and every backward pass. All results stay the same, bit
+        for bit. A base that isn't quantized, or to 8 bits, has nothing to keep; one that is sharded isn't whole here.
+        """
+        assert self.shards is None or not on
+        for layer in self.layers.values():
+            layer.keep_dequantized(on)
+
+    @property
+    def dequantized_bytes(self) -> int:
+        """The bytes of the weights that are kept dequantized."""
+        return sum(layer.dequantized_OI.nbytes for layer in self.layers.values() if layer.dequantized_OI is not None)
 
     def set_checkpointing(self, on: bool) -> None:
         """Turns on or off that the backward pass recomputes decoder layers; dropout repeats itself by its keys."""

@@ -417,6 +417,7 @@ class LaunchConfig:
     devices_per_run: int = 1  # devices that share every step of a group: its rows are split, its gradients summed
     shard_base: bool = False  # each of them keeps its part of the frozen base, where one is too small for all of it
     device: Device = Device.auto  # auto: cuda where there is one, else cpu
+    keep_dequantized: bool | None = None  # 4-bit layers stay in the compute dtype too; null: on a CPU, where they fit
     max_group_size: int = 8  # adapters trained in one pass over one frozen base
     max_attempts: int = 2  # how often a job is tried at most, if it fails or its worker dies
     lease_seconds: float = 120.0  # a claim that was not renewed for this long is free for others

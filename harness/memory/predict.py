@@ -114,6 +114,14 @@ def dequantization_bytes(shape: ShapeConfig, quant: QuantConfig, masters: bool =
     return max(n.in_features * n.out_features for n in linears(shape)) * DTYPE_BYTES[quant.compute_dtype]
 
 
+def kept_dequantized_bytes(shape: ShapeConfig, quant: QuantConfig) -> int:
+    """Bytes of all 4-bit layers in the compute dtype, where they are kept beside the base (launch.keep_dequantized)."""
+    if quant.method not in (QuantMethod.nf4, QuantMethod.fp4):
+        return 0
+    weights = sum(linear.in_features * linear.out_features for linear in linears(shape)) * shape.num_layers
+    return weights * DTYPE_BYTES[quant.compute_dtype]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPrediction:
     """Bytes at the worst moment of a training step, by what they are for."""

@@ -14,6 +14,7 @@ Shapes: N tokens in one row, H query heads, K key/value heads, D their size.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -119,20 +120,23 @@ def varlen_attention(
 def causal_segments(
     query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float, window: int | None = None
 ) -> Tensor:
-    """Causal attention within each segment of a row, by one call each. [1, H, N, D], [1, K, N, D] -> [1, H, N, D].
+    """Causal attention within each segment of a row. [1, H, N, D], [1, K, N, D] -> [1, H, N, D].
+
+    Neighbours of equal length are a batch of one call.
 
     Args:
         window: how many tokens a token sees, itself included; None: all before it.
     """
     key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
-    sizes = list(lengths)
+    runs = [(length, len(list(same))) for length, same in groupby(lengths)]
+    sizes = [length * count for length, count in runs]
     parts = []
-    for q, k, v in zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True):
-        seen = _banded(q.shape[2], window, q.device) if window is not None and q.shape[2] > window else None
-        parts.append(
-            functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, scale=scaling)
-        )
-    return torch.cat(parts, dim=2)
+    for (length, count), *row in zip(runs, *(part.split(sizes, 2) for part in (query, key, value)), strict=True):
+        q, k, v = (part[0].unflatten(1, (count, length)).transpose(0, 1) for part in row)  # [count, H, length, D]
+        seen = _banded(length, window, query.device) if window is not None and length > window else None
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, scale=scaling)
+        parts.append(out.transpose(0, 1).flatten(1, 2))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[None]
 
 
 def _banded(length: int, window: int, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from harness.config.schema import DType, QuantConfig, QuantMethod
@@ -94,6 +94,20 @@ def _four_bit_layer(bnb: Any, linear: nn.Linear, config: QuantConfig, device: to
     # compute in bfloat16: a run's scores would depend on the machine.
     layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return layer
+
+
+def dequantized(layer: nn.Module) -> Tensor | None:
+    """-> a 4-bit layer's weight [O, I] with the very numbers that its products are computed with; None for others.
+
+    Layers of 8 bits are none of these: their forward pass multiplies the int8 numbers themselves.
+    """
+    state = getattr(layer.weight, "quant_state", None)
+    if state is None:
+        return None
+    import bitsandbytes as bnb
+
+    weight_OI: Tensor = bnb.functional.dequantize_4bit(layer.weight, state)
+    return weight_OI.to(layer.compute_dtype)  # type: ignore[arg-type]
 
 
 def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:

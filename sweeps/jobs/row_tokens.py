@@ -1,4 +1,6 @@
-"""Decides how long the rows of a worker's group are, from the memory that is free after its base is loaded."""
+"""Decides how a worker's group uses the memory that is free after its base is loaded: how long its rows are, and
+whether dequantized layers are kept.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,8 +8,10 @@ from dataclasses import replace
 import torch
 
 from harness.banks.load import LoadedBase
-from harness.config.schema import SHARED_BASE_METHODS, Device, ModelKind, ShapeConfig
+from harness.banks.shared import AdapterBank
+from harness.config.schema import SHARED_BASE_METHODS, Device, ModelKind, QuantMethod, ShapeConfig
 from harness.devices.memory import free_bytes
+from harness.memory.predict import kept_dequantized_bytes
 from harness.memory.row_length import USABLE, group_bytes, row_tokens, usable_bytes
 from harness.runs.spec import RunSpec
 from sweeps.jobs.context import Workplace
@@ -33,6 +37,41 @@ def agreed_row_tokens(place: Workplace, base: LoadedBase, specs: Sequence[RunSpe
         note = f"{specs[0].model.name} {specs[0].quant.label}: {len(specs)} runs in rows of {agreed:,} tokens{needs}"
         place.send({"phase": "note", "label": specs[0].model.name, "note": note})
     return agreed
+
+
+def keep_dequantized(place: Workplace, base: LoadedBase, specs: Sequence[RunSpec], tokens: int) -> None:
+    """Keeps the base's 4-bit layers dequantized, or drops them, as `launch.keep_dequantized` says.
+
+    Left open, they are kept on a CPU where they fit beside the predicted peak of the runs, in this worker's share of
+    what is free. It changes no result, so ranks may differ in it.
+
+    Args:
+        place: this rank's.
+        base: loaded, its members not yet in.
+        specs: of one group, each with `train`.
+        tokens: of a row.
+    """
+    wanted = place.settings.launch.keep_dequantized
+    if not isinstance(base.bank, AdapterBank) or base.bank.shards is not None:
+        problem: str | None = "it is of no effect with a base that each run owns or ranks share out"
+    elif specs[0].quant.method not in (QuantMethod.nf4, QuantMethod.fp4):
+        problem = f"it is of no effect with quant.method={specs[0].quant.method.value}"
+    else:
+        problem = None
+        base.bank.keep_dequantized(_dequantized_fits(place, base, specs, tokens) if wanted is None else wanted)
+    if wanted and problem and place.peers.ranks.leads:
+        place.send({"phase": "note", "label": "", "note": f"note: launch.keep_dequantized=true: {problem}"})
+
+
+def _dequantized_fits(place: Workplace, base: LoadedBase, specs: Sequence[RunSpec], tokens: int) -> bool:
+    shaped = [with_shape(spec, base) for spec in specs]
+    peak = group_bytes(shaped, tokens)
+    if base.bank.device.type != "cpu" or peak is None:
+        return False
+    assert isinstance(base.bank, AdapterBank)
+    at_hand = free_bytes(base.bank.device) + base.bank.dequantized_bytes
+    num_sharing = place.settings.workers_on_device * place.peers.ranks.size
+    return peak + kept_dequantized_bytes(shaped[0].model.shape, shaped[0].quant) <= USABLE * at_hand / num_sharing
 
 
 def with_shape(spec: RunSpec, base: LoadedBase) -> RunSpec:

@@ -45,7 +45,7 @@ from harness.training.tracking import Tracker
 from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
 from sweeps.jobs.context import Context, Workplace
 from sweeps.jobs.held_out import split_examples, target_bytes
-from sweeps.jobs.row_tokens import agreed_row_tokens
+from sweeps.jobs.row_tokens import agreed_row_tokens, keep_dequantized
 from sweeps.plan.inputs import DATA, inputs_of, require_planned
 from sweeps.plan.jobs import train_result
 
@@ -134,7 +134,7 @@ def _train(context: Context, base: LoadedBase, runs: Sequence[_Run]) -> None:
     peers = context.peers if context.shards_base else None
     try:
         if members:
-            _set_row_tokens(context, base, runs)
+            _use_memory(context, base, runs)
             callbacks = StepCallbacks(base, _watched(runs), context.should_stop, peers)
             train_group(base.bank, members, context.should_stop, callbacks, context.peers.ranks)
         for run in runs:
@@ -172,7 +172,7 @@ def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
     callbacks = StepCallbacks(base, watched, place.should_stop, place.peers) if place.shards_base else lambda _: None
     try:
         if members:
-            _set_row_tokens(place, base, runs)
+            _use_memory(place, base, runs)
             train_group(base.bank, members, place.should_stop, callbacks, place.peers.ranks)
     finally:
         for member in members:
@@ -287,9 +287,13 @@ def _member(run: _Run, rows: _Rows, on_step: Callable[[StepMetrics], None]) -> M
     )
 
 
-def _set_row_tokens(place: Workplace, base: LoadedBase, runs: Sequence[_Run]) -> None:
-    """Gives the members the row length that the device has room for. Every rank calls it."""
+def _use_memory(place: Workplace, base: LoadedBase, runs: Sequence[_Run]) -> None:
+    """Gives the members the row length that the device has room for, and the base its dequantized layers.
+
+    Every rank calls it.
+    """
     tokens = agreed_row_tokens(place, base, [run.spec for run in runs])
+    keep_dequantized(place, base, [run.spec for run in runs], tokens)
     for run in runs:
         if run.member is not None:
             run.member.train = replace(run.member.train, max_microbatch_tokens=tokens)

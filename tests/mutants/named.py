@@ -39,6 +39,7 @@ class Named:
 _LOW_RANK, _LOOP = "harness/nn/low_rank.py", "harness/training/loop.py"
 _OF_LOW_RANK = (f"{UNIT}/harness/nn/test_low_rank.py", STEPS)
 _OF_LOOP = (STEPS, f"{UNIT}/harness/training/test_updates.py")
+_STACKED = "a_KRI, out=self._apart(out_TI))\n        if mask_TI is not None:\n            out_TI.mul_"
 _ALONE = "        torch.mm(grad_h_TC, a_KRI[0], out=out_TI)\n        if mask_TI is not None:\n            out_TI.mul_"
 _BLOCKS = "a_KRI.flatten(0, 1), out=out_TI)\n        if mask_TI is not None:\n            out_TI.mul_"
 
@@ -65,24 +66,18 @@ NAMED = (
     # the mask of dropout
     Named(_LOW_RANK, _ALONE + "(_factor(mask_TI, out_TI))", _ALONE + "(1)", _OF_LOW_RANK),
     Named(_LOW_RANK, _BLOCKS + "(_factor(mask_TI, out_TI))", _BLOCKS + "(1)", _OF_LOW_RANK),
+    Named(_LOW_RANK, _STACKED + "(_factor(mask_TI, out_TI))", _STACKED + "(1)", _OF_LOW_RANK),
     Named(_LOW_RANK, "_factor(mask_TI, grad_TI), out=out_TI", "1, out=out_TI", _OF_LOW_RANK),
-    Named(_LOW_RANK, "grad_a(grad_h_TC, _masked(x_NI[rows], mask_TI))", "grad_a(grad_h_TC, x_NI[rows])", _OF_LOW_RANK),
-    Named(_LOW_RANK, "down(_masked(x_NI[term.rows], term.mask_TI),", "down(x_NI[term.rows],", _OF_LOW_RANK),
+    Named(_LOW_RANK, "grad_a(grad_h_TC, _masked(x_TI, mask_TI))", "grad_a(grad_h_TC, x_TI)", _OF_LOW_RANK),
+    Named(
+        _LOW_RANK,
+        "_masked(term.rows.take(x_NI), term.mask_TI)\n            h_TC",
+        "term.rows.take(x_NI)\n            h_TC",
+        _OF_LOW_RANK,
+    ),
     # memory that nobody wrote to, where members' targets differ
-    Named(
-        _LOW_RANK,
-        "            if row < term.start:\n                out_NO[row : term.start] = y_NO[row : term.start]\n",
-        "",
-        _OF_LOW_RANK,
-    ),
-    Named(_LOW_RANK, "        if row < len(y_NO):\n            out_NO[row:] = y_NO[row:]\n", "", _OF_LOW_RANK),
-    Named(
-        _LOW_RANK,
-        "                if row < rows.start:\n                    grad_x_NI[row : rows.start] = 0\n",
-        "",
-        _OF_LOW_RANK,
-    ),
-    Named(_LOW_RANK, "            grad_x_NI[row:] = 0\n", "            pass\n", _OF_LOW_RANK),
+    Named(_LOW_RANK, "if is_all_written else torch.zeros_like(x_NI)", "", _OF_LOW_RANK),
+    Named(_LOW_RANK, "+ end - start : (k + 1) * self.longest].zero_()", "+ end - start :]", _OF_LOW_RANK),
     # clipping, schedule, what is not finite, memory
     Named(
         "harness/config/schema.py",

@@ -14,7 +14,7 @@ from harness.config.schema import AdapterConfig
 from harness.nn import member_row
 from harness.nn.attention import PACKED
 from harness.nn.batch import Item, Segment
-from harness.nn.low_rank import Alone, Blocks, Grouped
+from harness.nn.low_rank import Alone, Batch, Blocks, Grouped, Neighbours, Stacked
 from harness.nn.member_row import Kernels
 from harness.nn.rows import Layout
 from tests.philox import philox_on_cpu
@@ -31,6 +31,7 @@ MEMBERS = {  # a run of three, a member of its own rank, one that has a few laye
 }
 GROUPED = Kernels(together=True, grouped=frozenset({torch.float32}))
 BLOCKS = Kernels(together=True)
+STACKED = Kernels(together=True, stacked=True)
 ROW_MASKS = Kernels(together=True, grouped=frozenset({torch.float32}), row_masks=True)
 
 
@@ -98,14 +99,14 @@ def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("kernels", [GROUPED, BLOCKS], ids=["grouped", "blocks"])
+@pytest.mark.parametrize("kernels", [GROUPED, BLOCKS, STACKED], ids=["grouped", "blocks", "stacked"])
 def test_common_calls_train_as_single_ones(folder: Path, kernels: Kernels, checkpointing: bool) -> None:
     bank = make_bank(folder, kernels)
     bank.set_checkpointing(checkpointing)
     assert_equal(train_rows(bank), train_rows(make_bank(folder, Kernels())))
 
 
-@pytest.mark.parametrize("kernels", [GROUPED, BLOCKS], ids=["grouped", "blocks"])
+@pytest.mark.parametrize("kernels", [GROUPED, BLOCKS, STACKED], ids=["grouped", "blocks", "stacked"])
 def test_a_padded_batch_trains_as_with_single_calls(kernels: Kernels) -> None:
     def make(kernels: Kernels) -> AdapterBank:
         torch.manual_seed(0)
@@ -130,7 +131,9 @@ def test_masks_of_a_row_are_those_of_a_run_alone(folder: Path, checkpointing: bo
             torch.testing.assert_close(parameter.grad, result[f"{member} {name}"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernels", [GROUPED, BLOCKS, ROW_MASKS], ids=["grouped", "blocks", "row masks"])
+@pytest.mark.parametrize(
+    "kernels", [GROUPED, BLOCKS, STACKED, ROW_MASKS], ids=["grouped", "blocks", "stacked", "row masks"]
+)
 def test_evaluation_sees_changed_weights_and_the_untouched_base(folder: Path, kernels: Kernels) -> None:
     segments = [Segment(num_tokens=3, member=member) for member in ("a", "b", None, "c", "f")]
     tokens = torch.arange(5, 20)[None]
@@ -172,5 +175,34 @@ def test_which_members_share_a_call(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert kinds(GROUPED, [3] * 6) == [(Grouped, 3), (Alone, 1), (Alone, 1)]
 
 
-def test_a_cpu_shares_nothing() -> None:
-    assert Kernels.of(torch.device("cpu")) == Kernels()
+def test_members_of_about_one_length_are_stacked(folder: Path) -> None:
+    bank = make_bank(folder, Kernels.of(torch.device("cpu")))
+    bank.begin_row([Segment(num_tokens=n, member=m) for m, n in zip(MEMBERS, (3, 3, 4, 4, 3, 9), strict=True)])
+    layer = bank.layers["model.layers.0.self_attn.q_proj"]
+    terms = bank.row.terms(layer, bank.row.spans, torch.zeros(26, 32))
+    assert [(type(term.products), len(term.a_KRI), term.rows) for term in terms] == [
+        (Stacked, 4, Batch(((0, 3), (3, 6), (6, 10), (14, 17)), 4)),
+        (Alone, 1, Neighbours(10, 14)),  # of another rank
+        (Alone, 1, Neighbours(17, 26)),  # much longer
+    ]
+    bank.begin_row([Segment(num_tokens=3, member=m) for m in "abc"])
+    (term,) = bank.row.terms(layer, bank.row.spans, torch.zeros(9, 32))
+    assert (type(term.products), term.rows) == (Stacked, Neighbours(0, 9))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batches"),
+    [
+        ([], []),
+        ([(8, 64)], [[0]]),
+        ([(8, 64)] * 3, [[0, 1, 2]]),
+        ([(8, 64), (16, 64), (8, 64), (16, 64)], [[0, 2], [1, 3]]),  # each rank pays for its own
+        ([(8, 48), (8, 100), (8, 49), (8, 99)], [[0, 2], [1, 3]]),
+        ([(8, 100), (8, 80), (8, 50)], [[0, 1, 2]]),
+        ([(8, 100), (8, 80), (8, 49)], [[0, 1], [2]]),
+        ([(8, 512), (8, 512), (8, 513)], [[0, 1], [2]]),
+        ([(8, 513), (8, 513)], [[0], [1]]),
+    ],
+)
+def test_who_is_computed_in_one_batch(sizes: list[tuple[int, int]], batches: list[list[int]]) -> None:
+    assert member_row.stacked_batches(sizes) == batches
