@@ -255,3 +255,17 @@ def test_who_does_not_end_in_time_is_killed_and_its_claims_given_back(
         run_local(settings(), ledger, interrupted)
     assert deaf.asked == ["start", "terminate", "join", "kill", "join"]
     assert [(row.status, row.attempts) for row in ledger.rows()] == [(JobStatus.queued, 0)] * 2
+
+
+def test_a_worker_that_spoke_within_the_limit_lives(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = Process(DEAD, [], None)
+    Machine(monkeypatch, silent, slots=[None])
+    worker = local._Worker(silent, worker_name(DEAD), silent, 0)  # type: ignore[arg-type]
+    worker.last_message = 1000.0
+    claimed_by(DEAD, ledger)
+    for now, asked in ((1059.9, []), (1060.0, ["kill", "join"])):
+        monkeypatch.setattr(local.time, "monotonic", lambda now=now: now)
+        local._kill_hanging([worker], ledger, settings(hang_seconds=60.0))
+        assert silent.asked == asked
+    assert worker.last_message == 1060.0
+    assert worker.out_of_space is False

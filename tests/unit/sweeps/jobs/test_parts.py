@@ -1,0 +1,275 @@
+"""Parts of a worker's jobs by hand: what ranks tell each other, adopted runs, metrics that are done again, saving."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.distributed import DistStoreError
+
+from harness.devices.ranks import PeerLostError
+from harness.ledger.ledger import Ledger
+from harness.ledger.tables import Job, JobRow, JobStatus
+from harness.training.loop import StepMetrics
+from sweeps.jobs import peers, training
+from sweeps.jobs.peers import LEAST_PAUSE, MOST_PAUSE, Peers
+
+
+class Store:
+    """A store of torch's, in memory; each look at a key that is not there yet counts."""
+
+    def __init__(self, late: int = 0) -> None:
+        self.values: dict[str, str] = {}
+        self.late = late
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def get(self, key: str) -> str:
+        return self.values[key]
+
+    def check(self, keys: list[str]) -> bool:
+        self.late -= 1
+        return self.late < 0 and keys[0] in self.values
+
+
+def ranks(**changes: Any) -> Any:
+    return SimpleNamespace(require_peers=lambda: None, **changes)
+
+
+def test_messages_arrive_in_their_order_and_a_wait_grows_to_its_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(peers.time, "sleep", slept.append)
+    store: Any = Store(late=9)
+    leader, other = Peers(ranks=ranks(), store=store), Peers(ranks=ranks(), store=store)
+    leader.broadcast({"a": 1})
+    leader.broadcast([])
+    assert sorted(store.values) == ["message/1", "message/2"]
+    assert other.receive() == {"a": 1}
+    assert slept == [LEAST_PAUSE * 2**i for i in range(7)] + [MOST_PAUSE] * 2
+    assert other.receive() == []
+    Peers().broadcast("nobody hears it")
+
+
+def test_a_lost_peer_or_store_ends_the_wait() -> None:
+    def lost() -> None:
+        raise PeerLostError("rank 1 is gone")
+
+    alone = Peers(ranks=SimpleNamespace(require_peers=lost), store=Store(late=9))  # type: ignore[arg-type]
+    with pytest.raises(PeerLostError, match="rank 1 is gone"):
+        alone.receive()
+
+    def gone(keys: list[str]) -> bool:
+        raise DistStoreError("closed")
+
+    with pytest.raises(PeerLostError, match="the store where the ranks meet is gone: closed"):
+        Peers(ranks=ranks(), store=SimpleNamespace(check=gone)).receive()  # type: ignore[arg-type]
+
+
+def claimed(tmp_path: Path) -> JobRow:
+    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+    ledger.add([Job(kind="train", spec_hash="ab", run_id="ab", group="g", label="l", payload="{}")], sweep="s")
+    (claim,) = ledger.claim("w", ["train"], 1, 60, max_attempts=1)
+    ledger.close()
+    return claim
+
+
+def test_a_job_comes_to_the_other_ranks_as_it_was_claimed(tmp_path: Path) -> None:
+    store: Any = Store()
+    claim = claimed(tmp_path)
+    Peers(ranks=ranks(), store=store).broadcast_job([claim])
+    other = Peers(ranks=ranks(), store=store)
+    assert other.receive_job() == [claim]
+    store.set("message/2", "null")
+    assert other.receive_job() is None
+    store.set("message/3", "[]")
+    assert other.receive_job() == []
+    assert claim.status is JobStatus.claimed
+
+
+def run(folder: Path, **changes: Any) -> Any:
+    values = {"claim": SimpleNamespace(run_id="ab"), "folder": folder, "member": None, "metrics": [], "data": None}
+    model = SimpleNamespace(hub_id="a/m", revision="main")
+    return SimpleNamespace(**{**values, "spec": SimpleNamespace(model=model), "data_fingerprint": "d", **changes})
+
+
+def test_a_checkpoint_of_other_inputs_is_dropped_and_of_the_same_kept(tmp_path: Path) -> None:
+    one, base = run(tmp_path), SimpleNamespace(fingerprint="f")
+    folder = tmp_path / training.CHECKPOINT_FOLDER
+    training._drop_checkpoint_of_other_inputs(one, base)  # type: ignore[arg-type]
+    assert json.loads((folder / "inputs.json").read_text()) == {"base_fingerprint": "f", "data_fingerprint": "d"}
+    (folder / "step-1").mkdir()
+    training._drop_checkpoint_of_other_inputs(one, base)  # type: ignore[arg-type]
+    assert (folder / "step-1").is_dir()
+    training._drop_checkpoint_of_other_inputs(run(tmp_path, data_fingerprint="e"), base)  # type: ignore[arg-type]
+    assert not (folder / "step-1").exists()
+    assert json.loads((folder / "inputs.json").read_text())["data_fingerprint"] == "e"
+
+
+def metrics(step: int) -> StepMetrics:
+    return StepMetrics(step=step, loss=1.0 / step, learning_rate=0.1, grad_norm=0.5, target_tokens=3, seconds=0.1)
+
+
+def test_steps_that_are_done_again_leave_the_metrics(tmp_path: Path) -> None:
+    one = run(tmp_path, metrics=[metrics(step) for step in (1, 2, 3)])
+    assert training._earlier_metrics(tmp_path) == []
+    training._rewind_metrics(one, 2)
+    assert [kept.step for kept in one.metrics] == [1]
+    assert training._earlier_metrics(tmp_path) == [metrics(1)]
+    (tmp_path / training.METRICS_FILE).write_text('{"other": 1}\n')
+    assert training._earlier_metrics(tmp_path) == []
+
+
+class Told:
+    """What the ledger and whoever watches were told of a run."""
+
+    def __init__(self, held: bool = True) -> None:
+        self.held, self.finished, self.failed = held, list[Any](), list[Any]()
+        self.peers = SimpleNamespace(ranks=SimpleNamespace(size=2))
+
+    def still_held(self, claim: Any) -> bool:
+        return self.held
+
+    def finish(self, claim: Any, result: Any, seconds: float, **what: Any) -> None:
+        self.finished.append((result, seconds, sorted(what)))
+
+    def fail(self, claim: Any, reason: str, retry: bool) -> None:
+        self.failed.append((reason, retry))
+
+
+@pytest.fixture
+def saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A run with an adapter to save, and a bank that writes one file."""
+    for folder in ("adapter", training.CHECKPOINT_FOLDER):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "old").write_text("")
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        training, "_record", lambda base, run, digest, size: SimpleNamespace(train_seconds=2.5, d=digest, n=size)
+    )
+    monkeypatch.setattr(training, "save_record", lambda folder, record: seen.append((folder, record.d, record.n)))
+    monkeypatch.setattr(training, "train_result", lambda record: {"loss": 1})
+
+    def save_member(name: str, folder: Path, hub_id: str, revision: str) -> str:
+        folder.mkdir()
+        (folder / "new").write_text(f"{name} {hub_id} {revision}")
+        return "sha"
+
+    base = SimpleNamespace(bank=SimpleNamespace(save_member=save_member))
+    return SimpleNamespace(base=base, seen=seen, run=run(tmp_path, member=SimpleNamespace(error=None)), folder=tmp_path)
+
+
+def test_a_run_is_saved_whole_before_the_ledger_knows(saving: Any) -> None:
+    told: Any = Told()
+    training._settle(told, saving.base, saving.run)
+    assert (told.finished, told.failed) == ([({"loss": 1}, 2.5, ["save_seconds"])], [])
+    assert saving.seen == [(saving.folder, "sha", 2)]
+    assert sorted(path.name for path in saving.folder.iterdir()) == ["adapter"]
+    assert (saving.folder / "adapter" / "new").read_text() == "ab a/m main"
+    assert not (saving.folder / "adapter" / "old").exists()
+
+
+def test_what_another_worker_holds_is_not_overwritten(saving: Any) -> None:
+    told: Any = Told(held=False)
+    training._settle(told, saving.base, saving.run)
+    assert (told.finished, told.failed, saving.seen) == ([], [], [])
+    assert sorted(path.name for path in saving.folder.iterdir()) == ["adapter", training.CHECKPOINT_FOLDER]
+    assert (saving.folder / "adapter" / "old").exists()
+
+
+def test_a_member_that_stopped_early_fails_without_another_try(saving: Any) -> None:
+    told: Any = Told()
+    saving.run.member.error = "its loss is not finite"
+    training._settle(told, saving.base, saving.run)
+    assert (told.failed, told.finished, saving.seen) == ([("its loss is not finite", False)], [], [])
+
+
+def test_a_folder_that_can_not_be_written_keeps_the_checkpoint_and_leaves_nothing_half(saving: Any) -> None:
+    told: Any = Told()
+
+    def refuse(name: str, folder: Path, hub_id: str, revision: str) -> str:
+        folder.mkdir()
+        raise PermissionError("not yours")
+
+    saving.base.bank.save_member = refuse
+    training._settle(told, saving.base, saving.run)
+    assert told.failed == [("PermissionError: not yours; its last checkpoint is kept", True)]
+    assert sorted(path.name for path in saving.folder.iterdir()) == ["adapter", training.CHECKPOINT_FOLDER]
+
+    def full(name: str, folder: Path, hub_id: str, revision: str) -> str:
+        raise OSError(28, "No space left on device")
+
+    saving.base.bank.save_member = full
+    with pytest.raises(OSError, match="No space left"):
+        training._settle(told, saving.base, saving.run)
+
+
+def test_an_untouched_base_has_a_record_and_no_adapter(saving: Any) -> None:
+    told: Any = Told()
+    saving.run.member = None
+    training._settle(told, saving.base, saving.run)
+    assert saving.seen == [(saving.folder, None, 2)]
+    assert (saving.folder / "adapter" / "old").exists()
+    assert len(told.finished) == 1
+
+
+def test_a_whole_folder_is_taken_for_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    method = training.AdapterMethod
+    one = run(tmp_path)
+    one.spec.adapter = SimpleNamespace(method=method.lora)
+    (tmp_path / training.CHECKPOINT_FOLDER).mkdir()
+    problem: list[str | None] = ["half"]
+    monkeypatch.setattr(training, "folder_problem", lambda *given: asked.append(given) or problem[0])
+    monkeypatch.setattr(training, "load_record", lambda folder: SimpleNamespace(train_seconds=4.5))
+    monkeypatch.setattr(training, "train_result", lambda record: {"loss": 2})
+    told: Any = Told()
+    assert training._adopt(told, one) is False
+    assert (tmp_path / training.CHECKPOINT_FOLDER).is_dir()
+    problem[0] = None
+    assert training._adopt(told, one) is True
+    assert told.finished == [({"loss": 2}, 4.5, [])]
+    assert not (tmp_path / training.CHECKPOINT_FOLDER).exists()
+    one.spec.adapter.method = method.none
+    assert training._adopt(told, one) is True
+    assert [given[1:] for given in asked] == [(True, "ab"), (True, "ab"), (False, "ab")]
+    assert os.listdir(tmp_path) == []
+
+
+def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    data = SimpleNamespace(
+        labels=None, num_characters=np.array([3, 4]), require_fits=lambda *a, **k: called.append((a, k))
+    )
+    dataset = SimpleNamespace(empty_targets=SimpleNamespace(value="keep"))
+    spec = SimpleNamespace(
+        dataset=dataset, train="train", adapter="adapter", model=SimpleNamespace(kind=training.ModelKind.causal)
+    )
+    one = SimpleNamespace(spec=spec, inputs={"data": "x"}, data=None, data_fingerprint=None)
+    place: Any = SimpleNamespace(settings=SimpleNamespace(paths=SimpleNamespace(cache=str(tmp_path))))
+    base: Any = SimpleNamespace(tokenizer="t", max_length=7, bank="bank")
+    monkeypatch.setattr(training, "locate_dataset", lambda *given: SimpleNamespace(files=["f"]))
+    monkeypatch.setattr(training, "fingerprint", lambda source: "sign")
+    monkeypatch.setattr(training, "tokenize_dataset", lambda *given, **named: called.append((given[3], named)) or data)
+    for name in ("require_planned", "calibrate", "set_master_weights", "set_num_labels"):
+        monkeypatch.setattr(training, name, lambda *given, name=name: called.append((name, *given)))
+    monkeypatch.setattr(training, "without_holdout", lambda data, numbers, train: (["example"], numbers))
+    monkeypatch.setattr(training, "num_labels", lambda dataset, highest: int(highest) + 1)
+    examples, numbers = training._read_examples(place, base, one)  # type: ignore[arg-type]
+    assert (examples, numbers.tolist(), numbers.dtype) == (["example"], [3, 4], np.int64)
+    assert called == [
+        ("require_planned", {"data": "x"}, {training.DATA: "sign"}, spec),
+        (tmp_path / "tokenized", {"empty_targets": "keep"}),
+        ((7,), {"apart": False}),
+        ("calibrate", "bank", "adapter", ["example"], "train"),
+        ("set_master_weights", "bank", "adapter", "train"),
+    ]
+    called.clear()
+    data.labels = np.array([0.0, 2.0])
+    spec.model.kind = training.ModelKind.seq2seq
+    training._read_examples(place, base, one)  # type: ignore[arg-type]
+    assert called[2] == ((7,), {"apart": True})
+    assert called[3] == ("set_num_labels", "bank", 3)
