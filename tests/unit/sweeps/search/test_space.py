@@ -57,7 +57,11 @@ def test_every_benchmark_of_quality_is_an_objective_in_its_direction() -> None:
     )  # fmt: skip
     assert (found["perplexity"].direction, found["mmlu"].direction) == ("minimize", "maximize")
     assert (found["mmlu"].kind, found["mmlu"].key) == ("mmlu", "accuracy_macro")
-    assert set(found) == {"final_loss", *(name for name, b in BENCHMARKS.items() if b.higher_is_better is not None)}
+    assert set(found) == {
+        "final_loss",
+        "eval_loss",
+        *(n for n, b in BENCHMARKS.items() if b.higher_is_better is not None),
+    }
 
 
 def test_what_is_left_of_a_finite_space(monkeypatch: pytest.MonkeyPatch) -> None:
