@@ -24,6 +24,7 @@ from analysis.tidy.sources import Source, tournament_verdicts
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import load_verdicts
 from harness.ledger.tables import JobStatus
+from tests.builders import spec
 from tests.records.recorded_sweep import (
     FAILED,
     QUESTIONS,
@@ -365,13 +366,15 @@ def found(name: str, **changes: Any) -> sources.FoundRun:
 
 
 def test_a_row_of_no_run_has_nothing_of_the_runs_columns_and_no_rows_have_no_lines() -> None:
-    known = [found("a"), found("b", state="failed", reason="memory")]
+    small, large = (spec(adapter=("lora", {"lora_r": r})).to_dict() for r in (8, 64))
+    known = [found("a", spec=small), found("b", spec=large, state="failed", reason="memory")]
     rows = RunRows()
     for run in (known[1], None, known[0]):
         rows.add(run, {"value": 1.0}, None)
     frame = joined(rows, known, ("value",))
     for name in ("run_id", "label"):
         assert frame[name].astype("object").where(frame[name].notna(), None).tolist() == ["b", None, "a"]
+    assert frame["lora_r"].astype("object").where(frame["lora_r"].notna(), None).tolist() == [64, None, 8]
     assert frame["reason"].isna().tolist() == [False, True, True]
     assert frame["state"].astype("object").where(frame["state"].notna(), None).tolist() == ["failed", None, "done"]
     empty = joined(RunRows(), known, ("value",))
