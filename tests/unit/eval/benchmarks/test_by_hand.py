@@ -24,6 +24,7 @@ from eval.benchmarks.intervals import (
 from eval.benchmarks.mmlu import benchmark as mmlu_benchmark
 from eval.benchmarks.mmlu.questions import HUB
 from eval.benchmarks.mmlu.settings import MmluSettings
+from eval.benchmarks.perplexity import score as perplexity
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.perplexity.texts import _has, load_documents, source_problem, text_files
 from eval.benchmarks.registry import BENCHMARKS
@@ -322,3 +323,18 @@ def test_a_batch_of_sources_is_bounded_by_its_padded_tokens(monkeypatch: pytest.
     assert super_ni._next_batch([1, 2, 3, 4], sources, 2) == [1, 2]
     assert super_ni._next_batch([0, 1], sources, 1) == [0]
     assert super_ni._next_batch([4, 3], sources, 1) == [4]
+
+
+def test_documents_without_a_token_are_refused_and_others_counted_by_hand() -> None:
+    """Two documents of two tokens and one, whose log-probabilities are -1, and -3."""
+
+    def result(documents: list[str], cut: list[list[tuple[list[int], int]]], logprobs: dict[int, float]) -> Any:
+        return perplexity._result("sys", documents, cut, logprobs, "text", 8, 4, "s", "m")
+
+    with pytest.raises(ValueError, match="text: its documents hold no token"):
+        result([""], [[([1], 1)]], {0: 0.0})
+    found = result(["a b", "c"], [[([0, 1, 2], 1)], [([0, 1], 1)]], {0: -1.0, 1: -3.0})
+    assert (found.num_tokens, found.num_documents) == (3, 2)
+    assert found.token_perplexity == pytest.approx(np.exp(4 / 3))
+    assert found.bits_per_byte == pytest.approx(4 / np.log(2) / 4)
+    assert found.word_perplexity == pytest.approx(np.exp(4 / 3))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -169,3 +170,11 @@ def test_a_cast_is_a_copy_only_where_it_has_to_be() -> None:
     stacked, single = cast_together([[a, b], [c]], torch.float32)
     assert torch.equal(stacked, torch.stack([a, b]))
     assert single.data_ptr() == c.data_ptr()
+
+
+@pytest.mark.parametrize("kind", [Grouped, Blocks])
+def test_scales_are_of_32_bits(kind: Any) -> None:
+    products = kind.of([2, 1], [0.5, 0.25], torch.device("cpu"))
+    scale = products.scale if kind is Grouped else products.scale_TK1
+    assert scale.dtype is torch.float32
+    assert scale.flatten().tolist() == ([0.5, 0.5, 0.25] if kind is Grouped else [0.5, 0.0, 0.5, 0.0, 0.0, 0.25])

@@ -13,6 +13,7 @@ from torch.distributed import DistStoreError
 from harness.devices.ranks import PeerLostError
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job, JobRow, JobStatus
+from harness.training.held_out import EvalPoint
 from harness.training.loop import StepMetrics
 from sweeps.jobs import peers, training
 from sweeps.jobs.peers import LEAST_PAUSE, MOST_PAUSE, Peers
@@ -114,13 +115,14 @@ def metrics(step: int) -> StepMetrics:
 
 
 def test_steps_that_are_done_again_leave_the_metrics(tmp_path: Path) -> None:
-    one = run(tmp_path, metrics=[metrics(step) for step in (1, 2, 3)])
-    assert training._earlier_metrics(tmp_path) == []
+    points = {step: EvalPoint(step=step, eval_loss=0.5, eval_bits_per_byte=0.25, eval_seconds=0.1) for step in (1, 3)}
+    one = run(tmp_path, metrics=[metrics(step) for step in (1, 2, 3)], points=points)
+    assert training.earlier_metrics(tmp_path) == ([], {})
     training._rewind_metrics(one, 2)
     assert [kept.step for kept in one.metrics] == [1]
-    assert training._earlier_metrics(tmp_path) == [metrics(1)]
+    assert training.earlier_metrics(tmp_path) == ([metrics(1)], {1: points[1]})
     (tmp_path / training.METRICS_FILE).write_text('{"other": 1}\n')
-    assert training._earlier_metrics(tmp_path) == []
+    assert training.earlier_metrics(tmp_path) == ([], {})
 
 
 class Told:
@@ -242,9 +244,9 @@ def test_a_whole_folder_is_taken_for_what_it_is(tmp_path: Path, monkeypatch: pyt
 def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
     data = SimpleNamespace(
-        labels=None, num_characters=np.array([3, 4]), require_fits=lambda *a, **k: called.append((a, k))
+        lines=None, labels=None, num_characters=np.array([3, 4]), require_fits=lambda *a, **k: called.append((a, k))
     )
-    dataset = SimpleNamespace(empty_targets=SimpleNamespace(value="keep"))
+    dataset = SimpleNamespace(empty_targets=SimpleNamespace(value="keep"), assistant_turns=None)
     spec = SimpleNamespace(
         dataset=dataset, train="train", adapter="adapter", model=SimpleNamespace(kind=training.ModelKind.causal)
     )
@@ -256,10 +258,18 @@ def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypa
     monkeypatch.setattr(training, "tokenize_dataset", lambda *given, **named: called.append((given[3], named)) or data)
     for name in ("require_planned", "calibrate", "set_master_weights", "set_num_labels"):
         monkeypatch.setattr(training, name, lambda *given, name=name: called.append((name, *given)))
-    monkeypatch.setattr(training, "without_holdout", lambda data, numbers, train: (["example"], numbers))
+    monkeypatch.setattr(training, "split_examples", lambda *given: None)
+    monkeypatch.setattr(
+        training,
+        "divided",
+        lambda data, numbers, train, lines: SimpleNamespace(
+            examples=["example"], num_characters=numbers, held_out=None
+        ),
+    )
     monkeypatch.setattr(training, "num_labels", lambda dataset, highest: int(highest) + 1)
-    examples, numbers = training._read_examples(place, base, one)  # type: ignore[arg-type]
-    assert (examples, numbers.tolist(), numbers.dtype) == (["example"], [3, 4], np.int64)
+    rows = training._read_rows(place, base, one)  # type: ignore[arg-type]
+    assert (rows.examples, rows.num_characters.tolist(), rows.held_out) == (["example"], [3, 4], None)
+    assert rows.num_characters.dtype == np.int64
     assert called == [
         ("require_planned", {"data": "x"}, {training.DATA: "sign"}, spec),
         (tmp_path / "tokenized", {"empty_targets": "keep"}),
@@ -270,6 +280,6 @@ def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypa
     called.clear()
     data.labels = np.array([0.0, 2.0])
     spec.model.kind = training.ModelKind.seq2seq
-    training._read_examples(place, base, one)  # type: ignore[arg-type]
+    training._read_rows(place, base, one)  # type: ignore[arg-type]
     assert called[2] == ((7,), {"apart": True})
     assert called[3] == ("set_num_labels", "bank", 3)
