@@ -70,7 +70,7 @@ def position_bias(content: Content) -> Figure:
     kinds = (("first", "shown first won"), ("tie", "tie"), ("second", "shown second won"))
     return Figure(
         name="position-bias",
-        title="Position bias",
+        title="Does the place decide?",
         caption="Verdicts by the place of the answer that won; without bias both places win as often."
         if rows
         else "Not measured: nothing was judged.",
