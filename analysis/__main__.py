@@ -13,8 +13,8 @@ Under `--json`, standard output is JSON and nothing else.
 
 from analysis.exports.command import export
 from analysis.leaderboard.entry import add_leaderboard
+from analysis.leaderboard.entry_report import add_report
 from analysis.paper.command import add_tables
-from analysis.report.entry import add_report
 from harness.commands import new_app
 
 app = new_app(f"From runs and answers to leaderboards and tables; nothing is trained here.\n\n\b\n{__doc__}")

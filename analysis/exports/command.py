@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.places import require_folder
 from harness.config.paths import paths_of_environment
 from harness.console import STDERR, say
 from harness.files.names import file_name
@@ -77,6 +78,7 @@ def export(
     """
     from analysis.tidy.sources import Source, found_runs
 
+    require_folder(out, "--out")
     source = Source(runs_folder=runs, sweep=sweep, tournament=tournament, ledger_url=ledger_url)
     name = file_name(sweep or WHOLE_FOLDER, "sweep")
     if format_ in (Format.parquet, Format.csv, Format.wandb):

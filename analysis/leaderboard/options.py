@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from analysis.places import require_file, require_folder
 from eval.benchmarks.registry import BENCHMARKS
 
 GENERATE, JUDGE, RATE, REPORT = "generate", "judge", "rate", "report"
@@ -52,12 +53,14 @@ class LeaderboardOptions:
     further: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # command -> options for it
 
     def __post_init__(self) -> None:
-        for folder, name in ((self.out, "--out"), (self.tournament, "--tournament")):
-            if folder.exists() and not folder.is_dir():
-                raise ValueError(f"{name} {folder}: it is a file; name a folder, which is made where there is none")
-        for path in (*self.answers, *self.verdicts, *([self.questions] if self.questions else [])):
-            if not path.is_file():
-                raise ValueError(f"{path}: no such file")
+        require_folder(self.out, "--out")
+        require_folder(self.tournament, "--tournament")
+        for path in self.answers:
+            require_file(path, "--answers")
+        for path in self.verdicts:
+            require_file(path, "--verdicts")
+        if self.questions is not None:
+            require_file(self.questions, "--questions")
         unknown = [name for name in self.benchmarks if name not in scored_by_command()]
         if unknown:
             raise ValueError(f"--benchmarks {','.join(unknown)}: expected some of {', '.join(scored_by_command())}")

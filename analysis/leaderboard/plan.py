@@ -82,7 +82,8 @@ def make_plan(options: LeaderboardOptions, found: Found, is_current: Callable[[S
     rating = _rating(facts, judging)
     notes = [*found.notes, *_tournament_notes(facts), *_scores_notes(facts)]
     if not (found.runs or rating):
-        raise ValueError("; ".join(notes) or "there is nothing to compare")
+        found_none = "; ".join(notes) or "there is nothing to compare"
+        raise ValueError(f"{found_none}; add systems by --sweep, --run or --answers, or verdicts by --verdicts")
     steps = [*answers, *judging, *rating, *_scores(facts)]
     return Plan(steps=(*steps, _site(facts, bool(rating))), notes=tuple(notes))
 

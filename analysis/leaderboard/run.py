@@ -17,7 +17,7 @@ from analysis.leaderboard.options import GENERATE, JUDGE, RATE, REPORT, Leaderbo
 from analysis.leaderboard.plan import Plan, Step, make_plan
 from analysis.leaderboard.show import StepsDisplay
 from eval.judging.flags import FREE_JUDGES
-from harness.console import EXIT_FAILED
+from harness.console import EXIT_FAILED, version
 from harness.runs.steps import StepRecord, digests, keep_step, load_steps
 
 LOGS_FOLDER = "logs"
@@ -64,8 +64,15 @@ class Steps:
 
     def finish(self, step: Step) -> None:
         """Records that a step is done, with the files that it read and wrote."""
-        made = {"inputs": digests(step.inputs), "outputs": digests(step.outputs)}
-        keep_step(StepRecord(key=step.key, command=list(step.command), is_done=True, **made), *self._folders)
+        record = StepRecord(
+            key=step.key,
+            command=list(step.command),
+            is_done=True,
+            inputs=digests(step.inputs),
+            outputs=digests(step.outputs),
+            version=version(),
+        )
+        keep_step(record, *self._folders)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.places import require_folder
 from harness.commands import Json
 from harness.config.paths import paths_of_environment
 from harness.console import STDERR, STDOUT, TextTable, refuse, say
@@ -77,6 +78,7 @@ def tables(
     from analysis.paper.released import NoJudgments
     from harness.ledger.open import ledger_url as url_of
 
+    require_folder(out, "--out")
     sources = Sources(
         data=data,
         runs=runs,
@@ -126,6 +128,7 @@ def figures(
     from analysis.paper.own import OwnRuns
     from harness.ledger.open import ledger_url as url_of
 
+    require_folder(out, "--out")
     url = ledger_url or url_of(paths_of_environment(runs))
     for name in FIGURES if ALL in figure else dict.fromkeys(figure):
         grid = FIGURES[name].grid if name in FIGURES else None

@@ -99,6 +99,11 @@ def curve(losses: Sequence[tuple[int, float]], max_step: int, scale: Scale) -> C
     return Curve(points=" ".join(f"{x:g},{y:g}" for x, y in places), end=places[-1], steps_per_point=every)
 
 
+def curve_marks(losses: Sequence[tuple[int, float]], max_step: int, scale: Scale) -> list[tuple[float, float]]:
+    """Places of single losses, as of held-out rows, on the axes of `curve`."""
+    return [(_along(step / max(max_step, 1), CURVE_WIDTH), curve_y(scale, loss)) for step, loss in losses]
+
+
 def curve_y(scale: Scale, value: float) -> float:
     """The height of a loss in the view box of a curve."""
     return _along(1 - scale.percent(value) / 100, CURVE_HEIGHT)

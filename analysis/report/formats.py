@@ -81,7 +81,15 @@ def visible(text: str) -> str:
     return drawn.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _SURROGATE.search(drawn) else drawn
 
 
+ENDINGS = {"eos": "ended by itself", "stop": "ended by itself", "length": "cut at the token limit"}
+
+
+def ending(finish_reason: str | None) -> str:
+    """How an answer ended, in words; another server's own word stays as it is."""
+    return ENDINGS.get(finish_reason or "", finish_reason or "")
+
+
 FILTERS: dict[str, Any] = {
     function.__name__: function
-    for function in (number, interval, percent, p_value, duration, memory, parameters, visible, sortable)
+    for function in (number, interval, percent, p_value, duration, memory, parameters, visible, sortable, ending)
 }

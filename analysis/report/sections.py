@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.report.figures import Bar, Curve, Scale, bar, curve, scale_over
+from analysis.report.figures import Bar, Curve, Scale, bar, curve, curve_marks, scale_over
 from analysis.report.leaderboard import LeaderboardRow
 from analysis.report.matches import PairTallies, Tally
 from analysis.report.records import Run
@@ -88,6 +88,7 @@ class CurveView:
 
     run: Run
     curve: Curve
+    held_out: tuple[tuple[float, float], ...]  # places of the losses of its held-out rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,12 +152,19 @@ def curves_view(runs: Sequence[Run]) -> CurvesView | None:
     """Loss curves of the runs that trained; None where none did."""
     trained = [run for run in runs if run.losses]
     shown = trained[:MAX_CURVES]
-    scale = scale_over((loss for run in shown for _, loss in run.losses), num_ticks=3)
+    scale = scale_over((loss for run in shown for _, loss in (*run.losses, *run.eval_losses)), num_ticks=3)
     if scale is None:
         return None
     max_step = max(run.losses[-1][0] for run in shown)
     return CurvesView(
-        curves=tuple(CurveView(run=run, curve=curve(run.losses, max_step, scale)) for run in shown),
+        curves=tuple(
+            CurveView(
+                run=run,
+                curve=curve(run.losses, max_step, scale),
+                held_out=tuple(curve_marks(run.eval_losses, max_step, scale)),
+            )
+            for run in shown
+        ),
         scale=scale,
         max_step=max_step,
         num_left_out=len(trained) - len(shown),

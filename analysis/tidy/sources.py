@@ -112,7 +112,7 @@ def found_runs(source: Source) -> list[FoundRun]:
 
 def _of_folder(folder: Path, url: str | None) -> list[FoundRun]:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of runs; name it by runs_folder= or HARNESS_RUNS")
+        raise ValueError(f"{folder}: no such folder of runs; name it by runs_folder= (--runs) or HARNESS_RUNS")
     address = url or ledger_url(paths_of_environment(folder))
     is_there = "://" in address or (folder / LEDGER_FILE).is_file() or Path(address).is_file()
     known = {run.run_id: run for run in (_of_ledger(folder, address, None) if is_there else ())}

@@ -15,6 +15,7 @@ from typing import Any
 from analysis.report.content import Content
 from analysis.report.examples.failures import KINDS, READERS_KINDS, failures
 from analysis.report.examples.items import FLAGS, Item
+from analysis.report.formats import ending
 from analysis.report.site.names import page_name
 from analysis.report.site.script_data import shown_text
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
@@ -90,7 +91,7 @@ def answers_data(content: Content, system: str, questions: Sequence[str]) -> lis
     places = _Places(content, questions)
     assert content.answers is not None
     return [
-        [places.question[key], shown_text(answer.answer), answer.num_tokens, answer.finish_reason]
+        [places.question[key], shown_text(answer.answer), answer.num_tokens, ending(answer.finish_reason)]
         for key, answer in content.answers.by_system.get(system, {}).items()
         if key in places.question
     ]

@@ -41,6 +41,7 @@ def write_folder(files: SiteFiles, content: Content, context: dict[str, Any]) ->
     shared = {**context, "is_folder": True, "page_of": pages, "link_of": system_links(pages, pages), "answers": view}
     shared |= {"question_page": page_names(asked), "categories": content.categories, "texts": content.questions}
     shared |= {"asked": asked, "max_board_rows": MAX_BOARD_ROWS}
+    shared |= {"linked_pages": linked_pages(content, shared)}
     files.write("site.css", style())
     files.write("site.js", script())
     for page in PAGES:
@@ -50,6 +51,22 @@ def write_folder(files: SiteFiles, content: Content, context: dict[str, Any]) ->
         files.write(f"questions/{page_name(question.question_id)}.html", _question_page(question, below))
     _write_systems(files, content, below)
     _write_data(files, content, asked)
+
+
+def linked_pages(content: Content, shared: dict[str, Any]) -> list[tuple[str, str]]:
+    """-> (page, its name in the menu) of the pages that hold something"""
+    pages = {
+        "index": ("Leaderboard", True),
+        "effects": ("Axes", content.grid),
+        "judging": ("Judging", content.tournament),
+        "scores": ("Scores", shared["scores"]),
+        "figures": ("Figures", True),
+        "runs": ("Runs", content.runs),
+        "questions": ("Questions", shared["asked"]),
+        "find": ("Find matches", content.items),
+        "failures": ("Failures", content.answers),
+    }
+    return [(page, words) for page, (words, has_content) in pages.items() if has_content]
 
 
 def _questions(content: Content, view: AnswersView | None, asked: Sequence[str]) -> list[QuestionView]:

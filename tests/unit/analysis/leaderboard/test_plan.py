@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from analysis.__main__ import app
 from analysis.leaderboard.found import Found, FoundRun
 from analysis.leaderboard.options import LeaderboardOptions, option_of, read_further, read_judges
 from analysis.leaderboard.plan import Plan, Step, make_plan
@@ -250,3 +252,32 @@ def test_options_name_what_is_wrong(tmp_path: Path) -> None:
         options(benchmarks=("mlu",))
     with pytest.raises(ValueError, match="nothing to compare: name a --sweep"):
         options(sweep=None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["leaderboard", "--verdicts", "folder"], "--verdicts folder: it is a folder; name a file in it"),
+        (["leaderboard", "--answers", "folder"], "--answers folder: it is a folder"),
+        (["leaderboard", "--answers", "a.jsonl", "--questions", "folder"], "--questions folder: it is a folder"),
+        (["leaderboard", "--verdicts", "nowhere.csv"], "--verdicts nowhere.csv: no such file"),
+        (["report", "--tournament", "a.jsonl"], "--tournament a.jsonl: it is a file; name a folder"),
+        (["report", "--tournament", "folder"], "folder: holds no verdicts and no ratings; judge first"),
+        (["report", "--tournament", "folder", "--answers", "folder"], "--answers folder: it is a folder"),
+        (["report", "--tournament", "folder", "--verdicts", "x.csv"], "--verdicts x.csv: no such file"),
+        (["report", "--tournament", "folder", "--out", "a.jsonl/site"], "--out a.jsonl/site: a.jsonl is a file"),
+        (["tables", "12", "--no-plan", "--out", "a.jsonl"], "--out a.jsonl: it is a file"),
+        (["figures", "6", "--out", "a.jsonl"], "--out a.jsonl: it is a file"),
+        (["export", "--format", "csv", "--out", "a.jsonl"], "--out a.jsonl: it is a file"),
+    ],
+)
+def test_a_folder_for_a_file_and_a_file_for_a_folder_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("a.jsonl").write_text('{"question_id": 1, "system": "a", "answer": "x"}\n')
+    out = [] if "--out" in words else ["--out", "site"]
+    done = CliRunner().invoke(app, [*words, *out])
+    assert (done.exit_code, done.stderr.startswith(f"error: {said}")) == (2, True), done.output
+    assert not Path("site").exists()

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 from analysis.__main__ import app
 from analysis.report.answers import answers_view, bench_answers
 from analysis.report.content import ReportOptions
-from analysis.report.figures import bin_means, curve, round_ticks, scale_over
+from analysis.report.figures import CURVE_WIDTH, bin_means, curve, round_ticks, scale_over
 from analysis.report.formats import duration, interval, memory, number, percent, visible
 from analysis.report.judging import _recorded_size, judge_view
 from analysis.report.page import write_report
 from analysis.report.records import Judge, Run, Tournament, load_runs, load_tournament
-from analysis.report.sections import matrix_view
+from analysis.report.render import render
+from analysis.report.sections import curves_view, matrix_view
 from analysis.report.site.data import index_data
 from eval.judging.injection import FlaggedWins
 from eval.ratings.comparisons import probability
@@ -500,3 +501,19 @@ def test_questions_have_a_page_in_a_folder_and_where_they_were_answered() -> Non
     assert [found["folder"] for found in asked] == [False, True]
     assert asked[0]["questions"][0][1:3] == [("Why?" * 41)[:159] + "\N{HORIZONTAL ELLIPSIS}", "c"]
     assert asked[0]["questions"][1][2] == ""
+
+
+def test_the_losses_of_held_out_rows_are_rings_on_the_curve(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
+    folder, ids = runs
+    lines = [{"step": step, "loss": 2.0 - step / 10} for step in range(1, 5)]
+    lines[1]["eval_loss"], lines[3]["eval_loss"] = 2.5, 2.25
+    (folder / ids[0] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    view = curves_view(load_runs(folder, ids[:1]))
+    assert view is not None
+    (one,) = view.curves
+    assert [x for x, _ in one.held_out] == [CURVE_WIDTH / 2, one.curve.end[0]]
+    assert one.held_out[0][1] < one.held_out[1][1] < one.curve.end[1]  # the larger loss lies higher
+    text = render("training.html.j2", curves=view)
+    assert text.count('class="held-out"') == 2
+    assert "of held-out rows 2.500 to 2.250" in text
+    assert "Rings: the loss of the run\u2019s held-out rows." in text

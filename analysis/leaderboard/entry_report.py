@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.places import require_file, require_folder
 from harness.commands import Json
 from harness.config.paths import paths_of_environment
 from harness.console import STDERR, say, show
@@ -57,6 +58,7 @@ def report(
     """Writes the site of a sweep (one page where it is small), its figures, and its leaderboard as CSV and JSON."""
     if not (sweep or run_id or tournament):
         raise ValueError("nothing to report: name a --sweep, runs with --run, or a --tournament")
+    _refuse_misplaced(out, tournament, verdicts, answers, questions)
     with heavy_imports():
         from analysis.leaderboard.rating import rate_missing
         from analysis.report.content import ReportOptions
@@ -68,6 +70,8 @@ def report(
     if tournament is not None and (rated := rate_missing(tournament, verdicts or (), out)) is not None:
         say(f"note: {rated}", STDERR)
     played = load_tournament(tournament, bench, verdicts or ()) if tournament else None
+    if not (found or answers) and played is not None and not (played.verdicts or played.ratings):
+        raise ValueError(f"{tournament}: holds no verdicts and no ratings; judge first, by `python -m eval judge`")
     options = ReportOptions(
         title=title or sweep or "Leaderboard",
         bench=bench,
@@ -82,6 +86,23 @@ def report(
         for sentence in ((played.ratings if played else None) or {}).get("verdict", ()):
             say(f"{sentence}.")
         say(f"page: {out / PAGE}")
+
+
+def _refuse_misplaced(
+    out: Path,
+    tournament: Path | None,
+    verdicts: "Sequence[Path] | None",
+    answers: "Sequence[Path] | None",
+    questions: Path | None,
+) -> None:
+    """Raises ValueError for a folder that is a file, and a file that isn't there or is a folder."""
+    require_folder(out, "--out")
+    if tournament is not None:
+        require_folder(tournament, "--tournament")
+    for option, paths in (("--verdicts", verdicts), ("--answers", answers), ("--questions", [questions])):
+        for path in paths or ():
+            if path is not None:
+                require_file(path, option)
 
 
 def _commands(out: Path, tournament: Path | None, found: "Sequence[Run]", answers: "Sequence[Path]") -> list[str]:
