@@ -271,10 +271,12 @@ def test_a_server_that_takes_no_limit_of_a_reply_is_not_paid(tmp_path: Path) -> 
         return GOOD if given is None else error(400, f"Unsupported parameter: '{given}' is not supported.")
 
     with serving(script) as server:
+        (tmp_path / "paid").mkdir()
         summary = judge(tmp_path / "paid", server)
         assert (summary.num_judged, summary.spent_usd, len(server.requests)) == (0, 0.0, 2)
         assert "takes neither max_tokens nor max_completion_tokens" in str(summary.stopped)
         free = {"usd_per_million_prompt_tokens": None, "usd_per_million_completion_tokens": None}
+        (tmp_path / "free").mkdir()
         assert judge(tmp_path / "free", server, **free).num_judged == 4
 
 
