@@ -69,6 +69,7 @@ class _Run:
     member: Member | None = None
     tracker: Tracker | None = None
     metrics: list[StepMetrics] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # on its rows
     points: dict[int, EvalPoint] = field(default_factory=dict)  # by step
 
     @classmethod
@@ -343,6 +344,8 @@ def _read_rows(place: Workplace, base: LoadedBase, run: _Run) -> _Rows:
         set_num_labels(base.bank, num_labels(run.spec.dataset, float(run.data.labels.max())))
     lines = run.data.lines if run.spec.dataset.assistant_turns is AssistantTurns.all else None
     parts = divided(run.data, run.data.num_characters.astype(np.int64), run.spec.train, lines)
+    if parts.num_twins:
+        run.notes.append(f"{parts.num_twins:,} rows are equal to held-out ones and were left out of training")
     held_out = split_examples(run.spec, base, place.settings.paths) or parts.held_out
     calibrate(base.bank, run.spec.adapter, parts.examples, run.spec.train)
     set_master_weights(base.bank, run.spec.adapter, run.spec.train)
@@ -517,6 +520,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
             *(base.bank.notes if run.member else ()),
             *([] if run.data is not None and run.data.has_all_rows else _sample_notes(run.spec.dataset)),
             *(run.data.notes if run.data else ()),
+            *run.notes,
             *(run.member.notes if run.member else ()),
         ),
         row_tokens=run.member.train.row_tokens if run.member else None,

@@ -131,4 +131,4 @@ def _higher_is_better(column: str) -> bool:
 def _shown(value: Any, column: str) -> str:
     if not isinstance(value, float):
         return "" if value is None else str(value)
-    return f"{value:.0f}" if column == "seconds" else f"{value:.4f}"
+    return f"{value:.0f}" if column in ("seconds", EVAL_STEP) else f"{value:.4f}"
