@@ -1,6 +1,6 @@
 """Races a space of 64 points by successive halving, and trains all of it: what is found, and in how many tokens.
 
-    python -m benchmarks.groups.race [--seeds 5] [--steps 54] [--min-steps 6] [--eta 3]
+    python -m benchmarks.groups.race [--seeds 5] [--steps 28] [--min-steps 4] [--eta 2]
 
 For each seed (of the rows, the adapters and the order of examples): a tiny LLaMA with random weights, rows of small
 sums, and a grid of 8 learning rates x 4 ranks x 2 schedules. The full grid and the race are trained by the sweep's own
@@ -38,7 +38,7 @@ from tests.tiny import make_checkpoint
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 2e-2, 5e-2)
 RANKS = (2, 4, 8, 16)
 SCHEDULES = ("constant", "cosine")
-NUM_ROWS, EVAL_ROWS, GROUP_SIZE = 240, 32, 16
+NUM_ROWS, EVAL_ROWS, GROUP_SIZE = 240, 32, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def write_rows(path: Path, seed: int) -> None:
 def space(folder: Path, model: Path, steps: int, seed: int) -> list[Config]:
     """The 64 points."""
     fixed = ["model=local", f"model.path={model}", "dataset=local", f"dataset.path={folder / 'rows.jsonl'}"]
-    fixed += ["quant=fp32", f"train.max_steps={steps}", "train.batch_size=4", f"train.eval_rows={EVAL_ROWS}"]
+    fixed += ["quant=fp32", f"train.max_steps={steps}", "train.batch_size=8", f"train.eval_rows={EVAL_ROWS}"]
     fixed += [f"train.seed={seed}", f"train.data_seed={seed}", "launch.device=cpu", "adapter.lora_dropout=0"]
     base = compose_grid(fixed, eval_config())[0].config
     return [
@@ -131,9 +131,9 @@ def main() -> None:
     """Races and trains the space for each seed, and prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=54, help="of a run that goes to its end")
-    parser.add_argument("--min-steps", type=int, default=6, help="of the first rung")
-    parser.add_argument("--eta", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=28, help="of a run that goes to its end")
+    parser.add_argument("--min-steps", type=int, default=4, help="of the first rung")
+    parser.add_argument("--eta", type=int, default=2)
     options = parser.parse_args()
     rungs = Rungs(first=options.min_steps, eta=options.eta)
     print(
