@@ -4,6 +4,7 @@ python -m sweeps plan --list
 python -m sweeps plan +grid=table5
 python -m sweeps run model=llama7b,13b dataset=oasst1,flan
 python -m sweeps search --study rates model=smollm2 "train.learning_rate=float(1e-5,1e-3,log)"
+python -m sweeps race model=smollm2 train.eval_rows=64 train.learning_rate=1e-4,3e-4,1e-3
 python -m sweeps status --sweep demo --watch
 python -m sweeps results demo --sort mmlu
 python -m sweeps show 1f8a
@@ -45,6 +46,12 @@ Overrides = Annotated[
 ConfigDir = Annotated[
     Path | None,
     typer.Option("--config-dir", help="A folder of your own choices and grids, laid out as conf/: model/mine.yaml."),
+]
+
+Eta = Annotated[int, typer.Option("--eta", help="Of so many runs one goes on; steps grow by it from rung to rung.")]
+MinSteps = Annotated[
+    int | None,
+    typer.Option("--min-steps", help="Steps to the first rung; default: three rungs below train.max_steps."),
 ]
 
 
@@ -120,21 +127,64 @@ def search(
         ),
     ] = "final_loss",
     seed: Annotated[int, typer.Option("--seed", help="Of the values that are drawn.")] = 0,
+    pruner: Annotated[
+        str | None, typer.Option("--pruner", help="hyperband or median: stop the worse trials by their held-out loss.")
+    ] = None,
+    eta: Eta = 3,
+    min_steps: MinSteps = None,
     config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
     """Look for the best values of a space: key=int(a,b[,log]), float(a,b[,log]) or choice(a,b,...). Needs optuna."""
     try:
         from sweeps.search.command import search_and_show
+        from sweeps.search.pruning import Pruner
         from sweeps.search.study import parse_search
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}: pip install 'qlora-harness[search]'") from None
 
     command = ["python", "-m", "sweeps", "search", *sys.argv[2:]]
+    if pruner is not None and pruner not in list(Pruner):
+        raise ValueError(f"--pruner {pruner}: there are {', '.join(Pruner)}")
     wanted = parse_search(
-        overrides, study=study, objective=objective, num_trials=trials, num_parallel=parallel, seed=seed
+        overrides,
+        study=study,
+        objective=objective,
+        num_trials=trials,
+        num_parallel=parallel,
+        seed=seed,
+        pruner=None if pruner is None else Pruner(pruner),
+        eta=eta,
+        min_steps=min_steps,
     )
     exit_status, values = search_and_show(wanted, command, STDERR if as_json else STDOUT, as_json, config_dir)
+    if as_json:
+        print(json.dumps(values))
+    raise typer.Exit(exit_status)
+
+
+@app.command()
+def race(
+    overrides: Overrides = None,
+    objective: Annotated[
+        str, typer.Option("--objective", help="eval_loss, or eval_bits_per_byte where models differ.")
+    ] = "eval_loss",
+    eta: Eta = 3,
+    min_steps: MinSteps = None,
+    promote: Annotated[
+        list[str] | None, typer.Option("--promote", help="A stopped run that is trained to its end afterwards.")
+    ] = None,
+    config_dir: ConfigDir = None,
+    as_json: Json = False,
+) -> None:
+    """Race the runs of a grid: at each rung the worse ones stop by their held-out loss, the best trains to its end."""
+    from sweeps.search.race_command import race_and_show
+
+    command = ["python", "-m", "sweeps", *sys.argv[1:]]
+    console = STDERR if as_json else STDOUT
+    exit_status, values = race_and_show(
+        _required(overrides), objective, eta, min_steps, promote or (), command, console, as_json, config_dir
+    )
     if as_json:
         print(json.dumps(values))
     raise typer.Exit(exit_status)

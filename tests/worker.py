@@ -11,7 +11,7 @@ from harness.ledger.tables import JobRow
 from harness.runs.record import METRICS_FILE, RunRecord, load_record
 from sweeps.jobs.context import Context
 from sweeps.jobs.settings import WorkerSettings
-from sweeps.plan.enqueue import enqueue
+from sweeps.plan.enqueue import Stops, enqueue
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
 from sweeps.workers.serve import work_once
 from tests.builders import config
@@ -63,10 +63,10 @@ class OneWorker:
         made.paths = self.paths
         return made
 
-    def plan(self, configs: Sequence[Config], sweep: str = "s") -> list[PlannedRun]:
+    def plan(self, configs: Sequence[Config], sweep: str = "s", stops: Stops | None = None) -> list[PlannedRun]:
         """Enqueues the points as one sweep."""
         runs = plan_runs(configs)
-        enqueue(self.ledger, self.folder / "runs", runs, make_jobs(runs, self.paths), sweep, [])
+        enqueue(self.ledger, self.folder / "runs", runs, make_jobs(runs, self.paths), sweep, [], stops)
         return runs
 
     def work(self) -> dict[str, JobRow]:

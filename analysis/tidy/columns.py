@@ -31,7 +31,10 @@ COLUMNS: tuple[Column, ...] = (
         Kind.choice,
         ("run_id", "Names the run and its folder: a hash of all that can change its result."),
         ("label", "The run's name for people; unique within a sweep."),
-        ("state", "done, queued, claimed, failed, cancelled; cut: no record; unreadable: a file that can't be read."),
+        (
+            "state",
+            "done, queued, claimed, failed, cancelled, stopped; cut: no record; unreadable: a bad file.",
+        ),
         ("group", "Equal for runs that can share a loaded base."),
         ("device", "What the run was trained on."),
         ("optimizer_used", "The optimizer that really ran."),

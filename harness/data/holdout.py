@@ -1,7 +1,8 @@
 """Holds rows out of training: those that a run's held-out loss is measured on, and those of the original's slip.
 
 `train.eval_rows` rows are drawn by `train.data_seed`, so that all runs on a dataset with one data seed have the same. A
-row that became several examples (a dialogue with all its answers) is held out whole.
+row that became several examples (a dialogue with all its answers) is held out whole, and examples that are equal to a
+held-out one don't train either.
 
 `train.original_eval_carve` is what the original did by mistake: its `do_eval` held out 1,024 rows. QLoRA's OASST1 runs
 therefore saw 8,822 of 9,846 rows. Source: artidoro/qlora qlora.py, `train_test_split(test_size=max_eval_samples,
@@ -41,6 +42,7 @@ class Divided:
     examples: EncodedExamples  # that train
     num_characters: Lengths  # of each of them
     held_out: EncodedExamples | None  # None: nothing is held out of these rows to measure the loss on
+    num_twins: int = 0  # examples that are equal to a held-out one, and so neither train nor are measured
 
 
 def divided(
@@ -68,12 +70,29 @@ def divided(
         raise ValueError(problem + ("" if lines is None else " (what stands on one line of a file is one row)"))
     drawn = np.random.default_rng([train.data_seed, _EVAL_STREAM]).permutation(names)[: train.eval_rows]
     is_held_out = np.isin(rows, drawn)
-    trains = kept[~is_held_out]
+    held_out, others = kept[is_held_out], kept[~is_held_out]
+    trains = others[~_twins(examples, num_characters, held_out, others)]
+    if not len(trains):
+        raise ValueError(f"train.eval_rows={train.eval_rows}: all other rows are equal to held-out ones")
     return Divided(
         examples=Subset(examples, trains),
         num_characters=num_characters[trains],
-        held_out=Subset(examples, kept[is_held_out]),
+        held_out=Subset(examples, held_out),
+        num_twins=len(others) - len(trains),
     )
+
+
+def _twins(examples: EncodedExamples, num_characters: Lengths, held_out: Lengths, others: Lengths) -> NDArray[np.bool_]:
+    """Which of the other examples are equal to a held-out one. Reads those alone that are as long in characters."""
+    contents = {_content(examples[int(place)]) for place in held_out}
+    found = np.isin(num_characters[others], num_characters[held_out])
+    for number in np.flatnonzero(found):
+        found[number] = _content(examples[int(others[number])]) in contents
+    return found
+
+
+def _content(example: EncodedExample) -> tuple[bytes, int]:
+    return example.input_ids.tobytes(), example.num_source
 
 
 def holdout_problem(train: TrainConfig, num_rows: int) -> str | None:

@@ -1,7 +1,7 @@
 """Follows up on jobs that wait for another job (`after`) when that one ends, fails or is tried again.
 
 A part of `harness.ledger.ledger`, called in its transactions. A job is queued from the start, with `waiting` = 1
-until its predecessor is done. If the predecessor fails or is cancelled, so is the job, with the same reason.
+until its predecessor is done. If the predecessor fails, is cancelled or stops, so does the job, with the same reason.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -14,11 +14,11 @@ from harness.ledger.tables import JobStatus, jobs
 CHUNK = 1_000  # values a statement
 
 _before = jobs.alias("before")
-_UNSUCCESSFUL = (JobStatus.failed, JobStatus.cancelled)
+_UNSUCCESSFUL = (JobStatus.failed, JobStatus.cancelled, JobStatus.stopped)
 
 
 def settle_dependents(connection: sa.Connection, changed: Iterable[str], now: sa.ColumnElement[float]) -> int:
-    """Follows up on jobs whose status changed; returns how many dependents failed or were cancelled with them."""
+    """Follows up on jobs whose status changed; returns how many dependents failed or stopped with them."""
     num_ended = 0
     while changed := list(changed):
         ended: list[str] = []
@@ -40,7 +40,7 @@ def refresh_waiting(connection: sa.Connection, column: sa.Column[str], values: S
 def with_relatives(connection: sa.Connection, job_ids: set[str], statuses: Collection[JobStatus]) -> set[str]:
     """The jobs that must be queued together with these.
 
-    Their predecessors that failed or were cancelled, and dependents of the given statuses that never began.
+    Their predecessors that failed, stopped or were cancelled, and dependents of the given statuses that never began.
     """
     relatives, frontier = set(job_ids), job_ids
     while frontier:

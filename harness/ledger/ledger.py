@@ -55,10 +55,12 @@ from harness.ledger.claiming import (
     update_held,
 )
 from harness.ledger.database import WAIT_SECONDS, Access, Clock, Database, Opening
+from harness.ledger.decisions import insert_decisions, select_decisions
 from harness.ledger.dependents import chunks, refresh_waiting, settle_dependents, with_relatives
 from harness.ledger.tables import (
     ROW_COLUMNS,
     AddResult,
+    Decision,
     Job,
     JobRow,
     JobStatus,
@@ -73,7 +75,7 @@ from harness.ledger.tables import (
 T = TypeVar("T")
 _BLOCK = 1_000  # rows a query
 _OPEN = (JobStatus.queued, JobStatus.claimed)
-_NOT_BEGUN = (JobStatus.queued, JobStatus.failed, JobStatus.cancelled)
+_NOT_BEGUN = (JobStatus.queued, JobStatus.failed, JobStatus.cancelled, JobStatus.stopped)
 _AFRESH: dict[str, Any] = {
     "status": JobStatus.queued,
     "attempts": 0,
@@ -263,8 +265,11 @@ class Ledger:
         lease_seconds: float,
         max_attempts: int,
         sweep: str | None = None,
+        group: str | None = None,
     ) -> list[JobRow]:
         """Claims up to `max_jobs` runnable jobs of one kind and one group, the most urgent first.
+
+        With `group` they are of that one.
 
         Leases that ran out are ended first: back to the queue, or failed once the attempts they were claimed
         with are used up. No job is ever given to two holders of a valid lease.
@@ -274,6 +279,8 @@ class Ledger:
             now = self._database.now()
             end_expired(connection, now)
             condition = runnable(connection, kinds, sweep)
+            if condition is not None and group is not None:
+                condition = sa.and_(condition, jobs.c.group == group)
             first = None if condition is None else connection.execute(next_jobs(condition, 1)).first()
             if condition is None or first is None:
                 return []
@@ -323,6 +330,27 @@ class Ledger:
             return True
 
         return self._database.transact(Access.write, work)
+
+    def stop(self, claim: JobRow, result: dict[str, Any], seconds: float, reason: str) -> bool:
+        """Ends a job before its end, so that it can go on from its checkpoint later; what waits for it stops, too.
+
+        False, and nothing changes, if the claim was lost. Raises ValueError for a NaN in `result`.
+        """
+        text = to_json(result, where=f"result of {claim.job_id}")
+
+        def work(connection: sa.Connection) -> bool:
+            now = self._database.now()
+            stopped = {"status": JobStatus.stopped, "result": text, "seconds": seconds, "finished": now}
+            held = update_held(connection, claim, reason=reason, lease_expires=None, **stopped)
+            if held:
+                settle_dependents(connection, [claim.job_id], now)
+            return held
+
+        return self._database.transact(Access.write, work)
+
+    def record_decisions(self, made: Sequence[Decision]) -> None:
+        """Keeps decisions of a race, all of them or none; one that was made before stands."""
+        self._database.transact(Access.rearrange, lambda connection: insert_decisions(connection, made))
 
     def fail(self, claim: JobRow, reason: str, retry: bool) -> bool:
         """Queues the job again if `retry` and attempts are left; else fails it and the jobs that wait for it.
@@ -386,6 +414,10 @@ class Ledger:
         while block := self._fetch(query.where(jobs.c.seq > last)):
             yield from map(_job_row, block)
             last = block[-1].seq
+
+    def decisions(self, sweep: str | None = None, run_id: str | None = None) -> list[Decision]:
+        """What was decided on runs, rung by rung."""
+        return self._database.transact(Access.read, lambda connection: select_decisions(connection, sweep, run_id))
 
     def counts(self, sweep: str | None = None) -> dict[str, dict[JobStatus, int]]:
         """Number of jobs by kind and status; every status of a kind that occurs is there, if only as 0."""

@@ -30,6 +30,16 @@ class JobStatus(StrEnum):
     done = "done"
     failed = "failed"
     cancelled = "cancelled"
+    stopped = "stopped"  # before its end, with a checkpoint, to be judged: a race may let it go on
+
+
+class Verdict(StrEnum):
+    """What becomes of a run that was judged."""
+
+    goes_on = "goes on"
+    stops = "stops"
+    failed = "failed"
+    promoted = "promoted"  # by hand, after it had stopped
 
 
 class SweepState(StrEnum):
@@ -78,6 +88,23 @@ class JobRow(Job):
     seconds: float | None  # the work itself, as measured by the worker
     reason: str | None  # why it failed, was cancelled or is tried again
     result: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What was decided on a run of a race, and by which numbers."""
+
+    sweep: str
+    run_id: str
+    rung: int  # counted from 0
+    step: int | None  # at which the run was judged; None: it failed
+    loss: float | None  # on its held-out rows, nats a token
+    verdict: Verdict
+    rank: int | None  # among those that were judged with it, 1: the lowest loss
+    num_judged: int
+    num_kept: int  # of them, those that go on
+    limit: float | None  # the highest loss that goes on
+    rule: str  # by which was decided
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +196,22 @@ sweep_jobs = sa.Table(
     sa.Column("job_id", sa.Text, primary_key=True),
 )
 sa.Index("sweep_jobs_by_job", sweep_jobs.c.job_id, sweep_jobs.c.sweep)
+
+decisions = sa.Table(  # made when it is first written to: older ledgers have none
+    "decisions",
+    metadata,
+    sa.Column("sweep", sa.Text, primary_key=True),
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("rung", sa.Integer, primary_key=True),
+    sa.Column("step", sa.Integer),
+    sa.Column("loss", sa.Double),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("rank", sa.Integer),
+    sa.Column("num_judged", sa.Integer, nullable=False),
+    sa.Column("num_kept", sa.Integer, nullable=False),
+    sa.Column("limit", sa.Double),
+    sa.Column("rule", sa.Text, nullable=False),
+)
 
 JOB_FIELDS = tuple(f.name for f in fields(Job))
 ROW_COLUMNS = tuple(jobs.c[f.name] for f in fields(JobRow))

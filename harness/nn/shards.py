@@ -111,12 +111,16 @@ class ShardedLayers:
         layer.register_forward_hook(after)
 
     def begin_pass(self) -> None:
-        """Called before each forward pass that is followed by a backward pass."""
+        """Called before each forward pass of training, of which a rank may have to do the rest by `catch_up`."""
         self._num_gathers = 0
 
-    def catch_up(self) -> None:
-        """Does the gathers of a pass that broke off, so that the other ranks can end theirs."""
-        order = [*self.shards, *reversed(self.shards)]
+    def catch_up(self, backward: bool = True) -> None:
+        """Does the gathers of a pass that broke off, so that the other ranks can end theirs.
+
+        Args:
+            backward: whether the pass is followed by a backward pass.
+        """
+        order = [*self.shards, *(reversed(self.shards) if backward else ())]
         for shard in self.shards:
             shard.free()
             shard.in_backward = False

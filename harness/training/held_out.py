@@ -85,7 +85,16 @@ def total_losses(
     items = [item for name, those in examples.items() for item in _items(name, those)]
     longest = max(len(item.tokens) for item in items)
     while True:
-        mine = run_passes(bank, model, items, forward_only, max_tokens=max_tokens, ranks=ranks, should_stop=should_stop)
+        mine = run_passes(
+            bank,
+            model,
+            items,
+            forward_only,
+            max_tokens=max_tokens,
+            ranks=ranks,
+            should_stop=should_stop,
+            backward=False,
+        )
         trouble = [float(mine.stop), float(mine.out_of_memory is not None)]
         stop, out_of_memory, *losses = ranks.sum_numbers([*trouble, *mine.losses.values()])
         if stop:

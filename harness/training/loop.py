@@ -83,16 +83,26 @@ class Member:
     loss_scale: LossScale = field(default_factory=LossScale)
     evaluated: int = 0  # the step at which its held-out loss was measured last
     best: Best | None = None  # where `train.keep_best` asks for it
+    deferred: bool = False  # it left the group because the device has no room for all: it goes on later
 
     @property
     def done(self) -> bool:
-        """Whether it makes no further step: it has made its last one, or is stopped, or ended early with an error."""
-        return self.error is not None or self.step >= self.total_steps or self.stopped
+        """Whether it makes no further step here: after its last one, where it stops, with an error, or deferred."""
+        return self.error is not None or self.step >= self.total_steps or self.stopped or self.deferred
 
     @property
     def stopped(self) -> bool:
         """Whether it has come to the step where it is to stop, before its last one. It can go on from there later."""
         return self.until is not None and self.error is None and self.until <= self.step < self.total_steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The places of a group, which others take when members end."""
+
+    number: int
+    on_end: Callable[[Member], None]  # takes what a member leaves, and the member out of the bank
+    refill: Callable[[int], Sequence[Member]]  # -> the next members, at most as many as places are free
 
 
 class TrainingInterrupted(Exception):
@@ -105,6 +115,7 @@ def train_group(
     should_stop: Callable[[], bool] = lambda: False,
     between_steps: Callable[[Sequence[Member]], None] = lambda members: None,
     ranks: Ranks = ALONE,
+    places: Places | None = None,
 ) -> None:
     """Trains every member to its last step, from its newest checkpoint if it has one.
 
@@ -120,29 +131,64 @@ def train_group(
         between_steps: called with the members under way before each step, and with all after the last. It may look
             at weights, score and save; it must leave everything as it was, the bank's training mode included.
         ranks: the processes that share every step. Rank 0 alone calls `on_step` and writes checkpoints.
+        places: where it is given, a member leaves as soon as it ends, and others take its place; where the device has
+            no room for all of them, some leave with a checkpoint. None: all stay until the last one ends.
 
     Raises:
         TrainingInterrupted: `should_stop` said so; checkpoints of all members are written.
         PeerLostError: another rank ended.
     """
+    group = _Group(bank, bank.train(), [], ranks, should_stop)
+    group.num_places = len(members) if places is None else places.number
+    group.can_shrink = places is not None
     try:
-        _start(bank, members, ranks)
-        group = _Group(bank, bank.train(), members, ranks, should_stop)
-        group.checkpointing = any(m.train.gradient_checkpointing for m in members)
-        bank.set_checkpointing(group.checkpointing)
         group.max_tokens = max((m.train.row_tokens for m in members), default=0)
-        with _interruptible(group):
-            _evaluate(group, members)  # what a stop cut off
-        while active := [m for m in members if not m.done]:
+        _join(group, members)
+        while True:
+            if places is not None:
+                _change_members(group, places, between_steps)
+            if not (active := [m for m in group.members if not m.done]):
+                break
             between_steps(active)
             _step_and_save(group, active)
-        between_steps([member for member in members if member.error is None])
-        for member in members:
-            _take_best(bank, member)
+        _end_members(group, group.members, between_steps)
     finally:
-        for member in members:
+        for member in group.members:
             _release(member)
         bank.eval()
+
+
+def _join(group: "_Group", members: Sequence[Member]) -> None:
+    """Takes members into the group, each at its newest checkpoint.
+
+    Raises:
+        TrainingInterrupted: asked to stop; checkpoints of all members are written.
+    """
+    group.members += members
+    _start(group.bank, members, group.ranks)
+    if not group.checkpointing:
+        group.checkpointing = any(m.train.gradient_checkpointing for m in members)
+        group.bank.set_checkpointing(group.checkpointing)
+    with _interruptible(group):
+        _evaluate(group, members)  # what a stop cut off
+
+
+def _change_members(group: "_Group", places: Places, between_steps: Callable[[Sequence[Member]], None]) -> None:
+    """Lets the members go that have ended, and gives their places to others, until nobody comes or all are taken."""
+    while ended := [member for member in group.members if member.done]:
+        _end_members(group, ended, between_steps)
+        for member in ended:
+            places.on_end(member)
+            group.members.remove(member)
+        _join(group, places.refill(group.num_places - len(group.members)))
+
+
+def _end_members(group: "_Group", members: Sequence[Member], between_steps: Callable[[Sequence[Member]], None]) -> None:
+    """The last callbacks of members that have ended, before the weights of their lowest held-out loss are taken."""
+    between_steps([member for member in members if member.error is None and not member.deferred])
+    for member in members:
+        _take_best(group.bank, member)
+        _release(member)
 
 
 def _step_and_save(group: "_Group", active: Sequence[Member]) -> None:
@@ -154,6 +200,9 @@ def _step_and_save(group: "_Group", active: Sequence[Member]) -> None:
     with _interruptible(group):
         stepped = _step_within_memory(group, active)
         _evaluate(group, stepped)
+    for member in active:
+        if member.deferred:
+            _save(group, member)
     for member in stepped:
         if member.stopped or (not member.done and member.step % member.train.checkpoint_steps == 0):
             _save(group, member)
@@ -173,7 +222,7 @@ def _interruptible(group: "_Group") -> Iterator[None]:
         yield
     except StopNow:
         for member in group.members:
-            if member.error is None and (member.optimizer is not None or not member.stopped):
+            if member.error is None and (member.optimizer is not None or member.step >= member.total_steps):
                 _save(group, member)  # one that stopped and was released has its checkpoint, optimizer state included
         raise TrainingInterrupted from None
 
@@ -216,7 +265,7 @@ def _note_point(group: "_Group", member: Member, point: EvalPoint) -> None:
 
 def _take_best(bank: Bank, member: Member) -> None:
     """Gives a member that has made its last step the weights of its lowest held-out loss."""
-    if member.best is None or member.error is not None or member.stopped:
+    if member.best is None or member.error is not None or member.step < member.total_steps:
         return
     parameters = bank.member_parameters(member.run_id)
     with torch.no_grad():
@@ -231,9 +280,11 @@ class _Group:
 
     bank: Bank
     model: nn.Module  # the same, for its layers
-    members: Sequence[Member]
+    members: list[Member]
     ranks: Ranks
     should_stop: Callable[[], bool]
+    num_places: int = 0  # fewer once the device had no room for as many members
+    can_shrink: bool = False  # by members that leave and go on later
     max_tokens: int = 0  # of a forward pass of this rank; halved when the device has no room for it
     checkpointing: bool = False  # of activations; turned on when the device has no room for one example
 
@@ -367,6 +418,9 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]
     items = [item for member in active for item in step_items(member)]
     while (agreed := _agree(group, active, _train_passes(group, items))).out_of_memory is not None:
         _make_room(group, active, items, agreed.out_of_memory)
+        active = [member for member in active if not member.deferred]
+        staying = {member.run_id for member in active}
+        items = [item for item in items if item.member in staying]
     targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
     for member in active:
         group.ranks.sum_gradients(agreed.learning[member.run_id])
@@ -431,7 +485,8 @@ def _agree(group: _Group, active: Sequence[Member], mine: Pass) -> _Agreed:
 
 
 def _make_room(group: _Group, active: Sequence[Member], items: Sequence[Item], reason: str) -> None:
-    """Halves the rows; where a row is one example already, pages optimizer state, then recomputes activations.
+    """Halves the rows; where a row is one example already, pages optimizer state, then recomputes activations, then
+    lets half of the members go, where others may train them later.
 
     Raises:
         torch.OutOfMemoryError: all of that was done before.
@@ -448,6 +503,11 @@ def _make_room(group: _Group, active: Sequence[Member], items: Sequence[Item], r
         group.checkpointing = True
         group.bank.set_checkpointing(True)
         remedy = "gradient checkpointing"
+    elif group.can_shrink and len(active) > 1:
+        group.num_places = len(active) // 2
+        for member in active[group.num_places :]:
+            member.deferred = True
+        remedy = f"{group.num_places} runs at once instead of {len(active)}"
     else:
         raise torch.OutOfMemoryError(reason)
     for member in active:

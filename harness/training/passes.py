@@ -39,6 +39,7 @@ def run_passes(
     max_tokens: int,
     ranks: Ranks,
     should_stop: Callable[[], bool],
+    backward: bool = True,
 ) -> Pass:
     """Does the work on every row of this rank's share of the items.
 
@@ -53,6 +54,7 @@ def run_passes(
         max_tokens: of a row; a longer item has a row of its own.
         ranks: that share the items.
         should_stop: called at every layer (of a sharded base between two passes).
+        backward: whether the work has a backward pass.
     """
     shards = bank.shards
     rows_by_rank = [split_rows(share, max_tokens) for share in share_out(items, ranks.size)]
@@ -81,7 +83,7 @@ def run_passes(
         if done.out_of_memory is not None:
             release_cached(bank.device)
             if shards is not None:
-                shards.catch_up()
+                shards.catch_up(backward)
     whole = not done.stop and done.out_of_memory is None
     done.losses = _summed(losses if whole else [], list(dict.fromkeys(item.member for item in items)))
     return done

@@ -69,7 +69,7 @@ class StepCallbacks:
         should_stop: Callable[[], bool],
         peers: Peers | None = None,
     ) -> None:
-        self.base, self.runs, self.should_stop, self.peers = base, runs, should_stop, peers
+        self.base, self.runs, self.should_stop, self.peers = base, dict(runs), should_stop, peers
         self.leads = peers is None or peers.ranks.leads
 
     def __call__(self, members: Sequence[Member]) -> None:
@@ -160,7 +160,7 @@ def remove_callback_files(folder: Path) -> None:
 def _is_due(member: Member, every: int | None, after_last: bool = False) -> bool:
     if every is None or member.step == 0:
         return False
-    return member.step % every == 0 or (after_last and member.done)
+    return member.step % every == 0 or (after_last and member.step >= member.total_steps)
 
 
 def _points(folder: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,10 @@ class Workplace:
         self._group, self.signs = spec.group, checkpoint_signs(source)
         return self._base
 
+    def serves(self, spec: RunSpec, planned: Mapping[str, str]) -> bool:
+        """Whether the loaded base is the one that a run was planned with."""
+        return self._base is not None and self._group == spec.group and not self._is_outdated(spec, planned)
+
     def _is_outdated(self, spec: RunSpec, planned: Mapping[str, str]) -> bool:
         """Whether the plan names other files than the loaded ones, and other ones are there now."""
         if all(planned.get(name, sign) == sign for name, sign in self.signs.items()):
@@ -90,9 +94,31 @@ class Context(Workplace):
     """What the rank that claims and settles jobs has in addition: the only process, or rank 0."""
 
     ledger: Ledger
+    worker: str = ""  # its name in the ledger
+    held: list[JobRow] = field(default_factory=list)  # the claims under way, settled ones included
     settled: set[str] = field(default_factory=set)  # job_ids of the claims under way that are finished or failed
     lost: set[str] = field(default_factory=set)  # job_ids that somebody else holds now, or that were cancelled
     renewed: float = 0.0  # when the leases were last renewed
+
+    def claim(self, kinds: Sequence[str], number: int, group: str | None = None) -> list[JobRow]:
+        """Claims up to so many jobs of one kind and group, and holds them beside those that it has."""
+        launch = self.settings.launch
+        claims = self.ledger.claim(
+            self.worker,
+            kinds,
+            max_jobs=number,
+            lease_seconds=launch.lease_seconds,
+            max_attempts=launch.max_attempts,
+            sweep=self.settings.sweep,
+            group=group,
+        )
+        self.held += claims
+        return claims
+
+    def give_back(self, claims: Collection[JobRow]) -> None:
+        """Gives those claims back that aren't settled; the attempt is not counted."""
+        self.ledger.release([claim for claim in claims if claim.job_id not in self.settled])
+        self.settled |= {claim.job_id for claim in claims}
 
     def tell(self, claim: JobRow, **what: Any) -> None:
         """Reports progress to the launch that watches; where none does, nothing happens."""
@@ -124,6 +150,12 @@ class Context(Workplace):
         self.settled.add(claim.job_id)
         if self.ledger.finish(claim, result, seconds):
             self.tell(claim, phase="done", seconds=seconds, result=result, **what)
+
+    def stop(self, claim: JobRow, result: dict[str, Any], seconds: float, reason: str) -> None:
+        """Ends a job that stopped before its last step, to be judged."""
+        self.settled.add(claim.job_id)
+        if self.ledger.stop(claim, result, seconds, reason):
+            self.tell(claim, phase="judged", seconds=seconds, reason=reason)
 
     def fail(self, claim: JobRow, reason: str, retry: bool) -> None:
         """Fails a job, or queues it again where `retry` and attempts are left."""

@@ -43,6 +43,6 @@ def target_bytes(examples: EncodedExamples, tokenizer: "PreTrainedTokenizerBase"
     if getattr(examples[0], "label", None) is not None:
         return None
     each = (examples[index] for index in range(len(examples)))
-    targets = [example.input_ids[max(example.num_source, 1) :] for example in each]
+    targets: list[list[int]] = [example.input_ids[max(example.num_source, 1) :].tolist() for example in each]
     texts = tokenizer.batch_decode(targets, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return sum(len(text.encode()) for text in texts)

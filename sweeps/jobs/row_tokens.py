@@ -9,7 +9,14 @@ import torch
 
 from harness.banks.load import LoadedBase
 from harness.banks.shared import AdapterBank
-from harness.config.schema import SHARED_BASE_METHODS, Device, ModelKind, QuantMethod, ShapeConfig
+from harness.config.schema import (
+    SHARED_BASE_METHODS,
+    SHORTEST_ROW_TOKENS,
+    Device,
+    ModelKind,
+    QuantMethod,
+    ShapeConfig,
+)
 from harness.devices.memory import free_bytes
 from harness.memory.predict import kept_dequantized_bytes
 from harness.memory.row_length import USABLE, group_bytes, row_tokens, usable_bytes
@@ -72,6 +79,29 @@ def _dequantized_fits(place: Workplace, base: LoadedBase, specs: Sequence[RunSpe
     at_hand = free_bytes(base.bank.device) + base.bank.dequantized_bytes
     num_sharing = place.settings.workers_on_device * place.peers.ranks.size
     return peak + kept_dequantized_bytes(shaped[0].model.shape, shaped[0].quant) <= USABLE * at_hand / num_sharing
+
+
+def num_fitting(place: Workplace, base: LoadedBase, inside: Sequence[RunSpec], more: Sequence[RunSpec]) -> int:
+    """How many of the runs have room beside those that train, with the shortest rows; one at least where none trains.
+
+    All of them where the device's memory isn't known, or the predictor doesn't reach; and where ranks share the work,
+    which start alike.
+
+    Args:
+        place: this rank's.
+        base: loaded.
+        inside: that train on it.
+        more: that would join them, the most urgent first.
+    """
+    usable = _usable_bytes(base.bank.device, place.settings.workers_on_device)
+    if usable is None or place.peers.ranks.size > 1:
+        return len(more)
+    for number in range(len(more), 0, -1):
+        together = [*inside, *more[:number]]
+        peak = group_bytes([with_shape(spec, base) for spec in together], SHORTEST_ROW_TOKENS)
+        if peak is None or peak <= usable or len(together) == 1:
+            return number
+    return 0
 
 
 def with_shape(spec: RunSpec, base: LoadedBase) -> RunSpec:

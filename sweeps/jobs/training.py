@@ -21,7 +21,7 @@ from harness.data.source import STREAM_SEED, fingerprint, locate_dataset
 from harness.data.tokens import SAMPLE_SEED, EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
 from harness.files.atomic import append_jsonl, is_out_of_space, read_jsonl, to_json, write_atomically, write_json
 from harness.files.hub import Missing
-from harness.ledger.tables import JobRow
+from harness.ledger.tables import JobRow, LedgerError
 from harness.runs.folder import folder_problem
 from harness.runs.record import (
     CHECKPOINT_FOLDER,
@@ -39,15 +39,15 @@ from harness.runs.record import (
 from harness.runs.spec import RunSpec
 from harness.training.checkpoint import checkpoints
 from harness.training.held_out import EvalPoint, HeldOut
-from harness.training.loop import Member, StepMetrics, train_group
+from harness.training.loop import Member, Places, StepMetrics, train_group
 from harness.training.schedule import num_steps
 from harness.training.tracking import Tracker
 from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
 from sweeps.jobs.context import Context, Workplace
 from sweeps.jobs.held_out import split_examples, target_bytes
-from sweeps.jobs.row_tokens import agreed_row_tokens, keep_dequantized
+from sweeps.jobs.row_tokens import agreed_row_tokens, keep_dequantized, num_fitting
 from sweeps.plan.inputs import DATA, inputs_of, require_planned
-from sweeps.plan.jobs import train_result
+from sweeps.plan.jobs import EVAL_BITS, EVAL_LOSS, EVAL_STEP, TRAIN, UNTIL, train_result
 
 _EVAL = "eval_"  # how the names of a held-out loss's numbers begin in metrics.jsonl
 _YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
@@ -62,12 +62,14 @@ class _Run:
     label: str
     folder: Path
     started: str
+    until: int | None  # the step after which it stops to be judged
     inputs: dict[str, str]  # signs of what it was planned to read
     data: TokenizedDataset | None = None
     data_fingerprint: str | None = None
     member: Member | None = None
     tracker: Tracker | None = None
     metrics: list[StepMetrics] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # on its rows
     points: dict[int, EvalPoint] = field(default_factory=dict)  # by step
 
     @classmethod
@@ -79,6 +81,7 @@ class _Run:
             label=payload["label"],
             folder=place.run_folder(claim.run_id),
             started=now(),
+            until=payload.get(UNTIL),
             inputs=inputs_of(payload),
         )
 
@@ -91,7 +94,7 @@ def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
     Raises:
         TrainingInterrupted: asked to stop; checkpoints are written and the claims still held.
     """
-    base, runs = _prepared(context, [run for run in _runs_of(claims, context) if not _adopt(context, run)])
+    base, runs = _prepared(context, _not_adopted(context, claims))
     context.peers.broadcast([run.claim.run_id for run in runs if run.member is not None])
     if base is None:
         return
@@ -105,13 +108,29 @@ def _runs_of(claims: Sequence[JobRow], place: Workplace) -> list[_Run]:
     return [_Run.of(claim, place) for claim in claims]
 
 
+def _not_adopted(context: Context, claims: Sequence[JobRow]) -> list[_Run]:
+    return [run for run in _runs_of(claims, context) if not _adopt(context, run)]
+
+
 def _prepared(context: Context, runs: Sequence[_Run]) -> tuple[LoadedBase | None, list[_Run]]:
     """Loads the base that the runs share and prepares each. -> the base and the runs that can start."""
     if not runs:
         return None, []
     base = context.base(runs[0].spec, trains=True, planned=runs[0].inputs)
+    return base, _ready(context, base, runs)
+
+
+def _ready(context: Context, base: LoadedBase, runs: Sequence[_Run], inside: Sequence[RunSpec] = ()) -> list[_Run]:
+    """Prepares each run. -> those that can start
+
+    Args:
+        context: takes the others' failures.
+        base: of all of them.
+        runs: of one group.
+        inside: runs that train on the base already.
+    """
     ready: list[_Run] = []
-    for run in runs:
+    for run in _fitting(context, base, runs, inside):
         try:
             require_planned(run.inputs, context.signs, run.spec)
             _prepare(context, base, run)
@@ -123,28 +142,90 @@ def _prepared(context: Context, runs: Sequence[_Run]) -> tuple[LoadedBase | None
             context.fail_with(run.claim, error)
         else:
             ready.append(run)
-    return base, ready
+    return ready
 
 
 def _train(context: Context, base: LoadedBase, runs: Sequence[_Run]) -> None:
-    """Takes the steps of all runs and settles them; afterwards the bank holds none of their members."""
+    """Takes the steps of all runs and settles them; afterwards the bank holds none of their members.
+
+    In a worker of one process a run is settled when it ends, and the next queued one of the group takes its place.
+    """
     if base.bank.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.bank.device)
     members = [run.member for run in runs if run.member is not None]
     peers = context.peers if context.shards_base else None
+    by_id = {run.claim.run_id: run for run in runs}
+    inside = _Inside(context=context, base=base, runs=by_id, group=runs[0].claim.group if runs else "")
     try:
         if members:
-            _use_memory(context, base, runs)
-            callbacks = StepCallbacks(base, _watched(runs), context.should_stop, peers)
-            train_group(base.bank, members, context.should_stop, callbacks, context.peers.ranks)
-        for run in runs:
+            inside.row_tokens = _use_memory(context, base, runs)
+            inside.callbacks = StepCallbacks(base, _watched(runs), context.should_stop, peers)
+            places = inside.places if context.peers.ranks.size == 1 else None
+            train_group(base.bank, members, context.should_stop, inside.callbacks, context.peers.ranks, places)
+        for run in inside.runs.values():
             _settle(context, base, run)
     finally:
-        for run in runs:
-            if run.tracker is not None:
-                run.tracker.finish()
-            if run.claim.run_id in base.bank.configs:
-                base.bank.remove_member(run.claim.run_id)
+        for run in inside.runs.values():
+            _leave(base, run)
+
+
+def _leave(base: LoadedBase, run: _Run) -> None:
+    """Ends a run's mirror, and takes its member out of the bank."""
+    if run.tracker is not None:
+        run.tracker.finish()
+    if run.claim.run_id in base.bank.configs:
+        base.bank.remove_member(run.claim.run_id)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Inside:
+    """The runs that are in a group, as members end and others take their places."""
+
+    context: Context
+    base: LoadedBase
+    runs: dict[str, _Run]  # by id
+    group: str  # of all of them
+    row_tokens: int = 0
+    callbacks: StepCallbacks | None = None
+
+    @property
+    def places(self) -> Places:
+        """The group's places: as many as a claim takes runs at once."""
+        return Places(number=self.context.settings.launch.max_group_size, on_end=self.end, refill=self.refill)
+
+    def end(self, member: Member) -> None:
+        """Settles a run whose member has ended."""
+        run = self.runs[member.run_id]
+        if member.deferred:
+            self.context.give_back([run.claim])
+        else:
+            _settle(self.context, self.base, run)
+        _leave(self.base, self.runs.pop(member.run_id))
+
+    def refill(self, number: int) -> list[Member]:
+        """Claims the next queued runs of this base and prepares them."""
+        if number < 1 or self.context.should_stop():
+            return []
+        assert self.callbacks is not None
+        try:
+            claims = self.context.claim([TRAIN], number, self.group)
+        except LedgerError:  # gone for longer than it waits: those that are in train on
+            return []
+        runs = _not_adopted(self.context, claims)
+        others = [run for run in runs if not self.context.serves(run.spec, run.inputs)]
+        self.context.give_back([run.claim for run in others])  # their base is read anew, after this group
+        served = [run for run in runs if run not in others]
+        found = _ready(self.context, self.base, served, [run.spec for run in self.runs.values()])
+        new: list[Member] = []
+        for run in found:
+            if run.member is None:  # an untouched base
+                _settle(self.context, self.base, run)
+                continue
+            run.member.train = replace(run.member.train, max_microbatch_tokens=self.row_tokens)
+            self.runs[run.claim.run_id] = run
+            new.append(run.member)
+        self.callbacks.runs |= _watched(found)
+        return new
 
 
 def _watched(runs: Sequence[_Run]) -> dict[str, Watched]:
@@ -263,6 +344,8 @@ def _read_rows(place: Workplace, base: LoadedBase, run: _Run) -> _Rows:
         set_num_labels(base.bank, num_labels(run.spec.dataset, float(run.data.labels.max())))
     lines = run.data.lines if run.spec.dataset.assistant_turns is AssistantTurns.all else None
     parts = divided(run.data, run.data.num_characters.astype(np.int64), run.spec.train, lines)
+    if parts.num_twins:
+        run.notes.append(f"{parts.num_twins:,} rows are equal to held-out ones and were left out of training")
     held_out = split_examples(run.spec, base, place.settings.paths) or parts.held_out
     calibrate(base.bank, run.spec.adapter, parts.examples, run.spec.train)
     set_master_weights(base.bank, run.spec.adapter, run.spec.train)
@@ -282,21 +365,31 @@ def _member(run: _Run, rows: _Rows, on_step: Callable[[StepMetrics], None]) -> M
         examples=rows.examples,
         num_characters=rows.num_characters,
         held_out=rows.held_out,
+        until=run.until,
         checkpoint_folder=run.folder / CHECKPOINT_FOLDER,
         on_step=on_step,
     )
 
 
-def _use_memory(place: Workplace, base: LoadedBase, runs: Sequence[_Run]) -> None:
+def _fitting(context: Context, base: LoadedBase, runs: Sequence[_Run], inside: Sequence[RunSpec] = ()) -> list[_Run]:
+    """The runs that the predictor has room for beside those that train; the others are given back."""
+    number = num_fitting(context, base, inside, [run.spec for run in runs])
+    if number < len(runs):
+        context.give_back([run.claim for run in runs[number:]])
+    return list(runs[:number])
+
+
+def _use_memory(place: Workplace, base: LoadedBase, runs: Sequence[_Run]) -> int:
     """Gives the members the row length that the device has room for, and the base its dequantized layers.
 
-    Every rank calls it.
+    Every rank calls it. -> the row length
     """
     tokens = agreed_row_tokens(place, base, [run.spec for run in runs])
     keep_dequantized(place, base, [run.spec for run in runs], tokens)
     for run in runs:
         if run.member is not None:
             run.member.train = replace(run.member.train, max_microbatch_tokens=tokens)
+    return tokens
 
 
 def _drop_checkpoint_of_other_inputs(run: _Run, base: LoadedBase) -> None:
@@ -345,6 +438,9 @@ def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
     if member is not None and member.error is not None:
         context.fail(run.claim, member.error, retry=False)
         return
+    if member is not None and member.stopped:
+        _stop(context, run, member)
+        return
     try:
         began = time.monotonic()
         partial, digest = _write_adapter(base, run) if run.member is not None else (None, None)
@@ -364,6 +460,17 @@ def _settle(context: Context, base: LoadedBase, run: _Run) -> None:
         return
     shutil.rmtree(run.folder / CHECKPOINT_FOLDER, ignore_errors=True)
     context.finish(run.claim, train_result(record), record.train_seconds, save_seconds=save_seconds)
+
+
+def _stop(context: Context, run: _Run, member: Member) -> None:
+    """Tells the ledger of a run that has stopped to be judged; its checkpoint stays in the run folder."""
+    point = run.points.get(member.step)
+    values = {} if point is None else asdict(point)
+    measured = {key: values.get(key) for key in (EVAL_LOSS, EVAL_BITS)}
+    result = measured | {EVAL_STEP: member.step, "num_steps": member.total_steps}
+    shown = "not measured" if point is None else f"{point.eval_loss:.4f}"
+    reason = f"stopped at step {member.step} of {member.total_steps} to be judged, held-out loss {shown}"
+    context.stop(run.claim, result, sum(m.seconds / m.num_members for m in run.metrics), reason)
 
 
 def _write_adapter(base: LoadedBase, run: _Run) -> tuple[Path, str]:
@@ -413,13 +520,14 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
             *(base.bank.notes if run.member else ()),
             *([] if run.data is not None and run.data.has_all_rows else _sample_notes(run.spec.dataset)),
             *(run.data.notes if run.data else ()),
+            *run.notes,
             *(run.member.notes if run.member else ()),
         ),
         row_tokens=run.member.train.row_tokens if run.member else None,
         num_eval_examples=len(run.member.held_out.examples) if run.member and run.member.held_out else None,
-        eval_loss=kept and kept.eval_loss,
-        eval_bits_per_byte=kept and kept.eval_bits_per_byte,
-        eval_step=kept and kept.step,
+        eval_loss=None if kept is None else kept.eval_loss,
+        eval_bits_per_byte=None if kept is None else kept.eval_bits_per_byte,
+        eval_step=None if kept is None else kept.step,
         eval_seconds=sum(point.eval_seconds for point in run.points.values()) if kept else None,
         started=run.started,
         finished=now(),

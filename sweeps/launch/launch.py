@@ -22,18 +22,19 @@ from sweeps.launch.progress import SweepProgress
 from sweeps.launch.result import job_counts, show_result
 from sweeps.launch.slurm import sbatch_text
 from sweeps.launch.waiting import Watch
-from sweeps.plan.enqueue import enqueue
+from sweeps.plan.enqueue import Stops, enqueue
 from sweeps.plan.planned import Planned, planned, print_notes, print_plan
 from sweeps.plan.slots import Work, work_of
 from sweeps.plan.table import WHERE_LOOKED, condensed
 
 
-def launch(configs: Sequence[Config], command: Sequence[str], console: Console) -> int:
+def launch(configs: Sequence[Config], command: Sequence[str], console: Console, stops: Stops | None = None) -> int:
     """Plans and runs a grid. -> the process's exit status.
 
     Args:
         configs: one a grid point; launch, paths and tracking are taken from the first.
         command: as the user typed it; kept with the sweep.
+        stops: where the runs of a race stop.
 
     Raises:
         ValueError: something is missing, a line for each; nothing was started.
@@ -51,7 +52,7 @@ def launch(configs: Sequence[Config], command: Sequence[str], console: Console) 
     if plan.problems:
         raise ValueError("\n".join(_shown_problems(plan.problems)))
     print_notes(plan, console)
-    sweep = _enqueued(plan, first, command)
+    sweep = _enqueued(plan, first, command, stops)
     del plan  # the parent of a long sweep holds no more than it needs
     return _run(sweep, first, console)
 
@@ -83,11 +84,11 @@ class _Sweep:
     work: Work
 
 
-def _enqueued(plan: Planned, config: Config, command: Sequence[str]) -> _Sweep:
+def _enqueued(plan: Planned, config: Config, command: Sequence[str], stops: Stops | None) -> _Sweep:
     """Puts the plan's open jobs into the ledger."""
     name = config.sweep_name or _sweep_name(plan.jobs)
     ledger = _open_ledger(config)
-    enqueue(ledger, Path(config.paths.runs), plan.runs, plan.jobs, name, command)
+    enqueue(ledger, Path(config.paths.runs), plan.runs, plan.jobs, name, command, stops)
     work = work_of([run for run in plan.runs if run.run_id not in plan.finished], config.launch)
     return _Sweep(name=name, ledger=ledger, num_jobs=len(plan.jobs), work=work)
 

@@ -65,6 +65,9 @@ class SweepProgress:
         if phase in ("done", "failed", "died", "stopped"):
             self._end(name, message)
             return
+        if phase == "judged":
+            self._rest(name, message)
+            return
         note = f"loss {message['loss']:.3f}" if "loss" in message else phase
         step, total = message.get("step"), message.get("total")
         if self._live:
@@ -84,7 +87,8 @@ class SweepProgress:
 
     def _count(self, counts: dict[str, int]) -> None:
         """Updates the sweep's line by the counts of the ledger, where the workers are on other machines."""
-        note = ", ".join(f"{counts[key]} {key}" for key in ("claimed", "queued", "failed", "cancelled") if counts[key])
+        shown = ("claimed", "queued", "failed", "cancelled", "stopped")
+        note = ", ".join(f"{counts[key]} {key}" for key in shown if counts.get(key))
         if counts == self._last_counts:
             return
         self._last_counts = counts
@@ -92,6 +96,14 @@ class SweepProgress:
         self._bars.update(self._sweep, completed=self._done, note=note)
         if not self._live:
             say(f"[{self._done}/{self._total}] {note}".rstrip(), self._console)
+
+    def _rest(self, name: str, message: dict[str, Any]) -> None:
+        """Takes a run from the display that has stopped to be judged."""
+        task = self._jobs.pop(name, None)
+        if task is not None:
+            self._bars.remove_task(task)
+        if self._total <= SMALL_SWEEP:
+            self._line(f"{name} {message['reason']}")
 
     def _end(self, name: str, message: dict[str, Any]) -> None:
         task = self._jobs.pop(name, None)

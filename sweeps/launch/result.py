@@ -17,7 +17,7 @@ def show_result(ledger: Ledger, num_jobs: int, sweep: str, console: Console) -> 
     """Prints how a sweep ended: a row for each job (of a large sweep the numbers), and why jobs are not done.
 
     Returns:
-        The exit status: 1 where a job is not done.
+        The exit status: 1 where a job is neither done nor stopped to be judged.
     """
     counts = job_counts(ledger, sweep)
     if num_jobs <= LISTED_JOBS:
@@ -25,8 +25,9 @@ def show_result(ledger: Ledger, num_jobs: int, sweep: str, console: Console) -> 
     else:
         numbers = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
         say(f"{numbers}; more: python -m sweeps status --sweep {sweep}", console)
-    num_bad = num_jobs - counts[JobStatus.done]
-    statuses = [status for status in JobStatus if status is not JobStatus.done and counts[status]]
+    good = (JobStatus.done, JobStatus.stopped)  # to stop and be judged is what was asked of it
+    num_bad = num_jobs - sum(counts[status] for status in good)
+    statuses = [status for status in JobStatus if status not in good and counts[status]]
     for row in islice((row for status in statuses for row in ledger.rows(sweep, status=status)), LISTED_JOBS):
         say(f"{row.kind} {row.label}: {row.status}: {row.reason}", console)
     if num_bad > LISTED_JOBS:

@@ -5,9 +5,9 @@ gone or belongs to other settings: a run keeps one result of each evaluation, th
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.config.schema import AdapterMethod
@@ -17,24 +17,42 @@ from harness.ledger.tables import Job, JobRow, JobStatus
 from harness.runs.folder import folder_problem
 from harness.runs.record import load_record, save_record
 from harness.runs.scores import eval_file
-from sweeps.plan.jobs import TRAIN, PlannedRun
+from sweeps.plan.jobs import TRAIN, PlannedRun, stopping_at
 
-_ENDED = (JobStatus.failed, JobStatus.cancelled, JobStatus.done)
+_ENDED = (JobStatus.failed, JobStatus.cancelled, JobStatus.done, JobStatus.stopped)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stops:
+    """How far runs train now; without arguments all train to their end."""
+
+    until: Mapping[str, int] = field(default_factory=dict)  # run_id -> the step after which it stops to be judged
+    at_rest: Collection[str] = ()  # runs that stay as they are: stopped or failed
 
 
 def enqueue(
-    ledger: Ledger, folder: Path, runs: Sequence[PlannedRun], jobs: Sequence[Job], sweep: str, command: Sequence[str]
+    ledger: Ledger,
+    folder: Path,
+    runs: Sequence[PlannedRun],
+    jobs: Sequence[Job],
+    sweep: str,
+    command: Sequence[str],
+    stops: Stops | None = None,
 ) -> None:
     """Puts into the ledger what is not done; these jobs are then the sweep's only ones.
 
     Args:
         folder: of the run folders. Finished runs in it take the labels that they have in this plan.
         command: as the user typed it; kept with the sweep, without passwords.
+        stops: where the runs of a race stop. None: stopped ones are queued again, too, and train to their end.
     """
+    stops = stops or Stops()
+    jobs = [stopping_at(job, stops.until.get(job.run_id)) for job in jobs]
     ledger.record_sweep(sweep, command_without_passwords(command))
     known = ledger.find(job.job_id for job in jobs)
     broken = {run.run_id for run in runs if run_problem(folder, run) is not None}
-    again = [row.job_id for row in known if _to_do_again(row, folder / row.run_id, row.run_id in broken)]
+    wanted = [row for row in known if row.status is JobStatus.done or row.run_id not in stops.at_rest]
+    again = [row.job_id for row in wanted if _to_do_again(row, folder / row.run_id, row.run_id in broken)]
     if again:
         ledger.requeue(_ENDED, job_ids=again)
     ledger.add(

@@ -25,7 +25,10 @@ from sweeps.plan.labels import unique_labels
 from sweeps.plan.once import Once
 
 TRAIN = "train"
+UNTIL = "until"  # in a training job: the step after which it stops to be judged
 EVAL_LOSS = "eval_loss"  # the held-out loss, in a job's result and a record
+EVAL_BITS = "eval_bits_per_byte"  # the same by bytes, which compares models of several tokenizers
+EVAL_STEP = "eval_step"  # the step of the weights that were measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +160,13 @@ def train_job(spec: RunSpec, label: str, inputs: dict[str, str] | None = None) -
     )
 
 
+def stopping_at(job: Job, step: int | None) -> Job:
+    """The training job, to stop after this step and be judged; None: it trains to its end."""
+    if step is None or job.kind != TRAIN:
+        return job
+    return replace(job, payload=json.dumps(json.loads(job.payload) | {UNTIL: step}))
+
+
 def train_result(record: RunRecord) -> dict[str, Any]:
     """What the ledger keeps of a finished training."""
     result = {
@@ -166,8 +176,7 @@ def train_result(record: RunRecord) -> dict[str, Any]:
     }
     if record.num_eval_examples is None:
         return result
-    names = (EVAL_LOSS, "eval_bits_per_byte", "eval_step")
-    return result | {name: getattr(record, name) for name in names}
+    return result | {name: getattr(record, name) for name in (EVAL_LOSS, EVAL_BITS, EVAL_STEP)}
 
 
 def _own_rows(run: PlannedRun, name: str, paths: PathsConfig | None) -> dict[str, str]:

@@ -49,7 +49,7 @@ def search_and_show(
         search,
         storage_url,
         compose,
-        lambda configs: launch(configs, command, console),
+        lambda configs, stops: launch(configs, command, console, stops),
         lambda: Ledger.open(url),
     )
     study = open_study(search, storage_url)

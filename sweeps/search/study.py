@@ -32,8 +32,12 @@ from harness.console import TextTable
 from harness.ledger.ledger import Ledger
 from harness.ledger.passwords import url_without_password
 from harness.ledger.tables import JobStatus
+from sweeps.plan.enqueue import Stops
 from sweeps.plan.jobs import EVAL_LOSS, TRAIN, make_jobs, plan_runs
+from sweeps.search.pruning import Pruner, make_pruner, train_in_rungs
+from sweeps.search.rungs import JUDGED_BY, make_rungs
 
+DEFAULT_ETA = 3
 DEFAULT_STARTUP_TRIALS = 10  # random ones, before the estimator has something to go by
 _RANGE = re.compile(r"([\w.]+)=(int|float|choice)\((.*)\)")
 MAX_REPEATS = 10  # draws that were drawn before, until a value is chosen that was not
@@ -64,11 +68,15 @@ class Search:
     num_trials: int
     num_parallel: int  # trials asked for at once
     seed: int = 0
+    pruner: Pruner | None = None  # stops the worse trials at rungs
+    eta: int = DEFAULT_ETA  # the factor between two rungs
+    min_steps: int | None = None  # of the first rung; None: by `train.max_steps`
 
 
 def objectives() -> dict[str, Objective]:
     """The objectives by name: training's last tenth, the held-out loss, and the headline of every benchmark."""
-    by_name = {name: Objective(kind=TRAIN, key=name, direction="minimize") for name in ("final_loss", EVAL_LOSS)}
+    names = ("final_loss", *JUDGED_BY)
+    by_name = {name: Objective(kind=TRAIN, key=name, direction="minimize") for name in names}
     for name, benchmark in BENCHMARKS.items():
         if benchmark.higher_is_better is not None:
             direction = "maximize" if benchmark.higher_is_better else "minimize"
@@ -102,6 +110,8 @@ def parse_search(arguments: Sequence[str], **settings: Any) -> Search:
     search = Search(space=space, fixed=tuple(fixed), **settings)
     if search.objective not in objectives():
         raise ValueError(f"--objective {search.objective}: there are {', '.join(objectives())}")
+    if search.pruner is not None and search.objective not in JUDGED_BY:
+        raise ValueError(f"--pruner {search.pruner} judges trials on held-out rows: say --objective {EVAL_LOSS}")
     if search.num_trials < 1 or search.num_parallel < 1:
         raise ValueError("--trials and --parallel must be at least 1")
     return search
@@ -111,7 +121,7 @@ def run_search(
     search: Search,
     storage_url: str,
     compose: Callable[[Sequence[str]], Config],
-    launch: Callable[[Sequence[Config]], int],
+    launch: Callable[[Sequence[Config], Stops | None], int],
     ledger: Callable[[], Ledger],
 ) -> int:
     """Asks, launches and tells until there are as many trials as wanted. -> the last launch's exit status that matters.
@@ -119,7 +129,7 @@ def run_search(
     Args:
         storage_url: a SQLAlchemy URL.
         compose: overrides -> the config of one point.
-        launch: runs configs as one sweep; status 1 where a job failed, which ends that trial only.
+        launch: runs configs as one sweep, as far as it is told; status 1 where a job failed, which ends that trial.
         ledger: opens the table that tells how a trial's jobs ended.
 
     Raises:
@@ -136,16 +146,43 @@ def run_search(
         num_idle = 0 if trials else num_idle + 1
         if not trials:
             continue
-        new_trials = [trial.number for trial in trials]
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        for old in done:
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        for old in ended:
             if old.number not in configs:
                 own = [f"{key}={value}" for key, value in old.params.items()]
                 configs[old.number] = compose([*search.fixed, *own])
-        status = launch([configs[number] for number in sorted([*new_trials, *(old.number for old in done)])])
+        status = _train(study, trials, ended, configs, search, launch, ledger)
         if status not in (0, 1):  # stopped, or refused: what was asked for stays open
             return status
         _tell(study, trials, configs, search, ledger)
+
+
+def _train(
+    study: optuna.Study,
+    trials: Sequence[Trial],
+    ended: Sequence[FrozenTrial],
+    configs: Mapping[int, Config],
+    search: Search,
+    launch: Callable[[Sequence[Config], Stops | None], int],
+    open_ledger: Callable[[], Ledger],
+) -> int:
+    """Trains the trials as one sweep with those that have ended, to rungs where there is a pruner. -> exit status"""
+    numbers = sorted(trial.number for trial in (*trials, *ended))
+    chosen = [configs[number] for number in numbers]
+    if search.pruner is None:
+        return launch(chosen, None)
+    rungs = make_rungs(chosen[0].train, search.eta, search.min_steps)
+    study.pruner = make_pruner(search.pruner, rungs, chosen[0].train)
+    return train_in_rungs(
+        study,
+        {trial.user_attrs[_RUN]: trial for trial in trials},
+        [old.user_attrs[_RUN] for old in ended],
+        rungs,
+        search.objective,
+        chosen[0].sweep_name or search.study,
+        lambda stops: launch(chosen, stops),
+        open_ledger,
+    )
 
 
 def _drawn(study: optuna.Study, search: Search) -> list[Trial]:
@@ -241,6 +278,8 @@ def open_study(search: Search, storage_url: str) -> optuna.Study:
         "fixed": [url_without_password(text) for text in search.fixed],
         "seed": search.seed,
     }
+    if search.pruner is not None:
+        about |= {"pruner": str(search.pruner), "eta": search.eta, "min_steps": search.min_steps}
     study = optuna.create_study(
         storage=storage, study_name=search.study, direction=direction, load_if_exists=True, sampler=None
     )
@@ -302,7 +341,10 @@ def _tell(
     objective = objectives()[search.objective]
     ledger = open_ledger()
     try:
+        pruned = {old.number for old in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))}
         for trial in trials:
+            if trial.number in pruned:
+                continue
             jobs = make_jobs(plan_runs([configs[trial.number]]))
             row = ledger.get(next(job.job_id for job in jobs if job.kind == objective.kind))
             value = (row.result or {}).get(objective.key) if row is not None and row.status is JobStatus.done else None
@@ -316,8 +358,8 @@ def _tell(
 
 def _measured(config: Config, search: Search) -> Config:
     kind = objectives()[search.objective].kind
-    if search.objective == EVAL_LOSS and not config.train.eval_rows:
-        raise ValueError(f"--objective {EVAL_LOSS} is measured on held-out rows: add train.eval_rows=N")
+    if search.objective in JUDGED_BY and not config.train.eval_rows:
+        raise ValueError(f"--objective {search.objective} is measured on held-out rows: add train.eval_rows=N")
     if kind != TRAIN and kind not in config.eval.after_training:
         raise ValueError(f"--objective {search.objective} is measured by eval={kind}: add it")
     return config

@@ -5,7 +5,7 @@ python -m sweeps results demo --csv > demo.csv
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eval.benchmarks.registry import BENCHMARKS
@@ -13,10 +13,10 @@ from harness.config.choices import near
 from harness.console import TextTable
 from harness.files.atomic import csv_text
 from harness.ledger.ledger import Ledger
-from harness.ledger.tables import JobRow
-from sweeps.plan.jobs import EVAL_LOSS, TRAIN
+from harness.ledger.tables import Decision, JobRow
+from sweeps.plan.jobs import EVAL_BITS, EVAL_LOSS, EVAL_STEP, TRAIN
 
-EVAL = (EVAL_LOSS, "eval_bits_per_byte")  # columns where some run has held-out rows
+EVAL = (EVAL_LOSS, EVAL_BITS, EVAL_STEP)  # columns where some run has held-out rows
 LARGEST = 1e300  # beyond it a number is a mistake
 FIXED = ("run", "label", "status", "loss", "seconds")
 
@@ -31,6 +31,7 @@ class RunResult:
     loss: float | None = None  # mean of the last tenth of the steps
     seconds: float | None = None  # of training
     scores: dict[str, float] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)  # of a race
 
     def value(self, column: str) -> Any:
         """What the table has in a column."""
@@ -58,6 +59,9 @@ def read_results(ledger: Ledger, sweep: str, sort: str | None = None) -> list[Ru
             row.run_id, RunResult(run_id=row.run_id, label=row.label, status="queued" if row.kind != TRAIN else "")
         )
         _add(result, row)
+    for decision in ledger.decisions(sweep):
+        if decision.run_id in results:
+            results[decision.run_id].decisions.append(decision)
     found = list(results.values())
     return found if sort is None else _sorted(found, sort)
 
@@ -81,7 +85,11 @@ def results_table(sweep: str, results: Sequence[RunResult]) -> TextTable:
 def results_json(sweep: str, results: Sequence[RunResult]) -> dict[str, Any]:
     """The results as plain values; unknown ones are null."""
     names = columns(results)
-    return {"sweep": sweep, "runs": [{name: result.value(name) for name in names} for result in results]}
+    runs = [{name: result.value(name) for name in names} for result in results]
+    if any(result.decisions for result in results):
+        for values, result in zip(runs, results, strict=True):
+            values["decisions"] = [asdict(decision) for decision in result.decisions]
+    return {"sweep": sweep, "runs": runs}
 
 
 def results_csv(results: Sequence[RunResult]) -> str:
@@ -130,4 +138,4 @@ def _higher_is_better(column: str) -> bool:
 def _shown(value: Any, column: str) -> str:
     if not isinstance(value, float):
         return "" if value is None else str(value)
-    return f"{value:.0f}" if column == "seconds" else f"{value:.4f}"
+    return f"{value:.0f}" if column in ("seconds", EVAL_STEP) else f"{value:.4f}"

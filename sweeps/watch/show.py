@@ -1,5 +1,6 @@
 """Shows one run: where its config, log, metrics, adapter and results are, and what became of its jobs."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def read_run(ledger: Ledger, runs: Path, run_id: str) -> dict[str, Any]:
             }
             for row in rows
         ],
+        "decisions": [asdict(decision) for decision in ledger.decisions(run_id=whole)],
     }
 
 
@@ -57,5 +59,16 @@ def run_text(run: dict[str, Any]) -> str:
     for job in run["jobs"]:
         reason = f": {job['reason']}" if job["reason"] else ""
         lines.append(f"  {job['kind']} {job['label']}: {job['status']} after {job['attempts']} attempts{reason}")
+    lines += [f"  {decision_text(decision)}" for decision in run["decisions"]]
     lines += [f"  {key:12}{path}" for key, path in run["files"].items()]
     return "\n".join(lines)
+
+
+def decision_text(decision: dict[str, Any]) -> str:
+    """What was decided on a run of a race, in a line."""
+    place = f"race {decision['sweep']}, rung {decision['rung']}: {decision['verdict']}"
+    if decision["loss"] is None:
+        return f"{place} ({decision['rule']})"
+    rank = "" if decision["rank"] is None else f", {decision['rank']} of {decision['num_judged']}"
+    limit = "" if decision["limit"] is None else f"; {decision['num_kept']} go on, to {decision['limit']:.4f}"
+    return f"{place}, held-out loss {decision['loss']:.4f} at step {decision['step']}{rank}{limit} ({decision['rule']})"

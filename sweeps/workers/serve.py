@@ -178,16 +178,9 @@ def _follow(place: Workplace) -> None:
 
 def work_once(context: Context, name: str) -> bool:
     """Claims as the worker `name` and runs one batch of jobs. -> False at a stop, or with nothing left to claim."""
-    launch = context.settings.launch
-    context.renewed = now_awake_or_not()
-    claims = context.ledger.claim(
-        name,
-        [TRAIN, *BENCHMARKS],
-        max_jobs=launch.max_group_size,
-        lease_seconds=launch.lease_seconds,
-        max_attempts=launch.max_attempts,
-        sweep=context.settings.sweep,
-    )
+    context.renewed, context.worker = now_awake_or_not(), name
+    context.held.clear()
+    claims = context.claim([TRAIN, *BENCHMARKS], context.settings.launch.max_group_size)
     if not claims:
         if not _anything_open(context):
             return False
@@ -196,7 +189,7 @@ def work_once(context: Context, name: str) -> bool:
     context.settled.clear()
     context.lost.clear()
     claims = [claim for claim in claims if _is_well_named(context, claim)]
-    with _leases_renewed(context, claims):
+    with _leases_renewed(context):
         return _run(context, claims) if claims else True
 
 
@@ -224,17 +217,17 @@ def _run(context: Context, claims: Sequence[JobRow]) -> bool:
             context.peers.broadcast_job(claims)
         (train_jobs if kind == TRAIN else eval_jobs)(context, claims)
     except TrainingInterrupted:
-        _release(context, claims)
+        context.give_back(context.held)
         return False
     except Exception as error:  # the boundary of a job: whatever broke becomes its recorded reason
         if isinstance(error, PeerLostError):
             time.sleep(PEER_GRACE_SECONDS)  # who started us knows which one died and why: we are ended, that recorded
         if is_out_of_space(error):  # it fails every run alike: the sweep stops, and no run is blamed
-            _release(context, claims)
+            context.give_back(context.held)
             context.send({"phase": "stopped", "label": "the sweep", "reason": str(error)})
             if context.peers.ranks.size == 1:
                 sys.exit(EXIT_NO_SPACE)
-        for claim in claims:
+        for claim in context.held:
             if claim.job_id not in context.settled:
                 context.fail_with(claim, error)
         if context.peers.ranks.size > 1:
@@ -242,19 +235,14 @@ def _run(context: Context, claims: Sequence[JobRow]) -> bool:
     return True
 
 
-def _release(context: Context, claims: Sequence[JobRow]) -> None:
-    context.ledger.release([claim for claim in claims if claim.job_id not in context.settled])
-    context.settled |= {claim.job_id for claim in claims}
-
-
 @contextmanager
-def _leases_renewed(context: Context, claims: Sequence[JobRow]) -> Iterator[None]:
-    """Renews the claims' leases from a thread while the work goes on."""
+def _leases_renewed(context: Context) -> Iterator[None]:
+    """Renews the leases of the claims that are held from a thread while the work goes on."""
     ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(context.settings.launch.lease_seconds / 4):
-            context.renew(claims)
+            context.renew(list(context.held))
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()

@@ -298,23 +298,25 @@ NAMED = (
     # workers, waiting, estimates, the ledger
     Named(
         "sweeps/workers/serve.py",
-        "        _release(context, claims)\n        return False\n",
+        "        context.give_back(context.held)\n        return False\n",
         "        return False\n",
         _OF_WORKERS,
     ),
     Named(
         "sweeps/workers/serve.py",
-        "        _release(context, claims)\n        return False\n",
-        "        _release(context, claims)\n        return True\n",
+        "        context.give_back(context.held)\n        return False\n",
+        "        context.give_back(context.held)\n        return True\n",
         _OF_WORKERS,
     ),
     Named(
         "sweeps/workers/serve.py",
-        "    with _leases_renewed(context, claims):\n        return _run",
+        "    with _leases_renewed(context):\n        return _run",
         "    if True:\n        return _run",
         _OF_WORKERS,
     ),
-    Named("sweeps/workers/serve.py", "            context.renew(claims)\n", "            pass\n", _OF_WORKERS),
+    Named(
+        "sweeps/workers/serve.py", "            context.renew(list(context.held))\n", "            pass\n", _OF_WORKERS
+    ),
     Named(
         "sweeps/workers/serve.py",
         "        ended.set()\n        thread.join()\n",
@@ -336,7 +338,12 @@ NAMED = (
         "for status in (JobStatus.queued,)",
         _OF_WORKERS,
     ),
-    Named("sweeps/jobs/context.py", "if claim.job_id not in self.settled]", "]", _OF_WORKERS),
+    Named(
+        "sweeps/jobs/context.py",
+        "unsettled = [claim for claim in claims if claim.job_id not in self.settled]",
+        "unsettled = list(claims)",
+        _OF_WORKERS,
+    ),
     Named(
         "sweeps/jobs/context.py",
         "self.lost |= {claim.job_id for claim in unsettled} - held - self.settled",

@@ -27,6 +27,7 @@ from harness.config.schema import (
 from harness.devices.ranks import Ranks
 from harness.nn.batch import Item
 from harness.nn.shards import ShardedLayers
+from harness.training.held_out import HeldOut
 from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
 from tests.tiny import VOCAB_SIZE
 
@@ -55,6 +56,7 @@ class Case:
     kill_after: int | None = None  # steps, after which the last rank is killed
     cramped: int | None = None  # tokens of a row from which on the last rank is out of memory, in its second layer
     apart: bool = False  # the last rank looks for checkpoints elsewhere
+    measured: bool = False  # on held-out rows after every third step, and after the last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ class Trained:
     interrupted: bool
     layer_bytes: list[int] = field(default_factory=list)  # of the sharded layers on this rank, whenever one is entered
     bytes_between: int = 0  # after training
+    eval_losses: dict[str, dict[int, float]] = field(default_factory=dict)  # by step; rank 0 has them
 
 
 @dataclass
@@ -99,6 +102,9 @@ def train(ranks: Ranks, case: Case) -> Trained:
         _member("b", case, folder, losses, replace(LORA, targets=["up_proj"]), batch_size=1, max_steps=4),
     ]
     members[1].train.loss_mean = LossMean.example
+    eval_losses: dict[str, dict[int, float]] = {member.run_id: {} for member in members}
+    for member in members if case.measured else ():
+        _measure(member, eval_losses[member.run_id])
 
     def should_stop() -> bool:
         if last and case.kill_after is not None and members[0].step >= case.kill_after:
@@ -119,6 +125,7 @@ def train(ranks: Ranks, case: Case) -> Trained:
         interrupted=interrupted,
         layer_bytes=layer_bytes,
         bytes_between=0 if shards is None else shards.num_bytes,
+        eval_losses=eval_losses,
     )
 
 
@@ -138,6 +145,12 @@ def _member(
     )
 
 
+def _measure(member: Member, losses: dict[int, float]) -> None:
+    member.train.eval_rows, member.train.eval_every_steps = 7, 3
+    member.held_out = HeldOut(make_examples(99, 7), None)
+    member.on_eval = lambda point: losses.update({point.step: point.eval_loss})
+
+
 def _make_cramped(bank: AdapterBank, num_tokens: int) -> None:
     """No room in the second layer for rows from this size on."""
 
@@ -154,6 +167,9 @@ def assert_same_training(ours: Trained, theirs: Trained) -> None:
         np.testing.assert_allclose(ours.losses[name], losses, rtol=1e-5)
         for key, value in theirs.weights[name].items():
             torch.testing.assert_close(ours.weights[name][key], value, rtol=1e-4, atol=1e-5)
+        assert ours.eval_losses[name].keys() == theirs.eval_losses[name].keys()
+        for step, loss in theirs.eval_losses[name].items():
+            np.testing.assert_allclose(ours.eval_losses[name][step], loss, rtol=1e-5)
 
 
 def make_items(lengths: Sequence[int]) -> list[Item]:

@@ -511,6 +511,18 @@ def test_all_examples_of_a_row_are_held_out_together() -> None:
     assert {number // 2 for number in held} & {number // 2 for number in rows_of(found.examples)} == set()
 
 
+def test_rows_that_are_equal_to_a_held_out_one_do_not_train() -> None:
+    doubled = [*HELD_ROWS, *HELD_ROWS, dataclasses.replace(HELD_ROWS[0], num_source=1)]
+    found = divided(doubled, np.array([*HELD_LENGTHS, *HELD_LENGTHS, 0]), TrainConfig(eval_rows=8))
+    held, trains = set(rows_of(found.held_out)), rows_of(found.examples)
+    assert found.num_twins == sum(number in held for number in range(50)) - (8 - len(held)) > 0
+    others = [number for number in trains if number in held]
+    assert others in ([], [0]), "the last row has another target"
+    assert len(trains) == len(doubled) - 8 - found.num_twins
+    with pytest.raises(ValueError, match=r"train\.eval_rows=1: all other rows are equal"):
+        divided([HELD_ROWS[3]] * 4, np.full(4, 3), TrainConfig(eval_rows=1))
+
+
 @pytest.mark.parametrize(("eval_rows", "carve", "left"), [(50, 0, 50), (99, 0, 50), (39, 11, 39)])
 def test_one_row_at_least_must_be_left_beside_the_held_out(eval_rows: int, carve: int, left: int) -> None:
     with pytest.raises(ValueError, match=rf"train\.eval_rows={eval_rows}: there are {left} rows"):

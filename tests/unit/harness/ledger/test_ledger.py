@@ -110,7 +110,8 @@ def test_known_jobs_are_not_added_twice(ledger: Ledger) -> None:
     again = ledger.add([job("a"), job("b"), job("c")], sweep="second")
     assert (again.num_new, again.num_known) == (1, 2)
     assert again.known == {JobStatus.done: 1, JobStatus.queued: 1}
-    assert ledger.counts("second")["train"] == {"queued": 2, "claimed": 0, "done": 1, "failed": 0, "cancelled": 0}
+    counts = ledger.counts("second")["train"]
+    assert counts == {status: {"queued": 2, "done": 1}.get(status, 0) for status in JobStatus}
 
 
 def test_adding_again_mends_the_settings_of_what_has_not_begun(ledger: Ledger) -> None:

@@ -229,7 +229,7 @@ def test_waiting_tells_of_changes_and_ends_with_the_work(tmp_path: Path, monkeyp
 
     wait_for_jobs(ledger, "s", watch, lambda: True)
     assert told[0]["queued"] == 1
-    assert told[-1] == {"queued": 0, "claimed": 0, "done": 1, "failed": 0, "cancelled": 0}
+    assert told[-1] == {"queued": 0, "claimed": 0, "done": 1, "failed": 0, "cancelled": 0, "stopped": 0}
 
 
 def test_waiting_ends_where_no_worker_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

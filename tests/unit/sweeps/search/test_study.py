@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from harness.config.compose import compose_grid
 from harness.config.schema import Config
 from harness.ledger.ledger import Ledger
+from sweeps.plan.enqueue import Stops
 from sweeps.plan.jobs import make_jobs, plan_runs
 from sweeps.search import study
 from sweeps.search.study import (
@@ -57,7 +58,7 @@ class Engine:
         adapter = {key: kind(chosen[f"adapter.{key}"]) for key, kind in keys.items() if f"adapter.{key}" in chosen}
         return replace(config, train=replace(config.train, **rate), adapter=replace(config.adapter, **adapter))
 
-    def launch(self, configs: Sequence[Config]) -> int:
+    def launch(self, configs: Sequence[Config], _: Stops | None = None) -> int:
         if self.dies == "before":
             raise KeyboardInterrupt
         runs = plan_runs(configs)
@@ -159,7 +160,7 @@ def test_a_failed_run_is_a_failed_trial(engine: Engine) -> None:
         (
             ["train.seed=int(1,2)"],
             {"objective": "elo"},
-            "elo: there are final_loss, eval_loss, mmlu, perplexity",
+            "elo: there are final_loss, eval_loss, eval_bits_per_byte, mmlu, perplexity",
         ),
         (["train.seed=int(1,2)"], {"num_trials": 0}, "--trials and --parallel"),
     ],

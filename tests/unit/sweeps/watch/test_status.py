@@ -52,7 +52,7 @@ def call(runs: Path, *arguments: str) -> tuple[int, str]:
 
 def test_status_counts_workers_memory_and_the_first_failures(runs: Path) -> None:
     status = read_status(Ledger.open(runs / "ledger.sqlite"), "s", runs)
-    assert status.counts["train"] == {"queued": 10, "claimed": 2, "done": 3, "failed": 25, "cancelled": 0}
+    assert status.counts["train"] == {"queued": 10, "claimed": 2, "done": 3, "failed": 25, "cancelled": 0, "stopped": 0}
     assert (status.num_failures, len(status.failures)) == (25, SHOWN_FAILURES)
     assert status.failures[0].folder == str(runs / "0003")
     assert status.peak_memory_bytes == 3 * 10**9
