@@ -1,7 +1,7 @@
 """The row that an `AdapterBank` computes: which tokens belong to which member, and the terms of every adapted layer.
 
 What can be done once a row or once a layer is (`Kernels`): the factors of all members are put together, in the dtype of
-the products, by one call before the first layer; members of one rank share their products, on a GPU neighbours, on a
+their products, by one call before the first layer; members of one rank share their products, on a GPU neighbours, on a
 CPU those with about as many tokens; and on a GPU the dropout masks of a layer come from one call.
 """
 
@@ -174,7 +174,11 @@ class MemberRow:
         runs: list[tuple[AdaptedLayer, list[Span]]] = []
         for layer in layers:
             self._planned[layer.layer] = []
-            runs += [(layer, spans) for spans in self._runs(layer, like.dtype)]
+            for spans in self._runs(layer, like.dtype):
+                if self.kernels.stacked and len(spans) == 1:  # a CPU casts a member's factors where they are used
+                    self._planned[layer.layer].append(self._alone(layer, spans[0]))
+                else:
+                    runs.append((layer, spans))
         factors = [_factors(layer, spans) for layer, spans in runs]
         copies = cast_together([half for own in factors for half in (own[::2], own[1::2])], like.dtype)
         for (layer, spans), own, a_KRI, b_KOR in zip(runs, factors, copies[::2], copies[1::2], strict=True):

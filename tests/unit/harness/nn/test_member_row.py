@@ -181,9 +181,9 @@ def test_members_of_about_one_length_are_stacked(folder: Path) -> None:
     layer = bank.layers["model.layers.0.self_attn.q_proj"]
     terms = bank.row.terms(layer, bank.row.spans, torch.zeros(26, 32))
     assert [(type(term.products), len(term.a_KRI), term.rows) for term in terms] == [
-        (Stacked, 4, Batch(((0, 3), (3, 6), (6, 10), (14, 17)), 4)),
         (Alone, 1, Neighbours(10, 14)),  # of another rank
         (Alone, 1, Neighbours(17, 26)),  # much longer
+        (Stacked, 4, Batch(((0, 3), (3, 6), (6, 10), (14, 17)), 4)),
     ]
     bank.begin_row([Segment(num_tokens=3, member=m) for m in "abc"])
     (term,) = bank.row.terms(layer, bank.row.spans, torch.zeros(9, 32))
