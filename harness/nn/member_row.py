@@ -7,7 +7,6 @@ call. On a CPU neighbours of one rank and length share them; another member's fa
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -183,25 +182,27 @@ class MemberRow:
     def _runs(self, layer: AdaptedLayer, dtype: torch.dtype) -> list[list[Span]]:
         """-> neighbouring spans of one rank, as many together as one call may compute."""
         runs: list[list[Span]] = []
+        rank_before = 0
         for span in self.spans:
             if span.member not in layer.lora_a:
                 continue
-            if runs and self._may_join(layer, [*runs[-1], span], dtype):
+            rank = layer.lora_a[span.member].shape[0]
+            if runs and rank == rank_before and self._may_join(layer, runs[-1], span, rank, dtype):
                 runs[-1].append(span)
             else:
                 runs.append([span])
+            rank_before = rank
         return runs
 
-    def _may_join(self, layer: AdaptedLayer, spans: Sequence[Span], dtype: torch.dtype) -> bool:
-        ranks = {len(layer.lora_a[span.member]) for span in spans}
-        if len(ranks) > 1 or any(before.end != after.start for before, after in pairwise(spans)):
+    def _may_join(self, layer: AdaptedLayer, run: Sequence[Span], span: Span, rank: int, dtype: torch.dtype) -> bool:
+        """Whether the next span, of the rank of those in the run, shares their products."""
+        if run[-1].end != span.start:
             return False
         if self.kernels.stacked:
-            return len({span.num_tokens for span in spans}) == 1
-        if self._is_grouped(layer, spans, dtype):
+            return run[-1].num_tokens == span.num_tokens
+        if self._is_grouped(layer, run, dtype):
             return True
-        columns = len(spans) * ranks.pop()
-        return columns * sum(span.num_tokens for span in spans) <= BLOCK_ELEMENTS
+        return (len(run) + 1) * rank * (span.end - run[0].start) <= BLOCK_ELEMENTS
 
     def _is_grouped(self, layer: AdaptedLayer, spans: Sequence[Span], dtype: torch.dtype) -> bool:
         sizes = *layer.lora_a[spans[0].member].shape, len(layer.lora_b[spans[0].member])
