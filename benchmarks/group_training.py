@@ -160,7 +160,9 @@ class Bench:
         }
         for _ in range(rounds):
             for side in ("ours", *self.others):
-                measured.turns.setdefault(side, []).append(makers[side]())
+                turn = makers[side]()
+                measured.turns.setdefault(side, []).append(turn)
+                print(f"{num_members} x {num_tokens} {side}: {json.dumps(asdict(turn))}", file=sys.stderr, flush=True)
                 gc.collect()
         ours = measured.turns["ours"]
         for side in self.others:

@@ -74,7 +74,8 @@ class BankLinear(nn.Module):
         spans = [span for span in self.row.spans if span.member in self.lora_a]
         if not spans:
             return y
-        return add_low_rank(y, x, self.row.terms(self, spans, x))
+        factors = [factor for span in spans for factor in (self.lora_a[span.member], self.lora_b[span.member])]
+        return add_low_rank(y, x, self.row.terms(self, spans, x), factors)
 
     def keep_dequantized(self, on: bool) -> None:
         """As `AdapterBank.keep_dequantized`, of this layer."""

@@ -6,8 +6,8 @@ One autograd function for all members of a layer, which adds to the frozen layer
 input is kept once (not once per adapter), and of a dropped-out input only its mask, a byte an element. Source: LoRA
 (arXiv 2106.09685) section 4.1.
 
-A term serves one member or several of one rank. Starting a small product takes longer than computing it, so members
-are computed by common calls. On a GPU these are neighbours, in one of two ways:
+A term serves one member or several neighbours of one rank. On a GPU the host needs longer to start a small product
+than the device needs to compute it, so there neighbours are computed by common calls, in one of two ways:
 
 - `Grouped`: torch's `grouped_mm`, as mixture-of-experts layers use it. Nothing is computed in vain. Its kernel exists
   for bfloat16 on compute capability 9.0 and 10.x; elsewhere it loops over the members and, each time, waits for the
@@ -15,9 +15,9 @@ are computed by common calls. On a GPU these are neighbours, in one of two ways:
 - `Blocks`: plain products with the matrices of all members, of whose results each token keeps its own member's.
   K members cost K times the arithmetic, so only few tokens are put together.
 
-On a CPU, where neither helps, it is `Stacked`: batched products (`bmm`) of members with about as many tokens, wherever
-they are in the row. Neighbours of equal length are computed where they lie; else the tokens are copied to a
-batch that is padded with zeros (`Batch`).
+On a CPU, where neither is faster, it is `Stacked`: batched products (`bmm`) of neighbours that have the same number of
+tokens, too. Others are computed alone there: copying them to a padded batch costs more than it saves
+(benchmarks/results/group-training-cpu-2026-11-29.md).
 
 `Alone`, one member at a time, is what all are held against (tests/unit/harness/nn/test_low_rank.py).
 """
@@ -226,76 +226,20 @@ class Stacked:
         return tensor_TX.view(self.num_members, -1, tensor_TX.shape[1])
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """Neighbouring tokens of the row, which are computed where they lie."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """A low-rank term of neighbouring tokens of the row, which belong to one member or several."""
 
     start: int
     end: int
-
-    @property
-    def num_tokens(self) -> int:
-        """The number of the row's tokens."""
-        return self.end - self.start
-
-    def take(self, row_NX: Tensor) -> Tensor:
-        """-> the tokens, [T, X], a view."""
-        return row_NX[self.start : self.end]
-
-    def room(self, row_NX: Tensor) -> Tensor:
-        """-> where new values of the tokens are written, [T, X]: the row itself."""
-        return row_NX[self.start : self.end]
-
-    def put(self, tokens_TX: Tensor, row_NX: Tensor) -> None:
-        """Does nothing: the tokens lie in the row."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Tokens of several members, copied out of the row: a member after the other, each as long as the longest."""
-
-    spans: tuple[tuple[int, int], ...]  # of each member in the row: its first token, and the one after its last
-    longest: int  # tokens of a member in the batch
-
-    @property
-    def num_tokens(self) -> int:
-        """The number of the row's tokens; padding doesn't count."""
-        return sum(end - start for start, end in self.spans)
-
-    def take(self, row_NX: Tensor) -> Tensor:
-        """-> a copy of the tokens, [T, X], zeros where a member has fewer than the longest."""
-        batch_TX = self.room(row_NX)
-        torch._foreach_copy_(self._of_batch(batch_TX), self._of_row(row_NX))
-        for k, (start, end) in enumerate(self.spans):
-            batch_TX[k * self.longest + end - start : (k + 1) * self.longest].zero_()
-        return batch_TX
-
-    def room(self, row_NX: Tensor) -> Tensor:
-        """-> where new values of the tokens are written, [T, X]."""
-        return row_NX.new_empty(len(self.spans) * self.longest, row_NX.shape[1])
-
-    def put(self, tokens_TX: Tensor, row_NX: Tensor) -> None:
-        """Copies the tokens back to their places in the row, without padding."""
-        torch._foreach_copy_(self._of_row(row_NX), self._of_batch(tokens_TX))
-
-    def _of_row(self, row_NX: Tensor) -> list[Tensor]:
-        return [row_NX[start:end] for start, end in self.spans]
-
-    def _of_batch(self, batch_TX: Tensor) -> list[Tensor]:
-        firsts = range(0, len(batch_TX), self.longest)
-        return [batch_TX[first : first + end - start] for first, (start, end) in zip(firsts, self.spans, strict=True)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Term:
-    """A low-rank term of tokens of the row, which belong to one member or several."""
-
-    rows: Neighbours | Batch
     products: Products
     a_KRI: Tensor  # of the term's members in their order, in any float dtype
     b_KOR: Tensor
-    factors: Sequence[nn.Parameter]  # what learns: A [r, I] and B [O, r] of each of them in turn
     mask_TI: Tensor | None = None  # bool, False where the input is dropped; None: nothing is
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.end)
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -304,12 +248,10 @@ class _AddLowRank(torch.autograd.Function):
         y_NO, x_NI = y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
         kept: list[Tensor | None] = []
         for term in terms:
-            y_TO, x_TI = term.rows.take(y_NO), _masked(term.rows.take(x_NI), term.mask_TI)
-            h_TC = term.products.down(x_TI, term.a_KRI.to(x.dtype))
-            term.products.up(y_TO, h_TC, term.b_KOR.to(x.dtype))
-            term.rows.put(y_TO, y_NO)
+            h_TC = term.products.down(_masked(x_NI[term.rows], term.mask_TI), term.a_KRI.to(x.dtype))
+            term.products.up(y_NO[term.rows], h_TC, term.b_KOR.to(x.dtype))
             kept += [term.a_KRI, term.b_KOR, h_TC, term.mask_TI]
-        ctx.places = [(term.rows, term.products) for term in terms]
+        ctx.spans = [(term.rows, term.products) for term in terms]
         ctx.factors = factors
         ctx.mark_dirty(y)
         ctx.save_for_backward(x, *kept)  # masks too: a checkpoint drops what is saved here, and only that
@@ -321,18 +263,16 @@ class _AddLowRank(torch.autograd.Function):
         grad_NO, x_NI = grads[0].reshape(-1, grads[0].shape[-1]), x.reshape(-1, x.shape[-1])
         grad_x_NI = None
         if ctx.needs_input_grad[1]:
-            is_all_written = sum(rows.num_tokens for rows, _ in ctx.places) == len(x_NI)
+            is_all_written = sum(rows.stop - rows.start for rows, _ in ctx.spans) == len(x_NI)
             grad_x_NI = torch.empty_like(x_NI) if is_all_written else torch.zeros_like(x_NI)
         of_factors: list[Tensor | None] = []
-        for place, (rows, products) in enumerate(ctx.places):
+        for place, (rows, products) in enumerate(ctx.spans):
             a_KRI, b_KOR, h_TC, mask_TI = kept[4 * place : 4 * place + 4]
-            grad_TO, x_TI = rows.take(grad_NO), rows.take(x_NI)
+            grad_TO, x_TI = grad_NO[rows], x_NI[rows]
             grad_h_TC = products.grad_h(grad_TO, b_KOR.to(grad_TO.dtype))
             mask_TI = None if mask_TI is None else _factor(mask_TI, x_TI)
             if grad_x_NI is not None:
-                grad_x_TI = rows.room(grad_x_NI)
-                products.grad_x(grad_h_TC, a_KRI.to(grad_TO.dtype), mask_TI, grad_x_TI)
-                rows.put(grad_x_TI, grad_x_NI)
+                products.grad_x(grad_h_TC, a_KRI.to(grad_TO.dtype), mask_TI, grad_x_NI[rows])
             grad_a_KRI = products.grad_a(grad_h_TC, _masked(x_TI, mask_TI))
             grad_b_KOR = products.grad_b(grad_TO, h_TC)
             own = ctx.factors[len(of_factors) : len(of_factors) + 2 * len(a_KRI)]
@@ -340,24 +280,24 @@ class _AddLowRank(torch.autograd.Function):
         return grads[0], None if grad_x_NI is None else grad_x_NI.view(x.shape), None, *of_factors
 
 
-def add_low_rank(y: Tensor, x: Tensor, terms: Sequence[Term]) -> Tensor:
+def add_low_rank(y: Tensor, x: Tensor, terms: Sequence[Term], factors: Sequence[nn.Parameter]) -> Tensor:
     """Adds every term to y, in place where it is no view of another tensor. -> the sum, [..., O]
 
     Args:
         y: the frozen layer's output, contiguous, which nothing else uses.
         x: its input, [..., I].
-        terms: apart; tokens of no term stay as they are. The gradients of their factors come back in their dtype.
+        terms: ascending and apart; tokens of no term stay as they are.
+        factors: what learns: A [r, I] and B [O, r] of each term's members in turn, whose values the terms have too.
+            Gradients come back in their dtype.
     """
     if not torch.is_grad_enabled():
         y_NO, x_NI = y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
         for term in terms:
-            y_TO, x_TI = term.rows.take(y_NO), _masked(term.rows.take(x_NI), term.mask_TI)
-            term.products.add(y_TO, x_TI, term.a_KRI.to(x.dtype), term.b_KOR.to(x.dtype))
-            term.rows.put(y_TO, y_NO)
+            x_TI = _masked(x_NI[term.rows], term.mask_TI)
+            term.products.add(y_NO[term.rows], x_TI, term.a_KRI.to(x.dtype), term.b_KOR.to(x.dtype))
         return y
     if y._is_view():  # what the base computed may be a view (of a product with bias): autograd wants it for itself
         y = y.clone()
-    factors = [factor for term in terms for factor in term.factors]
     out: Tensor = _AddLowRank.apply(y, x, terms, *factors)  # type: ignore[no-untyped-call]
     return out
 

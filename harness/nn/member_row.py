@@ -1,13 +1,12 @@
 """The row that an `AdapterBank` computes: which tokens belong to which member, and the terms of every adapted layer.
 
-What can be done once a row or once a layer is (`Kernels`): the factors of all members are put together, in the dtype of
-the products, by one call before the first layer; members of one rank share their products, on a GPU neighbours, on a
-CPU those with about as many tokens; and on a GPU the dropout masks of a layer come from one call.
+What can be done once a row or once a layer is (`Kernels`). On a GPU the factors of all members are cast by one call
+before the first layer, neighbours of one rank share their products, and the dropout masks of a layer come from one
+call. On a CPU neighbours of one rank and length share them; another member's factors are cast where they are used.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -19,10 +18,8 @@ from harness.nn.low_rank import (
     BLOCK_ELEMENTS,
     GROUP_ALIGNMENT,
     Alone,
-    Batch,
     Blocks,
     Grouped,
-    Neighbours,
     Products,
     Stacked,
     Term,
@@ -30,16 +27,14 @@ from harness.nn.low_rank import (
 )
 
 BASE = ""  # stands for "no member" within a row
-STACKED_TOKENS = 512  # of a member that is computed in a batch with others; a longer one is as fast alone
-SHORTEST_SHARE = 0.5  # of the longest member's tokens, that the others of a batch have at least; the rest is padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernels:
     """Which work of several members a device does by one call."""
 
-    together: bool = False  # factors are put together once a row, members share products
-    stacked: bool = False  # by batches of members, wherever they are (`Stacked`); else neighbours
+    together: bool = False  # factors are cast once a row, neighbours share products
+    stacked: bool = False  # those of one length, by `Stacked`, and a member alone keeps its factors as they are
     grouped: frozenset[torch.dtype] = frozenset()  # that `grouped_mm` has a kernel for; else `Blocks`
     row_masks: bool = False  # dropout masks of a row by one call a layer
 
@@ -86,14 +81,12 @@ class Span:
 
 @dataclass(slots=True)
 class _Planned:
-    """Spans that share their products in one layer: all of their term but the masks."""
+    """A run of neighbouring spans in one layer: all of its term but the masks."""
 
     spans: list[Span]
-    rows: Neighbours | Batch
     products: Products
     a_KRI: Tensor
     b_KOR: Tensor
-    factors: list[nn.Parameter]
 
 
 @dataclass(slots=True)
@@ -153,63 +146,63 @@ class MemberRow:
         mask_NI = None if self._masks is None else self._masks.draw(layer.layer, x.shape[-1])
         return [
             Term(
-                rows=run.rows,
+                start=run.spans[0].start,
+                end=run.spans[-1].end,
                 products=run.products,
                 a_KRI=run.a_KRI,
                 b_KOR=run.b_KOR,
-                factors=run.factors,
-                mask_TI=self._mask(run, layer, x) if mask_NI is None else run.rows.take(mask_NI),
+                mask_TI=self._mask(run.spans, layer, x) if mask_NI is None else _rows(mask_NI, run.spans),
             )
             for run in planned
         ]
 
     def _alone(self, layer: AdaptedLayer, span: Span) -> _Planned:
-        factors = _factors(layer, [span])
-        products = Alone(self._scale(layer, span, factors[0].device))
-        a_KRI, b_KOR = (factor.detach()[None] for factor in factors)
-        return _Planned([span], Neighbours(span.start, span.end), products, a_KRI, b_KOR, factors)
+        a_RI, b_OR = layer.lora_a[span.member].detach(), layer.lora_b[span.member].detach()
+        return _Planned([span], Alone(self._scale(layer, span, a_RI.device)), a_RI[None], b_OR[None])
 
     def _plan(self, layers: Iterable[AdaptedLayer], like: Tensor) -> None:
-        """Finds which spans share products in every layer, and puts their factors together, all by one call."""
-        runs: list[tuple[AdaptedLayer, list[Span]]] = []
+        """Finds every layer's runs and casts their factors, all by one call."""
+        runs: list[tuple[AdaptedLayer, list[Span], Products]] = []
         for layer in layers:
             self._planned[layer.layer] = []
-            runs += [(layer, spans) for spans in self._runs(layer, like.dtype)]
-        factors = [_factors(layer, spans) for layer, spans in runs]
-        copies = cast_together([half for own in factors for half in (own[::2], own[1::2])], like.dtype)
-        for (layer, spans), own, a_KRI, b_KOR in zip(runs, factors, copies[::2], copies[1::2], strict=True):
-            products = self._shared_products(layer, spans, like)
-            self._planned[layer.layer].append(_Planned(spans, self._rows(spans), products, a_KRI, b_KOR, own))
+            for spans in self._runs(layer, like.dtype):
+                runs.append((layer, spans, self._shared_products(layer, spans, like)))
+        factors = [(factors, spans) for layer, spans, _ in runs for factors in (layer.lora_a, layer.lora_b)]
+        copies = self._copies([[of[span.member].detach() for span in spans] for of, spans in factors], like.dtype)
+        for (layer, spans, products), a_KRI, b_KOR in zip(runs, copies[::2], copies[1::2], strict=True):
+            self._planned[layer.layer].append(_Planned(spans, products, a_KRI, b_KOR))
+
+    def _copies(self, stacks: list[list[Tensor]], dtype: torch.dtype) -> list[Tensor]:
+        """-> the factors of each run, [K, ...], in the dtype of the products; a single one's on a CPU as they are."""
+        if not self.kernels.stacked:
+            return cast_together(stacks, dtype)
+        copied = iter(cast_together([stack for stack in stacks if len(stack) > 1], dtype))
+        return [next(copied) if len(stack) > 1 else stack[0][None] for stack in stacks]
 
     def _runs(self, layer: AdaptedLayer, dtype: torch.dtype) -> list[list[Span]]:
-        """-> the layer's spans, those together that share products."""
-        own = [span for span in self.spans if span.member in layer.lora_a]
-        if self.kernels.stacked:
-            batches = stacked_batches([(len(layer.lora_a[span.member]), span.num_tokens) for span in own])
-            return [[own[place] for place in batch] for batch in batches]
+        """-> neighbouring spans of one rank, as many together as one call may compute."""
         runs: list[list[Span]] = []
-        for span in own:
-            if runs and self._may_join(layer, [*runs[-1], span], dtype):
+        rank_before = 0
+        for span in self.spans:
+            if span.member not in layer.lora_a:
+                continue
+            rank = layer.lora_a[span.member].shape[0]
+            if runs and rank == rank_before and self._may_join(layer, runs[-1], span, rank, dtype):
                 runs[-1].append(span)
             else:
                 runs.append([span])
+            rank_before = rank
         return runs
 
-    def _rows(self, spans: Sequence[Span]) -> Neighbours | Batch:
-        are_neighbours = all(before.end == after.start for before, after in pairwise(spans))
-        lengths = {span.num_tokens for span in spans}
-        if are_neighbours and (len(lengths) == 1 or not self.kernels.stacked):
-            return Neighbours(spans[0].start, spans[-1].end)
-        return Batch(tuple((span.start, span.end) for span in spans), max(lengths))
-
-    def _may_join(self, layer: AdaptedLayer, spans: Sequence[Span], dtype: torch.dtype) -> bool:
-        ranks = {len(layer.lora_a[span.member]) for span in spans}
-        if len(ranks) > 1 or any(before.end != after.start for before, after in pairwise(spans)):
+    def _may_join(self, layer: AdaptedLayer, run: Sequence[Span], span: Span, rank: int, dtype: torch.dtype) -> bool:
+        """Whether the next span, of the rank of those in the run, shares their products."""
+        if run[-1].end != span.start:
             return False
-        if self._is_grouped(layer, spans, dtype):
+        if self.kernels.stacked:
+            return run[-1].num_tokens == span.num_tokens
+        if self._is_grouped(layer, run, dtype):
             return True
-        columns = len(spans) * ranks.pop()
-        return columns * sum(span.num_tokens for span in spans) <= BLOCK_ELEMENTS
+        return (len(run) + 1) * rank * (span.end - run[0].start) <= BLOCK_ELEMENTS
 
     def _is_grouped(self, layer: AdaptedLayer, spans: Sequence[Span], dtype: torch.dtype) -> bool:
         sizes = *layer.lora_a[spans[0].member].shape, len(layer.lora_b[spans[0].member])
@@ -249,53 +242,21 @@ class MemberRow:
             for segment in span.segments
         ]
 
-    def _mask(self, run: _Planned, layer: AdaptedLayer, x: Tensor) -> Tensor | None:
-        """Draws the masks of spans that share products, segment by segment."""
-        if not self.training or not any(self._probability(span) for span in run.spans):
+    def _mask(self, spans: Sequence[Span], layer: AdaptedLayer, x: Tensor) -> Tensor | None:
+        """Draws the masks of a run segment by segment."""
+        if not self.training or not any(self._probability(span) for span in spans):
             return None
-        longest = run.rows.longest if isinstance(run.rows, Batch) else None
-        num_tokens = run.rows.num_tokens if longest is None else len(run.spans) * longest
-        mask_TI = torch.ones(num_tokens, x.shape[-1], dtype=torch.bool, device=x.device)
-        for place, span in enumerate(run.spans):
-            probability, seed = self.dropout.get(span.member, (0.0, 0))
-            position = span.start - run.spans[0].start if longest is None else place * longest
-            for segment in span.segments if probability else ():
+        shape = spans[-1].end - spans[0].start, x.shape[-1]
+        mask_TI = torch.ones(shape, dtype=torch.bool, device=x.device)
+        position = 0
+        for span in spans:
+            probability, seed = self.dropout[span.member]
+            for segment in span.segments:
                 own = mask_TI[position : position + segment.num_tokens]
-                draw_mask(own, probability, mix_seed(seed, segment.dropout_key, layer.layer))
+                if probability:
+                    draw_mask(own, probability, mix_seed(seed, segment.dropout_key, layer.layer))
                 position += self._stride or segment.num_tokens
         return mask_TI
-
-
-def stacked_batches(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Finds members whose products are computed in one batch.
-
-    Args:
-        sizes: rank and number of tokens of each member, in the row's order.
-
-    Returns:
-        The members of each batch, ascending. In a batch all have one rank, and at least `SHORTEST_SHARE` of the longest
-        one's tokens; a member of over `STACKED_TOKENS` tokens is alone.
-    """
-    batches: list[list[int]] = []
-    for place in sorted(range(len(sizes)), key=lambda place: sizes[place], reverse=True):
-        together = [*batches[-1], place] if batches else []
-        if together and _may_stack([sizes[other] for other in together]):
-            batches[-1] = together
-        else:
-            batches.append([place])
-    return sorted(sorted(batch) for batch in batches)
-
-
-def _may_stack(sizes: Sequence[tuple[int, int]]) -> bool:
-    ranks, lengths = zip(*sizes, strict=True)
-    if len(set(ranks)) > 1 or max(lengths) > STACKED_TOKENS:
-        return False
-    return bool(min(lengths) >= SHORTEST_SHARE * max(lengths))
-
-
-def _factors(layer: AdaptedLayer, spans: Sequence[Span]) -> list[nn.Parameter]:
-    """-> A and B of each span's member in turn."""
-    return [factor for span in spans for factor in (layer.lora_a[span.member], layer.lora_b[span.member])]
 
 
 def _spans(segments: Sequence[Segment], stride: int) -> list[Span]:
@@ -314,3 +275,7 @@ def _spans(segments: Sequence[Segment], stride: int) -> list[Span]:
         Span(member=member, start=starts[member], end=after, segments=by_member[member])
         for member, after in zip(by_member, ends, strict=True)
     ]
+
+
+def _rows(mask_NI: Tensor, spans: Sequence[Span]) -> Tensor:
+    return mask_NI[spans[0].start : spans[-1].end]

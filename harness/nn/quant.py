@@ -106,8 +106,9 @@ def dequantized(layer: nn.Module) -> Tensor | None:
         return None
     import bitsandbytes as bnb
 
+    compute_dtype: torch.dtype = layer.compute_dtype  # type: ignore[assignment]
     weight_OI: Tensor = bnb.functional.dequantize_4bit(layer.weight, state)
-    return weight_OI.to(layer.compute_dtype)  # type: ignore[arg-type]
+    return weight_OI.to(compute_dtype)
 
 
 def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -415,7 +415,8 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]
         The members that have made their step.
     """
     began = time.monotonic()
-    items = [item for member in active for item in step_items(member)]
+    by_rank = sorted(active, key=lambda member: member.adapter.lora_r)  # neighbours of one rank share their products
+    items = [item for member in by_rank for item in step_items(member)]
     while (agreed := _agree(group, active, _train_passes(group, items))).out_of_memory is not None:
         _make_room(group, active, items, agreed.out_of_memory)
         active = [member for member in active if not member.deferred]

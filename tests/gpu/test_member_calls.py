@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from harness.nn.dropout import Drawn, RowMasks, can_draw_rows, mix_seed
-from harness.nn.low_rank import Alone, Blocks, Grouped, Neighbours, Products, Term, add_low_rank
+from harness.nn.low_rank import Alone, Blocks, Grouped, Products, Term, add_low_rank
 from harness.nn.member_row import Kernels
 
 pytestmark = [
@@ -33,15 +33,15 @@ def compute(kind: type[Alone] | type[Grouped] | type[Blocks]) -> list[torch.Tens
         runs = [(list(range(len(LENGTHS))), kind.of(LENGTHS, SCALES, device))]  # type: ignore[union-attr]
     terms = [
         Term(
-            rows=Neighbours(sum(LENGTHS[: members[0]]), sum(LENGTHS[: members[-1] + 1])),
+            start=sum(LENGTHS[: members[0]]),
+            end=sum(LENGTHS[: members[-1] + 1]),
             products=products,
             a_KRI=torch.stack([factors[2 * k].detach() for k in members]).bfloat16(),
             b_KOR=torch.stack([factors[2 * k + 1].detach() for k in members]).bfloat16(),
-            factors=[factor for k in members for factor in factors[2 * k : 2 * k + 2]],
         )
         for members, products in runs
     ]
-    out = add_low_rank(y.clone(), x, terms)
+    out = add_low_rank(y, x, terms, factors)
     out.backward(torch.randn_like(out))
     return [out.detach(), *(tensor.grad for tensor in (x, *factors) if tensor.grad is not None)]
 

@@ -69,15 +69,9 @@ NAMED = (
     Named(_LOW_RANK, _STACKED + "(_factor(mask_TI, out_TI))", _STACKED + "(1)", _OF_LOW_RANK),
     Named(_LOW_RANK, "_factor(mask_TI, grad_TI), out=out_TI", "1, out=out_TI", _OF_LOW_RANK),
     Named(_LOW_RANK, "grad_a(grad_h_TC, _masked(x_TI, mask_TI))", "grad_a(grad_h_TC, x_TI)", _OF_LOW_RANK),
-    Named(
-        _LOW_RANK,
-        "_masked(term.rows.take(x_NI), term.mask_TI)\n            h_TC",
-        "term.rows.take(x_NI)\n            h_TC",
-        _OF_LOW_RANK,
-    ),
+    Named(_LOW_RANK, "down(_masked(x_NI[term.rows], term.mask_TI),", "down(x_NI[term.rows],", _OF_LOW_RANK),
     # memory that nobody wrote to, where members' targets differ
     Named(_LOW_RANK, "if is_all_written else torch.zeros_like(x_NI)", "", _OF_LOW_RANK),
-    Named(_LOW_RANK, "+ end - start : (k + 1) * self.longest].zero_()", "+ end - start :]", _OF_LOW_RANK),
     # clipping, schedule, what is not finite, memory
     Named(
         "harness/config/schema.py",

@@ -14,7 +14,7 @@ from harness.config.schema import AdapterConfig
 from harness.nn import member_row
 from harness.nn.attention import PACKED
 from harness.nn.batch import Item, Segment
-from harness.nn.low_rank import Alone, Batch, Blocks, Grouped, Neighbours, Stacked
+from harness.nn.low_rank import Alone, Blocks, Grouped, Stacked
 from harness.nn.member_row import Kernels
 from harness.nn.rows import Layout
 from tests.philox import philox_on_cpu
@@ -170,39 +170,34 @@ def test_which_members_share_a_call(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert kinds(GROUPED, [3] * 6) == [(Grouped, 3), (Alone, 1), (Alone, 1)]
     assert kinds(BLOCKS, [3] * 6) == [(Blocks, 3), (Alone, 1), (Alone, 1)]
     assert kinds(Kernels(), [3] * 6) == [(Alone, 1)] * 5
+    assert kinds(STACKED, [3] * 6) == [(Stacked, 3), (Alone, 1), (Alone, 1)]
+    assert kinds(STACKED, [3, 4, 4, 3, 3, 3]) == [(Alone, 1), (Stacked, 2), (Alone, 1), (Alone, 1)]
+    assert kinds(STACKED, [1000] * 6) == [(Stacked, 3), (Alone, 1), (Alone, 1)]
     monkeypatch.setattr(member_row, "BLOCK_ELEMENTS", 2 * 8 * 6)  # of two members of rank 8 with 3 tokens each
     assert kinds(BLOCKS, [3] * 6) == [(Blocks, 2), (Alone, 1), (Alone, 1), (Alone, 1)]
     assert kinds(GROUPED, [3] * 6) == [(Grouped, 3), (Alone, 1), (Alone, 1)]
 
 
-def test_members_of_about_one_length_are_stacked(folder: Path) -> None:
-    bank = make_bank(folder, Kernels.of(torch.device("cpu")))
-    bank.begin_row([Segment(num_tokens=n, member=m) for m, n in zip(MEMBERS, (3, 3, 4, 4, 3, 9), strict=True)])
-    layer = bank.layers["model.layers.0.self_attn.q_proj"]
-    terms = bank.row.terms(layer, bank.row.spans, torch.zeros(26, 32))
-    assert [(type(term.products), len(term.a_KRI), term.rows) for term in terms] == [
-        (Stacked, 4, Batch(((0, 3), (3, 6), (6, 10), (14, 17)), 4)),
-        (Alone, 1, Neighbours(10, 14)),  # of another rank
-        (Alone, 1, Neighbours(17, 26)),  # much longer
-    ]
-    bank.begin_row([Segment(num_tokens=3, member=m) for m in "abc"])
-    (term,) = bank.row.terms(layer, bank.row.spans, torch.zeros(9, 32))
-    assert (type(term.products), term.rows) == (Stacked, Neighbours(0, 9))
+def test_members_of_one_length_train_together_as_alone(folder: Path) -> None:
+    """Rows of which some are stacked, and some lie between others."""
+    assert Kernels.of(torch.device("cpu")) == STACKED
+    results = []
+    for kernels in (STACKED, Kernels()):
+        bank = make_bank(folder, kernels)
+        items = [replace(item, tokens=item.tokens[:4]) for item in make_items(tuple(MEMBERS))]
+        losses = bank.item_losses(items)
+        losses.sum().backward()
+        of_members = [bank.member_parameters(member).items() for member in MEMBERS]
+        grads = {f"{place} {name}": p.grad for place, own in enumerate(of_members) for name, p in own}
+        results.append({"losses": losses.detach()} | {name: grad for name, grad in grads.items() if grad is not None})
+    assert_equal(*results)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "batches"),
-    [
-        ([], []),
-        ([(8, 64)], [[0]]),
-        ([(8, 64)] * 3, [[0, 1, 2]]),
-        ([(8, 64), (16, 64), (8, 64), (16, 64)], [[0, 2], [1, 3]]),  # each rank pays for its own
-        ([(8, 48), (8, 100), (8, 49), (8, 99)], [[0, 2], [1, 3]]),
-        ([(8, 100), (8, 80), (8, 50)], [[0, 1, 2]]),
-        ([(8, 100), (8, 80), (8, 49)], [[0, 1], [2]]),
-        ([(8, 512), (8, 512), (8, 513)], [[0, 1], [2]]),
-        ([(8, 513), (8, 513)], [[0], [1]]),
-    ],
-)
-def test_who_is_computed_in_one_batch(sizes: list[tuple[int, int]], batches: list[list[int]]) -> None:
-    assert member_row.stacked_batches(sizes) == batches
+def test_a_member_alone_is_not_copied_on_a_cpu(folder: Path) -> None:
+    bank = make_bank(folder, STACKED)
+    bank.begin_row([Segment(num_tokens=n, member=m) for m, n in zip("ab", (3, 4), strict=True)])
+    layer = bank.layers["model.layers.0.self_attn.k_proj"]
+    for term, member in zip(bank.row.terms(layer, bank.row.spans, torch.zeros(7, 32)), "ab", strict=True):
+        assert term.a_KRI.data_ptr() == layer.lora_a[member].data_ptr()
+        assert term.b_KOR.data_ptr() == layer.lora_b[member].data_ptr()
+        assert not term.a_KRI.requires_grad

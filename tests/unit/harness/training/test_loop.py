@@ -142,6 +142,25 @@ def test_a_member_whose_loss_is_not_finite_stops_alone(folder: Path, tmp_path: P
     assert len(log) == 6
 
 
+def test_members_of_one_rank_are_neighbours(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = make_bank(folder)
+    ranks = {"a": 8, "b": 4, "c": 8, "d": 4}
+    members = [
+        make_member(name, tmp_path, max_steps=1, max_microbatch_tokens=1000, adapter={"lora_r": rank})[0]
+        for name, rank in ranks.items()
+    ]
+    rows: list[list[str]] = []
+    original = bank.item_losses
+
+    def spied(items: Sequence[Item]) -> torch.Tensor:
+        rows.append(list(dict.fromkeys(item.member for item in items)))
+        return original(items)
+
+    monkeypatch.setattr(bank, "item_losses", spied)
+    train_group(bank, members)
+    assert rows == [["b", "d", "a", "c"]]
+
+
 def test_segments_of_one_member_must_be_neighbours(folder: Path) -> None:
     bank = make_bank(folder)
     segments = [Segment(num_tokens=1, member=m) for m in ("a", None, "a")]
