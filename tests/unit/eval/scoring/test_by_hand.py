@@ -1,0 +1,162 @@
+"""Which prompts go together in a pass, by hand; and the defaults of judges, as the docs state them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from eval import systems
+from eval.judges import batch
+from eval.judges.batch import BatchJudge
+from eval.judges.replay import ReplayJudge
+from eval.judges.retry import RunStopped
+from eval.judging.options import ApiOptions, JudgeOptions, LocalOptions, ReplayOptions
+from eval.judging.prompts import Mode
+from eval.judging.sentences import Reading
+from eval.scoring import continuations, next_token, padded
+from eval.scoring.row_sizes import MAX_SLOTS, PREFILL_TOKENS, ROW_TOKENS, _kept_width
+from harness.config.schema import Device, PathsConfig
+from tests.builders import record, spec
+
+
+def made(**values: Any) -> Any:
+    return SimpleNamespace(**values)
+
+
+def test_a_row_of_continuations_is_filled_and_holds_one_at_least() -> None:
+    requests = [made(tokens=[0] * size) for size in (5, 4, 3, 9)]
+    whole = continuations._Group(None, [0, 1], 2)
+    assert whole.num_row_tokens(requests) == 2 + (5 - 1 - 2) + (4 - 1 - 2)
+    groups = [continuations._Group(None, [i], 0) for i in (0, 1, 2)]  # 4, 3 and 2 tokens
+
+    def taken(limit: int) -> list[int]:
+        return [group.requests[0] for group in continuations._next_row(groups, requests, limit)]
+
+    assert [taken(limit) for limit in (1, 4, 6, 7, 8, 9, 99)] == [[0], [0], [0], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]
+    assert [part.requests for part in continuations._Group(None, [0, 1, 2], 0).halves(requests)] == [[0], [1, 2]]
+    assert [part.requests for part in continuations._Group(None, [3], 0).halves(requests)] == [[3]]
+    assert continuations._num_prefix([0], requests) == 0
+
+
+def test_a_row_of_prompts_is_bounded_by_its_own_tokens_and_by_what_is_kept() -> None:
+    prompts = [made(tokens=[0] * size) for size in (10, 12, 9, 7)]
+    first, second = (made(num_prefix=num) for num in (6, 5))
+    waiting: Any = [(first, 0), (first, 1), (second, 2), (second, 3)]  # own: 4, 6, 4, 2
+
+    def taken(limit: int, kept: int) -> list[int]:
+        return [index for _, index in next_token._next_row(waiting, prompts, limit, kept)]  # type: ignore[arg-type]
+
+    assert [taken(limit, 99) for limit in (1, 9, 10, 13, 14, 16)] == [[0], [0], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    assert [taken(99, kept) for kept in (1, 6, 10, 11)] == [[0], [0, 1], [0, 1], [0, 1, 2, 3]]
+
+
+def test_padded_batches_are_of_one_member_the_longest_first() -> None:
+    prompts: Any = [
+        made(tokens=[0] * size, member=member) for size, member in ((2, "a"), (3, None), (5, "a"), (4, "a"))
+    ]
+    assert padded._ordered(prompts) == [2, 3, 0, 1]
+    assert [padded._next_batch([2, 3, 0, 1], prompts, limit) for limit in (1, 10, 14, 15, 99)] == [
+        [2], [2, 3], [2, 3], [2, 3, 0], [2, 3, 0],
+    ]  # fmt: skip
+
+
+def test_what_a_layer_keeps_of_a_token() -> None:
+    assert _kept_width(made(num_attention_heads=8, num_key_value_heads=2, head_dim=16, hidden_size=64)) == 32
+    assert _kept_width(made(num_attention_heads=8, hidden_size=64)) == 64
+    assert _kept_width(made(num_attention_heads=8, num_key_value_heads=4, head_dim=None, hidden_size=64)) == 32
+    assert _kept_width(made(hidden_size=48)) == 48
+    assert _kept_width(made(num_attention_heads=0, hidden_size=48)) == 48
+    assert (ROW_TOKENS, PREFILL_TOKENS, MAX_SLOTS) == (
+        {"cpu": 1024, "cuda": 16_384}, {"cpu": 1024, "cuda": 8192}, 32,
+    )  # fmt: skip
+
+
+def test_judges_are_asked_as_the_paper_says_where_nothing_else_is_said() -> None:
+    api = ApiOptions(model="m")
+    assert (api.temperature, api.max_tokens, api.num_concurrent, api.max_attempts) == (0.2, 1024, 8, 6)
+    assert (api.backoff_seconds, api.max_wait_seconds, api.request_timeout_seconds) == (1.0, 60.0, 120.0)
+    assert (api.batch, api.batch_poll_seconds, api.structured, api.seed) == (False, 30.0, None, None)
+    local = LocalOptions(model=spec().model, quant=spec().quant, paths=PathsConfig())
+    assert (local.max_answer_tokens, local.max_question_tokens, local.margin_nats) == (256, 512, 0.1)
+    assert (local.chat_template, local.device) == (False, Device.auto)
+    options = JudgeOptions(answers=(), tournament=Path("t"), judge=ReplayOptions(files=()))
+    assert (options.mode, options.benchmark, options.seed, options.reference_answers) == (
+        Mode.pairwise,
+        "open",
+        0,
+        True,
+    )
+    assert (options.null_control, options.retry_unparsed, options.reparse) == (False, False, False)
+    assert (ReplayJudge.is_waiting, ReplayJudge.stopped) == (False, None)
+    assert Reading() == Reading(verdict=None, conflict=False, rest="", is_labelled=False)
+    for wrong in ("num_concurrent", "max_attempts", "max_tokens", "request_timeout_seconds"):
+        with pytest.raises(ValueError, match=f"{wrong}=0: must be above 0"):
+            ApiOptions(model="m", **{wrong: 0})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_questions=0: must be at least 1"):
+        JudgeOptions(answers=(), tournament=Path("t"), judge=ReplayOptions(files=()), max_questions=0)
+
+
+def test_a_batch_takes_what_its_limits_and_the_budget_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge: Any = made(
+        _store=made(spent_usd=lambda: 1.0),
+        _options="options",
+        _prompts=made(mode=Mode.pairwise),
+        _unsupported=frozenset(),
+    )
+    asked: list[float] = []
+    budget = [99.0]
+
+    def most_usd(options: Any, prompt: Any, spent: float) -> float:
+        if spent + 0.5 > budget[0]:
+            raise RunStopped("the budget is used up")
+        asked.append(spent)
+        return 0.5
+
+    monkeypatch.setattr(batch, "most_usd", most_usd)
+    monkeypatch.setattr(batch, "request_body", lambda options, mode, prompt, unsupported: {"p": prompt})
+    prompts: Any = {f"d{i}": f"p{i}" for i in range(4)}
+
+    def chunk() -> list[str]:
+        asked.clear()
+        return [digest for digest, _ in BatchJudge._chunk(judge, prompts)]
+
+    assert chunk() == ["d0", "d1", "d2", "d3"]
+    assert asked == [1.0, 1.5, 2.0, 2.5]
+    monkeypatch.setattr(batch, "MAX_REQUESTS", 2)
+    assert chunk() == ["d0", "d1"]
+    monkeypatch.setattr(batch, "MAX_REQUESTS", 99)
+    ((_, (line, most)), *_) = BatchJudge._chunk(judge, prompts)
+    assert most == 0.5
+    for size, taken in (
+        (len(line) + 1, ["d0"]),
+        (2 * len(line) + 1, ["d0"]),
+        (2 * len(line) + 2, ["d0", "d1"]),
+        (1, ["d0"]),
+    ):
+        monkeypatch.setattr(batch, "MAX_FILE_BYTES", size)
+        assert chunk() == taken
+    monkeypatch.setattr(batch, "MAX_FILE_BYTES", 10**9)
+    budget[0] = 2.0
+    assert chunk() == ["d0", "d1"]
+    budget[0] = 1.0
+    with pytest.raises(RunStopped, match="the budget is used up"):
+        chunk()
+
+
+def test_how_adapters_bases_were_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert systems.adapters_quant([]).name == "none"
+    kinds = {"a": spec(quant="nf4"), "b": spec(quant="nf4"), "c": spec(quant="fp4")}
+
+    def beside(folder: Path) -> Any:
+        found = kinds.get(folder.name)
+        return None if found is None else made(spec=found.to_dict(), label=record().label)
+
+    monkeypatch.setattr(systems, "record_beside", beside)
+    assert systems.adapters_quant([Path("a"), Path("b")]) == kinds["a"].quant
+    with pytest.raises(ValueError, match="differently quantized bases; score them apart"):
+        systems.adapters_quant([Path("a"), Path("c")])
+    with pytest.raises(
+        ValueError, match="--adapter d: no record beside it says how its base was quantized; say --quant"
+    ):
+        systems.adapters_quant([Path("a"), Path("d")])
