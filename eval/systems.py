@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import yaml
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.banks.load import LoadedBase, load_base
@@ -30,6 +29,7 @@ from harness.config.schema import (
 )
 from harness.console import STDERR, say
 from harness.data.render import folder_has_template
+from harness.data.tokens import with_chat_template
 from harness.devices.torch_device import resolve_device, resolved_quant, slow_dtype
 from harness.files.hub import Missing
 from harness.files.names import file_name
@@ -38,8 +38,8 @@ from harness.ledger.open import ledger_url
 from harness.models.convert import checkpoint_folder
 from harness.models.locate import ModelSource, locate_model, tokenizer_fingerprint, weights_differ
 from harness.runs.adapter_files import ADAPTER_CONFIG, CHAT_TEMPLATE, MODEL_CONFIG, bank_method, read_peft_config
-from harness.runs.folder import changed_problem
-from harness.runs.record import CONFIG_FILE, RECORD_FILE, RunRecord, load_record
+from harness.runs.folder import changed_problem, stored_spec
+from harness.runs.record import RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
 
 _PROBE = " A text,\n  to see what becomes of it: 123 \u00e4"  # and of its blanks, before which some put one more
@@ -95,7 +95,7 @@ def open_system(folder: Path) -> System:
     record = load_record(folder)
     if record is None:
         raise ValueError(f"{folder}: no record.json, so this run is not done; finish it with harness.run first")
-    spec = RunSpec.from_dict(yaml.safe_load((folder / CONFIG_FILE).read_text()))
+    spec = stored_spec(folder)
     return System(name=record.label, run_id=record.run_id, spec=spec, folder=folder)
 
 
@@ -265,6 +265,14 @@ def own_template(system: Answerer) -> str | None:
     return system.spec.own_template if isinstance(system, System) else None
 
 
+def read_by_template(base: LoadedBase, template: str | None) -> LoadedBase:
+    """The base, its texts written by a chat template of a run's own; `base` itself where the run has none."""
+    if template is None:
+        return base
+    digest = hashlib.sha256(f"{base.tokenizer_fingerprint}\n{template}".encode()).hexdigest()
+    return replace(base, tokenizer=with_chat_template(base.tokenizer, template), tokenizer_fingerprint=digest)
+
+
 def tokenizer_here(model: ModelConfig, paths: PathsConfig) -> str | None:
     """A model's `tokenizer_fingerprint` as its files are now; None where it is no folder of this machine."""
     source = locate_model(model, paths)
@@ -422,7 +430,9 @@ def _adapters_template(adapter: Path) -> str | None:
     if file.is_file():
         return file.read_text(encoding="utf-8")
     record = record_beside(adapter)
-    return RunSpec.from_dict(record.spec).own_template if record is not None and record.spec else None
+    if record is None or not record.spec:
+        return None
+    return RunSpec.from_dict(record.spec, str(adapter.parent / RECORD_FILE)).own_template
 
 
 def _reads_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
@@ -499,7 +509,7 @@ def adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
         record = record_beside(folder)
         if record is None:
             raise ValueError(f"--adapter {folder}: no record beside it says how its base was quantized; say --quant")
-        found.append(RunSpec.from_dict(record.spec).quant)
+        found.append(RunSpec.from_dict(record.spec, str(folder.parent / RECORD_FILE)).quant)
     if any(quant != found[0] for quant in found):
         raise ValueError("--adapter: these adapters were trained on differently quantized bases; score them apart")
     return found[0]

@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
@@ -18,6 +19,7 @@ from harness.config.evaluations import Evals, blank_config, nested_key
 from harness.config.grids import ONE_TO_A_SWEEP
 from harness.config.prototypes import parsed
 from harness.config.remedies import (
+    comma_problem,
     deletion_problem,
     empty_sweep_problem,
     home_problem,
@@ -97,10 +99,21 @@ def _sweep_problem(override: Override, several: bool, folders: Folders, blank: D
         return varying_problem(str(text), _as_one_text(override, blank, folders))
     if not several:
         return several_problem(str(text), _as_one_text(override, blank, folders))
+    if _is_one_path(str(text)) and (one_text := _as_one_text(override, blank, folders)) is not None:
+        return comma_problem(str(text), one_text)
     if not override.is_discrete_sweep():
         return f"{text}: a grid needs single values: a,b or choice(a,b) or range(first,end)"
     known = choices(key, folders) if is_group(key, folders) else None
     return empty_sweep_problem(override, known) or (idle_problem(str(text)) if _is_idle(key) else None)
+
+
+def _is_one_path(text: str) -> bool:
+    """Whether the value is a path that is there, and its parts between commas aren't."""
+    value = text.partition("=")[2]
+    try:
+        return "," in value and Path(value).exists() and not any(Path(part).exists() for part in value.split(","))
+    except (OSError, ValueError):
+        return False
 
 
 def _as_one_text(override: Override, blank: DictConfig, folders: Folders) -> str | None:

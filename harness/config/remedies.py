@@ -59,7 +59,17 @@ def quoted(text: str) -> str | None:
 
 def several_problem(text: str, one_text: str | None) -> str:
     """Why several values are refused without `-m`. Args: one_text: as for `varying_problem`."""
+    if one_text is not None and "/" in text:
+        return comma_problem(text, one_text)
     return f"{text}: several values are a grid: add -m; one value that is a list is [a,b]{_or_quote(one_text)}"
+
+
+def comma_problem(text: str, one_text: str) -> str:
+    """The message for a path with a comma in it, which would be read as several values."""
+    return (
+        f"{text}: a comma separates values; one path with a comma in it is quoted: {shlex.quote(one_text)}; "
+        "several paths are a grid: add -m"
+    )
 
 
 def _or_quote(one_text: str | None) -> str:

@@ -475,6 +475,11 @@ class PathsConfig:
     def __post_init__(self) -> None:
         if not self.runs.strip():
             raise ValueError("paths.runs (HARNESS_RUNS) is empty: name a folder, or leave it out for runs/")
+        for key in ("model_store", "data_store", "ledger_url"):
+            if not (getattr(self, key) or "").strip():  # an empty variable of the environment is none
+                setattr(self, key, None)
+        if not self.cache.strip():
+            self.cache = ".cache"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -66,7 +66,7 @@ def export(
             base than the run's, or an `out` with something in it.
     """
     record, paths = whole_record(run_folder), paths or PathsConfig()
-    spec = RunSpec.from_dict(record.spec)
+    spec = RunSpec.from_dict(record.spec, str(run_folder))
     weights = run_folder / "adapter"
     check_weights(weights, record)
     merges = merge or force_merge

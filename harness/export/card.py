@@ -31,7 +31,7 @@ def model_card(record: RunRecord, run_folder: Path, license_id: str = UNKNOWN_LI
         license_id: a licence's identifier on the hub; nothing is assumed.
         merged: the card of a whole checkpoint instead of an adapter's.
     """
-    spec = RunSpec.from_dict(record.spec)
+    spec = RunSpec.from_dict(record.spec, str(run_folder))
     full = spec.adapter.method is AdapterMethod.full
     merged = merged and not full
     kind = "a model with all its weights finetuned" if full else f"a {spec.adapter.method.value} adapter"

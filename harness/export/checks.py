@@ -21,7 +21,7 @@ def whole_record(run_folder: Path) -> RunRecord:
         raise ExportRefusedError(f"{run_folder}: {problem}; a finished run is needed")
     record = load_record(run_folder)
     assert record is not None
-    if RunSpec.from_dict(record.spec).adapter.method is AdapterMethod.none:
+    if RunSpec.from_dict(record.spec, str(run_folder)).adapter.method is AdapterMethod.none:
         raise ExportRefusedError(f"{run_folder}: {record.label} is an untouched base: there is no adapter to export")
     problem = folder_problem(run_folder, needs_adapter=True)
     if problem is not None:

@@ -22,6 +22,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -61,6 +62,7 @@ from harness.ledger.tables import (
     Job,
     JobRow,
     JobStatus,
+    LedgerError,
     SweepRow,
     SweepState,
     Throughput,
@@ -363,7 +365,7 @@ class Ledger:
 
     def latest_results(self, number: int, sweep: str | None = None) -> list[dict[str, Any]]:
         """The results of the last `number` finished jobs, the latest first."""
-        return [json.loads(row.result) for row in self._fetch(latest_done(number, sweep))]
+        return [_result(row.result) for row in self._fetch(latest_done(number, sweep))]
 
     def rows(
         self,
@@ -414,7 +416,33 @@ class Ledger:
 
 
 def _job_row(row: sa.Row[Any]) -> JobRow:
+    """Raises LedgerError for a value that no ledger of ours holds: SQLite keeps text in a column of numbers, too."""
     values = {column.name: row._mapping[column] for column in ROW_COLUMNS}
+    for name, value in values.items():
+        if not isinstance(value, _TYPES[name]):
+            raise LedgerError(
+                f"the ledger is damaged: {name} of a job of run {values['run_id']!r:.40} is {value!r:.80}"
+            )
     result = values.pop("result")
     status = JobStatus(values.pop("status"))
-    return JobRow(**values, status=status, result=None if result is None else json.loads(result))
+    return JobRow(**values, status=status, result=None if result is None else _result(result))
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    column.name: (
+        *((str,) if column.type.python_type is str else (int, float)),
+        *((NoneType,) if column.nullable else ()),
+    )
+    for column in ROW_COLUMNS
+}
+
+
+def _result(text: str) -> dict[str, Any]:
+    """A job's result. Raises LedgerError for anything but a JSON object."""
+    try:
+        result = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        result = None
+    if not isinstance(result, dict):
+        raise LedgerError(f"the ledger is damaged: the result {text!r:.80} is no JSON object")
+    return result

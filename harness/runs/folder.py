@@ -5,11 +5,17 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from harness.config.schema import AdapterMethod
 from harness.files.atomic import sha256_files
 from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, RESIDUAL_FILE
 from harness.runs.compatibility import RESIDUAL_METHODS
-from harness.runs.record import RunRecord, load_record
+from harness.runs.record import CONFIG_FILE, RECORD_FILE, RunRecord, load_record
+from harness.runs.spec import RunSpec
+
+GONE = "the run folder is gone"
+CUT_OFF = "there is no record.json: it was cut off"
 
 
 def folder_problem(folder: Path, needs_adapter: bool, run_id: str | None = None) -> str | None:
@@ -20,17 +26,39 @@ def folder_problem(folder: Path, needs_adapter: bool, run_id: str | None = None)
         needs_adapter: False for an untouched base, which leaves no adapter.
         run_id: of the run that it is to be; None leaves that open.
     """
+    try:
+        return _problem(folder, needs_adapter, run_id)
+    except OSError as error:  # a folder of another user, a damaged disk
+        return f"it can't be read ({error.filename or folder}: {error.strerror or error})"
+
+
+def _problem(folder: Path, needs_adapter: bool, run_id: str | None) -> str | None:
     if not folder.is_dir():
-        return "the run folder is gone"
+        return GONE
     try:
         record = load_record(folder)
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # cut off, or JSON of something else
         return f"record.json can't be read ({type(error).__name__}: {error})"
     if record is None:
-        return "there is no record.json: it was cut off"
+        return CUT_OFF
     if run_id is not None and record.run_id != run_id:
         return f"its record is that of another run, {record.run_id}"
     return adapter_problem(folder / "adapter", record) if needs_adapter else None
+
+
+def stored_spec(folder: Path) -> RunSpec:
+    """The spec in a run folder's config.yaml: data of other people perhaps, in which nothing is resolved.
+
+    Raises:
+        ValueError: it is no YAML, or not the spec of a run; file and place are named.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: not YAML ({reason}); restore the file, or train the run again") from None
+    return RunSpec.from_dict(values, str(path))
 
 
 def adapter_problem(folder: Path, record: RunRecord) -> str | None:
@@ -73,9 +101,14 @@ def _config_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
     if is_residual != (folder / RESIDUAL_FILE).is_file():
         return f"{folder / RESIDUAL_FILE}: {'missing' if is_residual else 'is not'} of a run of adapter={method}"
     times = 2 if is_residual else 1  # [A; A0] and [B, -B0]: twice the rank, the same scale
+    sizes = {key: adapter.get(key) for key in ("lora_r", "lora_alpha")}
+    if not all(isinstance(size, (int, float)) for size in sizes.values()):
+        return f"{folder.parent / RECORD_FILE}: its adapter has {sizes}"
     wanted = {"r": times * adapter["lora_r"], "lora_alpha": times * adapter["lora_alpha"]}
     wanted |= {"use_rslora": method == AdapterMethod.rslora.value, "use_dora": method == AdapterMethod.dora.value}
     saved = json.loads((folder / ADAPTER_CONFIG).read_text())
+    if not isinstance(saved, dict):
+        return f"{folder / ADAPTER_CONFIG}: not a JSON object"
     changed = {key: saved.get(key, False) for key, value in wanted.items() if saved.get(key, False) != value}
     if not changed:
         return None
@@ -85,8 +118,8 @@ def _config_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
 
 def _adapter(record: RunRecord) -> dict[str, Any]:
     """The adapter's part of the run's spec, plain."""
-    adapter: dict[str, Any] = record.spec.get("adapter", {})
-    return adapter
+    adapter = record.spec.get("adapter")
+    return adapter if isinstance(adapter, dict) else {}
 
 
 def _weights_problem(weights: Path) -> str | None:
@@ -103,7 +136,7 @@ def _weights_problem(weights: Path) -> str | None:
             header = json.loads(file.read(header_bytes))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             stated = 8 + header_bytes + max(ends, default=0)
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return "the header of the adapter's weights is damaged"
     if stated != size:
         return "the adapter's weights are cut off"

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from harness.files.atomic import write_json
@@ -82,6 +83,9 @@ def load_record(folder: Path) -> RunRecord | None:
     record = read_typed(path, RunRecord, UNREADABLE)
     if record.schema_version != SCHEMA_VERSION:
         raise ValueError(f"{path}: schema version {record.schema_version}, this code reads {SCHEMA_VERSION}")
+    for name in ("model", "quant", "adapter", "dataset", "train"):
+        if not isinstance(record.spec.get(name), (dict, NoneType)):
+            raise ValueError(f"{path}: spec.{name} is no object; {UNREADABLE}")
     return record
 
 

@@ -98,17 +98,31 @@ class RunSpec:
         return None if dataset is None or dataset.format not in DIALOGUES else dataset.chat_template
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "RunSpec":
-        """Reads what `to_dict` wrote; unknown or mistyped fields raise OmegaConf's error.
+    def from_dict(cls, values: Any, where: str = "spec") -> "RunSpec":
+        """Reads what `to_dict` wrote.
 
         Specs may share their parts: change none of them in place.
+
+        Args:
+            values: plain values, perhaps of other people.
+            where: the file that they are from, for the message.
+
+        Raises:
+            ValueError: they aren't the spec of a run; what doesn't fit is named.
         """
+        values = _section(values, where)
         classes: dict[str, type] = {"model": ModelConfig, "quant": QuantConfig, "adapter": AdapterConfig}
         optional: dict[str, type] = {"dataset": DatasetConfig, "train": TrainConfig}
-        read = {key: _typed_once(kind, json.dumps(values[key])) for key, kind in classes.items()}
+        read = {key: _read_part(kind, values.get(key), f"{where}: {key}") for key, kind in classes.items()}
         for key, kind in optional.items():
-            read[key] = None if values.get(key) is None else _typed_once(kind, json.dumps(values[key]))
-        return cls(**read, data_sha256=values.get("data_sha256"), base_sha256=values.get("base_sha256"))
+            read[key] = None if values.get(key) is None else _read_part(kind, values[key], f"{where}: {key}")
+        digests = {key: values.get(key) for key in ("data_sha256", "base_sha256")}
+        for key, digest in digests.items():
+            if digest is not None and (
+                not isinstance(digest, str) or (key == "data_sha256" and read["dataset"] is None)
+            ):
+                raise ValueError(f"{where}: {key}={digest!r:.80}: not the spec of a run")
+        return cls(**read, **digests)
 
 
 def make_spec(
@@ -268,6 +282,23 @@ def identity(value: Any) -> Any:
         kept["model"].pop("hub_id")
         kept["model"].pop("revision")
     return kept
+
+
+def _section(values: Any, where: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: {values!r:.80}: not the spec of a run")
+    return values
+
+
+def _read_part(kind: type, values: Any, where: str) -> Any:
+    """A part of a stored spec as its class. Raises ValueError for whatever doesn't fit."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return _typed_once(kind, json.dumps(_section(values, where)))
+    except (OmegaConfBaseException, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{where}: not the spec of a run ({reason[:200]})") from None
 
 
 @lru_cache(maxsize=256)

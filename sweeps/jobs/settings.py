@@ -65,8 +65,8 @@ def is_alive(name: str | None) -> bool | None:
         return None
     pid = int(found["pid"])
     here = _process(pid)
-    if (found["boot"], found["namespace"]) != (here.boot, here.namespace):
-        return None
+    if (found["boot"], found["namespace"]) != (here.boot, here.namespace) or found["started"] == "0":
+        return None  # "0": nobody could see when it started, as on a machine without /proc
     return found["started"] == here.started
 
 

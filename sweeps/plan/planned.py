@@ -1,6 +1,6 @@
 """Makes a checked plan: what would be trained, what is there already, and what is missing. Starts nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from harness.devices.hardware import Hardware, hardware, launch_device, place_of
 from harness.ledger.open import ledger_url
 from harness.ledger.tables import Job
 from harness.runs.compatibility import shard_problem
+from harness.runs.folder import CUT_OFF, GONE
 from sweeps.plan.cluster import launch_problems
 from sweeps.plan.enqueue import run_problem
 from sweeps.plan.estimate import Estimate, estimate_all, free_disk_bytes
@@ -44,7 +45,8 @@ def planned(configs: Sequence[Config]) -> Planned:
     first = configs[0]
     runs = plan_runs(configs)
     num_examples: dict[str, int] = {}
-    finished = {run.run_id for run in runs if run_problem(Path(first.paths.runs), run) is None}
+    state = {run.run_id: run_problem(Path(first.paths.runs), run) for run in runs}
+    finished = {run_id for run_id, problem in state.items() if problem is None}
     return Planned(
         runs=runs,
         jobs=make_jobs(runs, first.paths),
@@ -57,8 +59,17 @@ def planned(configs: Sequence[Config]) -> Planned:
             *device_problems(runs, first.launch),
         ],
         num_examples=num_examples,
-        notes=[*device_notes(configs), *architecture_notes(runs, first.paths)],
+        notes=[*device_notes(configs), *architecture_notes(runs, first.paths), *_broken_notes(runs, state)],
     )
+
+
+def _broken_notes(runs: Sequence[PlannedRun], state: Mapping[str, str | None]) -> list[str]:
+    """What is said of runs whose folders are there, but can't count as done."""
+    return [
+        f"run {run.run_id} ({run.label}) is made again: {problem}"
+        for run in runs
+        if (problem := state[run.run_id]) not in (None, GONE, CUT_OFF)
+    ]
 
 
 def _place_problems(paths: PathsConfig) -> list[str]:

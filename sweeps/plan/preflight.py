@@ -174,7 +174,7 @@ def _changed_inputs(run: PlannedRun, model: ModelSource | Missing, paths: PathsC
     """Refuses a finished run whose base or data have changed since, because to skip it would be wrong."""
     try:
         record = load_record(Path(paths.runs) / run.run_id)
-    except ValueError:
+    except (ValueError, OSError):
         return []  # not finished: `harness.runs.folder` says what is wrong with it, and it is redone
     if record is None or record.run_id != run.run_id:
         return []

@@ -93,8 +93,8 @@ def _finished(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[Finishe
     try:
         record = load_record(folder)
         spec = None if record is None else RunSpec.from_dict(record.spec)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        left_out.append((folder.name, f"record.json can't be read ({type(error).__name__}: {error})"))
+    except (ValueError, OSError) as error:
+        left_out.append((folder.name, f"record.json can't be read ({error})"))
         return
     needs_adapter = spec is not None and spec.adapter.method is not AdapterMethod.none
     problem = folder_problem(folder, needs_adapter, folder.name)

@@ -17,6 +17,7 @@ from harness.ledger.tables import JobRow
 from sweeps.plan.jobs import EVAL_LOSS, TRAIN
 
 EVAL = (EVAL_LOSS, "eval_bits_per_byte")  # columns where some run has held-out rows
+LARGEST = 1e300  # beyond it a number is a mistake
 FIXED = ("run", "label", "status", "loss", "seconds")
 
 
@@ -92,10 +93,9 @@ def results_csv(results: Sequence[RunResult]) -> str:
 def _add(result: RunResult, row: JobRow) -> None:
     if row.kind == TRAIN:
         result.label, result.status, result.seconds = row.label, str(row.status), row.seconds
-        loss = (row.result or {}).get("final_loss")
-        result.loss = float(loss) if isinstance(loss, (int, float)) else None
-        held_out = {key: (row.result or {}).get(key) for key in EVAL}
-        result.scores |= {key: float(value) for key, value in held_out.items() if isinstance(value, (int, float))}
+        values = row.result or {}
+        result.loss = _number(values.get("final_loss"))
+        result.scores |= {key: number for key in EVAL if (number := _number(values.get(key))) is not None}
         return
     result.scores |= _scores(row.kind, row.result or {})
 
@@ -103,8 +103,15 @@ def _add(result: RunResult, row: JobRow) -> None:
 def _scores(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of an evaluation: the headline by the benchmark's name, the others by their own beside it."""
     headline = BENCHMARKS[kind].headline_key if kind in BENCHMARKS else None
-    numbers = {key: value for key, value in values.items() if isinstance(value, (int, float))}
-    return {kind if key == headline else f"{kind} {key}": float(value) for key, value in numbers.items()}
+    numbers = {key: number for key, value in values.items() if (number := _number(value)) is not None}
+    return {kind if key == headline else f"{kind} {key}": number for key, number in numbers.items()}
+
+
+def _number(value: Any) -> float | None:
+    """A finite number of a ledger that other people may have written; None for anything else."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not -LARGEST <= value <= LARGEST:
+        return None
+    return float(value)
 
 
 def _sorted(results: list[RunResult], column: str) -> list[RunResult]:

@@ -21,6 +21,7 @@ from sweeps.jobs.settings import is_alive, short_name, worker_pid
 WINDOW_SECONDS = 600.0  # throughput is taken over the last ten minutes
 SHOWN_FAILURES = 20
 LATEST_RESULTS = 100  # whose largest memory is shown
+LARGEST_BYTES = 2**60  # beyond it a number is no memory
 STATUSES = tuple(JobStatus)
 
 
@@ -90,7 +91,7 @@ def read_status(ledger: Ledger, sweep: str | None, runs: Path) -> SweepStatus:
         num_failures=num_failures,
         failures=[_failure(row, runs) for row in islice(failed, SHOWN_FAILURES)],
         workers=workers,
-        peak_memory_bytes=max((peak for peak in peaks if isinstance(peak, int)), default=None),
+        peak_memory_bytes=max((peak for peak in peaks if isinstance(peak, int) and peak < LARGEST_BYTES), default=None),
     )
 
 

@@ -30,7 +30,7 @@ from eval.benchmarks.mmlu.questions import (
 )
 from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from harness.config.schema import DatasetConfig, PathsConfig, TrainConfig
-from harness.progress import Progress
+from harness.progress import Progress, part_of
 from harness.runs.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ class MmluBenchmark(Benchmark):
     def wants_template(self, settings: MmluSettings) -> bool:
         return settings.chat
 
+    def reads_own_template(self) -> bool:
+        return True
+
     def num_tokens(
         self, settings: MmluSettings, paths: PathsConfig, dataset: DatasetConfig | None, num_rows: int | None
     ) -> int | None:
@@ -77,9 +80,18 @@ class MmluBenchmark(Benchmark):
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: MmluSettings, place: Place
     ) -> "dict[str, MmluResult]":
         from eval.benchmarks.mmlu.score import score_mmlu
+        from eval.systems import own_template, read_by_template
 
-        members = {contestant.name: contestant.member for contestant in contestants}
-        return score_mmlu(base, members, settings, place.on_progress, place.partial)
+        groups: dict[str | None, dict[str, str | None]] = {}
+        for one in contestants:
+            template = own_template(one.system) if settings.chat and one.system is not None else None
+            groups.setdefault(template, {})[one.name] = one.member
+        results: dict[str, MmluResult] = {}
+        for template, members in groups.items():
+            progress = part_of(place.on_progress, len(results), len(members), len(contestants))
+            read = read_by_template(base, template)
+            results |= score_mmlu(read, members, settings, progress, place.partial)
+        return results
 
     def headline(self, result: "MmluResult") -> Headline:
         estimate = Estimate.of(result.accuracy_macro, result.accuracy_macro_ci95, result.n)

@@ -12,23 +12,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from eval.benchmarks.benchmark import cell
 from eval.benchmarks.mmlu.results import MmluResult
 from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings
-from eval.systems import System, loaded, require_causal
+from eval.systems import System, loaded, read_by_template, require_causal
 from harness.banks.load import LoadedBase
 from harness.config.schema import SHARED_BASE_METHODS, AdapterMethod, Device, PathsConfig
 from harness.devices.memory import free_bytes
 from harness.devices.torch_device import resolve_device
 from harness.files.atomic import write_json
-from harness.progress import Progress
+from harness.progress import Progress, part_of
 from harness.runs.estimate import Estimate, Interval
+from harness.runs.folder import stored_spec
 from harness.runs.record import CONFIG_FILE, load_record
-from harness.runs.spec import RunSpec
 
 SCHEMA_VERSION = 1
 CHECKPOINTS_FILE = "checkpoints.json"
@@ -119,7 +118,7 @@ def score_checkpoints(
         ValueError: as `find_snapshots`, or a run that isn't a causal model with an adapter.
     """
     snapshots = find_snapshots(run_folder, which)
-    spec = RunSpec.from_dict(yaml.safe_load((run_folder / CONFIG_FILE).read_text()))
+    spec = stored_spec(run_folder)
     if spec.adapter.method is AdapterMethod.none:
         raise ValueError(f"{run_folder.name}: an untouched base has no steps; leave --checkpoints out")
     record = load_record(run_folder)
@@ -128,9 +127,10 @@ def score_checkpoints(
     base_only = System(name=name, run_id=run_folder.name, spec=spec, folder=run_folder)
     scores: list[StepScore] = []
     results: dict[int, MmluResult] = {}
-    with loaded([base_only], paths, resolve_device(Device.auto), with_adapters=False) as base:
+    with loaded([base_only], paths, resolve_device(Device.auto), with_adapters=False) as loaded_base:
+        base = read_by_template(loaded_base, spec.own_template if settings.chat else None)
         for together in _in_memory(base, snapshots, spec.adapter.method in SHARED_BASE_METHODS):
-            progress = _shifted(on_progress, len(results), len(snapshots), len(together))
+            progress = part_of(on_progress, len(results), len(together), len(snapshots))
             results |= _score(base, together, settings, out, progress)
     for step, result in results.items():
         write_json(out / f"{_NAME}{step}" / "mmlu.json", result.to_json())
@@ -181,16 +181,6 @@ def _in_memory(base: LoadedBase, snapshots: Sequence[Snapshot], shares_base: boo
     size = max(1, min(len(snapshots), free_bytes(base.bank.device) // 2 // max(1, largest))) if shares_base else 1
     for start in range(0, len(snapshots), size):
         yield snapshots[start : start + size]
-
-
-def _shifted(on_progress: Progress, done_before: int, count: int, num_together: int) -> Progress:
-    """Turns the progress of some snapshots into that of all, which have as many questions each."""
-
-    def advance(done: int, total: int) -> None:
-        each = total // num_together
-        on_progress(done_before * each + done, count * each)
-
-    return advance
 
 
 def _steps(which: str) -> list[int]:

@@ -160,3 +160,11 @@ def test_a_deleted_ledger_ends_the_wait_soon(tmp_path: Path, monkeypatch: pytest
         ledger.counts()
     assert now[0] < 15, "a launch looks a few times more before it ends"
     ledger.close()
+
+
+def test_empty_variables_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one is no folder; least of all the current one."""
+    for name in ("MODEL_STORE", "DATA_STORE", "CACHE", "LEDGER_URL"):
+        monkeypatch.setenv(f"HARNESS_{name}", " " if name == "DATA_STORE" else "")
+    paths = paths_of_environment()
+    assert (paths.model_store, paths.data_store, paths.cache, paths.ledger_url) == (None, None, ".cache", None)

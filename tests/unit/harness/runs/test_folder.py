@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from harness.files.atomic import sha256_file, sha256_files
-from harness.runs.folder import changed_problem, folder_problem
+from harness.runs.folder import changed_problem, folder_problem, stored_spec
 from harness.runs.record import load_record, save_record
 from tests.builders import record
 
@@ -153,3 +154,26 @@ def test_record_of_a_later_version_is_refused(folder: Path) -> None:
     (folder / "record.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="schema version 2, this code reads 1"):
         load_record(folder)
+
+
+def test_a_folder_of_somebody_else_is_said_and_stops_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    problem = folder_problem(folder, needs_adapter=True)
+    assert problem == f"it can't be read ({folder / 'record.json'}: Permission denied)"
+
+
+def test_an_adapter_part_that_is_no_object_is_refused(folder: Path) -> None:
+    record = json.loads((folder / "record.json").read_text())
+    record["spec"]["adapter"] = ["full"]
+    (folder / "record.json").write_text(json.dumps(record))
+    assert "spec.adapter is no object" in str(folder_problem(folder, needs_adapter=True))
+
+
+@pytest.mark.parametrize("text", ["a: [", "&a [*a", "\tx: 1", "- 1", "5", "model: {name: x}"])
+def test_a_config_that_is_no_spec_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "config.yaml"))):
+        stored_spec(tmp_path)

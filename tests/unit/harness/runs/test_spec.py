@@ -335,6 +335,19 @@ def test_a_stored_spec_is_data(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("key", ["", "model", "quant", "adapter", "dataset", "train", "data_sha256"])
+@pytest.mark.parametrize(
+    "value", [[], {"nmae": 1}, 10**400, True, "x", {"name": {}}, {"aliases": 3}, [[["x"]]], "\ud800"]
+)
+def test_a_stored_spec_that_is_none_is_refused_by_name(key: str, value: Any) -> None:
+    values = spec().to_dict() | {key: value} if key else value
+    if key == "data_sha256" and isinstance(value, str):
+        assert RunSpec.from_dict(values).data_sha256 == value
+        values |= {"dataset": None}
+    with pytest.raises(ValueError, match=f"record.json: {key}"):
+        RunSpec.from_dict(values, "record.json")
+
+
 def test_equal_points_are_one_run_and_labels_differ() -> None:
     seeds = [config(train=("default", {"seed": seed})) for seed in (0, 1, 1)]
     rates = [config(model="7b", train=("default", {"learning_rate": 1e-3}))]

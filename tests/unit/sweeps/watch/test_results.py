@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,31 @@ def test_scores_are_named_by_their_benchmark_and_only_numbers_count() -> None:
     ]  # fmt: skip
     given = ((None, "loss"), (12.6, "seconds"), (0.12345, "loss"), (3, "x"), ("a", "label"))
     assert [_shown(value, column) for value, column in given] == ["", "13", "0.1235", "3", "a"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("result='[]'", "result '[]' is no JSON object"),
+        ("result='{'", "result '{' is no JSON object"),
+        ("seconds='abc'", "seconds of a job of run 'a' is 'abc'"),
+        ("started='x'", "started of a job of run 'a' is 'x'"),
+        ("result=x'ff'", "result of a job of run 'a' is b'"),
+    ],
+)
+def test_a_value_that_no_ledger_of_ours_holds_is_named(call: Call, runs: Path, change: str, said: str) -> None:
+    with closing(sqlite3.connect(runs / "ledger.sqlite")) as connection, connection:
+        connection.execute(f"UPDATE jobs SET {change}")
+    code, text = call("s")
+    assert code == 2
+    assert f"the ledger is damaged: the {said}" in text or f"the ledger is damaged: {said}" in text
+
+
+def test_numbers_of_a_foreign_ledger_that_are_none_are_left_open(call: Call, runs: Path) -> None:
+    with closing(sqlite3.connect(runs / "ledger.sqlite")) as connection, connection:
+        huge = '{"final_loss": ' + "9" * 400 + ', "peak_memory_bytes": ' + "9" * 400 + ', "accuracy_macro": 1e999}'
+        connection.execute("UPDATE jobs SET result=?", (huge,))
+    code, text = call("s", "--json")
+    assert code == 0
+    assert {(run["loss"], run.get("mmlu")) for run in json.loads(text)["runs"]} == {(None, None)}
+    assert CliRunner().invoke(app, ["status", "s", "--runs", str(runs)]).exit_code == 0

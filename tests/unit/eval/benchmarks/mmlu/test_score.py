@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.benchmarks.benchmark import save_results
+from eval.benchmarks.benchmark import Contestant, Place, save_results
 from eval.benchmarks.intervals import wilson_interval
 from eval.benchmarks.mmlu import score as mmlu_module
 from eval.benchmarks.mmlu.prompts import answer_tokens, encode_prompt, prompt_text
@@ -32,10 +32,14 @@ from eval.benchmarks.mmlu.results import (
 from eval.benchmarks.mmlu.score import load_set, score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from eval.benchmarks.registry import BENCHMARKS
+from eval.systems import System
 from harness.banks.load import LoadedBase, load_base
-from harness.config.schema import AdapterConfig, DType, QuantConfig, QuantMethod
+from harness.config.schema import AdapterConfig, DType, PathsConfig, QuantConfig, QuantMethod
+from harness.data.tokens import with_chat_template
+from harness.files.atomic import sha256_file
 from harness.models.locate import ModelSource
-from tests.builders import ROW, write_rows
+from harness.runs.spec import make_spec
+from tests.builders import ROW, config, write_rows
 from tests.tiny import make_checkpoint
 
 GOLDEN = Path(__file__).resolve().parents[4] / "golden" / "mmlu"
@@ -343,3 +347,23 @@ def test_the_reference_files_load() -> None:
     assert len(data.shots) == 57
     assert all(len(shots) == 5 for shots in data.shots.values())
     assert set(data.shots) == {subject for group in CATEGORIES.values() for subject in group}
+
+
+def test_a_run_with_a_chat_template_of_its_own_is_asked_by_it(base: LoadedBase, tmp_path: Path) -> None:
+    """Beside a run that has none, in one call; unfinished parts of the two are told apart."""
+    bases, own = ("{% for m in messages %}" + mark + "{{ m['content'] }}{% endfor %}" for mark in ("<s>Q ", "<s>### "))
+    chatty = dataclasses.replace(base, tokenizer=with_chat_template(base.tokenizer, bases))
+    settings = MmluSettings(limit_per_subject=1, num_shots=0, chat=True)
+    spec = make_spec(config(dataset=("alpaca", {"format": "chat", "chat_template": own})), DType.float32, sha256_file)
+    run = System(name="own", run_id="own", spec=spec, folder=tmp_path)
+    contestants = [Contestant(name="plain", member="tuned"), Contestant(name="own", member="tuned", system=run)]
+    told: list[tuple[int, int]] = []
+    place = Place(paths=PathsConfig(), partial=tmp_path, on_progress=lambda done, total: told.append((done, total)))
+    results = BENCHMARKS["mmlu"].score(chatty, contestants, settings, place)
+    for name, template in (("plain", bases), ("own", own)):
+        read = dataclasses.replace(base, tokenizer=with_chat_template(base.tokenizer, template))
+        alone = score_mmlu(read, {name: "tuned"}, settings)[name]
+        assert results[name].predictions == alone.predictions, name
+    assert results["plain"].predictions != results["own"].predictions
+    assert told[-1] == (2 * results["own"].n, 2 * results["own"].n)
+    assert BENCHMARKS["mmlu"].reads_own_template()
