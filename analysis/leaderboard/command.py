@@ -17,7 +17,7 @@ from analysis.leaderboard.plan import PAGE, PYTHON, Plan, Step, make_plan
 from analysis.leaderboard.run import Outcome, Runner, Steps, estimate_command, plain_outcomes, read_estimates
 from analysis.leaderboard.show import StepsDisplay, print_plan
 from analysis.report.leaderboard import LeaderboardRow, leaderboard_table
-from eval.judging.flags import FREE_JUDGES, JudgeFlags
+from eval.judging.flags import JudgeFlags, costs_money
 from harness.config.choices import model_choice
 from harness.console import EXIT_FAILED, EXIT_OK, STDERR, STDOUT, say
 from harness.files.atomic import to_json
@@ -131,8 +131,8 @@ def check_judges(options: LeaderboardOptions) -> None:
         ValueError: a file or a model that isn't there, or a key that isn't set.
     """
     for name in options.judges:
-        kind, colon, rest = name.partition(":")
-        if not colon or kind not in FREE_JUDGES:
+        kind, _, rest = name.partition(":")
+        if costs_money(name):
             variable = option_of(options.further.get(JUDGE, ()), "--key-variable") or JudgeFlags().key_variable
             if not os.environ.get(variable, "").strip():
                 raise ValueError(

@@ -15,7 +15,7 @@ from analysis.leaderboard.found import RATINGS_FILE, Found, FoundRun
 from analysis.leaderboard.options import GENERATE, JUDGE, RATE, REPORT, LeaderboardOptions, option_of
 from eval.benchmarks.registry import BENCHMARKS
 from eval.judges.ensemble import ENSEMBLE_FILE
-from eval.judging.flags import FREE_JUDGES
+from eval.judging.flags import costs_money
 from eval.judging.store import GRADED_VERDICTS_FILE, SCORES_FILE, VERDICTS_FILE
 from harness.runs.scores import eval_file
 
@@ -140,7 +140,7 @@ def _judging(facts: _Facts, answers: Sequence[Step]) -> list[Step]:
         inputs=(*answer_files, *options.answers, *_questions(options), *replayed),
         outputs=(_verdict_file(facts),),
         needs=tuple(step.key for step in answers),
-        pays=any(name.partition(":")[0] not in FREE_JUDGES for name in options.judges),
+        pays=any(map(costs_money, options.judges)),
     )
     matches = _counted(num_matches(facts) * len(options.judges), "match", "matches")
     if not _is_open(answers) and facts.is_current(step):

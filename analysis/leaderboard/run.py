@@ -16,7 +16,7 @@ from analysis.leaderboard.found import Found
 from analysis.leaderboard.options import GENERATE, JUDGE, RATE, REPORT, LeaderboardOptions
 from analysis.leaderboard.plan import Plan, Step, make_plan
 from analysis.leaderboard.show import StepsDisplay
-from eval.judging.flags import FREE_JUDGES
+from eval.judging.flags import costs_money
 from harness.console import EXIT_FAILED
 from harness.runs.steps import StepRecord, digests, keep_step, load_steps
 
@@ -158,7 +158,7 @@ def estimate_command(step: Step) -> tuple[str, ...]:
     """The command that says what the paid judges of a step would cost, and asks nobody."""
     words = list(step.command)
     for place in reversed([place for place, word in enumerate(words) if word == "--judge"]):
-        if words[place + 1].partition(":")[0] in FREE_JUDGES:
+        if not costs_money(words[place + 1]):
             del words[place : place + 2]
     return (*words, "--estimate", "--json")
 

@@ -2,7 +2,7 @@
 
 A tokenizer with a chat template gets its turns through it; any other model the paper's prompt, a system sentence, then
 "### Human: ... ### Assistant:" on one line. An answer of the chat format ends where the template ends an assistant's
-turn; one of the paper's format before the first "###", as the authors cut theirs.
+turn; one of the paper's format where the next turn or a new conversation begins, as the authors cut theirs.
 
 Source: artidoro/qlora answer_prompts.py, `get_prompt_for_generation_eval` and `generation_truncated`.
 """
@@ -21,7 +21,8 @@ SYSTEM_SENTENCE = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-HUMAN_STOPS = ("###",)  # whatever role follows it
+NEW_CONVERSATION = "A chat between a curious human"  # the first words of the system sentence
+HUMAN_STOPS = ("### Human:", "### Assistant:", NEW_CONVERSATION)  # the marks at which the released answers are cut
 _ANSWER, _NEXT = "Certainly", "Goodbye"  # stand for an answer and the turn that follows it
 
 Messages = Sequence[Mapping[str, str]]  # role and content of each turn

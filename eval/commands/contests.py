@@ -32,6 +32,7 @@ BENCH_HELP = "Only this set of questions, of files that have a column benchmark.
 TURN_HELP = "Only this turn of the dialogues, from 1; default: all, each a match of its own."
 JUDGE_HELP = {
     "max_answer_tokens": "Of each answer, for a local judge.",
+    "chat_template": "Ask a local judge through its tokenizer's chat template.",
     "base_url": "OpenAI-compatible server of an API judge.",
     "key_variable": "Environment variable with its key.",
     "temperature": "Of an API judge; left out where the server refuses it.",

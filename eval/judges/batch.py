@@ -21,6 +21,7 @@ from typing import Any
 from eval.judges.batch_server import ENDPOINT, BatchServer, BatchState, NotMade
 from eval.judges.batch_store import BatchRequest, BatchStore, Booking
 from eval.judges.request import (
+    NO_LIMIT,
     Reply,
     fault_cost,
     judge_settings,
@@ -165,7 +166,8 @@ class BatchJudge:
                 if self._may_adapt(part):
                     failed.pop(digest, None)
             parts = {part for part in outcome.adapt.values() if self._may_adapt(part)}
-            self._unsupported |= {next_to_leave_out(part, self._unsupported) for part in parts}
+            left_out = {next_to_leave_out(self._options, part, self._unsupported) for part in parts}
+            self._unsupported |= {part for part in left_out if part is not None}
 
     def _chunk(self, prompts: Mapping[str, JudgePrompt]) -> Iterator[tuple[str, tuple[str, float]]]:
         """(prompt hash, (line of the file, most that it can cost)) of as many as one batch and the budget take.
@@ -240,8 +242,12 @@ class BatchJudge:
         if isinstance(parsed, Fault) and (parsed.was_free or parsed.retry):
             outcome.costs[digest] = fault_cost(self._options, parsed)
             outcome.failed[digest] = shown_reason(parsed.reason, self._key)
-            if parsed.adapt is not None and next_to_leave_out(parsed.adapt, self._unsupported) not in self._unsupported:
-                outcome.adapt[digest] = parsed.adapt
+            if parsed.adapt is not None:
+                part = next_to_leave_out(self._options, parsed.adapt, self._unsupported)
+                if part is None:
+                    outcome.failed[digest] = NO_LIMIT
+                elif part not in self._unsupported:
+                    outcome.adapt[digest] = parsed.adapt
             return
         (question_id, first, second), _ = booking.requests[digest]
         cost = reply_cost(self._options, parsed) if isinstance(parsed, Reply) else fault_cost(self._options, parsed)

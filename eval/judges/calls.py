@@ -12,12 +12,14 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openai import APIError, APIStatusError, AsyncOpenAI
 
 from eval.judges.client import MAX_REPLY_BYTES, open_client, within
 from eval.judges.request import (
+    NO_LIMIT,
     Reply,
     fault_cost,
     judge_settings,
@@ -153,7 +155,9 @@ class ApiJudge:
                 )
             self._store.settle(call_id, self._reason(result.reason), fault_cost(self._options, result))
             if result.adapt is not None and self._may_adapt(result.adapt):
-                part = next_to_leave_out(result.adapt, left_out)
+                part = next_to_leave_out(self._options, result.adapt, left_out)
+                if part is None:
+                    return replace(result, reason=NO_LIMIT, fatal=True)
                 if part not in left_out:
                     self._unsupported.add(part)
                     continue

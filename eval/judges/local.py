@@ -46,6 +46,7 @@ from eval.scoring.next_token import Prompt, next_token_logprobs
 from eval.scoring.row_sizes import row_sizes
 from eval.verdicts.codes import FIRST, SECOND, TIE
 from harness.banks.load import LoadedBase, load_base
+from harness.data.render import folder_has_template
 from harness.devices.torch_device import resolve_device, resolved_quant
 from harness.files.hub import Missing
 from harness.models.locate import locate_model
@@ -229,6 +230,8 @@ def load_judge(options: LocalOptions) -> LocalJudge:
     source = locate_model(options.model, options.paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
+    if options.chat_template and source.kind == "folder" and not folder_has_template(Path(source.location)):
+        raise ValueError(f"--chat-template: the tokenizer of {options.model.name} has no chat template; leave it out")
     device = resolve_device(options.device)
     base = load_base(source, resolved_quant(options.quant, device), device, Path(options.paths.cache))
     return LocalJudge(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.judges.prices import price_of
-from eval.judging.flags import JudgeFlags
+from eval.judging.flags import FREE_JUDGES, JudgeFlags
 from eval.judging.matches import Judge, Judgment, Match
 from eval.judging.options import (
     ApiOptions,
@@ -94,6 +94,7 @@ def _choose_local(name: str, flags: JudgeFlags) -> LocalOptions:
         quant=quant_choice("none"),
         paths=paths_of_environment(),
         max_answer_tokens=flags.max_answer_tokens,
+        chat_template=flags.chat_template,
     )
 
 
@@ -105,6 +106,7 @@ def _build_local(chosen: LocalOptions, options: JudgeOptions, store: JudgmentSto
 
 def _choose_replay(name: str, flags: JudgeFlags) -> ReplayOptions:
     _refuse_batch(f"replay:{name}", flags)
+    _refuse_template(f"replay:{name}", flags)
     return ReplayOptions(files=(Path(name),))
 
 
@@ -115,6 +117,7 @@ def _build_replay(chosen: ReplayOptions, options: JudgeOptions, store: JudgmentS
 
 
 def _choose_api(name: str, flags: JudgeFlags) -> ApiOptions:
+    _refuse_template(name, flags)
     given = (flags.usd_per_million_prompt_tokens, flags.usd_per_million_completion_tokens)
     listed = price_of(name, flags.prices) if None in given else None
     return ApiOptions(
@@ -165,8 +168,16 @@ def _refuse_batch(name: str, flags: JudgeFlags) -> None:
         raise ValueError(f"--batch: {name} is no API model; only those have a Batch API")
 
 
+def _refuse_template(name: str, flags: JudgeFlags) -> None:
+    if flags.chat_template:
+        raise ValueError(f"--chat-template: {name} is no local judge; a server writes its model's chat template itself")
+
+
 JUDGES: dict[str, JudgeKind] = {
     "local": JudgeKind(choose=_choose_local, build=_build_local),
     "replay": JudgeKind(choose=_choose_replay, build=_build_replay),
     API: JudgeKind(choose=_choose_api, build=_build_api, estimate=_estimate_api, modes=tuple(Mode), takes_prompts=True),
 }
+assert {name for name, kind in JUDGES.items() if kind.estimate is None} == FREE_JUDGES, (
+    "what costs nothing is known to plans"
+)

@@ -19,6 +19,10 @@ ASSUMED_REPLY_TOKENS = 250  # of an explained verdict, until replies are measure
 MEASURED = 500  # judgments at most, spread evenly, that replies are measured on
 MESSAGE_TOKENS = 16  # of a chat template around two messages, at most
 BATCH_PRICE = 0.5  # of the single calls' price, as OpenAI has it
+NO_LIMIT = (
+    "the server takes neither max_tokens nor max_completion_tokens, so a reply could be of any length and cost: "
+    "take another server, or give no price where it costs none"
+)
 EXPLANATION = {"type": "string"}
 SCHEMAS: dict[Mode, dict[str, Any]] = {
     Mode.pairwise: {"explanation": EXPLANATION, "verdict": {"type": "integer", "enum": [1, 2, 3]}},
@@ -69,14 +73,16 @@ def request_body(options: ApiOptions, mode: Mode, prompt: JudgePrompt, unsupport
     return request
 
 
-def next_to_leave_out(part: str, unsupported: Collection[str]) -> str:
+def next_to_leave_out(options: ApiOptions, part: str, unsupported: Collection[str]) -> str | None:
     """The part to leave out next, after a server refused `part` of a request made without `unsupported`.
 
     A schema is asked for in OpenAI's way first, then in the other's, then not at all; the limit of a reply by its old
-    name first, then by its new one, then not at all.
+    name first, then by its new one, then not at all. None where replies are paid for and had no limit (`NO_LIMIT`).
     """
     if part in ("max_tokens", "max_completion_tokens"):
-        return "max_completion_tokens" if "max_tokens" in unsupported else "max_tokens"
+        if "max_tokens" not in unsupported:
+            return "max_tokens"
+        return "max_completion_tokens" if price_usd(options, 1, 1) is None else None
     return "json_schema" if part == "response_format" and "json_schema" not in unsupported else part
 
 
@@ -141,6 +147,8 @@ def read_completion(body: Any) -> Reply | Fault:
     if not isinstance(message, dict):
         return Fault(reason="the server's reply has no choices", usage=usage)
     text, refusal = message.get("content"), message.get("refusal")
+    if text and usage.num_completion_tokens == 0:  # it has not counted
+        usage = replace(usage, num_completion_tokens=None)
     finish = choice.get("finish_reason") if isinstance(choice, dict) else None
     if not isinstance(text, str) and not isinstance(refusal, str) and finish not in ("content_filter", "length"):
         return Fault(reason="the server's reply has no content", usage=usage)

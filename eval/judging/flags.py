@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_JUDGE = "local:smollm2"
-FREE_JUDGES = ("local", "replay")  # kinds of judges that cost no money
+FREE_JUDGES = frozenset({"local", "replay"})  # kinds of judges that cost no money; `eval.judges.registry` has them all
+
+
+def costs_money(judge: str) -> bool:
+    """Whether a judge of this name is paid for: a name without a kind, `local` alone too, is an API model's."""
+    kind, colon, _ = judge.partition(":")
+    return not colon or kind not in FREE_JUDGES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,6 +18,7 @@ class JudgeFlags:
     """The command line's options about any judge; each kind takes those that concern it."""
 
     max_answer_tokens: int = 256
+    chat_template: bool = False
     base_url: str = "https://api.openai.com/v1"
     key_variable: str = "OPENAI_API_KEY"
     temperature: float = 0.2

@@ -65,6 +65,9 @@ class Rank:
     best: float | None
 
 
+EVEN = 1e-6  # points, the precision of a fit
+
+
 def compare_all(
     names: Sequence[str],
     rankings: Sequence[Sequence[int]],
@@ -209,7 +212,9 @@ def verdict(
     first = ranking[0]
     chance = places[first].best
     if chance is None:
-        return f"{first} is ahead, on a single prompt: that can't say how sure it is"
+        even = [c.lower for c in comparisons if c.higher == first and abs(c.difference) < EVEN]
+        ahead = f"{' and '.join([first, *even])} are even" if even else f"{first} is ahead"
+        return f"{ahead}, on a single prompt: that can't say how sure it is"
     said = f"{first} is best with probability {probability(chance)}"
     tested = [c for c in comparisons if c.higher == first]
     if any(c.p_holm is None for c in tested):

@@ -71,6 +71,12 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 _SWITCHES = ("is_moe", "enable_moe_block")  # off: a dense model, whatever numbers of experts its config keeps
 _EXPERT_LAYERS = frozenset({"gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3"})
 
+_OWN_LAYERS = {  # linear by their class only: they return more than a product, or multiply by groups
+    "deepseek_v4": {"o_a_proj": "multiplies by groups of heads"},
+    "phimoe": {"router": "chooses experts"},
+    "llama4_text": {"router": "chooses experts"},
+}
+
 
 def architecture_problem(folder: Path, kind: ModelKind, quant: QuantConfig, adapter: AdapterConfig) -> str | None:
     """-> why a checkpoint's architecture can't be trained so, with the remedy; None if nothing is known against it."""
@@ -80,6 +86,8 @@ def architecture_problem(folder: Path, kind: ModelKind, quant: QuantConfig, adap
         return None
     if model_type in _APART:
         return f"{folder}: model_type {model_type} takes its linear layers apart, so they can't be adapted"
+    if problem := _own_layer_problem(folder, str(model_type), adapter):
+        return problem
     experts = _num_experts(saved)
     adapts = adapter.method not in (AdapterMethod.none, AdapterMethod.full)
     named = sorted(_EXPERT_LAYERS & {name.rpartition(".")[2] for name in adapter.targets}) if adapts else []
@@ -96,6 +104,20 @@ def architecture_problem(folder: Path, kind: ModelKind, quant: QuantConfig, adap
         f"{folder}: model_type {model_type} has {experts} experts, which transformers fuses to one tensor a layer: "
         f"neither quantization nor an adapter of all linear layers reaches them, most of the model. Use a dense model, "
         "or quant=bf16 with adapter.targets that name its attention's layers"
+    )
+
+
+def _own_layer_problem(folder: Path, model_type: str, adapter: AdapterConfig) -> str | None:
+    """Why an adapter can't be around a layer that `adapter.targets` names: its forward pass is no plain product."""
+    if adapter.method in (AdapterMethod.none, AdapterMethod.full):
+        return None
+    own = _OWN_LAYERS.get(model_type, {})
+    named = next((name for target in adapter.targets if (name := target.rpartition(".")[2]) in own), None)
+    if named is None:
+        return None
+    return (
+        f"{folder}: adapter.targets={named}: this layer of model_type {model_type} {own[named]}, so no adapter fits "
+        "around it; leave it out, and name its attention's other layers"
     )
 
 

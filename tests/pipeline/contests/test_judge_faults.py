@@ -263,15 +263,30 @@ def test_another_servers_way_of_asking_for_a_schema(tmp_path: Path) -> None:
     assert "verdict" in server.requests[-1]["response_format"]["schema"]["properties"]
 
 
+def test_a_server_that_takes_no_limit_of_a_reply_is_not_paid(tmp_path: Path) -> None:
+    """Each reply could cost any money; where nothing costs money it is asked all the same."""
+
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        given = next((name for name in ("max_tokens", "max_completion_tokens") if name in request), None)
+        return GOOD if given is None else error(400, f"Unsupported parameter: '{given}' is not supported.")
+
+    with serving(script) as server:
+        (tmp_path / "paid").mkdir()
+        summary = judge(tmp_path / "paid", server)
+        assert (summary.num_judged, summary.spent_usd, len(server.requests)) == (0, 0.0, 2)
+        assert "takes neither max_tokens nor max_completion_tokens" in str(summary.stopped)
+        free = {"usd_per_million_prompt_tokens": None, "usd_per_million_completion_tokens": None}
+        (tmp_path / "free").mkdir()
+        assert judge(tmp_path / "free", server, **free).num_judged == 4
+
+
 @pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("field", ["temperature", "seed", "reasoning_effort", "max_tokens"])
 def test_an_optional_field_that_the_server_refuses_is_left_out(tmp_path: Path, field: str, batch: bool) -> None:
     """Today's reasoning models refuse a temperature, other servers whatever they don't know."""
 
     def body(request: dict[str, Any]) -> str | None:
-        names = ("max_tokens", "max_completion_tokens") if field == "max_tokens" else (field,)
-        given = next((name for name in names if name in request), None)
-        return f"Unsupported parameter: '{given}' is not supported with this model." if given else None
+        return f"Unsupported parameter: '{field}' is not supported with this model." if field in request else None
 
     def script(n: int, request: dict[str, Any]) -> Answer:
         words = body(request)
@@ -295,7 +310,7 @@ def test_an_optional_field_that_the_server_refuses_is_left_out(tmp_path: Path, f
         with serving(script) as server:
             summary = judge(tmp_path, server, **options)
         assert field not in server.requests[-1]
-        assert len(server.requests) == 4 + (2 if field == "max_tokens" else 1)
+        assert len(server.requests) == 4 + 1
     assert (summary.num_judged, summary.num_failed) == (4, 0)
 
 

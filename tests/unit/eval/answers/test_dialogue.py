@@ -6,6 +6,8 @@ from transformers import PreTrainedTokenizerFast
 
 from eval.answers.dialogue import (
     HUMAN_STOPS,
+    NEW_CONVERSATION,
+    SYSTEM_SENTENCE,
     TurnEnd,
     chat_text,
     encode_dialogue,
@@ -71,10 +73,13 @@ def test_an_answer_ends_as_its_format_says(
 
 
 def test_a_chat_models_headings_stay_and_the_papers_format_is_cut_as_the_authors_did() -> None:
-    text = "# Firm\n### Human Resources\nPeople.\n### Assistant: more"
+    text = "# Firm\n### Human Resources\nPeople.\n### Assistant: more ### Human: again"
     chat = turn_end(tokenizer_with(CHATML, "<|im_end|>"), PromptFormat.auto)
     assert cut_at_stop(text, chat.texts) == text
-    assert cut_at_stop(text, HUMAN_STOPS) == "# Firm"
+    assert cut_at_stop(text, HUMAN_STOPS) == "# Firm\n### Human Resources\nPeople."
+    assert cut_at_stop("Yes.\n### Human: and", HUMAN_STOPS) == "Yes."
+    assert cut_at_stop(f"Yes. {SYSTEM_SENTENCE} ### Human: x", HUMAN_STOPS) == "Yes."
+    assert SYSTEM_SENTENCE.startswith(NEW_CONVERSATION)
 
 
 @pytest.mark.parametrize("template", [LLAMA, DEAF])

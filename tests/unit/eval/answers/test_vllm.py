@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from eval.answers import vllm
+from eval.answers.dialogue import HUMAN_STOPS
 from eval.answers.generate import generate_answers
 from eval.answers.questions import load_open_questions
 from eval.answers.settings import GenerateSettings
@@ -40,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
         def generate(self, prompts: Any, **options: Any) -> list[Any]:
             seen["generate"].append((prompts, options))
-            ends = [("stop", None, (70, 2)), ("length", None, (70, 71)), ("stop", "###", (70, 71))]
+            ends = [("stop", None, (70, 2)), ("length", None, (70, 71)), ("stop", "### Human:", (70, 71))]
             return [
                 SimpleNamespace(outputs=[SimpleNamespace(finish_reason=r, stop_reason=s, token_ids=t)])
                 for r, s, t in (ends[place % 3] for place in range(len(prompts)))
@@ -103,7 +104,10 @@ def test_arguments_reach_vllm_and_answers_come_back(calls: dict[str, Any], tmp_p
         "temperature": 0.7,
         "top_p": 0.9,
     }
-    assert (first["stop"], first["stop_token_ids"]) == (["###"], [2])  # the paper's format; the tokenizer's EOS
+    assert (first["stop"], first["stop_token_ids"]) == (
+        list(HUMAN_STOPS),
+        [2],
+    )  # the paper's format; EOS
     assert len({params["seed"] for params in options["sampling_params"]}) == 2  # a prompt's own, whoever answers
     reasons = [answer.finish_reason for name in ("base", "tuned") for answer in answers[name]]
     assert reasons == ["eos", "length", "stop", "eos"]

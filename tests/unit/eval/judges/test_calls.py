@@ -14,14 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.answers.questions import Question
-from eval.judges import retry
+from eval.judges import local, retry
 from eval.judges.calls import ApiJudge
 from eval.judges.client import ReplyTooLarge
+from eval.judges.registry import choose_judge
 from eval.judges.request import (
     Reply,
     estimate_calls,
     next_to_leave_out,
     price_usd,
+    read_completion,
     read_reply,
     reply_cost,
     request_body,
@@ -43,10 +45,12 @@ from eval.judges.retry import (
     status_fault,
     wait_asked_for,
 )
+from eval.judging.flags import JudgeFlags, costs_money
 from eval.judging.matches import Judgment, Match
 from eval.judging.options import ApiOptions
 from eval.judging.prompts import Mode, own_prompts, render
 from eval.judging.store import JudgmentStore, settings_sha256
+from harness.models.locate import ModelSource
 
 MATCH = Match(
     question=Question(question_id="1", category="generic", text="Why?"),
@@ -56,6 +60,8 @@ MATCH = Match(
     answer_b="So.",
 )
 PROMPTS = own_prompts(Mode.pairwise)
+FREE = ApiOptions(model="m")
+PRICED = ApiOptions(model="m", usd_per_million_prompt_tokens=10.0, usd_per_million_completion_tokens=30.0)
 
 
 def completion(**changes: Any) -> dict[str, Any]:
@@ -344,12 +350,12 @@ def test_requests_leave_out_what_a_server_does_not_know() -> None:
 
 
 def test_parts_are_left_out_in_their_order() -> None:
-    assert next_to_leave_out("max_tokens", ()) == "max_tokens"
-    assert next_to_leave_out("max_completion_tokens", ()) == "max_tokens"
-    assert next_to_leave_out("max_tokens", ("max_tokens",)) == "max_completion_tokens"
-    assert next_to_leave_out("response_format", ()) == "json_schema"
-    assert next_to_leave_out("response_format", ("json_schema",)) == "response_format"
-    assert next_to_leave_out("seed", ()) == "seed"
+    assert next_to_leave_out(FREE, "max_tokens", ()) == "max_tokens"
+    assert next_to_leave_out(FREE, "max_completion_tokens", ()) == "max_tokens"
+    assert next_to_leave_out(FREE, "max_tokens", ("max_tokens",)) == "max_completion_tokens"
+    assert next_to_leave_out(FREE, "response_format", ()) == "json_schema"
+    assert next_to_leave_out(FREE, "response_format", ("json_schema",)) == "response_format"
+    assert next_to_leave_out(FREE, "seed", ()) == "seed"
 
 
 def test_estimates_rest_on_measured_replies_where_there_are_some() -> None:
@@ -426,3 +432,47 @@ def test_words_of_an_error_are_one_line_and_details_are_cut() -> None:
     assert error_details({1, 2}) == ""
     assert len(error_details("x" * 5000)) == 4000
     assert shown_reason("secret" + "x" * 300, "secret") == "[key]" + "x" * 195
+
+
+@pytest.mark.parametrize(
+    ("counted", "read"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 3}, (7, 3)),
+        ({"prompt_tokens": 7.0, "completion_tokens": 3.0}, (7, 3)),
+        ({"prompt_tokens": 7, "completion_tokens": 0}, (7, None)),  # a reply of no tokens has no text
+        ({"prompt_tokens": 0, "completion_tokens": 3}, (None, 3)),
+        ({"prompt_tokens": -7, "completion_tokens": "3"}, (None, None)),
+        ({"prompt_tokens": 7.5, "completion_tokens": True}, (None, None)),
+        ({"prompt_tokens": 10**30, "completion_tokens": float("inf")}, (None, None)),
+        ({"completion_tokens": [3]}, (None, None)),
+        ([], (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_what_a_server_counted_is_believed_where_it_can_be(counted: Any, read: tuple[int | None, int | None]) -> None:
+    reply = read_completion({"choices": [{"message": {"content": "2"}}], "usage": counted})
+    assert isinstance(reply, Reply)
+    assert (reply.num_prompt_tokens, reply.num_completion_tokens) == read
+    unknown = None in read
+    assert (reply_cost(PRICED, reply) is None) is unknown
+
+
+def test_judges_that_cost_nothing_are_known_to_plans() -> None:
+    assert not any(map(costs_money, ("local:smollm2", "replay:a.csv")))
+    assert all(map(costs_money, ("gpt-4", "local", "replay", "ft:gpt-4:me", "api:x")))
+
+
+@pytest.mark.parametrize("judge", ["gpt-4", "replay:a.csv"])
+def test_a_chat_template_is_for_local_judges(judge: str) -> None:
+    with pytest.raises(ValueError, match=f"--chat-template: {judge} is no local judge"):
+        choose_judge(judge, JudgeFlags(chat_template=True))
+
+
+def test_a_judge_without_the_template_is_refused_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ModelSource(kind="folder", location=str(tmp_path), revision="main", max_length=9)
+    monkeypatch.setattr(local, "locate_model", lambda *_: source)
+    chosen = choose_judge("local:smollm2", JudgeFlags(chat_template=True))
+    with pytest.raises(ValueError, match="--chat-template: the tokenizer of smollm2 has no chat template"):
+        local.load_judge(chosen)  # type: ignore[arg-type]

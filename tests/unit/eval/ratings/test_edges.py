@@ -129,3 +129,12 @@ def test_a_mean_over_clusters_by_hand() -> None:
     assert mean_score([[0.5, 0.5], [0.5]]).ci95 is None
     assert mean_interval([1.0, 1.0, 1.0]) == wilson_interval(3, 3)
     assert mean_interval([0.5, 0.5]) is None
+
+
+@pytest.mark.parametrize(("verdict", "said"), [("3", "x and y are even"), ("1", "x is ahead"), ("2", "y is ahead")])
+def test_nobody_is_ahead_after_a_tie(tmp_path: Path, verdict: str, said: str) -> None:
+    result = rate_files([write(tmp_path / "v.csv", [f"1,x,y,{verdict}"])], RateOptions(orderings=10, resamples=10))
+    (sentence,) = result.verdict
+    names, _, rest = sentence.partition(" are even" if "even" in said else ",")
+    assert sorted(names.split(" and ")) == sorted(said.removesuffix(" are even").split(" and "))
+    assert rest.endswith("on a single prompt: that can't say how sure it is")

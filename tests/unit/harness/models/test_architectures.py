@@ -66,3 +66,22 @@ def test_one_that_is_known_passes_and_one_that_is_not_is_said(tmp_path: Path) ->
     assert "takes its linear layers apart" in str(
         architecture_problem(folder_of(tmp_path, model_type="mamba"), ModelKind.causal, PLAIN, LORA)
     )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "target", "why"),
+    [
+        ("phimoe", "router", "chooses experts"),
+        ("phimoe", "model.layers.0.mlp.router", "chooses experts"),
+        ("deepseek_v4", "o_a_proj", "multiplies by groups of heads"),
+    ],
+)
+def test_layers_that_are_linear_by_their_class_only_get_no_adapter(
+    model_type: str, target: str, why: str, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path, model_type=model_type, num_local_experts=4)
+    adapter = AdapterConfig(name="lora", targets=["q_proj", target])
+    problem = str(architecture_problem(folder, ModelKind.causal, PLAIN, adapter))
+    assert f"adapter.targets={target.rpartition('.')[2]}: this layer of model_type {model_type} {why}" in problem
+    fine = AdapterConfig(name="lora", targets=["q_proj"])
+    assert architecture_problem(folder, ModelKind.causal, PLAIN, fine) is None
