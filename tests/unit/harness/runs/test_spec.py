@@ -348,6 +348,12 @@ def test_a_stored_spec_that_is_none_is_refused_by_name(key: str, value: Any) -> 
         RunSpec.from_dict(values, "record.json")
 
 
+@pytest.mark.parametrize("key", ["dataset", "train"])
+def test_a_trained_adapter_has_learned_from_something(key: str) -> None:
+    with pytest.raises(ValueError, match=r"record\.json: a trained adapter without dataset or train"):
+        RunSpec.from_dict(spec().to_dict() | {key: None}, "record.json")
+
+
 def test_equal_points_are_one_run_and_labels_differ() -> None:
     seeds = [config(train=("default", {"seed": seed})) for seed in (0, 1, 1)]
     rates = [config(model="7b", train=("default", {"learning_rate": 1e-3}))]
