@@ -343,7 +343,7 @@ def test_a_stored_spec_that_is_none_is_refused_by_name(key: str, value: Any) -> 
     values = spec().to_dict() | {key: value} if key else value
     if key == "data_sha256" and isinstance(value, str):
         assert RunSpec.from_dict(values).data_sha256 == value
-        values |= {"dataset": None}
+        values |= {"dataset": None, "train": None, "adapter": {"name": "none", "method": "none"}}
     with pytest.raises(ValueError, match=f"record.json: {key}"):
         RunSpec.from_dict(values, "record.json")
 
