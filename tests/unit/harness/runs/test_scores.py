@@ -171,8 +171,8 @@ def test_a_number_that_is_no_score_is_named(tmp_path: Path, value: float) -> Non
     file = eval_file(tmp_path, "mmlu")
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"headline": {"metric": "accuracy_macro", "value": value}}))
-    with pytest.raises(ValueError, match="mmlu: accuracy_macro is .*: no score; score the run again"):
-        list(measured_scores(tmp_path))
+    with pytest.raises(ValueError, match=r"mmlu: accuracy_macro is .{3,40}: no score; score the run again"):
+        list(measured_scores(tmp_path / "eval"))
 
 
 def test_bounds_that_are_no_numbers_are_open(tmp_path: Path) -> None:
@@ -180,5 +180,5 @@ def test_bounds_that_are_no_numbers_are_open(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     headline = {"metric": "accuracy_macro", "value": 0.5, "ci95": [10**400, ["x"]]}
     file.write_text(json.dumps({"headline": headline, "tasks": {"x": 5}}))
-    (score,) = measured_scores(tmp_path)
+    (score,) = measured_scores(tmp_path / "eval")
     assert (score.value, score.low, score.high) == (0.5, None, None)
