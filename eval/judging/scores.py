@@ -114,6 +114,7 @@ def _of_table(rows: list[list[str]]) -> Pair | None:
     """The scores of a table that has a column for each answer, or a row for each."""
     columns = {side: number for number, cell in enumerate(rows[0]) if (side := _side(cell))}
     data = [row for row in rows[bool(columns) :] if any(_CELL_NUMBER.fullmatch(cell) for cell in row)]
+    cells: dict[str | None, list[str]]
     if set(columns) == {"1", "2"}:
         totals = [row for row in data if _TOTAL_CELL.fullmatch(row[0])] or data
         if len(totals) != 1 or max(columns.values()) >= len(totals[0]):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 SCORE_SETTINGS = ("protocol", "split_name", "num_shots", "chat")  # what a score can't be compared without
+LARGEST = 1e300  # beyond it a number is a mistake
 _INTERVAL = "_ci95"
 _SUBJECT = ("task", "dataset", "text")  # what an evaluation was made on, by the key that says so
 _COUNTS = ("n", "num_documents")
@@ -117,6 +118,8 @@ def _of_values(name: str, values: dict[str, Any]) -> Iterator[MeasuredScore]:
     yield from _of_headline(name, values, about)
     tasks = values.get("tasks")
     for task, found in (tasks if isinstance(tasks, dict) else {}).items():
+        if not isinstance(found, dict):
+            continue
         shots = {"settings": f"num_fewshot {found['num_fewshot']}"} if "num_fewshot" in found else {}
         yield from _of_metrics(f"{name} {task}", found, about | shots)
 
@@ -147,5 +150,9 @@ def _of_metrics(name: str, values: dict[str, Any], about: dict[str, Any]) -> Ite
 
 
 def _score(name: str, metric: str, value: float, interval: Any, about: dict[str, Any]) -> MeasuredScore:
-    low, high = interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
+    """Raises ValueError for a value that is no score, in a file that other people may have written."""
+    if not abs(value) <= LARGEST:
+        raise ValueError(f"{name}: {metric} is {value!r:.40}: no score; score the run again")
+    bounds = interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
+    low, high = (b if isinstance(b, (int, float)) and abs(b) <= LARGEST else None for b in bounds)
     return MeasuredScore(evaluation=name, metric=metric, value=value, low=low, high=high, **about)

@@ -116,6 +116,8 @@ class RunSpec:
         read = {key: _read_part(kind, values.get(key), f"{where}: {key}") for key, kind in classes.items()}
         for key, kind in optional.items():
             read[key] = None if values.get(key) is None else _read_part(kind, values[key], f"{where}: {key}")
+        if read["adapter"].method is not AdapterMethod.none and None in (read["dataset"], read["train"]):
+            raise ValueError(f"{where}: a trained adapter without dataset or train: not the spec of a run")
         digests = {key: values.get(key) for key in ("data_sha256", "base_sha256")}
         for key, digest in digests.items():
             if digest is not None and (

@@ -101,9 +101,9 @@ def results_csv(results: Sequence[RunResult]) -> str:
 def _add(result: RunResult, row: JobRow) -> None:
     if row.kind == TRAIN:
         result.label, result.status, result.seconds = row.label, str(row.status), row.seconds
-        result.loss = _number((row.result or {}).get("final_loss"))
-        held_out = {key: _number((row.result or {}).get(key)) for key in EVAL}
-        result.scores |= {key: value for key, value in held_out.items() if value is not None}
+        values = row.result or {}
+        result.loss = _number(values.get("final_loss"))
+        result.scores |= {key: number for key in EVAL if (number := _number(values.get(key))) is not None}
         return
     result.scores |= _scores(row.kind, row.result or {})
 

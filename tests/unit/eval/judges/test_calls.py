@@ -60,6 +60,7 @@ MATCH = Match(
     answer_b="So.",
 )
 PROMPTS = own_prompts(Mode.pairwise)
+FREE = ApiOptions(model="m")
 PRICED = ApiOptions(model="m", usd_per_million_prompt_tokens=10.0, usd_per_million_completion_tokens=30.0)
 
 
@@ -349,12 +350,12 @@ def test_requests_leave_out_what_a_server_does_not_know() -> None:
 
 
 def test_parts_are_left_out_in_their_order() -> None:
-    assert next_to_leave_out("max_tokens", ()) == "max_tokens"
-    assert next_to_leave_out("max_completion_tokens", ()) == "max_tokens"
-    assert next_to_leave_out("max_tokens", ("max_tokens",)) == "max_completion_tokens"
-    assert next_to_leave_out("response_format", ()) == "json_schema"
-    assert next_to_leave_out("response_format", ("json_schema",)) == "response_format"
-    assert next_to_leave_out("seed", ()) == "seed"
+    assert next_to_leave_out(FREE, "max_tokens", ()) == "max_tokens"
+    assert next_to_leave_out(FREE, "max_completion_tokens", ()) == "max_tokens"
+    assert next_to_leave_out(FREE, "max_tokens", ("max_tokens",)) == "max_completion_tokens"
+    assert next_to_leave_out(FREE, "response_format", ()) == "json_schema"
+    assert next_to_leave_out(FREE, "response_format", ("json_schema",)) == "response_format"
+    assert next_to_leave_out(FREE, "seed", ()) == "seed"
 
 
 def test_estimates_rest_on_measured_replies_where_there_are_some() -> None:

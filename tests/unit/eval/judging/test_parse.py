@@ -255,7 +255,7 @@ def test_grades_are_not_guessed(text: str, grade: float | None) -> None:
         ("The two responses were equivalent", 3),
         ("Both answers are good.", -1),
         ("Answers are good", -1),
-        ("Both equally good", -1),
+        ("Both equally good", 3),
         ("They were the same", 3),
         ("2\u00ad", 2),
         ("A\u00adnswer 2 wins", 2),

@@ -1,5 +1,6 @@
 """Every evaluation's file, as it is written, gives its numbers to the model card and the report."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from eval.benchmarks.super_ni.score import SuperNiResult
 from eval.benchmarks.tasks.results import TaskScore, TasksResult
 from harness.files.atomic import write_json
 from harness.runs.estimate import Estimate
-from harness.runs.scores import measured_scores
+from harness.runs.scores import eval_file, measured_scores
 from tests.records.recorded_sweep import mmlu_values
 
 
@@ -163,3 +164,21 @@ def test_scores_are_the_same_whether_or_not_a_long_files_questions_are_read(tmp_
     path.write_text(path.read_text()[:-200])
     with pytest.raises(ValueError, match="not JSON"):
         measured_scores(tmp_path)
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("inf")])
+def test_a_number_that_is_no_score_is_named(tmp_path: Path, value: float) -> None:
+    file = eval_file(tmp_path, "mmlu")
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"headline": {"metric": "accuracy_macro", "value": value}}))
+    with pytest.raises(ValueError, match=r"mmlu: accuracy_macro is .{3,40}: no score; score the run again"):
+        list(measured_scores(tmp_path / "eval"))
+
+
+def test_bounds_that_are_no_numbers_are_open(tmp_path: Path) -> None:
+    file = eval_file(tmp_path, "mmlu")
+    file.parent.mkdir(parents=True)
+    headline = {"metric": "accuracy_macro", "value": 0.5, "ci95": [10**400, ["x"]]}
+    file.write_text(json.dumps({"headline": headline, "tasks": {"x": 5}}))
+    (score,) = measured_scores(tmp_path / "eval")
+    assert (score.value, score.low, score.high) == (0.5, None, None)

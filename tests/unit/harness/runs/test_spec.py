@@ -343,9 +343,15 @@ def test_a_stored_spec_that_is_none_is_refused_by_name(key: str, value: Any) -> 
     values = spec().to_dict() | {key: value} if key else value
     if key == "data_sha256" and isinstance(value, str):
         assert RunSpec.from_dict(values).data_sha256 == value
-        values |= {"dataset": None}
+        values |= {"dataset": None, "train": None, "adapter": {"name": "none", "method": "none"}}
     with pytest.raises(ValueError, match=f"record.json: {key}"):
         RunSpec.from_dict(values, "record.json")
+
+
+@pytest.mark.parametrize("key", ["dataset", "train"])
+def test_a_trained_adapter_has_learned_from_something(key: str) -> None:
+    with pytest.raises(ValueError, match=r"record\.json: a trained adapter without dataset or train"):
+        RunSpec.from_dict(spec().to_dict() | {key: None}, "record.json")
 
 
 def test_equal_points_are_one_run_and_labels_differ() -> None:

@@ -9,11 +9,13 @@ from typer.testing import CliRunner
 from harness.files.atomic import write_json
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import JobStatus, LedgerError
+from harness.runs.folder import GONE
 from harness.runs.record import save_record
 from harness.runs.scores import eval_file
 from sweeps.__main__ import app
 from sweeps.plan.enqueue import enqueue
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
+from sweeps.plan.planned import _broken_notes
 from sweeps.watch.rebuild import rebuild
 from tests.builders import config, evals, record
 
@@ -91,3 +93,13 @@ def test_a_whole_ledger_is_left_alone(runs: Path) -> None:
         rebuild(runs, "postgresql://u@h/d")
     with pytest.raises(ValueError, match="no such folder of runs"):
         rebuild(runs / "nowhere", str(runs / "nowhere" / "ledger.sqlite"))
+
+
+def test_a_plan_says_which_broken_runs_are_made_again(planned: list[PlannedRun]) -> None:
+    """A run that nobody began, or that was cut off, is no news; one that can't be read is, and stops no plan."""
+    problems = [None, GONE, "it can't be read (record.json: Permission denied)"]
+    state = {run.run_id: problem for run, problem in zip(planned, problems, strict=True)}
+    run = planned[2]
+    assert _broken_notes(planned, state) == [
+        f"run {run.run_id} ({run.label}) is made again: it can't be read (record.json: Permission denied)"
+    ]

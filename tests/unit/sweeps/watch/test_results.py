@@ -141,4 +141,4 @@ def test_numbers_of_a_foreign_ledger_that_are_none_are_left_open(call: Call, run
     code, text = call("s", "--json")
     assert code == 0
     assert {(run["loss"], run.get("mmlu")) for run in json.loads(text)["runs"]} == {(None, None)}
-    assert CliRunner().invoke(app, ["status", "s", "--runs", str(runs)]).exit_code == 0
+    assert CliRunner().invoke(app, ["status", "--sweep", "s", "--runs", str(runs)]).exit_code == 0
