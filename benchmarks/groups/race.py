@@ -1,6 +1,6 @@
 """Races a space of 64 points by successive halving, and trains all of it: what is found, and in how many tokens.
 
-    python -m benchmarks.groups.race [--seeds 5] [--steps 28] [--min-steps 4] [--eta 2]
+    python -m benchmarks.groups.race [--seeds 5] [--first-seed 0] [--steps 28] [--min-steps 4] [--eta 2]
 
 For each seed (of the rows, the adapters and the order of examples): a tiny LLaMA with random weights, rows of small
 sums, and a grid of 8 learning rates x 4 ranks x 2 schedules. The full grid and the race are trained by the sweep's own
@@ -130,7 +130,8 @@ def race(folder: Path, configs: Sequence[Config], rungs: Rungs) -> Outcome:
 def main() -> None:
     """Races and trains the space for each seed, and prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=28, help="of a run that goes to its end")
     parser.add_argument("--min-steps", type=int, default=4, help="of the first rung")
     parser.add_argument("--eta", type=int, default=2)
@@ -142,7 +143,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     shares, gaps = list[float](), list[float]()
     with tempfile.TemporaryDirectory() as place:
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             folder = Path(place) / str(seed)
             folder.mkdir()
             model = make_checkpoint(folder / "model", seed)

@@ -113,6 +113,7 @@ class Context(Workplace):
             group=group,
         )
         self.held += claims
+        self.settled -= {claim.job_id for claim in claims}  # one that was given back before is held anew
         return claims
 
     def give_back(self, claims: Collection[JobRow]) -> None:

@@ -147,7 +147,13 @@ def make_jobs(runs: Sequence[PlannedRun], paths: PathsConfig | None = None) -> l
 
 
 def train_job(spec: RunSpec, label: str, inputs: dict[str, str] | None = None) -> Job:
-    """The training job of a run. Args: inputs: the digests that it was planned with; None where nobody looked."""
+    """The training job of a run. The longest run is claimed first, so that places stay full to the end.
+
+    Args:
+        spec: the run's.
+        label: its name for people.
+        inputs: the digests that it was planned with; None where nobody looked.
+    """
     payload = {"spec": spec.to_dict(), "label": label} | ({} if inputs is None else {INPUTS: inputs})
     return Job(
         kind=TRAIN,
@@ -156,7 +162,7 @@ def train_job(spec: RunSpec, label: str, inputs: dict[str, str] | None = None) -
         group=spec.group,
         label=label,
         payload=json.dumps(payload),
-        priority=1,
+        priority=1 + ((spec.train.max_steps or 0) if spec.train is not None else 0),
     )
 
 
