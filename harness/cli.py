@@ -28,7 +28,7 @@ COMMANDS = {
     "eval": ("eval", "Measure finetuned runs and other models; compare and rate them."),
     "analysis": ("analysis", "Reports, and the paper's tables."),
     "data": ("harness.data", "Show a data file as the model will see it."),
-    "memory": ("harness.memory", "What LLaMA 7B to 65B need."),
+    "memory": ("harness.memory", "What a model needs to be finetuned: predicted, or measured without a GPU."),
     "export": ("harness.export", "A finished run as a folder for the hub."),
 }
 

@@ -11,7 +11,7 @@ from html import escape
 from rich.console import Group
 from rich.text import Text
 
-from analysis.paper.memory import BASIS
+from analysis.paper.memory import ALTERNATIVES, ALTERNATIVES_HEADER, BASIS, alternatives
 from analysis.paper.tables import Cell, Reproduction, Status, mean_absolute_error, printed_table
 from analysis.paper.values import SOURCES
 from analysis.report.formats import number
@@ -115,6 +115,8 @@ def sections(reproduction: Reproduction) -> list[Section]:
         return [_cells_section(reproduction, "The paper's cells and ours", reproduction.cells)]
     memory = _cells(reproduction, column="memory_gb", run=True)
     last = [_cells_section(reproduction, f"Memory, GB; {BASIS}", memory)] if memory else []
+    if memory:
+        last.append(Section(title=ALTERNATIVES, header=ALTERNATIVES_HEADER, rows=alternatives()))
     if reproduction.table == "12":
         return [_wins_section(reproduction, setting) for setting in _settings_run(reproduction.cells)]
     if reproduction.table == "6":

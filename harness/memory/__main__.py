@@ -1,8 +1,8 @@
-"""The command `python -m harness.memory [--json]`: what LLaMA 7B to 65B need, beside what the paper states."""
+"""The command `python -m harness.memory [--model 65b [--measure]]`: what finetuning a model needs."""
 
 import sys
 
-from harness.memory.paper import main
+from harness.memory.command import main
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -142,7 +142,7 @@ def block_bytes(run: Pass) -> int:
 def working_bytes(run: Pass, gradient_checkpointing: bool, dequantization_bytes: int, num_members: int = 1) -> int:
     """The bytes of temporary tensors where a block needs most: at its last layer, when everything else is kept.
 
-    The largest of these moments, of which benchmarks/fake_memory.py shows each tensor:
+    The largest of these moments, of which `python -m harness.memory --measure --at-peak` shows each tensor:
 
     1. forward, the frozen product: the dequantized matrix and the layer's output; no mask yet
     2. forward, the mask's: the layer's output, random numbers in float32, which a GPU draws in two parts at most

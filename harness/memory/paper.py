@@ -6,8 +6,8 @@ Source: QLoRA (arXiv 2305.14314) sections 2, 3 and 5. Gaps are explained as far 
 to be unexplained, and nothing is fitted to close them.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Group
 
@@ -22,17 +22,10 @@ from harness.config.schema import (
     ShapeConfig,
     TrainConfig,
 )
-from harness.console import TextTable, friendly_errors, new_parser, show
+from harness.console import TextTable
 from harness.memory.predict import MemoryPrediction, predict
 from harness.models.locate import num_parameters
 
-USAGE = """What QLoRA on LLaMA 7B to 65B needs by our arithmetic, beside what the paper states.
-
-examples:
-  python -m harness.memory
-  python -m harness.memory --json > memory.json
-
-A plan says what your own runs need: python -m harness.run ... launch.dry_run=true"""
 LLAMA_SIZES = ("7b", "13b", "33b", "65b")
 PAPER_TOKENS = 512  # assumed: the paper's figures, as we have them, come without a length
 PAPER_BASE_BYTES = 5_048_000_000  # section 2: the 4-bit 7B base
@@ -133,17 +126,13 @@ def _comparison_65b() -> list[Comparison]:
     ]
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Prints ours for LLaMA 7B to 65B and the paper's figures beside ours; `--json` for JSON alone."""
-    parser = new_parser("python -m harness.memory", USAGE)
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
-    options = parser.parse_args(arguments)
-    with friendly_errors():
-        predictions = {size: recipe_prediction(size) for size in LLAMA_SIZES}
-        comparisons = paper_comparison()
-        recipe = {size: prediction.to_dict() for size, prediction in predictions.items()}
-        values = {"tokens": PAPER_TOKENS, "recipe": recipe, "paper": [asdict(row) for row in comparisons]}
-        show(values, Group(_recipe_table(predictions), _paper_table(comparisons)), options.json)
+def report() -> tuple[dict[str, Any], Group]:
+    """-> ours for LLaMA 7B to 65B and the paper's figures beside ours: as values, and as tables"""
+    predictions = {size: recipe_prediction(size) for size in LLAMA_SIZES}
+    comparisons = paper_comparison()
+    recipe = {size: prediction.to_dict() for size, prediction in predictions.items()}
+    values = {"tokens": PAPER_TOKENS, "recipe": recipe, "paper": [asdict(row) for row in comparisons]}
+    return values, Group(_recipe_table(predictions), _paper_table(comparisons))
 
 
 def _recipe_table(predictions: dict[str, MemoryPrediction]) -> TextTable:

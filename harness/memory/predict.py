@@ -28,7 +28,7 @@ from harness.config.schema import (
     ShapeConfig,
     TrainConfig,
 )
-from harness.devices.buffers import CHUNK_BYTES
+from harness.devices.buffers import CHUNK_BYTES, MIN_PAGED_ELEMENTS
 from harness.memory.activations import (
     ADAPTER_BYTES,
     Linear,
@@ -46,7 +46,6 @@ SHAPE_NUMBERS = ("vocab_size", "hidden_size", "intermediate_size", "num_layers",
 CODEBOOK_BYTES = 16 * 4  # the 16 float32 levels, a copy a layer
 NESTED_STATE_BYTES = 256 * 4 + 4  # the 8-bit map of the absmax constants and their mean, a copy a layer
 MIN_8BIT_ELEMENTS = 4096  # bitsandbytes keeps the state of smaller tensors in 32 bits
-MIN_PAGED_ELEMENTS = 100_000  # and pages only tensors from here on
 OPTIMIZER_BLOCK = 256  # 8-bit state: elements that share one constant
 
 
@@ -131,7 +130,8 @@ class MemoryPrediction:
     gradient_bytes: int = 0
     optimizer_bytes: int = 0  # on the device, whatever happens
     paged_optimizer_bytes: int = 0  # in unified memory: the driver moves it to the host when the device is full
-    factor_copies_bytes: int = 0  # A and B in the compute dtype, made once a row
+    factor_copies_bytes: int = 0  # A and B in the compute dtype, made once a row, of all members
+    one_copy_bytes: int = 0  # of these, one member's
     activation_bytes: int = 0  # what the blocks keep from the forward to the backward pass
     recomputed_bytes: int = 0  # with gradient checkpointing: one block's activations, made again in the backward pass
     logits_bytes: int = 0  # the loss: a chunk of logits, the states that go in and out of it
@@ -147,8 +147,26 @@ class MemoryPrediction:
     @property
     def resident_bytes(self) -> int:
         """The peak that has to fit: what `torch.cuda.max_memory_allocated` measures."""
-        passing = max(self.logits_bytes, self.last_norm_bytes, self.recomputed_bytes + self.working_bytes)
-        return self.static_bytes + self.factor_copies_bytes + self.activation_bytes + passing
+        return self.static_bytes + max(self.full_row_bytes, self.shared_row_bytes)
+
+    @property
+    def passing_bytes(self) -> int:
+        """The largest of the buffers that pass: of the loss, of the last norm, of one block."""
+        return max(self.logits_bytes, self.last_norm_bytes, self.recomputed_bytes + self.working_bytes)
+
+    @property
+    def full_row_bytes(self) -> int:
+        """What a row of one member adds when its forward pass is done, all members' gradients being there already.
+
+        A row of more members adds less at that moment: their gradients, which are twice as large as their copies in 16
+        bits, aren't there yet, but for the member that an earlier row began with.
+        """
+        return self.one_copy_bytes + self.activation_bytes + self.passing_bytes
+
+    @property
+    def shared_row_bytes(self) -> int:
+        """What a row of all members adds when its backward pass reaches the first block: their gradients are there."""
+        return self.factor_copies_bytes + self.passing_bytes
 
     @property
     def total_bytes(self) -> int:
@@ -221,12 +239,14 @@ def _trained_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: in
     full = run.adapter.method is AdapterMethod.full
     element_bytes = run.compute_bytes if full and not masters else ADAPTER_BYTES
     resident, paged = optimizer_bytes(tensors, train.optimizer, element_bytes)
+    copies = 0 if full else factor_copies_bytes(sum(tensors), run.compute_bytes, num_members)
     return {
         "adapter_bytes": 0 if full else sum(tensors) * element_bytes,
         "gradient_bytes": sum(tensors) * element_bytes,
         "optimizer_bytes": resident,
         "paged_optimizer_bytes": paged,
-        "factor_copies_bytes": 0 if full else factor_copies_bytes(sum(tensors), run.compute_bytes, num_members),
+        "factor_copies_bytes": copies,
+        "one_copy_bytes": copies // num_members,
     }
 
 

@@ -65,8 +65,9 @@ def group_bytes(specs: Sequence[RunSpec], tokens: int, num_shards: int = 1) -> i
     known = [prediction for prediction in predictions if prediction is not None]
     if not known or len(known) < len(predictions):
         return None
-    own = sum(p.static_bytes - p.weights_bytes + p.paged_optimizer_bytes + p.factor_copies_bytes for p in known)
-    return known[0].weights_bytes + own + max(p.resident_bytes - p.static_bytes - p.factor_copies_bytes for p in known)
+    own = sum(p.static_bytes - p.weights_bytes + p.paged_optimizer_bytes for p in known)
+    shared_row = sum(p.factor_copies_bytes for p in known) + max(p.passing_bytes for p in known)
+    return known[0].weights_bytes + own + max(shared_row, *(p.full_row_bytes for p in known))
 
 
 def _alike(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:

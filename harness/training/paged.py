@@ -18,7 +18,7 @@ from bitsandbytes.optim import AdamW
 from bitsandbytes.utils import sync_gpu
 from torch import Tensor, nn
 
-from harness.memory.predict import MIN_PAGED_ELEMENTS
+from harness.devices.buffers import MIN_PAGED_ELEMENTS
 
 _Key = tuple[tuple[int, ...], torch.dtype, int | None]  # shape, dtype, number of the CUDA device
 

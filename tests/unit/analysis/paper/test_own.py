@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from analysis.__main__ import app
 from analysis.paper import own as own_tables
-from analysis.paper.memory import HALF_A_GIGABYTE, memory_gb
+from analysis.paper.memory import HALF_A_GIGABYTE, alternatives, memory_gb
 from analysis.paper.own import GridPlan, OwnRun, OwnRuns, headline_of, reproduce_from_runs
 from analysis.paper.places import PLACES
 from analysis.paper.tables import Cell, Reproduction, Status
@@ -257,6 +257,9 @@ def test_memory_is_that_of_the_weights_and_the_adapter() -> None:
     assert memory_gb("vicuna-13b") == pytest.approx(26.031728640, rel=1e-4)
     assert memory_gb("guanaco-65b") == pytest.approx(36.06, abs=0.01)
     assert memory_gb("gpt-4") is None
+    left = {row[0]: float(row[-1]) for row in alternatives()}
+    assert all(abs(left[size]) < 0.5 for size in ("33b", "65b")), "single constants, adapters in 32 bits"
+    assert left["7b"] == left["13b"] == 1.2
     assert memory_gb("bloom-176b") is None
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from harness.banks.shared import AdapterBank
 from harness.config.schema import AdapterConfig, LossMean, Optimizer, TrainConfig
-from harness.memory.predict import MIN_PAGED_ELEMENTS
+from harness.devices.buffers import MIN_PAGED_ELEMENTS
 from harness.nn.attention import PACKED
 from harness.training import loop
 from harness.training.checkpoint import checkpoints

@@ -1,0 +1,260 @@
+"""The command `python -m harness.memory`: what a model needs to be finetuned, predicted or measured.
+
+Without a model it shows the paper's figures beside ours (`harness.memory.paper`).
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.text import Text
+
+from harness.config.choices import choices, load_choice, model_choice, quant_choice
+from harness.config.schema import (
+    AdapterConfig,
+    DType,
+    ModelConfig,
+    ModelKind,
+    Optimizer,
+    QuantConfig,
+    ShapeConfig,
+    TrainConfig,
+    typed,
+)
+from harness.console import TextTable, friendly_errors, new_parser, show
+from harness.files.hub import cached_snapshot
+from harness.memory import paper
+from harness.memory.predict import MemoryPrediction, predict
+from harness.models.locate import ModelSource, checkpoint_shape
+
+if TYPE_CHECKING:
+    from harness.memory.measured.program import Measured
+
+USAGE = """What a model needs on a GPU to be finetuned: by arithmetic, or by running the program itself on tensors
+without data, which needs no GPU and little memory. Without --model: QLoRA on LLaMA 7B to 65B, beside what the paper
+states.
+
+examples:
+  python -m harness.memory
+  python -m harness.memory --model 65b --checkpointing
+  python -m harness.memory --model 65b --checkpointing --gpu 48 --measure
+  python -m harness.memory --model 7b --quant int8 --members 8 --tokens 4224 --measure --at-peak
+  python -m harness.memory --model t5_large --adapter lora_t5 --measure --json > memory.json
+  python -m harness.memory --model path/to/checkpoint --measure
+
+A plan says what your own runs need: python -m harness.run ... launch.dry_run=true"""
+GIGABYTE = 10**9
+KINDS = {"ForSequenceClassification": ModelKind.classifier, "ForMaskedLM": ModelKind.classifier}  # ends of names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked about."""
+
+    model: ModelConfig
+    quant: QuantConfig
+    adapter: AdapterConfig
+    train: TrainConfig
+    tokens: int
+    sequence: int
+    members: int
+    gpu_bytes: int
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints what a model needs, or the paper's figures beside ours; `--json` for JSON alone."""
+    options = _parser().parse_args(arguments)
+    with friendly_errors():
+        if options.model is None:
+            if options.measure:
+                raise ValueError("--measure: say of which model, such as --model 65b")
+            values, shown = paper.report()
+            show(values, shown, options.json)
+            return
+        asked = _question(options)
+        prediction = _predicted(asked)
+        measured = None
+        if options.measure:
+            from harness.memory.measured.program import Case, measure  # loads torch
+
+            measured = measure(
+                Case(
+                    model=asked.model,
+                    quant=asked.quant,
+                    adapter=asked.adapter,
+                    train=asked.train,
+                    tokens=asked.tokens,
+                    sequence=asked.sequence,
+                    members=asked.members,
+                    gpu_bytes=asked.gpu_bytes,
+                )
+            )
+        elif isinstance(prediction, str):
+            raise ValueError(f"model {asked.model.name}: {prediction}; --measure runs the program itself")
+        show(_values(asked, prediction, measured), _shown(asked, prediction, measured, options.at_peak), options.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = new_parser("python -m harness.memory", USAGE)
+    parser.add_argument(
+        "--model", help="a choice of conf/model (65b), a folder with a config.json, or a hub id whose config is here"
+    )
+    parser.add_argument("--measure", action="store_true", help="run the program on tensors without data")
+    parser.add_argument("--quant", default="nf4", help="a choice of conf/quant (default: %(default)s)")
+    parser.add_argument("--adapter", default="lora", help="a choice of conf/adapter (default: %(default)s)")
+    parser.add_argument("--tokens", type=_positive, default=528, help="of a packed row (default: %(default)s)")
+    parser.add_argument(
+        "--sequence", type=_positive, help="tokens of an example at most (default: the row's, 528 at most)"
+    )
+    parser.add_argument("--members", type=_positive, default=1, help="runs that share the base (default: %(default)s)")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
+    parser.add_argument(
+        "--optimizer",
+        choices=[each.value for each in Optimizer],
+        default=Optimizer.paged_adamw_32bit.value,
+        help="default: %(default)s",
+    )
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="to compute in")
+    parser.add_argument(
+        "--gpu", type=_positive, default=80, help="its memory in GB (1e9 bytes), which decides what pages (default: 80)"
+    )
+    parser.add_argument("--at-peak", action="store_true", help="with --measure: list what lay there, by operation")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 on")
+    return number
+
+
+def _question(options: argparse.Namespace) -> Question:
+    """The choices of a command line. Raises ValueError for names that aren't there."""
+    adapter: AdapterConfig = typed(AdapterConfig, load_choice("adapter", options.adapter))
+    return Question(
+        model=_model(options.model),
+        quant=replace(quant_choice(options.quant), compute_dtype=DType(options.dtype)),
+        adapter=adapter,
+        train=TrainConfig(
+            optimizer=Optimizer(options.optimizer),
+            gradient_checkpointing=options.checkpointing,
+            max_microbatch_tokens=options.tokens,
+        ),
+        tokens=options.tokens,
+        sequence=min(options.sequence or 528, options.tokens),
+        members=options.members,
+        gpu_bytes=options.gpu * GIGABYTE,
+    )
+
+
+def _model(name: str) -> ModelConfig:
+    """A choice of conf/model, a folder, or a hub id; of the latter two, kind and shape by their config.json."""
+    if name in choices("model"):
+        return model_choice(name)
+    folder = Path(name) if Path(name).is_dir() else None
+    if folder is None and "/" in name:
+        folder = cached_snapshot(name, "main")
+        if folder is None:
+            raise ValueError(
+                f"--model {name}: no such folder, and the hub's cache on this machine has no config of that name; "
+                f"download it: huggingface-cli download {name} config.json"
+            )
+    if folder is None:
+        return model_choice(name)  # which names the near matches
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--model {name}: {folder} has no config.json")
+    source = ModelSource(kind="folder", location=str(folder), revision="main", max_length=2048)
+    shape = checkpoint_shape(source) or ShapeConfig()
+    saved = json.loads((folder / "config.json").read_text())
+    return ModelConfig(name=name, hub_id=name, path=str(folder), kind=_kind(saved), shape=shape)
+
+
+def _kind(saved: Mapping[str, Any]) -> ModelKind:
+    """A model's kind by its config.json."""
+    if saved.get("is_encoder_decoder"):
+        return ModelKind.seq2seq
+    names = saved.get("architectures") or []
+    return next((kind for end, kind in KINDS.items() if any(n.endswith(end) for n in names)), ModelKind.causal)
+
+
+def _predicted(asked: Question) -> MemoryPrediction | str:
+    """The prediction, or why there is none."""
+    if asked.model.kind is not ModelKind.causal:
+        return f"the activations of a {asked.model.kind.value} are not predicted"
+    try:
+        return predict(
+            asked.model.shape, asked.quant, asked.adapter, asked.train, asked.tokens, asked.sequence, asked.members
+        )
+    except ValueError as error:
+        return str(error)
+
+
+def expected_bytes(prediction: MemoryPrediction, optimizer: str) -> int:
+    """What a measurement should show: state that pages is not in it."""
+    return prediction.resident_bytes if optimizer.startswith("paged") else prediction.total_bytes
+
+
+def _values(asked: Question, prediction: MemoryPrediction | str, measured: "Measured | None") -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "model": asked.model.name,
+        "quant": asked.quant.name,
+        "adapter": asked.adapter.name,
+        "tokens": asked.tokens,
+        "sequence": asked.sequence,
+        "members": asked.members,
+        "checkpointing": asked.train.gradient_checkpointing,
+        "gpu_bytes": asked.gpu_bytes,
+        "predicted": None if isinstance(prediction, str) else prediction.to_dict(),
+    }
+    if measured is not None:
+        values["measured"] = {
+            "peak_bytes": measured.peak.num_bytes,
+            "by_category": dict(measured.peak.by_category),
+            "by_origin": dict(measured.peak.by_origin),
+            "loading_bytes": measured.loading_bytes,
+            "optimizer": measured.optimizer,
+        }
+    return values
+
+
+def _shown(asked: Question, prediction: MemoryPrediction | str, measured: "Measured | None", at_peak: bool) -> Group:
+    what = f"{asked.model.name}, {asked.quant.name}, {asked.adapter.name}, rows of {asked.tokens} tokens"
+    what += f", {asked.members} runs" if asked.members > 1 else ""
+    what += ", checkpointing" if asked.train.gradient_checkpointing else ""
+    parts: list[TextTable | Text] = []
+    if measured is not None:
+        parts += [Text(f"Measured: {what}"), _gigabytes(measured.peak.by_category)]
+        parts.append(Text("\n".join(_sentences(asked, prediction, measured)) + "\n"))
+        if at_peak:
+            parts += [Text("What the pass held at its peak"), _gigabytes(measured.peak.by_origin, 1e6, "MB")]
+    if isinstance(prediction, MemoryPrediction):
+        terms = {name.removesuffix("_bytes").replace("_", " "): n for name, n in prediction.to_dict().items()}
+        parts += [Text(f"Predicted: {what}"), _gigabytes(terms)]
+    return Group(*parts)
+
+
+def _sentences(asked: Question, prediction: MemoryPrediction | str, measured: "Measured") -> list[str]:
+    """The peak, whether it fits, and how far the prediction is from it."""
+    peak = measured.peak.num_bytes
+    fits = "fits in" if peak <= asked.gpu_bytes else "does not fit in"
+    lines = [f"Peak of a step: {peak / 1e9:.2f} GB with {measured.optimizer}; {fits} {asked.gpu_bytes / 1e9:.0f} GB."]
+    lines += [f"Peak while the base is read: {measured.loading_bytes / 1e9:.2f} GB."]
+    if isinstance(prediction, str):
+        return [*lines, f"Not predicted: {prediction}."]
+    expected = expected_bytes(prediction, measured.optimizer)
+    return [*lines, f"Predicted: {expected / 1e9:.2f} GB, {expected / peak - 1:+.1%}."]
+
+
+def _gigabytes(values: Mapping[str, int], unit: float = 1e9, name: str = "GB") -> TextTable:
+    cell: Callable[[int], str] = lambda number: f"{number / unit:,.2f}"  # noqa: E731
+    return TextTable(
+        columns=("what", name),
+        rows=[(what, cell(number)) for what, number in values.items()],
+        numbers=(name,),
+    )
