@@ -68,7 +68,7 @@ $(TABLES): setup
 	$(BIN)/python -m analysis tables $(@:table%=%) --data $(DATA)
 
 test: setup  ## The fast suite: CPU, no network, minutes
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m "not slow and not gpu" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## The slow suite: real models, a real chat server, fault injection, parity with other tools
 	-@$(MAKE) --no-print-directory server

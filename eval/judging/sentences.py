@@ -300,8 +300,11 @@ def _is_listed(line: str, before: str) -> bool:
     """Whether two lines differ in the side that they name alone: a list of the answers, which chooses none."""
     if len(before) > MAX_SHORT:
         return False
-    shapes = [["" if VALUES.get(token) in SIDES else token for token in _tokens(row.strip())] for row in (line, before)]
-    return shapes[0] == shapes[1] and "" in shapes[0] and _tokens(line) != _tokens(before)
+    rows = [_tokens(row.strip()) for row in (line, before)]
+    if len(rows[0]) == 1 and rows[0][0].isdigit():
+        return False  # the verdict of the paper's format, whatever stands before it
+    shapes = [["" if VALUES.get(token) in SIDES else token for token in row] for row in rows]
+    return shapes[0] == shapes[1] and "" in shapes[0] and rows[0] != rows[1]
 
 
 def _tokens(text: str) -> list[str]:

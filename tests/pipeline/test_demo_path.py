@@ -10,6 +10,8 @@ import pytest
 from harness.ledger.tables import JobStatus
 from tests.lab import Lab, make_lab
 
+pytestmark = pytest.mark.slow  # the demo itself is run by CI as well
+
 SWEEP = "tiny"
 SYSTEMS = {
     "llama7b-oasst1-nf4",

@@ -124,6 +124,7 @@ def _replacements(storages: LiveStorages, num_bytes: int, seen: torch.device) ->
 
     yield torch.Tensor, "device", property(device)
     yield torch, "tensor", _tensor
+    yield bnb.functional, "name2qmap", {}  # it keeps tensors of the device for good
     yield functional, "scaled_dot_product_attention", _attention_on_host if seen.type == "cpu" else _attention
     yield functional, "dropout", _dropout
     if seen.type == "cpu":

@@ -27,7 +27,7 @@ def test_a_users_own_modules_of_these_names_are_left_alone(tmp_path: Path) -> No
     (tmp_path / "eval" / "__init__.py").write_text("print('mine')")
     printed = script(tmp_path, "analysis", "tables", "--help")
     assert "mine" not in printed
-    assert "1 to 11, or all" in printed
+    assert "1 to 12, or all" in printed
 
 
 @pytest.mark.parametrize(("words", "offered"), [("ev", "eval"), ("eval ra", "rate")])

@@ -10,17 +10,9 @@ from rich.console import Console
 
 from analysis.leaderboard import show
 from analysis.leaderboard.plan import Plan, Step
-from analysis.leaderboard.record import (
-    StepRecord,
-    digests,
-    keep_step,
-    load_steps,
-    save_steps,
-    shell_line,
-    shown_commands,
-    typed_command,
-)
+from analysis.leaderboard.record import shell_line, shown_commands, typed_command
 from analysis.leaderboard.show import PLAIN_LINE_SECONDS, StepsDisplay
+from harness.runs.steps import StepRecord, digests, keep_step, load_steps, save_steps
 
 STEPS = (
     Step(key="generate a", title="answers", command=("python", "-m", "eval", "x y"), to_make="3 answers", there="2"),
@@ -132,7 +124,7 @@ def test_steps_are_kept_in_their_order_and_replaced_by_their_key(tmp_path: Path)
     keep_step(record("rate", is_done=False, inputs={"a": "1"}), one)
     values = json.loads((one / "steps.json").read_text())
     assert values["schema_version"] == 1
-    assert [step["key"] for step in values["steps"]] == ["generate a", "judge x", "rate", "mmlu b", "mmlu a", "report"]
+    assert [step["key"] for step in values["steps"]] == ["report", "mmlu b", "rate", "judge x", "generate a", "mmlu a"]
     assert load_steps(tmp_path, one, two)["rate"] == record("rate", is_done=False, inputs={"a": "1"})
     assert load_steps(two)["rate"].is_done
     assert load_steps(tmp_path) == {}

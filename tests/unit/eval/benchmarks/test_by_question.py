@@ -39,7 +39,9 @@ def test_glue_is_right_or_wrong_or_off(num_labels: int, metric: str, values: lis
 
 
 def test_super_ni_has_two_metrics() -> None:
-    rows = [{"task": "t", "instance_id": "a", "rouge_l": 0.25, "exact_match": False}]
+    rows = [
+        {"task": "t", "instance_id": "a", "rouge_l": 0.25, "exact_match": False, "answer": "x", "references": ["y"]}
+    ]
     found = _scores("super_ni", {"predictions": rows})
     assert [(scores.metric, scores.values) for scores in found] == [("rouge_l", [0.25]), ("exact_match", [0.0])]
 

@@ -161,7 +161,9 @@ def saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return "sha"
 
     base = SimpleNamespace(bank=SimpleNamespace(save_member=save_member))
-    return SimpleNamespace(base=base, seen=seen, run=run(tmp_path, member=SimpleNamespace(error=None)), folder=tmp_path)
+    return SimpleNamespace(
+        base=base, seen=seen, run=run(tmp_path, member=SimpleNamespace(error=None, stopped=False)), folder=tmp_path
+    )
 
 
 def test_a_run_is_saved_whole_before_the_ledger_knows(saving: Any) -> None:
@@ -250,7 +252,7 @@ def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypa
     spec = SimpleNamespace(
         dataset=dataset, train="train", adapter="adapter", model=SimpleNamespace(kind=training.ModelKind.causal)
     )
-    one = SimpleNamespace(spec=spec, inputs={"data": "x"}, data=None, data_fingerprint=None)
+    one = SimpleNamespace(spec=spec, inputs={"data": "x"}, data=None, data_fingerprint=None, notes=[])
     place: Any = SimpleNamespace(settings=SimpleNamespace(paths=SimpleNamespace(cache=str(tmp_path))))
     base: Any = SimpleNamespace(tokenizer="t", max_length=7, bank="bank")
     monkeypatch.setattr(training, "locate_dataset", lambda *given: SimpleNamespace(files=["f"]))
@@ -263,13 +265,14 @@ def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypa
         training,
         "divided",
         lambda data, numbers, train, lines: SimpleNamespace(
-            examples=["example"], num_characters=numbers, held_out=None
+            examples=["example"], num_characters=numbers, held_out=None, num_twins=2
         ),
     )
     monkeypatch.setattr(training, "num_labels", lambda dataset, highest: int(highest) + 1)
     rows = training._read_rows(place, base, one)  # type: ignore[arg-type]
     assert (rows.examples, rows.num_characters.tolist(), rows.held_out) == (["example"], [3, 4], None)
     assert rows.num_characters.dtype == np.int64
+    assert one.notes == ["2 rows are equal to held-out ones and were left out of training"]
     assert called == [
         ("require_planned", {"data": "x"}, {training.DATA: "sign"}, spec),
         (tmp_path / "tokenized", {"empty_targets": "keep"}),

@@ -188,7 +188,7 @@ def test_a_search_names_its_sweep_waits_and_shows_its_trials(point: Config, monk
     asked: list[Any] = []
 
     def run_search(search: Any, storage_url: str, compose: Any, launch: Any, ledger: Any) -> int:
-        asked.append((storage_url, compose(["x=1"]).sweep_name, launch([point]), ledger().counts("s")))
+        asked.append((storage_url, compose(["x=1"]).sweep_name, launch([point], {}), ledger().counts("s")))
         return 3
 
     def compose_grid(overrides: Any, evals: Any, folder: Path | None) -> list[Any]:
@@ -196,7 +196,9 @@ def test_a_search_names_its_sweep_waits_and_shows_its_trials(point: Config, monk
 
     monkeypatch.setattr(searching, "compose_grid", compose_grid)
     monkeypatch.setattr(searching, "run_search", run_search)
-    monkeypatch.setattr(searching, "launch", lambda configs, command, console: (len(configs), tuple(command)))
+    monkeypatch.setattr(
+        searching, "launch", lambda configs, command, console, stops: (len(configs), tuple(command), stops)
+    )
     settings: dict[str, Any] = {"study": "s", "objective": "final_loss", "num_trials": 1, "num_parallel": 1}
     search = parse_search(["adapter.lora_r=int(1,2)", "model=m"], **settings)
     out = io.StringIO()
@@ -204,7 +206,7 @@ def test_a_search_names_its_sweep_waits_and_shows_its_trials(point: Config, monk
         status, told = searching.search_and_show(search, COMMAND, Console(file=out, width=120), as_json=False)
     assert (status, told["study"]) == (3, "s")
     (url, name, launched_with, counts) = asked[0]
-    assert (name, launched_with, counts) == ("s", (1, tuple(COMMAND)), {})
+    assert (name, launched_with, counts) == ("s", (1, tuple(COMMAND), {}), {})
     assert url == f"sqlite:///{point.paths.runs}/ledger.sqlite"
     assert "study s: minimize final_loss" in out.getvalue()
     quiet = io.StringIO()

@@ -60,6 +60,7 @@ def test_every_benchmark_of_quality_is_an_objective_in_its_direction() -> None:
     assert set(found) == {
         "final_loss",
         "eval_loss",
+        "eval_bits_per_byte",
         *(n for n, b in BENCHMARKS.items() if b.higher_is_better is not None),
     }
 
