@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft.tuners.hira.bnb import Linear4bit as HiraLinear4bit
 
 from harness.banks.causal import PeftBank
-from harness.config.schema import AdapterConfig
-from harness.identity.proof import Proof, prove
+from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.identity.proof import NotTheMethodError, Proof, prove
 from harness.methods.table import METHODS
 from tests.tiny import make_checkpoint
 from tests.unit.harness.banks import test_causal, test_peft_methods
@@ -51,7 +53,6 @@ def test_what_trains_plain_lora_under_another_name_is_refused(folder: Path, vari
 
 def test_a_planted_impostor_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HiRA whose layers compute B A x instead of (W * B A) x."""
-    from peft.tuners.hira.bnb import HiraLinear4bit
 
     def as_lora(layer: Any, x: torch.Tensor) -> torch.Tensor:
         low_rank = x @ layer.hira_A["default"].T @ layer.hira_B["default"].T
