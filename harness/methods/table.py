@@ -64,8 +64,8 @@ def _sum(of_layer: Callable[[int, int, Fields], int]) -> Callable[[Layers, Field
 
 
 def _randlora(i: int, o: int, f: Fields) -> int:
-    bases = math.ceil(min(i, o) / f["r"])
-    return bases * (int(f["r"]) + min(i, o))
+    rank: int = f["r"]
+    return math.ceil(min(i, o) / rank) * (rank + min(i, o))
 
 
 def _oft(i: int, o: int, f: Fields) -> int:
@@ -79,8 +79,8 @@ def _boft(i: int, o: int, f: Fields) -> int:
 
 
 def _vblora(layers: Layers, f: Fields) -> int:
-    choices = sum(f["r"] * (i + o) // f["vector_length"] for i, o, _ in layers) * int(f["num_vectors"])
-    return choices + int(f["num_vectors"] * f["vector_length"])
+    rank, length, number = int(f["r"]), int(f["vector_length"]), int(f["num_vectors"])
+    return sum(rank * (i + o) // length for i, o, _ in layers) * number + number * length
 
 
 def _ia3(layers: Layers, f: Fields) -> int:
