@@ -195,6 +195,10 @@ def test_stopped_runs_are_neither_done_nor_failed(engine: Engine) -> None:
     assert known.run_ids == (best,)
     assert len(known.unfinished) == 19
     assert "stopped at step" in known.unfinished[0][1]
+    shown = [(label, made.run_id, made.rung) for label, made in known.decisions]
+    labels = {run["run_id"]: run["label"] for run in values["runs"]}
+    assert shown == [(labels[run_id], run_id, rung) for _, run_id, rung in shown]
+    assert len(shown) == sum(len(run["decisions"]) for run in values["runs"]) > 20
 
 
 @pytest.mark.parametrize("times", [1, 2])
