@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,14 @@ NUM_PARAMETERS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def schemas() -> Iterator[None]:
-    """What `harness.config.compose` registers too: the schema of each group."""
+    """What `harness.config.compose` registers too: the schema of each group. Other tests find the store as it was."""
+    store = ConfigStore.instance()
+    before, store.repo = store.repo, deepcopy(store.repo)
     for group, schema in SCHEMAS.items():
-        ConfigStore.instance().store(group=group, name="schema", node=schema)
+        store.store(group=group, name="schema", node=schema)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
+    store.repo = before
 
 
 def composed(group: str, name: str) -> Any:
