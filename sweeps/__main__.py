@@ -169,7 +169,7 @@ def race(
     objective: Annotated[
         str, typer.Option("--objective", help="eval_loss, or eval_bits_per_byte where models differ.")
     ] = "eval_loss",
-    eta: Eta = 3,
+    eta: Eta = 2,  # 3 lost the best run of a grid in one of four seeds: benchmarks/results/groups-cpu-2026-11-29.md
     min_steps: MinSteps = None,
     promote: Annotated[
         list[str] | None, typer.Option("--promote", help="A stopped run that is trained to its end afterwards.")

@@ -5,7 +5,6 @@ docs/decisions/0012-benchmarks.md says why.
 
 import typing
 from dataclasses import fields, is_dataclass
-from functools import cache
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,18 +12,20 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.config.schema import Config, EvalConfig
 
 Evals = type[EvalConfig]  # the schema of the group, with the settings of each benchmark
+_BLANKS: dict[Evals, DictConfig] = {}
 
 
-@cache
 def blank_config(evals: Evals) -> DictConfig:
     """A whole config with its defaults, as OmegaConf's schema. Settings of frozen classes can be overridden too.
 
     It is made once: merge it or copy it, never change it.
     """
-    blank: DictConfig = OmegaConf.structured(Config(eval=evals()))
-    for name in nested_settings(evals):
-        OmegaConf.set_readonly(blank.eval[name], False)
-    return blank
+    if evals not in _BLANKS:
+        blank: DictConfig = OmegaConf.structured(Config(eval=evals()))
+        for name in nested_settings(evals):
+            OmegaConf.set_readonly(blank.eval[name], False)
+        _BLANKS[evals] = blank
+    return _BLANKS[evals]
 
 
 def nested_settings(evals: Evals) -> dict[str, type]:
