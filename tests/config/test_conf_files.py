@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +59,14 @@ NUM_PARAMETERS = {
 def schemas() -> Iterator[None]:
     """What `harness.config.compose` registers too: the schema of each group. Other tests find the store as it was."""
     store = ConfigStore.instance()
-    before, store.repo = store.repo, deepcopy(store.repo)
+    before = {group: store.repo.get(group, {}).get("schema.yaml") for group in SCHEMAS}
     for group, schema in SCHEMAS.items():
         store.store(group=group, name="schema", node=schema)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
-    store.repo = before
+    for group, node in before.items():
+        if node is not None:
+            store.repo[group]["schema.yaml"] = node
 
 
 def composed(group: str, name: str) -> Any:
