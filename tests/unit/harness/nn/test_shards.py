@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from harness.config.schema import AdapterMethod, ModelKind, ShapeConfig
 from harness.devices.ranks import ALONE, Ranks
 from harness.memory.predict import weights_bytes
-from harness.nn.shards import ShardedLayers, decoder_layers
+from harness.nn.shards import ShardedLayers, _move_into, _View, decoder_layers
 from harness.runs.compatibility import shard_problem
 from tests.in_memory import quantize_linear_layers
 from tests.processes.rank_processes import on_ranks, values
@@ -95,3 +95,10 @@ def test_the_predictor_knows_what_a_rank_holds(quant: str) -> None:
     tables = sum(p.nbytes for p in model.parameters() if p.untyped_storage().nbytes())
     one_layer = 4 * shards.shards[0].part_bytes
     assert shards.num_bytes + one_layer + tables == pytest.approx(weights_bytes(shape, QUANTS[quant], 4), rel=0.01)
+
+
+def test_a_view_is_of_its_tensors_own_device() -> None:
+    """The meta device stands for a GPU."""
+    tensor, row = torch.ones(3, 5, device="meta"), torch.zeros(512, dtype=torch.uint8, device="meta")
+    _move_into(_View(tensor, offset=256), row)
+    assert (tensor.device.type, tensor.storage_offset(), tensor.shape) == ("meta", 64, (3, 5))
