@@ -1,6 +1,7 @@
 """A sharded base computes what the whole one does, and between layers a rank holds its part only."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -47,6 +48,44 @@ def assert_one_layer_at_a_time(trained: Trained, num_layers: int, num_ranks: int
     part = trained.bytes_between // num_layers
     assert part > 0
     assert set(trained.layer_bytes) == {num_layers * part + num_ranks * part}
+
+
+class OneRank(Ranks):
+    """A rank alone, whose part is the whole row; it counts what it gathers."""
+
+    num_gathers: ClassVar[int] = 0
+
+    def gather_bytes(self, whole: torch.Tensor, part: torch.Tensor) -> None:
+        type(self).num_gathers += 1
+        whole.copy_(part)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_layer_is_gathered_for_each_of_its_passes(model: Path, checkpointing: bool) -> None:
+    """In one process: forward and backward give the whole base's numbers, and hold one layer at a time."""
+    tokens, OneRank.num_gathers = torch.arange(3, 15)[None], 0
+    whole, sharded = (AutoModelForCausalLM.from_pretrained(model).requires_grad_(False) for _ in range(2))
+    shards = ShardedLayers(OneRank())
+    for layer in decoder_layers(sharded):
+        shards.add(layer)
+    held: list[int] = []
+    first, second = decoder_layers(sharded)
+    second.register_forward_pre_hook(lambda *_: held.append(shards.num_bytes))  # type: ignore[attr-defined]
+    grads, between = [], shards.num_bytes
+    for one in (whole, sharded):
+        one.get_input_embeddings().requires_grad_(True)
+        if checkpointing:
+            one.train().activation_checkpointing_enable({"use_reentrant": False})
+        one(input_ids=tokens, labels=tokens).loss.backward()
+        grads.append(one.get_input_embeddings().weight.grad)
+    assert torch.equal(*grads)
+    assert OneRank.num_gathers == 4, "two layers forward, and backward; what is recomputed finds its layer there"
+    assert shards.num_bytes == between
+    assert set(held) == {between + between // 2}
+    with torch.no_grad():
+        assert torch.equal(sharded(input_ids=tokens).logits, whole(input_ids=tokens).logits)
+    assert shards.num_bytes == between
+    assert not first.self_attn.q_proj.weight.untyped_storage().nbytes()  # type: ignore[union-attr, operator]
 
 
 def test_out_of_memory_on_one_rank_leaves_the_gathers_in_step(model: Path, tmp_path: Path) -> None:
