@@ -78,13 +78,17 @@ class Map:
         self._merged: dict[str, dict[int, set[str]]] = {}  # mutated file -> line -> tests
 
     def tests_of(self, mutation: Mutation) -> list[str]:
-        """Those that run the statement, the quickest first; for one that runs at import all that run its file."""
+        """Those that run the statement, of the module's own test file and the quickest first.
+
+        For a statement that runs at import these are all that run its file.
+        """
         lines = self._lines(mutation.file)
         tests = {test for line in mutation.statement for test in lines.get(line, ())}
         compiled = not tests and "@numba." in (self.copy / mutation.file).read_text()  # coverage sees no line of it
         if AT_IMPORT in tests or compiled:
             tests = {test for names in lines.values() for test in names}
-        return sorted(tests - {AT_IMPORT}, key=lambda test: (self.seconds(test), test))
+        own = f"/test_{Path(mutation.file).name}"
+        return sorted(tests - {AT_IMPORT}, key=lambda test: (own not in test, self.seconds(test), test))
 
     def seconds(self, test: str) -> float:
         """Of a test, or of all in a file; 0 where it was not measured."""

@@ -57,8 +57,8 @@ class Tree:
         """
         named = tests is not None
         tests = self.map.tests_of(mutation) if tests is None else tests
-        source = digest(self.root / mutation.file)
-        files = [digest(self.root / name) for name in sorted({test.split("::")[0] for test in tests})]
+        source = digest(self.copy / mutation.file)
+        files = [digest(self.copy / name) for name in sorted({test.split("::")[0] for test in tests})]
         with_tests = hashlib.sha256(json.dumps([source, list(tests), files]).encode()).hexdigest()[:16]
         for version in (source, with_tests):
             if (mutation.key, version) in self.known:

@@ -238,6 +238,17 @@ def test_saved_modules_on_a_quantized_base(base: Path, tmp_path: Path) -> None:
     assert kinds["q_proj"] == "Linear4bit"
 
 
+def test_a_start_from_the_weights_comes_out_of_them_before_they_are_quantized(base: Path, tmp_path: Path) -> None:
+    """Somebody else's PiSSA adapter on NF4: what is quantized is what its first factors leave."""
+    adapter = save_peft(base, tmp_path / "a", init_lora_weights="pissa", target_modules=["q_proj"])
+    ((found, members),) = served(base, adapter, quant="nf4")
+    wanted: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    round_to_quantized(wanted.get_base_model(), QuantConfig(name="nf4", compute_dtype=DType.float32))
+    with torch.no_grad():
+        torch.testing.assert_close(our_logits(found, *members.values()), wanted(TOKENS).logits[0], rtol=1e-4, atol=1e-4)
+    assert found.bank.quantized_share > 0.4, "all of its layers, beside two tables"
+
+
 def test_several_are_served_one_after_another(base: Path, tmp_path: Path) -> None:
     folders = [
         save_peft(base, tmp_path / "saved", modules_to_save=["lm_head"]),
