@@ -20,6 +20,28 @@ from harness.nn.rows import BatchCache, Layout
 from harness.nn.shards import ShardedLayers
 
 
+class Allocation(Protocol):
+    """What a method does over a run's steps beside its gradients (`harness.banks.any_peft.RankAllocation`)."""
+
+    def begin(self, total_steps: int) -> None:
+        """Raises ValueError where its schedule doesn't fit into so many steps."""
+        ...
+
+    def penalty(self) -> Tensor:
+        """What is added to a step's loss."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called after the optimizer's step, counted from 1, with the gradients still there."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What the next step depends on, for a checkpoint."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
 class Bank(Protocol):
     """A model in memory with named members."""
 
@@ -77,6 +99,10 @@ class Bank(Protocol):
 
     def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
         """Writes the member, its weights last. -> sha256 of the weights."""
+        ...
+
+    def rank_allocation(self, name: str) -> "Allocation | None":
+        """AdaLoRA's schedule of ranks, which the loop drives; None of other members."""
         ...
 
     def set_checkpointing(self, on: bool) -> None:

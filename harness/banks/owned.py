@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from harness.banks.any_peft import RankAllocation, rank_allocation
 from harness.banks.layers import layer_names, quantize_layers, quantizing
 from harness.banks.loading import load_adapter
 from harness.banks.peft import ADAPTER, Started, save_adapter
@@ -108,7 +110,7 @@ class OwnedBank(nn.Module, ABC):
         """The base's linear layers by name, without the adapter around them."""
         layers: dict[str, BaseLayer] = {}
         for name, module in self.base.named_modules():
-            if isinstance(module, LINEAR) and ".lora_" not in name:
+            if isinstance(module, LINEAR) and not _is_of_adapter(self.base, name):
                 layers[name.replace(".base_layer", "")] = BaseLayer(base=module)
         return layers
 
@@ -164,17 +166,18 @@ class OwnedBank(nn.Module, ABC):
         with self._drawing(_START):
             model = self._read_base(as_it_is=starts_from_weights(folder))
             self._started = load_adapter(model, folder, self.quant, self.device, self.task_type)
-        lora = self._started.model.peft_config[ADAPTER]
         self._take(self._started.model.get_base_model())
-        self.configs[name] = AdapterConfig(
-            name=self._started.method.value, method=self._started.method, lora_r=lora.r, lora_alpha=lora.lora_alpha
-        )
+        self.configs[name] = _loaded_config(self._started)
         self.eval()
 
     @property
     def serving_fields(self) -> dict[str, Any]:
         """Fields of a loaded adapter's config that change its result, besides tensors, rank, alpha and method."""
         return {} if self._started is None else self._started.served
+
+    def rank_allocation(self, name: str) -> RankAllocation | None:
+        """What the loop drives over the member's steps; None of a method without such a thing."""
+        return None if self._started is None or name not in self.configs else rank_allocation(self._started.model)
 
     def remove_member(self, name: str) -> None:
         """Drops the member and its base."""
@@ -270,6 +273,23 @@ class OwnedBank(nn.Module, ABC):
                 "one by one (launch.max_group_size=1)"
             )
         self.model, self._started = None, None
+
+
+def _loaded_config(started: Started) -> AdapterConfig:
+    """The adapter of a file, as far as it is in the config of a run."""
+    config = started.model.peft_config[ADAPTER]
+    if started.method is AdapterMethod.peft:
+        peft_type = config.peft_type.value
+        return AdapterConfig(name=peft_type.lower(), method=started.method, peft_type=peft_type)
+    name = started.method.value
+    return AdapterConfig(name=name, method=started.method, lora_r=config.r, lora_alpha=config.lora_alpha)
+
+
+def _is_of_adapter(model: nn.Module, name: str) -> bool:
+    """Whether a module lies within one of PEFT's layers and isn't the base's own."""
+    parts = name.split(".")
+    owners = (model.get_submodule(".".join(parts[:depth])) for depth in range(1, len(parts)))
+    return any(isinstance(owner, BaseTunerLayer) for owner in owners) and parts[-1] != "base_layer"
 
 
 def _dropout_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -209,6 +209,9 @@ class AdapterBank(nn.Module):
                 f"{listed(apart)}; copy both files anew"
             )
 
+    def rank_allocation(self, name: str) -> None:
+        """LoRA's rank stays as it is."""
+
     def remove_member(self, name: str) -> None:
         """Drops an adapter; the base stays loaded for the next ones."""
         self.configs.pop(name)

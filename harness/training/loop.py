@@ -33,8 +33,10 @@ from harness.training.optim import (
     clip_gradients,
     load_state,
     make_optimizer,
+    rate_groups,
     release_state,
     resumed_optimizer,
+    set_rate,
     state_bytes,
     state_pages,
     used_optimizer,
@@ -326,6 +328,8 @@ def _start_member(bank: Bank, member: Member, pages: bool) -> None:
     if not len(member.num_characters):
         member.num_characters = np.zeros(len(member.examples), dtype=np.int64)
     parameters = bank.member_parameters(member.run_id)
+    if (allocation := bank.rank_allocation(member.run_id)) is not None:
+        allocation.begin(member.total_steps)
     in_16_bits = [p.dtype for p in parameters.values() if p.dtype is not torch.float32]
     kind = member.optimizer_kind or used_optimizer(
         member.train.optimizer, bank.device, pages, in_16_bits[0] if in_16_bits else torch.float32
@@ -335,9 +339,11 @@ def _start_member(bank: Bank, member: Member, pages: bool) -> None:
     member.notes += problems
     if checkpoint is None:
         member.optimizer_kind = kind
-        member.optimizer = make_optimizer(parameters.values(), member.train, kind)
+        member.optimizer = make_optimizer(_groups(member, parameters), member.train, kind)
     else:
         _resume(member, parameters, checkpoint, kind)
+        if allocation is not None:
+            allocation.load_state(checkpoint.state["rank_allocation"])
 
 
 def _resume(
@@ -357,10 +363,14 @@ def _resume(
     member.optimizer_kind = resumed_optimizer(saved, kind)
     if member.done:
         return
-    member.optimizer = make_optimizer(parameters.values(), member.train, member.optimizer_kind)
+    member.optimizer = make_optimizer(_groups(member, parameters), member.train, member.optimizer_kind)
     load_state(member.optimizer, checkpoint.state["optimizer"], saved)
     if member.optimizer_kind.with_paging(False) is not saved.with_paging(False):
         member.notes.append(f"{saved} gave way to {member.optimizer_kind} at step {member.step}: its state has to page")
+
+
+def _groups(member: Member, parameters: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
+    return rate_groups(parameters, member.adapter.lora_plus_ratio)
 
 
 def _release(member: Member) -> None:
@@ -530,8 +540,8 @@ def _page(bank: Bank, member: Member) -> None:
     assert member.optimizer_kind is not None
     old, saved = member.optimizer, member.optimizer_kind
     member.optimizer_kind = resumed_optimizer(saved, used_optimizer(member.train.optimizer, bank.device))
-    parameters = bank.member_parameters(member.run_id).values()
-    member.optimizer = make_optimizer(parameters, member.train, member.optimizer_kind)
+    parameters = bank.member_parameters(member.run_id)
+    member.optimizer = make_optimizer(_groups(member, parameters), member.train, member.optimizer_kind)
     load_state(member.optimizer, old.state_dict(), saved)
     release_state(old)
 
@@ -573,6 +583,9 @@ def _update(
         The metrics of those that made their step, the time still to be filled in. Of the others, those whose scaled
         gradients overflowed do the step again; the rest have their error.
     """
+    for member in active:
+        if (allocation := bank.rank_allocation(member.run_id)) is not None:
+            (allocation.penalty() * member.loss_scale.factor).backward()  # of no row: it is added once a step
     norms = clip_gradients(
         [list(bank.member_parameters(member.run_id).values()) for member in active],
         [member.train.max_grad_norm for member in active],
@@ -584,7 +597,7 @@ def _update(
         loss = losses[member.run_id] / member.loss_scale.factor
         if math.isfinite(loss) and math.isfinite(norm):
             with _naming_out_of_memory(f"run {member.run_id}, the optimizer at step {member.step + 1}"):
-                metrics[member.run_id] = _step(member, loss, norm, num_targets[member.run_id])
+                metrics[member.run_id] = _step(bank, member, loss, norm, num_targets[member.run_id])
         elif math.isfinite(loss) and member.loss_scale.shrink():
             _note_overflow(member)
         else:
@@ -596,12 +609,13 @@ def _update(
     return metrics
 
 
-def _step(member: Member, loss: float, norm: float, num_targets: int) -> StepMetrics:
+def _step(bank: Bank, member: Member, loss: float, norm: float, num_targets: int) -> StepMetrics:
     assert member.optimizer is not None
     rate = learning_rate(member.train, member.step, member.total_steps)
-    for group in member.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(member.optimizer, rate)
     member.optimizer.step()
+    if (allocation := bank.rank_allocation(member.run_id)) is not None:
+        allocation.after_step(member.step + 1)
     member.loss_scale.count_good_step()
     member.step += 1
     return StepMetrics(
@@ -624,10 +638,10 @@ def _save(group: _Group, member: Member) -> None:
         return
     parameters = group.bank.member_parameters(member.run_id)
     keep = member.train.keep_checkpoints
-    save_checkpoint(member.checkpoint_folder, member.run_id, member.step, parameters, _state(member), keep)
+    save_checkpoint(member.checkpoint_folder, member.run_id, member.step, parameters, _state(group.bank, member), keep)
 
 
-def _state(member: Member) -> dict[str, Any]:
+def _state(bank: Bank, member: Member) -> dict[str, Any]:
     """What a checkpoint holds beside the weights."""
     assert member.optimizer_kind is not None
     state: dict[str, Any] = {
@@ -635,6 +649,8 @@ def _state(member: Member) -> dict[str, Any]:
         "optimizer": None if member.optimizer is None else member.optimizer.state_dict(),
         "loss_scale": asdict(member.loss_scale),
     }
+    if (allocation := bank.rank_allocation(member.run_id)) is not None:
+        state["rank_allocation"] = allocation.state()
     if member.held_out is not None:
         best = member.best
         kept = best and {"step": best.step, "eval_loss": best.eval_loss, "adapter": best.adapter}
