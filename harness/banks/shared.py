@@ -134,6 +134,11 @@ class AdapterBank(nn.Module):
         """The data type of the activations, and of all weights that aren't quantized."""
         return self.head.weight.dtype
 
+    @property
+    def isolates_members(self) -> bool:
+        """Whether what isn't finite in one member can't reach another of the same row."""
+        return self.row.kernels.isolate_members
+
     def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
         """Adds a fresh adapter: A uniform as in PEFT (Kaiming, a = sqrt 5), B zero.
 

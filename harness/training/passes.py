@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -81,6 +83,52 @@ def run_passes(
                 shards.catch_up(backward)
     whole = not done.stop and done.out_of_memory is None
     done.losses = _summed(losses if whole else [], list(dict.fromkeys(item.member for item in items)))
+    return done
+
+
+class RunPasses(Protocol):
+    """`run_passes` or `run_passes_apart`."""
+
+    def __call__(
+        self,
+        bank: Bank,
+        model: nn.Module,
+        items: Sequence[Item],
+        work: Work,
+        *,
+        max_tokens: int,
+        ranks: Ranks,
+        should_stop: Callable[[], bool],
+        backward: bool = True,
+    ) -> Pass: ...
+
+
+def run_passes_apart(
+    bank: Bank,
+    model: nn.Module,
+    items: Sequence[Item],
+    work: Work,
+    *,
+    max_tokens: int,
+    ranks: Ranks,
+    should_stop: Callable[[], bool],
+    backward: bool = True,
+) -> Pass:
+    """`run_passes` of one member after another, so that no row holds two: what isn't finite stays with its member."""
+    done = Pass()
+    for _, own in groupby(items, key=lambda item: item.member):
+        part = run_passes(
+            bank,
+            model,
+            list(own),
+            work,
+            max_tokens=max_tokens,
+            ranks=ranks,
+            should_stop=should_stop,
+            backward=backward,
+        )
+        done.losses |= part.losses
+        done.stop, done.out_of_memory = done.stop or part.stop, done.out_of_memory or part.out_of_memory
     return done
 
 
