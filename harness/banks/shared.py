@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from harness.banks.loading import require_finite
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
 from harness.models.lean import lean_hidden
@@ -174,7 +175,9 @@ class AdapterBank(nn.Module):
             lora_alpha=saved.get("lora_alpha", DEFAULT_ALPHA),
             lora_dropout=float(saved.get("lora_dropout", 0.0)),
         )
-        factors = list(self._fitting_factors(folder, load_file(folder / ADAPTER_WEIGHTS), saved))
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        require_finite(folder / ADAPTER_WEIGHTS, tensors)
+        factors = list(self._fitting_factors(folder, tensors, saved))
         self.configs[name] = config  # from here on nothing is refused
         for layer_name, a_RI, b_OR in factors:
             self._place(self.layers[layer_name], name, a_RI, b_OR, config, seed=0)

@@ -385,6 +385,12 @@ BROKEN: dict[str, tuple[dict[str, Any], Callable[[dict[str, Tensor]], Any], str]
         r"its vocabulary has 385.* tokens in some of lm_head, model\.embed_tokens",
     ),
     "no such layer": ({"target_modules": ["W_pack"], "use_dora": True}, lambda t: None, r"doesn't fit this base model"),
+    "NaN": ({}, lambda t: next(iter(t.values())).view(-1)[3].fill_(torch.nan), r"NaN or infinite numbers in .*lora_A"),
+    "infinite, PEFT": (
+        {"rank_pattern": {"q_proj": 4}},
+        lambda t: t[f"base_model.model.{LAYER_0_Q}.lora_B.weight"].view(-1)[0].fill_(torch.inf),
+        r"NaN or infinite numbers in .*q_proj\.lora_B",
+    ),
     "a broken pattern": ({"target_modules": "(q_proj", "use_dora": True}, lambda t: None, r"no regular expression"),
 }
 
