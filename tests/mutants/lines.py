@@ -159,7 +159,8 @@ def _measured(copy: Path, names: Sequence[str], out: Path) -> int:
     coverage.stop()
     data = coverage.get_data()
     files = {str(Path(file).relative_to(copy)): data.contexts_by_lineno(file) for file in data.measured_files()}
-    versions = {file: digest(copy / file) for file in files}
+    product = [path for package in PACKAGES for path in (copy / package).rglob("*.py")]  # what is not run, too
+    versions = {str(path.relative_to(copy)): digest(path) for path in product}
     tests = {}
     for name in names:
         seconds = {test: spent for test, spent in recorder.seconds.items() if test.split("::")[0] == name}

@@ -132,10 +132,22 @@ def test_a_resized_vocabulary_and_its_tokenizer(base: Path, tmp_path: Path) -> N
     logits = our_logits(found, *members.values(), tokens)
     assert logits.shape == (4, VOCAB_SIZE + 5)
     torch.testing.assert_close(logits, peft_logits(base, adapter, VOCAB_SIZE + 5, tokens), rtol=1e-5, atol=1e-5)
+    parts = {name.rsplit(".", 2)[-2] for name in found.bank.member_parameters(str(members["a"]))}
+    assert {"embed_tokens", "lm_head"} <= parts, "they are the adapter's: two with others are two models"
     assert len(found.tokenizer) == len(make_tokenizer())
     tokenizer.save_pretrained(adapter)
     ((found, _),) = served(base, adapter)
     assert found.tokenizer.encode("<think>", add_special_tokens=False) == [len(tokenizer) - 1]
+
+
+def test_adapted_embeddings_need_no_copy_of_the_bases_own(base: Path, tmp_path: Path) -> None:
+    """Which PEFT writes unless it is told not to."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"], init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    adapted.save_pretrained(tmp_path / "a", save_embedding_layers=False)
+    ((found, members),) = served(base, tmp_path / "a")
+    torch.testing.assert_close(our_logits(found, *members.values()), peft_logits(base, tmp_path / "a"))
 
 
 FAMILY_KINDS: dict[str, dict[str, Any]] = {  # what differs from Llama: Conv1D, ties, biases, rows that are padded

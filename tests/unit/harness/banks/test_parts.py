@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -252,6 +253,19 @@ def test_a_member_of_a_name_that_was_another_ones_is_itself(bank: AdapterBank) -
     assert not torch.allclose(first, second)
 
 
+def test_a_member_that_is_started_anew_is_its_start(bank: AdapterBank) -> None:
+    """Over itself, without its removal."""
+    bank.eval().add_member("a", config(lora_r=4), seed=1)
+    for parameter in bank.member_parameters("a").values():
+        parameter.data.fill_(0.1)
+    with torch.no_grad():
+        moved = bank(TOKENS, [Segment(num_tokens=5, member="a")])
+        bank.add_member("a", config(lora_r=4), seed=1)
+        anew, base = (bank(TOKENS, [Segment(num_tokens=5, member=who)]) for who in ("a", None))
+    assert torch.equal(anew, base), "B is 0"
+    assert not torch.allclose(moved, base)
+
+
 def test_segments_have_to_cover_the_row(bank: AdapterBank, folder: Path) -> None:
     own = PeftBank(folder, PLAIN, CPU)
     for either in (bank, own):
@@ -355,6 +369,17 @@ def test_a_saved_config_is_pefts_own(
     assert ours == {key: value for key, value in (pefts | lists | changed).items() if key not in gone}
     assert ours["inference_mode"] is True
     assert {part.split(":")[0] for part in capfd.readouterr().err.splitlines()} <= {"", "Loading weights"}
+
+
+def test_a_start_from_gradients_warns_of_no_hook(folder: Path) -> None:
+    """torch's warning is of the first layer, whose input has no gradient and needs none."""
+    bank = PeftBank(folder, PLAIN, CPU)
+    tokens = np.arange(3, 60, dtype=np.int32)
+    bank.calibrate([Item(member="", tokens=tokens, num_source=1, dropout_key=0, weight=1.0)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Full backward hook")
+        bank.add_member("a", config("lora_ga", lora_r=2), seed=1)
+    assert any(bool(p.any()) for name, p in bank.member_parameters("a").items() if ".lora_B." in name)
 
 
 def test_a_trial_leaves_modules_in_the_mode_they_had(folder: Path) -> None:
