@@ -19,9 +19,9 @@ from typing import Any
 
 from harness.config.schema import Config
 from harness.console import TextTable
+from harness.ledger.kept import keep_decisions
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Decision, JobRow, JobStatus, Verdict
-from harness.runs.decisions import keep_decisions
 from harness.runs.spec import RunSpec, identity
 from sweeps.plan.enqueue import Stops
 from sweeps.plan.jobs import EVAL_LOSS, PlannedRun, plan_runs

@@ -18,9 +18,9 @@ from typing import Any
 
 from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import AdapterMethod
+from harness.ledger.kept import DECISIONS_FILE, kept_decisions
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Decision, Job
-from harness.runs.decisions import DECISIONS_FILE, kept_decisions
 from harness.runs.folder import CUT_OFF, folder_problem
 from harness.runs.record import RunRecord, load_record
 from harness.runs.scores import eval_file

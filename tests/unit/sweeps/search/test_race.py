@@ -15,9 +15,9 @@ from rich.console import Console
 from harness.config.compose import compose_grid
 from harness.config.schema import Config, TrainConfig
 from harness.ledger.finished import sweep_runs
+from harness.ledger.kept import DECISIONS_FILE, keep_decisions, kept_decisions
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Decision, Job, JobStatus, Verdict
-from harness.runs.decisions import DECISIONS_FILE, keep_decisions, kept_decisions
 from harness.training.checkpoint import checkpoints
 from sweeps.launch.result import show_result
 from sweeps.plan.enqueue import Stops, enqueue
