@@ -343,8 +343,9 @@ def rebuild_ledger(runs: Runs = None) -> None:
     for name, why in made.left_out:
         say(f"left out {name}: {why}")
     say(
-        f"sweep {SWEEP}: {made.num_runs} finished runs and {made.num_evaluations} evaluations are recorded; "
-        "give your commands again for what was not finished"
+        f"sweep {SWEEP}: {made.num_runs} finished runs and {made.num_evaluations} evaluations are recorded"
+        + (f", and {made.num_decisions} decisions of races" if made.num_decisions else "")
+        + "; give your commands again for what was not finished"
     )
 
 

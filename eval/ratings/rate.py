@@ -65,7 +65,7 @@ METHODS = {
     "length_bias": "as position_bias",
     "comparisons": METHOD,
     "people": PEOPLE_METHOD,
-    "ranks": "percentiles of the ranks of the bootstrap, spread by Student's t, widened where an uncorrected test can't "
+    "ranks": "percentiles of the ranks of the bootstrap, spread by Student's t, widened where a plain test can't "
     "tell two systems that they keep apart; best: share of resamples that it leads",
 }
 
