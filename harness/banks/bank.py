@@ -5,7 +5,8 @@ The others own their base and hold one member: `harness.banks.causal` (variants 
 finetuning), `harness.banks.seq2seq`, `harness.banks.classifier`. The loop, checkpoints and records are the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,6 +105,31 @@ class Bank(Protocol):
 
     def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
         """Writes the member, its weights last. -> sha256 of the weights."""
+        ...
+
+    @property
+    def proof_key(self) -> str:
+        """Equal for banks over the same weights, stored and computed alike (`harness.identity`)."""
+        ...
+
+    def adapted_layers(self, name: str) -> list[tuple[int, int, str]]:
+        """-> inputs, outputs and name of each layer of the base that a member has something in"""
+        ...
+
+    def adapter_fields(self, name: str) -> Mapping[str, Any]:
+        """The member's config as PEFT writes it."""
+        ...
+
+    def adapter_layers(self) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
+        """PEFT's layers around linear ones: each with the base's layer in it, and its inputs and outputs."""
+        ...
+
+    def without_member(self, name: str) -> AbstractContextManager[str | None]:
+        """Within this context the base computes alone for items of the member that it gives."""
+        ...
+
+    def read_again(self, name: str, folder: Path) -> None:
+        """Reads what `save_member` wrote into the member that wrote it."""
         ...
 
     def rank_allocation(self, name: str) -> "Allocation | None":

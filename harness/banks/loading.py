@@ -109,6 +109,14 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
     )
 
 
+def fill_again(started: Started, folder: Path) -> None:
+    """Reads the file of an adapter into the model that it was saved from."""
+    saved, tensors = read_peft_config(folder), read_tensors(folder)
+    if started.initial:
+        tensors, _ = split(tensors, started.model.peft_config[ADAPTER].r)
+    _fill(started.model, tensors, folder, saved)
+
+
 def _load_other(
     model: nn.Module, folder: Path, saved: dict[str, Any], quant: QuantConfig, device: torch.device
 ) -> Started:

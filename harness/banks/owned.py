@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from harness.banks.any_peft import RankAllocation, rank_allocation
 from harness.banks.layers import layer_names, quantize_layers, quantizing
-from harness.banks.loading import load_adapter
+from harness.banks.loading import fill_again, load_adapter
 from harness.banks.peft import ADAPTER, Started, save_adapter
 from harness.banks.starts import Calibration, start
 from harness.config.schema import AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
@@ -30,7 +31,7 @@ from harness.models.reading import OnTheWay
 from harness.nn.batch import Item
 from harness.nn.dropout import mix_seed
 from harness.nn.masters import float32_modules, hold_in_float32
-from harness.nn.quant import LINEAR, TORCH_DTYPES, quantized_share
+from harness.nn.quant import LINEAR, TORCH_DTYPES, features, quantized_share
 from harness.nn.rows import MAX_ERRORS
 from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, starts_from_weights
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
@@ -179,6 +180,50 @@ class OwnedBank(nn.Module, ABC):
     def rank_allocation(self, name: str) -> RankAllocation | None:
         """What the loop drives over the member's steps; None of a method without such a thing."""
         return None if self._started is None or name not in self.configs else rank_allocation(self._started.model)
+
+    @property
+    def proof_key(self) -> str:
+        """Equal for banks over the same weights, stored and computed alike."""
+        return repr([type(self).__name__, str(self.folder), self.quant, str(self.device)])
+
+    def adapted_layers(self, name: str) -> list[tuple[int, int, str]]:
+        """-> inputs, outputs and name of each layer that PEFT has put something around"""
+        found = []
+        for key, layer in self.base.named_modules():
+            if isinstance(layer, BaseTunerLayer):
+                base = layer.get_base_layer()
+                weight = getattr(base, "weight", None)
+                rows = (1, 0 if weight is None else weight.numel())  # of norms
+                sizes = tuple(weight.shape) if isinstance(base, nn.Embedding) else rows
+                found.append((*(features(base) if isinstance(base, LINEAR) else sizes), key))
+        return found
+
+    def adapter_fields(self, name: str) -> dict[str, Any]:
+        """The config of PEFT's that the member was made by."""
+        return {} if self._started is None else dict(self._started.model.peft_config[ADAPTER].to_dict())
+
+    def adapter_layers(self) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
+        """PEFT's layers around linear ones: each with the base's layer in it, and its inputs and outputs."""
+        for layer in self.base.modules():
+            if isinstance(layer, BaseTunerLayer) and isinstance(base := layer.get_base_layer(), LINEAR):
+                yield layer, base, features(base)
+
+    @contextmanager
+    def without_member(self, name: str) -> Iterator[str | None]:
+        """Within this context PEFT's layers leave the base alone. Gives the member's own name."""
+        layers = [m for m in self.base.modules() if isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+        for layer in layers:
+            layer._disable_adapters = True  # `disable_adapter` of PEFT's model thaws what is frozen of an adapter
+        try:
+            yield name
+        finally:
+            for layer in layers:
+                layer._disable_adapters = False
+
+    def read_again(self, name: str, folder: Path) -> None:
+        """Reads what `save_member` wrote into the member that wrote it."""
+        assert self._started is not None
+        fill_again(self._started, folder)
 
     def remove_member(self, name: str) -> None:
         """Drops the member and its base."""

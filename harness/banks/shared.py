@@ -20,6 +20,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Self, TypeGuard
 
@@ -93,6 +95,9 @@ class BankLinear(nn.Module):
         return functional.linear(x, self.dequantized_OI, self.base.bias)  # type: ignore[arg-type]
 
 
+_NUMBERS = count()  # of the banks of this process
+
+
 class AdapterBank(nn.Module):
     """A frozen causal model with any number of named LoRA members.
 
@@ -125,6 +130,7 @@ class AdapterBank(nn.Module):
             _set_submodule(base, name, self.layers[name])
         self.configs: dict[str, AdapterConfig] = {}
         self.quantized_share = quantized_share(base)  # of the base's weights
+        self.proof_key = f"shared {next(_NUMBERS)}"
 
     @property
     def device(self) -> torch.device:
@@ -219,6 +225,35 @@ class AdapterBank(nn.Module):
 
     def rank_allocation(self, name: str) -> None:
         """LoRA's rank stays as it is."""
+
+    def adapted_layers(self, name: str) -> list[tuple[int, int, str]]:
+        """-> inputs, outputs and name of each layer that the member has factors in"""
+        return [(*features(layer.base), key) for key, layer in self.layers.items() if name in layer.lora_a]
+
+    def adapter_fields(self, name: str) -> dict[str, Any]:
+        """The member's config as PEFT names its fields."""
+        return {"r": self.configs[name].lora_r}
+
+    def adapter_layers(self) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
+        """Nothing: there are no layers of PEFT's here."""
+        return iter(())
+
+    @contextmanager
+    def without_member(self, name: str) -> Iterator[str | None]:
+        """Gives None: the base's own rows may stand beside any member's."""
+        yield None
+
+    def read_again(self, name: str, folder: Path) -> None:
+        """Reads what `save_member` wrote into the member that wrote it."""
+        read = f"{name} read again"
+        self.load_member(read, folder)
+        try:
+            with torch.no_grad():
+                own = self.member_parameters(name)
+                for key, tensor in self.member_parameters(read).items():
+                    own[key].copy_(tensor)
+        finally:
+            self.remove_member(read)
 
     def remove_member(self, name: str) -> None:
         """Drops an adapter; the base stays loaded for the next ones."""

@@ -35,8 +35,8 @@ def keys_problem(adapter: AdapterConfig) -> str | None:
     """-> why the keys of `adapter` don't go together, with the remedy; None if they do."""
     if adapter.lora_plus_ratio is not None and adapter.method not in _WITH_A_AND_B:
         return (
-            f"adapter.lora_plus_ratio={adapter.lora_plus_ratio} with adapter={adapter.method_name}: it has no trained A "
-            f"and B whose rates could differ; use adapter={', '.join(sorted(m.value for m in _WITH_A_AND_B))}"
+            f"adapter.lora_plus_ratio={adapter.lora_plus_ratio} with adapter={adapter.method_name}: it has no "
+            f"trained A and B whose rates could differ; use adapter={', '.join(sorted(m.value for m in _WITH_A_AND_B))}"
         )
     if adapter.method is not AdapterMethod.peft:
         given = {"adapter.peft_type": adapter.peft_type, "adapter.peft": adapter.peft or None}

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantMethod
 
-Layers = Sequence[tuple[int, int]]  # (in_features, out_features) of each adapted layer
+Layers = Sequence[tuple[int, int, str]]  # (in_features, out_features, name) of each adapted layer
 Fields = Mapping[str, Any]  # the method's config, every field of it
 
 FLOAT = frozenset({QuantMethod.none})
@@ -59,7 +59,7 @@ def entry_of(adapter: AdapterConfig) -> Entry | None:
 
 
 def _sum(of_layer: Callable[[int, int, Fields], int]) -> Callable[[Layers, Fields], int]:
-    return lambda layers, fields: sum(of_layer(i, o, fields) for i, o in layers)
+    return lambda layers, fields: sum(of_layer(i, o, fields) for i, o, _ in layers)
 
 
 def _randlora(i: int, o: int, f: Fields) -> int:
@@ -78,8 +78,13 @@ def _boft(i: int, o: int, f: Fields) -> int:
 
 
 def _vblora(layers: Layers, f: Fields) -> int:
-    choices = sum(f["r"] * (i + o) // f["vector_length"] for i, o in layers) * int(f["num_vectors"])
+    choices = sum(f["r"] * (i + o) // f["vector_length"] for i, o, _ in layers) * int(f["num_vectors"])
     return choices + int(f["num_vectors"] * f["vector_length"])
+
+
+def _ia3(layers: Layers, f: Fields) -> int:
+    inner = tuple(f["feedforward_modules"])
+    return sum(i if name.endswith(inner) else o for i, o, name in layers)
 
 
 def _lora(i: int, o: int, f: Fields) -> int:
@@ -275,6 +280,7 @@ _ROWS = (
         title="IA3",
         paper="arXiv 2205.05638",
         formula="i of feed-forward layers, o of others",
+        count=_ia3,
         needs=("feedforward_modules",),
     ),
     Entry(
@@ -282,6 +288,7 @@ _ROWS = (
         title="Trainable tokens",
         paper="PEFT 0.21, TrainableTokensConfig",
         formula="tokens x hidden size",
+        count=_sum(lambda i, o, f: len(f["token_indices"]) * o),
         needs=("token_indices",),
         on_layers=False,
     ),
@@ -290,6 +297,7 @@ _ROWS = (
         title="LN tuning",
         paper="arXiv 2312.11420",
         formula="all weights of the norms",
+        count=_sum(lambda i, o, f: o),
         on_layers=False,
     ),
     Entry(

@@ -529,6 +529,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         eval_bits_per_byte=None if kept is None else kept.eval_bits_per_byte,
         eval_step=None if kept is None else kept.step,
         eval_seconds=sum(point.eval_seconds for point in run.points.values()) if kept else None,
+        identity=run.member.proof.to_dict() if run.member and run.member.proof else None,
         started=run.started,
         finished=now(),
         git_commit=commit,
