@@ -150,7 +150,9 @@ def _subjects(whole: _Task, rows: QuestionRows) -> dict[str, _Task]:
 
 
 def _values(metric: str, value: float, error: Any) -> dict[str, Any]:
-    return {f"{metric},{FILTER}": value, f"{metric}_stderr,{FILTER}": error}
+    """A score under lm-eval's keys, which name the filter of the answers where the metric does."""
+    name, _, filtered = metric.partition(",")
+    return {f"{name},{filtered or FILTER}": value, f"{name}_stderr,{filtered or FILTER}": error}
 
 
 def standard_error(values: Sequence[float]) -> float | str:

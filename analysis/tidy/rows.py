@@ -32,6 +32,11 @@ SHARES = (
 SCORE_UNITS = {**dict.fromkeys(SHARES, "share"), "bits_per_byte": "bits a byte", "token_perplexity": "perplexity"}
 
 
+def score_unit(metric: str) -> str | None:
+    """The unit of a metric; lm-eval writes the filter of the answers after a comma: "exact_match,strict-match"."""
+    return SCORE_UNITS.get(metric.partition(",")[0])
+
+
 def higher_is_better(evaluation: str) -> bool | None:
     """Whether the scores of an evaluation are better when higher; None where they say nothing of quality."""
     kind = evaluation.partition(" ")[0]

@@ -80,16 +80,11 @@ class MmluBenchmark(Benchmark):
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: MmluSettings, place: Place
     ) -> "dict[str, MmluResult]":
         from eval.benchmarks.mmlu.score import score_mmlu
-        from eval.systems import own_template, read_by_template
+        from eval.benchmarks.templates import members_by_template
 
-        groups: dict[str | None, dict[str, str | None]] = {}
-        for one in contestants:
-            template = own_template(one.system) if settings.chat and one.system is not None else None
-            groups.setdefault(template, {})[one.name] = one.member
         results: dict[str, MmluResult] = {}
-        for template, members in groups.items():
+        for read, members in members_by_template(base, contestants, settings.chat):
             progress = part_of(place.on_progress, len(results), len(members), len(contestants))
-            read = read_by_template(base, template)
             results |= score_mmlu(read, members, settings, progress, place.partial)
         return results
 
