@@ -15,7 +15,17 @@ from eval.benchmarks.registry import BENCHMARKS
 Columns = dict[str, list[Any]]
 RECORDED = (
     *("group", "num_steps", "num_examples", "num_truncated_sources", "num_truncated_targets", "target_tokens"),
-    *("final_loss", "train_seconds", "peak_memory_bytes", "row_tokens", "quantized_share", "device", "optimizer_used"),
+    *(
+        "final_loss",
+        "eval_loss",
+        "eval_bits_per_byte",
+        "train_seconds",
+        "peak_memory_bytes",
+        "row_tokens",
+        "quantized_share",
+        "device",
+        "optimizer_used",
+    ),
     *("started", "finished", "git_commit", "git_dirty", "notes"),
 )
 SHARES = (

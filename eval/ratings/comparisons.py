@@ -115,6 +115,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's (1995) step-up correction, in the order given: it bounds the share of false finds."""
+    order = sorted(range(len(p_values)), key=lambda index: -p_values[index])
+    adjusted, best = [0.0] * len(p_values), 1.0
+    for above, index in enumerate(order):
+        best = min(best, p_values[index] * len(p_values) / (len(p_values) - above))
+        adjusted[index] = best
+    return adjusted
+
+
 def two_sided_p(difference: float, error: float, freedom: int) -> float:
     """The two-sided p of Student's t test."""
     if error <= 0.0:
