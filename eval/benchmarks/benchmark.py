@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from eval.benchmarks.dataset_rows import EvalRows
-from harness.config.schema import DatasetConfig, ModelKind, PathsConfig
+from harness.config.schema import DatasetConfig, ModelKind, PathsConfig, TrainConfig
 from harness.files.atomic import write_json
 from harness.files.names import file_name
 from harness.progress import Progress
@@ -105,6 +105,10 @@ class Benchmark(Protocol):
     def problems(self, settings: Any, paths: PathsConfig, key: str) -> list[str]:
         """Names what is missing or broken, before anything starts. Args: key: the text before a setting's name."""
         return []
+
+    def run_problem(self, train: TrainConfig | None) -> str | None:
+        """Why runs that are trained so can't be scored; None if they can. Args: train: None: an untouched base."""
+        return None
 
     def files(self, settings: Any) -> Mapping[str, Sequence[Path]]:
         """-> {setting: local files that it names}; their content decides the result"""

@@ -22,6 +22,7 @@ OWN = {
     | {"--chat", "--no-chat", "--max-gen-toks", "--seed"},
     "glue": {"--dataset", "--data", "--split", "--limit"},
     "super_ni": {"--dataset", "--data", "--split", "--limit-per-task", "--max-new-tokens"},
+    "rouge": {"--limit", "--max-new-tokens"},
 }
 
 
