@@ -46,6 +46,7 @@ def model_card(record: RunRecord, run_folder: Path, license_id: str = UNKNOWN_LI
         _section("Recipe", _recipe_rows(record, spec)),
         _scores(run_folder / "eval", merged, full),
         "## How to load\n\n```python\n" + snippet(spec, merged or full) + "```\n\n" + _loading_note(spec, merged),
+        *([_section("Proof of identity", _identity_rows(record.identity))] if record.identity else []),
         _section("Made with", _provenance_rows(record)),
     ]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
@@ -163,6 +164,14 @@ def _recipe_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
             "final training loss",
             "not recorded" if record.final_loss is None else f"{record.final_loss:.4f} nats a token",
         ),
+    ]
+
+
+def _identity_rows(identity: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was checked of the method before the run's first step (`harness.identity`)."""
+    trained = f"{identity['num_trained']:,} ({identity['formula']})"
+    return [("method", f"{identity['method']} in {identity['family']}"), ("numbers trained", trained)] + [
+        (check, result) for check, result in identity["checks"].items()
     ]
 
 

@@ -37,7 +37,7 @@ def low_rank_of(bank: Bank) -> LowRank | None:
         own = (layer(x) - base(x)).float()
     gradients = torch.autograd.grad(own.square().sum() / 2, trained, allow_unused=True)
     product = (x.float() @ a_RI.float().T) @ b_OR.float().T
-    scale = float((own * product).sum() / product.square().sum())
+    scale = float((own.detach() * product.detach()).sum() / product.detach().square().sum())
     wanted = torch.autograd.grad((scale * product).square().sum() / 2, trained)
     if _error(own.detach(), (scale * product).detach()) > limit:
         return LowRank(is_lora=False, scale=scale)

@@ -193,7 +193,7 @@ def _differs(
     own_rule = _APART.get(config.method)  # of the methods that are LoRA in their function
     found = low_rank_of(bank)
     if found is None:
-        return f"{PASSED}: {_KIND_OF_LORA.get(config.method, 'it has no two factors as LoRA has them')}"
+        return f"{PASSED}: {_kind_of_lora(config) or 'it has no two factors as LoRA has them'}"
     if not found.is_lora and own_rule is None:
         return f"{PASSED}: its layers compute something else" if found.differs_by is None else found.differs_by
     if not found.is_lora:
@@ -206,7 +206,7 @@ def _differs(
         )
     if (problem := own_rule(config, found, start)) is not None:
         raise _fail(config, "differs from LoRA", problem)
-    return f"{PASSED}: {_KIND_OF_LORA[config.method]}"
+    return f"{PASSED}: {_kind_of_lora(config)}"
 
 
 def _is_scaled(config: AdapterConfig, found: LowRank, _: Mapping[str, Tensor]) -> str | None:
@@ -244,7 +244,7 @@ _APART: dict[AdapterMethod, Callable[[AdapterConfig, LowRank, Mapping[str, Tenso
     AdapterMethod.lora_fa: _holds_a,
 }
 _KIND_OF_LORA = {
-    AdapterMethod.lora: "it is LoRA, of the scale alpha / r",
+    AdapterMethod.lora: "LoRA itself, of the scale alpha / r",
     AdapterMethod.rslora: "LoRA of the scale alpha / sqrt(r)",
     AdapterMethod.pissa: "LoRA from another start",
     AdapterMethod.olora: "LoRA from another start",
@@ -254,6 +254,12 @@ _KIND_OF_LORA = {
     AdapterMethod.eva: "LoRA from another start",
     AdapterMethod.lora_fa: "LoRA with A frozen",
 }
+
+
+def _kind_of_lora(config: AdapterConfig) -> str | None:
+    kind = _KIND_OF_LORA.get(config.method)
+    ratio = config.lora_plus_ratio
+    return kind if kind is None or ratio is None else f"{kind}, B's rate {ratio:g} times A's"
 
 
 def _saved(

@@ -84,7 +84,7 @@ class RunSpec:
             parts.append("base")
             return "-".join(parts if self.quant.method is QuantMethod.none else [*parts, self.quant.name])
         parts += [self.dataset.name, self.quant.label]
-        if self.adapter.method is not AdapterMethod.lora:
+        if self.adapter.method_name != AdapterMethod.lora.value:
             parts.append(self.adapter.method_name)
         return "-".join(parts)
 

@@ -24,8 +24,6 @@ from harness.config.schema import AdapterConfig, LossMean, TrainConfig
 from harness.data.tokens import EncodedExamples, Lengths
 from harness.devices.memory import free_bytes, is_out_of_memory, release_cached
 from harness.devices.ranks import ALONE, Ranks
-from harness.identity.kept import proved
-from harness.identity.proof import Proof
 from harness.nn.batch import Item
 from harness.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from harness.training.held_out import Best, EvalPoint, HeldOut, better, eval_point, is_due, total_losses
@@ -77,9 +75,9 @@ class Member:
     )
     held_out: HeldOut | None = None  # rows that its loss is measured on and that never train; None: it is not measured
     on_eval: Callable[[EvalPoint], None] = lambda point: None
+    on_added: Callable[[], None] = lambda: None  # it is in the bank, before its first step; a ValueError refuses it
     until: int | None = None  # stops after this step, with a checkpoint, though it has not made its last one
     notes: list[str] = field(default_factory=list)  # what happened that a reader of the record should know
-    proof: Proof | None = None  # of its method, made before its first step
     error: str | None = None  # why it stopped early
     step: int = 0  # optimizer steps done
     total_steps: int = 0
@@ -299,7 +297,7 @@ def _start(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
     for member in members:
         with _failing_alone(member), _naming_out_of_memory(f"run {member.run_id}, its adapter"):
             bank.add_member(member.run_id, member.adapter, member.train.seed)
-            member.proof = proved(bank, member.run_id, member.adapter)
+            member.on_added()
     pages = _pages(bank, members, ranks)
     for member in members:
         if member.error is None:
