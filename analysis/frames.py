@@ -260,7 +260,7 @@ def _add_scores(rows: RunRows, run: FoundRun) -> None:
     found = measured_scores(run.folder / "eval") if run.record is not None else []
     for score in found:
         values = asdict(score) | {"unit": score_unit(score.metric), "settings": score.settings or None}
-        rows.add(run, values | {"higher_is_better": higher_is_better(score.evaluation)}, None)
+        rows.add(run, values | {"higher_is_better": higher_is_better(score.evaluation, score.metric)}, None)
     for job in run.evaluations:
         reason = job.reason or f"{job.status}: not measured yet"
         rows.add(run, {"evaluation": job.kind}, reason, str(job.status))

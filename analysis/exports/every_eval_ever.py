@@ -204,7 +204,7 @@ def _result(run_id: str, score: MeasuredScore) -> dict[str, Any]:
             "source_type": "other",
             "additional_details": _texts(about),
         },
-        "metric_config": _metric(score, lower_is_better=higher_is_better(score.evaluation) is False),
+        "metric_config": _metric(score, lower_is_better=higher_is_better(score.evaluation, score.metric) is False),
         "score_details": {"score": score.value, **_uncertainty(score)},
     }
 

@@ -104,7 +104,7 @@ def _tasks(scores: Sequence[MeasuredScore], questions: Sequence[QuestionRows]) -
         own = PER_QUESTION.get(score.metric, score.metric)
         rows = next((q for q in questions if (q.evaluation, q.scores.metric) == (score.evaluation, own)), None)
         task.results |= _values(metric, score.value, NOT_KNOWN if rows is None else standard_error(rows.scores.values))
-        better = higher_is_better(score.evaluation)
+        better = higher_is_better(score.evaluation, score.metric)
         task.higher_is_better |= {} if better is None else {metric: better}
     for rows in questions:
         if rows.evaluation == "mmlu" and "mmlu" in tasks:

@@ -99,6 +99,7 @@ class Benchmark(Protocol):
     scores_sharded_base: ClassVar[bool] = False  # over a base of which each rank holds a part
     headline_key: ClassVar[str]  # of the headline in a job's result, which search reads
     higher_is_better: ClassVar[bool | None] = True  # None: its number is no measure of quality
+    lower_is_better: ClassVar[frozenset[str]] = frozenset()  # those of its scores that say the opposite
     command: ClassVar[str]  # what measures it by hand: python -m eval COMMAND
     options: ClassVar[tuple[Option, ...]] = ()  # of the command, beside those of its settings
 

@@ -264,6 +264,17 @@ class AdapterBank(nn.Module):
         self.row.dropout.pop(name, None)
         self.row.forget()
 
+    def add_scaled(self, name: str, of: str, factor: float) -> None:
+        """Adds a member with another's tensors, which it shares, and `factor` times its scale."""
+        config = self.configs[of]
+        self.configs[name] = config if factor == 1 else replace(config, lora_alpha=factor * config.lora_alpha)
+        for layer in self.layers.values():
+            if of in layer.lora_a:
+                layer.lora_a[name], layer.lora_b[name] = layer.lora_a[of], layer.lora_b[of]
+                layer.scale[name] = factor * layer.scale[of]
+        self.row.dropout[name] = self.row.dropout[of]
+        self.row.forget()
+
     def member_parameters(self, name: str) -> dict[str, nn.Parameter]:
         """-> the member's tensors by their names in PEFT's file."""
         tensors: dict[str, nn.Parameter] = {}

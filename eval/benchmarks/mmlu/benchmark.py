@@ -53,6 +53,7 @@ class MmluBenchmark(Benchmark):
     settings_type = MmluSettings
     scores_sharded_base = True
     headline_key = "accuracy_macro"
+    lower_is_better = frozenset({"ece", "brier"})
     options = (Option(name="checkpoints", sentence="Of one --run: all, last, or steps as 100,200."),)
 
     def problems(self, settings: MmluSettings, paths: PathsConfig, key: str) -> list[str]:
@@ -106,13 +107,16 @@ class MmluBenchmark(Benchmark):
         )
 
     def table(self, results: "Mapping[str, MmluResult]") -> Table:
-        table = Table(title=self.title, title_justify="left", caption="percent; 95 % intervals")
-        for column in ("system", "mean over subjects", "mean over questions", "n"):
+        caption = "percent, ECE too; 95 % intervals; Brier: 0 is perfect, 2 sure and wrong"
+        table = Table(title=self.title, title_justify="left", caption=caption)
+        for column in ("system", "mean over subjects", "mean over questions", "ECE", "Brier", "n"):
             table.add_column(column, justify="left" if column == "system" else "right")
         for name, result in results.items():
             macro = Estimate.of(result.accuracy_macro, result.accuracy_macro_ci95)
             micro = Estimate.of(result.accuracy_micro, result.accuracy_micro_ci95)
-            table.add_row(name, *(cell(hundredfold(mean), 1) for mean in (macro, micro)), str(result.n))
+            ece, brier = Estimate.of(result.ece, result.ece_ci95), Estimate.of(result.brier, result.brier_ci95)
+            shares = [cell(hundredfold(share), 1) for share in (macro, micro, ece)]
+            table.add_row(name, *shares, cell(brier, 3), str(result.n))
         return table
 
     def settings_of_options(self, values: Mapping[str, Any]) -> MmluSettings:
