@@ -37,12 +37,12 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from analysis.tidy.columns import describe, meaning_of, unit_of
-from analysis.tidy.questions import QuestionRows, read_questions
 from analysis.tidy.ratings import rating_rows
 from analysis.tidy.rows import Columns, RunRows, higher_is_better, joined, runs_frame, score_unit
 from analysis.tidy.sources import UNREADABLE, VERDICTS_FILE, FoundRun, Source, found_runs, tournament_verdicts
 from analysis.tidy.steps import read_steps
 from eval.answers.files import Answer, read_answers
+from eval.benchmarks.by_question import QuestionRows, read_questions
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 from eval.verdicts.table import Verdicts, load_verdicts
 from harness.files.atomic import write_atomically

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.exports.lm_eval import PER_QUESTION, own_version, task_name
-from analysis.tidy.questions import QuestionRows, read_questions
 from analysis.tidy.rows import higher_is_better, score_unit
 from analysis.tidy.sources import FoundRun
+from eval.benchmarks.by_question import QuestionRows, read_questions
 from harness.files.atomic import write_atomically, write_json
 from harness.files.names import file_name
 from harness.runs.record import RunRecord

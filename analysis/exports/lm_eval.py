@@ -18,9 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from analysis.tidy.questions import QuestionRows, read_questions
 from analysis.tidy.rows import higher_is_better
 from analysis.tidy.sources import FoundRun
+from eval.benchmarks.by_question import QuestionRows, read_questions
 from harness.files.atomic import write_json
 from harness.files.names import file_name
 from harness.runs.record import RunRecord

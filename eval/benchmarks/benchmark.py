@@ -138,6 +138,10 @@ class Benchmark(Protocol):
         """
         return None
 
+    def num_questions(self, settings: Any, num_rows: int | None) -> int | None:
+        """How many questions each system is scored on; None: not known before the job. Args: as `num_tokens`."""
+        return num_rows
+
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: Any, place: Place
     ) -> Mapping[str, Any]:

@@ -107,10 +107,15 @@ def evaluation_times(
 
 def _num_tokens(run: PlannedRun, name: str, paths: PathsConfig, once: Once) -> int | None:
     settings, spec = settings_of(run.evals, name), run.spec
-    num_rows = None
-    if BENCHMARKS[name].scores_own_dataset and spec.dataset is not None:
-        num_rows = once(_num_rows, name, settings, spec.model.kind, spec.dataset, paths)
+    num_rows = evaluation_rows_count(name, settings, spec, paths, once)
     return once(BENCHMARKS[name].num_tokens, settings, paths, spec.dataset, num_rows)
+
+
+def evaluation_rows_count(name: str, settings: Any, spec: RunSpec, paths: PathsConfig, once: Once) -> int | None:
+    """The evaluation rows of a run's own dataset that a benchmark scores; None where it scores others, or none."""
+    if not BENCHMARKS[name].scores_own_dataset or spec.dataset is None:
+        return None
+    return once(_num_rows, name, settings, spec.model.kind, spec.dataset, paths)
 
 
 def _num_rows(name: str, settings: Any, kind: ModelKind, dataset: DatasetConfig, paths: PathsConfig) -> int | None:

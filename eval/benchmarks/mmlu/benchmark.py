@@ -77,6 +77,9 @@ class MmluBenchmark(Benchmark):
         shots = _num_bytes(settings.shots_file, Role.shots, settings)
         return None if asked is None or shots is None else (asked + shots) // BYTES_A_TOKEN
 
+    def num_questions(self, settings: MmluSettings, num_rows: int | None) -> int | None:
+        return _num_questions(settings)
+
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: MmluSettings, place: Place
     ) -> "dict[str, MmluResult]":
@@ -148,14 +151,30 @@ def _num_bytes(where: str, role: Role, settings: MmluSettings) -> int | None:
         return 0
     limits = (None, settings.num_shots) if role is Role.shots else (settings.limit, settings.limit_per_subject)
     if where.startswith(HUB):
-        most = [HUB_QUESTIONS.get(where, 0), limits[0], None if limits[1] is None else NUM_SUBJECTS * limits[1]]
-        return QUESTION_BYTES * min(limit for limit in most if limit is not None) or None
+        return QUESTION_BYTES * _at_most(where, limits) or None
     try:
         questions = load_questions(where, role)
     except ValueError:
         return None  # `problems` says so
     chosen = [questions[place] for place in select(questions, *limits)]
     return sum(len(text.encode()) for one in chosen for text in (one.question, *one.choices))
+
+
+def _at_most(where: str, limits: tuple[int | None, int | None]) -> int:
+    """Questions of a split on the hub, at most: all, and by subject. 0: a split that isn't known."""
+    most = [HUB_QUESTIONS.get(where, 0), limits[0], None if limits[1] is None else NUM_SUBJECTS * limits[1]]
+    return min(limit for limit in most if limit is not None)
+
+
+def _num_questions(settings: MmluSettings) -> int | None:
+    """The questions that are asked; at most, for those of the hub."""
+    limits = (settings.limit, settings.limit_per_subject)
+    if settings.questions.startswith(HUB):
+        return _at_most(settings.questions, limits) or None
+    try:
+        return len(select(load_questions(settings.questions, Role.questions), *limits))
+    except ValueError:
+        return None  # `problems` says so
 
 
 def training_settings(train: TrainConfig) -> MmluSettings:
