@@ -35,7 +35,7 @@ from eval.verdicts.table import Verdicts, to_matches
 
 Array = NDArray[np.float64]
 DONE = "done"
-LOWER_IS_BETTER = ("final_loss", "train_seconds", "peak_memory_bytes", "held_out_loss")
+LOWER_IS_BETTER = ("final_loss", "train_seconds", "peak_memory_bytes", "eval_loss", "eval_bits_per_byte")
 MAX_NAMED = 5
 _MAX_NUMBERS = 1 << 24  # of the second derivatives that are held at once
 

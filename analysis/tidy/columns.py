@@ -93,6 +93,12 @@ COLUMNS: tuple[Column, ...] = (
     *_columns(
         Kind.number,
         ("final_loss", "Mean training loss of the last tenth of the steps.", "nats a token"),
+        ("eval_loss", "Mean loss of the held-out rows, with the weights that the run left.", "nats a token"),
+        (
+            "eval_bits_per_byte",
+            "The same by bytes of the targets, which compares models of several tokenizers.",
+            "bits a byte",
+        ),
         ("train_seconds", "Of the steps, each shared out over the runs that trained in it.", "seconds"),
         ("quantized_share", "Share of the base's weights in few bits.", "share"),
         ("loss", "Training loss of the step.", "nats a token"),

@@ -60,6 +60,11 @@ class Bank(Protocol):
         ...
 
     @property
+    def isolates_members(self) -> bool:
+        """Whether what isn't finite in one member can't reach another of the same row."""
+        ...
+
+    @property
     def base(self) -> Any:
         """The transformers model."""
         ...

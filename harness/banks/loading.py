@@ -50,7 +50,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """An adapter's tensors by their names in the file.
 
     Raises:
-        ValueError: no such file, a damaged one, or one without LoRA's tensors.
+        ValueError: no such file, a damaged one, one without LoRA's tensors, or numbers that aren't finite.
     """
     path = folder / (ADAPTER_PICKLE if tensor_shapes(folder) is None else ADAPTER_WEIGHTS)
     try:
@@ -58,7 +58,14 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged ({error}); copy it anew") from error
     require_lora(path, tensors)
+    require_finite(path, tensors)
     return tensors
+
+
+def require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for an adapter with NaN or infinite numbers: beside others it could make theirs NaN, too."""
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{path}: NaN or infinite numbers in {listed(broken)}; train it again, or copy it anew")
 
 
 def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: torch.device, task_type: str) -> Started:

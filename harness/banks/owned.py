@@ -57,6 +57,7 @@ class OwnedBank(nn.Module, ABC):
     """
 
     task_type: str  # PEFT's
+    isolates_members = True  # it has one
     shards = None  # its base is never sharded: many of its methods change it
 
     def __init__(self, folder: Path, quant: QuantConfig, device: torch.device) -> None:

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from harness.banks.loading import require_finite
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
 from harness.models.lean import lean_hidden
@@ -140,6 +141,11 @@ class AdapterBank(nn.Module):
         """The data type of the activations, and of all weights that aren't quantized."""
         return self.head.weight.dtype
 
+    @property
+    def isolates_members(self) -> bool:
+        """Whether what isn't finite in one member can't reach another of the same row."""
+        return self.row.kernels.isolate_members
+
     def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
         """Adds a fresh adapter: A uniform as in PEFT (Kaiming, a = sqrt 5), B zero.
 
@@ -175,7 +181,9 @@ class AdapterBank(nn.Module):
             lora_alpha=saved.get("lora_alpha", DEFAULT_ALPHA),
             lora_dropout=float(saved.get("lora_dropout", 0.0)),
         )
-        factors = list(self._fitting_factors(folder, load_file(folder / ADAPTER_WEIGHTS), saved))
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        require_finite(folder / ADAPTER_WEIGHTS, tensors)
+        factors = list(self._fitting_factors(folder, tensors, saved))
         self.configs[name] = config  # from here on nothing is refused
         for layer_name, a_RI, b_OR in factors:
             self._place(self.layers[layer_name], name, a_RI, b_OR, config, seed=0)
@@ -254,6 +262,17 @@ class AdapterBank(nn.Module):
             if name in layer.lora_a:
                 del layer.lora_a[name], layer.lora_b[name], layer.scale[name]
         self.row.dropout.pop(name, None)
+        self.row.forget()
+
+    def add_scaled(self, name: str, of: str, factor: float) -> None:
+        """Adds a member with another's tensors, which it shares, and `factor` times its scale."""
+        config = self.configs[of]
+        self.configs[name] = config if factor == 1 else replace(config, lora_alpha=factor * config.lora_alpha)
+        for layer in self.layers.values():
+            if of in layer.lora_a:
+                layer.lora_a[name], layer.lora_b[name] = layer.lora_a[of], layer.lora_b[of]
+                layer.scale[name] = factor * layer.scale[of]
+        self.row.dropout[name] = self.row.dropout[of]
         self.row.forget()
 
     def member_parameters(self, name: str) -> dict[str, nn.Parameter]:

@@ -41,7 +41,7 @@ from harness.training.optim import (
     state_pages,
     used_optimizer,
 )
-from harness.training.passes import Pass, forward_backward, run_passes
+from harness.training.passes import Pass, RunPasses, forward_backward, run_passes, run_passes_apart
 from harness.training.schedule import batch_indices, learning_rate, num_steps
 from harness.training.stopping import StopNow
 
@@ -421,25 +421,18 @@ def _naming_out_of_memory(what: str) -> Iterator[None]:
 
 
 def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]:
-    """Makes a step. Where memory runs out, it is done again in rows of half the size, at last with checkpointing.
+    """Makes a step. -> the members that have made theirs
 
-    More rows are accumulated instead, so the effective batch and the losses stay.
-
-    Returns:
-        The members that have made their step.
+    Where what isn't finite in one member may have reached others, their passes are done again, each member's apart.
     """
     began = time.monotonic()
-    by_rank = sorted(active, key=lambda member: member.adapter.lora_r)  # neighbours of one rank share their products
-    items = [item for member in by_rank for item in step_items(member)]
-    while (agreed := _agree(group, active, _train_passes(group, items))).out_of_memory is not None:
-        _make_room(group, active, items, agreed.out_of_memory)
-        active = [member for member in active if not member.deferred]
-        staying = {member.run_id for member in active}
-        items = [item for item in items if item.member in staying]
-    targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
-    for member in active:
-        group.ranks.sum_gradients(agreed.learning[member.run_id])
-    metrics = _update(group.bank, active, agreed.losses, targets)
+    learned = _learn(group, active, run_passes)
+    if not group.bank.isolates_members and len(learned.active) > 1 and not learned.is_finite:
+        _forget_gradients(group.bank, learned.active)
+        learned = _learn(group, learned.active, run_passes_apart)
+    active, agreed = learned.active, learned.agreed
+    targets = {m.run_id: sum(i.num_targets for i in learned.items if i.member == m.run_id) for m in active}
+    metrics = _update(group.bank, active, agreed.losses, learned.norms, targets)
     stepped = [member for member in active if member.run_id in metrics]
     for member in stepped if group.ranks.leads else ():
         seconds = time.monotonic() - began
@@ -450,8 +443,39 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]
     return stepped
 
 
-def _train_passes(group: _Group, items: Sequence[Item]) -> Pass:
-    return run_passes(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learned:
+    """A step's passes, on all ranks together: summed and clipped gradients of the members that took part."""
+
+    active: Sequence[Member]
+    items: Sequence[Item]
+    agreed: "_Agreed"
+    norms: list[float]  # of each member's gradients, before clipping
+
+    @property
+    def is_finite(self) -> bool:
+        return all(math.isfinite(number) for number in (*self.agreed.losses.values(), *self.norms))
+
+
+def _learn(group: _Group, active: Sequence[Member], passes: RunPasses) -> _Learned:
+    """Does a step's passes. Where memory runs out, again in rows of half the size, at last with checkpointing.
+
+    More rows are accumulated instead, so the effective batch and the losses stay.
+    """
+    by_rank = sorted(active, key=lambda member: member.adapter.lora_r)  # neighbours of one rank share their products
+    items = [item for member in by_rank for item in step_items(member)]
+    while (agreed := _agree(group, active, _train_passes(group, items, passes))).out_of_memory is not None:
+        _make_room(group, active, items, agreed.out_of_memory)
+        active = [member for member in active if not member.deferred]
+        staying = {member.run_id for member in active}
+        items = [item for item in items if item.member in staying]
+    for member in active:
+        group.ranks.sum_gradients(agreed.learning[member.run_id])
+    return _Learned(active=active, items=items, agreed=agreed, norms=_clip(group.bank, active))
+
+
+def _train_passes(group: _Group, items: Sequence[Item], passes: RunPasses) -> Pass:
+    return passes(
         group.bank,
         group.model,
         items,
@@ -527,9 +551,14 @@ def _make_room(group: _Group, active: Sequence[Member], items: Sequence[Item], r
         raise torch.OutOfMemoryError(reason)
     for member in active:
         member.notes.append(f"out of memory at step {member.step + 1}: {remedy} from there on")
-        for parameter in group.bank.member_parameters(member.run_id).values():
-            parameter.grad = None
+    _forget_gradients(group.bank, active)
     release_cached(group.bank.device)
+
+
+def _forget_gradients(bank: Bank, members: Sequence[Member]) -> None:
+    for member in members:
+        for parameter in bank.member_parameters(member.run_id).values():
+            parameter.grad = None
 
 
 def _may_page(bank: Bank, member: Member) -> bool:
@@ -574,29 +603,38 @@ def step_items(member: Member) -> Iterator[Item]:
         )
 
 
+def _clip(bank: Bank, active: Sequence[Member]) -> list[float]:
+    """Clips each member's gradients of its scaled loss. -> their norms before; not finite where one of them isn't"""
+    for member in active:
+        if (allocation := bank.rank_allocation(member.run_id)) is not None:
+            (allocation.penalty() * member.loss_scale.factor).backward()  # of no row: it is added once a step
+    return clip_gradients(
+        [list(bank.member_parameters(member.run_id).values()) for member in active],
+        [member.train.max_grad_norm for member in active],
+        [member.loss_scale.factor for member in active],
+    )
+
+
 def _update(
-    bank: Bank, active: Sequence[Member], losses: Mapping[str, float], num_targets: Mapping[str, int]
+    bank: Bank,
+    active: Sequence[Member],
+    losses: Mapping[str, float],
+    norms: Sequence[float],
+    num_targets: Mapping[str, int],
 ) -> dict[str, StepMetrics]:
     """One optimizer step of every member whose loss and gradients are finite.
 
     Args:
-        bank: with the summed gradients of the scaled losses.
+        bank: with the clipped gradients.
         active: the members that share the step.
         losses: of each, scaled.
+        norms: of each one's gradients before they were clipped.
         num_targets: of each.
 
     Returns:
         The metrics of those that made their step, the time still to be filled in. Of the others, those whose scaled
         gradients overflowed do the step again; the rest have their error.
     """
-    for member in active:
-        if (allocation := bank.rank_allocation(member.run_id)) is not None:
-            (allocation.penalty() * member.loss_scale.factor).backward()  # of no row: it is added once a step
-    norms = clip_gradients(
-        [list(bank.member_parameters(member.run_id).values()) for member in active],
-        [member.train.max_grad_norm for member in active],
-        [member.loss_scale.factor for member in active],
-    )
     metrics: dict[str, StepMetrics] = {}
     for member, norm in zip(active, norms, strict=True):
         assert member.optimizer is not None

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 
+from eval.benchmarks.held_out_rows import split_examples
 from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
 from harness.config.schema import AdapterMethod, AssistantTurns, DatasetConfig, ModelKind
 from harness.data.holdout import divided
@@ -46,7 +47,7 @@ from harness.training.schedule import num_steps
 from harness.training.tracking import Tracker
 from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
 from sweeps.jobs.context import Context, Workplace
-from sweeps.jobs.held_out import split_examples, target_bytes
+from sweeps.jobs.held_out import target_bytes
 from sweeps.jobs.row_tokens import agreed_row_tokens, keep_dequantized, num_fitting
 from sweeps.plan.inputs import DATA, inputs_of, require_planned
 from sweeps.plan.jobs import EVAL_BITS, EVAL_LOSS, EVAL_STEP, TRAIN, UNTIL, train_result

@@ -32,6 +32,8 @@ def evaluation_problems(run: PlannedRun, paths: PathsConfig, once: Once, no_temp
         if no_template is not None and not has_own and benchmark.wants_template(settings):
             problems.append(f"eval.{name}: asks through a chat template, and the tokenizer of {no_template} has none")
         problems += once(_run_problems, name, settings, spec.model.kind, spec.dataset, paths)
+        if (problem := benchmark.run_problem(spec.train)) is not None:
+            problems.append(f"eval.after_training: {name} {problem}")
     if spec.train is not None and spec.train.mmlu_every_steps is not None:
         problems += once(_training_problems, spec)
     return problems
@@ -105,10 +107,15 @@ def evaluation_times(
 
 def _num_tokens(run: PlannedRun, name: str, paths: PathsConfig, once: Once) -> int | None:
     settings, spec = settings_of(run.evals, name), run.spec
-    num_rows = None
-    if BENCHMARKS[name].scores_own_dataset and spec.dataset is not None:
-        num_rows = once(_num_rows, name, settings, spec.model.kind, spec.dataset, paths)
+    num_rows = evaluation_rows_count(name, settings, spec, paths, once)
     return once(BENCHMARKS[name].num_tokens, settings, paths, spec.dataset, num_rows)
+
+
+def evaluation_rows_count(name: str, settings: Any, spec: RunSpec, paths: PathsConfig, once: Once) -> int | None:
+    """The evaluation rows of a run's own dataset that a benchmark scores; None where it scores others, or none."""
+    if not BENCHMARKS[name].scores_own_dataset or spec.dataset is None:
+        return None
+    return once(_num_rows, name, settings, spec.model.kind, spec.dataset, paths)
 
 
 def _num_rows(name: str, settings: Any, kind: ModelKind, dataset: DatasetConfig, paths: PathsConfig) -> int | None:

@@ -53,6 +53,7 @@ class MmluBenchmark(Benchmark):
     settings_type = MmluSettings
     scores_sharded_base = True
     headline_key = "accuracy_macro"
+    lower_is_better = frozenset({"ece", "brier"})
     options = (Option(name="checkpoints", sentence="Of one --run: all, last, or steps as 100,200."),)
 
     def problems(self, settings: MmluSettings, paths: PathsConfig, key: str) -> list[str]:
@@ -76,20 +77,18 @@ class MmluBenchmark(Benchmark):
         shots = _num_bytes(settings.shots_file, Role.shots, settings)
         return None if asked is None or shots is None else (asked + shots) // BYTES_A_TOKEN
 
+    def num_questions(self, settings: MmluSettings, num_rows: int | None) -> int | None:
+        return _num_questions(settings)
+
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: MmluSettings, place: Place
     ) -> "dict[str, MmluResult]":
         from eval.benchmarks.mmlu.score import score_mmlu
-        from eval.systems import own_template, read_by_template
+        from eval.benchmarks.templates import members_by_template
 
-        groups: dict[str | None, dict[str, str | None]] = {}
-        for one in contestants:
-            template = own_template(one.system) if settings.chat and one.system is not None else None
-            groups.setdefault(template, {})[one.name] = one.member
         results: dict[str, MmluResult] = {}
-        for template, members in groups.items():
+        for read, members in members_by_template(base, contestants, settings.chat):
             progress = part_of(place.on_progress, len(results), len(members), len(contestants))
-            read = read_by_template(base, template)
             results |= score_mmlu(read, members, settings, progress, place.partial)
         return results
 
@@ -111,13 +110,16 @@ class MmluBenchmark(Benchmark):
         )
 
     def table(self, results: "Mapping[str, MmluResult]") -> Table:
-        table = Table(title=self.title, title_justify="left", caption="percent; 95 % intervals")
-        for column in ("system", "mean over subjects", "mean over questions", "n"):
+        caption = "percent, ECE too; 95 % intervals; Brier: 0 is perfect, 2 sure and wrong"
+        table = Table(title=self.title, title_justify="left", caption=caption)
+        for column in ("system", "mean over subjects", "mean over questions", "ECE", "Brier", "n"):
             table.add_column(column, justify="left" if column == "system" else "right")
         for name, result in results.items():
             macro = Estimate.of(result.accuracy_macro, result.accuracy_macro_ci95)
             micro = Estimate.of(result.accuracy_micro, result.accuracy_micro_ci95)
-            table.add_row(name, *(cell(hundredfold(mean), 1) for mean in (macro, micro)), str(result.n))
+            ece, brier = Estimate.of(result.ece, result.ece_ci95), Estimate.of(result.brier, result.brier_ci95)
+            shares = [cell(hundredfold(share), 1) for share in (macro, micro, ece)]
+            table.add_row(name, *shares, cell(brier, 3), str(result.n))
         return table
 
     def settings_of_options(self, values: Mapping[str, Any]) -> MmluSettings:
@@ -149,14 +151,30 @@ def _num_bytes(where: str, role: Role, settings: MmluSettings) -> int | None:
         return 0
     limits = (None, settings.num_shots) if role is Role.shots else (settings.limit, settings.limit_per_subject)
     if where.startswith(HUB):
-        most = [HUB_QUESTIONS.get(where, 0), limits[0], None if limits[1] is None else NUM_SUBJECTS * limits[1]]
-        return QUESTION_BYTES * min(limit for limit in most if limit is not None) or None
+        return QUESTION_BYTES * _at_most(where, limits) or None
     try:
         questions = load_questions(where, role)
     except ValueError:
         return None  # `problems` says so
     chosen = [questions[place] for place in select(questions, *limits)]
     return sum(len(text.encode()) for one in chosen for text in (one.question, *one.choices))
+
+
+def _at_most(where: str, limits: tuple[int | None, int | None]) -> int:
+    """Questions of a split on the hub, at most: all, and by subject. 0: a split that isn't known."""
+    most = [HUB_QUESTIONS.get(where, 0), limits[0], None if limits[1] is None else NUM_SUBJECTS * limits[1]]
+    return min(limit for limit in most if limit is not None)
+
+
+def _num_questions(settings: MmluSettings) -> int | None:
+    """The questions that are asked; at most, for those of the hub."""
+    limits = (settings.limit, settings.limit_per_subject)
+    if settings.questions.startswith(HUB):
+        return _at_most(settings.questions, limits) or None
+    try:
+        return len(select(load_questions(settings.questions, Role.questions), *limits))
+    except ValueError:
+        return None  # `problems` says so
 
 
 def training_settings(train: TrainConfig) -> MmluSettings:

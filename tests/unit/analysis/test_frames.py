@@ -18,9 +18,9 @@ from analysis.effects.compare import effect_of
 from analysis.effects.measures import of_column, of_questions, of_scores, of_verdicts, rating_values
 from analysis.frames import answers, describe, metrics, questions, ratings, runs, scores, to_parquet, unit_of, verdicts
 from analysis.tidy import sources
-from analysis.tidy.questions import read_questions
 from analysis.tidy.rows import RunRows, joined
 from analysis.tidy.sources import Source, tournament_verdicts
+from eval.benchmarks.by_question import read_questions
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import load_verdicts
 from harness.ledger.tables import JobStatus
