@@ -74,22 +74,28 @@ def wrapped(model: nn.Module, config: Any, quant: QuantConfig) -> PeftModel:
     Raises:
         ValueError: layers that the method can't be around.
     """
-    with _told_of_quantization(model, quant), warnings.catch_warnings():
+    tells = config.peft_type is not PeftType.IA3  # whose 4-bit layer hands float32 on where the base is in 16 bits
+    with _told_of_quantization(model, quant if tells else None), warnings.catch_warnings():
         for message in _NOISE:
             warnings.filterwarnings("ignore", message=message)
         try:
-            return get_peft_model(model, config)
+            peft_model = get_peft_model(model, config)
         except (RuntimeError, TypeError, AssertionError, AttributeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).partition("\n")[0]
             raise ValueError(f"adapter.peft_type={config.peft_type.value}: doesn't fit this base ({reason})") from error
+    for name, parameter in peft_model.named_parameters():
+        if ".ranknum." in name:  # AdaLoRA's divisor, which PEFT thaws when it casts a 16-bit base's adapter
+            parameter.requires_grad_(False)
+    return peft_model
 
 
 @contextmanager
-def _told_of_quantization(model: Any, quant: QuantConfig) -> Iterator[None]:
-    """PEFT asks the model by these names whether its layers are bitsandbytes'."""
-    marks = {"is_loaded_in_4bit": quant.method in _FOUR_BITS, "is_loaded_in_8bit": quant.method is QuantMethod.int8}
+def _told_of_quantization(model: Any, quant: QuantConfig | None) -> Iterator[None]:
+    """PEFT asks the model by these names whether its layers are bitsandbytes'; None tells it nothing."""
+    method = QuantMethod.none if quant is None else quant.method
+    marks = {"is_loaded_in_4bit": method in _FOUR_BITS, "is_loaded_in_8bit": method is QuantMethod.int8}
     before = {name: model.__dict__.get(name) for name in marks}
     model.__dict__.update(marks)
     try:

@@ -78,9 +78,9 @@ def start(
     elif config.method is AdapterMethod.eva:
         assert calibrate is not None
         _start_eva(peft_model, calibrate)
-    elif config.method is AdapterMethod.lora_fa:
-        _freeze_a(peft_model)
     hold_adapter_in_float32(peft_model, quant)
+    if config.method is AdapterMethod.lora_fa:
+        _freeze_a(peft_model)
     return Started(model=peft_model, method=config.method)
 
 

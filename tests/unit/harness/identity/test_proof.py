@@ -75,3 +75,11 @@ def test_what_trains_nothing_is_refused(folder: Path) -> None:
     config = AdapterConfig(name="peft", method=AdapterMethod.peft, peft_type="UNILORA", lora_r=4)
     with pytest.raises(NotTheMethodError, match="identity, learns: adapter=unilora"):
         proof_of(folder, config)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "lora_fa", "ia3", "adalora", "hira", "oft"])
+def test_and_so_it_is_in_16_bits(folder: Path, name: str) -> None:
+    """PEFT trains AdaLoRA's divisor there, and IA3's 4-bit layers hand float32 on."""
+    config = test_causal.config(name) if name in OF_LORA else test_peft_methods.config(name)
+    proof, _ = proof_of(folder, config, "nf4-bf16")
+    assert all(result.startswith(("passed", "not made")) for result in proof.checks.values())
