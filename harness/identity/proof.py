@@ -294,7 +294,8 @@ def _sampled(bank: Bank, parameters: Mapping[str, nn.Parameter]) -> dict[str, Te
     for key, tensor in [*bank.base.named_parameters(), *bank.base.named_buffers()]:
         if tensor.data_ptr() not in trained and not tensor.is_meta and ".lora_a." not in key and ".lora_b." not in key:
             flat = tensor.detach().reshape(-1)
-            taken[key] = flat[:: max(1, flat.numel() // _MAX_COMPARED)].clone()
+            sample = flat[:: max(1, flat.numel() // _MAX_COMPARED)].clone()
+            taken[key] = sample.view(torch.uint8)  # packed weights that are stored as floats may be no numbers
     return taken
 
 

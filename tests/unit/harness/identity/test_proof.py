@@ -8,10 +8,12 @@ import torch
 from peft.tuners.hira.bnb import Linear4bit as HiraLinear4bit
 
 from harness.banks.causal import PeftBank
+from harness.banks.seq2seq import Seq2SeqBank
 from harness.config.schema import AdapterConfig, AdapterMethod
 from harness.identity.proof import NotTheMethodError, Proof, prove
 from harness.methods.table import METHODS
 from tests.tiny import make_checkpoint
+from tests.tiny_encoders import make_t5
 from tests.unit.harness.banks import test_causal, test_peft_methods
 from tests.unit.harness.banks.test_causal import CPU, QUANTS, make_items
 
@@ -83,3 +85,23 @@ def test_and_so_it_is_in_16_bits(folder: Path, name: str) -> None:
     config = test_causal.config(name) if name in OF_LORA else test_peft_methods.config(name)
     proof, _ = proof_of(folder, config, "nf4-bf16")
     assert all(result.startswith(("passed", "not made")) for result in proof.checks.values())
+
+
+@pytest.mark.parametrize("name", ["lora", "pissa", "vera"])
+def test_and_so_it_is_in_a_t5(tmp_path: Path, name: str) -> None:
+    """Its `wo` has packed bytes that are stored as floats."""
+    config = test_causal.config(name) if name in OF_LORA else test_peft_methods.config(name)
+    bank = Seq2SeqBank(make_t5(tmp_path), QUANTS["nf4"], CPU)
+    bank.add_member("a", config, seed=3)
+    assert prove(bank, "a", config).checks["frozen"] == "passed"
+
+
+def test_a_bank_is_left_as_it_was(folder: Path) -> None:
+    bank, config = PeftBank(folder, QUANTS["nf4"], CPU), test_peft_methods.config("hira")
+    bank.add_member("a", config, seed=3)
+    before = {key: value.detach().clone() for key, value in bank.member_parameters("a").items()}
+    bank.train()
+    prove(bank, "a", config)
+    after = bank.member_parameters("a")
+    assert bank.training
+    assert all(torch.equal(before[key], after[key]) and after[key].grad is None for key in before)
