@@ -1,10 +1,11 @@
-"""Keeps proofs, so that a process proves a method on a base once, however many runs train it there."""
+"""Keeps proofs, so that a process proves a method on a base once, however many runs train it there.
 
-import dataclasses
+The number of trained parameters is counted for every run: runs of one method may differ in rank.
+"""
 
 from harness.banks.bank import Bank
 from harness.config.schema import AdapterConfig
-from harness.identity.proof import NotTheMethodError, Proof, prove
+from harness.identity.proof import NotTheMethodError, Proof, counted, prove
 
 _KEPT: dict[tuple[str, str], Proof | NotTheMethodError] = {}
 
@@ -15,7 +16,9 @@ def proved(bank: Bank, name: str, config: AdapterConfig) -> Proof:
     Raises:
         NotTheMethodError: a check failed, now or before.
     """
-    key = (bank.proof_key, repr(dataclasses.replace(config, name="")))
+    key = (bank.proof_key, repr([config.method_name, config.targets, config.peft]))
+    if key in _KEPT and isinstance(known := _KEPT[key], Proof):
+        return counted(known, bank, name, config)
     if key not in _KEPT:
         try:
             _KEPT[key] = prove(bank, name, config)

@@ -19,7 +19,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,18 @@ def prove(bank: Bank, name: str, config: AdapterConfig) -> Proof:
         checks["frozen"] = _frozen(config, frozen, _sampled(bank, parameters))
         checks["saved"] = _saved(bank, name, items, config, parameters)
     return _proof(bank, config, entry, parameters, checks)
+
+
+def counted(known: Proof, bank: Bank, name: str, config: AdapterConfig) -> Proof:
+    """The proof of another member of the same method, whose trained numbers are counted anew.
+
+    Raises:
+        NotTheMethodError: they aren't as many as the formula says.
+    """
+    parameters = bank.member_parameters(name)
+    number = sum(parameter.numel() for parameter in parameters.values())
+    check = _parameters(bank, name, config, entry_of(config), parameters)
+    return replace(known, num_trained=number, checks=known.checks | {"parameters": check})
 
 
 def _proof(

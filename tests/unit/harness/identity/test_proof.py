@@ -10,12 +10,14 @@ from peft.tuners.hira.bnb import Linear4bit as HiraLinear4bit
 from harness.banks.causal import PeftBank
 from harness.banks.seq2seq import Seq2SeqBank
 from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.identity import kept
 from harness.identity.proof import NotTheMethodError, Proof, prove
 from harness.methods.table import METHODS
 from tests.tiny import make_checkpoint
 from tests.tiny_encoders import make_t5
 from tests.unit.harness.banks import test_causal, test_peft_methods
 from tests.unit.harness.banks.test_causal import CPU, QUANTS, make_items
+from tests.unit.harness.training.test_loop import make_bank
 
 OF_LORA = ["lora", "rslora", "dora", "pissa", "olora", "corda", "eva", "loftq", "lora_ga", "lora_fa"]
 
@@ -105,3 +107,17 @@ def test_a_bank_is_left_as_it_was(folder: Path) -> None:
     after = bank.member_parameters("a")
     assert bank.training
     assert all(torch.equal(before[key], after[key]) and after[key].grad is None for key in before)
+
+
+def test_a_method_is_proved_once_on_a_base_and_counted_for_every_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, proofs = make_bank(folder), list[str]()
+    monkeypatch.setattr(kept, "prove", lambda *given: proofs.append(given[1]) or prove(*given))
+    numbers = []
+    for name, rank in (("a", 4), ("b", 8)):
+        config = test_causal.config("lora", lora_r=rank)
+        bank.add_member(name, config, seed=1)
+        numbers.append(kept.proved(bank, name, config).num_trained)
+    assert proofs == ["a"]
+    assert numbers[1] == 2 * numbers[0]
