@@ -29,6 +29,9 @@ TABLES := $(addprefix table,1 2 3 4 5 6 7 8 9 10 11 12)
 SAMPLE := 40
 SEED := 0
 
+# Modules are compiled once, not by each of hundreds of processes, also where the environment says otherwise.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 DATA := $(or $(HARNESS_DATA_STORE),data)
 

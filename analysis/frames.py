@@ -38,7 +38,7 @@ from pyarrow import parquet
 
 from analysis.tidy.columns import describe, meaning_of, unit_of
 from analysis.tidy.ratings import rating_rows
-from analysis.tidy.rows import SCORE_UNITS, Columns, RunRows, higher_is_better, joined, runs_frame
+from analysis.tidy.rows import Columns, RunRows, higher_is_better, joined, runs_frame, score_unit
 from analysis.tidy.sources import UNREADABLE, VERDICTS_FILE, FoundRun, Source, found_runs, tournament_verdicts
 from analysis.tidy.steps import read_steps
 from eval.answers.files import Answer, read_answers
@@ -259,8 +259,8 @@ def _add_each(rows: RunRows, found: Sequence[FoundRun], add: Callable[[FoundRun]
 def _add_scores(rows: RunRows, run: FoundRun) -> None:
     found = measured_scores(run.folder / "eval") if run.record is not None else []
     for score in found:
-        values = asdict(score) | {"unit": SCORE_UNITS.get(score.metric), "settings": score.settings or None}
-        rows.add(run, values | {"higher_is_better": higher_is_better(score.evaluation)}, None)
+        values = asdict(score) | {"unit": score_unit(score.metric), "settings": score.settings or None}
+        rows.add(run, values | {"higher_is_better": higher_is_better(score.evaluation, score.metric)}, None)
     for job in run.evaluations:
         reason = job.reason or f"{job.status}: not measured yet"
         rows.add(run, {"evaluation": job.kind}, reason, str(job.status))

@@ -5,6 +5,7 @@
     python -m eval tasks --model smollm2 --tasks hellaswag,piqa --out scores/
     python -m eval glue --run RUN_ID
     python -m eval super_ni --run RUN_ID
+    python -m eval rouge --sweep demo
     python -m eval generate --sweep demo
     python -m eval judge --sweep demo --tournament tournaments/demo
     python -m eval rate tournaments/demo/verdicts.csv

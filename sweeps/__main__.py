@@ -178,7 +178,7 @@ def race(
     objective: Annotated[
         str, typer.Option("--objective", help="eval_loss, or eval_bits_per_byte where models differ.")
     ] = "eval_loss",
-    eta: Eta = 3,
+    eta: Eta = 2,  # 3 lost the best run of a grid in one of four seeds: benchmarks/results/groups-cpu-2026-11-29.md
     min_steps: MinSteps = None,
     promote: Annotated[
         list[str] | None, typer.Option("--promote", help="A stopped run that is trained to its end afterwards.")
@@ -352,8 +352,9 @@ def rebuild_ledger(runs: Runs = None) -> None:
     for name, why in made.left_out:
         say(f"left out {name}: {why}")
     say(
-        f"sweep {SWEEP}: {made.num_runs} finished runs and {made.num_evaluations} evaluations are recorded; "
-        "give your commands again for what was not finished"
+        f"sweep {SWEEP}: {made.num_runs} finished runs and {made.num_evaluations} evaluations are recorded"
+        + (f", and {made.num_decisions} decisions of races" if made.num_decisions else "")
+        + "; give your commands again for what was not finished"
     )
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.exports.lm_eval import PER_QUESTION, own_version, task_name
-from analysis.tidy.rows import SCORE_UNITS, higher_is_better
+from analysis.tidy.rows import higher_is_better, score_unit
 from analysis.tidy.sources import FoundRun
 from eval.benchmarks.by_question import QuestionRows, read_questions
 from harness.files.atomic import write_atomically, write_json
@@ -89,7 +89,7 @@ def instance_records(run: FoundRun, record: Mapping[str, Any]) -> list[dict[str,
         result_id = _result_id(run.run_id, part.evaluation, AGGREGATES.get(part.scores.metric, part.scores.metric))
         if result_id not in known:
             result_id = _result_id(run.run_id, part.evaluation, part.scores.metric)
-        if result_id in known and SCORE_UNITS.get(part.scores.metric) == "share":
+        if result_id in known and score_unit(part.scores.metric) == "share":
             lines += [_instance(record, result_id, part, place) for place in range(len(part.scores.names))]
     return lines
 
@@ -204,13 +204,13 @@ def _result(run_id: str, score: MeasuredScore) -> dict[str, Any]:
             "source_type": "other",
             "additional_details": _texts(about),
         },
-        "metric_config": _metric(score, lower_is_better=higher_is_better(score.evaluation) is False),
+        "metric_config": _metric(score, lower_is_better=higher_is_better(score.evaluation, score.metric) is False),
         "score_details": {"score": score.value, **_uncertainty(score)},
     }
 
 
 def _metric(score: MeasuredScore, lower_is_better: bool) -> dict[str, Any]:
-    unit = SCORE_UNITS.get(score.metric)
+    unit = score_unit(score.metric)
     known = METRIC_IDS.get(score.metric, f"qlora_harness.{score.metric}")
     config: dict[str, Any] = {
         "metric_id": known,

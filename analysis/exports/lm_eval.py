@@ -104,7 +104,7 @@ def _tasks(scores: Sequence[MeasuredScore], questions: Sequence[QuestionRows]) -
         own = PER_QUESTION.get(score.metric, score.metric)
         rows = next((q for q in questions if (q.evaluation, q.scores.metric) == (score.evaluation, own)), None)
         task.results |= _values(metric, score.value, NOT_KNOWN if rows is None else standard_error(rows.scores.values))
-        better = higher_is_better(score.evaluation)
+        better = higher_is_better(score.evaluation, score.metric)
         task.higher_is_better |= {} if better is None else {metric: better}
     for rows in questions:
         if rows.evaluation == "mmlu" and "mmlu" in tasks:
@@ -150,7 +150,9 @@ def _subjects(whole: _Task, rows: QuestionRows) -> dict[str, _Task]:
 
 
 def _values(metric: str, value: float, error: Any) -> dict[str, Any]:
-    return {f"{metric},{FILTER}": value, f"{metric}_stderr,{FILTER}": error}
+    """A score under lm-eval's keys, which name the filter of the answers where the metric does."""
+    name, _, filtered = metric.partition(",")
+    return {f"{name},{filtered or FILTER}": value, f"{name}_stderr,{filtered or FILTER}": error}
 
 
 def standard_error(values: Sequence[float]) -> float | str:

@@ -3,8 +3,10 @@
     figure = paper_figure("4", OwnRuns.of_sweep(runs, "lora_r", ledger_url))
 
 The points of the paper's figures 2 to 4 are not printed, so ours stand alone; Figure 6's totals are, and stand beside
-ours. Figures 2 and 4 show RougeL on held-out Alpaca rows that the authors didn't publish: ours show the final training
-loss instead, and say so. Source: QLoRA (arXiv 2305.14314), Figures 2, 3, 4 and 6.
+ours. Figures 2 and 4 show RougeL on held-out Alpaca rows that the authors didn't publish: ours are held-out rows of our
+own (`eval=rouge`); runs that were not scored by it show their final training loss instead, and say so.
+
+Source: QLoRA (arXiv 2305.14314), Figures 2, 3, 4 and 6.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +24,13 @@ from harness.models.locate import num_parameters
 
 GIGA = 1e9
 BITS = {"BF16": 16.0, "fp4": 4.5, "nf4": 4.5, "nf4 + DQ": 4.127}  # a parameter, with its constants (section 3)
-LOSS = "Final training loss, nats a target token; bars span the seeds. The paper's RougeL rows are not published."
+LOSS_UNIT = "nats a target token"
+ROUGE = (
+    "RougeL of greedy answers to held-out rows of our own, %; bars span the runs of a setting. The paper's rows are "
+    "not published."
+)
+LOSS = "Final training loss, nats a target token; bars span the runs of a setting. No run was scored by eval=rouge."
+PARTLY = "{} of {} runs were not scored by eval=rouge and are left out."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,22 +57,33 @@ def paper_figure(name: str, own: OwnRuns) -> Figure:
     return FIGURES[name].draw(own)
 
 
-def _losses(name: str, title: str, own: OwnRuns, group: Callable[[Spec], str]) -> Figure:
-    """Final losses by a setting: the mean over runs, from the smallest to the largest."""
+def _by_setting(name: str, title: str, own: OwnRuns, group: Callable[[Spec], str]) -> Figure:
+    """RougeL, or the final loss where no run has it, by a setting: the mean over runs, the smallest and the largest."""
+    rouge = [(run, score[0]) for run in own.runs if (score := _rouge(run)) is not None]
+    loss = [(run, run.final_loss) for run in own.runs if run.final_loss is not None]
+    what, unit, caption, measured = ("rouge_l", "%", ROUGE, rouge) if rouge else ("final_loss", LOSS_UNIT, LOSS, loss)
+    if rouge and len(rouge) < len(own.runs):
+        caption = f"{caption} {PARTLY.format(len(own.runs) - len(rouge), len(own.runs))}"
     by_group: dict[str, list[float]] = {}
-    for run in own.runs:
-        if run.final_loss is not None:
-            by_group.setdefault(group(run.spec), []).append(run.final_loss)
-    rows = tuple((label, len(losses), fmean(losses), min(losses), max(losses)) for label, losses in by_group.items())
+    for run, number in measured:
+        by_group.setdefault(group(run.spec), []).append(number)
+    rows = tuple((label, len(those), fmean(those), min(those), max(those)) for label, those in by_group.items())
     shown = [Interval(label=label, value=mean, low=low, high=high) for label, _, mean, low, high in rows]
+    grid = FIGURES[name.removeprefix("figure")].grid
     return Figure(
         name=name,
         title=title,
-        caption=LOSS if rows else f"not run: python -m sweeps run +grid={FIGURES[name.removeprefix('figure')].grid}",
-        columns=("setting", "runs", "final_loss_mean", "final_loss_min", "final_loss_max"),
+        caption=caption if rows else f"not run: python -m sweeps run +grid={grid}",
+        columns=("setting", "runs", f"{what}_mean", f"{what}_min", f"{what}_max"),
         rows=rows,
-        drawing=intervals(shown, "nats a target token") if rows else None,
+        drawing=intervals(shown, unit) if rows else None,
     )
+
+
+def _rouge(run: OwnRun) -> tuple[float, float | None, float | None] | None:
+    if "rouge" not in run.results:
+        return None
+    return headline_of(run.results["rouge"], f"{run.run_id}: rouge", 100.0)
 
 
 def _placement(spec: Spec) -> str:
@@ -78,13 +97,13 @@ def _placement(spec: Spec) -> str:
 
 
 def _figure_2(own: OwnRuns) -> Figure:
-    return _losses("figure2", "Figure 2: which layers have an adapter", own, _placement)
+    return _by_setting("figure2", "Figure 2: which layers have an adapter", own, _placement)
 
 
 def _figure_4(own: OwnRuns) -> Figure:
     by_r = sorted(own.runs, key=lambda run: int(run.spec["adapter"]["lora_r"]))
     ordered = OwnRuns(where=own.where, runs=tuple(by_r), notes=own.notes)
-    return _losses("figure4", "Figure 4: LoRA r", ordered, lambda spec: f"r = {spec['adapter']['lora_r']}")
+    return _by_setting("figure4", "Figure 4: LoRA r", ordered, lambda spec: f"r = {spec['adapter']['lora_r']}")
 
 
 def _figure_3(own: OwnRuns) -> Figure:

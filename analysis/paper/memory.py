@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 
 from analysis.paper.values import value
-from harness.memory.paper import RECIPE_QUANT, llama_shape, recipe_prediction
+from harness.memory.paper import RECIPE_QUANT, answering_bytes, llama_shape, recipe_prediction
 from harness.memory.predict import weights_bytes
 from harness.models.locate import num_parameters
 
@@ -30,8 +30,7 @@ def memory_gb(row: str) -> float | None:
         return None
     if row in IN_16_BITS:
         return 2 * num_parameters(llama_shape(size[1])) / 1e9
-    prediction = recipe_prediction(size[1])
-    return (prediction.weights_bytes + prediction.adapter_bytes / 2) / 1e9
+    return answering_bytes(size[1]) / 1e9
 
 
 def alternatives() -> tuple[tuple[str, ...], ...]:

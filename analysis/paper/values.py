@@ -13,6 +13,8 @@ may serve as a hint only. Of Table 12 no copy was found (`RECALLED`); nor were T
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from harness.memory.paper import FIGURE_6_GB, TABLE_1_GB
+
 CITATION = "Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, arXiv 2305.14314"
 SOURCES = {
     "P": "text of arXiv 2305.14314, sections 1-6.1, Tables 1-7",
@@ -97,13 +99,13 @@ TABLES: dict[str, PaperTable] = {
         columns=("elo_gpt4_vicuna", "elo_ci95", "memory_gb"),
         rows={
             "gpt-4": (1348, 1, None),
-            "guanaco-65b": (1022, 1, 41),
-            "guanaco-33b": (992, 1, 21),
+            "guanaco-65b": (1022, 1, TABLE_1_GB["65b"]),
+            "guanaco-33b": (992, 1, TABLE_1_GB["33b"]),
             "vicuna-13b": (974, 1, 26),
             "chatgpt-3.5": (966, 1, None),
-            "guanaco-13b": (916, 1, 10),
+            "guanaco-13b": (916, 1, TABLE_1_GB["13b"]),
             "bard": (902, 1, None),
-            "guanaco-7b": (879, 1, 6),
+            "guanaco-7b": (879, 1, TABLE_1_GB["7b"]),
         },
         where_else={
             (None, "elo_gpt4_vicuna"): "PHD",
@@ -361,12 +363,7 @@ TABLES: dict[str, PaperTable] = {
         caption="Memory footprint",
         where="",
         columns=("total_memory_gb",),
-        rows={
-            "7B": (6.9,),
-            "13B": (11.3,),
-            "33B": (24.7,),
-            "65B": (45.0,),
-        },
+        rows={size.upper(): (printed,) for size, printed in FIGURE_6_GB.items()},
     ),
     "text": PaperTable(
         caption="Statements in the text",

@@ -22,8 +22,9 @@ from analysis.report.answers import BenchAnswers
 from analysis.report.matches import Tally, pair_tallies, tally_systems
 from analysis.report.records import Run, Tournament
 from eval.answers.files import Answer
-from harness.config.schema import DType, QuantMethod, quant_label
+from harness.config.schema import DType, QuantMethod, method_name, quant_label
 from harness.files.atomic import csv_text, write_atomically, write_json
+from harness.methods.table import METHODS
 from harness.runs.scores import MeasuredScore
 
 MISSING = "\N{EN DASH}"
@@ -182,8 +183,10 @@ def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:
 
 def adapter_name(run: Run) -> str:
     """`lora r=16`, or `none` for an untouched base."""
-    method = str(run.setting("adapter", "method"))
-    return method if method == "none" else f"{method} r={run.setting('adapter', 'lora_r')}"
+    method = method_name(run.spec.get("adapter") or {})
+    entry = METHODS.get(method)
+    has_rank = run.setting("adapter", "method") != "peft" or entry is None or entry.rank is not None
+    return method if method == "none" or not has_rank else f"{method} r={run.setting('adapter', 'lora_r')}"
 
 
 def _by_label(runs: Sequence[Run]) -> dict[str, Run]:

@@ -13,6 +13,7 @@ from analysis.report.matches import PairTallies, Tally
 from analysis.report.records import Run
 from eval.benchmarks.mmlu.questions import NUM_CHOICES
 from eval.benchmarks.registry import BENCHMARKS
+from harness.ledger.tables import Decision, Verdict
 from harness.runs.estimate import Estimate
 from harness.runs.scores import MeasuredScore
 
@@ -119,6 +120,24 @@ class ScoresView:
     rows: tuple[tuple[str, tuple[MeasuredScore | None, ...]], ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaceRow:
+    """One run of a race."""
+
+    label: str
+    decisions: tuple[Decision | None, ...]  # at each of the race's rungs; None: it wasn't judged there
+    promotion: Decision | None  # trained on by hand, after it had stopped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaceView:
+    """What was decided in a race: runs as rows, those that came farthest first, rungs as columns."""
+
+    rungs: tuple[Decision, ...]  # one of each rung, for its step and limit
+    rules: tuple[str, ...]
+    rows: tuple[RaceRow, ...]
+
+
 def leaderboard_view(rows: Sequence[LeaderboardRow], runs: Sequence[Run]) -> LeaderboardView:
     """Rows with bars on axes that hold every interval, and the chance level of MMLU."""
     by_id = {run.record.run_id: run for run in runs}
@@ -168,6 +187,38 @@ def curves_view(runs: Sequence[Run]) -> CurvesView | None:
         scale=scale,
         max_step=max_step,
         num_left_out=len(trained) - len(shown),
+    )
+
+
+def race_view(made: Sequence[tuple[str, Decision]]) -> RaceView | None:
+    """The decisions of a race. Args: made: (label, decision), by rung and rank. -> None where nothing was decided"""
+    judged = [(label, decision) for label, decision in made if decision.verdict is not Verdict.promoted]
+    promoted = {label: decision for label, decision in made if decision.verdict is Verdict.promoted}
+    rungs: dict[int, Decision] = {}
+    by_label: dict[str, dict[int, Decision]] = {}
+    for label, decision in judged:
+        if decision.rung not in rungs or rungs[decision.rung].step is None:
+            rungs[decision.rung] = decision
+        by_label.setdefault(label, {})[decision.rung] = decision
+    if not rungs:
+        return None
+    by_rung = sorted(rungs)
+
+    def farthest(label: str) -> tuple[int, int]:
+        last = by_label[label][max(by_label[label])]
+        return -last.rung, last.rank if last.rank is not None else len(by_label)
+
+    return RaceView(
+        rungs=tuple(rungs[rung] for rung in by_rung),
+        rules=tuple(dict.fromkeys(decision.rule for _, decision in judged)),
+        rows=tuple(
+            RaceRow(
+                label=label,
+                decisions=tuple(by_label[label].get(rung) for rung in by_rung),
+                promotion=promoted.get(label),
+            )
+            for label in sorted(by_label, key=farthest)
+        ),
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config.schema import AdapterMethod, DType, QuantMethod, quant_label
+from harness.config.schema import AdapterMethod, DType, QuantMethod, method_name, quant_label
+from harness.methods.table import METHODS
 
 UNTOUCHED = AdapterMethod.none.value  # in `method`: the base without an adapter
 
@@ -133,6 +134,7 @@ _NO_AXES = (
         "train.eval_every_steps",
         "data_sha256",
         "base_sha256",
+        "adapter.peft_type",  # the method's name has it
     ),
 )
 
@@ -143,9 +145,20 @@ def axis_values(spec: Mapping[str, Any]) -> dict[str, Any]:
     method = flat.get("adapter.method")
     has_factors = method not in (UNTOUCHED, AdapterMethod.full.value)
     values = {axis.name: _plain(flat.get(axis.key)) if has_factors or not axis.adapters_only else None for axis in AXES}
+    if method is not None:
+        values["method"] = method_name(spec["adapter"])
+    if method == AdapterMethod.peft.value:
+        values |= _numbers_of_peft(spec["adapter"], values)
     if values["double_quant"] is not None and flat.get("quant.method") not in ("nf4", "fp4"):
         values["double_quant"] = values["block_size"] = None
     return values | {"data_type": data_type(flat)}
+
+
+def _numbers_of_peft(adapter: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rank, alpha and dropout of a method that PEFT ships, where it has them."""
+    entry = METHODS.get(method_name(adapter))
+    fields = {} if entry is None else {"lora_r": entry.rank, "lora_alpha": entry.alpha, "lora_dropout": entry.dropout}
+    return {key: None if field is None else values[key] for key, field in fields.items()}
 
 
 def other_values(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,14 +38,27 @@ SHARES = (
     "acc",
     "acc_norm",
     "f1",
+    "ece",
 )
 SCORE_UNITS = {**dict.fromkeys(SHARES, "share"), "bits_per_byte": "bits a byte", "token_perplexity": "perplexity"}
 
 
-def higher_is_better(evaluation: str) -> bool | None:
-    """Whether the scores of an evaluation are better when higher; None where they say nothing of quality."""
+def score_unit(metric: str) -> str | None:
+    """The unit of a metric; lm-eval writes the filter of the answers after a comma: "exact_match,strict-match"."""
+    return SCORE_UNITS.get(metric.partition(",")[0])
+
+
+def higher_is_better(evaluation: str, metric: str = "") -> bool | None:
+    """Whether a score of an evaluation is better when higher; None where its scores say nothing of quality.
+
+    Args:
+        evaluation: "mmlu", "perplexity pile_cc".
+        metric: the score's name; some differ from the others of their evaluation.
+    """
     kind = evaluation.partition(" ")[0]
-    return BENCHMARKS[kind].higher_is_better if kind in BENCHMARKS else None
+    if kind not in BENCHMARKS:
+        return None
+    return False if metric in BENCHMARKS[kind].lower_is_better else BENCHMARKS[kind].higher_is_better
 
 
 class RunRows:

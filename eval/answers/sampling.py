@@ -7,6 +7,7 @@ batch. Source of nucleus sampling: arXiv 1904.09751; p = 0.9 and temperature 0.7
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from eval.answers.sequences import DecodingSettings, UnderWay
@@ -45,11 +46,15 @@ class TokenPicker:
         Raises:
             ValueError: logits that are NaN or infinite; names the model and whose adapter it is.
         """
+        settings = self.settings
         logits_BV = self.bank.logits(hidden_BD)
+        if settings.repetition_penalty != 1.0:
+            logits_BV = penalized(logits_BV, [sequence.known for sequence in rows], settings.repetition_penalty)
         if uniform_B1 is None:
             tokens_B, found = greedy_tokens(logits_BV)
         else:
-            settings = self.settings
+            if settings.top_k is not None:
+                logits_BV = likeliest_only(logits_BV, settings.top_k)
             tokens_B, found = nucleus_tokens(logits_BV, uniform_B1[:, 0], settings.temperature, settings.top_p)
         if _NOT_FINITE in found:
             self._refuse(rows[found.index(_NOT_FINITE)])
@@ -65,6 +70,25 @@ class TokenPicker:
             "training diverged, a file is damaged, or the numbers are too large for its data type "
             "(quant.compute_dtype=float16): score it in bfloat16 or float32"
         )
+
+
+def penalized(logits_BV: Tensor, known: Sequence[Sequence[int]], penalty: float) -> Tensor:
+    """Makes tokens that a row has already less likely: positive logits are divided, others multiplied.
+
+    Source: CTRL (arXiv 1909.05858), in the form of transformers' `RepetitionPenaltyLogitsProcessor`.
+    """
+    changed_BV = logits_BV.clone()
+    for row, tokens in enumerate(known):
+        seen = torch.tensor(sorted(set(tokens)), device=logits_BV.device)
+        values = logits_BV[row, seen]
+        changed_BV[row, seen] = torch.where(values < 0, values * penalty, values / penalty)
+    return changed_BV
+
+
+def likeliest_only(logits_BV: Tensor, top_k: int) -> Tensor:
+    """The logits of the `top_k` likeliest tokens of each row, minus infinity for the others."""
+    least_B1 = logits_BV.topk(min(top_k, logits_BV.shape[1]), dim=-1).values[:, -1:]
+    return logits_BV.masked_fill(logits_BV < least_B1, float("-inf"))
 
 
 def greedy_tokens(logits_BV: Tensor) -> tuple[Tensor, list[int]]:

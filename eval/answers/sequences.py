@@ -15,6 +15,8 @@ class DecodingSettings:
     temperature: float
     top_p: float
     num_slots: int | None = None  # sequences under way at once; None: as many as fit, at most MAX_SLOTS
+    top_k: int | None = None  # sample from this many likeliest tokens only; None: from all
+    repetition_penalty: float = 1.0  # divides the positive logits of tokens that were read or written, as transformers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from eval.benchmarks.dataset_rows import EvalRows
-from harness.config.schema import DatasetConfig, ModelKind, PathsConfig
+from harness.config.schema import DatasetConfig, ModelKind, PathsConfig, TrainConfig
 from harness.files.atomic import write_json
 from harness.files.names import file_name
 from harness.progress import Progress
@@ -99,12 +99,17 @@ class Benchmark(Protocol):
     scores_sharded_base: ClassVar[bool] = False  # over a base of which each rank holds a part
     headline_key: ClassVar[str]  # of the headline in a job's result, which search reads
     higher_is_better: ClassVar[bool | None] = True  # None: its number is no measure of quality
+    lower_is_better: ClassVar[frozenset[str]] = frozenset()  # those of its scores that say the opposite
     command: ClassVar[str]  # what measures it by hand: python -m eval COMMAND
     options: ClassVar[tuple[Option, ...]] = ()  # of the command, beside those of its settings
 
     def problems(self, settings: Any, paths: PathsConfig, key: str) -> list[str]:
         """Names what is missing or broken, before anything starts. Args: key: the text before a setting's name."""
         return []
+
+    def run_problem(self, train: TrainConfig | None) -> str | None:
+        """Why runs that are trained so can't be scored; None if they can. Args: train: None: an untouched base."""
+        return None
 
     def files(self, settings: Any) -> Mapping[str, Sequence[Path]]:
         """-> {setting: local files that it names}; their content decides the result"""

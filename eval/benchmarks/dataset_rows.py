@@ -53,6 +53,21 @@ def evaluation_rows(dataset: DatasetConfig, data: str | None, split: str | None,
     return rows
 
 
+def split_problem(dataset: DatasetConfig) -> str | None:
+    """Why a dataset has no split of its own to measure the held-out loss on (`train.eval_source=split`)."""
+    if dataset.path is not None:
+        return (
+            f"train.eval_source=split: {dataset.name} is the file {dataset.path}, which has no splits; "
+            "say train.eval_source=holdout"
+        )
+    if dataset.eval_split == dataset.split:
+        return (
+            f"train.eval_source=split: dataset.eval_split={dataset.eval_split} is the split that {dataset.name} trains "
+            "on; say train.eval_source=holdout"
+        )
+    return None
+
+
 def data_files(data: str | None) -> dict[str, list[Path]]:
     """The local file that the setting `data` names, by its key; nothing where the dataset's own split is scored."""
     return {} if data is None else {"data": [Path(data)] * Path(data).is_file()}

@@ -10,6 +10,7 @@ from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.glue.benchmark import GlueBenchmark
 from eval.benchmarks.mmlu.benchmark import MmluBenchmark
 from eval.benchmarks.perplexity.benchmark import PerplexityBenchmark
+from eval.benchmarks.rouge.benchmark import RougeBenchmark
 from eval.benchmarks.settings import identity_of, plain
 from eval.benchmarks.super_ni.benchmark import SuperNiBenchmark
 from eval.benchmarks.tasks.benchmark import TasksBenchmark
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "answers": AnswersBenchmark(),
     "glue": GlueBenchmark(),
     "super_ni": SuperNiBenchmark(),
+    "rouge": RougeBenchmark(),
 }
 
 

@@ -13,13 +13,15 @@ Source: QLoRA's released verdicts (MIT), whose unparsed tails the tests hold thi
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.judging.matches import Judgment
 from eval.judging.prompts import Mode
-from eval.judging.scores import Pair, read_grades, read_pair
-from eval.judging.sentences import Reading, read_labels, read_line, read_phrase
+from eval.judging.scores import Pair, contradicts, grades_after, read_grades, read_pair
+from eval.judging.sentences import Reading, doubts, read_labels, read_line, read_phrase
+from eval.judging.words import CHANGED, TAKEN_BACK
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
@@ -29,6 +31,7 @@ CUT = "the reply was cut"
 DIGITS = {
     code: str(unicodedata.decimal(chr(code))) for code in range(0x80, 0x20000) if chr(code).isdecimal()
 }  # of all scripts
+RAISED = dict.fromkeys([0xB2, 0xB3, 0xB9, *range(0x2070, 0x208A), *range(0xBC, 0xBF)], "^")  # footnotes and fractions
 INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
 VERDICT_KEYS = ("verdict", "winner")
 GRADE_KEYS = ("score", "rating", "grade")
@@ -49,7 +52,7 @@ _GRADE_FIELD = re.compile(_FIELD.pattern.replace("verdict|winner|score_[12ab]", 
 MAX_LOOSE = 500  # characters of an object without double quotes
 _BARE_KEY = re.compile(r"([{,]\s{0,9})(\w{1,20})\s{0,9}:")
 _RETRACTED = re.compile(
-    r"\b(?:wait|actually|correction|however|instead|mistake|but|hmm|reconsider\w*|reflection|second thought|scratch)\b",
+    rf"\b(?:{TAKEN_BACK}|{CHANGED}|however|instead|mistake\w*|but|hmm|scratch|misread|swap\w*|revers\w*)(?!\w)",
     re.IGNORECASE,
 )
 _ANSWERED = re.compile(r"\d+(?:[.,]\d+)?(?:\s?/\s?10|\sout of 10)?")
@@ -95,7 +98,7 @@ def parse_verdict(text: str) -> ParsedVerdict:
         return _verdict(line if line.is_labelled else label)
     if label.verdict is None:
         return _verdict(line)
-    if line.verdict not in (None, label.verdict) or _RETRACTED.search(label.rest):
+    if line.verdict not in (None, label.verdict) or _takes_back(label.rest, label.verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=label.verdict)
 
@@ -107,17 +110,22 @@ def parse_scores(text: str) -> ParsedScores:
         return ParsedScores(reason="the thoughts never end")
     if not reply.strip():
         return ParsedScores(reason="empty reply")
-    fields, _ = _json_fields(reply)
+    fields, rest = _json_fields(reply)
     if fields is None:
         return _scores(read_pair(reply))
+    pairs = {Pair(*map(_score_text, values)) for values in _score_values(fields)}
+    if len(pairs) > 1 or any(contradicts(rest, pair) for pair in pairs):
+        return ParsedScores(reason="the reply says two things")
+    return _scores(pairs.pop()) if pairs else ParsedScores(reason="the reply lacks a score")
+
+
+def _score_values(fields: dict[str, list[Any]]) -> Iterator[list[Any]]:
+    """The two values of each pair of fields that a JSON object has, and of each list of two scores."""
     for names in SCORE_KEYS:
-        values = [fields.get(name, []) for name in names]
-        if all(len(found) == 1 for found in values):
-            return _scores(Pair(one=_score_text(values[0][0]), two=_score_text(values[1][0])))
-    lists = fields.get("scores", [])
-    if len(lists) == 1 and isinstance(lists[0], list) and len(lists[0]) == 2:
-        return _scores(Pair(*map(_score_text, lists[0])))
-    return ParsedScores(reason="the reply lacks a score")
+        found = [fields.get(name, []) for name in names]
+        if all(len(values) == 1 for values in found):
+            yield [values[0] for values in found]
+    yield from (values for values in fields.get("scores", []) if isinstance(values, list) and len(values) == 2)
 
 
 def parse_grade(text: str) -> ParsedScores:
@@ -129,7 +137,8 @@ def parse_grade(text: str) -> ParsedScores:
         return ParsedScores(reason="empty reply")
     fields, rest = _json_fields(said, _GRADE_FIELD)
     if fields is not None:
-        texts = {_score_text(value) for key in GRADE_KEYS for value in fields.get(key, [])} | read_grades(rest)
+        given = {_score_text(value) for key in GRADE_KEYS for value in fields.get(key, [])}
+        texts = given | grades_after(rest)
     else:
         texts = set(read_grades(said))
     numbers = {_number(text) for text in texts}
@@ -204,7 +213,7 @@ def _reply(text: str) -> str | None:
     Thoughts begin with a tag at the beginning of a line, or, where a server leaves that out, with the text; a tag
     within a line is one that the judge writes about.
     """
-    text = unicodedata.normalize("NFKC", text.translate(INVISIBLE)).translate(INVISIBLE | DIGITS)
+    text = unicodedata.normalize("NFKC", text.translate(INVISIBLE | RAISED)).translate(INVISIBLE | DIGITS)
     if not _CLOSING.search(text) and not _OPENING.search(text):
         return text
     kept: list[str] = []
@@ -290,9 +299,14 @@ def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
     if verdict is None:
         return _unread(f"verdict {str(value)[:20]} is none of 1, 2, 3")
     behind = read_line(rest)
-    if behind.verdict not in (None, verdict) or _RETRACTED.search(rest):
+    if behind.verdict not in (None, verdict) or _takes_back(rest, verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=verdict)
+
+
+def _takes_back(rest: str, verdict: int) -> bool:
+    """Whether what follows a verdict unsays it, as far as words tell, or may do so in a short last line."""
+    return bool(_RETRACTED.search(rest)) or doubts(rest, verdict)
 
 
 def _verdict(reading: Reading) -> ParsedVerdict:

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from eval.judging.words import CHANGED, TAKEN_BACK
+
 MAX_LINE = 120  # characters; a line of scores is short
 _NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\sout\sof\s10)?(?![\d/%])"
-_LEAD = r"(?:(?:the |final |my )?(?:scores?|ratings?)(?: are)? ?[:=]? ?)?"
+_LEAD = r"(?:(?:(?:the |final |my |overall )?(?:scores?|ratings?)(?: are)?|final|overall|total) ?[:=]? ?)?"
 _PAIR = re.compile(
     rf"{_LEAD}{_NUMBER}(?P<between> ?[,;/|&] ?| - | and | vs\.? | )(?:and )?{_NUMBER}"
     r"(?: ?\((?:[^()\d]|10)*\))? ?\.?",
@@ -29,11 +31,9 @@ _LABELLED = re.compile(
 )
 _LISTED = re.compile(rf"(?P<who>[12]) ?[:.)] ?{_NUMBER} ?\.?")
 _LETTERED = re.compile(rf"(?P<who>[AB]) ?[:=] ?{_NUMBER}(?: ?[,;/|] ?| and | )(?!(?P=who))[AB] ?[:=] ?{_NUMBER} ?\.?")
-_AGAIN = re.compile(
-    r"\b(?:wait|no[,:;.]|actually|correction|corrected|revis\w*|chang\w*|updat\w*|sorry|should be|reconsider\w*"
-    r"|reflection|second thoughts?)(?!\w)",
-    re.IGNORECASE,
-)
+_AGAIN = re.compile(rf"\b(?:{CHANGED}|{TAKEN_BACK})(?!\w)", re.IGNORECASE)
+_UNSAID = re.compile(rf"\b(?:{TAKEN_BACK})(?!\w)", re.IGNORECASE)
+_ORDER = re.compile(r"\b(?:order|scores?|ratings?)\b", re.IGNORECASE)
 _LAST_NUMBERS = re.compile(
     rf"(?:\A|[\s(:=]){_NUMBER}(?:(?: ?[,;/|&] ?| - | and | vs\.? | to | )(?:and )?{_NUMBER})? ?[.!)]?\Z"
 )
@@ -66,7 +66,8 @@ class Pair:
 
 _GRADE_LABEL = re.compile(r"\[\[\s{0,3}([^\[\]\n]{1,12}?)\s{0,3}\]\]")
 _GRADE_LINE = re.compile(
-    rf"(?:(?:the|my|final|overall) ){{0,3}}(?:(?:score|rating|grade)(?: is)? ?[:=]? ?)?{_NUMBER} ?\.?", re.IGNORECASE
+    rf"(?:(?:the|my|final|overall) ){{0,3}}(?:(?:score|rating|grade|final|overall)(?: is)? ?[:=]? ?)?{_NUMBER} ?\.?",
+    re.IGNORECASE,
 )
 
 
@@ -75,12 +76,28 @@ def read_grades(text: str) -> set[str]:
 
     A number may be followed by "/10". A label that holds no number counts as a grade that can't be read.
     """
-    labels = {label.strip("*_` ") for label in _GRADE_LABEL.findall(text)}
-    if labels:
-        return {_grade(label) for label in labels}
-    lines = [line for row in text.splitlines() if len(row) <= MAX_LINE and (line := _plain(row))]
-    grades = {match[1] for line in (lines[:1] + lines[-1:]) if (match := _GRADE_LINE.fullmatch(line))}
-    return grades | {said.one for said in _said_again(lines) if said.one is not None} if grades else grades
+    lines = _short_lines(text)
+    grades = _labels(text) or {match[1] for line in (lines[:1] + lines[-1:]) if (match := _GRADE_LINE.fullmatch(line))}
+    return grades | _grades_again(lines) if grades else grades
+
+
+def grades_after(text: str) -> set[str]:
+    """The grades that follow one which was read: labels, a last line, corrections."""
+    lines = _short_lines(text)
+    last = {match[1] for line in lines[-1:] if (match := _GRADE_LINE.fullmatch(line))}
+    return _labels(text) | last | _grades_again(lines)
+
+
+def _short_lines(text: str) -> list[str]:
+    return [line for row in text.splitlines() if len(row) <= MAX_LINE and (line := _plain(row))]
+
+
+def _grades_again(lines: list[str]) -> set[str]:
+    return {said.one for said in _said_again(lines) if said.one is not None}
+
+
+def _labels(text: str) -> set[str]:
+    return {_grade(label) for label in {label.strip("*_` ") for label in _GRADE_LABEL.findall(text)}}
 
 
 def _grade(label: str) -> str:
@@ -97,9 +114,28 @@ def read_pair(text: str) -> Pair | None:
     lines = [line for line in map(_plain, rows) if line]
     pair = _first_pair(text, rows, lines) if lines else None
     said = {again for again in _said_again(lines) if again.two is not None}
-    said |= {again for line in dict.fromkeys(lines[1:]) if (again := _pair(line)) is not None}
     taken_back = any(_SAID_ANEW.search(line) for line in dict.fromkeys(lines) if len(line) <= MAX_LINE)
-    return None if said - {pair} or taken_back else pair
+    return None if pair is None or said - {pair} or taken_back or _contradicts(lines[1:], pair) else pair
+
+
+def contradicts(text: str, pair: Pair) -> bool:
+    """Whether the text behind two scores says others, or takes them back."""
+    lines = [line for line in map(_plain, text.splitlines()) if line]
+    said = {again for again in _said_again(lines) if again.two is not None}
+    return bool(said - {pair}) or _contradicts(lines, pair)
+
+
+def _contradicts(lines: list[str], pair: Pair) -> bool:
+    said = {again for line in dict.fromkeys(lines) if (again := _pair(line)) is not None}
+    said |= {again for again in [_labelled(lines)] if again is not None}
+    return bool(said - {pair}) or any(map(_is_unsaying, dict.fromkeys(lines)))
+
+
+def _is_unsaying(line: str) -> bool:
+    """Whether a short line says that what stands before it doesn't count, or counts for the other side."""
+    if len(line) > MAX_LINE:
+        return False
+    return bool(_UNSAID.search(line) or (_ORDER.search(line) and _SECOND_FIRST.search(line)))
 
 
 def _corrected(rows: list[str]) -> bool:

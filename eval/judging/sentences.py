@@ -41,7 +41,7 @@ MAX_WORDS = 12  # of a sentence that says a verdict again: "1: answer 1 is bette
 _LABEL = re.compile(r"\[\[ ?([^\[\]\n]{1,12}) ?\]\]")
 _RELATION = re.compile(r"(?P<one>[12ab]) ?(?P<sign>[><=≫≪]{1,3}) ?(?P<two>[12ab])", re.IGNORECASE)
 _NOISE = re.compile(
-    r"\\(?:boxed|text|mathbf|mathrm)|</?[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|]+|[👉✅✔☑🏆🥇🎉⭐]"
+    r"\\(?:boxed|text|mathbf|mathrm)|</?(?!(?:del|strike)>)[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|]+|[👉✅✔☑🏆🥇🎉⭐]"
 )
 _TOKEN = re.compile(r"-?\d+(?:[.,]\d+)?(?:st|nd)?|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|[^\w\s]")
 _OWNED = re.compile(r"['\u2019](?:s|d|m|re)\b")
@@ -104,6 +104,15 @@ def read_line(text: str) -> Reading:
     if readings[-1] is None or len(said) > 1:
         return Reading(conflict=len(said) > 1)
     return Reading(verdict=readings[-1], is_labelled=len(labels) == 1 and len(clauses) == 1)
+
+
+def doubts(rest: str, verdict: int) -> bool:
+    """Whether the last line behind a verdict is short, and denies something or names another verdict."""
+    last = next((line for line in reversed(rest.splitlines()) if _words(line) and not _is_farewell(line)), "")
+    if not last or len(last) > MAX_SHORT:
+        return False
+    tokens = _tokens(last)
+    return bool(AGAINST & set(tokens)) or any("n't" in token for token in tokens) or _names_other(tokens, verdict)
 
 
 def _with_remark(clause: str) -> int | None:
@@ -181,9 +190,14 @@ def _named(tokens: Sequence[str]) -> tuple[int | None, int]:
     if side not in SIDES:
         return None, 0
     position += 1
-    if position < len(tokens) and tokens[position] in NOUNS:  # "the second answer", "assistant b's answer"
+    if position < len(tokens) and (tokens[position] in NOUNS or _is_one(tokens, position)):
+        # "the second answer", "assistant b's answer", "the first one"
         position += 1
     return side, position
+
+
+def _is_one(tokens: Sequence[str], position: int) -> bool:
+    return tokens[position] == "one" and tokens[position - 1] in ("first", "second")
 
 
 def _better(tokens: Sequence[str]) -> int | None:
@@ -191,6 +205,8 @@ def _better(tokens: Sequence[str]) -> int | None:
     side, position = _named(tokens)
     if side is None:
         return None
+    if position < len(tokens) and tokens[position] in WINS:
+        position += tokens[position + 1 : position + 2] == ["over"]  # "answer 2 wins over answer 1"
     if position < len(tokens) and tokens[position] in WINS:
         return side if _is_reason(tokens[position + 1 :], side) else None
     if position < len(tokens) and tokens[position] in OVER:
@@ -250,6 +266,8 @@ def _is_reason(tokens: Sequence[str], side: int) -> bool:
     rest = list(tokens)
     while rest and rest[0] in (",", ".", ":"):
         rest.pop(0)
+    if rest[:1] == ["not"] and _named(rest[1:])[1] == len(rest) - 1:  # "2, not 1"
+        return VALUES.get(rest[-1], side) not in (side, TIE)
     if not rest or (1 < len(rest) <= MAX_WORDS and (_better(rest) == side or _named(rest) == (side, len(rest)))):
         return True
     if rest[0] not in BECAUSE or len(rest) == 1:

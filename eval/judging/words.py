@@ -23,8 +23,8 @@ NOUNS = _words(
 LEAD = NOUNS | _words(
     "so thus hence therefore and my the final best better overall i would choose select pick prefer "
     "verdict choice decision winner output result class rating is are it go with vote for in conclusion "
-    "think believe that this rank ranking was judgment judgement preference selection fazit urteil ergebnis "
-    "ich wähle nehme "
+    "say going lean towards think believe that this rank ranking was judgment judgement preference selection "
+    "fazit urteil ergebnis ich wähle nehme "
     "die verdict veredicto conclusión elijo la el le je choisis verdetto scelgo вердикт итог вывод "
     "выбираю uitspraak"
 )
@@ -62,3 +62,14 @@ CHINESE = (
     r"([123])(?:更好|较好|較好|更优|胜出|勝出|赢)?[。.!]?"
 )
 CHINESE_TIES = ("平局", "平手", "引き分け", "打平")
+# Said of what stands before: it counts no more, whether or not something new follows.
+TAKEN_BACK = (
+    r"i meant?\b|mixed (?:them |it |these )?up|mix-up|strike (?:that|it|this)|scratch (?:that|it|this)|disregard"
+    r"|retract\w*|take (?:that|it|this|them|these) back|oops|swapped|(?:reversed?|other|wrong|opposite|switched) order"
+    r"|wrong way (?:a)?round|just kidding|ignore (?:the|my|what|that) (?:above|former|previous|first|earlier)"
+)
+# New values follow, if any.
+CHANGED = (
+    r"wait|no[,:;.]|actually|correction|corrected|revis\w*|chang\w*|updat\w*|sorry|should be|reconsider\w*|reflection"
+    r"|second thoughts?|edit|edited|rather|upon (?:review|rereading)|after all|on review|apolog\w*|flip\w*"
+)

@@ -1,4 +1,4 @@
-"""Puts equal verdicts into one order, whatever the order of their file and the names of their systems.
+"""Puts equal verdicts into one order, whatever the order of their file, the names of their systems and the sides.
 
 Random numbers are drawn by position. Systems and prompts are therefore numbered by what happened (who won against
 whom, where), told apart by a few rounds of colour refinement (Weisfeiler & Leman 1968), before any number is drawn.
@@ -31,7 +31,9 @@ def canonical_order(matches: Matches, num_systems: int) -> tuple[list[int], list
         half_points=matches.half_points,
         turn=matches.turn,
     )
-    rows = np.lexsort((moved.half_points, _turns(moved), moved.second, moved.first, moved.question))
+    lower, upper = np.minimum(moved.first, moved.second), np.maximum(moved.first, moved.second)
+    gained = np.where(moved.first <= moved.second, moved.half_points, _mirrored(moved.half_points))
+    rows = np.lexsort((moved.first, gained, _turns(moved), upper, lower, moved.question))
     return systems.tolist(), played[questions].tolist(), moved.pick(rows)
 
 
@@ -50,6 +52,12 @@ def _turns(matches: Matches) -> NDArray[np.int16]:
     return np.ones(len(matches), dtype=np.int16) if matches.turn is None else matches.turn
 
 
+def _mirrored(half_points: NDArray[np.int8]) -> NDArray[np.int8]:
+    """The half points of the second system."""
+    others = half_points >= OTHER
+    return np.where(others, 2 * OTHER + 2, 2).astype(np.int8) - half_points
+
+
 def parted(both: Matches) -> tuple[Matches, Matches]:
     """What `joined` put together, in whichever order."""
     others = both.half_points >= OTHER
@@ -61,17 +69,21 @@ def _refined(matches: Matches, num_systems: int, num_questions: int) -> tuple[Co
     """(colour of each question, colour of each system): sums of hashes, so that the order of the rows is nothing."""
     question = np.zeros(num_questions, dtype=np.uint64)
     system = np.zeros(num_systems, dtype=np.uint64)
-    points = matches.half_points.astype(np.uint64)
+    first, second = (_mixed(points.astype(np.uint64)) for points in _both_points(matches))
     for _ in range(NUM_ROUNDS):
-        here = _mixed(question)[matches.question]
-        one, two = _mixed(system)[matches.first], _mixed(system + np.uint64(1))[matches.second]
-        outcome = _mixed(here + np.uint64(3) * one + np.uint64(5) * two + np.uint64(7) * points)
+        here, of_system = _mixed(question)[matches.question], _mixed(system)
+        one, two = _mixed(of_system[matches.first] + first), _mixed(of_system[matches.second] + second)
+        outcome = _mixed(here + one + two)  # a sum, so that neither side is the first
         question_sum, system_sum = np.zeros_like(question), np.zeros_like(system)
         np.add.at(question_sum, matches.question, outcome)
-        np.add.at(system_sum, matches.first, _mixed(outcome + np.uint64(1)))
-        np.add.at(system_sum, matches.second, _mixed(outcome + np.uint64(2)))
+        np.add.at(system_sum, matches.first, _mixed(outcome + one))
+        np.add.at(system_sum, matches.second, _mixed(outcome + two))
         question, system = _mixed(question + question_sum), _mixed(system + system_sum)
     return question, system
+
+
+def _both_points(matches: Matches) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    return matches.half_points, _mirrored(matches.half_points)
 
 
 def _mixed(values: Codes) -> Codes:

@@ -11,7 +11,7 @@ uncorrected.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import ceil, erfc, sqrt
 
@@ -208,6 +208,22 @@ def ranks(
         best = (led + 1 / len(ranking)) / (len(drawn) + 1)
         for n, s in enumerate(ranking):
             found[names[s]] = Rank(rank=n + 1, low=int(low[n]), high=int(high[n]), best=float(best[n]))
+    return found
+
+
+def agreeing(places: dict[str, Rank], comparisons: Sequence[Comparison]) -> dict[str, Rank]:
+    """Ranks that say nothing which the tests of pairs don't.
+
+    Two systems that can't be told (an exact test on few prompts, or none) have intervals that meet: where the resamples
+    keep them apart, each may have the other's place.
+    """
+    found = dict(places)
+    for pair in comparisons:
+        upper, lower = found[pair.higher], found[pair.lower]
+        is_open = pair.p_value is None or pair.p_value >= LEVEL
+        if is_open and upper.high is not None and lower.low is not None and lower.low > upper.high:
+            found[pair.higher] = replace(upper, high=lower.rank)
+            found[pair.lower] = replace(lower, low=upper.rank)
     return found
 
 

@@ -37,6 +37,7 @@ from eval.ratings.canonical import canonical_order, joined, parted
 from eval.ratings.comparisons import (
     Comparison,
     Rank,
+    agreeing,
     compare_all,
     exact_p_values,
     ranks,
@@ -156,9 +157,9 @@ def people_ratings(
     found = corrected_ratings(to_matches(verdicts, aggregate), shared, len(verdicts.system_names), num_resamples, rng)
     names = verdicts.system_names
     rankings = [sorted(group, key=lambda system: -found.points[system]) for group in found.groups]
-    places = ranks(names, rankings, found.points, found.resamples, found.num_prompts)
     errors = None if found.resamples is None else standard_errors(found.resamples, found.num_prompts)
     comparisons = compare_all(names, rankings, found.points, errors, found.exact, found.prompts)
+    places = agreeing(ranks(names, rankings, found.points, found.resamples, found.num_prompts), comparisons)
     said = f"corrected by people's votes on {found.num_votes} match{'es' * (found.num_votes != 1)}, "
     return PeopleRatings(
         ratings={names[system]: _rating(found, system) for ranking in rankings for system in ranking},

@@ -36,6 +36,7 @@ from eval.ratings.comparisons import (
     METHOD,
     Comparison,
     Rank,
+    agreeing,
     compare_all,
     exact_p_values,
     ranks,
@@ -64,7 +65,8 @@ METHODS = {
     "length_bias": "as position_bias",
     "comparisons": METHOD,
     "people": PEOPLE_METHOD,
-    "ranks": "percentiles of the ranks of the bootstrap, spread by Student's t; best: share of resamples that it leads",
+    "ranks": "percentiles of the ranks of the bootstrap, spread by Student's t, widened where a plain test can't "
+    "tell two systems that they keep apart; best: share of resamples that it leads",
 }
 
 
@@ -250,7 +252,7 @@ def _compared(play: _Tournament, strengths: _Strengths, order: Sequence[int]) ->
         exact = exact_p_values(play.matches, len(play.systems), num_prompts)
     found = compare_all(play.systems, rankings, points, errors, exact, play.cells.prompts_of_systems())
     next_to = {(play.systems[a], play.systems[b]) for ranking in rankings for a, b in pairwise(ranking)}
-    places = ranks(play.systems, rankings, points, draws, num_prompts)
+    places = agreeing(ranks(play.systems, rankings, points, draws, num_prompts), found)
     return {
         "comparisons": found,
         "pairs": [pair for pair in found if (pair.higher, pair.lower) in next_to],

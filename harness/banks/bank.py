@@ -5,7 +5,8 @@ The others own their base and hold one member: `harness.banks.causal` (variants 
 finetuning), `harness.banks.seq2seq`, `harness.banks.classifier`. The loop, checkpoints and records are the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,28 @@ from harness.nn.batch import Item, Segment
 from harness.nn.head import Head
 from harness.nn.rows import BatchCache, Layout
 from harness.nn.shards import ShardedLayers
+
+
+class Allocation(Protocol):
+    """What a method does over a run's steps beside its gradients (`harness.banks.any_peft.RankAllocation`)."""
+
+    def begin(self, total_steps: int) -> None:
+        """Raises ValueError where its schedule doesn't fit into so many steps."""
+        ...
+
+    def penalty(self) -> Tensor:
+        """What is added to a step's loss."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called after the optimizer's step, counted from 1, with the gradients still there."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What the next step depends on, for a checkpoint."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 class Bank(Protocol):
@@ -34,6 +57,11 @@ class Bank(Protocol):
     @property
     def shards(self) -> ShardedLayers | None:
         """The base's layers, where each rank keeps a part of them; None: the base is whole here."""
+        ...
+
+    @property
+    def isolates_members(self) -> bool:
+        """Whether what isn't finite in one member can't reach another of the same row."""
         ...
 
     @property
@@ -77,6 +105,35 @@ class Bank(Protocol):
 
     def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
         """Writes the member, its weights last. -> sha256 of the weights."""
+        ...
+
+    @property
+    def proof_key(self) -> str:
+        """Equal for banks over the same weights, stored and computed alike (`harness.identity`)."""
+        ...
+
+    def adapted_layers(self, name: str) -> list[tuple[int, int, str]]:
+        """-> inputs, outputs and name of each layer of the base that a member has something in"""
+        ...
+
+    def adapter_fields(self, name: str) -> Mapping[str, Any]:
+        """The member's config as PEFT writes it."""
+        ...
+
+    def adapter_layers(self) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
+        """PEFT's layers around linear ones: each with the base's layer in it, and its inputs and outputs."""
+        ...
+
+    def without_member(self, name: str) -> AbstractContextManager[str | None]:
+        """Within this context the base computes alone for items of the member that it gives."""
+        ...
+
+    def read_again(self, name: str, folder: Path) -> None:
+        """Reads what `save_member` wrote into the member that wrote it."""
+        ...
+
+    def rank_allocation(self, name: str) -> "Allocation | None":
+        """AdaLoRA's schedule of ranks, which the loop drives; None of other members."""
         ...
 
     def set_checkpointing(self, on: bool) -> None:

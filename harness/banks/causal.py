@@ -1,8 +1,9 @@
 """A causal model with one adapter of a kind that PEFT ships, computed in packed rows as in `AdapterBank`.
 
-It serves DoRA, PiSSA, OLoRA, CorDA, EVA, LoftQ and LoRA-GA; LoRA and rsLoRA too, though `AdapterBank` trains many
-of those at once. Everything but the adapter is the same: the packed forward pass, losses at target positions
-only, dropout drawn for each example from (seed, step, place in it, layer), however a step is cut into rows.
+It serves DoRA, PiSSA, OLoRA, CorDA, EVA, LoftQ, LoRA-GA, LoRA-FA and PEFT's methods that aren't LoRA; LoRA and rsLoRA
+too, though `AdapterBank` trains many of those at once. Everything but the adapter is the same: the packed forward pass,
+losses at target positions only, dropout drawn for each example from (seed, step, place in it, layer), however a step
+is cut into rows.
 
 `FullBank` trains every weight, the output layer and embeddings included: the 16-bit baseline that QLoRA is held
 against. `save_member` writes a checkpoint of its own, with the tokenizer, which any program reads by `model.path`.
@@ -13,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from harness.banks.any_peft import dropout_places, tuner_layers
 from harness.banks.owned import OwnedBank
 from harness.banks.peft import ADAPTER
 from harness.banks.starts import Calibration
@@ -140,10 +141,9 @@ class PeftBank(PackedBank):
 
     def adapted(self, config: AdapterConfig) -> None:
         """Replaces PEFT's dropout, which draws from the global generator, by one that draws for each example."""
-        layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
-        for index, layer in enumerate(layers):
-            if config.lora_dropout:
-                layer.lora_dropout[ADAPTER] = SegmentDropout(config.lora_dropout, self.seed, index, self._segments)
+        for index, layer in enumerate(tuner_layers(self.model) if config.lora_dropout else ()):
+            for places in dropout_places(layer):
+                places[ADAPTER] = SegmentDropout(config.lora_dropout, self.seed, index, self._segments)
 
     def calibration(self) -> Calibration | None:
         if not self._examples:

@@ -36,6 +36,7 @@ class ClassifierBank(OwnedBank):
     """
 
     task_type = "SEQ_CLS"
+    head_names = frozenset(HEADS)  # parts of the names of tensors that are no adapter's
 
     def __init__(self, *args: Any, num_labels: int | None = None) -> None:
         super().__init__(*args)

@@ -16,17 +16,21 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import PeftType
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from harness.banks.any_peft import other_fields, wrapped
 from harness.banks.layers import layer_names, layer_weight, quantize_layers
-from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual, split
+from harness.banks.peft import ADAPTER, Started, adapter_tensors, hold_adapter_in_float32, residual, split
 from harness.config.schema import AdapterMethod, QuantConfig
 from harness.runs.adapter_files import (
     ADAPTER_CONFIG,
     ADAPTER_PICKLE,
     ADAPTER_WEIGHTS,
+    LORA,
     PEFT_PREFIX,
     RESIDUAL_FILE,
     RESIDUAL_STARTS,
@@ -46,7 +50,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """An adapter's tensors by their names in the file.
 
     Raises:
-        ValueError: no such file, a damaged one, or one without LoRA's tensors.
+        ValueError: no such file, a damaged one, one without LoRA's tensors, or numbers that aren't finite.
     """
     path = folder / (ADAPTER_PICKLE if tensor_shapes(folder) is None else ADAPTER_WEIGHTS)
     try:
@@ -54,7 +58,14 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged ({error}); copy it anew") from error
     require_lora(path, tensors)
+    require_finite(path, tensors)
     return tensors
+
+
+def require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for an adapter with NaN or infinite numbers: beside others it could make theirs NaN, too."""
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{path}: NaN or infinite numbers in {listed(broken)}; train it again, or copy it anew")
 
 
 def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: torch.device, task_type: str) -> Started:
@@ -71,6 +82,8 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
         ValueError: an adapter of another kind or for another base, or with parts that have no place here.
     """
     saved = read_peft_config(folder, task_type)
+    if saved["peft_type"] != LORA:
+        return _load_other(model, folder, saved, quant, device)
     tensors, initial = read_tensors(folder), dict[str, Tensor]()
     lora = _lora_config(folder, saved)
     names = [name for name in layer_names(model) if not _is_saved_whole(name, lora.modules_to_save or ())]
@@ -94,6 +107,34 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
         initial=initial,
         served=serving_fields(saved),
     )
+
+
+def fill_again(started: Started, folder: Path) -> None:
+    """Reads the file of an adapter into the model that it was saved from."""
+    saved, tensors = read_peft_config(folder), read_tensors(folder)
+    if started.initial:
+        tensors, _ = split(tensors, started.model.peft_config[ADAPTER].r)
+    _fill(started.model, tensors, folder, saved)
+
+
+def _load_other(
+    model: nn.Module, folder: Path, saved: dict[str, Any], quant: QuantConfig, device: torch.device
+) -> Started:
+    """An adapter of another method than LoRA, around a base that is quantized first."""
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(saved["peft_type"])]
+    known = {field.name for field in dataclasses.fields(kind) if field.init} - {"runtime_config"}
+    values = {key: value for key, value in saved.items() if key in known and value is not None}
+    values |= {"base_model_name_or_path": None, "inference_mode": False}
+    tensors = read_tensors(folder)
+    names = [name for name in layer_names(model) if not _is_saved_whole(name, saved.get("modules_to_save") or ())]
+    quantize_layers(model, names, quant, device)
+    try:
+        peft_model = wrapped(model, kind(**values), quant)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{_misfit(folder, saved)} ({error})") from error
+    hold_adapter_in_float32(peft_model, quant)
+    _fill(peft_model, tensors, folder, saved)
+    return Started(model=peft_model, method=AdapterMethod.peft, served=other_fields(peft_model))
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
@@ -169,8 +210,8 @@ def _injected(model: nn.Module, lora: LoraConfig, folder: Path, saved: dict[str,
 
 def _fill(model: PeftModel, tensors: dict[str, Tensor], folder: Path, saved: dict[str, Any]) -> None:
     """Copies the file's tensors into the model. Refuses a tensor without a place and a place without a tensor."""
-    wanted = _places(model, with_embeddings=False)
-    possible = wanted | _places(model, with_embeddings=True)
+    wanted = adapter_tensors(model)
+    possible = wanted | get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=True)
     if unused := tensors.keys() - possible.keys():
         raise ValueError(f"{_misfit(folder, saved)}: nothing in it has a use for {listed(unused)}")
     if missing := wanted.keys() - tensors.keys():
@@ -183,13 +224,6 @@ def _fill(model: PeftModel, tensors: dict[str, Tensor], folder: Path, saved: dic
     parameters = dict(model.named_parameters())  # a saved module's copy in the file has another name there
     for key in tensors.keys() & parameters.keys() - wanted.keys():  # embeddings of another vocabulary
         parameters[key].requires_grad_(True)  # belong to the member, too
-
-
-def _places(model: PeftModel, with_embeddings: bool) -> dict[str, Tensor]:
-    places: dict[str, Tensor] = get_peft_model_state_dict(
-        model, adapter_name=ADAPTER, save_embedding_layers=with_embeddings
-    )
-    return places
 
 
 def _misfit(folder: Path, saved: dict[str, Any]) -> str:

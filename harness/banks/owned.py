@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
+from harness.banks.any_peft import RankAllocation, rank_allocation
 from harness.banks.layers import layer_names, quantize_layers, quantizing
-from harness.banks.loading import load_adapter
+from harness.banks.loading import fill_again, load_adapter
 from harness.banks.peft import ADAPTER, Started, save_adapter
 from harness.banks.starts import Calibration, start
 from harness.config.schema import AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
@@ -28,7 +31,7 @@ from harness.models.reading import OnTheWay
 from harness.nn.batch import Item
 from harness.nn.dropout import mix_seed
 from harness.nn.masters import float32_modules, hold_in_float32
-from harness.nn.quant import LINEAR, TORCH_DTYPES, quantized_share
+from harness.nn.quant import LINEAR, TORCH_DTYPES, features, quantized_share
 from harness.nn.rows import MAX_ERRORS
 from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, starts_from_weights
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
@@ -54,6 +57,7 @@ class OwnedBank(nn.Module, ABC):
     """
 
     task_type: str  # PEFT's
+    isolates_members = True  # it has one
     shards = None  # its base is never sharded: many of its methods change it
 
     def __init__(self, folder: Path, quant: QuantConfig, device: torch.device) -> None:
@@ -108,7 +112,7 @@ class OwnedBank(nn.Module, ABC):
         """The base's linear layers by name, without the adapter around them."""
         layers: dict[str, BaseLayer] = {}
         for name, module in self.base.named_modules():
-            if isinstance(module, LINEAR) and ".lora_" not in name:
+            if isinstance(module, LINEAR) and not _is_of_adapter(self.base, name):
                 layers[name.replace(".base_layer", "")] = BaseLayer(base=module)
         return layers
 
@@ -164,17 +168,62 @@ class OwnedBank(nn.Module, ABC):
         with self._drawing(_START):
             model = self._read_base(as_it_is=starts_from_weights(folder))
             self._started = load_adapter(model, folder, self.quant, self.device, self.task_type)
-        lora = self._started.model.peft_config[ADAPTER]
         self._take(self._started.model.get_base_model())
-        self.configs[name] = AdapterConfig(
-            name=self._started.method.value, method=self._started.method, lora_r=lora.r, lora_alpha=lora.lora_alpha
-        )
+        self.configs[name] = _loaded_config(self._started)
         self.eval()
 
     @property
     def serving_fields(self) -> dict[str, Any]:
         """Fields of a loaded adapter's config that change its result, besides tensors, rank, alpha and method."""
         return {} if self._started is None else self._started.served
+
+    def rank_allocation(self, name: str) -> RankAllocation | None:
+        """What the loop drives over the member's steps; None of a method without such a thing."""
+        return None if self._started is None or name not in self.configs else rank_allocation(self._started.model)
+
+    @property
+    def proof_key(self) -> str:
+        """Equal for banks over the same weights, stored and computed alike."""
+        return repr([type(self).__name__, str(self.folder), self.quant, str(self.device)])
+
+    def adapted_layers(self, name: str) -> list[tuple[int, int, str]]:
+        """-> inputs, outputs and name of each layer that PEFT has put something around"""
+        found = []
+        for key, layer in self.base.named_modules():
+            if isinstance(layer, BaseTunerLayer):
+                base = layer.get_base_layer()
+                weight = getattr(base, "weight", None)
+                rows = (1, 0 if weight is None else weight.numel())  # of norms
+                sizes = tuple(weight.shape) if isinstance(base, nn.Embedding) else rows
+                found.append((*(features(base) if isinstance(base, LINEAR) else sizes), key))
+        return found
+
+    def adapter_fields(self, name: str) -> dict[str, Any]:
+        """The config of PEFT's that the member was made by."""
+        return {} if self._started is None else dict(self._started.model.peft_config[ADAPTER].to_dict())
+
+    def adapter_layers(self) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
+        """PEFT's layers around linear ones: each with the base's layer in it, and its inputs and outputs."""
+        for layer in self.base.modules():
+            if isinstance(layer, BaseTunerLayer) and isinstance(base := layer.get_base_layer(), LINEAR):
+                yield layer, base, features(base)
+
+    @contextmanager
+    def without_member(self, name: str) -> Iterator[str | None]:
+        """Within this context PEFT's layers leave the base alone. Gives the member's own name."""
+        layers = [m for m in self.base.modules() if isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+        for layer in layers:
+            layer._disable_adapters = True  # `disable_adapter` of PEFT's model thaws what is frozen of an adapter
+        try:
+            yield name
+        finally:
+            for layer in layers:
+                layer._disable_adapters = False
+
+    def read_again(self, name: str, folder: Path) -> None:
+        """Reads what `save_member` wrote into the member that wrote it."""
+        assert self._started is not None
+        fill_again(self._started, folder)
 
     def remove_member(self, name: str) -> None:
         """Drops the member and its base."""
@@ -270,6 +319,23 @@ class OwnedBank(nn.Module, ABC):
                 "one by one (launch.max_group_size=1)"
             )
         self.model, self._started = None, None
+
+
+def _loaded_config(started: Started) -> AdapterConfig:
+    """The adapter of a file, as far as it is in the config of a run."""
+    config = started.model.peft_config[ADAPTER]
+    if started.method is AdapterMethod.peft:
+        peft_type = config.peft_type.value
+        return AdapterConfig(name=peft_type.lower(), method=started.method, peft_type=peft_type)
+    name = started.method.value
+    return AdapterConfig(name=name, method=started.method, lora_r=config.r, lora_alpha=config.lora_alpha)
+
+
+def _is_of_adapter(model: nn.Module, name: str) -> bool:
+    """Whether a module lies within one of PEFT's layers and isn't the base's own."""
+    parts = name.split(".")
+    owners = (model.get_submodule(".".join(parts[:depth])) for depth in range(1, len(parts)))
+    return any(isinstance(owner, BaseTunerLayer) for owner in owners) and parts[-1] != "base_layer"
 
 
 def _dropout_of(config: dict[str, Any]) -> dict[str, Any]:

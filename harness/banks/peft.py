@@ -17,14 +17,18 @@ Source: PEFT 0.21 (`LoraModel.subtract_mutated_init`), PiSSA (arXiv 2404.02948) 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.dora import DoraLinearLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import PeftType
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -49,9 +53,7 @@ class Started:
 
 def save_adapter(started: Started, folder: Path, base_model: str, revision: str) -> str:
     """Writes PEFT's two files, the weights last. -> sha256 of the weights."""
-    tensors: dict[str, Tensor] = get_peft_model_state_dict(
-        started.model, adapter_name=ADAPTER, save_embedding_layers=False
-    )
+    tensors = adapter_tensors(started.model)
     description = _plain_config(started.model.peft_config[ADAPTER])
     description |= {"base_model_name_or_path": base_model, "revision": revision, "inference_mode": True}
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,14 +75,45 @@ def save_adapter(started: Started, folder: Path, base_model: str, revision: str)
     return hashlib.sha256(data).hexdigest()
 
 
+def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
+    """The tensors that PEFT saves, whole: AdaLoRA's pruned triplets stay in as zeros, so ranks need no pattern."""
+    config = model.peft_config[ADAPTER]
+    pattern = getattr(config, "rank_pattern", None)
+    pruned = config.peft_type is PeftType.ADALORA and pattern is not None
+    if pruned:
+        config.rank_pattern = None
+    try:
+        tensors: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    finally:
+        if pruned:
+            config.rank_pattern = pattern
+    return {name: tensors[name] for name in _once(tensors)}
+
+
+def _once(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors without those that show another one's memory: RandLoRA's layers share two matrices."""
+    first: dict[tuple[Any, ...], str] = {}
+    for name in sorted(tensors, key=len):
+        tensor = tensors[name]
+        view = (tensor.data_ptr(), tuple(tensor.shape)) if tensor.numel() and not tensor.is_meta else (name,)
+        first.setdefault(view, name)
+    kept = set(first.values())
+    return [name for name in tensors if name in kept]
+
+
 def hold_adapter_in_float32(model: PeftModel, quant: QuantConfig) -> None:
     """Keeps what is trained, heads included, in float32; A and B of a layer compute in the dtype of its input.
 
     PEFT keeps A and B in float32 too, but casts the input up to them: activations of twice the size. It leaves heads in
     the base's dtype, and starts DoRA's magnitudes from norms rounded to it.
     """
-    apart: list[nn.Module] = []
-    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+    apart: list[nn.Module] = [
+        part
+        for layer in model.modules()
+        if isinstance(layer, BaseTunerLayer) and (not isinstance(layer, LoraLayer) or isinstance(layer, AdaLoraLayer))
+        for part in layer.modules()
+    ]  # PEFT's other methods compute in the dtype that they choose
+    for layer in (m for m in model.modules() if isinstance(m, LoraLayer) and not isinstance(m, AdaLoraLayer)):
         layer.cast_input_dtype_enabled = False
         weight = getattr(layer.get_base_layer(), "weight", None)  # a mixture's experts have none of that name
         if weight is not None and weight.dtype is torch.float32:
@@ -141,9 +174,12 @@ def _magnitudes(layer: Any) -> _Magnitudes:
     return made
 
 
-def _plain_config(lora: LoraConfig) -> dict[str, Any]:
+def _plain_config(lora: PeftConfig) -> dict[str, Any]:
     """The config without how the adapter started, which is over, and which PEFT would do again."""
     started_by = ("eva_config", "corda_config", "lora_ga_config", "loftq_config")
     values = {key: value for key, value in lora.to_dict().items() if key not in started_by}
-    values["init_lora_weights"] = True
+    if lora.peft_type is PeftType.LORA:
+        values["init_lora_weights"] = True
+    if lora.peft_type is PeftType.ADALORA:
+        values["rank_pattern"] = None  # its tensors are whole
     return {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}

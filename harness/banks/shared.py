@@ -20,6 +20,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Self, TypeGuard
 
@@ -28,6 +30,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from harness.banks.loading import require_finite
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
 from harness.models.lean import lean_hidden
@@ -92,6 +95,9 @@ class BankLinear(nn.Module):
         return functional.linear(x, self.dequantized_OI, self.base.bias)  # type: ignore[arg-type]
 
 
+_NUMBERS = count()  # of the banks of this process
+
+
 class AdapterBank(nn.Module):
     """A frozen causal model with any number of named LoRA members.
 
@@ -124,6 +130,7 @@ class AdapterBank(nn.Module):
             _set_submodule(base, name, self.layers[name])
         self.configs: dict[str, AdapterConfig] = {}
         self.quantized_share = quantized_share(base)  # of the base's weights
+        self.proof_key = f"shared {next(_NUMBERS)}"
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +140,11 @@ class AdapterBank(nn.Module):
     def dtype(self) -> torch.dtype:
         """The data type of the activations, and of all weights that aren't quantized."""
         return self.head.weight.dtype
+
+    @property
+    def isolates_members(self) -> bool:
+        """Whether what isn't finite in one member can't reach another of the same row."""
+        return self.row.kernels.isolate_members
 
     def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
         """Adds a fresh adapter: A uniform as in PEFT (Kaiming, a = sqrt 5), B zero.
@@ -169,7 +181,9 @@ class AdapterBank(nn.Module):
             lora_alpha=saved.get("lora_alpha", DEFAULT_ALPHA),
             lora_dropout=float(saved.get("lora_dropout", 0.0)),
         )
-        factors = list(self._fitting_factors(folder, load_file(folder / ADAPTER_WEIGHTS), saved))
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        require_finite(folder / ADAPTER_WEIGHTS, tensors)
+        factors = list(self._fitting_factors(folder, tensors, saved))
         self.configs[name] = config  # from here on nothing is refused
         for layer_name, a_RI, b_OR in factors:
             self._place(self.layers[layer_name], name, a_RI, b_OR, config, seed=0)
@@ -209,6 +223,38 @@ class AdapterBank(nn.Module):
                 f"{listed(apart)}; copy both files anew"
             )
 
+    def rank_allocation(self, name: str) -> None:
+        """LoRA's rank stays as it is."""
+
+    def adapted_layers(self, name: str) -> list[tuple[int, int, str]]:
+        """-> inputs, outputs and name of each layer that the member has factors in"""
+        return [(*features(layer.base), key) for key, layer in self.layers.items() if name in layer.lora_a]
+
+    def adapter_fields(self, name: str) -> dict[str, Any]:
+        """The member's config as PEFT names its fields."""
+        return {"r": self.configs[name].lora_r}
+
+    def adapter_layers(self) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
+        """Nothing: there are no layers of PEFT's here."""
+        return iter(())
+
+    @contextmanager
+    def without_member(self, name: str) -> Iterator[str | None]:
+        """Gives None: the base's own rows may stand beside any member's."""
+        yield None
+
+    def read_again(self, name: str, folder: Path) -> None:
+        """Reads what `save_member` wrote into the member that wrote it."""
+        read = f"{name} read again"
+        self.load_member(read, folder)
+        try:
+            with torch.no_grad():
+                own = self.member_parameters(name)
+                for key, tensor in self.member_parameters(read).items():
+                    own[key].copy_(tensor)
+        finally:
+            self.remove_member(read)
+
     def remove_member(self, name: str) -> None:
         """Drops an adapter; the base stays loaded for the next ones."""
         self.configs.pop(name)
@@ -216,6 +262,17 @@ class AdapterBank(nn.Module):
             if name in layer.lora_a:
                 del layer.lora_a[name], layer.lora_b[name], layer.scale[name]
         self.row.dropout.pop(name, None)
+        self.row.forget()
+
+    def add_scaled(self, name: str, of: str, factor: float) -> None:
+        """Adds a member with another's tensors, which it shares, and `factor` times its scale."""
+        config = self.configs[of]
+        self.configs[name] = config if factor == 1 else replace(config, lora_alpha=factor * config.lora_alpha)
+        for layer in self.layers.values():
+            if of in layer.lora_a:
+                layer.lora_a[name], layer.lora_b[name] = layer.lora_a[of], layer.lora_b[of]
+                layer.scale[name] = factor * layer.scale[of]
+        self.row.dropout[name] = self.row.dropout[of]
         self.row.forget()
 
     def member_parameters(self, name: str) -> dict[str, nn.Parameter]:

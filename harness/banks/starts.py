@@ -25,6 +25,7 @@ from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 
+from harness.banks.any_peft import config_of, other_fields, wrapped
 from harness.banks.layers import layer_names, layer_weight, quantize_layers, resolve_targets
 from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
@@ -66,6 +67,8 @@ def start(
             f"adapter.method={config.method.value} starts from data: give the bank examples first (bank.calibrate)"
         )
     lora = lora_config(config, wanted, names, task_type)
+    if config.method is AdapterMethod.peft:
+        return _start_peft(model, config, quant, device, names, task_type)
     if config.method in RESIDUAL_METHODS:
         return _start_residual(model, lora, config, quant, device, calibrate, names, wanted)
     errors = quantize_layers(model, names, quant, device, wanted if config.method is AdapterMethod.loftq else ())
@@ -75,6 +78,8 @@ def start(
     elif config.method is AdapterMethod.eva:
         assert calibrate is not None
         _start_eva(peft_model, calibrate)
+    elif config.method is AdapterMethod.lora_fa:
+        _freeze_a(peft_model)
     hold_adapter_in_float32(peft_model, quant)
     return Started(model=peft_model, method=config.method)
 
@@ -99,6 +104,22 @@ def lora_config(config: AdapterConfig, wanted: Sequence[str], names: Sequence[st
         task_type=task_type,
         **start_by.get(config.method, {}),
     )
+
+
+def _start_peft(
+    model: nn.Module, config: AdapterConfig, quant: QuantConfig, device: torch.device, names: Sequence[str], task: str
+) -> Started:
+    quantize_layers(model, names, quant, device)
+    peft_model = wrapped(model, config_of(config, model, names, task), quant)
+    hold_adapter_in_float32(peft_model, quant)
+    return Started(model=peft_model, method=config.method, served=other_fields(peft_model))
+
+
+def _freeze_a(model: PeftModel) -> None:
+    """LoRA-FA: A stays as it was drawn, so its layer's input need not be kept for the backward pass."""
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            parameter.requires_grad_(False)
 
 
 def _start_residual(

@@ -73,13 +73,19 @@ def register(run_points: RunPoints, evals: Evals = EvalConfig, folders: Folders 
         evals: the schema of the group `eval`; EvalConfig itself knows no benchmark.
         folders: where choices and grids are looked for.
     """
+    if getattr(GridSweeper, "evals", None) is not evals:
+        _store_schema(evals)
+    GridSweeper.run_points = run_points
+    GridSweeper.evals = evals
+    GridSweeper.folders = folders
+
+
+def _store_schema(evals: Evals) -> None:
+    """Puts the schema and the sweeper into Hydra's store, of which a process has one."""
     store = ConfigStore.instance()
     store.store(name="schema", node=blank_config(evals))
     for group, schema in GROUPS.items():
         store.store(group=group, name="schema", node=schema if group != "eval" else blank_config(evals).eval)
-    GridSweeper.run_points = run_points
-    GridSweeper.evals = evals
-    GridSweeper.folders = folders
     _install_plugin(GridSweeper)
     store.store(group="hydra/sweeper", name="grid", node={"_target_": f"{_PLUGIN_MODULE}.GridSweeper"})
 
@@ -178,9 +184,14 @@ def compose_points(
     """
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     fixed, axes = _fixed_and_axes(overrides, folders)
-    grid: list[dict[str, Any]] = OmegaConf.to_container(_load(loader, fixed).grid)  # type: ignore[assignment]
+    bare = _load(loader, fixed)
+    grid: list[dict[str, Any]] = OmegaConf.to_container(bare.grid)  # type: ignore[assignment]
+
+    def load(point: Sequence[str]) -> DictConfig:
+        return bare if list(point) == fixed else _load(loader, point)
+
     named = frozenset(str(override.key_or_group) for override in overrides)
-    prototypes = Prototypes(loader, fixed, partial(_load, loader), partial(to_config, evals=evals))
+    prototypes = Prototypes(loader, fixed, load, partial(to_config, evals=evals))
     points: dict[tuple[str, ...], Point] = {}
     tried: dict[tuple[str, ...], str | None] = {}  # overrides -> what is wrong with them
     num_wrong = 0

@@ -12,14 +12,20 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.config.schema import Config, EvalConfig
 
 Evals = type[EvalConfig]  # the schema of the group, with the settings of each benchmark
+_BLANKS: dict[Evals, DictConfig] = {}
 
 
 def blank_config(evals: Evals) -> DictConfig:
-    """A whole config with its defaults, as OmegaConf's schema. Settings of frozen classes can be overridden too."""
-    blank: DictConfig = OmegaConf.structured(Config(eval=evals()))
-    for name in nested_settings(evals):
-        OmegaConf.set_readonly(blank.eval[name], False)
-    return blank
+    """A whole config with its defaults, as OmegaConf's schema. Settings of frozen classes can be overridden too.
+
+    It is made once: merge it or copy it, never change it.
+    """
+    if evals not in _BLANKS:
+        blank: DictConfig = OmegaConf.structured(Config(eval=evals()))
+        for name in nested_settings(evals):
+            OmegaConf.set_readonly(blank.eval[name], False)
+        _BLANKS[evals] = blank
+    return _BLANKS[evals]
 
 
 def nested_settings(evals: Evals) -> dict[str, type]:

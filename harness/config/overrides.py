@@ -1,5 +1,6 @@
 """Checks the overrides of a command line before Hydra sees them, all mistakes together, with the near matches."""
 
+import copy
 import re
 import types
 import typing
@@ -76,7 +77,7 @@ def check_overrides(
         folders: where choices are looked for.
     """
     problems: list[str] = []
-    blank = blank_config(evals)  # to try values on, one after the other: each is judged by its own type alone
+    blank = copy.deepcopy(blank_config(evals))  # to try values on in turn: each is judged by its own type alone
     for text in arguments:
         try:
             override = parsed(text)

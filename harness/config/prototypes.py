@@ -99,6 +99,7 @@ class Prototypes:
         self._fixed = tuple(fixed)
         self._load = load
         self._convert = convert
+        self._whole: list[tuple[_Asked, DictConfig, Config]] = []  # not taken apart yet
         self._parts: dict[str, _Part] = {}
         self._tops: dict[tuple[str, ...], Config] = {}  # by `rest`
         self._interpolated: dict[tuple[str, ...], dict[Place, str]] = {}  # outside the groups, by `rest`
@@ -114,6 +115,7 @@ class Prototypes:
             HydraException, OmegaConfBaseException, ValueError: what Hydra, or the schema, says of the point.
         """
         overrides = built = None
+        self._take_apart_whole()
         try:
             overrides = self._asked(own)
             built = None if overrides is None else self._built(overrides)
@@ -124,9 +126,16 @@ class Prototypes:
         self.num_composed += 1
         composed = self._load([*self._fixed, *own])
         config = self._convert(composed)
-        if overrides is not None and self._choices_are_independent(overrides.rest):
-            self._take_apart(overrides, composed, config)
+        if overrides is not None:
+            self._whole.append((overrides, composed, config))
         return config
+
+    def _take_apart_whole(self) -> None:
+        """Takes apart what Hydra composed; only when another point comes, as many commands have one."""
+        for overrides, composed, config in self._whole:
+            if self._choices_are_independent(overrides.rest):
+                self._take_apart(overrides, composed, config)
+        self._whole.clear()
 
     def _built(self, overrides: _Asked) -> Config | None:
         """The point from parts that are known; None where one is not."""

@@ -11,6 +11,7 @@ Source of the defaults: QLoRA, arXiv 2305.14314, section 5 and appendix B, and i
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -57,6 +58,8 @@ class AdapterMethod(Enum):
     eva = "eva"  # arXiv 2410.07170
     loftq = "loftq"  # arXiv 2310.08659
     lora_ga = "lora_ga"  # arXiv 2407.05000
+    lora_fa = "lora_fa"  # A stays at its random start, arXiv 2308.03303
+    peft = "peft"  # the method that `adapter.peft_type` names, by PEFT's own layers
     full = "full"  # every weight of the model: the paper's 16-bit baseline
 
 
@@ -164,6 +167,11 @@ class Select(Enum):
 def since(default: Any) -> Any:
     """A field added after runs were recorded: left out of `run_id` at the value that is the old behaviour."""
     return field(default=default, metadata={"identity_since": default})
+
+
+def since_empty() -> Any:
+    """As `since`, for a mapping that was not there before."""
+    return field(default_factory=dict, metadata={"identity_since": {}})
 
 
 def not_identity(default: Any = MISSING, **kwargs: Any) -> Any:
@@ -294,15 +302,36 @@ class AdapterConfig:
     lora_alpha: int = 16
     lora_dropout: float | None = None  # null: the dataset's recipe for the model's size, else 0.1
     targets: list[str] = field(default_factory=lambda: [ALL_LINEAR])  # suffixes of linear layers, lm_head never
+    lora_plus_ratio: float | None = since(None)  # LoRA+: the rate of B is this times that of A; null: equal rates
+    peft_type: str | None = since(None)  # of method=peft: PEFT's name of a method (`python -m harness.methods`)
+    peft: dict[str, Any] = since_empty()  # of method=peft: more fields of its config: +adapter.peft.oft_block_size=16
 
     def __post_init__(self) -> None:
-        require(self, "adapter", 1e-9, "lora_r", "lora_alpha")
+        require(self, "adapter", 1e-9, "lora_r", "lora_alpha", "lora_plus_ratio")
+        if isinstance(self.peft_type, str):
+            self.peft_type = self.peft_type.upper()
         if isinstance(self.targets, list) and not self.targets:
             raise ValueError("adapter.targets=[]: name at least one linear layer, or all-linear")
         if isinstance(self.targets, list):
             self.targets = _in_order(self.targets)
         if isinstance(self.lora_dropout, float) and not 0 <= self.lora_dropout < 1:
             raise ValueError(f"adapter.lora_dropout={self.lora_dropout}: expected a probability from 0 to below 1")
+
+    @property
+    def method_name(self) -> str:
+        """The method's name for people and tables: `lora`, and of `method=peft` PEFT's own, `miss`."""
+        values = {"method": self.method.value, "peft_type": self.peft_type, "peft": self.peft}
+        return method_name(values | {"lora_plus_ratio": self.lora_plus_ratio})
+
+
+def method_name(adapter: Mapping[str, Any]) -> str:
+    """As `AdapterConfig.method_name`, of the plain values that a record holds."""
+    peft_type = adapter.get("peft_type")
+    if adapter.get("method") != AdapterMethod.peft.value or not peft_type:
+        return str(adapter.get("method")) + ("" if adapter.get("lora_plus_ratio") is None else "_plus")
+    if peft_type == "LORA":  # a variant of LoRA that PEFT has and this project has no key for
+        return "+".join(["lora", *sorted(adapter.get("peft") or {})])
+    return str(peft_type).lower()
 
 
 def _in_order(targets: list[str]) -> list[str]:

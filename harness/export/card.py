@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
-from harness.config.schema import AdapterMethod, DType, QuantConfig, QuantMethod
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
 from harness.export.base import EMBEDDED, hub_base
+from harness.methods.keys import peft_values
+from harness.methods.table import entry_of
 from harness.runs.adapter_files import RESIDUAL_FILE
 from harness.runs.compatibility import RESIDUAL_METHODS
 from harness.runs.record import RunRecord
@@ -34,7 +36,7 @@ def model_card(record: RunRecord, run_folder: Path, license_id: str = UNKNOWN_LI
     spec = RunSpec.from_dict(record.spec, str(run_folder))
     full = spec.adapter.method is AdapterMethod.full
     merged = merged and not full
-    kind = "a model with all its weights finetuned" if full else f"a {spec.adapter.method.value} adapter"
+    kind = "a model with all its weights finetuned" if full else f"a {spec.adapter.method_name} adapter"
     kind += " merged into its base" if merged else ""
     sections = [
         _front_matter(spec, license_id, merged),
@@ -44,6 +46,7 @@ def model_card(record: RunRecord, run_folder: Path, license_id: str = UNKNOWN_LI
         _section("Recipe", _recipe_rows(record, spec)),
         _scores(run_folder / "eval", merged, full),
         "## How to load\n\n```python\n" + snippet(spec, merged or full) + "```\n\n" + _loading_note(spec, merged),
+        *([_section("Proof of identity", _identity_rows(record.identity))] if record.identity else []),
         _section("Made with", _provenance_rows(record)),
     ]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
@@ -103,7 +106,7 @@ def _front_matter(spec: RunSpec, license_id: str, merged: bool) -> str:
     values["license"] = license_id
     values["pipeline_tag"] = "text-generation"
     quantized = spec.quant.method is not QuantMethod.none
-    kind = ["full-finetuning"] if full else ["qlora" if quantized else "lora", spec.adapter.method.value]
+    kind = ["full-finetuning"] if full else ["qlora" if quantized else "lora", spec.adapter.method_name]
     tags = [*kind, "qlora-harness"]
     values["tags"] = list(dict.fromkeys(tags))
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
@@ -145,7 +148,7 @@ def _recipe_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
     adapter, train = spec.adapter, spec.train
     assert train is not None
     of_adapter = [
-        ("rank r, alpha, dropout", f"{adapter.lora_r}, {adapter.lora_alpha}, {adapter.lora_dropout}"),
+        *_size_rows(adapter),
         ("layers", ", ".join(adapter.targets)),
     ]
     return [
@@ -161,6 +164,24 @@ def _recipe_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
             "final training loss",
             "not recorded" if record.final_loss is None else f"{record.final_loss:.4f} nats a token",
         ),
+    ]
+
+
+def _identity_rows(identity: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was checked of the method before the run's first step (`harness.identity`)."""
+    trained = f"{identity['num_trained']:,} ({identity['formula']})"
+    return [("method", f"{identity['method']} in {identity['family']}"), ("numbers trained", trained)] + [
+        (check, result) for check, result in identity["checks"].items()
+    ]
+
+
+def _size_rows(adapter: AdapterConfig) -> list[tuple[str, str]]:
+    """The numbers that the method has, and no others."""
+    entry = entry_of(adapter)
+    if adapter.method is not AdapterMethod.peft or entry is None:
+        return [("rank r, alpha, dropout", f"{adapter.lora_r}, {adapter.lora_alpha}, {adapter.lora_dropout}")]
+    return [("method", f"{entry.title} ({entry.paper})")] + [
+        (f"PEFT's {k}", str(v)) for k, v in peft_values(adapter).items()
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.ledger.open import existing_ledger
 from harness.ledger.passwords import without_passwords
-from harness.ledger.tables import JobStatus
+from harness.ledger.tables import Decision, JobStatus
 
 SHOWN_LABELS = 5
 
@@ -18,6 +18,7 @@ class SweepRuns:
     run_ids: tuple[str, ...]
     unfinished: tuple[tuple[str, str], ...] = ()  # (label, why)
     command: str | None = None  # as the ledger recorded it
+    decisions: tuple[tuple[str, Decision], ...] = ()  # of a race: (label, what was decided), by rung and rank
 
 
 def sweep_runs(sweep: str, ledger_url: str) -> SweepRuns:
@@ -32,6 +33,8 @@ def sweep_runs(sweep: str, ledger_url: str) -> SweepRuns:
             where = without_passwords(ledger_url)
             raise ValueError(f"--sweep {sweep}: no such sweep in {where}; known: {', '.join(known) or 'none'}")
         jobs = list(ledger.rows(sweep=sweep, kinds=["train"]))
+        decisions = ledger.decisions(sweep)
+    labels = {job.run_id: job.label for job in jobs}
     done = [job.status is JobStatus.done for job in jobs]
     return SweepRuns(
         run_ids=tuple(job.run_id for job, is_done in zip(jobs, done, strict=True) if is_done),
@@ -39,6 +42,7 @@ def sweep_runs(sweep: str, ledger_url: str) -> SweepRuns:
             (job.label, job.reason or str(job.status)) for job, is_done in zip(jobs, done, strict=True) if not is_done
         ),
         command=known[sweep].command or None,
+        decisions=tuple((labels.get(made.run_id, made.run_id), made) for made in decisions),
     )
 
 

@@ -50,6 +50,8 @@ def floor_run(spec: RunSpec) -> MemoryPrediction | None:
     if spec.train is None or adapter.method is AdapterMethod.none:
         return MemoryPrediction(**terms)
     names = {linear.name for linear in parts.linears}
+    if adapter.method is AdapterMethod.peft:
+        return None
     full = adapter.method is AdapterMethod.full
     if not full and set(adapter.targets) - names - {ALL_LINEAR}:
         return None

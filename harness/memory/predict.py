@@ -348,6 +348,10 @@ def check(shape: ShapeConfig, quant: QuantConfig) -> None:
 
 def check_targets(shape: ShapeConfig, adapter: AdapterConfig) -> None:
     """Raises ValueError for target layers with other names than LLaMA's, whose sizes are not known here."""
+    if adapter.method is AdapterMethod.peft:
+        raise ValueError(
+            f"adapter.peft_type={adapter.peft_type}: its memory can't be predicted, only LoRA's and the like"
+        )
     known = [linear.name for linear in linears(shape)]
     unknown = set(adapter.targets) - {ALL_LINEAR, *known}
     if unknown and adapter.method is not AdapterMethod.full:

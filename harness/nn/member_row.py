@@ -38,6 +38,11 @@ class Kernels:
     grouped: frozenset[torch.dtype] = frozenset()  # that `grouped_mm` has a kernel for; else `Blocks`
     row_masks: bool = False  # dropout masks of a row by one call a layer
 
+    @property
+    def isolate_members(self) -> bool:
+        """Whether what isn't finite in one member stays with it: `Blocks` multiplies it by 0, which is NaN again."""
+        return self.stacked or not self.together
+
     @classmethod
     def of(cls, device: torch.device) -> "Kernels":
         """-> what is faster by one call on this device."""

@@ -1,7 +1,7 @@
 """The files of an adapter in PEFT's format: their names, and how `adapter_config.json` is written, read and checked.
 
 An adapter that is nothing but LoRA is served beside others over one base (`harness.banks.shared`). All else
-that PEFT computes deterministically from the file and the base is served by PEFT's own layers
+that PEFT computes deterministically from the file and the base, LoRA or not, is served by PEFT's own layers
 (`harness.banks.loading`). What neither can do exactly is refused, and so is a field that PEFT 0.21 doesn't know.
 
 Source: PEFT 0.21, `LoraConfig` (every field has its place below) and `check_target_module_exists`.
@@ -16,6 +16,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
+from harness.methods.peft_fields import fields_of
+from harness.methods.table import METHODS
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"  # of older PEFT versions; torch reads it weights-only
@@ -23,6 +25,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 RESIDUAL_FILE = "residual.json"  # beside an adapter that was trained on a base less its own start
 CHAT_TEMPLATE = "chat_template.jinja"  # of the tokenizer, where it is not the base's
 MODEL_CONFIG = "config.json"  # of a whole checkpoint, which a run of every weight leaves
+LORA = "LORA"  # in `peft_type`
 PEFT_PREFIX = "base_model.model."
 DEFAULT_RANK = DEFAULT_ALPHA = 8  # PEFT's own, where a file leaves them out
 BY_PEFT = AdapterMethod.dora  # the method whose bank holds PEFT's own layers, whatever is in them
@@ -49,6 +52,10 @@ _ONLY_PEFT = (
     "trainable_token_indices",
     "target_parameters",
     "ensure_weight_tying",
+)
+_EVERY_METHODS = (
+    *("peft_type", "task_type", "base_model_name_or_path", "revision", "auto_mapping", "peft_version"),
+    *("inference_mode", "runtime_config"),
 )
 _TYPES: dict[str, tuple[type, ...]] = {
     "r": (int,),
@@ -134,13 +141,15 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
 
 
 def require_lora(path: Path, keys: Collection[str]) -> None:
-    """Raises ValueError for a file of weights in which no tensor is LoRA's."""
-    if not any(".lora_" in key for key in keys):
+    """Raises ValueError for a LoRA adapter's file of weights in which no tensor is LoRA's."""
+    if not any(".lora_" in key for key in keys) and _peft_type(path.parent) == LORA:
         raise ValueError(f"{path}: no LoRA tensors in it, but {listed(keys) or 'nothing'}")
 
 
 def peft_only(folder: Path, saved: dict[str, Any]) -> list[str]:
     """Names the fields, files and tensors of an adapter that need PEFT's own layers; empty for plain LoRA."""
+    if saved["peft_type"] != LORA:
+        return [f"peft_type={saved['peft_type']}"]
     parts = [key for key in _ONLY_PEFT if _asks(saved.get(key))]
     parts += ["bias"] if saved.get("bias", "none") != "none" else []
     parts += ["init_lora_weights"] if saved.get("init_lora_weights") in RESIDUAL_STARTS else []
@@ -184,6 +193,15 @@ def starts_from_weights(folder: Path) -> bool:
     return (folder / RESIDUAL_FILE).is_file() or start in RESIDUAL_STARTS or bool(saved.get("modules_to_save"))
 
 
+def _peft_type(folder: Path) -> str:
+    """What an adapter's config says it is; LoRA where it can't be read, which `read_peft_config` reports."""
+    try:
+        saved = json.loads((folder / ADAPTER_CONFIG).read_text())
+    except (OSError, ValueError):
+        return LORA
+    return str(saved.get("peft_type", LORA)) if isinstance(saved, dict) else LORA
+
+
 def targeted(saved: dict[str, Any], names: Iterable[str]) -> list[str]:
     """Which of a base's layers `target_modules` and `exclude_modules` mean, by PEFT's rule."""
     wanted, excluded = saved["target_modules"], saved.get("exclude_modules") or []
@@ -225,8 +243,8 @@ def _is_in_a_block(key: str) -> bool:
 
 
 def _config_problem(saved: dict[str, Any], task_type: str | None) -> str | None:
-    if saved.get("peft_type") != "LORA":
-        return f"peft_type={saved.get('peft_type')}: only LoRA and its variants are served"
+    if saved.get("peft_type") != LORA:
+        return _other_problem(saved, task_type)
     for key, types in _TYPES.items():
         value = saved.get(key, _TYPES)
         if value is not _TYPES and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
@@ -246,6 +264,19 @@ def _config_problem(saved: dict[str, Any], task_type: str | None) -> str | None:
     if unknown:
         return f"{', '.join(f'{key}={saved[key]!r}' for key in sorted(unknown))}: can't be served here"
     return None
+
+
+def _other_problem(saved: dict[str, Any], task_type: str | None) -> str | None:
+    """Why an adapter of another of PEFT's methods can't be served; None where its own layers serve it."""
+    peft_type = str(saved.get("peft_type"))
+    entry, known = METHODS.get(peft_type.lower()), fields_of(peft_type)
+    if entry is None or not known or entry.refused:
+        reason = entry.refused if entry is not None and entry.refused else "only LoRA and methods like it are served"
+        return f"peft_type={peft_type}: {reason}"
+    if task_type is not None and saved.get("task_type") not in (None, task_type):
+        return f"task_type={saved['task_type']}: the adapter is for another kind of model than this one ({task_type})"
+    unknown = sorted(key for key, value in saved.items() if key not in {*known, *_EVERY_METHODS} and _asks(value))
+    return f"{', '.join(unknown)}: PEFT's {peft_type} has no such field here; can't be served" if unknown else None
 
 
 def _number_problem(saved: dict[str, Any]) -> str | None:

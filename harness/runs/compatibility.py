@@ -19,6 +19,8 @@ from harness.config.schema import (
     QuantMethod,
 )
 from harness.data.formats import LABELLED
+from harness.methods.keys import keys_problem
+from harness.methods.table import METHODS, entry_of
 
 RESIDUAL_METHODS = frozenset(
     {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga}
@@ -31,6 +33,8 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
     """-> why the run can't be trained, with the keys, their values and the remedy; None if it can."""
     method, kind = adapter.method, model.kind
     if problem := quant_problem(method, quant.method):
+        return problem
+    if problem := keys_problem(adapter) or weights_problem(adapter, quant.method):
         return problem
     if method in CALIBRATED_METHODS and kind is not ModelKind.causal:
         return (
@@ -79,6 +83,20 @@ def quant_problem(method: AdapterMethod, quant: QuantMethod) -> str | None:
             "is none; use quant=nf4, fp4 or int8, or adapter=lora"
         )
     return None
+
+
+def weights_problem(adapter: AdapterConfig, quant: QuantMethod) -> str | None:
+    """-> why PEFT's own layers of this method don't work on weights stored so, with what does; None if they do."""
+    entry = entry_of(adapter)
+    if adapter.method is not AdapterMethod.peft or entry is None or quant in entry.works_on:
+        return None
+    others = [row.name for row in METHODS.values() if quant in row.works_on and not row.refused and row.rank]
+    stored = sorted(method.value for method in entry.works_on)
+    return (
+        f"adapter.peft_type={adapter.peft_type} with quant.method={quant.value}: PEFT 0.21 fails on such weights, or "
+        f"trains something else on them; use quant.method={' or '.join(stored)}, or one of adapter="
+        f"{', '.join(others)}"
+    )
 
 
 def shard_problem(kind: ModelKind, method: AdapterMethod) -> str | None:

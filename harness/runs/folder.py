@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from harness.config.schema import AdapterMethod
+from harness.config.schema import AdapterConfig, AdapterMethod, typed
 from harness.files.atomic import sha256_files
+from harness.methods.keys import peft_values
 from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, RESIDUAL_FILE
 from harness.runs.compatibility import RESIDUAL_METHODS
 from harness.runs.record import CONFIG_FILE, RECORD_FILE, RunRecord, load_record
@@ -104,12 +105,25 @@ def _config_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
     sizes = {key: adapter.get(key) for key in ("lora_r", "lora_alpha")}
     if not all(isinstance(size, (int, float)) for size in sizes.values()):
         return f"{folder.parent / RECORD_FILE}: its adapter has {sizes}"
+    if method == AdapterMethod.peft.value:
+        return _peft_problem(folder, adapter)
     wanted = {"r": times * adapter["lora_r"], "lora_alpha": times * adapter["lora_alpha"]}
     wanted |= {"use_rslora": method == AdapterMethod.rslora.value, "use_dora": method == AdapterMethod.dora.value}
     saved = json.loads((folder / ADAPTER_CONFIG).read_text())
     if not isinstance(saved, dict):
         return f"{folder / ADAPTER_CONFIG}: not a JSON object"
     changed = {key: saved.get(key, False) for key, value in wanted.items() if saved.get(key, False) != value}
+    if not changed:
+        return None
+    trained = {key: wanted[key] for key in changed}
+    return f"{folder / ADAPTER_CONFIG}: says {changed}, the run was trained with {trained}"
+
+
+def _peft_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
+    """As `_config_problem`, for a method of PEFT that isn't LoRA."""
+    saved = json.loads((folder / ADAPTER_CONFIG).read_text())
+    wanted = {"peft_type": adapter.get("peft_type"), **peft_values(typed(AdapterConfig, adapter))}
+    changed = {key: saved.get(key) for key, value in wanted.items() if saved.get(key) != value}
     if not changed:
         return None
     trained = {key: wanted[key] for key in changed}

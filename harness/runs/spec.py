@@ -40,6 +40,7 @@ from harness.data.formats import DIALOGUES
 from harness.data.selection.rows import select_problem
 from harness.data.source import data_files, streams
 from harness.files.atomic import sha256_files
+from harness.methods.keys import uses_dropout
 from harness.runs.compatibility import method_problem, task_problem
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
@@ -84,8 +85,8 @@ class RunSpec:
             parts.append("base")
             return "-".join(parts if self.quant.method is QuantMethod.none else [*parts, self.quant.name])
         parts += [self.dataset.name, self.quant.label]
-        if self.adapter.method is not AdapterMethod.lora:
-            parts.append(self.adapter.method.value)
+        if self.adapter.method_name != AdapterMethod.lora.value:
+            parts.append(self.adapter.method_name)
         return "-".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,7 +166,8 @@ def make_spec(
     row = recipe_row(config.dataset, config.model)
     adapter = config.adapter
     if adapter.lora_dropout is None:
-        adapter = dataclasses.replace(adapter, lora_dropout=row.lora_dropout)
+        dropout = row.lora_dropout if uses_dropout(adapter) else 0.0
+        adapter = dataclasses.replace(adapter, lora_dropout=dropout)
     return RunSpec(
         model=config.model,
         quant=quant,

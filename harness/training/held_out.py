@@ -6,8 +6,9 @@ of the lowest loss.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from harness.config.schema import TrainConfig
 from harness.data.tokens import EncodedExample, EncodedExamples
 from harness.devices.ranks import Ranks
 from harness.nn.batch import Item
-from harness.training.passes import forward_only, run_passes
+from harness.training.passes import RunPasses, forward_only, run_passes, run_passes_apart
 from harness.training.stopping import StopNow
 
 
@@ -70,6 +71,8 @@ def total_losses(
 ) -> dict[str, float]:
     """The summed loss of each member's held-out rows, nats. Rows are halved where the device has no room for them.
 
+    Where what isn't finite in one member may have reached others, each member is measured apart.
+
     Args:
         bank: in evaluation mode.
         model: the same, for its layers.
@@ -82,10 +85,27 @@ def total_losses(
         StopNow: `should_stop` said so on some rank.
         torch.OutOfMemoryError: no room for one example.
     """
+    passes = partial(_losses, bank, model, ranks=ranks, should_stop=should_stop)
     items = [item for name, those in examples.items() for item in _items(name, those)]
+    losses = passes(items, max_tokens, run_passes)
+    if not bank.isolates_members and len(examples) > 1 and not all(map(math.isfinite, losses.values())):
+        losses = passes(items, max_tokens, run_passes_apart)
+    return losses
+
+
+def _losses(
+    bank: Bank,
+    model: nn.Module,
+    items: Sequence[Item],
+    max_tokens: int,
+    passes: RunPasses,
+    *,
+    ranks: Ranks,
+    should_stop: Callable[[], bool],
+) -> dict[str, float]:
     longest = max(len(item.tokens) for item in items)
     while True:
-        mine = run_passes(
+        mine = passes(
             bank,
             model,
             items,

@@ -33,13 +33,15 @@ from harness.training.optim import (
     clip_gradients,
     load_state,
     make_optimizer,
+    rate_groups,
     release_state,
     resumed_optimizer,
+    set_rate,
     state_bytes,
     state_pages,
     used_optimizer,
 )
-from harness.training.passes import Pass, forward_backward, run_passes
+from harness.training.passes import Pass, RunPasses, forward_backward, run_passes, run_passes_apart
 from harness.training.schedule import batch_indices, learning_rate, num_steps
 from harness.training.stopping import StopNow
 
@@ -73,6 +75,7 @@ class Member:
     )
     held_out: HeldOut | None = None  # rows that its loss is measured on and that never train; None: it is not measured
     on_eval: Callable[[EvalPoint], None] = lambda point: None
+    on_added: Callable[[], None] = lambda: None  # it is in the bank, before its first step; a ValueError refuses it
     until: int | None = None  # stops after this step, with a checkpoint, though it has not made its last one
     notes: list[str] = field(default_factory=list)  # what happened that a reader of the record should know
     error: str | None = None  # why it stopped early
@@ -294,6 +297,7 @@ def _start(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
     for member in members:
         with _failing_alone(member), _naming_out_of_memory(f"run {member.run_id}, its adapter"):
             bank.add_member(member.run_id, member.adapter, member.train.seed)
+            member.on_added()
     pages = _pages(bank, members, ranks)
     for member in members:
         if member.error is None:
@@ -326,6 +330,8 @@ def _start_member(bank: Bank, member: Member, pages: bool) -> None:
     if not len(member.num_characters):
         member.num_characters = np.zeros(len(member.examples), dtype=np.int64)
     parameters = bank.member_parameters(member.run_id)
+    if (allocation := bank.rank_allocation(member.run_id)) is not None:
+        allocation.begin(member.total_steps)
     in_16_bits = [p.dtype for p in parameters.values() if p.dtype is not torch.float32]
     kind = member.optimizer_kind or used_optimizer(
         member.train.optimizer, bank.device, pages, in_16_bits[0] if in_16_bits else torch.float32
@@ -335,9 +341,11 @@ def _start_member(bank: Bank, member: Member, pages: bool) -> None:
     member.notes += problems
     if checkpoint is None:
         member.optimizer_kind = kind
-        member.optimizer = make_optimizer(parameters.values(), member.train, kind)
+        member.optimizer = make_optimizer(_groups(member, parameters), member.train, kind)
     else:
         _resume(member, parameters, checkpoint, kind)
+        if allocation is not None:
+            allocation.load_state(checkpoint.state["rank_allocation"])
 
 
 def _resume(
@@ -357,10 +365,14 @@ def _resume(
     member.optimizer_kind = resumed_optimizer(saved, kind)
     if member.done:
         return
-    member.optimizer = make_optimizer(parameters.values(), member.train, member.optimizer_kind)
+    member.optimizer = make_optimizer(_groups(member, parameters), member.train, member.optimizer_kind)
     load_state(member.optimizer, checkpoint.state["optimizer"], saved)
     if member.optimizer_kind.with_paging(False) is not saved.with_paging(False):
         member.notes.append(f"{saved} gave way to {member.optimizer_kind} at step {member.step}: its state has to page")
+
+
+def _groups(member: Member, parameters: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
+    return rate_groups(parameters, member.adapter.lora_plus_ratio)
 
 
 def _release(member: Member) -> None:
@@ -407,25 +419,18 @@ def _naming_out_of_memory(what: str) -> Iterator[None]:
 
 
 def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]:
-    """Makes a step. Where memory runs out, it is done again in rows of half the size, at last with checkpointing.
+    """Makes a step. -> the members that have made theirs
 
-    More rows are accumulated instead, so the effective batch and the losses stay.
-
-    Returns:
-        The members that have made their step.
+    Where what isn't finite in one member may have reached others, their passes are done again, each member's apart.
     """
     began = time.monotonic()
-    by_rank = sorted(active, key=lambda member: member.adapter.lora_r)  # neighbours of one rank share their products
-    items = [item for member in by_rank for item in step_items(member)]
-    while (agreed := _agree(group, active, _train_passes(group, items))).out_of_memory is not None:
-        _make_room(group, active, items, agreed.out_of_memory)
-        active = [member for member in active if not member.deferred]
-        staying = {member.run_id for member in active}
-        items = [item for item in items if item.member in staying]
-    targets = {m.run_id: sum(i.num_targets for i in items if i.member == m.run_id) for m in active}
-    for member in active:
-        group.ranks.sum_gradients(agreed.learning[member.run_id])
-    metrics = _update(group.bank, active, agreed.losses, targets)
+    learned = _learn(group, active, run_passes)
+    if not group.bank.isolates_members and len(learned.active) > 1 and not learned.is_finite:
+        _forget_gradients(group.bank, learned.active)
+        learned = _learn(group, learned.active, run_passes_apart)
+    active, agreed = learned.active, learned.agreed
+    targets = {m.run_id: sum(i.num_targets for i in learned.items if i.member == m.run_id) for m in active}
+    metrics = _update(group.bank, active, agreed.losses, learned.norms, targets)
     stepped = [member for member in active if member.run_id in metrics]
     for member in stepped if group.ranks.leads else ():
         seconds = time.monotonic() - began
@@ -436,8 +441,39 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]
     return stepped
 
 
-def _train_passes(group: _Group, items: Sequence[Item]) -> Pass:
-    return run_passes(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learned:
+    """A step's passes, on all ranks together: summed and clipped gradients of the members that took part."""
+
+    active: Sequence[Member]
+    items: Sequence[Item]
+    agreed: "_Agreed"
+    norms: list[float]  # of each member's gradients, before clipping
+
+    @property
+    def is_finite(self) -> bool:
+        return all(math.isfinite(number) for number in (*self.agreed.losses.values(), *self.norms))
+
+
+def _learn(group: _Group, active: Sequence[Member], passes: RunPasses) -> _Learned:
+    """Does a step's passes. Where memory runs out, again in rows of half the size, at last with checkpointing.
+
+    More rows are accumulated instead, so the effective batch and the losses stay.
+    """
+    by_rank = sorted(active, key=lambda member: member.adapter.lora_r)  # neighbours of one rank share their products
+    items = [item for member in by_rank for item in step_items(member)]
+    while (agreed := _agree(group, active, _train_passes(group, items, passes))).out_of_memory is not None:
+        _make_room(group, active, items, agreed.out_of_memory)
+        active = [member for member in active if not member.deferred]
+        staying = {member.run_id for member in active}
+        items = [item for item in items if item.member in staying]
+    for member in active:
+        group.ranks.sum_gradients(agreed.learning[member.run_id])
+    return _Learned(active=active, items=items, agreed=agreed, norms=_clip(group.bank, active))
+
+
+def _train_passes(group: _Group, items: Sequence[Item], passes: RunPasses) -> Pass:
+    return passes(
         group.bank,
         group.model,
         items,
@@ -513,9 +549,14 @@ def _make_room(group: _Group, active: Sequence[Member], items: Sequence[Item], r
         raise torch.OutOfMemoryError(reason)
     for member in active:
         member.notes.append(f"out of memory at step {member.step + 1}: {remedy} from there on")
-        for parameter in group.bank.member_parameters(member.run_id).values():
-            parameter.grad = None
+    _forget_gradients(group.bank, active)
     release_cached(group.bank.device)
+
+
+def _forget_gradients(bank: Bank, members: Sequence[Member]) -> None:
+    for member in members:
+        for parameter in bank.member_parameters(member.run_id).values():
+            parameter.grad = None
 
 
 def _may_page(bank: Bank, member: Member) -> bool:
@@ -530,8 +571,8 @@ def _page(bank: Bank, member: Member) -> None:
     assert member.optimizer_kind is not None
     old, saved = member.optimizer, member.optimizer_kind
     member.optimizer_kind = resumed_optimizer(saved, used_optimizer(member.train.optimizer, bank.device))
-    parameters = bank.member_parameters(member.run_id).values()
-    member.optimizer = make_optimizer(parameters, member.train, member.optimizer_kind)
+    parameters = bank.member_parameters(member.run_id)
+    member.optimizer = make_optimizer(_groups(member, parameters), member.train, member.optimizer_kind)
     load_state(member.optimizer, old.state_dict(), saved)
     release_state(old)
 
@@ -558,33 +599,45 @@ def step_items(member: Member) -> Iterator[Item]:
         )
 
 
+def _clip(bank: Bank, active: Sequence[Member]) -> list[float]:
+    """Clips each member's gradients of its scaled loss. -> their norms before; not finite where one of them isn't"""
+    for member in active:
+        if (allocation := bank.rank_allocation(member.run_id)) is not None:
+            (allocation.penalty() * member.loss_scale.factor).backward()  # of no row: it is added once a step
+    return clip_gradients(
+        [list(bank.member_parameters(member.run_id).values()) for member in active],
+        [member.train.max_grad_norm for member in active],
+        [member.loss_scale.factor for member in active],
+    )
+
+
 def _update(
-    bank: Bank, active: Sequence[Member], losses: Mapping[str, float], num_targets: Mapping[str, int]
+    bank: Bank,
+    active: Sequence[Member],
+    losses: Mapping[str, float],
+    norms: Sequence[float],
+    num_targets: Mapping[str, int],
 ) -> dict[str, StepMetrics]:
     """One optimizer step of every member whose loss and gradients are finite.
 
     Args:
-        bank: with the summed gradients of the scaled losses.
+        bank: with the clipped gradients.
         active: the members that share the step.
         losses: of each, scaled.
+        norms: of each one's gradients before they were clipped.
         num_targets: of each.
 
     Returns:
         The metrics of those that made their step, the time still to be filled in. Of the others, those whose scaled
         gradients overflowed do the step again; the rest have their error.
     """
-    norms = clip_gradients(
-        [list(bank.member_parameters(member.run_id).values()) for member in active],
-        [member.train.max_grad_norm for member in active],
-        [member.loss_scale.factor for member in active],
-    )
     metrics: dict[str, StepMetrics] = {}
     for member, norm in zip(active, norms, strict=True):
         assert member.optimizer is not None
         loss = losses[member.run_id] / member.loss_scale.factor
         if math.isfinite(loss) and math.isfinite(norm):
             with _naming_out_of_memory(f"run {member.run_id}, the optimizer at step {member.step + 1}"):
-                metrics[member.run_id] = _step(member, loss, norm, num_targets[member.run_id])
+                metrics[member.run_id] = _step(bank, member, loss, norm, num_targets[member.run_id])
         elif math.isfinite(loss) and member.loss_scale.shrink():
             _note_overflow(member)
         else:
@@ -596,12 +649,13 @@ def _update(
     return metrics
 
 
-def _step(member: Member, loss: float, norm: float, num_targets: int) -> StepMetrics:
+def _step(bank: Bank, member: Member, loss: float, norm: float, num_targets: int) -> StepMetrics:
     assert member.optimizer is not None
     rate = learning_rate(member.train, member.step, member.total_steps)
-    for group in member.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(member.optimizer, rate)
     member.optimizer.step()
+    if (allocation := bank.rank_allocation(member.run_id)) is not None:
+        allocation.after_step(member.step + 1)
     member.loss_scale.count_good_step()
     member.step += 1
     return StepMetrics(
@@ -624,10 +678,10 @@ def _save(group: _Group, member: Member) -> None:
         return
     parameters = group.bank.member_parameters(member.run_id)
     keep = member.train.keep_checkpoints
-    save_checkpoint(member.checkpoint_folder, member.run_id, member.step, parameters, _state(member), keep)
+    save_checkpoint(member.checkpoint_folder, member.run_id, member.step, parameters, _state(group.bank, member), keep)
 
 
-def _state(member: Member) -> dict[str, Any]:
+def _state(bank: Bank, member: Member) -> dict[str, Any]:
     """What a checkpoint holds beside the weights."""
     assert member.optimizer_kind is not None
     state: dict[str, Any] = {
@@ -635,6 +689,8 @@ def _state(member: Member) -> dict[str, Any]:
         "optimizer": None if member.optimizer is None else member.optimizer.state_dict(),
         "loss_scale": asdict(member.loss_scale),
     }
+    if (allocation := bank.rank_allocation(member.run_id)) is not None:
+        state["rank_allocation"] = allocation.state()
     if member.held_out is not None:
         best = member.best
         kept = best and {"step": best.step, "eval_loss": best.eval_loss, "adapter": best.adapter}

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -57,13 +59,8 @@ def run_passes(
         backward: whether the work has a backward pass.
     """
     shards = bank.shards
-    rows_by_rank = [split_rows(share, max_tokens) for share in share_out(items, ranks.size)]
-    rows = rows_by_rank[ranks.rank]
-    if shards is not None:
-        idle = replace(min(items, key=lambda item: len(item.tokens)), weight=0.0)
-        rows = rows + [[idle]] * (max(map(len, rows_by_rank)) - len(rows))
     done, losses = Pass(), list[dict[str, Tensor]]()
-    for row in rows:
+    for row in _rows_of_rank(items, max_tokens, ranks, even=shards is not None):
         done.stop = done.stop or should_stop()
         trouble = done.stop or done.out_of_memory is not None
         if shards is not None:
@@ -71,10 +68,10 @@ def run_passes(
             shards.begin_pass()
         if trouble:
             break
-        try:
+        try:  # ranks that gather their base together can't leave in the middle of a pass
             with stops_at_layers(model, should_stop) if shards is None else nullcontext():
                 losses.append(work(bank, row))
-        except StopNow:  # ranks that gather their base together can't leave in the middle of a pass
+        except StopNow:
             done.stop = True
         except (RuntimeError, MemoryError) as error:  # cuBLAS and the driver raise plain RuntimeErrors
             if not is_out_of_memory(error):
@@ -87,6 +84,60 @@ def run_passes(
     whole = not done.stop and done.out_of_memory is None
     done.losses = _summed(losses if whole else [], list(dict.fromkeys(item.member for item in items)))
     return done
+
+
+class RunPasses(Protocol):
+    """`run_passes` or `run_passes_apart`."""
+
+    def __call__(
+        self,
+        bank: Bank,
+        model: nn.Module,
+        items: Sequence[Item],
+        work: Work,
+        *,
+        max_tokens: int,
+        ranks: Ranks,
+        should_stop: Callable[[], bool],
+        backward: bool = True,
+    ) -> Pass: ...
+
+
+def run_passes_apart(
+    bank: Bank,
+    model: nn.Module,
+    items: Sequence[Item],
+    work: Work,
+    *,
+    max_tokens: int,
+    ranks: Ranks,
+    should_stop: Callable[[], bool],
+    backward: bool = True,
+) -> Pass:
+    """`run_passes` of one member after another, so that no row holds two: what isn't finite stays with its member."""
+    done = Pass()
+    for _, own in groupby(items, key=lambda item: item.member):
+        part = run_passes(
+            bank,
+            model,
+            list(own),
+            work,
+            max_tokens=max_tokens,
+            ranks=ranks,
+            should_stop=should_stop,
+            backward=backward,
+        )
+        done.losses |= part.losses
+        done.stop, done.out_of_memory = done.stop or part.stop, done.out_of_memory or part.out_of_memory
+    return done
+
+
+def _rows_of_rank(items: Sequence[Item], max_tokens: int, ranks: Ranks, *, even: bool) -> list[list[Item]]:
+    """This rank's rows. Args: even: as many on every rank, by rows of one example with weight 0."""
+    rows_by_rank = [split_rows(share, max_tokens) for share in share_out(items, ranks.size)]
+    missing = max(map(len, rows_by_rank)) - len(rows_by_rank[ranks.rank]) if even else 0
+    idle = replace(min(items, key=lambda item: len(item.tokens)), weight=0.0)
+    return rows_by_rank[ranks.rank] + [[idle]] * missing
 
 
 def forward_backward(bank: Bank, row: Sequence[Item]) -> dict[str, Tensor]:

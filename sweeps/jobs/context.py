@@ -150,7 +150,7 @@ class Context(Workplace):
         """Args: what: more for whoever watches; the ledger doesn't keep it."""
         self.settled.add(claim.job_id)
         if self.ledger.finish(claim, result, seconds):
-            self.tell(claim, phase="done", seconds=seconds, result=result, **what)
+            self.tell(claim, phase="done", seconds=seconds, **what)
 
     def stop(self, claim: JobRow, result: dict[str, Any], seconds: float, reason: str) -> None:
         """Ends a job that stopped before its last step, to be judged."""

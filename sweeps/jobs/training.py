@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 
+from eval.benchmarks.held_out_rows import split_examples
 from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
 from harness.config.schema import AdapterMethod, AssistantTurns, DatasetConfig, ModelKind
 from harness.data.holdout import divided
@@ -22,6 +23,8 @@ from harness.data.source import STREAM_SEED, fingerprint, locate_dataset
 from harness.data.tokens import SAMPLE_SEED, EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
 from harness.files.atomic import append_jsonl, is_out_of_space, read_jsonl, to_json, write_atomically, write_json
 from harness.files.hub import Missing
+from harness.identity.kept import proved
+from harness.identity.proof import Proof
 from harness.ledger.tables import JobRow, LedgerError
 from harness.runs.folder import folder_problem
 from harness.runs.record import (
@@ -45,7 +48,7 @@ from harness.training.schedule import num_steps
 from harness.training.tracking import Tracker
 from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
 from sweeps.jobs.context import Context, Workplace
-from sweeps.jobs.held_out import split_examples, target_bytes
+from sweeps.jobs.held_out import target_bytes
 from sweeps.jobs.row_tokens import agreed_row_tokens, keep_dequantized, num_fitting
 from sweeps.jobs.selection import Chosen, chosen_parts
 from sweeps.plan.inputs import DATA, inputs_of, require_planned
@@ -70,6 +73,7 @@ class _Run:
     data_fingerprint: str | None = None
     member: Member | None = None
     tracker: Tracker | None = None
+    proof: Proof | None = None  # of its method
     metrics: list[StepMetrics] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # on its rows
     points: dict[int, EvalPoint] = field(default_factory=dict)  # by step
@@ -249,7 +253,7 @@ def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
     wanted = place.peers.receive()  # by then rank 0 has tokenized, and put away checkpoints of other inputs
     runs = [run for run in runs if run.claim.run_id in wanted]
     for run in runs:
-        run.member = _member(run, _read_rows(place, base, run), lambda _: None)
+        run.member = _member(base, run, _read_rows(place, base, run), lambda _: None)
     members = [run.member for run in runs if run.member is not None]
     watched = {run.claim.run_id: Watched(spec=run.spec, folder=run.folder, log=lambda _: None) for run in runs}
     callbacks = StepCallbacks(base, watched, place.should_stop, place.peers) if place.shards_base else lambda _: None
@@ -316,7 +320,7 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         assert run.tracker is not None
         run.tracker.log_values(point.step, asdict(point))
 
-    run.member = _member(run, rows, on_step)
+    run.member = _member(base, run, rows, on_step)
     run.member.on_eval = on_eval
     run.member.lost = lambda: context.is_lost(run.claim)
 
@@ -368,8 +372,12 @@ def _read_rows(place: Workplace, base: LoadedBase, run: _Run) -> _Rows:
     )
 
 
-def _member(run: _Run, rows: _Rows, on_step: Callable[[StepMetrics], None]) -> Member:
+def _member(base: LoadedBase, run: _Run, rows: _Rows, on_step: Callable[[StepMetrics], None]) -> Member:
     assert run.spec.train is not None
+
+    def on_added() -> None:
+        run.proof = proved(base.bank, run.claim.run_id, run.spec.adapter)
+
     return Member(
         run_id=run.claim.run_id,
         adapter=run.spec.adapter,
@@ -380,6 +388,7 @@ def _member(run: _Run, rows: _Rows, on_step: Callable[[StepMetrics], None]) -> M
         until=run.until,
         checkpoint_folder=run.folder / CHECKPOINT_FOLDER,
         on_step=on_step,
+        on_added=on_added,
     )
 
 
@@ -541,6 +550,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         eval_bits_per_byte=None if kept is None else kept.eval_bits_per_byte,
         eval_step=None if kept is None else kept.step,
         eval_seconds=sum(point.eval_seconds for point in run.points.values()) if kept else None,
+        identity=run.proof and run.proof.to_dict(),
         started=run.started,
         finished=now(),
         git_commit=commit,

@@ -55,8 +55,9 @@ def enqueue(
     again = [row.job_id for row in wanted if _to_do_again(row, folder / row.run_id, row.run_id in broken)]
     if again:
         ledger.requeue(_ENDED, job_ids=again)
+    gone = set(stops.at_rest) - {row.run_id for row in known}  # stopped, by a ledger that is lost
     ledger.add(
-        jobs, sweep=sweep, renewed=again
+        [job for job in jobs if job.run_id not in gone], sweep=sweep, renewed=again
     )  # after that, so that what is queued again takes over this plan's label
     ledger.keep_only(sweep, [job.job_id for job in jobs])
     for run in runs:

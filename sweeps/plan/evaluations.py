@@ -32,6 +32,8 @@ def evaluation_problems(run: PlannedRun, paths: PathsConfig, once: Once, no_temp
         if no_template is not None and not has_own and benchmark.wants_template(settings):
             problems.append(f"eval.{name}: asks through a chat template, and the tokenizer of {no_template} has none")
         problems += once(_run_problems, name, settings, spec.model.kind, spec.dataset, paths)
+        if (problem := benchmark.run_problem(spec.train)) is not None:
+            problems.append(f"eval.after_training: {name} {problem}")
     if spec.train is not None and spec.train.mmlu_every_steps is not None:
         problems += once(_training_problems, spec)
     return problems

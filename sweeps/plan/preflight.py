@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.benchmarks.dataset_rows import split_problem
 from harness.config.schema import (
     Config,
     Device,
@@ -45,7 +46,7 @@ from harness.training.schedule import num_steps
 from sweeps.plan.evaluations import evaluation_problems
 from sweeps.plan.jobs import PlannedRun
 from sweeps.plan.once import Once
-from sweeps.plan.rows import CheckedRows, checked_rows, local_fingerprint, split_problem
+from sweeps.plan.rows import CheckedRows, checked_rows, local_fingerprint
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
 

@@ -88,18 +88,3 @@ def _check_example(kind: ModelKind, dataset: DatasetConfig, example: Example, ro
     if kind is ModelKind.seq2seq and not example.input:
         problem = f"dataset.format={dataset.format} has no input here, and model.kind=seq2seq has to read one"
         raise DataError(problem, file=row.where, line=row.line)
-
-
-def split_problem(dataset: DatasetConfig) -> str | None:
-    """Why a dataset has no split of its own to measure the held-out loss on (`train.eval_source=split`)."""
-    if dataset.path is not None:
-        return (
-            f"train.eval_source=split: {dataset.name} is the file {dataset.path}, which has no splits; "
-            "say train.eval_source=holdout"
-        )
-    if dataset.eval_split == dataset.split:
-        return (
-            f"train.eval_source=split: dataset.eval_split={dataset.eval_split} is the split that {dataset.name} trains "
-            "on; say train.eval_source=holdout"
-        )
-    return None

@@ -14,10 +14,12 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.config.schema import Config
 from harness.console import TextTable
+from harness.ledger.kept import keep_decisions
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Decision, JobRow, JobStatus, Verdict
 from harness.runs.spec import RunSpec, identity
@@ -152,10 +154,16 @@ def _judged(race: Race, rung: int, alive: Sequence[str], open_ledger: Callable[[
     ledger = open_ledger()
     try:
         made = decide(race, rung, alive, train_rows(ledger, alive))
-        ledger.record_decisions(made)
+        _record(race, made, ledger)
     finally:
         ledger.close()
     return made
+
+
+def _record(race: Race, made: Sequence[Decision], ledger: Ledger) -> None:
+    """Keeps decisions with the runs, then in the ledger: a kill between leaves none that only the ledger has."""
+    keep_decisions(Path(race.configs[0].paths.runs), made)
+    ledger.record_decisions(made)
 
 
 def decide(race: Race, rung: int, alive: Sequence[str], rows: Mapping[str, JobRow]) -> list[Decision]:
@@ -209,7 +217,7 @@ def _promote(
         chosen = [_named(race, run_id) for run_id in promoted]
         rows = train_rows(ledger, race.run_ids)
         known = {made.run_id for made in ledger.decisions(race.sweep) if made.verdict is Verdict.promoted}
-        ledger.record_decisions([_promotion(race, run_id, rung, rows) for run_id in chosen if run_id not in known])
+        _record(race, [_promotion(race, run_id, rung, rows) for run_id in chosen if run_id not in known], ledger)
         stops = stops_at(rows, race.run_ids, chosen, None)
     finally:
         ledger.close()

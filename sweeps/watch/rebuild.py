@@ -3,7 +3,8 @@
 python -m sweeps rebuild
 
 What is finished is recorded as done, in a sweep called `rebuilt`; which sweeps asked for it is nowhere but in the
-ledger. The commands that started them, given again, find what is done and go on with the rest.
+ledger. The commands that started them, given again, find what is done and go on with the rest; a race stands by what it
+decided, which each of its runs keeps.
 """
 
 import json
@@ -17,9 +18,10 @@ from typing import Any
 
 from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import AdapterMethod
+from harness.ledger.kept import DECISIONS_FILE, kept_decisions
 from harness.ledger.ledger import Ledger
-from harness.ledger.tables import Job
-from harness.runs.folder import folder_problem
+from harness.ledger.tables import Decision, Job
+from harness.runs.folder import CUT_OFF, folder_problem
 from harness.runs.record import RunRecord, load_record
 from harness.runs.scores import eval_file
 from harness.runs.spec import RunSpec
@@ -45,6 +47,7 @@ class Rebuilt:
 
     num_runs: int
     num_evaluations: int
+    num_decisions: int  # of races
     moved: Path | None  # where the damaged file lies now
     left_out: list[tuple[str, str]]  # (folder, why)
 
@@ -69,10 +72,18 @@ def rebuild(runs: Path, url: str) -> Rebuilt:
     left_out: list[tuple[str, str]] = []
     finished = [item for folder in sorted(runs.iterdir()) for item in _finished(folder, left_out)]
     moved = _moved_away(path) if path.exists() else None
+    decisions = [made for folder in sorted(runs.iterdir()) for made in _decisions(folder, left_out)]
     with closing(Ledger.open(path)) as ledger:
         _record(ledger, finished)
+        ledger.record_decisions(decisions)
     num_runs = sum(item.job.kind == TRAIN for item in finished)
-    return Rebuilt(num_runs=num_runs, num_evaluations=len(finished) - num_runs, moved=moved, left_out=left_out)
+    return Rebuilt(
+        num_runs=num_runs,
+        num_evaluations=len(finished) - num_runs,
+        num_decisions=len(decisions),
+        moved=moved,
+        left_out=left_out,
+    )
 
 
 def is_whole(path: Path) -> bool:
@@ -100,11 +111,24 @@ def _finished(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[Finishe
     problem = folder_problem(folder, needs_adapter, folder.name)
     if problem is None and spec is not None and spec.run_id != folder.name:
         problem = f"its spec is that of another run, {spec.run_id}"
+    if problem == CUT_OFF and (folder / DECISIONS_FILE).is_file():
+        problem = "a race stopped it before its end; its checkpoint stays"
     if problem is not None or record is None or spec is None:
         left_out.append((folder.name, problem or "it has no record"))
         return
     yield Finished(job=train_job(spec, record.label), result=train_result(record), seconds=record.train_seconds)
     yield from _evaluations(folder, spec, record)
+
+
+def _decisions(folder: Path, left_out: list[tuple[str, str]]) -> list[Decision]:
+    """What a race decided on the run of a folder."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    try:
+        return kept_decisions(folder)
+    except (ValueError, OSError) as error:
+        left_out.append((folder.name, f"its decisions can't be read ({error})"))
+        return []
 
 
 def _evaluations(folder: Path, spec: RunSpec, record: RunRecord) -> Iterator[Finished]:

@@ -57,11 +57,16 @@ NUM_PARAMETERS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def schemas() -> Iterator[None]:
-    """What `harness.config.compose` registers too: the schema of each group."""
+    """What `harness.config.compose` registers too: the schema of each group. Other tests find the store as it was."""
+    store = ConfigStore.instance()
+    before = {group: store.repo.get(group, {}).get("schema.yaml") for group in SCHEMAS}
     for group, schema in SCHEMAS.items():
-        ConfigStore.instance().store(group=group, name="schema", node=schema)
+        store.store(group=group, name="schema", node=schema)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
+    for group, node in before.items():
+        if node is not None:
+            store.repo[group]["schema.yaml"] = node
 
 
 def composed(group: str, name: str) -> Any:

@@ -78,13 +78,17 @@ class Map:
         self._merged: dict[str, dict[int, set[str]]] = {}  # mutated file -> line -> tests
 
     def tests_of(self, mutation: Mutation) -> list[str]:
-        """Those that run the statement, the quickest first; for one that runs at import all that run its file."""
+        """Those that run the statement, of the module's own test file and the quickest first.
+
+        For a statement that runs at import these are all that run its file.
+        """
         lines = self._lines(mutation.file)
         tests = {test for line in mutation.statement for test in lines.get(line, ())}
         compiled = not tests and "@numba." in (self.copy / mutation.file).read_text()  # coverage sees no line of it
         if AT_IMPORT in tests or compiled:
             tests = {test for names in lines.values() for test in names}
-        return sorted(tests - {AT_IMPORT}, key=lambda test: (self.seconds(test), test))
+        own = f"/test_{Path(mutation.file).name}"
+        return sorted(tests - {AT_IMPORT}, key=lambda test: (own not in test, self.seconds(test), test))
 
     def seconds(self, test: str) -> float:
         """Of a test, or of all in a file; 0 where it was not measured."""
@@ -155,7 +159,8 @@ def _measured(copy: Path, names: Sequence[str], out: Path) -> int:
     coverage.stop()
     data = coverage.get_data()
     files = {str(Path(file).relative_to(copy)): data.contexts_by_lineno(file) for file in data.measured_files()}
-    versions = {file: digest(copy / file) for file in files}
+    product = [path for package in PACKAGES for path in (copy / package).rglob("*.py")]  # what is not run, too
+    versions = {str(path.relative_to(copy)): digest(path) for path in product}
     tests = {}
     for name in names:
         seconds = {test: spent for test, spent in recorder.seconds.items() if test.split("::")[0] == name}

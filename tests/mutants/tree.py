@@ -57,8 +57,8 @@ class Tree:
         """
         named = tests is not None
         tests = self.map.tests_of(mutation) if tests is None else tests
-        source = digest(self.root / mutation.file)
-        files = [digest(self.root / name) for name in sorted({test.split("::")[0] for test in tests})]
+        source = digest(self.copy / mutation.file)
+        files = [digest(self.copy / name) for name in sorted({test.split("::")[0] for test in tests})]
         with_tests = hashlib.sha256(json.dumps([source, list(tests), files]).encode()).hexdigest()[:16]
         for version in (source, with_tests):
             if (mutation.key, version) in self.known:
@@ -107,17 +107,21 @@ class Tree:
             compileall.compile_dir(self.copy / package, quiet=2)
 
     def _run(self, mutation: Mutation, tests: Sequence[str]) -> tuple[str, str | None]:
-        """-> the outcome, and the test that killed it."""
+        """-> the outcome, and the test that killed it. The module's own test file alone comes first: fewer imports."""
         path, failed = self.copy / mutation.file, self.folder / "failed.txt"
-        failed.unlink(missing_ok=True)
         kept = path.read_bytes()
+        own = [test for test in tests if f"/test_{path.name}" in test]
         self._preload()
-        limit = GRACE_SECONDS + 5 * sum(self.map.seconds(test) or UNKNOWN_SECONDS for test in tests)
         try:
             path.write_text(mutation.text)
             for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
                 compiled.unlink()
-            status = self._forked(lambda: _test(tests, failed), limit)
+            for part in filter(None, (own, [test for test in tests if test not in own])):
+                failed.unlink(missing_ok=True)
+                limit = GRACE_SECONDS + 5 * sum(self.map.seconds(test) or UNKNOWN_SECONDS for test in part)
+                status = self._forked(lambda part=part: _test(part, failed), limit)
+                if status != 0:
+                    break
         finally:
             path.write_bytes(kept)
         if status == 0:

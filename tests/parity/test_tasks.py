@@ -114,10 +114,10 @@ def test_what_can_not_be_served_is_said(settings: TasksSettings, monkeypatch: py
     (folder / "local_fetched.yaml").write_text(yaml.safe_dump(fetched))
     with pytest.raises(ValueError, match=r"local_fetched: the data can't be had .* --task-folder"):
         load_tasks(TasksSettings(names=["local_fetched"], folder=str(folder)))
-    generating = published | {"task": "local_generating", "output_type": "generate_until"}
-    (folder / "local_generating.yaml").write_text(yaml.safe_dump(generating))
-    with pytest.raises(ValueError, match="local_generating: its output is generate_until"):
-        load_tasks(TasksSettings(names=["local_generating"], folder=str(folder)))
+    running = published | {"task": "local_running", "output_type": "generate_until", "unsafe_code": True}
+    (folder / "local_running.yaml").write_text(yaml.safe_dump(running))
+    with pytest.raises(ValueError, match=r"local_running: it scores by running the code .* \(unsafe_code\)"):
+        load_tasks(TasksSettings(names=["local_running"], folder=str(folder)))
     with pytest.raises(ValueError, match="no such folder"):
         load_tasks(TasksSettings(names=["x"], folder=str(folder / "nowhere")))
     with pytest.raises(ValueError, match="name at least one"):

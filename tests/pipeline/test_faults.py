@@ -65,6 +65,7 @@ def redone(mended: Outcome) -> Outcome:
     return outcome(mended.lab, *PAPER_GRID)
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_recorded_and_the_others_go_on(failed: Outcome) -> None:
     assert failed.status == 1
     done = {label for label, job in failed.jobs.items() if job.status is JobStatus.done}
@@ -78,6 +79,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(failed: Outcome) -> None:
         assert "Traceback" in (failed.lab.runs / job.run_id / "error.log").read_text()
 
 
+@pytest.mark.slow
 def test_rerun_after_mending_does_only_what_is_missing(failed: Outcome, mended: Outcome) -> None:
     assert mended.status == 0, mended.output
     assert "4 jobs, 2 done before" in mended.output
@@ -86,6 +88,7 @@ def test_rerun_after_mending_does_only_what_is_missing(failed: Outcome, mended: 
     assert len(mended.records) == 4
 
 
+@pytest.mark.slow
 def test_cut_off_folders_are_redone_and_whole_ones_are_not(mended: Outcome, redone: Outcome) -> None:
     assert redone.status == 0, redone.output
     labels = sorted(mended.jobs)

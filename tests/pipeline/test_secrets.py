@@ -37,6 +37,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, dict[int, st
     return lab, seen
 
 
+@pytest.mark.slow
 def test_key_is_in_no_file(guarded: tuple[Lab, dict[int, str]]) -> None:
     lab, _ = guarded
     files = [path for path in lab.folder.rglob("*") if path.is_file()]
@@ -46,6 +47,7 @@ def test_key_is_in_no_file(guarded: tuple[Lab, dict[int, str]]) -> None:
     assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.slow
 def test_key_is_in_no_process_argument(guarded: tuple[Lab, dict[int, str]]) -> None:
     _, seen = guarded
     assert any("forkserver" in command for command in seen.values()), "the worker was seen"
@@ -53,6 +55,7 @@ def test_key_is_in_no_process_argument(guarded: tuple[Lab, dict[int, str]]) -> N
     assert [command for command in seen.values() if CANARY in command] == []
 
 
+@pytest.mark.slow
 def test_key_is_in_no_ledger_row(guarded: tuple[Lab, dict[int, str]]) -> None:
     lab, _ = guarded
     assert {job.status for job in lab.jobs()} == {JobStatus.done, JobStatus.failed}

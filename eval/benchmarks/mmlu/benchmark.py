@@ -53,6 +53,7 @@ class MmluBenchmark(Benchmark):
     settings_type = MmluSettings
     scores_sharded_base = True
     headline_key = "accuracy_macro"
+    lower_is_better = frozenset({"ece", "brier"})
     options = (Option(name="checkpoints", sentence="Of one --run: all, last, or steps as 100,200."),)
 
     def problems(self, settings: MmluSettings, paths: PathsConfig, key: str) -> list[str]:
@@ -83,16 +84,11 @@ class MmluBenchmark(Benchmark):
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: MmluSettings, place: Place
     ) -> "dict[str, MmluResult]":
         from eval.benchmarks.mmlu.score import score_mmlu
-        from eval.systems import own_template, read_by_template
+        from eval.benchmarks.templates import members_by_template
 
-        groups: dict[str | None, dict[str, str | None]] = {}
-        for one in contestants:
-            template = own_template(one.system) if settings.chat and one.system is not None else None
-            groups.setdefault(template, {})[one.name] = one.member
         results: dict[str, MmluResult] = {}
-        for template, members in groups.items():
+        for read, members in members_by_template(base, contestants, settings.chat):
             progress = part_of(place.on_progress, len(results), len(members), len(contestants))
-            read = read_by_template(base, template)
             results |= score_mmlu(read, members, settings, progress, place.partial)
         return results
 
@@ -114,13 +110,16 @@ class MmluBenchmark(Benchmark):
         )
 
     def table(self, results: "Mapping[str, MmluResult]") -> Table:
-        table = Table(title=self.title, title_justify="left", caption="percent; 95 % intervals")
-        for column in ("system", "mean over subjects", "mean over questions", "n"):
+        caption = "percent, ECE too; 95 % intervals; Brier: 0 is perfect, 2 sure and wrong"
+        table = Table(title=self.title, title_justify="left", caption=caption)
+        for column in ("system", "mean over subjects", "mean over questions", "ECE", "Brier", "n"):
             table.add_column(column, justify="left" if column == "system" else "right")
         for name, result in results.items():
             macro = Estimate.of(result.accuracy_macro, result.accuracy_macro_ci95)
             micro = Estimate.of(result.accuracy_micro, result.accuracy_micro_ci95)
-            table.add_row(name, *(cell(hundredfold(mean), 1) for mean in (macro, micro)), str(result.n))
+            ece, brier = Estimate.of(result.ece, result.ece_ci95), Estimate.of(result.brier, result.brier_ci95)
+            shares = [cell(hundredfold(share), 1) for share in (macro, micro, ece)]
+            table.add_row(name, *shares, cell(brier, 3), str(result.n))
         return table
 
     def settings_of_options(self, values: Mapping[str, Any]) -> MmluSettings:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.benchmarks.intervals import stratified_interval, wilson_interval
+from eval.benchmarks.mmlu.calibration import Reliability
+from harness.runs.estimate import Interval
 
 SCHEMA_VERSION = 1
 
@@ -120,6 +122,11 @@ class MmluResult:
     accuracy_macro_ci95: tuple[float, float]
     accuracy_micro: float
     accuracy_micro_ci95: tuple[float, float]
+    ece: float  # expected calibration error, and the Brier score: eval/benchmarks/mmlu/calibration.py
+    ece_ci95: Interval | None
+    brier: float
+    brier_ci95: Interval | None
+    reliability: Reliability
     n: int
     num_subjects: int
     num_truncated_prompts: int

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.benchmarks.mmlu.calibration import calibration_of
 from eval.benchmarks.mmlu.prompts import Encoded, answer_tokens, encode_prompt
 from eval.benchmarks.mmlu.questions import Question, Role, choose_shots, content_sha256, load_questions, select
 from eval.benchmarks.mmlu.results import (
@@ -198,12 +199,18 @@ def _result(job: _Job, data: MmluSet, encoded: Sequence[Encoded], settings: Mmlu
     subjects = score_subjects(predictions)
     macro, macro_ci95 = macro_accuracy(subjects)
     micro, micro_ci95 = micro_accuracy(subjects)
+    calibration = calibration_of([p.logprobs for p in predictions], [p.answer for p in predictions])
     return MmluResult(
         system=job.name,
         accuracy_macro=macro,
         accuracy_macro_ci95=macro_ci95,
         accuracy_micro=micro,
         accuracy_micro_ci95=micro_ci95,
+        ece=calibration.ece,
+        ece_ci95=calibration.ece_ci95,
+        brier=calibration.brier,
+        brier_ci95=calibration.brier_ci95,
+        reliability=calibration.reliability,
         n=len(predictions),
         num_subjects=len(subjects),
         num_truncated_prompts=sum(p.num_truncated > 0 for p in predictions),

@@ -1,4 +1,4 @@
-"""lm-eval's likelihood tasks as a benchmark. Paper: QLoRA's figure on data types, and table 8."""
+"""lm-eval's tasks as a benchmark: by likelihood, or by answers. Paper: QLoRA's figure on data types, and table 8."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from rich.table import Table
 from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, QuestionScores, cell
 from eval.benchmarks.tasks.settings import TasksSettings
 from harness.config.schema import PathsConfig
+from harness.progress import part_of
 from harness.runs.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class TasksBenchmark(Benchmark):
-    """Scores causal models on lm-eval's likelihood tasks."""
+    """Scores causal models on lm-eval's tasks."""
 
     name = command = "tasks"
     title = "Tasks"
-    about = "lm-eval's likelihood tasks (HellaSwag, PiQA, ARC, Winogrande, LAMBADA, CrowS-Pairs) on the loaded model."
+    about = "lm-eval's tasks, by likelihood (HellaSwag, ARC, CrowS-Pairs) or by answers (GSM8K, IFEval, MATH, NQ)."
     parts = "requests"
     settings_type = TasksSettings
     scores_sharded_base = True
@@ -42,13 +43,23 @@ class TasksBenchmark(Benchmark):
             return {}
         return {"folder": sorted(path for path in Path(settings.folder).glob("*") if path.is_file())}
 
+    def wants_template(self, settings: TasksSettings) -> bool:
+        return settings.chat
+
+    def reads_own_template(self) -> bool:
+        return True
+
     def score(
         self, base: "LoadedBase", contestants: Sequence[Contestant], settings: TasksSettings, place: Place
     ) -> "dict[str, TasksResult]":
         from eval.benchmarks.tasks.score import score_tasks
+        from eval.benchmarks.templates import members_by_template
 
-        members = {contestant.name: contestant.member for contestant in contestants}
-        return score_tasks(base, members, settings, place.on_progress, place.partial)
+        results: dict[str, TasksResult] = {}
+        for read, members in members_by_template(base, contestants, settings.chat):
+            progress = part_of(place.on_progress, len(results), len(members), len(contestants))
+            results |= score_tasks(read, members, settings, progress, place.partial)
+        return results
 
     def headline(self, result: "TasksResult") -> Headline | None:
         """The mean over tasks of each one's first metric, as the paper's figure has it; it has no interval."""
@@ -64,13 +75,18 @@ class TasksBenchmark(Benchmark):
             rows = found["predictions"]
             for metric in dict.fromkeys(metric for row in rows for metric in row["metrics"]):
                 known = [row for row in rows if metric in row["metrics"]]
+                weights = [float(row.get("weights", {}).get(metric, 1)) for row in known]
+                texts = [row["responses"][0] for row in known if row.get("responses")]
                 yield QuestionScores(
                     metric=metric,
                     unit="",
-                    higher_is_better=True,
+                    higher_is_better=bool(found.get("higher_is_better", {}).get(metric, True)),
                     names=[f"document {row['doc_id']}" for row in known],
                     values=[float(row["metrics"][metric]) for row in known],
+                    weights=weights if set(weights) != {1.0} else None,
                     part=task,
+                    given=texts if len(texts) == len(known) else None,
+                    expected=[[row["target"]] for row in known] if len(texts) == len(known) else None,
                 )
 
     def summary(self, result: "TasksResult") -> dict[str, Any]:

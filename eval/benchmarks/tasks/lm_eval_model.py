@@ -1,4 +1,4 @@
-"""Implements lm-eval's `LM` interface over a bank: likelihoods only, with shared beginnings computed once.
+"""Implements lm-eval's `LM` interface over a bank: likelihoods with shared beginnings computed once, and answers.
 
 Tokenization of a pair, truncation and the empty context are those of lm-eval's `TemplateLM` and HF model, so that
 choices and log-likelihoods are those of its HF model (tests/parity/test_tasks_parity.py). What is scored is kept by
@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from lm_eval.api.model import TemplateLM
 
 from eval.answers.dialogue import prompt_tokens
 from eval.benchmarks.perplexity.score import document_windows, prefix_token
+from eval.benchmarks.tasks.generation import Generation, answer_together, generation_of
 from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.partial import Partial
 from harness.banks.load import LoadedBase
@@ -33,6 +35,8 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
         partial: finished requests of this model, by a digest of their tokens.
         on_progress: (requests done, in all).
         row_tokens: of one pass; None: by device and free memory.
+        seed: of answers that are sampled.
+        max_new_tokens: of an answer, in place of what its task says; None: as the task says.
     """
 
     backend = "causal"
@@ -44,10 +48,12 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
         partial: Partial[str],
         on_progress: Progress | None = None,
         row_tokens: int | None = None,
+        seed: int = 0,
+        max_new_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.base, self.member, self.partial, self.on_progress = base, member, partial, on_progress
-        self.row_tokens = row_tokens
+        self.row_tokens, self.seed, self.max_new_tokens = row_tokens, seed, max_new_tokens
         self.tokenizer = base.tokenizer
 
     @property
@@ -76,6 +82,26 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
         else:
             options = {"add_special_tokens": add_special_tokens}
         return prompt_tokens(self.base.tokenizer, string, **options)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A dialogue by the tokenizer's template, as lm-eval's HF model writes it."""
+        written: list[dict[str, str]] = chat_history
+
+        def rendered() -> str:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    written,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                )
+            )
+
+        try:
+            return rendered()
+        except TemplateError:  # a template without a system role
+            written = [message for message in chat_history if message["role"] != "system"]
+            return rendered()
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """-> log-likelihood, and whether greedy decoding would say the same, of each continuation.
@@ -129,8 +155,26 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
         return [sum(scores[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Raises ValueError: tasks that generate are refused before anything is scored."""
-        raise ValueError("tasks that generate text aren't served; `python -m eval generate` answers prompts")
+        """-> the answer to each request; of one that is given several times, an answer each."""
+        wanted = self.generations(requests)
+        generate_missing([self], wanted, self.on_progress)
+        return [str(self.partial.done[one.key]) for one in wanted]
+
+    def generations(self, requests: Sequence[Any]) -> list[Generation]:
+        """Reads requests, of which the same one may stand there several times.
+
+        Raises:
+            ValueError: a generation setting that isn't served.
+        """
+        times: dict[int, int] = {}
+        found: list[Generation] = []
+        for request in requests:
+            repeat = times[id(request)] = times.get(id(request), -1) + 1
+            found.append(generation_of(self.base, self._prompt, request, repeat, self.seed, self.max_new_tokens))
+        return found
+
+    def _prompt(self, text: str) -> list[int]:
+        return self.tok_encode(text) or [self.prefix_token_id]
 
     def _score(self, waiting: dict[str, Continuation], total: int) -> None:
         names = list(waiting)
@@ -144,3 +188,30 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
             done += len(finished)
             if self.on_progress is not None:
                 self.on_progress(done, total)
+
+
+def generate_missing(
+    models: Sequence[BankModel], wanted: Sequence[Generation], on_progress: Progress | None = None
+) -> None:
+    """Answers what each of several models over one base hasn't answered yet, all in the same batches.
+
+    Args:
+        models: each keeps its answers in its `partial`.
+        wanted: asked of each of them.
+        on_progress: (answers done, in all).
+    """
+    unique = {one.key: one for one in wanted}
+    waiting = [(m, one) for m in models for key, one in unique.items() if key not in m.partial.done]
+    total = len(models) * len(unique)
+    done = total - len(waiting)
+
+    def keep(place: int, text: str) -> None:
+        model, one = waiting[place]
+        model.partial.add({one.key: text})
+
+    def advance(answered: int, _: int) -> None:
+        if on_progress is not None:
+            on_progress(done + answered, total)
+
+    if waiting:
+        answer_together(models[0].base, [(model.member, one) for model, one in waiting], keep, advance)

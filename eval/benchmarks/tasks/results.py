@@ -6,14 +6,18 @@ Paper: QLoRA Table 8 (CrowS-Pairs) prints nine categories and an average. Its Gu
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from eval.benchmarks.intervals import mean_interval
-from harness.runs.estimate import Estimate, plain_values
+import numpy as np
+
+from eval.benchmarks.intervals import mean_interval, mean_score
+from harness.runs.estimate import Estimate, Interval, plain_values
 
 SCHEMA_VERSION = 1
+NO_FILTER = "none"  # lm-eval's name of the filter that leaves answers as they are
+NO_METRIC = "bypass"  # lm-eval's metric of tasks whose answers are only kept
 CROWS_METRIC = "pct_stereotype"  # the share of pairs whose stereotyping sentence is the likelier one
 CROWS_CATEGORIES = {  # `bias_type` of a pair -> the row of Table 8
     "gender": "Gender",
@@ -39,12 +43,15 @@ class CrowsScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPrediction:
-    """The log-probabilities of one question's choices."""
+    """What a system said to one question: the log-probabilities of its choices, or the texts that it wrote."""
 
     doc_id: int
     target: str
     logprobs: tuple[float, ...]  # of each choice, or of the one continuation: sums over tokens, nats
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # a metric of several values a question by their mean
+    responses: tuple[str, ...] = ()  # generated texts as they came, several where the task repeats its question
+    extracted: dict[str, str] = field(default_factory=dict)  # what each of the task's filters made of them
+    weights: dict[str, int] = field(default_factory=dict)  # values behind a metric, where they are several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +61,7 @@ class TaskScore:
     version: str
     num_fewshot: int
     metrics: dict[str, Estimate]  # as lm-eval aggregates them; an interval where one is a mean over questions
+    higher_is_better: dict[str, bool]  # of each metric, as lm-eval says
     crows_pairs: CrowsScores | None
     predictions: tuple[TaskPrediction, ...]
 
@@ -91,11 +99,98 @@ def metric_scores(aggregated: Mapping[str, float], samples: Sequence[Mapping[str
     """
     scores: dict[str, Estimate] = {}
     for name, value in aggregated.items():
-        values = [sample[name] for sample in samples if isinstance(sample.get(name), (int, float))]
-        is_mean = len(values) == len(samples) and abs(sum(values) / len(values) - value) < 1e-9
-        interval = mean_interval([float(v) for v in values]) if is_mean else None
-        scores[name] = Estimate.of(float(value), interval, len(samples))
+        values = [sample_values(sample[name]) for sample in samples if name in sample]
+        known = [found for found in values if found]
+        scores[name] = Estimate.of(float(value), _interval_of_mean(known, len(samples), float(value)), len(samples))
     return scores
+
+
+def filtered_metrics(reported: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+    """The metrics of all of a task's filters: "acc" without one, else "exact_match,strict-match" as lm-eval writes it.
+
+    Args:
+        reported: lm-eval's results of the task, by "metric,filter".
+        samples: lm-eval's, one for each question and filter.
+    """
+    scores: dict[str, Estimate] = {}
+    for key, value in reported.items():
+        metric, comma, name = key.partition(",")
+        if not comma or metric.endswith("_stderr") or metric == NO_METRIC or not isinstance(value, (int, float)):
+            continue
+        own = [sample for sample in samples if _filter_of(sample) == name]
+        scores[metric_name(metric, name)] = metric_scores({metric: value}, own)[metric]
+    return scores
+
+
+def metric_name(metric: str, filter_name: str) -> str:
+    """What a metric of the texts that a filter has made is called."""
+    return metric if filter_name == NO_FILTER else f"{metric},{filter_name}"
+
+
+def predictions_of(samples: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[TaskPrediction, ...]:
+    """A prediction of each question, from its samples of all filters.
+
+    Args:
+        samples: lm-eval's.
+        names: of the metrics that are kept, as `metric_name` has them.
+    """
+    by_question: dict[int, list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        by_question.setdefault(int(sample["doc_id"]), []).append(sample)
+    return tuple(_prediction(doc_id, found, names) for doc_id, found in by_question.items())
+
+
+def sample_values(value: Any) -> list[float]:
+    """A question's values of a metric: one number, or one for each of its instructions; none of another kind."""
+    if isinstance(value, (list, tuple)) and all(isinstance(part, (bool, np.bool_)) for part in value):
+        return [float(part) for part in value]
+    return [float(value)] if isinstance(value, (int, float, np.bool_, np.integer, np.floating)) else []
+
+
+def _prediction(doc_id: int, samples: Sequence[Mapping[str, Any]], names: Sequence[str]) -> TaskPrediction:
+    metrics: dict[str, float] = {}
+    weights: dict[str, int] = {}
+    extracted: dict[str, str] = {}
+    for sample in samples:
+        own = {
+            name: sample_values(sample.get(metric)) for metric in sample["metrics"] if (name := _named(metric, sample))
+        }
+        metrics |= {name: fmean(values) for name, values in own.items() if values and name in names}
+        weights |= {name: len(values) for name, values in own.items() if len(values) > 1 and name in names}
+        if _filter_of(sample) != NO_FILTER:
+            extracted[_filter_of(sample)] = ", ".join(str(text) for text in sample["filtered_resps"])
+    first = samples[0]
+    given = [given for of_request in first["resps"] for given in of_request]
+    are_texts = all(isinstance(text, str) for text in given)
+    return TaskPrediction(
+        doc_id=doc_id,
+        target=str(first["target"]),
+        logprobs=() if are_texts else tuple(_logprob(response) for response in first["filtered_resps"]),
+        metrics=metrics,
+        responses=tuple(given) if are_texts else (),
+        extracted=extracted,
+        weights=weights,
+    )
+
+
+def _named(metric: str, sample: Mapping[str, Any]) -> str:
+    return metric_name(metric, _filter_of(sample))
+
+
+def _filter_of(sample: Mapping[str, Any]) -> str:
+    return str(sample.get("filter", NO_FILTER))
+
+
+def _logprob(response: Any) -> float:
+    return float(response[0] if isinstance(response, (list, tuple)) else response)
+
+
+def _interval_of_mean(values: Sequence[Sequence[float]], num_samples: int, value: float) -> Interval | None:
+    """The interval of an aggregate that is the mean over all values of all questions; None for any other."""
+    every = [one for of_question in values for one in of_question]
+    if len(values) < num_samples or abs(fmean(every) - value) >= 1e-9:
+        return None
+    return mean_interval(every) if len(every) == len(values) else mean_score(values).ci95
 
 
 def crows_scores(samples: Sequence[Mapping[str, Any]]) -> CrowsScores | None:

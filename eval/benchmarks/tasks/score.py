@@ -1,9 +1,10 @@
-"""Scores models on lm-eval's likelihood tasks: HellaSwag, PiQA, ARC, Winogrande, LAMBADA, CrowS-Pairs and more.
+"""Scores models on lm-eval's tasks: by likelihood (HellaSwag, ARC, LAMBADA, CrowS-Pairs) or by answers (GSM8K, IFEval).
 
     results = score_tasks(base, {"base": None, "tuned": run_id}, TasksSettings(names=["hellaswag", "piqa"]))
 
 As `python -m eval tasks --tasks hellaswag,piqa --model NAME [--adapter DIR]`. Tasks, prompts and metrics are those of
-lm-eval (0.4.13, the `tasks` extra), a library on our loaded base here: eval/benchmarks/tasks/lm_eval_model.py. A task
+lm-eval (0.4.13, the `tasks` extra), a library on our loaded base here: eval/benchmarks/tasks/lm_eval_model.py. Answers
+of all systems are generated in the same batches before any is scored; likelihoods are computed system by system. A task
 over local files is a YAML file in `--task-folder` that includes the published one; docs/benchmarks.md has an example.
 Paper: the zero-shot accuracy behind QLoRA's figure on data types, and Table 8.
 """
@@ -11,27 +12,34 @@ Paper: the zero-shot accuracy behind QLoRA's figure on data types, and Table 8.
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from eval.benchmarks.settings import identity_of
 from eval.benchmarks.tasks.results import (
-    TaskPrediction,
     TaskScore,
     TasksResult,
     crows_scores,
-    metric_scores,
+    filtered_metrics,
     missing_lm_eval,
+    predictions_of,
 )
 from eval.benchmarks.tasks.settings import TasksSettings
 from eval.scoring.model_key import model_sha256, read_by
 from eval.scoring.partial import Partial
+from eval.systems import say_note
 from harness.banks.load import LoadedBase
-from harness.progress import Progress
+from harness.progress import Progress, part_of
+
+if TYPE_CHECKING:
+    from eval.benchmarks.tasks.lm_eval_model import BankModel
 
 _FEWSHOT_SEED = 1234
-_SERVED = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
+GENERATING = "generate_until"
+_SERVED = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", GENERATING)
+_ALWAYS_IN_DIGEST = ("names", "num_fewshot", "limit", "folder")  # settings that the digest holds in its own form
 
 
 def score_tasks(
@@ -50,7 +58,7 @@ def score_tasks(
         partial_dir: where finished requests are kept, tied to model, adapter and the request's own tokens.
 
     Raises:
-        ValueError: lm-eval missing, unknown tasks, tasks that generate text, or data that can't be fetched.
+        ValueError: lm-eval missing, unknown tasks, tasks that need what isn't here, or data that can't be fetched.
     """
     if problem := missing_lm_eval():
         raise ValueError(problem)
@@ -58,23 +66,73 @@ def score_tasks(
 
     from eval.benchmarks.tasks.lm_eval_model import BankModel
 
-    tasks = load_tasks(settings)
+    loaded = load_tasks(settings)
+    hashes = {name: model_sha256(base, member) for name, member in members.items()}
+    models = {
+        name: BankModel(
+            base,
+            member,
+            partial=Partial.open(partial_dir, "tasks", hashes[name], read_by(base)),
+            on_progress=None if on_progress is None else part_of(on_progress, number, 1, len(members)),
+            row_tokens=settings.row_tokens,
+            seed=settings.seed,
+            max_new_tokens=settings.max_gen_toks,
+        )
+        for number, (name, member) in enumerate(members.items())
+    }
+    _generate_all(list(models.values()), loaded, settings, on_progress)
     results: dict[str, TasksResult] = {}
-    for number, (name, member) in enumerate(members.items()):
-        model = model_sha256(base, member)
-        partial: Partial[str] = Partial.open(partial_dir, "tasks", model, read_by(base))
-        progress = None if on_progress is None else _one_of(on_progress, number, len(members))
-        asked = BankModel(base, member, partial, progress, settings.row_tokens)
-        output = evaluate(asked, tasks, limit=settings.limit, bootstrap_iters=0, log_samples=True)
-        results[name] = _result(name, model, output, settings)
+    for name, model in models.items():
+        _seed_examples(loaded)
+        output = evaluate(model, loaded, bootstrap_iters=0, log_samples=True, **_asked_how(settings))
+        results[name] = _result(name, hashes[name], output, settings)
     return results
+
+
+def _generate_all(
+    models: "Sequence[BankModel]", loaded: dict[str, Any], settings: TasksSettings, on_progress: Progress | None
+) -> None:
+    """Generates the answers of every system to all tasks that ask for text, together."""
+    from eval.benchmarks.tasks.generation import left_out_settings
+    from eval.benchmarks.tasks.lm_eval_model import generate_missing
+
+    generating = [task for task in loaded["tasks"].values() if task.OUTPUT_TYPE == GENERATING]
+    if not generating:
+        return
+    first = models[0]
+    if first.base.bank.shards is not None:
+        raise ValueError(
+            f"task {generating[0].config.task}: generates text, which needs the whole base on each device; leave "
+            "launch.shard_base out, or take tasks that score likelihoods"
+        )
+    if left_out := left_out_settings(first.base):
+        say_note(f"{first.base.source.location}: of its generation_config {', '.join(left_out)} is not followed")
+    _seed_examples(loaded)
+    how = _asked_how(settings)
+    template = {"chat_template": first.apply_chat_template, "tokenizer_name": first.tokenizer_name}
+    for task in generating:
+        task.build_all_requests(**how, **(template if settings.chat else {}))
+    requests = [instance for task in generating for instance in task.instances for _ in range(instance.repeats)]
+    generate_missing(models, first.generations(requests), on_progress)
+
+
+def _asked_how(settings: TasksSettings) -> dict[str, Any]:
+    """What decides a task's prompts beside the task."""
+    chat = {"apply_chat_template": True, "fewshot_as_multiturn": True} if settings.chat else {}
+    return {"limit": settings.limit, **chat}
+
+
+def _seed_examples(loaded: dict[str, Any]) -> None:
+    """Lets every system see the same examples: a task draws them anew each time it writes its prompts."""
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(seed=_FEWSHOT_SEED)
 
 
 def load_tasks(settings: TasksSettings) -> dict[str, Any]:
     """What lm-eval's `TaskManager.load` gives, `tasks` by name among it; their data are read.
 
     Raises:
-        ValueError: unknown names, tasks that generate text, or data that can't be fetched.
+        ValueError: unknown names, tasks that need what isn't here, or data that can't be fetched.
     """
     from datasets import disable_progress_bars
     from lm_eval.tasks import TaskManager
@@ -96,6 +154,7 @@ def load_tasks(settings: TasksSettings) -> dict[str, Any]:
                 + (f"; near it: {', '.join(near)}" if near else "")
                 + ("" if settings.folder is None else f", and {settings.folder} has none either")
             )
+        _require_safe(name, manager.task_index[name])
     try:
         loaded: dict[str, Any] = manager.load(list(settings.names))
     except OSError as error:  # no connection, offline, no such file
@@ -104,14 +163,40 @@ def load_tasks(settings: TasksSettings) -> dict[str, Any]:
             f"{str(error).splitlines()[0]}); run once where the hub can be reached (it is kept in HF_HOME), or give "
             f"--task-folder with tasks over local files (docs/benchmarks.md)"
         ) from error
+    except ImportError as error:
+        raise ValueError(
+            f"tasks {', '.join(settings.names)}: their code needs a package that isn't installed ({error}); "
+            "install it (lm-eval's extras name them: pip install 'lm-eval[ifeval,math]'), or leave the task out"
+        ) from error
     for task in loaded["tasks"].values():
-        if task.OUTPUT_TYPE not in _SERVED:
-            raise ValueError(
-                f"task {task.config.task}: its output is {task.OUTPUT_TYPE}; only likelihoods are scored here "
-                f"({', '.join(_SERVED)})"
-            )
+        _require_served(task)
         _set_fewshot(task, settings.num_fewshot)
     return loaded
+
+
+def _require_safe(name: str, entry: Any) -> None:
+    """Refuses a task that would run what a model writes, by its file, before its code is imported."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    if entry.yaml_path is not None and load_yaml(entry.yaml_path, resolve_func=False).get("unsafe_code"):
+        raise ValueError(_unsafe(name))
+
+
+def _unsafe(name: str) -> str:
+    return (
+        f"task {name}: it scores by running the code that the model writes (unsafe_code), which is not done here; "
+        "copy the task without unsafe_code and with a metric over texts (--task-folder): its answers are then kept"
+    )
+
+
+def _require_served(task: Any) -> None:
+    name = task.config.task
+    if getattr(task, "UNSAFE_CODE", False):
+        raise ValueError(_unsafe(name))
+    if getattr(task, "MULTIMODAL", False):
+        raise ValueError(f"task {name}: it shows images or plays sounds; only text goes to a model here")
+    if task.OUTPUT_TYPE not in _SERVED:
+        raise ValueError(f"task {name}: its output is {task.OUTPUT_TYPE}; served are {', '.join(_SERVED)}")
 
 
 def _set_fewshot(task: Any, wanted: int | None) -> None:
@@ -122,48 +207,30 @@ def _set_fewshot(task: Any, wanted: int | None) -> None:
     task.set_fewshot_seed(seed=_FEWSHOT_SEED)
 
 
-def _one_of(on_progress: Progress, number: int, count: int) -> Progress:
-    """Turns the progress of one system into that of all, which have as many requests each."""
-    return lambda done, total: on_progress(number * total + done, count * total)
-
-
 def _result(name: str, model: str, output: Any, settings: TasksSettings) -> TasksResult:
     import lm_eval
 
     scores: dict[str, TaskScore] = {}
-    digest = hashlib.sha256(json.dumps([lm_eval.__version__, settings.num_fewshot]).encode())
+    later = {key: value for key, value in identity_of(settings).items() if key not in _ALWAYS_IN_DIGEST}
+    digest = hashlib.sha256(json.dumps([lm_eval.__version__, settings.num_fewshot, *([later] * bool(later))]).encode())
     for task, samples in output["samples"].items():
-        reported = output["results"][task]
-        aggregated = {
-            key.removesuffix(",none"): value
-            for key, value in reported.items()
-            if key.endswith(",none") and "_stderr" not in key and isinstance(value, (int, float))
-        }
         version = str(output["versions"].get(task, ""))
+        better = output["higher_is_better"].get(task, {})
+        metrics = filtered_metrics(output["results"][task], samples)
         scores[task] = TaskScore(
             version=version,
             num_fewshot=int(output["n-shot"].get(task, 0)),
-            metrics=metric_scores(aggregated, samples),
+            metrics=metrics,
+            higher_is_better={key: bool(better.get(key.partition(",")[0], True)) for key in metrics},
             crows_pairs=crows_scores(samples),
-            predictions=tuple(_prediction(sample, tuple(aggregated)) for sample in samples),
+            predictions=predictions_of(samples, list(metrics)),
         )
-        digest.update(json.dumps([task, version, [sample["arguments"] for sample in samples]], default=str).encode())
+        asked = [sample["arguments"] for sample in samples]
+        digest.update(json.dumps([task, version, asked], default=str).encode())
     return TasksResult(
         system=name,
         tasks=scores,
         lm_eval_version=lm_eval.__version__,
         settings_sha256=digest.hexdigest(),
         model_sha256=model,
-    )
-
-
-def _prediction(sample: dict[str, Any], names: tuple[str, ...]) -> TaskPrediction:
-    responses = [
-        response[0] if isinstance(response, (list, tuple)) else response for response in sample["filtered_resps"]
-    ]
-    return TaskPrediction(
-        doc_id=int(sample["doc_id"]),
-        target=str(sample["target"]),
-        logprobs=tuple(float(response) for response in responses),
-        metrics={key: float(sample[key]) for key in names if isinstance(sample.get(key), (int, float))},
     )

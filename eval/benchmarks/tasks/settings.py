@@ -22,10 +22,15 @@ class TasksSettings:
     folder: str | None = setting(
         None, "Folder with YAML files of further tasks, over local data.", option="--task-folder"
     )
+    chat: bool = setting(False, "Ask through the chat template, examples as earlier turns.", since=True)
+    max_gen_toks: int | None = setting(
+        None, "Tokens of a generated answer at most; default: what its task says.", since=True
+    )
+    seed: int = setting(0, "Of the answers of tasks that sample.", since=True)
     row_tokens: int | None = row_tokens()
 
     def __post_init__(self) -> None:
         if not self.names:
             raise ValueError(f"names=[]: name at least one of lm-eval's tasks, for example {','.join(ZERO_SHOT)}")
         require_at_least(self, 0, "num_fewshot")
-        require_at_least(self, 1, "limit", "row_tokens")
+        require_at_least(self, 1, "limit", "max_gen_toks", "row_tokens")

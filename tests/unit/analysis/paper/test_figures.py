@@ -17,7 +17,7 @@ from harness.config.grids import grid_names
 SHAPE = {name: getattr(model_choice("llama7b").shape, name) for name in model_choice("llama7b").shape.__slots__}
 
 
-def run(loss: float | None = None, accuracy: float | None = None, **changes: Any) -> OwnRun:
+def run(loss: float | None = None, accuracy: float | None = None, rouge: float | None = None, **changes: Any) -> OwnRun:
     spec: dict[str, Any] = {
         "model": {"shape": SHAPE},
         "quant": {"method": "nf4", "double_quant": True},
@@ -25,7 +25,8 @@ def run(loss: float | None = None, accuracy: float | None = None, **changes: Any
     }
     for part, values in changes.items():
         spec[part] = spec[part] | values
-    results = {} if accuracy is None else {"tasks": {"headline": {"value": accuracy, "ci95": None}}}
+    scores = {"tasks": accuracy, "rouge": rouge}
+    results = {name: {"headline": {"value": s, "ci95": None}} for name, s in scores.items() if s is not None}
     return OwnRun(run_id="r", label="l", spec=spec, results=results, final_loss=loss)
 
 
@@ -41,6 +42,18 @@ def test_ranks_are_in_order_and_seeds_are_merged() -> None:
     rows = made("4", *runs)
     assert [(row["setting"], row["runs"]) for row in rows] == [("r = 8", "1"), ("r = 64", "2")]
     assert [float(rows[1][f"final_loss_{name}"]) for name in ("mean", "min", "max")] == [2.5, 2.0, 3.0]
+
+
+def test_rouge_stands_for_the_loss_where_it_was_measured() -> None:
+    runs = [run(2.0, rouge=0.5, adapter={"lora_r": 8}), run(1.0, rouge=0.25, adapter={"lora_r": 8}), run(3.0)]
+    rows = made("4", *runs)
+    assert [(row["setting"], row["runs"]) for row in rows] == [("r = 8", "2")]
+    assert [float(rows[0][f"rouge_l_{name}"]) for name in ("mean", "min", "max")] == [37.5, 25.0, 50.0]
+    caption = paper_figure("4", OwnRuns(where="sweep s", runs=tuple(runs))).caption
+    assert caption.endswith("1 of 3 runs were not scored by eval=rouge and are left out.")
+    whole = paper_figure("2", OwnRuns(where="sweep s", runs=tuple(runs[:2]))).caption
+    assert "held-out rows of our own" in whole
+    assert "left out" not in whole
 
 
 def test_placements_are_told_by_the_layers_and_the_data_type() -> None:

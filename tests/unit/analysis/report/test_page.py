@@ -20,7 +20,7 @@ from analysis.report.judging import _recorded_size, judge_view
 from analysis.report.page import write_report
 from analysis.report.records import Judge, Run, Tournament, load_runs, load_tournament
 from analysis.report.render import render
-from analysis.report.sections import curves_view, matrix_view
+from analysis.report.sections import curves_view, matrix_view, race_view
 from analysis.report.site.data import index_data
 from eval.judging.injection import FlaggedWins
 from eval.ratings.comparisons import probability
@@ -28,7 +28,7 @@ from eval.ratings.rate import RateOptions, rate_files
 from harness.files.atomic import append_jsonl, write_json
 from harness.ledger.finished import SweepRuns, sweep_runs
 from harness.ledger.ledger import Ledger
-from harness.ledger.tables import Job
+from harness.ledger.tables import Decision, Job, Verdict
 from harness.runs.steps import StepRecord, keep_step, save_steps
 from tests.records.reports import (
     ANSWERS,
@@ -513,7 +513,51 @@ def test_the_losses_of_held_out_rows_are_rings_on_the_curve(tmp_path: Path, runs
     (one,) = view.curves
     assert [x for x, _ in one.held_out] == [CURVE_WIDTH / 2, one.curve.end[0]]
     assert one.held_out[0][1] < one.held_out[1][1] < one.curve.end[1]  # the larger loss lies higher
-    text = render("training.html.j2", curves=view)
+    text = render("training.html.j2", curves=view, race=None)
     assert text.count('class="held-out"') == 2
     assert "of held-out rows 2.500 to 2.250" in text
     assert "Rings: the loss of the run\u2019s held-out rows." in text
+
+
+def decided(run_id: str, rung: int, loss: float | None, verdict: Verdict, rank: int | None) -> tuple[str, Decision]:
+    made = Decision(
+        sweep="r",
+        run_id=run_id,
+        rung=rung,
+        step=None if loss is None else 5 * 3**rung,
+        loss=loss,
+        verdict=verdict,
+        rank=rank,
+        num_judged=3 - rung,
+        num_kept=2 - rung,
+        limit=2.5 - rung,
+        rule="by hand" if verdict is Verdict.promoted else "halving by eval_loss, eta 3, from step 5",
+    )
+    return f"<b>{run_id}", made
+
+
+def test_what_a_race_decided_is_shown_with_its_numbers() -> None:
+    made = [
+        decided("one", 0, 2.0, Verdict.goes_on, 1),
+        decided("two", 0, 2.5, Verdict.goes_on, 2),
+        decided("three", 0, 3.0, Verdict.stops, 3),
+        decided("four", 0, None, Verdict.failed, None),
+        decided("two", 1, 1.25, Verdict.goes_on, 1),
+        decided("one", 1, 1.5, Verdict.stops, 2),
+        decided("three", 2, 3.0, Verdict.promoted, None),
+    ]
+    view = race_view(made)
+    assert view is not None
+    assert [row.label for row in view.rows] == ["<b>two", "<b>one", "<b>three", "<b>four"], "the farthest first"
+    assert [rung.step for rung in view.rungs] == [5, 15]
+    text = Page(render("training.html.j2", curves=None, race=view)).text
+    for part in (
+        "halving by eval_loss, eta 3, from step 5.",
+        "Step 5 2 of 3 go on, to 2.5000",
+        "<b>two 2.5000 2 of 3, goes on 1.2500 1 of 2, goes on",
+        "<b>three promoted by hand 3.0000 3 of 3, stops \N{EN DASH}",
+        "<b>four \N{EN DASH} failed \N{EN DASH}",
+    ):
+        assert part in text, part
+    assert race_view(made[-1:]) is None
+    assert "race" not in render("training.html.j2", curves=None, race=None)

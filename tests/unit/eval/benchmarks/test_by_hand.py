@@ -99,13 +99,15 @@ def test_a_share_as_a_percentage_keeps_its_number() -> None:
 
 def test_the_table_of_mmlu() -> None:
     result = SimpleNamespace(
-        accuracy_macro=0.5, accuracy_macro_ci95=(0.4, 0.6), accuracy_micro=0.25, accuracy_micro_ci95=None, n=12
-    )
+        accuracy_macro=0.5, accuracy_macro_ci95=(0.4, 0.6), accuracy_micro=0.25, accuracy_micro_ci95=None, n=12,
+        ece=0.125, ece_ci95=None, brier=0.75, brier_ci95=(0.5, 1.0),
+    )  # fmt: skip
     table = BENCHMARKS["mmlu"].table({"sys": result})
-    assert justified(table) == ["system:left", "mean over subjects:right", "mean over questions:right", "n:right"]
+    columns = ["mean over subjects", "mean over questions", "ECE", "Brier", "n"]
+    assert justified(table) == ["system:left", *(f"{column}:right" for column in columns)]
     assert printed(table)[0] == ["MMLU"]
-    assert printed(table)[-2] == ["sys", "50.0", "[40.0,", "60.0]", "25.0", "12"]
-    assert printed(table)[-1] == ["percent;", "95", "%", "intervals"]
+    assert ["sys", "50.0", "[40.0,", "60.0]", "25.0", "12.5", "0.750", "[0.500,", "1.000]", "12"] in printed(table)
+    assert " ".join(printed(table)[-1]).endswith("Brier: 0 is perfect, 2 sure and wrong")
     found = BENCHMARKS["mmlu"].headline(result)
     assert found is not None
     assert (found.metric, found.estimate) == ("accuracy_macro", Estimate(value=0.5, low=0.4, high=0.6, n=12))

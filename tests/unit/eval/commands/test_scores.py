@@ -18,9 +18,11 @@ OWN = {
     | {"--limit-per-subject", "--split-name", "--checkpoints", "--row-tokens"},
     "perplexity": {"--text", "--window", "--stride", "--field", "--only", "--joined", "--no-joined", "--limit"}
     | {"--row-tokens"},
-    "tasks": {"--tasks", "--num-fewshot", "--limit", "--task-folder", "--row-tokens"},
+    "tasks": {"--tasks", "--num-fewshot", "--limit", "--task-folder", "--row-tokens"}
+    | {"--chat", "--no-chat", "--max-gen-toks", "--seed"},
     "glue": {"--dataset", "--data", "--split", "--limit"},
     "super_ni": {"--dataset", "--data", "--split", "--limit-per-task", "--max-new-tokens"},
+    "rouge": {"--limit", "--max-new-tokens"},
 }
 
 

@@ -1,12 +1,13 @@
 """A verdict that was paid for stays; only a reply that could not be read gives way."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
-from eval.judging.parse import judgment_of
+from eval.judging.parse import judgment_of, parse_verdict
 from eval.judging.prompts import Mode
-from eval.judging.store import JudgmentStore
+from eval.judging.store import JudgmentStore, settings_sha256
 from tests.builders import ScriptedJudge, a_match
 
 CASES = [("1", "2", 1), ("no verdict at all", "2", 2), ("1", "no verdict at all", 1)]
@@ -21,3 +22,25 @@ def test_the_first_verdict_stays(tmp_path: Path, first: str, second: str, kept: 
             store.add(judge, judgment_of(match.key, digest, Mode.pairwise, f"Fine.\n{text}"))
         ((_, found),) = store.judgments()
         assert found.verdict == kept
+
+
+def test_a_store_is_closed_at_its_end(tmp_path: Path) -> None:
+    """So that its folder can be moved, and a next command finds the whole file."""
+    with JudgmentStore(tmp_path) as store:
+        assert list(store.judgments()) == []
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        store.connection.execute("SELECT 1")
+
+
+def test_a_judge_is_known_by_its_settings_whatever_their_order() -> None:
+    one, other, third = ScriptedJudge(lambda *_: ""), ScriptedJudge(lambda *_: ""), ScriptedJudge(lambda *_: "")
+    one.settings, other.settings = {"temperature": 0, "model": "m"}, {"model": "m", "temperature": 0}
+    third.settings = {"model": "m", "temperature": 1}
+    assert settings_sha256(one) == settings_sha256(other) != settings_sha256(third)
+
+
+@pytest.mark.parametrize("code", [0x200B, 0x200F, 0x202A, 0x202C, 0x202E, 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
+def test_marks_that_nobody_sees_are_no_part_of_a_verdict(code: int) -> None:
+    mark = chr(code)
+    assert parse_verdict(f"Fine.\n[{mark}[{mark}B{mark}]]").verdict == 2
+    assert parse_verdict(f"Ver{mark}dict: {mark}1{mark}").verdict == 1

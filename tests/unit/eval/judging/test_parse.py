@@ -314,3 +314,81 @@ def test_scores_that_have_to_be_read_or_not(text: str, scores: tuple[float, floa
 def test_reads_tables_and_takes_nothing_that_is_taken_back(text: str, scores: tuple[float, float] | None) -> None:
     parsed = parse_scores(text)
     assert (parsed.score_a, parsed.score_b) == (scores or (None, None))
+
+
+@pytest.mark.parametrize("given", ["[[A]]", '{"verdict": 1}', "Winner: [[Answer 1]]"])
+@pytest.mark.parametrize(
+    "behind",
+    [
+        *(
+            "\nEdit: B",
+            "\nOr rather B",
+            "\nStrike that, B",
+            "\nDisregard that: B",
+            "\nI meant B",
+            "\nI take that back.",
+        ),
+        *(
+            "\nThat label is wrong.",
+            "\nIgnore the above.",
+            "\nAfter checking again, B is right.",
+            "\nB wins after all.",
+        ),
+        *(" unless style matters", " - not!", "\nThis is not my final verdict.", "\nUpon review, [[B]]"),
+    ],
+)
+def test_a_verdict_that_is_taken_back_is_none(given: str, behind: str) -> None:
+    assert parse_verdict(given).verdict == 1
+    assert parse_verdict(given + behind).verdict == -1
+
+
+@pytest.mark.parametrize("given", ["8 6", "(8, 6)", "Assistant 1: 8\nAssistant 2: 6", '{"score_1": 8, "score_2": 6}'])
+@pytest.mark.parametrize(
+    "behind",
+    [
+        *("Or rather 6 8", "Edit: 6 8", "Oops, I mixed them up: 6 8", "I meant 6 and 8, in that order"),
+        *("Strike that, 6, 8", "Upon review: 6, 8", "These scores are for the swapped order.", "Sorry, 6 8."),
+        *("Scores are (assistant 2, assistant 1).", "Retracted.", "I take these back.", "Mixed these up!"),
+    ],
+)
+def test_scores_that_are_taken_back_are_none(given: str, behind: str) -> None:
+    assert parse_scores(given).score_a == 8.0
+    assert parse_scores(f"{given}\n{behind}").score_a is None
+
+
+@pytest.mark.parametrize("given", ["[[8]]", "8", "Rating: 8", '{"score": 8}'])
+@pytest.mark.parametrize("behind", ["Or rather 6", "Edit: 6", "I meant 6.", "Upon review, 6", "On second thought, 6"])
+def test_a_grade_that_is_taken_back_is_none(given: str, behind: str) -> None:
+    assert parse_grade(given).score_a == 8.0
+    assert parse_grade(f"{given}\n{behind}").score_a is None
+
+
+def test_scores_under_two_names_must_agree() -> None:
+    twice = '{"assistant_1": 8, "assistant_2": 6, "score_1": %d, "score_2": 6}'
+    assert parse_scores(twice % 8).score_a == 8.0
+    assert parse_scores(twice % 1).score_a is None
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        *(
+            ("2, not 1", 2),
+            ("I pick 2, not 1.", 2),
+            ("1 not 1", -1),
+            ("Not 2, not 1", -1),
+            ("2, not better than 1", -1),
+        ),
+        *(("Assistant 1 wins over Assistant 2.", 1), ("Answer 1 wins over nothing", -1), ("Going with 2.", 2)),
+        *(("The first one is better.", 1), ("I'd say it's 2", 2), ("I wouldn't say 1", -1), ("I lean towards 2", 2)),
+        *(("<del>1</del>", -1), ("Better answer²", -1), ("½", -1), ("[[B]]\nIt is a good answer", 2)),
+    ],
+)
+def test_short_sentences(text: str, verdict: int) -> None:
+    assert parse_verdict(text).verdict == verdict
+
+
+def test_a_final_line_of_scores() -> None:
+    assert parse_scores("Accuracy: 9 3\nOverall: 5 7").verdict == 2
+    assert parse_scores("8 6\nFinal: 5 9").score_a is None
+    assert parse_scores("8 6\nAssistant 1: 5\nAssistant 2: 9").score_a is None

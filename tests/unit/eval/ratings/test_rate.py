@@ -124,6 +124,25 @@ def test_shuffled_rows_and_renamed_systems_give_the_same_digits(tmp_path: Path) 
     assert one.position_bias == two.position_bias
 
 
+def test_exchanged_sides_give_the_same_intervals(tmp_path: Path) -> None:
+    rows = tournament(9, {"x": 0.5, "y": 0.0, "z": -0.5}, 2)
+    other = {"1": "2", "2": "1", "3": "3"}
+    exchanged = [f"{q},{b},{a},{other[v]}" for q, a, b, v in (row.split(",") for row in rows)]
+    one, two = rate_rows(tmp_path, rows), rate_rows(tmp_path, exchanged)
+    for name, rating in one.bradley_terry.items():
+        mirrored, elo = two.bradley_terry[name], two.elo[name]
+        assert (rating.low, rating.high) == pytest.approx((mirrored.low, mirrored.high), abs=1e-6)
+        assert (one.elo[name].mean, one.elo[name].low) == pytest.approx((elo.mean, elo.low), abs=1e-6)
+    assert one.ranks == two.ranks
+
+
+def test_ranks_keep_none_apart_that_the_exact_test_does_not(tmp_path: Path) -> None:
+    """4 of 4 has p = 0.125: either may be first; 6 of 6 has 0.03."""
+    for num, places in ((4, [(1, 2), (1, 2)]), (6, [(1, 1), (2, 2)])):
+        found = rate_rows(tmp_path, [f"{q},W,A,1" for q in range(num)]).ranks
+        assert [(found[name].low, found[name].high) for name in "WA"] == places
+
+
 def test_five_of_five_is_not_certain(tmp_path: Path) -> None:
     rows = [f"{q},W,A,1" for q in range(5)]
     result = rate_rows(tmp_path, rows)

@@ -220,6 +220,8 @@ def test_a_model_that_cannot_be_packed_is_padded(tmp_path: Path, method: str) ->
     torch.manual_seed(0)
     BloomForCausalLM(BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=32, n_layer=2, n_head=4)).save_pretrained(tmp_path)
     bank: PackedBank = FullBank(tmp_path, QUANTS["none"], CPU) if method == "full" else make_peft_bank(tmp_path, "none")
+    assert not bank.layout.is_packed
+    assert bank.layout.keeps_cache, "decoding goes on from its own cache"
     bank.add_member("a", config(method, dropout=0.3), seed=3)
     items = make_items()
     with torch.no_grad():

@@ -132,10 +132,22 @@ def test_a_resized_vocabulary_and_its_tokenizer(base: Path, tmp_path: Path) -> N
     logits = our_logits(found, *members.values(), tokens)
     assert logits.shape == (4, VOCAB_SIZE + 5)
     torch.testing.assert_close(logits, peft_logits(base, adapter, VOCAB_SIZE + 5, tokens), rtol=1e-5, atol=1e-5)
+    parts = {name.rsplit(".", 2)[-2] for name in found.bank.member_parameters(str(members["a"]))}
+    assert {"embed_tokens", "lm_head"} <= parts, "they are the adapter's: two with others are two models"
     assert len(found.tokenizer) == len(make_tokenizer())
     tokenizer.save_pretrained(adapter)
     ((found, _),) = served(base, adapter)
     assert found.tokenizer.encode("<think>", add_special_tokens=False) == [len(tokenizer) - 1]
+
+
+def test_adapted_embeddings_need_no_copy_of_the_bases_own(base: Path, tmp_path: Path) -> None:
+    """Which PEFT writes unless it is told not to."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"], init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    adapted.save_pretrained(tmp_path / "a", save_embedding_layers=False)
+    ((found, members),) = served(base, tmp_path / "a")
+    torch.testing.assert_close(our_logits(found, *members.values()), peft_logits(base, tmp_path / "a"))
 
 
 FAMILY_KINDS: dict[str, dict[str, Any]] = {  # what differs from Llama: Conv1D, ties, biases, rows that are padded
@@ -236,6 +248,17 @@ def test_saved_modules_on_a_quantized_base(base: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(our_logits(found, *members.values()), wanted, rtol=1e-4, atol=1e-4)
     kinds = {name.rsplit(".", 1)[-1]: type(layer.base).__name__ for name, layer in found.bank.layers.items()}
     assert kinds["q_proj"] == "Linear4bit"
+
+
+def test_a_start_from_the_weights_comes_out_of_them_before_they_are_quantized(base: Path, tmp_path: Path) -> None:
+    """Somebody else's PiSSA adapter on NF4: what is quantized is what its first factors leave."""
+    adapter = save_peft(base, tmp_path / "a", init_lora_weights="pissa", target_modules=["q_proj"])
+    ((found, members),) = served(base, adapter, quant="nf4")
+    wanted: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    round_to_quantized(wanted.get_base_model(), QuantConfig(name="nf4", compute_dtype=DType.float32))
+    with torch.no_grad():
+        torch.testing.assert_close(our_logits(found, *members.values()), wanted(TOKENS).logits[0], rtol=1e-4, atol=1e-4)
+    assert found.bank.quantized_share > 0.4, "all of its layers, beside two tables"
 
 
 def test_several_are_served_one_after_another(base: Path, tmp_path: Path) -> None:
@@ -374,6 +397,12 @@ BROKEN: dict[str, tuple[dict[str, Any], Callable[[dict[str, Tensor]], Any], str]
         r"its vocabulary has 385.* tokens in some of lm_head, model\.embed_tokens",
     ),
     "no such layer": ({"target_modules": ["W_pack"], "use_dora": True}, lambda t: None, r"doesn't fit this base model"),
+    "NaN": ({}, lambda t: next(iter(t.values())).view(-1)[3].fill_(torch.nan), r"NaN or infinite numbers in .*lora_A"),
+    "infinite, PEFT": (
+        {"rank_pattern": {"q_proj": 4}},
+        lambda t: t[f"base_model.model.{LAYER_0_Q}.lora_B.weight"].view(-1)[0].fill_(torch.inf),
+        r"NaN or infinite numbers in .*q_proj\.lora_B",
+    ),
     "a broken pattern": ({"target_modules": "(q_proj", "use_dora": True}, lambda t: None, r"no regular expression"),
 }
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, RobertaConfig
 
 from harness.banks import causal
@@ -223,12 +225,45 @@ def test_what_a_bank_saves(bank: AdapterBank, tmp_path: Path) -> None:
     weights = tmp_path / "new" / "a" / "adapter_model.safetensors"
     assert digest == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert all(torch.equal(value, load_file(weights)[name]) for name, value in bank.member_parameters("a").items())
+    with safe_open(weights, "pt") as file:
+        assert file.metadata() == {"format": "pt"}, "transformers refuses files without it"
     saved = json.loads((weights.parent / "adapter_config.json").read_text())
     assert (saved["target_modules"], saved["r"], saved["lora_alpha"]) == (["v_proj"], 2, 3)
     assert (saved["base_model_name_or_path"], saved["revision"], saved["lora_dropout"]) == ("lab/base", "v2", 0.5)
     bank.load_member("b", weights.parent)
     assert bank.configs["b"] == config(lora_r=2, lora_alpha=3, lora_dropout=0.5)
     assert bank.row.dropout["b"] == (0.5, 0)
+
+
+def test_a_member_of_a_name_that_was_another_ones_is_itself(bank: AdapterBank) -> None:
+    """Nothing of the first one's row serves the second, in evaluation, where rows of one shape share what they cast."""
+    bank.eval()
+
+    def hidden(seed: int) -> Tensor:
+        bank.add_member("a", config(lora_r=4), seed=seed)
+        for parameter in bank.member_parameters("a").values():
+            parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            found: Tensor = bank(TOKENS, [Segment(num_tokens=5, member="a")])
+        bank.remove_member("a")
+        return found
+
+    first, second, again = hidden(1), hidden(2), hidden(1)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, second)
+
+
+def test_a_member_that_is_started_anew_is_its_start(bank: AdapterBank) -> None:
+    """Over itself, without its removal."""
+    bank.eval().add_member("a", config(lora_r=4), seed=1)
+    for parameter in bank.member_parameters("a").values():
+        parameter.data.fill_(0.1)
+    with torch.no_grad():
+        moved = bank(TOKENS, [Segment(num_tokens=5, member="a")])
+        bank.add_member("a", config(lora_r=4), seed=1)
+        anew, base = (bank(TOKENS, [Segment(num_tokens=5, member=who)]) for who in ("a", None))
+    assert torch.equal(anew, base), "B is 0"
+    assert not torch.allclose(moved, base)
 
 
 def test_segments_have_to_cover_the_row(bank: AdapterBank, folder: Path) -> None:
@@ -313,6 +348,38 @@ def test_a_bank_of_one_member_is_read_and_let_go(folder: Path) -> None:
     assert bank.base is not first
     assert not bank.base.training
     assert not any(parameter.requires_grad for parameter in bank.base.parameters())
+
+
+@pytest.mark.parametrize("method", ["dora", "eva"])
+def test_a_saved_config_is_pefts_own(
+    folder: Path, tmp_path: Path, method: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of what starts an adapter nothing is left: who reads it must not start it anew. Starting shows no bar."""
+    bank = PeftBank(folder, PLAIN, CPU)
+    tokens = np.arange(3, 60, dtype=np.int32)
+    bank.calibrate([Item(member="", tokens=tokens, num_source=1, dropout_key=0, weight=1.0)])
+    bank.add_member("a", config(method, lora_r=2, targets=["q_proj"]), seed=1)
+    bank.save_member("a", tmp_path / "ours", "lab/base", "v2")
+    assert bank._started is not None
+    bank._started.model.save_pretrained(tmp_path / "pefts")
+    ours, pefts = (json.loads((tmp_path / who / "adapter_config.json").read_text()) for who in ("ours", "pefts"))
+    changed = {"base_model_name_or_path": "lab/base", "revision": "v2", "init_lora_weights": True}
+    gone = {"eva_config", "corda_config", "lora_ga_config", "loftq_config"}
+    lists = {key: sorted(value) for key, value in pefts.items() if isinstance(value, list)}
+    assert ours == {key: value for key, value in (pefts | lists | changed).items() if key not in gone}
+    assert ours["inference_mode"] is True
+    assert {part.split(":")[0] for part in capfd.readouterr().err.splitlines()} <= {"", "Loading weights"}
+
+
+def test_a_start_from_gradients_warns_of_no_hook(folder: Path) -> None:
+    """torch's warning is of the first layer, whose input has no gradient and needs none."""
+    bank = PeftBank(folder, PLAIN, CPU)
+    tokens = np.arange(3, 60, dtype=np.int32)
+    bank.calibrate([Item(member="", tokens=tokens, num_source=1, dropout_key=0, weight=1.0)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Full backward hook")
+        bank.add_member("a", config("lora_ga", lora_r=2), seed=1)
+    assert any(bool(p.any()) for name, p in bank.member_parameters("a").items() if ".lora_B." in name)
 
 
 def test_a_trial_leaves_modules_in_the_mode_they_had(folder: Path) -> None:

@@ -365,7 +365,12 @@ def test_what_a_plan_streams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], streamed: bool
 ) -> None:
     problem: list[str | None] = [None]
-    monkeypatch.setattr("harness.data.source.hub_problem", lambda *_, **__: problem[0])
+
+    def hub_problem(hub_id: str, revision: str, repo_type: str = "model") -> str | None:
+        assert (hub_id, revision, repo_type) == ("owner/rows", "main", "dataset")
+        return problem[0]
+
+    monkeypatch.setattr("harness.data.source.hub_problem", hub_problem)
     chosen = config(**{"stream": True, "max_rows": 5} | changes)
     assert streams(chosen, paths(tmp_path)) is streamed
     problem[0] = "not there"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
@@ -37,6 +38,7 @@ from harness.memory.paper import (
     llama_shape,
     paper_comparison,
     recipe_prediction,
+    report,
 )
 from harness.memory.predict import (
     DTYPE_BYTES,
@@ -371,6 +373,19 @@ def test_the_command_prints_json_without_torch() -> None:
     printed = json.loads(done.stdout)
     assert list(printed["recipe"]) == ["7b", "13b", "33b", "65b"]
     assert printed["recipe"]["7b"]["weights_bytes"] == recipe_prediction("7b").weights_bytes
+    assert printed["printed_gb"]["figure 6"]["65b"] == 45
+    assert printed["printed_gb"]["table 1"]["33b"] == 21
+
+
+def test_printed_totals_stand_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(width=80).print(report()[1])
+    rows = {line.rpartition("  ")[0].split("  ")[0]: line.split()[-4:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["the paper's Figure 6"] == ["6.9", "11.3", "24.7", "45"]
+    assert rows["the paper's Table 1"] == ["6", "10", "21", "41"]
+    # 65B: 34.46 GB of weights and half of 3.2 GB of adapters
+    assert rows["answering: weights, adapter in 16 bits"][-1] == "36.1"
+    assert rows["training, nothing paged"][-1] == "50.1"
+    assert rows["training, moments paged"][-1] == "43.7"
 
 
 def test_linears_are_those_of_a_real_block() -> None:

@@ -1,6 +1,7 @@
 """A sharded base computes what the whole one does, and between layers a rank holds its part only."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from harness.config.schema import AdapterMethod, ModelKind, ShapeConfig
 from harness.devices.ranks import ALONE, Ranks
 from harness.memory.predict import weights_bytes
-from harness.nn.shards import ShardedLayers, decoder_layers
+from harness.nn.shards import ShardedLayers, _move_into, _View, decoder_layers
 from harness.runs.compatibility import shard_problem
 from tests.in_memory import quantize_linear_layers
 from tests.processes.rank_processes import on_ranks, values
@@ -47,6 +48,44 @@ def assert_one_layer_at_a_time(trained: Trained, num_layers: int, num_ranks: int
     part = trained.bytes_between // num_layers
     assert part > 0
     assert set(trained.layer_bytes) == {num_layers * part + num_ranks * part}
+
+
+class OneRank(Ranks):
+    """A rank alone, whose part is the whole row; it counts what it gathers."""
+
+    num_gathers: ClassVar[int] = 0
+
+    def gather_bytes(self, whole: torch.Tensor, part: torch.Tensor) -> None:
+        type(self).num_gathers += 1
+        whole.copy_(part)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_layer_is_gathered_for_each_of_its_passes(model: Path, checkpointing: bool) -> None:
+    """In one process: forward and backward give the whole base's numbers, and hold one layer at a time."""
+    tokens, OneRank.num_gathers = torch.arange(3, 15)[None], 0
+    whole, sharded = (AutoModelForCausalLM.from_pretrained(model).requires_grad_(False) for _ in range(2))
+    shards = ShardedLayers(OneRank())
+    for layer in decoder_layers(sharded):
+        shards.add(layer)
+    held: list[int] = []
+    first, second = decoder_layers(sharded)
+    second.register_forward_pre_hook(lambda *_: held.append(shards.num_bytes))  # type: ignore[attr-defined]
+    grads, between = [], shards.num_bytes
+    for one in (whole, sharded):
+        one.get_input_embeddings().requires_grad_(True)
+        if checkpointing:
+            one.train().activation_checkpointing_enable({"use_reentrant": False})
+        one(input_ids=tokens, labels=tokens).loss.backward()
+        grads.append(one.get_input_embeddings().weight.grad)
+    assert torch.equal(*grads)
+    assert OneRank.num_gathers == 4, "two layers forward, and backward; what is recomputed finds its layer there"
+    assert shards.num_bytes == between
+    assert set(held) == {between + between // 2}
+    with torch.no_grad():
+        assert torch.equal(sharded(input_ids=tokens).logits, whole(input_ids=tokens).logits)
+    assert shards.num_bytes == between
+    assert not first.self_attn.q_proj.weight.untyped_storage().nbytes()  # type: ignore[union-attr, operator]
 
 
 def test_out_of_memory_on_one_rank_leaves_the_gathers_in_step(model: Path, tmp_path: Path) -> None:
@@ -95,3 +134,10 @@ def test_the_predictor_knows_what_a_rank_holds(quant: str) -> None:
     tables = sum(p.nbytes for p in model.parameters() if p.untyped_storage().nbytes())
     one_layer = 4 * shards.shards[0].part_bytes
     assert shards.num_bytes + one_layer + tables == pytest.approx(weights_bytes(shape, QUANTS[quant], 4), rel=0.01)
+
+
+def test_a_view_is_of_its_tensors_own_device() -> None:
+    """The meta device stands for a GPU."""
+    tensor, row = torch.ones(3, 5, device="meta"), torch.zeros(512, dtype=torch.uint8, device="meta")
+    _move_into(_View(tensor, offset=256), row)
+    assert (tensor.device.type, tensor.storage_offset(), tensor.shape) == ("meta", 64, (3, 5))

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from harness.banks.shared import AdapterBank
 from harness.nn.attention import PACKED
+from harness.nn.member_row import Kernels
 from harness.training import loop
+from harness.training.held_out import HeldOut
 from harness.training.loop import Member, Places, StepMetrics, TrainingInterrupted, train_group
 from tests.builders import make_member, weights
 from tests.tiny import make_checkpoint
@@ -21,8 +23,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model"))
 
 
-def make_bank(folder: Path) -> AdapterBank:
-    return AdapterBank(AutoModelForCausalLM.from_pretrained(folder, attn_implementation=PACKED)).eval()
+def make_bank(folder: Path, kernels: Kernels | None = None) -> AdapterBank:
+    bank = AdapterBank(AutoModelForCausalLM.from_pretrained(folder, attn_implementation=PACKED)).eval()
+    if kernels is not None:
+        bank.row.kernels = kernels
+    return bank
 
 
 class Queue:
@@ -110,6 +115,48 @@ def test_a_poisoned_member_changes_no_bit_of_the_others(folder: Path, tmp_path: 
         for key, value in clean.left[name].items():
             assert torch.equal(value, spoiled.left[name][key]), (name, key)
     assert [m.loss for m in clean_log] == [m.loss for m in spoiled_log]
+
+
+@pytest.mark.parametrize("poison", [float("nan"), 1e30])
+def test_where_products_are_shared_by_blocks_a_poisoned_member_fails_alone(
+    folder: Path, tmp_path: Path, poison: float
+) -> None:
+    """As on a GPU without grouped products: 0 times what isn't finite would reach the others, in each kind of pass."""
+
+    def trained(where: str, spoiled: bool) -> tuple[dict[str, list[StepMetrics]], dict[str, list[float]], Any]:
+        bank = make_bank(folder, Kernels(together=True))
+        made = {
+            name: make_member(name, tmp_path / where, seed, adapter={"lora_dropout": 0.0}, eval_every_steps=1)
+            for seed, name in enumerate(("bad", "good", "other"))
+        }
+        points: dict[str, list[float]] = {name: [] for name in made}
+        for name, (member, _) in made.items():
+            member.held_out = HeldOut(examples=member.examples, num_bytes=None)
+            member.on_eval = lambda point, name=name: points[name].append(point.eval_loss)
+        bad, log = made["bad"]
+
+        def spoil(metrics: StepMetrics) -> None:
+            log.append(metrics)
+            if metrics.step == 2 and spoiled:
+                for parameter in bank.member_parameters("bad").values():
+                    parameter.data.fill_(poison)
+
+        bad.on_step = spoil
+        train_group(bank, [member for member, _ in made.values()])
+        assert bool(bad.error) == spoiled
+        assert [made[name][0].error for name in ("good", "other")] == [None, None]
+        return {name: log for name, (_, log) in made.items()}, points, weights(bank, "good")
+
+    clean, clean_points, clean_weights = trained("clean", False)
+    logs, points, good = trained("spoiled", True)
+    assert len(logs["bad"]) == 2
+    for name in ("good", "other"):
+        assert len(logs[name]) == len(clean[name]) == 6
+        assert [m.loss for m in logs[name]] == pytest.approx([m.loss for m in clean[name]], abs=1e-5)
+        assert points[name] == pytest.approx(clean_points[name], abs=1e-5)
+        assert len(points[name]) == 6
+    for key, value in clean_weights.items():
+        torch.testing.assert_close(good[key], value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_group_without_room_shrinks_and_loses_no_step(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,22 @@ def test_scoring_cut_off_by_a_stop_is_made_up_for(folder: Path, tmp_path: Path) 
     remove_callback_files(tmp_path / "a")
     assert not (tmp_path / "a" / "adapters").exists()
     assert not (tmp_path / "a" / callbacks.MMLU_LOG).exists()
+
+
+def test_ranks_score_the_members_that_rank_0_says(folder: Path, tmp_path: Path) -> None:
+    """What the others know of files or lost claims doesn't count: all have to make the same passes."""
+    members = [make_member(name, tmp_path)[0] for name in "abc"]
+    watched = {m.run_id: Watched(spec=spec(), folder=tmp_path / m.run_id, log=lambda _: None) for m in members}
+    said: list[list[str]] = []
+    base: Any = SimpleNamespace()
+    (tmp_path / "a").mkdir(exist_ok=True)
+    (tmp_path / "a" / callbacks.MMLU_LOG).write_text('{"step": 0}\n')  # scored before
+    members[1].lost = lambda: True
+    first: Any = SimpleNamespace(ranks=SimpleNamespace(leads=True), broadcast=said.append)
+    assert StepCallbacks(base, watched, lambda: False, first)._agreed(members) == [members[2]]
+    assert said == [["c"]]
+    other: Any = SimpleNamespace(ranks=SimpleNamespace(leads=False), receive=lambda: ["a", "b"])
+    assert StepCallbacks(base, watched, lambda: False, other)._agreed(members) == members[:2]
 
 
 @pytest.fixture

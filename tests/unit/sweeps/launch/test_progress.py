@@ -111,7 +111,7 @@ def test_a_note_is_said_once_and_markup_in_it_is_text() -> None:
     ]
 
 
-def test_a_terminal_has_bars_and_no_lines_of_steps() -> None:
+def test_a_terminal_has_bars_and_no_lines_of_steps(clock: Clock) -> None:
     out = StringIO()
     console = Console(file=out, width=120, force_terminal=True, color_system=None)
     with SweepProgress(console, 3, 1) as bars:
@@ -122,8 +122,10 @@ def test_a_terminal_has_bars_and_no_lines_of_steps() -> None:
         bars({"phase": "training", "label": "a", "kind": "train", "step": 5, "total": 8, "loss": 0.25})
         assert (job.completed, job.total, job.fields["note"]) == (5, 8, "loss 0.250")
         assert bars._bars.live.is_started
+        clock.now += 60
         bars({"phase": "done", "label": "a", "kind": "train", "seconds": 1.0})
         assert [task.completed for task in bars._bars.tasks] == [2], "the job's bar is gone"
+        assert bars._bars.tasks[0].fields["note"] == "1.0 a minute, about 1 min to go"
         counts = {"queued": 0, "claimed": 1, "done": 2, "failed": 1, "cancelled": 0}
         bars({"phase": "counts", "label": "s", "counts": counts})
         assert bars._bars.tasks[0].fields["note"] == "1 claimed, 1 failed"

@@ -15,8 +15,9 @@ from rich.console import Console
 from harness.config.compose import compose_grid
 from harness.config.schema import Config, TrainConfig
 from harness.ledger.finished import sweep_runs
+from harness.ledger.kept import DECISIONS_FILE, keep_decisions, kept_decisions
 from harness.ledger.ledger import Ledger
-from harness.ledger.tables import Job, JobStatus, Verdict
+from harness.ledger.tables import Decision, Job, JobStatus, Verdict
 from harness.training.checkpoint import checkpoints
 from sweeps.launch.result import show_result
 from sweeps.plan.enqueue import Stops, enqueue
@@ -27,6 +28,7 @@ from sweeps.search.race import Race, describe_race, halved, make_race, race_tabl
 from sweeps.search.rungs import Rungs, make_rungs
 from sweeps.search.study import describe_study, open_study, parse_search, run_search
 from sweeps.watch.garbage import find_garbage
+from sweeps.watch.rebuild import rebuild
 from sweeps.watch.results import read_results, results_json
 from sweeps.watch.show import read_run, run_text
 from sweeps.watch.status import read_status
@@ -195,6 +197,10 @@ def test_stopped_runs_are_neither_done_nor_failed(engine: Engine) -> None:
     assert known.run_ids == (best,)
     assert len(known.unfinished) == 19
     assert "stopped at step" in known.unfinished[0][1]
+    shown = [(label, made.run_id, made.rung) for label, made in known.decisions]
+    labels = {run["run_id"]: run["label"] for run in values["runs"]}
+    assert shown == [(labels[run_id], run_id, rung) for _, run_id, rung in shown]
+    assert len(shown) == sum(len(run["decisions"]) for run in values["runs"]) > 20
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -397,3 +403,41 @@ def test_a_real_race_keeps_checkpoints_and_promotes_to_the_same_weights(
     assert promoted.adapter_sha256 == straight.record(promoted.run_id).adapter_sha256
     assert worker.record(best["run_id"]).eval_loss == pytest.approx(straight.record(best["run_id"]).eval_loss, abs=1e-6)
     straight.ledger.close()
+
+
+def test_a_race_whose_ledger_was_lost_stands_by_its_decisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rebuilt after the first rung: the runs that stopped there stay as they are, and none is judged again."""
+    monkeypatch.chdir(tmp_path)
+    runs = tmp_path / "runs"  # where the configs have them
+    for run in plan_runs(points(9)):
+        (runs / run.run_id).mkdir(parents=True)
+    (tmp_path / "whole").mkdir()
+    wanted = Engine(tmp_path / "whole").race(9)
+    for run in plan_runs(points(9)):
+        (runs / run.run_id / DECISIONS_FILE).unlink()
+    engine = Engine(runs)
+    engine.dies_after = 9  # the first rung is decided
+    with pytest.raises(KeyboardInterrupt):
+        engine.race(9)
+    engine.url.unlink()
+    made = rebuild(runs, str(engine.url))
+    assert (made.num_runs, made.num_decisions) == (0, 9)
+    engine.dies_after = None
+    values = engine.race(9)
+    assert values["best"]["run_id"] == wanted["best"]["run_id"]
+    assert verdicts(values) == verdicts(wanted)
+    assert {seed for seed, steps in engine.trained.items() if len(steps) > 5} == {2, 3, 4}
+
+
+def test_decisions_on_another_run_are_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    numbers: dict[str, Any] = {"step": 5, "loss": 1.0, "rank": 2, "num_judged": 2, "num_kept": 1, "limit": 0.5}
+    decision = Decision(sweep="r", run_id="a", rung=0, verdict=Verdict.stops, rule="halving", **numbers)
+    keep_decisions(tmp_path, [decision, decision])
+    assert kept_decisions(tmp_path / "a") == [decision]
+    (tmp_path / "a").rename(tmp_path / "b")
+    with pytest.raises(ValueError, match="on another run"):
+        kept_decisions(tmp_path / "b")
+    (tmp_path / "b" / DECISIONS_FILE).write_text('{"sweep": "r"}\n{}\n')
+    with pytest.raises(ValueError, match=r"decisions\.jsonl: run_id"):
+        kept_decisions(tmp_path / "b")

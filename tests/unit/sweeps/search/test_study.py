@@ -256,3 +256,18 @@ def test_the_held_out_loss_wants_held_out_rows(engine: Engine) -> None:
 def test_the_objective_must_be_measured(engine: Engine) -> None:
     with pytest.raises(ValueError, match="--objective mmlu is measured by eval=mmlu: add it"):
         engine.search(search(objective="mmlu"))
+
+
+@pytest.mark.parametrize("new_in", [0, 3])
+def test_a_search_ends_where_it_draws_known_runs_round_after_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_in: int
+) -> None:
+    engine, rounds = Engine(tmp_path), list[int]()
+    monkeypatch.setattr(study, "_drawn", lambda *_: rounds.append(len(rounds)) or ["a trial"])
+    monkeypatch.setattr(study, "_is_new", lambda *_: len(rounds) == new_in)
+    monkeypatch.setattr(study, "_train", lambda *_: 0)
+    monkeypatch.setattr(study, "_tell", lambda *_: None)
+    search = parse_search(SPACE, **SETTINGS)
+    storage = f"sqlite:///{tmp_path / 's.sqlite'}"
+    assert run_search(search, storage, engine.compose, engine.launch, lambda: Ledger.open(engine.ledger)) == 0
+    assert len(rounds) == new_in + study.MAX_REPEATS + 1, "a new run begins the count anew"

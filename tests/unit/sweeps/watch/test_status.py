@@ -177,7 +177,8 @@ def test_gc_says_what_it_may_not_read_or_remove(runs: Path, monkeypatch: pytest.
         raise PermissionError(13, "Permission denied", str(path))
 
     real = garbage.shutil.rmtree
-    monkeypatch.setattr(garbage.os, "access", lambda path, mode: path.name != "0001")
+    allowed = {"0001": os.R_OK}  # to list a folder's names, but not to reach what is in it
+    monkeypatch.setattr(garbage.os, "access", lambda path, mode: mode == mode & allowed.get(path.name, mode))
     monkeypatch.setattr(garbage.shutil, "rmtree", lambda path: (refuse if "0002" in str(path) else real)(path))
     code, text = call(runs, "gc", "--remove")
     assert code == 1

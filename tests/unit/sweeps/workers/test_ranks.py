@@ -1,9 +1,13 @@
 """A worker of several devices without its processes: which rank is blamed, how long the others are given."""
 
+import os
 import signal
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ from harness.config.schema import LaunchConfig, PathsConfig, TrackingConfig
 from harness.devices.heartbeats import PEER_LOST_STATUS
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job, JobStatus
-from sweeps.jobs.settings import WorkerSettings
+from sweeps.jobs.settings import WorkerSettings, worker_name
 from sweeps.workers import ranks
 from sweeps.workers.processes import ERRORS, PEER_SECONDS, POLL_SECONDS, STOP_SECONDS, how_ended
 from sweeps.workers.signals import ignore_signals, stop_at, stopped_by, stopped_by_sigterm
@@ -150,3 +154,42 @@ def test_signals_are_listed_ignored_and_given_back() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before[1])
+
+
+def test_ranks_are_started_from_a_server_that_outlives_the_signal(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a preempted worker's ranks would lose the process that waits for them before they have saved."""
+    told: list[Any] = []
+
+    @contextmanager
+    def ignored(signals: Sequence[signal.Signals]) -> Iterator[None]:
+        told.append(("ignored", *signals))
+        yield
+        told.append("given back")
+
+    class Started(Rank):
+        def __init__(self, target: Any, args: tuple[Any, ...]) -> None:
+            super().__init__(clock, 0, 101.0)
+            self.args = args
+
+        def start(self) -> None:
+            _, connection, threads, name, place, *_ = self.args
+            told.append((place.rank, place.size, connection, threads, name == worker_name(os.getpid())))
+
+        kill = join = lambda self: None
+
+    server = SimpleNamespace(set_forkserver_preload=lambda modules: told.append(len(modules)), Process=Started)
+    monkeypatch.setattr(ranks.multiprocessing, "get_context", lambda kind: server)
+    monkeypatch.setattr(ranks, "TCPStore", lambda *_, **__: SimpleNamespace(port=1))
+    monkeypatch.setattr(ranks, "ignore_signals", ignored)
+    monkeypatch.setattr(ranks, "ensure_running", lambda: told.append("running"))
+    paths, launch = PathsConfig(runs=str(tmp_path), cache=""), LaunchConfig(devices_per_run=2)
+    settings = WorkerSettings(ledger_url="", sweep="s", paths=paths, launch=launch, tracking=TrackingConfig())
+    connection: Any = SimpleNamespace(close=lambda: told.append("closed"))
+    ranks._run_ranks(settings, connection, 5, [signal.SIGUSR1], threading.Event())
+    assert told == [
+        *(1, ("ignored", signal.SIGUSR1), "running", "given back"),
+        *((0, 2, connection, 2, True), (1, 2, None, 2, True)),  # rank 0 alone speaks with the parent
+        "closed",
+    ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,6 +92,17 @@ def test_leases_are_renewed_while_the_work_goes_on_and_no_longer(
     assert renewed[:2] == [["a", "b"]] * 2
     assert set(threading.enumerate()) <= threads
     assert not context.lost
+
+
+def test_a_lease_is_renewed_after_a_quarter_of_it(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a machine that is late three times in a row keeps its runs."""
+    waited: list[float] = []
+    ended = SimpleNamespace(wait=lambda seconds: waited.append(seconds) or True, set=lambda: None)
+    monkeypatch.setattr(serve, "threading", SimpleNamespace(Event=lambda: ended, Thread=threading.Thread))
+    context.settings.launch.lease_seconds = 60
+    with serve._leases_renewed(context):
+        pass
+    assert waited == [15.0]
 
 
 def test_only_what_is_under_way_is_renewed_and_what_others_took_is_lost(

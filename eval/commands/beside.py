@@ -1,0 +1,81 @@
+"""What stands beside the systems that a command scores: their untouched base, and their adapters at other scales.
+
+    python -m eval tasks --tasks gsm8k,hellaswag --run ID --with-base --adapter-scale 0,0.5,1,1.25
+
+An adapter at scale 0.5 is half of its trained update: the weights are shared, so that all scales need one load. Only
+LoRA and rsLoRA have such a scale: their update is linear in it, and at 0 the model is the base.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eval.benchmarks.benchmark import Contestant
+from harness.banks.load import LoadedBase
+from harness.config.schema import AdapterMethod
+
+SCALED_METHODS = frozenset({AdapterMethod.lora, AdapterMethod.rslora})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What is scored together with the systems."""
+
+    with_base: bool = False
+    scales: tuple[float, ...] = ()  # of each adapter, in its trained scale; empty: as it was trained
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anything is."""
+        return self.with_base or bool(self.scales)
+
+
+def read_scales(text: str | None) -> tuple[float, ...]:
+    """Reads `--adapter-scale 0,0.5,1`.
+
+    Raises:
+        ValueError: no numbers of 0 or more, or one that stands there twice.
+    """
+    if text is None:
+        return ()
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 <= scale <= 100 for scale in scales) or len(set(scales)) < len(scales):
+        raise ValueError(
+            f"--adapter-scale {text}: expected different numbers from 0 to 100 with commas, as 0,0.5,1,1.25"
+        )
+    return scales
+
+
+def at_scales(base: LoadedBase, contestants: Sequence[Contestant], scales: Sequence[float]) -> list[Contestant]:
+    """Each adapter at each of the scales, as members of the bank; the untouched base as it is.
+
+    Raises:
+        ValueError: an adapter of a method without a scale.
+    """
+    if not scales:
+        return list(contestants)
+    bank: Any = base.bank
+    found: list[Contestant] = []
+    for one in contestants:
+        if one.member is None:
+            found.append(one)
+            continue
+        method = bank.configs[one.member].method
+        if method not in SCALED_METHODS:
+            raise ValueError(
+                f"--adapter-scale: {one.name} is adapter.method={method.value}, whose update is not linear in a scale, "
+                f"or whose base was changed; it goes with {', '.join(sorted(m.value for m in SCALED_METHODS))}"
+            )
+        for scale in scales:
+            member = f"{one.member} x{scale:g}"
+            bank.add_scaled(member, one.member, scale)
+            found.append(replace(one, name=f"{one.name} x{scale:g}", member=member))
+    return found
+
+
+def base_row(contestants: Sequence[Contestant], name: str) -> Contestant:
+    """The untouched base among the contestants, or one to be added under this name."""
+    return next((one for one in contestants if one.member is None), Contestant(name=name, member=None))

@@ -1,0 +1,346 @@
+"""Proves, before a run's first step, that what is trained is the method that the run names.
+
+    proof = prove(bank, "member", config)     # raises NotTheMethodError, which names the check that failed
+    proof.checks["differs from LoRA"]         # "passed: ..."
+
+PEFT accepts several variants on a quantized base and trains plain LoRA instead, without a word; on others nothing of
+the adapter is reached, or what is read back computes something else. The checks need a few passes of two short
+sequences; every trained tensor is put back afterwards, so the run starts where it would have started without them.
+
+- parameters: as many numbers are trained as the paper's formula says (`harness.methods.table`).
+- start: the function at step 0 is the base's, or is it where all that is trained is 0.
+- learns: after a few steps every trained tensor had a gradient, and the losses moved.
+- differs from LoRA: a layer doesn't compute s B A x; or what else sets the method apart is there.
+- frozen: no tensor that isn't trained has changed.
+- saved: what is written and read again computes the same, to the last bit.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.banks.bank import Bank
+from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.identity.low_rank import LowRank, low_rank_of
+from harness.methods.table import Entry, Start, entry_of
+from harness.nn.batch import Item
+from harness.nn.rows import trial_sequences
+from harness.runs.compatibility import RESIDUAL_METHODS
+
+NUM_STEPS = 3  # a zero B hides A's gradient in the first, a zero E both others' in AdaLoRA
+STEP_SIZE = 0.02  # by the sign of the gradient
+PASSED = "passed"
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.05}  # of losses, in nats
+_MAX_COMPARED = 4096  # elements of a frozen tensor that are compared
+
+
+class NotTheMethodError(ValueError):
+    """What would be trained isn't the method that the run names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What was checked of a method, on weights stored so, in a model of this family."""
+
+    method: str
+    family: str  # the model's type
+    num_trained: int
+    formula: str
+    checks: dict[str, str] = field(default_factory=dict)  # the check -> "passed", or why it wasn't made
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the record."""
+        return {
+            "method": self.method,
+            "family": self.family,
+            "num_trained": self.num_trained,
+            "formula": self.formula,
+            "checks": dict(self.checks),
+        }
+
+
+def prove(bank: Bank, name: str, config: AdapterConfig) -> Proof:
+    """Runs the checks on a fresh member. The bank is left as it was.
+
+    Args:
+        bank: holds the member, at its start.
+        name: the member's.
+        config: as it was added.
+
+    Raises:
+        NotTheMethodError: a check failed.
+    """
+    parameters = bank.member_parameters(name)
+    entry = entry_of(config)
+    checks = {"parameters": _parameters(bank, name, config, entry, parameters)}
+    if config.method is AdapterMethod.full or entry is None or bank.shards is not None:
+        why = "every weight is trained" if config.method is AdapterMethod.full else "the base is sharded"
+        return _proof(bank, config, entry, parameters, checks | {"others": f"not made: {why}"})
+    with _restored(bank, parameters), torch.random.fork_rng(devices=_devices(bank)):
+        items = _probe(bank, name, config)
+        checks["start"] = _start(bank, items, name, config, entry, parameters)
+        start = {key: value.detach().clone() for key, value in parameters.items()}
+        frozen = _sampled(bank, parameters)
+        before = _losses(bank, items)
+        checks["learns"] = _learns(bank, items, config, parameters, before)
+        checks["differs from LoRA"] = _differs(bank, config, parameters, start)
+        checks["frozen"] = _frozen(config, frozen, _sampled(bank, parameters))
+        checks["saved"] = _saved(bank, name, items, config, parameters)
+    return _proof(bank, config, entry, parameters, checks)
+
+
+def _proof(
+    bank: Bank,
+    config: AdapterConfig,
+    entry: Entry | None,
+    parameters: Mapping[str, nn.Parameter],
+    checks: dict[str, str],
+) -> Proof:
+    return Proof(
+        method=config.method_name,
+        family=str(bank.base.config.model_type),
+        num_trained=sum(parameter.numel() for parameter in parameters.values()),
+        formula="" if entry is None else entry.formula,
+        checks=checks,
+    )
+
+
+def _fail(config: AdapterConfig, check: str, reason: str) -> NotTheMethodError:
+    return NotTheMethodError(
+        f"identity, {check}: adapter={config.method_name} on these weights is not what it says: {reason}; "
+        "`python -m harness.methods` lists the methods that are"
+    )
+
+
+def _parameters(
+    bank: Bank, name: str, config: AdapterConfig, entry: Entry | None, parameters: Mapping[str, nn.Parameter]
+) -> str:
+    if entry is None or entry.count is None:
+        return "not made: no formula"
+    heads = getattr(bank, "head_names", frozenset())
+    adapted = sum(p.numel() for key, p in parameters.items() if not heads & set(key.split(".")))
+    expected = entry.count(bank.adapted_layers(name), bank.adapter_fields(name))
+    if adapted != expected:
+        raise _fail(config, "parameters", f"{adapted:,} numbers are trained, {entry.formula} is {expected:,}")
+    return PASSED
+
+
+def _start(
+    bank: Bank,
+    items: Sequence[Item],
+    name: str,
+    config: AdapterConfig,
+    entry: Entry,
+    parameters: Mapping[str, nn.Parameter],
+) -> str:
+    if config.method in RESIDUAL_METHODS:
+        return "not made: the base is less its start, W - s B0 A0"
+    if entry.start is Start.zeroed:
+        with _restored(bank, parameters), torch.no_grad():
+            for parameter in parameters.values():
+                parameter.zero_()
+            error = _distance(bank, items, name)
+    else:
+        error = _distance(bank, items, name)
+    if not error <= _TOLERANCE[bank.dtype]:
+        where = "with all that is trained at 0" if entry.start is Start.zeroed else "at step 0"
+        raise _fail(config, "start", f"{where} its losses are {error:.2g} nats from the base's")
+    return PASSED if entry.start is Start.base else f"{PASSED}: {entry.start.value}"
+
+
+def _distance(bank: Bank, items: Sequence[Item], name: str) -> float:
+    with bank.without_member(name) as base_name:
+        own = _losses(bank, [_of_member(item, base_name) for item in items])
+    return float((_losses(bank, items) - own).abs().max())
+
+
+def _learns(
+    bank: Bank, items: Sequence[Item], config: AdapterConfig, parameters: Mapping[str, nn.Parameter], before: Tensor
+) -> str:
+    learned = set[str]()
+    for _ in range(NUM_STEPS):
+        for parameter in parameters.values():
+            parameter.grad = None
+        bank.item_losses(items).mean().backward()
+        with torch.no_grad():
+            for key, parameter in parameters.items():
+                if parameter.grad is not None and parameter.grad.count_nonzero():
+                    learned.add(key)
+                    parameter.sub_(parameter.grad.sign() * STEP_SIZE)
+    for parameter in parameters.values():
+        parameter.grad = None
+    if idle := sorted(parameters.keys() - learned):
+        named = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
+        raise _fail(config, "learns", f"{named} got no gradient in {NUM_STEPS} steps")
+    moved = float((_losses(bank, items) - before).abs().max())
+    if not (math.isfinite(moved) and moved > 0):
+        raise _fail(config, "learns", f"the losses moved by {moved:.2g} nats in {NUM_STEPS} steps")
+    return PASSED
+
+
+def _differs(
+    bank: Bank, config: AdapterConfig, parameters: Mapping[str, nn.Parameter], start: Mapping[str, Tensor]
+) -> str:
+    """Holds a layer against s B A x, and where it is that, looks for what sets the method apart."""
+    own_rule = _APART.get(config.method)  # of the methods that are LoRA in their function
+    found = low_rank_of(bank)
+    if found is None:
+        return f"{PASSED}: {_kind_of_lora(config) or 'it has no two factors as LoRA has them'}"
+    if not found.is_lora and own_rule is None:
+        return f"{PASSED}: its layers compute something else" if found.differs_by is None else found.differs_by
+    if not found.is_lora:
+        raise _fail(config, "differs from LoRA", "its layers don't compute s B A x")
+    if own_rule is None:
+        raise _fail(
+            config,
+            "differs from LoRA",
+            f"its layers compute {found.scale:.3g} B A x, with LoRA's gradients: plain LoRA",
+        )
+    if (problem := own_rule(config, found, start)) is not None:
+        raise _fail(config, "differs from LoRA", problem)
+    return f"{PASSED}: {_kind_of_lora(config)}"
+
+
+def _is_scaled(config: AdapterConfig, found: LowRank, _: Mapping[str, Tensor]) -> str | None:
+    root = math.sqrt(config.lora_r) if config.method is AdapterMethod.rslora else config.lora_r
+    wanted = config.lora_alpha / root
+    return (
+        None if abs(found.scale / wanted - 1) < 0.05 else f"its scale is {found.scale:.4g}, it should be {wanted:.4g}"
+    )
+
+
+def _starts_elsewhere(_: AdapterConfig, found: LowRank, start: Mapping[str, Tensor]) -> str | None:
+    b_starts = [value for key, value in start.items() if ".lora_B." in key]
+    return None if any(bool(value.count_nonzero()) for value in b_starts) else "B starts at 0, as LoRA's"
+
+
+def _starts_by_data(_: AdapterConfig, found: LowRank, start: Mapping[str, Tensor]) -> str | None:
+    a_starts = [value for key, value in start.items() if ".lora_A." in key]
+    beyond = any(float(value.abs().max()) > 1 / math.sqrt(value.shape[1]) for value in a_starts)
+    return None if beyond else "A starts within the bounds that LoRA's is drawn from"
+
+
+def _holds_a(_: AdapterConfig, found: LowRank, start: Mapping[str, Tensor]) -> str | None:
+    return "A is trained" if any(".lora_A." in key for key in start) else None
+
+
+_APART: dict[AdapterMethod, Callable[[AdapterConfig, LowRank, Mapping[str, Tensor]], str | None]] = {
+    AdapterMethod.lora: _is_scaled,
+    AdapterMethod.rslora: _is_scaled,
+    AdapterMethod.pissa: _starts_elsewhere,
+    AdapterMethod.olora: _starts_elsewhere,
+    AdapterMethod.corda: _starts_elsewhere,
+    AdapterMethod.loftq: _starts_elsewhere,
+    AdapterMethod.lora_ga: _starts_elsewhere,
+    AdapterMethod.eva: _starts_by_data,
+    AdapterMethod.lora_fa: _holds_a,
+}
+_KIND_OF_LORA = {
+    AdapterMethod.lora: "LoRA itself, of the scale alpha / r",
+    AdapterMethod.rslora: "LoRA of the scale alpha / sqrt(r)",
+    AdapterMethod.pissa: "LoRA from another start",
+    AdapterMethod.olora: "LoRA from another start",
+    AdapterMethod.corda: "LoRA from another start",
+    AdapterMethod.loftq: "LoRA from another start",
+    AdapterMethod.lora_ga: "LoRA from another start",
+    AdapterMethod.eva: "LoRA from another start",
+    AdapterMethod.lora_fa: "LoRA with A frozen",
+}
+
+
+def _kind_of_lora(config: AdapterConfig) -> str | None:
+    kind = _KIND_OF_LORA.get(config.method)
+    ratio = config.lora_plus_ratio
+    return kind if kind is None or ratio is None else f"{kind}, B's rate {ratio:g} times A's"
+
+
+def _saved(
+    bank: Bank, name: str, items: Sequence[Item], config: AdapterConfig, parameters: Mapping[str, nn.Parameter]
+) -> str:
+    """Writes the member, forgets it, reads it into the same layers."""
+    trained = _losses(bank, items)
+    with tempfile.TemporaryDirectory() as folder:
+        bank.save_member(name, Path(folder), "probe", "main")
+        with torch.no_grad():
+            for parameter in parameters.values():
+                parameter.fill_(0.5)
+        bank.read_again(name, Path(folder))
+    read = _losses(bank, items)
+    if not torch.equal(read, trained):
+        error = float((read - trained).abs().max())
+        raise _fail(config, "saved", f"what is saved and read again has losses {error:.2g} nats from what was trained")
+    return PASSED
+
+
+def _frozen(config: AdapterConfig, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
+    moved = [key for key in before if not torch.equal(before[key], after[key])]
+    if moved:
+        raise _fail(config, "frozen", f"{moved[0]} has changed, and isn't trained")
+    return PASSED
+
+
+def _sampled(bank: Bank, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Evenly spaced elements of every tensor that isn't trained; an update reaches all of a tensor's elements."""
+    trained = {parameter.data_ptr() for parameter in parameters.values()}
+    taken: dict[str, Tensor] = {}
+    for key, tensor in [*bank.base.named_parameters(), *bank.base.named_buffers()]:
+        if tensor.data_ptr() not in trained and not tensor.is_meta and ".lora_a." not in key and ".lora_b." not in key:
+            flat = tensor.detach().reshape(-1)
+            taken[key] = flat[:: max(1, flat.numel() // _MAX_COMPARED)].clone()
+    return taken
+
+
+def _probe(bank: Bank, name: str, config: AdapterConfig) -> list[Item]:
+    """Two short sequences, in which chosen tokens occur."""
+    chosen = [int(token) for token in config.peft.get("token_indices") or ()]
+    label = 0.0 if getattr(bank, "task_type", "") == "SEQ_CLS" else None
+    items = []
+    for place, ids_1T in enumerate(trial_sequences(bank.base)):
+        tokens = np.array([*ids_1T[0].tolist(), *chosen, int(ids_1T[0, 0])], dtype=np.int32)
+        items.append(Item(member=name, tokens=tokens, num_source=3, dropout_key=place, weight=1.0, label=label))
+    return items
+
+
+def _of_member(item: Item, name: str | None) -> Item:
+    return Item(
+        member=name,  # type: ignore[arg-type]  # None is the untouched base
+        tokens=item.tokens,
+        num_source=item.num_source,
+        dropout_key=item.dropout_key,
+        weight=item.weight,
+        label=item.label,
+    )
+
+
+@torch.no_grad()
+def _losses(bank: Bank, items: Sequence[Item]) -> Tensor:
+    return bank.item_losses(items).detach().clone()
+
+
+@contextmanager
+def _restored(bank: Bank, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Puts every trained tensor back to what it was, and the bank into the mode that it was in."""
+    kept = {key: parameter.detach().clone() for key, parameter in parameters.items()}
+    module: Any = bank
+    was_training = bool(module.training)
+    bank.eval()
+    try:
+        yield
+    finally:
+        bank.train(was_training)
+        with torch.no_grad():
+            for key, parameter in parameters.items():
+                parameter.copy_(kept[key])
+                parameter.grad = None
+
+
+def _devices(bank: Bank) -> list[torch.device]:
+    return [bank.device] if bank.device.type == "cuda" else []

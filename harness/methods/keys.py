@@ -1,0 +1,144 @@
+"""What `adapter=...` says, checked and as the values of PEFT's own config.
+
+    problem = keys_problem(config.adapter)     # adapter.lora_alpha=32: miss has no such number
+    values = peft_values(config.adapter)       # {"r": 8, "miss_dropout": 0.0, ...}
+
+A key of ours that a method doesn't have, and a field of PEFT's that isn't there or that a key of ours fills, is
+refused by name: nothing is dropped.
+"""
+
+import dataclasses
+from typing import Any
+
+from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
+from harness.methods.peft_fields import fields_of, kind_problem
+from harness.methods.table import METHODS, Entry, entry_of
+
+_OWNED = {  # fields of PEFT's that something here fills -> what
+    "target_modules": "adapter.targets",
+    "fan_in_fan_out": "the layers' own kind",
+    "modules_to_save": "model.kind: a classifier's head is trained and saved",
+    "inference_mode": "training",
+    "total_step": "train.max_steps and train.max_epochs",
+}
+_WITH_A_AND_B = frozenset(AdapterMethod) - {
+    AdapterMethod.none,
+    AdapterMethod.full,
+    AdapterMethod.lora_fa,
+    AdapterMethod.peft,
+}
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(AdapterConfig)}
+FIRST_RANK = 1.5  # times the mean rank at the end, in AdaLoRA's experiments (arXiv 2303.10512, section 4)
+
+
+def keys_problem(adapter: AdapterConfig) -> str | None:
+    """-> why the keys of `adapter` don't go together, with the remedy; None if they do."""
+    if adapter.lora_plus_ratio is not None and adapter.method not in _WITH_A_AND_B:
+        return (
+            f"adapter.lora_plus_ratio={adapter.lora_plus_ratio} with adapter={adapter.method_name}: it has no "
+            f"trained A and B whose rates could differ; use adapter={', '.join(sorted(m.value for m in _WITH_A_AND_B))}"
+        )
+    if adapter.method is not AdapterMethod.peft:
+        given = {"adapter.peft_type": adapter.peft_type, "adapter.peft": adapter.peft or None}
+        named = [f"{key}={value}" for key, value in given.items() if value is not None]
+        if named:
+            return f"{', '.join(named)}: of adapter=peft only, and this is adapter.method={adapter.method.value}"
+        return None
+    return _type_problem(adapter) or _idle_problem(adapter) or _fields_problem(adapter)
+
+
+def uses_dropout(adapter: AdapterConfig) -> bool:
+    """Whether the method drops a layer's input, so that a recipe's dropout has a meaning."""
+    entry = entry_of(adapter)
+    return adapter.method is not AdapterMethod.peft or (entry is not None and entry.dropout is not None)
+
+
+def peft_values(adapter: AdapterConfig) -> dict[str, Any]:
+    """The fields of PEFT's config that `adapter` gives, but for the target layers."""
+    entry = entry_of(adapter)
+    if entry is None:  # PEFT's LoRA with a field that has no key here
+        entry = METHODS["lora"]
+    values = {**adapter.peft, **_filled(adapter, entry)}
+    if adapter.peft_type == "ADALORA":
+        values.setdefault("init_r", round(FIRST_RANK * adapter.lora_r))
+    return values
+
+
+def _filled(adapter: AdapterConfig, entry: Entry) -> dict[str, Any]:
+    ours = {entry.rank: adapter.lora_r, entry.alpha: adapter.lora_alpha, entry.dropout: adapter.lora_dropout or 0.0}
+    return {key: value for key, value in ours.items() if key is not None}
+
+
+def _type_problem(adapter: AdapterConfig) -> str | None:
+    if adapter.peft_type is None:
+        return "adapter=peft: say which method, by adapter.peft_type=VBLORA; `python -m harness.methods` lists them"
+    entry = entry_of(adapter)
+    if entry is None or (not fields_of(adapter.peft_type) and not entry.refused):
+        known = sorted(row.name.upper() for row in METHODS.values() if fields_of(row.name.upper()) and not row.refused)
+        return f"adapter.peft_type={adapter.peft_type}: no method that was tried here; known: {', '.join(known)}"
+    if entry.refused:
+        return f"adapter.peft_type={adapter.peft_type}: {entry.refused}"
+    if adapter.peft_type == "LORA" and not adapter.peft:
+        return "adapter.peft_type=LORA: use adapter=lora, which trains many of them over one base"
+    return None
+
+
+def _idle_problem(adapter: AdapterConfig) -> str | None:
+    """A key that the user has set and the method has no use for."""
+    entry = entry_of(adapter)
+    assert entry is not None
+    idle = {
+        "lora_r": entry.rank is None and adapter.lora_r != _DEFAULTS["lora_r"],
+        "lora_alpha": entry.alpha is None and adapter.lora_alpha != _DEFAULTS["lora_alpha"],
+        "lora_dropout": entry.dropout is None and bool(adapter.lora_dropout),
+        "targets": not entry.on_layers and list(adapter.targets) != [ALL_LINEAR],
+    }
+    named = [f"adapter.{key}={getattr(adapter, key)}" for key, is_idle in idle.items() if is_idle]
+    if not named:
+        return None
+    fields = ", ".join(sorted(free_fields(adapter, entry)))
+    return f"{', '.join(named)}: {entry.title} has no such number; leave it out. +adapter.peft.KEY may be {fields}"
+
+
+def _fields_problem(adapter: AdapterConfig) -> str | None:
+    entry = entry_of(adapter)
+    assert entry is not None
+    assert adapter.peft_type is not None
+    kinds, owned = fields_of(adapter.peft_type), _owned(adapter, entry)
+    for key, value in adapter.peft.items():
+        if key in owned:
+            return f"adapter.peft.{key}={value}: this is set by {owned[key]}; leave it out"
+        if key.endswith("dropout"):
+            return (
+                f"adapter.peft.{key}={value}: it is drawn from a generator that all runs share, so a resumed run would "
+                "be another one; leave it out"
+            )
+        if key not in kinds:
+            known = ", ".join(sorted(free_fields(adapter, entry)))
+            return f"adapter.peft.{key}={value}: PEFT's {adapter.peft_type} has no such field; it has {known}"
+        if (kind := kind_problem(value, kinds[key])) is not None:
+            return f"adapter.peft.{key}={value!r}: PEFT's {adapter.peft_type} takes {kind}"
+    if missing := [key for key in entry.needs if key not in adapter.peft]:
+        return f"adapter.peft_type={adapter.peft_type} needs +adapter.peft.{missing[0]}=... ({kinds[missing[0]]})"
+    return None
+
+
+def _owned(adapter: AdapterConfig, entry: Entry) -> dict[str, str]:
+    ours = {entry.rank: "adapter.lora_r", entry.alpha: "adapter.lora_alpha", entry.dropout: "adapter.lora_dropout"}
+    owned = _OWNED | {key: name for key, name in ours.items() if key is not None}
+    owned |= dict.fromkeys(("task_type", "auto_mapping", "peft_version"), "model.kind")
+    owned |= {"peft_type": "adapter.peft_type", "base_model_name_or_path": "model", "revision": "model.revision"}
+    if adapter.peft_type == "ADALORA":
+        owned |= {"r": "adapter.lora_r", "rank_pattern": "training"}
+    if adapter.peft_type == "LORA":
+        owned |= {"use_dora": "adapter=dora", "use_rslora": "adapter=rslora", "init_lora_weights": "adapter=pissa, eva"}
+        owned |= {"eva_config": "adapter=eva", "corda_config": "adapter=corda", "loftq_config": "adapter=loftq"}
+        owned |= {"lora_ga_config": "adapter=lora_ga"}
+    return owned
+
+
+def free_fields(adapter: AdapterConfig, entry: Entry) -> set[str]:
+    """The fields of PEFT's config that `adapter.peft` may set."""
+    assert adapter.peft_type is not None
+    free = set(fields_of(adapter.peft_type)) - set(_owned(adapter, entry))
+    return {key for key in free if not key.endswith("dropout")}

@@ -1,0 +1,71 @@
+"""A method is what it says, or it is refused by the name of the check: also PEFT's own impostors."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft.tuners.hira.bnb import Linear4bit as HiraLinear4bit
+
+from harness.banks.causal import PeftBank
+from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.identity.proof import NotTheMethodError, Proof, prove
+from harness.methods.table import METHODS
+from tests.tiny import make_checkpoint
+from tests.unit.harness.banks import test_causal, test_peft_methods
+from tests.unit.harness.banks.test_causal import CPU, QUANTS, make_items
+
+OF_LORA = ["lora", "rslora", "dora", "pissa", "olora", "corda", "eva", "loftq", "lora_ga", "lora_fa"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def proof_of(folder: Path, config: AdapterConfig, quant: str = "nf4") -> tuple[Proof, Any]:
+    bank: Any = PeftBank(folder, QUANTS[quant], CPU)
+    bank.calibrate(make_items())
+    bank.add_member("a", config, seed=3)
+    return prove(bank, "a", config), bank
+
+
+@pytest.mark.parametrize("name", [*OF_LORA, *test_peft_methods.FIELDS])
+def test_a_method_is_what_it_says(folder: Path, name: str) -> None:
+    config = test_causal.config(name) if name in OF_LORA else test_peft_methods.config(name)
+    proof, _ = proof_of(folder, config)
+    assert set(proof.checks) == {"parameters", "start", "learns", "differs from LoRA", "frozen", "saved"}
+    assert all(result.startswith(("passed", "not made")) for result in proof.checks.values())
+    assert proof.checks["parameters"] == ("passed" if METHODS[name].count else "not made: no formula")
+    for check in ("learns", "frozen", "saved"):
+        assert proof.checks[check] == "passed"
+
+
+@pytest.mark.parametrize("variant", ["use_qalora", "kasa_config", "monteclora_config"])
+def test_what_trains_plain_lora_under_another_name_is_refused(folder: Path, variant: str) -> None:
+    value: Any = True if variant == "use_qalora" else {}
+    config = AdapterConfig(
+        name="peft", method=AdapterMethod.peft, peft_type="LORA", lora_r=4, lora_alpha=8, peft={variant: value}
+    )
+    with pytest.raises(NotTheMethodError, match=r"identity, differs from LoRA: adapter=lora\+.*plain LoRA"):
+        proof_of(folder, config)
+
+
+def test_a_planted_impostor_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiRA whose layers compute B A x instead of (W * B A) x."""
+
+    def as_lora(layer: Any, x: torch.Tensor) -> torch.Tensor:
+        low_rank = x @ layer.hira_A["default"].T @ layer.hira_B["default"].T
+        base = layer.base_layer(x)
+        return base if layer.disable_adapters else base + low_rank
+
+    monkeypatch.setattr(HiraLinear4bit, "forward", as_lora)
+    with pytest.raises(NotTheMethodError, match="identity, differs from LoRA: adapter=hira"):
+        proof_of(folder, test_peft_methods.config("hira"))
+
+
+def test_what_trains_nothing_is_refused(folder: Path) -> None:
+    """PEFT's Uni-LoRA on 4 bits reaches no layer."""
+    config = AdapterConfig(name="peft", method=AdapterMethod.peft, peft_type="UNILORA", lora_r=4)
+    with pytest.raises(NotTheMethodError, match="identity, learns: adapter=unilora"):
+        proof_of(folder, config)
