@@ -23,9 +23,11 @@ _NUMBERS = {  # the short forms, in the order in which a label has them
     "train.seed": "s",
     "train.batch_size": "b",
     "dataset.max_rows": "rows",
+    "dataset.fraction": "f",
 }
 _WORDS: dict[str, Callable[[Any], str]] = {
     "dataset.train_on_source": lambda value: "on-source" if value else "",
+    "dataset.select": str,
     "train.schedule": str,
     "train.master_weights": lambda value: f"{value or 'compute'}-weights",  # left out of an identity at `compute`
     "quant.compute_dtype": lambda value: quant_label("", QuantMethod.none, DType(value)),
