@@ -24,11 +24,16 @@ class Beside:
 
     with_base: bool = False
     scales: tuple[float, ...] = ()  # of each adapter, in its trained scale; empty: as it was trained
+    serving_gap: bool = False  # each run merged, and merged and quantized again: eval/commands/serving_gap.py
+
+    def __post_init__(self) -> None:
+        if self.serving_gap and (self.with_base or self.scales):
+            raise ValueError("--serving-gap: compares with the unmerged run; leave --with-base and --adapter-scale out")
 
     @property
     def is_needed(self) -> bool:
         """Whether anything is."""
-        return self.with_base or bool(self.scales)
+        return self.with_base or bool(self.scales) or self.serving_gap
 
 
 NOTHING_BESIDE = Beside()

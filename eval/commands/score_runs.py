@@ -1,6 +1,6 @@
 """The body of the score commands: opens the systems, scores them, writes the results and sums up."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from eval.benchmarks.benchmark import Benchmark, Contestant, Place, result_value
 from eval.benchmarks.changes import changes_table, of_groups
 from eval.benchmarks.dataset_rows import EvalRows
 from eval.commands.beside import NOTHING_BESIDE, Beside, together_with
+from eval.commands.serving_gap import each_serving, require_gap, row_names
 from eval.systems import (
     System,
     Target,
@@ -81,7 +82,9 @@ def score_target(
     """
     quiet_libraries()
     if beside.is_needed and (own := [name for name, value in options.items() if value is not None]):
-        raise ValueError(f"--with-base and --adapter-scale: score whole runs; leave out --{own[0].replace('_', '-')}")
+        raise ValueError(
+            f"--with-base, --adapter-scale and --serving-gap: score whole runs; leave out --{own[0].replace('_', '-')}"
+        )
     asked_for = benchmark.by_options(target, settings, options, out, on_progress)
     if asked_for is not None:
         return asked_for
@@ -96,8 +99,7 @@ def score_target(
     bases: dict[str, str] = {}  # of each system, where it is scored too
     for base, contestants in _opened(asked):
         results |= benchmark.score(base, contestants, settings, place)
-        untouched = next((one.name for one in contestants if one.member is None), None)
-        bases |= {} if untouched is None else {one.name: untouched for one in contestants}
+        bases |= _compared_with(contestants, beside)
     save_results(benchmark, results, out)
     values = {name: result_values(benchmark, result) for name, result in results.items()}
     table = benchmark.table(results)
@@ -105,7 +107,16 @@ def score_target(
         return values, table
     changes = list(of_groups(benchmark, values, bases))
     write_json(out / "changes.json", {"schema_version": 1, "changes": [change.to_json() for change in changes]})
-    return values, Group(table, changes_table(changes)) if changes else table
+    before = "the unmerged run" if beside.serving_gap else "the untouched base"
+    return values, Group(table, changes_table(changes, before)) if changes else table
+
+
+def _compared_with(contestants: Sequence[Contestant], beside: Beside) -> dict[str, str]:
+    """-> the row that each contestant is compared with: its untouched base, or the run as it was trained."""
+    if beside.serving_gap:
+        return {one.name: row_names(one.system)[0] for one in contestants if one.system is not None}
+    untouched = next((one.name for one in contestants if one.member is None), None)
+    return {} if untouched is None else {one.name: untouched for one in contestants}
 
 
 def score_in_runs(
@@ -151,7 +162,9 @@ def _opened(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     target = request.target
     if target.adapters and target.model is None:
         raise ValueError("--adapter needs --model: the base that the adapter was trained on")
-    if target.model is None:
+    if request.beside.serving_gap:
+        yield from _servings(request)
+    elif target.model is None:
         yield from _of_runs(request)
     elif request.benchmark.kind is ModelKind.causal:
         named = model_choice(target.model).name
@@ -161,6 +174,18 @@ def _opened(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
             yield base, together_with(base, found, request.beside, f"{named} base")
     else:
         yield from _of_model(request)
+
+
+def _servings(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
+    """Each run unmerged, merged, and merged and quantized again."""
+    if request.target.model is not None:
+        raise ValueError("--serving-gap: a run's record says how its base is quantized; name a --run or a --sweep")
+    systems = chosen_systems(request.target.sweep, request.target.run_ids, request.target.runs)
+    refuse_equal_names(systems)
+    for system in systems:
+        _require_kind(system, request.benchmark.kind)
+    require_gap(systems)
+    yield from each_serving(systems, request.paths, resolve_device(Device.auto))
 
 
 def _of_runs(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:

@@ -76,6 +76,15 @@ BESIDE: dict[str, tuple[Any, Any]] = {  # of benchmarks in which several members
         ],
         None,
     ),
+    "serving_gap": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--serving-gap", help="Score each run unmerged, merged in 16 bits, and merged and quantized again."
+            ),
+        ],
+        False,
+    ),
 }
 
 
@@ -133,7 +142,11 @@ def _scored(benchmark: Benchmark, options: Mapping[str, Any]) -> tuple[dict[str,
     if options["fresh"] and not options["in_runs"]:
         raise ValueError("--fresh: goes with --in-runs; without it, every system is scored anew")
     shown_beside = {name: options.get(name) or None for name in BESIDE}
-    beside = Beside(with_base=bool(shown_beside["with_base"]), scales=read_scales(shown_beside["adapter_scale"]))
+    beside = Beside(
+        with_base=bool(shown_beside["with_base"]),
+        scales=read_scales(shown_beside["adapter_scale"]),
+        serving_gap=bool(shown_beside["serving_gap"]),
+    )
     with progress_bar(benchmark.parts, options["as_json"]) as on_progress:
         if options["in_runs"]:
             _refuse_own_options(own | shown_beside)

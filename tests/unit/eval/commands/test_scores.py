@@ -13,7 +13,7 @@ from eval.benchmarks.tasks.settings import TasksSettings
 from eval.commands import scores
 
 COMMON = {"--run", "--sweep", "--model", "--adapter", "--quant", "--out", "--runs", "--in-runs", "--fresh", "--json"}
-BESIDE = {"--with-base", "--adapter-scale"}
+BESIDE = {"--with-base", "--adapter-scale", "--serving-gap"}
 OWN = {
     "mmlu": BESIDE
     | {"--questions", "--shots", "--num-shots", "--protocol", "--chat", "--no-chat", "--limit"}
