@@ -130,6 +130,7 @@ class AdapterBank(nn.Module):
             self.layers[name] = BankLinear(module, self.row, layer=len(self.layers))
             _set_submodule(base, name, self.layers[name])
         self.configs: dict[str, AdapterConfig] = {}
+        self.factors: dict[str, float] = {}  # of members at another scale than the trained one
         self.quantized_share = quantized_share(base)  # of the base's weights
         self.proof_key = f"shared {next(_NUMBERS)}"
 
@@ -259,6 +260,7 @@ class AdapterBank(nn.Module):
     def remove_member(self, name: str) -> None:
         """Drops an adapter; the base stays loaded for the next ones."""
         self.configs.pop(name)
+        self.factors.pop(name, None)
         for layer in self.layers.values():
             if name in layer.lora_a:
                 del layer.lora_a[name], layer.lora_b[name], layer.scale[name]
@@ -267,8 +269,7 @@ class AdapterBank(nn.Module):
 
     def add_scaled(self, name: str, of: str, factor: float) -> None:
         """Adds a member with another's tensors, which it shares, and `factor` times its scale."""
-        config = self.configs[of]
-        self.configs[name] = config if factor == 1 else replace(config, lora_alpha=factor * config.lora_alpha)
+        self.configs[name], self.factors[name] = self.configs[of], factor
         for layer in self.layers.values():
             if of in layer.lora_a:
                 layer.lora_a[name], layer.lora_b[name] = layer.lora_a[of], layer.lora_b[of]
