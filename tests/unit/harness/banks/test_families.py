@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
+    BartConfig,
     BertConfig,
     ElectraConfig,
     GptOssConfig,
@@ -206,6 +207,19 @@ def test_a_model_that_neither_layout_serves_is_refused() -> None:
     layer.register_forward_hook(lambda *call: call[2] + call[2].mean(dim=(0, 1)))
     with pytest.raises(ValueError, match=r"here: model_type bloom can't be trained or scored.*Packed: .*Padded: "):
         fitting_layout(model, "here")
+
+
+def test_a_model_that_counts_its_positions_itself_is_not_packed() -> None:
+    """BART's decoder takes no positions; the second sequence of a row would get those behind the first one's."""
+    sizes = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 64}
+    config = BartConfig(**sizes, vocab_size=100, max_position_embeddings=64, is_decoder=True, dropout=0.0)
+    layout = fitting_layout(draw_weights(AutoModelForCausalLM.from_config(config)), "here")
+    assert not layout.is_packed
+    assert not layout.keeps_cache, "nor does it see where a sequence begins that is padded on the left"
+    for family in ("bloom", "mpt"):  # as little told, but they count by the mask
+        assert fitting_layout(
+            draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))), family
+        ).keeps_cache
 
 
 def refusal(config: PretrainedConfig) -> str:
