@@ -27,8 +27,9 @@ from harness.banks.load import LoadedBase, make_bank
 from harness.banks.shared import AdapterBank
 from harness.config.schema import AdapterConfig, AdapterMethod, ModelKind
 from harness.models.locate import ModelSource
+from harness.models.reading import without_dropout
 from harness.nn.batch import Item, Segment
-from harness.nn.rows import fitting_layout
+from harness.nn.rows import Layout, fitting_layout
 from tests.builders import PLAIN
 from tests.families import (
     FAMILIES,
@@ -212,14 +213,16 @@ def test_a_model_that_neither_layout_serves_is_refused() -> None:
 def test_a_model_that_counts_its_positions_itself_is_not_packed() -> None:
     """BART's decoder takes no positions; the second sequence of a row would get those behind the first one's."""
     sizes = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 64}
-    config = BartConfig(**sizes, vocab_size=100, max_position_embeddings=64, is_decoder=True, dropout=0.0)
-    layout = fitting_layout(draw_weights(AutoModelForCausalLM.from_config(config)), "here")
+    layout = layout_of(BartConfig(**sizes, vocab_size=100, max_position_embeddings=64, is_decoder=True))
     assert not layout.is_packed
     assert not layout.keeps_cache, "nor does it see where a sequence begins that is padded on the left"
-    for family in ("bloom", "mpt"):  # as little told, but they count by the mask
-        assert fitting_layout(
-            draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))), family
-        ).keeps_cache
+    assert layout_of(deepcopy(FAMILIES["bloom"])).keeps_cache, "it counts by the mask"
+    assert layout_of(deepcopy(FAMILIES["mpt"])).keeps_cache
+
+
+def layout_of(config: PretrainedConfig) -> Layout:
+    without_dropout(config)
+    return fitting_layout(draw_weights(AutoModelForCausalLM.from_config(config)), "here")
 
 
 def refusal(config: PretrainedConfig) -> str:
