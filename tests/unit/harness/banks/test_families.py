@@ -243,6 +243,14 @@ def test_a_model_that_computes_otherwise_in_training_is_refused() -> None:
     assert "model_type phimoe can't be trained or scored here: it computes otherwise in training" in refusal(config)
 
 
+def test_a_head_that_fails_is_told_by_the_bank_too(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(ElectraConfig(**SIZES)).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"{tmp_path}: model_type electra can't be trained .* its own forward pass fails"
+    ):
+        bank_of(tmp_path)
+
+
 def test_what_a_models_own_code_raises_is_told_with_model_family_and_remedy() -> None:
     """ELECTRA's head reads something else than its decoder's states; a broken rotary size fails in the first layer."""
     told = refusal(ElectraConfig(**SIZES))
