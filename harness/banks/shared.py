@@ -42,7 +42,7 @@ from harness.nn.head import Head
 from harness.nn.low_rank import add_low_rank
 from harness.nn.member_row import Kernels, MemberRow
 from harness.nn.quant import dequantized, features, linear_layers, quantized_share
-from harness.nn.rows import PACKED_ROWS, BatchCache, Layout, packed_hidden, padded_hidden
+from harness.nn.rows import PACKED_ROWS, BatchCache, Layout, its_own_errors, packed_hidden, padded_hidden
 from harness.nn.shards import ShardedLayers
 from harness.runs.adapter_files import (
     ADAPTER_CONFIG,
@@ -123,7 +123,8 @@ class AdapterBank(nn.Module):
         self.base = base
         self.shards = shards
         self.layout, self.notes = layout, notes
-        self.head = Head(base)
+        with its_own_errors(base, base.config.name_or_path or type(base).__name__):
+            self.head = Head(base)
         self.row = MemberRow(Kernels.of(self.device))
         self.layers: dict[str, BankLinear] = {}
         for name, module in linear_layers(base):
