@@ -171,6 +171,15 @@ class WandbMode(Enum):
     disabled = "disabled"
 
 
+class Select(Enum):
+    """By what the rows that train are chosen (`harness.data.selection.orders`)."""
+
+    random = "random"
+    length = "length"  # the longest targets
+    kmeans = "kmeans"  # as many of each cluster of the base's hidden states
+    confidence = "confidence"  # those whose targets the base finds likeliest
+
+
 def since(default: Any) -> Any:
     """A field added after runs were recorded: left out of `run_id` at the value that is the old behaviour."""
     return field(default=default, metadata={"identity_since": default})
@@ -251,6 +260,8 @@ class DatasetConfig:
     chat_template: str | None = since(None)  # a Jinja file or text for models without one; its text is the identity
     skip_bad_rows: bool = since(False)  # leave rows out that can't be read, and count them, instead of refusing
     ignore_columns: list[str] | None = since(None)  # filled columns that the format may leave unused
+    fraction: float = since(1.0)  # of the rows that aren't held out, the share that trains; smaller ones are nested
+    select: Select = since(Select.random)  # which rows these are
     stream: bool = since(False)  # take `max_rows` rows of the hub's shuffled stream where no copy is on this machine
     eval_split: str = not_identity("validation")  # of the hub's splits, the one that evaluations score
     recipe: dict[str, RecipeRow] = not_identity(default_factory=dict)  # by `model.recipe_size`, or `default`
@@ -258,6 +269,8 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         sizes = ("source_max_tokens", "target_max_tokens", "max_rows", "max_rows_per_task", "num_labels")
         require(self, "dataset", 1e-9, *sizes)
+        if isinstance(self.fraction, float) and not 0 < self.fraction <= 1:
+            raise ValueError(f"dataset.fraction={self.fraction}: expected a share above 0, to 1 for all rows")
         names = self.label_names
         if not isinstance(names, list):
             return

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from harness.config.schema import AssistantTurns, DatasetConfig
+from harness.config.schema import AssistantTurns, DatasetConfig, Select
 from harness.data.columns import detect_format, other_training
 from harness.data.dialogues import every_answer
 from harness.data.fields import Example, listed
@@ -77,6 +77,8 @@ def resolved(config: DatasetConfig) -> DatasetConfig:
     """
     if config.stream and (config.max_rows is None or config.max_rows_per_task is not None):
         raise ValueError("dataset.stream=true takes dataset.max_rows rows: set it, and leave max_rows_per_task out")
+    if config.fraction == 1.0:  # all rows train, however they are ordered: equal runs are one
+        config = replace(config, select=Select.random)
     if config.chat_template is not None:
         config = replace(config, chat_template=_template_text(config.chat_template))
     if config.format == AUTO_FORMAT:

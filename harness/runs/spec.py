@@ -37,6 +37,7 @@ from harness.config.schema import (
 )
 from harness.data.examples import resolved
 from harness.data.formats import DIALOGUES
+from harness.data.selection.rows import select_problem
 from harness.data.source import data_files, streams
 from harness.files.atomic import sha256_files
 from harness.methods.keys import uses_dropout
@@ -156,7 +157,11 @@ def make_spec(
     config = dataclasses.replace(config, dataset=dataset)
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
-    if problem := method_problem(config.adapter, quant, config.model) or task_problem(config.model, config.dataset):
+    if problem := (
+        method_problem(config.adapter, quant, config.model)
+        or task_problem(config.model, config.dataset)
+        or select_problem(config.model, config.dataset)
+    ):
         raise ValueError(problem)
     row = recipe_row(config.dataset, config.model)
     adapter = config.adapter

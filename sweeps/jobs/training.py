@@ -18,6 +18,7 @@ from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_nu
 from harness.config.schema import AdapterMethod, AssistantTurns, DatasetConfig, ModelKind
 from harness.data.holdout import divided
 from harness.data.labels import num_labels
+from harness.data.selection.rows import SELECTED_FILE, write_selected
 from harness.data.source import STREAM_SEED, fingerprint, locate_dataset
 from harness.data.tokens import SAMPLE_SEED, EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
 from harness.files.atomic import append_jsonl, is_out_of_space, read_jsonl, to_json, write_atomically, write_json
@@ -49,6 +50,7 @@ from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_call
 from sweeps.jobs.context import Context, Workplace
 from sweeps.jobs.held_out import target_bytes
 from sweeps.jobs.row_tokens import agreed_row_tokens, keep_dequantized, num_fitting
+from sweeps.jobs.selection import Chosen, chosen_parts
 from sweeps.plan.inputs import DATA, inputs_of, require_planned
 from sweeps.plan.jobs import EVAL_BITS, EVAL_LOSS, EVAL_STEP, TRAIN, UNTIL, train_result
 
@@ -286,6 +288,12 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
     assert run.spec.train is not None
     context.tell(run.claim, phase="tokenizing")
     rows = _read_rows(context, base, run)
+    if rows.chosen.selected is not None and rows.chosen.lines is not None:
+        write_selected(run.folder, rows.chosen.selected, rows.chosen.lines)
+        run.notes.append(
+            f"{len(rows.chosen.selected.places):,} of {len(rows.chosen.lines):,} rows train, chosen by "
+            f"dataset.select={run.spec.dataset.select.value}: {SELECTED_FILE}"
+        )
     for note in run.data.notes if run.data is not None else ():
         context.tell(run.claim, phase="note", note=f"note: {note}")
     total = num_steps(run.spec.train, len(rows.examples))
@@ -324,6 +332,7 @@ class _Rows:
     examples: EncodedExamples
     num_characters: Lengths  # of each
     held_out: HeldOut | None
+    chosen: Chosen
 
 
 def _read_rows(place: Workplace, base: LoadedBase, run: _Run) -> _Rows:
@@ -351,12 +360,15 @@ def _read_rows(place: Workplace, base: LoadedBase, run: _Run) -> _Rows:
     if parts.num_twins:
         run.notes.append(f"{parts.num_twins:,} rows are equal to held-out ones and were left out of training")
     held_out = split_examples(run.spec, base, place.settings.paths) or parts.held_out
+    chosen = chosen_parts(run.spec, base, run.data, parts, place.settings.paths)
+    parts = chosen.parts
     calibrate(base.bank, run.spec.adapter, parts.examples, run.spec.train)
     set_master_weights(base.bank, run.spec.adapter, run.spec.train)
     return _Rows(
         examples=parts.examples,
         num_characters=parts.num_characters,
         held_out=None if held_out is None else HeldOut(held_out, target_bytes(held_out, base.tokenizer)),
+        chosen=chosen,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from harness.config.schema import SHORTEST_ROW_TOKENS, AdapterMethod, Device, ModelConfig, TrainConfig
 from harness.data.holdout import num_training_rows
+from harness.data.selection.rows import num_kept
 from harness.devices.gpus import peak_flops
 from harness.devices.hardware import Hardware, hardware
 from harness.memory.floor import floor_run
@@ -316,6 +317,7 @@ def _num_steps(spec: RunSpec, rows: int | None) -> int | None:
     if not rows:
         return spec.train.max_steps
     left = max(1, num_training_rows(spec.train, rows))
+    left = left if spec.dataset is None else num_kept(spec.dataset, left)
     return num_steps(replace(spec.train, warmup_steps=0), left)  # `preflight` reports a warm-up that is too long
 
 

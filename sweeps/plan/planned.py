@@ -9,6 +9,7 @@ from rich.console import Console
 from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import Config, Device, LaunchConfig, Launcher, PathsConfig
 from harness.console import say
+from harness.data.selection.rows import asks_base
 from harness.devices.hardware import Hardware, hardware, launch_device, place_of_environment
 from harness.ledger.open import ledger_url
 from harness.ledger.tables import Job
@@ -101,6 +102,12 @@ def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[st
     if launch.shard_base:
         found = (shard_problem(run.spec.model.kind, run.spec.adapter.method) for run in runs)
         problems.update((problem, None) for problem in found if problem)
+        for run in runs:
+            if run.spec.dataset is not None and asks_base(run.spec.dataset):
+                problems[
+                    f"launch.shard_base=true: dataset.select={run.spec.dataset.select.value} asks a whole base; choose "
+                    "random or length"
+                ] = None
         asked = {name for run in runs for name in run.evals.after_training}
         whole = [name for name, benchmark in BENCHMARKS.items() if not benchmark.scores_sharded_base]
         problems.update((whole_base_problem(name), None) for name in whole if name in asked)

@@ -18,6 +18,7 @@ from harness.config.schema import (
 )
 from harness.data.holdout import holdout_problem, num_training_rows
 from harness.data.render import folder_has_template, no_template_problem
+from harness.data.selection.rows import num_kept
 from harness.devices.hardware import (
     auto_compute_dtype,
     bfloat16_problem,
@@ -114,7 +115,7 @@ def _rows_problems(spec: RunSpec, rows: CheckedRows, no_template: str | None) ->
         left = max(0, rows.num_examples - spec.train.original_eval_carve)
         found.append(holdout_problem(spec.train, left))
         try:
-            num_steps(spec.train, max(1, num_training_rows(spec.train, rows.num_examples)))
+            num_steps(spec.train, num_kept(spec.dataset, max(1, num_training_rows(spec.train, rows.num_examples))))
         except ValueError as error:
             found.append(f"{spec.dataset.name}: {error}")
     return [problem for problem in found if problem is not None]
