@@ -201,9 +201,9 @@ def problems_of(error: Exception) -> list[str]:
 
 
 def refuse(problems: Iterable[str]) -> Never:
-    """Says what is wrong with the input and leaves with status 2."""
+    """Says what is wrong with the input and leaves with status 2. An indented line goes on with the one before."""
     for problem in problems:
-        STDERR.print(Text(f"error: {problem}", style="red"), soft_wrap=True)
+        STDERR.print(Text(problem if problem.startswith("  ") else f"error: {problem}", style="red"), soft_wrap=True)
     raise SystemExit(EXIT_BAD_INPUT)
 
 

@@ -183,7 +183,7 @@ def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:
 
 def adapter_name(run: Run) -> str:
     """`lora r=16`, or `none` for an untouched base."""
-    method = method_name(run.spec.get("adapter") or {})
+    method = method_name(run.setting("adapter") or {})
     entry = METHODS.get(method)
     has_rank = run.setting("adapter", "method") != "peft" or entry is None or entry.rank is not None
     return method if method == "none" or not has_rank else f"{method} r={run.setting('adapter', 'lora_r')}"

@@ -57,15 +57,20 @@ def changes_from(
     ]
 
 
-def changes_table(changes: Sequence[Change]) -> Table:
-    """A row a system with its change in each measure, for a person; `front` where there are several of both."""
+def changes_table(changes: Sequence[Change], before: str = "the untouched base") -> Table:
+    """A row a system with its change in each measure, for a person; `front` where there are several of both.
+
+    Args:
+        changes: of all systems.
+        before: what they are compared with, in words.
+    """
     measures = list(dict.fromkeys(change.measure for change in changes))
     rows = _by_system(changes)
     has_front = len(measures) > 1 and len(rows) > 1
     table = Table(
-        title="Change from the untouched base",
+        title=f"Change from {before}",
         title_justify="left",
-        caption="system - base over the same questions, paired 95 % intervals"
+        caption="differences over the same questions, paired 95 % intervals"
         + ("; front: no other row is as good everywhere and better somewhere" if has_front else ""),
     )
     for column in ("system", *measures, *(["front"] if has_front else [])):

@@ -12,6 +12,7 @@ from typing import Any
 
 from eval.benchmarks.benchmark import Contestant
 from harness.banks.load import LoadedBase
+from harness.banks.owned import OwnedBank
 from harness.config.schema import AdapterMethod
 
 SCALED_METHODS = frozenset({AdapterMethod.lora, AdapterMethod.rslora})
@@ -23,11 +24,19 @@ class Beside:
 
     with_base: bool = False
     scales: tuple[float, ...] = ()  # of each adapter, in its trained scale; empty: as it was trained
+    serving_gap: bool = False  # each run merged, and merged and quantized again: eval/commands/serving_gap.py
+
+    def __post_init__(self) -> None:
+        if self.serving_gap and (self.with_base or self.scales):
+            raise ValueError("--serving-gap: compares with the unmerged run; leave --with-base and --adapter-scale out")
 
     @property
     def is_needed(self) -> bool:
         """Whether anything is."""
-        return self.with_base or bool(self.scales)
+        return self.with_base or bool(self.scales) or self.serving_gap
+
+
+NOTHING_BESIDE = Beside()
 
 
 def read_scales(text: str | None) -> tuple[float, ...]:
@@ -70,12 +79,27 @@ def at_scales(base: LoadedBase, contestants: Sequence[Contestant], scales: Seque
                 f"or whose base was changed; it goes with {', '.join(sorted(m.value for m in SCALED_METHODS))}"
             )
         for scale in scales:
-            member = f"{one.member} x{scale:g}"
+            member = f"{one.member} x{scale:g}".replace(".", "_")  # torch takes no dot in a tensor's name
             bank.add_scaled(member, one.member, scale)
             found.append(replace(one, name=f"{one.name} x{scale:g}", member=member))
     return found
 
 
-def base_row(contestants: Sequence[Contestant], name: str) -> Contestant:
-    """The untouched base among the contestants, or one to be added under this name."""
-    return next((one for one in contestants if one.member is None), Contestant(name=name, member=None))
+def together_with(
+    base: LoadedBase, contestants: Sequence[Contestant], beside: Beside, base_name: str
+) -> list[Contestant]:
+    """The contestants, their adapters at the wanted scales, and the untouched base under its name unless it is there.
+
+    Raises:
+        ValueError: an adapter without a scale, or a base that its adapter has changed.
+    """
+    found = at_scales(base, contestants, beside.scales)
+    if not beside.with_base or any(one.member is None for one in contestants):
+        return found
+    if isinstance(base.bank, OwnedBank):
+        method = base.bank.configs[str(contestants[0].member)].method.value
+        raise ValueError(
+            f"--with-base: {contestants[0].name} is adapter.method={method}, whose base is loaded for it alone; score "
+            "the untouched base in a call of its own (--model), or a run with adapter=none beside it"
+        )
+    return [Contestant(name=base_name, member=None), *found]

@@ -1,14 +1,17 @@
 """The body of the score commands: opens the systems, scores them, writes the results and sums up."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 
 from eval.benchmarks.benchmark import Benchmark, Contestant, Place, result_values, save_results
+from eval.benchmarks.changes import changes_table, of_groups
 from eval.benchmarks.dataset_rows import EvalRows
+from eval.commands.beside import NOTHING_BESIDE, Beside, together_with
+from eval.commands.serving_gap import each_serving, require_gap, row_names
 from eval.systems import (
     System,
     Target,
@@ -56,6 +59,7 @@ class _Asked:
     target: Target
     own_rows: OwnRows
     paths: PathsConfig
+    beside: Beside = NOTHING_BESIDE
     only_missing: bool = False  # leave out runs whose folder has a result
 
 
@@ -67,13 +71,20 @@ def score_target(
     options: Mapping[str, Any],
     out: Path,
     on_progress: Progress,
+    beside: Beside = NOTHING_BESIDE,
 ) -> tuple[dict[str, Any], RenderableType]:
     """Scores the target and writes its results below `out`. -> their content by system, and a table of them.
+
+    With what stands beside the systems it writes `changes.json` too: what each gained and lost from its base.
 
     Raises:
         ValueError: whatever the user can mend: something missing, a system that the benchmark doesn't score.
     """
     quiet_libraries()
+    if beside.is_needed and (own := [name for name, value in options.items() if value is not None]):
+        raise ValueError(
+            f"--with-base, --adapter-scale and --serving-gap: score whole runs; leave out --{own[0].replace('_', '-')}"
+        )
     asked_for = benchmark.by_options(target, settings, options, out, on_progress)
     if asked_for is not None:
         return asked_for
@@ -83,12 +94,29 @@ def score_target(
     if benchmark.wants_template(settings):
         require_templates(target)
     place = Place(paths=paths, partial=out / "partial", on_progress=on_progress)
-    asked = _Asked(benchmark=benchmark, settings=settings, target=target, own_rows=own_rows, paths=paths)
+    asked = _Asked(benchmark=benchmark, settings=settings, target=target, own_rows=own_rows, paths=paths, beside=beside)
     results: dict[str, Any] = {}
+    bases: dict[str, str] = {}  # of each system, where it is scored too
     for base, contestants in _opened(asked):
         results |= benchmark.score(base, contestants, settings, place)
+        bases |= _compared_with(contestants, beside)
     save_results(benchmark, results, out)
-    return {name: result_values(benchmark, result) for name, result in results.items()}, benchmark.table(results)
+    values = {name: result_values(benchmark, result) for name, result in results.items()}
+    table = benchmark.table(results)
+    if not beside.is_needed:
+        return values, table
+    changes = list(of_groups(benchmark, values, bases))
+    write_json(out / "changes.json", {"schema_version": 1, "changes": [change.to_json() for change in changes]})
+    before = "the unmerged run" if beside.serving_gap else "the untouched base"
+    return values, Group(table, changes_table(changes, before)) if changes else table
+
+
+def _compared_with(contestants: Sequence[Contestant], beside: Beside) -> dict[str, str]:
+    """-> the row that each contestant is compared with: its untouched base, or the run as it was trained."""
+    if beside.serving_gap:
+        return {one.name: row_names(one.system)[0] for one in contestants if one.system is not None}
+    untouched = next((one.name for one in contestants if one.member is None), None)
+    return {} if untouched is None else {one.name: untouched for one in contestants}
 
 
 def score_in_runs(
@@ -134,14 +162,30 @@ def _opened(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     target = request.target
     if target.adapters and target.model is None:
         raise ValueError("--adapter needs --model: the base that the adapter was trained on")
-    if target.model is None:
+    if request.beside.serving_gap:
+        yield from _servings(request)
+    elif target.model is None:
         yield from _of_runs(request)
     elif request.benchmark.kind is ModelKind.causal:
+        named = model_choice(target.model).name
         for base, members in each_base(target):
             rows = {name: _rows(request, None, name) for name in members}
-            yield base, [Contestant(name=n, member=member, rows=rows[n]) for n, member in members.items()]
+            found = [Contestant(name=n, member=member, rows=rows[n]) for n, member in members.items()]
+            yield base, together_with(base, found, request.beside, f"{named} base")
     else:
         yield from _of_model(request)
+
+
+def _servings(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
+    """Each run unmerged, merged, and merged and quantized again."""
+    if request.target.model is not None:
+        raise ValueError("--serving-gap: a run's record says how its base is quantized; name a --run or a --sweep")
+    systems = chosen_systems(request.target.sweep, request.target.run_ids, request.target.runs)
+    refuse_equal_names(systems)
+    for system in systems:
+        _require_kind(system, request.benchmark.kind)
+    require_gap(systems)
+    yield from each_serving(systems, request.paths, resolve_device(Device.auto))
 
 
 def _of_runs(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
@@ -155,7 +199,13 @@ def _of_runs(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     rows = {system.run_id: _rows(request, system.spec.dataset, system.name) for system in systems}
     for together in by_base(systems) if kind is ModelKind.causal else [[system] for system in systems]:
         with loaded(together, request.paths, resolve_device(Device.auto)) as base:
-            yield base, [contestant(system, system.name, rows[system.run_id]) for system in together]
+            found = [contestant(system, system.name, rows[system.run_id]) for system in together]
+            yield base, together_with(base, found, request.beside, _base_name(together[0]))
+
+
+def _base_name(system: System) -> str:
+    """What the untouched base of a run is called beside it."""
+    return f"{system.spec.model.name} {system.spec.quant.name} base"
 
 
 def contestant(system: System, name: str, rows: EvalRows | None) -> Contestant:

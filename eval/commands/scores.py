@@ -16,6 +16,7 @@ import typer
 from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.settings import default_of, plain
+from harness.config.schema import ModelKind
 from harness.console import friendly_errors, progress_bar, show
 from harness.devices.process import heavy_imports
 
@@ -63,6 +64,30 @@ OWN_ROWS: dict[str, tuple[Any, Any]] = {  # of benchmarks that score each system
 }
 
 
+BESIDE: dict[str, tuple[Any, Any]] = {  # of benchmarks in which several members of a base's bank are scored
+    "with_base": (
+        Annotated[bool, typer.Option("--with-base", help="Score the untouched base too, and each change from it.")],
+        False,
+    ),
+    "adapter_scale": (
+        Annotated[
+            str | None,
+            typer.Option("--adapter-scale", help="Score each adapter at these parts of its trained scale: 0,0.5,1."),
+        ],
+        None,
+    ),
+    "serving_gap": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--serving-gap", help="Score each run unmerged, merged in 16 bits, and merged and quantized again."
+            ),
+        ],
+        False,
+    ),
+}
+
+
 def add_commands(app: typer.Typer) -> None:
     """Adds a command for each benchmark that is measured by one of its own."""
     for name, benchmark in BENCHMARKS.items():
@@ -74,7 +99,8 @@ def command_of(benchmark: Benchmark) -> Callable[..., None]:
     """A function with the benchmark's options as parameters, as typer reads them."""
     declared = _settings_options(benchmark)
     declared |= {o.name: (_option(str | None, o.sentence, f"--{_dashed(o.name)}"), None) for o in benchmark.options}
-    declared |= (OWN_ROWS if benchmark.scores_own_dataset else {}) | COMMON
+    declared |= OWN_ROWS if benchmark.scores_own_dataset else {}
+    declared |= (BESIDE if has_bases(benchmark) else {}) | COMMON
 
     def command(**options: Any) -> None:
         with friendly_errors():
@@ -91,8 +117,14 @@ def command_of(benchmark: Benchmark) -> Callable[..., None]:
     return command
 
 
+def has_bases(benchmark: Benchmark) -> bool:
+    """Whether the untouched base can be scored beside its adapters, on the same questions."""
+    return benchmark.kind is ModelKind.causal and not benchmark.scores_own_dataset
+
+
 def _scored(benchmark: Benchmark, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     with heavy_imports():
+        from eval.commands.beside import Beside, read_scales
         from eval.commands.score_runs import OwnRows, score_in_runs, score_target
         from eval.systems import Target
 
@@ -109,11 +141,17 @@ def _scored(benchmark: Benchmark, options: Mapping[str, Any]) -> tuple[dict[str,
     own = {option.name: options[option.name] for option in benchmark.options}
     if options["fresh"] and not options["in_runs"]:
         raise ValueError("--fresh: goes with --in-runs; without it, every system is scored anew")
+    shown_beside = {name: options.get(name) or None for name in BESIDE}
+    beside = Beside(
+        with_base=bool(shown_beside["with_base"]),
+        scales=read_scales(shown_beside["adapter_scale"]),
+        serving_gap=bool(shown_beside["serving_gap"]),
+    )
     with progress_bar(benchmark.parts, options["as_json"]) as on_progress:
         if options["in_runs"]:
-            _refuse_own_options(own)
+            _refuse_own_options(own | shown_beside)
             return score_in_runs(benchmark, settings, target, own_rows, options["fresh"], on_progress)
-        return score_target(benchmark, settings, target, own_rows, own, options["out"], on_progress)
+        return score_target(benchmark, settings, target, own_rows, own, options["out"], on_progress, beside)
 
 
 def _refuse_own_options(own: Mapping[str, Any]) -> None:

@@ -34,6 +34,8 @@ def model_sha256(base: LoadedBase, member: str | None) -> str:
             parts.append(config.method.value)
         if of_peft := getattr(bank, "serving_fields", None):  # what only PEFT's own layers compute
             parts.append(of_peft)
+        if (factor := getattr(bank, "factors", {}).get(member, 1)) != 1:
+            parts.append({"factor": factor})
         digest.update(json.dumps(parts, sort_keys=True).encode())
         for name, tensor in sorted(base.bank.member_parameters(member).items()):
             digest.update(name.encode())

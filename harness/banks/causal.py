@@ -141,9 +141,11 @@ class PeftBank(PackedBank):
 
     def adapted(self, config: AdapterConfig) -> None:
         """Replaces PEFT's dropout, which draws from the global generator, by one that draws for each example."""
-        for index, layer in enumerate(tuner_layers(self.model) if config.lora_dropout else ()):
+        if not (probability := config.lora_dropout):
+            return
+        for index, layer in enumerate(tuner_layers(self.model)):
             for places in dropout_places(layer):
-                places[ADAPTER] = SegmentDropout(config.lora_dropout, self.seed, index, self._segments)
+                places[ADAPTER] = SegmentDropout(probability, self.seed, index, self._segments)
 
     def calibration(self) -> Calibration | None:
         if not self._examples:

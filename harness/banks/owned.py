@@ -188,15 +188,8 @@ class OwnedBank(nn.Module, ABC):
 
     def adapted_layers(self, name: str) -> list[tuple[int, int, str]]:
         """-> inputs, outputs and name of each layer that PEFT has put something around"""
-        found = []
-        for key, layer in self.base.named_modules():
-            if isinstance(layer, BaseTunerLayer):
-                base = layer.get_base_layer()
-                weight = getattr(base, "weight", None)
-                rows = (1, 0 if weight is None else weight.numel())  # of norms
-                sizes = tuple(weight.shape) if isinstance(base, nn.Embedding) else rows
-                found.append((*(features(base) if isinstance(base, LINEAR) else sizes), key))
-        return found
+        layers = [(key, layer) for key, layer in self.base.named_modules() if isinstance(layer, BaseTunerLayer)]
+        return [(*_sizes(layer.get_base_layer()), key) for key, layer in layers]
 
     def adapter_fields(self, name: str) -> dict[str, Any]:
         """The config of PEFT's that the member was made by."""
@@ -329,6 +322,15 @@ def _loaded_config(started: Started) -> AdapterConfig:
         return AdapterConfig(name=peft_type.lower(), method=started.method, peft_type=peft_type)
     name = started.method.value
     return AdapterConfig(name=name, method=started.method, lora_r=config.r, lora_alpha=config.lora_alpha)
+
+
+def _sizes(layer: Any) -> tuple[int, int]:
+    """-> inputs and outputs of a layer; of a table its rows and columns, of a norm 1 and the number of its weights"""
+    if isinstance(layer, LINEAR):
+        return features(layer)
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings, layer.embedding_dim
+    return 1, sum(parameter.numel() for parameter in layer.parameters())
 
 
 def _is_of_adapter(model: nn.Module, name: str) -> bool:

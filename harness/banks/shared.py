@@ -21,6 +21,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Self, TypeGuard
@@ -41,7 +42,7 @@ from harness.nn.head import Head
 from harness.nn.low_rank import add_low_rank
 from harness.nn.member_row import Kernels, MemberRow
 from harness.nn.quant import dequantized, features, linear_layers, quantized_share
-from harness.nn.rows import PACKED_ROWS, BatchCache, Layout, packed_hidden, padded_hidden
+from harness.nn.rows import PACKED_ROWS, BatchCache, Layout, its_own_errors, packed_hidden, padded_hidden
 from harness.nn.shards import ShardedLayers
 from harness.runs.adapter_files import (
     ADAPTER_CONFIG,
@@ -122,13 +123,15 @@ class AdapterBank(nn.Module):
         self.base = base
         self.shards = shards
         self.layout, self.notes = layout, notes
-        self.head = Head(base)
+        with its_own_errors(base, base.config.name_or_path or type(base).__name__):
+            self.head = Head(base)
         self.row = MemberRow(Kernels.of(self.device))
         self.layers: dict[str, BankLinear] = {}
         for name, module in linear_layers(base):
             self.layers[name] = BankLinear(module, self.row, layer=len(self.layers))
             _set_submodule(base, name, self.layers[name])
         self.configs: dict[str, AdapterConfig] = {}
+        self.factors: dict[str, float] = {}  # of members at another scale than the trained one
         self.quantized_share = quantized_share(base)  # of the base's weights
         self.proof_key = f"shared {next(_NUMBERS)}"
 
@@ -258,6 +261,7 @@ class AdapterBank(nn.Module):
     def remove_member(self, name: str) -> None:
         """Drops an adapter; the base stays loaded for the next ones."""
         self.configs.pop(name)
+        self.factors.pop(name, None)
         for layer in self.layers.values():
             if name in layer.lora_a:
                 del layer.lora_a[name], layer.lora_b[name], layer.scale[name]
@@ -266,8 +270,7 @@ class AdapterBank(nn.Module):
 
     def add_scaled(self, name: str, of: str, factor: float) -> None:
         """Adds a member with another's tensors, which it shares, and `factor` times its scale."""
-        config = self.configs[of]
-        self.configs[name] = config if factor == 1 else replace(config, lora_alpha=factor * config.lora_alpha)
+        self.configs[name], self.factors[name] = self.configs[of], factor
         for layer in self.layers.values():
             if of in layer.lora_a:
                 layer.lora_a[name], layer.lora_b[name] = layer.lora_a[of], layer.lora_b[of]

@@ -87,11 +87,27 @@ class Mode(Enum):
 
 
 class Optimizer(Enum):
-    """AdamW: torch's own, or bitsandbytes' with paged state in 32 or 8 bits."""
+    """AdamW: torch's own, or bitsandbytes' with state in 8 bits, or paged. Others keep their state on the device."""
 
     adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+    ademamix = "ademamix"  # arXiv 2409.03137; alpha and beta3 rise over the run
+    ademamix_8bit = "ademamix_8bit"
+    lion = "lion"  # arXiv 2302.06675; its authors' adam_beta2 is 0.99, their rate a tenth to a third of AdamW's
+    lion_8bit = "lion_8bit"
+    muon = "muon"  # of matrices only; its rate is scaled so that AdamW's suits it (arXiv 2502.16982)
     paged_adamw_32bit = "paged_adamw_32bit"
     paged_adamw_8bit = "paged_adamw_8bit"
+
+    @property
+    def num_moments(self) -> int:
+        """Averages that it keeps of each trained number."""
+        return {"ademamix": 3, "lion": 1, "muon": 1}.get(self.value.removesuffix("_8bit"), 2)
+
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether it keeps them in 8 bits, but for small tensors."""
+        return self.value.endswith("_8bit")
 
 
 class MasterWeights(Enum):

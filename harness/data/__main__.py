@@ -6,7 +6,6 @@ python -m harness.data rows.jsonl --model smollm2
 
 import argparse
 import json
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from harness.config.choices import model_choice
 from harness.config.paths import paths_of_environment
 from harness.config.schema import AssistantTurns, DatasetConfig, PathsConfig
+from harness.console import friendly_errors, new_parser
 from harness.data.examples import AUTO_FORMAT, Skipped, read_examples, resolved
 from harness.data.fields import Example
 from harness.data.formats import DATASETS
@@ -24,32 +24,29 @@ from harness.files.hub import Missing
 
 _WIDTH = 80
 _LEARNED, _READ = "learned | ", "read    | "
-_EXAMPLES = """examples:
+_USAGE = """Show how a data file is read, and one example as the model will see it.
+
+examples:
   python -m harness.data rows.jsonl
   python -m harness.data chats.json --model smollm2
   python -m harness.data rows.csv --format alpaca --row 7
   python -m harness.data rows.parquet --skip-bad-rows --json"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints how the file is read. -> exit status: 0, or 1 for a file that training would refuse."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints how the file is read.
+
+    Raises:
+        SystemExit: 2 for a file that training would refuse.
+    """
     options = _parser().parse_args(arguments)
-    try:
+    with friendly_errors():
         summary = _inspected(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(summary, indent=2, ensure_ascii=False) if options.json else "\n".join(_lines(summary)))
-    return 0
+        print(json.dumps(summary, indent=2, ensure_ascii=False) if options.json else "\n".join(_lines(summary)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.data",
-        description="Show how a data file is read, and one example as the model will see it.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("python -m harness.data", _USAGE)
     parser.add_argument("file", help="a file of rows, or a folder with one")
     parser.add_argument("--format", default=AUTO_FORMAT, choices=[AUTO_FORMAT, *DATASETS], metavar="FORMAT")
     parser.add_argument(
@@ -177,4 +174,4 @@ def _masked(part: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

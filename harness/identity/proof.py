@@ -125,7 +125,7 @@ def _parameters(
 ) -> str:
     if entry is None or entry.count is None:
         return "not made: no formula"
-    heads = getattr(bank, "head_names", frozenset())
+    heads: frozenset[str] = getattr(bank, "head_names", frozenset())
     adapted = sum(p.numel() for key, p in parameters.items() if not heads & set(key.split(".")))
     expected = entry.count(bank.adapted_layers(name), bank.adapter_fields(name))
     if adapted != expected:

@@ -66,22 +66,22 @@ def weights_bytes(shape: ShapeConfig, quant: QuantConfig, num_shards: int = 1) -
 
 
 def optimizer_bytes(tensors: list[int], optimizer: Optimizer, element_bytes: int = ADAPTER_BYTES) -> tuple[int, int]:
-    """-> bytes of AdamW's two moments on the device, and in pages that may leave it.
+    """-> bytes of the optimizer's moments on the device, and in pages that may leave it.
 
     Args:
         tensors: elements of each trained tensor.
         element_bytes: of the trained tensors; torch's AdamW keeps its moments in their type, the paged ones don't.
     """
     resident = paged = 0
-    plain_bytes = element_bytes if optimizer is Optimizer.adamw else 4
+    plain_bytes = element_bytes if optimizer in (Optimizer.adamw, Optimizer.muon) else 4
     for count in tensors:
-        in_8bit = optimizer is Optimizer.paged_adamw_8bit and count >= MIN_8BIT_ELEMENTS
-        moments = 2 * count * (1 if in_8bit else plain_bytes)
-        if optimizer is Optimizer.adamw or count < MIN_PAGED_ELEMENTS:
+        in_8bit = optimizer.in_8_bits and count >= MIN_8BIT_ELEMENTS
+        moments = optimizer.num_moments * count * (1 if in_8bit else plain_bytes)
+        if not optimizer.value.startswith("paged_") or count < MIN_PAGED_ELEMENTS:
             resident += moments
         else:
             paged += moments
-        resident += 2 * 4 * math.ceil(count / OPTIMIZER_BLOCK) if in_8bit else 0
+        resident += optimizer.num_moments * 4 * math.ceil(count / OPTIMIZER_BLOCK) if in_8bit else 0
     return resident, paged
 
 

@@ -1,7 +1,10 @@
 """Lists the methods of finetuning, their keys and the weights that they work on.
 
-python -m harness.methods            # a line a method
-python -m harness.methods OFT        # one of them, with the fields of PEFT's config
+    python -m harness.methods            # a line a method
+    python -m harness.methods OFT        # one of them, with the fields of PEFT's config
+    python -m harness.methods --markdown > docs/methods.md
+
+The table itself is `harness.methods.table`.
 """
 
 import sys
@@ -12,11 +15,41 @@ from harness.config.schema import AdapterConfig, AdapterMethod
 from harness.methods.keys import free_fields
 from harness.methods.table import METHODS, Entry
 
+_PAGE = """# Methods of finetuning
+
+`python -m harness.methods --markdown` writes this page from [harness/methods/table.py](../harness/methods/table.py),
+and a test holds it against the table. A run proves its method before its first step
+([harness/identity/proof.py](../harness/identity/proof.py)): the number of trained parameters by the formula below, the
+function at step 0, that every trained tensor learns, that no layer computes plain LoRA under another name, that nothing
+frozen moves, and that what is saved and read again is equal to the last bit. A run whose method fails is refused by the
+check's name; what passed stands in its record (`identity`) and in its model card.
+
+In formulas a layer has `i` inputs and `o` outputs. "Weights" are the values of `quant.method` on which the method works
+with PEFT 0.21; others are refused when a run is planned. A method of PEFT takes further fields of its config by
+`+adapter.peft.KEY=VALUE`; a key that it doesn't have is refused, not dropped.
+
+Verified, **steps**: its losses over several steps, in float32 and on NF4, are those of transformers' and PEFT's own
+model, and its saved adapter gives PEFT's own model the same losses. **proof**: its proof of identity passes on NF4.
+**tried**: it started, trained and was read again on a tiny model, on each of the weights named.
+
+{table}
+
+## Not here
+
+{refused}
+
+On 4 bits PEFT 0.21 trains plain LoRA under the names QA-LoRA, KaSA, MonteCLoRA and BdLoRA (`LoraConfig`), and nothing
+at all under Uni-LoRA. `adapter=peft adapter.peft_type=LORA +adapter.peft.use_qalora=true` is refused by its proof.
+"""
+
 
 def main(arguments: Sequence[str]) -> int:
     """-> the exit code"""
     if not arguments:
         print("\n".join(overview()))
+        return 0
+    if list(arguments) == ["--markdown"]:
+        print(markdown(), end="")
         return 0
     for name in arguments:
         entry = METHODS.get(name.lower())
@@ -34,6 +67,19 @@ def overview() -> list[str]:
     lines = [f"{row[0]:<38}  {row[1]:<32}  {row[2]:<20}  {row[3]}".rstrip() for row in rows]
     refused = [f"not here: {row.name}: {row.refused}" for row in METHODS.values() if row.refused]
     return [*lines, "", *refused]
+
+
+def markdown() -> str:
+    """The page docs/methods.md."""
+    head = ("method", "paper", "command", "keys", "trained numbers", "weights", "verified", "differs from the paper")
+    rows = [
+        (row.title, row.paper, f"`{command(row)}`", keys(row), row.formula, weights(row), row.verified, row.differs)
+        for row in METHODS.values()
+        if not row.refused
+    ]
+    table = [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
+    refused = [f"- {row.title} ({row.paper}): {row.refused}." for row in METHODS.values() if row.refused]
+    return _PAGE.format(table="\n".join(table), refused="\n".join(refused))
 
 
 def described(entry: Entry) -> list[str]:

@@ -14,7 +14,7 @@ from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.methods.peft_fields import fields_of, kind_problem
 from harness.methods.table import METHODS, Entry, entry_of
 
-_OWNED = {  # fields of PEFT's that something here fills -> what
+_OWNED = {  # fields of PEFT's that something here fills, or that mean nothing -> why
     "target_modules": "adapter.targets",
     "fan_in_fan_out": "the layers' own kind",
     "modules_to_save": "model.kind: a classifier's head is trained and saved",
@@ -28,6 +28,7 @@ _WITH_A_AND_B = frozenset(AdapterMethod) - {
     AdapterMethod.peft,
 }
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(AdapterConfig)}
+_OWN_OF_ADALORA = ("init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "exclude_modules")
 FIRST_RANK = 1.5  # times the mean rank at the end, in AdaLoRA's experiments (arXiv 2303.10512, section 4)
 
 
@@ -107,7 +108,7 @@ def _fields_problem(adapter: AdapterConfig) -> str | None:
     kinds, owned = fields_of(adapter.peft_type), _owned(adapter, entry)
     for key, value in adapter.peft.items():
         if key in owned:
-            return f"adapter.peft.{key}={value}: this is set by {owned[key]}; leave it out"
+            return f"adapter.peft.{key}={value}: this is {owned[key]}; leave it out"
         if key.endswith("dropout"):
             return (
                 f"adapter.peft.{key}={value}: it is drawn from a generator that all runs share, so a resumed run would "
@@ -129,12 +130,17 @@ def _owned(adapter: AdapterConfig, entry: Entry) -> dict[str, str]:
     owned |= dict.fromkeys(("task_type", "auto_mapping", "peft_version"), "model.kind")
     owned |= {"peft_type": "adapter.peft_type", "base_model_name_or_path": "model", "revision": "model.revision"}
     if adapter.peft_type == "ADALORA":
-        owned |= {"r": "adapter.lora_r", "rank_pattern": "training"}
+        idle = fields_of("ADALORA").keys() - {*_OWN_OF_ADALORA, *owned}
+        return _said(owned) | dict.fromkeys(idle, "no part of AdaLoRA")
     if adapter.peft_type == "LORA":
         owned |= {"use_dora": "adapter=dora", "use_rslora": "adapter=rslora", "init_lora_weights": "adapter=pissa, eva"}
         owned |= {"eva_config": "adapter=eva", "corda_config": "adapter=corda", "loftq_config": "adapter=loftq"}
         owned |= {"lora_ga_config": "adapter=lora_ga"}
-    return owned
+    return _said(owned)
+
+
+def _said(owned: dict[str, str]) -> dict[str, str]:
+    return {key: f"set by {by}" for key, by in owned.items()}
 
 
 def free_fields(adapter: AdapterConfig, entry: Entry) -> set[str]:

@@ -47,6 +47,7 @@ class Entry:
     on_layers: bool = True  # around linear layers; False: of embeddings or norms
     start: Start = Start.base
     differs: str = ""  # from the paper
+    verified: str = "tried"  # what tests hold it against: docs/methods.md says what the words mean
     refused: str = ""  # why it can't be trained here at all, with what does instead
 
 
@@ -63,8 +64,8 @@ def _sum(of_layer: Callable[[int, int, Fields], int]) -> Callable[[Layers, Field
 
 
 def _randlora(i: int, o: int, f: Fields) -> int:
-    bases = math.ceil(min(i, o) / f["r"])
-    return bases * (int(f["r"]) + min(i, o))
+    rank: int = f["r"]
+    return math.ceil(min(i, o) / rank) * (rank + min(i, o))
 
 
 def _oft(i: int, o: int, f: Fields) -> int:
@@ -78,8 +79,8 @@ def _boft(i: int, o: int, f: Fields) -> int:
 
 
 def _vblora(layers: Layers, f: Fields) -> int:
-    choices = sum(f["r"] * (i + o) // f["vector_length"] for i, o, _ in layers) * int(f["num_vectors"])
-    return choices + int(f["num_vectors"] * f["vector_length"])
+    rank, length, number = int(f["r"]), int(f["vector_length"]), int(f["num_vectors"])
+    return sum(rank * (i + o) // length for i, o, _ in layers) * number + number * length
 
 
 def _ia3(layers: Layers, f: Fields) -> int:
@@ -96,11 +97,12 @@ _LORA_COUNT: dict[str, Any] = {"formula": "r (i + o)", "count": _sum(_lora)}
 _INSTEAD = "use adapter=lora, dora, hira, miss or oft, which run on these weights"
 
 _ROWS = (
-    Entry(name="lora", title="LoRA", paper="arXiv 2106.09685", **_OF_LORA, **_LORA_COUNT),
+    Entry(name="lora", title="LoRA", paper="arXiv 2106.09685", verified="proof", **_OF_LORA, **_LORA_COUNT),
     Entry(
         name="rslora",
         title="Rank-stabilized LoRA",
         paper="arXiv 2312.03732",
+        verified="proof",
         **_OF_LORA,
         **_LORA_COUNT,
     ),
@@ -117,6 +119,7 @@ _ROWS = (
         name="dora",
         title="DoRA",
         paper="arXiv 2402.09353",
+        verified="proof",
         formula="r (i + o) + o",
         count=_sum(lambda i, o, f: f["r"] * (i + o) + o),
         **_OF_LORA,
@@ -125,15 +128,17 @@ _ROWS = (
         name="pissa",
         title="PiSSA",
         paper="arXiv 2404.02948",
+        verified="proof",
         **_OF_LORA,
         **_LORA_COUNT,
         differs="on a quantized base it starts at Q(W - s B0 A0) + s B0 A0, the paper's QPiSSA, in one round",
     ),
-    Entry(name="olora", title="OLoRA", paper="arXiv 2406.01775", **_OF_LORA, **_LORA_COUNT),
+    Entry(name="olora", title="OLoRA", paper="arXiv 2406.01775", verified="proof", **_OF_LORA, **_LORA_COUNT),
     Entry(
         name="corda",
         title="CorDA, instruction-previewed",
         paper="arXiv 2406.05223",
+        verified="proof",
         **_OF_LORA,
         **_LORA_COUNT,
         differs="64 training examples instead of 256",
@@ -142,6 +147,7 @@ _ROWS = (
         name="eva",
         title="EVA",
         paper="arXiv 2410.07170",
+        verified="proof",
         **_OF_LORA,
         formula="not checked: its ranks are shared out by the data",
         differs="64 training examples",
@@ -150,6 +156,7 @@ _ROWS = (
         name="loftq",
         title="LoftQ",
         paper="arXiv 2310.08659",
+        verified="proof",
         **_OF_LORA,
         **_LORA_COUNT,
         works_on=ALL - FLOAT,
@@ -160,6 +167,7 @@ _ROWS = (
         name="lora_ga",
         title="LoRA-GA",
         paper="arXiv 2407.05000",
+        verified="proof",
         **_OF_LORA,
         **_LORA_COUNT,
         differs="64 training examples",
@@ -168,6 +176,7 @@ _ROWS = (
         name="lora_fa",
         title="LoRA-FA",
         paper="arXiv 2308.03303",
+        verified="proof",
         **_OF_LORA,
         formula="r o",
         count=_sum(lambda i, o, f: f["r"] * o),
@@ -178,6 +187,7 @@ _ROWS = (
         name="adalora",
         title="AdaLoRA",
         paper="arXiv 2303.10512",
+        verified="steps, proof",
         formula="r0 (i + o + 1), r0 the first rank",
         count=_sum(lambda i, o, f: f["init_r"] * (i + o + 1)),
         rank="target_r",
@@ -190,6 +200,7 @@ _ROWS = (
         name="miss",
         title="MiSS (Bone)",
         paper="arXiv 2409.15371",
+        verified="steps, proof",
         formula="r o",
         count=_sum(lambda i, o, f: f["r"] * (f["mini_r"] if f["init_weights"] == "mini" else o)),
         rank="r",
@@ -199,6 +210,7 @@ _ROWS = (
         name="oft",
         title="OFT",
         paper="arXiv 2306.07280, 2506.19847",
+        verified="steps, proof",
         formula="i (b - 1) / 2, b the block size",
         count=_sum(_oft),
         differs="rotates the layer's input, by Cayley-Neumann series (OFTv2); the block size is "
@@ -208,6 +220,7 @@ _ROWS = (
         name="boft",
         title="BOFT",
         paper="arXiv 2311.06243",
+        verified="steps, proof",
         formula="m i b + o, m factors, b the block size",
         count=_sum(_boft),
         differs="stores whole b x b blocks, of which the skew-symmetric part counts (b (b - 1) / 2 in the paper), "
@@ -217,6 +230,7 @@ _ROWS = (
         name="shira",
         title="SHiRA",
         paper="arXiv 2406.13175",
+        verified="steps, proof",
         formula="r (i + o)",
         count=_sum(_lora),
         rank="r",
@@ -227,6 +241,7 @@ _ROWS = (
         name="hira",
         title="HiRA",
         paper="openreview TwJrTz9cRS (ICLR 2025)",
+        verified="steps, proof",
         formula="r (i + o)",
         count=_sum(_lora),
         rank="r",
@@ -236,6 +251,7 @@ _ROWS = (
         name="vera",
         title="VeRA",
         paper="arXiv 2310.11454",
+        verified="steps, proof",
         formula="o + r",
         count=_sum(lambda i, o, f: o + f["r"]),
         rank="r",
@@ -252,6 +268,7 @@ _ROWS = (
         name="randlora",
         title="RandLoRA",
         paper="arXiv 2502.00987",
+        verified="steps, proof",
         formula="n (r + min(i, o)), n = ceil(min(i, o) / r) bases",
         count=_sum(_randlora),
         rank="r",
@@ -263,6 +280,7 @@ _ROWS = (
         name="fourierft",
         title="FourierFT",
         paper="arXiv 2405.03003",
+        verified="steps, proof",
         formula="n, frequencies a layer",
         count=_sum(lambda i, o, f: f["n_frequency"]),
         start=Start.zeroed,
@@ -279,6 +297,7 @@ _ROWS = (
         name="ia3",
         title="IA3",
         paper="arXiv 2205.05638",
+        verified="steps, proof",
         formula="i of feed-forward layers, o of others",
         count=_ia3,
         needs=("feedforward_modules",),
@@ -287,6 +306,7 @@ _ROWS = (
         name="trainable_tokens",
         title="Trainable tokens",
         paper="PEFT 0.21, TrainableTokensConfig",
+        verified="steps, proof",
         formula="tokens x hidden size",
         count=_sum(lambda i, o, f: len(f["token_indices"]) * o),
         needs=("token_indices",),
@@ -296,6 +316,7 @@ _ROWS = (
         name="ln_tuning",
         title="LN tuning",
         paper="arXiv 2312.11420",
+        verified="steps, proof",
         formula="all weights of the norms",
         count=_sum(lambda i, o, f: o),
         on_layers=False,
@@ -304,6 +325,7 @@ _ROWS = (
         name="c3a",
         title="C3A",
         paper="arXiv 2407.19342",
+        verified="steps, proof",
         formula="i o / b, b the block size",
         count=_sum(lambda i, o, f: i * o // f["block_size"]),
         works_on=FOUR_BITS,
@@ -315,6 +337,7 @@ _ROWS = (
         name="road",
         title="RoAd",
         paper="arXiv 2409.00119",
+        verified="steps, proof",
         formula="o (RoAd-1), 2 o, 4 o",
         count=_sum(lambda i, o, f: {"road_1": 1, "road_2": 2, "road_4": 4}[f["variant"]] * o),
     ),
@@ -322,6 +345,7 @@ _ROWS = (
         name="vblora",
         title="VB-LoRA",
         paper="arXiv 2405.15179",
+        verified="steps, proof",
         formula="h r (i + o) / b summed over the layers, + h b once: h vectors of length b",
         count=_vblora,
         rank="r",

@@ -29,6 +29,7 @@ _LENGTHS = (6, 9, 6)  # of the sequences tried, the first one again at the end: 
 _CACHED = 2  # tokens of each that are tried from a cache
 _SAMPLE = 1024  # tokens of the vocabulary whose logits are compared
 MAX_ERRORS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}  # of logits, by their own size
+_UNPLACED_ERROR = 5e-5  # in float32, where the model counts its positions itself and a wrong one may weigh little
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names of layers that packed rows serve
 _Hidden = Callable[[Tensor], Tensor]
@@ -79,13 +80,18 @@ class BatchCache:
         new_BT = real_BT.long()
         self.mask_BL = new_BT if self.mask_BL is None else torch.cat([self.mask_BL, new_BT], dim=1)
         decoder, options = model.get_decoder(), dict[str, Tensor]()
-        if "position_ids" in inspect.signature(decoder.forward).parameters:  # others count by the mask
+        if takes_positions(decoder):  # others count by the mask
             options["position_ids"] = (self.mask_BL.cumsum(1) - 1).clamp_min(0)[:, -ids_BT.shape[1] :]
         out = decoder(
             input_ids=ids_BT, attention_mask=self.mask_BL, past_key_values=self.cache, use_cache=True, **options
         )
         hidden: Tensor = out.last_hidden_state[real_BT][None]
         return hidden
+
+
+def takes_positions(decoder: nn.Module) -> bool:
+    """Whether it can be told where a token stands. One that can't (BART) counts through a row, or by a mask."""
+    return "position_ids" in inspect.signature(decoder.forward).parameters
 
 
 def packed_hidden(
@@ -186,7 +192,12 @@ class _Trial:
         row_1N = torch.cat([first_1T, longer_1T, first_1T], dim=1)
         return cls(model=model, where=where, head=head, row_1N=row_1N, own_TD=own_TD, head_VD=head.weight[:_SAMPLE])
 
-    def problem(self, hidden_of: _Hidden) -> str | None:
+    @property
+    def max_error(self) -> float:
+        """Of logits, by their own size."""
+        return MAX_ERRORS[self.own_TD.dtype]
+
+    def problem(self, hidden_of: _Hidden, limit: float | None = None) -> str | None:
         """By how much the sequence's logits differ from its own at either place; None where that is rounding."""
         try:
             hidden_ND = hidden_of(self.row_1N)[0]
@@ -195,12 +206,12 @@ class _Trial:
                 raise
             return str(error).partition("\n")[0] or type(error).__name__
         num_tokens = len(self.own_TD)
-        return self.difference(torch.stack([hidden_ND[:num_tokens], hidden_ND[-num_tokens:]]))
+        return self.difference(torch.stack([hidden_ND[:num_tokens], hidden_ND[-num_tokens:]]), limit)
 
-    def difference(self, hidden_KTD: Tensor) -> str | None:
+    def difference(self, hidden_KTD: Tensor, limit: float | None = None) -> str | None:
         """By how much the sequence's logits of these hidden states differ from its own; None where by rounding."""
         own_1TV = (self.own_TD @ self.head_VD.T)[None]
-        return difference(hidden_KTD @ self.head_VD.T, own_1TV, MAX_ERRORS[self.own_TD.dtype])
+        return difference(hidden_KTD @ self.head_VD.T, own_1TV, self.max_error if limit is None else limit)
 
 
 def _fitting(trial: _Trial, lean: PackedHidden | None) -> Layout:
@@ -213,11 +224,18 @@ def _fitting(trial: _Trial, lean: PackedHidden | None) -> Layout:
         return Layout(is_packed=True, is_lean=trial.problem(lambda row_1N: lean(row_1N, _LENGTHS)) is None)
     padded = trial.problem(lambda row_1N: padded_hidden(model, row_1N, _LENGTHS))
     if padded is None:
-        return Layout(is_packed=False, keeps_cache=trial.problem(lambda row_1N: _cached(model, row_1N)) is None)
+        return Layout(is_packed=False, keeps_cache=_keeps_cache(trial))
     raise ValueError(
         f"{trial.where}: model_type {model.config.model_type} can't be trained or scored here: what it computes for a "
         f"sequence alone is not what it computes beside another one. Packed: {unlike}. Padded: {padded}"
     )
+
+
+def _keeps_cache(trial: _Trial) -> bool:
+    limit = None
+    if trial.own_TD.dtype is torch.float32 and not takes_positions(trial.model.get_decoder()):
+        limit = _UNPLACED_ERROR
+    return trial.problem(lambda row_1N: _cached(trial.model, row_1N), limit) is None
 
 
 @contextmanager
@@ -266,6 +284,8 @@ def _packed_problem(trial: _Trial) -> tuple[str | None, int | None]:
     before = model.config._attn_implementation
     if not model._can_set_attn_implementation():
         return "its attention doesn't go through transformers' interface", None
+    if not takes_positions(model.get_decoder()):
+        return "it counts positions itself, through all of a row", None
     model.set_attn_implementation(PACKED)
     plan = _Asked(_LENGTHS)
     unlike = trial.problem(lambda row_1N: packed_hidden(model, row_1N, _LENGTHS, plan=plan))

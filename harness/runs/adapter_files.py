@@ -276,7 +276,7 @@ def _other_problem(saved: dict[str, Any], task_type: str | None) -> str | None:
     if task_type is not None and saved.get("task_type") not in (None, task_type):
         return f"task_type={saved['task_type']}: the adapter is for another kind of model than this one ({task_type})"
     unknown = sorted(key for key, value in saved.items() if key not in {*known, *_EVERY_METHODS} and _asks(value))
-    return f"{', '.join(unknown)}: PEFT's {peft_type} has no such field here; can't be served" if unknown else None
+    return f"peft_type={peft_type}: PEFT's has no {', '.join(unknown)}; can't be served here" if unknown else None
 
 
 def _number_problem(saved: dict[str, Any]) -> str | None:

@@ -341,7 +341,7 @@ def _start_member(bank: Bank, member: Member, pages: bool) -> None:
     member.notes += problems
     if checkpoint is None:
         member.optimizer_kind = kind
-        member.optimizer = make_optimizer(_groups(member, parameters), member.train, kind)
+        member.optimizer = make_optimizer(_groups(member, parameters), member.train, kind, member.total_steps)
     else:
         _resume(member, parameters, checkpoint, kind)
         if allocation is not None:
@@ -365,7 +365,9 @@ def _resume(
     member.optimizer_kind = resumed_optimizer(saved, kind)
     if member.done:
         return
-    member.optimizer = make_optimizer(_groups(member, parameters), member.train, member.optimizer_kind)
+    member.optimizer = make_optimizer(
+        _groups(member, parameters), member.train, member.optimizer_kind, member.total_steps
+    )
     load_state(member.optimizer, checkpoint.state["optimizer"], saved)
     if member.optimizer_kind.with_paging(False) is not saved.with_paging(False):
         member.notes.append(f"{saved} gave way to {member.optimizer_kind} at step {member.step}: its state has to page")
@@ -572,7 +574,9 @@ def _page(bank: Bank, member: Member) -> None:
     old, saved = member.optimizer, member.optimizer_kind
     member.optimizer_kind = resumed_optimizer(saved, used_optimizer(member.train.optimizer, bank.device))
     parameters = bank.member_parameters(member.run_id)
-    member.optimizer = make_optimizer(_groups(member, parameters), member.train, member.optimizer_kind)
+    member.optimizer = make_optimizer(
+        _groups(member, parameters), member.train, member.optimizer_kind, member.total_steps
+    )
     load_state(member.optimizer, old.state_dict(), saved)
     release_state(old)
 

@@ -25,6 +25,11 @@ class OptimizerKind(StrEnum):
     adamw_8bit = "adamw_8bit"
     paged_adamw_32bit = "paged_adamw_32bit"
     paged_adamw_8bit = "paged_adamw_8bit"
+    ademamix = "ademamix"  # bitsandbytes'
+    ademamix_8bit = "ademamix_8bit"
+    lion = "lion"  # bitsandbytes'
+    lion_8bit = "lion_8bit"
+    muon = "muon"  # torch's
 
     @property
     def paged(self) -> bool:
@@ -32,9 +37,15 @@ class OptimizerKind(StrEnum):
         return self.startswith("paged_")
 
     def with_paging(self, paged: bool) -> "OptimizerKind":
-        """The optimizer with the same arithmetic whose state is paged, or isn't; torch's AdamW is never paged."""
+        """The optimizer with the same arithmetic whose state is paged, or isn't; only bitsandbytes' AdamW can be."""
         name = self.removeprefix("paged_")
-        return OptimizerKind(f"paged_{name}" if paged and self is not OptimizerKind.adamw else name)
+        return OptimizerKind(f"paged_{name}" if paged and name in _PAGEABLE else name)
+
+
+_PAGEABLE = ("adamw_32bit", "adamw_8bit")
+_OF_ADAMW = (Optimizer.adamw, Optimizer.paged_adamw_32bit, Optimizer.paged_adamw_8bit)  # by device and memory
+SLOWEST_BETA = 0.9999  # AdEMAMix's beta3 (arXiv 2409.03137, section 3)
+MIX = 5.0  # AdEMAMix's alpha
 
 
 def used_optimizer(
@@ -52,6 +63,8 @@ def used_optimizer(
         pages: whether the state may have to leave the device (`state_pages`).
         dtype: of the trained tensors.
     """
+    if wanted not in _OF_ADAMW:
+        return OptimizerKind(wanted.value)
     pages = pages and device.type == "cuda"
     if wanted is Optimizer.paged_adamw_8bit:
         return OptimizerKind.adamw_8bit.with_paging(pages)
@@ -72,8 +85,8 @@ def resumed_optimizer(saved: OptimizerKind, chosen: OptimizerKind) -> OptimizerK
 
 
 def state_bytes(wanted: Optimizer, num_elements: int) -> int:
-    """Bytes of AdamW's two moments, of one or four bytes for each element."""
-    return 2 * num_elements * (1 if wanted is Optimizer.paged_adamw_8bit else 4)
+    """Bytes of the optimizer's moments, of one or four bytes for each element."""
+    return wanted.num_moments * num_elements * (1 if wanted.in_8_bits else 4)
 
 
 def state_pages(num_bytes: int, free: int) -> bool:
@@ -111,10 +124,27 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter] | list[dict[str, Any]], train: TrainConfig, kind: OptimizerKind
+    parameters: Iterable[nn.Parameter] | list[dict[str, Any]],
+    train: TrainConfig,
+    kind: OptimizerKind,
+    total_steps: int = 0,
 ) -> torch.optim.Optimizer:
-    """AdamW with the config's constants; its learning rate is set anew before every step."""
+    """The optimizer with the config's constants; its learning rate is set anew before every step.
+
+    Args:
+        parameters: what is trained, or groups of it (`rate_groups`).
+        train: the constants.
+        kind: which optimizer.
+        total_steps: of the run, over which AdEMAMix's alpha and beta3 rise; 0: they have their last values at once.
+
+    Raises:
+        ValueError: Muon, and something trained that is no matrix.
+    """
     assert train.learning_rate is not None
+    if kind is OptimizerKind.muon:
+        return _make_muon(parameters, train)
+    if kind in _OTHERS:
+        return _make_other(parameters, train, kind, total_steps)
     lr, betas = train.learning_rate, (train.adam_beta1, train.adam_beta2)
     if kind is OptimizerKind.adamw:
         return torch.optim.AdamW(
@@ -130,6 +160,46 @@ def make_optimizer(
         weight_decay=train.weight_decay,
         bits=8 if kind.removeprefix("paged_") == OptimizerKind.adamw_8bit else 32,
         paged=kind.paged,
+    )
+
+
+_OTHERS = (
+    OptimizerKind.ademamix,
+    OptimizerKind.ademamix_8bit,
+    OptimizerKind.lion,
+    OptimizerKind.lion_8bit,
+)
+
+
+def _make_other(parameters: Any, train: TrainConfig, kind: OptimizerKind, total_steps: int) -> torch.optim.Optimizer:
+    """bitsandbytes' Lion and AdEMAMix; tensors of fewer than 4,096 elements have 32-bit state all the same."""
+    from harness.training.paged import PooledAdEMAMix, PooledLion  # loads bitsandbytes, which takes a second
+
+    betas: tuple[float, ...] = (train.adam_beta1, train.adam_beta2)
+    common: dict[str, Any] = {"lr": train.learning_rate, "weight_decay": train.weight_decay}
+    common["optim_bits"] = 8 if kind.endswith("_8bit") else 32
+    if kind.startswith("lion"):
+        return PooledLion(parameters, betas=betas, **common)
+    rises_over = total_steps or None
+    betas = (*betas, SLOWEST_BETA)
+    return PooledAdEMAMix(
+        parameters, betas=betas, alpha=MIX, t_alpha=rises_over, t_beta3=rises_over, eps=train.adam_epsilon, **common
+    )
+
+
+def _make_muon(parameters: Any, train: TrainConfig) -> torch.optim.Optimizer:
+    """torch's Muon: orthogonal updates, scaled to the size of AdamW's (arXiv 2502.16982, equation 4)."""
+    assert train.learning_rate is not None
+    given = list(parameters)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    shapes = [tuple(tensor.shape) for group in groups for tensor in group["params"] if tensor.ndim != 2]
+    if shapes:
+        raise ValueError(
+            f"train.optimizer=muon: it updates matrices, and a tensor of shape {list(shapes[0])} is trained too; use "
+            "train.optimizer=adamw, or a method that trains matrices only, as adapter=lora"
+        )
+    return torch.optim.Muon(
+        groups, lr=train.learning_rate, weight_decay=train.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
 
 

@@ -1,4 +1,4 @@
-"""bitsandbytes' AdamW, its large state in unified memory that later runs use again.
+"""bitsandbytes' AdamW, AdEMAMix and Lion; AdamW's large state may lie in unified memory that later runs use again.
 
 bitsandbytes allocates unified memory by `cudaMallocManaged` and has no call that frees it, so a process that trains
 run after run would keep every run's state for ever. Here a run takes its buffers from a pool and gives them back.
@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from bitsandbytes import functional
-from bitsandbytes.optim import AdamW
+from bitsandbytes.optim import AdamW, AdEMAMix, Lion
+from bitsandbytes.optim.optimizer import Optimizer8bit
 from bitsandbytes.utils import sync_gpu
 from torch import Tensor, nn
 
@@ -45,30 +46,8 @@ class BufferPool:
 POOL = BufferPool()
 
 
-class PooledAdamW(AdamW):  # type: ignore[misc]
-    """AdamW with 32-bit or blockwise 8-bit state; `harness.training.optim.release_state` ends its use.
-
-    Args:
-        parameters: on one device.
-        lr, betas, eps, weight_decay: AdamW's constants.
-        bits: of the state: 32 or 8. Tensors of fewer than 4,096 elements have 32-bit state all the same.
-        paged: whether the state of tensors of 100,000 elements or more lies in unified memory.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        bits: int,
-        paged: bool,
-    ) -> None:
-        super().__init__(
-            parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, optim_bits=bits, is_paged=paged
-        )
+class _Pooled(Optimizer8bit):  # type: ignore[misc]
+    """What bitsandbytes' optimizers have in common here: `step` without waiting, and a state that can be resumed."""
 
     def get_state_buffer(self, p: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """-> zeros of the parameter's shape, where its state belongs."""
@@ -108,7 +87,7 @@ class PooledAdamW(AdamW):  # type: ignore[misc]
             wrapped = entries.get(self._FSDP_WRAPPED_QUANT_STATE_KEY, {})
             p = parameters[index]
             for key, value in (entries | wrapped).items():
-                if key in ("state1", "state2"):
+                if key in ("state1", "state2") and value.shape == p.shape:  # AdEMAMix has two averages in one tensor
                     self.state[p][key] = self.get_state_buffer(p, value.dtype).copy_(value)
                 elif isinstance(value, Tensor):
                     if id(value) not in shared:
@@ -116,3 +95,37 @@ class PooledAdamW(AdamW):  # type: ignore[misc]
                     self.state[p][key] = shared[id(value)]
                 elif key != self._FSDP_WRAPPED_QUANT_STATE_KEY:
                     self.state[p][key] = value
+
+
+class PooledAdamW(_Pooled, AdamW):  # type: ignore[misc]
+    """AdamW with 32-bit or blockwise 8-bit state; `harness.training.optim.release_state` ends its use.
+
+    Args:
+        parameters: on one device.
+        lr, betas, eps, weight_decay: AdamW's constants.
+        bits: of the state: 32 or 8. Tensors of fewer than 4,096 elements have 32-bit state all the same.
+        paged: whether the state of tensors of 100,000 elements or more lies in unified memory.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter] | list[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        bits: int,
+        paged: bool,
+    ) -> None:
+        super().__init__(
+            parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, optim_bits=bits, is_paged=paged
+        )
+
+
+class PooledLion(_Pooled, Lion):  # type: ignore[misc]
+    """Lion: the sign of one moving average, with 32-bit or blockwise 8-bit state."""
+
+
+class PooledAdEMAMix(_Pooled, AdEMAMix):  # type: ignore[misc]
+    """AdEMAMix: AdamW with a second, slower average of the gradients, with 32-bit or blockwise 8-bit state."""

@@ -550,7 +550,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         eval_bits_per_byte=None if kept is None else kept.eval_bits_per_byte,
         eval_step=None if kept is None else kept.step,
         eval_seconds=sum(point.eval_seconds for point in run.points.values()) if kept else None,
-        identity=run.proof and run.proof.to_dict(),
+        identity=None if run.proof is None else run.proof.to_dict(),
         started=run.started,
         finished=now(),
         git_commit=commit,

@@ -34,6 +34,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "adapter.targets": lambda value: "+".join(str(name).removesuffix("_proj") for name in value),
     "quant.double_quant": lambda value: "double" if value else "single",
     "data_sha256": str,
+    "base_sha256": str,
     "train.data_seed": lambda value: f"data{value}",
 }
 _KNOWN = (*_NUMBERS, *_WORDS)
@@ -56,7 +57,14 @@ def unique_labels(specs: Sequence[RunSpec]) -> dict[str, str]:
 
 
 def _told_apart(label: str, same: Sequence[RunSpec]) -> dict[str, str]:
-    values = {spec.run_id: _flat(identity(spec)) | _file_names(spec) for spec in same}
+    files = [spec.dataset.path if spec.dataset is not None else None for spec in same]
+    rows = _short_names([None if path is None else str(Path(path).with_suffix("")) for path in files])
+    models = _short_names([spec.model.path for spec in same])
+    named = {"data_sha256": rows, "base_sha256": models}  # say more than the digests that are the identity
+    values = {
+        spec.run_id: _flat(identity(spec)) | {key: names[n] for key, names in named.items() if names[n] is not None}
+        for n, spec in enumerate(same)
+    }
     keys = dict.fromkeys(key for found in values.values() for key in found)
     varying = [key for key in keys if len({_text(found.get(key)) for found in values.values()}) > 1]
     varying.sort(key=lambda key: (_KNOWN.index(key) if key in _KNOWN else len(_KNOWN), key))
@@ -66,10 +74,14 @@ def _told_apart(label: str, same: Sequence[RunSpec]) -> dict[str, str]:
     }
 
 
-def _file_names(spec: RunSpec) -> dict[str, Any]:
-    """The name of a local file of rows, which says more than the digest that is its identity."""
-    path = None if spec.dataset is None else spec.dataset.path
-    return {} if path is None else {"data_sha256": Path(path).stem}
+def _short_names(paths: Sequence[str | None]) -> list[str | None]:
+    """The names of local files or folders, with as many of the folders above as tell them apart."""
+    parts = {path: Path(path).parts for path in paths if path is not None}
+    for count in range(1, max(map(len, parts.values()), default=0) + 1):
+        short = {path: "_".join(own[-count:]).replace("/", "") for path, own in parts.items()}
+        if len(set(short.values())) == len(short):
+            break
+    return [None if path is None else short[path] for path in paths]
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tests.builders import PLAIN, open_base, smollm2
 from tests.tiny import make_checkpoint
 
 pytest.importorskip("lm_eval", reason="needs the `tasks` extra (lm-eval)")
-local = pytest.importorskip("tests.local_generative_tasks", reason="needs the `tasks` extra (lm-eval)")
+local = pytest.importorskip("tests.records.generative_tasks", reason="needs the `tasks` extra (lm-eval)")
 CHAT = (
     "{% for m in messages %}[{{m.role}}] {{m.content}}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"

@@ -69,3 +69,15 @@ def test_its_version_is_the_distributions(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().out.strip() == version()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_tells_its_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["qlora-harness", command, "--version"])
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert capsys.readouterr().out.strip() == version()

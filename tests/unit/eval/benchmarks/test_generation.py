@@ -21,7 +21,7 @@ generation = pytest.importorskip("eval.benchmarks.tasks.generation")
 lm_eval_model = pytest.importorskip("eval.benchmarks.tasks.lm_eval_model")
 results = pytest.importorskip("eval.benchmarks.tasks.results")
 score = pytest.importorskip("eval.benchmarks.tasks.score")
-local = pytest.importorskip("tests.local_generative_tasks")
+local = pytest.importorskip("tests.records.generative_tasks")
 MEMBERS = {"base": None, "tuned": "tuned"}
 
 

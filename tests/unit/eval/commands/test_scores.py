@@ -13,12 +13,16 @@ from eval.benchmarks.tasks.settings import TasksSettings
 from eval.commands import scores
 
 COMMON = {"--run", "--sweep", "--model", "--adapter", "--quant", "--out", "--runs", "--in-runs", "--fresh", "--json"}
+BESIDE = {"--with-base", "--adapter-scale", "--serving-gap"}
 OWN = {
-    "mmlu": {"--questions", "--shots", "--num-shots", "--protocol", "--chat", "--no-chat", "--limit"}
+    "mmlu": BESIDE
+    | {"--questions", "--shots", "--num-shots", "--protocol", "--chat", "--no-chat", "--limit"}
     | {"--limit-per-subject", "--split-name", "--checkpoints", "--row-tokens"},
-    "perplexity": {"--text", "--window", "--stride", "--field", "--only", "--joined", "--no-joined", "--limit"}
+    "perplexity": BESIDE
+    | {"--text", "--window", "--stride", "--field", "--only", "--joined", "--no-joined", "--limit"}
     | {"--row-tokens"},
-    "tasks": {"--tasks", "--num-fewshot", "--limit", "--task-folder", "--row-tokens"}
+    "tasks": BESIDE
+    | {"--tasks", "--num-fewshot", "--limit", "--task-folder", "--row-tokens"}
     | {"--chat", "--no-chat", "--max-gen-toks", "--seed"},
     "glue": {"--dataset", "--data", "--split", "--limit"},
     "super_ni": {"--dataset", "--data", "--split", "--limit-per-task", "--max-new-tokens"},

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.judging.parse import judgment_of, parse_verdict
+from eval.judging.parse import judgment_of, parse_scores, parse_verdict
 from eval.judging.prompts import Mode
+from eval.judging.scores import MAX_LINE
 from eval.judging.store import JudgmentStore, settings_sha256
 from tests.builders import ScriptedJudge, a_match
 
@@ -44,3 +45,19 @@ def test_marks_that_nobody_sees_are_no_part_of_a_verdict(code: int) -> None:
     mark = chr(code)
     assert parse_verdict(f"Fine.\n[{mark}[{mark}B{mark}]]").verdict == 2
     assert parse_verdict(f"Ver{mark}dict: {mark}1{mark}").verdict == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"), [("1: 8\n2: 9", (8, 9)), ("1) 8.5\n2) 7.\nBoth try.", (8.5, 7)), ("8\n9", (8, 9))]
+)
+def test_a_line_for_each_answers_score(text: str, scores: tuple[float, float]) -> None:
+    found = parse_scores(text)
+    assert (found.score_a, found.score_b) == scores
+
+
+def test_a_line_as_long_as_a_line_of_scores_may_be_takes_a_score_back() -> None:
+    reason = "both answers say the same in other words, but the first one gives no source, "
+    line = f"{reason * 2}"[: MAX_LINE - len(" sorry, 6")] + " sorry, 6"
+    assert len(line) == MAX_LINE
+    assert parse_scores(f"8 9\n{line}").score_a is None
+    assert parse_scores(f"8 9\n{line.replace('sorry, 6', 'scored 6')}").score_a == 8

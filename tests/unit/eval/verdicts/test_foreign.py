@@ -90,3 +90,10 @@ def test_a_swapped_vote_counts_for_its_system_and_a_majority_is_of_its_turn(tmp_
     assert played.turn is not None
     found = zip(played.turn.tolist(), played.first.tolist(), played.half_points.tolist(), strict=True)
     assert sorted(found) == [(1, 0, 2), (1, 0, 2), (2, 0, 0)], "one without a rater, two of three votes, one vote"
+
+
+def test_the_question_that_two_benchmarks_share_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "v.csv"
+    path.write_text("question_id,system_a,system_b,verdict,benchmark\n1,x,y,1,vicuna\n2,x,y,1,vicuna\n2,x,y,2,mt\n")
+    with pytest.raises(VerdictError, match="question 2 is in several of the benchmarks mt, vicuna"):
+        load_verdicts([path])

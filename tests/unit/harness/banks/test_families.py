@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
+    BartConfig,
     BertConfig,
     ElectraConfig,
     GptOssConfig,
@@ -26,8 +27,9 @@ from harness.banks.load import LoadedBase, make_bank
 from harness.banks.shared import AdapterBank
 from harness.config.schema import AdapterConfig, AdapterMethod, ModelKind
 from harness.models.locate import ModelSource
+from harness.models.reading import without_dropout
 from harness.nn.batch import Item, Segment
-from harness.nn.rows import fitting_layout
+from harness.nn.rows import Layout, fitting_layout
 from tests.builders import PLAIN
 from tests.families import (
     FAMILIES,
@@ -208,6 +210,21 @@ def test_a_model_that_neither_layout_serves_is_refused() -> None:
         fitting_layout(model, "here")
 
 
+def test_a_model_that_counts_its_positions_itself_is_not_packed() -> None:
+    """BART's decoder takes no positions; the second sequence of a row would get those behind the first one's."""
+    sizes = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 64}
+    layout = layout_of(BartConfig(**sizes, vocab_size=100, max_position_embeddings=64, is_decoder=True))
+    assert not layout.is_packed
+    assert not layout.keeps_cache, "nor does it see where a sequence begins that is padded on the left"
+    assert layout_of(deepcopy(FAMILIES["bloom"])).keeps_cache, "it counts by the mask"
+    assert layout_of(deepcopy(FAMILIES["mpt"])).keeps_cache
+
+
+def layout_of(config: PretrainedConfig) -> Layout:
+    without_dropout(config)
+    return fitting_layout(draw_weights(AutoModelForCausalLM.from_config(config)), "here")
+
+
 def refusal(config: PretrainedConfig) -> str:
     with pytest.raises(ValueError, match="can't be trained or scored here") as refused:
         fitting_layout(draw_weights(AutoModelForCausalLM.from_config(config)), "here")
@@ -224,6 +241,14 @@ def test_a_model_that_looks_ahead_is_refused() -> None:
 def test_a_model_that_computes_otherwise_in_training_is_refused() -> None:
     config = PhimoeConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2, input_jitter_noise=0.5)
     assert "model_type phimoe can't be trained or scored here: it computes otherwise in training" in refusal(config)
+
+
+def test_a_head_that_fails_is_told_by_the_bank_too(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(ElectraConfig(**SIZES)).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"{tmp_path}: model_type electra can't be trained .* its own forward pass fails"
+    ):
+        bank_of(tmp_path)
 
 
 def test_what_a_models_own_code_raises_is_told_with_model_family_and_remedy() -> None:

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 from harness.banks.causal import PeftBank
 from harness.banks.layers import layer_names, quantize_layers
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
+from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
 from tests.tiny import make_checkpoint
-from tests.unit.harness.banks.test_causal import CPU, QUANTS, losses, make_items
+from tests.unit.harness.banks.test_causal import CPU, QUANTS, TRAIN, losses, make_examples, make_items
 
 FIELDS: dict[str, dict[str, Any]] = {
     "miss": {"lora_r": 4},
@@ -33,6 +34,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     "ln_tuning": {},
     "road": {"peft": {"group_size": 8}},
 }
+
+
+ON_FLOAT = ("shira", "hira", "boft", "adalora")  # whose layers differ by how the weights are stored
 
 
 def config(name: str, dropout: float = 0.0, **changes: object) -> AdapterConfig:
@@ -64,8 +68,7 @@ def plain_losses(model: torch.nn.Module) -> Tensor:
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("quant", ["none", "nf4"])
-@pytest.mark.parametrize("name", list(FIELDS))
+@pytest.mark.parametrize(("name", "quant"), [*((n, "nf4") for n in FIELDS), *((n, "none") for n in ON_FLOAT)])
 def test_steps_are_those_of_pefts_own_model(folder: Path, tmp_path: Path, name: str, quant: str) -> None:
     bank = PeftBank(folder, QUANTS[quant], CPU)
     bank.add_member("a", config(name), seed=3)
@@ -90,3 +93,49 @@ def test_steps_are_those_of_pefts_own_model(folder: Path, tmp_path: Path, name: 
     plain = PeftModel.from_pretrained(plain_base(folder, QUANTS[quant]), tmp_path / "end").eval()
     with torch.no_grad():
         torch.testing.assert_close(plain_losses(plain), losses(again), rtol=0, atol=2e-4)
+
+
+def members(tmp_path: Path, name: str, **changes: object) -> tuple[Member, list[StepMetrics]]:
+    seen: list[StepMetrics] = []
+    member = Member(
+        run_id="a",
+        adapter=config(name, **changes),  # type: ignore[arg-type]
+        train=replace(TRAIN, max_steps=6),
+        examples=make_examples(),  # type: ignore[arg-type]
+        checkpoint_folder=tmp_path / "checkpoint",
+        on_step=seen.append,
+    )
+    return member, seen
+
+
+@pytest.mark.parametrize(("name", "dropout"), [("adalora", 0.1), ("shira", 0.0), ("hira", 0.1)])
+def test_a_resumed_run_is_the_same_run(folder: Path, tmp_path: Path, name: str, dropout: float) -> None:
+    straight, resumed = (PeftBank(folder, QUANTS["nf4"], CPU) for _ in range(2))
+    train_group(straight, [members(tmp_path / "straight", name, dropout=dropout)[0]])
+    stopped, seen = members(tmp_path, name, dropout=dropout)
+    with pytest.raises(TrainingInterrupted):
+        train_group(PeftBank(folder, QUANTS["nf4"], CPU), [stopped], lambda: len(seen) >= 3)
+    again, _ = members(tmp_path, name, dropout=dropout)
+    train_group(resumed, [again])
+    assert again.error is None
+    assert "resumed at step 3" in again.notes
+    assert torch.equal(losses(straight), losses(resumed))
+
+
+def test_adalora_ends_with_the_ranks_that_it_was_given(folder: Path, tmp_path: Path) -> None:
+    """Pruned triplets are zeros, as many as the budget says, and stay so when the adapter is read by PEFT."""
+    bank = PeftBank(folder, QUANTS["none"], CPU)
+    train_group(bank, [members(tmp_path, "adalora")[0]])
+    kept = [p for key, p in bank.member_parameters("a").items() if ".lora_E" in key]
+    assert sum(int(p.count_nonzero()) for p in kept) == 4 * len(kept)
+    assert all(len(p) == 6 for p in kept)
+    bank.save_member("a", tmp_path / "saved", "tiny", "main")
+    plain = PeftModel.from_pretrained(plain_base(folder, QUANTS["none"]), tmp_path / "saved").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(plain_losses(plain), losses(bank), rtol=0, atol=2e-4)
+
+
+def test_adaloras_schedule_has_to_fit_the_run(folder: Path, tmp_path: Path) -> None:
+    member, _ = members(tmp_path, "adalora", peft={"tinit": 4, "tfinal": 2})
+    train_group(PeftBank(folder, QUANTS["none"], CPU), [member])
+    assert "adapter.peft.tinit=4, tfinal=2: the run has 6 steps" in str(member.error)

@@ -390,13 +390,14 @@ def test_the_command_shows_format_counts_and_mask(tmp_path: Path, capsys: pytest
     path = write(tmp_path / "x.jsonl", {"instruction": "Do " * 60, "output": "Done"})
     model = tmp_path / "model"
     make_tokenizer().save_pretrained(model)
-    assert main([str(path), "--model", str(model)]) == 0
+    main([str(path), "--model", str(model)])
     printed = capsys.readouterr().out.splitlines()
     assert any("dataset.format=alpaca" in line for line in printed)
     assert "learned | Done</s>" in printed
     assert max(map(len, printed[2:])) <= 80
-    assert main([str(path), "--json"]) == 0
+    main([str(path), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["format"], found["rows"], found["parts"][1]) == ("alpaca", 1, {"loss": True, "text": "Done"})
-    assert main([str(tmp_path / "no.jsonl")]) == 1
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "no.jsonl")])
     assert "not found" in capsys.readouterr().err

@@ -30,6 +30,12 @@ def proof_of(folder: Path, config: AdapterConfig, quant: str = "nf4") -> tuple[P
     return prove(bank, "a", config), bank
 
 
+def test_the_table_claims_what_is_tested() -> None:
+    steps = {name for name, row in METHODS.items() if "steps" in row.verified}
+    assert steps == set(test_peft_methods.FIELDS)
+    assert {name for name, row in METHODS.items() if "proof" in row.verified} == steps | set(OF_LORA)
+
+
 @pytest.mark.parametrize("name", [*OF_LORA, *test_peft_methods.FIELDS])
 def test_a_method_is_what_it_says(folder: Path, name: str) -> None:
     config = test_causal.config(name) if name in OF_LORA else test_peft_methods.config(name)

@@ -438,7 +438,10 @@ def test_16_bits_anywhere_among_the_trained_tensors_decide(
     for dtypes, kind in (((torch.float32, torch.bfloat16), KIND.adamw_32bit), ((torch.float32,) * 2, KIND.adamw)):
         parameters = {str(place): nn.Parameter(torch.ones(2, dtype=dtype)) for place, dtype in enumerate(dtypes)}
         bank: Any = SimpleNamespace(
-            device=CPU, dtype=torch.bfloat16, member_parameters=lambda _, found=parameters: found
+            device=CPU,
+            dtype=torch.bfloat16,
+            member_parameters=lambda _, found=parameters: found,
+            rank_allocation=lambda _: None,
         )
         member, _ = make_member("a", tmp_path)
         loop._start_member(bank, member, pages=False)

@@ -1,6 +1,7 @@
 """Labels say what tells runs apart, and are the same word wherever a run is named."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,24 @@ def test_local_files_are_told_apart_by_their_names(tmp_path: Path) -> None:
     for file in files:
         file.write_text(f'{{"instruction": "{file.name}", "output": "b"}}\n')
     assert endings(*(spec(dataset=("local", {"path": str(file)})) for file in files)) == ["first", "se_cond"]
+
+
+def test_local_models_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    def of(*folders: str) -> list[str]:
+        models = [spec(model=("local", {"path": str(tmp_path / folder)})) for folder in folders]
+        return endings(*(replace(found, base_sha256=folder) for found, folder in zip(models, folders, strict=True)))
+
+    assert of("llama-3.1", "llama-3.2") == ["llama-3.1", "llama-3.2"]
+    assert of("one/final", "two/final") == ["one_final", "two_final"]
+    assert of("one/final", "two/last") == ["final", "last"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "rows.jsonl" for folder in ("v1", "v2")]
+    for number, file in enumerate(files):
+        file.parent.mkdir()
+        file.write_text(f'{{"instruction": "a", "output": "{number}"}}\n')
+    assert endings(*(spec(dataset=("local", {"path": str(file)})) for file in files)) == ["v1_rows", "v2_rows"]
 
 
 def test_unquantized_weights_are_called_by_their_data_type() -> None:

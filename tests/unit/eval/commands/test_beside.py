@@ -1,0 +1,151 @@
+"""The untouched base and other scales beside the systems: one load, right names, paired changes, refusals."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.benchmarks.benchmark import Benchmark, Contestant, QuestionScores
+from eval.benchmarks.changes import changes_from, front
+from eval.benchmarks.mmlu.score import score_mmlu
+from eval.benchmarks.mmlu.settings import MmluSettings
+from eval.benchmarks.registry import BENCHMARKS
+from eval.commands.beside import Beside, at_scales, read_scales, together_with
+from eval.commands.score_runs import OwnRows, score_target
+from eval.systems import Target
+from harness.banks.load import LoadedBase
+from harness.config.schema import AdapterConfig, AdapterMethod
+from tests.builders import open_base
+from tests.tiny import make_checkpoint
+
+SETTINGS = MmluSettings(num_shots=0, limit=6)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
+    return open_base(make_checkpoint(tmp_path_factory.mktemp("tiny") / "base"))
+
+
+def test_a_scale_is_a_part_of_the_trained_update(base: LoadedBase) -> None:
+    tuned = Contestant(name="run", member="tuned")
+    scaled = at_scales(base, [tuned, Contestant(name="base", member=None)], (0.0, 0.5, 1.0))
+    assert [one.name for one in scaled] == ["run x0", "run x0.5", "run x1", "base"]
+    results = score_mmlu(base, {one.name: one.member for one in [tuned, *scaled]}, SETTINGS)
+    logprobs = {name: np.array([p.logprobs for p in result.predictions]) for name, result in results.items()}
+    np.testing.assert_allclose(logprobs["run x0"], logprobs["base"], atol=1e-5)
+    np.testing.assert_allclose(logprobs["run x1"], logprobs["run"], atol=1e-5)
+    assert np.abs(logprobs["run"] - logprobs["base"]).min() > 1e-3
+    layer = next(iter(base.bank.layers.values()))
+    kept = layer.scale["tuned"]
+    layer_scales = [other.scale for other in base.bank.layers.values() if "tuned" in other.scale]
+    for scale in layer_scales:
+        scale["tuned"] = kept / 2
+    halved = score_mmlu(base, {"half": "tuned"}, SETTINGS)["half"]
+    for scale in layer_scales:
+        scale["tuned"] = kept
+    np.testing.assert_allclose(logprobs["run x0.5"], np.array([p.logprobs for p in halved.predictions]), atol=1e-5)
+    hashes = {name: result.model_sha256 for name, result in results.items()}
+    assert hashes["run x1"] == hashes["run"]
+    assert len(set(hashes.values())) == 4
+    for one in scaled[:3]:
+        assert one.member is not None
+        base.bank.remove_member(one.member)
+    assert list(base.bank.configs) == list(layer.lora_a) == ["tuned"]
+
+
+@pytest.mark.parametrize("text", ["", "a", "0,", "-1", "nan", "1,1.0", "1e9"])
+def test_what_is_no_scale_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="--adapter-scale"):
+        read_scales(text)
+
+
+def test_scales_are_read() -> None:
+    assert read_scales(None) == ()
+    assert read_scales("0,0.25,1.25") == (0.0, 0.25, 1.25)
+
+
+def test_a_method_without_a_scale_is_refused(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = AdapterConfig(name="dora", method=AdapterMethod.dora)
+    monkeypatch.setitem(base.bank.configs, "tuned", config)
+    with pytest.raises(ValueError, match=r"run is adapter\.method=dora, .* it goes with lora, rslora"):
+        at_scales(base, [Contestant(name="run", member="tuned")], (0.5,))
+
+
+def test_the_base_stands_there_once(base: LoadedBase) -> None:
+    both = Beside(with_base=True)
+    tuned, untouched = Contestant(name="run", member="tuned"), Contestant(name="plain", member=None)
+    assert [one.name for one in together_with(base, [tuned], both, "b")] == ["b", "run"]
+    assert [one.name for one in together_with(base, [tuned, untouched], both, "b")] == ["run", "plain"]
+    assert [one.name for one in together_with(base, [tuned], Beside(), "b")] == ["run"]
+
+
+def test_a_command_writes_rows_and_changes_of_an_adapter(base: LoadedBase, tmp_path: Path) -> None:
+    base.bank.save_member("tuned", tmp_path / "tuned", "tiny", "main")
+    target = Target(
+        model=base.source.location,
+        adapters=(tmp_path / "tuned",),
+        quant="none",
+        run_ids=(),
+        sweep=None,
+        runs=tmp_path / "runs",
+    )
+
+    def scored(options: dict[str, Any], out: Path) -> dict[str, Any]:
+        beside = Beside(with_base=True, scales=(0.0, 1.0))
+        values, _ = score_target(
+            BENCHMARKS["mmlu"], SETTINGS, target, OwnRows(), options, out, lambda done, total: None, beside
+        )
+        return values
+
+    out = tmp_path / "out"
+    values = scored({"checkpoints": None}, out)
+    untouched = next(name for name in values if name.endswith("base"))
+    assert set(values) == {untouched, "tuned x0", "tuned x1"}
+    assert {path.parent.name for path in out.glob("*/mmlu.json")} == set(values)
+    changes = {change["system"]: change for change in json.loads((out / "changes.json").read_text())["changes"]}
+    assert changes["tuned x0"]["change"]["value"] == 0.0
+    expected = values["tuned x1"]["accuracy_micro"] - values[untouched]["accuracy_micro"]
+    assert changes["tuned x1"]["change"]["value"] == pytest.approx(expected)
+    assert changes["tuned x1"]["change"]["n"] == 6
+    with pytest.raises(ValueError, match="leave out --checkpoints"):
+        scored({"checkpoints": "all"}, out)
+
+
+class _Parts(Benchmark):
+    """Questions as the test gives them: {part: values}."""
+
+    name = "parts"
+
+    def by_question(self, values: Any) -> Any:
+        for part, (numbers, weights, higher) in values.items():
+            names = [f"q{place}" for place in range(len(numbers))]
+            yield QuestionScores(
+                metric="m", unit="", higher_is_better=higher, names=names, values=numbers, weights=weights, part=part
+            )
+
+
+def test_changes_are_paired_and_weighted() -> None:
+    before = {"gain": ([0.0, 1.0, 0.0, 1.0], None, True), "loss": ([2.0, 4.0], [1.0, 3.0], False)}
+    after = {"gain": ([1.0, 1.0, 0.0, 1.0], None, True), "loss": ([3.0, 4.0], [1.0, 3.0], False)}
+    gain, loss = changes_from(_Parts(), ("base", before), {"run": after})
+    assert (gain.measure, gain.before, gain.after, gain.change.value) == ("gain m", 0.5, 0.75, 0.25)
+    difference = np.array([1.0, 0.0, 0.0, 0.0])
+    half = 3.182446 * difference.std(ddof=1) / 2
+    assert gain.change.ci95 == pytest.approx((0.25 - half, 0.25 + half), rel=1e-5)
+    assert (loss.before, loss.after, loss.change.value) == (3.5, 3.75, 0.25)
+
+
+def test_the_front_has_what_no_other_row_beats() -> None:
+    def values(gain: float, loss: float) -> dict[str, Any]:
+        return {"gain": ([gain, gain], None, True), "loss": ([loss, loss], None, False)}
+
+    rows = {"low": values(1, 1), "high": values(3, 3), "worse": values(1, 2), "same": values(1, 1)}
+    found = changes_from(_Parts(), ("base", values(0, 0)), rows)
+    assert front(found) == ["low", "high", "same"]
+
+
+def test_other_questions_are_no_pair() -> None:
+    with pytest.raises(ValueError, match="run and base were asked other questions"):
+        changes_from(_Parts(), ("base", {"a": ([1.0], None, True)}), {"run": {"a": ([1.0, 2.0], None, True)}})

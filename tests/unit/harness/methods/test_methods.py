@@ -1,0 +1,110 @@
+"""The table of methods is whole, its page is true, and keys that a method doesn't have are refused."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from peft import PeftConfig
+from peft.config import PromptLearningConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+from harness.config.choices import choices, load_choice
+from harness.config.schema import (
+    AdapterConfig,
+    ModelConfig,
+    QuantConfig,
+    QuantMethod,
+    typed,
+)
+from harness.methods.__main__ import markdown
+from harness.methods.keys import keys_problem, peft_values
+from harness.methods.peft_fields import fields_of
+from harness.methods.table import METHODS
+from harness.runs.compatibility import method_problem
+from tests.builders import spec
+from tests.lab import REPOSITORY
+
+
+def adapter(**values: Any) -> AdapterConfig:
+    made: AdapterConfig = typed(AdapterConfig, {"name": "peft", "method": "peft", **values})
+    return made
+
+
+def test_the_page_is_the_tables() -> None:
+    assert (REPOSITORY / "docs" / "methods.md").read_text() == markdown(), "python -m harness.methods --markdown"
+
+
+def test_every_method_of_peft_has_its_row_and_its_fields() -> None:
+    common = {field.name for field in dataclasses.fields(PeftConfig)}
+    for peft_type, kind in PEFT_TYPE_TO_CONFIG_MAPPING.items():
+        assert peft_type.value.lower() in METHODS
+        if not issubclass(kind, PromptLearningConfig):
+            own = {field.name for field in dataclasses.fields(kind) if field.init} - common
+            assert set(fields_of(peft_type.value)) == own
+    assert all(row.refused or row.formula for row in METHODS.values())
+
+
+def test_every_choice_of_adapter_is_in_the_table() -> None:
+    for name in choices("adapter"):
+        chosen: AdapterConfig = typed(AdapterConfig, load_choice("adapter", name))
+        given = {"trainable_tokens": {"token_indices": [5]}}.get(name, chosen.peft)
+        if name not in ("none", "peft", "lora_t5", "lora_t5_xl"):
+            assert chosen.method_name == name
+            assert METHODS[name].refused == ""
+            assert keys_problem(dataclasses.replace(chosen, peft=given)) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"peft_type": "MISS", "lora_alpha": 32}, "adapter.lora_alpha=32: MiSS (Bone) has no such number"),
+        ({"peft_type": "OFT", "lora_r": 8}, "adapter.lora_r=8: OFT has no such number"),
+        ({"peft_type": "SHIRA", "lora_dropout": 0.1}, "adapter.lora_dropout=0.1: SHiRA has no such number"),
+        ({"peft_type": "OFT", "peft": {"oft_block": 4}}, "PEFT's OFT has no such field; it has bias, block_share"),
+        (
+            {"peft_type": "OFT", "peft": {"oft_block_size": "x"}},
+            "oft_block_size='x': PEFT's OFT takes int",
+        ),
+        ({"peft_type": "OFT", "peft": {"coft": 1}}, "adapter.peft.coft=1: PEFT's OFT takes bool"),
+        ({"peft_type": "OFT", "peft": {"module_dropout": 0.1}}, "a generator that all runs share"),
+        ({"peft_type": "MISS", "peft": {"r": 4}}, "adapter.peft.r=4: this is set by adapter.lora_r"),
+        ({"peft_type": "MISS", "peft": {"target_modules": ["q"]}}, "this is set by adapter.targets"),
+        ({"peft_type": "MISS", "peft": {"task_type": "CAUSAL_LM"}}, "this is set by model.kind"),
+        (
+            {"peft_type": "ADALORA", "peft": {"use_dora": True}},
+            "use_dora=True: this is no part of AdaLoRA",
+        ),
+        ({"peft_type": "TRAINABLE_TOKENS"}, "needs +adapter.peft.token_indices=... (list[int])"),
+        ({"peft_type": "PROMPT_TUNING"}, "its tokens stand before a sequence; use adapter=lora"),
+        ({"peft_type": "NOPE"}, "no method that was tried here; known: ADALORA"),
+        ({"peft_type": "LORA"}, "use adapter=lora"),
+        ({}, "say which method, by adapter.peft_type=VBLORA"),
+        ({"method": "lora", "peft_type": "OFT"}, "of adapter=peft only"),
+        ({"method": "full", "lora_plus_ratio": 16.0}, "it has no trained A and B whose rates could differ"),
+    ],
+)
+def test_what_a_method_does_not_have_is_refused_by_name(values: dict[str, Any], problem: str) -> None:
+    assert problem in str(keys_problem(adapter(**values)))
+
+
+def test_a_name_may_be_written_small_and_equal_points_are_one_run() -> None:
+    assert adapter(peft_type="vera", lora_r=8).peft_type == "VERA"
+    assert peft_values(adapter(peft_type="vera", lora_r=8, lora_dropout=0.1)) == {"r": 8, "vera_dropout": 0.1}
+    assert peft_values(adapter(peft_type="adalora", lora_r=8))["init_r"] == 12
+
+
+@pytest.mark.parametrize("name", ["LOHA", "LOKR", "HRA", "UNILORA", "PSOFT"])
+def test_weights_that_a_method_fails_on_are_refused_with_what_works(name: str) -> None:
+    nf4, plain = QuantConfig(name="nf4"), QuantConfig(name="fp32", method=QuantMethod.none)
+    chosen, model = adapter(peft_type=name, lora_r=8), ModelConfig(name="m", hub_id="a/b")
+    problem = str(method_problem(chosen, nf4, model))
+    assert f"adapter.peft_type={name} with quant.method=nf4" in problem
+    assert "use quant.method=none, or one of adapter=lora" in problem
+    assert method_problem(chosen, plain, model) is None
+
+
+def test_a_recipe_of_dropout_is_for_methods_that_drop_inputs() -> None:
+    assert spec(adapter="shira").adapter.lora_dropout == 0.0
+    assert spec(adapter="hira").adapter.lora_dropout == spec(adapter="lora").adapter.lora_dropout == 0.1
+    assert spec(adapter="shira").label.endswith("-nf4-shira")
+    assert spec(adapter="lora_plus").run_id != spec(adapter="lora").run_id
