@@ -152,7 +152,7 @@ def compare_levels(grid: GridResults, layout: Layout, loss: Mapping[str, float],
 
 def _along(layout: Layout) -> list[str]:
     """What differs between the levels beside their names, so that its effect is in the comparison."""
-    of_method = [name for name in layout.along if name == "method" or name.startswith("adapter.peft")]
+    of_method = [name for name in layout.along if name == "method" or name.startswith("adapter.")]
     beside = [axis_title(name) for name in layout.along if layout.axis != ADAPTER or name not in of_method]
     return [f"{axis_title(layout.axis)}s differ in {', '.join(beside)}, too: it is a part of each"] if beside else []
 
