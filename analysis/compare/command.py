@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analysis.compare.contest import Contest, Correction, Options, compare_levels
+from analysis.compare.contest import POINTS, Contest, Correction, Options, compare_levels
 from analysis.compare.search import SelectOn
 from analysis.places import require_folder
 from harness.commands import Json
@@ -149,8 +149,6 @@ def _frames(source: "Source", axis: str, within: Sequence[str]) -> "tuple[Frames
 
 def _margin(margins: dict[str, float], name: str, grid: "GridResults") -> float | None:
     """The margin that was given for this score, or for all scores in points."""
-    from analysis.compare.scores import POINTS
-
     return margins.get(name, margins.get("") if grid.unit == POINTS else None)
 
 

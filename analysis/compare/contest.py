@@ -10,6 +10,7 @@ stated before looking; that a difference isn't significant shows nothing, but `d
 have been seen.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,7 +19,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.compare.levels import Layout, axis_title
+from analysis.compare.levels import ADAPTER, Layout, axis_title
 from analysis.compare.search import Entrant, SelectOn, Split, entrant_of, split_of
 from analysis.effects.crossed import linearised
 from analysis.effects.grid import GridResults, Level, level_text, setting_text
@@ -26,6 +27,7 @@ from eval.benchmarks.replicates import Spreads, detectable
 from eval.ratings.comparisons import LEVEL, benjamini_hochberg, holm
 
 Array = NDArray[np.float64]
+POINTS = "points"  # of a hundred: what shares are shown in
 
 
 class Correction(Enum):
@@ -144,8 +146,15 @@ def compare_levels(grid: GridResults, layout: Layout, loss: Mapping[str, float],
         correction=options.correction,
         source="; ".join(dict.fromkeys(part.source for part in parts if part.source)),
         budget_note="; ".join(note for part in parts if (note := _budgets(layout, part.standings))),
-        notes=tuple(dict.fromkeys([*grid.left_out, *(note for part in parts for note in part.notes)])),
+        notes=tuple(dict.fromkeys([*grid.left_out, *_along(layout), *(note for part in parts for note in part.notes)])),
     )
+
+
+def _along(layout: Layout) -> list[str]:
+    """What differs between the levels beside their names, so that its effect is in the comparison."""
+    of_method = [name for name in layout.along if name == "method" or name.startswith("adapter.")]
+    beside = [axis_title(name) for name in layout.along if layout.axis != ADAPTER or name not in of_method]
+    return [f"{axis_title(layout.axis)}s differ in {', '.join(beside)}, too: it is a part of each"] if beside else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +202,7 @@ def _block(
             f"the spreads between seeds differ (Cochran's p = {spreads.unequal_p:.1g}): each level's is its own"
         )
     standings = [
-        _standing(entrant, name, spreads, fighting.index(entrant) if entrant in fighting else None)
+        _standing(entrant, name, spreads, fighting.index(entrant) if entrant in fighting else None, _range(grid))
         for entrant in entrants
     ]
     return _Part(
@@ -235,7 +244,14 @@ def _tables(grid: GridResults, entrants: Sequence[Entrant], split: Split) -> tup
     return [linearised(values[rows][:, shared], weights) for rows in chosen], notes
 
 
-def _standing(entrant: Entrant, block: str, spreads: Spreads | None, place: int | None) -> Standing:
+def _range(grid: GridResults) -> tuple[float, float]:
+    """Between what a mean lies: points of a hundred end there."""
+    return (0.0, 100.0) if grid.unit == POINTS else (-math.inf, math.inf)
+
+
+def _standing(
+    entrant: Entrant, block: str, spreads: Spreads | None, place: int | None, within: tuple[float, float]
+) -> Standing:
     mean = None if spreads is None or place is None else spreads.mean(place)
     interval = None if mean is None else mean.interval()
     return Standing(
@@ -243,8 +259,8 @@ def _standing(entrant: Entrant, block: str, spreads: Spreads | None, place: int 
         block=block,
         setting=entrant.setting,
         value=None if mean is None else mean.value,
-        low=None if interval is None else interval[0],
-        high=None if interval is None else interval[1],
+        low=None if interval is None else max(within[0], interval[0]),
+        high=None if interval is None else min(within[1], interval[1]),
         uncorrected=entrant.uncorrected,
         num_settings=entrant.num_settings,
         num_seeds=entrant.num_seeds,

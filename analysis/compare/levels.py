@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.tidy.axes import AXES, BY_NAME, Kind, column, seed_columns, title_of, varying_axes
 from analysis.tidy.sources import FoundRun
 from harness.config.choices import near
+from harness.config.schema import method_name
 
 ADAPTER = "adapter"  # the axis of methods: names of conf/adapter
 _GROUP_AXES = {"quant": "data_type", "model": "model", "dataset": "dataset"}
@@ -40,10 +41,11 @@ class Layout:
 def with_choices(frame: pd.DataFrame, found: Sequence[FoundRun]) -> pd.DataFrame:
     """The frame with a column `adapter`: the name of each run's choice; its method, where a name stands for several."""
     parts = [run.spec.get("adapter") or {} for run in found]
+    named = [(str(part.get("name") or ""), method_name(part) if part.get("method") else "") for part in parts]
     methods: dict[str, set[str]] = {}
-    for part in parts:
-        methods.setdefault(str(part.get("name")), set()).add(str(part.get("method")))
-    names = [_choice(str(part.get("name") or ""), str(part.get("method") or ""), methods) for part in parts]
+    for name, method in named:
+        methods.setdefault(name, set()).add(method)
+    names = [_choice(name, method, methods) for name, method in named]
     return frame.assign(**{ADAPTER: column(names, Kind.choice)})
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.compare.contest import POINTS
 from analysis.compare.levels import Layout
 from analysis.effects.grid import GridResults
 from analysis.effects.measures import of_column, of_questions, of_scores
 from harness.config.choices import near
 
 RECORD_NUMBERS = ("eval_loss", "eval_bits_per_byte", "final_loss", "train_seconds", "peak_memory_bytes")
-POINTS = "points"  # of a hundred: what shares are shown in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from analysis.compare.contest import Contest, Correction, Pair, Standing
+from analysis.compare.contest import POINTS, Contest, Correction, Pair, Standing
 from analysis.compare.levels import ADAPTER, axis_title
 from analysis.effects.grid import level_text
 from harness.console import TextTable
@@ -191,7 +191,7 @@ def _number(value: float | None, contest: Contest, signed: bool = False) -> str:
     """With one digit where values are points, else as many as tell small differences apart."""
     if value is None or not math.isfinite(value):
         return "-"
-    digits = 1 if contest.unit == "points" else 4
+    digits = 1 if contest.unit == POINTS else 4
     return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
 
 

@@ -383,6 +383,7 @@ class TrainConfig:
     eval_rows: int = since(0)  # rows that never train and whose loss is measured, after the last step at least
     eval_source: EvalSource = since(EvalSource.holdout)  # where they come from
     keep_best: bool = since(False)  # the run ends with the weights of its lowest held-out loss, not with its last ones
+    start_from: str | None = not_identity(None)  # a finished run's id, or an adapter's folder; identity is its content
     seed: int = 0  # of the adapter's weights and dropout
     data_seed: int = 42  # of the order of examples, and of the holdout
     max_microbatch_tokens: int | None = not_identity(None)  # of a forward pass; null: 2,048, on a GPU to 16,384 as fit

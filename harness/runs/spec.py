@@ -42,6 +42,7 @@ from harness.data.source import data_files, streams
 from harness.files.atomic import sha256_files
 from harness.methods.keys import uses_dropout
 from harness.runs.compatibility import method_problem, task_problem
+from harness.runs.start import start_digest, start_folder
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
 TRAIN_RECIPE = ("batch_size", "learning_rate")  # what a recipe fills in `train` where it is open
@@ -61,6 +62,7 @@ class RunSpec:
     train: TrainConfig | None
     data_sha256: str | None = None  # content of `dataset.path`; None where the hub id is the identity
     base_sha256: str | None = since(None)  # of the checkpoint in `model.path`, likewise
+    start_sha256: str | None = since(None)  # of the adapter that training starts from (`train.start_from`)
 
     @cached_property
     def run_id(self) -> str:
@@ -120,7 +122,7 @@ class RunSpec:
             read[key] = None if values.get(key) is None else _read_part(kind, values[key], f"{where}: {key}")
         if read["adapter"].method is not AdapterMethod.none and None in (read["dataset"], read["train"]):
             raise ValueError(f"{where}: a trained adapter without dataset or train: not the spec of a run")
-        digests = {key: values.get(key) for key in ("data_sha256", "base_sha256")}
+        digests = {key: values.get(key) for key in ("data_sha256", "base_sha256", "start_sha256")}
         for key, digest in digests.items():
             if digest is not None and (
                 not isinstance(digest, str) or (key == "data_sha256" and read["dataset"] is None)
@@ -164,7 +166,10 @@ def make_spec(
     ):
         raise ValueError(problem)
     row = recipe_row(config.dataset, config.model)
-    adapter = config.adapter
+    adapter, start = config.adapter, None
+    if config.train.start_from is not None:
+        start = start_folder(config.train.start_from, Path(config.paths.runs), adapter, config.model)
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=str(start)))
     if adapter.lora_dropout is None:
         dropout = row.lora_dropout if uses_dropout(adapter) else 0.0
         adapter = dataclasses.replace(adapter, lora_dropout=dropout)
@@ -176,6 +181,7 @@ def make_spec(
         train=_resolved_train(config.train, row, adapter.method, quant.compute_dtype),
         data_sha256=_data_sha256(config.dataset, hash_file),
         base_sha256=_base_sha256(config.model, hash_checkpoint),
+        start_sha256=None if start is None else start_digest(start),
     )
 
 

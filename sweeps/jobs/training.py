@@ -41,6 +41,7 @@ from harness.runs.record import (
     save_record,
 )
 from harness.runs.spec import RunSpec
+from harness.runs.start import start_digest
 from harness.training.checkpoint import checkpoints
 from harness.training.held_out import EvalPoint, HeldOut
 from harness.training.loop import Member, Places, StepMetrics, train_group
@@ -377,6 +378,7 @@ def _member(base: LoadedBase, run: _Run, rows: _Rows, on_step: Callable[[StepMet
 
     def on_added() -> None:
         run.proof = proved(base.bank, run.claim.run_id, run.spec.adapter)
+        _take_start(base, run)
 
     return Member(
         run_id=run.claim.run_id,
@@ -390,6 +392,19 @@ def _member(base: LoadedBase, run: _Run, rows: _Rows, on_step: Callable[[StepMet
         on_step=on_step,
         on_added=on_added,
     )
+
+
+def _take_start(base: LoadedBase, run: _Run) -> None:
+    """Gives a fresh member the tensors of `train.start_from`. Raises ValueError where they aren't the planned ones."""
+    if run.spec.train is None or run.spec.train.start_from is None:
+        return
+    folder = Path(run.spec.train.start_from)
+    if start_digest(folder) != run.spec.start_sha256:
+        raise ValueError(
+            f"train.start_from={folder}: the adapter was changed after this run was planned; plan it again"
+        )
+    base.bank.read_again(run.claim.run_id, folder)
+    run.notes.append(f"started from {folder}")
 
 
 def _fitting(context: Context, base: LoadedBase, runs: Sequence[_Run], inside: Sequence[RunSpec] = ()) -> list[_Run]:

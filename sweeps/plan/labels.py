@@ -35,6 +35,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "quant.double_quant": lambda value: "double" if value else "single",
     "data_sha256": str,
     "base_sha256": str,
+    "start_sha256": lambda value: f"from-{value[:6]}",
     "train.data_seed": lambda value: f"data{value}",
 }
 _KNOWN = (*_NUMBERS, *_WORDS)

@@ -124,7 +124,7 @@ def _first_centres(points: Floats, num_clusters: int, rng: np.random.Generator) 
 def _distances(points: Floats, centres: Floats) -> Floats:
     """(num_points, num_centres) squared."""
     squares = (points**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1) - 2.0 * points @ centres.T
-    return np.maximum(squares, 0.0)
+    return np.asarray(np.maximum(squares, 0.0), dtype=np.float64)
 
 
 def _unit(points: Floats) -> Floats:

@@ -216,6 +216,14 @@ def test_a_run_that_was_measured_otherwise_is_left_out_and_named() -> None:
     assert next(s for s in found.standings if s.level == "b").value == 2.0
 
 
+def test_what_goes_along_with_a_level_is_said_and_points_end_at_a_hundred() -> None:
+    rows = _rows(["a", "b"], [1.0], [0, 1, 2])
+    grid = replace(_grid([[99.0], [100.0], [97.0], [50.0], [52.0], [51.0]], rows), unit="points")
+    found = compare_levels(grid, replace(LAYOUT, along=("method", "lora_r", "adapter.peft_type")), {}, Options())
+    assert "methods differ in r, too: it is a part of each" in found.notes
+    assert found.standings[0].high == 100.0
+
+
 def test_one_seed_with_a_search_says_what_stays_and_one_number_is_refused() -> None:
     rows = _rows(["a", "b"], [1.0, 2.0], [0])
     rng = np.random.default_rng(0)
