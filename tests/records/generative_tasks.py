@@ -31,6 +31,7 @@ PROMPTS = [
     {"key": 2, "prompt": "Hello! How can I help you today? Answer in Paris.", "wanted": ["a", "zzz", "o"]},
 ]
 CODE = [{"text": "Write a function that adds.", "test": "assert add(1, 2) == 3"}]
+MOODS = [{"text": f"The results of year {n} are what they are.", "label": n % 3} for n in range(7)]
 _UTILS = """
 def process_results(doc, results):
     met = [letter in results[0] for letter in doc["wanted"]]
@@ -79,6 +80,23 @@ OWN: dict[str, dict[str, Any]] = {
         "generation_kwargs": {"until": ["[DONE]", "s"], "do_sample": False, "max_gen_toks": NEW_TOKENS},
         "metric_list": [{"metric": "bypass", "aggregation": "bypass", "higher_is_better": False}],
     },
+    "mood": {
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "{{text}} The mood is",
+        "doc_to_target": "label",
+        "doc_to_choice": ["bad", "neutral", "good"],
+        "metric_list": [{"metric": "acc"}],
+    },
+    "said_mood": {
+        "output_type": "generate_until",
+        "test_split": "test",
+        "doc_to_text": "{{text}} The mood is",
+        "doc_to_target": "label",
+        "doc_to_choice": ["bad", "neutral", "good"],
+        "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 3},
+        "metric_list": [{"metric": "exact_match"}],
+    },
     "voted": {
         "include": str(_PUBLISHED / "gsm8k/gsm8k.yaml"),
         "num_fewshot": 0,
@@ -97,6 +115,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "ifeval": PROMPTS,
     "mbpp": CODE,
     "voted": SUMS[:2],
+    "mood": MOODS,
+    "said_mood": MOODS,
 }
 GREEDY = ("gsm8k", "nq_open", "math", "ifeval", "mbpp")
 

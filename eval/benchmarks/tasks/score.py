@@ -85,7 +85,7 @@ def score_tasks(
     for name, model in models.items():
         _seed_examples(loaded)
         output = evaluate(model, loaded, bootstrap_iters=0, log_samples=True, **_asked_how(settings))
-        results[name] = _result(name, hashes[name], output, settings)
+        results[name] = _result(name, hashes[name], loaded["tasks"], output, settings)
     return results
 
 
@@ -207,8 +207,10 @@ def _set_fewshot(task: Any, wanted: int | None) -> None:
     task.set_fewshot_seed(seed=_FEWSHOT_SEED)
 
 
-def _result(name: str, model: str, output: Any, settings: TasksSettings) -> TasksResult:
+def _result(name: str, model: str, tasks: Mapping[str, Any], output: Any, settings: TasksSettings) -> TasksResult:
     import lm_eval
+
+    from eval.benchmarks.tasks.classes import class_metrics
 
     scores: dict[str, TaskScore] = {}
     later = {key: value for key, value in identity_of(settings).items() if key not in _ALWAYS_IN_DIGEST}
@@ -220,7 +222,7 @@ def _result(name: str, model: str, output: Any, settings: TasksSettings) -> Task
         scores[task] = TaskScore(
             version=version,
             num_fewshot=int(output["n-shot"].get(task, 0)),
-            metrics=metrics,
+            metrics=metrics | class_metrics(tasks[task], samples),
             higher_is_better={key: bool(better.get(key.partition(",")[0], True)) for key in metrics},
             crows_pairs=crows_scores(samples),
             predictions=predictions_of(samples, list(metrics)),
