@@ -1,12 +1,13 @@
 """Reads verdict files, and names every row that isn't a verdict.
 
 The one reader of verdicts: ratings, agreement, replayed judges, people's imports and the report use it. A verdict
-file is a CSV (also .csv.gz) with the columns `question_id, system_a, system_b, verdict` (1 or a = A better, 2 or b = B
-better, or the better one's name; 3 or tie, -1 = unparsed) and optionally `judge`, `rater` (or `rater_slot`), `turn` (of a dialogue, from 1; each
-is a match of its own) and `benchmark` (the set of questions that an id belongs to); or one of others' files: Chatbot
-Arena's (`model_a, model_b`, and `winner`, or `winner_model_a`, `winner_model_b` and `winner_tie`), FastChat's pairwise
-judgments, AlpacaEval's annotations (`eval.verdicts.foreign`). A byte order mark, blanks and capitals in the header
-don't count, and 1.0 is 1. Further columns are not read. Nothing is guessed: what doesn't fit is an error with its line.
+file is a CSV (also .csv.gz) with the columns `question_id, system_a, system_b, verdict` (1 or a = A better, 2 or b =
+B better, or the better one's name; 3 or tie, -1 = unparsed) and optionally `judge`, `rater` (or `rater_slot`), `turn`
+(of a dialogue, from 1; each is a match of its own) and `benchmark` (the set of questions that an id belongs to); or
+one of others' files: Chatbot Arena's (`model_a, model_b`, and `winner`, or `winner_model_a`, `winner_model_b` and
+`winner_tie`), FastChat's pairwise judgments, AlpacaEval's annotations (`eval.verdicts.foreign`). A byte order mark,
+blanks and capitals in the header don't count, and 1.0 is 1. Further columns are not read. Nothing is guessed: what
+doesn't fit is an error with its line.
 """
 
 import csv
