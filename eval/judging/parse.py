@@ -288,20 +288,24 @@ def _loaded(text: str) -> Any:
 
 def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
     values = [value for key in VERDICT_KEYS for value in fields.get(key, [])]
-    if len(values) != 1:
+    readings = {_json_verdict(value) for value in values}
+    if len(readings) != 1:
         return _unread("the reply has several verdicts" if values else "the reply has no verdict")
-    value = values[0]
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        return _unread("the reply has no verdict")
-    verdict = read_phrase(str(value))
+    verdict = readings.pop()
     if verdict is None:
-        return _unread(f"verdict {str(value)[:20]} is none of 1, 2, 3")
+        return _unread(f"verdict {str(values[0])[:20]} is none of 1, 2, 3")
     behind = read_line(rest)
     if behind.verdict not in (None, verdict) or _takes_back(rest, verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=verdict)
+
+
+def _json_verdict(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    return read_phrase(str(value))
 
 
 def _takes_back(rest: str, verdict: int) -> bool:

@@ -17,7 +17,7 @@ _NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\sout\sof\s10)?(?![\d/%])"
 _LEAD = r"(?:(?:(?:the |final |my |overall )?(?:scores?|ratings?)(?: are)?|final|overall|total) ?[:=]? ?)?"
 _PAIR = re.compile(
     rf"{_LEAD}{_NUMBER}(?P<between> ?[,;/|&] ?| - | and | vs\.? | )(?:and )?{_NUMBER}"
-    r"(?: ?\((?:[^()\d]|10)*\))? ?\.?",
+    r"(?:,? respectively)?(?: ?\((?:[^()\d]|10)*\))? ?\.?",
     re.IGNORECASE,
 )
 _SINGLE = re.compile(rf"(?:scores?|ratings?)? ?[:=]? ?{_NUMBER} ?\.?", re.IGNORECASE)
@@ -25,12 +25,14 @@ _TUPLE = re.compile(rf"[(\[]\s{{0,3}}{_NUMBER}\s{{0,3}},\s{{0,3}}{_NUMBER}\s{{0,
 _WHO = r"(?:assistant|answer|response|option|model|candidate|score|rating)"
 _LABELLED = re.compile(
     rf"\b(?<!-)(?:{_WHO}\s{{0,3}}#?(?P<who>[12ab])|(?P<nth>first|second)(?:\s{_WHO})?)(?:'s)?(?:\s(?:score|rating|answer))?"
-    rf"(?:\s{{0,3}}[:=(|]\s{{0,3}}|\s-\s|\s(?:scores|gets|receives|earns)\s)(?P<score>{_NUMBER})"
+    rf"(?:\s{{0,3}}[:=(|]\s{{0,3}}|\s-\s|\s(?:scores|gets|receives|earns)\s)(?P<score>{_NUMBER})(?:\spoints?)?"
     rf"(?=\s{{0,3}}(?:$|[\n,;.)|]|(?:and|vs)\b|{_WHO}\b))",
     re.IGNORECASE,
 )
 _LISTED = re.compile(rf"(?P<who>[12]) ?[:.)] ?{_NUMBER} ?\.?")
-_LETTERED = re.compile(rf"(?P<who>[AB]) ?[:=] ?{_NUMBER}(?: ?[,;/|] ?| and | )(?!(?P=who))[AB] ?[:=] ?{_NUMBER} ?\.?")
+_LETTERED = re.compile(
+    rf"(?P<who>[AB])(?: ?[:=] ?| ){_NUMBER}(?: ?[,;/|] ?| and | )(?!(?P=who))[AB](?: ?[:=] ?| ){_NUMBER} ?\.?"
+)
 _AGAIN = re.compile(rf"\b(?:{CHANGED}|{TAKEN_BACK})(?!\w)", re.IGNORECASE)
 _UNSAID = re.compile(rf"\b(?:{TAKEN_BACK})(?!\w)", re.IGNORECASE)
 _ORDER = re.compile(r"\b(?:order|scores?|ratings?)\b", re.IGNORECASE)

@@ -39,6 +39,7 @@ MAX_LINE = 2000  # characters; a longer last line is no verdict
 MAX_SHORT = 80
 MAX_WORDS = 12  # of a sentence that says a verdict again: "1: answer 1 is better"
 _LABEL = re.compile(r"\[\[ ?([^\[\]\n]{1,12}) ?\]\]")
+_SHOWN = re.compile(r"\b(?:e\.g\.|example|such as|format|template)[\s:,\"'`*]*\Z", re.IGNORECASE)  # a label, not given
 _RELATION = re.compile(r"(?P<one>[12ab]) ?(?P<sign>[><=≫≪]{1,3}) ?(?P<two>[12ab])", re.IGNORECASE)
 _NOISE = re.compile(
     r"\\(?:boxed|text|mathbf|mathrm)|</?(?!(?:del|strike)>)[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|]+|[👉✅✔☑🏆🥇🎉⭐]"
@@ -53,7 +54,7 @@ _ENDING = re.compile(
 _EMPTY_BOX = re.compile(r"\[\s?\]|\(\s?\)|[\u2610\u25a1\u25a2\u25fb\u25fd\u2b1c]")  # of a list of choices: not chosen
 _CHINESE = re.compile(CHINESE)
 _MARKUP = " \t>#*-+•·"
-_BULLET = re.compile(r"(?:[ \t>#*•·]|[-+](?=[ \t]))*")  # what Markdown puts before a line; "-1" is a number
+_BULLET = re.compile(r"(?:[-=]>|[ \t>#*•·→⇒∴]|[-+](?=[ \t]))*")  # what is put before a line; "-1" is a number
 _CHOICES = re.compile(r"\([123abc ,/|or]{3,20}\)(?= ?:)|(?:output )?1, 2,? or 3(?= ?:)", re.IGNORECASE)
 _WHOSE = re.compile(r"\b(?:answer|assistant|option|response|model) ?(?=[12ab]\b)", re.IGNORECASE)
 _SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019")
@@ -79,6 +80,8 @@ def read_labels(text: str) -> Reading:
     start = max(text.rfind("\n", 0, last.start()) + 1, last.start() - MAX_SHORT)
     end = min(len(text) if (at := text.find("\n", last.end())) < 0 else at, last.end() + MAX_SHORT)
     around = {token.lower() for token in _TOKEN.findall(text[start:end])}
+    if _SHOWN.search(text, start, last.start()):
+        return Reading(conflict=True)
     if around & (AGAINST | {"?"}) or any(token.endswith(("n't", "n\u2019t")) for token in around):
         return Reading(conflict=True)
     return Reading(verdict=verdicts.pop(), rest=text[last.end() :])

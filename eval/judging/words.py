@@ -21,7 +21,7 @@ NOUNS = _words(
     "respuesta risposta resposta ответ antwoord assistent asistente"
 )
 LEAD = NOUNS | _words(
-    "so thus hence therefore and my the final best better overall i would choose select pick prefer "
+    "so thus hence therefore and my the final best better preferred top overall i would choose select pick prefer "
     "verdict choice decision winner output result class rating is are it go with vote for in conclusion "
     "say going lean towards think believe that this rank ranking was judgment judgement preference selection "
     "fazit urteil ergebnis ich wähle nehme "

@@ -190,6 +190,8 @@ def rate(
     notes = [f"{unparsed[1]} rows of ten-point scores could not be parsed and are left out"] if unparsed[1] else []
     if scores is not None and len(np.unique(scores.turn)) > 1:
         notes.append("ten-point scores of a question's turns are averaged; --turn takes one")
+    left_out = [] if scores is None else [name for name in scores.system.values if name not in relative]
+    notes += [f"{name} has no relative score: none of its is parsed, or the reference's are 0" for name in left_out]
     common: dict[str, Any] = {"relative": relative, "num_unparsed": sum(unparsed), "settings": settings}
     if verdicts is None:
         return _result(**common, notes=notes)

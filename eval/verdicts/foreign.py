@@ -67,6 +67,11 @@ def _verdicts(row: Row) -> Iterator[ForeignVerdict]:
     elif "preference" in values:
         one, two = _name(row, "generator_1"), _name(row, "generator_2")
         yield _made(row, names[0], one, two, _preferred(row), str(values.get("annotator") or ""))
+    elif "score" in values and not values.keys() & {"system_a", "model_a"}:
+        raise ValueError(
+            f"{row.where}: a grade of a single answer, which compares no two; take the file of pairwise judgments, or "
+            "grade the answers here: python -m eval judge --mode single"
+        )
     else:
         one, two = _name(row, "system_a", "model_a"), _name(row, "system_b", "model_b")
         verdict = next((values[key] for key in ("verdict", "winner") if values.get(key) is not None), None)

@@ -1,12 +1,13 @@
 """Reads verdict files, and names every row that isn't a verdict.
 
 The one reader of verdicts: ratings, agreement, replayed judges, people's imports and the report use it. A verdict
-file is a CSV (also .csv.gz) with the columns `question_id, system_a, system_b, verdict` (1 or a = A better, 2 or b = B
-better, 3 or tie, -1 = unparsed) and optionally `judge`, `rater` (or `rater_slot`), `turn` (of a dialogue, from 1; each
-is a match of its own) and `benchmark` (the set of questions that an id belongs to); or one of others' files: Chatbot
-Arena's (`model_a, model_b`, and `winner`, or `winner_model_a`, `winner_model_b` and `winner_tie`), FastChat's pairwise
-judgments, AlpacaEval's annotations (`eval.verdicts.foreign`). A byte order mark, blanks and capitals in the header
-don't count, and 1.0 is 1. Further columns are not read. Nothing is guessed: what doesn't fit is an error with its line.
+file is a CSV (also .csv.gz) with the columns `question_id, system_a, system_b, verdict` (1 or a = A better, 2 or b =
+B better, or the better one's name; 3 or tie, -1 = unparsed) and optionally `judge`, `rater` (or `rater_slot`), `turn`
+(of a dialogue, from 1; each is a match of its own) and `benchmark` (the set of questions that an id belongs to); or
+one of others' files: Chatbot Arena's (`model_a, model_b`, and `winner`, or `winner_model_a`, `winner_model_b` and
+`winner_tie`), FastChat's pairwise judgments, AlpacaEval's annotations (`eval.verdicts.foreign`). A byte order mark,
+blanks and capitals in the header don't count, and 1.0 is 1. Further columns are not read. Nothing is guessed: what
+doesn't fit is an error with its line.
 """
 
 import csv
@@ -426,7 +427,7 @@ def _majority(votes: Matches, judge: NDArray[np.int32]) -> Matches:
 
 def _read_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
     if not is_table(path):
-        columns = _foreign_columns(_foreign(path))
+        columns = _by_name(_foreign_columns(_foreign(path)))
         _refuse_bad_rows(path, columns)
         return columns
     header = read_header(path)
@@ -453,8 +454,24 @@ def _read_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
     if winners:
         read["verdict"] = _one_winner(path, columns)
     read |= {name: columns[optional[name]] if name in optional else none for name in OPTIONAL}
+    read = _by_name(read)
     _refuse_bad_rows(path, read)
     return {**read, "rater": rater}
+
+
+def _by_name(columns: dict[str, Names]) -> dict[str, Names]:
+    """The columns, in which a verdict that is the name of one of the row's two systems says which of them it is."""
+    verdict = columns["verdict"]
+    is_word = np.array([verdict_code(value) is not None for value in verdict.values])
+    if is_word.all():
+        return columns
+    said, one, two = (
+        np.array(columns[name].values, dtype=object)[columns[name].codes]
+        for name in ("verdict", "system_a", "system_b")
+    )
+    is_name = ~is_word[verdict.codes]
+    said = np.where(is_name & (said == one), "1", np.where(is_name & (said == two), "2", said))
+    return {**columns, "verdict": Names.of(said.tolist())}
 
 
 def _one_winner(path: Path, columns: Mapping[str, Names]) -> Names:
@@ -510,7 +527,7 @@ def _refuse_bad_rows(path: Path, columns: dict[str, Names]) -> None:
     verdict = columns["verdict"]
     for code, value in enumerate(verdict.values):
         if verdict_code(value) is None:
-            message = f"verdict {value!r}; expected 1, 2, 3, -1, a, b, tie, model_a or model_b"
+            message = f"verdict {value!r}; expected 1, 2, 3, -1, a, b, tie, model_a, model_b or a system's name"
             faults.append((verdict.codes == code, message))
     refuse_rows(path, faults + turn_faults(columns["turn"]))
 

@@ -122,7 +122,7 @@ class AdapterBank(nn.Module):
         self.base = base
         self.shards = shards
         self.layout, self.notes = layout, notes
-        with its_own_errors(base, base.config.name_or_path or type(base).__name__):
+        with its_own_errors(base, getattr(base.config, "name_or_path", None) or type(base).__name__):
             self.head = Head(base)
         self.row = MemberRow(Kernels.of(self.device))
         self.layers: dict[str, BankLinear] = {}

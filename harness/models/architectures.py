@@ -65,7 +65,10 @@ PADDED = frozenset(
     ]
 )
 _APART = frozenset(  # multiply by weights of layers that they don't call, some in training only
-    {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "bamba", "jamba", "granitemoehybrid", "rwkv"}
+    {
+        *("mamba", "mamba2", "falcon_mamba", "falcon_h1", "bamba", "jamba", "granitemoehybrid", "rwkv", "nemotron_h"),
+        *("hunyuan_v1_moe", "hy_v4"),  # their routers
+    }
 )
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _SWITCHES = ("is_moe", "enable_moe_block")  # off: a dense model, whatever numbers of experts its config keeps

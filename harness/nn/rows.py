@@ -250,7 +250,9 @@ def its_own_errors(model: Any, where: object) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
-        if isinstance(error, AttributeError):  # Mamba multiplies by the weight of a layer that it doesn't call
+        if (
+            isinstance(error, AttributeError) and "Linear' object has no attribute" in reason
+        ):  # Mamba multiplies by the weight of a layer that it doesn't call
             raise ValueError(
                 f"{refused}: it takes linear layers apart, which are wrapped to be adapted ({reason})"
             ) from error

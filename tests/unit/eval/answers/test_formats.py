@@ -280,7 +280,7 @@ def test_a_foreign_verdict_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 bad row: line 2: verdict 'nobody'"):
         load_verdicts([path])
     single = write(tmp_path / "s.jsonl", lines({"question_id": 1, "model": "x", "score": 8}))
-    with pytest.raises(ValueError, match=r"s\.jsonl: line 1: system_a or model_a is None"):
+    with pytest.raises(ValueError, match=r"s\.jsonl: line 1: a grade of a single answer, which compares no two"):
         load_verdicts([single])
 
 

@@ -381,11 +381,28 @@ def test_scores_under_two_names_must_agree() -> None:
         ),
         *(("Assistant 1 wins over Assistant 2.", 1), ("Answer 1 wins over nothing", -1), ("Going with 2.", 2)),
         *(("The first one is better.", 1), ("I'd say it's 2", 2), ("I wouldn't say 1", -1), ("I lean towards 2", 2)),
+        *(("=> 2", 2), ("→ Answer 2", 2), ("1 -> 2", -1), ("Preferred: B", 2), ("Not preferred: B", -1)),
+        *(("Output format: [[A]]", -1), ("Clear, for example the dates. [[A]]", 1), ("e.g. [[A]]", -1)),
+        *(('{"verdict": 1, "winner": "A"}', 1), ('{"verdict": 1, "winner": "B"}', -1)),
         *(("<del>1</del>", -1), ("Better answer²", -1), ("½", -1), ("[[B]]\nIt is a good answer", 2)),
     ],
 )
 def test_short_sentences(text: str, verdict: int) -> None:
     assert parse_verdict(text).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        *(("A 8, B 6", (8, 6)), ("B 6 A 8", (8, 6)), ("A 8 A 6", None)),
+        ("The scores are 8 and 6, respectively.", (8, 6)),
+        ("Assistant 1: 8 points\nAssistant 2: 6 points", (8, 6)),
+        ("Assistant 1: 8 points lower\nAssistant 2: 6 points", None),
+    ],
+)
+def test_scores_that_name_their_side(text: str, scores: tuple[float, float] | None) -> None:
+    found = parse_scores(text)
+    assert (found.score_a, found.score_b) == (scores or (None, None))
 
 
 def test_a_final_line_of_scores() -> None:

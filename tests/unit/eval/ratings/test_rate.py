@@ -374,3 +374,12 @@ def test_ratings_import_neither_torch_nor_pandas() -> None:
     code = "import sys; from eval.ratings.rate import rate_files; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("scores", ["5,0", "-1,6"])
+def test_a_system_without_a_relative_score_is_named(tmp_path: Path, scores: str) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text(f"question_id,system,order,score_candidate,score_reference\n1,x,candidate_first,{scores}\n")
+    result = rate_files([path], RateOptions())
+    assert result.relative == {}
+    assert any(note.startswith("x has no relative score") for note in result.notes)

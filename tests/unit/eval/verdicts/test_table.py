@@ -37,7 +37,7 @@ def test_ignores_other_columns_their_order_and_a_byte_order_mark(tmp_path: Path)
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("1,x,y,1\n2,x,y,7\n", r"line 3: verdict '7'; expected 1, 2, 3, -1, a, b, tie, model_a or model_b"),
+        ("1,x,y,1\n2,x,y,7\n", r"line 3: verdict '7'; expected 1, 2, 3, -1, a, b, tie, model_a, model_b or"),
         ("1,x,y,\n", r"line 2: verdict ''"),
         ("1,x,y,1.5\n", r"line 2: verdict '1\.5'"),
         ("1,x,x,1\n", r"line 2: system_a and system_b are the same"),
@@ -182,3 +182,15 @@ def test_score_files_need_their_columns(tmp_path: Path) -> None:
 def test_combined_keys_are_equal_only_where_all_columns_are(rows: list[tuple[int, int]]) -> None:
     key = combined_key([np.array([row[0] for row in rows]), np.array([row[1] for row in rows])])
     assert len(set(key.tolist())) == len(set(rows))
+
+
+def test_a_winner_may_be_a_systems_name(tmp_path: Path) -> None:
+    path = tmp_path / "v.csv"
+    path.write_text("question_id,model_a,model_b,winner\n1,gpt,llama,llama\n2,llama,gpt,llama\n3,gpt,llama,tie\n")
+    assert load_verdicts([path]).verdict.tolist() == [2, 1, 3]
+    path.write_text("question_id,model_a,model_b,winner\n1,gpt,llama,bard\n")
+    with pytest.raises(ValueError, match=r"line 2: verdict 'bard'; expected 1, .* or a system's name"):
+        load_verdicts([path])
+    row = '{"question_id": 1, "model_1": "x", "model_2": "y", "g1_winner": "x", "g2_winner": "model_2"}\n'
+    (tmp_path / "v.jsonl").write_text(row)
+    assert load_verdicts([tmp_path / "v.jsonl"]).verdict.tolist() == [1, 1]

@@ -20,6 +20,7 @@ from transformers import (
     MambaConfig,
     PhimoeConfig,
     PretrainedConfig,
+    ProphetNetConfig,
 )
 
 from eval.scoring.continuations import Continuation, score_continuations
@@ -249,6 +250,15 @@ def test_a_head_that_fails_is_told_by_the_bank_too(tmp_path: Path) -> None:
         ValueError, match=f"{tmp_path}: model_type electra can't be trained .* its own forward pass fails"
     ):
         bank_of(tmp_path)
+
+
+def test_an_attribute_that_is_missing_elsewhere_is_no_layer_taken_apart() -> None:
+    """ProphetNet's head asks its decoder for what it didn't return."""
+    config = ProphetNetConfig(
+        **{"vocab_size": 100, "hidden_size": 32, "num_decoder_layers": 2, "num_decoder_attention_heads": 4},
+        **{"decoder_ffn_dim": 64, "max_position_embeddings": 64, "is_decoder": True},
+    )
+    assert "its own forward pass fails on a short text (AttributeError: 'NoneType'" in refusal(config)
 
 
 def test_what_a_models_own_code_raises_is_told_with_model_family_and_remedy() -> None:
