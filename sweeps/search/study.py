@@ -287,7 +287,7 @@ def open_study(search: Search, storage_url: str) -> optuna.Study:
     if known is None:
         study.set_user_attr(_ABOUT, about)
     elif known != about:
-        differing = [key for key in about if known.get(key) != about[key]]
+        differing = [key for key in known | about if known.get(key) != about.get(key)]
         raise ValueError(
             f"--study {search.study} is a search with another {', '.join(differing)} "
             f"(there: {shlex.join(map(str, known['fixed']))}); give this one another name"

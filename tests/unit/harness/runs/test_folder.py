@@ -66,8 +66,9 @@ def test_a_changed_file_of_an_adapter_is_named(folder: Path) -> None:
     assert "adapter_model.safetensors: sha256" in str(problem("pissa", r=8, lora_alpha=16))
 
 
-def test_a_changed_file_of_a_whole_checkpoint_is_named(folder: Path) -> None:
-    adapter = folder / "adapter"
+def test_a_changed_file_of_a_whole_checkpoint_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, glob = folder / "adapter", Path.glob  # which lists files as the disk has them
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: iter(sorted(glob(path, pattern), reverse=True)))
     for number in (1, 2):
         (adapter / f"model-{number}.safetensors").write_bytes(bytes([number]))
     (folder / WEIGHTS).unlink()

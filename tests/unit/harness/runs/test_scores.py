@@ -144,7 +144,7 @@ def test_what_a_score_can_be_compared_by(tmp_path: Path) -> None:
     assert one.settings == two.settings == "protocol hendrycks, num_shots 0"
     assert (two.evaluation, two.settings_sha256) == ("tasks piqa", None)
     few = {"num_fewshot": 0, "metrics": {"acc": {"value": 0.5, "ci95": [0.4, 0.6]}, "odd": {}, "text": "x"}}
-    write_json(tmp_path / "tasks.json", {**about, "tasks": {"piqa": few, "none": {"metrics": []}}})
+    write_json(tmp_path / "tasks.json", {**about, "tasks": {"a": "text", "piqa": few, "none": {"metrics": []}}})
     (three,) = measured_scores(tmp_path, leave_out=("mmlu.json", "list.json"))
     assert (three.settings, three.low, three.high) == ("num_fewshot 0", 0.4, 0.6)
 

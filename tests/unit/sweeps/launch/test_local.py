@@ -161,6 +161,18 @@ def test_a_worker_that_dies_is_told_of_and_replaced_and_its_job_tried_again(
     assert "close" in first.asked
 
 
+def test_a_worker_that_ends_in_order_over_a_job_is_said_to(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does that another command ended: its job is tried again, with the reason."""
+    first = Process(DEAD, BEGAN, 0, lambda: claimed_by(DEAD, ledger))
+    machine = Machine(monkeypatch, first, slots=[None])
+    worker = local._start(machine, settings(), [None], 0)  # type: ignore[arg-type]
+    while local._receive(worker, lambda _: None):
+        pass
+    assert machine.seconds - machine.began > local.POLL_SECONDS, "the end of a pipe is not looked at all the time"
+    assert not local._settle_ended(worker, ledger, lambda _: None, "s")
+    assert states(ledger)[0] == ("queued", f"worker {local.short_name(worker.name)} died (exit status 0)")
+
+
 def test_the_last_words_of_a_process_that_ended_are_read(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     words: Script = [{"phase": "training", "label": "a", "step": step} for step in range(3)]
     ended, told = Process(DEAD, words, 1), list[dict[str, Any]]()

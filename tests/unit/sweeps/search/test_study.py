@@ -17,6 +17,7 @@ from harness.ledger.ledger import Ledger
 from sweeps.plan.enqueue import Stops
 from sweeps.plan.jobs import make_jobs, plan_runs
 from sweeps.search import study
+from sweeps.search.pruning import Pruner
 from sweeps.search.study import (
     Search,
     describe_study,
@@ -271,3 +272,15 @@ def test_a_search_ends_where_it_draws_known_runs_round_after_round(
     storage = f"sqlite:///{tmp_path / 's.sqlite'}"
     assert run_search(search, storage, engine.compose, engine.launch, lambda: Ledger.open(engine.ledger)) == 0
     assert len(rounds) == new_in + study.MAX_REPEATS + 1, "a new run begins the count anew"
+
+
+def test_a_study_is_of_one_pruner_and_its_numbers(tmp_path: Path) -> None:
+    """Trials that other rungs have cut off can't be held against these."""
+    storage = f"sqlite:///{tmp_path / 's.sqlite'}"
+    plain = parse_search(SPACE, **SETTINGS)
+    pruned = replace(plain, pruner=Pruner.median, eta=3)
+    open_study(pruned, storage)
+    assert open_study(pruned, storage).study_name == "s"
+    for other, differs in ((replace(pruned, eta=2), "eta"), (plain, "pruner, eta")):
+        with pytest.raises(ValueError, match=rf"--study s is a search with another {differs}"):
+            open_study(other, storage)

@@ -125,6 +125,17 @@ def test_only_what_is_under_way_is_renewed_and_what_others_took_is_lost(
     assert context.is_lost(claims[1])
 
 
+def test_the_launch_is_told_how_a_run_ended(context: Context) -> None:
+    told: list[dict[str, Any]] = []
+    context.send = told.append
+    first, second = context.ledger.claim("w", ["train"], 8, 60, 2)
+    context.finish(first, {"loss": 1.0}, 1.5, save_seconds=0.5)
+    context.ledger.cancel("s")
+    context.finish(second, {}, 1.5)  # another's by now
+    assert told == [{"kind": "train", "label": "a", "phase": "done", "seconds": 1.5, "save_seconds": 0.5}]
+    assert context.settled == {first.job_id, second.job_id}
+
+
 def test_a_run_that_ends_while_leases_are_renewed_is_not_lost(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
