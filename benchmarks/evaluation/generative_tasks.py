@@ -1,7 +1,7 @@
 """Times a task that generates on our batches beside lm-eval's own HF model: the same answers, in turns A B A B.
 
-    python -m benchmarks.generative_tasks --prompts 32 --max-gen-toks 64
-    python -m benchmarks.generative_tasks --batch-size 32        # lm-eval's model in one padded batch
+    python -m benchmarks.evaluation.generative_tasks --prompts 32 --max-gen-toks 64
+    python -m benchmarks.evaluation.generative_tasks --batch-size 32        # lm-eval's model in one padded batch
 
 SmolLM2 in float32 on 2 threads; lm-eval's `gsm8k` with two worked examples over word problems that are written here.
 lm-eval's model asks `--batch-size` prompts at a time, by default one, as its command does. Prints seconds of both, the
