@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import spearmanr, t
 
 from eval.ratings.agreement import rater_agreement
 from eval.ratings.bradley_terry import POINTS_PER_NAT, count_cells, fit, fit_resamples, linear_resamples
 from eval.ratings.comparisons import Rank, compare_all, exact_p_values, prompts_to_decide, verdict
+from eval.ratings.kappa import spearman_of_table
 from eval.ratings.relative import is_score_file, load_scores, relative_scores
+from eval.ratings.style import _fit_all
 from eval.ratings.unanimous import LOST, TIED, WON, doubtful_pairs, least_errors
 from eval.verdicts.table import Matches, load_verdicts
 
@@ -124,3 +126,20 @@ def test_the_least_error_is_what_a_sign_test_asks() -> None:
     expected = 200.0 / t.isf(0.5**5, 4)
     assert least_errors(matches(rows), points) == pytest.approx([expected, expected, 0.0, 0.0, 0.0, 0.0])
     assert least_errors(matches(rows), points, average=1100.0)[0] == pytest.approx(expected / 2)
+
+
+def test_spearmans_rho_of_a_table_is_scipys() -> None:
+    table = np.array([[3, 1, 0], [2, 4, 1], [0, 0, 5]])
+    rows, columns = np.repeat(np.argwhere(table >= 0), table.ravel(), axis=0).T
+    assert spearman_of_table(table[None].astype(float))[0] == pytest.approx(spearmanr(rows, columns).statistic)
+
+
+def test_controlled_ratings_are_finite_and_best_first() -> None:
+    """c beats b and b beats a on every prompt, which has no maximum without the prior."""
+    played = matches([(q, one, two, 2) for q in range(4) for one, two in ((2, 1), (1, 0))])
+    found = _fit_all(played, "abc", [], np.zeros((8, 0)), 20, np.random.default_rng(0))
+    assert list(found.ratings) == ["c", "b", "a"]
+    best, middle, last = (rating.value for rating in found.ratings.values())
+    assert middle == pytest.approx(1000.0, abs=1e-3)
+    assert 100 < best - middle == pytest.approx(middle - last, abs=1e-3)
+    assert best < 3000

@@ -318,6 +318,7 @@ def test_max_rows_is_a_seeded_sample_in_file_order(tmp_path: Path) -> None:
     expected = sorted(random.Random(42).sample(range(50), 9))
     assert dataset.lines.tolist() == [number + 1 for number in expected]
     everything = tokenized(config(path=str(path), max_rows=50), tmp_path)
+    assert (dataset.has_all_rows, everything.has_all_rows) == (False, True)
     assert everything.lines.tolist() == list(range(1, 51))
 
 
