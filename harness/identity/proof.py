@@ -35,7 +35,7 @@ from harness.nn.batch import Item
 from harness.nn.rows import trial_sequences
 from harness.runs.compatibility import RESIDUAL_METHODS
 
-NUM_STEPS = 3  # a zero B hides A's gradient in the first, a zero E both others' in AdaLoRA
+NUM_STEPS = 3  # at most: a zero B hides A's gradient in the first, a zero E both others' in AdaLoRA
 STEP_SIZE = 0.02  # by the sign of the gradient
 PASSED = "passed"
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.05}  # of losses, in nats
@@ -187,6 +187,8 @@ def _learns(
                 if parameter.grad is not None and parameter.grad.count_nonzero():
                     learned.add(key)
                     parameter.sub_(parameter.grad.sign() * STEP_SIZE)
+        if len(learned) == len(parameters):
+            break
     for parameter in parameters.values():
         parameter.grad = None
     if idle := sorted(parameters.keys() - learned):
