@@ -107,11 +107,6 @@ class Bank(Protocol):
         """Writes the member, its weights last. -> sha256 of the weights."""
         ...
 
-    @property
-    def proof_key(self) -> str:
-        """Equal for banks over the same weights, stored and computed alike (`harness.identity`)."""
-        ...
-
     def adapted_layers(self, name: str) -> list[tuple[int, int, str]]:
         """-> inputs, outputs and name of each layer of the base that a member has something in"""
         ...

@@ -181,11 +181,6 @@ class OwnedBank(nn.Module, ABC):
         """What the loop drives over the member's steps; None of a method without such a thing."""
         return None if self._started is None or name not in self.configs else rank_allocation(self._started.model)
 
-    @property
-    def proof_key(self) -> str:
-        """Equal for banks over the same weights, stored and computed alike."""
-        return repr([type(self).__name__, str(self.folder), self.quant, str(self.device)])
-
     def adapted_layers(self, name: str) -> list[tuple[int, int, str]]:
         """-> inputs, outputs and name of each layer that PEFT has put something around"""
         layers = [(key, layer) for key, layer in self.base.named_modules() if isinstance(layer, BaseTunerLayer)]

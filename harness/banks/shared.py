@@ -21,7 +21,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any, Self, TypeGuard
 
@@ -95,9 +94,6 @@ class BankLinear(nn.Module):
         return functional.linear(x, self.dequantized_OI, self.base.bias)  # type: ignore[arg-type]
 
 
-_NUMBERS = count()  # of the banks of this process
-
-
 class AdapterBank(nn.Module):
     """A frozen causal model with any number of named LoRA members.
 
@@ -132,7 +128,6 @@ class AdapterBank(nn.Module):
         self.configs: dict[str, AdapterConfig] = {}
         self.factors: dict[str, float] = {}  # of members at another scale than the trained one
         self.quantized_share = quantized_share(base)  # of the base's weights
-        self.proof_key = f"shared {next(_NUMBERS)}"
 
     @property
     def device(self) -> torch.device:

@@ -254,7 +254,7 @@ def follow_training(place: Workplace, claims: Sequence[JobRow]) -> None:
     wanted = place.peers.receive()  # by then rank 0 has tokenized, and put away checkpoints of other inputs
     runs = [run for run in runs if run.claim.run_id in wanted]
     for run in runs:
-        run.member = _member(base, run, _read_rows(place, base, run), lambda _: None)
+        run.member = _member(base, run, _read_rows(place, base, run), Path(place.settings.paths.cache), lambda _: None)
     members = [run.member for run in runs if run.member is not None]
     watched = {run.claim.run_id: Watched(spec=run.spec, folder=run.folder, log=lambda _: None) for run in runs}
     callbacks = StepCallbacks(base, watched, place.should_stop, place.peers) if place.shards_base else lambda _: None
@@ -321,7 +321,7 @@ def _prepare(context: Context, base: LoadedBase, run: _Run) -> None:
         assert run.tracker is not None
         run.tracker.log_values(point.step, asdict(point))
 
-    run.member = _member(base, run, rows, on_step)
+    run.member = _member(base, run, rows, Path(context.settings.paths.cache), on_step)
     run.member.on_eval = on_eval
     run.member.lost = lambda: context.is_lost(run.claim)
 
@@ -373,11 +373,12 @@ def _read_rows(place: Workplace, base: LoadedBase, run: _Run) -> _Rows:
     )
 
 
-def _member(base: LoadedBase, run: _Run, rows: _Rows, on_step: Callable[[StepMetrics], None]) -> Member:
+def _member(base: LoadedBase, run: _Run, rows: _Rows, cache: Path, on_step: Callable[[StepMetrics], None]) -> Member:
     assert run.spec.train is not None
 
     def on_added() -> None:
-        run.proof = proved(base.bank, run.claim.run_id, run.spec.adapter)
+        weights = f"{base.fingerprint} {run.spec.quant}"
+        run.proof = proved(base.bank, run.claim.run_id, run.spec.adapter, weights, cache / "identity")
         _take_start(base, run)
 
     return Member(

@@ -111,7 +111,7 @@ def test_a_bank_is_left_as_it_was(folder: Path) -> None:
 
 
 def test_a_method_is_proved_once_on_a_base_and_counted_for_every_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bank, proofs = make_bank(folder), list[str]()
     monkeypatch.setattr(kept, "prove", lambda *given: proofs.append(given[1]) or prove(*given))
@@ -119,9 +119,41 @@ def test_a_method_is_proved_once_on_a_base_and_counted_for_every_run(
     for name, rank in (("a", 4), ("b", 8)):
         config = test_causal.config("lora", lora_r=rank)
         bank.add_member(name, config, seed=1)
-        numbers.append(kept.proved(bank, name, config).num_trained)
+        numbers.append(kept.proved(bank, name, config, "weights", tmp_path).num_trained)
     assert proofs == ["a"]
     assert numbers[1] == 2 * numbers[0]
+    first = kept.proved(bank, "a", test_causal.config("lora", lora_r=4), "weights", tmp_path)
+    (file,) = tmp_path.iterdir()
+    monkeypatch.setattr(kept, "_KEPT", {})  # as in another process
+    assert kept.proved(bank, "a", test_causal.config("lora", lora_r=4), "weights", tmp_path) == first
+    assert proofs == ["a"]
+    monkeypatch.setattr(kept, "_KEPT", {})
+    file.write_text(file.read_text()[:50])
+    assert kept.proved(bank, "a", test_causal.config("lora", lora_r=4), "weights", tmp_path) == first
+    assert proofs == ["a", "a"]
+    kept.proved(bank, "a", test_causal.config("lora", lora_r=4), "other weights", tmp_path)
+    assert proofs == ["a", "a", "a"]
+
+
+def test_a_failed_proof_is_kept_by_its_process_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, config = make_bank(folder), test_causal.config("lora", lora_r=4)
+    bank.add_member("a", config, seed=1)
+
+    def fails(*given: Any) -> Any:
+        raise NotTheMethodError("identity, learns: no")
+
+    real = kept.prove
+    monkeypatch.setattr(kept, "_KEPT", {})
+    monkeypatch.setattr(kept, "prove", fails)
+    for _ in range(2):
+        with pytest.raises(NotTheMethodError, match="identity, learns: no"):
+            kept.proved(bank, "a", config, "weights", tmp_path)
+        monkeypatch.setattr(kept, "prove", real)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(kept, "_KEPT", {})
+    assert kept.proved(bank, "a", config, "weights", tmp_path).checks["learns"] == "passed"
 
 
 def test_a_run_is_the_same_with_and_without_its_proof(folder: Path, tmp_path: Path) -> None:

@@ -87,11 +87,11 @@ def test_held_out_rows_are_those_of_every_run_and_never_train(
     seen: dict[str, tuple[list[bytes], list[bytes]]] = {}
     member = training._member
 
-    def look(run: Any, rows: Any, on_step: Any) -> Any:
+    def look(base: Any, run: Any, rows: Any, *rest: Any) -> Any:
         held = [bytes(rows.held_out.examples[i].input_ids) for i in range(len(rows.held_out.examples))]
         trains = [bytes(rows.examples[i].input_ids) for i in range(len(rows.examples))]
         seen[run.claim.run_id] = held, trains
-        return member(run, rows, on_step)
+        return member(base, run, rows, *rest)
 
     monkeypatch.setattr(training, "_member", look)
     worker.plan([worker.config(**MEASURED), worker.config(eval_rows=6, seed=5, learning_rate=1e-3, batch_size=3)])
