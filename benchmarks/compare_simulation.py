@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.compare.contest import Contest, Correction, Options, compare_levels
+from analysis.compare.contest import Contest, compare_levels
 from analysis.compare.levels import ADAPTER, Layout
-from analysis.compare.search import SelectOn
+from analysis.compare.options import Correction, Options, SelectOn
 from analysis.effects.grid import GridResults
 from eval.benchmarks.replicates import Components, Difference, Spreads, detectable_by
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analysis.compare.contest import POINTS, Contest, Correction, Options, compare_levels
-from analysis.compare.search import SelectOn
+from analysis.compare.options import POINTS, Correction, Options, SelectOn
 from analysis.places import require_folder
 from harness.commands import Json
 from harness.console import show
@@ -20,6 +19,7 @@ from harness.files.atomic import write_atomically, write_json
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from analysis.compare.contest import Contest
     from analysis.compare.levels import Layout
     from analysis.compare.scores import Frames
     from analysis.effects.grid import GridResults
@@ -109,12 +109,13 @@ def contests(
     within: Sequence[str],
     correction: Correction,
     select_on: SelectOn,
-) -> list[tuple[Contest, list[dict[str, Any]]]]:
+) -> "list[tuple[Contest, list[dict[str, Any]]]]":
     """-> of each score the comparison, and the runs that are not in it.
 
     Raises:
         ValueError: no such sweep, axis or score, or nothing to compare.
     """
+    from analysis.compare.contest import compare_levels
     from analysis.compare.scores import grid_on, without_value
 
     frames, layout = _frames(source, axis, within)
@@ -157,7 +158,7 @@ def _held_out_losses(grid: "GridResults") -> dict[str, float]:
     return {str(label): float(value) for label, value in zip(known.index, known["eval_loss"], strict=True)}
 
 
-def _show(found: Sequence[tuple[Contest, list[dict[str, Any]]]], as_json: bool, out: Path | None) -> None:
+def _show(found: "Sequence[tuple[Contest, list[dict[str, Any]]]]", as_json: bool, out: Path | None) -> None:
     from rich.console import Group
 
     from analysis.compare.words import as_json as values_of

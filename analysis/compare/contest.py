@@ -13,29 +13,20 @@ have been seen.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.compare.levels import ADAPTER, Layout, axis_title
-from analysis.compare.search import Entrant, SelectOn, Split, entrant_of, split_of
+from analysis.compare.options import POINTS, Correction, Options
+from analysis.compare.search import Entrant, Split, entrant_of, split_of
 from analysis.effects.crossed import linearised
 from analysis.effects.grid import GridResults, Level, level_text, setting_text
 from eval.benchmarks.replicates import Spreads, detectable
 from eval.ratings.comparisons import LEVEL, benjamini_hochberg, holm
 
 Array = NDArray[np.float64]
-POINTS = "points"  # of a hundred: what shares are shown in
-
-
-class Correction(Enum):
-    """How p is corrected for the number of pairs."""
-
-    holm = "holm"  # the chance that any pair without a difference is called different
-    bh = "bh"  # the share of such pairs among those that are called different
-    none = "none"
 
 
 CORRECTIONS: Mapping[Correction, Callable[[Sequence[float]], list[float]]] = {
@@ -43,15 +34,6 @@ CORRECTIONS: Mapping[Correction, Callable[[Sequence[float]], list[float]]] = {
     Correction.bh: benjamini_hochberg,
     Correction.none: list,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the user chose before looking."""
-
-    margin: float | None = None  # in the measure's own unit; None: equality isn't tested
-    correction: Correction = Correction.holm
-    select_on: SelectOn = SelectOn.auto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.compare.contest import POINTS
 from analysis.compare.levels import Layout
+from analysis.compare.options import POINTS
 from analysis.effects.grid import GridResults
 from analysis.effects.measures import of_column, of_questions, of_scores
 from harness.config.choices import near

@@ -12,24 +12,16 @@ With a single seed the questions alone are divided, and the result says that the
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.compare.options import SelectOn
 from analysis.effects.grid import GridResults, Level, setting_text
 
 Array = NDArray[np.float64]
 Setting = tuple[Level, ...]
 Seed = tuple[Level, ...]
-
-
-class SelectOn(Enum):
-    """By what the best setting is chosen."""
-
-    auto = "auto"  # the held-out loss where all runs have one, else half of the questions
-    eval_loss = "eval_loss"
-    questions = "questions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from analysis.compare.contest import POINTS, Contest, Correction, Pair, Standing
+from analysis.compare.contest import Contest, Pair, Standing
 from analysis.compare.levels import ADAPTER, axis_title
+from analysis.compare.options import POINTS, Correction
 from analysis.effects.grid import level_text
 from harness.console import TextTable
 

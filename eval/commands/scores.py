@@ -119,7 +119,8 @@ def command_of(benchmark: Benchmark) -> Callable[..., None]:
 
 def has_bases(benchmark: Benchmark) -> bool:
     """Whether the untouched base can be scored beside its adapters, on the same questions."""
-    return benchmark.kind is ModelKind.causal and not benchmark.scores_own_dataset
+    has_own_rows = benchmark.scores_own_dataset or benchmark.run_problem(None) is not None
+    return benchmark.kind is ModelKind.causal and not has_own_rows
 
 
 def _scored(benchmark: Benchmark, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:

@@ -24,7 +24,7 @@ local = pytest.importorskip("tests.local_tasks", reason="needs the `tasks` extra
 def test_every_evaluation_leaves_its_result(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "text.jsonl").write_text('{"text": "Eat well, sleep well."}\n{"text": "Move often."}\n')
-    names = [name for name, benchmark in BENCHMARKS.items() if not benchmark.scores_own_dataset]
+    names = [n for n, one in BENCHMARKS.items() if not one.scores_own_dataset and one.run_problem(None) is None]
     asked = evals(
         *names,
         mmlu={"num_shots": 0, "limit_per_subject": 1},

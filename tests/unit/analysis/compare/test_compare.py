@@ -15,9 +15,10 @@ import yaml
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
-from analysis.compare.contest import Correction, Options, compare_levels
+from analysis.compare.contest import compare_levels
 from analysis.compare.levels import ADAPTER, Layout, layout_of, with_choices
-from analysis.compare.search import SelectOn, halves
+from analysis.compare.options import Correction, Options, SelectOn
+from analysis.compare.search import halves
 from analysis.compare.words import sentence
 from analysis.effects.grid import GridResults
 from analysis.tidy.rows import runs_frame

@@ -148,7 +148,8 @@ def choices(name: str) -> list[dict[str, str]]:
     return [variant.choices for variant in expand(load_grid(name).blocks, {}, frozenset())]
 
 
-PAPERS = [name for name in grid_names() if name != "thousand"]
+OUR_OWN = {"thousand", "methods", "methods_small"}
+PAPERS = [name for name in grid_names() if name not in OUR_OWN]
 OTHER_PROGRAMS = {"table3", "lora_search"}  # recipes of LoRA's and Tk-Instruct's programs; a search of our own
 
 

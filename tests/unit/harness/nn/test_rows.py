@@ -159,7 +159,11 @@ def test_the_sequences_that_are_tried() -> None:
     ("error", "said"),
     [
         (HeadError("its head"), "can't be trained or scored here: its head$"),
-        (AttributeError("no weight\nmore"), r"takes linear layers apart, .* \(no weight\)$"),
+        (
+            AttributeError("'Linear' object has no attribute 'weight'\nmore"),
+            r"takes linear layers apart, .*'weight'\)$",
+        ),
+        (AttributeError("no weight"), r"its own forward pass fails on a short text \(AttributeError: no weight\)"),
         (KeyError("layer"), r"its own forward pass fails on a short text \(KeyError: 'layer'\); take another"),
         (RuntimeError(), r"\(RuntimeError: RuntimeError\)"),
     ],

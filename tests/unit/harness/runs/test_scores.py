@@ -83,7 +83,14 @@ def perplexity(text: str) -> PerplexityResult:
 def tasks() -> TasksResult:
     acc, perplexity = Estimate.of(0.3, (0.2, 0.4), 60), Estimate.of(9.5, None, 60)
     metrics = {"acc": acc, "perplexity": perplexity}
-    piqa = TaskScore(version="1.0", num_fewshot=0, metrics=metrics, crows_pairs=None, predictions=())
+    piqa = TaskScore(
+        version="1.0",
+        num_fewshot=0,
+        metrics=metrics,
+        higher_is_better={"acc": True, "perplexity": False},
+        crows_pairs=None,
+        predictions=(),
+    )
     return TasksResult(
         system="smollm2", tasks={"piqa": piqa}, lm_eval_version="0.4", settings_sha256="s", model_sha256="m"
     )

@@ -177,6 +177,12 @@ def test_on_a_cpu_the_record_says_what_ran(folder: Path, tmp_path: Path) -> None
         "adamw": KIND.adamw,
         "paged_adamw_32bit": KIND.adamw,
         "paged_adamw_8bit": KIND.adamw_8bit,
+        "adamw_8bit": KIND.adamw_8bit,
+        "ademamix": KIND.ademamix,
+        "ademamix_8bit": KIND.ademamix_8bit,
+        "lion": KIND.lion,
+        "lion_8bit": KIND.lion_8bit,
+        "muon": KIND.muon,
     }
 
 
@@ -515,8 +521,8 @@ class Transfers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def random_parameters(count: int, size: int = 4200) -> list[nn.Parameter]:
-    parameters = [nn.Parameter(torch.randn(size)) for _ in range(count)]
+def random_parameters(count: int, *size: int) -> list[nn.Parameter]:
+    parameters = [nn.Parameter(torch.randn(size or (60, 70))) for _ in range(count)]
     for p in parameters:
         p.grad = torch.randn_like(p)
     return parameters
@@ -537,7 +543,7 @@ def test_a_step_waits_once_whatever_it_updates(
         assert transfers.count == 1
         for optimizer in optimizers:
             optimizer.state_dict()
-        assert transfers.count == (1 if kind is KIND.adamw else 1 + num_members)
+        assert transfers.count == (1 if kind in (KIND.adamw, KIND.muon) else 1 + num_members)
 
 
 def test_clipping_equals_torchs_bit_for_bit() -> None:

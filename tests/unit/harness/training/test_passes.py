@@ -26,6 +26,8 @@ def item(num_tokens: int, member: str = "a") -> Item:
 class Sharded:
     """A bank over a sharded base, which notes what it is told; every token costs a nat."""
 
+    isolates_members = True
+
     def __init__(self, rows_that_fit: int) -> None:
         self.device, self.rows_left = CPU, rows_that_fit
         self.told: list[str] = []
