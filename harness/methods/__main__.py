@@ -28,9 +28,11 @@ In formulas a layer has `i` inputs and `o` outputs. "Weights" are the values of 
 with PEFT 0.21; others are refused when a run is planned. A method of PEFT takes further fields of its config by
 `+adapter.peft.KEY=VALUE`; a key that it doesn't have is refused, not dropped.
 
-Verified, **steps**: its losses over several steps, in float32 and on NF4, are those of transformers' and PEFT's own
-model, and its saved adapter gives PEFT's own model the same losses. **proof**: its proof of identity passes on NF4.
-**tried**: it started, trained and was read again on a tiny model, on each of the weights named.
+Verified, **steps**: its losses over several steps, on NF4 (SHiRA and HiRA in float32 too), are those of transformers'
+and PEFT's own model, and its saved adapter gives PEFT's own model the same losses. **proof**: its proof of identity
+passes on NF4. **tried**: it started, trained and was read again on a tiny model, on each of the weights named but FP4.
+A run's own proof, in its record, is what counts. Papers of OFTv2, OLoRA, SHiRA, OSF, WaveFT, GraLoRA, GLoRA, Cartridges and
+prompt methods are not named in PEFT's sources; their numbers are from memory.
 
 {table}
 
@@ -38,8 +40,8 @@ model, and its saved adapter gives PEFT's own model the same losses. **proof**: 
 
 {refused}
 
-On 4 bits PEFT 0.21 trains plain LoRA under the names QA-LoRA, KaSA, MonteCLoRA and BdLoRA (`LoraConfig`), and nothing
-at all under Uni-LoRA. `adapter=peft adapter.peft_type=LORA +adapter.peft.use_qalora=true` is refused by its proof.
+On 4 bits PEFT 0.21 trains plain LoRA under the names QA-LoRA, KaSA and MonteCLoRA (`LoraConfig`; BdLoRA too, which no
+test here tries), and nothing at all under Uni-LoRA. `adapter=peft adapter.peft_type=LORA +adapter.peft.use_qalora=true` is refused by its proof.
 """
 
 
