@@ -30,9 +30,9 @@ with PEFT 0.21; others are refused when a run is planned. A method of PEFT takes
 
 Verified, **steps**: its losses over several steps, on NF4 (SHiRA and HiRA in float32 too), are those of transformers'
 and PEFT's own model, and its saved adapter gives PEFT's own model the same losses. **proof**: its proof of identity
-passes on NF4. **tried**: it started, trained and was read again on a tiny model, on each of the weights named but FP4.
-A run's own proof, in its record, is what counts. Papers of OFTv2, OLoRA, SHiRA, OSF, WaveFT, GraLoRA, GLoRA, Cartridges and
-prompt methods are not named in PEFT's sources; their numbers are from memory.
+passes on NF4. **tried**: it started, trained and was read again on a tiny model, on each of the weights named but
+FP4. A run's own proof, in its record, is what counts. Papers of OFTv2, OLoRA, SHiRA, OSF, WaveFT, GraLoRA, GLoRA,
+Cartridges and prompt methods are not named in PEFT's sources; their numbers are from memory.
 
 {table}
 
