@@ -41,7 +41,8 @@ Cartridges and prompt methods are not named in PEFT's sources; their numbers are
 {refused}
 
 On 4 bits PEFT 0.21 trains plain LoRA under the names QA-LoRA, KaSA and MonteCLoRA (`LoraConfig`; BdLoRA too, which no
-test here tries), and nothing at all under Uni-LoRA. `adapter=peft adapter.peft_type=LORA +adapter.peft.use_qalora=true` is refused by its proof.
+test here tries), and nothing at all under Uni-LoRA. `adapter=peft adapter.peft_type=LORA +adapter.peft.use_qalora=true`
+is refused by its proof.
 """
 
 
