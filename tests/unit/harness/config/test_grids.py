@@ -122,7 +122,7 @@ def test_every_grid_has_the_runs_that_it_says(name: str, plan: Plan) -> None:
 def test_the_thousand_are_the_union(plan: Plan) -> None:
     everything = {run.run_id for run in plan("thousand")}
     assert len(everything) > 1000
-    for name in grid_names():
+    for name in PAPERS:
         assert everything >= {run.run_id for run in plan(name)}, name
     asked = {tuple(sorted(run.evals.after_training)) for run in plan("thousand")}
     assert ("perplexity", "tasks") in asked, "LLaMA 7B untouched in 4 bits: of Table 2 and Figure 3"
