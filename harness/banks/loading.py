@@ -36,6 +36,7 @@ from harness.runs.adapter_files import (
     RESIDUAL_STARTS,
     listed,
     read_peft_config,
+    require_finite,
     require_lora,
     saved_method,
     serving_fields,
@@ -60,12 +61,6 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     require_lora(path, tensors)
     require_finite(path, tensors)
     return tensors
-
-
-def require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError for an adapter with NaN or infinite numbers: beside others it could make theirs NaN, too."""
-    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"{path}: NaN or infinite numbers in {listed(broken)}; train it again, or copy it anew")
 
 
 def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: torch.device, task_type: str) -> Started:

@@ -29,7 +29,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.banks.loading import require_finite
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
 from harness.models.lean import lean_hidden
@@ -52,6 +51,7 @@ from harness.runs.adapter_files import (
     peft_config,
     peft_only,
     read_peft_config,
+    require_finite,
     short_names,
     targeted,
 )

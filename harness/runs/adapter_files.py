@@ -9,7 +9,7 @@ Source: PEFT 0.21, `LoraConfig` (every field has its place below) and `check_tar
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,17 @@ def short_names(wanted: Sequence[str], names: Sequence[str]) -> list[str]:
     last = sorted({name.rsplit(".", 1)[-1] for name in wanted})
     meant = [name for name in names if name.rsplit(".", 1)[-1] in last]
     return last if meant == list(wanted) and "dense" not in last else list(wanted)
+
+
+def require_finite(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Raises ValueError for an adapter with NaN or infinite numbers: beside others it could make theirs NaN, too.
+
+    Args:
+        path: of the file.
+        tensors: torch's, by their names in it.
+    """
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{path}: NaN or infinite numbers in {listed(broken)}; train it again, or copy it anew")
 
 
 def listed(names: Collection[str]) -> str:
