@@ -38,6 +38,7 @@ from harness.files.atomic import write_json
 from harness.files.hub import Missing
 from harness.models.locate import locate_model
 from harness.progress import Progress
+from harness.runs.record import RECORD_FILE
 from harness.runs.scores import eval_file
 from harness.runs.spec import RunSpec
 
@@ -237,7 +238,11 @@ def _of_model(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     say_if_slow(quant, device)
     names = adapter_names(target.adapters)
     records = [record_beside(folder) for folder in target.adapters]
-    datasets = [None if record is None else RunSpec.from_dict(record.spec).dataset for record in records]
+    files = [str(folder.parent / RECORD_FILE) for folder in target.adapters]
+    datasets = [
+        None if record is None else RunSpec.from_dict(record.spec, file).dataset
+        for record, file in zip(records, files, strict=True)
+    ]
     rows = [_rows(request, dataset, name) for dataset, name in zip(datasets, names, strict=True)]
     own = None if target.adapters else _rows(request, None, model.name)
     base = load_base(source, quant, device, Path(request.paths.cache), kind)

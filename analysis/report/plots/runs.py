@@ -10,6 +10,7 @@ from analysis.report.plots.drawing import Figure
 from analysis.report.records import Run
 from eval.benchmarks.mmlu.questions import NUM_CHOICES
 from harness.memory.predict import predict_run
+from harness.runs.record import RECORD_FILE
 from harness.runs.spec import RunSpec
 
 MAX_SYSTEMS = 30  # of the heat map of subjects
@@ -159,7 +160,7 @@ def _accuracy(run: Run, subject: str) -> float | None:
 
 
 def _predicted_bytes(run: Run) -> int | None:
-    spec = RunSpec.from_dict(run.record.spec)
+    spec = RunSpec.from_dict(run.record.spec, str(run.folder / RECORD_FILE))
     if spec.train is not None and run.record.row_tokens is not None:
         spec = replace(spec, train=replace(spec.train, max_microbatch_tokens=run.record.row_tokens))
     prediction = predict_run(spec)

@@ -297,6 +297,19 @@ def test_a_run_that_cannot_be_read_is_left_out_by_name(tmp_path: Path, runs: tup
     assert CliRunner().invoke(app, alone).exit_code == 2
 
 
+def test_a_spec_that_is_none_of_a_run_is_named_by_its_file(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
+    folder, ids = runs
+    record = folder / ids[0] / "record.json"
+    values = json.loads(record.read_text())
+    values["spec"]["train"]["seed"] = None
+    record.write_text(json.dumps(values))
+    done = CliRunner().invoke(
+        app, ["report", "--run", ids[0], "--runs", str(folder), "--out", str(tmp_path / "o"), "--json"]
+    )
+    assert done.exit_code == 2
+    assert f"{record}: train: not the spec of a run" in done.stderr.replace("\n", " ")
+
+
 def test_commands_that_were_typed_by_hand_are_printed(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:
     folder, ids = runs
     for run_id in ids:
