@@ -103,8 +103,16 @@ def test_cut_off_folders_are_redone_and_whole_ones_are_not(mended: Outcome, redo
     ("rows", "expected"),
     [
         ('{"inputs": "a", "targets": "b"}\n{"inputs": "a", "target": 3\n', "flan.jsonl, line 2: broken JSON"),
-        ('{"inputs": "a", "targets": "b"}\n\n{"inputs": "a", "targets": 3}\n', "flan.jsonl, line 3, field 'targets'"),
-        ('{"inputs": "a", "targets": "b"}\n{"inputs": "a", "targets": " "}\n', "flan.jsonl, line 2, field 'targets'"),
+        pytest.param(
+            '{"inputs": "a", "targets": "b"}\n\n{"inputs": "a", "targets": 3}\n',
+            "flan.jsonl, line 3, field 'targets'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            '{"inputs": "a", "targets": "b"}\n{"inputs": "a", "targets": " "}\n',
+            "flan.jsonl, line 2, field 'targets'",
+            marks=pytest.mark.slow,
+        ),
         ('{"prompt": "a", "completion": "b"}\n', "dataset.format is flan, formats that read this row: self_instruct"),
     ],
 )

@@ -62,6 +62,7 @@ def test_key_is_in_no_ledger_row(guarded: tuple[Lab, dict[int, str]]) -> None:
     assert not [job for job in lab.jobs() if CANARY in json.dumps([job.payload, job.result, job.reason])]
 
 
+@pytest.mark.slow
 def test_key_is_not_said_when_the_hub_cannot_be_reached(tmp_path: Path) -> None:
     lab = Lab(folder=tmp_path, extra=dict.fromkeys(KEYS, CANARY))
     refused = lab.harness(
