@@ -18,7 +18,7 @@ from harness.config.schema import TrainConfig
 from harness.data.tokens import EncodedExample, EncodedExamples
 from harness.devices.ranks import Ranks
 from harness.nn.batch import Item
-from harness.training.passes import RunPasses, forward_only, run_passes, run_passes_apart
+from harness.training.passes import forward_only, run_passes
 from harness.training.stopping import StopNow
 
 
@@ -85,11 +85,11 @@ def total_losses(
         StopNow: `should_stop` said so on some rank.
         torch.OutOfMemoryError: no room for one example.
     """
-    passes = partial(_losses, bank, model, ranks=ranks, should_stop=should_stop)
+    measure = partial(_losses, bank, model, ranks=ranks, should_stop=should_stop)
     items = [item for name, those in examples.items() for item in _items(name, those)]
-    losses = passes(items, max_tokens, run_passes)
+    losses = measure(items, max_tokens)
     if not bank.isolates_members and len(examples) > 1 and not all(map(math.isfinite, losses.values())):
-        losses = passes(items, max_tokens, run_passes_apart)
+        losses = measure(items, max_tokens, apart=True)
     return losses
 
 
@@ -98,14 +98,14 @@ def _losses(
     model: nn.Module,
     items: Sequence[Item],
     max_tokens: int,
-    passes: RunPasses,
     *,
     ranks: Ranks,
     should_stop: Callable[[], bool],
+    apart: bool = False,
 ) -> dict[str, float]:
     longest = max(len(item.tokens) for item in items)
     while True:
-        mine = passes(
+        mine = run_passes(
             bank,
             model,
             items,
@@ -113,6 +113,7 @@ def _losses(
             max_tokens=max_tokens,
             ranks=ranks,
             should_stop=should_stop,
+            apart=apart,
             backward=False,
         )
         trouble = [float(mine.stop), float(mine.out_of_memory is not None)]

@@ -41,7 +41,7 @@ from harness.training.optim import (
     state_pages,
     used_optimizer,
 )
-from harness.training.passes import Pass, RunPasses, forward_backward, run_passes, run_passes_apart
+from harness.training.passes import Pass, forward_backward, run_passes
 from harness.training.schedule import batch_indices, learning_rate, num_steps
 from harness.training.stopping import StopNow
 
@@ -426,10 +426,10 @@ def _step_within_memory(group: _Group, active: Sequence[Member]) -> list[Member]
     Where what isn't finite in one member may have reached others, their passes are done again, each member's apart.
     """
     began = time.monotonic()
-    learned = _learn(group, active, run_passes)
+    learned = _learn(group, active)
     if not group.bank.isolates_members and len(learned.active) > 1 and not learned.is_finite:
         _forget_gradients(group.bank, learned.active)
-        learned = _learn(group, learned.active, run_passes_apart)
+        learned = _learn(group, learned.active, apart=True)
     active, agreed = learned.active, learned.agreed
     targets = {m.run_id: sum(i.num_targets for i in learned.items if i.member == m.run_id) for m in active}
     metrics = _update(group.bank, active, agreed.losses, learned.norms, targets)
@@ -457,14 +457,14 @@ class _Learned:
         return all(math.isfinite(number) for number in (*self.agreed.losses.values(), *self.norms))
 
 
-def _learn(group: _Group, active: Sequence[Member], passes: RunPasses) -> _Learned:
+def _learn(group: _Group, active: Sequence[Member], apart: bool = False) -> _Learned:
     """Does a step's passes. Where memory runs out, again in rows of half the size, at last with checkpointing.
 
     More rows are accumulated instead, so the effective batch and the losses stay.
     """
     by_rank = sorted(active, key=lambda member: member.adapter.lora_r)  # neighbours of one rank share their products
     items = [item for member in by_rank for item in step_items(member)]
-    while (agreed := _agree(group, active, _train_passes(group, items, passes))).out_of_memory is not None:
+    while (agreed := _agree(group, active, _train_passes(group, items, apart))).out_of_memory is not None:
         _make_room(group, active, items, agreed.out_of_memory)
         active = [member for member in active if not member.deferred]
         staying = {member.run_id for member in active}
@@ -474,8 +474,8 @@ def _learn(group: _Group, active: Sequence[Member], passes: RunPasses) -> _Learn
     return _Learned(active=active, items=items, agreed=agreed, norms=_clip(group.bank, active))
 
 
-def _train_passes(group: _Group, items: Sequence[Item], passes: RunPasses) -> Pass:
-    return passes(
+def _train_passes(group: _Group, items: Sequence[Item], apart: bool) -> Pass:
+    return run_passes(
         group.bank,
         group.model,
         items,
@@ -483,6 +483,7 @@ def _train_passes(group: _Group, items: Sequence[Item], passes: RunPasses) -> Pa
         max_tokens=group.max_tokens,
         ranks=group.ranks,
         should_stop=group.should_stop,
+        apart=apart,
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -41,6 +40,7 @@ def run_passes(
     max_tokens: int,
     ranks: Ranks,
     should_stop: Callable[[], bool],
+    apart: bool = False,
     backward: bool = True,
 ) -> Pass:
     """Does the work on every row of this rank's share of the items.
@@ -56,11 +56,12 @@ def run_passes(
         max_tokens: of a row; a longer item has a row of its own.
         ranks: that share the items.
         should_stop: called at every layer (of a sharded base between two passes).
+        apart: no row holds two members, so that what isn't finite stays with its own.
         backward: whether the work has a backward pass.
     """
     shards = bank.shards
     done, losses = Pass(), list[dict[str, Tensor]]()
-    for row in _rows_of_rank(items, max_tokens, ranks, even=shards is not None):
+    for row in _rows_of_rank(items, max_tokens, ranks, apart=apart, even=shards is not None):
         done.stop = done.stop or should_stop()
         trouble = done.stop or done.out_of_memory is not None
         if shards is not None:
@@ -86,55 +87,21 @@ def run_passes(
     return done
 
 
-class RunPasses(Protocol):
-    """`run_passes` or `run_passes_apart`."""
+def _rows_of_rank(items: Sequence[Item], max_tokens: int, ranks: Ranks, *, apart: bool, even: bool) -> list[list[Item]]:
+    """This rank's rows.
 
-    def __call__(
-        self,
-        bank: Bank,
-        model: nn.Module,
-        items: Sequence[Item],
-        work: Work,
-        *,
-        max_tokens: int,
-        ranks: Ranks,
-        should_stop: Callable[[], bool],
-        backward: bool = True,
-    ) -> Pass: ...
-
-
-def run_passes_apart(
-    bank: Bank,
-    model: nn.Module,
-    items: Sequence[Item],
-    work: Work,
-    *,
-    max_tokens: int,
-    ranks: Ranks,
-    should_stop: Callable[[], bool],
-    backward: bool = True,
-) -> Pass:
-    """`run_passes` of one member after another, so that no row holds two: what isn't finite stays with its member."""
-    done = Pass()
-    for _, own in groupby(items, key=lambda item: item.member):
-        part = run_passes(
-            bank,
-            model,
-            list(own),
-            work,
-            max_tokens=max_tokens,
-            ranks=ranks,
-            should_stop=should_stop,
-            backward=backward,
-        )
-        done.losses |= part.losses
-        done.stop, done.out_of_memory = done.stop or part.stop, done.out_of_memory or part.out_of_memory
-    return done
-
-
-def _rows_of_rank(items: Sequence[Item], max_tokens: int, ranks: Ranks, *, even: bool) -> list[list[Item]]:
-    """This rank's rows. Args: even: as many on every rank, by rows of one example with weight 0."""
-    rows_by_rank = [split_rows(share, max_tokens) for share in share_out(items, ranks.size)]
+    Args:
+        items: of one member next to each other.
+        max_tokens: of a row.
+        ranks: that share the items.
+        apart: no row holds two members.
+        even: as many on every rank, by rows of one example with weight 0.
+    """
+    together = [list(own) for _, own in groupby(items, key=lambda item: item.member)] if apart else [items]
+    shares = [share_out(those, ranks.size) for those in together]
+    rows_by_rank = [
+        [row for share in shares for row in split_rows(share[rank], max_tokens)] for rank in range(ranks.size)
+    ]
     missing = max(map(len, rows_by_rank)) - len(rows_by_rank[ranks.rank]) if even else 0
     idle = replace(min(items, key=lambda item: len(item.tokens)), weight=0.0)
     return rows_by_rank[ranks.rank] + [[idle]] * missing
