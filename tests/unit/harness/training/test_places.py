@@ -117,7 +117,7 @@ def test_a_poisoned_member_changes_no_bit_of_the_others(folder: Path, tmp_path: 
     assert [m.loss for m in clean_log] == [m.loss for m in spoiled_log]
 
 
-@pytest.mark.parametrize("poison", [float("nan"), 1e30])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
 def test_where_products_are_shared_by_blocks_a_poisoned_member_fails_alone(
     folder: Path, tmp_path: Path, poison: float
 ) -> None:
