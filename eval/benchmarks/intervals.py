@@ -58,6 +58,13 @@ def mean_score(clusters: Sequence[Sequence[float]]) -> Estimate:
     return Estimate.of(math.fsum(sums) / math.fsum(sizes), ratio_interval(sums, sizes))
 
 
+def mean_share(clusters: Sequence[Sequence[float]]) -> Estimate:
+    """`mean_score` of values from 0 to 1, whose mean is nowhere else: of few, Student's t reaches beyond."""
+    found = mean_score(clusters)
+    bounds = None if found.ci95 is None else (max(0.0, found.ci95[0]), min(1.0, found.ci95[1]))
+    return Estimate.of(found.value, bounds, found.n)
+
+
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """The interval of a mean of independent values: Wilson's if all are 0 or 1, else Student's t.
 

@@ -21,7 +21,7 @@ from eval.answers.generate import eos_tokens
 from eval.answers.sequences import DecodingRequest, DecodingSettings
 from eval.benchmarks.benchmark import Contestant, Place
 from eval.benchmarks.held_out_rows import held_out_examples
-from eval.benchmarks.intervals import mean_score
+from eval.benchmarks.intervals import mean_share
 from eval.benchmarks.rouge.settings import RougeSettings
 from eval.benchmarks.super_ni.score import exact_match, rouge_l
 from eval.scoring.model_key import model_sha256, read_by
@@ -165,7 +165,7 @@ def _rows(base: LoadedBase, examples: EncodedExamples, limit: int | None, where:
 
 def _result(asked: _Asked, settings: RougeSettings) -> RougeResult:
     predictions = tuple(_prediction(row, *asked.partial.done[at]) for at, row in enumerate(asked.rows))
-    overall = mean_score([[prediction.rouge_l for prediction in predictions]])
+    overall = mean_share([[prediction.rouge_l for prediction in predictions]])
     return RougeResult(
         system=asked.contestant.name,
         dataset=asked.dataset,

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from eval.benchmarks.dataset_rows import EvalRows
-from eval.benchmarks.intervals import mean_score
+from eval.benchmarks.intervals import mean_share
 from eval.benchmarks.super_ni.settings import SuperNiSettings
 from eval.scoring.model_key import model_sha256, read_by
 from eval.scoring.partial import Partial
@@ -269,12 +269,12 @@ def _scores(predictions: Sequence[TextPrediction]) -> tuple[dict[str, TaskScore]
     per_task = {
         task: TaskScore(
             n=len(group),
-            rouge_l=mean_score([[p.rouge_l for p in group]]),
+            rouge_l=mean_share([[p.rouge_l for p in group]]),
             exact_match=float(np.mean([p.exact_match for p in group])),
         )
         for task, group in groups.items()
     }
-    return per_task, mean_score([[p.rouge_l for p in group] for group in groups.values()])
+    return per_task, mean_share([[p.rouge_l for p in group] for group in groups.values()])
 
 
 @cache

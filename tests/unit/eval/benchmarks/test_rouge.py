@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from eval.answers.generate import eos_tokens
 from eval.answers.sequences import Decoded
 from eval.benchmarks.benchmark import Contestant, Place
+from eval.benchmarks.intervals import mean_score, mean_share
 from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.rouge import score as rouge
 from eval.benchmarks.rouge.score import RougeResult, score_rouge
@@ -176,6 +177,12 @@ def test_what_has_no_held_out_rows_is_refused(
             score(systems[:1])
     finally:
         worker.rows.write_text(text)
+
+
+def test_an_interval_of_two_answers_stays_between_nothing_and_all() -> None:
+    assert mean_share([[0.5, 0.8]]).ci95 == (0.0, 1.0)
+    assert mean_share([[0.5, 0.52, 0.51]]) == mean_score([[0.5, 0.52, 0.51]])
+    assert mean_share([[0.5]]).ci95 is None
 
 
 @pytest.mark.parametrize("settings", [{"limit": 0}, {"max_new_tokens": 0}])
