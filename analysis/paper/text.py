@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.text import Text
 
 from analysis.paper.memory import ALTERNATIVES, ALTERNATIVES_HEADER, BASIS, alternatives
-from analysis.paper.tables import Cell, Reproduction, Status, mean_absolute_error, printed_table
+from analysis.paper.tables import OWN, Cell, Reproduction, Status, mean_absolute_error, printed_table
 from analysis.paper.values import SOURCES
 from analysis.report.formats import number
 from harness.console import TextTable
@@ -181,27 +181,44 @@ def _settings_run(cells: Sequence[Cell]) -> list[str]:
 
 def _elo_section(reproduction: Reproduction, column: str) -> Section:
     settings = _settings_run(_cells(reproduction, column=column))
-    rows = []
-    for system in dict.fromkeys(c.row for c in _cells(reproduction, column=column)):
-        mine = [c for c in _cells(reproduction, column=column, row=system) if c.setting in settings]
-        interval = mine[0]
-        ranks = [c for c in _cells(reproduction, column=RANK_OF[column], row=system) if c.setting in settings]
-        widths = _cells(reproduction, column="elo_ci95", row=system)
-        rows.append(
-            (
-                system,
-                f"{mine[0].paper}" + (f" +-{widths[0].paper}" if widths else ""),
-                *(_elo_text(c, widths) for c in mine),
-                MISSING if interval.low is None else f"{number(interval.low)} to {number(interval.high)}",
-                *([_rank_text(ranks)] if ranks else []),
-                _words(mine),
-            )
-        )
+    bounded = [setting for setting in settings if setting in (settings[0], OWN)]  # whose intervals are shown
+    ranked = bool(_cells(reproduction, column=RANK_OF[column], run=True))
+    rows = [
+        _elo_row(reproduction, column, system, settings, bounded, ranked)
+        for system in dict.fromkeys(cell.row for cell in _cells(reproduction, column=column))
+    ]
     errors = (mean_absolute_error(reproduction, column, setting) for setting in settings)
-    ranked = ("",) if _cells(reproduction, column=RANK_OF[column], run=True) else ()
-    rows.append(("mean absolute error", "", *(number(error, ".2f", MISSING) for error in errors), "", *ranked, ""))
-    header = ("system", "paper", *settings, f"95 % over prompts ({settings[0]})", *(("rank",) if ranked else ()))
-    return Section(title=TITLES[column], header=(*header, "reads"), rows=tuple(rows))
+    blank = [""] * (len(bounded) + ranked + 1)
+    rows.append(("mean absolute error", "", *(number(error, ".2f", MISSING) for error in errors), *blank))
+    intervals = (f"95 % over prompts ({setting})" for setting in bounded)
+    header = ("system", "paper", *settings, *intervals, *(("rank",) if ranked else ()), "reads")
+    return Section(title=TITLES[column], header=header, rows=tuple(rows))
+
+
+def _elo_row(
+    reproduction: Reproduction,
+    column: str,
+    system: str,
+    settings: Sequence[str],
+    bounded: Sequence[str],
+    ranked: bool,
+) -> tuple[str, ...]:
+    by_setting = {cell.setting: cell for cell in _cells(reproduction, column=column, row=system)}
+    mine = [by_setting[setting] for setting in settings if setting in by_setting]
+    ranks = [c for c in _cells(reproduction, column=RANK_OF[column], row=system) if c.setting in settings]
+    widths = _cells(reproduction, column="elo_ci95", row=system)
+    return (
+        system,
+        f"{mine[0].paper}" + (f" +-{widths[0].paper}" if widths else ""),
+        *(_elo_text(cell, widths) for cell in mine),
+        *(_interval_text(by_setting[setting]) for setting in bounded),
+        *([_rank_text(ranks)] if ranked else []),
+        _words(mine),
+    )
+
+
+def _interval_text(cell: Cell) -> str:
+    return MISSING if cell.low is None else f"{number(cell.low)} to {number(cell.high)}"
 
 
 def _elo_text(cell: Cell, widths: Sequence[Cell]) -> str:
