@@ -131,7 +131,8 @@ class Judged:
         asked = self.verdicts.question.values
         known = all(map(part.benchmark.is_question, asked))
         others = "" if known else f" that are not the {part.benchmark.name} benchmark's"
-        return f"{len(self.verdicts):,} verdicts of {judges} on {len(asked)} questions{others} ({self.path})"
+        on = f"{len(asked)} question{'s' * (len(asked) != 1)}{others}"
+        return f"{len(self.verdicts):,} verdicts of {judges} on {on} ({self.path})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

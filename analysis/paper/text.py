@@ -122,7 +122,7 @@ def sections(reproduction: Reproduction) -> list[Section]:
     if reproduction.table == "6":
         judged = [cell for cell in reproduction.cells if cell.column.endswith("_pct")]
         return [*(_relative_section(reproduction, setting) for setting in _settings_run(judged)), *last]
-    found = [_elo_section(reproduction, column) for column in TITLES if _cells(reproduction, column=column, run=True)]
+    found = [section for column in RANK_OF for section in _elo_sections(reproduction, column)]
     medians = _cells(reproduction, column="median_rank", run=True)
     return [*found, *([_median_section(reproduction)] if medians else []), *last]
 
@@ -179,46 +179,39 @@ def _settings_run(cells: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(cell.setting for cell in cells if cell.status is not Status.not_run))
 
 
-def _elo_section(reproduction: Reproduction, column: str) -> Section:
-    settings = _settings_run(_cells(reproduction, column=column))
-    bounded = [setting for setting in settings if setting in (settings[0], OWN)]  # whose intervals are shown
-    ranked = bool(_cells(reproduction, column=RANK_OF[column], run=True))
-    rows = [
-        _elo_row(reproduction, column, system, settings, bounded, ranked)
-        for system in dict.fromkeys(cell.row for cell in _cells(reproduction, column=column))
-    ]
+def _elo_sections(reproduction: Reproduction, column: str) -> list[Section]:
+    """Of the released judgments under every setting, and of own runs; those of them that give the column a value."""
+    run = _settings_run(_cells(reproduction, column=column))
+    parts = [setting for setting in run if setting != OWN], [setting for setting in run if setting == OWN]
+    return [_elo_section(reproduction, column, settings) for settings in parts if settings]
+
+
+def _elo_section(reproduction: Reproduction, column: str, settings: Sequence[str]) -> Section:
+    mine = [cell for cell in reproduction.cells if cell.setting in settings]
+    ranked = any(cell.column == RANK_OF[column] for cell in mine)
+    systems = dict.fromkeys(cell.row for cell in mine if cell.column == column)
+    rows = [_elo_row([cell for cell in mine if cell.row == system], column, ranked) for system in systems]
     errors = (mean_absolute_error(reproduction, column, setting) for setting in settings)
-    blank = [""] * (len(bounded) + ranked + 1)
+    blank = [""] * (ranked + 2)
     rows.append(("mean absolute error", "", *(number(error, ".2f", MISSING) for error in errors), *blank))
-    intervals = (f"95 % over prompts ({setting})" for setting in bounded)
-    header = ("system", "paper", *settings, *intervals, *(("rank",) if ranked else ()), "reads")
-    return Section(title=TITLES[column], header=header, rows=tuple(rows))
+    interval = "95 % over prompts" + (f" ({settings[0]})" if len(settings) > 1 else "")
+    header = ("system", "paper", *settings, interval, *(("rank",) if ranked else ()))
+    title = f"{TITLES[column]}{_of(OWN if OWN in settings else '')}"
+    return Section(title=title, header=(*header, "reads"), rows=tuple(rows))
 
 
-def _elo_row(
-    reproduction: Reproduction,
-    column: str,
-    system: str,
-    settings: Sequence[str],
-    bounded: Sequence[str],
-    ranked: bool,
-) -> tuple[str, ...]:
-    by_setting = {cell.setting: cell for cell in _cells(reproduction, column=column, row=system)}
-    mine = [by_setting[setting] for setting in settings if setting in by_setting]
-    ranks = [c for c in _cells(reproduction, column=RANK_OF[column], row=system) if c.setting in settings]
-    widths = _cells(reproduction, column="elo_ci95", row=system)
+def _elo_row(cells: Sequence[Cell], column: str, ranked: bool) -> tuple[str, ...]:
+    mine = [cell for cell in cells if cell.column == column]
+    widths = [cell for cell in cells if cell.column == "elo_ci95"]
+    ranks = [cell for cell in cells if cell.column == RANK_OF[column]]
     return (
-        system,
+        mine[0].row,
         f"{mine[0].paper}" + (f" +-{widths[0].paper}" if widths else ""),
         *(_elo_text(cell, widths) for cell in mine),
-        *(_interval_text(by_setting[setting]) for setting in bounded),
+        MISSING if mine[0].low is None else f"{number(mine[0].low)} to {number(mine[0].high)}",
         *([_rank_text(ranks)] if ranked else []),
         _words(mine),
     )
-
-
-def _interval_text(cell: Cell) -> str:
-    return MISSING if cell.low is None else f"{number(cell.low)} to {number(cell.high)}"
 
 
 def _elo_text(cell: Cell, widths: Sequence[Cell]) -> str:
@@ -234,11 +227,13 @@ def _rank_text(ranks: Sequence[Cell]) -> str:
 
 
 def _words(cells: Sequence[Cell]) -> str:
-    """The outcome of a row under each setting, in words."""
+    """The outcome of a row in words, under each setting where there are several."""
+    if len(cells) == 1:
+        return _outcome(cells[0])
     fits = [cell.setting for cell in cells if cell.status is Status.reproduces]
     off = [f"{number(c.difference, '+.1f')} {c.setting}" for c in cells if c.status is Status.differs]
     if not fits and not off:
-        return f"not run: {cells[0].reason}"
+        return Status.not_run.value  # the reasons stand below, each once
     words = ["reproduces" + (f" ({', '.join(fits)})" if off else "")] if fits else []
     return "; ".join([*words, *([f"differs by {', '.join(off)}"] if off else [])])
 
@@ -289,7 +284,7 @@ def _relative_section(reproduction: Reproduction, setting: str) -> Section:
         off = [f"{TITLES[c.column]} {number(c.difference, '+.1f')}" for c in mine if c.status is Status.differs]
         reads = f"differs: {', '.join(off)}" if off else "reproduces"
         if mine[0].ours is None:
-            reads = f"not run: {mine[0].reason}"
+            reads = Status.not_run.value
         mean = next(cell for cell in mine if cell.column == "mean_pct")
         interval = MISSING if mean.low is None else f"{number(mean.low, '.1f')} to {number(mean.high, '.1f')}"
         rows.append((system, *texts, interval, reads))

@@ -132,7 +132,7 @@ def test_whose_verdict_it_is_and_on_which_question_says_its_column(tmp_path: Pat
     assert [cell(cells, row, "median_rank").ours for row in ("guanaco-65b", "guanaco-7b")] == [1, 2]
     made = beside("7", None, "", own, cells, LEFT["7"])
     assert [source.partition(" (")[0] for source in made.sources] == [
-        "own runs: 4 verdicts of human on 1 questions",
+        "own runs: 4 verdicts of human on 1 question",
         "own runs: 4 verdicts of gpt-4 on 2 questions",
         "own runs: 4 verdicts of gpt-4 on 2 questions",
     ]
@@ -150,7 +150,7 @@ def test_a_column_of_a_benchmark_counts_before_the_look_of_an_id(tmp_path: Path)
     assert open_assistant is not None
     assert (len(vicuna.verdicts), len(open_assistant.verdicts)) == (2, 4)
     made = beside("7", None, "", own, own_cells("7", own, 2, LEFT["7"]), LEFT["7"])
-    assert "on 1 questions that are not the Vicuna benchmark's" in made.sources[0]
+    assert "on 1 question that are not the Vicuna benchmark's" in made.sources[0]
     medians = [c for c in made.cells if c.column == "median_rank"]
     assert {c.reason for c in medians} == {
         "needs the ranks of all three columns; there is none by people on the Vicuna benchmark"
