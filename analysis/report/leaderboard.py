@@ -160,12 +160,14 @@ def write_scores(folder: Path, runs: Sequence[Run]) -> None:
 
 def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:
     """The leaderboard for a terminal of 80 columns: what was measured, a dash where it was not of one system."""
-    caption = "below each number: its 95 % interval, of ratings over prompts"
-    table = Table(title="Leaderboard", caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("System", overflow="fold")
     cells = [_measures(row) for row in rows]
     measured = [name for name in MEASURES if any(name in found for found in cells)]
+    caption = "below each number: its 95 % interval, of ratings over prompts"
+    table = Table(
+        title="Leaderboard", caption=caption if measured else None, box=SIMPLE_HEAD, pad_edge=False, padding=0
+    )
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("System", overflow="fold")
     for name in measured:
         table.add_column(name, justify="right", no_wrap=True)
     for row, found in zip(rows, cells, strict=True):

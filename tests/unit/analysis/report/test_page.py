@@ -163,7 +163,7 @@ def test_missing_parts_are_said_not_numbered(tmp_path: Path, runs: tuple[Path, l
     assert "the report was made without a tournament" in text
     assert f"{SYSTEMS[0]} has the highest MMLU of 2 systems (31.0 %, 95 % interval 20.0 to 42.0)." in text
     assert "Elo, points" not in text  # a column of dashes says nothing
-    assert "tied" not in text
+    assert "Won \N{EN DASH} lost" not in text
     rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
     assert {row["elo"] for row in rows} == {None}
     assert [row["mmlu_macro"] for row in rows] == [0.31, None, 0.29]
