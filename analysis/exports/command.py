@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.options import LedgerUrl
 from analysis.places import require_folder
 from harness.config.paths import paths_of_environment
 from harness.console import STDERR, say
@@ -54,10 +55,7 @@ def export(
     format_: FormatOption,
     sweep: Annotated[str | None, typer.Option(help="The runs of this sweep; default: all of the folder.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default: HARNESS_RUNS, else runs.")] = None,
-    ledger_url: Annotated[
-        str | None,
-        typer.Option(help="Job table; default: ledger.sqlite in the runs folder.", envvar="HARNESS_LEDGER_URL"),
-    ] = None,
+    ledger_url: LedgerUrl = None,
     tournament: Annotated[
         Path | None, typer.Option(help="Only runs that play in it; adds verdicts and ratings.")
     ] = None,
