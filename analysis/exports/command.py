@@ -65,6 +65,9 @@ def export(
     license_: Annotated[
         str | None, typer.Option("--license", help="hub: a licence's identifier; default: unknown.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="hub: the name by which adapters find their base; default: its hub id or folder.")
+    ] = None,
     project: Annotated[str | None, typer.Option(help="wandb: the project; default: qlora-harness.")] = None,
 ) -> None:
     """Writes results in the formats of other programs. Runs that failed, or have nothing to write, are named.
@@ -84,7 +87,7 @@ def export(
         return
     found = found_runs(source)
     if format_ is Format.hub:
-        _write_hub(found, out, name, license_, source)
+        _write_hub(found, out, name, license_, base, source)
         return
     _write_scores(found, format_, out, name, organization, source)
 
@@ -128,12 +131,14 @@ def _write_frames(source: "Source", format_: Format, out: Path, name: str, proje
         say(f"written: {path}")
 
 
-def _write_hub(found: Sequence["FoundRun"], out: Path, name: str, license_id: str | None, source: "Source") -> None:
+def _write_hub(
+    found: Sequence["FoundRun"], out: Path, name: str, license_id: str | None, base: str | None, source: "Source"
+) -> None:
     from analysis.exports.hub import write_hub
     from harness.export.card import UNKNOWN_LICENSE
 
     paths = paths_of_environment(source.folder)
-    made = write_hub(found, out, name, license_id or UNKNOWN_LICENSE, paths, lambda run: say(f"written: {run}"))
+    made = write_hub(found, out, name, license_id or UNKNOWN_LICENSE, paths, base, lambda run: say(f"written: {run}"))
     if not made.written:
         raise ValueError(f"{source.folder}: no run has an adapter to export; " + _named(made.left_out))
     say(f"{made.folder}: {len(made.written)} adapters")
@@ -144,7 +149,7 @@ def _write_hub(found: Sequence["FoundRun"], out: Path, name: str, license_id: st
 
 def _say_left_out(left_out: Sequence[tuple[str, str]]) -> None:
     if left_out:
-        say(f"note: left out {len(left_out)} runs: {_named(left_out)}", STDERR)
+        say(f"note: left out {len(left_out)} run{'s' * (len(left_out) != 1)}: {_named(left_out)}", STDERR)
 
 
 def _named(left_out: Sequence[tuple[str, str]]) -> str:
