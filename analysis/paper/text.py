@@ -53,6 +53,7 @@ HTML_STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
     "table{border-collapse:collapse;margin:1.5rem 0}caption{text-align:left;font-weight:600}"
     "th,td{padding:.25rem .75rem;border-bottom:1px solid;text-align:left}thead{display:table-header-group}"
+    "div{overflow-x:auto}li{overflow-wrap:anywhere}"
 )
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -348,13 +349,15 @@ def to_html(reproduction: Reproduction) -> str:
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in section.header)
         body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in section.rows)
         parts.append(
-            f"<table><caption>{escape(section.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f'<div role="group" tabindex="0" aria-label="{escape(section.title)}"><table>'
+            f"<caption>{escape(section.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
     notes = "".join(f"<li>{escape(line)}</li>" for line in remarks(reproduction))
     body = "\n".join([*parts, f"<ul>{notes}</ul>"])
     title = f"Table {reproduction.table} of QLoRA, and ours"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{HTML_STYLE}</style></head><body><main>\n{body}\n</main></body></html>\n"
     )
 

@@ -7,7 +7,7 @@ import pytest
 from rich.text import Text
 
 from analysis.paper.tables import Cell, Reproduction, Status
-from analysis.paper.text import sections, to_csv, to_terminal
+from analysis.paper.text import sections, to_csv, to_html, to_terminal
 from harness.console import TextTable
 
 
@@ -52,6 +52,12 @@ def test_a_row_is_named_once_and_differences_have_a_sign() -> None:
         ("", "Alpaca", "38.0", "40.5", "-", "differs by +2.5"),
         ("two", "Chip2", "38.0", "-", "-", "not run"),
     )
+
+
+def test_a_page_fits_a_phone_and_its_tables_can_be_scrolled_by_keys() -> None:
+    page = to_html(FOUND)
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert page.count('<div role="group" tabindex="0" aria-label="The paper') == page.count("<table>") == 1
 
 
 def test_a_line_of_the_csv_has_every_field() -> None:
