@@ -127,12 +127,14 @@ def _best_by_mmlu(content: Content) -> list[str]:
     if judged or len(settings) != 1 or len(scored) < 2:
         return []
     value, best = max(scored, key=lambda pair: pair[0])
+    equal = [row.system for score, row in scored if score == value]
+    who = f"{best.system} has" if len(equal) == 1 else f"{best.system} and {len(equal) - 1} more have"
     bounds = (
         ""
         if best.mmlu_macro_low is None or best.mmlu_macro_high is None
         else (f", 95 % interval {100 * best.mmlu_macro_low:.1f} to {100 * best.mmlu_macro_high:.1f}")
     )
-    return [f"{best.system} has the highest MMLU of {len(scored)} systems ({100 * value:.1f} %{bounds})"]
+    return [f"{who} the highest MMLU of {len(scored)} systems ({100 * value:.1f} %{bounds})"]
 
 
 def _one_page(content: Content, context: dict[str, Any]) -> str:

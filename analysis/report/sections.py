@@ -4,7 +4,7 @@ A view that has nothing to show is None or empty, and the template says that it 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from analysis.report.figures import Bar, Curve, Scale, bar, curve, curve_marks, scale_over
@@ -43,6 +43,12 @@ class LeaderboardView:
     accuracy: Scale | None
     chance: float | None  # percent along the accuracy axis
     mmlu_settings: int  # how many different sets of questions and protocols the scores come from
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """The fields of `LeaderboardRow` that some system has a value for."""
+        names = [field.name for field in fields(LeaderboardRow)]
+        return frozenset(n for n in names if any(getattr(view.row, n) is not None for view in self.rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

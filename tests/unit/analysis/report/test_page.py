@@ -169,6 +169,12 @@ def test_missing_parts_are_said_not_numbered(tmp_path: Path, runs: tuple[Path, l
     assert [row["mmlu_macro"] for row in rows] == [0.31, None, 0.29]
 
 
+def test_systems_of_one_score_share_the_first_place(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    ids = [make_run(runs, name, make_spec(name), [2.0], 0.25) for name in ("one", "two", "three")]
+    assert "one and 2 more have the highest MMLU of 3 systems (25.0 %" in build(tmp_path / "out", (runs, ids), None)
+
+
 def write_answers(path: Path, **question: str) -> Path:
     path.write_text(json.dumps({"question_id": 1, "system": path.stem, "answer": f"{path.stem} says so", **question}))
     return path
@@ -185,7 +191,9 @@ def test_answer_files_alone_make_a_page_with_the_question_files_texts(tmp_path: 
     page = Page((out / "index.html").read_text())
     assert "two says so" in page.text
     assert "Why is it so?" in page.text
-    assert "MMLU questions" not in page.text  # no run, nothing to measure
+    for title in ("MMLU questions", "Matches rated", "Judging cost", "Bradley", "Best first"):
+        assert title not in page.text  # nothing of it was measured
+    assert "In the order of the sweep: nothing was rated." in page.text
     assert [row[1] for row in page.data["index"]["questions"]] == ["Why is it so?"]
 
 
