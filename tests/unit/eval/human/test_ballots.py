@@ -127,6 +127,22 @@ def test_wrong_columns(tmp_path: Path, header: str, message: str) -> None:
         read_ballots(path)
 
 
+def test_fields_beside_the_verdict_are_read_to_their_ends(tmp_path: Path) -> None:
+    path = tmp_path / "votes.csv"
+    names = "both_bad,seconds,voted,side_seed,judge"
+    path.write_text(
+        f"{HEADER[:-1]},{names}\n"
+        f"1,okapi-7,zebra-3,3,ann,1,1e9,1971-01-01T00:00:00+00:00,{2**63 - 1},human\n"
+        "2,okapi-7,zebra-3,2,bob,0,0,2999-12-31T00:00:00+00:00,0,\n"
+        "3,okapi-7,zebra-3,1,bob,,,,,\n"
+    )
+    first, second, bare = read_ballots(path)
+    assert (first.choice, first.seconds, first.voted, first.side_seed) == (Choice.both_bad, 1e9, 31536000.0, 2**63 - 1)
+    assert (second.choice, second.seconds, second.side_seed) == (Choice.right, 0.0, 0)
+    assert (bare.choice, bare.seconds, bare.voted, bare.side_seed) == (Choice.left, None, None, None)
+    assert [ballot.rater for ballot in (first, second, bare)] == ["ann", "bob", "bob"]
+
+
 def test_fields_beside_the_verdict_are_checked_too(tmp_path: Path) -> None:
     path = tmp_path / "votes.csv"
     for column, value, message in (

@@ -1,6 +1,7 @@
 """Parts of the voting app by hand: what is said of a rater, contests, the database's rules, requests."""
 
 import asyncio
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 from starlette.requests import Request
 
 from eval.human import overview as views
-from eval.human.items import CHECK_SYSTEMS, Contest, Item, _check
+from eval.human.items import CHECK_SYSTEMS, Contest, ContestOptions, Item, _check
 from eval.human.overview import _Counts, _rater_view, _same_votes, _winner, to_verdicts
-from eval.human.raters import add_rater, find_rater, form_token, is_form_token, renew_rater
+from eval.human.raters import add_rater, find_rater, form_token, is_form_token, remove_rater, renew_rater
 from eval.human.store import MAX_RATERS_PER_ITEM, Rules, VoteStore, _connect, _quoted, create_store, stamp
 from eval.human.votes import Choice, Vote
 from eval.human.web import guard
 from eval.human.web.guard import FORM_TYPE, MAX_FORM_BYTES, Access, Refused, TimedProtocol, check_request
+from eval.human.web.token_strength import _alphabet_size, _num_unforeseen, strength_bits
 from eval.verdicts.codes import FIRST, SECOND, TIE
 from tests.voting import make_store
 
@@ -129,6 +131,13 @@ def test_a_token_is_a_number_and_a_secret(tmp_path: Path) -> None:
     found = find_rater(store, token)
     assert found is not None
     assert (found.name, found.rater_id, found.can_enter) == (name, int(number), True)
+    with pytest.raises(ValueError, match="expected a name of 1 to 60 printable characters"):
+        add_rater(store, "x" * 61)
+    assert add_rater(store, f" {'x' * 60} ")
+    remove_rater(store, name)
+    assert find_rater(store, token) is None
+    token = renew_rater(store, name)
+    secret = token.partition(".")[2]
     for wrong in (
         f"{number}.x",
         number,
@@ -142,6 +151,38 @@ def test_a_token_is_a_number_and_a_secret(tmp_path: Path) -> None:
     assert find_rater(store, f"{number.zfill(9)}.{secret}") is None, "the whole token counts"
     assert is_form_token(form_token(token), token)
     assert not is_form_token(form_token(token), "other")
+
+
+@pytest.mark.parametrize(
+    ("token", "unforeseen", "alphabet"),
+    [
+        ("", 0, 1),
+        ("k", 1, 26),
+        ("kM", 2, 52),
+        ("k7", 2, 36),
+        ("k7.", 3, 26 + 10 + 33),
+        ("\u00e9", 1, 33),
+        ("abcq", 2, 26),  # b and c go on
+        ("kkj", 1, 26),  # the same again, and back by one
+        ("098", 1, 10),  # a keyboard's digits end with 0
+        ("poiuyt", 1, 26),
+        ("kfzkfz", 5, 26),  # the last ends three that were there
+        ("passwordk", 1, 26),
+        ("p4$$w0rdk", 1, 26 + 10 + 33),
+        ("Admink", 1, 52),
+    ],
+)
+def test_what_a_chosen_secret_is_worth(token: str, unforeseen: int, alphabet: int) -> None:
+    assert (_num_unforeseen(token), _alphabet_size(token)) == (unforeseen, alphabet)
+    assert strength_bits(token) == pytest.approx(unforeseen * math.log2(alphabet))
+
+
+def test_a_contest_has_its_ends() -> None:
+    common: dict[str, Any] = {"answers": (), "tournament": Path("t")}
+    assert ContestOptions(**common, max_questions=1, seed=0, order="informative").max_questions == 1
+    for wrong in ({"max_questions": 0}, {"seed": -1}, {"order": "any"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ContestOptions(**common, **wrong)
 
 
 def request(method: str = "POST", **headers: str) -> Request:
