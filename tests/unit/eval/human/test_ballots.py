@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from eval.human.ballots import read_ballots, store_ballots, write_votes
+from eval.human.items import ContestOptions, draw_contest
 from eval.human.mturk import INPUT_COLUMNS, read_mturk_results, write_mturk_input, write_mturk_results
 from eval.human.overview import overview
 from eval.human.raters import add_rater, list_raters
-from eval.human.store import VoteStore
+from eval.human.store import Rules, VoteStore, create_store
 from eval.human.votes import Choice, claim, record_vote, votes
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import load_verdicts
-from tests.lab import REPOSITORY
+from tests.golden.released.extract import write_extract
 from tests.voting import SYSTEMS, Clock, make_store, write_rows
 
-SHARED = REPOSITORY.parent / "shared" / "data"
 HEADER = "question_id,system_a,system_b,verdict,rater\n"
 
 
@@ -253,23 +253,22 @@ def test_mturk_texts_are_harmless_and_upload(tmp_path: Path) -> None:
     assert "&#128512;" in text
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the reference data of ../shared/data are not here")
 def test_the_papers_annotations_come_in_and_go_out_the_same(tmp_path: Path) -> None:
-    from eval.human.items import ContestOptions, draw_contest
-    from eval.human.store import Rules, create_store
-
-    annotations = SHARED / "human" / "vicuna_human_pairwise.csv"
+    """On questions 1 to 20 of them (tests/golden/released)."""
+    annotations = write_extract(tmp_path) / "vicuna_human_pairwise.csv"
     released = rows_of(annotations)
     systems = sorted({row[side] for row in released for side in ("system_a", "system_b")})
-    answers = [{"question_id": q, "system": s, "answer": f"{s} on {q}"} for s in systems for q in range(1, 81)]
+    ids = range(1, 21)
+    answers = [{"question_id": q, "system": s, "answer": f"{s} on {q}"} for s in systems for q in ids]
     options = ContestOptions(
         answers=(write_rows(tmp_path / "a.jsonl", answers),),
-        questions=SHARED / "questions" / "vicuna_questions.jsonl",
+        questions=write_rows(tmp_path / "q.jsonl", [{"question_id": q, "text": f"Question {q}?"} for q in ids]),
         tournament=tmp_path,
     )
     store = create_store(tmp_path, draw_contest(options), Rules())
     summary = store_ballots(store, read_ballots(annotations))
-    assert (summary.num_stored, summary.num_raters) == (6720, 3)
+    assert (summary.num_stored, summary.num_raters) == (len(released), 3)
+    assert len(released) == 28 * 20 * 3
     write_votes(store, tmp_path / "human.csv")
     keys = ("question_id", "system_a", "system_b", "verdict")
     there = sorted((*(row[key] for key in keys), row["rater_slot"]) for row in released)
