@@ -10,16 +10,18 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import h11
+import numpy as np
 import pytest
 from starlette.requests import Request
 
+from eval.answers.questions import Question
 from eval.human import overview as views
-from eval.human.items import CHECK_SYSTEMS, Contest, ContestOptions, Item, _check
+from eval.human.items import CHECK_SYSTEMS, Contest, ContestOptions, Item, _check, _items
 from eval.human.overview import _Counts, _rater_view, _same_votes, _winner, to_verdicts
 from eval.human.raters import add_rater, find_rater, form_token, is_form_token, remove_rater, renew_rater
 from eval.human.store import MAX_RATERS_PER_ITEM, Rules, VoteStore, _connect, _quoted, create_store, stamp
 from eval.human.votes import Choice, Vote
-from eval.human.web import guard
+from eval.human.web import guard, server
 from eval.human.web.guard import FORM_TYPE, MAX_FORM_BYTES, Access, Refused, TimedProtocol, check_request
 from eval.human.web.token_strength import _alphabet_size, _num_unforeseen, strength_bits
 from eval.verdicts.codes import FIRST, SECOND, TIE
@@ -70,6 +72,23 @@ def test_equal_votes_name_the_same_winner_whatever_side_it_stood_on() -> None:
     rows = to_verdicts(cast)
     assert rows.verdict.tolist() == [FIRST, SECOND, TIE, TIE, FIRST]
     assert [rows.system_names[code] for code in rows.first] == ["a", "b", "a", "a", "a"]
+
+
+def test_items_by_strength_do_not_depend_on_the_order_of_files() -> None:
+    questions = [Question(question_id=f"q{n}", category="c", text=f"{n}?", turns=(f"{n}?",)) for n in range(4)]
+    strengths = {"a": 3.0, "b": 0.0, "c": 0.1}
+
+    def drawn(names: str) -> list[tuple[str, str, str]]:
+        answers = {name: {q.question_id: (f"{name} on {q.text}",) for q in questions} for name in names}
+        items = _items(answers, questions, None, np.random.default_rng(0), strengths)
+        return [(item.question_id, item.system_one, item.system_two) for item in items]
+
+    assert drawn("cab") == drawn("abc")
+    assert len(drawn("abc")) == 12
+    even = _items(
+        {name: {q.question_id: (name,) for q in questions} for name in "abc"}, questions, None, np.random.default_rng(0)
+    )
+    assert [len({(item.system_one, item.system_two) for item in even[at : at + 3]}) for at in (0, 3, 6, 9)] == [3] * 4
 
 
 def test_half_of_the_checks_have_the_better_answer_first() -> None:
@@ -239,6 +258,12 @@ def test_a_body_is_handed_over_once_and_what_comes_after_it_too() -> None:
     first, second = asyncio.run(both())
     assert first == {"type": "http.request", "body": b"body", "more_body": False}
     assert second == {"type": "http.disconnect"}
+
+
+def test_limits_of_requests_and_of_the_end() -> None:
+    assert (guard.MAX_FORM_BYTES, guard.BODY_SECONDS, guard.HEADER_SECONDS) == (4096, 10.0, 10.0)
+    assert (guard.MAX_WRONG_TOKENS, guard.TRIES_SECONDS, guard.MAX_ADDRESSES) == (10, 60.0, 10_000)
+    assert (server.SHUTDOWN_SECONDS, server.MIN_TOKEN) == (3, 16)
 
 
 def test_a_body_comes_in_parts_up_to_its_largest_size() -> None:
