@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr, t
 
+from eval.ratings import style
 from eval.ratings.agreement import rater_agreement
 from eval.ratings.bradley_terry import POINTS_PER_NAT, count_cells, fit, fit_resamples, linear_resamples
 from eval.ratings.comparisons import Rank, compare_all, exact_p_values, prompts_to_decide, verdict
 from eval.ratings.kappa import spearman_of_table
 from eval.ratings.relative import is_score_file, load_scores, relative_scores
-from eval.ratings.style import _fit_all
+from eval.ratings.style import _derivatives, _fit_all
 from eval.ratings.unanimous import LOST, TIED, WON, doubtful_pairs, least_errors
 from eval.verdicts.table import Matches, load_verdicts
 
@@ -143,3 +144,19 @@ def test_controlled_ratings_are_finite_and_best_first() -> None:
     assert middle == pytest.approx(1000.0, abs=1e-3)
     assert 100 < best - middle == pytest.approx(middle - last, abs=1e-3)
     assert best < 3000
+
+
+def test_the_derivatives_of_controlled_ratings_are_those_of_their_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "PRIOR_PRECISION", 0.7)  # so that a wrong prior is seen
+    rng = np.random.default_rng(0)
+    design, x, weight = rng.normal(size=(6, 3)), rng.normal(size=3), rng.integers(0, 3, 6).astype(float)
+    score = np.array([0.0, 0.5, 1.0, 1.0, 0.0, 0.5])
+    value, gradient, hessian = _derivatives(x, design, score, weight)
+    chance = 1.0 / (1.0 + np.exp(-design @ x))
+    likelihood = -(weight * (score * np.log(chance) + (1.0 - score) * np.log(1.0 - chance))).sum()
+    assert value == pytest.approx(likelihood + 0.35 * (x**2).sum())
+    steps = 1e-5 * np.eye(3)
+    both = [[_derivatives(x + sign * step, design, score, weight) for step in steps] for sign in (1, -1)]
+    slopes = [(up[0] - down[0]) / 2e-5 for up, down in zip(*both, strict=True)]
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-6)
+    np.testing.assert_allclose(hessian, [(up[1] - down[1]) / 2e-5 for up, down in zip(*both, strict=True)], rtol=1e-6)
