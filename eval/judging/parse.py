@@ -20,8 +20,16 @@ from typing import Any
 from eval.judging.matches import Judgment
 from eval.judging.prompts import Mode
 from eval.judging.scores import Pair, contradicts, grades_after, read_grades, read_pair
-from eval.judging.sentences import Reading, doubts, read_labels, read_line, read_phrase
-from eval.judging.words import CHANGED, TAKEN_BACK
+from eval.judging.sentences import (
+    Reading,
+    doubts,
+    read_labels,
+    read_line,
+    read_phrase,
+    verdicts_before,
+    verdicts_behind,
+)
+from eval.judging.words import CHANGED, REFUSED_IN_WORDS, TAKEN_BACK
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
@@ -55,6 +63,7 @@ _RETRACTED = re.compile(
     rf"\b(?:{TAKEN_BACK}|{CHANGED}|however|instead|mistake\w*|but|hmm|scratch|misread|swap\w*|revers\w*)(?!\w)",
     re.IGNORECASE,
 )
+_REFUSAL = re.compile(rf"\W*(?:{REFUSED_IN_WORDS})", re.IGNORECASE)
 _ANSWERED = re.compile(r"\d+(?:[.,]\d+)?(?:\s?/\s?10|\sout of 10)?")
 
 
@@ -94,10 +103,13 @@ def parse_verdict(text: str) -> ParsedVerdict:
         return _from_json(fields, rest)
     label = read_labels(reply)
     line = read_line(reply)
+    if _REFUSAL.match(reply):
+        return _unread("the judge refused in words")
     if label.conflict:
-        return _verdict(line if line.is_labelled else label)
+        return _verdict(label)
     if label.verdict is None:
-        return _verdict(line)
+        before = verdicts_before(reply) - {line.verdict}
+        return _verdict(Reading(conflict=True) if before else line)
     if line.verdict not in (None, label.verdict) or _takes_back(label.rest, label.verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=label.verdict)
@@ -294,8 +306,7 @@ def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
     verdict = readings.pop()
     if verdict is None:
         return _unread(f"verdict {str(values[0])[:20]} is none of 1, 2, 3")
-    behind = read_line(rest)
-    if behind.verdict not in (None, verdict) or _takes_back(rest, verdict):
+    if _takes_back(rest, verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=verdict)
 
@@ -310,7 +321,7 @@ def _json_verdict(value: Any) -> int | None:
 
 def _takes_back(rest: str, verdict: int) -> bool:
     """Whether what follows a verdict unsays it, as far as words tell, or may do so in a short last line."""
-    return bool(_RETRACTED.search(rest)) or doubts(rest, verdict)
+    return bool(_RETRACTED.search(rest) or verdicts_behind(rest) - {verdict}) or doubts(rest, verdict)
 
 
 def _verdict(reading: Reading) -> ParsedVerdict:
