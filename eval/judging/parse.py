@@ -42,7 +42,7 @@ DIGITS = {
 RAISED = dict.fromkeys([0xB2, 0xB3, 0xB9, *range(0x2070, 0x208A), *range(0xBC, 0xBF)], "^")  # footnotes and fractions
 INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
 VERDICT_KEYS = ("verdict", "winner")
-GRADE_KEYS = ("score", "rating", "grade")
+GRADE_KEYS = ("score", "rating", "grade", "overall", "overall_score", "final_score", "final_grade", "overall_rating")
 SCORE_KEYS = tuple(
     (f"{stem}{gap}{one}", f"{stem}{gap}{two}")
     for stem in ("score", "assistant", "answer", "response", "model")
@@ -63,6 +63,8 @@ _RETRACTED = re.compile(
     rf"\b(?:{TAKEN_BACK}|{CHANGED}|however|instead|mistake\w*|but|hmm|scratch|misread|swap\w*|revers\w*)(?!\w)",
     re.IGNORECASE,
 )
+_COMPARES = re.compile(r"\b(?:better|best|winner|wins?|verdict|prefer\w*|choose|tie|draw)\b", re.IGNORECASE)
+MAX_COMPARED = 200  # characters of a last line that compares
 _REFUSAL = re.compile(rf"\W*(?:{REFUSED_IN_WORDS})", re.IGNORECASE)
 _ANSWERED = re.compile(r"\d+(?:[.,]\d+)?(?:\s?/\s?10|\sout of 10)?")
 
@@ -124,11 +126,29 @@ def parse_scores(text: str) -> ParsedScores:
         return ParsedScores(reason="empty reply")
     fields, rest = _json_fields(reply)
     if fields is None:
-        return _scores(read_pair(reply))
+        return _agreeing(_scores(read_pair(reply)), _verdict_beside(reply))
     pairs = {Pair(*map(_score_text, values)) for values in _score_values(fields)}
-    if len(pairs) > 1 or any(contradicts(rest, pair) for pair in pairs):
+    around = f"{reply[: reply.find('{')]}\n{rest}"
+    if len(pairs) > 1 or "order" in fields or any(contradicts(around, pair) for pair in pairs):
         return ParsedScores(reason="the reply says two things")
-    return _scores(pairs.pop()) if pairs else ParsedScores(reason="the reply lacks a score")
+    said = {_json_verdict(value) for key in VERDICT_KEYS for value in fields.get(key, [])} | {_verdict_beside(around)}
+    return _agreeing(_scores(pairs.pop()), *said) if pairs else ParsedScores(reason="the reply lacks a score")
+
+
+def _verdict_beside(text: str) -> int | None:
+    """The verdict that a reply of scores says in words beside them."""
+    label = read_labels(text).verdict
+    if label is not None:
+        return label
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    return read_line(last).verdict if _COMPARES.search(last[:MAX_COMPARED]) else None
+
+
+def _agreeing(scores: ParsedScores, *said: int | None) -> ParsedScores:
+    """The scores, unless words say that the other answer is better, or that both are equal: one of the two is wrong."""
+    if scores.verdict in (FIRST, SECOND) and set(said) - {None, scores.verdict}:
+        return ParsedScores(reason="the reply says two things")
+    return scores
 
 
 def _score_values(fields: dict[str, list[Any]]) -> Iterator[list[Any]]:
@@ -136,8 +156,22 @@ def _score_values(fields: dict[str, list[Any]]) -> Iterator[list[Any]]:
     for names in SCORE_KEYS:
         found = [fields.get(name, []) for name in names]
         if all(len(values) == 1 for values in found):
-            yield [values[0] for values in found]
+            yield [_graded(values[0]) for values in found]
+    for value in fields.get("scores", []):
+        if isinstance(value, _Object):
+            yield from _score_values(
+                {f"score_{name}": values for name, values in value.fields.items() if len(name) == 1}
+            )
+            yield from _score_values(value.fields)
     yield from (values for values in fields.get("scores", []) if isinstance(values, list) and len(values) == 2)
+
+
+def _graded(value: Any) -> Any:
+    """The one score of an answer's own object."""
+    grades = (
+        [grade for key in GRADE_KEYS for grade in value.fields.get(key, [])] if isinstance(value, _Object) else [value]
+    )
+    return grades[0] if len(grades) == 1 else None
 
 
 def parse_grade(text: str) -> ParsedScores:
@@ -150,7 +184,7 @@ def parse_grade(text: str) -> ParsedScores:
     fields, rest = _json_fields(said, _GRADE_FIELD)
     if fields is not None:
         given = {_score_text(value) for key in GRADE_KEYS for value in fields.get(key, [])}
-        texts = given | grades_after(rest)
+        texts = given | grades_after(f"{said[: said.find('{')]}\n{rest}")
     else:
         texts = set(read_grades(said))
     numbers = {_number(text) for text in texts}
@@ -286,7 +320,7 @@ class _Object:
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         self.fields: dict[str, list[Any]] = {}
         for key, value in pairs:
-            values = self.fields.setdefault(key.lower(), [])
+            values = self.fields.setdefault(re.sub(r"[\s-]+", "_", key.strip().lower()), [])
             if value not in values:
                 values.append(value)
 

@@ -38,7 +38,7 @@ from eval.judging.words import (
     WINS,
     WORSE,
 )
-from eval.verdicts.codes import FIRST, SECOND, TIE
+from eval.verdicts.codes import FIRST, TIE
 
 MAX_LINE = 2000  # characters; a longer last line is no verdict
 MAX_SHORT = 80
