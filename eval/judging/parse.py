@@ -41,7 +41,7 @@ DIGITS = {
 }  # of all scripts
 RAISED = dict.fromkeys([0xB2, 0xB3, 0xB9, *range(0x2070, 0x208A), *range(0xBC, 0xBF)], "^")  # footnotes and fractions
 INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
-VERDICT_KEYS = ("verdict", "winner")
+VERDICT_KEYS = ("verdict", "winner", "final_verdict")
 GRADE_KEYS = ("score", "rating", "grade", "overall", "overall_score", "final_score", "final_grade", "overall_rating")
 SCORE_KEYS = tuple(
     (f"{stem}{gap}{one}", f"{stem}{gap}{two}")
@@ -95,18 +95,14 @@ class ParsedScores:
 
 def parse_verdict(text: str) -> ParsedVerdict:
     """Reads a three-class judgment: JSON with `verdict`, a label such as [[A]], or what the last line says."""
-    reply = _reply(text)
-    if reply is None:
-        return _unread("the thoughts never end")
-    if not reply.strip():
-        return _unread("empty reply")
+    reply, nothing = _reply(text)
+    if nothing is not None:
+        return _unread(nothing)
     fields, rest = _json_fields(reply)
     if fields is not None:
         return _from_json(fields, rest)
     label = read_labels(reply)
     line = read_line(reply)
-    if _REFUSAL.match(reply):
-        return _unread("the judge refused in words")
     if label.conflict:
         return _verdict(label)
     if label.verdict is None:
@@ -119,11 +115,9 @@ def parse_verdict(text: str) -> ParsedVerdict:
 
 def parse_scores(text: str) -> ParsedScores:
     """Reads a ten-point judgment: JSON, two numbers on the first line, a tuple, or a labelled score each."""
-    reply = _reply(text)
-    if reply is None:
-        return ParsedScores(reason="the thoughts never end")
-    if not reply.strip():
-        return ParsedScores(reason="empty reply")
+    reply, nothing = _reply(text)
+    if nothing is not None:
+        return ParsedScores(reason=nothing)
     fields, rest = _json_fields(reply)
     if fields is None:
         return _agreeing(_scores(read_pair(reply)), _verdict_beside(reply))
@@ -176,11 +170,9 @@ def _graded(value: Any) -> Any:
 
 def parse_grade(text: str) -> ParsedScores:
     """Reads a ten-point judgment of one answer: JSON with `score`, a label such as [[8]], or a line that is a grade."""
-    said = _reply(text)
-    if said is None:
-        return ParsedScores(reason="the thoughts never end")
-    if not said.strip():
-        return ParsedScores(reason="empty reply")
+    said, nothing = _reply(text)
+    if nothing is not None:
+        return ParsedScores(reason=nothing)
     fields, rest = _json_fields(said, _GRADE_FIELD)
     if fields is not None:
         given = {_score_text(value) for key in GRADE_KEYS for value in fields.get(key, [])}
@@ -253,7 +245,17 @@ def read_anew(judgment: Judgment, mode: Mode) -> Judgment:
     return replace(judgment, verdict=verdict, reason=now, score_a=scores.score_a, score_b=scores.score_b)
 
 
-def _reply(text: str) -> str | None:
+def _reply(text: str) -> tuple[str, str | None]:
+    """The reply without its thoughts, in plain characters; and why it holds no verdict, whatever it says."""
+    reply = _without_thoughts(text)
+    if reply is None:
+        return "", "the thoughts never end"
+    if not reply.strip():
+        return reply, "empty reply"
+    return reply, "the judge refused in words" if _REFUSAL.match(reply) else None
+
+
+def _without_thoughts(text: str) -> str | None:
     """The reply without its thoughts, in plain characters; None where the thoughts never end.
 
     Thoughts begin with a tag at the beginning of a line, or, where a server leaves that out, with the text; a tag
@@ -340,7 +342,9 @@ def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
     verdict = readings.pop()
     if verdict is None:
         return _unread(f"verdict {str(values[0])[:20]} is none of 1, 2, 3")
-    if _takes_back(rest, verdict):
+    pairs = {Pair(*map(_score_text, scores)) for scores in _score_values(fields)}
+    scored = {_scores(pair).verdict for pair in pairs} - {UNPARSED, TIE, verdict}
+    if scored or _takes_back(rest, verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=verdict)
 

@@ -14,7 +14,7 @@ from eval.judging.words import CHANGED, TAKEN_BACK
 
 MAX_LINE = 120  # characters; a line of scores is short
 _NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\sout\sof\s10)?(?![\d/%])"
-_RATED = r"(?:scores?|ratings?|bewertung|punkte|notes?|puntuación|puntuaciones|评分|得分|分数|оценки|оценка)"  # and in other languages
+_RATED = r"(?:scores?|ratings?|bewertung|punkte|notes?|puntuación|puntuaciones|评分|得分|分数|оценки|оценка)"
 _LEAD = rf"(?:(?:(?:the |final |my |overall )?{_RATED}(?: are)?|final|overall|total) ?[:=]? ?)?"
 _PAIR = re.compile(
     rf"{_LEAD}{_NUMBER}(?P<between> ?[,;/|&] ?| - | and | vs\.? | )(?:and )?{_NUMBER}"
@@ -32,22 +32,30 @@ _WHO = (
     r"|回答|答案|助手)"
 )
 _POINTS = r"(?:\s?(?:points?|pts|punkte|分|点|점))?"
+_SIDE_NAME = rf"(?:{_WHO}\s{{0,3}}#?(?P<who>[12ab])|(?P<nth>first|second)(?:\s{_WHO})?)"
+_SIDE_NOUN = r"(?:'s)?(?:\s(?:score|rating|grade|answer)){0,2}(?:得分|分数|评分)?\)?"
+_REMARK = r"\((?![^)\n]{0,40}\d)[^)\n]{0,80}\)(?!\s?,\s?\d)"  # without a number, which might be another score
 _LABELLED = re.compile(
-    rf"(?P<rated>\b(?:score|rating|grade)s?\s(?:for|of)\s(?:the\s)?)?"
-    rf"\b(?<!-)(?:{_WHO}\s{{0,3}}#?(?P<who>[12ab])|(?P<nth>first|second)(?:\s{_WHO})?)(?P<noun>(?:'s)?(?:\s(?:score|rating|grade|answer)){{0,2}})"
-    rf"(?:\s{{0,3}}[:=(|→]\s{{0,3}}|\s[-–—]\s|\s(?:scores|gets|receives|earns|deserves)\s|\s(?=an?\s)|(?(rated)\sis\s|(?<=score)\sis\s))"
+    rf"(?P<rated>\b(?:score|rating|grade)s?\s(?:for|of)\s(?:the\s)?)?\b(?<!-){_SIDE_NAME}{_SIDE_NOUN}"
+    r"(?:\s{0,3}[:=(|→]\s{0,3}|\s[-\u2013\u2014]\s|\s(?:scored?s?|gets|receives|earns|deserves|at)\s|\s(?=an?\s)"
+    r"|(?(rated)\sis\s|(?<=score)\sis\s))"
     rf"(?:an?\s)?(?:(?:score|rating|grade)\sof\s)?(?P<score>{_NUMBER}){_POINTS}"
-    rf"(?=\s{{0,3}}(?:$|[\n,;.)|]|(?:and|vs)\b|{_WHO}\b)|\s[-–—]\s(?!\d))",
+    rf"(?=\s{{0,3}}(?:$|[\n,;.)|]|(?:and|vs|while|whereas)\b|{_WHO}\b|{_REMARK})|\s[-\u2013\u2014]\s(?!\d))",
     re.IGNORECASE,
 )
 _SCORE_FIRST = re.compile(
-    rf"(?<![\d.,/:=])(?P<score>{_NUMBER})\s(?:(?:for|to)\s(?:the\s)?{_WHO}\s?#?(?P<who>[12ab])\b(?!\s?[:=(])|\({_WHO}\s?#?(?P<within>[12ab])\))",
+    rf"(?<![\d.,/:=])(?P<score>{_NUMBER})\s"
+    rf"(?:(?:for|to)\s(?:the\s)?{_WHO}\s?#?(?P<who>[12ab])\b(?!\s?[:=(])|\({_WHO}\s?#?(?P<within>[12ab])\))",
     re.IGNORECASE,
 )
-_SCORE_LINE = re.compile(rf"(?:final |overall )?{_RATED} ?[:=]? ?{_NUMBER} ?\.?", re.IGNORECASE)
+_SCORE_LINE = re.compile(
+    rf"(?:- )?(?:(?:final|overall|revised|updated|corrected|new) )?(?:{_RATED}|overall|total) ?[:=]? ?{_NUMBER} ?\.?",
+    re.IGNORECASE,
+)
 _LISTED = re.compile(rf"(?P<who>[12AB]) ?[:.)=] ?{_NUMBER} ?\.?")
 _LETTERED = re.compile(
-    rf"(?P<who>[AB])(?: ?[:=] ?| - | ){_NUMBER}(?: ?[,;/|] ?| and | )(?!(?P=who))[AB](?: ?[:=] ?| - | ){_NUMBER} ?\.?"
+    rf"{_LEAD}(?P<who>[AB])(?: ?[:=] ?| - | ){_NUMBER}(?: ?[,;/|] ?| and | )"
+    rf"(?!(?P=who))[AB](?: ?[:=] ?| - | ){_NUMBER} ?\.?"
 )
 _FINAL = r"final\w*|overall|(?:in )?total|in sum|all in all|verdict"  # a later score, which differs from an earlier one
 _AGAIN = re.compile(rf"\b(?:{CHANGED}|{TAKEN_BACK}|{_FINAL})(?!\w)", re.IGNORECASE)
@@ -62,7 +70,12 @@ _SAID_ANEW = re.compile(
     re.IGNORECASE,
 )
 _MOVED = re.compile(
-    r"\b(?:drop|lower|rais|reduc|cut|bump|adjust|downgrad|upgrad)\w*\b[^\d\n]{0,30}\bto (?:an? )?\d", re.IGNORECASE
+    r"\b(?:1|a) (?:is|was) (?:shown|listed|presented|given) (?:second|last)\b"
+    r"|\b(?:drop|lower|rais|reduc|cut|bump|adjust|downgrad|upgrad)\w*\b[^\d\n]{0,30}\bto (?:an? )?\d",
+    re.IGNORECASE,
+)
+_ONE_CHANGED = re.compile(
+    rf"\b(?:{CHANGED})(?!\w)[^\n]{{0,60}}\b{_WHO}\s?#?[12ab]\b[^\n\d]{{0,30}}{_NUMBER}\s?[.!]?\Z", re.IGNORECASE
 )
 _SECOND_FIRST = re.compile(
     r"\b(?:order|assistants?|answers?|responses?|models?)\W{0,3}(?:2|b)\W{1,5}(?:and\W|then\W)?"
@@ -95,11 +108,17 @@ _GRADE_LINE = re.compile(
     re.IGNORECASE,
 )
 _GRADE_SAID = re.compile(
-    rf"(?:\b{_GRADE_WORD}(?: is| of| would be)? ?[:=]? ?|\bsettle (?:on|for) |\bi (?:would |will )?(?:give|rate|grade) "
-    rf"(?:it|this|this answer|the answer|this response)(?: at| as| with)? ?)(?:an? )?{_NUMBER}{_POINTS} ?[.!]?\Z",
+    rf"(?:\b{_GRADE_WORD}(?: is| of| would be)? ?[:=]? ?|\bsettle (?:on|for) "
+    r"|\bi(?:'d| would| will)?(?: even)? say "
+    r"|\bi(?:'d| would| will)? (?:give|rate|grade) "
+    rf"(?:it|this|this answer|the answer|this response)(?: at| as| with)? ?)"
+    rf"(?:an? )?{_NUMBER}{_POINTS} ?[.!]?\Z",
     re.IGNORECASE,
 )
-_NO_GRADE = re.compile(r"\b(?:not|no|never|or|e\.g\.|\w+n['\u2019]t)\b|\?", re.IGNORECASE)  # in the line of a label
+_NO_GRADE = re.compile(
+    r"\b(?:not|no|never|or|could|may|might|maybe|perhaps|almost|nearly|hesitat\w*|e\.g\.|\w+n['\u2019]t)\b|\?",
+    re.IGNORECASE,
+)  # in the line of a label
 _ASPECT = re.compile(
     r"\A(?:confidence|certainty)\b|\b(?:accuracy|style|clarity|depth|helpfulness|relevance)\b", re.IGNORECASE
 )
@@ -184,7 +203,12 @@ def _is_unsaying(line: str) -> bool:
     """Whether a short line says that what stands before it doesn't count, or counts for the other side."""
     if len(line) > MAX_LINE:
         return False
-    return bool(_UNSAID.search(line) or _MOVED.search(line) or (_ORDER.search(line) and _SECOND_FIRST.search(line)))
+    return bool(
+        _UNSAID.search(line)
+        or _MOVED.search(line)
+        or _ONE_CHANGED.search(line)
+        or (_ORDER.search(line) and _SECOND_FIRST.search(line))
+    )
 
 
 def _corrected(rows: list[str], lines: list[str]) -> bool:
@@ -253,7 +277,10 @@ def _first_pair(text: str, rows: list[str], lines: list[str]) -> Pair | None:
 
 def _named(lines: list[str]) -> Pair | None:
     """The scores that stand beside the answers' names, or in a section below each."""
-    return _labelled(lines) or _below_headings(lines)
+    sections = _sections(lines)
+    if any(len(values) > 1 for values in sections.values()):
+        return None
+    return _labelled(lines) or _one_each(sections)
 
 
 def _labelled(lines: list[str]) -> Pair | None:
@@ -266,7 +293,8 @@ def _labelled(lines: list[str]) -> Pair | None:
     return _one_each(scores)
 
 
-def _below_headings(lines: list[str]) -> Pair | None:
+def _sections(lines: list[str]) -> dict[str, set[str]]:
+    """The scores on lines of their own below each answer's heading."""
     scores: dict[str, set[str]] = {"1": set(), "2": set()}
     headings = {line: _side(line.rstrip(": ")) for line in dict.fromkeys(lines) if len(line) <= MAX_LINE}
     side = None
@@ -275,7 +303,7 @@ def _below_headings(lines: list[str]) -> Pair | None:
             side = now
         elif side and line in headings and (match := _SCORE_LINE.fullmatch(line)):
             scores[side].add(match[1])
-    return _one_each(scores)
+    return scores
 
 
 def _one_each(scores: dict[str, set[str]]) -> Pair | None:

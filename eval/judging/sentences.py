@@ -19,7 +19,7 @@ from eval.judging.words import (
     BOTH_VERBS,
     CHINESE,
     CHINESE_OVER,
-    CHINESE_TIES,
+    CHINESE_TIE,
     CHINESE_UNDER,
     DEGREES,
     EQUAL,
@@ -47,19 +47,20 @@ _LABEL = re.compile(r"\[\[ ?([^\[\]\n]{1,12}) ?\]\]")
 _SHOWN = re.compile(r"\b(?:e\.g\.|example|such as|format|template)[\s:,\"'`*]*\Z", re.IGNORECASE)  # a label, not given
 _RELATION = re.compile(r"(?P<one>[12ab]) ?(?P<sign>[><=≫≪≻≺≈]{1,3}) ?(?P<two>[12ab])", re.IGNORECASE)
 _NOISE = re.compile(
-    r"\\(?:boxed|fbox|text(?:bf|it)?|mathbf|mathrm)|</?(?!(?:del|strike)>)[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|【】「」]+|[👉✅✔☑🏆🥇🎉⭐]"
+    r"\\(?:boxed|fbox|text(?:bf|it)?|mathbf|mathrm)|</?(?!(?:del|strike)>)[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|【】「」]+|[👉✅✔☑🏆🥇🎉⭐🎯🔥💯👍➡\U0001F600-\U0001F60F]"
 )
 _TOKEN = re.compile(r"-?\d+(?:[.,]\d+)?(?:st|nd)?|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|[^\w\s]")
 _OWNED = re.compile(r"['\u2019](?:s|d|m|re)\b")
 _CLAUSE = re.compile(r"[.!?;]+\s+|[;。]")
 _ENDING = re.compile(
-    r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus) |(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
+    r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus|but) |(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
     r"| (?=option 3,? as both )"
 )
 _EMPTY_BOX = re.compile(r"\[\s?\]|\(\s?\)|[\u2610\u25a1\u25a2\u25fb\u25fd\u2b1c]")  # of a list of choices: not chosen
 _CHINESE = [re.compile(pattern) for pattern in CHINESE]
-_CHINESE_OVER, _CHINESE_UNDER = re.compile(CHINESE_OVER), re.compile(CHINESE_UNDER)
+_CHINESE_OVER, _CHINESE_UNDER, _CHINESE_TIE = map(re.compile, (CHINESE_OVER, CHINESE_UNDER, CHINESE_TIE))
 _BOX = re.compile(r"[-*\d.) \t]{0,9}(?:\[(?P<box>[ xX\u2713\u2714])\]|(?P<mark>[\u2610\u2611]))(?P<choice>.{1,80})")
+_REASON = re.compile(r"[-*\s]{0,9}(?:reason\w*|explanation|rationale|justification)\W{0,3}:", re.IGNORECASE)
 _JOINED = re.compile(r"(?<=[a-z])-(?=[12ab]\b)", re.IGNORECASE)
 _SAYS_VERDICT = re.compile(
     r"[\W_]*(?:(?:my|the|final|overall)\W+)*(?:verdict|winner|decision|judge?ment|conclusion|final|overall|f?boxed)\b",
@@ -108,6 +109,8 @@ def read_line(text: str) -> Reading:
     """What the last line says; farewells and lines without a word don't count."""
     lines = (line for line in reversed(text.splitlines()) if _words(line) and not _is_farewell(line))
     line = next(lines, "").strip()
+    if _REASON.match(line) and len(line) <= MAX_LINE:
+        return _with_reason(next(lines, ""), line)
     if len(line) > MAX_LINE or (0 < len(line) <= MAX_SHORT and _is_listed(line, next(lines, ""))):
         return Reading()
     if (checked := _checked(text)) is not None:
@@ -122,16 +125,31 @@ def read_line(text: str) -> Reading:
     return Reading(verdict=readings[-1])
 
 
+def _with_reason(line: str, reason: str) -> Reading:
+    """A line that says that it is the verdict, and one that says that it is the reason: "verdict: 2", "reason: ..."."""
+    verdict = _with_remark(line) if len(line) <= MAX_SHORT and _SAYS_VERDICT.match(line) else None
+    is_reason = verdict is not None and _is_reason(["because", *_tokens(reason.partition(":")[2])], verdict)
+    return Reading(verdict=verdict if is_reason else None)
+
+
 def verdicts_before(text: str) -> set[int]:
     """The verdicts of short lines above the last one that say that they are one: "Verdict: 1"."""
     lines = dict.fromkeys(line.strip() for line in text.splitlines() if len(line) <= MAX_SHORT and _words(line))
+    if lines.keys() <= {"1", "2", "3"}:  # nothing but verdicts
+        return {int(line) for line in lines}
     return {v for line in lines if _SAYS_VERDICT.match(line) and (v := _with_remark(line)) is not None}
 
 
 def verdicts_behind(rest: str) -> set[int]:
     """The verdicts of all short lines behind one that was read."""
     lines = dict.fromkeys(line.strip() for line in rest.splitlines() if len(line) <= MAX_LINE and _words(line))
-    return {verdict for line in lines if (verdict := read_line(line).verdict) is not None}
+    clauses = {clause for line in lines for clause in _CLAUSE.split(_NOISE.sub(" ", line))}
+    clauses |= {
+        said for clause in clauses if len((said := clause.rpartition(":")[2]).split()) > 2
+    }  # "Reason: A is better"
+    return {
+        verdict for said in [*lines, *clauses] if (verdict := _with_remark(said)) is not None and not said.endswith("?")
+    }
 
 
 def _checked(text: str) -> Reading | None:
@@ -188,7 +206,8 @@ def _at_the_end(clause: str) -> int | None:
     before, end = clause[: ending[-1].start()], clause[ending[-1].end() :]
     if {"or", "if", "not", "unless"} & set(_tokens(before)):
         return None
-    return _sentence(end) if ending[-1]["chosen"] or NOUNS & set(_tokens(end)) else None
+    verdict = _sentence(end) if ending[-1]["chosen"] or (NOUNS | {"tie", "draw"}) & set(_tokens(end)) else None
+    return verdict if _sentence(before) in (None, verdict) else None
 
 
 def _sentence(text: str) -> int | None:
@@ -203,6 +222,8 @@ def _sentence(text: str) -> int | None:
     if len(stripped) <= MAX_SHORT and (verdict := _chinese(stripped)) is not None:
         return verdict
     tokens = [token for token in _tokens(stripped) if token not in ("(", ")")]
+    if len(tokens) == 2 and tokens[0] in ("rank", "top"):
+        return None  # a place, not an answer
     while tokens and tokens[-1] in (".", "!", ",", ";", "。", "'", "\u2019"):
         tokens.pop()
     for start in _starts(tokens):
@@ -280,6 +301,9 @@ def _better(tokens: Sequence[str]) -> int | None:
     position += 3 * (tokens[position : position + 3] == ["of", "the", "two"])
     if position < len(tokens) and tokens[position] in THAN:
         reference = tokens[position + 1 :]
+        other, length = _named(reference)
+        if other not in (None, side) and length < len(reference):
+            return side if _is_reason(reference[length:], side) else None
         known = all(token in REFERENCE for token in reference)
         same = any(VALUES.get(token) == side for token in reference if token != "a" or side != FIRST)
         return side if reference and known and not same and _named(reference)[0] != side else None
@@ -307,6 +331,8 @@ def _neither(tokens: Sequence[str]) -> int | None:
 
 def _both(tokens: Sequence[str]) -> int | None:
     """ "both answers are equally good", "they are equal"."""
+    if len(tokens) == 2 and tokens[0] in EQUALLY and tokens[1] in EQUAL:
+        return TIE  # "equally good"
     position = 0
     while position < len(tokens) and tokens[position] in BOTH:
         position += 1
@@ -356,7 +382,7 @@ def _names_other(tokens: Sequence[str], side: int) -> bool:
         if token[0].isdigit() or (token[0] == "-" and len(token) > 1):
             if VALUES.get(token) != side:
                 return True
-        elif token not in ("a", "c") and VALUES.get(token, SPELLED.get(token, side)) != side:
+        elif token not in ("a", "c", "i") and VALUES.get(token, SPELLED.get(token, side)) != side:
             return True
     return False
 
@@ -382,10 +408,10 @@ def _related(text: str) -> int | None:
 
 def _chinese(text: str) -> int | None:
     plain = _NOISE.sub("", text).strip(" 。.!")
-    if plain in CHINESE_TIES:
-        return TIE
     if not any(ord(character) > 0x2E7F for character in plain):
         return None
+    if _CHINESE_TIE.fullmatch(plain):
+        return TIE
     for pattern, position in ((_CHINESE_OVER, 1), (_CHINESE_UNDER, 2)):
         if (match := pattern.fullmatch(plain)) and VALUES[match[1].lower()] != VALUES[match[2].lower()]:
             return VALUES[match[position].lower()]
