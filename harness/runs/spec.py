@@ -37,7 +37,7 @@ from harness.config.schema import (
 )
 from harness.data.examples import resolved
 from harness.data.formats import DIALOGUES
-from harness.data.selection.rows import select_problem
+from harness.data.selection.rows import resolved_rule, select_problem
 from harness.data.source import data_files, streams
 from harness.files.atomic import sha256_files
 from harness.methods.keys import uses_dropout
@@ -162,7 +162,8 @@ def make_spec(
         return RunSpec(
             model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None, base_sha256=base
         )
-    dataset = dataclasses.replace(resolved(config.dataset), stream=streams(config.dataset, config.paths))
+    dataset = resolved(resolved_rule(config.dataset))
+    dataset = dataclasses.replace(dataset, stream=streams(config.dataset, config.paths))
     config = dataclasses.replace(config, dataset=dataset)
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
