@@ -327,11 +327,12 @@ def quality_rule(
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
-    r"""Fit which rows are worth training on, from runs that trained on other rows of one dataset (InstructMining).
+    """Fit which rows are worth training on, from runs that trained on other rows of one dataset (InstructMining).
 
-    \b
     python -m harness.run -m dataset=oasst1 train.eval_rows=256 dataset.fraction=0.1,0.2 dataset.select=random,length
+
     python -m sweeps quality-rule --sweep NAME --out rule.json
+
     python -m harness.run dataset=oasst1 dataset.fraction=0.1 dataset.select=quality dataset.quality_rule=rule.json
     """
     from sweeps.jobs.quality_rule import fit_quality_rule, rule_table
