@@ -81,9 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         measured = None
         if options.measure:
             with heavy_imports():
-                from harness.devices.torch_device import quiet_libraries
                 from harness.memory.measured.program import Case, measure
-            quiet_libraries()
             measured = measure(
                 Case(
                     model=asked.model,
