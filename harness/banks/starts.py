@@ -29,9 +29,11 @@ from harness.banks.any_peft import config_of, other_fields, wrapped
 from harness.banks.layers import layer_names, layer_weight, quantize_layers, resolve_targets
 from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
+from harness.methods.sizes import Layer, size_problem
 from harness.nn.quant import features
 from harness.runs.adapter_files import short_names
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
+from harness.variants.allora import adapt_gradients
 
 _MAX_EVA_PASSES = 200
 
@@ -60,8 +62,8 @@ def start(
         ValueError: targets that are not there, a rank too large, no calibration examples.
     """
     names = layer_names(model)
-    wanted = resolve_targets(names, config.targets)
-    _check_rank(model, wanted, config)
+    wanted = resolve_targets(names, config.targets, config.layers)
+    _check_sizes(model, wanted, config)
     if config.method in CALIBRATED_METHODS and calibrate is None:
         raise ValueError(
             f"adapter.method={config.method.value} starts from data: give the bank examples first (bank.calibrate)"
@@ -81,6 +83,8 @@ def start(
     hold_adapter_in_float32(peft_model, quant)
     if config.method is AdapterMethod.lora_fa:
         _freeze_a(peft_model)
+    if config.allora_eta is not None:
+        _adapt_gradients(peft_model, config.allora_eta)
     return Started(model=peft_model, method=config.method)
 
 
@@ -113,6 +117,12 @@ def _start_peft(
     peft_model = wrapped(model, config_of(config, model, names, task), quant)
     hold_adapter_in_float32(peft_model, quant)
     return Started(model=peft_model, method=config.method, served=other_fields(peft_model))
+
+
+def _adapt_gradients(model: PeftModel, eta: float) -> None:
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            adapt_gradients(parameter, eta)
 
 
 def _freeze_a(model: PeftModel) -> None:
@@ -186,8 +196,9 @@ def _start_eva(model: PeftModel, calibrate: Calibration) -> None:
     )
 
 
-def _check_rank(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
-    layers: list[Any] = [model.get_submodule(name) for name in wanted]
-    sides = [min(features(layer)) for layer in layers]  # a quantized weight's own shape is packed
-    if problem := rank_problem(config, min(sides)):
+def _check_sizes(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
+    """Raises ValueError for a rank or a block that doesn't fit a layer; PEFT would take another block for some."""
+    layers = [Layer(*features(model.get_submodule(name)), name) for name in wanted]
+    smallest = min(min(layer.num_in, layer.num_out) for layer in layers)
+    if problem := rank_problem(config, smallest) or size_problem(config, layers):
         raise ValueError(problem)

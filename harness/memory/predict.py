@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 
 from harness.config.schema import (
     ALL_LINEAR,
+    WHOLE_METHODS,
     AdapterConfig,
     AdapterMethod,
     DType,
@@ -334,7 +335,9 @@ def trained_tensors(shape: ShapeConfig, adapter: AdapterConfig) -> list[int]:
         return [n.in_features * n.out_features for n in linears(shape)] * shape.num_layers + norms + tables
     adapted = [linear for linear in linears(shape) if linear.is_target(adapter)]
     sizes = [n for linear in adapted for n in (linear.in_features, linear.out_features)]
-    return [adapter.lora_r * size for size in sizes] * shape.num_layers
+    return [adapter.lora_r * size for size in sizes] * (
+        shape.num_layers if adapter.layers is None else len(adapter.layers)
+    )
 
 
 def check(shape: ShapeConfig, quant: QuantConfig) -> None:
@@ -352,6 +355,8 @@ def check_targets(shape: ShapeConfig, adapter: AdapterConfig) -> None:
         raise ValueError(
             f"adapter.peft_type={adapter.peft_type}: its memory can't be predicted, only LoRA's and the like"
         )
+    if adapter.method in WHOLE_METHODS and (adapter.layers is not None or adapter.method is not AdapterMethod.full):
+        raise ValueError(f"adapter={adapter.method_name}: memory where a part of the weights learns can't be predicted")
     known = [linear.name for linear in linears(shape)]
     unknown = set(adapter.targets) - {ALL_LINEAR, *known}
     if unknown and adapter.method is not AdapterMethod.full:

@@ -43,6 +43,7 @@ class Entry:
     rank: str | None = None  # PEFT's field that `adapter.lora_r` fills; None: the method has no rank
     alpha: str | None = None  # that `adapter.lora_alpha` fills
     dropout: str | None = None  # that `adapter.lora_dropout` fills: zeros in a layer's input
+    keys: tuple[str, ...] = ()  # keys of ours that this method alone has
     needs: tuple[str, ...] = ()  # fields of `adapter.peft` that have to be given
     on_layers: bool = True  # around linear layers; False: of embeddings or norms
     start: Start = Start.base
@@ -181,6 +182,28 @@ _ROWS = (
         formula="r o",
         count=_sum(lambda i, o, f: f["r"] * o),
         differs="the run's own optimizer updates B, as in the paper; PEFT's LoraFAOptimizer projects its gradient",
+    ),
+    Entry(
+        name="allora",
+        title="ALLoRA",
+        paper="arXiv 2410.09692",
+        verified="steps, proof",
+        rank="r",
+        **_LORA_COUNT,
+        keys=("allora_eta",),
+        differs="rows are B's of [outputs, rank]; allora_eta=10 is ours. Gradients are scaled before they are clipped; "
+        "AdamW, which goes by a gradient's size against its own past, feels only how the factor changes",
+    ),
+    Entry(
+        name="hft",
+        title="HFT, half finetuning",
+        paper="arXiv 2404.18466",
+        verified="steps, proof",
+        formula="a half of each layer's attention, feed-forward and norm matrices",
+        works_on=FLOAT,
+        on_layers=False,
+        differs="the half is drawn once, from the run's seed; of three feed-forward matrices one learns in one layer, "
+        "two in the next. Embeddings, the last norm and the output layer are frozen; adapter.targets has no meaning",
     ),
     Entry(name="full", title="Full finetuning", paper="arXiv 2305.14314, the 16-bit baseline", works_on=FLOAT),
     Entry(
