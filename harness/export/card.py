@@ -56,7 +56,7 @@ def model_card(record: RunRecord, run_folder: Path, license_id: str = UNKNOWN_LI
 
 def trained_weights(adapter: AdapterConfig) -> str:
     """In words, which of a model's own weights a method trains."""
-    share = "all its weights" if adapter.method is AdapterMethod.full else "a half of each layer's weights"
+    share = "every weight" if adapter.method is AdapterMethod.full else "a half of each layer's weights"
     return share if adapter.layers is None else f"{share} in the layers {', '.join(map(str, adapter.layers))}"
 
 
