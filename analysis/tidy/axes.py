@@ -147,7 +147,7 @@ def axis_values(spec: Mapping[str, Any]) -> dict[str, Any]:
     values = {axis.name: _plain(flat.get(axis.key)) if has_factors or not axis.adapters_only else None for axis in AXES}
     if method is not None:
         values["method"] = method_name(spec["adapter"])
-    if method in (AdapterMethod.peft.value, AdapterMethod.allora.value):
+    if method in (AdapterMethod.peft.value, AdapterMethod.allora.value, AdapterMethod.s2ft.value):
         values |= _numbers_of_method(spec["adapter"], values)
     if values["double_quant"] is not None and flat.get("quant.method") not in ("nf4", "fp4"):
         values["double_quant"] = values["block_size"] = None

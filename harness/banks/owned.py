@@ -191,8 +191,10 @@ class OwnedBank(nn.Module, ABC):
         return [(*_sizes(layer.get_base_layer()), key) for key, layer in layers]
 
     def adapter_fields(self, name: str) -> dict[str, Any]:
-        """The config of PEFT's that the member was made by."""
-        return {} if self._started is None else dict(self._started.model.peft_config[ADAPTER].to_dict())
+        """The config of PEFT's that the member was made by, and what else its number of weights follows from."""
+        num_heads = getattr(self.base.config, "num_attention_heads", 0)
+        own = {"s2ft_share": self.configs[name].s2ft_share, "num_heads": num_heads}
+        return own if self._started is None else own | self._started.model.peft_config[ADAPTER].to_dict()
 
     def adapter_layers(self, name: str) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
         """PEFT's layers around linear ones: each with the base's layer in it, and its inputs and outputs."""

@@ -61,6 +61,7 @@ class AdapterMethod(Enum):
     lora_fa = "lora_fa"  # A stays at its random start, arXiv 2308.03303
     allora = "allora"  # no scale, no dropout, rates by B's rows, arXiv 2410.09692
     peft = "peft"  # the method that `adapter.peft_type` names, by PEFT's own layers
+    s2ft = "s2ft"  # dense submatrices of a few heads and channels, arXiv 2412.06289
     hft = "hft"  # a half of each layer's weights, arXiv 2404.18466
     full = "full"  # every weight of the model: the paper's 16-bit baseline
 
@@ -72,7 +73,7 @@ _SHORT_DTYPES = {DType.float32: "fp32", DType.bfloat16: "bf16", DType.float16: "
 SHORTEST_ROW_TOKENS = 2048  # of a forward pass where `train.max_microbatch_tokens` is null: it fits any device
 SHARED_BASE_METHODS = frozenset({AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora, AdapterMethod.allora})
 WHOLE_METHODS = frozenset({AdapterMethod.full, AdapterMethod.hft})  # a run leaves a checkpoint
-UNSCALED_METHODS = frozenset({AdapterMethod.allora})  # alpha is the rank: B A itself is added
+UNSCALED_METHODS = frozenset({AdapterMethod.allora, AdapterMethod.s2ft})  # alpha is the rank: B A itself is added
 
 
 class Schedule(Enum):
@@ -326,10 +327,13 @@ class AdapterConfig:
     peft_type: str | None = since(None)  # of method=peft: PEFT's name of a method (`python -m harness.methods`)
     layers: list[int] | None = since(None)  # of the blocks, counted from 0, those that learn; null: all
     allora_eta: float | None = since(None)  # of method=allora: how many times B's gradient is enlarged where B is 0
+    s2ft_share: float | None = since(None)  # of method=s2ft: of heads and of channels, the share that learns
     peft: dict[str, Any] = since_empty()  # of method=peft: more fields of its config: +adapter.peft.oft_block_size=16
 
     def __post_init__(self) -> None:
         require(self, "adapter", 1e-9, "lora_r", "lora_alpha", "lora_plus_ratio", "allora_eta")
+        if isinstance(self.s2ft_share, float) and not 0 < self.s2ft_share <= 1:
+            raise ValueError(f"adapter.s2ft_share={self.s2ft_share}: expected a share above 0, to 1 for all")
         if isinstance(self.layers, list):
             self.layers = _checked_layers(self.layers)
         if isinstance(self.peft_type, str):

@@ -21,7 +21,8 @@ class LowRank:
     is_lora: bool
     scale: float  # s, by least squares
     differs_by: str | None = None  # what of it isn't LoRA's
-    b_OR: Tensor | None = None  # the values of B at which both were computed
+    a_RI: Tensor | None = None  # the values of A and B at which both were computed
+    b_OR: Tensor | None = None
     gradients: Mapping[str, tuple[Tensor | None, Tensor]] = field(default_factory=dict)  # of A, of B: its own, LoRA's
 
 
@@ -49,6 +50,7 @@ def low_rank_of(bank: Bank, name: str) -> LowRank | None:
         is_lora=is_lora,
         scale=scale,
         differs_by=None if is_lora else "passed: LoRA's function, with gradients of its own",
+        a_RI=a_RI.detach(),
         b_OR=b_OR.detach(),
         gradients=pairs,
     )

@@ -294,6 +294,17 @@ def _adapts_gradients(config: AdapterConfig, found: LowRank, _: Mapping[str, Ten
     return None
 
 
+def _selects(_: AdapterConfig, found: LowRank, start: Mapping[str, Tensor]) -> str | None:
+    """S2FT: one factor takes features one by one, each once, and the other is trained."""
+    if found.a_RI is None or found.b_OR is None or abs(found.scale - 1) > 0.05:
+        return f"its layers compute no D x[chosen] (scale {found.scale:.4g})"
+    if len(found.gradients) != 1:
+        return "both factors are trained"
+    selection_RX = found.b_OR.T if "a" in found.gradients else found.a_RI
+    is_one_hot = bool(((selection_RX == 0) | (selection_RX == 1)).all()) and bool((selection_RX.sum(1) == 1).all())
+    return None if is_one_hot and bool((selection_RX.sum(0) <= 1).all()) else "the frozen factor is no selection"
+
+
 _OWN_GRADIENTS = frozenset({AdapterMethod.allora})  # LoRA's function, learned otherwise
 _APART: dict[AdapterMethod, Callable[[AdapterConfig, LowRank, Mapping[str, Tensor]], str | None]] = {
     AdapterMethod.lora: _is_scaled,
@@ -306,6 +317,7 @@ _APART: dict[AdapterMethod, Callable[[AdapterConfig, LowRank, Mapping[str, Tenso
     AdapterMethod.eva: _starts_by_data,
     AdapterMethod.lora_fa: _holds_a,
     AdapterMethod.allora: _adapts_gradients,
+    AdapterMethod.s2ft: _selects,
 }
 _KIND_OF_LORA = {
     AdapterMethod.lora: "LoRA itself, of the scale alpha / r",
@@ -318,6 +330,7 @@ _KIND_OF_LORA = {
     AdapterMethod.eva: "LoRA from another start",
     AdapterMethod.lora_fa: "LoRA with A frozen",
     AdapterMethod.allora: "LoRA of the scale 1, B's gradients by its rows",
+    AdapterMethod.s2ft: "a dense submatrix beside the weights",
 }
 
 

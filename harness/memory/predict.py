@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 
 from harness.config.schema import (
     ALL_LINEAR,
-    WHOLE_METHODS,
     AdapterConfig,
     AdapterMethod,
     DType,
@@ -355,7 +354,8 @@ def check_targets(shape: ShapeConfig, adapter: AdapterConfig) -> None:
         raise ValueError(
             f"adapter.peft_type={adapter.peft_type}: its memory can't be predicted, only LoRA's and the like"
         )
-    if adapter.method in WHOLE_METHODS and (adapter.layers is not None or adapter.method is not AdapterMethod.full):
+    partly = adapter.method is AdapterMethod.full and adapter.layers is not None
+    if partly or adapter.method in (AdapterMethod.hft, AdapterMethod.s2ft):
         raise ValueError(f"adapter={adapter.method_name}: memory where a part of the weights learns can't be predicted")
     known = [linear.name for linear in linears(shape)]
     unknown = set(adapter.targets) - {ALL_LINEAR, *known}

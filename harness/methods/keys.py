@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.config.schema import ALL_LINEAR, WHOLE_METHODS, AdapterConfig, AdapterMethod
 from harness.methods.peft_fields import fields_of, kind_problem
+from harness.methods.submatrices import LAYERS
 from harness.methods.table import METHODS, Entry, entry_of
 
 _OWNED = {  # fields of PEFT's that something here fills, or that mean nothing -> why
@@ -24,13 +25,15 @@ _OWNED = {  # fields of PEFT's that something here fills, or that mean nothing -
 _WITH_A_AND_B = frozenset(AdapterMethod) - {
     AdapterMethod.none,
     *WHOLE_METHODS,
+    AdapterMethod.s2ft,
     AdapterMethod.lora_fa,
     AdapterMethod.peft,
 }
-OWN_KEYS = {"allora_eta": AdapterMethod.allora}  # a key of ours that one method has -> that method
-_OWN_METHODS = frozenset(
-    {AdapterMethod.allora, AdapterMethod.hft}
-)  # of harness.variants; their row says which keys they have
+OWN_KEYS = {  # a key of ours that one method has -> that method
+    "allora_eta": AdapterMethod.allora,
+    "s2ft_share": AdapterMethod.s2ft,
+}
+_OWN_METHODS = frozenset({AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft})  # whose rows say their keys
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(AdapterConfig)}
 _OWN_OF_ADALORA = ("init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "exclude_modules")
 FIRST_RANK = 1.5  # times the mean rank at the end, in AdaLoRA's experiments (arXiv 2303.10512, section 4)
@@ -82,6 +85,9 @@ def _own_key_problem(adapter: AdapterConfig) -> str | None:
             return f"adapter.{key}={value}: of adapter={method.value} only, and this is adapter={adapter.method_name}"
         if value is None and adapter.method is method:
             return f"adapter={method.value} needs adapter.{key}; its file in conf/adapter has a value that may serve"
+    others = sorted(set(adapter.targets) - set(LAYERS))
+    if adapter.method is AdapterMethod.s2ft and others:
+        return f"adapter.targets={others} with adapter=s2ft: it couples the layers {', '.join(LAYERS)}; name of these"
     return None
 
 

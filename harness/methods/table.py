@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantMethod
+from harness.methods.submatrices import trained_weights
 
 Layers = Sequence[tuple[int, int, str]]  # (in_features, out_features, name) of each adapted layer
 Fields = Mapping[str, Any]  # the method's config, every field of it
@@ -193,6 +194,18 @@ _ROWS = (
         keys=("allora_eta",),
         differs="rows are B's of [outputs, rank]; allora_eta=10 is ours. Gradients are scaled before they are clipped; "
         "AdamW, which goes by a gradient's size against its own past, feels only how the factor changes",
+    ),
+    Entry(
+        name="s2ft",
+        title="S2FT",
+        paper="arXiv 2412.06289",
+        verified="steps, proof",
+        formula="o x the chosen inputs (o_proj, down_proj), i x the chosen outputs (v_proj, gate_proj, up_proj)",
+        count=lambda layers, f: trained_weights(layers, f["s2ft_share"], f["num_heads"]),
+        keys=("s2ft_share",),
+        differs="heads and channels are chosen at random (S2FT-R). What is trained is kept beside the weights, so it "
+        "runs on quantized ones too, and is saved as a LoRA, one factor of which selects; heads of values that several "
+        "heads of queries share aren't chosen",
     ),
     Entry(
         name="hft",

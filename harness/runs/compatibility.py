@@ -24,6 +24,7 @@ from harness.data.formats import LABELLED
 from harness.methods.blocks import blocks_problem
 from harness.methods.keys import keys_problem
 from harness.methods.sizes import Layer, size_problem
+from harness.methods.submatrices import heads_problem
 from harness.methods.table import METHODS, entry_of
 
 RESIDUAL_METHODS = frozenset(
@@ -58,6 +59,9 @@ def shape_problem(adapter: AdapterConfig, kind: ModelKind, shape: ShapeConfig, h
     """
     if kind is ModelKind.causal and shape.num_heads and shape.num_kv_heads:
         head_size = head_size or shape.hidden_size // shape.num_heads
+    is_grouped = kind is ModelKind.causal and shape.num_kv_heads < shape.num_heads
+    if adapter.method is AdapterMethod.s2ft and "v_proj" in adapter.targets and is_grouped:
+        return heads_problem(shape.num_heads)
     beyond = [block for block in adapter.layers or () if block >= shape.num_layers]
     if beyond and shape.num_layers:
         return blocks_problem(beyond, shape.num_layers)

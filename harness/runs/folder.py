@@ -109,7 +109,9 @@ def _config_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
         return f"{folder.parent / RECORD_FILE}: its adapter has {sizes}"
     if method == AdapterMethod.peft.value:
         return _peft_problem(folder, adapter)
-    wanted = {"r": times * adapter["lora_r"], "lora_alpha": times * adapter["lora_alpha"]}
+    wanted: dict[str, Any] = {}
+    if method != AdapterMethod.s2ft.value:  # whose ranks follow from the layers
+        wanted = {"r": times * adapter["lora_r"], "lora_alpha": times * adapter["lora_alpha"]}
     wanted |= {"use_rslora": method == AdapterMethod.rslora.value, "use_dora": method == AdapterMethod.dora.value}
     saved = json.loads((folder / ADAPTER_CONFIG).read_text())
     if not isinstance(saved, dict):

@@ -56,7 +56,8 @@ def test_a_method_is_what_it_says(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "quant"), [("allora", "nf4"), ("allora", "none"), ("hft", "none"), ("hft", "bf16"), ("lora", "nf4")]
+    ("name", "quant"),
+    [("allora", "nf4"), ("allora", "none"), ("hft", "none"), ("hft", "bf16"), ("lora", "nf4"), ("s2ft", "nf4-bf16")],
 )
 def test_and_so_is_one_of_our_own(folder: Path, name: str, quant: str) -> None:
     """On its own bank: LoRA's layers in a shared one are held against s B A x, too."""

@@ -25,7 +25,10 @@ from harness.runs.compatibility import (
 )
 
 BY_SVD = {"pissa", "olora", "corda", "loftq"}
-OWN_KEYS: dict[str, dict[str, Any]] = {"allora": {"allora_eta": 3.0}}
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "allora": {"allora_eta": 3.0},
+    "s2ft": {"s2ft_share": 0.1, "targets": ["o_proj", "down_proj"]},
+}
 BY_HALVES = {"lora_ga", "eva"}
 
 

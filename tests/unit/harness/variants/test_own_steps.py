@@ -2,19 +2,23 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from harness.banks.load import make_bank
-from harness.config.schema import AdapterConfig, AdapterMethod, ModelKind, typed
+from harness.config.schema import AdapterConfig, AdapterMethod, ModelConfig, ModelKind, ShapeConfig, typed
 from harness.methods.blocks import block_of
 from harness.methods.keys import keys_problem
+from harness.runs.adapter_files import ADAPTER_WEIGHTS, PEFT_PREFIX
+from harness.runs.compatibility import method_problem
 from harness.training.loop import train_group
 from harness.variants.hft import chosen_half, kind_of
 from tests.builders import make_member, spec, weights
@@ -22,7 +26,11 @@ from tests.tiny import make_checkpoint
 from tests.unit.harness.banks.test_causal import CPU, QUANTS, losses, make_items
 from tests.unit.harness.banks.test_peft_methods import plain_base, plain_losses
 
-OWN: dict[str, dict[str, Any]] = {"allora": {"lora_r": 4, "lora_alpha": 4, "allora_eta": 10.0}, "hft": {}}
+OWN: dict[str, dict[str, Any]] = {
+    "allora": {"lora_r": 4, "lora_alpha": 4, "allora_eta": 10.0},
+    "hft": {},
+    "s2ft": {"s2ft_share": 0.1, "targets": ["o_proj", "down_proj"]},
+}
 SHARED = ("allora",)
 QUANT_DTYPES = {"none": torch.float32, "bf16": torch.bfloat16}
 
@@ -48,7 +56,14 @@ def allora_by_hand(model: nn.Module) -> None:
                 gradient *= 1 / (float(row.square().sum()) ** 0.5 + 1 / 10.0**2) ** 0.5
 
 
-BY_HAND: dict[str, Callable[[nn.Module], None]] = {"allora": allora_by_hand}
+def s2ft_by_hand(model: nn.Module) -> None:
+    """What selects columns doesn't learn."""
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            parameter.grad = None
+
+
+BY_HAND: dict[str, Callable[[nn.Module], None]] = {"allora": allora_by_hand, "s2ft": s2ft_by_hand}
 
 
 @pytest.mark.parametrize(("name", "quant"), [(name, quant) for name in BY_HAND for quant in ("nf4", "none")])
@@ -126,6 +141,44 @@ def test_hft_steps_are_those_of_the_chosen_half(folder: Path, tmp_path: Path, qu
     assert not any(torch.equal(saved[name], start[name]) for name in trained)
 
 
+def test_s2ft_trains_submatrices_in_place(folder: Path, tmp_path: Path) -> None:
+    """Held against the model itself, of whose weights only the chosen columns and rows have a gradient."""
+    chosen = replace(config("s2ft"), targets=["o_proj", "down_proj", "up_proj"])
+    bank = own_bank(folder, "s2ft", "none")
+    bank.add_member("a", chosen, seed=3)
+    bank.save_member("a", tmp_path, "tiny", "main")
+    masks: dict[str, Tensor] = {}
+    for key, tensor in load_file(tmp_path / ADAPTER_WEIGHTS).items():
+        takes = ".lora_A." in key
+        if takes is not (".up_proj." in key):
+            name = key.removeprefix(PEFT_PREFIX).partition(".lora_")[0]
+            masks[f"{name}.weight"] = tensor.sum(0)[None] if takes else tensor.sum(1)[:, None]
+    for block in (0, 1):
+        down, up = (masks[f"model.layers.{block}.mlp.{layer}.weight"].flatten() for layer in ("down_proj", "up_proj"))
+        assert torch.equal(down, up)
+        assert float(down.sum()) == round(0.1 * 64)
+        heads = masks[f"model.layers.{block}.self_attn.o_proj.weight"].view(4, 8).sum(1)
+        assert sorted(heads.tolist()) == [0, 0, 0, 8]
+    assert not torch.equal(masks["model.layers.0.mlp.up_proj.weight"], masks["model.layers.1.mlp.up_proj.weight"])
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    learning = {name: parameter for name, parameter in model.named_parameters() if name in masks}
+    ours, theirs = (
+        torch.optim.SGD(bank.member_parameters("a").values(), lr=0.1),
+        torch.optim.SGD(learning.values(), lr=0.1),
+    )
+    for _ in range(3):
+        mine, own = bank.item_losses(make_items()), plain_losses(model)
+        torch.testing.assert_close(mine, own, rtol=0, atol=2e-4)
+        for optimizer, loss in ((ours, mine), (theirs, own)):
+            optimizer.zero_grad()
+            loss.mean().backward()
+        for name, parameter in learning.items():
+            assert parameter.grad is not None
+            parameter.grad *= masks[name]
+        ours.step()
+        theirs.step()
+
+
 def test_a_half_of_each_kind_of_weight_learns(folder: Path) -> None:
     bank = own_bank(folder, "hft", "none")
     bank.add_member("a", config("hft"), seed=3)
@@ -181,11 +234,32 @@ def test_the_kind_of_a_weight(module: str, kind: str) -> None:
             "adapter.targets=['q_proj']: HFT, half finetuning has no such number",
         ),
         ({"method": "hft"}, None),
+        ({"method": "s2ft", "s2ft_share": 0.1, "targets": ["q_proj"]}, "adapter.targets=['q_proj'] with adapter=s2ft"),
+        (
+            {"method": "s2ft", "s2ft_share": 0.1},
+            "adapter.targets=['all-linear'] with adapter=s2ft: it couples",
+        ),
+        (
+            {"method": "s2ft", "s2ft_share": 0.1, "targets": ["o_proj"], "lora_r": 8},
+            "adapter.lora_r=8: S2FT has no",
+        ),
+        ({"method": "s2ft", "targets": ["o_proj"]}, "adapter=s2ft needs adapter.s2ft_share"),
     ],
 )
 def test_keys_that_a_method_does_not_have_are_refused(values: dict[str, Any], problem: str | None) -> None:
     found = keys_problem(typed(AdapterConfig, {"name": "a"} | values))
     assert found is None if problem is None else problem in str(found)
+
+
+@pytest.mark.parametrize(("num_kv_heads", "is_refused"), [(2, True), (4, False)])
+def test_heads_of_values_that_queries_share_are_not_chosen(folder: Path, num_kv_heads: int, is_refused: bool) -> None:
+    shape = ShapeConfig(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=num_kv_heads)
+    chosen = replace(config("s2ft"), targets=["v_proj", "o_proj"])
+    problem = method_problem(chosen, QUANTS["nf4"], ModelConfig(name="m", hub_id="a/b", shape=shape))
+    assert ("fewer heads of values than its 4 of queries" in str(problem)) is is_refused
+    if is_refused:
+        with pytest.raises(ValueError, match=r"fewer heads of values.*use adapter.targets=\[o_proj,down_proj\]"):
+            own_bank(folder, "s2ft", "none").add_member("a", chosen, seed=3)
 
 
 def test_a_spec_has_the_scale_that_is_trained() -> None:
