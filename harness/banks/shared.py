@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
+from harness.methods.blocks import in_blocks
 from harness.models.lean import lean_hidden
 from harness.models.lean_training import trained_hidden
 from harness.nn.attention import AttentionPlan
@@ -56,6 +57,7 @@ from harness.runs.adapter_files import (
     short_names,
     targeted,
 )
+from harness.variants.allora import adapt_gradients
 
 
 class BankLinear(nn.Module):
@@ -149,13 +151,12 @@ class AdapterBank(nn.Module):
         """Adds a fresh adapter: A uniform as in PEFT (Kaiming, a = sqrt 5), B zero.
 
         Raises:
-            ValueError: `config.targets` matches no linear layer.
+            ValueError: `config.targets` or `config.layers` matches no linear layer.
         """
         self.configs[name] = config
         if config.method is AdapterMethod.none:
             return
-        targets = self._targets(config.targets)
-        for layer_name in targets:
+        for layer_name in self._targets(config):
             layer = self.layers[layer_name]
             in_features, out_features = features(layer.base)
             generator = torch.Generator().manual_seed(mix_seed(seed, 0, layer.layer))
@@ -233,9 +234,11 @@ class AdapterBank(nn.Module):
         """The member's config as PEFT names its fields."""
         return {"r": self.configs[name].lora_r}
 
-    def adapter_layers(self) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
-        """Nothing: there are no layers of PEFT's here."""
-        return iter(())
+    def adapter_layers(self, name: str) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
+        """The layers that the member has factors in, as it computes them alone, with the base's and their sizes."""
+        for layer in self.layers.values():
+            if name in layer.lora_a:
+                yield _MemberLayer(self, name, layer), layer.base, features(layer.base)
 
     @contextmanager
     def without_member(self, name: str) -> Iterator[str | None]:
@@ -286,7 +289,7 @@ class AdapterBank(nn.Module):
     def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
         """Writes PEFT's two files, the weights last. -> sha256 of the weights."""
         config = self.configs[name]
-        targets = short_names(self._targets(config.targets), list(self.layers))
+        targets = short_names(self._targets(config), list(self.layers))
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.member_parameters(name).items()}
         data = save(tensors, metadata={"format": "pt"})
         folder.mkdir(parents=True, exist_ok=True)
@@ -398,15 +401,16 @@ class AdapterBank(nn.Module):
         """[N, hidden] -> [N, V], float32, by the model's own rule."""
         return self.head.logits(hidden_ND)
 
-    def _targets(self, wanted: Sequence[str]) -> list[str]:
+    def _targets(self, config: AdapterConfig) -> list[str]:
+        wanted = config.targets
         if list(wanted) == [ALL_LINEAR]:
-            return list(self.layers)
+            return in_blocks(list(self.layers), config.layers)
         targets = [name for name in self.layers if name.rsplit(".", 1)[-1] in wanted or name in wanted]
         unknown = set(wanted) - {name.rsplit(".", 1)[-1] for name in self.layers} - set(self.layers)
         if unknown:
             known = sorted({name.rsplit(".", 1)[-1] for name in self.layers})
             raise ValueError(f"adapter.targets={sorted(unknown)}: no such linear layer; this model has {known}")
-        return targets
+        return in_blocks(targets, config.layers)
 
     def _place(
         self, layer: BankLinear, name: str, a_RI: Tensor, b_OR: Tensor, config: AdapterConfig, seed: int
@@ -416,8 +420,28 @@ class AdapterBank(nn.Module):
         layer.lora_b[name] = nn.Parameter(b_OR.to(device=device, dtype=torch.float32))
         rank = math.sqrt(config.lora_r) if config.method is AdapterMethod.rslora else config.lora_r
         layer.scale[name] = config.lora_alpha / rank
+        if config.allora_eta is not None:
+            adapt_gradients(layer.lora_b[name], config.allora_eta)
         self.row.dropout[name] = (config.lora_dropout or 0.0, seed)
         self.row.forget()
+
+
+class _MemberLayer(nn.Module):
+    """A layer as one member sees it, in a row of its own."""
+
+    def __init__(self, bank: AdapterBank, name: str, layer: BankLinear) -> None:
+        super().__init__()
+        self.lora_a, self.lora_b = layer.lora_a[name], layer.lora_b[name]
+        self._bank_and_layer, self._name = (bank, layer), name  # within a tuple they are no modules of this one
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, N, I] -> [1, N, O]"""
+        bank, layer = self._bank_and_layer
+        bank.row.forget()
+        bank.begin_row([Segment(num_tokens=x.shape[1], member=self._name)])
+        y: Tensor = layer(x)
+        bank.row.forget()
+        return y
 
 
 def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:

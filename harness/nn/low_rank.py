@@ -355,9 +355,10 @@ def _columns(b_KOR: Tensor) -> Tensor:
 def _reach(grad_KXX: Tensor, factors: Sequence[nn.Parameter]) -> list[Tensor | None]:
     """-> each factor's gradient in its dtype; None where it was added to the gradient of an earlier row.
 
-    Autograd would cast and add each gradient by a call of its own.
+    Autograd would cast and add each gradient by a call of its own. It has to where a factor has a hook, which changes
+    the gradient on its way (ALLoRA).
     """
-    earlier = [factor.grad for factor in factors if factor.grad is not None]
+    earlier = [factor.grad for factor in factors if factor.grad is not None and not factor._backward_hooks]
     has_earlier = len(earlier) == len(factors)
     if has_earlier and len(factors) == 1:
         earlier[0].add_(grad_KXX[0])
