@@ -3,7 +3,7 @@
 import gzip
 import io
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.benchmarks.benchmark import cell, hundredfold, percent, result_values, save_results
+from eval.benchmarks.dataset_rows import split_problem
 from eval.benchmarks.glue import score as glue_score
 from eval.benchmarks.glue.class_scores import class_scores, number_scores
 from eval.benchmarks.glue.settings import GlueSettings
@@ -43,6 +44,7 @@ from eval.benchmarks.tasks import results as tasks_results
 from eval.benchmarks.tasks.settings import TasksSettings
 from eval.human import store
 from eval.ratings import agreement, rate
+from harness.config.choices import dataset_choice
 from harness.config.schema import PathsConfig
 from harness.runs.estimate import Estimate
 
@@ -348,6 +350,17 @@ def test_files_of_results_have_the_version_that_readers_know() -> None:
     results += (tasks_results.TasksResult, glue_score.GlueResult, super_ni.SuperNiResult, rouge.RougeResult)
     assert {field.default for kind in results for field in fields(kind) if field.name == "schema_version"} == {1}
     assert (agreement.SCHEMA_VERSION, rate.SCHEMA_VERSION, store.SCHEMA_VERSION) == (1, 1, 2)
+
+
+def test_a_held_out_split_is_another_than_the_trained_one() -> None:
+    dataset = dataset_choice("glue_sst2")
+    assert split_problem(dataset) is None
+    same = split_problem(replace(dataset, eval_split=dataset.split))
+    assert same is not None
+    assert same.startswith("train.eval_source=split: dataset.eval_split=train is the split that glue_sst2 trains on")
+    of_file = split_problem(replace(dataset, path="x.jsonl"))
+    assert of_file is not None
+    assert "glue_sst2 is the file x.jsonl, which has no splits" in of_file
 
 
 def test_the_longest_sources_are_answered_first(monkeypatch: pytest.MonkeyPatch) -> None:
