@@ -3,43 +3,36 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from eval.systems import Target, each_base
 from harness.config.schema import (
-    AdapterConfig,
     AdapterMethod,
     DatasetConfig,
     DType,
-    ModelConfig,
     QuantConfig,
-    TrainConfig,
 )
 from harness.export.__main__ import main
 from harness.export.adapter import export
 from harness.export.checks import ExportRefusedError
 from harness.export.merged_run import MergeRequest, layer_seed, merge_runs, merged_tensors
-from harness.files.atomic import sha256_files
-from harness.models.locate import folder_fingerprint, tokenizer_fingerprint
 from harness.nn.batch import Segment
-from harness.runs.adapter_files import peft_config
 from harness.runs.merged import MergeMethod, MergeParent, MergeRecipe
-from harness.runs.record import load_record, save_record
+from harness.runs.record import load_record
 from harness.runs.spec import RunSpec
-from tests.builders import PLAIN, record
+from tests.records.lora_runs import write_lora_run
 from tests.tiny import make_checkpoint
 
-SHAPES = {"q_proj": (32, 32), "v_proj": (16, 32), "down_proj": (32, 64)}  # out, in of the tiny model's layers
 TOKENS = torch.tensor([[1, 17, 42, 99, 7, 250, 3]])
 WEIGHTS = (0.7, -0.4)
 
@@ -51,47 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_run(tmp_path: Path, checkpoint: Path) -> Callable[..., Path]:
-    """Writes the folder of a finished run with a random adapter, after fields of its spec."""
-
-    def make(seed: int, targets: tuple[str, ...] = ("q_proj", "down_proj"), rank: int = 4, **changes: Any) -> Path:
-        adapter = AdapterConfig(name="lora", lora_r=rank, lora_alpha=8 + seed, lora_dropout=0.0, targets=list(targets))
-        fields: dict[str, Any] = {
-            "model": ModelConfig(name="tiny", hub_id="lab/tiny", path=str(checkpoint)),
-            "quant": PLAIN,
-            "dataset": DatasetConfig(name="chats", hub_id="lab/chats", format="alpaca"),
-            "train": TrainConfig(max_steps=3, batch_size=2, learning_rate=1e-3, seed=seed),
-        }
-        kept = {key: changes.pop(key) for key in ("base_fingerprint", "label") if key in changes}
-        adapter = dataclasses.replace(adapter, **changes.pop("adapter", {}))
-        spec = RunSpec(adapter=adapter, **fields | changes)
-        folder = tmp_path / "runs" / spec.run_id
-        digest = write_adapter(folder / "adapter", adapter, seed)
-        made = dataclasses.replace(
-            record(), run_id=spec.run_id, group=spec.group, spec=spec.to_dict(), label=f"s{seed}"
-        )
-        made = dataclasses.replace(
-            made, base_fingerprint=folder_fingerprint(checkpoint), adapter_sha256=digest, notes=()
-        )
-        save_record(folder, dataclasses.replace(made, tokenizer_fingerprint=tokenizer_fingerprint(checkpoint), **kept))
-        (folder / "config.yaml").write_text(yaml.safe_dump(spec.to_dict()))
-        return folder
-
-    return make
-
-
-def write_adapter(folder: Path, adapter: AdapterConfig, seed: int) -> str:
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for layer in range(2):
-        for name in adapter.targets:
-            key = f"base_model.model.model.layers.{layer}.{'mlp' if 'down' in name else 'self_attn'}.{name}"
-            outputs, inputs = SHAPES[name]
-            tensors[f"{key}.lora_A.weight"] = torch.randn(adapter.lora_r, inputs, generator=generator) * 0.3
-            tensors[f"{key}.lora_B.weight"] = torch.randn(outputs, adapter.lora_r, generator=generator) * 0.3
-    folder.mkdir(parents=True)
-    (folder / "adapter_config.json").write_text(json.dumps(peft_config(adapter, adapter.targets, "lab/tiny", "main")))
-    (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-    return sha256_files([folder / "adapter_model.safetensors"])
+    return partial(write_lora_run, tmp_path / "runs", checkpoint)
 
 
 def opened_by_peft(checkpoint: Path, runs: list[Path]) -> PeftModel:
