@@ -43,8 +43,9 @@ from harness.runs.record import (
 from harness.runs.spec import RunSpec
 from harness.runs.start import start_digest
 from harness.training.checkpoint import checkpoints
+from harness.training.group import Member, Places, StepMetrics
 from harness.training.held_out import EvalPoint, HeldOut
-from harness.training.loop import Member, Places, StepMetrics, train_group
+from harness.training.loop import train_group
 from harness.training.schedule import num_steps
 from harness.training.tracking import Tracker
 from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
