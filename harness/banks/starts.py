@@ -9,7 +9,7 @@ with T = 1.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import (
@@ -94,12 +94,13 @@ def start(
 
 def lora_config(config: AdapterConfig, wanted: Sequence[str], names: Sequence[str], task_type: str) -> LoraConfig:
     """PEFT's config of a method, with the full names of its target layers."""
+    kind: Literal["ipm", "kpm"] = "ipm" if config.corda_keep is None else "kpm"  # trains the first ones, or the last
     start_by: dict[AdapterMethod, dict[str, Any]] = {
         AdapterMethod.rslora: {"use_rslora": True},
         AdapterMethod.dora: {"use_dora": True},
         AdapterMethod.pissa: {"init_lora_weights": "pissa"},
         AdapterMethod.olora: {"init_lora_weights": "olora"},
-        AdapterMethod.corda: {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method="ipm")},
+        AdapterMethod.corda: {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method=kind)},
         AdapterMethod.eva: {"init_lora_weights": "eva", "eva_config": EvaConfig()},
         AdapterMethod.lora_ga: {"init_lora_weights": "lora_ga", "lora_ga_config": LoraGAConfig()},
     }

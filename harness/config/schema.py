@@ -327,6 +327,8 @@ class AdapterConfig:
     peft_type: str | None = since(None)  # of method=peft: PEFT's name of a method (`python -m harness.methods`)
     layers: list[int] | None = since(None)  # of the blocks, counted from 0, those that learn; null: all
     allora_eta: float | None = since(None)  # of method=allora: how many times B's gradient is enlarged where B is 0
+    corda_keep: str | None = not_identity(None)  # of method=corda: a file of knowledge to keep; identity is its content
+    corda_keep_sha256: str | None = since(None)  # of that file; the plan fills it in
     s2ft_share: float | None = since(None)  # of method=s2ft: of heads and of channels, the share that learns
     peft: dict[str, Any] = since_empty()  # of method=peft: more fields of its config: +adapter.peft.oft_block_size=16
 
@@ -349,14 +351,15 @@ class AdapterConfig:
     def method_name(self) -> str:
         """The method's name for people and tables: `lora`, and of `method=peft` PEFT's own, `miss`."""
         values = {"method": self.method.value, "peft_type": self.peft_type, "peft": self.peft}
-        return method_name(values | {"lora_plus_ratio": self.lora_plus_ratio})
+        return method_name(values | {"lora_plus_ratio": self.lora_plus_ratio, "corda_keep": self.corda_keep})
 
 
 def method_name(adapter: Mapping[str, Any]) -> str:
     """As `AdapterConfig.method_name`, of the plain values that a record holds."""
     peft_type = adapter.get("peft_type")
     if adapter.get("method") != AdapterMethod.peft.value or not peft_type:
-        return str(adapter.get("method")) + ("" if adapter.get("lora_plus_ratio") is None else "_plus")
+        keeps = "" if adapter.get("corda_keep") is None else "_kpm"
+        return str(adapter.get("method")) + keeps + ("" if adapter.get("lora_plus_ratio") is None else "_plus")
     if peft_type == "LORA":  # a variant of LoRA that PEFT has and this project has no key for
         return "+".join(["lora", *sorted(adapter.get("peft") or {})])
     return str(peft_type).lower()

@@ -32,6 +32,7 @@ _WITH_A_AND_B = frozenset(AdapterMethod) - {
 OWN_KEYS = {  # a key of ours that one method has -> that method
     "allora_eta": AdapterMethod.allora,
     "s2ft_share": AdapterMethod.s2ft,
+    "corda_keep": AdapterMethod.corda,
 }
 _OWN_METHODS = frozenset({AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft})  # whose rows say their keys
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(AdapterConfig)}
@@ -83,7 +84,7 @@ def _own_key_problem(adapter: AdapterConfig) -> str | None:
         value = getattr(adapter, key)
         if value is not None and adapter.method is not method:
             return f"adapter.{key}={value}: of adapter={method.value} only, and this is adapter={adapter.method_name}"
-        if value is None and adapter.method is method:
+        if value is None and adapter.method is method and method in _OWN_METHODS:
             return f"adapter={method.value} needs adapter.{key}; its file in conf/adapter has a value that may serve"
     others = sorted(set(adapter.targets) - set(LAYERS))
     if adapter.method is AdapterMethod.s2ft and others:

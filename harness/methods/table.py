@@ -58,6 +58,8 @@ def entry_of(adapter: AdapterConfig) -> Entry | None:
     name = adapter.peft_type or adapter.method.value
     if adapter.lora_plus_ratio is not None and adapter.method is AdapterMethod.lora:
         name = "lora_plus"
+    if adapter.corda_keep is not None and adapter.method is AdapterMethod.corda:
+        name = "corda_kpm"
     return METHODS.get(name.lower())
 
 
@@ -144,6 +146,17 @@ _ROWS = (
         **_OF_LORA,
         **_LORA_COUNT,
         differs="64 training examples instead of 256",
+    ),
+    Entry(
+        name="corda_kpm",
+        title="CorDA, knowledge-preserved",
+        paper="arXiv 2406.05223",
+        verified="proof",
+        **_OF_LORA,
+        **_LORA_COUNT,
+        keys=("corda_keep",),
+        differs="64 rows of adapter.corda_keep instead of 256 of TriviaQA and NQ open; `embedded`: of MMLU questions "
+        "that are shipped",
     ),
     Entry(
         name="eva",

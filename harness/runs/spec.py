@@ -39,6 +39,7 @@ from harness.config.schema import (
 )
 from harness.data.examples import resolved
 from harness.data.formats import DIALOGUES
+from harness.data.selection.knowledge import KEEP_EMBEDDED, knowledge_file
 from harness.data.selection.rows import select_problem
 from harness.data.source import data_files, streams
 from harness.files.atomic import sha256_files
@@ -172,6 +173,10 @@ def make_spec(
     if config.train.start_from is not None:
         start = start_folder(config.train.start_from, Path(config.paths.runs), adapter, config.model)
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=str(start)))
+    if adapter.corda_keep is not None:
+        kept = knowledge_file(adapter.corda_keep)
+        where = adapter.corda_keep if adapter.corda_keep == KEEP_EMBEDDED else str(kept.absolute())
+        adapter = dataclasses.replace(adapter, corda_keep=where, corda_keep_sha256=hash_file(kept))
     if adapter.method in UNSCALED_METHODS:
         adapter = dataclasses.replace(adapter, lora_alpha=adapter.lora_r)
     if adapter.lora_dropout is None:

@@ -151,6 +151,8 @@ def changed(value: Any, name: str) -> Any:
         return ["no", "maybe", "yes"]
     if name == "layers":
         return [0, 2]
+    if name == "corda_keep":
+        return "embedded"
     if name == "s2ft_share":
         return 0.5
     return f"{value}x" if isinstance(value, str) else 3 if name in OPTIONAL_NUMBERS else "x"
