@@ -33,6 +33,7 @@ from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
 from harness.methods.blocks import in_blocks
 from harness.models.lean import lean_hidden
+from harness.models.lean_training import trained_hidden
 from harness.nn.attention import AttentionPlan
 from harness.nn.batch import Item, Segment, only_at, pack, segments_read
 from harness.nn.dropout import mix_seed
@@ -127,6 +128,7 @@ class AdapterBank(nn.Module):
         for name, module in linear_layers(base):
             self.layers[name] = BankLinear(module, self.row, layer=len(self.layers))
             _set_submodule(base, name, self.layers[name])
+        self.checkpointing = False  # whether the backward pass recomputes decoder layers
         self.configs: dict[str, AdapterConfig] = {}
         self.factors: dict[str, float] = {}  # of members at another scale than the trained one
         self.quantized_share = quantized_share(base)  # of the base's weights
@@ -332,12 +334,19 @@ class AdapterBank(nn.Module):
                 self.begin_row(segments_read(segments, read_at or ()))
 
             return lean_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan, read_at, begin_reading)
+        if self.layout.is_lean and self._trains_at_once and not isinstance(plan, BatchCache):
+            return only_at(read_at, trained_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan))
         return only_at(read_at, packed_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan))
 
     def _may_be_lean(self, plan: AttentionPlan | BatchCache | None) -> TypeGuard[AttentionPlan | None]:
-        """Only scoring and answering may; training and its losses on held-out examples run the model's own code."""
+        """Only scoring and answering may; losses on held-out examples are computed by the model's own code."""
         is_scoring = torch.is_inference_mode_enabled() and not self.training
         return self.layout.is_lean and is_scoring and not isinstance(plan, BatchCache)
+
+    @property
+    def _trains_at_once(self) -> bool:
+        """Whether gradients are recorded, and no layer is computed again for them."""
+        return torch.is_grad_enabled() and not self.checkpointing
 
     def train(self, mode: bool = True) -> Self:
         """Sets training or evaluation mode (`eval` calls it too) and forgets the last row: weights may have changed."""
@@ -370,6 +379,7 @@ class AdapterBank(nn.Module):
 
     def set_checkpointing(self, on: bool) -> None:
         """Turns on or off that the backward pass recomputes decoder layers; dropout repeats itself by its keys."""
+        self.checkpointing = on
         prefix = (
             "activation" if hasattr(self.base, "activation_checkpointing_enable") else "gradient"
         )  # older transformers

@@ -183,6 +183,7 @@ class Select(Enum):
     length = "length"  # the longest targets
     kmeans = "kmeans"  # as many of each cluster of the base's hidden states
     confidence = "confidence"  # those whose targets the base finds likeliest
+    quality = "quality"  # those of which `dataset.quality_rule` predicts the lowest held-out loss
 
 
 def since(default: Any) -> Any:
@@ -267,6 +268,7 @@ class DatasetConfig:
     ignore_columns: list[str] | None = since(None)  # filled columns that the format may leave unused
     fraction: float = since(1.0)  # of the rows that aren't held out, the share that trains; smaller ones are nested
     select: Select = since(Select.random)  # which rows these are
+    quality_rule: str | None = since(None)  # of select=quality: a file of `python -m sweeps quality-rule`, or its text
     stream: bool = since(False)  # take `max_rows` rows of the hub's shuffled stream where no copy is on this machine
     eval_split: str = not_identity("validation")  # of the hub's splits, the one that evaluations score
     recipe: dict[str, RecipeRow] = not_identity(default_factory=dict)  # by `model.recipe_size`, or `default`
