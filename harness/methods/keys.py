@@ -60,6 +60,17 @@ def keys_problem(adapter: AdapterConfig) -> str | None:
     return _type_problem(adapter) or _idle_problem(adapter) or _fields_problem(adapter)
 
 
+def schedule_problem(adapter: AdapterConfig, max_steps: int | None) -> str | None:
+    """-> why AdaLoRA's schedule of ranks doesn't fit into a run's steps; None if it does, or they aren't known yet"""
+    begin, end = (adapter.peft.get(key, 0) for key in ("tinit", "tfinal"))
+    if adapter.peft_type != "ADALORA" or max_steps is None or begin < max_steps - end:
+        return None
+    return (
+        f"adapter.peft.tinit={begin}, tfinal={end}: the run has {max_steps} steps, and AdaLoRA moves its ranks between "
+        "the two; lower them, or train longer"
+    )
+
+
 def uses_dropout(adapter: AdapterConfig) -> bool:
     """Whether the method drops a layer's input, so that a recipe's dropout has a meaning."""
     entry = entry_of(adapter)
@@ -162,6 +173,11 @@ def _fields_problem(adapter: AdapterConfig) -> str | None:
             return f"adapter.peft.{key}={value}: PEFT's {adapter.peft_type} has no such field; it has {known}"
         if (kind := kind_problem(value, kinds[key])) is not None:
             return f"adapter.peft.{key}={value!r}: PEFT's {adapter.peft_type} takes {kind}"
+    if adapter.peft_type == "ADALORA" and adapter.peft.get("init_r", adapter.lora_r + 1) <= adapter.lora_r:
+        return (
+            f"adapter.peft.init_r={adapter.peft['init_r']} with adapter.lora_r={adapter.lora_r}: AdaLoRA begins with "
+            "more ranks than it keeps; raise adapter.peft.init_r, or leave it out"
+        )
     if missing := [key for key in entry.needs if key not in adapter.peft]:
         return f"adapter.peft_type={adapter.peft_type} needs +adapter.peft.{missing[0]}=... ({kinds[missing[0]]})"
     return None

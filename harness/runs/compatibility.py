@@ -24,7 +24,7 @@ from harness.data.formats import LABELLED
 from harness.methods.blocks import blocks_problem
 from harness.methods.keys import keys_problem
 from harness.methods.sizes import Layer, size_problem
-from harness.methods.submatrices import heads_problem
+from harness.methods.submatrices import LAYERS, heads_problem
 from harness.methods.table import METHODS, entry_of
 
 RESIDUAL_METHODS = frozenset(
@@ -45,6 +45,11 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
         return (
             f"adapter.method={method.value} with model.kind={kind.value}: its start from data is implemented for "
             "causal models only; use adapter=lora, dora, pissa or olora"
+        )
+    if method is AdapterMethod.s2ft and kind is ModelKind.seq2seq:
+        return (
+            f"adapter.method=s2ft with model.kind={kind.value}: it knows heads and channels by the names "
+            f"{', '.join(LAYERS)}, which a T5 doesn't have; use adapter=lora, dora or hft"
         )
     return shape_problem(adapter, kind, model.shape) if model.path is None else None  # a checkpoint has its own shape
 

@@ -43,7 +43,7 @@ from harness.data.selection.knowledge import KEEP_EMBEDDED, knowledge_file
 from harness.data.selection.rows import resolved_rule, select_problem
 from harness.data.source import data_files, streams
 from harness.files.atomic import sha256_files
-from harness.methods.keys import uses_dropout
+from harness.methods.keys import schedule_problem, uses_dropout
 from harness.runs.compatibility import method_problem, task_problem
 from harness.runs.merged import MergeRecipe
 from harness.runs.start import start_digest, start_folder
@@ -190,12 +190,15 @@ def make_spec(
     if adapter.lora_dropout is None:
         dropout = row.lora_dropout if uses_dropout(adapter) else 0.0
         adapter = dataclasses.replace(adapter, lora_dropout=dropout)
+    train = _resolved_train(config.train, row, adapter.method, quant.compute_dtype)
+    if problem := schedule_problem(adapter, train.max_steps):
+        raise ValueError(problem)
     return RunSpec(
         model=config.model,
         quant=quant,
         adapter=adapter,
         dataset=config.dataset,
-        train=_resolved_train(config.train, row, adapter.method, quant.compute_dtype),
+        train=train,
         data_sha256=_data_sha256(config.dataset, hash_file),
         base_sha256=_base_sha256(config.model, hash_checkpoint),
         start_sha256=None if start is None else start_digest(start),
