@@ -23,8 +23,9 @@ and a test holds it against the table. A run proves its method before its first 
 function at step 0, that every trained tensor learns, that no layer computes plain LoRA under another name, that nothing
 frozen moves, and that what is saved and read again is equal to the last bit. A run whose method fails is refused by the
 check's name; what passed stands in its record (`identity`) and in its model card. Not made, and said so there: the
-function at step 0 of methods that change their base (PiSSA, OLoRA, CorDA, LoRA-GA); everything but the count on a base
-that is sharded over ranks; all of it for full finetuning. What is frozen is sampled, 4,096 elements or more a tensor.
+function at step 0 of methods that change their base (PiSSA, OLoRA, CorDA, LoRA-GA, LQ-LoRA); everything but the count
+on a base that is sharded over ranks; all of it for full finetuning. What is frozen is sampled, 4,096 elements or more
+a tensor.
 
 In formulas a layer has `i` inputs and `o` outputs. "Weights" are the values of `quant.method` on which the method works
 with PEFT 0.21; others are refused when a run is planned. A method of PEFT takes further fields of its config by

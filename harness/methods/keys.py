@@ -32,9 +32,12 @@ _WITH_A_AND_B = frozenset(AdapterMethod) - {
 OWN_KEYS = {  # a key of ours that one method has -> that method
     "allora_eta": AdapterMethod.allora,
     "s2ft_share": AdapterMethod.s2ft,
+    "lq_rounds": AdapterMethod.lq_lora,
     "corda_keep": AdapterMethod.corda,
 }
-_OWN_METHODS = frozenset({AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft})  # whose rows say their keys
+_OWN_METHODS = frozenset(  # whose rows say which keys they have
+    {AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.lq_lora}
+)
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(AdapterConfig)}
 _OWN_OF_ADALORA = ("init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "exclude_modules")
 FIRST_RANK = 1.5  # times the mean rank at the end, in AdaLoRA's experiments (arXiv 2303.10512, section 4)
@@ -110,6 +113,11 @@ def _layers_problem(adapter: AdapterConfig) -> str | None:
     if adapter.peft_type == "TRAINABLE_TOKENS":
         return (
             f"adapter.layers={adapter.layers}: {entry and entry.title} are rows of a table, in no block; leave it out"
+        )
+    if adapter.peft_type == "IA3":
+        return (
+            f"adapter.layers={adapter.layers} with adapter=ia3: PEFT knows its feed-forward layers by their last names "
+            "only; leave it out, or use adapter=lora"
         )
     patterns = [f"adapter.peft.{key}" for key in ("layers_to_transform", "layers_pattern") if key in adapter.peft]
     return (

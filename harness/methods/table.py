@@ -179,6 +179,18 @@ _ROWS = (
         differs="one round (T = 1); it starts nearer to the unquantized base than the quantized base is",
     ),
     Entry(
+        name="lq_lora",
+        title="LQ-LoRA",
+        paper="arXiv 2311.12023",
+        verified="proof",
+        **_OF_LORA,
+        **_LORA_COUNT,
+        works_on=ALL - FLOAT,
+        keys=("lq_rounds",),
+        differs="without data (no Fisher weights); every matrix is quantized alike, by `quant`: no bit budget "
+        "is shared out by an integer program. Its first round is LoftQ's",
+    ),
+    Entry(
         name="lora_ga",
         title="LoRA-GA",
         paper="arXiv 2407.05000",

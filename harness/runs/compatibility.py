@@ -28,7 +28,7 @@ from harness.methods.submatrices import LAYERS, heads_problem
 from harness.methods.table import METHODS, entry_of
 
 RESIDUAL_METHODS = frozenset(
-    {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga}
+    {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga, AdapterMethod.lq_lora}
 )  # W = W_residual + scale B0 A0: the base changes, and B, A start from B0, A0
 CALIBRATED_METHODS = frozenset({AdapterMethod.eva, AdapterMethod.corda, AdapterMethod.lora_ga})  # start from data
 SVD_METHODS = RESIDUAL_METHODS | {AdapterMethod.loftq}  # the rank is bounded by the layer's smaller side
@@ -106,10 +106,10 @@ def quant_problem(method: AdapterMethod, quant: QuantMethod) -> str | None:
             f"adapter.method={method.value} with quant.method={quant.value}: quantized weights can't be trained; "
             "use quant=bf16 or quant=fp32, or adapter=lora"
         )
-    if method is AdapterMethod.loftq and quant is QuantMethod.none:
+    if method in (AdapterMethod.loftq, AdapterMethod.lq_lora) and quant is QuantMethod.none:
         return (
-            "adapter.method=loftq with quant.method=none: LoftQ makes up for the error of quantization, and there "
-            "is none; use quant=nf4, fp4 or int8, or adapter=lora"
+            f"adapter.method={method.value} with quant.method=none: it makes up for the error of quantization, and "
+            "there is none; use quant=nf4, fp4 or int8, or adapter=lora"
         )
     return None
 

@@ -23,7 +23,20 @@ from tests.unit.harness.banks.test_causal import CPU, QUANTS, make_items
 from tests.unit.harness.training.test_loop import make_bank
 from tests.unit.harness.variants import test_own_steps
 
-OF_LORA = ["corda_kpm", "lora", "rslora", "dora", "pissa", "olora", "corda", "eva", "loftq", "lora_ga", "lora_fa"]
+OF_LORA = [
+    "corda_kpm",
+    "lq_lora",
+    "lora",
+    "rslora",
+    "dora",
+    "pissa",
+    "olora",
+    "corda",
+    "eva",
+    "loftq",
+    "lora_ga",
+    "lora_fa",
+]
 
 
 @pytest.fixture(scope="module")
