@@ -142,7 +142,8 @@ class ProxyBank:
         logits_NV = self.large.logits(large_ND.to(self.large.dtype))
         tuned_NV, base_NV = (self.small.logits(part.to(self.small.dtype)) for part in (tuned_ND, base_ND))
         missing = logits_NV.shape[1] - tuned_NV.shape[1]
-        return logits_NV + alpha_N1 * functional.pad(tuned_NV - base_NV, (0, missing))
+        change_NV: Tensor = alpha_N1 * functional.pad(tuned_NV - base_NV, (0, missing))
+        return logits_NV + change_NV
 
 
 def proxied(large: LoadedBase, small: LoadedBase, member: str, alpha: float, name: str) -> LoadedBase:
