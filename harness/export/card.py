@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
+from harness.config.schema import WHOLE_METHODS, AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
 from harness.export.base import EMBEDDED, hub_base
 from harness.methods.keys import peft_values
 from harness.methods.table import entry_of
@@ -35,9 +35,11 @@ def model_card(record: RunRecord, run_folder: Path, license_id: str = UNKNOWN_LI
         merged: the card of a whole checkpoint instead of an adapter's.
     """
     spec = RunSpec.from_dict(record.spec, str(run_folder))
-    full = spec.adapter.method is AdapterMethod.full
+    full = spec.adapter.method in WHOLE_METHODS
     merged = merged and not full
-    kind = "a model with all its weights finetuned" if full else f"a {spec.adapter.method_name} adapter"
+    kind = (
+        f"a model with {trained_weights(spec.adapter)} finetuned" if full else f"a {spec.adapter.method_name} adapter"
+    )
     kind += " merged into its base" if merged else ""
     sections = [
         _front_matter(spec, license_id, merged),
@@ -61,6 +63,12 @@ def _origin(record: RunRecord, spec: RunSpec) -> list[str]:
     if spec.merged is not None:
         return [_section("Merge", _merge_rows(spec.merged, spec.adapter))]
     return [_section("Data", _data_rows(record, spec)), _section("Recipe", _recipe_rows(record, spec))]
+
+
+def trained_weights(adapter: AdapterConfig) -> str:
+    """In words, which of a model's own weights a method trains."""
+    share = "every weight" if adapter.method is AdapterMethod.full else "a half of each layer's weights"
+    return share if adapter.layers is None else f"{share} in the layers {', '.join(map(str, adapter.layers))}"
 
 
 def snippet(spec: RunSpec, merged: bool) -> str:
@@ -105,7 +113,7 @@ def inexact(spec: RunSpec, merged: bool) -> str | None:
 
 def _front_matter(spec: RunSpec, license_id: str, merged: bool) -> str:
     values: dict[str, Any] = {}
-    full = spec.adapter.method is AdapterMethod.full
+    full = spec.adapter.method in WHOLE_METHODS
     if (base := hub_base(spec.model)) is not None:
         relation = "finetune" if full else "merge" if merged else "adapter"
         values |= {"base_model": base, "base_model_relation": relation}
@@ -116,7 +124,11 @@ def _front_matter(spec: RunSpec, license_id: str, merged: bool) -> str:
     values["license"] = license_id
     values["pipeline_tag"] = "text-generation"
     quantized = spec.quant.method is not QuantMethod.none
-    kind = ["full-finetuning"] if full else ["qlora" if quantized else "lora", spec.adapter.method_name]
+    kind = (
+        [f"{spec.adapter.method_name}-finetuning"]
+        if full
+        else ["qlora" if quantized else "lora", spec.adapter.method_name]
+    )
     tags = [*kind, "qlora-harness"]
     values["tags"] = list(dict.fromkeys(tags))
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
@@ -160,9 +172,10 @@ def _recipe_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
     of_adapter = [
         *_size_rows(adapter),
         ("layers", ", ".join(adapter.targets)),
+        *([] if adapter.layers is None else [("of the blocks", ", ".join(map(str, adapter.layers)))]),
     ]
     return [
-        *([("trained", "every weight")] if adapter.method is AdapterMethod.full else of_adapter),
+        *([("trained", trained_weights(adapter))] if adapter.method in WHOLE_METHODS else of_adapter),
         ("optimizer", f"{record.optimizer_used}, betas {train.adam_beta1}, {train.adam_beta2}"),
         ("weight decay, gradient norm", f"{train.weight_decay:g}, {train.max_grad_norm:g}"),
         ("learning rate", f"{train.learning_rate:g}, {train.schedule.value}, {train.warmup_steps} warm-up steps"),

@@ -17,6 +17,8 @@ from typing import Any
 
 from harness.config.schema import (
     SHARED_BASE_METHODS,
+    UNSCALED_METHODS,
+    WHOLE_METHODS,
     AdapterConfig,
     AdapterMethod,
     Config,
@@ -180,6 +182,8 @@ def make_spec(
     if config.train.start_from is not None:
         start = start_folder(config.train.start_from, Path(config.paths.runs), adapter, config.model)
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=str(start)))
+    if adapter.method in UNSCALED_METHODS:
+        adapter = dataclasses.replace(adapter, lora_alpha=adapter.lora_r)
     if adapter.lora_dropout is None:
         dropout = row.lora_dropout if uses_dropout(adapter) else 0.0
         adapter = dataclasses.replace(adapter, lora_dropout=dropout)
@@ -279,7 +283,7 @@ def eval_problem(train: TrainConfig) -> str | None:
 
 def _master_weights(train: TrainConfig, method: AdapterMethod, dtype: DType) -> MasterWeights:
     """Resolves the choice; where it makes no difference, it is `compute`, because equal results need equal ids."""
-    if dtype is DType.float32 or method is not AdapterMethod.full:
+    if dtype is DType.float32 or method not in WHOLE_METHODS:
         return MasterWeights.compute
     return MasterWeights.float32 if train.master_weights is MasterWeights.auto else train.master_weights
 

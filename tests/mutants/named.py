@@ -241,9 +241,15 @@ NAMED = (
     ),
     Named(
         "eval/verdicts/table.py",
-        "combined_key([judge, votes.question, low, high])",
-        "combined_key([votes.question, low, high])",
+        "combined_key([judge, votes.question, votes.turn, low, high])",
+        "combined_key([votes.question, votes.turn, low, high])",
         (*_OF_RATINGS, f"{UNIT}/eval/verdicts"),
+    ),
+    Named(
+        "eval/verdicts/table.py",
+        "combined_key([judge, votes.question, votes.turn, low, high])",
+        "combined_key([judge, votes.question, low, high])",
+        (f"{UNIT}/eval/verdicts",),
     ),
     Named(
         "analysis/paper/tables.py",

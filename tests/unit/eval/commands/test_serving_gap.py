@@ -99,5 +99,3 @@ def test_a_gap_is_of_runs_and_alone(checkpoint: Path, tmp_path: Path) -> None:
     target = Target(model=str(checkpoint), adapters=(), quant="nf4", run_ids=(), sweep=None, runs=tmp_path)
     with pytest.raises(ValueError, match="name a --run or a --sweep"):
         scored(target, tmp_path / "out")
-    with pytest.raises(ValueError, match="leave --with-base and --adapter-scale out"):
-        Beside(serving_gap=True, with_base=True)

@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -489,25 +489,19 @@ def test_what_cannot_be_judged_is_said(tmp_path: Path) -> None:
         run(options_in(tmp_path, tournament=tmp_path / "bad"), judge=ScriptedJudge(longer))
 
 
-KILLED = """
-    import os, signal, sys
-    from pathlib import Path
-    sys.path.insert(0, {root!r})
-    from tests.unit.eval.judging.test_matches import longer, options_in
-    from eval.judges.tournament import run
-    from tests.builders import ScriptedJudge
-    def on_progress(done, total):
+def run_and_die(folder: Path) -> None:
+    def on_progress(done: int, total: int) -> None:
         if done == 7:
             os.kill(os.getpid(), signal.SIGKILL)
-    run(options_in(Path({folder!r})), on_progress, ScriptedJudge(longer))
-"""
+
+    run(options_in(folder), on_progress, ScriptedJudge(longer))
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    script = textwrap.dedent(KILLED).format(root=str(REPOSITORY), folder=str(tmp_path))
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    killed = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, env=environment, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = get_context("fork").Process(target=run_and_die, args=(tmp_path,))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     summary = run(options_in(tmp_path), judge=ScriptedJudge(longer))
     assert (summary.num_reused, summary.num_judged) == (7, 11)
     assert len(read_csv(summary.output)) == 18
