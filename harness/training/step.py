@@ -195,13 +195,15 @@ def step_items(member: Member) -> Iterator[Item]:
     indices = batch_indices(member.train, member.num_characters, member.step)
     examples = [member.examples[index] for index in indices]
     labels: list[float | None] = [getattr(example, "label", None) for example in examples]
+    scales: list[float] = [getattr(example, "loss_weight", 1.0) for example in examples]
     counts = [
         len(example.input_ids) - max(example.num_source, 1) if label is None else 1
         for example, label in zip(examples, labels, strict=True)
     ]
-    for place, (example, count) in enumerate(zip(examples, counts, strict=True)):
-        by_example = member.train.loss_mean is LossMean.example
-        weight = 1 / (len(indices) * count) if by_example else 1 / sum(counts)
+    by_example = member.train.loss_mean is LossMean.example
+    total = sum(scale * (1 if by_example else count) for scale, count in zip(scales, counts, strict=True))
+    for place, (example, count, scale) in enumerate(zip(examples, counts, scales, strict=True)):
+        weight = scale / (total * count) if by_example else scale / total
         yield Item(
             member=member.run_id,
             tokens=example.input_ids,
