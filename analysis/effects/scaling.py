@@ -62,7 +62,8 @@ def fit_power_law(sizes: Sequence[float], values: Sequence[float]) -> PowerLaw:
         raise ValueError("sizes and values must be finite and above zero: a power law has logarithms")
     num_sizes = len(np.unique(x))
     if num_sizes < LEAST_SIZES:
-        raise ValueError(f"{num_sizes} sizes: a line through fewer than {LEAST_SIZES} shows nothing; measure more")
+        sizes_text = f"{num_sizes} size{'s' * (num_sizes != 1)}"
+        raise ValueError(f"{sizes_text}: a line through fewer than {LEAST_SIZES} shows nothing; measure more")
     if x.max() / x.min() < LEAST_SPAN:
         raise ValueError(f"sizes from {x.min():g} to {x.max():g}: less than a factor of {LEAST_SPAN:g} apart")
     log_x, log_y = np.log(x), np.log(y)
@@ -83,6 +84,15 @@ def fit_power_law(sizes: Sequence[float], values: Sequence[float]) -> PowerLaw:
         smallest=float(x.min()),
         largest=float(x.max()),
     )
+
+
+def fit_in_words(sizes: Sequence[float], values: Sequence[float]) -> str:
+    """The law's exponent with its interval, or why no law holds, as one sentence."""
+    try:
+        law = fit_power_law(sizes, values)
+    except ValueError as error:
+        return f"no law: {error}"
+    return f"exponent {law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,8 +56,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Writes the site of a sweep (one page where it is small), its figures, and its leaderboard as CSV and JSON."""
-    if not (sweep or run_id or tournament):
-        raise ValueError("nothing to report: name a --sweep, runs with --run, or a --tournament")
+    if not (sweep or run_id or tournament or answers):
+        raise ValueError("nothing to report: name a --sweep, runs with --run, a --tournament, or files of --answers")
     _refuse_misplaced(out, tournament, verdicts, answers, questions)
     with heavy_imports():
         from analysis.leaderboard.rating import rate_missing

@@ -81,7 +81,8 @@ def make_plan(options: LeaderboardOptions, found: Found, is_current: Callable[[S
     judging = _judging(facts, answers)
     rating = _rating(facts, judging)
     notes = [*found.notes, *_tournament_notes(facts), *_scores_notes(facts)]
-    if not (found.runs or rating):
+    shows_answers = bool(found.others) and not options.judges
+    if not (found.runs or rating or shows_answers):
         found_none = "; ".join(notes) or "there is nothing to compare"
         raise ValueError(f"{found_none}; add systems by --sweep, --run or --answers, or verdicts by --verdicts")
     steps = [*answers, *judging, *rating, *_scores(facts)]

@@ -43,7 +43,7 @@ class Sources:
     runs: Path
     ledger_url: str
     sweep: str | None  # None: that of a table's grid
-    tournament: Path | None  # None: that of the sweep's name
+    tournaments: Sequence[Path]  # none: those of the sweep's name
     judge: str
     device: str
     asks_plan: bool
@@ -63,9 +63,10 @@ def tables(
     like: Annotated[str, typer.Option(help="What the grid was told beside its own choices, as it was typed.")] = "",
     device: Annotated[str, typer.Option(help="The GPU whose hours are said of what was not run.")] = "H100",
     tournament: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Folder with verdicts.csv or scores.csv of your runs, for 1, 6, 7 and 12; default: tournaments/SWEEP."
+            help="Folder of your runs' verdicts.csv, human.csv, scores.csv, for 1, 6, 7 and 12; may be repeated; "
+            "default: tournaments/SWEEP and SWEEP-oa."
         ),
     ] = None,
     judge: Annotated[str, typer.Option(help="The judge whose price is said of what was not judged.")] = PAPERS_JUDGE,
@@ -84,7 +85,7 @@ def tables(
         runs=runs,
         ledger_url=ledger_url or url_of(paths_of_environment(runs)),
         sweep=sweep,
-        tournament=tournament,
+        tournaments=tournament or (),
         judge=judge,
         device=device,
         asks_plan=plan,
@@ -201,42 +202,42 @@ def _judged(name: str, sources: Sources, out: Path) -> "Reproduction":
     Raises:
         NoJudgments: neither is there; says what both take.
     """
-    from analysis.paper.judged import JUDGED, beside, own_cells, own_tournament
+    from analysis.paper.judged import GRIDS, beside, left_to_do, own_cells, own_tournament
     from analysis.paper.released import NoJudgments
-    from analysis.paper.tables import printed_table, reproduce
+    from analysis.paper.tables import reproduce
 
     why_not, released = "", None
     try:
         released = reproduce(name, sources.data, out, sources.resamples)
     except NoJudgments as error:
         why_not = str(error)
-    table = JUDGED[name]
+    left = left_to_do(name, _plan(GRIDS[name][0], sources), sources.judge)
     found = _own_judgments(name, sources)
-    left = table.words(len(printed_table(name).rows), _plan(table.grids[0], sources), sources.judge)
     if found is None:
         if released is None:
-            raise NoJudgments(f"{why_not}; of own runs: {left}")
+            raise NoJudgments(
+                "; ".join([why_not, *(f"of own runs: {words}" for words in dict.fromkeys(left.values()))])
+            )
         return beside(name, released, why_not, None, (), left)
-    path, runs = found
-    own = own_tournament(name, path, runs)
+    own = own_tournament(name, *found)
     return beside(name, released, why_not, own, own_cells(name, own, sources.resamples, left), left)
 
 
-def _own_judgments(name: str, sources: Sources) -> "tuple[Path, OwnRuns] | None":
-    """The file of own judgments, and the runs that its systems are; None where there is no such file.
+def _own_judgments(name: str, sources: Sources) -> "tuple[list[Path], OwnRuns] | None":
+    """The files of own judgments, and the runs that their systems are; None where there is no such file.
 
     Raises:
-        ValueError: the folder that is named isn't there.
+        ValueError: a folder that is named isn't there.
     """
-    from analysis.paper.judged import JUDGED, find_file, tournament_folders
+    from analysis.paper.judged import GRIDS, files_of, tournament_folders
     from analysis.paper.own import OwnRuns
 
-    if sources.tournament is not None and not sources.tournament.is_dir():
-        raise ValueError(f"--tournament {sources.tournament}: no such folder")
-    for sweep in (sources.sweep,) if sources.sweep else JUDGED[name].grids:
-        folders = (sources.tournament,) if sources.tournament else tournament_folders(sources.runs, sweep)
-        if (path := find_file(name, folders)) is not None:
-            return path, OwnRuns.of_sweep(sources.runs, sweep, sources.ledger_url)
+    for folder in sources.tournaments:
+        if not folder.is_dir():
+            raise ValueError(f"--tournament {folder}: no such folder")
+    for sweep in (sources.sweep,) if sources.sweep else GRIDS[name]:
+        if files := files_of(name, sources.tournaments or tournament_folders(sources.runs, sweep)):
+            return files, OwnRuns.of_sweep(sources.runs, sweep, sources.ledger_url)
     return None
 
 

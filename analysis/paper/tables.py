@@ -193,12 +193,12 @@ def _elo_table(table: str, columns: Sequence[EloColumn], data: Path, converted: 
             reason = None if is_enough else f"{setting.words}: there are {num} matches"
             cells += elo_cells(printed, column, setting.name, ratings, reason)
             if column.rank:
-                for system, rank in _ranks(ratings).items():
+                for system, rank in ranks_of(ratings).items():
                     ranks.setdefault(setting.name, {}).setdefault(system, []).append(rank)
     if not sources:
         raise NoJudgments("; ".join(missing))
     if "median_rank" in printed.columns:
-        cells += _median_ranks(printed, ranks, missing)
+        cells += median_ranks(printed, ranks, missing)
     if "memory_gb" in printed.columns:
         cells += _memory_cells(printed)
     return Reproduction(
@@ -225,7 +225,7 @@ def elo_cells(
 ) -> list[Cell]:
     """The cells of an Elo column, of its interval and of its ranks; not run where a system has no rating."""
     cells = []
-    ranks = _ranks(ratings)
+    ranks = ranks_of(ratings)
     for row in printed.rows:
         rating = ratings.get(row)
         reason = None if rating else why_none or f"{row} is in none of {RELEASES[column.release].what}"
@@ -243,7 +243,7 @@ def elo_cells(
     return cells
 
 
-def _median_ranks(
+def median_ranks(
     printed: PaperTable, ranks: Mapping[str, Mapping[str, Sequence[int]]], missing: Sequence[str]
 ) -> list[Cell]:
     """The median of a system's ranks, a half rounded up as the paper's Bard shows (7 and 8 give 8)."""
@@ -438,7 +438,8 @@ def _not_run(printed: PaperTable, columns: Sequence[str], reason: str) -> list[C
     ]
 
 
-def _ranks(ratings: Mapping[str, EloRating]) -> dict[str, int]:
+def ranks_of(ratings: Mapping[str, EloRating]) -> dict[str, int]:
+    """The place of each system, the best first."""
     return {name: place for place, name in enumerate(sorted(ratings, key=lambda n: -ratings[n].mean), start=1)}
 
 

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.text import Text
 
 from analysis.paper.memory import ALTERNATIVES, ALTERNATIVES_HEADER, BASIS, alternatives
-from analysis.paper.tables import Cell, Reproduction, Status, mean_absolute_error, printed_table
+from analysis.paper.tables import OWN, Cell, Reproduction, Status, mean_absolute_error, printed_table
 from analysis.paper.values import SOURCES
 from analysis.report.formats import number
 from harness.console import TextTable
@@ -122,7 +122,7 @@ def sections(reproduction: Reproduction) -> list[Section]:
     if reproduction.table == "6":
         judged = [cell for cell in reproduction.cells if cell.column.endswith("_pct")]
         return [*(_relative_section(reproduction, setting) for setting in _settings_run(judged)), *last]
-    found = [_elo_section(reproduction, column) for column in TITLES if _cells(reproduction, column=column, run=True)]
+    found = [section for column in RANK_OF for section in _elo_sections(reproduction, column)]
     medians = _cells(reproduction, column="median_rank", run=True)
     return [*found, *([_median_section(reproduction)] if medians else []), *last]
 
@@ -179,29 +179,39 @@ def _settings_run(cells: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(cell.setting for cell in cells if cell.status is not Status.not_run))
 
 
-def _elo_section(reproduction: Reproduction, column: str) -> Section:
-    settings = _settings_run(_cells(reproduction, column=column))
-    rows = []
-    for system in dict.fromkeys(c.row for c in _cells(reproduction, column=column)):
-        mine = [c for c in _cells(reproduction, column=column, row=system) if c.setting in settings]
-        interval = mine[0]
-        ranks = [c for c in _cells(reproduction, column=RANK_OF[column], row=system) if c.setting in settings]
-        widths = _cells(reproduction, column="elo_ci95", row=system)
-        rows.append(
-            (
-                system,
-                f"{mine[0].paper}" + (f" +-{widths[0].paper}" if widths else ""),
-                *(_elo_text(c, widths) for c in mine),
-                MISSING if interval.low is None else f"{number(interval.low)} to {number(interval.high)}",
-                *([_rank_text(ranks)] if ranks else []),
-                _words(mine),
-            )
-        )
+def _elo_sections(reproduction: Reproduction, column: str) -> list[Section]:
+    """Of the released judgments under every setting, and of own runs; those of them that give the column a value."""
+    run = _settings_run(_cells(reproduction, column=column))
+    parts = [setting for setting in run if setting != OWN], [setting for setting in run if setting == OWN]
+    return [_elo_section(reproduction, column, settings) for settings in parts if settings]
+
+
+def _elo_section(reproduction: Reproduction, column: str, settings: Sequence[str]) -> Section:
+    mine = [cell for cell in reproduction.cells if cell.setting in settings]
+    ranked = any(cell.column == RANK_OF[column] for cell in mine)
+    systems = dict.fromkeys(cell.row for cell in mine if cell.column == column)
+    rows = [_elo_row([cell for cell in mine if cell.row == system], column, ranked) for system in systems]
     errors = (mean_absolute_error(reproduction, column, setting) for setting in settings)
-    ranked = ("",) if _cells(reproduction, column=RANK_OF[column], run=True) else ()
-    rows.append(("mean absolute error", "", *(number(error, ".2f", MISSING) for error in errors), "", *ranked, ""))
-    header = ("system", "paper", *settings, f"95 % over prompts ({settings[0]})", *(("rank",) if ranked else ()))
-    return Section(title=TITLES[column], header=(*header, "reads"), rows=tuple(rows))
+    blank = [""] * (ranked + 2)
+    rows.append(("mean absolute error", "", *(number(error, ".2f", MISSING) for error in errors), *blank))
+    interval = "95 % over prompts" + (f" ({settings[0]})" if len(settings) > 1 else "")
+    header = ("system", "paper", *settings, interval, *(("rank",) if ranked else ()))
+    title = f"{TITLES[column]}{_of(OWN if OWN in settings else '')}"
+    return Section(title=title, header=(*header, "reads"), rows=tuple(rows))
+
+
+def _elo_row(cells: Sequence[Cell], column: str, ranked: bool) -> tuple[str, ...]:
+    mine = [cell for cell in cells if cell.column == column]
+    widths = [cell for cell in cells if cell.column == "elo_ci95"]
+    ranks = [cell for cell in cells if cell.column == RANK_OF[column]]
+    return (
+        mine[0].row,
+        f"{mine[0].paper}" + (f" +-{widths[0].paper}" if widths else ""),
+        *(_elo_text(cell, widths) for cell in mine),
+        MISSING if mine[0].low is None else f"{number(mine[0].low)} to {number(mine[0].high)}",
+        *([_rank_text(ranks)] if ranked else []),
+        _words(mine),
+    )
 
 
 def _elo_text(cell: Cell, widths: Sequence[Cell]) -> str:
@@ -217,11 +227,13 @@ def _rank_text(ranks: Sequence[Cell]) -> str:
 
 
 def _words(cells: Sequence[Cell]) -> str:
-    """The outcome of a row under each setting, in words."""
+    """The outcome of a row in words, under each setting where there are several."""
+    if len(cells) == 1:
+        return _outcome(cells[0])
     fits = [cell.setting for cell in cells if cell.status is Status.reproduces]
     off = [f"{number(c.difference, '+.1f')} {c.setting}" for c in cells if c.status is Status.differs]
     if not fits and not off:
-        return f"not run: {cells[0].reason}"
+        return Status.not_run.value  # the reasons stand below, each once
     words = ["reproduces" + (f" ({', '.join(fits)})" if off else "")] if fits else []
     return "; ".join([*words, *([f"differs by {', '.join(off)}"] if off else [])])
 
@@ -272,7 +284,7 @@ def _relative_section(reproduction: Reproduction, setting: str) -> Section:
         off = [f"{TITLES[c.column]} {number(c.difference, '+.1f')}" for c in mine if c.status is Status.differs]
         reads = f"differs: {', '.join(off)}" if off else "reproduces"
         if mine[0].ours is None:
-            reads = f"not run: {mine[0].reason}"
+            reads = Status.not_run.value
         mean = next(cell for cell in mine if cell.column == "mean_pct")
         interval = MISSING if mean.low is None else f"{number(mean.low, '.1f')} to {number(mean.high, '.1f')}"
         rows.append((system, *texts, interval, reads))

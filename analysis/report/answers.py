@@ -96,8 +96,16 @@ def bench_answers(
         bench=chosen,
         other_benches=tuple(name for name in benches if name != chosen),
         by_system={name: {answer.question_id: answer for answer in answers} for name, answers in found.items()},
-        texts={answer.question_id: answer.question for answers in found.values() for answer in answers},
+        texts=_texts(answer for answers in found.values() for answer in answers),
     )
+
+
+def _texts(answers: Iterable[Answer]) -> dict[str, str]:
+    """question_id -> its text, of the first answer that has it; empty where none has."""
+    texts: dict[str, str] = {}
+    for answer in answers:
+        texts[answer.question_id] = texts.get(answer.question_id) or answer.question
+    return texts
 
 
 def answers_view(

@@ -1,7 +1,7 @@
 """Puts together what all pages of a report show: the leaderboard's rows, runs, answers of one bench, judged matches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ def gather(sweep: SweepRuns, runs: Sequence[Run], tournament: Tournament | None,
         ValueError: the records can't be told apart, or `options.bench` has no answers.
     """
     others = load_answer_files(options.answers)
-    answers = bench_answers(runs, tournament, options.bench, others)
+    texts = _texts(options.questions)
+    answers = _with_texts(bench_answers(runs, tournament, options.bench, others), texts)
     rows = leaderboard_rows(runs, tournament, answers)
     place = {row.system: index for index, row in enumerate(rows)}
     return Content(
@@ -101,8 +102,15 @@ def gather(sweep: SweepRuns, runs: Sequence[Run], tournament: Tournament | None,
         tournament=tournament,
         answers=answers,
         categories=_categories(options.questions, answers),
-        texts=_texts(options.questions),
+        texts=texts,
     )
+
+
+def _with_texts(answers: BenchAnswers | None, texts: Mapping[str, str]) -> BenchAnswers | None:
+    """The answers, and the question file's texts of questions that come without one."""
+    if answers is None:
+        return None
+    return replace(answers, texts={name: text or texts.get(name, "") for name, text in answers.texts.items()})
 
 
 def _categories(path: Path | None, answers: BenchAnswers | None) -> dict[str, str]:

@@ -11,6 +11,7 @@ MAX_PLAIN = 1e9  # larger numbers are read more easily as a power of ten
 FIRST_PRINTABLE = 0x20
 CONTROL_PICTURES = 0x2400  # U+2400 is the picture of NUL, and so on up
 _PICTURES = {code: CONTROL_PICTURES + code for code in range(FIRST_PRINTABLE) if chr(code) not in "\n\t"}
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\+00:00|Z)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -55,6 +56,12 @@ def duration(seconds: float | None, missing: str = NOT_MEASURED) -> str:
     return f"{minutes // 60}\N{NO-BREAK SPACE}h {minutes % 60:02d}\N{NO-BREAK SPACE}min"
 
 
+def moment(text: str) -> str:
+    """A time in UTC as `2026-11-30 01:06:53 UTC`, from ISO 8601; any other text as it is."""
+    found = _MOMENT.fullmatch(text)
+    return text if found is None else f"{found[1]} {found[2]} UTC"
+
+
 def memory(size_bytes: float | None, missing: str = NOT_MEASURED) -> str:
     """`512 MiB`, `1.23 GiB`; 0 is what a device without such a counter records, so it is not measured."""
     if not size_bytes:
@@ -89,7 +96,5 @@ def ending(finish_reason: str | None) -> str:
     return ENDINGS.get(finish_reason or "", finish_reason or "")
 
 
-FILTERS: dict[str, Any] = {
-    function.__name__: function
-    for function in (number, interval, percent, p_value, duration, memory, parameters, visible, sortable, ending)
-}
+_FILTERS = (number, interval, percent, p_value, duration, moment, memory, parameters, visible, sortable, ending)
+FILTERS: dict[str, Any] = {function.__name__: function for function in _FILTERS}

@@ -28,6 +28,7 @@ from harness.methods.table import METHODS
 from harness.runs.scores import MeasuredScore
 
 MISSING = "\N{EN DASH}"
+MEASURES = ("Elo", "Bradley-Terry", "MMLU %", "W-L-T")  # columns of the table for a terminal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,27 +159,34 @@ def write_scores(folder: Path, runs: Sequence[Run]) -> None:
 
 
 def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:
-    """The leaderboard for a terminal of 80 columns; a dash where something was not measured."""
+    """The leaderboard for a terminal of 80 columns: what was measured, a dash where it was not of one system."""
+    cells = [_measures(row) for row in rows]
+    measured = [name for name in MEASURES if any(name in found for found in cells)]
     caption = "below each number: its 95 % interval, of ratings over prompts"
-    table = Table(title="Leaderboard", caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    table = Table(
+        title="Leaderboard", caption=caption if measured else None, box=SIMPLE_HEAD, pad_edge=False, padding=0
+    )
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("System", overflow="fold")
-    for name in ("Elo", "Bradley-Terry", "MMLU %", "W-L-T"):
+    for name in measured:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        record = MISSING if row.matches is None else f"{row.wins}-{row.losses}-{row.ties}"
-        accuracy, low, high = (
-            None if v is None else 100 * v for v in (row.mmlu_macro, row.mmlu_macro_low, row.mmlu_macro_high)
-        )
-        table.add_row(
-            _number(row.rank, "d"),
-            Text(row.system),
-            _with_interval(row.elo, row.elo_low, row.elo_high, ".0f"),
-            _with_interval(row.bt_rating, row.bt_low, row.bt_high, ".0f"),
-            _with_interval(accuracy, low, high, ".1f"),
-            record,
-        )
+    for row, found in zip(rows, cells, strict=True):
+        table.add_row(_number(row.rank, "d"), Text(row.system), *(found.get(name, Text(MISSING)) for name in measured))
     return table
+
+
+def _measures(row: LeaderboardRow) -> dict[str, Text]:
+    """What was measured of a system, by the column's title."""
+    accuracy, low, high = (
+        None if v is None else 100 * v for v in (row.mmlu_macro, row.mmlu_macro_low, row.mmlu_macro_high)
+    )
+    texts = (
+        None if row.elo is None else _with_interval(row.elo, row.elo_low, row.elo_high, ".0f"),
+        None if row.bt_rating is None else _with_interval(row.bt_rating, row.bt_low, row.bt_high, ".0f"),
+        None if accuracy is None else _with_interval(accuracy, low, high, ".1f"),
+        None if row.matches is None else Text(f"{row.wins}-{row.losses}-{row.ties}"),
+    )
+    return {name: text for name, text in zip(MEASURES, texts, strict=True) if text is not None}
 
 
 def adapter_name(run: Run) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from analysis.report.identity import Proof, read_proof
 from analysis.tidy.ratings import RATINGS_FILE, read_ratings
 from analysis.tidy.steps import read_steps
 from eval.answers.files import Answer, read_answers
@@ -23,7 +24,7 @@ from eval.verdicts.table import load_judged
 from harness.files.typed import read_typed
 from harness.ledger.finished import SweepRuns
 from harness.runs.estimate import Estimate
-from harness.runs.record import METRICS_FILE, RunRecord, load_record
+from harness.runs.record import METRICS_FILE, RECORD_FILE, RunRecord, load_record
 from harness.runs.scores import MeasuredScore, measured_scores
 
 TRAIN = "train"
@@ -80,6 +81,7 @@ class Run:
     mmlu: Mmlu | None
     scores: tuple[MeasuredScore, ...]  # of all other evaluations
     answers: dict[str, tuple[Answer, ...]]  # by bench
+    proof: Proof | None = None  # of its method; None: an untouched base
 
     def setting(self, *keys: str) -> Any:
         """A value of the run's resolved config, e.g. `setting("model", "name")`; None where it isn't set."""
@@ -174,6 +176,7 @@ def load_run(folder: Path) -> Run:
         mmlu=_mmlu(folder / "eval" / "mmlu" / "mmlu.json"),
         scores=tuple(measured_scores(folder / "eval", leave_out=("mmlu",))),
         answers=answers,
+        proof=read_proof(record, str(folder / RECORD_FILE)),
     )
 
 

@@ -262,9 +262,16 @@ def shared_packages(runs: Sequence[Run]) -> dict[str, str] | None:
     return versions[0] if versions and all(other == versions[0] for other in versions) else None
 
 
-def run_settings(run: Run) -> list[tuple[str, Any]]:
+def run_settings(run: Run) -> list[tuple[str, str]]:
     """(name, value) of everything in the run's resolved config, dotted; what is unset is left out."""
-    return [(name, value) for name, value in _flat(run.record.spec) if value not in (None, "", [], {})]
+    return [(name, _plain(value)) for name, value in _flat(run.record.spec) if value not in (None, "", [], {})]
+
+
+def _plain(value: Any) -> str:
+    """A setting as one types it: true, all-linear, 0.1."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)
 
 
 def _scores_view(kind: str, runs: Sequence[Run]) -> ScoresView:

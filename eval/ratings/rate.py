@@ -66,7 +66,8 @@ METHODS = {
     "comparisons": METHOD,
     "people": PEOPLE_METHOD,
     "ranks": "percentiles of the ranks of the bootstrap, spread by Student's t, widened where a plain test can't "
-    "tell two systems that they keep apart; best: share of resamples that it leads",
+    "tell two systems that they keep apart; best: share of resamples that it leads, at most 1 - p / 2 "
+    "of each plain test",
 }
 
 

@@ -8,6 +8,7 @@ with T = 1.
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,9 +30,12 @@ from harness.banks.any_peft import config_of, other_fields, wrapped
 from harness.banks.layers import layer_names, layer_weight, quantize_layers, resolve_targets
 from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
+from harness.methods.sizes import Layer, size_problem
 from harness.nn.quant import features
 from harness.runs.adapter_files import short_names
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
+from harness.variants.allora import adapt_gradients
+from harness.variants.s2ft import ranks, select
 
 _MAX_EVA_PASSES = 200
 
@@ -60,12 +64,14 @@ def start(
         ValueError: targets that are not there, a rank too large, no calibration examples.
     """
     names = layer_names(model)
-    wanted = resolve_targets(names, config.targets)
-    _check_rank(model, wanted, config)
+    wanted = resolve_targets(names, config.targets, config.layers)
+    _check_sizes(model, wanted, config)
     if config.method in CALIBRATED_METHODS and calibrate is None:
         raise ValueError(
             f"adapter.method={config.method.value} starts from data: give the bank examples first (bank.calibrate)"
         )
+    if config.method is AdapterMethod.s2ft:
+        return _start_s2ft(model, config, quant, device, names, task_type)
     lora = lora_config(config, wanted, names, task_type)
     if config.method is AdapterMethod.peft:
         return _start_peft(model, config, quant, device, names, task_type)
@@ -81,6 +87,8 @@ def start(
     hold_adapter_in_float32(peft_model, quant)
     if config.method is AdapterMethod.lora_fa:
         _freeze_a(peft_model)
+    if config.allora_eta is not None:
+        _adapt_gradients(peft_model, config.allora_eta)
     return Started(model=peft_model, method=config.method)
 
 
@@ -113,6 +121,33 @@ def _start_peft(
     peft_model = wrapped(model, config_of(config, model, names, task), quant)
     hold_adapter_in_float32(peft_model, quant)
     return Started(model=peft_model, method=config.method, served=other_fields(peft_model))
+
+
+def _start_s2ft(
+    model: Any, config: AdapterConfig, quant: QuantConfig, device: torch.device, names: Sequence[str], task: str
+) -> Started:
+    """LoRA whose one factor selects heads or channels; its ranks are as many as these have features."""
+    assert config.s2ft_share is not None
+    wanted, num_heads = resolve_targets(names, config.targets, config.layers), int(model.config.num_attention_heads)
+    sizes = [(*features(model.get_submodule(name)), name) for name in wanted]
+    by_name = ranks(sizes, config.s2ft_share, num_heads)
+    rank = next(iter(by_name.values()))
+    others = {name: number for name, number in by_name.items() if number != rank}
+    quantize_layers(model, names, quant, device)
+    lora = lora_config(replace(config, lora_r=rank, lora_alpha=rank), wanted, names, task)
+    lora.rank_pattern, lora.alpha_pattern = dict(others), dict(others)
+    peft_model = get_peft_model(model, lora)
+    hold_adapter_in_float32(peft_model, quant)
+    seed = int(torch.randint(2**31, ()))  # drawn from the run's own, as other methods' starts are
+    for name in wanted:
+        select(model.get_submodule(name), ADAPTER, name, config.s2ft_share, num_heads, seed)
+    return Started(model=peft_model, method=config.method)
+
+
+def _adapt_gradients(model: PeftModel, eta: float) -> None:
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            adapt_gradients(parameter, eta)
 
 
 def _freeze_a(model: PeftModel) -> None:
@@ -186,8 +221,9 @@ def _start_eva(model: PeftModel, calibrate: Calibration) -> None:
     )
 
 
-def _check_rank(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
-    layers: list[Any] = [model.get_submodule(name) for name in wanted]
-    sides = [min(features(layer)) for layer in layers]  # a quantized weight's own shape is packed
-    if problem := rank_problem(config, min(sides)):
+def _check_sizes(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
+    """Raises ValueError for a rank or a block that doesn't fit a layer; PEFT would take another block for some."""
+    layers = [Layer(*features(model.get_submodule(name)), name) for name in wanted]
+    smallest = min(min(layer.num_in, layer.num_out) for layer in layers)
+    if problem := rank_problem(config, smallest) or size_problem(config, layers):
         raise ValueError(problem)

@@ -30,6 +30,10 @@ In formulas a layer has `i` inputs and `o` outputs. "Weights" are the values of 
 with PEFT 0.21; others are refused when a run is planned. A method of PEFT takes further fields of its config by
 `+adapter.peft.KEY=VALUE`; a key that it doesn't have is refused, not dropped.
 
+Every method but trainable tokens takes `adapter.layers=[10,11]`: only these blocks, counted from 0, learn. And every
+one takes `train.layer_lr_decay=0.9`: a block learns at 0.9 times the rate of the next one, the last one at the run's
+(ULMFiT, arXiv 1801.06146, section 3.2), embeddings at 0.9 times the first block's.
+
 Verified, **steps**: its losses over several steps, on NF4 (SHiRA and HiRA in float32 too), are those of transformers'
 and PEFT's own model, and its saved adapter gives PEFT's own model the same losses. **proof**: its proof of identity
 passes on NF4. **tried**: it started, trained and was read again on a tiny model, on each of the weights named but
@@ -115,7 +119,7 @@ def keys(entry: Entry) -> str:
     if entry.name == "full":
         return "none"
     ours = {"lora_r": entry.rank, "lora_alpha": entry.alpha, "lora_dropout": entry.dropout}
-    return ", ".join(key for key, field in ours.items() if field is not None) or "none"
+    return ", ".join([*(key for key, field in ours.items() if field is not None), *entry.keys]) or "none"
 
 
 def weights(entry: Entry) -> str:

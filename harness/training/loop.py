@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from harness.config.schema import AdapterConfig, LossMean, TrainConfig
 from harness.data.tokens import EncodedExamples, Lengths
 from harness.devices.memory import free_bytes, is_out_of_memory, release_cached
 from harness.devices.ranks import ALONE, Ranks
+from harness.methods.blocks import depths, rate_ratio
 from harness.nn.batch import Item
 from harness.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from harness.training.held_out import Best, EvalPoint, HeldOut, better, eval_point, is_due, total_losses
@@ -341,15 +343,19 @@ def _start_member(bank: Bank, member: Member, pages: bool) -> None:
     member.notes += problems
     if checkpoint is None:
         member.optimizer_kind = kind
-        member.optimizer = make_optimizer(_groups(member, parameters), member.train, kind, member.total_steps)
+        member.optimizer = make_optimizer(_groups(bank, member, parameters), member.train, kind, member.total_steps)
     else:
-        _resume(member, parameters, checkpoint, kind)
+        _resume(bank, member, parameters, checkpoint, kind)
         if allocation is not None:
             allocation.load_state(checkpoint.state["rank_allocation"])
 
 
 def _resume(
-    member: Member, parameters: Mapping[str, nn.Parameter], checkpoint: Checkpoint, kind: OptimizerKind
+    bank: Bank,
+    member: Member,
+    parameters: Mapping[str, nn.Parameter],
+    checkpoint: Checkpoint,
+    kind: OptimizerKind,
 ) -> None:
     """Takes a fresh member to its checkpoint. `kind` is what would run if it began today."""
     with torch.no_grad():
@@ -366,15 +372,18 @@ def _resume(
     if member.done:
         return
     member.optimizer = make_optimizer(
-        _groups(member, parameters), member.train, member.optimizer_kind, member.total_steps
+        _groups(bank, member, parameters), member.train, member.optimizer_kind, member.total_steps
     )
     load_state(member.optimizer, checkpoint.state["optimizer"], saved)
     if member.optimizer_kind.with_paging(False) is not saved.with_paging(False):
         member.notes.append(f"{saved} gave way to {member.optimizer_kind} at step {member.step}: its state has to page")
 
 
-def _groups(member: Member, parameters: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
-    return rate_groups(parameters, member.adapter.lora_plus_ratio)
+def _groups(bank: Bank, member: Member, parameters: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
+    decay, plus = member.train.layer_lr_decay, member.adapter.lora_plus_ratio
+    if decay == 1:
+        return rate_groups(parameters, plus)
+    return rate_groups(parameters, plus, partial(rate_ratio, decay=decay, num_blocks=depths(bank.layers)))
 
 
 def _release(member: Member) -> None:
@@ -576,7 +585,7 @@ def _page(bank: Bank, member: Member) -> None:
     member.optimizer_kind = resumed_optimizer(saved, used_optimizer(member.train.optimizer, bank.device))
     parameters = bank.member_parameters(member.run_id)
     member.optimizer = make_optimizer(
-        _groups(member, parameters), member.train, member.optimizer_kind, member.total_steps
+        _groups(bank, member, parameters), member.train, member.optimizer_kind, member.total_steps
     )
     load_state(member.optimizer, old.state_dict(), saved)
     release_state(old)

@@ -158,7 +158,7 @@ def _make_cramped(bank: AdapterBank, num_tokens: int) -> None:
         if args[0].shape[1] >= num_tokens:
             raise torch.OutOfMemoryError("no room")
 
-    bank.base.get_decoder().layers[1].register_forward_pre_hook(refuse)  # type: ignore[operator]
+    bank.base.get_decoder().layers[1].mlp.register_forward_pre_hook(refuse)  # type: ignore[operator]
 
 
 def assert_same_training(ours: Trained, theirs: Trained) -> None:

@@ -20,6 +20,7 @@ STYLE = (
     "stroke-width:1.5}.p-reference{stroke:#97501c;stroke-dasharray:3 2.5}.p-line{fill:none;stroke-width:1.5}"
     ".p-first{fill:#1f5f8b}.p-tie{fill:#e2e4df}.p-second{fill:#b9d2e3}.p-in-first{fill:#fff}"
     ".p-empty{fill:#ecede9}.p-in-cell{font-size:9px}"
+    ".p-label{paint-order:stroke;stroke:#fff;stroke-width:3px;stroke-linejoin:round}"  # readable where a line crosses
 )
 LINE_COLOURS = ("#1f5f8b", "#c2661f", "#3d8a57", "#8b4fa3", "#a08517", "#b23a58", "#3f9aa8", "#5d6771")
 NO_XML = dict.fromkeys((0xFFFE, 0xFFFF), "\N{REPLACEMENT CHARACTER}")  # characters that no XML may hold

@@ -36,12 +36,12 @@
       const find = () => {
         const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
         kept = rows.filter((row) => wanted.every((word) => row.textContent.toLowerCase().includes(word)));
-        count.textContent = kept.length + " of " + rows.length + " " + table.dataset.noun;
+        count.textContent = site.number(kept.length) + " of " + site.number(rows.length) + " " + table.dataset.noun;
         draw();
       };
       words.addEventListener("input", site.later(find));
       outside.before(site.make("p", { class: "filters" }, site.make("label", {}, "Rows with ", words), count));
-      count.textContent = rows.length + " " + table.dataset.noun;
+      count.textContent = site.number(rows.length) + " " + table.dataset.noun;
     }
     outside.after(pagerBox);
     draw();

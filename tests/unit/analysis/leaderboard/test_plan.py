@@ -177,6 +177,18 @@ def test_one_system_is_shown_and_nobody_judges() -> None:
         planned(options(sweep=None, run_ids=("z",)), Found(questions=QUESTIONS, others={"x": frozenset(QUESTIONS)}))
 
 
+def test_answer_files_alone_are_shown_where_nobody_judges(tmp_path: Path) -> None:
+    files = tuple(tmp_path / name for name in ("x.jsonl", "y.jsonl"))
+    for file in files:
+        file.touch()
+    asked = options(sweep=None, answers=files, judges=())
+    plan = planned(asked, Found(others=dict.fromkeys("xy", frozenset(QUESTIONS))))
+    assert kinds(plan) == ["report"]
+    assert plan.steps[0].command[4:-2] == ("--answers", str(files[0]), "--answers", str(files[1]))
+    with pytest.raises(ValueError, match="there is nothing to compare"):
+        planned(asked, Found())
+
+
 def test_systems_without_a_common_question_are_not_judged() -> None:
     there = found(run("a"), others={"x": frozenset({"other"})})
     plan = planned(options(), there)

@@ -43,7 +43,7 @@ def test_other_judgments_are_not_passed_off_as_the_released_ones(tmp_path: Path)
     drawn = cells(found, "elo_gpt4_vicuna", "drawn")["gpt-4"]
     assert (drawn.status, str(drawn.reason)[-20:]) == (Status.not_run, "there are 84 matches")
     assert stated["gpt-4"].difference == pytest.approx(stated["gpt-4"].ours - 1348)  # type: ignore[operator]
-    assert "not run: guanaco-7b is in none of" in to_markdown(found)
+    assert "not run: elo_gpt4_vicuna, elo_ci95: guanaco-7b is in none of" in to_markdown(found)
 
 
 def test_table_7_with_all_three_columns_has_median_ranks(tmp_path: Path) -> None:

@@ -283,8 +283,10 @@ def test_terminal_table_fits_80_columns_with_dashes_and_no_markup() -> None:
     assert "970 to 1060" in text
     assert "15.0 to 65.0" in text
     assert (
-        next(line for line in text.splitlines() if " b " in line).count("\N{EN DASH}") == 4
-    )  # rank, both ratings, tally
+        next(line for line in text.splitlines() if " b " in line).count("\N{EN DASH}") == 2
+    )  # rank and Elo; of Bradley-Terry and matches nothing was measured
+    assert "Bradley-Terry" not in text
+    assert "W-L-T" not in text
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from analysis.__main__ import app
 from analysis.report.answers import answers_view, bench_answers
 from analysis.report.content import ReportOptions
 from analysis.report.figures import CURVE_WIDTH, bin_means, curve, round_ticks, scale_over
-from analysis.report.formats import duration, interval, memory, number, percent, visible
+from analysis.report.formats import duration, interval, memory, moment, number, percent, visible
 from analysis.report.judging import _recorded_size, judge_view
 from analysis.report.page import write_report
-from analysis.report.records import Judge, Run, Tournament, load_runs, load_tournament
+from analysis.report.records import Judge, Run, Tournament, load_answer_files, load_runs, load_tournament
 from analysis.report.render import render
 from analysis.report.sections import curves_view, matrix_view, race_view
 from analysis.report.site.data import index_data
@@ -162,10 +162,39 @@ def test_missing_parts_are_said_not_numbered(tmp_path: Path, runs: tuple[Path, l
     assert "No tournament" in text
     assert "the report was made without a tournament" in text
     assert f"{SYSTEMS[0]} has the highest MMLU of 2 systems (31.0 %, 95 % interval 20.0 to 42.0)." in text
-    assert text.count("not measured") >= 3 * 3  # ratings and tally of each system
+    assert "Elo, points" not in text  # a column of dashes says nothing
+    assert "Won \N{EN DASH} lost" not in text
     rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
     assert {row["elo"] for row in rows} == {None}
     assert [row["mmlu_macro"] for row in rows] == [0.31, None, 0.29]
+
+
+def write_answers(path: Path, **question: str) -> Path:
+    path.write_text(json.dumps({"question_id": 1, "system": path.stem, "answer": f"{path.stem} says so", **question}))
+    return path
+
+
+def test_answer_files_alone_make_a_page_with_the_question_files_texts(tmp_path: Path) -> None:
+    files = [write_answers(tmp_path / f"{name}.jsonl") for name in ("one", "two")]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"question_id": 1, "text": "Why is it so?", "category": "physics"}))
+    named = [word for path in files for word in ("--answers", str(path))]
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["report", *named, "--questions", str(questions), "--out", str(out)])
+    assert done.exit_code == 0, done.stderr
+    page = Page((out / "index.html").read_text())
+    assert "two says so" in page.text
+    assert "Why is it so?" in page.text
+    assert "MMLU questions" not in page.text  # no run, nothing to measure
+    assert [row[1] for row in page.data["index"]["questions"]] == ["Why is it so?"]
+
+
+def test_a_text_that_one_answer_lacks_is_another_ones(tmp_path: Path) -> None:
+    files = write_answers(tmp_path / "a.jsonl", question="Why?"), write_answers(tmp_path / "b.jsonl")
+    for order in (files, files[::-1]):
+        found = bench_answers((), None, None, load_answer_files(order))
+        assert found is not None
+        assert found.texts == {"1": "Why?"}
 
 
 def test_bare_runs_make_a_page(tmp_path: Path) -> None:
@@ -433,6 +462,8 @@ def test_matrix_leaves_out_whom_nobody_met() -> None:
 
 
 def test_numbers_as_written() -> None:
+    assert moment("2026-11-30T01:06:53+00:00") == moment("2026-11-30T01:06:53Z") == "2026-11-30 01:06:53 UTC"
+    assert moment("2026-11-30T01:06:53+02:00") == "2026-11-30T01:06:53+02:00"
     assert number(None) == "not measured"
     assert number(-3.26, ".1f") == "\N{MINUS SIGN}3.3"
     assert interval(-1051.4, 1230, "+.3g") == "\N{MINUS SIGN}1,051 to +1,230"

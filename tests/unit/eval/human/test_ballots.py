@@ -94,6 +94,7 @@ def test_imported_raters_fill_places_and_may_get_a_link_later(tmp_path: Path) ->
         ("1,okapi-7,zebra-3,7,ann", r"line 3: verdict '7'; a person's vote is"),
         ("1,okapi-7,zebra-3,-1,ann", r"line 3: verdict '-1'"),
         ("1,okapi-7,zebra-3,1,", r"line 3: rater is empty"),
+        ("1,okapi-7,A,a,ann", r"line 3: verdict 'a' is a code and the name of system_b; write 1, 2 or 3"),
         (",okapi-7,zebra-3,1,ann", r"line 3: question_id is empty"),
         ("1,okapi-7,gnu,1,ann", r"line 3: question 1, okapi-7 against gnu is not voted on here"),
         ("99,okapi-7,zebra-3,1,ann", r"line 3: question 99"),

@@ -77,6 +77,11 @@ def test_no_interval_has_width_0_and_no_p_is_below_the_exact_one(tmp_path: Path,
         if pair.p_value is not None:
             assert pair.p_value >= 2.0 ** (1 - pair.num_prompts) * (1 - 1e-12)
             assert pair.significant == (pair.low > 0) == (pair.p_holm < 0.05)  # type: ignore[operator]
+        if (best := result.ranks[pair.higher].best) is not None:
+            assert best <= 1 - (1.0 if pair.p_value is None else pair.p_value) / 2 + 1e-12
+    for group in result.groups:
+        chances = [result.ranks[system].best or 0.0 for system in group]
+        assert sum(chances) == pytest.approx(float(result.ranks[group[0]].best is not None))
 
 
 @pytest.mark.parametrize(

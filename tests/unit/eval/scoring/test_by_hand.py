@@ -15,7 +15,6 @@ from eval.judges.replay import ReplayJudge
 from eval.judges.retry import RunStopped
 from eval.judging.options import ApiOptions, JudgeOptions, LocalOptions, ReplayOptions
 from eval.judging.prompts import Mode
-from eval.judging.sentences import Reading
 from eval.scoring import continuations, next_token, padded
 from eval.scoring.row_sizes import MAX_SLOTS, PREFILL_TOKENS, ROW_TOKENS, _kept_width, pass_token_bytes
 from harness.config.schema import Device, PathsConfig
@@ -187,7 +186,6 @@ def test_judges_are_asked_as_the_paper_says_where_nothing_else_is_said() -> None
     )
     assert (options.null_control, options.retry_unparsed, options.reparse) == (False, False, False)
     assert (ReplayJudge.is_waiting, ReplayJudge.stopped) == (False, None)
-    assert Reading() == Reading(verdict=None, conflict=False, rest="", is_labelled=False)
     for wrong in ("num_concurrent", "max_attempts", "max_tokens", "request_timeout_seconds"):
         with pytest.raises(ValueError, match=f"{wrong}=0: must be above 0"):
             ApiOptions(model="m", **{wrong: 0})  # type: ignore[arg-type]
