@@ -39,9 +39,9 @@ class Named:
 _LOW_RANK, _STEP = "harness/nn/low_rank.py", "harness/training/step.py"
 _OF_LOW_RANK = (f"{UNIT}/harness/nn/test_low_rank.py", STEPS)
 _OF_STEP = (STEPS, f"{UNIT}/harness/training/test_updates.py")
-_STACKED = "a_KRI, out=self._apart(out_TI))\n        if mask_TI is not None:\n            out_TI.mul_"
-_ALONE = "        torch.mm(grad_h_TC, a_KRI[0], out=out_TI)\n        if mask_TI is not None:\n            out_TI.mul_"
-_BLOCKS = "a_KRI.flatten(0, 1), out=out_TI)\n        if mask_TI is not None:\n            out_TI.mul_"
+_STACKED = "a_KRI, out=self._apart(out_TI))\n        if kept_TI is not None:\n            out_TI.mul_"
+_ALONE = "        torch.mm(grad_h_TC, a_KRI[0], out=out_TI)\n        if kept_TI is not None:\n            out_TI.mul_"
+_BLOCKS = "a_KRI.flatten(0, 1), out=out_TI)\n        if kept_TI is not None:\n            out_TI.mul_"
 
 _OF_CALLS = (
     f"{UNIT}/eval/judges/test_redaction.py",
@@ -64,11 +64,11 @@ _OF_ROWS = (f"{UNIT}/sweeps/plan/test_unusable_rows.py",)
 
 NAMED = (
     # the mask of dropout
-    Named(_LOW_RANK, _ALONE + "(_factor(mask_TI, out_TI))", _ALONE + "(1)", _OF_LOW_RANK),
-    Named(_LOW_RANK, _BLOCKS + "(_factor(mask_TI, out_TI))", _BLOCKS + "(1)", _OF_LOW_RANK),
-    Named(_LOW_RANK, _STACKED + "(_factor(mask_TI, out_TI))", _STACKED + "(1)", _OF_LOW_RANK),
-    Named(_LOW_RANK, "_factor(mask_TI, grad_TI), out=out_TI", "1, out=out_TI", _OF_LOW_RANK),
-    Named(_LOW_RANK, "grad_a(grad_h_TC, _masked(x_TI, mask_TI))", "grad_a(grad_h_TC, x_TI)", _OF_LOW_RANK),
+    Named(_LOW_RANK, _ALONE + "(kept_TI)", _ALONE + "(1)", _OF_LOW_RANK),
+    Named(_LOW_RANK, _BLOCKS + "(kept_TI)", _BLOCKS + "(1)", _OF_LOW_RANK),
+    Named(_LOW_RANK, _STACKED + "(kept_TI)", _STACKED + "(1)", _OF_LOW_RANK),
+    Named(_LOW_RANK, "torch.mul(grad_TI, kept_TI, out=out_TI)", "out_TI.copy_(grad_TI)", _OF_LOW_RANK),
+    Named(_LOW_RANK, "x_TI if kept_TI is None else _dropped(x_TI, kept_TI))", "x_TI)", _OF_LOW_RANK),
     Named(_LOW_RANK, "down(_masked(x_NI[term.rows], term.mask_TI),", "down(x_NI[term.rows],", _OF_LOW_RANK),
     # memory that nobody wrote to, where members' targets differ
     Named(_LOW_RANK, "if is_all_written else torch.zeros_like(x_NI)", "", _OF_LOW_RANK),
@@ -135,8 +135,8 @@ NAMED = (
     ),
     Named(
         "harness/config/schema.py",
-        "{AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora}",
-        "{AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora, AdapterMethod.full}",
+        "{AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora, AdapterMethod.allora}",
+        "{AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora, AdapterMethod.allora, AdapterMethod.full}",
         (f"{UNIT}/harness/runs/test_spec.py",),
     ),
     Named(
