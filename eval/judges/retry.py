@@ -222,6 +222,7 @@ def refused_field(text: str) -> str | None:
 
     A text may name several, as one that repeats the request does: the one next to the words that refuse is meant.
     """
+    text = re.sub(r"\buse\W{1,3}\w+\W{1,3}instead\b", "instead", text, flags=re.IGNORECASE)  # that one is taken
     refusals = [match.span() for match in REFUSAL.finditer(text)]
     if not refusals:
         return "response_format" if any(name in text for name in SCHEMA_FIELDS) else None
