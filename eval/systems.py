@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from eval.logit_arithmetic import MEMBER, is_proxy, parse_proxy, proxied
 from harness.banks.load import LoadedBase, load_base
 from harness.config.choices import model_choice, quant_choice
 from harness.config.paths import paths_of_environment
@@ -222,7 +223,7 @@ def each_base(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | None
         ValueError: nothing to measure, or a model that isn't a causal language model.
     """
     if target.model is not None:
-        yield from _open_model(target)
+        yield from _open_proxy(target) if is_proxy(target.model) else _open_model(target)
         return
     if target.adapters:
         raise ValueError("--adapter needs --model: the base that the adapter was trained on")
@@ -244,7 +245,7 @@ def require_templates(target: Target) -> None:
     paths = paths_of_environment(target.runs)
     if target.model is not None:
         if not target.adapters or not all(folder_has_template(a) or _adapters_template(a) for a in target.adapters):
-            _require_template(model_choice(target.model), paths)
+            _require_template(named_model(target.model), paths)
         return
     for system in chosen_systems(target.sweep, target.run_ids, target.runs):
         if own_template(system) is None:
@@ -359,6 +360,34 @@ def _open_model(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | No
             before.bank.remove_member("adapter")
         base = load_base(source, quant, device, Path(paths.cache))
         yield from _sharing(base, shared, model)
+
+
+def named_model(model: str) -> ModelConfig:
+    """The model that --model names; of logit arithmetic the large one, by whose tokenizer texts are read."""
+    return model_choice(parse_proxy(model).large if is_proxy(model) else model)
+
+
+def _open_proxy(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | None]]]:
+    """The large model with the run's change of the small one, as one system."""
+    assert target.model is not None
+    spec, paths = parse_proxy(target.model), paths_of_environment(target.runs)
+    if target.adapters:
+        raise ValueError(f"--adapter with --model {target.model}: its run says which adapter; leave --adapter out")
+    folder = Path(paths.runs) / spec.run
+    system = open_system(folder if folder.is_dir() else Path(spec.run))
+    if system.member is None:
+        raise ValueError(f"--model {target.model}: {system.name} is an untouched base, which changed nothing")
+    require_causal(system.name, system.spec.model.kind)
+    if (method := system.spec.adapter.method) not in SHARED_BASE_METHODS:
+        raise ValueError(
+            f"--model {target.model}: {system.name} is adapter.method={method.value}, beside which its untouched base "
+            "isn't kept; take a run of lora or rslora"
+        )
+    ((large, _),) = _open_model(replace(target, model=spec.large))
+    with loaded([system], paths, resolve_device(Device.auto)) as small:
+        times = "" if spec.alpha == 1 else f"@{spec.alpha:g}"
+        name = f"{named_model(target.model).name}+{system.name}{times}"
+        yield proxied(large, small, system.member, spec.alpha, name), {name: MEMBER}
 
 
 def _sharing(

@@ -10,6 +10,7 @@ python -m sweeps results demo --sort mmlu
 python -m sweeps show 1f8a
 python -m sweeps retry --failed --sweep demo
 python -m sweeps cancel --sweep demo
+python -m sweeps quality-rule --sweep subsets --out rule.json
 python -m sweeps gc --remove
 python -m sweeps rebuild
 """
@@ -313,6 +314,31 @@ def pause(
         else:
             ledger.pause(sweep)
     say(f"{sweep} is {'active' if resume else 'paused'}")
+
+
+@app.command("quality-rule")
+def quality_rule(
+    out: Annotated[Path, typer.Option("--out", help="The rule's file, for dataset.quality_rule.")],
+    sweep: Annotated[str | None, typer.Option("--sweep", help="The sweep whose finished runs are taken.")] = None,
+    run: Annotated[list[str] | None, typer.Option("--run", help="A finished run's id; repeat it.")] = None,
+    indicators: Annotated[
+        str, typer.Option("--indicators", help="Of a row: input_tokens, target_tokens, perplexity, knn.")
+    ] = "target_tokens,perplexity,knn",
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Fit which rows are worth training on, from runs that trained on other rows of one dataset (InstructMining).
+
+    python -m harness.run -m dataset=oasst1 train.eval_rows=256 dataset.fraction=0.1,0.2 dataset.select=random,length
+
+    python -m sweeps quality-rule --sweep NAME --out rule.json
+
+    python -m harness.run dataset=oasst1 dataset.fraction=0.1 dataset.select=quality dataset.quality_rule=rule.json
+    """
+    from sweeps.jobs.quality_rule import fit_quality_rule, rule_table
+
+    values = fit_quality_rule(sweep, run or [], runs, indicators.split(","), out)
+    show(values, rule_table(values, out), as_json)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config.schema import AdapterMethod, DType, QuantMethod, method_name, quant_label
+from harness.config.schema import WHOLE_METHODS, AdapterMethod, DType, QuantMethod, method_name, quant_label
 from harness.methods.table import METHODS
 
 UNTOUCHED = AdapterMethod.none.value  # in `method`: the base without an adapter
@@ -143,19 +143,19 @@ def axis_values(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The value of each axis in the config of a run (`RunSpec.to_dict`); None where the run has no such thing."""
     flat = _flat(spec)
     method = flat.get("adapter.method")
-    has_factors = method not in (UNTOUCHED, AdapterMethod.full.value)
+    has_factors = method not in {UNTOUCHED, *(whole.value for whole in WHOLE_METHODS)}
     values = {axis.name: _plain(flat.get(axis.key)) if has_factors or not axis.adapters_only else None for axis in AXES}
     if method is not None:
         values["method"] = method_name(spec["adapter"])
-    if method == AdapterMethod.peft.value:
-        values |= _numbers_of_peft(spec["adapter"], values)
+    if method in (AdapterMethod.peft.value, AdapterMethod.allora.value, AdapterMethod.s2ft.value):
+        values |= _numbers_of_method(spec["adapter"], values)
     if values["double_quant"] is not None and flat.get("quant.method") not in ("nf4", "fp4"):
         values["double_quant"] = values["block_size"] = None
     return values | {"data_type": data_type(flat)}
 
 
-def _numbers_of_peft(adapter: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Rank, alpha and dropout of a method that PEFT ships, where it has them."""
+def _numbers_of_method(adapter: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rank, alpha and dropout of a method, where it has them."""
     entry = METHODS.get(method_name(adapter))
     fields = {} if entry is None else {"lora_r": entry.rank, "lora_alpha": entry.alpha, "lora_dropout": entry.dropout}
     return {key: None if field is None else values[key] for key, field in fields.items()}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eval.benchmarks.dataset_rows import evaluation_rows, split_problem
-from harness.config.schema import AssistantTurns, EvalSource, ModelKind, PathsConfig
-from harness.data.holdout import divided
+from harness.config.schema import EvalSource, ModelKind, PathsConfig
+from harness.data.holdout import Divided, divided, shared_lines
 from harness.data.source import fingerprint, locate_dataset
 from harness.data.tokens import EncodedExamples, TokenizedDataset, tokenize_dataset
 from harness.files.hub import Missing
@@ -54,10 +54,23 @@ def held_out_examples(spec: RunSpec, folder: Path, base: "LoadedBase", paths: Pa
     Raises:
         ValueError: the rows are nowhere, or aren't those that the run was trained on.
     """
-    assert spec.dataset is not None
-    assert spec.train is not None
     if (own := split_examples(spec, base, paths)) is not None:
         return own
+    _, parts = divided_rows(spec, folder, base, paths)
+    assert parts.held_out is not None
+    return parts.held_out
+
+
+def divided_rows(
+    spec: RunSpec, folder: Path, base: "LoadedBase", paths: PathsConfig
+) -> tuple[TokenizedDataset, Divided]:
+    """The rows of a finished run: all, and divided into what may train and what was held out of them.
+
+    Args, Raises:
+        as `held_out_examples`.
+    """
+    assert spec.dataset is not None
+    assert spec.train is not None
     source = locate_dataset(spec.dataset, paths)
     if isinstance(source, Missing):
         raise ValueError(str(source))
@@ -74,7 +87,5 @@ def held_out_examples(spec: RunSpec, folder: Path, base: "LoadedBase", paths: Pa
         Path(paths.cache) / "tokenized",
         empty_targets=spec.dataset.empty_targets.value,
     )
-    lines = data.lines if spec.dataset.assistant_turns is AssistantTurns.all else None
-    held_out = divided(data, data.num_characters.astype(np.int64), spec.train, lines).held_out
-    assert held_out is not None
-    return held_out
+    lines = shared_lines(spec.dataset, data)
+    return data, divided(data, data.num_characters.astype(np.int64), spec.train, lines)

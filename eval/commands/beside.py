@@ -15,7 +15,7 @@ from harness.banks.load import LoadedBase
 from harness.banks.owned import OwnedBank
 from harness.config.schema import AdapterMethod
 
-SCALED_METHODS = frozenset({AdapterMethod.lora, AdapterMethod.rslora})
+SCALED_METHODS = frozenset({AdapterMethod.lora, AdapterMethod.rslora, AdapterMethod.allora})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The commands of `python -m eval` that compare systems: generate, judge, rate, agree.
+"""The commands of `python -m eval` that compare systems: generate, judge, rate, agree; and self-targets.
 
 `eval.__main__` adds them to its own. Heavy imports wait until a command runs, so that `rate` and `--help` answer at
 once.
@@ -83,6 +83,50 @@ def generate(
             summary = run_generate(target, questions, bench, limit, flags, fresh, advance, out)
         lines = [line for row in summary for line in generated_lines(row, flags.max_new_tokens)]
         show(summary, "\n".join(lines), as_json)
+
+
+def self_targets(
+    out: Annotated[Path, typer.Option(help="The file of rows (.jsonl); <out>.origins.jsonl says where each is from.")],
+    right: Annotated[str, typer.Option(help="When an answer is right: exact, number (as in GSM8K), or contains.")],
+    dataset: Annotated[str | None, typer.Option(help="A choice of conf/dataset; or give --data.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A file of rows; its columns say its format.")] = None,
+    run: RunIds = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    quant: Quant = None,
+    otherwise: Annotated[
+        str, typer.Option(help="Rows without a right answer: target (they keep theirs, S3FT) or drop (SELF-GUIDE).")
+    ] = "target",
+    samples: Annotated[int, typer.Option(min=1, help="Answers to a row at most; the first right one is taken.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="An answer's longest length; longer ones are never right.")] = 256,
+    greedy: Annotated[bool, typer.Option(help="Always the likeliest token; one sample says all then.")] = False,
+    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 0.7,
+    seed: Annotated[int, typer.Option(help="With the row's line, the seed of its answer.")] = 0,
+    fresh: Annotated[bool, typer.Option(help="Throw away answers that were made with other settings.")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Rows whose targets a model wrote itself, where they are right, as a file to train on.
+
+    python -m eval self-targets --model smollm2 --dataset concise --right contains --out own.jsonl
+
+    python -m harness.run model=smollm2 dataset=local dataset.path=own.jsonl
+    """
+    with heavy_imports():
+        from eval.commands.self_targets import own_line, run_self_targets
+        from eval.systems import Target
+
+    with friendly_errors():
+        target = Target(
+            model=model, adapters=tuple(adapter or ()), quant=quant, run_ids=tuple(run or ()), sweep=None, runs=runs
+        )
+        settings = GenerateSettings(max_new_tokens=max_new_tokens, greedy=greedy, temperature=temperature, seed=seed)
+        with progress_bar("answers", as_json) as advance:
+            made = run_self_targets(
+                target, dataset, data, right, otherwise, samples, limit, settings, out, fresh, advance
+            )
+        show(made, own_line(made), as_json)
 
 
 @with_flags(JudgeFlags, JUDGE_HELP)
@@ -231,5 +275,5 @@ def agree(
 
 def add_contests(app: typer.Typer) -> None:
     """Adds these commands under their functions' names."""
-    for command in (generate, judge, rate, agree):
-        app.command(command.__name__)(command)
+    for command in (generate, self_targets, judge, rate, agree):
+        app.command(command.__name__.replace("_", "-"))(command)

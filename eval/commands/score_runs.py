@@ -12,6 +12,7 @@ from eval.benchmarks.changes import changes_table, of_groups
 from eval.benchmarks.dataset_rows import EvalRows
 from eval.commands.beside import NOTHING_BESIDE, Beside, together_with
 from eval.commands.serving_gap import each_serving, require_gap, row_names
+from eval.logit_arithmetic import is_proxy
 from eval.systems import (
     System,
     Target,
@@ -22,6 +23,7 @@ from eval.systems import (
     each_base,
     load_adapter_of,
     loaded,
+    named_model,
     record_beside,
     refuse_equal_names,
     require_causal,
@@ -168,7 +170,7 @@ def _opened(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     elif target.model is None:
         yield from _of_runs(request)
     elif request.benchmark.kind is ModelKind.causal:
-        named = model_choice(target.model).name
+        named = named_model(target.model).name
         for base, members in each_base(target):
             rows = {name: _rows(request, None, name) for name in members}
             found = [Contestant(name=n, member=member, rows=rows[n]) for n, member in members.items()]
@@ -228,6 +230,8 @@ def _of_model(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     """A model of a kind whose bank owns its base: the model itself, or its adapters one after the other."""
     target, kind = request.target, request.benchmark.kind
     assert target.model is not None
+    if is_proxy(target.model):
+        raise ValueError(f"--model {target.model}: adds logits of causal models; this command scores {kind.value} ones")
     model = replace(model_choice(target.model), kind=kind)
     source = locate_model(model, request.paths)
     if isinstance(source, Missing):

@@ -26,7 +26,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else 
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs; default: HARNESS_RUNS, else runs/.")]
 Sweep = Annotated[str | None, typer.Option("--sweep", help="All finished runs of this sweep.")]
 RunIds = Annotated[list[str] | None, typer.Option("--run", help="A run id; may be repeated.")]
-Model = Annotated[str | None, typer.Option("--model", help="A choice of conf/model, or a checkpoint folder.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="A choice of conf/model, a folder, or proxy:LARGE+RUN (logits of LARGE + RUN - its base)."
+    ),
+]
 Adapters = Annotated[list[Path] | None, typer.Option("--adapter", help="A PEFT adapter folder; may be repeated.")]
 Quant = Annotated[str | None, typer.Option("--quant", help="A choice of conf/quant; default: the adapter's own.")]
 

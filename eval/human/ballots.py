@@ -19,7 +19,15 @@ from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, Vote, votes
 from eval.verdicts.codes import FIRST, SECOND, TIE
-from eval.verdicts.table import RATER_COLUMNS, REQUIRED, VerdictError, read_header, verdict_code
+from eval.verdicts.table import (
+    MEANS_BOTH,
+    RATER_COLUMNS,
+    REQUIRED,
+    VerdictError,
+    means_both,
+    read_header,
+    verdict_code,
+)
 from harness.files.atomic import csv_text, write_atomically
 
 JUDGE = "human"
@@ -186,6 +194,9 @@ def _ballot(where: str, row: Mapping[str, str], rater_column: str) -> Ballot:
     for name in ("question_id", "system_a", "system_b", rater_column):
         if not row[name]:
             raise VerdictError(f"{where}: {name} is empty")
+    for side, column in ((FIRST, "system_a"), (SECOND, "system_b")):
+        if means_both(row["verdict"], row[column], side) and not row["verdict"].isdecimal():
+            raise VerdictError(f"{where}: verdict {row['verdict']!r} {MEANS_BOTH.format(column)}")
     if row.get("judge", JUDGE) not in ("", JUDGE):
         raise VerdictError(f"{where}: judge {row['judge']}; only people's votes are imported")
     return Ballot(

@@ -64,7 +64,6 @@ class ApiJudge:
         self._key = ""
         self._unsupported: set[str] = set() if options.structured is not False else {"response_format"}
         self._gate = Gate(options.max_wait_seconds)
-        self._failures_in_a_row = 0
         self.settings: Mapping[str, Any] = judge_settings(options, prompts)
 
     def prompt_sha256(self, match: Match) -> str:

@@ -62,7 +62,6 @@ _LOOKALIKES = str.maketrans(
     "aeopcyxisdhbhkmtgiwnu" + "aovptiekhuxcs",
 )
 _MARKUP = " \t>#*-+~_`|"  # what may stand around a delimiter and leave it one to a reader
-MAX_LINE = 4000  # characters of a line's end that is looked through for a delimiter; of its beginning likewise
 LINE_ENDS = re.compile(r"\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 DELIMITER_FLAG, TOKEN_FLAG, VERDICT_FLAG, ORDER_FLAG = "delimiter", "control token", "verdict", "order"
 
@@ -147,8 +146,7 @@ def _is_delimiter(line: str, known: set[str]) -> bool:
     if seen in known:
         return True
     bare = seen.strip(_MARKUP)
-    parts = (bare,) if len(bare) <= 2 * MAX_LINE else (bare[:MAX_LINE], bare[-MAX_LINE:])
-    return any(bool(_DELIMITER.match(part)) or bool(_ANYWHERE.search(part)) for part in parts)
+    return bool(_DELIMITER.match(bare)) or bool(_ANYWHERE.search(bare))
 
 
 def _is_printed(line: str) -> bool:

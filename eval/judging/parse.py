@@ -20,8 +20,16 @@ from typing import Any
 from eval.judging.matches import Judgment
 from eval.judging.prompts import Mode
 from eval.judging.scores import Pair, contradicts, grades_after, read_grades, read_pair
-from eval.judging.sentences import Reading, doubts, read_labels, read_line, read_phrase
-from eval.judging.words import CHANGED, TAKEN_BACK
+from eval.judging.sentences import (
+    Reading,
+    doubts,
+    read_labels,
+    read_line,
+    read_phrase,
+    verdicts_before,
+    verdicts_behind,
+)
+from eval.judging.words import CHANGED, REFUSED_IN_WORDS, TAKEN_BACK
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
@@ -33,8 +41,8 @@ DIGITS = {
 }  # of all scripts
 RAISED = dict.fromkeys([0xB2, 0xB3, 0xB9, *range(0x2070, 0x208A), *range(0xBC, 0xBF)], "^")  # footnotes and fractions
 INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
-VERDICT_KEYS = ("verdict", "winner")
-GRADE_KEYS = ("score", "rating", "grade")
+VERDICT_KEYS = ("verdict", "winner", "final_verdict")
+GRADE_KEYS = ("score", "rating", "grade", "overall", "overall_score", "final_score", "final_grade", "overall_rating")
 SCORE_KEYS = tuple(
     (f"{stem}{gap}{one}", f"{stem}{gap}{two}")
     for stem in ("score", "assistant", "answer", "response", "model")
@@ -55,6 +63,9 @@ _RETRACTED = re.compile(
     rf"\b(?:{TAKEN_BACK}|{CHANGED}|however|instead|mistake\w*|but|hmm|scratch|misread|swap\w*|revers\w*)(?!\w)",
     re.IGNORECASE,
 )
+_COMPARES = re.compile(r"\b(?:better|best|winner|wins?|verdict|prefer\w*|choose|tie|draw)\b", re.IGNORECASE)
+MAX_COMPARED = 200  # characters of a last line that compares
+_REFUSAL = re.compile(rf"\W*(?:{REFUSED_IN_WORDS})", re.IGNORECASE)
 _ANSWERED = re.compile(r"\d+(?:[.,]\d+)?(?:\s?/\s?10|\sout of 10)?")
 
 
@@ -84,20 +95,19 @@ class ParsedScores:
 
 def parse_verdict(text: str) -> ParsedVerdict:
     """Reads a three-class judgment: JSON with `verdict`, a label such as [[A]], or what the last line says."""
-    reply = _reply(text)
-    if reply is None:
-        return _unread("the thoughts never end")
-    if not reply.strip():
-        return _unread("empty reply")
+    reply, nothing = _reply(text)
+    if nothing is not None:
+        return _unread(nothing)
     fields, rest = _json_fields(reply)
     if fields is not None:
         return _from_json(fields, rest)
     label = read_labels(reply)
     line = read_line(reply)
     if label.conflict:
-        return _verdict(line if line.is_labelled else label)
+        return _verdict(label)
     if label.verdict is None:
-        return _verdict(line)
+        before = verdicts_before(reply) - {line.verdict}
+        return _verdict(Reading(conflict=True) if before else line)
     if line.verdict not in (None, label.verdict) or _takes_back(label.rest, label.verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=label.verdict)
@@ -105,18 +115,34 @@ def parse_verdict(text: str) -> ParsedVerdict:
 
 def parse_scores(text: str) -> ParsedScores:
     """Reads a ten-point judgment: JSON, two numbers on the first line, a tuple, or a labelled score each."""
-    reply = _reply(text)
-    if reply is None:
-        return ParsedScores(reason="the thoughts never end")
-    if not reply.strip():
-        return ParsedScores(reason="empty reply")
+    reply, nothing = _reply(text)
+    if nothing is not None:
+        return ParsedScores(reason=nothing)
     fields, rest = _json_fields(reply)
     if fields is None:
-        return _scores(read_pair(reply))
+        return _agreeing(_scores(read_pair(reply)), _verdict_beside(reply))
     pairs = {Pair(*map(_score_text, values)) for values in _score_values(fields)}
-    if len(pairs) > 1 or any(contradicts(rest, pair) for pair in pairs):
+    around = f"{reply[: reply.find('{')]}\n{rest}"
+    if len(pairs) > 1 or "order" in fields or any(contradicts(around, pair) for pair in pairs):
         return ParsedScores(reason="the reply says two things")
-    return _scores(pairs.pop()) if pairs else ParsedScores(reason="the reply lacks a score")
+    said = {_json_verdict(value) for key in VERDICT_KEYS for value in fields.get(key, [])} | {_verdict_beside(around)}
+    return _agreeing(_scores(pairs.pop()), *said) if pairs else ParsedScores(reason="the reply lacks a score")
+
+
+def _verdict_beside(text: str) -> int | None:
+    """The verdict that a reply of scores says in words beside them."""
+    label = read_labels(text).verdict
+    if label is not None:
+        return label
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    return read_line(last).verdict if _COMPARES.search(last[:MAX_COMPARED]) else None
+
+
+def _agreeing(scores: ParsedScores, *said: int | None) -> ParsedScores:
+    """The scores, unless words say that the other answer is better, or that both are equal: one of the two is wrong."""
+    if scores.verdict in (FIRST, SECOND) and set(said) - {None, scores.verdict}:
+        return ParsedScores(reason="the reply says two things")
+    return scores
 
 
 def _score_values(fields: dict[str, list[Any]]) -> Iterator[list[Any]]:
@@ -124,21 +150,33 @@ def _score_values(fields: dict[str, list[Any]]) -> Iterator[list[Any]]:
     for names in SCORE_KEYS:
         found = [fields.get(name, []) for name in names]
         if all(len(values) == 1 for values in found):
-            yield [values[0] for values in found]
+            yield [_graded(values[0]) for values in found]
+    for value in fields.get("scores", []):
+        if isinstance(value, _Object):
+            yield from _score_values(
+                {f"score_{name}": values for name, values in value.fields.items() if len(name) == 1}
+            )
+            yield from _score_values(value.fields)
     yield from (values for values in fields.get("scores", []) if isinstance(values, list) and len(values) == 2)
+
+
+def _graded(value: Any) -> Any:
+    """The one score of an answer's own object."""
+    grades = (
+        [grade for key in GRADE_KEYS for grade in value.fields.get(key, [])] if isinstance(value, _Object) else [value]
+    )
+    return grades[0] if len(grades) == 1 else None
 
 
 def parse_grade(text: str) -> ParsedScores:
     """Reads a ten-point judgment of one answer: JSON with `score`, a label such as [[8]], or a line that is a grade."""
-    said = _reply(text)
-    if said is None:
-        return ParsedScores(reason="the thoughts never end")
-    if not said.strip():
-        return ParsedScores(reason="empty reply")
+    said, nothing = _reply(text)
+    if nothing is not None:
+        return ParsedScores(reason=nothing)
     fields, rest = _json_fields(said, _GRADE_FIELD)
     if fields is not None:
         given = {_score_text(value) for key in GRADE_KEYS for value in fields.get(key, [])}
-        texts = given | grades_after(rest)
+        texts = given | grades_after(f"{said[: said.find('{')]}\n{rest}")
     else:
         texts = set(read_grades(said))
     numbers = {_number(text) for text in texts}
@@ -207,7 +245,17 @@ def read_anew(judgment: Judgment, mode: Mode) -> Judgment:
     return replace(judgment, verdict=verdict, reason=now, score_a=scores.score_a, score_b=scores.score_b)
 
 
-def _reply(text: str) -> str | None:
+def _reply(text: str) -> tuple[str, str | None]:
+    """The reply without its thoughts, in plain characters; and why it holds no verdict, whatever it says."""
+    reply = _without_thoughts(text)
+    if reply is None:
+        return "", "the thoughts never end"
+    if not reply.strip():
+        return reply, "empty reply"
+    return reply, "the judge refused in words" if _REFUSAL.match(reply) else None
+
+
+def _without_thoughts(text: str) -> str | None:
     """The reply without its thoughts, in plain characters; None where the thoughts never end.
 
     Thoughts begin with a tag at the beginning of a line, or, where a server leaves that out, with the text; a tag
@@ -274,7 +322,7 @@ class _Object:
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         self.fields: dict[str, list[Any]] = {}
         for key, value in pairs:
-            values = self.fields.setdefault(key.lower(), [])
+            values = self.fields.setdefault(re.sub(r"[\s-]+", "_", key.strip().lower()), [])
             if value not in values:
                 values.append(value)
 
@@ -294,8 +342,9 @@ def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
     verdict = readings.pop()
     if verdict is None:
         return _unread(f"verdict {str(values[0])[:20]} is none of 1, 2, 3")
-    behind = read_line(rest)
-    if behind.verdict not in (None, verdict) or _takes_back(rest, verdict):
+    pairs = {Pair(*map(_score_text, scores)) for scores in _score_values(fields)}
+    scored = {_scores(pair).verdict for pair in pairs} - {UNPARSED, TIE, verdict}
+    if scored or _takes_back(rest, verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=verdict)
 
@@ -310,7 +359,7 @@ def _json_verdict(value: Any) -> int | None:
 
 def _takes_back(rest: str, verdict: int) -> bool:
     """Whether what follows a verdict unsays it, as far as words tell, or may do so in a short last line."""
-    return bool(_RETRACTED.search(rest)) or doubts(rest, verdict)
+    return bool(_RETRACTED.search(rest) or verdicts_behind(rest) - {verdict}) or doubts(rest, verdict)
 
 
 def _verdict(reading: Reading) -> ParsedVerdict:

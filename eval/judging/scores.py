@@ -6,7 +6,7 @@ Scores that a later line takes back ("No, 9 8") are none.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,26 +14,51 @@ from eval.judging.words import CHANGED, TAKEN_BACK
 
 MAX_LINE = 120  # characters; a line of scores is short
 _NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\sout\sof\s10)?(?![\d/%])"
-_LEAD = r"(?:(?:(?:the |final |my |overall )?(?:scores?|ratings?)(?: are)?|final|overall|total) ?[:=]? ?)?"
+_RATED = r"(?:scores?|ratings?|bewertung|punkte|notes?|puntuación|puntuaciones|评分|得分|分数|оценки|оценка)"
+_LEAD = rf"(?:(?:(?:the |final |my |overall )?{_RATED}(?: are)?|final|overall|total) ?[:=]? ?)?"
 _PAIR = re.compile(
     rf"{_LEAD}{_NUMBER}(?P<between> ?[,;/|&] ?| - | and | vs\.? | )(?:and )?{_NUMBER}"
     r"(?:,? respectively)?(?: ?\((?:[^()\d]|10)*\))? ?\.?",
     re.IGNORECASE,
 )
-_SINGLE = re.compile(rf"(?:scores?|ratings?)? ?[:=]? ?{_NUMBER} ?\.?", re.IGNORECASE)
-_TUPLE = re.compile(rf"[(\[]\s{{0,3}}{_NUMBER}\s{{0,3}},\s{{0,3}}{_NUMBER}\s{{0,3}}[)\]]")
-_WHO = r"(?:assistant|answer|response|option|model|candidate|score|rating)"
-_LABELLED = re.compile(
-    rf"\b(?<!-)(?:{_WHO}\s{{0,3}}#?(?P<who>[12ab])|(?P<nth>first|second)(?:\s{_WHO})?)(?:'s)?(?:\s(?:score|rating|answer))?"
-    rf"(?:\s{{0,3}}[:=(|]\s{{0,3}}|\s-\s|\s(?:scores|gets|receives|earns)\s)(?P<score>{_NUMBER})(?:\spoints?)?"
-    rf"(?=\s{{0,3}}(?:$|[\n,;.)|]|(?:and|vs)\b|{_WHO}\b))",
+_SINGLE = re.compile(rf"(?:- )?{_RATED}? ?[:=]? ?{_NUMBER} ?\.?", re.IGNORECASE)
+_BOTH = re.compile(
+    rf"both(?: (?:answers|assistants|responses))?(?: (?:get|receive|score|earn|deserve))?:? (?:an? )?{_NUMBER} ?\.?",
     re.IGNORECASE,
 )
-_LISTED = re.compile(rf"(?P<who>[12]) ?[:.)] ?{_NUMBER} ?\.?")
-_LETTERED = re.compile(
-    rf"(?P<who>[AB])(?: ?[:=] ?| ){_NUMBER}(?: ?[,;/|] ?| and | )(?!(?P=who))[AB](?: ?[:=] ?| ){_NUMBER} ?\.?"
+_TUPLE = re.compile(rf"[(\[]\s{{0,3}}{_NUMBER}\s{{0,3}},\s{{0,3}}{_NUMBER}\s{{0,3}}[)\]]")
+_WHO = (
+    r"(?:assistant|answer|response|option|model|candidate|score|rating|antwort|réponse|respuesta|risposta|resposta|ответ"
+    r"|回答|答案|助手)"
 )
-_AGAIN = re.compile(rf"\b(?:{CHANGED}|{TAKEN_BACK})(?!\w)", re.IGNORECASE)
+_POINTS = r"(?:\s?(?:points?|pts|punkte|分|点|점))?"
+_SIDE_NAME = rf"(?:{_WHO}\s{{0,3}}#?(?P<who>[12ab])|(?P<nth>first|second)(?:\s{_WHO})?)"
+_SIDE_NOUN = r"(?:'s)?(?:\s(?:score|rating|grade|answer)){0,2}(?:得分|分数|评分)?\)?"
+_REMARK = r"\((?![^)\n]{0,40}\d)[^)\n]{0,80}\)(?!\s?,\s?\d)"  # without a number, which might be another score
+_LABELLED = re.compile(
+    rf"(?P<rated>\b(?:score|rating|grade)s?\s(?:for|of)\s(?:the\s)?)?\b(?<!-){_SIDE_NAME}{_SIDE_NOUN}"
+    r"(?:\s{0,3}[:=(|→]\s{0,3}|\s[-\u2013\u2014]\s|\s(?:scored?s?|gets|receives|earns|deserves|at)\s|\s(?=an?\s)"
+    r"|(?(rated)\sis\s|(?<=score)\sis\s))"
+    rf"(?:an?\s)?(?:(?:score|rating|grade)\sof\s)?(?P<score>{_NUMBER}){_POINTS}"
+    rf"(?=\s{{0,3}}(?:$|[\n,;.)|]|(?:and|vs|while|whereas)\b|{_WHO}\b|{_REMARK})|\s[-\u2013\u2014]\s(?!\d))",
+    re.IGNORECASE,
+)
+_SCORE_FIRST = re.compile(
+    rf"(?<![\d.,/:=])(?P<score>{_NUMBER})\s"
+    rf"(?:(?:for|to)\s(?:the\s)?{_WHO}\s?#?(?P<who>[12ab])\b(?!\s?[:=(])|\({_WHO}\s?#?(?P<within>[12ab])\))",
+    re.IGNORECASE,
+)
+_SCORE_LINE = re.compile(
+    rf"(?:- )?(?:(?:final|overall|revised|updated|corrected|new) )?(?:{_RATED}|overall|total) ?[:=]? ?{_NUMBER} ?\.?",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(rf"(?P<who>[12AB]) ?[:.)=] ?{_NUMBER} ?\.?")
+_LETTERED = re.compile(
+    rf"{_LEAD}(?P<who>[AB])(?: ?[:=] ?| - | ){_NUMBER}(?: ?[,;/|] ?| and | )"
+    rf"(?!(?P=who))[AB](?: ?[:=] ?| - | ){_NUMBER} ?\.?"
+)
+_FINAL = r"final\w*|overall|(?:in )?total|in sum|all in all|verdict"  # a later score, which differs from an earlier one
+_AGAIN = re.compile(rf"\b(?:{CHANGED}|{TAKEN_BACK}|{_FINAL})(?!\w)", re.IGNORECASE)
 _UNSAID = re.compile(rf"\b(?:{TAKEN_BACK})(?!\w)", re.IGNORECASE)
 _ORDER = re.compile(r"\b(?:order|scores?|ratings?)\b", re.IGNORECASE)
 _LAST_NUMBERS = re.compile(
@@ -43,6 +68,14 @@ _SAID_ANEW = re.compile(
     rf"\b(?:wait|no|actually|correction|corrected|revis\w*|chang\w*|updat\w*|sorry|should be)"
     rf"[\s,:;.-]{{1,3}}(?:(?:it|that|to|is|as|a)\s){{0,2}}{_NUMBER}\s?[.!)]?\Z",
     re.IGNORECASE,
+)
+_MOVED = re.compile(
+    r"\b(?:1|a) (?:is|was) (?:shown|listed|presented|given) (?:second|last)\b"
+    r"|\b(?:drop|lower|rais|reduc|cut|bump|adjust|downgrad|upgrad)\w*\b[^\d\n]{0,30}\bto (?:an? )?\d",
+    re.IGNORECASE,
+)
+_ONE_CHANGED = re.compile(
+    rf"\b(?:{CHANGED})(?!\w)[^\n]{{0,60}}\b{_WHO}\s?#?[12ab]\b[^\n\d]{{0,30}}{_NUMBER}\s?[.!]?\Z", re.IGNORECASE
 )
 _SECOND_FIRST = re.compile(
     r"\b(?:order|assistants?|answers?|responses?|models?)\W{0,3}(?:2|b)\W{1,5}(?:and\W|then\W)?"
@@ -54,8 +87,9 @@ _TOTAL_CELL = re.compile(r"(?:overall|total|final)(?: score| rating)?|scores?|ra
 _CELL_NUMBER = re.compile(_NUMBER)
 _SIDES = {"1": "1", "a": "1", "first": "1", "2": "2", "b": "2", "second": "2"}
 MAX_ROWS = 40  # of a table
-_PRODUCT = re.compile(r"\d \* \d")
-_NOISE = re.compile(r"[*_`#$\[\]{}\"\u201c\u201d]+|\\boxed|\\text")
+_PRODUCT = re.compile(r"\d \* \d|\d\*\d")
+_SIDE_TAG = re.compile(r"<(?:score|answer|assistant)_?([12ab])>", re.IGNORECASE)
+_NOISE = re.compile(r"[*_`#$\[\]{}\"\u201c\u201d\u2b50]+|\\boxed|\\text|</?[A-Za-z_]{1,20}\d?>|\A[> ]+(?=[\w>])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +101,59 @@ class Pair:
 
 
 _GRADE_LABEL = re.compile(r"\[\[\s{0,3}([^\[\]\n]{1,12}?)\s{0,3}\]\]")
+_GRADE_WORD = rf"(?:{_RATED}|grade|mark|verdict|final|overall|total)"
 _GRADE_LINE = re.compile(
-    rf"(?:(?:the|my|final|overall) ){{0,3}}(?:(?:score|rating|grade|final|overall)(?: is)? ?[:=]? ?)?{_NUMBER} ?\.?",
+    rf"(?:(?:the|my|final|overall|so|thus|therefore|hence),? ){{0,4}}(?:{_GRADE_WORD}(?: (?:score|rating|grade))?"
+    rf"(?: (?:for|of) (?:this|the) (?:answer|response))?(?: is| of| would be)? ?[:=]? ?)?\(?{_NUMBER}\)?{_POINTS} ?\.?",
     re.IGNORECASE,
+)
+_GRADE_SAID = re.compile(
+    rf"(?:\b{_GRADE_WORD}(?: is| of| would be)? ?[:=]? ?|\bsettle (?:on|for) "
+    r"|\bi(?:'d| would| will)?(?: even)? say "
+    r"|\bi(?:'d| would| will)? (?:give|rate|grade) "
+    rf"(?:it|this|this answer|the answer|this response)(?: at| as| with)? ?)"
+    rf"(?:an? )?{_NUMBER}{_POINTS} ?[.!]?\Z",
+    re.IGNORECASE,
+)
+_NO_GRADE = re.compile(
+    r"\b(?:not|no|never|or|could|may|might|maybe|perhaps|almost|nearly|hesitat\w*|too|e\.g\.|\w+n['\u2019]t)\b|\?",
+    re.IGNORECASE,
+)  # in the line of a label
+_ASPECT = re.compile(
+    r"\A(?:confidence|certainty)\b|\b(?:accuracy|style|clarity|depth|helpfulness|relevance)\b", re.IGNORECASE
 )
 
 
 def read_grades(text: str) -> set[str]:
     """All different grades that a reply in plain characters gives to one answer: labels, else its first or last line.
 
-    A number may be followed by "/10". A label that holds no number counts as a grade that can't be read.
+    A number may be followed by "/10". A label that holds no number counts as a grade that can't be read, as does one
+    whose line denies it.
     """
     lines = _short_lines(text)
-    grades = _labels(text) or {match[1] for line in (lines[:1] + lines[-1:]) if (match := _GRADE_LINE.fullmatch(line))}
-    return grades | _grades_again(lines) if grades else grades
+    ends = {match[1] for line in lines[:1] + lines[-1:] if (match := _GRADE_LINE.fullmatch(line) or _said_grade(line))}
+    grades = _labels(text) or ends
+    return grades | _grades_again(lines) | _said_grades(lines) if grades else grades
 
 
 def grades_after(text: str) -> set[str]:
-    """The grades that follow one which was read: labels, a last line, corrections."""
+    """The grades that stand beside one which was read: labels, a last line, corrections."""
     lines = _short_lines(text)
     last = {match[1] for line in lines[-1:] if (match := _GRADE_LINE.fullmatch(line))}
-    return _labels(text) | last | _grades_again(lines)
+    return _labels(text) | last | _grades_again(lines) | _said_grades(lines)
+
+
+def _said_grade(line: str) -> re.Match[str] | None:
+    """A grade at the end of a line that says that it is one, and not of one aspect."""
+    return None if _ASPECT.search(line) else _GRADE_SAID.search(line)
+
+
+def _said_grades(lines: list[str]) -> set[str]:
+    return {match[1] for line in dict.fromkeys(lines) if (match := _said_grade(line))}
 
 
 def _short_lines(text: str) -> list[str]:
-    return [line for row in text.splitlines() if len(row) <= MAX_LINE and (line := _plain(row))]
+    return _plain_lines(row for row in text.splitlines() if len(row) <= MAX_LINE)
 
 
 def _grades_again(lines: list[str]) -> set[str]:
@@ -99,7 +161,11 @@ def _grades_again(lines: list[str]) -> set[str]:
 
 
 def _labels(text: str) -> set[str]:
-    return {_grade(label) for label in {label.strip("*_` ") for label in _GRADE_LABEL.findall(text)}}
+    found: set[str] = set()
+    for row in dict.fromkeys(text.splitlines()):
+        labels = {_grade(label) for label in {label.strip("*_` ") for label in _GRADE_LABEL.findall(row)}}
+        found |= {"denied"} if labels and _NO_GRADE.search(_GRADE_LABEL.sub(" ", row[-MAX_LINE:])) else labels
+    return found
 
 
 def _grade(label: str) -> str:
@@ -112,23 +178,23 @@ def read_pair(text: str) -> Pair | None:
     rows = [row for row in text.splitlines() if row and not row.isspace()]
     table = [row for row in rows if row.lstrip().startswith("|") and len(row) <= MAX_LINE]
     if 1 < len(table) <= MAX_ROWS:
-        return None if _corrected(rows) else _of_table([_cells(row) for row in table])
-    lines = [line for line in map(_plain, rows) if line]
+        pair = _of_table([_cells(row) for row in table])
+        lines = _plain_lines(row for row in rows if row not in table)
+        return None if pair is None or _corrected(rows, lines) or _contradicts(lines, pair) else pair
+    lines = _plain_lines(rows)
     pair = _first_pair(text, rows, lines) if lines else None
-    said = {again for again in _said_again(lines) if again.two is not None}
     taken_back = any(_SAID_ANEW.search(line) for line in dict.fromkeys(lines) if len(line) <= MAX_LINE)
-    return None if pair is None or said - {pair} or taken_back or _contradicts(lines[1:], pair) else pair
+    return None if pair is None or taken_back or _contradicts(lines, pair) else pair
 
 
 def contradicts(text: str, pair: Pair) -> bool:
     """Whether the text behind two scores says others, or takes them back."""
-    lines = [line for line in map(_plain, text.splitlines()) if line]
-    said = {again for again in _said_again(lines) if again.two is not None}
-    return bool(said - {pair}) or _contradicts(lines, pair)
+    return _contradicts(_plain_lines(text.splitlines()), pair)
 
 
 def _contradicts(lines: list[str], pair: Pair) -> bool:
-    said = {again for line in dict.fromkeys(lines) if (again := _pair(line)) is not None}
+    said = {again for again in _said_again(lines) if again.two is not None}
+    said |= {again for line in dict.fromkeys(lines) if (again := _pair(line) or _tuple(line)) is not None}
     said |= {again for again in [_labelled(lines)] if again is not None}
     return bool(said - {pair}) or any(map(_is_unsaying, dict.fromkeys(lines)))
 
@@ -137,11 +203,18 @@ def _is_unsaying(line: str) -> bool:
     """Whether a short line says that what stands before it doesn't count, or counts for the other side."""
     if len(line) > MAX_LINE:
         return False
-    return bool(_UNSAID.search(line) or (_ORDER.search(line) and _SECOND_FIRST.search(line)))
+    return bool(
+        _UNSAID.search(line)
+        or _MOVED.search(line)
+        or _ONE_CHANGED.search(line)
+        or (_ORDER.search(line) and _SECOND_FIRST.search(line))
+    )
 
 
-def _corrected(rows: list[str]) -> bool:
-    return any(len(row) <= MAX_LINE and _AGAIN.search(row) for row in rows)
+def _corrected(rows: list[str], lines: list[str]) -> bool:
+    """Whether a row of a table, or a line beside it, corrects something."""
+    again = re.compile(rf"\b(?:{CHANGED}|{TAKEN_BACK})(?!\w)", re.IGNORECASE)
+    return any(len(row) <= MAX_LINE and again.search(row) for row in [*rows, *lines])
 
 
 def _cells(row: str) -> list[str]:
@@ -151,15 +224,18 @@ def _cells(row: str) -> list[str]:
 def _of_table(rows: list[list[str]]) -> Pair | None:
     """The scores of a table that has a column for each answer, or a row for each."""
     columns = {side: number for number, cell in enumerate(rows[0]) if (side := _side(cell))}
-    data = [row for row in rows[bool(columns) :] if any(_CELL_NUMBER.fullmatch(cell) for cell in row)]
+    has_columns = set(columns) == {"1", "2"}
+    data = [row for row in rows[has_columns:] if any(_CELL_NUMBER.fullmatch(cell) for cell in row)]
     cells: dict[str | None, list[str]]
-    if set(columns) == {"1", "2"}:
+    if has_columns:
         totals = [row for row in data if _TOTAL_CELL.fullmatch(row[0])] or data
         if len(totals) != 1 or max(columns.values()) >= len(totals[0]):
             return None
         cells = {side: [totals[0][number]] for side, number in columns.items()}
     elif len(data) == 2:
-        cells = {_side(row[0]): row[1:] for row in data}
+        total = [number for number, cell in enumerate(rows[0]) if _TOTAL_CELL.fullmatch(cell)]
+        kept = slice(total[0], total[0] + 1) if len(total) == 1 and total[0] > 0 else slice(1, None)
+        cells = {_side(row[0]): row[kept] for row in data}
     else:
         return None
     numbers = {side: [m[1] for cell in row if (m := _CELL_NUMBER.fullmatch(cell))] for side, row in cells.items()}
@@ -186,25 +262,65 @@ def _first_pair(text: str, rows: list[str], lines: list[str]) -> Pair | None:
     if (pair := _pair(lines[0])) is not None:
         return pair
     if any(_SECOND_FIRST.search(line[:MAX_LINE]) for line in dict.fromkeys(lines)):
-        return _labelled(lines)
+        return _named(lines)
     tuples = set(_TUPLE.findall(rows[0][:MAX_LINE]) + _TUPLE.findall(rows[-1][:MAX_LINE]))
     tuples = tuples or set(_TUPLE.findall(text))
     below = {pair for line in dict.fromkeys(lines[1:]) if (pair := _pair(line)) is not None}
     below |= {Pair(one, two) for one, two in tuples}
     if not below:
-        below |= {p for one, two in pairwise(lines) if (p := _two_lines(one, two)) is not None}
+        below |= {p for one, two in dict.fromkeys(pairwise(lines)) if (p := _two_lines(one, two)) is not None}
     if below:
         return below.pop() if len(below) == 1 else None
-    return _labelled(lines)
+    shared = {match[1] for line in (lines[0], lines[-1]) if len(line) <= MAX_LINE and (match := _BOTH.fullmatch(line))}
+    return Pair(*2 * shared.pop()) if len(shared) == 1 else _named(lines)
+
+
+def _named(lines: list[str]) -> Pair | None:
+    """The scores that stand beside the answers' names, or in a section below each."""
+    sections = _sections(lines)
+    if any(len(values) > 1 for values in sections.values()):
+        return None
+    return _labelled(lines) or _one_each(sections)
 
 
 def _labelled(lines: list[str]) -> Pair | None:
     scores: dict[str, set[str]] = {"1": set(), "2": set()}
-    for match in _LABELLED.finditer("\n".join(lines)):
-        scores[_SIDES[(match["who"] or match["nth"]).lower()]].add(match[4])
+    text = "\n".join(lines)
+    for match in _LABELLED.finditer(text):
+        scores[_SIDES[(match["who"] or match["nth"]).lower()]].add(_number(match["score"]))
+    for match in _SCORE_FIRST.finditer(text):
+        scores[_SIDES[(match["who"] or match["within"]).lower()]].add(_number(match["score"]))
+    return _one_each(scores)
+
+
+def _sections(lines: list[str]) -> dict[str, set[str]]:
+    """The scores on lines of their own below each answer's heading."""
+    scores: dict[str, set[str]] = {"1": set(), "2": set()}
+    headings = {line: _side(line.rstrip(": ")) for line in dict.fromkeys(lines) if len(line) <= MAX_LINE}
+    side = None
+    for line in lines:
+        if now := headings.get(line):
+            side = now
+        elif side and line in headings and (match := _SCORE_LINE.fullmatch(line)):
+            scores[side].add(match[1])
+    return scores
+
+
+def _one_each(scores: dict[str, set[str]]) -> Pair | None:
     if all(len(values) == 1 for values in scores.values()):
         return Pair(scores["1"].pop(), scores["2"].pop())
     return None
+
+
+def _number(score: str) -> str:
+    match = _CELL_NUMBER.fullmatch(score)
+    assert match is not None
+    return match[1]
+
+
+def _tuple(line: str) -> Pair | None:
+    match = _TUPLE.fullmatch(line.rstrip(". ")) if len(line) <= MAX_LINE else None
+    return Pair(match[1], match[2]) if match else None
 
 
 def _pair(line: str) -> Pair | None:
@@ -223,8 +339,9 @@ def _two_lines(one: str, two: str) -> Pair | None:
     if max(len(one), len(two)) > MAX_LINE:
         return None
     listed = [_LISTED.fullmatch(line) for line in (one, two)]
-    if listed[0] and listed[1] and (listed[0]["who"], listed[1]["who"]) == ("1", "2"):
-        return Pair(listed[0][2], listed[1][2])
+    if listed[0] and listed[1] and sorted([listed[0]["who"], listed[1]["who"]]) in (["1", "2"], ["A", "B"]):
+        first, second = sorted(listed, key=lambda match: match["who"] if match else "")
+        return Pair(first[2], second[2]) if first and second else None
     single = [_SINGLE.fullmatch(line) for line in (one, two)]
     return Pair(single[0][1], single[1][1]) if single[0] and single[1] else None
 
@@ -233,7 +350,14 @@ def _is_score_line(line: str) -> bool:
     return len(line) <= MAX_LINE and bool(_SINGLE.fullmatch(line) or re.fullmatch(rf"\d ?[:.)] ?{_NUMBER} ?\.?", line))
 
 
+def _plain_lines(rows: Iterable[str]) -> list[str]:
+    """The lines without markup that are not empty; each different one is looked at once."""
+    every = list(rows)
+    plain = {row: _plain(row) for row in dict.fromkeys(every)}
+    return [plain[row] for row in every if plain[row]]
+
+
 def _plain(line: str) -> str:
     if _PRODUCT.search(line):
         return line
-    return " ".join(_NOISE.sub(" ", line).split())
+    return " ".join(_NOISE.sub(" ", _SIDE_TAG.sub(r" answer \1: ", line)).split())

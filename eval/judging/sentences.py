@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 from eval.judging.words import (
     AGAINST,
+    ARTICLES,
     BECAUSE,
     BETTER,
     BOTH,
     BOTH_NAMED,
     BOTH_VERBS,
     CHINESE,
-    CHINESE_TIES,
+    CHINESE_OVER,
+    CHINESE_TIE,
+    CHINESE_UNDER,
     DEGREES,
     EQUAL,
     EQUAL_ALONE,
@@ -29,35 +32,47 @@ from eval.judging.words import (
     REFERENCE,
     SIDES,
     SPELLED,
+    THAN,
     VALUES,
     VERBS,
     WINS,
+    WORSE,
 )
-from eval.verdicts.codes import FIRST, SECOND, TIE
+from eval.verdicts.codes import FIRST, TIE
 
 MAX_LINE = 2000  # characters; a longer last line is no verdict
 MAX_SHORT = 80
 MAX_WORDS = 12  # of a sentence that says a verdict again: "1: answer 1 is better"
 _LABEL = re.compile(r"\[\[ ?([^\[\]\n]{1,12}) ?\]\]")
 _SHOWN = re.compile(r"\b(?:e\.g\.|example|such as|format|template)[\s:,\"'`*]*\Z", re.IGNORECASE)  # a label, not given
-_RELATION = re.compile(r"(?P<one>[12ab]) ?(?P<sign>[><=≫≪]{1,3}) ?(?P<two>[12ab])", re.IGNORECASE)
+_RELATION = re.compile(r"(?P<one>[12ab]) ?(?P<sign>[><=≫≪≻≺≈]{1,3}) ?(?P<two>[12ab])", re.IGNORECASE)
 _NOISE = re.compile(
-    r"\\(?:boxed|text|mathbf|mathrm)|</?(?!(?:del|strike)>)[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|]+|[👉✅✔☑🏆🥇🎉⭐]"
+    r"\\(?:boxed|fbox|text(?:bf|it)?|mathbf|mathrm)|</?(?!(?:del|strike)>)[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|【】「」]+|[👉✅✔☑🏆🥇🎉⭐🎯🔥💯👍➡\U0001F600-\U0001F60F]"
 )
 _TOKEN = re.compile(r"-?\d+(?:[.,]\d+)?(?:st|nd)?|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|[^\w\s]")
 _OWNED = re.compile(r"['\u2019](?:s|d|m|re)\b")
 _CLAUSE = re.compile(r"[.!?;]+\s+|[;。]")
 _ENDING = re.compile(
-    r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus) |(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
+    r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus|(?P<but>but)) "
+    r"|(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
     r"| (?=option 3,? as both )"
 )
 _EMPTY_BOX = re.compile(r"\[\s?\]|\(\s?\)|[\u2610\u25a1\u25a2\u25fb\u25fd\u2b1c]")  # of a list of choices: not chosen
-_CHINESE = re.compile(CHINESE)
+_CHINESE = [re.compile(pattern) for pattern in CHINESE]
+_CHINESE_OVER, _CHINESE_UNDER, _CHINESE_TIE = map(re.compile, (CHINESE_OVER, CHINESE_UNDER, CHINESE_TIE))
+_BOX = re.compile(r"[-*\d.) \t]{0,9}(?:\[(?P<box>[ xX\u2713\u2714])\]|(?P<mark>[\u2610\u2611]))(?P<choice>.{1,80})")
+_REASON = re.compile(r"[-*\s]{0,9}(?:reason\w*|explanation|rationale|justification)\W{0,3}:", re.IGNORECASE)
+_JOINED = re.compile(r"(?<=[a-z])-(?=[12ab]\b)", re.IGNORECASE)
+_SAYS_VERDICT = re.compile(
+    r"[\W_]*(?:(?:my|the|final|overall)\W+)*(?:verdict|winner|decision|judge?ment|conclusion|final|overall|f?boxed)\b",
+    re.IGNORECASE,
+)
 _MARKUP = " \t>#*-+•·"
 _BULLET = re.compile(r"(?:[-=]>|[ \t>#*•·→⇒∴]|[-+](?=[ \t]))*")  # what is put before a line; "-1" is a number
-_CHOICES = re.compile(r"\([123abc ,/|or]{3,20}\)(?= ?:)|(?:output )?1, 2,? or 3(?= ?:)", re.IGNORECASE)
+_CHOICES = re.compile(r"[(\[][123abc ,/|or]{3,20}[)\]](?= ?:)|(?:output )?1, 2,? or 3(?= ?:)", re.IGNORECASE)
+_SIGNS = str.maketrans({"≫": ">", "≻": ">", "≪": "<", "≺": "<", "≈": "="})
 _WHOSE = re.compile(r"\b(?:answer|assistant|option|response|model) ?(?=[12ab]\b)", re.IGNORECASE)
-_SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019")
+_SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019→⇒")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +82,6 @@ class Reading:
     verdict: int | None = None
     conflict: bool = False
     rest: str = ""  # the text after a label
-    is_labelled: bool = False  # the line consists of one label and words that lead to it
 
 
 def read_labels(text: str) -> Reading:
@@ -96,9 +110,12 @@ def read_line(text: str) -> Reading:
     """What the last line says; farewells and lines without a word don't count."""
     lines = (line for line in reversed(text.splitlines()) if _words(line) and not _is_farewell(line))
     line = next(lines, "").strip()
+    if _REASON.match(line) and len(line) <= MAX_LINE:
+        return _with_reason(next(lines, ""), line)
     if len(line) > MAX_LINE or (0 < len(line) <= MAX_SHORT and _is_listed(line, next(lines, ""))):
         return Reading()
-    labels = _LABEL.findall(line)
+    if (checked := _checked(text)) is not None:
+        return checked
     clauses = [clause for clause in _CLAUSE.split(line) if _words(clause)]
     if line.endswith("?") or not clauses:
         return Reading()
@@ -106,7 +123,56 @@ def read_line(text: str) -> Reading:
     said = {reading for reading in readings if reading is not None}
     if readings[-1] is None or len(said) > 1:
         return Reading(conflict=len(said) > 1)
-    return Reading(verdict=readings[-1], is_labelled=len(labels) == 1 and len(clauses) == 1)
+    return Reading(verdict=readings[-1])
+
+
+def _with_reason(line: str, reason: str) -> Reading:
+    """A line that says that it is the verdict, and one that says that it is the reason: "verdict: 2", "reason: ..."."""
+    verdict = _with_remark(line) if len(line) <= MAX_SHORT and _SAYS_VERDICT.match(line) else None
+    is_reason = verdict is not None and _is_reason(["because", *_tokens(reason.partition(":")[2])], verdict)
+    return Reading(verdict=verdict if is_reason else None)
+
+
+def verdicts_before(text: str) -> set[int]:
+    """The verdicts of short lines above the last one that say that they are one: "Verdict: 1"."""
+    lines = dict.fromkeys(line.strip() for line in text.splitlines() if len(line) <= MAX_SHORT and _words(line))
+    if lines.keys() <= {"1", "2", "3"}:  # nothing but verdicts
+        return {int(line) for line in lines}
+    ticked = [match["choice"] for line in lines if (match := _BOX.fullmatch(line)) and _is_ticked(match)]
+    return {v for choice in ticked if (v := read_phrase(choice)) is not None} | {
+        v for line in lines if _SAYS_VERDICT.match(line) and (v := _with_remark(line)) is not None
+    }
+
+
+def verdicts_behind(rest: str) -> set[int]:
+    """The verdicts of all short lines behind one that was read."""
+    lines = dict.fromkeys(line.strip() for line in rest.splitlines() if len(line) <= MAX_LINE and _words(line))
+    clauses = {clause for line in lines for clause in _CLAUSE.split(_NOISE.sub(" ", line))}
+    clauses |= {
+        said for clause in clauses if len((said := clause.rpartition(":")[2]).split()) > 2
+    }  # "Reason: A is better"
+    return {
+        verdict for said in [*lines, *clauses] if (verdict := _with_remark(said)) is not None and not said.endswith("?")
+    }
+
+
+def _checked(text: str) -> Reading | None:
+    """The one box that is ticked in a list of boxes at the end; None where there is no such list."""
+    boxes = []
+    for line in reversed(text.splitlines()):
+        if not (match := _BOX.fullmatch(line)):
+            if _words(line):
+                break
+            continue
+        boxes.append(match)
+    ticked = [match for match in boxes if _is_ticked(match)]
+    if len(boxes) < 2:
+        return None
+    return Reading(verdict=read_phrase(ticked[0]["choice"])) if len(ticked) == 1 else Reading(conflict=len(ticked) > 1)
+
+
+def _is_ticked(box: re.Match[str]) -> bool:
+    return (box["box"] or box["mark"]) not in (" ", "\u2610")
 
 
 def doubts(rest: str, verdict: int) -> bool:
@@ -132,6 +198,8 @@ def _with_remark(clause: str) -> int | None:
         tokens = _tokens(remark)
         if verdict is None or "or" in tokens or "?" in tokens:
             return None
+        if tokens[:1] == ["confidence"] or tokens[-1:] == ["confidence"]:
+            return verdict
         inner = _sentence(remark)
         denies = len(tokens) == 2 and tokens[0] == "not" and VALUES.get(tokens[1]) not in (None, verdict)
         return verdict if inner == verdict or denies or (inner is None and not _names_other(tokens, verdict)) else None
@@ -146,7 +214,9 @@ def _at_the_end(clause: str) -> int | None:
     before, end = clause[: ending[-1].start()], clause[ending[-1].end() :]
     if {"or", "if", "not", "unless"} & set(_tokens(before)):
         return None
-    return _sentence(end) if ending[-1]["chosen"] or NOUNS & set(_tokens(end)) else None
+    needed = BETTER | WINS if ending[-1]["but"] else NOUNS | {"tie", "draw"}
+    verdict = _sentence(end) if ending[-1]["chosen"] or needed & set(_tokens(end)) else None
+    return verdict if _sentence(before) in (None, verdict) else None
 
 
 def _sentence(text: str) -> int | None:
@@ -161,10 +231,12 @@ def _sentence(text: str) -> int | None:
     if len(stripped) <= MAX_SHORT and (verdict := _chinese(stripped)) is not None:
         return verdict
     tokens = [token for token in _tokens(stripped) if token not in ("(", ")")]
+    if len(tokens) == 2 and tokens[0] in ("rank", "top"):
+        return None  # a place, not an answer
     while tokens and tokens[-1] in (".", "!", ",", ";", "。", "'", "\u2019"):
         tokens.pop()
     for start in _starts(tokens):
-        for reader in (_better, _both, _plain_value):
+        for reader in (_better, _both, _neither, _plain_value):
             if (verdict := reader(tokens[start:])) is not None:
                 return verdict
     return None
@@ -174,8 +246,11 @@ def _starts(tokens: Sequence[str]) -> list[int]:
     """Where a verdict may begin: after words that only lead to one, the furthest first."""
     starts = [0]
     for index, token in enumerate(tokens):
-        article = token == "a" and index + 1 < len(tokens) and tokens[index + 1] in ("tie", "draw", "clear")
-        if not (token in LEAD or token in _SEPARATORS or article):
+        follows = tokens[index + 1] if index + 1 < len(tokens) else ""
+        article = token in ARTICLES and (follows == "clear" or (len(follows) > 1 and VALUES.get(follows) == TIE))
+        towards = token == "to" and index > 0 and follows in NOUNS  # "my vote goes to answer 2"
+        opinion = token == "opinion" and tokens[:index] == ["in", "my"]
+        if not (token in LEAD or token in _SEPARATORS or article or towards or opinion):
             break
         starts.append(index + 1)
     return starts[::-1][:3] + starts[:1]
@@ -192,6 +267,8 @@ def _named(tokens: Sequence[str]) -> tuple[int | None, int]:
     side = VALUES.get(tokens[position], SPELLED.get(tokens[position]) if has_noun else None)
     if side not in SIDES:
         return None, 0
+    if tokens[position:] and position == 0 and tokens[0] == "a" and tokens[1:2] and tokens[1] in NOUNS:
+        return None, 0  # "a answer" is an article
     position += 1
     if position < len(tokens) and (tokens[position] in NOUNS or _is_one(tokens, position)):
         # "the second answer", "assistant b's answer", "the first one"
@@ -208,6 +285,10 @@ def _better(tokens: Sequence[str]) -> int | None:
     side, position = _named(tokens)
     if side is None:
         return None
+    if (worse := _worse(tokens[position:], side)) is not None:
+        return worse
+    while position < len(tokens) - 1 and tokens[position] in DEGREES and set(tokens[position + 1 :]) & WINS:
+        position += 1  # "answer 2 clearly wins"
     if position < len(tokens) and tokens[position] in WINS:
         position += tokens[position + 1 : position + 2] == ["over"]  # "answer 2 wins over answer 1"
     if position < len(tokens) and tokens[position] in WINS:
@@ -228,16 +309,41 @@ def _better(tokens: Sequence[str]) -> int | None:
     position += 1
     while position < len(tokens) and tokens[position] in NOUNS | {"one", "overall", "by", "far"}:
         position += 1
-    if position < len(tokens) and tokens[position] in ("than", "to"):
+    position += 3 * (tokens[position : position + 3] == ["of", "the", "two"])
+    if position < len(tokens) and tokens[position] in THAN:
         reference = tokens[position + 1 :]
+        other, length = _named(reference)
+        if other not in (None, side) and length < len(reference):
+            return side if _is_reason(reference[length:], side) else None
         known = all(token in REFERENCE for token in reference)
         same = any(VALUES.get(token) == side for token in reference if token != "a" or side != FIRST)
         return side if reference and known and not same and _named(reference)[0] != side else None
     return side if _is_reason(tokens[position:], side) else None
 
 
+def _worse(tokens: Sequence[str], side: int) -> int | None:
+    """The other side: "is slightly worse than answer 2", "loses to answer 2"."""
+    position = 0
+    while position < len(tokens) and tokens[position] in VERBS | DEGREES:
+        position += 1
+    if tuple(tokens[position : position + 2]) not in WORSE:
+        return None
+    other, length = _named(tokens[position + 2 :])
+    return other if other not in (None, side) and position + 2 + length == len(tokens) else None
+
+
+def _neither(tokens: Sequence[str]) -> int | None:
+    """ "neither answer is better than the other"."""
+    if tokens[:1] != ["neither"]:
+        return None
+    rest = [token for token in tokens[1:] if token not in NOUNS | {"of", "the", "two", "answers", "assistants"}]
+    return TIE if rest == ["is", "better", "than", "other"] else None
+
+
 def _both(tokens: Sequence[str]) -> int | None:
     """ "both answers are equally good", "they are equal"."""
+    if len(tokens) == 2 and tokens[0] in EQUALLY and tokens[1] in EQUAL:
+        return TIE  # "equally good"
     position = 0
     while position < len(tokens) and tokens[position] in BOTH:
         position += 1
@@ -267,8 +373,10 @@ def _plain_value(tokens: Sequence[str]) -> int | None:
 def _is_reason(tokens: Sequence[str], side: int) -> bool:
     """Whether the tokens are none, or a reason that names no other side and takes nothing back."""
     rest = list(tokens)
-    while rest and rest[0] in (",", ".", ":"):
+    while rest and rest[0] in (",", ".", ":", "="):
         rest.pop(0)
+    if side == TIE and rest and (VALUES.get(rest[0]) == TIE or rest[0] in EQUALLY) and set(rest[1:]) <= EQUAL:
+        return True  # "3 = tie", "3: equally good"
     if rest[:1] == ["not"] and _named(rest[1:])[1] == len(rest) - 1:  # "2, not 1"
         return VALUES.get(rest[-1], side) not in (side, TIE)
     if not rest or (1 < len(rest) <= MAX_WORDS and (_better(rest) == side or _named(rest) == (side, len(rest)))):
@@ -302,7 +410,7 @@ def _related(text: str) -> int | None:
         return None
     if any(token in VALUES and VALUES[token] != TIE for token in lead):
         return None
-    sign = match["sign"].replace("≫", ">>").replace("≪", "<<")
+    sign = match["sign"].translate(_SIGNS)
     if len(set(sign)) != 1:
         return None
     verdict = TIE if sign[0] == "=" else one if sign[0] == ">" else two
@@ -311,10 +419,15 @@ def _related(text: str) -> int | None:
 
 def _chinese(text: str) -> int | None:
     plain = _NOISE.sub("", text).strip(" 。.!")
-    if plain in CHINESE_TIES:
+    if not any(ord(character) > 0x2E7F for character in plain):
+        return None
+    if _CHINESE_TIE.fullmatch(plain):
         return TIE
-    match = _CHINESE.fullmatch(plain) if any(ord(character) > 0x2E7F for character in plain) else None
-    return {"1": FIRST, "2": SECOND, "3": TIE}[match[1]] if match else None
+    for pattern, position in ((_CHINESE_OVER, 1), (_CHINESE_UNDER, 2)):
+        if (match := pattern.fullmatch(plain)) and VALUES[match[1].lower()] != VALUES[match[2].lower()]:
+            return VALUES[match[position].lower()]
+    matches = [match for pattern in _CHINESE if (match := pattern.fullmatch(plain))]
+    return VALUES[matches[0][1].lower()] if matches else None
 
 
 def _is_listed(line: str, before: str) -> bool:
@@ -329,7 +442,7 @@ def _is_listed(line: str, before: str) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
-    return [token.lower() for token in _TOKEN.findall(_OWNED.sub("", _NOISE.sub(" ", text)))]
+    return [token.lower() for token in _TOKEN.findall(_JOINED.sub(" ", _OWNED.sub("", _NOISE.sub(" ", text))))]
 
 
 def _words(line: str) -> bool:
@@ -338,4 +451,6 @@ def _words(line: str) -> bool:
 
 
 def _is_farewell(line: str) -> bool:
-    return line.strip(_MARKUP).lower().startswith(FAREWELLS) and not any(c.isdigit() for c in line)
+    """Whether a line says nothing of the verdict: a farewell, or how sure the judge is."""
+    plain = line.strip(_MARKUP).lower()
+    return plain.startswith("confidence") or (plain.startswith(FAREWELLS) and not any(c.isdigit() for c in line))

@@ -111,7 +111,7 @@ def _fit_all(
     score = matches.half_points / 2.0
     point = _maximise(design, score)
     questions, question = np.unique(matches.question, return_inverse=True)
-    weights = prompt_weights(len(questions), min(num_resamples, MAX_RESAMPLES) if len(questions) > 1 else 0, rng)
+    weights = prompt_weights(len(questions), min(num_resamples, MAX_RESAMPLES), rng)
     draws = np.array([point, *(_newton(design, score, weight[question], point) for weight in weights)])
     draws[:, : len(played)] -= draws[:, : len(played)].mean(axis=1, keepdims=True)
     points = POINTS_PER_NAT * draws

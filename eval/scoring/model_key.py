@@ -30,7 +30,7 @@ def model_sha256(base: LoadedBase, member: str | None) -> str:
     if member is not None:
         config = base.bank.configs[member]
         parts: list[Any] = [config.lora_r, config.lora_alpha]
-        if config.method is not AdapterMethod.lora:  # rsLoRA scales the same tensors otherwise
+        if config.method not in (AdapterMethod.lora, AdapterMethod.allora):  # rsLoRA scales the same tensors otherwise
             parts.append(config.method.value)
         if of_peft := getattr(bank, "serving_fields", None):  # what only PEFT's own layers compute
             parts.append(of_peft)

@@ -2,7 +2,8 @@
 
 The one reader of verdicts: ratings, agreement, replayed judges, people's imports and the report use it. A verdict
 file is a CSV (also .csv.gz) with the columns `question_id, system_a, system_b, verdict` (1 or a = A better, 2 or b =
-B better, or the better one's name; 3 or tie, -1 = unparsed) and optionally `judge`, `rater` (or `rater_slot`), `turn`
+B better, or the better one's name; 3 or tie, -1 = unparsed; a word that is a code for one side and the other's name is
+refused, while digits are codes wherever no winner is named) and optionally `judge`, `rater` (or `rater_slot`), `turn`
 (of a dialogue, from 1; each is a match of its own) and `benchmark` (the set of questions that an id belongs to); or
 one of others' files: Chatbot Arena's (`model_a, model_b`, and `winner`, or `winner_model_a`, `winner_model_b` and
 `winner_tie`), FastChat's pairwise judgments, AlpacaEval's annotations (`eval.verdicts.foreign`). A byte order mark,
@@ -46,6 +47,7 @@ REQUIRED = ("question_id", "system_a", "system_b", "verdict")
 ALIASES = {"question_id": ("id",), "system_a": ("model_a",), "system_b": ("model_b",), "verdict": ("winner",)}
 OPTIONAL = {"judge": ("judge",), "turn": ("turn",), "benchmark": ("benchmark", "bench")}  # and what they are called
 WINNER_COLUMNS = {"winner_model_a": FIRST, "winner_model_b": SECOND, "winner_tie": TIE}  # Arena's other layout: 1 or 0
+MEANS_BOTH = "is a code and the name of {}; write 1, 2 or 3 in all rows instead"
 MAX_TURN = 999
 SYSTEM_COLUMNS = ("system", "system_a", "system_b", "model_a", "model_b")
 RATER_COLUMNS = ("rater", "rater_slot")
@@ -427,7 +429,7 @@ def _majority(votes: Matches, judge: NDArray[np.int32]) -> Matches:
 
 def _read_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
     if not is_table(path):
-        columns = _by_name(_foreign_columns(_foreign(path)))
+        columns = _by_name(path, _foreign_columns(_foreign(path)))
         _refuse_bad_rows(path, columns)
         return columns
     header = read_header(path)
@@ -454,24 +456,51 @@ def _read_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
     if winners:
         read["verdict"] = _one_winner(path, columns)
     read |= {name: columns[optional[name]] if name in optional else none for name in OPTIONAL}
-    read = _by_name(read)
+    read = _by_name(path, read)
     _refuse_bad_rows(path, read)
     return {**read, "rater": rater}
 
 
-def _by_name(columns: dict[str, Names]) -> dict[str, Names]:
-    """The columns, in which a verdict that is the name of one of the row's two systems says which of them it is."""
+def _by_name(path: Path, columns: dict[str, Names]) -> dict[str, Names]:
+    """The columns, in which a verdict that is the name of one of the row's two systems says which of them it is.
+
+    Raises:
+        VerdictError: a verdict is a code for one side and the other's name.
+    """
     verdict = columns["verdict"]
     is_word = np.array([verdict_code(value) is not None for value in verdict.values])
-    if is_word.all():
+    names = {_folded(name) for column in ("system_a", "system_b") for name in columns[column].values}
+    if is_word.all() and names.isdisjoint(map(_folded, verdict.values)):
         return columns
     said, one, two = (
         np.array(columns[name].values, dtype=object)[columns[name].codes]
         for name in ("verdict", "system_a", "system_b")
     )
-    is_name = ~is_word[verdict.codes]
-    said = np.where(is_name & (said == one), "1", np.where(is_name & (said == two), "2", said))
+    is_name = ~is_word[verdict.codes] & ((said == one) | (said == two))
+    _refuse_ambiguous(path, columns, names_winners=bool(is_name.any()))
+    said = np.where(is_name, np.where(said == one, "1", "2"), said)
     return {**columns, "verdict": Names.of(said.tolist())}
+
+
+def _refuse_ambiguous(path: Path, columns: dict[str, Names], *, names_winners: bool) -> None:
+    verdict, faults = columns["verdict"], []
+    for code, value in enumerate(verdict.values):
+        if value.lstrip("-").isdecimal() and not names_winners:
+            continue
+        for side, column in ((FIRST, "system_a"), (SECOND, "system_b")):
+            named = [at for at, name in enumerate(columns[column].values) if means_both(value, name, side)]
+            rows = (verdict.codes == code) & np.isin(columns[column].codes, named)
+            faults.append((rows, f"verdict {value!r} {MEANS_BOTH.format(column)}"))
+    refuse_rows(path, faults)
+
+
+def means_both(value: str, name: str, side: int) -> bool:
+    """Whether a verdict is the name of the system on one side, and a code for another outcome, as "a" may be."""
+    return verdict_code(value) not in (None, side) and _folded(name) == _folded(value)
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.split()).casefold()
 
 
 def _one_winner(path: Path, columns: Mapping[str, Names]) -> Names:
@@ -590,6 +619,9 @@ def _csv_reader(path: Path) -> "Reader":
         raise VerdictError(f"{path}: no such file") from None
     except (ValueError, IsADirectoryError) as error:
         raise VerdictError(f"{path}: not a CSV in UTF-8 ({error})") from None
+    if (place := text.find("\0")) >= 0:
+        line = text.count("\n", 0, place) + 1
+        raise VerdictError(f"{path}: line {line} holds a NUL character, as a file in UTF-16 does; save it as UTF-8")
     return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text.partition("\n")[0]))
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from harness.banks.layers import resolve_targets
 from harness.banks.peft import ADAPTER, adapter_tensors
 from harness.config.schema import AdapterConfig, QuantConfig, QuantMethod
+from harness.methods.blocks import in_blocks
 from harness.methods.keys import peft_values
 from harness.methods.table import entry_of
 from harness.runs.adapter_files import short_names
@@ -62,9 +63,10 @@ def config_of(adapter: AdapterConfig, model: nn.Module, names: Sequence[str], ta
 def _targets(adapter: AdapterConfig, model: nn.Module, names: Sequence[str]) -> list[str] | None:
     entry = entry_of(adapter)
     if entry is None or entry.on_layers:
-        return short_names(resolve_targets(names, adapter.targets), names)
+        return short_names(resolve_targets(names, adapter.targets, adapter.layers), names)
     if adapter.peft_type == "LN_TUNING":
-        return [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+        norms = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+        return in_blocks(norms, adapter.layers)
     return None  # PEFT's own: the input embeddings
 
 

@@ -115,8 +115,8 @@ class Bank(Protocol):
         """The member's config as PEFT writes it."""
         ...
 
-    def adapter_layers(self) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
-        """PEFT's layers around linear ones: each with the base's layer in it, and its inputs and outputs."""
+    def adapter_layers(self, name: str) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
+        """The member's layers around linear ones: each with the base's layer in it, and its inputs and outputs."""
         ...
 
     def without_member(self, name: str) -> AbstractContextManager[str | None]:

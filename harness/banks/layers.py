@@ -12,6 +12,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from harness.config.schema import ALL_LINEAR, QuantConfig, QuantMethod
+from harness.methods.blocks import in_blocks
 from harness.models.reading import OnTheWay
 from harness.nn.quant import LINEAR, linear_layers, quantize_linear
 
@@ -24,18 +25,23 @@ def layer_names(model: nn.Module) -> list[str]:
     return [name for name, _ in linear_layers(model) if name.partition(".")[0] not in HEADS]
 
 
-def resolve_targets(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+def resolve_targets(names: Sequence[str], wanted: Sequence[str], blocks: Sequence[int] | None = None) -> list[str]:
     """Full names of the layers that `adapter.targets` means: all-linear, last parts of names, or names.
 
+    Args:
+        names: of the linear layers.
+        wanted: `adapter.targets`.
+        blocks: `adapter.layers`: only what lies in them; None: all.
+
     Raises:
-        ValueError: an entry that matches no linear layer.
+        ValueError: an entry that matches no linear layer, or a block that isn't there.
     """
     if list(wanted) == [ALL_LINEAR]:
-        return list(names)
+        return in_blocks(names, blocks)
     last = {name.rsplit(".", 1)[-1] for name in names}
     if unknown := set(wanted) - last - set(names):
         raise ValueError(f"adapter.targets={sorted(unknown)}: no such linear layer; this model has {sorted(last)}")
-    return [name for name in names if name.rsplit(".", 1)[-1] in wanted or name in wanted]
+    return in_blocks([name for name in names if name.rsplit(".", 1)[-1] in wanted or name in wanted], blocks)
 
 
 def quantize_layers(
@@ -62,6 +68,14 @@ def quantize_layers(
         setattr(owner, child, quantized)
     model.to(device)
     return errors
+
+
+def quantization_of(weight_OI: Tensor, quant: QuantConfig, device: torch.device) -> Tensor:
+    """-> the numbers that a layer of this weight has once it is quantized, [out, in] float32"""
+    linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight_OI, requires_grad=False)
+    numbers: Tensor = dequantize_module_weight(quantize_linear(linear, quant, device)).detach().float()
+    return numbers
 
 
 def quantizing(quant: QuantConfig, device: torch.device) -> OnTheWay:

@@ -20,6 +20,7 @@ from harness.banks.bank import Bank, CausalBank
 from harness.banks.shared import AdapterBank
 from harness.config.schema import (
     SHARED_BASE_METHODS,
+    WHOLE_METHODS,
     AdapterConfig,
     AdapterMethod,
     MasterWeights,
@@ -220,7 +221,7 @@ def set_num_labels(bank: Bank, num_labels: int) -> None:
 
 def set_master_weights(bank: Bank, adapter: AdapterConfig, train: TrainConfig) -> None:
     """Sets the data type in which the next member keeps fully trained weights. Call it before `add_member`."""
-    if adapter.method is AdapterMethod.full:
+    if adapter.method in WHOLE_METHODS:
         target: _Mastered = bank  # type: ignore[assignment]
         target.master_weights = train.master_weights
 
@@ -234,7 +235,7 @@ def _owned_bank(kind: ModelKind, method: AdapterMethod) -> type:
         from harness.banks.classifier import ClassifierBank
 
         return ClassifierBank
-    if method is AdapterMethod.full:
+    if method in WHOLE_METHODS:
         from harness.banks.causal import FullBank
 
         return FullBank

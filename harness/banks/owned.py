@@ -25,7 +25,7 @@ from harness.banks.layers import layer_names, quantize_layers, quantizing
 from harness.banks.loading import fill_again, load_adapter
 from harness.banks.peft import ADAPTER, Started, save_adapter
 from harness.banks.starts import Calibration, start
-from harness.config.schema import AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
+from harness.config.schema import WHOLE_METHODS, AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
 from harness.files.atomic import sha256_files, write_atomically
 from harness.models.reading import OnTheWay
 from harness.nn.batch import Item
@@ -35,6 +35,7 @@ from harness.nn.quant import LINEAR, TORCH_DTYPES, features, quantized_share
 from harness.nn.rows import MAX_ERRORS
 from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, starts_from_weights
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
+from harness.variants.weights import cast_frozen, train_weights
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.model", "vocab.*", "merges.txt", "*.jinja")
 _START = 0  # what the member's seed is mixed with for its first weights; dropout keys begin at 1
@@ -130,8 +131,8 @@ class OwnedBank(nn.Module, ABC):
         _check_method(config.method, self.quant)
         self.seed = seed
         with self._drawing(_START):
-            if config.method is AdapterMethod.full:
-                self._take(self._read_to_train())
+            if config.method in WHOLE_METHODS:
+                self._take(self._read_to_train(config))
             else:
                 model = self._read_for(config.method)
                 calibrate = self.calibration() if config.method in CALIBRATED_METHODS else None
@@ -140,12 +141,15 @@ class OwnedBank(nn.Module, ABC):
         self.configs[name] = config
         self.adapted(config)
 
-    def _read_to_train(self) -> nn.Module:
-        """-> the model with every weight trained, in float32 unless `master_weights` is `compute`."""
+    def _read_to_train(self, config: AdapterConfig) -> nn.Module:
+        """-> the model with its own weights trained, in float32 unless `master_weights` is `compute`."""
         if self.master_weights is MasterWeights.compute:
-            return self.read(self.folder, self.dtype, self.device, None).requires_grad_(True)
-        model = self.read(self.folder, torch.float32, self.device, None).requires_grad_(True)
-        hold_in_float32(model, self.dtype, float32_modules(model, self.dtype))
+            model = self.read(self.folder, self.dtype, self.device, None)
+            return train_weights(model, config, self.seed)
+        model = train_weights(self.read(self.folder, torch.float32, self.device, None), config, self.seed)
+        apart = float32_modules(model, self.dtype)
+        cast_frozen(model, self.dtype, apart)
+        hold_in_float32(model, self.dtype, apart)
         return model
 
     def adapted(self, config: AdapterConfig) -> None:
@@ -187,10 +191,12 @@ class OwnedBank(nn.Module, ABC):
         return [(*_sizes(layer.get_base_layer()), key) for key, layer in layers]
 
     def adapter_fields(self, name: str) -> dict[str, Any]:
-        """The config of PEFT's that the member was made by."""
-        return {} if self._started is None else dict(self._started.model.peft_config[ADAPTER].to_dict())
+        """The config of PEFT's that the member was made by, and what else its number of weights follows from."""
+        num_heads = getattr(self.base.config, "num_attention_heads", 0)
+        own = {"s2ft_share": self.configs[name].s2ft_share, "num_heads": num_heads}
+        return own if self._started is None else own | self._started.model.peft_config[ADAPTER].to_dict()
 
-    def adapter_layers(self) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
+    def adapter_layers(self, name: str) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
         """PEFT's layers around linear ones: each with the base's layer in it, and its inputs and outputs."""
         for layer in self.base.modules():
             if isinstance(layer, BaseTunerLayer) and isinstance(base := layer.get_base_layer(), LINEAR):
@@ -210,8 +216,13 @@ class OwnedBank(nn.Module, ABC):
 
     def read_again(self, name: str, folder: Path) -> None:
         """Reads what `save_member` wrote into the member that wrote it."""
-        assert self._started is not None
-        fill_again(self._started, folder)
+        if self._started is not None:
+            fill_again(self._started, folder)
+            return
+        saved = dict(self.read(folder, torch.float32, self.device, None).named_parameters())
+        with torch.no_grad():
+            for key, parameter in self.member_parameters(name).items():
+                parameter.copy_(saved[key])
 
     def remove_member(self, name: str) -> None:
         """Drops the member and its base."""

@@ -31,7 +31,9 @@ from torch.nn import functional
 
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically
+from harness.methods.blocks import in_blocks
 from harness.models.lean import lean_hidden
+from harness.models.lean_training import trained_hidden
 from harness.nn.attention import AttentionPlan
 from harness.nn.batch import Item, Segment, only_at, pack, segments_read
 from harness.nn.dropout import mix_seed
@@ -55,6 +57,7 @@ from harness.runs.adapter_files import (
     short_names,
     targeted,
 )
+from harness.variants.allora import adapt_gradients
 
 
 class BankLinear(nn.Module):
@@ -125,6 +128,7 @@ class AdapterBank(nn.Module):
         for name, module in linear_layers(base):
             self.layers[name] = BankLinear(module, self.row, layer=len(self.layers))
             _set_submodule(base, name, self.layers[name])
+        self.checkpointing = False  # whether the backward pass recomputes decoder layers
         self.configs: dict[str, AdapterConfig] = {}
         self.factors: dict[str, float] = {}  # of members at another scale than the trained one
         self.quantized_share = quantized_share(base)  # of the base's weights
@@ -147,13 +151,12 @@ class AdapterBank(nn.Module):
         """Adds a fresh adapter: A uniform as in PEFT (Kaiming, a = sqrt 5), B zero.
 
         Raises:
-            ValueError: `config.targets` matches no linear layer.
+            ValueError: `config.targets` or `config.layers` matches no linear layer.
         """
         self.configs[name] = config
         if config.method is AdapterMethod.none:
             return
-        targets = self._targets(config.targets)
-        for layer_name in targets:
+        for layer_name in self._targets(config):
             layer = self.layers[layer_name]
             in_features, out_features = features(layer.base)
             generator = torch.Generator().manual_seed(mix_seed(seed, 0, layer.layer))
@@ -231,9 +234,11 @@ class AdapterBank(nn.Module):
         """The member's config as PEFT names its fields."""
         return {"r": self.configs[name].lora_r}
 
-    def adapter_layers(self) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
-        """Nothing: there are no layers of PEFT's here."""
-        return iter(())
+    def adapter_layers(self, name: str) -> Iterator[tuple[nn.Module, nn.Module, tuple[int, int]]]:
+        """The layers that the member has factors in, as it computes them alone, with the base's and their sizes."""
+        for layer in self.layers.values():
+            if name in layer.lora_a:
+                yield _MemberLayer(self, name, layer), layer.base, features(layer.base)
 
     @contextmanager
     def without_member(self, name: str) -> Iterator[str | None]:
@@ -284,7 +289,7 @@ class AdapterBank(nn.Module):
     def save_member(self, name: str, folder: Path, base_model: str, revision: str) -> str:
         """Writes PEFT's two files, the weights last. -> sha256 of the weights."""
         config = self.configs[name]
-        targets = short_names(self._targets(config.targets), list(self.layers))
+        targets = short_names(self._targets(config), list(self.layers))
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.member_parameters(name).items()}
         data = save(tensors, metadata={"format": "pt"})
         folder.mkdir(parents=True, exist_ok=True)
@@ -329,12 +334,19 @@ class AdapterBank(nn.Module):
                 self.begin_row(segments_read(segments, read_at or ()))
 
             return lean_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan, read_at, begin_reading)
+        if self.layout.is_lean and self._trains_at_once and not isinstance(plan, BatchCache):
+            return only_at(read_at, trained_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan))
         return only_at(read_at, packed_hidden(self.base, input_ids_1N, lengths, position_ids_1N, plan))
 
     def _may_be_lean(self, plan: AttentionPlan | BatchCache | None) -> TypeGuard[AttentionPlan | None]:
-        """Only scoring and answering may; training and its losses on held-out examples run the model's own code."""
+        """Only scoring and answering may; losses on held-out examples are computed by the model's own code."""
         is_scoring = torch.is_inference_mode_enabled() and not self.training
         return self.layout.is_lean and is_scoring and not isinstance(plan, BatchCache)
+
+    @property
+    def _trains_at_once(self) -> bool:
+        """Whether gradients are recorded, and no layer is computed again for them."""
+        return torch.is_grad_enabled() and not self.checkpointing
 
     def train(self, mode: bool = True) -> Self:
         """Sets training or evaluation mode (`eval` calls it too) and forgets the last row: weights may have changed."""
@@ -367,6 +379,7 @@ class AdapterBank(nn.Module):
 
     def set_checkpointing(self, on: bool) -> None:
         """Turns on or off that the backward pass recomputes decoder layers; dropout repeats itself by its keys."""
+        self.checkpointing = on
         prefix = (
             "activation" if hasattr(self.base, "activation_checkpointing_enable") else "gradient"
         )  # older transformers
@@ -388,15 +401,16 @@ class AdapterBank(nn.Module):
         """[N, hidden] -> [N, V], float32, by the model's own rule."""
         return self.head.logits(hidden_ND)
 
-    def _targets(self, wanted: Sequence[str]) -> list[str]:
+    def _targets(self, config: AdapterConfig) -> list[str]:
+        wanted = config.targets
         if list(wanted) == [ALL_LINEAR]:
-            return list(self.layers)
+            return in_blocks(list(self.layers), config.layers)
         targets = [name for name in self.layers if name.rsplit(".", 1)[-1] in wanted or name in wanted]
         unknown = set(wanted) - {name.rsplit(".", 1)[-1] for name in self.layers} - set(self.layers)
         if unknown:
             known = sorted({name.rsplit(".", 1)[-1] for name in self.layers})
             raise ValueError(f"adapter.targets={sorted(unknown)}: no such linear layer; this model has {known}")
-        return targets
+        return in_blocks(targets, config.layers)
 
     def _place(
         self, layer: BankLinear, name: str, a_RI: Tensor, b_OR: Tensor, config: AdapterConfig, seed: int
@@ -406,8 +420,28 @@ class AdapterBank(nn.Module):
         layer.lora_b[name] = nn.Parameter(b_OR.to(device=device, dtype=torch.float32))
         rank = math.sqrt(config.lora_r) if config.method is AdapterMethod.rslora else config.lora_r
         layer.scale[name] = config.lora_alpha / rank
+        if config.allora_eta is not None:
+            adapt_gradients(layer.lora_b[name], config.allora_eta)
         self.row.dropout[name] = (config.lora_dropout or 0.0, seed)
         self.row.forget()
+
+
+class _MemberLayer(nn.Module):
+    """A layer as one member sees it, in a row of its own."""
+
+    def __init__(self, bank: AdapterBank, name: str, layer: BankLinear) -> None:
+        super().__init__()
+        self.lora_a, self.lora_b = layer.lora_a[name], layer.lora_b[name]
+        self._bank_and_layer, self._name = (bank, layer), name  # within a tuple they are no modules of this one
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, N, I] -> [1, N, O]"""
+        bank, layer = self._bank_and_layer
+        bank.row.forget()
+        bank.begin_row([Segment(num_tokens=x.shape[1], member=self._name)])
+        y: Tensor = layer(x)
+        bank.row.forget()
+        return y
 
 
 def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -8,7 +8,8 @@ with T = 1.
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from peft import (
@@ -26,12 +27,16 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 
 from harness.banks.any_peft import config_of, other_fields, wrapped
-from harness.banks.layers import layer_names, layer_weight, quantize_layers, resolve_targets
+from harness.banks.layers import layer_names, layer_weight, quantization_of, quantize_layers, resolve_targets
 from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
+from harness.methods.sizes import Layer, size_problem
 from harness.nn.quant import features
-from harness.runs.adapter_files import short_names
+from harness.runs.adapter_files import PEFT_PREFIX, short_names
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
+from harness.variants.allora import adapt_gradients
+from harness.variants.lq_lora import Factors, take_apart
+from harness.variants.s2ft import ranks, select
 
 _MAX_EVA_PASSES = 200
 
@@ -60,15 +65,19 @@ def start(
         ValueError: targets that are not there, a rank too large, no calibration examples.
     """
     names = layer_names(model)
-    wanted = resolve_targets(names, config.targets)
-    _check_rank(model, wanted, config)
+    wanted = resolve_targets(names, config.targets, config.layers)
+    _check_sizes(model, wanted, config)
     if config.method in CALIBRATED_METHODS and calibrate is None:
         raise ValueError(
             f"adapter.method={config.method.value} starts from data: give the bank examples first (bank.calibrate)"
         )
+    if config.method is AdapterMethod.s2ft:
+        return _start_s2ft(model, config, quant, device, names, task_type)
     lora = lora_config(config, wanted, names, task_type)
     if config.method is AdapterMethod.peft:
         return _start_peft(model, config, quant, device, names, task_type)
+    if config.method is AdapterMethod.lq_lora:
+        return _start_lq(model, lora, config, quant, device, names, wanted)
     if config.method in RESIDUAL_METHODS:
         return _start_residual(model, lora, config, quant, device, calibrate, names, wanted)
     errors = quantize_layers(model, names, quant, device, wanted if config.method is AdapterMethod.loftq else ())
@@ -81,17 +90,20 @@ def start(
     hold_adapter_in_float32(peft_model, quant)
     if config.method is AdapterMethod.lora_fa:
         _freeze_a(peft_model)
+    if config.allora_eta is not None:
+        _adapt_gradients(peft_model, config.allora_eta)
     return Started(model=peft_model, method=config.method)
 
 
 def lora_config(config: AdapterConfig, wanted: Sequence[str], names: Sequence[str], task_type: str) -> LoraConfig:
     """PEFT's config of a method, with the full names of its target layers."""
+    kind: Literal["ipm", "kpm"] = "ipm" if config.corda_keep is None else "kpm"  # trains the first ones, or the last
     start_by: dict[AdapterMethod, dict[str, Any]] = {
         AdapterMethod.rslora: {"use_rslora": True},
         AdapterMethod.dora: {"use_dora": True},
         AdapterMethod.pissa: {"init_lora_weights": "pissa"},
         AdapterMethod.olora: {"init_lora_weights": "olora"},
-        AdapterMethod.corda: {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method="ipm")},
+        AdapterMethod.corda: {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method=kind)},
         AdapterMethod.eva: {"init_lora_weights": "eva", "eva_config": EvaConfig()},
         AdapterMethod.lora_ga: {"init_lora_weights": "lora_ga", "lora_ga_config": LoraGAConfig()},
     }
@@ -113,6 +125,33 @@ def _start_peft(
     peft_model = wrapped(model, config_of(config, model, names, task), quant)
     hold_adapter_in_float32(peft_model, quant)
     return Started(model=peft_model, method=config.method, served=other_fields(peft_model))
+
+
+def _start_s2ft(
+    model: Any, config: AdapterConfig, quant: QuantConfig, device: torch.device, names: Sequence[str], task: str
+) -> Started:
+    """LoRA whose one factor selects heads or channels; its ranks are as many as these have features."""
+    assert config.s2ft_share is not None
+    wanted, num_heads = resolve_targets(names, config.targets, config.layers), int(model.config.num_attention_heads)
+    sizes = [(*features(model.get_submodule(name)), name) for name in wanted]
+    by_name = ranks(sizes, config.s2ft_share, num_heads)
+    rank = next(iter(by_name.values()))
+    others = {name: number for name, number in by_name.items() if number != rank}
+    quantize_layers(model, names, quant, device)
+    lora = lora_config(replace(config, lora_r=rank, lora_alpha=rank), wanted, names, task)
+    lora.rank_pattern, lora.alpha_pattern = dict(others), dict(others)
+    peft_model = get_peft_model(model, lora)
+    hold_adapter_in_float32(peft_model, quant)
+    seed = int(torch.randint(2**31, ()))  # drawn from the run's own, as other methods' starts are
+    for name in wanted:
+        select(model.get_submodule(name), ADAPTER, name, config.s2ft_share, num_heads, seed)
+    return Started(model=peft_model, method=config.method)
+
+
+def _adapt_gradients(model: PeftModel, eta: float) -> None:
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            adapt_gradients(parameter, eta)
 
 
 def _freeze_a(model: PeftModel) -> None:
@@ -154,6 +193,41 @@ def _start_residual(
     return Started(model=peft_model, method=config.method, initial=initial)
 
 
+def _start_lq(
+    model: nn.Module,
+    lora: LoraConfig,
+    config: AdapterConfig,
+    quant: QuantConfig,
+    device: torch.device,
+    names: Sequence[str],
+    wanted: Sequence[str],
+) -> Started:
+    """LQ-LoRA: the base is Q(W - s B0 A0), and B, A begin where they make up best for what that leaves."""
+    assert config.lq_rounds is not None
+    peft_model, initial = get_peft_model(model.to(device), lora), dict[str, Tensor]()
+    for name in wanted:
+        layer: Any = model.get_submodule(name)
+        weight, scale = layer.base_layer.weight.data, layer.scaling[ADAPTER]
+
+        def quantized(taken: Factors, name: str = name, weight: Tensor = weight, scale: float = scale) -> Tensor:
+            less = residual(weight, initial_factors(name, taken), name, scale)
+            return quantization_of(less, quant, device)
+
+        parts = take_apart(weight.float(), config.lora_r, scale, quantized, config.lq_rounds)
+        layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data = parts.learned
+        initial |= initial_factors(name, parts.taken)
+        layer.base_layer.weight.data = residual(weight, initial, name, scale)
+    quantize_layers(model, names, quant, device)
+    hold_adapter_in_float32(peft_model, quant)
+    return Started(model=peft_model, method=config.method, initial=initial)
+
+
+def initial_factors(name: str, factors: Factors) -> dict[str, Tensor]:
+    """A layer's factors by their names in PEFT's file."""
+    a_RI, b_OR = factors
+    return {f"{PEFT_PREFIX}{name}.lora_A.weight": a_RI, f"{PEFT_PREFIX}{name}.lora_B.weight": b_OR}
+
+
 def _start_loftq(model: PeftModel, errors: dict[str, Tensor], r: int) -> None:
     """A and B from the error's first r singular values, s B A being the error; PEFT leaves the scale s out."""
     for name, error_OI in errors.items():
@@ -186,8 +260,9 @@ def _start_eva(model: PeftModel, calibrate: Calibration) -> None:
     )
 
 
-def _check_rank(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
-    layers: list[Any] = [model.get_submodule(name) for name in wanted]
-    sides = [min(features(layer)) for layer in layers]  # a quantized weight's own shape is packed
-    if problem := rank_problem(config, min(sides)):
+def _check_sizes(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
+    """Raises ValueError for a rank or a block that doesn't fit a layer; PEFT would take another block for some."""
+    layers = [Layer(*features(model.get_submodule(name)), name) for name in wanted]
+    smallest = min(min(layer.num_in, layer.num_out) for layer in layers)
+    if problem := rank_problem(config, smallest) or size_problem(config, layers):
         raise ValueError(problem)

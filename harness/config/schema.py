@@ -10,6 +10,7 @@ Source of the defaults: QLoRA, arXiv 2305.14314, section 5 and appendix B, and i
 `SlurmConfig` and `RayConfig` say what a worker asks of a cluster; they are parts of `launch`.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class DType(Enum):
 
 
 class AdapterMethod(Enum):
-    """What is trained. Runs of `lora` and `rslora` share a loaded base; the others change it, so each has its own."""
+    """What is trained. Runs of `lora`, `rslora` and `allora` share a loaded base; the others have one each."""
 
     none = "none"  # nothing: the untouched base
     lora = "lora"
@@ -57,9 +58,13 @@ class AdapterMethod(Enum):
     corda = "corda"  # arXiv 2406.05223
     eva = "eva"  # arXiv 2410.07170
     loftq = "loftq"  # arXiv 2310.08659
+    lq_lora = "lq_lora"  # arXiv 2311.12023
     lora_ga = "lora_ga"  # arXiv 2407.05000
     lora_fa = "lora_fa"  # A stays at its random start, arXiv 2308.03303
+    allora = "allora"  # no scale, no dropout, rates by B's rows, arXiv 2410.09692
     peft = "peft"  # the method that `adapter.peft_type` names, by PEFT's own layers
+    s2ft = "s2ft"  # dense submatrices of a few heads and channels, arXiv 2412.06289
+    hft = "hft"  # a half of each layer's weights, arXiv 2404.18466
     full = "full"  # every weight of the model: the paper's 16-bit baseline
 
 
@@ -68,7 +73,9 @@ _INTERPOLATION = re.compile(r"(\\*)\$\{")
 _LAYER_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # as papers list them
 _SHORT_DTYPES = {DType.float32: "fp32", DType.bfloat16: "bf16", DType.float16: "fp16", DType.auto: "auto"}
 SHORTEST_ROW_TOKENS = 2048  # of a forward pass where `train.max_microbatch_tokens` is null: it fits any device
-SHARED_BASE_METHODS = frozenset({AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora})
+SHARED_BASE_METHODS = frozenset({AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora, AdapterMethod.allora})
+WHOLE_METHODS = frozenset({AdapterMethod.full, AdapterMethod.hft})  # a run leaves a checkpoint
+UNSCALED_METHODS = frozenset({AdapterMethod.allora, AdapterMethod.s2ft})  # alpha is the rank: B A itself is added
 
 
 class Schedule(Enum):
@@ -178,6 +185,7 @@ class Select(Enum):
     length = "length"  # the longest targets
     kmeans = "kmeans"  # as many of each cluster of the base's hidden states
     confidence = "confidence"  # those whose targets the base finds likeliest
+    quality = "quality"  # those of which `dataset.quality_rule` predicts the lowest held-out loss
 
 
 def since(default: Any) -> Any:
@@ -262,6 +270,8 @@ class DatasetConfig:
     ignore_columns: list[str] | None = since(None)  # filled columns that the format may leave unused
     fraction: float = since(1.0)  # of the rows that aren't held out, the share that trains; smaller ones are nested
     select: Select = since(Select.random)  # which rows these are
+    quality_rule: str | None = since(None)  # of select=quality: a file of `python -m sweeps quality-rule`, or its text
+    rationale_weight: float = since(1.0)  # of format=step_by_step: of a rationale's loss beside that of a label
     stream: bool = since(False)  # take `max_rows` rows of the hub's shuffled stream where no copy is on this machine
     eval_split: str = not_identity("validation")  # of the hub's splits, the one that evaluations score
     recipe: dict[str, RecipeRow] = not_identity(default_factory=dict)  # by `model.recipe_size`, or `default`
@@ -271,6 +281,8 @@ class DatasetConfig:
         require(self, "dataset", 1e-9, *sizes)
         if isinstance(self.fraction, float) and not 0 < self.fraction <= 1:
             raise ValueError(f"dataset.fraction={self.fraction}: expected a share above 0, to 1 for all rows")
+        if isinstance(self.rationale_weight, float) and not 0 <= self.rationale_weight < math.inf:
+            raise ValueError(f"dataset.rationale_weight={self.rationale_weight}: expected a number of 0 or more")
         names = self.label_names
         if not isinstance(names, list):
             return
@@ -320,10 +332,20 @@ class AdapterConfig:
     targets: list[str] = field(default_factory=lambda: [ALL_LINEAR])  # suffixes of linear layers, lm_head never
     lora_plus_ratio: float | None = since(None)  # LoRA+: the rate of B is this times that of A; null: equal rates
     peft_type: str | None = since(None)  # of method=peft: PEFT's name of a method (`python -m harness.methods`)
+    layers: list[int] | None = since(None)  # of the blocks, counted from 0, those that learn; null: all
+    allora_eta: float | None = since(None)  # of method=allora: how many times B's gradient is enlarged where B is 0
+    corda_keep: str | None = not_identity(None)  # of method=corda: a file of knowledge to keep; identity is its content
+    corda_keep_sha256: str | None = since(None)  # of that file; the plan fills it in
+    lq_rounds: int | None = since(None)  # of method=lq_lora: how often a weight is taken apart anew, at most
+    s2ft_share: float | None = since(None)  # of method=s2ft: of heads and of channels, the share that learns
     peft: dict[str, Any] = since_empty()  # of method=peft: more fields of its config: +adapter.peft.oft_block_size=16
 
     def __post_init__(self) -> None:
-        require(self, "adapter", 1e-9, "lora_r", "lora_alpha", "lora_plus_ratio")
+        require(self, "adapter", 1e-9, "lora_r", "lora_alpha", "lora_plus_ratio", "allora_eta", "lq_rounds")
+        if isinstance(self.s2ft_share, float) and not 0 < self.s2ft_share <= 1:
+            raise ValueError(f"adapter.s2ft_share={self.s2ft_share}: expected a share above 0, to 1 for all")
+        if isinstance(self.layers, list):
+            self.layers = _checked_layers(self.layers)
         if isinstance(self.peft_type, str):
             self.peft_type = self.peft_type.upper()
         if isinstance(self.targets, list) and not self.targets:
@@ -337,17 +359,25 @@ class AdapterConfig:
     def method_name(self) -> str:
         """The method's name for people and tables: `lora`, and of `method=peft` PEFT's own, `miss`."""
         values = {"method": self.method.value, "peft_type": self.peft_type, "peft": self.peft}
-        return method_name(values | {"lora_plus_ratio": self.lora_plus_ratio})
+        return method_name(values | {"lora_plus_ratio": self.lora_plus_ratio, "corda_keep": self.corda_keep})
 
 
 def method_name(adapter: Mapping[str, Any]) -> str:
     """As `AdapterConfig.method_name`, of the plain values that a record holds."""
     peft_type = adapter.get("peft_type")
     if adapter.get("method") != AdapterMethod.peft.value or not peft_type:
-        return str(adapter.get("method")) + ("" if adapter.get("lora_plus_ratio") is None else "_plus")
+        keeps = "" if adapter.get("corda_keep") is None else "_kpm"
+        return str(adapter.get("method")) + keeps + ("" if adapter.get("lora_plus_ratio") is None else "_plus")
     if peft_type == "LORA":  # a variant of LoRA that PEFT has and this project has no key for
         return "+".join(["lora", *sorted(adapter.get("peft") or {})])
     return str(peft_type).lower()
+
+
+def _checked_layers(layers: list[int]) -> list[int]:
+    """The numbers of blocks in their order, each once, so that equal sets are one run."""
+    if not layers or min(layers) < 0:
+        raise ValueError(f"adapter.layers={layers}: name at least one block, counted from 0; null takes all")
+    return sorted(set(layers))
 
 
 def _in_order(targets: list[str]) -> list[str]:
@@ -368,6 +398,7 @@ class TrainConfig:
     learning_rate: float | None = None  # null: the recipe's, else 2e-4
     schedule: Schedule = Schedule.constant
     warmup_steps: int = 0  # of the run's steps, those over which the rate rises to its value
+    layer_lr_decay: float = since(1.0)  # the rate of a block is this times that of the next one; the last has all of it
     warmup_ratio: float = since(0.0)  # the same as a share of the run's steps, rounded up as the Trainer does
     optimizer: Optimizer = Optimizer.paged_adamw_32bit  # paged: where its state takes over 1/4 of a GPU's free memory
     adam_beta1: float = 0.9
@@ -407,6 +438,10 @@ class TrainConfig:
         for key in ("adam_beta1", "adam_beta2", "warmup_ratio"):
             if isinstance(value := getattr(self, key), float) and not 0 <= value < 1:
                 raise ValueError(f"train.{key}={value}: expected a value from 0 to below 1")
+        if isinstance(self.layer_lr_decay, float) and not 0 < self.layer_lr_decay <= 1:
+            raise ValueError(
+                f"train.layer_lr_decay={self.layer_lr_decay}: expected a factor above 0, to 1 for equal rates"
+            )
         if isinstance(self.learning_rate, float) and not 0 < self.learning_rate < 1:
             raise ValueError(f"train.learning_rate={self.learning_rate}: expected a value between 0 and 1")
 

@@ -106,6 +106,7 @@ def quiet_libraries() -> None:
     """Turns off progress bars and start-up warnings of the libraries, which would tear our own progress bars."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # PEFT asks for it
 
 
 if __name__ == "__main__":

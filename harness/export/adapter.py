@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config.schema import AdapterMethod, PathsConfig
+from harness.config.schema import WHOLE_METHODS, PathsConfig
 from harness.export.base import BaseName, base_name
 from harness.export.card import UNKNOWN_LICENSE, inexact, model_card
 from harness.export.checks import CARD, ExportRefusedError, check_weights, whole_record
@@ -70,7 +70,7 @@ def export(
     weights = run_folder / "adapter"
     check_weights(weights, record)
     merges = merge or force_merge
-    full = spec.adapter.method is AdapterMethod.full
+    full = spec.adapter.method in WHOLE_METHODS
     if merges and not full:
         check_merge(spec, force_merge)
     notes = [note] if (note := inexact(spec, merged=merges)) is not None else []

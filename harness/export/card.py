@@ -11,12 +11,13 @@ from typing import Any
 
 import yaml
 
-from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
+from harness.config.schema import WHOLE_METHODS, AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
 from harness.export.base import EMBEDDED, hub_base
 from harness.methods.keys import peft_values
 from harness.methods.table import entry_of
 from harness.runs.adapter_files import RESIDUAL_FILE
 from harness.runs.compatibility import RESIDUAL_METHODS
+from harness.runs.merged import MergeRecipe
 from harness.runs.record import RunRecord
 from harness.runs.scores import MeasuredScore, measured_scores
 from harness.runs.spec import RunSpec
@@ -34,22 +35,40 @@ def model_card(record: RunRecord, run_folder: Path, license_id: str = UNKNOWN_LI
         merged: the card of a whole checkpoint instead of an adapter's.
     """
     spec = RunSpec.from_dict(record.spec, str(run_folder))
-    full = spec.adapter.method is AdapterMethod.full
+    full = spec.adapter.method in WHOLE_METHODS
     merged = merged and not full
-    kind = "a model with all its weights finetuned" if full else f"a {spec.adapter.method_name} adapter"
+    kind = (
+        f"a model with {trained_weights(spec.adapter)} finetuned" if full else f"a {spec.adapter.method_name} adapter"
+    )
     kind += " merged into its base" if merged else ""
     sections = [
         _front_matter(spec, license_id, merged),
-        f"# {record.label}\n\n{kind.capitalize()}, trained by qlora-harness (run `{record.run_id}`).",
+        f"# {record.label}\n\n{kind.capitalize()}, {_made(spec)} by qlora-harness (run `{record.run_id}`).",
         _section("Base", _base_rows(record, spec)),
-        _section("Data", _data_rows(record, spec)),
-        _section("Recipe", _recipe_rows(record, spec)),
+        *_origin(record, spec),
         _scores(run_folder / "eval", merged, full),
         "## How to load\n\n```python\n" + snippet(spec, merged or full) + "```\n\n" + _loading_note(spec, merged),
         *([_section("Proof of identity", _identity_rows(record.identity))] if record.identity else []),
         _section("Made with", _provenance_rows(record)),
     ]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
+
+
+def _made(spec: RunSpec) -> str:
+    return "trained" if spec.merged is None else "merged from trained ones"
+
+
+def _origin(record: RunRecord, spec: RunSpec) -> list[str]:
+    """What the weights come from: data and training, or the runs that were merged."""
+    if spec.merged is not None:
+        return [_section("Merge", _merge_rows(spec.merged, spec.adapter))]
+    return [_section("Data", _data_rows(record, spec)), _section("Recipe", _recipe_rows(record, spec))]
+
+
+def trained_weights(adapter: AdapterConfig) -> str:
+    """In words, which of a model's own weights a method trains."""
+    share = "every weight" if adapter.method is AdapterMethod.full else "a half of each layer's weights"
+    return share if adapter.layers is None else f"{share} in the layers {', '.join(map(str, adapter.layers))}"
 
 
 def snippet(spec: RunSpec, merged: bool) -> str:
@@ -93,20 +112,23 @@ def inexact(spec: RunSpec, merged: bool) -> str | None:
 
 
 def _front_matter(spec: RunSpec, license_id: str, merged: bool) -> str:
-    assert spec.dataset is not None
     values: dict[str, Any] = {}
-    full = spec.adapter.method is AdapterMethod.full
+    full = spec.adapter.method in WHOLE_METHODS
     if (base := hub_base(spec.model)) is not None:
         relation = "finetune" if full else "merge" if merged else "adapter"
         values |= {"base_model": base, "base_model_relation": relation}
-    data = spec.dataset.hub_id
-    if spec.dataset.path is None and data.count("/") == 1 and not data.startswith(EMBEDDED):
+    data = "" if spec.dataset is None or spec.dataset.path is not None else spec.dataset.hub_id
+    if data.count("/") == 1 and not data.startswith(EMBEDDED):
         values["datasets"] = [data]
     values["library_name"] = "transformers" if merged or full else "peft"
     values["license"] = license_id
     values["pipeline_tag"] = "text-generation"
     quantized = spec.quant.method is not QuantMethod.none
-    kind = ["full-finetuning"] if full else ["qlora" if quantized else "lora", spec.adapter.method_name]
+    kind = (
+        [f"{spec.adapter.method_name}-finetuning"]
+        if full
+        else ["qlora" if quantized else "lora", spec.adapter.method_name]
+    )
     tags = [*kind, "qlora-harness"]
     values["tags"] = list(dict.fromkeys(tags))
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
@@ -150,9 +172,10 @@ def _recipe_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
     of_adapter = [
         *_size_rows(adapter),
         ("layers", ", ".join(adapter.targets)),
+        *([] if adapter.layers is None else [("of the blocks", ", ".join(map(str, adapter.layers)))]),
     ]
     return [
-        *([("trained", "every weight")] if adapter.method is AdapterMethod.full else of_adapter),
+        *([("trained", trained_weights(adapter))] if adapter.method in WHOLE_METHODS else of_adapter),
         ("optimizer", f"{record.optimizer_used}, betas {train.adam_beta1}, {train.adam_beta2}"),
         ("weight decay, gradient norm", f"{train.weight_decay:g}, {train.max_grad_norm:g}"),
         ("learning rate", f"{train.learning_rate:g}, {train.schedule.value}, {train.warmup_steps} warm-up steps"),
@@ -164,6 +187,20 @@ def _recipe_rows(record: RunRecord, spec: RunSpec) -> list[tuple[str, str]]:
             "final training loss",
             "not recorded" if record.final_loss is None else f"{record.final_loss:.4f} nats a token",
         ),
+    ]
+
+
+def _merge_rows(recipe: MergeRecipe, adapter: AdapterConfig) -> list[tuple[str, str]]:
+    optional = {"density": recipe.density, "seed": recipe.seed}
+    return [
+        ("method, by PEFT's name", recipe.method.value),
+        *[(what, f"{value:g}") for what, value in optional.items() if value is not None],
+        ("rank r, alpha", f"{adapter.lora_r}, {adapter.lora_alpha}"),
+        ("layers", ", ".join(adapter.targets)),
+        *[
+            (f"run {of.run_id}", f"weight {of.weight:g}, sha256 of its adapter `{of.adapter_sha256}`")
+            for of in recipe.parents
+        ],
     ]
 
 

@@ -16,10 +16,11 @@ from harness.config.schema import AdapterConfig
 from harness.files.atomic import write_json
 from harness.files.typed import read_typed
 from harness.identity.proof import NotTheMethodError, Proof, counted, prove
+from harness.methods.keys import OWN_KEYS
 from harness.runs.record import package_versions
 
 REMEDY = "delete the file: the method is proved again"
-_PROVED_BY = ("identity", "methods", "banks", "nn")  # folders of harness/ whose code a proof runs through
+_PROVED_BY = ("identity", "methods", "banks", "nn", "variants")  # folders of harness/ whose code a proof runs through
 _KEPT: dict[str, Proof | NotTheMethodError] = {}
 
 
@@ -55,7 +56,8 @@ def proved(bank: Bank, name: str, config: AdapterConfig, weights: str, folder: P
 
 
 def _key(bank: Bank, config: AdapterConfig, weights: str) -> str:
-    method = [config.method_name, list(config.targets), config.peft]
+    method = [config.method_name, list(config.targets), config.peft, config.layers]
+    method += [getattr(config, key) for key in OWN_KEYS]
     where = [type(bank).__name__, bank.device.type, str(bank.dtype), bank.shards is not None]
     return hashlib.sha256(json.dumps([weights, method, where, package_versions(), _code()]).encode()).hexdigest()[:24]
 

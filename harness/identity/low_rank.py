@@ -1,8 +1,8 @@
 """Whether a layer of an adapter computes plain LoRA, s B A x with LoRA's gradients, whatever its tensors are called."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,29 +21,46 @@ class LowRank:
     is_lora: bool
     scale: float  # s, by least squares
     differs_by: str | None = None  # what of it isn't LoRA's
+    a_RI: Tensor | None = None  # the values of A and B at which both were computed
+    b_OR: Tensor | None = None
+    gradients: Mapping[str, tuple[Tensor | None, Tensor]] = field(default_factory=dict)  # of A, of B: its own, LoRA's
 
 
-def low_rank_of(bank: Bank) -> LowRank | None:
-    """Compares an adapted layer with s B A x at random factors, which it leaves there; None where none has such two."""
-    found = _layer_with_factors(bank)
+def low_rank_of(bank: Bank, name: str) -> LowRank | None:
+    """Compares a layer of a member's with s B A x at random factors, which it leaves there; None where none has two."""
+    found = _layer_with_factors(bank, name)
     if found is None:
         return None
     layer, base, a_RI, b_OR = found
     _draw(layer, base, a_RI, b_OR)
     dtype, limit = bank.dtype, _MAX_ERROR[bank.dtype]
     x = torch.randn(1, _NUM_TOKENS, a_RI.shape[1], generator=torch.Generator().manual_seed(1)).to(bank.device, dtype)
-    trained = [factor for factor in (a_RI, b_OR) if factor.requires_grad]
+    trained = {key: factor for key, factor in {"a": a_RI, "b": b_OR}.items() if factor.requires_grad}
     with _training(layer):
         own = (layer(x) - base(x)).float()
-    gradients = torch.autograd.grad(own.square().sum() / 2, trained, allow_unused=True)
+    gradients = torch.autograd.grad(own.square().sum() / 2, [*trained.values()], allow_unused=True)
     product = (x.float() @ a_RI.float().T) @ b_OR.float().T
     scale = float((own.detach() * product.detach()).sum() / product.detach().square().sum())
-    wanted = torch.autograd.grad((scale * product).square().sum() / 2, trained)
-    if _error(own.detach(), (scale * product).detach()) > limit:
+    if error_of(own.detach(), (scale * product).detach()) > limit:
         return LowRank(is_lora=False, scale=scale)
-    if any(mine is None or _error(mine, lora) > limit for mine, lora in zip(gradients, wanted, strict=True)):
-        return LowRank(is_lora=False, scale=scale, differs_by="passed: LoRA's function, with gradients of its own")
-    return LowRank(is_lora=True, scale=scale)
+    wanted = _gradients_of_lora(scale, x, a_RI, b_OR, [*trained])
+    pairs = dict(zip(trained, zip(gradients, wanted, strict=True), strict=True))
+    is_lora = all(mine is not None and error_of(mine, lora) <= limit for mine, lora in pairs.values())
+    return LowRank(
+        is_lora=is_lora,
+        scale=scale,
+        differs_by=None if is_lora else "passed: LoRA's function, with gradients of its own",
+        a_RI=a_RI.detach(),
+        b_OR=b_OR.detach(),
+        gradients=pairs,
+    )
+
+
+def _gradients_of_lora(scale: float, x: Tensor, a_RI: Tensor, b_OR: Tensor, keys: list[str]) -> tuple[Tensor, ...]:
+    """By copies of the factors, which no hook of the method's is on."""
+    factors = {"a": a_RI.detach().clone().requires_grad_(), "b": b_OR.detach().clone().requires_grad_()}
+    product = scale * ((x.float() @ factors["a"].float().T) @ factors["b"].float().T)
+    return torch.autograd.grad(product.square().sum() / 2, [factors[key] for key in keys])
 
 
 def _draw(layer: Any, base: Any, a_RI: nn.Parameter, b_OR: nn.Parameter) -> None:
@@ -70,13 +87,14 @@ def _training(layer: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _error(mine: Tensor, lora: Tensor) -> float:
+def error_of(mine: Tensor, lora: Tensor) -> float:
+    """By how much of its size the second is off."""
     return float((mine - lora).norm() / lora.norm().clamp_min(1e-12))
 
 
-def _layer_with_factors(bank: Bank) -> tuple[Any, Any, nn.Parameter, nn.Parameter] | None:
+def _layer_with_factors(bank: Bank, name: str) -> tuple[Any, Any, nn.Parameter, nn.Parameter] | None:
     """-> a layer, the base's layer in it, and its factors [r, I] and [O, r]"""
-    for layer, base, (num_in, num_out) in bank.adapter_layers():
+    for layer, base, (num_in, num_out) in bank.adapter_layers(name):
         matrices = [tensor for tensor in _own_tensors(layer, base) if tensor.ndim == 2]
         pairs = [
             (a_RI, b_OR)

@@ -29,11 +29,14 @@ from torch import Tensor, nn
 
 from harness.banks.bank import Bank
 from harness.config.schema import AdapterConfig, AdapterMethod
-from harness.identity.low_rank import LowRank, low_rank_of
+from harness.identity.low_rank import LowRank, error_of, low_rank_of
+from harness.methods.blocks import block_of
 from harness.methods.table import Entry, Start, entry_of
 from harness.nn.batch import Item
 from harness.nn.rows import trial_sequences
 from harness.runs.compatibility import RESIDUAL_METHODS
+from harness.variants.allora import gradient_factors
+from harness.variants.hft import categories, half_of
 
 NUM_STEPS = 3  # at most: a zero B hides A's gradient in the first, a zero E both others' in AdaLoRA
 STEP_SIZE = 0.02  # by the sign of the gradient
@@ -91,7 +94,7 @@ def prove(bank: Bank, name: str, config: AdapterConfig) -> Proof:
         frozen = _sampled(bank, parameters)
         before = _losses(bank, items)
         checks["learns"] = _learns(bank, items, config, parameters, before)
-        checks["differs from LoRA"] = _differs(bank, config, parameters, start)
+        checks["differs from LoRA"] = _differs(bank, name, config, start)
         checks["frozen"] = _frozen(config, frozen, _sampled(bank, parameters))
         checks["saved"] = _saved(bank, name, items, config, parameters)
     return _proof(bank, config, entry, parameters, checks)
@@ -135,13 +138,44 @@ def _fail(config: AdapterConfig, check: str, reason: str) -> NotTheMethodError:
 def _parameters(
     bank: Bank, name: str, config: AdapterConfig, entry: Entry | None, parameters: Mapping[str, nn.Parameter]
 ) -> str:
+    heads: frozenset[str] = getattr(bank, "head_names", frozenset())
+    _require_blocks(config, parameters, heads)
+    if config.method is AdapterMethod.hft:
+        return _halves(bank, config, parameters, heads)
     if entry is None or entry.count is None:
         return "not made: no formula"
-    heads: frozenset[str] = getattr(bank, "head_names", frozenset())
     adapted = sum(p.numel() for key, p in parameters.items() if not heads & set(key.split(".")))
     expected = entry.count(bank.adapted_layers(name), bank.adapter_fields(name))
     if adapted != expected:
         raise _fail(config, "parameters", f"{adapted:,} numbers are trained, {entry.formula} is {expected:,}")
+    return PASSED
+
+
+def _require_blocks(config: AdapterConfig, parameters: Mapping[str, nn.Parameter], heads: frozenset[str]) -> None:
+    """Raises NotTheMethodError where something of other blocks than `adapter.layers` is trained, or one isn't."""
+    if config.layers is None:
+        return
+    places = {key: block_of(key) for key in parameters if not heads & set(key.split("."))}
+    may_share = config.method is AdapterMethod.peft  # VB-LoRA's vectors are of all layers
+    outside = [k for k, place in places.items() if (not may_share if place is None else place[1] not in config.layers)]
+    missing = set(config.layers) - {place[1] for place in places.values() if place is not None}
+    if outside or missing:
+        what = f"{outside[0]} is trained" if outside else f"nothing is trained in {sorted(missing)}"
+        raise _fail(config, "parameters", f"adapter.layers={config.layers}, and {what}")
+
+
+def _halves(bank: Bank, config: AdapterConfig, parameters: Mapping[str, nn.Parameter], heads: frozenset[str]) -> str:
+    """HFT: of each layer's modules of a kind a half is trained, and nothing outside of layers."""
+    trained = {key.rpartition(".")[0] for key in parameters if not heads & set(key.split("."))}
+    modules = dict.fromkeys(name.rpartition(".")[0] for name, _ in bank.base.named_parameters())
+    groups = categories([*modules])
+    if outside := trained - {name for members in groups.values() for name in members}:
+        raise _fail(config, "parameters", f"{min(outside)} is trained, which is no layer's")
+    for (_, block, kind), members in groups.items():
+        wanted = half_of(len(members), block) if config.layers is None or block in config.layers else 0
+        if (number := len(trained.intersection(members))) != wanted:
+            reason = f"in layer {block} {number} of {len(members)} {kind} modules are trained, a half is {wanted}"
+            raise _fail(config, "parameters", reason)
     return PASSED
 
 
@@ -200,17 +234,15 @@ def _learns(
     return PASSED
 
 
-def _differs(
-    bank: Bank, config: AdapterConfig, parameters: Mapping[str, nn.Parameter], start: Mapping[str, Tensor]
-) -> str:
+def _differs(bank: Bank, name: str, config: AdapterConfig, start: Mapping[str, Tensor]) -> str:
     """Holds a layer against s B A x, and where it is that, looks for what sets the method apart."""
     own_rule = _APART.get(config.method)  # of the methods that are LoRA in their function
-    found = low_rank_of(bank)
+    found = low_rank_of(bank, name)
     if found is None:
         return f"{PASSED}: {_kind_of_lora(config) or 'it has no two factors as LoRA has them'}"
     if not found.is_lora and own_rule is None:
         return f"{PASSED}: its layers compute something else" if found.differs_by is None else found.differs_by
-    if not found.is_lora:
+    if not found.is_lora and config.method not in _OWN_GRADIENTS:
         raise _fail(config, "differs from LoRA", "its layers don't compute s B A x")
     if own_rule is None:
         raise _fail(
@@ -246,6 +278,35 @@ def _holds_a(_: AdapterConfig, found: LowRank, start: Mapping[str, Tensor]) -> s
     return "A is trained" if any(".lora_A." in key for key in start) else None
 
 
+def _adapts_gradients(config: AdapterConfig, found: LowRank, _: Mapping[str, Tensor]) -> str | None:
+    """ALLoRA: the scale is 1, and B's gradient is LoRA's times the factors of its rows, A's is LoRA's."""
+    if found.b_OR is None or abs(found.scale - 1) > 0.05:
+        return f"its layers compute no B A x (scale {found.scale:.4g})"
+    (of_a, lora_a), (of_b, lora_b) = found.gradients["a"], found.gradients["b"]
+    factors_O1 = gradient_factors(found.b_OR, config.allora_eta or math.nan)
+    limit = _TOLERANCE[torch.bfloat16]
+    if (
+        of_a is None
+        or of_b is None
+        or error_of(of_a, lora_a) > limit
+        or not error_of(of_b, lora_b * factors_O1) < limit
+    ):
+        return "B's gradient isn't LoRA's times 1 / sqrt(|B_i| + 1 / eta^2)"
+    return None
+
+
+def _selects(_: AdapterConfig, found: LowRank, start: Mapping[str, Tensor]) -> str | None:
+    """S2FT: one factor takes features one by one, each once, and the other is trained."""
+    if found.a_RI is None or found.b_OR is None or abs(found.scale - 1) > 0.05:
+        return f"its layers compute no D x[chosen] (scale {found.scale:.4g})"
+    if len(found.gradients) != 1:
+        return "both factors are trained"
+    selection_RX = found.b_OR.T if "a" in found.gradients else found.a_RI
+    is_one_hot = bool(((selection_RX == 0) | (selection_RX == 1)).all()) and bool((selection_RX.sum(1) == 1).all())
+    return None if is_one_hot and bool((selection_RX.sum(0) <= 1).all()) else "the frozen factor is no selection"
+
+
+_OWN_GRADIENTS = frozenset({AdapterMethod.allora})  # LoRA's function, learned otherwise
 _APART: dict[AdapterMethod, Callable[[AdapterConfig, LowRank, Mapping[str, Tensor]], str | None]] = {
     AdapterMethod.lora: _is_scaled,
     AdapterMethod.rslora: _is_scaled,
@@ -254,8 +315,11 @@ _APART: dict[AdapterMethod, Callable[[AdapterConfig, LowRank, Mapping[str, Tenso
     AdapterMethod.corda: _starts_elsewhere,
     AdapterMethod.loftq: _starts_elsewhere,
     AdapterMethod.lora_ga: _starts_elsewhere,
+    AdapterMethod.lq_lora: _starts_elsewhere,
     AdapterMethod.eva: _starts_by_data,
     AdapterMethod.lora_fa: _holds_a,
+    AdapterMethod.allora: _adapts_gradients,
+    AdapterMethod.s2ft: _selects,
 }
 _KIND_OF_LORA = {
     AdapterMethod.lora: "LoRA itself, of the scale alpha / r",
@@ -265,8 +329,11 @@ _KIND_OF_LORA = {
     AdapterMethod.corda: "LoRA from another start",
     AdapterMethod.loftq: "LoRA from another start",
     AdapterMethod.lora_ga: "LoRA from another start",
+    AdapterMethod.lq_lora: "LoRA from another start",
     AdapterMethod.eva: "LoRA from another start",
     AdapterMethod.lora_fa: "LoRA with A frozen",
+    AdapterMethod.allora: "LoRA of the scale 1, B's gradients by its rows",
+    AdapterMethod.s2ft: "a dense submatrix beside the weights",
 }
 
 

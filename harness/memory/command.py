@@ -26,6 +26,7 @@ from harness.config.schema import (
     typed,
 )
 from harness.console import TextTable, friendly_errors, new_parser, show
+from harness.devices.process import heavy_imports
 from harness.files.hub import cached_snapshot
 from harness.memory import paper
 from harness.memory.predict import MemoryPrediction, predict
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str]) -> None:
         prediction = _predicted(asked)
         measured = None
         if options.measure:
-            from harness.memory.measured.program import Case, measure  # loads torch
-
+            with heavy_imports():
+                from harness.memory.measured.program import Case, measure
             measured = measure(
                 Case(
                     model=asked.model,

@@ -50,7 +50,7 @@ def floor_run(spec: RunSpec) -> MemoryPrediction | None:
     if spec.train is None or adapter.method is AdapterMethod.none:
         return MemoryPrediction(**terms)
     names = {linear.name for linear in parts.linears}
-    if adapter.method is AdapterMethod.peft:
+    if adapter.method in (AdapterMethod.peft, AdapterMethod.hft, AdapterMethod.s2ft) or adapter.layers is not None:
         return None
     full = adapter.method is AdapterMethod.full
     if not full and set(adapter.targets) - names - {ALL_LINEAR}:

@@ -334,7 +334,9 @@ def trained_tensors(shape: ShapeConfig, adapter: AdapterConfig) -> list[int]:
         return [n.in_features * n.out_features for n in linears(shape)] * shape.num_layers + norms + tables
     adapted = [linear for linear in linears(shape) if linear.is_target(adapter)]
     sizes = [n for linear in adapted for n in (linear.in_features, linear.out_features)]
-    return [adapter.lora_r * size for size in sizes] * shape.num_layers
+    return [adapter.lora_r * size for size in sizes] * (
+        shape.num_layers if adapter.layers is None else len(adapter.layers)
+    )
 
 
 def check(shape: ShapeConfig, quant: QuantConfig) -> None:
@@ -352,6 +354,9 @@ def check_targets(shape: ShapeConfig, adapter: AdapterConfig) -> None:
         raise ValueError(
             f"adapter.peft_type={adapter.peft_type}: its memory can't be predicted, only LoRA's and the like"
         )
+    partly = adapter.method is AdapterMethod.full and adapter.layers is not None
+    if partly or adapter.method in (AdapterMethod.hft, AdapterMethod.s2ft):
+        raise ValueError(f"adapter={adapter.method_name}: memory where a part of the weights learns can't be predicted")
     known = [linear.name for linear in linears(shape)]
     unknown = set(adapter.targets) - {ALL_LINEAR, *known}
     if unknown and adapter.method is not AdapterMethod.full:

@@ -10,8 +10,9 @@ refused by name: nothing is dropped.
 import dataclasses
 from typing import Any
 
-from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
+from harness.config.schema import ALL_LINEAR, WHOLE_METHODS, AdapterConfig, AdapterMethod
 from harness.methods.peft_fields import fields_of, kind_problem
+from harness.methods.submatrices import LAYERS
 from harness.methods.table import METHODS, Entry, entry_of
 
 _OWNED = {  # fields of PEFT's that something here fills, or that mean nothing -> why
@@ -23,10 +24,20 @@ _OWNED = {  # fields of PEFT's that something here fills, or that mean nothing -
 }
 _WITH_A_AND_B = frozenset(AdapterMethod) - {
     AdapterMethod.none,
-    AdapterMethod.full,
+    *WHOLE_METHODS,
+    AdapterMethod.s2ft,
     AdapterMethod.lora_fa,
     AdapterMethod.peft,
 }
+OWN_KEYS = {  # a key of ours that one method has -> that method
+    "allora_eta": AdapterMethod.allora,
+    "s2ft_share": AdapterMethod.s2ft,
+    "lq_rounds": AdapterMethod.lq_lora,
+    "corda_keep": AdapterMethod.corda,
+}
+_OWN_METHODS = frozenset(  # whose rows say which keys they have
+    {AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.lq_lora}
+)
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(AdapterConfig)}
 _OWN_OF_ADALORA = ("init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "exclude_modules")
 FIRST_RANK = 1.5  # times the mean rank at the end, in AdaLoRA's experiments (arXiv 2303.10512, section 4)
@@ -39,7 +50,11 @@ def keys_problem(adapter: AdapterConfig) -> str | None:
             f"adapter.lora_plus_ratio={adapter.lora_plus_ratio} with adapter={adapter.method_name}: it has no "
             f"trained A and B whose rates could differ; use adapter={', '.join(sorted(m.value for m in _WITH_A_AND_B))}"
         )
+    if problem := _own_key_problem(adapter) or _layers_problem(adapter):
+        return problem
     if adapter.method is not AdapterMethod.peft:
+        if adapter.method in _OWN_METHODS and (problem := _idle_problem(adapter)):
+            return problem
         given = {"adapter.peft_type": adapter.peft_type, "adapter.peft": adapter.peft or None}
         named = [f"{key}={value}" for key, value in given.items() if value is not None]
         if named:
@@ -48,10 +63,22 @@ def keys_problem(adapter: AdapterConfig) -> str | None:
     return _type_problem(adapter) or _idle_problem(adapter) or _fields_problem(adapter)
 
 
+def schedule_problem(adapter: AdapterConfig, max_steps: int | None) -> str | None:
+    """-> why AdaLoRA's schedule of ranks doesn't fit into a run's steps; None if it does, or they aren't known yet"""
+    begin, end = (adapter.peft.get(key, 0) for key in ("tinit", "tfinal"))
+    if adapter.peft_type != "ADALORA" or max_steps is None or begin < max_steps - end:
+        return None
+    return (
+        f"adapter.peft.tinit={begin}, tfinal={end}: the run has {max_steps} steps, and AdaLoRA moves its ranks between "
+        "the two; lower them, or train longer"
+    )
+
+
 def uses_dropout(adapter: AdapterConfig) -> bool:
     """Whether the method drops a layer's input, so that a recipe's dropout has a meaning."""
     entry = entry_of(adapter)
-    return adapter.method is not AdapterMethod.peft or (entry is not None and entry.dropout is not None)
+    by_entry = adapter.method is AdapterMethod.peft or adapter.method in _OWN_METHODS
+    return not by_entry or (entry is not None and entry.dropout is not None)
 
 
 def peft_values(adapter: AdapterConfig) -> dict[str, Any]:
@@ -63,6 +90,39 @@ def peft_values(adapter: AdapterConfig) -> dict[str, Any]:
     if adapter.peft_type == "ADALORA":
         values.setdefault("init_r", round(FIRST_RANK * adapter.lora_r))
     return values
+
+
+def _own_key_problem(adapter: AdapterConfig) -> str | None:
+    """A key of one method that was given to another, or that its method lacks."""
+    for key, method in OWN_KEYS.items():
+        value = getattr(adapter, key)
+        if value is not None and adapter.method is not method:
+            return f"adapter.{key}={value}: of adapter={method.value} only, and this is adapter={adapter.method_name}"
+        if value is None and adapter.method is method and method in _OWN_METHODS:
+            return f"adapter={method.value} needs adapter.{key}; its file in conf/adapter has a value that may serve"
+    others = sorted(set(adapter.targets) - set(LAYERS))
+    if adapter.method is AdapterMethod.s2ft and others:
+        return f"adapter.targets={others} with adapter=s2ft: it couples the layers {', '.join(LAYERS)}; name of these"
+    return None
+
+
+def _layers_problem(adapter: AdapterConfig) -> str | None:
+    entry = entry_of(adapter)
+    if adapter.layers is None or adapter.method is AdapterMethod.none:
+        return None
+    if adapter.peft_type == "TRAINABLE_TOKENS":
+        return (
+            f"adapter.layers={adapter.layers}: {entry and entry.title} are rows of a table, in no block; leave it out"
+        )
+    if adapter.peft_type == "IA3":
+        return (
+            f"adapter.layers={adapter.layers} with adapter=ia3: PEFT knows its feed-forward layers by their last names "
+            "only; leave it out, or use adapter=lora"
+        )
+    patterns = [f"adapter.peft.{key}" for key in ("layers_to_transform", "layers_pattern") if key in adapter.peft]
+    return (
+        f"adapter.layers={adapter.layers} and {patterns[0]}: they say the same; give one of them" if patterns else None
+    )
 
 
 def _filled(adapter: AdapterConfig, entry: Entry) -> dict[str, Any]:
@@ -97,8 +157,10 @@ def _idle_problem(adapter: AdapterConfig) -> str | None:
     named = [f"adapter.{key}={getattr(adapter, key)}" for key, is_idle in idle.items() if is_idle]
     if not named:
         return None
-    fields = ", ".join(sorted(free_fields(adapter, entry)))
-    return f"{', '.join(named)}: {entry.title} has no such number; leave it out. +adapter.peft.KEY may be {fields}"
+    problem = f"{', '.join(named)}: {entry.title} has no such number; leave it out"
+    if adapter.method is not AdapterMethod.peft:
+        return problem
+    return f"{problem}. +adapter.peft.KEY may be {', '.join(sorted(free_fields(adapter, entry)))}"
 
 
 def _fields_problem(adapter: AdapterConfig) -> str | None:
@@ -119,6 +181,11 @@ def _fields_problem(adapter: AdapterConfig) -> str | None:
             return f"adapter.peft.{key}={value}: PEFT's {adapter.peft_type} has no such field; it has {known}"
         if (kind := kind_problem(value, kinds[key])) is not None:
             return f"adapter.peft.{key}={value!r}: PEFT's {adapter.peft_type} takes {kind}"
+    if adapter.peft_type == "ADALORA" and adapter.peft.get("init_r", adapter.lora_r + 1) <= adapter.lora_r:
+        return (
+            f"adapter.peft.init_r={adapter.peft['init_r']} with adapter.lora_r={adapter.lora_r}: AdaLoRA begins with "
+            "more ranks than it keeps; raise adapter.peft.init_r, or leave it out"
+        )
     if missing := [key for key in entry.needs if key not in adapter.peft]:
         return f"adapter.peft_type={adapter.peft_type} needs +adapter.peft.{missing[0]}=... ({kinds[missing[0]]})"
     return None

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantMethod
+from harness.methods.submatrices import trained_weights
 
 Layers = Sequence[tuple[int, int, str]]  # (in_features, out_features, name) of each adapted layer
 Fields = Mapping[str, Any]  # the method's config, every field of it
@@ -43,6 +44,7 @@ class Entry:
     rank: str | None = None  # PEFT's field that `adapter.lora_r` fills; None: the method has no rank
     alpha: str | None = None  # that `adapter.lora_alpha` fills
     dropout: str | None = None  # that `adapter.lora_dropout` fills: zeros in a layer's input
+    keys: tuple[str, ...] = ()  # keys of ours that this method alone has
     needs: tuple[str, ...] = ()  # fields of `adapter.peft` that have to be given
     on_layers: bool = True  # around linear layers; False: of embeddings or norms
     start: Start = Start.base
@@ -56,6 +58,8 @@ def entry_of(adapter: AdapterConfig) -> Entry | None:
     name = adapter.peft_type or adapter.method.value
     if adapter.lora_plus_ratio is not None and adapter.method is AdapterMethod.lora:
         name = "lora_plus"
+    if adapter.corda_keep is not None and adapter.method is AdapterMethod.corda:
+        name = "corda_kpm"
     return METHODS.get(name.lower())
 
 
@@ -144,6 +148,17 @@ _ROWS = (
         differs="64 training examples instead of 256",
     ),
     Entry(
+        name="corda_kpm",
+        title="CorDA, knowledge-preserved",
+        paper="arXiv 2406.05223",
+        verified="proof",
+        **_OF_LORA,
+        **_LORA_COUNT,
+        keys=("corda_keep",),
+        differs="64 rows of adapter.corda_keep instead of 256 of TriviaQA and NQ open; `embedded`: of MMLU questions "
+        "that are shipped",
+    ),
+    Entry(
         name="eva",
         title="EVA",
         paper="arXiv 2410.07170",
@@ -164,6 +179,18 @@ _ROWS = (
         differs="one round (T = 1); it starts nearer to the unquantized base than the quantized base is",
     ),
     Entry(
+        name="lq_lora",
+        title="LQ-LoRA",
+        paper="arXiv 2311.12023",
+        verified="proof",
+        **_OF_LORA,
+        **_LORA_COUNT,
+        works_on=ALL - FLOAT,
+        keys=("lq_rounds",),
+        differs="without data (no Fisher weights); every matrix is quantized alike, by `quant`: no bit budget "
+        "is shared out by an integer program. Its first round is LoftQ's",
+    ),
+    Entry(
         name="lora_ga",
         title="LoRA-GA",
         paper="arXiv 2407.05000",
@@ -181,6 +208,40 @@ _ROWS = (
         formula="r o",
         count=_sum(lambda i, o, f: f["r"] * o),
         differs="the run's own optimizer updates B, as in the paper; PEFT's LoraFAOptimizer projects its gradient",
+    ),
+    Entry(
+        name="allora",
+        title="ALLoRA",
+        paper="arXiv 2410.09692",
+        verified="steps, proof",
+        rank="r",
+        **_LORA_COUNT,
+        keys=("allora_eta",),
+        differs="rows are B's of [outputs, rank]; allora_eta=10 is ours. Gradients are scaled before they are clipped; "
+        "AdamW, which goes by a gradient's size against its own past, feels only how the factor changes",
+    ),
+    Entry(
+        name="s2ft",
+        title="S2FT",
+        paper="arXiv 2412.06289",
+        verified="steps, proof",
+        formula="o x the chosen inputs (o_proj, down_proj), i x the chosen outputs (v_proj, gate_proj, up_proj)",
+        count=lambda layers, f: trained_weights(layers, f["s2ft_share"], f["num_heads"]),
+        keys=("s2ft_share",),
+        differs="heads and channels are chosen at random (S2FT-R). What is trained is kept beside the weights, so it "
+        "runs on quantized ones too, and is saved as a LoRA, one factor of which selects; heads of values that several "
+        "heads of queries share aren't chosen",
+    ),
+    Entry(
+        name="hft",
+        title="HFT, half finetuning",
+        paper="arXiv 2404.18466",
+        verified="steps, proof",
+        formula="a half of each layer's attention, feed-forward and norm matrices",
+        works_on=FLOAT,
+        on_layers=False,
+        differs="the half is drawn once, from the run's seed; of three feed-forward matrices one learns in one layer, "
+        "two in the next. Embeddings, the last norm and the output layer are frozen; adapter.targets has no meaning",
     ),
     Entry(name="full", title="Full finetuning", paper="arXiv 2305.14314, the 16-bit baseline", works_on=FLOAT),
     Entry(

@@ -8,7 +8,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod, ModelKind, QuantConfig, QuantMethod
+from harness.config.schema import (
+    ALL_LINEAR,
+    WHOLE_METHODS,
+    AdapterConfig,
+    AdapterMethod,
+    ModelKind,
+    QuantConfig,
+    QuantMethod,
+)
 
 PACKED = frozenset(
     [
@@ -92,7 +100,7 @@ def architecture_problem(folder: Path, kind: ModelKind, quant: QuantConfig, adap
     if problem := _own_layer_problem(folder, str(model_type), adapter):
         return problem
     experts = _num_experts(saved)
-    adapts = adapter.method not in (AdapterMethod.none, AdapterMethod.full)
+    adapts = adapter.method not in {AdapterMethod.none, *WHOLE_METHODS}
     named = sorted(_EXPERT_LAYERS & {name.rpartition(".")[2] for name in adapter.targets}) if adapts else []
     adapts_all = adapts and adapter.targets == [ALL_LINEAR]
     if experts is None or (quant.method is QuantMethod.none and not adapts_all and not named):
@@ -112,7 +120,7 @@ def architecture_problem(folder: Path, kind: ModelKind, quant: QuantConfig, adap
 
 def _own_layer_problem(folder: Path, model_type: str, adapter: AdapterConfig) -> str | None:
     """Why an adapter can't be around a layer that `adapter.targets` names: its forward pass is no plain product."""
-    if adapter.method in (AdapterMethod.none, AdapterMethod.full):
+    if adapter.method in {AdapterMethod.none, *WHOLE_METHODS}:
         return None
     own = _OWN_LAYERS.get(model_type, {})
     named = next((name for target in adapter.targets if (name := target.rpartition(".")[2]) in own), None)

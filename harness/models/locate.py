@@ -78,6 +78,14 @@ def checkpoint_shape(source: ModelSource) -> ShapeConfig | None:
     return _shape(saved | text if isinstance(text, dict) else saved)
 
 
+def checkpoint_head_size(source: ModelSource) -> int:
+    """The size of an attention's head that a local checkpoint states; 0 where it states none."""
+    path = Path(source.location) / "config.json"
+    saved: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    text = saved.get("text_config")
+    return int((saved | text if isinstance(text, dict) else saved).get("head_dim") or 0)
+
+
 _OLD_NAMES = {  # of families that came before today's: GPT-2, GPT-J, Falcon, BLOOM, MPT, OPT, T5
     "num_attention_heads": ("num_heads", "n_head", "n_heads"),
     "hidden_size": ("d_model", "n_embd"),

@@ -252,7 +252,8 @@ class MemberRow:
         if not self.training or not any(self._probability(span) for span in spans):
             return None
         shape = spans[-1].end - spans[0].start, x.shape[-1]
-        mask_TI = torch.ones(shape, dtype=torch.bool, device=x.device)
+        is_all_drawn = not self._stride and all(self._probability(span) for span in spans)
+        mask_TI = (torch.empty if is_all_drawn else torch.ones)(shape, dtype=torch.bool, device=x.device)
         position = 0
         for span in spans:
             probability, seed = self.dropout[span.member]

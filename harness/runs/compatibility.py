@@ -10,6 +10,7 @@ afterwards (PiSSA, section 4: QPiSSA). So they work with quantized bases too, bu
 from harness.config.schema import (
     ALL_LINEAR,
     SHARED_BASE_METHODS,
+    WHOLE_METHODS,
     AdapterConfig,
     AdapterMethod,
     DatasetConfig,
@@ -17,13 +18,17 @@ from harness.config.schema import (
     ModelKind,
     QuantConfig,
     QuantMethod,
+    ShapeConfig,
 )
 from harness.data.formats import LABELLED
+from harness.methods.blocks import blocks_problem
 from harness.methods.keys import keys_problem
+from harness.methods.sizes import Layer, size_problem
+from harness.methods.submatrices import LAYERS, heads_problem
 from harness.methods.table import METHODS, entry_of
 
 RESIDUAL_METHODS = frozenset(
-    {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga}
+    {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga, AdapterMethod.lq_lora}
 )  # W = W_residual + scale B0 A0: the base changes, and B, A start from B0, A0
 CALIBRATED_METHODS = frozenset({AdapterMethod.eva, AdapterMethod.corda, AdapterMethod.lora_ga})  # start from data
 SVD_METHODS = RESIDUAL_METHODS | {AdapterMethod.loftq}  # the rank is bounded by the layer's smaller side
@@ -41,7 +46,31 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
             f"adapter.method={method.value} with model.kind={kind.value}: its start from data is implemented for "
             "causal models only; use adapter=lora, dora, pissa or olora"
         )
-    return _rank_problem(adapter, model)
+    if method is AdapterMethod.s2ft and kind is ModelKind.seq2seq:
+        return (
+            f"adapter.method=s2ft with model.kind={kind.value}: it knows heads and channels by the names "
+            f"{', '.join(LAYERS)}, which a T5 doesn't have; use adapter=lora, dora or hft"
+        )
+    return shape_problem(adapter, kind, model.shape) if model.path is None else None  # a checkpoint has its own shape
+
+
+def shape_problem(adapter: AdapterConfig, kind: ModelKind, shape: ShapeConfig, head_size: int = 0) -> str | None:
+    """-> which number of the method a model of this shape has no room for, with the remedy; None if it has.
+
+    The bank checks it again with the real layers, whose sizes a shape doesn't always tell.
+
+    Args:
+        head_size: of its attention, where that isn't the hidden size shared out among the heads; 0: it is.
+    """
+    if kind is ModelKind.causal and shape.num_heads and shape.num_kv_heads:
+        head_size = head_size or shape.hidden_size // shape.num_heads
+    is_grouped = kind is ModelKind.causal and shape.num_kv_heads < shape.num_heads
+    if adapter.method is AdapterMethod.s2ft and "v_proj" in adapter.targets and is_grouped:
+        return heads_problem(shape.num_heads)
+    beyond = [block for block in adapter.layers or () if block >= shape.num_layers]
+    if beyond and shape.num_layers:
+        return blocks_problem(beyond, shape.num_layers)
+    return _rank_problem(adapter, kind, shape) or size_problem(adapter, _known_layers(adapter, shape, head_size))
 
 
 def task_problem(model: ModelConfig, dataset: DatasetConfig) -> str | None:
@@ -72,15 +101,15 @@ def task_problem(model: ModelConfig, dataset: DatasetConfig) -> str | None:
 
 def quant_problem(method: AdapterMethod, quant: QuantMethod) -> str | None:
     """-> why the method can't be trained on weights stored so; None if it can."""
-    if method is AdapterMethod.full and quant is not QuantMethod.none:
+    if method in WHOLE_METHODS and quant is not QuantMethod.none:
         return (
-            f"adapter.method=full with quant.method={quant.value}: quantized weights can't be trained; "
+            f"adapter.method={method.value} with quant.method={quant.value}: quantized weights can't be trained; "
             "use quant=bf16 or quant=fp32, or adapter=lora"
         )
-    if method is AdapterMethod.loftq and quant is QuantMethod.none:
+    if method in (AdapterMethod.loftq, AdapterMethod.lq_lora) and quant is QuantMethod.none:
         return (
-            "adapter.method=loftq with quant.method=none: LoftQ makes up for the error of quantization, and there "
-            "is none; use quant=nf4, fp4 or int8, or adapter=lora"
+            f"adapter.method={method.value} with quant.method=none: it makes up for the error of quantization, and "
+            "there is none; use quant=nf4, fp4 or int8, or adapter=lora"
         )
     return None
 
@@ -105,7 +134,7 @@ def shard_problem(kind: ModelKind, method: AdapterMethod) -> str | None:
         return None
     return (
         f"launch.shard_base=true with model.kind={kind.value}, adapter.method={method.value}: only a frozen "
-        "causal base under lora or rslora is sharded; use launch.shard_base=false"
+        "causal base under lora, rslora or allora is sharded; use launch.shard_base=false"
     )
 
 
@@ -128,11 +157,23 @@ def rank_problem(adapter: AdapterConfig, smaller_side: int) -> str | None:
     )
 
 
-def _rank_problem(adapter: AdapterConfig, model: ModelConfig) -> str | None:
-    """Checks the rank against the numbers in the model's YAML; the bank checks it again with the real layers."""
-    shape = model.shape
-    if model.kind is not ModelKind.causal or not (shape.hidden_size and shape.num_heads and shape.num_kv_heads):
+def _rank_problem(adapter: AdapterConfig, kind: ModelKind, shape: ShapeConfig) -> str | None:
+    if kind is not ModelKind.causal or not (shape.hidden_size and shape.num_heads and shape.num_kv_heads):
         return None
     keys = shape.hidden_size // shape.num_heads * shape.num_kv_heads
     sides = [side for side in (shape.hidden_size, keys, shape.intermediate_size) if side]
     return rank_problem(adapter, min(sides)) if list(adapter.targets) == [ALL_LINEAR] else None
+
+
+def _known_layers(adapter: AdapterConfig, shape: ShapeConfig, head_size: int) -> list[Layer]:
+    """The adapted layers whose sizes follow from a model's shape: the feed-forward ones only without a head's size."""
+    width, inner = shape.hidden_size, shape.intermediate_size
+    if not width or not inner:
+        return []
+    layers = [Layer(width, inner, "up_proj"), Layer(width, inner, "gate_proj"), Layer(inner, width, "down_proj")]
+    if head_size:
+        heads, keys = shape.num_heads * head_size, shape.num_kv_heads * head_size
+        layers += [Layer(width, heads, "q_proj"), Layer(heads, width, "o_proj")]
+        layers += [Layer(width, keys, "k_proj"), Layer(width, keys, "v_proj")]
+    every = list(adapter.targets) == [ALL_LINEAR]
+    return [layer for layer in layers if every or layer.name in adapter.targets]

@@ -7,13 +7,15 @@ from typing import Any
 
 import yaml
 
-from harness.config.schema import AdapterConfig, AdapterMethod, typed
+from harness.config.schema import WHOLE_METHODS, AdapterConfig, AdapterMethod, typed
 from harness.files.atomic import sha256_files
 from harness.methods.keys import peft_values
 from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, RESIDUAL_FILE
 from harness.runs.compatibility import RESIDUAL_METHODS
 from harness.runs.record import CONFIG_FILE, RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
+
+_WHOLE = frozenset(method.value for method in WHOLE_METHODS)  # whose runs leave a whole checkpoint
 
 GONE = "the run folder is gone"
 CUT_OFF = "there is no record.json: it was cut off"
@@ -67,7 +69,7 @@ def adapter_problem(folder: Path, record: RunRecord) -> str | None:
 
     A finished run holds an adapter in PEFT's format, or, after full finetuning, a whole checkpoint.
     """
-    full = _adapter(record).get("method") == AdapterMethod.full.value
+    full = _adapter(record).get("method") in _WHOLE
     config = MODEL_CONFIG if full else ADAPTER_CONFIG
     pattern = "model*.safetensors" if full else "adapter_*.safetensors"
     weights = sorted(folder.glob(pattern))
@@ -82,7 +84,7 @@ def changed_problem(folder: Path, record: RunRecord) -> str | None:
     Hashes the weights: of a LoRA adapter in milliseconds, of a whole checkpoint in as long as it takes to read it.
     """
     remedy = "the file was changed after training; restore it, or train the run again"
-    full = _adapter(record).get("method") == AdapterMethod.full.value
+    full = _adapter(record).get("method") in _WHOLE
     weights = sorted(folder.glob("*.safetensors")) if full else [folder / ADAPTER_WEIGHTS]
     if missing := [path for path in weights if not path.is_file()]:
         return f"{missing[0]}: no such file; restore it, or train the run again"
@@ -107,7 +109,9 @@ def _config_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
         return f"{folder.parent / RECORD_FILE}: its adapter has {sizes}"
     if method == AdapterMethod.peft.value:
         return _peft_problem(folder, adapter)
-    wanted = {"r": times * adapter["lora_r"], "lora_alpha": times * adapter["lora_alpha"]}
+    wanted: dict[str, Any] = {}
+    if method != AdapterMethod.s2ft.value:  # whose ranks follow from the layers
+        wanted = {"r": times * adapter["lora_r"], "lora_alpha": times * adapter["lora_alpha"]}
     wanted |= {"use_rslora": method == AdapterMethod.rslora.value, "use_dora": method == AdapterMethod.dora.value}
     saved = json.loads((folder / ADAPTER_CONFIG).read_text())
     if not isinstance(saved, dict):

@@ -17,6 +17,8 @@ from typing import Any
 
 from harness.config.schema import (
     SHARED_BASE_METHODS,
+    UNSCALED_METHODS,
+    WHOLE_METHODS,
     AdapterConfig,
     AdapterMethod,
     Config,
@@ -36,12 +38,14 @@ from harness.config.schema import (
     typed,
 )
 from harness.data.examples import resolved
-from harness.data.formats import DIALOGUES
-from harness.data.selection.rows import select_problem
+from harness.data.formats import DIALOGUES, STEP_BY_STEP
+from harness.data.selection.knowledge import KEEP_EMBEDDED, knowledge_file
+from harness.data.selection.rows import resolved_rule, select_problem
 from harness.data.source import data_files, streams
 from harness.files.atomic import sha256_files
-from harness.methods.keys import uses_dropout
+from harness.methods.keys import schedule_problem, uses_dropout
 from harness.runs.compatibility import method_problem, task_problem
+from harness.runs.merged import MergeRecipe
 from harness.runs.start import start_digest, start_folder
 
 DEFAULT_RECIPE = RecipeRow(max_steps=1000, batch_size=16, learning_rate=2e-4, lora_dropout=0.1, max_epochs=4.0)
@@ -53,7 +57,7 @@ _PLAIN = (str, int, float, type(None))  # bool is an int
 
 @dataclass(frozen=True, kw_only=True)  # no slots: what is derived is kept, as plans of 10,000 runs ask for it often
 class RunSpec:
-    """Everything that determines one finetuned adapter, or an untouched base (`dataset` None)."""
+    """Everything that determines one finetuned or merged adapter, or an untouched base (these have no `dataset`)."""
 
     model: ModelConfig
     quant: QuantConfig
@@ -63,6 +67,7 @@ class RunSpec:
     data_sha256: str | None = None  # content of `dataset.path`; None where the hub id is the identity
     base_sha256: str | None = since(None)  # of the checkpoint in `model.path`, likewise
     start_sha256: str | None = since(None)  # of the adapter that training starts from (`train.start_from`)
+    merged: MergeRecipe | None = since(None)  # of what was merged from finished runs and has no training of its own
 
     @cached_property
     def run_id(self) -> str:
@@ -83,6 +88,8 @@ class RunSpec:
     def label(self) -> str:
         """A short name for people: `smollm2-concise-nf4`, `smollm2-base`. Not unique by itself."""
         parts = [self.model.name]
+        if self.merged is not None:
+            return "-".join([*parts, self.merged.method.value, self.quant.label])
         if self.dataset is None:
             parts.append("base")
             return "-".join(parts if self.quant.method is QuantMethod.none else [*parts, self.quant.name])
@@ -98,6 +105,8 @@ class RunSpec:
     @property
     def own_template(self) -> str | None:
         """The chat template that its dialogues are written by, where the dataset gives one for the base's."""
+        if self.merged is not None:
+            return self.merged.chat_template
         dataset = self.dataset
         return None if dataset is None or dataset.format not in DIALOGUES else dataset.chat_template
 
@@ -116,11 +125,12 @@ class RunSpec:
         """
         values = _section(values, where)
         classes: dict[str, type] = {"model": ModelConfig, "quant": QuantConfig, "adapter": AdapterConfig}
-        optional: dict[str, type] = {"dataset": DatasetConfig, "train": TrainConfig}
+        optional: dict[str, type] = {"dataset": DatasetConfig, "train": TrainConfig, "merged": MergeRecipe}
         read = {key: _read_part(kind, values.get(key), f"{where}: {key}") for key, kind in classes.items()}
         for key, kind in optional.items():
             read[key] = None if values.get(key) is None else _read_part(kind, values[key], f"{where}: {key}")
-        if read["adapter"].method is not AdapterMethod.none and None in (read["dataset"], read["train"]):
+        trains = read["adapter"].method is not AdapterMethod.none and read["merged"] is None
+        if trains and None in (read["dataset"], read["train"]):
             raise ValueError(f"{where}: a trained adapter without dataset or train: not the spec of a run")
         digests = {key: values.get(key) for key in ("data_sha256", "base_sha256", "start_sha256")}
         for key, digest in digests.items():
@@ -155,7 +165,8 @@ def make_spec(
         return RunSpec(
             model=config.model, quant=quant, adapter=config.adapter, dataset=None, train=None, base_sha256=base
         )
-    dataset = dataclasses.replace(resolved(config.dataset), stream=streams(config.dataset, config.paths))
+    dataset = resolved(resolved_rule(config.dataset))
+    dataset = dataclasses.replace(dataset, stream=streams(config.dataset, config.paths))
     config = dataclasses.replace(config, dataset=dataset)
     if config.dataset.format == "none":
         raise ValueError("dataset=none goes with adapter=none only: an adapter needs something to learn from")
@@ -165,20 +176,31 @@ def make_spec(
         or select_problem(config.model, config.dataset)
     ):
         raise ValueError(problem)
+    if problem := rationale_problem(config.dataset, config.train):
+        raise ValueError(problem)
     row = recipe_row(config.dataset, config.model)
     adapter, start = config.adapter, None
     if config.train.start_from is not None:
         start = start_folder(config.train.start_from, Path(config.paths.runs), adapter, config.model)
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=str(start)))
+    if adapter.corda_keep is not None:
+        kept = knowledge_file(adapter.corda_keep)
+        where = adapter.corda_keep if adapter.corda_keep == KEEP_EMBEDDED else str(kept.absolute())
+        adapter = dataclasses.replace(adapter, corda_keep=where, corda_keep_sha256=hash_file(kept))
+    if adapter.method in UNSCALED_METHODS:
+        adapter = dataclasses.replace(adapter, lora_alpha=adapter.lora_r)
     if adapter.lora_dropout is None:
         dropout = row.lora_dropout if uses_dropout(adapter) else 0.0
         adapter = dataclasses.replace(adapter, lora_dropout=dropout)
+    train = _resolved_train(config.train, row, adapter.method, quant.compute_dtype)
+    if problem := schedule_problem(adapter, train.max_steps):
+        raise ValueError(problem)
     return RunSpec(
         model=config.model,
         quant=quant,
         adapter=adapter,
         dataset=config.dataset,
-        train=_resolved_train(config.train, row, adapter.method, quant.compute_dtype),
+        train=train,
         data_sha256=_data_sha256(config.dataset, hash_file),
         base_sha256=_base_sha256(config.model, hash_checkpoint),
         start_sha256=None if start is None else start_digest(start),
@@ -235,6 +257,23 @@ def with_recipe(train: TrainConfig, row: RecipeRow) -> TrainConfig:
     return filled
 
 
+def rationale_problem(dataset: DatasetConfig, train: TrainConfig) -> str | None:
+    """Why the loss can't be a label's and a rationale's; None if it can, or isn't to be."""
+    if dataset.format != STEP_BY_STEP:
+        if dataset.rationale_weight == 1.0:
+            return None
+        return (
+            f"dataset.rationale_weight={dataset.rationale_weight} with dataset.format={dataset.format}: its rows have "
+            f"no rationales; it goes with dataset.format={STEP_BY_STEP}"
+        )
+    if train.loss_mean is LossMean.example or train.mode is Mode.faithful:
+        return None
+    return (
+        f"dataset.format={STEP_BY_STEP} with train.loss_mean={train.loss_mean.value}: a rationale's many tokens would "
+        "outweigh its label; say train.loss_mean=example, so that the loss is a mean of the two losses"
+    )
+
+
 def eval_problem(train: TrainConfig) -> str | None:
     """Why the settings of the held-out loss don't go together; None if they do."""
     asked = {
@@ -252,7 +291,7 @@ def eval_problem(train: TrainConfig) -> str | None:
 
 def _master_weights(train: TrainConfig, method: AdapterMethod, dtype: DType) -> MasterWeights:
     """Resolves the choice; where it makes no difference, it is `compute`, because equal results need equal ids."""
-    if dtype is DType.float32 or method is not AdapterMethod.full:
+    if dtype is DType.float32 or method not in WHOLE_METHODS:
         return MasterWeights.compute
     return MasterWeights.float32 if train.master_weights is MasterWeights.auto else train.master_weights
 

@@ -32,7 +32,7 @@ def start_folder(start_from: str, runs: Path, adapter: AdapterConfig, model: Mod
     key = f"train.start_from={start_from}"
     if adapter.method not in SHARED_BASE_METHODS:
         raise ValueError(
-            f"{key}: adapter.method={adapter.method.value} can't start from an adapter; use lora or rslora"
+            f"{key}: adapter.method={adapter.method.value} can't start from an adapter; use lora, rslora or allora"
         )
     folder = next((place for place in (runs / start_from, Path(start_from)) if place.is_dir()), None)
     if folder is None:
@@ -66,6 +66,7 @@ def _misfit(record: RunRecord, adapter: AdapterConfig, model: ModelConfig) -> st
         "lora_r": adapter.lora_r,
         "lora_alpha": adapter.lora_alpha,
         "targets": adapter.targets,
+        "layers": adapter.layers,
     }
     other = [
         f"adapter.{key}={value} here, {theirs.get(key)} there"

@@ -5,7 +5,7 @@ full. It is for runs that would run out of memory otherwise: where the state fit
 there is no CUDA, in plain memory. The record says what ran. Source: QLoRA section 3, bitsandbytes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -103,13 +103,25 @@ def state_pages(num_bytes: int, free: int) -> bool:
 RATE_RATIO = "rate_ratio"  # of a parameter group: its learning rate is this times the run's
 
 
-def rate_groups(parameters: Mapping[str, nn.Parameter], lora_plus_ratio: float | None) -> list[dict[str, Any]]:
-    """Parameter groups by learning rate: with LoRA+ those of B learn faster (arXiv 2402.12354, equation 5)."""
-    if lora_plus_ratio is None:
+def rate_groups(
+    parameters: Mapping[str, nn.Parameter],
+    lora_plus_ratio: float | None,
+    of_block: Callable[[str], float] | None = None,
+) -> list[dict[str, Any]]:
+    """Parameter groups by learning rate.
+
+    Args:
+        parameters: what is trained, by name.
+        lora_plus_ratio: with LoRA+ the rate of B is this times the others' (arXiv 2402.12354, equation 5).
+        of_block: -> a tensor's rate, by its name, as a part of the run's (`harness.methods.blocks.rate_ratio`).
+    """
+    if lora_plus_ratio is None and of_block is None:
         return [{"params": list(parameters.values())}]
-    of_b = [parameter for name, parameter in parameters.items() if is_factor_b(name)]
-    others = [parameter for name, parameter in parameters.items() if not is_factor_b(name)]
-    return [{"params": others, RATE_RATIO: 1.0}, {"params": of_b, RATE_RATIO: lora_plus_ratio}]
+    groups: dict[float, list[nn.Parameter]] = {} if lora_plus_ratio is None else {1.0: [], lora_plus_ratio: []}
+    for name, parameter in parameters.items():
+        ratio = lora_plus_ratio if lora_plus_ratio is not None and is_factor_b(name) else 1.0
+        groups.setdefault(ratio * (1.0 if of_block is None else of_block(name)), []).append(parameter)
+    return [{"params": members, RATE_RATIO: ratio} for ratio, members in groups.items() if members]
 
 
 def is_factor_b(name: str) -> bool:

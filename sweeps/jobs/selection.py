@@ -6,7 +6,7 @@ so that other rows or another base are computed anew, and a sweep computes them 
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.embeddings import embed
 from harness.banks.load import LoadedBase, load_base
-from harness.config.schema import SHARED_BASE_METHODS, AssistantTurns, PathsConfig
-from harness.data.holdout import Divided, Subset
-from harness.data.selection.orders import Floats
+from harness.config.schema import SHARED_BASE_METHODS, PathsConfig
+from harness.data.holdout import Divided, Subset, shared_lines
+from harness.data.selection.orders import Floats, unit
+from harness.data.selection.quality import neighbour_distances, read_rule
 from harness.data.selection.rows import Selected, select_rows, selects
 from harness.data.tokens import Lengths, TokenizedDataset
 from harness.files.atomic import write_atomically
@@ -43,9 +44,9 @@ def chosen_parts(spec: RunSpec, base: LoadedBase, data: TokenizedDataset, parts:
     if dataset is None or train is None or not selects(dataset):
         return Chosen(parts=parts)
     places = parts.examples.kept if isinstance(parts.examples, Subset) else np.arange(len(data))
-    is_by_line = dataset.assistant_turns is AssistantTurns.all
-    names, rows = np.unique(data.lines[places] if is_by_line else places, return_inverse=True)
-    features = _RowFeatures(spec=spec, base=base, data=data, paths=paths, places=places, rows=rows)
+    lines = shared_lines(dataset, data)
+    names, rows = np.unique(places if lines is None else lines[places], return_inverse=True)
+    features = RowFeatures(spec=spec, base=base, data=data, paths=paths, places=places, rows=rows)
     selected = select_rows(dataset, features, train.data_seed)
     kept = places[np.isin(rows, selected.places)]
     examples = Subset(data, kept)
@@ -55,11 +56,11 @@ def chosen_parts(spec: RunSpec, base: LoadedBase, data: TokenizedDataset, parts:
         held_out=parts.held_out,
         num_twins=parts.num_twins,
     )
-    return Chosen(parts=chosen, selected=selected, lines=names if is_by_line else data.lines[names])
+    return Chosen(parts=chosen, selected=selected, lines=data.lines[names] if lines is None else names)
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: what is computed is kept
-class _RowFeatures:
+class RowFeatures:
     """`harness.data.selection.orders.Features` of the rows that a run may train on."""
 
     spec: RunSpec
@@ -75,16 +76,38 @@ class _RowFeatures:
         return np.bincount(self.rows, weights=targets).astype(np.int64)
 
     def embeddings(self) -> Floats:
-        found = self._kept(
-            "embeddings", lambda base: embed(base, [self.data[i].input_ids for i in range(len(self.data))])
-        )
+        found = self._all_embeddings()
         sums = np.zeros((int(self.rows.max()) + 1, found.shape[1]))
         np.add.at(sums, self.rows, found[self.places])
         return np.asarray(sums / np.bincount(self.rows)[:, None])
 
     def mean_logprobs(self) -> Floats:
-        found = self._kept("logprobs", lambda base: _mean_logprobs(base, self.data))
+        found = self._all_logprobs()
         return np.asarray(np.bincount(self.rows, weights=found[self.places]) / np.bincount(self.rows))
+
+    def predicted_losses(self) -> Floats:
+        assert self.spec.dataset is not None
+        rule = read_rule(self.spec.dataset.quality_rule or "")
+        found = rule.predicted(self.indicators(list(rule.weights)))
+        return np.asarray(np.bincount(self.rows, weights=found[self.places]) / np.bincount(self.rows))
+
+    def indicators(self, names: Sequence[str]) -> dict[str, Floats]:
+        """Of those names (`harness.data.selection.quality`), of every example of the data, held-out ones included."""
+        compute = {
+            "input_tokens": lambda: self.data.num_source.astype(np.float64),
+            "target_tokens": lambda: (self.data.lengths - self.data.num_source).astype(np.float64),
+            "perplexity": lambda: -self._all_logprobs(),
+            "knn": lambda: neighbour_distances(unit(self._all_embeddings())),
+        }
+        return {name: compute[name]() for name in names}
+
+    def _all_embeddings(self) -> Floats:
+        return self._kept(
+            "embeddings", lambda base: embed(base, [self.data[i].input_ids for i in range(len(self.data))])
+        )
+
+    def _all_logprobs(self) -> Floats:
+        return self._kept("logprobs", lambda base: _mean_logprobs(base, self.data))
 
     def _kept(self, what: str, compute: Callable[[LoadedBase], Floats]) -> Floats:
         """What was computed before, or is computed now and kept."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.config.schema import SHORTEST_ROW_TOKENS, AdapterMethod, Device, ModelConfig, TrainConfig
+from harness.config.schema import SHORTEST_ROW_TOKENS, WHOLE_METHODS, Device, ModelConfig, TrainConfig
 from harness.data.holdout import num_training_rows
 from harness.data.selection.rows import num_kept
 from harness.devices.gpus import peak_flops
@@ -243,7 +243,7 @@ def _training_seconds(spec: RunSpec, tokens: int, device: str) -> float | None:
     forward = forward_seconds(spec.model, tokens, device)
     if forward is None or spec.train is None:
         return None
-    return forward * (2 + (spec.adapter.method is AdapterMethod.full) + spec.train.gradient_checkpointing)
+    return forward * (2 + (spec.adapter.method in WHOLE_METHODS) + spec.train.gradient_checkpointing)
 
 
 def forward_seconds(model: ModelConfig, tokens: int, device: str) -> float | None:

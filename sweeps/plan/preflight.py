@@ -34,12 +34,14 @@ from harness.files.hub import Missing
 from harness.models.architectures import architecture_note, architecture_problem
 from harness.models.locate import (
     ModelSource,
+    checkpoint_head_size,
     checkpoint_shape,
     folder_fingerprint,
     locate_model,
     num_parameters,
     tokenizer_fingerprint,
 )
+from harness.runs.compatibility import shape_problem
 from harness.runs.record import load_record
 from harness.runs.spec import RunSpec
 from harness.training.schedule import num_steps
@@ -75,7 +77,9 @@ def preflight(
             continue
         if isinstance(source, ModelSource) and source.kind == "folder":
             unfit = architecture_problem(Path(source.location), model.kind, run.spec.quant, run.spec.adapter)
-            problems.update({} if unfit is None else {unfit: None})
+            head_size = once(checkpoint_head_size, source)
+            too_small = shape_problem(run.spec.adapter, model.kind, shape_or_problem, head_size)
+            problems.update(dict.fromkeys(problem for problem in (unfit, too_small) if problem is not None))
         count = num_parameters(shape_or_problem)
         if device is Device.auto and count >= GPU_PARAMETERS:
             too_large[model.name] = count

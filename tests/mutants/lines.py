@@ -80,10 +80,12 @@ class Map:
     def tests_of(self, mutation: Mutation) -> list[str]:
         """Those that run the statement, of the module's own test file and the quickest first.
 
-        For a statement that runs at import these are all that run its file.
+        For a statement that runs at import these are all that run its file. Where none is known to run it, those that
+        enter its function: coverage's tracer loses the rest of a function that has run an event loop (Python 3.11).
         """
         lines = self._lines(mutation.file)
         tests = {test for line in mutation.statement for test in lines.get(line, ())}
+        tests = tests or {test for line in mutation.function for test in lines.get(line, ())} - {AT_IMPORT}
         compiled = not tests and "@numba." in (self.copy / mutation.file).read_text()  # coverage sees no line of it
         if AT_IMPORT in tests or compiled:
             tests = {test for names in lines.values() for test in names}

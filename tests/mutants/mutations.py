@@ -51,6 +51,7 @@ class Mutation:
     new: str
     number: int  # among equal changes in one function, from 1
     text: str  # the file with the change
+    function: range = range(0)  # lines of the function around the statement
     is_assertion: bool = False  # it takes out `strict=` of a `zip`, which checks what our own code has made equal
 
     @property
@@ -69,7 +70,7 @@ def mutations(root: Path, file: str) -> list[Mutation]:
     seen, found = Counter[tuple[str, str, str]](), list[Mutation]()
     tree = ast.parse(source)
     strict = {id(node) for call in ast.walk(tree) for node in _strictness(call)}
-    for place, statement, node, new in _changes(tree):
+    for place, function, statement, node, new in _changes(tree):
         begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
         name = place, _short(ast.unparse(node)), _short(new)
         seen[name] += 1
@@ -83,6 +84,7 @@ def mutations(root: Path, file: str) -> list[Mutation]:
                 old=name[1],
                 new=name[2],
                 number=seen[name],
+                function=function,
                 text=(source[:begin] + written.encode() + source[end:]).decode(),
                 is_assertion=id(node) in strict,
             )
@@ -107,30 +109,32 @@ def _lines(statement: ast.stmt) -> range:
     return range(statement.lineno, max(statement.lineno, last) + 1)
 
 
-def _changes(tree: ast.Module) -> Iterator[tuple[str, ast.stmt, ast.stmt | ast.expr, str]]:
-    """-> (place, statement, replaced node, new text) of every mutation."""
+def _changes(tree: ast.Module) -> Iterator[tuple[str, range, ast.stmt, ast.stmt | ast.expr, str]]:
+    """-> (place, lines of the function, statement, replaced node, new text) of every mutation."""
 
-    def walk(node: ast.AST, place: str, statement: ast.stmt | None) -> Iterator[tuple]:
+    def walk(node: ast.AST, place: str, function: range, statement: ast.stmt | None) -> Iterator[tuple]:
         if isinstance(node, (ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom)):
             return
         if isinstance(node, ast.stmt):
             statement = node
-            yield from ((place, node, node, new) for new in _of_statement(node))
+            yield from ((place, function, node, node, new) for new in _of_statement(node))
         elif isinstance(node, ast.expr):
-            yield from ((place, statement, node, ast.unparse(new)) for new in _of_expression(node))
+            yield from ((place, function, statement, node, ast.unparse(new)) for new in _of_expression(node))
         if isinstance(node, (ast.If, ast.While, ast.IfExp)):
             negated = ast.unparse(ast.UnaryOp(ast.Not(), node.test))
             if not isinstance(node.test, (ast.Compare, ast.UnaryOp)):  # those change by their operator
-                yield place, statement, node.test, negated
+                yield place, function, statement, node.test, negated
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             place = f"{place}.{node.name}" if place else node.name
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            function = range(node.body[0].lineno, node.end_lineno + 1)
         for name, value in ast.iter_fields(node):
             if name not in _SKIPPED_FIELDS:
                 for child in value if isinstance(value, list) else [value]:
                     if isinstance(child, ast.AST):
-                        yield from walk(child, place, statement)
+                        yield from walk(child, place, function, statement)
 
-    yield from walk(tree, "", None)
+    yield from walk(tree, "", range(0), None)
 
 
 def _of_statement(node: ast.stmt) -> Iterator[str]:

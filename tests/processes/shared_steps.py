@@ -27,8 +27,9 @@ from harness.config.schema import (
 from harness.devices.ranks import Ranks
 from harness.nn.batch import Item
 from harness.nn.shards import ShardedLayers
+from harness.training.group import Member, StepMetrics
 from harness.training.held_out import HeldOut
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.loop import TrainingInterrupted, train_group
 from tests.tiny import VOCAB_SIZE
 
 CPU = torch.device("cpu")
@@ -158,7 +159,7 @@ def _make_cramped(bank: AdapterBank, num_tokens: int) -> None:
         if args[0].shape[1] >= num_tokens:
             raise torch.OutOfMemoryError("no room")
 
-    bank.base.get_decoder().layers[1].register_forward_pre_hook(refuse)  # type: ignore[operator]
+    bank.base.get_decoder().layers[1].mlp.register_forward_pre_hook(refuse)  # type: ignore[operator]
 
 
 def assert_same_training(ours: Trained, theirs: Trained) -> None:

@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from tests.mutants.lines import Recorder
+from tests.mutants.lines import Map, Recorder
 from tests.mutants.mutations import Mutation, mutations
 from tests.mutants.named import Named
 
@@ -75,6 +75,20 @@ def test_one_line_differs_and_the_rest_is_as_it_was(found: list[Mutation]) -> No
             mutation.line
         ]
         assert mutation.line in mutation.statement
+
+
+def test_a_line_that_no_test_is_known_to_run_is_tried_on_those_of_its_function(
+    found: list[Mutation], tmp_path: Path
+) -> None:
+    """Coverage's tracer loses the rest of a function that has run an event loop."""
+    assert {m.function for m in found if m.line == 2} == {range(0)}
+    assert {m.function for m in found if m.line == 10} == {range(8, 11)}
+    assert {m.function for m in found if m.line > 12} == {range(14, 22)}
+    lines = Map(tmp_path, tmp_path / "map.json", (), MagicMock())
+    lines._merged["box.py"] = {2: {""}, 14: {"test_x.py::a"}, 15: {"test_x.py::a", "test_x.py::b"}, 21: {""}}
+    tests = {m.line: lines.tests_of(m) for m in found}
+    assert tests[15] == tests[17] == tests[19] == ["test_x.py::a", "test_x.py::b"]
+    assert tests[10] == []
 
 
 def test_keys_outlive_changes_elsewhere_and_tell_equal_changes_apart(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=128)
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         # A failed look-up of a name has numbers of its own, below 0.
         why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror

@@ -11,6 +11,8 @@ at 10 % are among those at 25 % (`harness.data.selection.rows`).
     confidence  the rows first whose target the untouched base finds likeliest: the mean log-probability of its tokens.
                 It is a filter of targets that don't fit their input (the idea of CLEAR, arXiv 2403.12776; its own
                 score asks a model several times, which this doesn't)
+    quality     the rows first of which a rule that was fitted on finished runs predicts the lowest held-out loss
+                (InstructMining, arXiv 2307.06290: `harness.data.selection.quality`)
 """
 
 from collections.abc import Callable, Mapping
@@ -44,6 +46,10 @@ class Features(Protocol):
         """(num_rows,) of the targets' tokens by the base, nats."""
         ...
 
+    def predicted_losses(self) -> Floats:
+        """(num_rows,) logs of held-out losses by `dataset.quality_rule`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
@@ -71,9 +77,15 @@ def by_confidence(features: Features, rng: np.random.Generator) -> Order:
     return Order(places=_largest_first(scores, rng), scores=scores)
 
 
+def by_quality(features: Features, rng: np.random.Generator) -> Order:
+    """The lowest predicted losses first; the score is minus the log of the loss."""
+    scores = -features.predicted_losses()
+    return Order(places=_largest_first(scores, rng), scores=scores)
+
+
 def by_cluster(features: Features, rng: np.random.Generator) -> Order:
     """A row of each cluster in turn, within a cluster by chance; the score is the distance to its centre."""
-    points = _unit(features.embeddings())
+    points = unit(features.embeddings())
     num_clusters = min(MAX_CLUSTERS, max(1, len(points) // ROWS_A_CLUSTER))
     clusters, distances = k_means(points, num_clusters, rng)
     turn = np.empty(len(points), dtype=np.int64)  # of a row: in which round it is taken
@@ -90,6 +102,7 @@ ORDERS: Mapping[Select, Callable[[Features, np.random.Generator], Order]] = {
     Select.length: by_length,
     Select.kmeans: by_cluster,
     Select.confidence: by_confidence,
+    Select.quality: by_quality,
 }
 
 
@@ -127,7 +140,8 @@ def _distances(points: Floats, centres: Floats) -> Floats:
     return np.asarray(np.maximum(squares, 0.0), dtype=np.float64)
 
 
-def _unit(points: Floats) -> Floats:
+def unit(points: Floats) -> Floats:
+    """The vectors, each of length 1; zeros stay."""
     lengths = np.linalg.norm(points, axis=1, keepdims=True)
     return np.asarray(points / np.where(lengths > 0, lengths, 1.0))
 

@@ -5,13 +5,14 @@ was kept is written beside the run: `selected.jsonl`, a line a row.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from harness.config.schema import DatasetConfig, ModelConfig, ModelKind, Select
 from harness.data.selection.orders import ORDERS, Features, Order
+from harness.data.selection.quality import rule_text
 from harness.data.tokens import Lengths
 from harness.files.atomic import write_atomically
 
@@ -26,7 +27,24 @@ def selects(dataset: DatasetConfig) -> bool:
 
 def asks_base(dataset: DatasetConfig) -> bool:
     """Whether the base has to read the rows before it is known which train."""
-    return selects(dataset) and dataset.select in (Select.kmeans, Select.confidence)
+    return selects(dataset) and dataset.select in (Select.kmeans, Select.confidence, Select.quality)
+
+
+def resolved_rule(dataset: DatasetConfig) -> DatasetConfig:
+    """Puts the text of a rule's file into `dataset.quality_rule`; where all rows train, there is none.
+
+    Raises:
+        ValueError: a rule without select=quality, or the other way round; no such file, or no rule in it.
+    """
+    if (dataset.select is Select.quality) != (dataset.quality_rule is not None):
+        raise ValueError(
+            f"dataset.select={dataset.select.value} with dataset.quality_rule={dataset.quality_rule}: select=quality "
+            "chooses by a rule, and nothing else does; fit one by `python -m sweeps quality-rule`, or leave both out"
+        )
+    if dataset.quality_rule is None:
+        return dataset
+    text = rule_text(dataset.quality_rule)
+    return replace(dataset, quality_rule=text if selects(dataset) else None)
 
 
 def select_problem(model: ModelConfig, dataset: DatasetConfig) -> str | None:

@@ -22,10 +22,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from harness.banks.bank import Bank
 from harness.banks.load import make_bank, set_master_weights, set_num_labels
 from harness.config.schema import AdapterConfig, ModelConfig, ModelKind, QuantConfig, TrainConfig
+from harness.devices.torch_device import quiet_libraries
 from harness.memory.measured.checkpoints import write_checkpoint
 from harness.memory.measured.gpu import CUDA, gpu_without_data
 from harness.memory.measured.storages import ADAPTERS, GRADIENTS, OPTIMIZER, WEIGHTS, LiveStorages, Peak
-from harness.training.loop import Member, StepMetrics, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import train_group
 from harness.training.schedule import batch_indices
 
 SHORT = 4  # tokens of an example that only has to be there
@@ -75,6 +77,7 @@ def measure(case: Case) -> Measured:
     Raises:
         ValueError: what the program refuses, or a member's error.
     """
+    quiet_libraries()
     with tempfile.TemporaryDirectory() as folder, gpu_without_data(case.gpu_bytes) as storages:
         path = write_checkpoint(case.model, case.quant.compute_dtype, Path(folder))
         bank = make_bank(path, case.model.kind, case.adapter.method, case.quant, CUDA)

@@ -16,9 +16,9 @@ from eval.ratings.agreement import AgreeOptions, agree_files
 from eval.ratings.bradley_terry import count_cells, fit
 from eval.ratings.relative import load_scores, relative_scores
 from eval.verdicts.table import load_verdicts, to_matches
+from tests.golden.released.extract import write_extract
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "released"
-EXTRACT: dict[str, Any] = json.loads((GOLDEN / "extract.json").read_text())
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
 ERRORS = 4.5  # of a mean over orderings, ours and the other program's together; 96 means are compared
 OUR_ORDERINGS, THEIR_ORDERINGS = 10_000, 40_000
@@ -27,31 +27,7 @@ OUR_ORDERINGS, THEIR_ORDERINGS = 10_000, 40_000
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the extract as the CSVs that the tables are made of."""
-    folder = tmp_path_factory.mktemp("released")
-    judged = [
-        f"{n},{pair.replace(' ', ',')},{code.replace('0', '-1')}"
-        for pair, codes in EXTRACT["pairwise"].items()
-        for n, code in enumerate(codes, 1)
-    ]
-    votes = [
-        f"{n},{slot},{pair.replace(' ', ',')},{vote}"
-        for pair, text in EXTRACT["human"].items()
-        for n, said in (part.split(":") for part in text.split())
-        for slot, vote in enumerate(said, 1)
-    ]
-    scores = [
-        f"{n},{system},{order},{both.replace('/', ',')}"
-        for system, orders in EXTRACT["relative"].items()
-        for order, text in orders.items()
-        for n, both in enumerate(text.split(), 1)
-    ]
-    for name, header, rows in (
-        ("vicuna_gpt4_pairwise", "question_id,system_a,system_b,verdict", judged),
-        ("vicuna_human_pairwise", "question_id,rater_slot,system_a,system_b,verdict", votes),
-        ("vicuna_gpt4_relative", "question_id,system,order,score_candidate,score_chatgpt", scores),
-    ):
-        (folder / f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
-    return folder
+    return write_extract(tmp_path_factory.mktemp("released"))
 
 
 def check_elo(found: Reproduction, column: str, judge: str) -> None:

@@ -1,6 +1,7 @@
 """vLLM is not installed here: a stand-in module shows which arguments would reach it, and nothing more is claimed."""
 
 import dataclasses
+import hashlib
 import importlib.machinery
 import os
 import sys
@@ -21,7 +22,7 @@ from eval.answers.vllm import load_vllm
 from eval.commands.generate import run_generate
 from eval.systems import System, Target, open_system
 from harness.banks.load import load_base
-from harness.config.schema import PathsConfig
+from harness.config.schema import ModelKind, PathsConfig
 from harness.models.locate import folder_fingerprint
 from harness.runs.record import save_record
 from tests.builders import record, spec
@@ -208,3 +209,25 @@ def test_only_one_kind_of_nf4_is_served(change: dict[str, Any]) -> None:
     vllm._require_served(SimpleNamespace(name="s", spec=one, member="s"))  # type: ignore[arg-type]
     widest = dataclasses.replace(one, adapter=dataclasses.replace(one.adapter, lora_r=512))
     vllm._require_served(SimpleNamespace(name="s", spec=widest, member="s"))  # type: ignore[arg-type]
+    encoder = dataclasses.replace(one, model=dataclasses.replace(one.model, kind=ModelKind.seq2seq))
+    with pytest.raises(ValueError, match="s: a model of kind seq2seq scores no next token"):
+        vllm._require_served(SimpleNamespace(name="s", spec=encoder, member="s"))  # type: ignore[arg-type]
+
+
+def test_a_models_digest_is_of_its_base_its_bits_and_its_adapter_where_it_has_one(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    weights, config = tmp_path / "adapter" / "adapter_model.safetensors", tmp_path / "adapter" / "adapter_config.json"
+    weights.write_bytes(b"w")
+    config.write_bytes(b"c")
+
+    def digest(member: str | None, fingerprint: str = "base", quant: str = "nf4") -> str:
+        base: Any = SimpleNamespace(fingerprint=fingerprint, quant=spec(quant=quant).quant)
+        return vllm.VllmBase.model_sha256(base, SimpleNamespace(member=member, folder=tmp_path))  # type: ignore[arg-type]
+
+    found = {digest("a"), digest(None), digest(None, "other"), digest(None, quant="none")}
+    tuned, plain = digest("a"), digest(None)
+    config.write_bytes(b"d")
+    assert (digest(None), digest("a") == tuned) == (plain, False)
+    weights.write_bytes(b"x")
+    assert len(found | {digest("a")}) == 5
+    assert digest(None) == hashlib.sha256(b'["vllm", "base", "nf4"]').hexdigest()

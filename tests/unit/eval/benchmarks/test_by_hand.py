@@ -3,17 +3,22 @@
 import gzip
 import io
 import json
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from eval.benchmarks.benchmark import cell, hundredfold, percent, result_values, save_results
+from eval.benchmarks.dataset_rows import split_problem
+from eval.benchmarks.glue import score as glue_score
 from eval.benchmarks.glue.class_scores import class_scores, number_scores
+from eval.benchmarks.glue.settings import GlueSettings
 from eval.benchmarks.intervals import (
     mean_interval,
     mean_score,
@@ -22,14 +27,25 @@ from eval.benchmarks.intervals import (
     wilson_interval,
 )
 from eval.benchmarks.mmlu import benchmark as mmlu_benchmark
+from eval.benchmarks.mmlu import checkpoints
+from eval.benchmarks.mmlu import results as mmlu_results
 from eval.benchmarks.mmlu.questions import HUB
-from eval.benchmarks.mmlu.settings import MmluSettings
+from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from eval.benchmarks.perplexity import score as perplexity
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.perplexity.texts import _has, load_documents, source_problem, text_files
 from eval.benchmarks.registry import BENCHMARKS
+from eval.benchmarks.rouge import score as rouge
+from eval.benchmarks.rouge.settings import RougeSettings
 from eval.benchmarks.settings import require_at_least
 from eval.benchmarks.super_ni import score as super_ni
+from eval.benchmarks.super_ni.settings import SuperNiSettings
+from eval.benchmarks.tasks import results as tasks_results
+from eval.benchmarks.tasks.settings import TasksSettings
+from eval.human import store
+from eval.ratings import agreement, rate
+from eval.ratings.intervals import ratio_interval
+from harness.config.choices import dataset_choice
 from harness.config.schema import PathsConfig
 from harness.runs.estimate import Estimate
 
@@ -308,6 +324,80 @@ def test_where_a_text_is_looked_for(tmp_path: Path) -> None:
     assert source_problem(str(tmp_path), None) is None
 
 
+def test_benchmarks_ask_as_the_docs_say_where_nothing_else_is_said() -> None:
+    asked = [MmluSettings(), PerplexitySettings(text="t"), TasksSettings(names=["a"]), GlueSettings()]
+    assert [asdict(settings) for settings in [*asked, SuperNiSettings(), RougeSettings()]] == [
+        {
+            "questions": "embedded", "shots_file": "embedded", "num_shots": 5, "limit_per_subject": None,
+            "protocol": Protocol.lm_eval, "chat": False, "limit": None, "split_name": "", "row_tokens": None,
+        },
+        {
+            "text": "t", "window": None, "stride": None, "limit": None, "field": "text", "only": "", "joined": False,
+            "row_tokens": None,
+        },
+        {
+            "names": ["a"], "num_fewshot": None, "limit": None, "folder": None, "chat": False, "max_gen_toks": None,
+            "seed": 0, "row_tokens": None,
+        },
+        {"data": None, "limit": None},
+        {"data": None, "limit_per_task": 100, "max_new_tokens": 128},
+        {"limit": None, "max_new_tokens": 256},
+    ]  # fmt: skip
+
+
+def test_files_of_results_have_the_version_that_readers_know() -> None:
+    """Who changes a file's fields raises its version, here too, and says what readers do with older ones."""
+    results = (checkpoints.CheckpointsResult, mmlu_results.MmluResult, perplexity.PerplexityResult)
+    results += (tasks_results.TasksResult, glue_score.GlueResult, super_ni.SuperNiResult, rouge.RougeResult)
+    assert {field.default for kind in results for field in fields(kind) if field.name == "schema_version"} == {1}
+    assert (agreement.SCHEMA_VERSION, rate.SCHEMA_VERSION, store.SCHEMA_VERSION) == (1, 1, 2)
+
+
+def test_a_held_out_split_is_another_than_the_trained_one() -> None:
+    dataset = dataset_choice("glue_sst2")
+    assert split_problem(dataset) is None
+    same = split_problem(replace(dataset, eval_split=dataset.split))
+    assert same is not None
+    assert same.startswith("train.eval_source=split: dataset.eval_split=train is the split that glue_sst2 trains on")
+    of_file = split_problem(replace(dataset, path="x.jsonl"))
+    assert of_file is not None
+    assert "glue_sst2 is the file x.jsonl, which has no splits" in of_file
+
+
+def test_checkpoints_are_named_by_their_steps() -> None:
+    assert checkpoints._steps("200, 100,200") == [100, 200]
+    for wrong in ("", "a", "100,", "1.5"):
+        with pytest.raises(ValueError, match=f"--checkpoints {wrong}: expected all, last, or steps with commas"):
+            checkpoints._steps(wrong)
+
+
+def test_a_folder_of_tasks_has_to_be_there(tmp_path: Path) -> None:
+    def problems(folder: Path | None) -> list[str]:
+        chosen = TasksSettings(names=["a"], folder=None if folder is None else str(folder))
+        return [line for line in BENCHMARKS["tasks"].problems(chosen, PathsConfig(), "k.") if "folder" in line]
+
+    assert problems(None) == problems(tmp_path) == []
+    assert problems(tmp_path / "none") == [f"k.folder={tmp_path / 'none'}: no such folder"]
+
+
+def test_the_longest_sources_are_answered_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(super_ni, "MAX_BATCH", 2)
+    bank: Any = SimpleNamespace(device=torch.device("cpu"), generate=lambda sources, most: [[len(s)] for s in sources])
+    sources = [[0] * size for size in (2, 5, 3, 4)]
+    assert list(super_ni._generate(bank, sources, [0, 1, 3], 9)) == [([1, 3], [[5], [4]]), ([0], [[2]])]
+
+    def cramped(sources: Any, most: int) -> Any:
+        if len(sources) > room:
+            raise torch.OutOfMemoryError("no room")
+        return [[len(s)] for s in sources]
+
+    bank.generate, room = cramped, 1
+    assert list(super_ni._generate(bank, sources, [0, 1], 9)) == [([1], [[5]]), ([0], [[2]])]
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError, match="too few for one source with its answer"):
+        list(super_ni._generate(bank, sources, [0], 9))
+
+
 def test_a_number_may_be_the_least_or_unset() -> None:
     settings = SimpleNamespace(a=1, b=None, c=0)
     require_at_least(settings, 1, "a", "b")
@@ -339,4 +429,7 @@ def test_documents_without_a_token_are_refused_and_others_counted_by_hand() -> N
     assert (found.num_tokens, found.num_documents) == (3, 2)
     assert found.token_perplexity == pytest.approx(np.exp(4 / 3))
     assert found.bits_per_byte == pytest.approx(4 / np.log(2) / 4)
+    nats = ratio_interval(np.array([1.0, 3.0]), np.array([3.0, 1.0]))
+    assert nats is not None
+    assert found.bits_per_byte_ci95 == pytest.approx([bound / np.log(2) for bound in nats])
     assert found.word_perplexity == pytest.approx(np.exp(4 / 3))

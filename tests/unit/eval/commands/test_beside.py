@@ -66,10 +66,18 @@ def test_scales_are_read() -> None:
     assert read_scales("0,0.25,1.25") == (0.0, 0.25, 1.25)
 
 
+def test_what_is_needed_beside_the_systems_and_a_gap_is_alone() -> None:
+    assert not Beside().is_needed
+    assert all(Beside(**one).is_needed for one in ({"with_base": True}, {"scales": (0.5,)}, {"serving_gap": True}))
+    for one in ({"with_base": True}, {"scales": (0.5,)}):
+        with pytest.raises(ValueError, match="leave --with-base and --adapter-scale out"):
+            Beside(serving_gap=True, **one)  # type: ignore[arg-type]
+
+
 def test_a_method_without_a_scale_is_refused(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     config = AdapterConfig(name="dora", method=AdapterMethod.dora)
     monkeypatch.setitem(base.bank.configs, "tuned", config)
-    with pytest.raises(ValueError, match=r"run is adapter\.method=dora, .* it goes with lora, rslora"):
+    with pytest.raises(ValueError, match=r"run is adapter\.method=dora, .* it goes with allora, lora, rslora"):
         at_scales(base, [Contestant(name="run", member="tuned")], (0.5,))
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from eval.__main__ import app
 from eval.human.items import ContestOptions
 from eval.human.raters import find_rater, list_raters
-from eval.human.store import DATABASE, VoteStore
+from eval.human.store import DATABASE, Rules, VoteStore
 from eval.human.web.server import ServeOptions, admin_token, is_loopback, listen, make_access
 from tests.voting import contest_options, write_rows
 
@@ -59,6 +59,50 @@ def test_prepare_add_vote_elsewhere_export(tmp_path: Path) -> None:
     assert json.loads(call("export", "--tournament", options.tournament, "--json"))["num_rows"] == 1
     assert (options.tournament / "human.csv").read_text().splitlines()[1].startswith("1,okapi-7,zebra-3,3,human,bob,1,")
     assert "bob: 1 votes" in call("raters", "list", "--tournament", options.tournament)
+
+
+def test_raters_are_listed_renewed_and_removed_and_votes_of_each_kind_exported(tmp_path: Path) -> None:
+    options, command = begin(tmp_path)
+    where = ("--tournament", options.tournament)
+    assert "no raters yet: python -m eval human raters add NAME" in call(*command, "--prepare")
+    assert call("raters", "list", *where) == "no raters yet\n"
+    links = call("raters", "add", "ann", "bob", "ann", *where).splitlines()
+    assert [link.partition(":")[0] for link in links] == ["ann", "bob"]
+    renewed = call("raters", "renew", "bob", *where)
+    assert renewed.startswith("bob: http://127.0.0.1:8000/enter/2.")
+    assert renewed.strip() not in links
+    assert call("raters", "remove", "ann", *where) == ""
+    assert call("raters", "list", *where) == "ann: 0 votes, no link\nbob: 0 votes\n"
+    assert json.loads(call("raters", "list", *where, "--json")) == [
+        {"name": "ann", "can_enter": False, "num_votes": 0},
+        {"name": "bob", "can_enter": True, "num_votes": 0},
+    ]
+    written = {
+        name: json.loads(call("export", *where, *more, "--json"))
+        for name, more in (
+            ("human.csv", ()),
+            ("attention.csv", ("--checks",)),
+            ("mturk_results.csv", ("--format", "mturk")),
+            ("mturk_input.csv", ("--format", "mturk-input")),
+        )
+    }
+    assert {name: row["path"] for name, row in written.items()} == {n: str(options.tournament / n) for n in written}
+    assert [row["num_rows"] for row in written.values()] == [0, 0, 0, 13]  # a tenth as many checks
+    assert call("export", *where, "--out", tmp_path / "x.csv") == f"0 rows in {tmp_path / 'x.csv'}\n"
+    assert "only --format verdicts keeps them apart" in call(
+        "export", *where, "--checks", "--format", "mturk", fails=True
+    )
+
+
+def test_rules_that_are_said_later_replace_those_of_before_and_no_others(tmp_path: Path) -> None:
+    options, command = begin(tmp_path, "--check-rate", "0.25", "--claim-minutes", "2", "--prepare")
+    call(*command)
+    store = VoteStore(options.tournament / DATABASE)
+    assert store.rules == Rules(check_rate=0.25, claim_seconds=120.0)
+    call("serve", "--tournament", options.tournament, "--raters-per-item", "5", "--prepare")
+    assert store.rules == Rules(check_rate=0.25, claim_seconds=120.0, raters_per_item=5)
+    call("serve", "--tournament", options.tournament, "--prepare")
+    assert store.rules == Rules(check_rate=0.25, claim_seconds=120.0, raters_per_item=5)
 
 
 def test_what_can_be_mended_is_one_sentence(tmp_path: Path) -> None:

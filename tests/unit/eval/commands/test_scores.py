@@ -1,5 +1,7 @@
 """All score commands have the common options; those of a benchmark come from its settings."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,9 @@ from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.super_ni.settings import SuperNiSettings
 from eval.benchmarks.tasks.settings import TasksSettings
 from eval.commands import scores
+from eval.commands.beside import Beside
+from eval.commands.score_runs import OwnRows
+from eval.systems import Target
 
 COMMON = {"--run", "--sweep", "--model", "--adapter", "--quant", "--out", "--runs", "--in-runs", "--fresh", "--json"}
 BESIDE = {"--with-base", "--adapter-scale", "--serving-gap"}
@@ -74,9 +79,52 @@ def test_options_become_settings(
     assert found == [settings]
 
 
+def test_a_command_hands_on_its_systems_and_prints_what_was_found(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def scored(*args: Any) -> tuple[dict[str, Any], str]:
+        calls.append(args)
+        return {"run": {"n": 3}}, "a table"
+
+    monkeypatch.setattr("eval.commands.score_runs.score_target", scored)
+    monkeypatch.setattr("eval.commands.score_runs.score_in_runs", scored)
+
+    def call(words: str) -> str:
+        done = CliRunner().invoke(app, words.split())
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert call("mmlu") == "a table\n"
+    nothing = Target(model=None, adapters=(), quant=None, run_ids=(), sweep=None, runs=None)
+    _, _, *rest, _, beside = calls[0]
+    assert rest == [nothing, OwnRows(), {"checkpoints": None}, Path("scores")]
+    assert beside == Beside()
+    systems = "--model m --adapter a --adapter b --quant nf4 --run r --run s --sweep w --runs there"
+    more = "--out o --checkpoints 1,2 --with-base --adapter-scale 0,0.5 --json"
+    assert json.loads(call(f"mmlu {systems} {more}")) == {"run": {"n": 3}}
+    _, _, *rest, _, beside = calls[1]
+    target = Target(
+        model="m", adapters=(Path("a"), Path("b")), quant="nf4", run_ids=("r", "s"), sweep="w", runs=Path("there")
+    )
+    assert rest == [target, OwnRows(), {"checkpoints": "1,2"}, Path("o")]
+    assert beside == Beside(with_base=True, scales=(0.0, 0.5))
+    call("perplexity --text t --run r --serving-gap")
+    assert calls[2][-1] == Beside(serving_gap=True)
+    call("glue --run r --dataset d --split s --in-runs --fresh")
+    assert calls[3][0] is BENCHMARKS["glue"]
+    assert calls[3][3:5] == (OwnRows(dataset="d", split="s"), True)
+    call("glue --run r --in-runs")
+    assert calls[4][3:5] == (OwnRows(), False)
+
+
 @pytest.mark.parametrize(
     ("command", "problem"),
     [
+        ("mmlu --run x --in-runs --with-base", "--in-runs: keeps the score of a whole run; leave out --with-base"),
+        ("mmlu --run x --adapter-scale a", "--adapter-scale a: expected different numbers"),
+        ("glue --adapter x", "--adapter needs --model: the base that the adapter was trained on"),
         ("mmlu --protocol hendricks", "--protocol hendricks: expected one of lm_eval, qlora_callback, hendrycks"),
         ("mmlu --fresh", "--fresh: goes with --in-runs"),
         (

@@ -1,10 +1,17 @@
 """What `eval rate` and `eval agree` print of a result, to the last character (tests/golden/tables)."""
 
+from pathlib import Path
 from types import SimpleNamespace as Made
 from typing import Any
 
-from eval.commands.judge import estimate_text, position_lines, summary_text
+import pytest
+
+from eval.commands import judge
+from eval.commands.judge import ensemble_text, estimate_text, position_lines, run_judges, summary_text
 from eval.commands.rate import interval
+from eval.judges import ensemble
+from eval.judges.ensemble import EnsembleSummary
+from eval.judging.prompts import Mode
 from tests.golden.tables.cases import HERE, tables
 
 
@@ -74,6 +81,57 @@ def test_how_much_the_order_decides() -> None:
     ]
     pairs = said(first_wins=1, num_pairs=5, num_consistent=2, num_reversed=1, num_tie_and_win=2)
     assert pairs[1] == "swapped order: of 5 pairs 2 keep their verdict, 1 reverse it, 2 are a tie in one order only"
+
+
+def test_what_several_judges_say_together() -> None:
+    statistics = {
+        "fleiss_kappa": Made(value=0.25, low=-0.125, high=0.5),
+        "percent_agreement": Made(value=0.5, low=0.25, high=None),
+        "alpha": Made(value=None, low=None, high=None),
+    }
+    grades = [
+        Made(system="ann", mean=8.125, ci95=(7.5, 8.75), num_answers=4),
+        Made(system="bob", mean=3.0, ci95=None, num_answers=1),
+    ]
+    together: Any = Made(
+        judges=("x", "y"), num_items=7, agreement={"no_ties": Made(num=5, statistics=statistics)}, grades=grades,
+        output="t/ensemble.csv",
+    )  # fmt: skip
+    assert ensemble_text(together).splitlines() == [
+        "2 judges together: 7 items (a question, two systems)",
+        "agreement, no ties (5 items): fleiss kappa 0.250 (-0.125 to 0.500), percent agreement 0.500, alpha undefined",
+        "grade of ann: 8.12 (7.50 to 8.75, 95 %) over 4 answers",
+        "grade of bob: 3.00 over 1 answers",
+        "majority of the judges: python -m eval rate t/ensemble.csv",
+    ]
+    assert summed_up(grades=grades)[1].startswith("grade of ann: 8.12")
+
+
+def test_judges_are_combined_under_different_names_and_complete_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = {"a": ({"judge": "a"}, "said a", True), "b": ({"judge": "b"}, "said b", False)}
+    monkeypatch.setattr(judge, "run_judge", lambda options, *_: results[options.judge])
+    combined: list[Any] = []
+
+    def combine(*args: Any) -> EnsembleSummary:
+        combined.append(args)
+        return EnsembleSummary(judges=args[1], num_items=0, agreement={}, grades=(), output=Path("e.csv"))
+
+    monkeypatch.setattr(ensemble, "combine", combine)
+
+    def judged(*names: str) -> tuple[dict[str, Any], str, bool]:
+        options = [Made(judge=n, mode=Mode.pairwise, tournament="t", seed=3, benchmark="open") for n in names]
+        return run_judges(options, None, None)  # type: ignore[arg-type]
+
+    values, text, complete = judged("a", "b")
+    assert combined == [("t", ["a", "b"], Mode.pairwise, 3, "open")]
+    assert values["judges"] == [{"judge": "a"}, {"judge": "b"}]
+    assert (values["ensemble"]["num_items"], values["ensemble"]["output"]) == (0, "e.csv")
+    assert text.startswith("said a\n\nsaid b\n\n2 judges together")
+    assert complete is False
+    results["b"] = ({"judge": "b"}, "said b", True)
+    assert judged("a", "b")[2] is True
+    with pytest.raises(ValueError, match="two judges have the name a, so they can't be told apart"):
+        judged("a", "a")
 
 
 def test_what_is_ahead_of_a_judge() -> None:

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from eval.human.ballots import read_ballots, store_ballots, write_votes
+from eval.human.items import ContestOptions, draw_contest
 from eval.human.mturk import INPUT_COLUMNS, read_mturk_results, write_mturk_input, write_mturk_results
 from eval.human.overview import overview
 from eval.human.raters import add_rater, list_raters
-from eval.human.store import VoteStore
+from eval.human.store import Rules, VoteStore, create_store
 from eval.human.votes import Choice, claim, record_vote, votes
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import load_verdicts
-from tests.lab import REPOSITORY
+from tests.golden.released.extract import write_extract
 from tests.voting import SYSTEMS, Clock, make_store, write_rows
 
-SHARED = REPOSITORY.parent / "shared" / "data"
 HEADER = "question_id,system_a,system_b,verdict,rater\n"
 
 
@@ -94,6 +94,7 @@ def test_imported_raters_fill_places_and_may_get_a_link_later(tmp_path: Path) ->
         ("1,okapi-7,zebra-3,7,ann", r"line 3: verdict '7'; a person's vote is"),
         ("1,okapi-7,zebra-3,-1,ann", r"line 3: verdict '-1'"),
         ("1,okapi-7,zebra-3,1,", r"line 3: rater is empty"),
+        ("1,okapi-7,A,a,ann", r"line 3: verdict 'a' is a code and the name of system_b; write 1, 2 or 3"),
         (",okapi-7,zebra-3,1,ann", r"line 3: question_id is empty"),
         ("1,okapi-7,gnu,1,ann", r"line 3: question 1, okapi-7 against gnu is not voted on here"),
         ("99,okapi-7,zebra-3,1,ann", r"line 3: question 99"),
@@ -125,6 +126,22 @@ def test_wrong_columns(tmp_path: Path, header: str, message: str) -> None:
     path.write_text(header + "\n" + "1," * header.count(",") + "1\n")
     with pytest.raises(ValueError, match=message):
         read_ballots(path)
+
+
+def test_fields_beside_the_verdict_are_read_to_their_ends(tmp_path: Path) -> None:
+    path = tmp_path / "votes.csv"
+    names = "both_bad,seconds,voted,side_seed,judge"
+    path.write_text(
+        f"{HEADER[:-1]},{names}\n"
+        f"1,okapi-7,zebra-3,3,ann,1,1e9,1971-01-01T00:00:00+00:00,{2**63 - 1},human\n"
+        "2,okapi-7,zebra-3,2,bob,0,0,2999-12-31T00:00:00+00:00,0,\n"
+        "3,okapi-7,zebra-3,1,bob,,,,,\n"
+    )
+    first, second, bare = read_ballots(path)
+    assert (first.choice, first.seconds, first.voted, first.side_seed) == (Choice.both_bad, 1e9, 31536000.0, 2**63 - 1)
+    assert (second.choice, second.seconds, second.side_seed) == (Choice.right, 0.0, 0)
+    assert (bare.choice, bare.seconds, bare.voted, bare.side_seed) == (Choice.left, None, None, None)
+    assert [ballot.rater for ballot in (first, second, bare)] == ["ann", "bob", "bob"]
 
 
 def test_fields_beside_the_verdict_are_checked_too(tmp_path: Path) -> None:
@@ -237,23 +254,22 @@ def test_mturk_texts_are_harmless_and_upload(tmp_path: Path) -> None:
     assert "&#128512;" in text
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the reference data of ../shared/data are not here")
 def test_the_papers_annotations_come_in_and_go_out_the_same(tmp_path: Path) -> None:
-    from eval.human.items import ContestOptions, draw_contest
-    from eval.human.store import Rules, create_store
-
-    annotations = SHARED / "human" / "vicuna_human_pairwise.csv"
+    """On questions 1 to 20 of them (tests/golden/released)."""
+    annotations = write_extract(tmp_path) / "vicuna_human_pairwise.csv"
     released = rows_of(annotations)
     systems = sorted({row[side] for row in released for side in ("system_a", "system_b")})
-    answers = [{"question_id": q, "system": s, "answer": f"{s} on {q}"} for s in systems for q in range(1, 81)]
+    ids = range(1, 21)
+    answers = [{"question_id": q, "system": s, "answer": f"{s} on {q}"} for s in systems for q in ids]
     options = ContestOptions(
         answers=(write_rows(tmp_path / "a.jsonl", answers),),
-        questions=SHARED / "questions" / "vicuna_questions.jsonl",
+        questions=write_rows(tmp_path / "q.jsonl", [{"question_id": q, "text": f"Question {q}?"} for q in ids]),
         tournament=tmp_path,
     )
     store = create_store(tmp_path, draw_contest(options), Rules())
     summary = store_ballots(store, read_ballots(annotations))
-    assert (summary.num_stored, summary.num_raters) == (6720, 3)
+    assert (summary.num_stored, summary.num_raters) == (len(released), 3)
+    assert len(released) == 28 * 20 * 3
     write_votes(store, tmp_path / "human.csv")
     keys = ("question_id", "system_a", "system_b", "verdict")
     there = sorted((*(row[key] for key in keys), row["rater_slot"]) for row in released)

@@ -1,6 +1,7 @@
 """Parts of the voting app by hand: what is said of a rater, contests, the database's rules, requests."""
 
 import asyncio
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,20 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import h11
+import numpy as np
 import pytest
 from starlette.requests import Request
 
+from eval.answers.questions import Question
 from eval.human import overview as views
-from eval.human.items import CHECK_SYSTEMS, Contest, Item, _check
+from eval.human.items import CHECK_SYSTEMS, Contest, ContestOptions, Item, _check, _items
 from eval.human.overview import _Counts, _rater_view, _same_votes, _winner, to_verdicts
-from eval.human.raters import add_rater, find_rater, form_token, is_form_token, renew_rater
+from eval.human.raters import add_rater, find_rater, form_token, is_form_token, remove_rater, renew_rater
 from eval.human.store import MAX_RATERS_PER_ITEM, Rules, VoteStore, _connect, _quoted, create_store, stamp
 from eval.human.votes import Choice, Vote
-from eval.human.web import guard
+from eval.human.web import guard, server
 from eval.human.web.guard import FORM_TYPE, MAX_FORM_BYTES, Access, Refused, TimedProtocol, check_request
+from eval.human.web.token_strength import _alphabet_size, _num_unforeseen, strength_bits
 from eval.verdicts.codes import FIRST, SECOND, TIE
 from tests.voting import make_store
 
@@ -68,6 +72,23 @@ def test_equal_votes_name_the_same_winner_whatever_side_it_stood_on() -> None:
     rows = to_verdicts(cast)
     assert rows.verdict.tolist() == [FIRST, SECOND, TIE, TIE, FIRST]
     assert [rows.system_names[code] for code in rows.first] == ["a", "b", "a", "a", "a"]
+
+
+def test_items_by_strength_do_not_depend_on_the_order_of_files() -> None:
+    questions = [Question(question_id=f"q{n}", category="c", text=f"{n}?", turns=(f"{n}?",)) for n in range(4)]
+    strengths = {"a": 3.0, "b": 0.0, "c": 0.1}
+
+    def drawn(names: str) -> list[tuple[str, str, str]]:
+        answers = {name: {q.question_id: (f"{name} on {q.text}",) for q in questions} for name in names}
+        items = _items(answers, questions, None, np.random.default_rng(0), strengths)
+        return [(item.question_id, item.system_one, item.system_two) for item in items]
+
+    assert drawn("cab") == drawn("abc")
+    assert len(drawn("abc")) == 12
+    even = _items(
+        {name: {q.question_id: (name,) for q in questions} for name in "abc"}, questions, None, np.random.default_rng(0)
+    )
+    assert [len({(item.system_one, item.system_two) for item in even[at : at + 3]}) for at in (0, 3, 6, 9)] == [3] * 4
 
 
 def test_half_of_the_checks_have_the_better_answer_first() -> None:
@@ -129,6 +150,13 @@ def test_a_token_is_a_number_and_a_secret(tmp_path: Path) -> None:
     found = find_rater(store, token)
     assert found is not None
     assert (found.name, found.rater_id, found.can_enter) == (name, int(number), True)
+    with pytest.raises(ValueError, match="expected a name of 1 to 60 printable characters"):
+        add_rater(store, "x" * 61)
+    assert add_rater(store, f" {'x' * 60} ")
+    remove_rater(store, name)
+    assert find_rater(store, token) is None
+    token = renew_rater(store, name)
+    secret = token.partition(".")[2]
     for wrong in (
         f"{number}.x",
         number,
@@ -142,6 +170,38 @@ def test_a_token_is_a_number_and_a_secret(tmp_path: Path) -> None:
     assert find_rater(store, f"{number.zfill(9)}.{secret}") is None, "the whole token counts"
     assert is_form_token(form_token(token), token)
     assert not is_form_token(form_token(token), "other")
+
+
+@pytest.mark.parametrize(
+    ("token", "unforeseen", "alphabet"),
+    [
+        ("", 0, 1),
+        ("k", 1, 26),
+        ("kM", 2, 52),
+        ("k7", 2, 36),
+        ("k7.", 3, 26 + 10 + 33),
+        ("\u00e9", 1, 33),
+        ("abcq", 2, 26),  # b and c go on
+        ("kkj", 1, 26),  # the same again, and back by one
+        ("098", 1, 10),  # a keyboard's digits end with 0
+        ("poiuyt", 1, 26),
+        ("kfzkfz", 5, 26),  # the last ends three that were there
+        ("passwordk", 1, 26),
+        ("p4$$w0rdk", 1, 26 + 10 + 33),
+        ("Admink", 1, 52),
+    ],
+)
+def test_what_a_chosen_secret_is_worth(token: str, unforeseen: int, alphabet: int) -> None:
+    assert (_num_unforeseen(token), _alphabet_size(token)) == (unforeseen, alphabet)
+    assert strength_bits(token) == pytest.approx(unforeseen * math.log2(alphabet))
+
+
+def test_a_contest_has_its_ends() -> None:
+    common: dict[str, Any] = {"answers": (), "tournament": Path("t")}
+    assert ContestOptions(**common, max_questions=1, seed=0, order="informative").max_questions == 1
+    for wrong in ({"max_questions": 0}, {"seed": -1}, {"order": "any"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ContestOptions(**common, **wrong)
 
 
 def request(method: str = "POST", **headers: str) -> Request:
@@ -198,6 +258,12 @@ def test_a_body_is_handed_over_once_and_what_comes_after_it_too() -> None:
     first, second = asyncio.run(both())
     assert first == {"type": "http.request", "body": b"body", "more_body": False}
     assert second == {"type": "http.disconnect"}
+
+
+def test_limits_of_requests_and_of_the_end() -> None:
+    assert (guard.MAX_FORM_BYTES, guard.BODY_SECONDS, guard.HEADER_SECONDS) == (4096, 10.0, 10.0)
+    assert (guard.MAX_WRONG_TOKENS, guard.TRIES_SECONDS, guard.MAX_ADDRESSES) == (10, 60.0, 10_000)
+    assert (server.SHUTDOWN_SECONDS, server.MIN_TOKEN) == (3, 16)
 
 
 def test_a_body_comes_in_parts_up_to_its_largest_size() -> None:

@@ -41,6 +41,7 @@ def test_links_and_images_are_written_out() -> None:
         "<p>here <small>(https://a.example/x?y=1&amp;z=2)</small></p>"
     )
     assert render_answer("<https://a.example>").strip() == "<p>https://a.example</p>"
+    assert render_answer("<me@a.example>").strip() == "<p>me@a.example</p>"
     assert "[image: a cat] <small>(https://b.example/c.png)</small>" in render_answer(
         "![a cat](https://b.example/c.png)"
     )
@@ -84,6 +85,9 @@ def test_addresses_do_not_blow_a_page_up(text: str) -> None:
 def test_what_grows_or_nests_too_much_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     deep = "> " * 25 + "the *answer*"
     assert render_answer(deep) == f"<pre>{'&gt; ' * 25}the *answer*</pre>"
+    render_answer.cache_clear()
     monkeypatch.setattr("eval.human.markdown.MAX_GROWTH", 0)
     monkeypatch.setattr("eval.human.markdown.MAX_ADDRESSES", 10)
     assert render_answer("*a much longer answer*").startswith("<pre>*a much")
+    assert "<em>abc</em>" in render_answer("*abc*")  # 20 characters of HTML, twice the addresses' room
+    assert render_answer("*abcd*") == "<pre>*abcd*</pre>"

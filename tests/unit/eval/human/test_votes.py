@@ -162,6 +162,8 @@ def test_attention_checks_come_at_their_rate_and_show_who_fails(tmp_path: Path) 
     view = overview(store)
     one, two = view.raters
     assert (view.num_votes, one.num_votes - 60) == (120, one.checks_passed)
+    assert view.num_check_votes == one.checks_passed + two.checks_failed
+    assert (view.num_wanted, view.num_open, view.raters_per_item) == (180, 0, 3)
     assert 5 <= one.checks_passed <= 20
     assert (one.checks_failed, two.checks_passed) == (0, 0)
     assert two.checks_failed >= 5

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.answers.questions import Question
-from eval.judges import local, retry
+from eval.judges import batch, batch_server, calls, client, local, request, retry, tournament
 from eval.judges.calls import ApiJudge
 from eval.judges.client import ReplyTooLarge
 from eval.judges.registry import choose_judge
@@ -217,6 +217,15 @@ def test_whatever_changes_a_verdict_changes_the_key_of_its_judgments(tmp_path: P
         ("max_completion_tokens is unknown", 2),
         ("'response_format.type' must be 'text'", 5),
         ("json_schema: additionalProperties missing", 5),
+        ("temperature: may only be set to 1 when thinking is enabled", 1),
+        ("`temperature` cannot be set for this model", 1),
+        ("Setting temperature is disabled for reasoning models", 1),
+        ("temperature must be 1 for this model", 1),
+        ('"llama3" does not support thinking', 4),
+        ("seed: field not recognised", 3),
+        ("parameters [seed] are not accepted by this endpoint", 3),
+        ('Unknown field seed in request {"max_tokens": 9, "temperature": 0.2, "response_format": {}}', 3),
+        ("参数 temperature 不支持", 1),
         ("temperature must be between 0 and 2", None),
         ("max_tokens is too large: 5000. This model has room for at most 4096", None),
         ("this model's context is 8192 tokens", None),
@@ -227,6 +236,14 @@ def test_whatever_changes_a_verdict_changes_the_key_of_its_judgments(tmp_path: P
 def test_the_field_that_a_server_refuses(message: str, field: int | None) -> None:
     names = ("max_tokens", "temperature", "max_completion_tokens", "seed", "reasoning_effort", "response_format")
     assert refused_field(message) == (None if field is None else names[field])
+
+
+def test_limits_are_those_of_servers_and_of_the_docs() -> None:
+    assert (batch.MAX_REQUESTS, batch.MAX_FILE_BYTES, batch_server.PAGE) == (50_000, 190_000_000, 100)
+    assert (request.BATCH_PRICE, tournament.MEASURED_AFTER, calls.MAX_FAILURES_IN_A_ROW) == (0.5, 50, 10)
+    assert (request.BYTES_PER_TOKEN, request.ASSUMED_REPLY_TOKENS, request.MESSAGE_TOKENS) == (4, 250, 16)
+    assert (retry.MAX_COUNT, retry.REFUSING_STATUS) == (10**7, (400, 422, 500))
+    assert (client.MAX_REPLY_BYTES, client.MAX_OUTPUT_BYTES) == (16 * 2**20, 2**30)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +357,9 @@ def test_requests_leave_out_what_a_server_does_not_know() -> None:
     assert (schema["type"], schema["required"], schema["additionalProperties"]) == (
         "object", list(schema["properties"]), False,
     )  # fmt: skip
+    assert schema["properties"] == {
+        "explanation": {"type": "string"}, "verdict": {"type": "integer", "enum": [1, 2, 3]},
+    }  # fmt: skip
     plain = request_body(options, Mode.pairwise, prompt, ("json_schema", "max_tokens", "seed"))
     assert plain["response_format"] == {"type": "json_object", "schema": schema}
     assert (plain["max_completion_tokens"], "max_tokens" in plain, "seed" in plain) == (7, False, False)
@@ -392,14 +412,14 @@ def test_costs_need_both_prices_and_both_counts() -> None:
 
 
 def test_faults_of_the_client_by_their_kind() -> None:
-    request = httpx.Request("POST", "http://x")
-    timeout = classify(openai.APITimeoutError(request))
+    sent = httpx.Request("POST", "http://x")
+    timeout = classify(openai.APITimeoutError(sent))
     assert (timeout.reason, timeout.retry, timeout.was_free) == ("time-out", True, False)
     assert classify(TimeoutError()).retry
     assert classify(RecursionError()) == Fault(reason=TOO_DEEP)
 
     def broken(cause: Exception) -> Fault:
-        error = openai.APIConnectionError(request=request)
+        error = openai.APIConnectionError(request=sent)
         error.__cause__ = cause
         return classify(error)
 
@@ -410,7 +430,7 @@ def test_faults_of_the_client_by_their_kind() -> None:
     assert broken(ReplyTooLarge("too large")).reason == "too large"
     body = {"message": "slow\n down", "code": "x"}
     content = json.dumps({"error": body, "usage": {"prompt_tokens": 4, "completion_tokens": 0}}).encode()
-    response = httpx.Response(429, headers={"retry-after": "7"}, content=content, request=request)
+    response = httpx.Response(429, headers={"retry-after": "7"}, content=content, request=sent)
     fault = classify(openai.RateLimitError("m", response=response, body=body))
     assert (fault.retry, fault.wait_seconds, fault.usage) == (
         True,
@@ -421,7 +441,10 @@ def test_faults_of_the_client_by_their_kind() -> None:
     assert (quota.fatal, quota.reason) == (True, "the account's quota is used up (HTTP 429: insufficient_quota: pay)")
     assert status_fault(401, "", "no").reason == "the key was refused (HTTP 401: no)"
     assert status_fault(418, "", "tea").reason == "HTTP 418: tea"
-    assert "a redirect, which is not followed" in status_fault(307, "", "").reason
+    reasons = {status: status_fault(status, "", "").reason for status in (300, 307, 399, 400)}
+    assert [status for status, reason in reasons.items() if "a redirect, which is not followed" in reason] == [
+        300, 307, 399,
+    ]  # fmt: skip
 
 
 def test_words_of_an_error_are_one_line_and_details_are_cut() -> None:

@@ -1,5 +1,6 @@
 """What a judge costs is said before it is paid: list prices, measured replies, a question to a person."""
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from eval.commands.judge import estimate_text, run_judge, summary_text
-from eval.judges.prices import PRICES, price_of
+from eval.judges.prices import PRICES, PRICES_DATE, price_of
 from eval.judges.registry import choose_judge
 from eval.judges.request import estimate_calls, most_tokens, price_usd
 from eval.judges.tournament import run
@@ -36,6 +37,12 @@ def test_dated_snapshots_and_prefixed_names_have_their_models_price_and_others_n
     for name in ("gpt-4o-audio-preview", "my-gpt-4o", "gpt-4ox", "llama-3"):
         assert price_of(name) is None
     assert all(0 < prompt <= completion for prompt, completion in PRICES.values())
+
+
+def test_a_list_of_prices_has_a_date_of_its_own() -> None:
+    """A price that changes needs a new PRICES_DATE, and its digest here."""
+    digest = hashlib.sha256(json.dumps(PRICES).encode()).hexdigest()[:16]
+    assert {PRICES_DATE: digest} == {"2025-10-01": "632625cc4bf6f3de"}
 
 
 def test_a_file_of_prices_goes_before_the_list_and_options_before_both(tmp_path: Path) -> None:

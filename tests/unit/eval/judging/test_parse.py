@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from eval.judging.injection import neutralise
@@ -124,6 +124,7 @@ def test_released_tails_read_as_a_person_reads_them() -> None:
 @given(st.text(), st.sampled_from([1, 2, 3]))
 def test_a_last_line_in_the_papers_format_is_always_read(reasoning: str, verdict: int) -> None:
     reasoning = reasoning.replace("<think>", "").replace("{", "")
+    assume(reasoning.strip() not in ("1", "2", "3"))  # two verdicts and nothing else are none
     assert parse_verdict(f"{reasoning}\n{verdict}").verdict == verdict
 
 
@@ -200,6 +201,9 @@ def test_no_reply_is_read_otherwise_than_a_person_reads_it() -> None:
         if "verdict" in reply:
             read, expected = parse_verdict(reply["text"]).verdict, reply["verdict"]
             unread = read == -1 != expected
+        elif "grade" in reply:
+            read, expected = parse_grade(reply["text"]).score_a, reply["grade"]
+            unread = read is None and expected is not None
         else:
             scores = parse_scores(reply["text"])
             read, expected = [scores.score_a, scores.score_b], reply["scores"]
@@ -208,7 +212,7 @@ def test_no_reply_is_read_otherwise_than_a_person_reads_it() -> None:
         if read != expected and not unread:
             wrong.append((reply, read))
     assert not wrong
-    assert len(REPLIES) > 350
+    assert len(REPLIES) > 700
     assert num_unread < len(REPLIES) / 20
 
 

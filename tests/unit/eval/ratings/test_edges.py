@@ -77,6 +77,11 @@ def test_no_interval_has_width_0_and_no_p_is_below_the_exact_one(tmp_path: Path,
         if pair.p_value is not None:
             assert pair.p_value >= 2.0 ** (1 - pair.num_prompts) * (1 - 1e-12)
             assert pair.significant == (pair.low > 0) == (pair.p_holm < 0.05)  # type: ignore[operator]
+        if (best := result.ranks[pair.higher].best) is not None:
+            assert best <= 1 - (1.0 if pair.p_value is None else pair.p_value) / 2 + 1e-12
+    for group in result.groups:
+        chances = [result.ranks[system].best or 0.0 for system in group]
+        assert sum(chances) == pytest.approx(float(result.ranks[group[0]].best is not None))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +99,12 @@ def test_agreement_at_0_and_100_percent_keeps_an_interval(tmp_path: Path, labels
     assert (share.low, share.high) == pytest.approx(bounds)
     for name, statistic in level.statistics.items():
         assert statistic.low is None or statistic.high - statistic.low > 0.05, name  # type: ignore[operator]
+
+
+def test_agreement_with_a_file_of_nothing_parsed_says_so(tmp_path: Path) -> None:
+    a, b = (write(tmp_path / name, [f"{q},x,y,{v}" for q in range(3)]) for name, v in (("a.csv", 1), ("b.csv", -1)))
+    with pytest.raises(ValueError, match=r"b\.csv: none of its 3 verdicts is parsed"):
+        agree_files(a, b, AgreeOptions(resamples=10))
 
 
 def test_agreement_does_not_move_with_rows_or_names(tmp_path: Path) -> None:

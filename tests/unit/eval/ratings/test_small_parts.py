@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr, t
 
+from eval.ratings import style
 from eval.ratings.agreement import rater_agreement
 from eval.ratings.bradley_terry import POINTS_PER_NAT, count_cells, fit, fit_resamples, linear_resamples
-from eval.ratings.comparisons import Rank, compare_all, exact_p_values, prompts_to_decide, verdict
+from eval.ratings.comparisons import Rank, agreeing, compare_all, exact_p_values, prompts_to_decide, ranks, verdict
 from eval.ratings.kappa import spearman_of_table
 from eval.ratings.relative import is_score_file, load_scores, relative_scores
-from eval.ratings.style import _fit_all
+from eval.ratings.style import _derivatives, _fit_all
 from eval.ratings.unanimous import LOST, TIED, WON, doubtful_pairs, least_errors
 from eval.verdicts.table import Matches, load_verdicts
 
@@ -58,6 +59,25 @@ def test_the_sentence_where_a_pair_played_on_one_prompt() -> None:
     assert verdict("abc", places, comparisons) == (
         "a is best with probability 0.50; it can't be told from all others, as not every pair played on two prompts"
     )
+
+
+def test_the_chance_to_be_best_is_no_bolder_than_the_tests() -> None:
+    """Four wins of four: p = 0.125 leaves 0.9375, and what the resamples said too much goes to rivals by their p."""
+    draws = np.tile([90.0, 0.0, -90.0], (999, 1))
+    draws[0] = [0.0, 90.0, -90.0]
+    points, errors = draws.mean(axis=0), np.full((3, 3), 1.0)
+    plain = ranks("abc", [[0, 1, 2]], points, draws, 10_000)
+    assert plain["a"].best == pytest.approx((998 + 1 / 3) / 1000)
+    for exact, best in ((0.125, 0.9375), (1.0, 0.5)):
+        tests = np.full((3, 3), exact / 4)
+        tests[0, 1] = exact
+        comparisons = compare_all("abc", [[0, 1, 2]], points, errors, tests, np.array([10, 10, 10]))
+        found = agreeing(plain, comparisons)
+        excess = (plain["a"].best or 0.0) - best
+        chances = [found[name].best for name in "abc"]
+        assert chances == pytest.approx([best, (1 + 1 / 3) / 1000 + 0.8 * excess, 1 / 3000 + 0.2 * excess])
+        places = [(1, 2), (1, 2), (3, 3)] if exact < 0.2 else [(1, 3), (1, 2), (1, 3)]  # all tests are open
+        assert [(found[name].low, found[name].high) for name in "abc"] == places
 
 
 def test_the_sentence_says_how_many_prompts_would_decide() -> None:
@@ -143,3 +163,19 @@ def test_controlled_ratings_are_finite_and_best_first() -> None:
     assert middle == pytest.approx(1000.0, abs=1e-3)
     assert 100 < best - middle == pytest.approx(middle - last, abs=1e-3)
     assert best < 3000
+
+
+def test_the_derivatives_of_controlled_ratings_are_those_of_their_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "PRIOR_PRECISION", 0.7)  # so that a wrong prior is seen
+    rng = np.random.default_rng(0)
+    design, x, weight = rng.normal(size=(6, 3)), rng.normal(size=3), rng.integers(0, 3, 6).astype(float)
+    score = np.array([0.0, 0.5, 1.0, 1.0, 0.0, 0.5])
+    value, gradient, hessian = _derivatives(x, design, score, weight)
+    chance = 1.0 / (1.0 + np.exp(-design @ x))
+    likelihood = -(weight * (score * np.log(chance) + (1.0 - score) * np.log(1.0 - chance))).sum()
+    assert value == pytest.approx(likelihood + 0.35 * (x**2).sum())
+    steps = 1e-5 * np.eye(3)
+    both = [[_derivatives(x + sign * step, design, score, weight) for step in steps] for sign in (1, -1)]
+    slopes = [(up[0] - down[0]) / 2e-5 for up, down in zip(*both, strict=True)]
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-6)
+    np.testing.assert_allclose(hessian, [(up[1] - down[1]) / 2e-5 for up, down in zip(*both, strict=True)], rtol=1e-6)

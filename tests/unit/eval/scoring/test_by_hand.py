@@ -4,18 +4,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from eval import systems
 from eval.judges import batch
 from eval.judges.batch import BatchJudge
 from eval.judges.replay import ReplayJudge
 from eval.judges.retry import RunStopped
+from eval.judging.flags import JudgeFlags
 from eval.judging.options import ApiOptions, JudgeOptions, LocalOptions, ReplayOptions
 from eval.judging.prompts import Mode
-from eval.judging.sentences import Reading
 from eval.scoring import continuations, next_token, padded
-from eval.scoring.row_sizes import MAX_SLOTS, PREFILL_TOKENS, ROW_TOKENS, _kept_width
+from eval.scoring.row_sizes import MAX_SLOTS, PREFILL_TOKENS, ROW_TOKENS, _kept_width, pass_token_bytes
 from harness.config.schema import Device, PathsConfig
 from tests.builders import record, spec
 
@@ -51,6 +53,102 @@ def test_a_row_of_prompts_is_bounded_by_its_own_tokens_and_by_what_is_kept() -> 
     assert [taken(99, kept) for kept in (1, 6, 10, 11)] == [[0], [0, 1], [0, 1], [0, 1, 2, 3]]
 
 
+def test_prompts_share_a_prefix_that_is_worth_a_pass_of_its_own() -> None:
+    begin, short = list(range(16)), list(range(15))
+    prompts: Any = [
+        made(tokens=tokens, member=member, group=group)
+        for tokens, member, group in (
+            ([*begin, 90, 91], "a", "x"),
+            ([*begin, 92], None, "x"),
+            ([*begin, 93], "a", "x"),
+            ([*short, 94], "a", "y"),
+            ([*short, 95], "a", "y"),
+            (begin, None, "x"),  # one token of a prompt is its own
+            ([*begin, 96, 97], "a", "z"),  # alone
+        )
+    ]
+
+    def groups(shares: bool) -> list[tuple[str | None, list[int], int]]:
+        return [(group.member, group.prompts, group.num_prefix) for group in next_token._groups(prompts, shares)]
+
+    assert groups(True) == [("a", [0, 2], 16), ("a", [3, 4], 0), ("a", [6], 0), (None, [1, 5], 0)]
+    assert groups(False) == [("a", [0, 2], 0), ("a", [3, 4], 0), ("a", [6], 0), (None, [1, 5], 0)]
+
+
+def test_prefixes_are_encoded_together_while_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[list[int]] = []
+    monkeypatch.setattr(
+        next_token, "_encode", lambda bank, groups, prompts: passes.append([group.num_prefix for group in groups])
+    )
+    groups: Any = [made(num_prefix=num) for num in (6, 0, 4, 5, 1)]
+
+    def encoded(limit: int) -> list[list[int]]:
+        passes.clear()
+        next_token._encode_prefixes(None, groups, [], limit)  # type: ignore[arg-type]
+        return list(passes)
+
+    assert encoded(16) == [[6, 4, 5, 1]]
+    assert encoded(15) == [[6, 4, 5], [1]]
+    assert encoded(10) == [[6, 4], [5, 1]]
+    assert encoded(9) == [[6], [4, 5], [1]]
+    assert encoded(1) == [[6], [4], [5], [1]]
+
+
+def test_log_probabilities_of_scored_tokens_a_chunk_at_a_time() -> None:
+    logits_DV = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.2, 0.7, 0.1]]))
+    bank: Any = made(head=made(chunk=2), logits=lambda hidden_BD: hidden_BD @ logits_DV + 3.0)
+    at_M = torch.tensor([0, 1, 1, 2, 2])
+    logprobs, is_best = continuations._token_logprobs(bank, torch.eye(3), at_M, [0, 2, 1, 1, 0])
+    np.testing.assert_allclose(np.exp(logprobs), [0.5, 0.75, 0.125, 0.7, 0.2], rtol=1e-5)
+    assert is_best.tolist() == [True, True, False, True, False]
+
+
+def test_a_continuation_is_never_asked_in_less_than_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+
+    def next_row(groups: Any, requests: Any, limit: int) -> list[Any]:
+        limits.append(limit)
+        return [groups[0]]
+
+    def no_room(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(continuations, "_next_row", next_row)
+    monkeypatch.setattr(continuations, "_score_row", no_room)
+    monkeypatch.setattr(continuations, "row_sizes", lambda bank, row_tokens: made(row_tokens=row_tokens))
+    layout = made(may_share=lambda num_tokens: True)
+    base: Any = made(bank=made(layout=layout, device=torch.device("cpu"), configs={}), max_length=99)
+    requests = [continuations.Continuation(tokens=[5] * size, num_context=1, group="g") for size in (9, 5)]
+    with pytest.raises(torch.OutOfMemoryError, match="too few for one sequence of this evaluation"):
+        list(continuations.score_continuations(base, requests, row_tokens=20))
+    assert limits == [20, 10, 8]
+
+
+def test_unknown_adapters_are_named_beside_the_loaded_ones_in_order() -> None:
+    base: Any = made(bank=made(configs={"wide": 1, "bent": 2}), max_length=9)
+    with pytest.raises(ValueError, match=r"prompt 0: adapter ghost is not loaded; loaded are \['bent', 'wide'\]"):
+        next_token._check(base, [next_token.Prompt(tokens=[1], member="ghost")])
+    with pytest.raises(ValueError, match=r"request 0: adapter ghost is not loaded; loaded are \['bent', 'wide'\]"):
+        continuations._check(base, [continuations.Continuation(tokens=[1, 2], num_context=1, member="ghost")])
+    next_token._check(base, [next_token.Prompt(tokens=[1] * 9, member="wide")])
+    continuations._check(base, [continuations.Continuation(tokens=[1] * 10, num_context=1, member="bent")])
+
+
+def test_a_pass_is_reckoned_by_the_widest_layer() -> None:
+    def reckoned(*layers: Any) -> int:
+        text = made(num_hidden_layers=len(layers), per_layer_config=layers)
+        base: Any = made(
+            config=made(get_text_config=lambda decoder: text),
+            get_input_embeddings=lambda: made(weight=torch.zeros(1, dtype=torch.bfloat16)),
+        )
+        return pass_token_bytes(base)
+
+    narrow, wide = made(hidden_size=8, intermediate_size=20), made(hidden_size=8, intermediate_size=30)
+    assert reckoned(narrow, wide) == reckoned(wide, narrow) == (6 * 8 + 4 * 30) * 2 + 2 * 4 * 8
+    assert reckoned(made(hidden_size=8, ffn_dim=25)) == (6 * 8 + 4 * 25) * 2 + 2 * 4 * 8
+    assert reckoned(made(hidden_size=8)) == (6 * 8 + 4 * 32) * 2 + 2 * 4 * 8
+
+
 def test_padded_batches_are_of_one_member_the_longest_first() -> None:
     prompts: Any = [
         made(tokens=[0] * size, member=member) for size, member in ((2, "a"), (3, None), (5, "a"), (4, "a"))
@@ -80,6 +178,19 @@ def test_judges_are_asked_as_the_paper_says_where_nothing_else_is_said() -> None
     local = LocalOptions(model=spec().model, quant=spec().quant, paths=PathsConfig())
     assert (local.max_answer_tokens, local.max_question_tokens, local.margin_nats) == (256, 512, 0.1)
     assert (local.chat_template, local.device) == (False, Device.auto)
+    flags = JudgeFlags()
+    assert (flags.max_answer_tokens, flags.chat_template) == (local.max_answer_tokens, local.chat_template)
+    for name in (
+        "base_url",
+        "key_variable",
+        "temperature",
+        "max_tokens",
+        "reasoning_effort",
+        "structured",
+        "budget_usd",
+    ):
+        assert getattr(flags, name) == getattr(api, name), name
+    assert (flags.num_concurrent, flags.batch) == (api.num_concurrent, api.batch)
     options = JudgeOptions(answers=(), tournament=Path("t"), judge=ReplayOptions(files=()))
     assert (options.mode, options.benchmark, options.seed, options.reference_answers) == (
         Mode.pairwise,
@@ -89,7 +200,6 @@ def test_judges_are_asked_as_the_paper_says_where_nothing_else_is_said() -> None
     )
     assert (options.null_control, options.retry_unparsed, options.reparse) == (False, False, False)
     assert (ReplayJudge.is_waiting, ReplayJudge.stopped) == (False, None)
-    assert Reading() == Reading(verdict=None, conflict=False, rest="", is_labelled=False)
     for wrong in ("num_concurrent", "max_attempts", "max_tokens", "request_timeout_seconds"):
         with pytest.raises(ValueError, match=f"{wrong}=0: must be above 0"):
             ApiOptions(model="m", **{wrong: 0})  # type: ignore[arg-type]

@@ -194,3 +194,36 @@ def test_a_winner_may_be_a_systems_name(tmp_path: Path) -> None:
     row = '{"question_id": 1, "model_1": "x", "model_2": "y", "g1_winner": "x", "g2_winner": "model_2"}\n'
     (tmp_path / "v.jsonl").write_text(row)
     assert load_verdicts([tmp_path / "v.jsonl"]).verdict.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("1,a,b,a\n2,b,c,2\n", [1, 2]),  # both mean the first
+        ("1,b,a,a\n", "line 2: verdict 'a' is a code and the name of system_b; write 1, 2 or 3"),
+        ("1,B,A,a\n", "line 2: verdict 'a' is a code and the name of system_b"),
+        ("1,x,tie,tie\n", "line 2: verdict 'tie' is a code and the name of system_b"),
+        ("1,tie,x,3\n2,x,tie,1\n3,x,y,tie\n", [3, 1, 3]),
+        ("1,both bad,x,both bad\n", "verdict 'both bad' is a code and the name of system_a"),
+        ("1,model_b,model_a,model_a\n", "verdict 'model_a' is a code and the name of system_b"),
+        ("1,2,1,1\n2,1,2,1\n3,2,3,3\n", [1, 1, 3]),  # digits are codes in a file of codes
+        ("1,2,1,1\n2,x,y,x\n", "line 2: verdict '1' is a code and the name of system_b"),
+    ],
+)
+def test_a_verdict_that_is_a_code_and_a_name(tmp_path: Path, rows: str, expected: list[int] | str) -> None:
+    path = write(tmp_path / "v.csv", HEADER + rows)
+    if isinstance(expected, str):
+        with pytest.raises(VerdictError, match=expected):
+            load_verdicts([path])
+    else:
+        assert load_verdicts([path]).verdict.tolist() == expected
+
+
+def test_a_file_in_utf_16_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "v.csv"
+    path.write_bytes((HEADER + "1,x,y,1\n").encode("utf-16-le"))
+    with pytest.raises(VerdictError, match="line 1 holds a NUL character, as a file in UTF-16 does; save it as UTF-8"):
+        load_verdicts([path])
+    path.write_text(HEADER + "1,x,y,1\n2,x\0,y,1\n")
+    with pytest.raises(VerdictError, match="line 3 holds a NUL character"):
+        load_verdicts([path])

@@ -1,8 +1,6 @@
-"""Each format's rule, on rows in the published fields (written by hand here) and on real rows where they are."""
+"""Each format's rule, on rows in the published fields (written by hand here) and on real rows (tests/golden/rows)."""
 
 import csv
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +10,7 @@ from hypothesis import strategies as st
 from harness.data.columns import UnusedColumn, detect_format, other_training, unused_column
 from harness.data.fields import Example, RowError
 from harness.data.formats import DATASETS, GLUE_FIELDS, fitting_formats, row_rule
-
-SHARED = Path(__file__).resolve().parents[5] / "shared" / "data" / "datasets"
+from tests.golden.rows.extract import real_lines, real_rows
 
 BY_HAND: dict[str, tuple[dict[str, Any], list[Example]]] = {
     "chip2": (
@@ -74,6 +71,13 @@ BY_HAND: dict[str, tuple[dict[str, Any], list[Example]]] = {
     "prompt_completion": ({"prompt": "a", "completion": "b"}, [Example("a", "b", "completion")]),
     "text": ({"text": "a"}, [Example("", "a", "text")]),
     "input_output": ({"input": "a", "output": "b"}, [Example("a", "b")]),
+    "step_by_step": (
+        {"input": "2 + 2?", "output": "4", "rationale": "1 + 1 + 1 + 1"},
+        [
+            Example("[label] 2 + 2?", "4"),
+            Example("[rationale] 2 + 2?", "1 + 1 + 1 + 1", "rationale", is_rationale=True),
+        ],
+    ),
     "classification": (
         {"text": "a", "text_pair": "b", "label": "yes"},
         [Example("a", "", "label", pair="b", label="yes")],
@@ -86,13 +90,6 @@ BY_HAND: dict[str, tuple[dict[str, Any], list[Example]]] = {
         for name, fields in GLUE_FIELDS.items()
     },
 }
-
-
-def shared_rows(name: str) -> list[dict[str, Any]]:
-    path = SHARED / name
-    if not path.is_file():
-        pytest.skip(f"reference data is not on this machine: ../shared/data/datasets/{name}")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -190,16 +187,15 @@ def test_rules_answer_or_say_which_field(row: dict[str, Any]) -> None:
 
 def test_real_alpaca_rows_match_their_own_rendering() -> None:
     """The `text` column is the publisher's rendering; qlora.py's template differs by the space after "Response:"."""
-    for row in shared_rows("alpaca.jsonl"):
+    for row in real_rows("alpaca.jsonl"):
         [example] = DATASETS["alpaca"](row)
         assert example.input.endswith("### Response: ")
         assert f"{example.input.removesuffix(' ')}\n{row['output']}" == row["text"]
 
 
 def test_real_flan_tsv_matches_the_hub_form() -> None:
-    hub = shared_rows("flan_v2_hf_fields_derived.jsonl")
-    with (SHARED / "flan_v2_cot.tsv").open(encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    hub = real_rows("flan_v2_hf_fields_derived.jsonl")
+    lines = list(csv.reader(real_lines("flan_v2_cot.tsv"), delimiter="\t", quoting=csv.QUOTE_NONE))
     assert len(lines) == len(hub)
     for cells, row in zip(lines, hub, strict=True):
         [ours] = DATASETS["flan"](dict(zip(("question", "answer", "rationale"), cells, strict=True)))
@@ -218,23 +214,23 @@ def test_real_flan_tsv_matches_the_hub_form() -> None:
     ],
 )
 def test_real_rows_keep_their_target_whole(file: str, name: str, field: str) -> None:
-    for row in shared_rows(file):
+    for row in real_rows(file):
         [example] = DATASETS[name](row)
         assert example.output == row[field]
 
 
 def test_real_chip2_rows_join_back() -> None:
-    for row in shared_rows("chip2_format_derived.jsonl"):
+    for row in real_rows("chip2_format_derived.jsonl"):
         [example] = DATASETS["chip2"](row)
         assert f"<human>: {example.input}\n<bot>: {example.output}" == row["text"]
 
 
 def test_real_rows_of_no_format_fit_none() -> None:
-    assert fitting_formats(shared_rows("self_instruct_seed_tasks.jsonl")[0]) == []
+    assert fitting_formats(real_rows("self_instruct_seed_tasks.jsonl")[0]) == []
 
 
 def test_real_trees_have_a_top_reply_path() -> None:
-    for row in shared_rows("oasst1_trees.jsonl"):
+    for row in real_rows("oasst1_trees.jsonl"):
         [example] = DATASETS["oasst1"](row)
         best = min(row["prompt"]["replies"], key=lambda reply: reply.get("rank", 99))
         assert example.output.startswith(f"### Human: {row['prompt']['text']}### Assistant: {best['text']}")

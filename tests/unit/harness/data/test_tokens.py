@@ -30,8 +30,8 @@ from harness.data.tokens import (
     tokenize_dataset,
     tokenizer_fingerprint,
 )
+from tests.golden.rows.extract import real_file
 
-SHARED = Path(__file__).resolve().parents[5] / "shared" / "data" / "datasets"
 SAMPLE = ["The cat sat on the mat.", "What colour is the sky?", "Below is an instruction that describes a task."]
 
 
@@ -145,10 +145,8 @@ def test_equals_the_original_collator(
 def test_real_rows_equal_the_original_collator(
     tmp_path: Path, file: str, format: str, source_max_tokens: int, target_max_tokens: int
 ) -> None:
-    if not (SHARED / file).is_file():
-        pytest.skip(f"reference data is not on this machine: ../shared/data/datasets/{file}")
     chosen = config(
-        path=str(SHARED / file),
+        path=str(real_file(file, tmp_path)),
         format=format,
         source_max_tokens=source_max_tokens,
         target_max_tokens=target_max_tokens,

@@ -1,5 +1,6 @@
 """A method is what it says, or it is refused by the name of the check: also PEFT's own impostors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,32 @@ from tests.tiny_encoders import make_t5
 from tests.unit.harness.banks import test_causal, test_peft_methods
 from tests.unit.harness.banks.test_causal import CPU, QUANTS, make_items
 from tests.unit.harness.training.test_loop import make_bank
+from tests.unit.harness.variants import test_own_steps
 
-OF_LORA = ["lora", "rslora", "dora", "pissa", "olora", "corda", "eva", "loftq", "lora_ga", "lora_fa"]
+OF_LORA = [
+    "corda_kpm",
+    "lq_lora",
+    "lora",
+    "rslora",
+    "dora",
+    "pissa",
+    "olora",
+    "corda",
+    "eva",
+    "loftq",
+    "lora_ga",
+    "lora_fa",
+]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def of_lora(name: str) -> AdapterConfig:
+    keeps = name == "corda_kpm"
+    return test_causal.config("corda", corda_keep="embedded") if keeps else test_causal.config(name)
 
 
 def proof_of(folder: Path, config: AdapterConfig, quant: str = "nf4") -> tuple[Proof, Any]:
@@ -38,19 +58,53 @@ def proof_of(folder: Path, config: AdapterConfig, quant: str = "nf4") -> tuple[P
 
 def test_the_table_claims_what_is_tested() -> None:
     steps = {name for name, row in METHODS.items() if "steps" in row.verified}
-    assert steps == set(test_peft_methods.FIELDS)
+    assert steps == set(test_peft_methods.FIELDS) | set(test_own_steps.OWN)
     assert {name for name, row in METHODS.items() if "proof" in row.verified} == steps | set(OF_LORA)
 
 
 @pytest.mark.parametrize("name", [*OF_LORA, *test_peft_methods.FIELDS])
 def test_a_method_is_what_it_says(folder: Path, name: str) -> None:
-    config = test_causal.config(name) if name in OF_LORA else test_peft_methods.config(name)
+    config = of_lora(name) if name in OF_LORA else test_peft_methods.config(name)
     proof, _ = proof_of(folder, config)
     assert set(proof.checks) == {"parameters", "start", "learns", "differs from LoRA", "frozen", "saved"}
     assert all(result.startswith(("passed", "not made")) for result in proof.checks.values())
     assert proof.checks["parameters"] == ("passed" if METHODS[name].count else "not made: no formula")
     for check in ("learns", "frozen", "saved"):
         assert proof.checks[check] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("name", "quant"),
+    [("allora", "nf4"), ("allora", "none"), ("hft", "none"), ("hft", "bf16"), ("lora", "nf4"), ("s2ft", "nf4-bf16")],
+)
+def test_and_so_is_one_of_our_own(folder: Path, name: str, quant: str) -> None:
+    """On its own bank: LoRA's layers in a shared one are held against s B A x, too."""
+    config = test_causal.config("lora") if name == "lora" else test_own_steps.config(name)
+    bank = test_own_steps.own_bank(folder, name, quant)
+    bank.add_member("a", config, seed=3)
+    checks = prove(bank, "a", config).checks
+    assert [checks[name] for name in ("parameters", "start", "learns", "frozen", "saved")] == ["passed"] * 5
+    assert checks["differs from LoRA"].startswith("passed")
+
+
+@pytest.mark.parametrize(
+    ("changes", "check"),
+    [
+        ({"lora_alpha": 8}, "differs from LoRA.*compute no B A x"),
+        ({"allora_eta": None}, "differs from LoRA.*B's gradient isn't"),
+        ({"lora_r": 8}, "parameters"),
+    ],
+)
+def test_an_impostor_in_a_shared_bank_is_refused(folder: Path, changes: dict[str, Any], check: str) -> None:
+    config = test_own_steps.config("allora")
+    bank = test_own_steps.own_bank(folder, "allora", "nf4")
+    bank.add_member("a", replace(config, **changes), seed=3)
+    if "lora_r" in changes:
+        key = next(iter(bank.member_parameters("a")))
+        layer = bank.layers[key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")]
+        layer.lora_a["a"] = torch.nn.Parameter(torch.zeros(9, layer.lora_a["a"].shape[1]))
+    with pytest.raises(NotTheMethodError, match=f"identity, {check}"):
+        prove(bank, "a", config)
 
 
 @pytest.mark.parametrize("variant", ["use_qalora", "kasa_config", "monteclora_config"])

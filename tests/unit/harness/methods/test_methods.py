@@ -7,20 +7,24 @@ import pytest
 from peft import PeftConfig
 from peft.config import PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import PeftType
 
 from harness.config.choices import choices, load_choice
 from harness.config.schema import (
     AdapterConfig,
     ModelConfig,
+    ModelKind,
     QuantConfig,
     QuantMethod,
+    ShapeConfig,
     typed,
 )
 from harness.methods.__main__ import markdown
 from harness.methods.keys import keys_problem, peft_values
-from harness.methods.peft_fields import fields_of
+from harness.methods.peft_fields import defaults_of, fields_of
+from harness.methods.sizes import Layer, size_problem
 from harness.methods.table import METHODS
-from harness.runs.compatibility import method_problem
+from harness.runs.compatibility import method_problem, shape_problem
 from tests.builders import spec
 from tests.lab import REPOSITORY
 
@@ -74,6 +78,7 @@ def test_every_choice_of_adapter_is_in_the_table() -> None:
             {"peft_type": "ADALORA", "peft": {"use_dora": True}},
             "use_dora=True: this is no part of AdaLoRA",
         ),
+        ({"peft_type": "ADALORA", "lora_r": 8, "peft": {"init_r": 8}}, "AdaLoRA begins with more ranks than it keeps"),
         ({"peft_type": "TRAINABLE_TOKENS"}, "needs +adapter.peft.token_indices=... (list[int])"),
         ({"peft_type": "PROMPT_TUNING"}, "its tokens stand before a sequence; use adapter=lora"),
         ({"peft_type": "NOPE"}, "no method that was tried here; known: ADALORA"),
@@ -85,6 +90,82 @@ def test_every_choice_of_adapter_is_in_the_table() -> None:
 )
 def test_what_a_method_does_not_have_is_refused_by_name(values: dict[str, Any], problem: str) -> None:
     assert problem in str(keys_problem(adapter(**values)))
+
+
+def test_defaults_are_read_from_pefts_source() -> None:
+    for peft_type in ("MISS", "OFT", "BOFT", "FOURIERFT", "VBLORA", "C3A", "GRALORA", "ROAD"):
+        kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(peft_type)]
+        theirs = {field.name: field.default for field in dataclasses.fields(kind)}
+        own = defaults_of(peft_type)
+        assert own == {key: theirs[key] for key in own}
+        assert all(key.endswith("_pattern") for key in set(fields_of(peft_type)) - set(own))
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (
+            {"peft_type": "MISS", "lora_r": 33},
+            "adapter.lora_r=33 with adapter=miss: q_proj has 32 inputs; use 32 or less",
+        ),
+        ({"peft_type": "MISS", "lora_r": 32}, None),
+        (
+            {"peft_type": "MISS", "lora_r": 12, "peft": {"init_weights": "bat"}},
+            "k_proj has 64 inputs, which it doesn't",
+        ),
+        ({"peft_type": "MISS", "lora_r": 12, "peft": {"init_weights": "mini", "mini_r": 5}}, "peft.mini_r=5"),
+        (
+            {"peft_type": "OFT", "peft": {"oft_block_size": 24}},
+            "64 inputs, which it doesn't divide; use one of 2, 4, 8",
+        ),
+        (
+            {"peft_type": "OFT", "peft": {"r": 3, "oft_block_size": 0}},
+            "adapter.peft.r=3 with adapter=oft: k_proj has 64",
+        ),
+        ({"peft_type": "OFT", "peft": {"r": 4}}, "adapter.peft.r=4 says the same in another way"),
+        ({"peft_type": "OFT", "peft": {"r": 4, "oft_block_size": 0}}, None),
+        ({"peft_type": "BOFT", "peft": {"boft_block_size": 5}}, "64 inputs, which it doesn't divide"),
+        (
+            {"peft_type": "BOFT", "peft": {"boft_block_size": 8, "boft_n_butterfly_factor": 4}},
+            "q_proj has 4 blocks of 8",
+        ),
+        ({"peft_type": "BOFT", "peft": {"boft_block_size": 8, "boft_n_butterfly_factor": 2}}, None),
+        ({"peft_type": "FOURIERFT", "peft": {"n_frequency": 2049}}, "k_proj has 2,048 weights; use fewer"),
+        ({"peft_type": "WAVEFT", "peft": {"n_frequency": 2048}}, None),
+        ({"peft_type": "SHIRA", "lora_r": 22}, "LoRA of this rank has more; use 21 or less"),
+        ({"peft_type": "VBLORA", "lora_r": 4}, "adapter.peft.vector_length=256"),
+        ({"peft_type": "C3A", "peft": {"block_size": 64}}, "k_proj has 32 outputs, which it doesn't divide"),
+        ({"peft_type": "ROAD"}, "adapter.peft.group_size=64 with adapter=road: k_proj has 32 outputs"),
+        ({"peft_type": "GRALORA", "lora_r": 5}, "adapter.peft.gralora_k=2 doesn't divide it"),
+        ({"peft_type": "PSOFT", "lora_r": 33}, "use 32 or less"),
+        ({"peft_type": "VERA", "lora_r": 4096}, None),
+        ({"peft_type": "RANDLORA", "lora_r": 4096}, None),
+    ],
+)
+def test_numbers_that_do_not_fit_a_layer_are_refused(values: dict[str, Any], problem: str | None) -> None:
+    found = size_problem(adapter(**values), [Layer(64, 32, "k_proj"), Layer(32, 64, "q_proj")])
+    assert found == problem if problem is None or found is None else problem in found
+
+
+def test_a_plan_knows_the_sizes_of_a_models_layers() -> None:
+    """By its YAML; a checkpoint in `model.path` has a shape of its own, which the plan's checks read."""
+    shape, plain = ShapeConfig(hidden_size=64, intermediate_size=96, num_heads=4, num_kv_heads=2), QuantConfig(name="q")
+    model = ModelConfig(name="m", hub_id="a/b", shape=shape)
+    narrow = adapter(peft_type="ROAD", targets=["k_proj"])
+    assert "k_proj has 32 outputs" in str(method_problem(narrow, plain, model))
+    assert "up_proj has 64 inputs" in str(method_problem(adapter(peft_type="MISS", lora_r=65), plain, model))
+    elsewhere = dataclasses.replace(model, path="/somewhere")
+    assert method_problem(adapter(peft_type="MISS", lora_r=65), plain, elsewhere) is None
+    assert shape_problem(narrow, ModelKind.causal, shape, head_size=32) is None
+    t5 = dataclasses.replace(model, kind=ModelKind.seq2seq)
+    assert "up_proj has 64 inputs" in str(method_problem(adapter(peft_type="MISS", lora_r=65), plain, t5))
+
+
+def test_adaloras_schedule_is_held_against_a_runs_steps() -> None:
+    chosen = {"lora_r": 8, "peft": {"tinit": 90, "tfinal": 20}}
+    with pytest.raises(ValueError, match=r"adapter.peft.tinit=90, tfinal=20: the run has 100 steps"):
+        spec(adapter=("adalora", chosen), train=("default", {"max_steps": 100}))
+    assert spec(adapter=("adalora", chosen), train=("default", {"max_steps": 111})).adapter.peft == chosen["peft"]
 
 
 def test_a_name_may_be_written_small_and_equal_points_are_one_run() -> None:

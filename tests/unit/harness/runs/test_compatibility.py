@@ -1,8 +1,11 @@
 """Which methods, quantizations, models and rows go together; each refusal names keys, values and the remedy."""
 
+from typing import Any
+
 import pytest
 
 from harness.config.schema import (
+    WHOLE_METHODS,
     AdapterConfig,
     AdapterMethod,
     DatasetConfig,
@@ -21,7 +24,12 @@ from harness.runs.compatibility import (
     task_problem,
 )
 
-BY_SVD = {"pissa", "olora", "corda", "loftq"}
+BY_SVD = {"pissa", "olora", "corda", "loftq", "lq_lora"}
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "allora": {"allora_eta": 3.0},
+    "lq_lora": {"lq_rounds": 2},
+    "s2ft": {"s2ft_share": 0.1, "targets": ["o_proj", "down_proj"]},
+}
 BY_HALVES = {"lora_ga", "eva"}
 
 
@@ -29,17 +37,19 @@ BY_HALVES = {"lora_ga", "eva"}
 @pytest.mark.parametrize("quant", QuantMethod)
 def test_methods_and_quantizations(method: AdapterMethod, quant: QuantMethod) -> None:
     problem = quant_problem(method, quant)
-    impossible = (method is AdapterMethod.full and quant is not QuantMethod.none) or (
-        method is AdapterMethod.loftq and quant is QuantMethod.none
+    impossible = (method in WHOLE_METHODS and quant is not QuantMethod.none) or (
+        method in (AdapterMethod.loftq, AdapterMethod.lq_lora) and quant is QuantMethod.none
     )
     assert (problem is not None) is impossible
     if problem is not None:
         assert f"adapter.method={method.value} with quant.method={quant.value}: " in problem
     model = ModelConfig(name="m", kind=ModelKind.seq2seq)
     calibrated = method.value in ("eva", "corda", "lora_ga")
-    found = method_problem(AdapterConfig(name="a", method=method), QuantConfig(name="q", method=quant), model)
-    assert (found is not None) is (impossible or calibrated)
-    assert found is None or impossible or "use adapter=lora, dora, pissa or olora" in found
+    adapter = AdapterConfig(name="a", method=method, **OWN_KEYS.get(method.value, {}))
+    found = method_problem(adapter, QuantConfig(name="q", method=quant), model)
+    by_names = method is AdapterMethod.s2ft
+    assert (found is not None) is (impossible or calibrated or by_names)
+    assert found is None or impossible or by_names or "use adapter=lora, dora, pissa or olora" in found
 
 
 @pytest.mark.parametrize("method", AdapterMethod)
@@ -99,5 +109,5 @@ def test_rows_and_models(kind: ModelKind, format: str, on_source: bool) -> None:
 @pytest.mark.parametrize("method", AdapterMethod)
 @pytest.mark.parametrize("kind", ModelKind)
 def test_what_is_sharded(kind: ModelKind, method: AdapterMethod) -> None:
-    shared = kind is ModelKind.causal and method.value in ("none", "lora", "rslora")
+    shared = kind is ModelKind.causal and method.value in ("none", "lora", "rslora", "allora")
     assert (shard_problem(kind, method) is None) is shared

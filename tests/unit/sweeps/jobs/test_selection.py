@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from harness.data.selection.orders import Floats
 from harness.data.selection.rows import SELECTED_FILE
 from harness.data.tokens import TokenizedDataset
 from harness.ledger.tables import JobStatus
+from harness.runs.record import save_record
 from sweeps.jobs import selection
+from sweeps.jobs.quality_rule import fit_quality_rule
 from sweeps.plan.planned import estimated, planned
 from tests.builders import open_base
 from tests.lab import write_rows
@@ -120,3 +123,37 @@ def test_an_embedding_is_the_mean_of_the_last_hidden_states(model: Path) -> None
         with torch.no_grad():
             hidden = plain.model(torch.from_numpy(tokens.astype(np.int64))[None]).last_hidden_state
         assert row == pytest.approx(hidden[0].mean(dim=0).numpy(), abs=1e-4)
+
+
+def test_a_rule_fitted_on_runs_finds_what_made_their_losses_and_chooses_by_it(worker: OneWorker) -> None:
+    """Losses are planted in the records; one indicator is read off the rows' file, the other is the base's."""
+    points = [("random", 0.5), ("random", 0.3), ("length", 0.4), ("kmeans", 0.4), ("confidence", 0.3)]
+    configs = [chosen(worker, fraction, how, eval_rows=4, max_steps=1) for how, fraction in points]
+    runs = [run.run_id for run in worker.plan(configs)]
+    worker.work()
+    folder = worker.folder / "runs"
+    indicators = ["target_tokens", "perplexity"]
+    first = fit_quality_rule(None, runs, folder, indicators, worker.folder / "first.json")
+    for run, found in zip(runs, first["runs"], strict=True):
+        loss = float(np.exp(0.2 - 0.03 * found["means"]["target_tokens"] + 0.7 * found["means"]["perplexity"]))
+        save_record(folder / run, replace(worker.record(run), eval_loss=loss))
+        texts = [ROWS[line - 1]["output"] for line in kept_lines(worker, run)]
+        lengths = [len(make_tokenizer()(text, add_special_tokens=False).input_ids) + 1 for text in texts]
+        assert found["means"]["target_tokens"] == pytest.approx(np.mean(lengths))
+    fitted = fit_quality_rule(None, runs, folder, indicators, worker.folder / "rule.json")
+    assert fitted["weights"] == pytest.approx({"target_tokens": -0.03, "perplexity": 0.7})
+    (worker.folder / "long.json").write_text(json.dumps({"intercept": 0.0, "weights": {"target_tokens": -1.0}}))
+    by_rule = [chosen(worker, 0.4, "quality", eval_rows=4, max_steps=1) for _ in range(2)]
+    by_rule[0].dataset.quality_rule = str(worker.folder / "rule.json")
+    by_rule[1].dataset.quality_rule = str(worker.folder / "long.json")
+    one, long = (run.run_id for run in worker.plan(by_rule, "quality"))
+    assert all(row.status is JobStatus.done for row in worker.work().values())
+    scores = [json.loads(line)["score"] for line in (folder / long / SELECTED_FILE).read_text().splitlines()]
+    assert sorted(scores) == sorted(
+        json.loads(line)["score"] for line in (folder / runs[2] / SELECTED_FILE).read_text().splitlines()
+    )
+    assert len(kept_lines(worker, one)) == 8
+    other = worker.plan([chosen(worker, 0.5, eval_rows=4, max_steps=1, learning_rate=1e-3)], "other")[0].run_id
+    worker.work()
+    with pytest.raises(ValueError, match=r"they differ in train.learning_rate, so their losses"):
+        fit_quality_rule(None, [*runs, other], folder, indicators, worker.folder / "rule.json")

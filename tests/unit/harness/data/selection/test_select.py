@@ -37,6 +37,9 @@ class Planted:
         rng = np.random.default_rng(0)
         return np.asarray(rng.normal(-1.0, 0.2, len(self.cluster)) - 3.0 * self.is_corrupted)
 
+    def predicted_losses(self) -> NDArray[np.float64]:
+        return np.asarray(0.1 * np.arange(len(self.cluster)) + 5.0 * self.is_corrupted)
+
 
 def dataset(**changes: object) -> DatasetConfig:
     return DatasetConfig(**({"name": "mine", "hub_id": "me/mine", "format": "alpaca"} | changes))  # type: ignore[arg-type]
@@ -81,6 +84,13 @@ def test_rows_whose_target_is_unlikely_are_left_out() -> None:
     kept = select_rows(dataset(select=Select.confidence, fraction=0.9), planted, 42)
     assert not planted.is_corrupted[kept.places].any()
     assert len(kept.places) == 180
+
+
+def test_rows_of_the_lowest_predicted_loss_are_taken() -> None:
+    planted = Planted()
+    kept = select_rows(dataset(select=Select.quality, fraction=0.1), planted, 42)
+    assert set(kept.places) == set(np.argsort(planted.predicted_losses())[:20])
+    assert kept.order.scores == pytest.approx(-planted.predicted_losses())
 
 
 def test_every_way_to_choose_is_in_the_registry() -> None:
