@@ -52,6 +52,7 @@ PROMPT_TOKENS, REPLY_TOKENS = 1000, 200  # of a call, about: a question, two ans
 TOURNAMENTS = "tournaments"
 VOTES_FILE = "human.csv"  # what `python -m eval human export` leaves in a tournament
 MEDIAN = "median_rank"
+ONLY_API = "only an API judge gives ten-point scores"
 VICUNA_PROMPTS = int(value("text", "vicuna prompts", "value"))
 ELO_GRIDS = ("guanaco", "table6")  # the second has the first's runs, too
 GRIDS: Mapping[str, tuple[str, ...]] = {  # of sweeps/grid/ whose runs answer; the first is what is left to run
@@ -312,7 +313,7 @@ def left_to_do(table: str, plan: GridPlan | None, judge: str) -> dict[str, str]:
     if table == "6":
         reference = f' --with "judge --reference {CHATGPT}"'
         calls = 2 * VICUNA.num_questions * len(printed.rows)
-        words = f"{runs}; then {_judging(grid, VICUNA, judge, reference, calls)}"
+        words = f"{runs}; then {_judging(grid, VICUNA, judge, reference, calls, ONLY_API)}"
         return {column: words for column in printed.columns if column.endswith("_pct")}
     left: dict[str, str] = {}
     for part in PARTS[table]:
@@ -327,13 +328,15 @@ def left_to_do(table: str, plan: GridPlan | None, judge: str) -> dict[str, str]:
     return left
 
 
-def _judging(grid: str, benchmark: Benchmark, judge: str, further: str, calls: int) -> str:
+def _judging(
+    grid: str, benchmark: Benchmark, judge: str, further: str, calls: int, others: str = "a local judge costs none"
+) -> str:
     command = (
         f"python -m analysis leaderboard --sweep {grid} --answers OTHERS.jsonl --questions {benchmark.file}"
         f"{benchmark.options} --judge {judge}{further} --tournament {TOURNAMENTS}/{grid}{benchmark.suffix} "
         f"--out reports/{grid}{benchmark.suffix}"
     )
-    return f"{command}: {calls:,} calls of the judge, {_cost(judge, calls)}"
+    return f"{command}: {calls:,} calls of the judge, {_cost(judge, calls)}; {others}"
 
 
 def _voting(grid: str, benchmark: Benchmark, num_systems: int) -> str:
@@ -374,7 +377,7 @@ def _within(cell: Cell) -> Cell:
 def _cost(judge: str, calls: int) -> str:
     price = price_of(judge)
     if price is None:
-        return "whose price isn't known (a local judge costs none)"
+        return "whose price isn't known"
     usd = calls * (PROMPT_TOKENS * price.prompt + REPLY_TOKENS * price.completion) / 1e6
     tokens = f"{PROMPT_TOKENS:,} and {REPLY_TOKENS:,} tokens a call"
-    return f"about {usd:,.0f} USD by {judge} ({price.source}, {tokens}); a local judge costs none"
+    return f"about {usd:,.0f} USD by {judge} ({price.source}, {tokens})"

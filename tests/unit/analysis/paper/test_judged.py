@@ -188,7 +188,9 @@ def test_what_is_left_has_grid_runs_hours_calls_and_price() -> None:
     assert "--bench oa --judge gpt-4 --tournament tournaments/guanaco-oa " in oasst
     assert "6,720 votes of people, 3 on each pair of answers" in people
     six = left_to_do("6", None, "my-own")["mean_pct"]
-    assert "3,360 calls of the judge, whose price isn't known" in six  # 21 rows on 80 questions in both orders
+    assert six.endswith("3,360 calls of the judge, whose price isn't known; only an API judge gives ten-point scores")
+    assert vicuna.endswith("; a local judge costs none")
+    assert "3,360 calls of the judge" in six  # 21 rows on 80 questions in both orders
     assert 'judge --reference chatgpt-3.5"' in six
 
 
