@@ -80,10 +80,10 @@ def bench_answers(
         others: answers of systems that have no run, whatever their bench.
 
     Raises:
-        ValueError: no run has answers to `bench`.
+        ValueError: no run has answers to `bench`, and there are no others, or runs have answers to another one.
     """
     benches = sorted({name for run in runs for name in run.answers})
-    if bench is not None and bench not in benches:
+    if bench is not None and bench not in benches and (benches or not others):
         known = ", ".join(benches) or "none"
         raise ValueError(f"--bench {bench}: no run has answers/{bench}.jsonl; there are {known}")
     judged = {verdict.question_id for verdict in tournament.verdicts} if tournament else set()

@@ -203,6 +203,11 @@ def test_a_text_that_one_answer_lacks_is_another_ones(tmp_path: Path) -> None:
         found = bench_answers((), None, None, load_answer_files(order))
         assert found is not None
         assert found.texts == {"1": "Why?"}
+    of_bench = bench_answers((), None, "oa", load_answer_files(files))
+    assert of_bench is not None
+    assert (of_bench.bench, list(of_bench.by_system)) == ("oa", ["a", "b"])
+    with pytest.raises(ValueError, match=r"--bench oa: no run has answers/oa\.jsonl; there are none"):
+        bench_answers((), None, "oa")
 
 
 def test_bare_runs_make_a_page(tmp_path: Path) -> None:
