@@ -147,7 +147,7 @@ def _texts(name: str, column: "pd.Series[Any]") -> list[str]:
     numbers = [abs(v / scale) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and v]
     is_whole = all(number == int(number) for number in numbers if math.isfinite(number))
     largest = max((number for number in numbers if math.isfinite(number)), default=1.0)
-    decimals = 0 if is_whole else min(max(3 - math.floor(math.log10(largest)), 0), 4)
+    decimals = 0 if is_whole else min(max(3 - math.floor(math.log10(largest)), 0), 3)
     return [_text(value, scale, decimals) for value in values]
 
 

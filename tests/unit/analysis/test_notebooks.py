@@ -133,7 +133,7 @@ def test_a_table_has_even_decimals_gigabytes_and_dashes() -> None:
     assert texts_of(show(frame)) == [
         ["name", "peak, GB", "final loss", "num steps", "p holm", "is best"],
         ["a<b", "2.500", "0.50", "1,200", "1e-14", "True"],
-        ["\u2013", "\u2013", "12.25", "3", "0.2500", "False"],
+        ["\u2013", "\u2013", "12.25", "3", "0.250", "False"],
     ]
     assert texts_of(show(frame, "num_steps", "name"))[0] == ["num steps", "name"]
     assert texts_of(show(frame.set_index("name"), "num_steps"))[1] == ["a<b", "1,200"]
