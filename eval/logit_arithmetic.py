@@ -24,7 +24,6 @@ from torch.nn import functional
 
 from harness.banks.bank import CausalBank
 from harness.banks.load import LoadedBase
-from harness.config.schema import SHARED_BASE_METHODS
 from harness.nn.attention import AttentionPlan, Packed
 from harness.nn.batch import Segment
 from harness.nn.rows import BatchCache, Layout
@@ -82,7 +81,7 @@ class ProxyBank:
 
     Args:
         large: the large model; its base alone is used.
-        small: with the run's adapter loaded.
+        small: one that shares its base, with the run's adapter loaded.
         member: of `small`.
         alpha: what the difference is multiplied with.
     """
@@ -142,7 +141,8 @@ class ProxyBank:
         logits_NV = self.large.logits(large_ND.to(self.large.dtype))
         tuned_NV, base_NV = (self.small.logits(part.to(self.small.dtype)) for part in (tuned_ND, base_ND))
         missing = logits_NV.shape[1] - tuned_NV.shape[1]
-        return logits_NV + alpha_N1 * functional.pad(tuned_NV - base_NV, (0, missing))
+        change_NV: Tensor = alpha_N1 * functional.pad(tuned_NV - base_NV, (0, missing))
+        return logits_NV + change_NV
 
 
 def proxied(large: LoadedBase, small: LoadedBase, member: str, alpha: float, name: str) -> LoadedBase:
@@ -152,9 +152,9 @@ def proxied(large: LoadedBase, small: LoadedBase, member: str, alpha: float, nam
         name: of the arithmetic, for messages.
 
     Raises:
-        ValueError: other tokens, an adapter that owns its base, or rows of a model that aren't packed.
+        ValueError: other tokens, or rows of a model that aren't packed.
     """
-    if problem := _problem(large, small, member):
+    if problem := _problem(large, small):
         raise ValueError(f"{name}: {problem}")
     small_layer = next(iter(small.bank.layers.values())).base.weight
     parts = [PREFIX, large.fingerprint, small.fingerprint, str(small_layer.dtype), str(small.bank.dtype)]
@@ -166,14 +166,8 @@ def proxied(large: LoadedBase, small: LoadedBase, member: str, alpha: float, nam
     )
 
 
-def _problem(large: LoadedBase, small: LoadedBase, member: str) -> str | None:
+def _problem(large: LoadedBase, small: LoadedBase) -> str | None:
     """Why the logits of both can't be added; None if they can."""
-    method = small.bank.configs[member].method
-    if method not in SHARED_BASE_METHODS:
-        return (
-            f"the run is adapter.method={method.value}, beside which its untouched base isn't kept; take a run of "
-            "lora or rslora"
-        )
     mine, theirs = large.tokenizer.get_vocab(), small.tokenizer.get_vocab()
     if mine != theirs:
         unlike = sorted(word for word in mine.keys() | theirs.keys() if mine.get(word) != theirs.get(word))

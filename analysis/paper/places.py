@@ -141,7 +141,7 @@ def _table_10(spec: Spec) -> Iterator[Target]:
 
 def _table_11(spec: Spec) -> Iterator[Target]:
     column = DATASETS_11.get(_dataset(spec) or "")
-    epochs = spec["train"]["max_epochs"]
+    epochs = (spec["train"] or {}).get("max_epochs")  # an untouched base and a merged run have no training
     if column and epochs is not None and spec["dataset"]["max_rows"] is not None and not _is_base(spec):
         yield str(spec["dataset"]["max_rows"]), f"{column} {epochs:g} epochs", ""
 

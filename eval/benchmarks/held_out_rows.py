@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eval.benchmarks.dataset_rows import evaluation_rows, split_problem
-from harness.config.schema import AssistantTurns, EvalSource, ModelKind, PathsConfig
-from harness.data.holdout import Divided, divided
+from harness.config.schema import EvalSource, ModelKind, PathsConfig
+from harness.data.holdout import Divided, divided, shared_lines
 from harness.data.source import fingerprint, locate_dataset
 from harness.data.tokens import EncodedExamples, TokenizedDataset, tokenize_dataset
 from harness.files.hub import Missing
@@ -87,5 +87,5 @@ def divided_rows(
         Path(paths.cache) / "tokenized",
         empty_targets=spec.dataset.empty_targets.value,
     )
-    lines = data.lines if spec.dataset.assistant_turns is AssistantTurns.all else None
+    lines = shared_lines(spec.dataset, data)
     return data, divided(data, data.num_characters.astype(np.int64), spec.train, lines)

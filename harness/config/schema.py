@@ -10,6 +10,7 @@ Source of the defaults: QLoRA, arXiv 2305.14314, section 5 and appendix B, and i
 `SlurmConfig` and `RayConfig` say what a worker asks of a cluster; they are parts of `launch`.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -270,6 +271,7 @@ class DatasetConfig:
     fraction: float = since(1.0)  # of the rows that aren't held out, the share that trains; smaller ones are nested
     select: Select = since(Select.random)  # which rows these are
     quality_rule: str | None = since(None)  # of select=quality: a file of `python -m sweeps quality-rule`, or its text
+    rationale_weight: float = since(1.0)  # of format=step_by_step: of a rationale's loss beside that of a label
     stream: bool = since(False)  # take `max_rows` rows of the hub's shuffled stream where no copy is on this machine
     eval_split: str = not_identity("validation")  # of the hub's splits, the one that evaluations score
     recipe: dict[str, RecipeRow] = not_identity(default_factory=dict)  # by `model.recipe_size`, or `default`
@@ -279,6 +281,8 @@ class DatasetConfig:
         require(self, "dataset", 1e-9, *sizes)
         if isinstance(self.fraction, float) and not 0 < self.fraction <= 1:
             raise ValueError(f"dataset.fraction={self.fraction}: expected a share above 0, to 1 for all rows")
+        if isinstance(self.rationale_weight, float) and not 0 <= self.rationale_weight < math.inf:
+            raise ValueError(f"dataset.rationale_weight={self.rationale_weight}: expected a number of 0 or more")
         names = self.label_names
         if not isinstance(names, list):
             return

@@ -21,6 +21,7 @@ MEANINGFUL = (
 _READ: dict[str, tuple[str, ...]] = {
     "alpaca": ("instruction", "input"),
     "input_output": ("input",),
+    "step_by_step": ("input",),
     "longform": ("input",),
     "flan": ("input",),
     "chat": ("system", "system_prompt", "tools"),

@@ -33,6 +33,7 @@ class Example:
     pair: str | None = None  # the second text of a labelled pair
     label: int | float | str | None = None  # of a labelled row, as the file has it; see `harness.data.labels`
     tools: tuple[Mapping[str, Any], ...] = ()  # functions that the dialogue's template may show
+    is_rationale: bool = False  # of a row that is learned twice: why its target is right, not the target itself
 
 
 RowRule = Callable[[Row], list[Example]]

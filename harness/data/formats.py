@@ -183,6 +183,18 @@ def _instances(row: Row, field: str) -> list[Example]:
     return examples
 
 
+def step_by_step(row: Row) -> list[Example]:
+    """input, output, rationale: two examples, told apart by the paper's prefixes; ask by "[label] " for the output.
+
+    Source: Hsieh et al. 2023, Distilling Step-by-Step (arXiv 2305.02301), section 3.2.
+    """
+    source = text_field(row, "input")
+    return [
+        Example(f"[label] {source}", text_field(row, "output")),
+        Example(f"[rationale] {source}", text_field(row, "rationale"), "rationale", is_rationale=True),
+    ]
+
+
 DATASETS: dict[str, RowRule] = {
     "alpaca": alpaca,
     "chip2": chip2,
@@ -194,6 +206,7 @@ DATASETS: dict[str, RowRule] = {
     "unnatural_reformulations": unnatural_reformulations,
     "flan": flan,
     "input_output": input_output,
+    "step_by_step": step_by_step,
     "super_ni": super_ni,
     "super_ni_pos2": super_ni_pos2,
     "chat": chat,
@@ -206,6 +219,7 @@ DATASETS: dict[str, RowRule] = {
 RULE_VERSIONS = {"super_ni": 2, "chat": 2}  # rules that changed, so that data tokenized by the old one isn't used
 ALWAYS_DIALOGUES = frozenset({"chat", "sharegpt"})  # formats whose every row needs a chat template
 DIALOGUES = ALWAYS_DIALOGUES | {"prompt_completion"}  # formats whose rows may need one
+STEP_BY_STEP = "step_by_step"  # whose rows are learned twice, as label and as rationale
 LABELLED = frozenset({"classification", *GLUE_FIELDS})  # formats whose target is a class or a number, not text
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.config.schema import EvalSource, TrainConfig
-from harness.data.tokens import EncodedExample, EncodedExamples, Lengths
+from harness.config.schema import AssistantTurns, DatasetConfig, EvalSource, TrainConfig
+from harness.data.formats import STEP_BY_STEP
+from harness.data.tokens import EncodedExample, EncodedExamples, Lengths, TokenizedDataset
 
 HOLDOUT_SEED = 42
 _EVAL_STREAM = 0x6865_6C64  # keeps the draw of the rows apart from the order of examples, which has the same seed
@@ -80,6 +81,12 @@ def divided(
         held_out=Subset(examples, held_out),
         num_twins=len(others) - len(trains),
     )
+
+
+def shared_lines(dataset: DatasetConfig, data: TokenizedDataset) -> Lengths | None:
+    """The row of each example, where one row becomes several that are held out and chosen together; None elsewhere."""
+    several = dataset.assistant_turns is AssistantTurns.all or dataset.format == STEP_BY_STEP
+    return data.lines if several else None
 
 
 def _twins(examples: EncodedExamples, num_characters: Lengths, held_out: Lengths, others: Lengths) -> NDArray[np.bool_]:

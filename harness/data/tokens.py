@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from harness.config.schema import DatasetConfig
 from harness.data.examples import Skipped, read_examples
 from harness.data.fields import Example, RowError
-from harness.data.formats import ALWAYS_DIALOGUES, DIALOGUES, LABELLED, RULE_VERSIONS
+from harness.data.formats import ALWAYS_DIALOGUES, DIALOGUES, LABELLED, RULE_VERSIONS, STEP_BY_STEP
 from harness.data.labels import label_value
 from harness.data.render import no_template_problem, render
 from harness.data.rows import DataError
@@ -73,6 +73,7 @@ _SCHEMA = pa.schema(
     ]
 )
 
+_RATIONALE_SCHEMA = _SCHEMA.append(pa.field("is_rationale", pa.bool_()))
 _LABELLED_SCHEMA = _SCHEMA.append(pa.field("label", pa.float64()))  # a class from 0, or the number to predict
 
 _log = logging.getLogger(__name__)
@@ -88,12 +89,13 @@ class TokenizedExample:
     input_ids: NDArray[np.int32]  # [tokens]: source, then target; a read-only view of the file
     num_source: int  # how many leading tokens carry no loss; 0 with `train_on_source`
     label: float | None = None  # of a labelled example: its one target, a class from 0 or a number
+    loss_weight: float = 1.0  # of its loss beside those of others
 
 
 class TokenizedDataset:
     """Tokenized examples in the order of the rows, in a memory-mapped file. Arrays have an entry for each example."""
 
-    def __init__(self, path: Path, *, name: str, train_on_source: bool = False) -> None:
+    def __init__(self, path: Path, *, name: str, train_on_source: bool = False, rationale_weight: float = 1.0) -> None:
         """Opens a file that `tokenize_dataset` wrote.
 
         Raises:
@@ -117,6 +119,10 @@ class TokenizedDataset:
         self.lines: NDArray[np.int64] = concatenated(table.column("line").chunks)
         labelled = "label" in table.column_names
         self.labels: NDArray[np.float64] | None = concatenated(table.column("label").chunks) if labelled else None
+        self.loss_weights: NDArray[np.float64] | None = None  # of each example; None: all alike
+        if "is_rationale" in table.column_names:
+            is_rationale = table.column("is_rationale").to_numpy()
+            self.loss_weights = np.where(is_rationale, rationale_weight, 1.0)
         self.num_truncated_sources = _count(table, "source_truncated")
         self.num_truncated_targets = _count(table, "target_truncated")
 
@@ -132,6 +138,7 @@ class TokenizedDataset:
             input_ids=self._tokens[chunk][offsets[row] : offsets[row + 1]],
             num_source=int(self.num_source[index]),
             label=None if self.labels is None else float(self.labels[index]),
+            loss_weight=1.0 if self.loss_weights is None else float(self.loss_weights[index]),
         )
 
     @property
@@ -194,7 +201,7 @@ def tokenize_dataset(
     path = Path(cache_dir) / f"{_cache_key(config, source, tokenizer, empty_targets)}.arrow"
     if path.is_file():
         try:
-            return TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
+            return _opened(path, config)
         except pa.ArrowInvalid as error:
             _log.warning("%s: not whole (%s), made again", path, error)
     skipped, sample = Skipped(), _sample(config, source)
@@ -204,12 +211,18 @@ def tokenize_dataset(
     if config.format in LABELLED:
         schema, encoded = _LABELLED_SCHEMA, (_encode_labelled(batch, config, tokenizer) for batch in batches)
     else:
-        schema, encoded = _SCHEMA, (_encode(batch, config, tokenizer, skipped) for batch in batches)
+        schema = _RATIONALE_SCHEMA if config.format == STEP_BY_STEP else _SCHEMA
+        encoded = (_encode(batch, config, tokenizer, skipped, schema) for batch in batches)
     _write(path, schema, encoded, source, skipped, facts)
     for problem in skipped.first:
         _log.warning("left out: %s", problem)
-    dataset = TokenizedDataset(path, name=config.name, train_on_source=config.train_on_source)
-    return dataset
+    return _opened(path, config)
+
+
+def _opened(path: Path, config: DatasetConfig) -> TokenizedDataset:
+    return TokenizedDataset(
+        path, name=config.name, train_on_source=config.train_on_source, rationale_weight=config.rationale_weight
+    )
 
 
 def _unchanged(items: Iterator[Item], source: DataSource, versions: list[tuple[int, int]]) -> Iterator[Item]:
@@ -364,17 +377,18 @@ def _encode(
     config: DatasetConfig,
     tokenizer: "PreTrainedTokenizerBase",
     skipped: Skipped,
+    schema: pa.Schema,
 ) -> pa.RecordBatch:
     encoded = []
-    for (row, _), example in zip(batch, encode_examples(batch, config, tokenizer), strict=True):
-        if isinstance(example, DataError):
-            _skip(example, config, skipped)
+    for (row, example), tokens in zip(batch, encode_examples(batch, config, tokenizer), strict=True):
+        if isinstance(tokens, DataError):
+            _skip(tokens, config, skipped)
         else:
-            encoded.append((*example, row.line))
-    columns = [list(values) for values in zip(*encoded, strict=True)] or [[] for _ in _SCHEMA]
-    order = (0, 1, 2, 5, 3, 4)
-    arrays = [pa.array(columns[at], type=field.type) for at, field in zip(order, _SCHEMA, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+            encoded.append((*tokens, row.line, example.is_rationale))
+    columns = [list(values) for values in zip(*encoded, strict=True)] or [[] for _ in _RATIONALE_SCHEMA]
+    order = (0, 1, 2, 5, 3, 4, 6)[: len(schema)]
+    arrays = [pa.array(columns[at], type=field.type) for at, field in zip(order, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 Encoded = tuple[list[int], int, int, bool, bool]  # ids, source tokens, characters, source cut, target cut

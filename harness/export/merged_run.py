@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from harness.config.schema import AdapterConfig, AdapterMethod, ModelKind
+from harness.config.schema import WHOLE_METHODS, AdapterConfig, AdapterMethod, ModelKind
 from harness.export.checks import ExportRefusedError, check_weights, whole_record
 from harness.files.atomic import write_atomically
 from harness.files.names import file_name
@@ -127,8 +127,12 @@ def _open_parent(folder: Path) -> _Parent:
     if spec.model.kind is not ModelKind.causal:
         raise ExportRefusedError(f"{where}: model.kind={spec.model.kind.value}; only causal models' runs are merged")
     if bank_method(adapter) is not AdapterMethod.lora:
-        whole = spec.adapter.method is AdapterMethod.full
-        why = "every weight" if whole else listed(peft_only(adapter, read_peft_config(adapter))) or "a changed base"
+        whole = spec.adapter.method in WHOLE_METHODS
+        why = (
+            "the base's own weights"
+            if whole
+            else listed(peft_only(adapter, read_peft_config(adapter))) or "a changed base"
+        )
         raise ExportRefusedError(
             f"{where}: adapter.method={method} trains {why}, which is no plain low-rank adapter; "
             "runs of lora and rslora are merged"

@@ -38,7 +38,7 @@ from harness.config.schema import (
     typed,
 )
 from harness.data.examples import resolved
-from harness.data.formats import DIALOGUES
+from harness.data.formats import DIALOGUES, STEP_BY_STEP
 from harness.data.selection.knowledge import KEEP_EMBEDDED, knowledge_file
 from harness.data.selection.rows import resolved_rule, select_problem
 from harness.data.source import data_files, streams
@@ -176,6 +176,8 @@ def make_spec(
         or select_problem(config.model, config.dataset)
     ):
         raise ValueError(problem)
+    if problem := rationale_problem(config.dataset, config.train):
+        raise ValueError(problem)
     row = recipe_row(config.dataset, config.model)
     adapter, start = config.adapter, None
     if config.train.start_from is not None:
@@ -253,6 +255,23 @@ def with_recipe(train: TrainConfig, row: RecipeRow) -> TrainConfig:
             "would never reach train.learning_rate; lower it, or say train.warmup_ratio=0.03"
         )
     return filled
+
+
+def rationale_problem(dataset: DatasetConfig, train: TrainConfig) -> str | None:
+    """Why the loss can't be a label's and a rationale's; None if it can, or isn't to be."""
+    if dataset.format != STEP_BY_STEP:
+        if dataset.rationale_weight == 1.0:
+            return None
+        return (
+            f"dataset.rationale_weight={dataset.rationale_weight} with dataset.format={dataset.format}: its rows have "
+            f"no rationales; it goes with dataset.format={STEP_BY_STEP}"
+        )
+    if train.loss_mean is LossMean.example or train.mode is Mode.faithful:
+        return None
+    return (
+        f"dataset.format={STEP_BY_STEP} with train.loss_mean={train.loss_mean.value}: a rationale's many tokens would "
+        "outweigh its label; say train.loss_mean=example, so that the loss is a mean of the two losses"
+    )
 
 
 def eval_problem(train: TrainConfig) -> str | None:

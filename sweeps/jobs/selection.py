@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.embeddings import embed
 from harness.banks.load import LoadedBase, load_base
-from harness.config.schema import SHARED_BASE_METHODS, AssistantTurns, PathsConfig
-from harness.data.holdout import Divided, Subset
+from harness.config.schema import SHARED_BASE_METHODS, PathsConfig
+from harness.data.holdout import Divided, Subset, shared_lines
 from harness.data.selection.orders import Floats, unit
 from harness.data.selection.quality import neighbour_distances, read_rule
 from harness.data.selection.rows import Selected, select_rows, selects
@@ -44,8 +44,8 @@ def chosen_parts(spec: RunSpec, base: LoadedBase, data: TokenizedDataset, parts:
     if dataset is None or train is None or not selects(dataset):
         return Chosen(parts=parts)
     places = parts.examples.kept if isinstance(parts.examples, Subset) else np.arange(len(data))
-    is_by_line = dataset.assistant_turns is AssistantTurns.all
-    names, rows = np.unique(data.lines[places] if is_by_line else places, return_inverse=True)
+    lines = shared_lines(dataset, data)
+    names, rows = np.unique(places if lines is None else lines[places], return_inverse=True)
     features = RowFeatures(spec=spec, base=base, data=data, paths=paths, places=places, rows=rows)
     selected = select_rows(dataset, features, train.data_seed)
     kept = places[np.isin(rows, selected.places)]
@@ -56,7 +56,7 @@ def chosen_parts(spec: RunSpec, base: LoadedBase, data: TokenizedDataset, parts:
         held_out=parts.held_out,
         num_twins=parts.num_twins,
     )
-    return Chosen(parts=chosen, selected=selected, lines=names if is_by_line else data.lines[names])
+    return Chosen(parts=chosen, selected=selected, lines=data.lines[names] if lines is None else names)
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: what is computed is kept

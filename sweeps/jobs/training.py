@@ -15,8 +15,8 @@ import yaml
 
 from eval.benchmarks.held_out_rows import split_examples
 from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
-from harness.config.schema import AdapterConfig, AdapterMethod, AssistantTurns, DatasetConfig, ModelKind
-from harness.data.holdout import divided
+from harness.config.schema import AdapterConfig, AdapterMethod, DatasetConfig, ModelKind
+from harness.data.holdout import divided, shared_lines
 from harness.data.labels import num_labels
 from harness.data.selection.knowledge import knowledge_file, knowledge_texts
 from harness.data.selection.rows import SELECTED_FILE, write_selected
@@ -51,8 +51,9 @@ from harness.runs.record import (
 from harness.runs.spec import RunSpec
 from harness.runs.start import start_digest
 from harness.training.checkpoint import checkpoints
+from harness.training.group import Member, Places, StepMetrics
 from harness.training.held_out import EvalPoint, HeldOut
-from harness.training.loop import Member, Places, StepMetrics, train_group
+from harness.training.loop import train_group
 from harness.training.schedule import num_steps
 from harness.training.tracking import Tracker
 from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
@@ -365,7 +366,7 @@ def _read_rows(place: Workplace, base: LoadedBase, run: _Run) -> _Rows:
     run.data.require_fits(base.max_length, apart=run.spec.model.kind is ModelKind.seq2seq)
     if run.data.labels is not None:
         set_num_labels(base.bank, num_labels(run.spec.dataset, float(run.data.labels.max())))
-    lines = run.data.lines if run.spec.dataset.assistant_turns is AssistantTurns.all else None
+    lines = shared_lines(run.spec.dataset, run.data)
     parts = divided(run.data, run.data.num_characters.astype(np.int64), run.spec.train, lines)
     if parts.num_twins:
         run.notes.append(f"{parts.num_twins:,} rows are equal to held-out ones and were left out of training")

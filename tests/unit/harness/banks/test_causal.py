@@ -33,7 +33,8 @@ from harness.nn.attention import PACKED, Packed
 from harness.nn.batch import Item, Segment
 from harness.runs.adapter_files import RESIDUAL_FILE
 from harness.runs.compatibility import method_problem
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 from tests.in_memory import quantize_linear_layers
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 

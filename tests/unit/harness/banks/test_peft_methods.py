@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from harness.banks.causal import PeftBank
 from harness.banks.layers import layer_names, quantize_layers
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 from tests.tiny import make_checkpoint
 from tests.unit.harness.banks.test_causal import CPU, QUANTS, TRAIN, losses, make_examples, make_items
 

@@ -71,6 +71,13 @@ BY_HAND: dict[str, tuple[dict[str, Any], list[Example]]] = {
     "prompt_completion": ({"prompt": "a", "completion": "b"}, [Example("a", "b", "completion")]),
     "text": ({"text": "a"}, [Example("", "a", "text")]),
     "input_output": ({"input": "a", "output": "b"}, [Example("a", "b")]),
+    "step_by_step": (
+        {"input": "2 + 2?", "output": "4", "rationale": "1 + 1 + 1 + 1"},
+        [
+            Example("[label] 2 + 2?", "4"),
+            Example("[rationale] 2 + 2?", "1 + 1 + 1 + 1", "rationale", is_rationale=True),
+        ],
+    ),
     "classification": (
         {"text": "a", "text_pair": "b", "label": "yes"},
         [Example("a", "", "label", pair="b", label="yes")],
