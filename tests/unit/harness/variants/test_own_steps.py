@@ -248,10 +248,13 @@ def test_the_kind_of_a_weight(module: str, kind: str) -> None:
             "adapter.targets=['q_proj']: HFT, half finetuning has no such number",
         ),
         ({"method": "hft"}, None),
+        ({"method": "corda", "corda_keep_sha256": "ab"}, "the plan fills it in; give adapter.corda_keep"),
+        ({"method": "lq_lora"}, "adapter=lq_lora needs adapter.lq_rounds"),
+        ({"method": "lora", "layers": [0], "corda_keep": "embedded"}, "adapter.corda_keep=embedded: of adapter=corda"),
         ({"method": "s2ft", "s2ft_share": 0.1, "targets": ["q_proj"]}, "adapter.targets=['q_proj'] with adapter=s2ft"),
         (
             {"method": "s2ft", "s2ft_share": 0.1},
-            "adapter.targets=['all-linear'] with adapter=s2ft: it couples",
+            "adapter.targets=['all-linear'] with adapter=s2ft: it trains parts",
         ),
         (
             {"method": "s2ft", "s2ft_share": 0.1, "targets": ["o_proj"], "lora_r": 8},
