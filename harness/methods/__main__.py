@@ -41,7 +41,7 @@ PEFT's own model the same losses. **proof**: its proof of identity passes on NF4
 bfloat16. **tried**: it started, trained and was read again on a tiny model, on each of the weights named but FP4. A
 run's own proof, in its record, is what counts. Papers of OFTv2, OLoRA, SHiRA, OSF, WaveFT, GraLoRA, GLoRA, Cartridges
 and prompt methods are not named in PEFT's sources; their numbers are from memory. Of ALLoRA, HFT and S2FT only the
-abstracts were at hand: sections and what they say beyond them are from memory, too.
+abstracts were at hand: sections and what they say beyond them are from memory, too, as are LQ-LoRA's sections.
 
 {table}
 
