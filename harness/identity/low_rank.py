@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.banks.bank import Bank
 
 _NUM_TOKENS = 8
+_SIZES = {torch.float32: 0.1, torch.float16: 0.1, torch.bfloat16: 1.0}  # of factors, so that s B A x isn't lost in W x
 _MAX_ERROR = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.08}  # of the size of what is compared
 
 
@@ -32,8 +33,8 @@ def low_rank_of(bank: Bank, name: str) -> LowRank | None:
     if found is None:
         return None
     layer, base, a_RI, b_OR = found
-    _draw(layer, base, a_RI, b_OR)
     dtype, limit = bank.dtype, _MAX_ERROR[bank.dtype]
+    _draw(layer, base, (a_RI, b_OR), _SIZES[dtype])
     x = torch.randn(1, _NUM_TOKENS, a_RI.shape[1], generator=torch.Generator().manual_seed(1)).to(bank.device, dtype)
     trained = {key: factor for key, factor in {"a": a_RI, "b": b_OR}.items() if factor.requires_grad}
     with _training(layer):
@@ -63,15 +64,19 @@ def _gradients_of_lora(scale: float, x: Tensor, a_RI: Tensor, b_OR: Tensor, keys
     return torch.autograd.grad(product.square().sum() / 2, [factors[key] for key in keys])
 
 
-def _draw(layer: Any, base: Any, a_RI: nn.Parameter, b_OR: nn.Parameter) -> None:
-    """Random values for the factors that are trained, and every other trained tensor of the layer moved at random."""
+def _draw(layer: Any, base: Any, factors: tuple[nn.Parameter, nn.Parameter], size: float) -> None:
+    """Random values for the factors that are trained, and every other trained tensor of the layer moved at random.
+
+    The rows of a factor are of unlike length, as rows of other lengths may learn at other rates.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in _own_tensors(layer, base):
             noise = torch.randn(tensor.shape, generator=generator).to(tensor)
             if tensor.requires_grad:
-                is_factor = tensor is a_RI or tensor is b_OR
-                tensor.copy_(noise * 0.1 if is_factor else tensor + noise * 0.1)
+                is_factor = any(tensor is factor for factor in factors)
+                rows_N = torch.linspace(0.5, 2, len(tensor)).to(tensor)[:, None] if is_factor else None
+                tensor.copy_(tensor + noise * 0.1 if rows_N is None else noise * rows_N * size)
 
 
 @contextmanager

@@ -100,9 +100,11 @@ def _own_key_problem(adapter: AdapterConfig) -> str | None:
             return f"adapter.{key}={value}: of adapter={method.value} only, and this is adapter={adapter.method_name}"
         if value is None and adapter.method is method and method in _OWN_METHODS:
             return f"adapter={method.value} needs adapter.{key}; its file in conf/adapter has a value that may serve"
+    if adapter.corda_keep_sha256 is not None and adapter.corda_keep is None:
+        return f"adapter.corda_keep_sha256={adapter.corda_keep_sha256}: the plan fills it in; give adapter.corda_keep"
     others = sorted(set(adapter.targets) - set(LAYERS))
     if adapter.method is AdapterMethod.s2ft and others:
-        return f"adapter.targets={others} with adapter=s2ft: it couples the layers {', '.join(LAYERS)}; name of these"
+        return f"adapter.targets={others} with adapter=s2ft: it trains parts of {', '.join(LAYERS)}; name some of them"
     return None
 
 

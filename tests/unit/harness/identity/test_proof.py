@@ -87,6 +87,16 @@ def test_and_so_is_one_of_our_own(folder: Path, name: str, quant: str) -> None:
     assert checks["differs from LoRA"].startswith("passed")
 
 
+def test_a_small_scale_is_not_lost_in_16_bits(folder: Path) -> None:
+    """Of 1 / 512: s B A x beside W x, rounded to 8 bits."""
+    bank, config = (
+        test_own_steps.own_bank(folder, "lora", "nf4-bf16"),
+        test_causal.config("lora", lora_r=512, lora_alpha=1),
+    )
+    bank.add_member("a", config, seed=3)
+    assert prove(bank, "a", config).checks["differs from LoRA"] == "passed: LoRA itself, of the scale alpha / r"
+
+
 @pytest.mark.parametrize(
     ("changes", "check"),
     [

@@ -126,6 +126,7 @@ def test_what_trains_another_block_is_refused(folder: Path) -> None:
         ({"layers": [3, 32]}, "adapter.layers=[32]: no such layer; this model has 32, counted from 0"),
         ({"layers": [31]}, None),
         ({"method": "peft", "peft_type": "TRAINABLE_TOKENS", "layers": [1]}, "rows of a table, in no block"),
+        ({"method": "peft", "peft_type": "IA3", "layers": [1]}, "its feed-forward layers by their last names only"),
         (
             {"method": "peft", "peft_type": "MISS", "layers": [1], "peft": {"layers_to_transform": [1]}},
             "give one of them",

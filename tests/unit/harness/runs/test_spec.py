@@ -23,6 +23,7 @@ from sweeps.plan.jobs import eval_settings, make_jobs, plan_runs
 from sweeps.plan.labels import unique_labels
 from sweeps.plan.preflight import preflight
 from tests.builders import GROUPS, config, evals, spec
+from tests.tiny import make_checkpoint
 
 # If one of these changes, every finished run of every user is forgotten. A new field takes
 # `metadata={"identity_since": <value that reproduces the old behaviour>}` in harness/config/schema.py; an id here is
@@ -452,6 +453,34 @@ def test_evaluations_are_checked_before_the_first_step(asked: EvalConfig, expect
     runs = plan_runs([config(model="smollm2", dataset="concise", eval=asked)] * 2)
     (problem,) = preflight(runs, Config().paths, Device.cpu)
     assert problem.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "problem"),
+    [
+        (("miss", {"lora_r": 33}), "adapter.lora_r=33 with adapter=miss: up_proj has 32 inputs; use 32 or less"),
+        (("pissa", {"lora_r": 64}), "this model's smallest layer has 16 rows or columns"),
+        (("lora", {"layers": [1, 2]}), "adapter.layers=[2]: no such layer; this model has 2, counted from 0"),
+        (("miss", {"lora_r": 32}), None),
+    ],
+)
+def test_numbers_are_held_against_the_checkpoints_own_layers(
+    tmp_path: Path, adapter: tuple[str, dict[str, Any]], problem: str | None
+) -> None:
+    """Of a model by its path, whatever its YAML says."""
+    folder = make_checkpoint(tmp_path)
+    runs = plan_runs([config(model=("llama7b", {"path": str(folder)}), dataset="concise", adapter=adapter)])
+    found = preflight(runs, Config().paths, Device.cpu)
+    assert found == [] if problem is None else [problem in line for line in found] == [True]
+
+
+def test_a_heads_own_size_is_read_from_the_checkpoint(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path)
+    saved = json.loads((folder / "config.json").read_text()) | {"head_dim": 64}
+    (folder / "config.json").write_text(json.dumps(saved))
+    asked = ("peft", {"targets": ["k_proj"], "peft_type": "ROAD"})  # in groups of 64 outputs, not 16
+    runs = plan_runs([config(model=("llama7b", {"path": str(folder)}), dataset="concise", adapter=asked)])
+    assert preflight(runs, Config().paths, Device.cpu) == []
 
 
 def test_questions_of_an_evaluation_that_is_not_asked_for_are_not_looked_for() -> None:

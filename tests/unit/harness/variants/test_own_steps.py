@@ -141,6 +141,20 @@ def test_hft_steps_are_those_of_the_chosen_half(folder: Path, tmp_path: Path, qu
     assert not any(torch.equal(saved[name], start[name]) for name in trained)
 
 
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_a_resumed_run_is_the_same_run(folder: Path, tmp_path: Path, name: str) -> None:
+    """What is chosen by the run's seed is chosen again."""
+    banks = [own_bank(folder, name, "none") for _ in range(3)]
+    for bank, place, until in zip(banks, ("straight", "stopped", "stopped"), (None, 2, None), strict=True):
+        member, _ = make_member("a", tmp_path / place, max_steps=4)
+        member.adapter, member.until = config(name), until
+        train_group(bank, [member])
+        assert member.error is None
+    straight, stopped, resumed = (weights(bank, "a") for bank in banks)
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    assert not all(torch.equal(straight[key], stopped[key]) for key in straight)
+
+
 def test_s2ft_trains_submatrices_in_place(folder: Path, tmp_path: Path) -> None:
     """Held against the model itself, of whose weights only the chosen columns and rows have a gradient."""
     chosen = replace(config("s2ft"), targets=["o_proj", "down_proj", "up_proj"])
@@ -234,10 +248,13 @@ def test_the_kind_of_a_weight(module: str, kind: str) -> None:
             "adapter.targets=['q_proj']: HFT, half finetuning has no such number",
         ),
         ({"method": "hft"}, None),
+        ({"method": "corda", "corda_keep_sha256": "ab"}, "the plan fills it in; give adapter.corda_keep"),
+        ({"method": "lq_lora"}, "adapter=lq_lora needs adapter.lq_rounds"),
+        ({"method": "lora", "layers": [0], "corda_keep": "embedded"}, "adapter.corda_keep=embedded: of adapter=corda"),
         ({"method": "s2ft", "s2ft_share": 0.1, "targets": ["q_proj"]}, "adapter.targets=['q_proj'] with adapter=s2ft"),
         (
             {"method": "s2ft", "s2ft_share": 0.1},
-            "adapter.targets=['all-linear'] with adapter=s2ft: it couples",
+            "adapter.targets=['all-linear'] with adapter=s2ft: it trains parts",
         ),
         (
             {"method": "s2ft", "s2ft_share": 0.1, "targets": ["o_proj"], "lora_r": 8},
