@@ -63,7 +63,8 @@ from harness.models.locate import ModelSource, locate_model  # noqa: E402
 from harness.nn.batch import Item  # noqa: E402
 from harness.nn.member_row import Kernels  # noqa: E402
 from harness.nn.quant import features  # noqa: E402
-from harness.training.loop import Member, train_group  # noqa: E402
+from harness.training.group import Member  # noqa: E402
+from harness.training.loop import train_group  # noqa: E402
 
 RANK, ALPHA, RATE, MAX_NORM = 16, 16, 2e-4, 0.3
 SIDES = ("ours", "loop", "trainer")

@@ -25,7 +25,8 @@ from harness.data.source import DataSource, locate_dataset
 from harness.data.tokens import TokenizedDataset, tokenize_dataset
 from harness.devices.torch_device import quiet_libraries
 from harness.models.locate import ModelSource, locate_model
-from harness.training.loop import Member, StepMetrics, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import train_group
 from harness.training.schedule import batch_indices
 
 RANK, BATCH, RATE = 16, 4, 2e-4

@@ -45,7 +45,7 @@ from harness.files.atomic import sha256_file
 from harness.models.locate import ModelSource, locate_model
 from harness.runs.record import RunRecord
 from harness.runs.spec import RunSpec, make_spec
-from harness.training.loop import Member, StepMetrics
+from harness.training.group import Member, StepMetrics
 from tests.lab import REPOSITORY
 from tests.tiny import VOCAB_SIZE
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis.compare.options import POINTS, Correction, Options, SelectOn
+from analysis.options import LedgerUrl
 from analysis.places import require_folder
 from harness.commands import Json
 from harness.console import show
@@ -38,10 +39,7 @@ def compare(
     ] = "adapter",
     sweep: Annotated[str | None, typer.Option(help="The runs of this sweep; default: all of the folder.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default: HARNESS_RUNS, else runs.")] = None,
-    ledger_url: Annotated[
-        str | None,
-        typer.Option(help="Job table; default: ledger.sqlite in the runs folder.", envvar="HARNESS_LEDGER_URL"),
-    ] = None,
+    ledger_url: LedgerUrl = None,
     margin: Annotated[
         list[str] | None,
         typer.Option("--margin", help="The largest difference that counts as none: 1.0 (points), eval_loss=0.01."),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.options import LedgerUrl
 from analysis.places import require_folder
 from harness.config.paths import paths_of_environment
 from harness.console import STDERR, say
@@ -54,10 +55,7 @@ def export(
     format_: FormatOption,
     sweep: Annotated[str | None, typer.Option(help="The runs of this sweep; default: all of the folder.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default: HARNESS_RUNS, else runs.")] = None,
-    ledger_url: Annotated[
-        str | None,
-        typer.Option(help="Job table; default: ledger.sqlite in the runs folder.", envvar="HARNESS_LEDGER_URL"),
-    ] = None,
+    ledger_url: LedgerUrl = None,
     tournament: Annotated[
         Path | None, typer.Option(help="Only runs that play in it; adds verdicts and ratings.")
     ] = None,
@@ -66,6 +64,9 @@ def export(
     ] = None,
     license_: Annotated[
         str | None, typer.Option("--license", help="hub: a licence's identifier; default: unknown.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="hub: the name by which adapters find their base; default: its hub id or folder.")
     ] = None,
     project: Annotated[str | None, typer.Option(help="wandb: the project; default: qlora-harness.")] = None,
 ) -> None:
@@ -86,7 +87,7 @@ def export(
         return
     found = found_runs(source)
     if format_ is Format.hub:
-        _write_hub(found, out, name, license_, source)
+        _write_hub(found, out, name, license_, base, source)
         return
     _write_scores(found, format_, out, name, organization, source)
 
@@ -130,12 +131,14 @@ def _write_frames(source: "Source", format_: Format, out: Path, name: str, proje
         say(f"written: {path}")
 
 
-def _write_hub(found: Sequence["FoundRun"], out: Path, name: str, license_id: str | None, source: "Source") -> None:
+def _write_hub(
+    found: Sequence["FoundRun"], out: Path, name: str, license_id: str | None, base: str | None, source: "Source"
+) -> None:
     from analysis.exports.hub import write_hub
     from harness.export.card import UNKNOWN_LICENSE
 
     paths = paths_of_environment(source.folder)
-    made = write_hub(found, out, name, license_id or UNKNOWN_LICENSE, paths, lambda run: say(f"written: {run}"))
+    made = write_hub(found, out, name, license_id or UNKNOWN_LICENSE, paths, base, lambda run: say(f"written: {run}"))
     if not made.written:
         raise ValueError(f"{source.folder}: no run has an adapter to export; " + _named(made.left_out))
     say(f"{made.folder}: {len(made.written)} adapters")
@@ -146,7 +149,7 @@ def _write_hub(found: Sequence["FoundRun"], out: Path, name: str, license_id: st
 
 def _say_left_out(left_out: Sequence[tuple[str, str]]) -> None:
     if left_out:
-        say(f"note: left out {len(left_out)} runs: {_named(left_out)}", STDERR)
+        say(f"note: left out {len(left_out)} run{'s' * (len(left_out) != 1)}: {_named(left_out)}", STDERR)
 
 
 def _named(left_out: Sequence[tuple[str, str]]) -> str:

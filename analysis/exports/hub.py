@@ -5,12 +5,13 @@
     out/<label>/adapter_model.safetensors ...   as `python -m harness.export` writes it
 
 The folder can be pushed as it is (`hf upload OWNER/NAME out`), and so can each folder within it. Nothing in it names
-this machine.
+this machine, but adapter_config.json where no hub has the base: then a note says so, and `base` is its name elsewhere.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,6 +23,8 @@ from harness.export.card import UNKNOWN_LICENSE
 from harness.export.checks import CARD, ExportRefusedError
 from harness.files.atomic import write_atomically
 from harness.files.names import file_name
+from harness.files.typed import read_typed
+from harness.runs.adapter_files import ADAPTER_CONFIG
 from harness.runs.scores import measured_scores
 
 
@@ -41,6 +44,7 @@ def write_hub(
     title: str,
     license_id: str = UNKNOWN_LICENSE,
     paths: PathsConfig | None = None,
+    base: str | None = None,
     on_run: Callable[[str], None] | None = None,
 ) -> HubFolder:
     """Exports what can be exported. A run whose folder is in `out` already is left as it is.
@@ -51,8 +55,14 @@ def write_hub(
         title: of its card.
         license_id: a licence's identifier on the hub; nothing is assumed.
         paths: where bases are looked for.
+        base: by what name an adapter finds its base, instead of the hub id or a folder of this machine.
         on_run: gets the name of each run that was written.
+
+    Raises:
+        ValueError: `base` can't be the base of runs that were trained on several.
     """
+    if base is not None:
+        _require_one_base(found, base)
     written: list[FoundRun] = []
     left_out: list[tuple[str, str]] = []
     notes: dict[str, None] = {}
@@ -62,8 +72,11 @@ def write_hub(
             left_out.append((run.name, run.reason or "an untouched base has no adapter"))
             continue
         try:
-            if not (folder / CARD).is_file():
-                notes |= dict.fromkeys(export(run.folder, folder, license_id=license_id, paths=paths).notes)
+            if (folder / CARD).is_file():
+                _require_base(folder, base)
+            else:
+                made = export(run.folder, folder, license_id=license_id, paths=paths, base=base)
+                notes |= dict.fromkeys(made.notes)
         except ExportRefusedError as error:
             left_out.append((run.name, str(error)))
             continue
@@ -75,6 +88,22 @@ def write_hub(
     return HubFolder(
         folder=out, written=tuple(run.name for run in written), left_out=tuple(left_out), notes=tuple(notes)
     )
+
+
+def _require_one_base(found: Sequence[FoundRun], base: str) -> None:
+    bases = {run.record.base_fingerprint for run in found if run.record is not None}
+    if len(bases) > 1:
+        raise ValueError(f"--base {base}: these runs were trained on {len(bases)} bases; export each base's by itself")
+
+
+def _require_base(folder: Path, base: str | None) -> None:
+    """Raises ExportRefusedError where an adapter that was exported before has another base than the one given."""
+    path = folder / ADAPTER_CONFIG
+    if base is None or not path.is_file():
+        return
+    named = read_typed(path, dict[str, Any], "remove the folder: it is exported again").get("base_model_name_or_path")
+    if named != base:
+        raise ExportRefusedError(f"{folder} is there from before, with the base {named}; remove it to export it anew")
 
 
 def sweep_card(title: str, found: Sequence[FoundRun], license_id: str) -> str:

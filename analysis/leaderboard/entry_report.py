@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.options import LedgerUrl, RunsFolder
 from analysis.places import require_file, require_folder
 from harness.commands import Json
 from harness.config.paths import paths_of_environment
@@ -19,13 +20,9 @@ from harness.devices.process import heavy_imports
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from analysis.report.records import Run
+    from analysis.report.records import Run, Tournament
     from harness.ledger.finished import SweepRuns
 
-LedgerUrl = Annotated[
-    str | None,
-    typer.Option(help="Job table; default: ledger.sqlite in the runs folder.", envvar="HARNESS_LEDGER_URL"),
-]
 TournamentFolder = Annotated[
     Path | None, typer.Option(help="Folder with verdicts.csv; ratings.json is made where it is missing.")
 ]
@@ -40,7 +37,7 @@ def report(
     run_id: Annotated[
         list[str] | None, typer.Option("--run", "--run-id", help="Report this run too; may be repeated.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the run folders.", envvar="HARNESS_RUNS")] = Path("runs"),
+    runs: RunsFolder = Path("runs"),
     ledger_url: LedgerUrl = None,
     tournament: TournamentFolder = None,
     verdicts: Annotated[
@@ -70,8 +67,8 @@ def report(
     if tournament is not None and (rated := rate_missing(tournament, verdicts or (), out)) is not None:
         say(f"note: {rated}", STDERR)
     played = load_tournament(tournament, bench, verdicts or ()) if tournament else None
-    if not (found or answers) and played is not None and not (played.verdicts or played.ratings):
-        raise ValueError(f"{tournament}: holds no verdicts and no ratings; judge first, by `python -m eval judge`")
+    if not (found or answers):
+        _refuse_empty(played)
     options = ReportOptions(
         title=title or sweep or "Leaderboard",
         bench=bench,
@@ -86,6 +83,12 @@ def report(
         for sentence in ((played.ratings if played else None) or {}).get("verdict", ()):
             say(f"{sentence}.")
         say(f"page: {out / PAGE}")
+
+
+def _refuse_empty(played: "Tournament | None") -> None:
+    """Raises ValueError where a tournament, the only thing to report, holds nothing."""
+    if played is not None and not (played.verdicts or played.ratings):
+        raise ValueError(f"{played.folder}: holds no verdicts and no ratings; judge first, by `python -m eval judge`")
 
 
 def _refuse_misplaced(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.options import LedgerUrl, RunsFolder
 from analysis.places import require_folder
 from harness.commands import Json
 from harness.config.paths import paths_of_environment
@@ -54,11 +55,8 @@ class Sources:
 def tables(
     table: Annotated[list[str], typer.Argument(help="The paper's tables: 1 to 12, or all.")],
     data: Data = Path("data"),
-    runs: Annotated[Path, typer.Option(help="Folder of the run folders.", envvar="HARNESS_RUNS")] = Path("runs"),
-    ledger_url: Annotated[
-        str | None,
-        typer.Option(help="Job table; default: ledger.sqlite in the runs folder.", envvar="HARNESS_LEDGER_URL"),
-    ] = None,
+    runs: RunsFolder = Path("runs"),
+    ledger_url: LedgerUrl = None,
     sweep: Annotated[str | None, typer.Option(help="Runs of this sweep; default: that of the table's grid.")] = None,
     like: Annotated[str, typer.Option(help="What the grid was told beside its own choices, as it was typed.")] = "",
     device: Annotated[str, typer.Option(help="The GPU whose hours are said of what was not run.")] = "H100",
@@ -76,7 +74,6 @@ def tables(
     as_json: Json = False,
 ) -> None:
     """Makes the tables; its help is TABLES_HELP."""
-    from analysis.paper.released import NoJudgments
     from harness.ledger.open import ledger_url as url_of
 
     require_folder(out, "--out")
@@ -93,18 +90,8 @@ def tables(
         resamples=resamples,
     )
     every = ALL in table
-    problems: list[str] = []
-    made: list[Reproduction] = []
-    for name in _names() if every else dict.fromkeys(table):
-        try:
-            made.append(_write(name, sources, out, shows=not (as_json or every)))
-        except NoJudgments as error:
-            if every:
-                say(f"table {name}: not run: {error}", STDERR)
-            else:
-                problems.append(f"table {name}: {error}")
-        except ValueError as error:
-            problems.append(f"table {name}: {error}")
+    names = _names() if every else list(dict.fromkeys(table))
+    made, problems = _write_all(names, sources, out, every, shows=not (as_json or every))
     if as_json:
         print(to_json(made, where="standard output", indent=2))
     elif every:
@@ -116,11 +103,8 @@ def tables(
 
 def figures(
     figure: Annotated[list[str], typer.Argument(help="The paper's figures: 2, 3, 4, 6, or all.")],
-    runs: Annotated[Path, typer.Option(help="Folder of the run folders.", envvar="HARNESS_RUNS")] = Path("runs"),
-    ledger_url: Annotated[
-        str | None,
-        typer.Option(help="Job table; default: ledger.sqlite in the runs folder.", envvar="HARNESS_LEDGER_URL"),
-    ] = None,
+    runs: RunsFolder = Path("runs"),
+    ledger_url: LedgerUrl = None,
     sweep: Annotated[str | None, typer.Option(help="Runs of this sweep; default: that of the figure's grid.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for figure3.svg and .csv.")] = Path("reports/figures"),
 ) -> None:
@@ -165,6 +149,26 @@ def _names() -> list[str]:
     from analysis.paper.tables import MAKERS
 
     return sorted({*PLACES, *MAKERS}, key=int)
+
+
+def _write_all(
+    names: Sequence[str], sources: Sources, out: Path, every: bool, shows: bool
+) -> "tuple[list[Reproduction], list[str]]":
+    """Makes these tables. -> them, and why others could not be made; where `every` is, one without judgments is none"""
+    from analysis.paper.released import NoJudgments
+
+    made, problems = [], []
+    for name in names:
+        try:
+            made.append(_write(name, sources, out, shows))
+        except NoJudgments as error:
+            if every:
+                say(f"table {name}: not run: {error}", STDERR)
+            else:
+                problems.append(f"table {name}: {error}")
+        except ValueError as error:
+            problems.append(f"table {name}: {error}")
+    return made, problems
 
 
 def _write(name: str, sources: Sources, out: Path, shows: bool) -> "Reproduction":

@@ -48,10 +48,12 @@ CSV_COLUMNS = (
     "paper_source",
 )
 MISSING = "-"
+MINUS = "\N{MINUS SIGN}"
 HTML_STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
     "table{border-collapse:collapse;margin:1.5rem 0}caption{text-align:left;font-weight:600}"
     "th,td{padding:.25rem .75rem;border-bottom:1px solid;text-align:left}thead{display:table-header-group}"
+    "div{overflow-x:auto}li{overflow-wrap:anywhere}"
 )
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -193,7 +195,7 @@ def _elo_section(reproduction: Reproduction, column: str, settings: Sequence[str
     rows = [_elo_row([cell for cell in mine if cell.row == system], column, ranked) for system in systems]
     errors = (mean_absolute_error(reproduction, column, setting) for setting in settings)
     blank = [""] * (ranked + 2)
-    rows.append(("mean absolute error", "", *(number(error, ".2f", MISSING) for error in errors), *blank))
+    rows.append(("mean error", "", *(number(error, ".2f", MISSING) for error in errors), *blank))
     interval = "95 % over prompts" + (f" ({settings[0]})" if len(settings) > 1 else "")
     header = ("system", "paper", *settings, interval, *(("rank",) if ranked else ()))
     title = f"{TITLES[column]}{_of(OWN if OWN in settings else '')}"
@@ -250,19 +252,20 @@ def _cells_section(reproduction: Reproduction, title: str, cells: Sequence[Cell]
 
 
 def _outcome(cell: Cell) -> str:
-    if cell.status is Status.differs:
-        return f"differs by {plain(cell.difference, sign=True)}"
-    return str(cell.status.value)
+    if cell.status is not Status.differs or cell.difference is None:
+        return str(cell.status.value)
+    decimals = max(1, len(str(cell.paper).partition(".")[2]))  # as printed
+    shown = number(cell.difference, f"+.{decimals}f")
+    return f"differs by {shown if float(shown.replace(MINUS, '-')) else number(cell.difference, '+.2g')}"
 
 
-def plain(value: object, sign: bool = False) -> str:
+def plain(value: object) -> str:
     """A number to one decimal, or to four digits where it is below one: 0.0002, 38.4, 10000."""
     if value is None:
         return MISSING
     if not isinstance(value, (int, float)):
         return str(value)
-    text = str(value) if isinstance(value, int) else format(value, ".4g" if abs(value) < 1 else ".1f")
-    return f"+{text}" if sign and value > 0 else text
+    return str(value) if isinstance(value, int) else format(value, ".4g" if abs(value) < 1 else ".1f")
 
 
 def _median_section(reproduction: Reproduction) -> Section:
@@ -280,16 +283,22 @@ def _relative_section(reproduction: Reproduction, setting: str) -> Section:
     for system in dict.fromkeys(cell.row for cell in reproduction.cells):
         found = [c for column in columns for c in _cells(reproduction, column=column, row=system)]
         mine = [cell for cell in found if cell.setting == setting]
-        texts = [MISSING if c.ours is None else f"{c.paper} / {c.ours:.1f}" for c in mine]
-        off = [f"{TITLES[c.column]} {number(c.difference, '+.1f')}" for c in mine if c.status is Status.differs]
-        reads = f"differs: {', '.join(off)}" if off else "reproduces"
-        if mine[0].ours is None:
-            reads = Status.not_run.value
+        texts = [f"{c.paper} / {number(c.ours, '.1f', MISSING)}" for c in mine]
         mean = next(cell for cell in mine if cell.column == "mean_pct")
         interval = MISSING if mean.low is None else f"{number(mean.low, '.1f')} to {number(mean.high, '.1f')}"
-        rows.append((system, *texts, interval, reads))
+        rows.append((system, *texts, interval, _relative_words(mine)))
     header = ("system", *(f"{TITLES[column]}, paper / ours" for column in columns), "95 % over prompts", "reads")
     return Section(title=f"Score relative to ChatGPT, %{_of(setting)}", header=header, rows=tuple(rows))
+
+
+def _relative_words(cells: Sequence[Cell]) -> str:
+    """The outcome of a row's four numbers; an order that nobody judged has none."""
+    none = [TITLES[cell.column] for cell in cells if cell.status is Status.not_run]
+    if len(none) == len(cells):
+        return Status.not_run.value
+    off = [f"{TITLES[c.column]} {number(c.difference, '+.1f')}" for c in cells if c.status is Status.differs]
+    words = f"differs: {', '.join(off)}" if off else Status.reproduces.value
+    return f"{words}; not run: {', '.join(none)}" if none else words
 
 
 def _wins_section(reproduction: Reproduction, setting: str) -> Section:
@@ -340,13 +349,15 @@ def to_html(reproduction: Reproduction) -> str:
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in section.header)
         body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in section.rows)
         parts.append(
-            f"<table><caption>{escape(section.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f'<div role="group" tabindex="0" aria-label="{escape(section.title)}"><table>'
+            f"<caption>{escape(section.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
     notes = "".join(f"<li>{escape(line)}</li>" for line in remarks(reproduction))
     body = "\n".join([*parts, f"<ul>{notes}</ul>"])
     title = f"Table {reproduction.table} of QLoRA, and ours"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{HTML_STYLE}</style></head><body><main>\n{body}\n</main></body></html>\n"
     )
 

@@ -43,7 +43,8 @@ from harness.models.locate import num_parameters
 from harness.nn.attention import PACKED
 from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear
 from harness.runs.record import package_versions
-from harness.training.loop import Member, StepMetrics, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import train_group
 from harness.training.optim import OptimizerKind
 
 # dense bf16 peak of the maker's data sheet, floating-point operations a second; by a part of the device's name

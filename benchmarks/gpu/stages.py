@@ -42,7 +42,8 @@ from harness.models.locate import ModelSource
 from harness.nn.attention import Packed
 from harness.nn.batch import Item
 from harness.nn.member_row import Kernels
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ALLOWED_OFF = 0.05  # of a predicted peak (issue "first GPU")

@@ -42,6 +42,7 @@ from eval.judges.retry import (
     error_message,
     load_json,
     read_usage,
+    refused_field,
     status_fault,
 )
 from eval.judging.matches import Failure, Judgment, Match
@@ -162,11 +163,11 @@ class BatchJudge:
             for digest in outcome.judged:
                 todo.pop(digest, None)
             failed |= outcome.failed
-            for digest, part in outcome.adapt.items():
-                if self._may_adapt(part):
-                    failed.pop(digest, None)
-            parts = {part for part in outcome.adapt.values() if self._may_adapt(part)}
-            left_out = {next_to_leave_out(self._options, part, self._unsupported) for part in parts}
+            for digest in outcome.adapt:
+                failed.pop(digest, None)
+            left_out = {
+                next_to_leave_out(self._options, part, self._unsupported) for part in set(outcome.adapt.values())
+            }
             self._unsupported |= {part for part in left_out if part is not None}
 
     def _chunk(self, prompts: Mapping[str, JudgePrompt]) -> Iterator[tuple[str, tuple[str, float]]]:
@@ -212,11 +213,14 @@ class BatchJudge:
             self._read_line(line, booking, outcome, on_judgment)
         if lines and not outcome.costs:
             raise RunStopped(f"batch {batch_id}: none of its {len(lines)} lines can be read; the next run tries again")
+        refused = refused_field(state.errors) if state.status == "failed" else None  # the whole file, for its fields
         for digest in booking.requests.keys() - outcome.costs.keys():  # answered, for all we know, where it completed
             outcome.costs[digest] = None if state.status == "completed" else 0.0
             outcome.failed[digest] = f"the {state.status} batch has no line for it"
+            if refused is not None:
+                self._adapt(digest, refused, outcome)
         self._batches.settle(booking, state.status, outcome.costs)
-        if state.status == "failed":
+        if state.status == "failed" and not outcome.adapt:
             raise RunStopped(f"batch {batch_id} failed: {state.errors or 'the server gives no reason'}")
         return outcome
 
@@ -243,11 +247,7 @@ class BatchJudge:
             outcome.costs[digest] = fault_cost(self._options, parsed)
             outcome.failed[digest] = shown_reason(parsed.reason, self._key)
             if parsed.adapt is not None:
-                part = next_to_leave_out(self._options, parsed.adapt, self._unsupported)
-                if part is None:
-                    outcome.failed[digest] = NO_LIMIT
-                elif part not in self._unsupported:
-                    outcome.adapt[digest] = parsed.adapt
+                self._adapt(digest, parsed.adapt, outcome)
             return
         (question_id, first, second), _ = booking.requests[digest]
         cost = reply_cost(self._options, parsed) if isinstance(parsed, Reply) else fault_cost(self._options, parsed)
@@ -268,6 +268,14 @@ class BatchJudge:
         on_judgment(judgment)
         outcome.costs[digest] = cost
         outcome.judged.add(digest)
+
+    def _adapt(self, digest: str, refused: str, outcome: _Outcome) -> None:
+        """Notes that a request is to be made again without a field, unless it may not be."""
+        part = next_to_leave_out(self._options, refused, self._unsupported)
+        if part is None:
+            outcome.failed[digest] = NO_LIMIT
+        elif part not in self._unsupported and self._may_adapt(refused):
+            outcome.adapt[digest] = refused
 
     def _may_adapt(self, part: str) -> bool:
         return part != "response_format" or self._options.structured is None
@@ -290,7 +298,7 @@ def _parsed(line: str) -> tuple[str, Reply | Fault]:
     if isinstance(error, dict) and error:
         code = error.get("code")
         reason = error_message(error) or (code if isinstance(code, str) else "the server names no reason")
-        return digest, Fault(reason=reason, was_free=True)
+        return digest, Fault(reason=reason, was_free=True, adapt=refused_field(f"{reason} {error.get('param') or ''}"))
     if not isinstance(response, dict):
         return digest, unread
     status, body = response.get("status_code"), response.get("body")

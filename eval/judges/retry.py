@@ -34,10 +34,14 @@ FATAL_CODES = ("insufficient_quota", "billing_hard_limit_reached", "account_deac
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 REFUSING_STATUS = (400, 422, 500)  # llama-cpp-python says 500 to a field that it doesn't know
-OPTIONAL_FIELDS = ("max_tokens", "max_completion_tokens", "temperature", "seed", "reasoning_effort")
+SCHEMA_FIELDS = ("response_format", "json_schema", "structured")
+OPTIONAL_FIELDS = ("max_tokens", "max_completion_tokens", "temperature", "seed", "reasoning_effort", *SCHEMA_FIELDS)
 REFUSAL = re.compile(
-    r"unsupported|not support|n't support|unrecognized|unknown|unexpected|not permitted|not allowed|deprecated|"
-    r"only the default|incompatible|not available|invalid (?:parameter|field|argument)|instead",
+    r"unsupported|not support|n't support|unrecogni[sz]ed|unknown|unexpected|no such|illegal|extraneous|"
+    r"(?:not|n't) (?:permitted|allowed|available|accept\w*|implemented|recogni[sz]ed|known|valid|a valid)|forbidden|"
+    r"deprecated|obsolete|disabled|unavailable|immutable|only the default|incompatible|instead|may only be|"
+    r"can(?:not|n't| not) be (?:set|used|specified|given)|temperature\W{1,3}(?:must|has to) be 1\b|"
+    r"invalid (?:parameter|field|argument|keyword|property|key)|不支持|未知",
     re.IGNORECASE,
 )
 MAX_DETAILS = 4000  # characters of an error's body in which the refused field is looked for
@@ -204,7 +208,7 @@ def status_fault(status: int, code: str, message: str, wait_seconds: float | Non
         return Fault(reason=f"{FATAL_STATUS[status]} ({reason})", fatal=True, was_free=True)
     if 300 <= status < 400:
         return Fault(reason=f"HTTP {status}: a redirect, which is not followed; give the final base_url", was_free=True)
-    adapt = refused_field(f"{message} {details}") if status in REFUSING_STATUS else None
+    adapt = refused_field(message) or refused_field(details) if status in REFUSING_STATUS else None
     if status in (408, 429) or status >= 500:
         was_free = (
             status == 429 or adapt is not None
@@ -214,12 +218,24 @@ def status_fault(status: int, code: str, message: str, wait_seconds: float | Non
 
 
 def refused_field(text: str) -> str | None:
-    """The optional field of a request that an error's text says the server doesn't take; None where it says none."""
-    if any(name in text for name in ("response_format", "json_schema", "structured")):
-        return "response_format"
-    if not REFUSAL.search(text):
-        return None
-    return next((name for name in OPTIONAL_FIELDS if re.search(rf"\b{name}\b|\b{_in_capitals(name)}\b", text)), None)
+    """The optional field of a request that an error's text says the server doesn't take; None where it says none.
+
+    A text may name several, as one that repeats the request does: the one next to the words that refuse is meant.
+    """
+    text = re.sub(r"\buse\W{1,3}\w+\W{1,3}instead\b", "instead", text, flags=re.IGNORECASE)  # that one is taken
+    refusals = [match.span() for match in REFUSAL.finditer(text)]
+    if not refusals:
+        return "response_format" if any(name in text for name in SCHEMA_FIELDS) else None
+    places = [
+        (max(match.start() - end, start - match.end()), order, name)
+        for order, name in enumerate(OPTIONAL_FIELDS)
+        for match in re.finditer(rf"\b{name}\b|\b{_in_capitals(name)}\b", text)
+        for start, end in refusals
+    ]
+    if not places:
+        return "reasoning_effort" if re.search(r"\b(?:thinking|reasoning)\b", text) else None
+    name = min(places)[2]
+    return "response_format" if name in SCHEMA_FIELDS else name
 
 
 def _in_capitals(name: str) -> str:

@@ -116,7 +116,7 @@ _GRADE_SAID = re.compile(
     re.IGNORECASE,
 )
 _NO_GRADE = re.compile(
-    r"\b(?:not|no|never|or|could|may|might|maybe|perhaps|almost|nearly|hesitat\w*|e\.g\.|\w+n['\u2019]t)\b|\?",
+    r"\b(?:not|no|never|or|could|may|might|maybe|perhaps|almost|nearly|hesitat\w*|too|e\.g\.|\w+n['\u2019]t)\b|\?",
     re.IGNORECASE,
 )  # in the line of a label
 _ASPECT = re.compile(

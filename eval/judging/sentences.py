@@ -53,7 +53,8 @@ _TOKEN = re.compile(r"-?\d+(?:[.,]\d+)?(?:st|nd)?|[^\W\d_]+(?:['\u2019][^\W\d_]+
 _OWNED = re.compile(r"['\u2019](?:s|d|m|re)\b")
 _CLAUSE = re.compile(r"[.!?;]+\s+|[;。]")
 _ENDING = re.compile(
-    r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus|but) |(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
+    r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus|(?P<but>but)) "
+    r"|(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
     r"| (?=option 3,? as both )"
 )
 _EMPTY_BOX = re.compile(r"\[\s?\]|\(\s?\)|[\u2610\u25a1\u25a2\u25fb\u25fd\u2b1c]")  # of a list of choices: not chosen
@@ -137,7 +138,10 @@ def verdicts_before(text: str) -> set[int]:
     lines = dict.fromkeys(line.strip() for line in text.splitlines() if len(line) <= MAX_SHORT and _words(line))
     if lines.keys() <= {"1", "2", "3"}:  # nothing but verdicts
         return {int(line) for line in lines}
-    return {v for line in lines if _SAYS_VERDICT.match(line) and (v := _with_remark(line)) is not None}
+    ticked = [match["choice"] for line in lines if (match := _BOX.fullmatch(line)) and _is_ticked(match)]
+    return {v for choice in ticked if (v := read_phrase(choice)) is not None} | {
+        v for line in lines if _SAYS_VERDICT.match(line) and (v := _with_remark(line)) is not None
+    }
 
 
 def verdicts_behind(rest: str) -> set[int]:
@@ -161,10 +165,14 @@ def _checked(text: str) -> Reading | None:
                 break
             continue
         boxes.append(match)
-    ticked = [match for match in boxes if (match["box"] or match["mark"]) not in (" ", "\u2610")]
+    ticked = [match for match in boxes if _is_ticked(match)]
     if len(boxes) < 2:
         return None
     return Reading(verdict=read_phrase(ticked[0]["choice"])) if len(ticked) == 1 else Reading(conflict=len(ticked) > 1)
+
+
+def _is_ticked(box: re.Match[str]) -> bool:
+    return (box["box"] or box["mark"]) not in (" ", "\u2610")
 
 
 def doubts(rest: str, verdict: int) -> bool:
@@ -206,7 +214,8 @@ def _at_the_end(clause: str) -> int | None:
     before, end = clause[: ending[-1].start()], clause[ending[-1].end() :]
     if {"or", "if", "not", "unless"} & set(_tokens(before)):
         return None
-    verdict = _sentence(end) if ending[-1]["chosen"] or (NOUNS | {"tie", "draw"}) & set(_tokens(end)) else None
+    needed = BETTER | WINS if ending[-1]["but"] else NOUNS | {"tie", "draw"}
+    verdict = _sentence(end) if ending[-1]["chosen"] or needed & set(_tokens(end)) else None
     return verdict if _sentence(before) in (None, verdict) else None
 
 
@@ -239,7 +248,9 @@ def _starts(tokens: Sequence[str]) -> list[int]:
     for index, token in enumerate(tokens):
         follows = tokens[index + 1] if index + 1 < len(tokens) else ""
         article = token in ARTICLES and (follows == "clear" or (len(follows) > 1 and VALUES.get(follows) == TIE))
-        if not (token in LEAD or token in _SEPARATORS or article):
+        towards = token == "to" and index > 0 and follows in NOUNS  # "my vote goes to answer 2"
+        opinion = token == "opinion" and tokens[:index] == ["in", "my"]
+        if not (token in LEAD or token in _SEPARATORS or article or towards or opinion):
             break
         starts.append(index + 1)
     return starts[::-1][:3] + starts[:1]
@@ -382,7 +393,7 @@ def _names_other(tokens: Sequence[str], side: int) -> bool:
         if token[0].isdigit() or (token[0] == "-" and len(token) > 1):
             if VALUES.get(token) != side:
                 return True
-        elif token not in ("a", "c", "i") and VALUES.get(token, SPELLED.get(token, side)) != side:
+        elif token not in ("a", "c") and VALUES.get(token, SPELLED.get(token, side)) != side:
             return True
     return False
 

@@ -13,7 +13,7 @@ VALUES = {
     **dict.fromkeys(("3", "c", "tie", "tied", "draw", "equal", "equivalent"), TIE),
     **dict.fromkeys(("unentschieden", "gleichstand", "égalité", "empate", "pareggio", "ничья"), TIE),
 }
-SPELLED = {"one": FIRST, "i": FIRST, "two": SECOND, "ii": SECOND}  # numbers only after a noun: "answer one"
+SPELLED = {"one": FIRST, "two": SECOND, "ii": SECOND}  # numbers only after a noun: "answer one"
 SIDES = {FIRST, SECOND}
 NOUNS = _words(
     "answer assistant option response candidate model reply solution number choice antwort réponse "
@@ -25,7 +25,7 @@ LEAD = NOUNS | _words(
     "say going lean towards think believe that this rank ranking was judgment judgement preference selection "
     "fazit urteil ergebnis ich wähle nehme "
     "die verdict veredicto conclusión elijo la el le je choisis verdetto scelgo вердикт итог вывод "
-    "выбираю uitspraak call advantage goes to have opinion clear win narrow slight edge close ok okay sure finde mein "
+    "выбираю uitspraak call advantage goes clear win narrow slight edge ok okay sure finde mein "
     "meine mon ma mi mio préfère prefiero preferisco bevorzuge c'est meilleure mejor migliore endgültiges definitivo "
     "der das es ist est è sieger gewinner beste bessere ganador ganadora vainqueur gagnant vincitore vincitrice"
 )

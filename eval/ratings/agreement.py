@@ -144,6 +144,9 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
     loaded = [load_verdicts([path], benchmark=options.benchmark, turn=options.turn) for path in (a, b)]
     pair = [without_systems(verdicts, options.without) for verdicts in loaded]
     refuse_other_benchmarks(*pair)
+    for path, verdicts in zip((a, b), pair, strict=True):
+        if not verdicts.parsed.any():
+            raise ValueError(f"{path}: none of its {len(verdicts)} verdicts is parsed, so there is nothing to compare")
     systems = sorted({*pair[0].system_names} | {*pair[1].system_names})
     questions = sorted(join_names([verdicts.question for verdicts in pair]).values)
     matches = [_renamed(verdicts, systems, questions) for verdicts in pair]

@@ -144,6 +144,27 @@ def unbounded_systems(cells: Cells, counts: Array) -> tuple[list[int], list[int]
     return up, down
 
 
+def has_no_davidson_maximum(cells: Cells, counts: Array) -> bool:
+    """Whether Davidson's likelihood grows without limit with strengths and ties alike, as where nobody lost but tied.
+
+    It does where places exist that put each winner at least two above its loser and those who tied at most two apart:
+    difference constraints, which hold together unless a round of them sums up to less than 0 (Bellman, 1958).
+    """
+    if not (counts[:, 2].any() and counts[:, :2].any()):
+        return False
+    apart = np.full((cells.num_systems, cells.num_systems), np.inf)  # [i, j]: place of j less place of i, at most
+    for i, j, column, most in (
+        (*cells.pair.T, 0, -2.0),
+        (*cells.pair.T[::-1], 1, -2.0),
+        (*cells.pair.T, 2, 2.0),
+        (*cells.pair.T[::-1], 2, 2.0),
+    ):
+        np.minimum.at(apart, (i, j), np.where(counts[:, column] > 0, most, np.inf))
+    for system in range(cells.num_systems):
+        apart = np.minimum(apart, apart[:, [system]] + apart[[system]])
+    return bool((np.diagonal(apart) >= 0).all())
+
+
 def fit(cells: Cells, counts: Array, *, davidson: bool = False) -> Fit:
     """The most likely ratings of `counts` (num_pairs, 3), by scipy.
 
@@ -153,7 +174,8 @@ def fit(cells: Cells, counts: Array, *, davidson: bool = False) -> Fit:
     groups = connected_groups(cells)
     up, down = unbounded_systems(cells, counts)
     with_ties = davidson and bool(counts[:, 2].sum())
-    needs_prior = bool(up or down) or (with_ties and not counts[:, :2].sum())
+    without_maximum = with_ties and (not counts[:, :2].any() or has_no_davidson_maximum(cells, counts))
+    needs_prior = bool(up or down) or without_maximum
     parameters = _maximise(cells, counts, groups, with_ties, PRIOR_PRECISION if needs_prior else 0.0)
     return _to_fit(cells, groups, parameters, with_ties)
 

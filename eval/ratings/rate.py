@@ -29,6 +29,7 @@ from eval.ratings.bradley_terry import (
     count_cells,
     fit,
     fit_resamples,
+    has_no_davidson_maximum,
     unbounded_systems,
 )
 from eval.ratings.canonical import canonical_order
@@ -458,6 +459,11 @@ def _notes(verdicts: Verdicts, play: _Tournament, options: RateOptions) -> list[
                 f"{play.systems[system]} has nothing but {what} against the rest: likelihood gives it no finite "
                 "Bradley-Terry rating; the one shown is held by a weak prior (normal, sd 800 points) and depends on it"
             )
+    if has_no_davidson_maximum(play.cells, play.cells.totals()):
+        notes.append(
+            "no system lost to one rated below it, but some tied: likelihood gives no finite Davidson ratings; those "
+            "shown are held by a weak prior (normal, sd 800 points) and depend on it"
+        )
     if 0 < play.cells.num_questions < FEW_PROMPTS:
         few = play.cells.num_questions
         what = "no interval over prompts" if few == 1 else "the intervals over prompts rest on hardly anything"

@@ -619,6 +619,9 @@ def _csv_reader(path: Path) -> "Reader":
         raise VerdictError(f"{path}: no such file") from None
     except (ValueError, IsADirectoryError) as error:
         raise VerdictError(f"{path}: not a CSV in UTF-8 ({error})") from None
+    if (place := text.find("\0")) >= 0:
+        line = text.count("\n", 0, place) + 1
+        raise VerdictError(f"{path}: line {line} holds a NUL character, as a file in UTF-16 does; save it as UTF-8")
     return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text.partition("\n")[0]))
 
 

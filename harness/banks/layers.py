@@ -70,6 +70,14 @@ def quantize_layers(
     return errors
 
 
+def quantization_of(weight_OI: Tensor, quant: QuantConfig, device: torch.device) -> Tensor:
+    """-> the numbers that a layer of this weight has once it is quantized, [out, in] float32"""
+    linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight_OI, requires_grad=False)
+    numbers: Tensor = dequantize_module_weight(quantize_linear(linear, quant, device)).detach().float()
+    return numbers
+
+
 def quantizing(quant: QuantConfig, device: torch.device) -> OnTheWay:
     """Quantizes the layers of `layer_names` while a model is read, so that `quantize_layers` has nothing left to do."""
     return OnTheWay(names=layer_names, place=lambda name, linear: _quantized(name, linear, quant, device))

@@ -9,7 +9,7 @@ with T = 1.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import (
@@ -27,14 +27,15 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 
 from harness.banks.any_peft import config_of, other_fields, wrapped
-from harness.banks.layers import layer_names, layer_weight, quantize_layers, resolve_targets
+from harness.banks.layers import layer_names, layer_weight, quantization_of, quantize_layers, resolve_targets
 from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
 from harness.methods.sizes import Layer, size_problem
 from harness.nn.quant import features
-from harness.runs.adapter_files import short_names
+from harness.runs.adapter_files import PEFT_PREFIX, short_names
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
 from harness.variants.allora import adapt_gradients
+from harness.variants.lq_lora import Factors, take_apart
 from harness.variants.s2ft import ranks, select
 
 _MAX_EVA_PASSES = 200
@@ -75,6 +76,8 @@ def start(
     lora = lora_config(config, wanted, names, task_type)
     if config.method is AdapterMethod.peft:
         return _start_peft(model, config, quant, device, names, task_type)
+    if config.method is AdapterMethod.lq_lora:
+        return _start_lq(model, lora, config, quant, device, names, wanted)
     if config.method in RESIDUAL_METHODS:
         return _start_residual(model, lora, config, quant, device, calibrate, names, wanted)
     errors = quantize_layers(model, names, quant, device, wanted if config.method is AdapterMethod.loftq else ())
@@ -94,12 +97,13 @@ def start(
 
 def lora_config(config: AdapterConfig, wanted: Sequence[str], names: Sequence[str], task_type: str) -> LoraConfig:
     """PEFT's config of a method, with the full names of its target layers."""
+    kind: Literal["ipm", "kpm"] = "ipm" if config.corda_keep is None else "kpm"  # trains the first ones, or the last
     start_by: dict[AdapterMethod, dict[str, Any]] = {
         AdapterMethod.rslora: {"use_rslora": True},
         AdapterMethod.dora: {"use_dora": True},
         AdapterMethod.pissa: {"init_lora_weights": "pissa"},
         AdapterMethod.olora: {"init_lora_weights": "olora"},
-        AdapterMethod.corda: {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method="ipm")},
+        AdapterMethod.corda: {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method=kind)},
         AdapterMethod.eva: {"init_lora_weights": "eva", "eva_config": EvaConfig()},
         AdapterMethod.lora_ga: {"init_lora_weights": "lora_ga", "lora_ga_config": LoraGAConfig()},
     }
@@ -187,6 +191,41 @@ def _start_residual(
     quantize_layers(model, names, quant, device)
     hold_adapter_in_float32(peft_model, quant)
     return Started(model=peft_model, method=config.method, initial=initial)
+
+
+def _start_lq(
+    model: nn.Module,
+    lora: LoraConfig,
+    config: AdapterConfig,
+    quant: QuantConfig,
+    device: torch.device,
+    names: Sequence[str],
+    wanted: Sequence[str],
+) -> Started:
+    """LQ-LoRA: the base is Q(W - s B0 A0), and B, A begin where they make up best for what that leaves."""
+    assert config.lq_rounds is not None
+    peft_model, initial = get_peft_model(model.to(device), lora), dict[str, Tensor]()
+    for name in wanted:
+        layer: Any = model.get_submodule(name)
+        weight, scale = layer.base_layer.weight.data, layer.scaling[ADAPTER]
+
+        def quantized(taken: Factors, name: str = name, weight: Tensor = weight, scale: float = scale) -> Tensor:
+            less = residual(weight, initial_factors(name, taken), name, scale)
+            return quantization_of(less, quant, device)
+
+        parts = take_apart(weight.float(), config.lora_r, scale, quantized, config.lq_rounds)
+        layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data = parts.learned
+        initial |= initial_factors(name, parts.taken)
+        layer.base_layer.weight.data = residual(weight, initial, name, scale)
+    quantize_layers(model, names, quant, device)
+    hold_adapter_in_float32(peft_model, quant)
+    return Started(model=peft_model, method=config.method, initial=initial)
+
+
+def initial_factors(name: str, factors: Factors) -> dict[str, Tensor]:
+    """A layer's factors by their names in PEFT's file."""
+    a_RI, b_OR = factors
+    return {f"{PEFT_PREFIX}{name}.lora_A.weight": a_RI, f"{PEFT_PREFIX}{name}.lora_B.weight": b_OR}
 
 
 def _start_loftq(model: PeftModel, errors: dict[str, Tensor], r: int) -> None:

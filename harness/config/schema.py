@@ -58,6 +58,7 @@ class AdapterMethod(Enum):
     corda = "corda"  # arXiv 2406.05223
     eva = "eva"  # arXiv 2410.07170
     loftq = "loftq"  # arXiv 2310.08659
+    lq_lora = "lq_lora"  # arXiv 2311.12023
     lora_ga = "lora_ga"  # arXiv 2407.05000
     lora_fa = "lora_fa"  # A stays at its random start, arXiv 2308.03303
     allora = "allora"  # no scale, no dropout, rates by B's rows, arXiv 2410.09692
@@ -333,11 +334,14 @@ class AdapterConfig:
     peft_type: str | None = since(None)  # of method=peft: PEFT's name of a method (`python -m harness.methods`)
     layers: list[int] | None = since(None)  # of the blocks, counted from 0, those that learn; null: all
     allora_eta: float | None = since(None)  # of method=allora: how many times B's gradient is enlarged where B is 0
+    corda_keep: str | None = not_identity(None)  # of method=corda: a file of knowledge to keep; identity is its content
+    corda_keep_sha256: str | None = since(None)  # of that file; the plan fills it in
+    lq_rounds: int | None = since(None)  # of method=lq_lora: how often a weight is taken apart anew, at most
     s2ft_share: float | None = since(None)  # of method=s2ft: of heads and of channels, the share that learns
     peft: dict[str, Any] = since_empty()  # of method=peft: more fields of its config: +adapter.peft.oft_block_size=16
 
     def __post_init__(self) -> None:
-        require(self, "adapter", 1e-9, "lora_r", "lora_alpha", "lora_plus_ratio", "allora_eta")
+        require(self, "adapter", 1e-9, "lora_r", "lora_alpha", "lora_plus_ratio", "allora_eta", "lq_rounds")
         if isinstance(self.s2ft_share, float) and not 0 < self.s2ft_share <= 1:
             raise ValueError(f"adapter.s2ft_share={self.s2ft_share}: expected a share above 0, to 1 for all")
         if isinstance(self.layers, list):
@@ -355,14 +359,15 @@ class AdapterConfig:
     def method_name(self) -> str:
         """The method's name for people and tables: `lora`, and of `method=peft` PEFT's own, `miss`."""
         values = {"method": self.method.value, "peft_type": self.peft_type, "peft": self.peft}
-        return method_name(values | {"lora_plus_ratio": self.lora_plus_ratio})
+        return method_name(values | {"lora_plus_ratio": self.lora_plus_ratio, "corda_keep": self.corda_keep})
 
 
 def method_name(adapter: Mapping[str, Any]) -> str:
     """As `AdapterConfig.method_name`, of the plain values that a record holds."""
     peft_type = adapter.get("peft_type")
     if adapter.get("method") != AdapterMethod.peft.value or not peft_type:
-        return str(adapter.get("method")) + ("" if adapter.get("lora_plus_ratio") is None else "_plus")
+        keeps = "" if adapter.get("corda_keep") is None else "_kpm"
+        return str(adapter.get("method")) + keeps + ("" if adapter.get("lora_plus_ratio") is None else "_plus")
     if peft_type == "LORA":  # a variant of LoRA that PEFT has and this project has no key for
         return "+".join(["lora", *sorted(adapter.get("peft") or {})])
     return str(peft_type).lower()

@@ -156,7 +156,8 @@ def _require_blocks(config: AdapterConfig, parameters: Mapping[str, nn.Parameter
     if config.layers is None:
         return
     places = {key: block_of(key) for key in parameters if not heads & set(key.split("."))}
-    outside = [key for key, place in places.items() if place is None or place[1] not in config.layers]
+    may_share = config.method is AdapterMethod.peft  # VB-LoRA's vectors are of all layers
+    outside = [k for k, place in places.items() if (not may_share if place is None else place[1] not in config.layers)]
     missing = set(config.layers) - {place[1] for place in places.values() if place is not None}
     if outside or missing:
         what = f"{outside[0]} is trained" if outside else f"nothing is trained in {sorted(missing)}"
@@ -314,6 +315,7 @@ _APART: dict[AdapterMethod, Callable[[AdapterConfig, LowRank, Mapping[str, Tenso
     AdapterMethod.corda: _starts_elsewhere,
     AdapterMethod.loftq: _starts_elsewhere,
     AdapterMethod.lora_ga: _starts_elsewhere,
+    AdapterMethod.lq_lora: _starts_elsewhere,
     AdapterMethod.eva: _starts_by_data,
     AdapterMethod.lora_fa: _holds_a,
     AdapterMethod.allora: _adapts_gradients,
@@ -327,6 +329,7 @@ _KIND_OF_LORA = {
     AdapterMethod.corda: "LoRA from another start",
     AdapterMethod.loftq: "LoRA from another start",
     AdapterMethod.lora_ga: "LoRA from another start",
+    AdapterMethod.lq_lora: "LoRA from another start",
     AdapterMethod.eva: "LoRA from another start",
     AdapterMethod.lora_fa: "LoRA with A frozen",
     AdapterMethod.allora: "LoRA of the scale 1, B's gradients by its rows",

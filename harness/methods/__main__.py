@@ -23,8 +23,9 @@ and a test holds it against the table. A run proves its method before its first 
 function at step 0, that every trained tensor learns, that no layer computes plain LoRA under another name, that nothing
 frozen moves, and that what is saved and read again is equal to the last bit. A run whose method fails is refused by the
 check's name; what passed stands in its record (`identity`) and in its model card. Not made, and said so there: the
-function at step 0 of methods that change their base (PiSSA, OLoRA, CorDA, LoRA-GA); everything but the count on a base
-that is sharded over ranks; all of it for full finetuning. What is frozen is sampled, 4,096 elements or more a tensor.
+function at step 0 of methods that change their base (PiSSA, OLoRA, CorDA, LoRA-GA, LQ-LoRA); everything but the count
+on a base that is sharded over ranks; all of it for full finetuning. What is frozen is sampled, 4,096 elements or more
+a tensor.
 
 In formulas a layer has `i` inputs and `o` outputs. "Weights" are the values of `quant.method` on which the method works
 with PEFT 0.21; others are refused when a run is planned. A method of PEFT takes further fields of its config by
@@ -34,11 +35,13 @@ Every method but trainable tokens takes `adapter.layers=[10,11]`: only these blo
 one takes `train.layer_lr_decay=0.9`: a block learns at 0.9 times the rate of the next one, the last one at the run's
 (ULMFiT, arXiv 1801.06146, section 3.2), embeddings at 0.9 times the first block's.
 
-Verified, **steps**: its losses over several steps, on NF4 (SHiRA and HiRA in float32 too), are those of transformers'
-and PEFT's own model, and its saved adapter gives PEFT's own model the same losses. **proof**: its proof of identity
-passes on NF4. **tried**: it started, trained and was read again on a tiny model, on each of the weights named but
-FP4. A run's own proof, in its record, is what counts. Papers of OFTv2, OLoRA, SHiRA, OSF, WaveFT, GraLoRA, GLoRA,
-Cartridges and prompt methods are not named in PEFT's sources; their numbers are from memory.
+Verified, **steps**: its losses over several steps, on NF4 and in float32, are those of transformers' and PEFT's own
+model, or by the paper's equation where the method is our own (in `harness/variants`), and its saved adapter gives
+PEFT's own model the same losses. **proof**: its proof of identity passes on NF4, of half finetuning in float32 and
+bfloat16. **tried**: it started, trained and was read again on a tiny model, on each of the weights named but FP4. A
+run's own proof, in its record, is what counts. Papers of OFTv2, OLoRA, SHiRA, OSF, WaveFT, GraLoRA, GLoRA, Cartridges
+and prompt methods are not named in PEFT's sources; their numbers are from memory. Of ALLoRA, HFT and S2FT only the
+abstracts were at hand: sections and what they say beyond them are from memory, too.
 
 {table}
 

@@ -9,7 +9,7 @@ counted from 0.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-_BEFORE = re.compile(r"embed|\.wte\.|\.wpe\.|shared\.")  # tables of tokens and of positions
+_BEFORE = re.compile(r"embed(?!_out)|\.wte\.|\.wpe\.|shared\.")  # tables of tokens and of positions
 _BLOCK = re.compile(r"(?:base_model\.model\.)?(?P<stack>[A-Za-z_.]*?[A-Za-z_])\.(?P<block>\d+)\.")
 
 

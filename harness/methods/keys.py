@@ -32,8 +32,12 @@ _WITH_A_AND_B = frozenset(AdapterMethod) - {
 OWN_KEYS = {  # a key of ours that one method has -> that method
     "allora_eta": AdapterMethod.allora,
     "s2ft_share": AdapterMethod.s2ft,
+    "lq_rounds": AdapterMethod.lq_lora,
+    "corda_keep": AdapterMethod.corda,
 }
-_OWN_METHODS = frozenset({AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft})  # whose rows say their keys
+_OWN_METHODS = frozenset(  # whose rows say which keys they have
+    {AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.lq_lora}
+)
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(AdapterConfig)}
 _OWN_OF_ADALORA = ("init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "exclude_modules")
 FIRST_RANK = 1.5  # times the mean rank at the end, in AdaLoRA's experiments (arXiv 2303.10512, section 4)
@@ -57,6 +61,17 @@ def keys_problem(adapter: AdapterConfig) -> str | None:
             return f"{', '.join(named)}: of adapter=peft only, and this is adapter.method={adapter.method.value}"
         return None
     return _type_problem(adapter) or _idle_problem(adapter) or _fields_problem(adapter)
+
+
+def schedule_problem(adapter: AdapterConfig, max_steps: int | None) -> str | None:
+    """-> why AdaLoRA's schedule of ranks doesn't fit into a run's steps; None if it does, or they aren't known yet"""
+    begin, end = (adapter.peft.get(key, 0) for key in ("tinit", "tfinal"))
+    if adapter.peft_type != "ADALORA" or max_steps is None or begin < max_steps - end:
+        return None
+    return (
+        f"adapter.peft.tinit={begin}, tfinal={end}: the run has {max_steps} steps, and AdaLoRA moves its ranks between "
+        "the two; lower them, or train longer"
+    )
 
 
 def uses_dropout(adapter: AdapterConfig) -> bool:
@@ -83,7 +98,7 @@ def _own_key_problem(adapter: AdapterConfig) -> str | None:
         value = getattr(adapter, key)
         if value is not None and adapter.method is not method:
             return f"adapter.{key}={value}: of adapter={method.value} only, and this is adapter={adapter.method_name}"
-        if value is None and adapter.method is method:
+        if value is None and adapter.method is method and method in _OWN_METHODS:
             return f"adapter={method.value} needs adapter.{key}; its file in conf/adapter has a value that may serve"
     others = sorted(set(adapter.targets) - set(LAYERS))
     if adapter.method is AdapterMethod.s2ft and others:
@@ -98,6 +113,11 @@ def _layers_problem(adapter: AdapterConfig) -> str | None:
     if adapter.peft_type == "TRAINABLE_TOKENS":
         return (
             f"adapter.layers={adapter.layers}: {entry and entry.title} are rows of a table, in no block; leave it out"
+        )
+    if adapter.peft_type == "IA3":
+        return (
+            f"adapter.layers={adapter.layers} with adapter=ia3: PEFT knows its feed-forward layers by their last names "
+            "only; leave it out, or use adapter=lora"
         )
     patterns = [f"adapter.peft.{key}" for key in ("layers_to_transform", "layers_pattern") if key in adapter.peft]
     return (
@@ -161,6 +181,11 @@ def _fields_problem(adapter: AdapterConfig) -> str | None:
             return f"adapter.peft.{key}={value}: PEFT's {adapter.peft_type} has no such field; it has {known}"
         if (kind := kind_problem(value, kinds[key])) is not None:
             return f"adapter.peft.{key}={value!r}: PEFT's {adapter.peft_type} takes {kind}"
+    if adapter.peft_type == "ADALORA" and adapter.peft.get("init_r", adapter.lora_r + 1) <= adapter.lora_r:
+        return (
+            f"adapter.peft.init_r={adapter.peft['init_r']} with adapter.lora_r={adapter.lora_r}: AdaLoRA begins with "
+            "more ranks than it keeps; raise adapter.peft.init_r, or leave it out"
+        )
     if missing := [key for key in entry.needs if key not in adapter.peft]:
         return f"adapter.peft_type={adapter.peft_type} needs +adapter.peft.{missing[0]}=... ({kinds[missing[0]]})"
     return None

@@ -58,6 +58,8 @@ def entry_of(adapter: AdapterConfig) -> Entry | None:
     name = adapter.peft_type or adapter.method.value
     if adapter.lora_plus_ratio is not None and adapter.method is AdapterMethod.lora:
         name = "lora_plus"
+    if adapter.corda_keep is not None and adapter.method is AdapterMethod.corda:
+        name = "corda_kpm"
     return METHODS.get(name.lower())
 
 
@@ -146,6 +148,17 @@ _ROWS = (
         differs="64 training examples instead of 256",
     ),
     Entry(
+        name="corda_kpm",
+        title="CorDA, knowledge-preserved",
+        paper="arXiv 2406.05223",
+        verified="proof",
+        **_OF_LORA,
+        **_LORA_COUNT,
+        keys=("corda_keep",),
+        differs="64 rows of adapter.corda_keep instead of 256 of TriviaQA and NQ open; `embedded`: of MMLU questions "
+        "that are shipped",
+    ),
+    Entry(
         name="eva",
         title="EVA",
         paper="arXiv 2410.07170",
@@ -164,6 +177,18 @@ _ROWS = (
         works_on=ALL - FLOAT,
         start=Start.zeroed,
         differs="one round (T = 1); it starts nearer to the unquantized base than the quantized base is",
+    ),
+    Entry(
+        name="lq_lora",
+        title="LQ-LoRA",
+        paper="arXiv 2311.12023",
+        verified="proof",
+        **_OF_LORA,
+        **_LORA_COUNT,
+        works_on=ALL - FLOAT,
+        keys=("lq_rounds",),
+        differs="without data (no Fisher weights); every matrix is quantized alike, by `quant`: no bit budget "
+        "is shared out by an integer program. Its first round is LoftQ's",
     ),
     Entry(
         name="lora_ga",

@@ -24,11 +24,11 @@ from harness.data.formats import LABELLED
 from harness.methods.blocks import blocks_problem
 from harness.methods.keys import keys_problem
 from harness.methods.sizes import Layer, size_problem
-from harness.methods.submatrices import heads_problem
+from harness.methods.submatrices import LAYERS, heads_problem
 from harness.methods.table import METHODS, entry_of
 
 RESIDUAL_METHODS = frozenset(
-    {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga}
+    {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga, AdapterMethod.lq_lora}
 )  # W = W_residual + scale B0 A0: the base changes, and B, A start from B0, A0
 CALIBRATED_METHODS = frozenset({AdapterMethod.eva, AdapterMethod.corda, AdapterMethod.lora_ga})  # start from data
 SVD_METHODS = RESIDUAL_METHODS | {AdapterMethod.loftq}  # the rank is bounded by the layer's smaller side
@@ -45,6 +45,11 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
         return (
             f"adapter.method={method.value} with model.kind={kind.value}: its start from data is implemented for "
             "causal models only; use adapter=lora, dora, pissa or olora"
+        )
+    if method is AdapterMethod.s2ft and kind is ModelKind.seq2seq:
+        return (
+            f"adapter.method=s2ft with model.kind={kind.value}: it knows heads and channels by the names "
+            f"{', '.join(LAYERS)}, which a T5 doesn't have; use adapter=lora, dora or hft"
         )
     return shape_problem(adapter, kind, model.shape) if model.path is None else None  # a checkpoint has its own shape
 
@@ -101,10 +106,10 @@ def quant_problem(method: AdapterMethod, quant: QuantMethod) -> str | None:
             f"adapter.method={method.value} with quant.method={quant.value}: quantized weights can't be trained; "
             "use quant=bf16 or quant=fp32, or adapter=lora"
         )
-    if method is AdapterMethod.loftq and quant is QuantMethod.none:
+    if method in (AdapterMethod.loftq, AdapterMethod.lq_lora) and quant is QuantMethod.none:
         return (
-            "adapter.method=loftq with quant.method=none: LoftQ makes up for the error of quantization, and there "
-            "is none; use quant=nf4, fp4 or int8, or adapter=lora"
+            f"adapter.method={method.value} with quant.method=none: it makes up for the error of quantization, and "
+            "there is none; use quant=nf4, fp4 or int8, or adapter=lora"
         )
     return None
 

@@ -39,10 +39,11 @@ from harness.config.schema import (
 )
 from harness.data.examples import resolved
 from harness.data.formats import DIALOGUES, STEP_BY_STEP
+from harness.data.selection.knowledge import KEEP_EMBEDDED, knowledge_file
 from harness.data.selection.rows import resolved_rule, select_problem
 from harness.data.source import data_files, streams
 from harness.files.atomic import sha256_files
-from harness.methods.keys import uses_dropout
+from harness.methods.keys import schedule_problem, uses_dropout
 from harness.runs.compatibility import method_problem, task_problem
 from harness.runs.merged import MergeRecipe
 from harness.runs.start import start_digest, start_folder
@@ -182,17 +183,24 @@ def make_spec(
     if config.train.start_from is not None:
         start = start_folder(config.train.start_from, Path(config.paths.runs), adapter, config.model)
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=str(start)))
+    if adapter.corda_keep is not None:
+        kept = knowledge_file(adapter.corda_keep)
+        where = adapter.corda_keep if adapter.corda_keep == KEEP_EMBEDDED else str(kept.absolute())
+        adapter = dataclasses.replace(adapter, corda_keep=where, corda_keep_sha256=hash_file(kept))
     if adapter.method in UNSCALED_METHODS:
         adapter = dataclasses.replace(adapter, lora_alpha=adapter.lora_r)
     if adapter.lora_dropout is None:
         dropout = row.lora_dropout if uses_dropout(adapter) else 0.0
         adapter = dataclasses.replace(adapter, lora_dropout=dropout)
+    train = _resolved_train(config.train, row, adapter.method, quant.compute_dtype)
+    if problem := schedule_problem(adapter, train.max_steps):
+        raise ValueError(problem)
     return RunSpec(
         model=config.model,
         quant=quant,
         adapter=adapter,
         dataset=config.dataset,
-        train=_resolved_train(config.train, row, adapter.method, quant.compute_dtype),
+        train=train,
         data_sha256=_data_sha256(config.dataset, hash_file),
         base_sha256=_base_sha256(config.model, hash_checkpoint),
         start_sha256=None if start is None else start_digest(start),

@@ -66,6 +66,7 @@ def _misfit(record: RunRecord, adapter: AdapterConfig, model: ModelConfig) -> st
         "lora_r": adapter.lora_r,
         "lora_alpha": adapter.lora_alpha,
         "targets": adapter.targets,
+        "layers": adapter.layers,
     }
     other = [
         f"adapter.{key}={value} here, {theirs.get(key)} there"

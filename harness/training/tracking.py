@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.config.schema import TrackingConfig, WandbMode
 from harness.runs.spec import RunSpec
-from harness.training.loop import StepMetrics
+from harness.training.group import StepMetrics
 
 LOG = logging.getLogger(__name__)
 _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wandb")

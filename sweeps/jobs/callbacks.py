@@ -23,7 +23,7 @@ from eval.benchmarks.mmlu.settings import MmluSettings
 from harness.banks.load import LoadedBase
 from harness.files.atomic import read_jsonl, to_json, write_atomically
 from harness.runs.spec import RunSpec
-from harness.training.loop import Member
+from harness.training.group import Member
 from sweeps.jobs.peers import Peers
 
 MMLU_LOG = "mmlu.jsonl"

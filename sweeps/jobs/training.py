@@ -15,12 +15,20 @@ import yaml
 
 from eval.benchmarks.held_out_rows import split_examples
 from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
-from harness.config.schema import AdapterMethod, DatasetConfig, ModelKind
+from harness.config.schema import AdapterConfig, AdapterMethod, DatasetConfig, ModelKind
 from harness.data.holdout import divided, shared_lines
 from harness.data.labels import num_labels
+from harness.data.selection.knowledge import knowledge_file, knowledge_texts
 from harness.data.selection.rows import SELECTED_FILE, write_selected
 from harness.data.source import STREAM_SEED, fingerprint, locate_dataset
-from harness.data.tokens import SAMPLE_SEED, EncodedExamples, Lengths, TokenizedDataset, tokenize_dataset
+from harness.data.tokens import (
+    SAMPLE_SEED,
+    EncodedExamples,
+    Lengths,
+    TokenizedDataset,
+    TokenizedExample,
+    tokenize_dataset,
+)
 from harness.files.atomic import append_jsonl, is_out_of_space, read_jsonl, to_json, write_atomically, write_json
 from harness.files.hub import Missing
 from harness.identity.kept import proved
@@ -43,8 +51,9 @@ from harness.runs.record import (
 from harness.runs.spec import RunSpec
 from harness.runs.start import start_digest
 from harness.training.checkpoint import checkpoints
+from harness.training.group import Member, Places, StepMetrics
 from harness.training.held_out import EvalPoint, HeldOut
-from harness.training.loop import Member, Places, StepMetrics, train_group
+from harness.training.loop import train_group
 from harness.training.schedule import num_steps
 from harness.training.tracking import Tracker
 from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
@@ -55,6 +64,7 @@ from sweeps.jobs.selection import Chosen, chosen_parts
 from sweeps.plan.inputs import DATA, inputs_of, require_planned
 from sweeps.plan.jobs import EVAL_BITS, EVAL_LOSS, EVAL_STEP, TRAIN, UNTIL, train_result
 
+_KEPT_TOKENS = 512  # of a text whose knowledge is kept
 _EVAL = "eval_"  # how the names of a held-out loss's numbers begin in metrics.jsonl
 _YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast, where libyaml is there
 
@@ -363,7 +373,7 @@ def _read_rows(place: Workplace, base: LoadedBase, run: _Run) -> _Rows:
     held_out = split_examples(run.spec, base, place.settings.paths) or parts.held_out
     chosen = chosen_parts(run.spec, base, run.data, parts, place.settings.paths)
     parts = chosen.parts
-    calibrate(base.bank, run.spec.adapter, parts.examples, run.spec.train)
+    calibrate(base.bank, run.spec.adapter, _calibration(base, run.spec.adapter, parts.examples), run.spec.train)
     set_master_weights(base.bank, run.spec.adapter, run.spec.train)
     return _Rows(
         examples=parts.examples,
@@ -371,6 +381,17 @@ def _read_rows(place: Workplace, base: LoadedBase, run: _Run) -> _Rows:
         held_out=None if held_out is None else HeldOut(held_out, target_bytes(held_out, base.tokenizer)),
         chosen=chosen,
     )
+
+
+def _calibration(
+    base: LoadedBase, adapter: AdapterConfig, examples: EncodedExamples
+) -> EncodedExamples | list[TokenizedExample]:
+    """What a method starts from: the rows that train, or those whose knowledge it keeps, cut to 512 tokens."""
+    if adapter.corda_keep is None:
+        return examples
+    texts = knowledge_texts(knowledge_file(adapter.corda_keep), adapter.corda_keep_sha256)
+    ids = (np.array(base.tokenizer(text)["input_ids"][:_KEPT_TOKENS], dtype=np.int32) for text in texts)
+    return [TokenizedExample(input_ids=tokens, num_source=1) for tokens in ids if len(tokens) > 1]
 
 
 def _member(base: LoadedBase, run: _Run, rows: _Rows, cache: Path, on_step: Callable[[StepMetrics], None]) -> Member:

@@ -36,12 +36,12 @@ class Named:
         return Mutation(file=self.file, place="", line=line, statement=range(0), old=old, new=new, number=1, text=text)
 
 
-_LOW_RANK, _LOOP = "harness/nn/low_rank.py", "harness/training/loop.py"
+_LOW_RANK, _STEP = "harness/nn/low_rank.py", "harness/training/step.py"
 _OF_LOW_RANK = (f"{UNIT}/harness/nn/test_low_rank.py", STEPS)
-_OF_LOOP = (STEPS, f"{UNIT}/harness/training/test_updates.py")
-_STACKED = "a_KRI, out=self._apart(out_TI))\n        if mask_TI is not None:\n            out_TI.mul_"
-_ALONE = "        torch.mm(grad_h_TC, a_KRI[0], out=out_TI)\n        if mask_TI is not None:\n            out_TI.mul_"
-_BLOCKS = "a_KRI.flatten(0, 1), out=out_TI)\n        if mask_TI is not None:\n            out_TI.mul_"
+_OF_STEP = (STEPS, f"{UNIT}/harness/training/test_updates.py")
+_STACKED = "a_KRI, out=self._apart(out_TI))\n        if kept_TI is not None:\n            out_TI.mul_"
+_ALONE = "        torch.mm(grad_h_TC, a_KRI[0], out=out_TI)\n        if kept_TI is not None:\n            out_TI.mul_"
+_BLOCKS = "a_KRI.flatten(0, 1), out=out_TI)\n        if kept_TI is not None:\n            out_TI.mul_"
 
 _OF_CALLS = (
     f"{UNIT}/eval/judges/test_redaction.py",
@@ -64,11 +64,11 @@ _OF_ROWS = (f"{UNIT}/sweeps/plan/test_unusable_rows.py",)
 
 NAMED = (
     # the mask of dropout
-    Named(_LOW_RANK, _ALONE + "(_factor(mask_TI, out_TI))", _ALONE + "(1)", _OF_LOW_RANK),
-    Named(_LOW_RANK, _BLOCKS + "(_factor(mask_TI, out_TI))", _BLOCKS + "(1)", _OF_LOW_RANK),
-    Named(_LOW_RANK, _STACKED + "(_factor(mask_TI, out_TI))", _STACKED + "(1)", _OF_LOW_RANK),
-    Named(_LOW_RANK, "_factor(mask_TI, grad_TI), out=out_TI", "1, out=out_TI", _OF_LOW_RANK),
-    Named(_LOW_RANK, "grad_a(grad_h_TC, _masked(x_TI, mask_TI))", "grad_a(grad_h_TC, x_TI)", _OF_LOW_RANK),
+    Named(_LOW_RANK, _ALONE + "(kept_TI)", _ALONE + "(1)", _OF_LOW_RANK),
+    Named(_LOW_RANK, _BLOCKS + "(kept_TI)", _BLOCKS + "(1)", _OF_LOW_RANK),
+    Named(_LOW_RANK, _STACKED + "(kept_TI)", _STACKED + "(1)", _OF_LOW_RANK),
+    Named(_LOW_RANK, "torch.mul(grad_TI, kept_TI, out=out_TI)", "out_TI.copy_(grad_TI)", _OF_LOW_RANK),
+    Named(_LOW_RANK, "x_TI if kept_TI is None else _dropped(x_TI, kept_TI))", "x_TI)", _OF_LOW_RANK),
     Named(_LOW_RANK, "down(_masked(x_NI[term.rows], term.mask_TI),", "down(x_NI[term.rows],", _OF_LOW_RANK),
     # memory that nobody wrote to, where members' targets differ
     Named(_LOW_RANK, "if is_all_written else torch.zeros_like(x_NI)", "", _OF_LOW_RANK),
@@ -79,25 +79,25 @@ NAMED = (
         "max_grad_norm: float = 1.0",
         (f"{UNIT}/harness/runs/test_spec.py",),
     ),
-    Named(_LOOP, "[member.train.max_grad_norm for member in active]", "[1.0 for member in active]", _OF_LOOP),
-    Named("harness/training/optim.py", "nn.utils.clip_grads_with_norm_(trained, max_norm, norm)", "pass", _OF_LOOP),
+    Named(_STEP, "[member.train.max_grad_norm for member in active]", "[1.0 for member in active]", _OF_STEP),
+    Named("harness/training/optim.py", "nn.utils.clip_grads_with_norm_(trained, max_norm, norm)", "pass", _OF_STEP),
     Named(
-        _LOOP,
+        _STEP,
         "learning_rate(member.train, member.step, member.total_steps)",
         "learning_rate(member.train, member.step + 1, member.total_steps)",
-        _OF_LOOP,
+        _OF_STEP,
     ),
     Named(
-        _LOOP,
+        _STEP,
         "learning_rate(member.train, member.step, member.total_steps)",
         "learning_rate(member.train, max(0, member.step - 1), member.total_steps)",
-        _OF_LOOP,
+        _OF_STEP,
     ),
     Named(
-        _LOOP,
+        _STEP,
         "batch_indices(member.train, member.num_characters, member.step)",
         "batch_indices(member.train, member.num_characters, member.step + 1)",
-        _OF_LOOP,
+        _OF_STEP,
     ),
     Named(
         "harness/training/schedule.py",
@@ -111,9 +111,9 @@ NAMED = (
         "step / warmup",
         (f"{UNIT}/harness/training/test_schedule.py",),
     ),
-    Named(_LOOP, "if math.isfinite(loss) and math.isfinite(norm):", "if math.isfinite(loss):", _OF_LOOP),
-    Named(_LOOP, "if math.isfinite(loss) and math.isfinite(norm):", "if math.isfinite(norm):", _OF_LOOP),
-    Named(_LOOP, "            parameter.grad = None\n", "            pass\n", _OF_LOOP),
+    Named(_STEP, "if math.isfinite(loss) and math.isfinite(norm):", "if math.isfinite(loss):", _OF_STEP),
+    Named(_STEP, "if math.isfinite(loss) and math.isfinite(norm):", "if math.isfinite(norm):", _OF_STEP),
+    Named(_STEP, "            parameter.grad = None\n", "            pass\n", _OF_STEP),
     # scales, groups, biases
     Named(
         "harness/banks/shared.py",
@@ -135,8 +135,8 @@ NAMED = (
     ),
     Named(
         "harness/config/schema.py",
-        "{AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora}",
-        "{AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora, AdapterMethod.full}",
+        "{AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora, AdapterMethod.allora}",
+        "{AdapterMethod.none, AdapterMethod.lora, AdapterMethod.rslora, AdapterMethod.allora, AdapterMethod.full}",
         (f"{UNIT}/harness/runs/test_spec.py",),
     ),
     Named(

@@ -20,8 +20,9 @@ from harness.config.schema import AdapterConfig, AdapterMethod, LossMean, Schedu
 from harness.nn.attention import PACKED
 from harness.nn.dropout import draw_mask, mix_seed, rounded_probability
 from harness.nn.quant import linear_layers
-from harness.training import loop
-from harness.training.loop import Member, train_group
+from harness.training import starting
+from harness.training.group import Member
+from harness.training.loop import train_group
 from harness.training.schedule import batch_indices
 from tests.builders import make_member, weights
 from tests.tiny import make_checkpoint
@@ -138,7 +139,7 @@ def test_weights_of_a_group_are_those_of_a_plain_loop(
     def plain_sgd(parameters: Iterable[Tensor], *_: object) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=0.0)
 
-    monkeypatch.setattr(loop, "make_optimizer", plain_sgd)
+    monkeypatch.setattr(starting, "make_optimizer", plain_sgd)
     bank = AdapterBank(AutoModelForCausalLM.from_pretrained(folder, attn_implementation=PACKED))
     initial: dict[str, dict[str, Tensor]] = {}
     members: list[Member] = []

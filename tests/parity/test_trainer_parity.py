@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from harness.banks.shared import AdapterBank
 from harness.config.schema import AdapterConfig, TrainConfig
 from harness.nn.attention import PACKED
-from harness.training.loop import Member, StepMetrics, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import train_group
 from harness.training.schedule import batch_indices
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 

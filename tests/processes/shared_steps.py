@@ -27,8 +27,9 @@ from harness.config.schema import (
 from harness.devices.ranks import Ranks
 from harness.nn.batch import Item
 from harness.nn.shards import ShardedLayers
+from harness.training.group import Member, StepMetrics
 from harness.training.held_out import HeldOut
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.loop import TrainingInterrupted, train_group
 from tests.tiny import VOCAB_SIZE
 
 CPU = torch.device("cpu")

@@ -120,6 +120,7 @@ class BatchServer(ScriptedServer):
         self.batches: dict[str, dict[str, Any]] = {}
         self.num_polls = 2  # looks at a batch before it is final
         self.final = "completed"
+        self.refusal = "Enqueued token limit reached"  # of a batch that failed as a whole
         self.line: Callable[[int, dict[str, Any]], str | None] = lambda number, request: output_line(request)
         self.fault: Callable[[str, str, int], Answer | None] = lambda method, path, number: None
         self.calls: list[tuple[str, str]] = []
@@ -166,9 +167,7 @@ class BatchServer(ScriptedServer):
             lines = [line for n, r in enumerate(requests) if (line := self.line(n, r)) is not None]
             batch["output_file_id"] = self._file("\n".join(lines).encode()) if lines else None
             if self.final == "failed":
-                batch["errors"] = {
-                    "data": [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}]
-                }
+                batch["errors"] = {"data": [{"code": "token_limit_exceeded", "message": self.refusal}]}
         return batch
 
     def _file(self, content: bytes) -> str:

@@ -25,6 +25,8 @@ MAX_EXCERPT = 240  # of an answer in lists
 MAX_REPLY = 4_000  # of what a judge wrote
 LETTERS = {FIRST: "a", SECOND: "b", TIE: "t", UNPARSED: "?"}  # verdicts, told of the higher system
 
+NAMELESS = "a judge without a name"  # of verdicts whose file doesn't say who judged
+
 
 def index_data(content: Content, questions: Sequence[str], is_folder: bool = False) -> dict[str, Any]:
     """Everything that the other data name by its place."""
@@ -42,7 +44,7 @@ def index_data(content: Content, questions: Sequence[str], is_folder: bool = Fal
             ]
             for question in questions
         ],
-        "judges": [shown_text(judge) for judge in content.judges],
+        "judges": [shown_text(judge) or NAMELESS for judge in content.judges],
         "flags": FLAGS,
         "kinds": KINDS,
         "readersKinds": READERS_KINDS,

@@ -26,7 +26,8 @@ from harness.devices.torch_device import quiet_libraries
 from harness.memory.measured.checkpoints import write_checkpoint
 from harness.memory.measured.gpu import CUDA, gpu_without_data
 from harness.memory.measured.storages import ADAPTERS, GRADIENTS, OPTIMIZER, WEIGHTS, LiveStorages, Peak
-from harness.training.loop import Member, StepMetrics, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import train_group
 from harness.training.schedule import batch_indices
 
 SHORT = 4  # tokens of an example that only has to be there

@@ -161,6 +161,27 @@ def test_a_refused_batch_ends_the_run_with_its_reason_and_costs_nothing(tmp_path
         assert judge(tmp_path, server).num_judged == 4
 
 
+def test_a_batch_that_is_refused_for_a_field_is_made_again_without_it(tmp_path: Path) -> None:
+    def mend(method: str, path: str, n: int) -> None:
+        if method == "POST" and path.endswith("batches") and server.batches:
+            server.final = "completed"
+
+    with serving_batches() as server:
+        server.final, server.refusal, server.fault = "failed", "Unknown parameter: 'temperature'", mend
+        server.line = lambda n, request: None if server.final == "failed" else output_line(request)
+        summary = judge(tmp_path, server)
+    assert (summary.num_judged, summary.num_failed, summary.stopped) == (4, 0, None)
+    assert server.num_asked() == [4, 4]
+    bodies = [
+        json.loads(line)["body"]
+        for file in server.files.values()
+        for line in file.splitlines()
+        if b'"body": {"m' in line
+    ]
+    assert ["temperature" in body for body in bodies] == [True] * 4 + [False] * 4
+    assert summary.spent_usd == pytest.approx(4 * CALL / 2)
+
+
 def test_lines_that_cannot_be_read_are_unparsed_and_failed_calls_are_left(tmp_path: Path) -> None:
     def line(n: int, request: dict[str, Any]) -> str:
         whole = output_line(request)

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from analysis.__main__ import app
 from analysis.exports import every_eval_ever
 from analysis.exports.every_eval_ever import every_eval_ever_record, write_every_eval_ever
+from analysis.exports.hub import write_hub
 from analysis.exports.lm_eval import lm_eval_results, standard_error
 from analysis.exports.wandb_tables import write_wandb
 from analysis.tidy.sources import Source, found_runs
@@ -207,6 +208,21 @@ def test_a_hub_folder_has_every_adapter_and_a_card_of_them_all(place: Path, tmp_
     again = _export(place, out, "--format", "hub", "--license", "mit")
     assert again.exit_code == 0, again.output
     assert "2 adapters" in again.output
+    other = _export(place, out, "--format", "hub", "--base", "lab/base")
+    assert other.exit_code == 2
+    assert "is there from before, with the base" in other.output
+    fresh = _export(place, tmp_path / "fresh", "--format", "hub", "--base", "lab/base")
+    assert fresh.exit_code == 0, fresh.output
+    configs = [json.loads(path.read_text()) for path in (tmp_path / "fresh").glob("*/adapter_config.json")]
+    assert {config["base_model_name_or_path"] for config in configs} == {"lab/base"}
+
+
+def test_one_base_is_not_that_of_runs_on_several(place: Path, tmp_path: Path) -> None:
+    found = found_runs(Source(runs_folder=place / "runs", sweep=SWEEP))[:2]
+    assert found[1].record is not None
+    strange = replace(found[1], record=replace(found[1].record, base_fingerprint="0" * 64))
+    with pytest.raises(ValueError, match="--base lab/base: these runs were trained on 2 bases"):
+        write_hub([found[0], strange], tmp_path / "hub", "t", base="lab/base")
 
 
 def test_wandb_gets_plain_values() -> None:

@@ -89,6 +89,17 @@ def test_scores_of_own_runs_are_relative_to_the_reference(tmp_path: Path) -> Non
     assert cell(cells, "guanaco-7b", "mean_pct").status is Status.not_run
     page = to_markdown(beside("6", None, "", own_tournament("6", [path], GUANACOS), cells, LEFT["6"]))
     assert "Score relative to ChatGPT, %, own runs" in page
+    assert "| guanaco-7b | 84.1 / - | 89.8 / - | 87.0 / - | 5.4 / - | - | not run |" in page
+
+
+def test_an_order_that_nobody_judged_is_said_beside_the_one_that_was(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("question_id,system,order,score_candidate,score_reference\n1,other,candidate_first,6,8\n")
+    own = own_tournament("6", [path], GUANACOS)
+    page = to_markdown(beside("6", None, "", own, own_cells("6", own, 2, LEFT["6"]), LEFT["6"]))
+    (row,) = [line for line in page.splitlines() if line.startswith("| alpaca-7b | 57.3")]
+    assert "| 57.3 / - | 71.2 / 75.0 | 64.4 / 75.0 |" in row
+    assert "not run: ChatGPT first" in row
 
 
 def test_our_interval_may_hold_the_printed_value(tmp_path: Path) -> None:

@@ -545,6 +545,8 @@ def test_questions_have_a_page_in_a_folder_and_where_they_were_answered() -> Non
     assert [found["folder"] for found in asked] == [False, True]
     assert asked[0]["questions"][0][1:3] == [("Why?" * 41)[:159] + "\N{HORIZONTAL ELLIPSIS}", "c"]
     assert asked[0]["questions"][1][2] == ""
+    nameless: Any = SimpleNamespace(**{**vars(content), "judges": ("", "gpt-4")})
+    assert index_data(nameless, [])["judges"] == ["a judge without a name", "gpt-4"]  # headings need a text
 
 
 def test_the_losses_of_held_out_rows_are_rings_on_the_curve(tmp_path: Path, runs: tuple[Path, list[str]]) -> None:

@@ -44,6 +44,7 @@ from eval.benchmarks.tasks import results as tasks_results
 from eval.benchmarks.tasks.settings import TasksSettings
 from eval.human import store
 from eval.ratings import agreement, rate
+from eval.ratings.intervals import ratio_interval
 from harness.config.choices import dataset_choice
 from harness.config.schema import PathsConfig
 from harness.runs.estimate import Estimate
@@ -363,6 +364,22 @@ def test_a_held_out_split_is_another_than_the_trained_one() -> None:
     assert "glue_sst2 is the file x.jsonl, which has no splits" in of_file
 
 
+def test_checkpoints_are_named_by_their_steps() -> None:
+    assert checkpoints._steps("200, 100,200") == [100, 200]
+    for wrong in ("", "a", "100,", "1.5"):
+        with pytest.raises(ValueError, match=f"--checkpoints {wrong}: expected all, last, or steps with commas"):
+            checkpoints._steps(wrong)
+
+
+def test_a_folder_of_tasks_has_to_be_there(tmp_path: Path) -> None:
+    def problems(folder: Path | None) -> list[str]:
+        chosen = TasksSettings(names=["a"], folder=None if folder is None else str(folder))
+        return [line for line in BENCHMARKS["tasks"].problems(chosen, PathsConfig(), "k.") if "folder" in line]
+
+    assert problems(None) == problems(tmp_path) == []
+    assert problems(tmp_path / "none") == [f"k.folder={tmp_path / 'none'}: no such folder"]
+
+
 def test_the_longest_sources_are_answered_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(super_ni, "MAX_BATCH", 2)
     bank: Any = SimpleNamespace(device=torch.device("cpu"), generate=lambda sources, most: [[len(s)] for s in sources])
@@ -370,9 +387,13 @@ def test_the_longest_sources_are_answered_first(monkeypatch: pytest.MonkeyPatch)
     assert list(super_ni._generate(bank, sources, [0, 1, 3], 9)) == [([1, 3], [[5], [4]]), ([0], [[2]])]
 
     def cramped(sources: Any, most: int) -> Any:
-        raise torch.OutOfMemoryError("no room")
+        if len(sources) > room:
+            raise torch.OutOfMemoryError("no room")
+        return [[len(s)] for s in sources]
 
-    bank.generate = cramped
+    bank.generate, room = cramped, 1
+    assert list(super_ni._generate(bank, sources, [0, 1], 9)) == [([1], [[5]]), ([0], [[2]])]
+    room = 0
     with pytest.raises(torch.OutOfMemoryError, match="too few for one source with its answer"):
         list(super_ni._generate(bank, sources, [0], 9))
 
@@ -408,4 +429,7 @@ def test_documents_without_a_token_are_refused_and_others_counted_by_hand() -> N
     assert (found.num_tokens, found.num_documents) == (3, 2)
     assert found.token_perplexity == pytest.approx(np.exp(4 / 3))
     assert found.bits_per_byte == pytest.approx(4 / np.log(2) / 4)
+    nats = ratio_interval(np.array([1.0, 3.0]), np.array([3.0, 1.0]))
+    assert nats is not None
+    assert found.bits_per_byte_ci95 == pytest.approx([bound / np.log(2) for bound in nats])
     assert found.word_perplexity == pytest.approx(np.exp(4 / 3))

@@ -12,6 +12,7 @@ from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper
 from eval.answers.sampling import likeliest_only, penalized
 from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.tasks.settings import TasksSettings
+from eval.scoring.continuations import Continuation
 from harness.banks.load import LoadedBase
 from tests.builders import open_base
 from tests.tiny import make_checkpoint
@@ -147,6 +148,44 @@ def test_settings_are_the_tasks_else_the_models_else_transformers(
     assert generation.left_out_settings(base) == ["no_repeat_ngram_size=2"]
     shorter = generation.generation_of(base, base.tokenizer.encode, request(max_gen_toks=9), 0, 0, 4)
     assert shorter.settings.max_new_tokens == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [("num_beams", (1, None)), ("num_return_sequences", (1, None)), ("use_cache", (True, False, None))],
+)
+def test_a_setting_that_changes_nothing_is_taken(base: LoadedBase, key: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        read = generation.generation_of(base, base.tokenizer.encode, request(until="e", **{key: value}), 0, 0, None)
+        assert read.settings.greedy
+    with pytest.raises(ValueError, match=f"generation_kwargs.{key}=2: not served"):
+        generation.generation_of(base, base.tokenizer.encode, request(until="e", **{key: 2}), 0, 0, None)
+
+
+def test_a_whole_text_is_scored_in_windows_that_do_not_overlap(
+    base: LoadedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lm_eval_model.BankModel(replace(base, max_length=4), None, lm_eval_model.Partial(None))
+    asked: list[tuple[list[int], list[int]]] = []
+
+    def scores(windows: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        asked.extend(windows)
+        return [(float(len(continuation)), True) for _, continuation in windows]
+
+    monkeypatch.setattr(model, "_scores", scores)
+    texts = ["The capital of France", "is"]
+    tokens = [model.tok_encode(text) for text in texts]
+    assert model.loglikelihood_rolling([SimpleNamespace(args=(text,)) for text in texts]) == [*map(len, tokens)]
+    assert [token for _, continuation in asked for token in continuation] == [*tokens[0], *tokens[1]]
+
+
+def test_progress_begins_at_what_is_scored_already(base: LoadedBase) -> None:
+    told: list[tuple[int, int]] = []
+    model = lm_eval_model.BankModel(base, None, lm_eval_model.Partial(None))
+    model.on_progress = lambda done, total: told.append((done, total))
+    model._score({key: Continuation(tokens=[1, 5, n], num_context=1) for n, key in enumerate("ab", 6)}, 5)
+    assert told[-1] == (5, 5)
+    assert sorted(model.partial.done) == ["a", "b"]
 
 
 def test_a_stop_text_is_found_within_a_token_and_across_tokens(base: LoadedBase) -> None:

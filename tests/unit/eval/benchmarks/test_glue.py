@@ -34,7 +34,8 @@ from harness.data.source import DataSource, locate_dataset
 from harness.data.tokens import tokenize_dataset
 from harness.models.locate import ModelSource
 from harness.runs.record import save_record
-from harness.training.loop import Member, train_group
+from harness.training.group import Member
+from harness.training.loop import train_group
 from tests.builders import record, spec
 from tests.lab import write_rows
 from tests.tiny import make_checkpoint

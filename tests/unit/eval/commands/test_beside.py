@@ -77,7 +77,7 @@ def test_what_is_needed_beside_the_systems_and_a_gap_is_alone() -> None:
 def test_a_method_without_a_scale_is_refused(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     config = AdapterConfig(name="dora", method=AdapterMethod.dora)
     monkeypatch.setitem(base.bank.configs, "tuned", config)
-    with pytest.raises(ValueError, match=r"run is adapter\.method=dora, .* it goes with lora, rslora"):
+    with pytest.raises(ValueError, match=r"run is adapter\.method=dora, .* it goes with allora, lora, rslora"):
         at_scales(base, [Contestant(name="run", member="tuned")], (0.5,))
 
 

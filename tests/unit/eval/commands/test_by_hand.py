@@ -11,7 +11,7 @@ import pytest
 
 from eval.answers.questions import OpenQuestion
 from eval.answers.settings import GenerateSettings
-from eval.commands import generate
+from eval.commands import generate, score_runs
 from eval.commands.beside import Beside
 from eval.commands.generate import _of_model, _of_runs, _without_answer, generated_lines
 from eval.commands.recorded import _folders, _inputs, _run_folders, masked
@@ -69,6 +69,45 @@ def test_the_rows_are_of_the_dataset_that_is_named_else_of_the_training() -> Non
     assert rows(OwnRows(split="test")).eval_split == "test"
     with pytest.raises(ValueError, match="run: nothing says which dataset it is for; name it by --dataset"):
         rows(OwnRows(), trained=None)
+
+
+def test_a_model_of_another_kind_is_scored_itself_or_with_its_adapters_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    members: list[str] = []
+    base = made(bank=made(remove_member=members.remove))
+    for name, value in {
+        "locate_model": lambda *_: "source",
+        "load_base": lambda *_: base,
+        "say_if_slow": lambda *_: None,
+        "record_beside": lambda folder: None,
+        "load_adapter_of": lambda base, name, folder, model: members.append(name),
+        "with_own_tokenizer": lambda base, folder: (base, folder),
+    }.items():
+        monkeypatch.setattr(score_runs, name, value)
+    benchmark = made(
+        kind=ModelKind.classifier, scores_own_dataset=True, rows=lambda settings, dataset, paths: dataset.name
+    )
+
+    def scored(*adapters: Path) -> list[tuple[Any, list[tuple[str, str | None, Any]], list[str]]]:
+        target = replace(NOBODY, model="roberta_large", quant="none", adapters=adapters)
+        asked = _Asked(
+            benchmark=benchmark,
+            settings=None,
+            target=target,
+            own_rows=OwnRows(dataset="glue_mrpc"),
+            paths=PathsConfig(),
+        )
+        return [
+            (found, [(one.name, one.member, one.rows) for one in contestants], list(members))
+            for found, contestants in score_runs._of_model(asked)
+        ]
+
+    assert scored() == [(base, [("roberta_large", None, "glue_mrpc")], [])]
+    assert scored(Path("x/a"), Path("x/b")) == [
+        ((base, Path(f"x/{name}")), [(name, name, "glue_mrpc")], [name]) for name in "ab"
+    ]
+    assert members == []
 
 
 @pytest.mark.parametrize(("stored", "engine"), [(True, "own"), (True, "vllm"), (False, "own"), (False, "vllm")])

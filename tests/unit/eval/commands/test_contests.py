@@ -22,6 +22,12 @@ from eval.ratings.rate import RateOptions
 from eval.systems import Target
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Commands note their steps beside what they write."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Result:
     def to_json(self) -> dict[str, Any]:
         return {"found": 1}

@@ -86,7 +86,10 @@ def test_the_merged_weights_are_pefts_in_16_bits(checkpoint: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("quant", "adapter", "problem"),
-    [("fp32", "lora", "trained on an unquantized base"), ("nf4", "dora", r"adapter\.method=dora; only lora, rslora")],
+    [
+        ("fp32", "lora", "trained on an unquantized base"),
+        ("nf4", "dora", r"adapter\.method=dora; only allora, lora, rslora"),
+    ],
 )
 def test_a_run_without_such_a_gap_is_refused(
     checkpoint: Path, tmp_path: Path, quant: str, adapter: str, problem: str

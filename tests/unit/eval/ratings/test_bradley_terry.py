@@ -15,6 +15,7 @@ from eval.ratings.bradley_terry import (
     count_cells,
     fit,
     fit_resamples,
+    has_no_davidson_maximum,
     prompt_weights,
     unbounded_systems,
 )
@@ -185,6 +186,29 @@ def test_a_system_that_never_won_is_named_and_kept_finite() -> None:
 def test_a_tie_links_both_ways() -> None:
     cells = cells_of(repeated(0, 1, 10, 0, ties=1), 2)
     assert unbounded_systems(cells, cells.totals()) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("games", "unbounded"),
+    [
+        (repeated(0, 1, 3, 0, ties=3), True),  # the first never lost
+        (repeated(0, 1, 3, 1, ties=3), False),
+        (repeated(0, 1, 3, 0, ties=0), False),  # no tie, no tie parameter
+        (repeated(0, 1, 2, 0, ties=1) + repeated(1, 2, 2, 0, ties=1), True),
+        (
+            repeated(0, 1, 2, 0, ties=1) + repeated(1, 2, 2, 0, ties=1) + repeated(0, 2, 0, 0, ties=1),
+            False,
+        ),  # two apart
+        (repeated(0, 1, 2, 0, ties=1) + repeated(2, 3, 2, 1, ties=1), False),  # the tie parameter is of all
+    ],
+)
+def test_davidson_has_no_maximum_where_nobody_lost_but_tied(
+    games: list[tuple[int, int, int, int]], unbounded: bool
+) -> None:
+    cells = cells_of(games, 4)
+    assert has_no_davidson_maximum(cells, cells.totals()) == unbounded
+    found = fit(cells, cells.totals(), davidson=True)
+    assert np.nanmax(np.abs(found.points - 1000)) < (2000 if unbounded else 5000)
 
 
 def test_the_prior_stays_out_where_likelihood_has_a_maximum() -> None:

@@ -101,6 +101,12 @@ def test_agreement_at_0_and_100_percent_keeps_an_interval(tmp_path: Path, labels
         assert statistic.low is None or statistic.high - statistic.low > 0.05, name  # type: ignore[operator]
 
 
+def test_agreement_with_a_file_of_nothing_parsed_says_so(tmp_path: Path) -> None:
+    a, b = (write(tmp_path / name, [f"{q},x,y,{v}" for q in range(3)]) for name, v in (("a.csv", 1), ("b.csv", -1)))
+    with pytest.raises(ValueError, match=r"b\.csv: none of its 3 verdicts is parsed"):
+        agree_files(a, b, AgreeOptions(resamples=10))
+
+
 def test_agreement_does_not_move_with_rows_or_names(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pairs = [(q, a, b) for q in range(7) for a, b in ("xy", "yz", "xz")]

@@ -13,6 +13,7 @@ from eval.judges import batch
 from eval.judges.batch import BatchJudge
 from eval.judges.replay import ReplayJudge
 from eval.judges.retry import RunStopped
+from eval.judging.flags import JudgeFlags
 from eval.judging.options import ApiOptions, JudgeOptions, LocalOptions, ReplayOptions
 from eval.judging.prompts import Mode
 from eval.scoring import continuations, next_token, padded
@@ -177,6 +178,19 @@ def test_judges_are_asked_as_the_paper_says_where_nothing_else_is_said() -> None
     local = LocalOptions(model=spec().model, quant=spec().quant, paths=PathsConfig())
     assert (local.max_answer_tokens, local.max_question_tokens, local.margin_nats) == (256, 512, 0.1)
     assert (local.chat_template, local.device) == (False, Device.auto)
+    flags = JudgeFlags()
+    assert (flags.max_answer_tokens, flags.chat_template) == (local.max_answer_tokens, local.chat_template)
+    for name in (
+        "base_url",
+        "key_variable",
+        "temperature",
+        "max_tokens",
+        "reasoning_effort",
+        "structured",
+        "budget_usd",
+    ):
+        assert getattr(flags, name) == getattr(api, name), name
+    assert (flags.num_concurrent, flags.batch) == (api.num_concurrent, api.batch)
     options = JudgeOptions(answers=(), tournament=Path("t"), judge=ReplayOptions(files=()))
     assert (options.mode, options.benchmark, options.seed, options.reference_answers) == (
         Mode.pairwise,

@@ -217,3 +217,13 @@ def test_a_verdict_that_is_a_code_and_a_name(tmp_path: Path, rows: str, expected
             load_verdicts([path])
     else:
         assert load_verdicts([path]).verdict.tolist() == expected
+
+
+def test_a_file_in_utf_16_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "v.csv"
+    path.write_bytes((HEADER + "1,x,y,1\n").encode("utf-16-le"))
+    with pytest.raises(VerdictError, match="line 1 holds a NUL character, as a file in UTF-16 does; save it as UTF-8"):
+        load_verdicts([path])
+    path.write_text(HEADER + "1,x,y,1\n2,x\0,y,1\n")
+    with pytest.raises(VerdictError, match="line 3 holds a NUL character"):
+        load_verdicts([path])

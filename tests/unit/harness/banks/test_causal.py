@@ -33,12 +33,14 @@ from harness.nn.attention import PACKED, Packed
 from harness.nn.batch import Item, Segment
 from harness.runs.adapter_files import RESIDUAL_FILE
 from harness.runs.compatibility import method_problem
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 from tests.in_memory import quantize_linear_layers
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 
 CPU = torch.device("cpu")
-METHODS = ["dora", "pissa", "olora", "corda", "eva", "loftq", "lora_ga"]
+METHODS = ["dora", "pissa", "olora", "corda", "eva", "loftq", "lora_ga", "lq_lora"]
+ON_QUANTIZED = ("loftq", "lq_lora")
 RESIDUAL = ["pissa", "olora", "corda", "lora_ga"]
 QUANTS = {
     "none": QuantConfig(name="fp32", method=QuantMethod.none, compute_dtype=DType.float32),
@@ -48,7 +50,9 @@ QUANTS = {
     "int8": QuantConfig(name="int8", method=QuantMethod.int8, compute_dtype=DType.float32),
     "nf4-bf16": QuantConfig(name="nf4", method=QuantMethod.nf4, compute_dtype=DType.bfloat16),
 }
-TRAINABLE = [(m, q) for m in METHODS for q in QUANTS if (m, QUANTS[q].method) != ("loftq", QuantMethod.none)]
+TRAINABLE = [
+    (m, q) for m in METHODS for q in QUANTS if m not in ON_QUANTIZED or QUANTS[q].method is not QuantMethod.none
+]
 TRAIN = TrainConfig(max_steps=4, batch_size=2, learning_rate=5e-3, max_epochs=100.0, checkpoint_steps=2)
 
 
@@ -69,6 +73,7 @@ def make_items(member: str | None = "a") -> list[Item]:
 
 def config(method: str, dropout: float = 0.0, **changes: object) -> AdapterConfig:
     made = AdapterConfig(name=method, method=AdapterMethod(method), lora_r=4, lora_alpha=8, lora_dropout=dropout)
+    made.lq_rounds = 3 if method == "lq_lora" else None
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -154,8 +159,9 @@ def test_plain_peft_on_a_quantized_base(folder: Path, tmp_path: Path, method: st
     base = AutoModelForCausalLM.from_pretrained(folder)
     quantize_linear_layers(base, QUANTS["nf4"], CPU)
     theirs = plain_losses(PeftModel.from_pretrained(base, str(tmp_path)).eval())
-    assert (tmp_path / RESIDUAL_FILE).is_file() == (method in RESIDUAL)
-    if method in RESIDUAL:
+    changes_its_base = method in (*RESIDUAL, "lq_lora")
+    assert (tmp_path / RESIDUAL_FILE).is_file() == changes_its_base
+    if changes_its_base:
         assert float((theirs - losses(bank)).abs().max()) > 1e-2
     else:
         torch.testing.assert_close(theirs, losses(bank), rtol=1e-4, atol=1e-4)

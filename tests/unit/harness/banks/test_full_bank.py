@@ -13,7 +13,8 @@ from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConf
 from harness.data.tokens import TokenizedExample
 from harness.nn.batch import Item
 from harness.nn.loss import trained_head_losses
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from harness.banks.causal import PeftBank
 from harness.banks.layers import layer_names, quantize_layers
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 from tests.tiny import make_checkpoint
 from tests.unit.harness.banks.test_causal import CPU, QUANTS, TRAIN, losses, make_examples, make_items
 
@@ -34,9 +35,6 @@ FIELDS: dict[str, dict[str, Any]] = {
     "ln_tuning": {},
     "road": {"peft": {"group_size": 8}},
 }
-
-
-ON_FLOAT = ("shira", "hira")  # whose layers differ by how the weights are stored
 
 
 def config(name: str, dropout: float = 0.0, **changes: object) -> AdapterConfig:
@@ -68,7 +66,7 @@ def plain_losses(model: torch.nn.Module) -> Tensor:
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize(("name", "quant"), [*((n, "nf4") for n in FIELDS), *((n, "none") for n in ON_FLOAT)])
+@pytest.mark.parametrize(("name", "quant"), [(n, quant) for n in FIELDS for quant in ("nf4", "none")])
 def test_steps_are_those_of_pefts_own_model(folder: Path, tmp_path: Path, name: str, quant: str) -> None:
     bank = PeftBank(folder, QUANTS[quant], CPU)
     bank.add_member("a", config(name), seed=3)
@@ -93,6 +91,30 @@ def test_steps_are_those_of_pefts_own_model(folder: Path, tmp_path: Path, name: 
     plain = PeftModel.from_pretrained(plain_base(folder, QUANTS[quant]), tmp_path / "end").eval()
     with torch.no_grad():
         torch.testing.assert_close(plain_losses(plain), losses(again), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("keep", [None, "embedded"])
+def test_corda_trains_what_its_examples_need_most_or_least(folder: Path, keep: str | None) -> None:
+    """B0 A0 times the scale is a part of the singular value decomposition of W C: the first r vectors, or the last."""
+    bank, name = PeftBank(folder, QUANTS["none"], CPU), "model.layers.0.mlp.down_proj"
+    bank.calibrate(make_items())
+    inputs: list[Tensor] = []
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.get_submodule(name).register_forward_hook(lambda _, given, __: inputs.append(given[0][0].detach()))
+    with torch.no_grad():
+        for item in make_items():
+            model(torch.from_numpy(item.tokens).long()[None])
+    x_NI = torch.cat(inputs) / torch.cat(inputs).max()
+    c_II = x_NI.T @ x_NI
+    c_II += 0.01 * c_II.diag().mean() * torch.eye(len(c_II))
+    u_OR, s_R, v_RI = torch.linalg.svd(model.get_submodule(name).weight @ c_II, full_matrices=False)
+    part = slice(-4, None) if keep else slice(4)
+    wanted = (u_OR[:, part] * s_R[part]) @ v_RI[part] @ torch.linalg.inv(c_II)
+    config = AdapterConfig(name="corda", method=AdapterMethod.corda, lora_r=4, lora_alpha=8, corda_keep=keep)
+    bank.add_member("a", config, seed=3)
+    factors = {key: value.detach() for key, value in bank.member_parameters("a").items() if name in key}
+    a_RI, b_OR = (next(value for key, value in factors.items() if f".lora_{ab}." in key) for ab in "AB")
+    torch.testing.assert_close(2 * b_OR @ a_RI, wanted.detach(), rtol=0, atol=1e-3)
 
 
 def members(tmp_path: Path, name: str, **changes: object) -> tuple[Member, list[StepMetrics]]:

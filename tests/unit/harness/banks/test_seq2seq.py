@@ -19,7 +19,8 @@ from harness.banks.seq2seq import Seq2SeqBank
 from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod, TrainConfig
 from harness.data.tokens import TokenizedExample
 from harness.nn.batch import Item, padded_batches
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 
 CPU = torch.device("cpu")
 VOCAB_SIZE, EOS = 300, 1

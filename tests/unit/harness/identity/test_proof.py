@@ -23,12 +23,30 @@ from tests.unit.harness.banks.test_causal import CPU, QUANTS, make_items
 from tests.unit.harness.training.test_loop import make_bank
 from tests.unit.harness.variants import test_own_steps
 
-OF_LORA = ["lora", "rslora", "dora", "pissa", "olora", "corda", "eva", "loftq", "lora_ga", "lora_fa"]
+OF_LORA = [
+    "corda_kpm",
+    "lq_lora",
+    "lora",
+    "rslora",
+    "dora",
+    "pissa",
+    "olora",
+    "corda",
+    "eva",
+    "loftq",
+    "lora_ga",
+    "lora_fa",
+]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def of_lora(name: str) -> AdapterConfig:
+    keeps = name == "corda_kpm"
+    return test_causal.config("corda", corda_keep="embedded") if keeps else test_causal.config(name)
 
 
 def proof_of(folder: Path, config: AdapterConfig, quant: str = "nf4") -> tuple[Proof, Any]:
@@ -46,7 +64,7 @@ def test_the_table_claims_what_is_tested() -> None:
 
 @pytest.mark.parametrize("name", [*OF_LORA, *test_peft_methods.FIELDS])
 def test_a_method_is_what_it_says(folder: Path, name: str) -> None:
-    config = test_causal.config(name) if name in OF_LORA else test_peft_methods.config(name)
+    config = of_lora(name) if name in OF_LORA else test_peft_methods.config(name)
     proof, _ = proof_of(folder, config)
     assert set(proof.checks) == {"parameters", "start", "learns", "differs from LoRA", "frozen", "saved"}
     assert all(result.startswith(("passed", "not made")) for result in proof.checks.values())

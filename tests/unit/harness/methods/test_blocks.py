@@ -65,6 +65,7 @@ def test_rates_fall_from_the_last_block_to_the_embeddings() -> None:
         )
     }
     assert list(ratios.values()) == [1 / 16, 1 / 8, 1, 1, 1]
+    assert [rate_ratio(f"{name}.weight", 0.5, blocks) for name in ("embed_out", "transformer.wte")] == [1, 1 / 16]
 
 
 def test_the_first_update_of_a_block_is_its_rate(folder: Path, tmp_path: Path) -> None:

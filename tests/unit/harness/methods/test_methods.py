@@ -78,6 +78,7 @@ def test_every_choice_of_adapter_is_in_the_table() -> None:
             {"peft_type": "ADALORA", "peft": {"use_dora": True}},
             "use_dora=True: this is no part of AdaLoRA",
         ),
+        ({"peft_type": "ADALORA", "lora_r": 8, "peft": {"init_r": 8}}, "AdaLoRA begins with more ranks than it keeps"),
         ({"peft_type": "TRAINABLE_TOKENS"}, "needs +adapter.peft.token_indices=... (list[int])"),
         ({"peft_type": "PROMPT_TUNING"}, "its tokens stand before a sequence; use adapter=lora"),
         ({"peft_type": "NOPE"}, "no method that was tried here; known: ADALORA"),
@@ -158,6 +159,13 @@ def test_a_plan_knows_the_sizes_of_a_models_layers() -> None:
     assert shape_problem(narrow, ModelKind.causal, shape, head_size=32) is None
     t5 = dataclasses.replace(model, kind=ModelKind.seq2seq)
     assert "up_proj has 64 inputs" in str(method_problem(adapter(peft_type="MISS", lora_r=65), plain, t5))
+
+
+def test_adaloras_schedule_is_held_against_a_runs_steps() -> None:
+    chosen = {"lora_r": 8, "peft": {"tinit": 90, "tfinal": 20}}
+    with pytest.raises(ValueError, match=r"adapter.peft.tinit=90, tfinal=20: the run has 100 steps"):
+        spec(adapter=("adalora", chosen), train=("default", {"max_steps": 100}))
+    assert spec(adapter=("adalora", chosen), train=("default", {"max_steps": 111})).adapter.peft == chosen["peft"]
 
 
 def test_a_name_may_be_written_small_and_equal_points_are_one_run() -> None:

@@ -46,7 +46,8 @@ from harness.memory.predict import predict
 from harness.nn.batch import Item, Segment
 from harness.nn.masters import hold_in_float32
 from harness.runs.compatibility import method_problem
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 from tests.tiny import make_checkpoint
 from tests.tiny_encoders import make_roberta, make_t5
 

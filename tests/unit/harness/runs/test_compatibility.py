@@ -24,9 +24,10 @@ from harness.runs.compatibility import (
     task_problem,
 )
 
-BY_SVD = {"pissa", "olora", "corda", "loftq"}
+BY_SVD = {"pissa", "olora", "corda", "loftq", "lq_lora"}
 OWN_KEYS: dict[str, dict[str, Any]] = {
     "allora": {"allora_eta": 3.0},
+    "lq_lora": {"lq_rounds": 2},
     "s2ft": {"s2ft_share": 0.1, "targets": ["o_proj", "down_proj"]},
 }
 BY_HALVES = {"lora_ga", "eva"}
@@ -37,7 +38,7 @@ BY_HALVES = {"lora_ga", "eva"}
 def test_methods_and_quantizations(method: AdapterMethod, quant: QuantMethod) -> None:
     problem = quant_problem(method, quant)
     impossible = (method in WHOLE_METHODS and quant is not QuantMethod.none) or (
-        method is AdapterMethod.loftq and quant is QuantMethod.none
+        method in (AdapterMethod.loftq, AdapterMethod.lq_lora) and quant is QuantMethod.none
     )
     assert (problem is not None) is impossible
     if problem is not None:
@@ -46,8 +47,9 @@ def test_methods_and_quantizations(method: AdapterMethod, quant: QuantMethod) ->
     calibrated = method.value in ("eva", "corda", "lora_ga")
     adapter = AdapterConfig(name="a", method=method, **OWN_KEYS.get(method.value, {}))
     found = method_problem(adapter, QuantConfig(name="q", method=quant), model)
-    assert (found is not None) is (impossible or calibrated)
-    assert found is None or impossible or "use adapter=lora, dora, pissa or olora" in found
+    by_names = method is AdapterMethod.s2ft
+    assert (found is not None) is (impossible or calibrated or by_names)
+    assert found is None or impossible or by_names or "use adapter=lora, dora, pissa or olora" in found
 
 
 @pytest.mark.parametrize("method", AdapterMethod)

@@ -114,7 +114,7 @@ OPTIONAL_NUMBERS = (  # None unless they are set
     "max_rows",
     "max_rows_per_task",
     "allora_eta",
-    "s2ft_share",
+    "lq_rounds",
     "lora_plus_ratio",
     "num_labels",
     "snapshot_steps",
@@ -151,6 +151,8 @@ def changed(value: Any, name: str) -> Any:
         return ["no", "maybe", "yes"]
     if name == "layers":
         return [0, 2]
+    if name == "corda_keep":
+        return "embedded"
     if name == "s2ft_share":
         return 0.5
     return f"{value}x" if isinstance(value, str) else 3 if name in OPTIONAL_NUMBERS else "x"
@@ -495,7 +497,7 @@ BY_ONE_CHOICE = [{"adapter": method.value} for method in AdapterMethod if method
 
 @pytest.mark.parametrize("choices", [*BY_ONE_CHOICE, {"adapter": "miss"}, {"model": "t5_small"}])
 def test_only_adapters_over_a_frozen_causal_base_share_it(choices: dict[str, Any]) -> None:
-    chosen = {"quant": "nf4" if choices.get("adapter") == "loftq" else "bf16", "dataset": "flan"} | choices
+    chosen = {"quant": "nf4" if choices.get("adapter") in ("loftq", "lq_lora") else "bf16", "dataset": "flan"} | choices
     groups = {spec(**chosen, train=("default", {"seed": seed})).group for seed in (0, 1)}
     shares = choices.get("adapter") in ("none", "lora", "rslora", "allora")
     assert len(groups) == (1 if shares else 2)

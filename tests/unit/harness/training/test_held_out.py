@@ -15,8 +15,9 @@ from harness.nn.attention import PACKED
 from harness.nn.batch import Item
 from harness.training import held_out
 from harness.training.checkpoint import checkpoints
+from harness.training.group import Member
 from harness.training.held_out import EvalPoint, HeldOut, is_due
-from harness.training.loop import Member, TrainingInterrupted, train_group
+from harness.training.loop import TrainingInterrupted, train_group
 from tests.builders import make_examples, make_member, weights
 from tests.tiny import make_checkpoint
 

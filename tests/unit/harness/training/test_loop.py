@@ -18,9 +18,10 @@ from harness.config.schema import LossMean, Schedule
 from harness.devices.ranks import Ranks
 from harness.nn.attention import PACKED
 from harness.nn.batch import Item, Segment
-from harness.training import loop, passes
+from harness.training import passes, starting, step
 from harness.training.checkpoint import checkpoints
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.group import Group, Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 from harness.training.passes import Pass
 from harness.training.stopping import StopNow
 from tests.builders import TRAIN, make_examples, make_member, weights
@@ -225,7 +226,7 @@ def test_out_of_memory_with_one_example_recomputes_activations(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roomy, log = make_member("a", tmp_path / "roomy", max_steps=2)
-    longest = max(len(item.tokens) for item in loop.step_items(fresh(roomy)))
+    longest = max(len(item.tokens) for item in step.step_items(fresh(roomy)))
     train_group(make_bank(folder), [roomy])
     tight = make_bank(folder)
     original = AdapterBank.item_losses
@@ -291,7 +292,7 @@ def test_tensors_of_a_failed_pass_are_let_go_before_the_next(
         alive.append(sum(ref() is not None for ref in failed))
 
     monkeypatch.setattr(AdapterBank, "item_losses", cramped)
-    monkeypatch.setattr(loop, "release_cached", release)
+    monkeypatch.setattr(step, "release_cached", release)
     train_group(make_bank(folder), [make_member("a", tmp_path)[0]])
     assert alive
     assert not any(alive)
@@ -421,10 +422,10 @@ def test_a_group_takes_the_longest_rows_and_checkpoints_where_one_member_does(
 
 def test_the_metrics_of_a_step(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100))
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(step, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     short, _ = make_member("short", tmp_path, max_steps=1)
     long, log = make_member("long", tmp_path, seed=1, max_steps=2, batch_size=3, warmup_steps=2, learning_rate=0.01)
-    targets = [sum(item.num_targets for item in loop.step_items(replace(fresh(long), step=step))) for step in range(2)]
+    targets = [sum(item.num_targets for item in step.step_items(replace(fresh(long), step=done))) for done in range(2)]
     train_group(make_bank(folder), [short, long])
     assert [(m.step, m.num_members) for m in log] == [(1, 2), (2, 1)]
     assert [m.learning_rate for m in log] == [0.005, 0.01]
@@ -458,7 +459,7 @@ class TwoRanks(Ranks):
 
 
 @pytest.fixture
-def two(folder: Path, tmp_path: Path) -> tuple[loop._Group, list[torch.nn.Parameter]]:
+def two(folder: Path, tmp_path: Path) -> tuple[Group, list[torch.nn.Parameter]]:
     """A group of two members, the second of which ended; of the first one's parameters one has a gradient."""
     bank = make_bank(folder)
     members = [make_member(name, tmp_path)[0] for name in "ab"]
@@ -466,16 +467,16 @@ def two(folder: Path, tmp_path: Path) -> tuple[loop._Group, list[torch.nn.Parame
     members[1].error = "earlier"
     parameters = list(bank.member_parameters("a").values())
     parameters[0].grad = torch.ones_like(parameters[0])
-    return loop._Group(bank, bank.train(), members, TwoRanks(size=2), lambda: False), parameters
+    return Group(bank, bank.train(), members, TwoRanks(size=2), lambda: False), parameters
 
 
-def agree(group: loop._Group, mine: Pass, *theirs: float) -> loop._Agreed:
+def agree(group: Group, mine: Pass, *theirs: float) -> step._Agreed:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TwoRanks, "theirs", theirs)
-        return loop._agree(group, group.members[:1], mine)
+        return step._agree(group, group.members[:1], mine)
 
 
-def test_what_ranks_agree_on(two: tuple[loop._Group, list[torch.nn.Parameter]]) -> None:
+def test_what_ranks_agree_on(two: tuple[Group, list[torch.nn.Parameter]]) -> None:
     """Numbers: stop, no room, lost claims of both members, a loss, and which of four parameters have a gradient."""
     group, parameters = two
     assert len(parameters) == 4
@@ -498,7 +499,7 @@ def test_what_ranks_agree_on(two: tuple[loop._Group, list[torch.nn.Parameter]]) 
 
 
 def test_ranks_that_start_from_different_steps_are_refused(
-    two: tuple[loop._Group, list[torch.nn.Parameter]], monkeypatch: pytest.MonkeyPatch
+    two: tuple[Group, list[torch.nn.Parameter]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A member that failed on one rank only has a step on the other."""
     group, _ = two
@@ -506,7 +507,7 @@ def test_ranks_that_start_from_different_steps_are_refused(
     monkeypatch.setattr(TwoRanks, "copy_leader", lambda _, parameters: copied.append(len(list(parameters))))
     group.members[0].step = 1
     monkeypatch.setattr(TwoRanks, "theirs", (1, -1))
-    loop._start_alike(group.bank, group.members, group.ranks)
+    starting._start_alike(group.bank, group.members, group.ranks)
     assert copied == [4]
     for theirs, steps in (
         ((3, -1), "1, another from 3"),
@@ -515,4 +516,4 @@ def test_ranks_that_start_from_different_steps_are_refused(
     ):
         monkeypatch.setattr(TwoRanks, "theirs", theirs)
         with pytest.raises(ValueError, match=rf"one rank would go on from step {steps}; paths\.runs"):
-            loop._start_alike(group.bank, group.members, group.ranks)
+            starting._start_alike(group.bank, group.members, group.ranks)

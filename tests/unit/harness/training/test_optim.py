@@ -20,9 +20,10 @@ from harness.banks.shared import AdapterBank
 from harness.config.schema import AdapterConfig, LossMean, Optimizer, TrainConfig
 from harness.devices.buffers import MIN_PAGED_ELEMENTS
 from harness.nn.attention import PACKED
-from harness.training import loop
+from harness.training import starting
 from harness.training.checkpoint import checkpoints
-from harness.training.loop import Member, StepMetrics, TrainingInterrupted, train_group
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 from harness.training.loss_scale import GROWTH_STEPS, INITIAL_FACTOR, LossScale
 from harness.training.optim import (
     OptimizerKind,
@@ -412,10 +413,12 @@ class OnCuda:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.free = 2**40
-        monkeypatch.setattr("harness.training.loop.free_bytes", lambda device: self.free)
-        monkeypatch.setattr(
-            "harness.training.loop.used_optimizer", lambda wanted, device, *args: used_optimizer(wanted, CUDA, *args)
-        )
+        monkeypatch.setattr("harness.training.starting.free_bytes", lambda device: self.free)
+        for module in ("starting", "step"):
+            monkeypatch.setattr(
+                f"harness.training.{module}.used_optimizer",
+                lambda wanted, device, *args: used_optimizer(wanted, CUDA, *args),
+            )
 
 
 def test_state_that_fits_is_not_paged_and_does_when_memory_is_short(
@@ -450,7 +453,7 @@ def test_16_bits_anywhere_among_the_trained_tensors_decide(
             rank_allocation=lambda _: None,
         )
         member, _ = make_member("a", tmp_path)
-        loop._start_member(bank, member, pages=False)
+        starting._start_member(bank, member, pages=False)
         assert member.optimizer_kind is kind
 
 

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM
 from harness.banks.shared import AdapterBank
 from harness.nn.attention import PACKED
 from harness.nn.member_row import Kernels
-from harness.training import loop
+from harness.training import step
+from harness.training.group import Member, Places, StepMetrics
 from harness.training.held_out import HeldOut
-from harness.training.loop import Member, Places, StepMetrics, TrainingInterrupted, train_group
+from harness.training.loop import TrainingInterrupted, train_group
 from tests.builders import make_member, weights
 from tests.tiny import make_checkpoint
 
@@ -165,7 +166,7 @@ def test_a_group_without_room_shrinks_and_loses_no_step(
     made = {name: make_member(name, tmp_path, seed, adapter={"lora_dropout": 0.0}) for seed, name in enumerate("abcd")}
     bank = make_bank(folder)
     queue = Queue(bank, 4)
-    work = loop.forward_backward
+    work = step.forward_backward
     full = {"now": False}
 
     def limited(inside: Any, row: Any) -> Any:
@@ -176,7 +177,7 @@ def test_a_group_without_room_shrinks_and_loses_no_step(
     members = [member for member, _ in made.values()]
     log = members[0].on_step
     members[0].on_step = lambda metrics: (log(metrics), full.update(now=metrics.step >= 3))[0]
-    monkeypatch.setattr(loop, "forward_backward", limited)
+    monkeypatch.setattr(step, "forward_backward", limited)
     train_group(bank, members, places=queue.places)
     assert [member.run_id for member in queue.deferred] == ["c", "d"]
     assert [len(log) for _, log in made.values()] == [6, 6, 3, 3]
@@ -195,7 +196,7 @@ def test_a_group_without_room_shrinks_and_loses_no_step(
 
 def test_one_member_alone_has_nobody_to_leave(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bank = make_bank(folder)
-    monkeypatch.setattr(loop, "forward_backward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
+    monkeypatch.setattr(step, "forward_backward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
     with pytest.raises(torch.OutOfMemoryError, match="none"):
         train_group(bank, [make_member("a", tmp_path)[0]], places=Queue(bank, 1).places)
 

@@ -16,8 +16,9 @@ from harness.data.holdout import divided, shared_lines
 from harness.data.source import DataSource, locate_dataset
 from harness.data.tokens import TokenizedDataset, tokenize_dataset
 from harness.files.hub import Missing
-from harness.training.loop import Member, step_items
+from harness.training.group import Member
 from harness.training.passes import _weighted_losses
+from harness.training.step import step_items
 from tests.builders import PLAIN, spec
 from tests.lab import write_rows
 from tests.tiny_encoders import make_t5

@@ -10,7 +10,7 @@ import wandb
 from wandb.sdk.mailbox import MailboxClosedError
 
 from harness.config.schema import TrackingConfig, WandbMode
-from harness.training.loop import StepMetrics
+from harness.training.group import StepMetrics
 from harness.training.tracking import Tracker
 from tests.builders import spec
 

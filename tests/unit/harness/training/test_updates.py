@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 from harness.banks.shared import AdapterBank
 from harness.nn.attention import PACKED
 from harness.nn.batch import Item
-from harness.training import loop
-from harness.training.loop import Member, train_group
+from harness.training import starting
+from harness.training.group import Member
+from harness.training.loop import train_group
 from tests.builders import make_member, weights
 from tests.tiny import make_checkpoint
 
@@ -42,7 +43,7 @@ def trained(
     given = {"max_steps": steps, "learning_rate": 0.1, "max_grad_norm": 1e9, "max_microbatch_tokens": 10_000}
     member, _ = make_member("a", tmp, **given)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_optimizer", plain_sgd)
+        patch.setattr(starting, "make_optimizer", plain_sgd)
         patch.setattr(AdapterBank, "item_losses", changed)
         train_group(bank, [member])
     return member, weights(bank, "a")

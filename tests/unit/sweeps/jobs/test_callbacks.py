@@ -20,7 +20,8 @@ from harness.files.atomic import read_jsonl
 from harness.models.locate import ModelSource, folder_fingerprint
 from harness.runs.record import save_record
 from harness.training.checkpoint import checkpoints
-from harness.training.loop import Member, TrainingInterrupted, train_group
+from harness.training.group import Member
+from harness.training.loop import TrainingInterrupted, train_group
 from sweeps.jobs import callbacks
 from sweeps.jobs.callbacks import MmluPoint, StepCallbacks, Watched, remove_callback_files
 from tests.builders import PLAIN, make_member, record, spec, weights

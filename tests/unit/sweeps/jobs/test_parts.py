@@ -13,8 +13,8 @@ from torch.distributed import DistStoreError
 from harness.devices.ranks import PeerLostError
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job, JobRow, JobStatus
+from harness.training.group import StepMetrics
 from harness.training.held_out import EvalPoint
-from harness.training.loop import StepMetrics
 from sweeps.jobs import peers, training
 from sweeps.jobs.peers import LEAST_PAUSE, MOST_PAUSE, Peers
 

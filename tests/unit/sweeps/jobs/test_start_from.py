@@ -67,7 +67,7 @@ def test_parents_that_cannot_be_are_refused_with_what_to_do(worker: OneWorker) -
         worker.plan([other])
     dora = worker.config(start_from=first.run_id)
     dora.adapter = AdapterConfig(name="dora", method=AdapterMethod.dora, lora_r=2)
-    with pytest.raises(ValueError, match="can't start from an adapter; use lora or rslora"):
+    with pytest.raises(ValueError, match="can't start from an adapter; use lora, rslora or allora"):
         worker.plan([dora])
 
 
