@@ -162,9 +162,9 @@ class BatchServer:
                     )
                 )
                 made = _text(_object(raw), "id")
-                fault = Fault(reason="the server's reply to the new batch has no id", retry=True)
+                fault = Fault(reason="the server's reply to the new batch has no id")
             except _NoJson as error:
-                made, fault = None, Fault(reason=str(error), retry=True)
+                made, fault = None, Fault(reason=str(error))
             except (APIError, TimeoutError, RecursionError) as error:
                 made, fault = None, classify(error)
                 if getattr(error, "status_code", 500) < 500 and not fault.retry:

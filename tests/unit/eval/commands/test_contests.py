@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from eval.__main__ import app
 from eval.answers.prompt_format import PromptFormat
 from eval.answers.settings import GenerateSettings
-from eval.commands import agree, generate, judge, rate
+from eval.commands import agree, contests, generate, judge, rate
 from eval.judges.registry import choose_judge
 from eval.judging.flags import JudgeFlags
 from eval.judging.options import JudgeOptions
@@ -124,6 +125,24 @@ def test_judge_hands_on_its_options_and_its_exit_says_whether_every_match_has_a_
     )  # fmt: skip
     call("judge", "a.jsonl", "--tournament", "t", "--reparse", "--mode", "single", code=1)
     assert (body.calls[2][0].reparse, body.calls[2][0].mode) == (True, Mode.single)
+
+
+def test_a_person_at_a_terminal_is_asked_before_anything_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = Body(monkeypatch, judge, "run_judge", ({"judge": "j"}, "said", True))
+    asked: list[str] = []
+    monkeypatch.setattr(contests.typer, "confirm", lambda question, err: asked.append(question) or err)
+    where = ["a.jsonl", "--tournament", "t"]
+
+    def confirm(*more: str, terminals: tuple[bool, bool] = (True, True)) -> Any:
+        stdin, stderr = (SimpleNamespace(isatty=lambda is_one=is_one: is_one) for is_one in terminals)
+        monkeypatch.setattr(contests, "sys", SimpleNamespace(stdin=stdin, stderr=stderr))
+        call("judge", *where, *more)
+        return body.calls[-1][3]
+
+    assert confirm()("Go on?") is True
+    assert asked == ["Go on?"]
+    assert confirm("--yes") is None
+    assert confirm(terminals=(True, False)) is confirm(terminals=(False, True)) is None
 
 
 def test_several_judges_are_an_ensemble_and_an_estimate_is_of_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 import pytest
 
 from eval.judging.parse import parse_verdict
+from eval.judging.sentences import _named, doubts, read_labels
+from eval.verdicts.codes import FIRST, SECOND
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,33 @@ def test_a_relation_may_stand_behind_a_tie_that_it_is(text: str, verdict: int) -
 )
 def test_chinese_verdicts(text: str, verdict: int) -> None:
     assert parse_verdict(text).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("words", "side", "length"),
+    [
+        ("answer # 2 is", SECOND, 3),
+        ("# 1", FIRST, 2),
+        ("1", FIRST, 1),
+        ("the second response is", SECOND, 3),
+        ("the first one is", FIRST, 3),
+        ("second one", SECOND, 2),
+        ("assistant b answer", SECOND, 3),
+        ("a answer", None, 0),  # an article
+        ("a is", FIRST, 1),
+        ("answer a answer", FIRST, 3),
+        ("answer", None, 0),
+        ("answer 3", None, 0),
+        ("the", None, 0),
+    ],
+)
+def test_names_of_answers(words: str, side: int | None, length: int) -> None:
+    assert _named(words.split()) == (side, length)
+
+
+def test_labels_that_differ_are_a_conflict_and_a_long_line_doubts_nothing() -> None:
+    assert [read_labels(text).conflict for text in ("[[A]] [[B]]", "[[A]]", "")] == [True, False, False]
+    assert doubts("That is not so.", FIRST)
+    assert doubts("Well, answer 2.", FIRST)
+    assert not doubts("", FIRST)
+    assert not doubts("so it goes " * 50 + "not", FIRST)
