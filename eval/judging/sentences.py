@@ -137,8 +137,8 @@ def _with_reason(line: str, reason: str) -> Reading:
 
 def verdicts_before(text: str) -> set[int]:
     """The verdicts of short lines above the last one that say that they are one: "Verdict: 1"."""
-    lines = dict.fromkeys(line.strip() for line in text.splitlines() if len(line) <= MAX_SHORT and _words(line))
-    if lines.keys() <= {"1", "2", "3"}:  # nothing but verdicts
+    lines = {line.strip() for line in dict.fromkeys(text.splitlines()) if len(line) <= MAX_SHORT and _words(line)}
+    if lines <= {"1", "2", "3"}:  # nothing but verdicts
         return {int(line) for line in lines}
     ticked = [match["choice"] for line in lines if (match := _BOX.fullmatch(line)) and _is_ticked(match)]
     return {v for choice in ticked if (v := read_phrase(choice)) is not None} | {
@@ -148,10 +148,10 @@ def verdicts_before(text: str) -> set[int]:
 
 def verdicts_behind(rest: str) -> set[int]:
     """The verdicts of all short lines behind one that was read."""
-    lines = dict.fromkeys(line.strip() for line in rest.splitlines() if len(line) <= MAX_LINE and _words(line))
+    lines = {line.strip() for line in dict.fromkeys(rest.splitlines()) if len(line) <= MAX_LINE and _words(line)}
     clauses = {clause for line in lines for clause in _CLAUSE.split(_NOISE.sub(" ", line))}
     reasons = {said for clause in clauses if len((said := clause.rpartition(":")[2]).split()) > 2}  # "Reason: A wins"
-    said = {statement for statement in {*lines} | clauses | reasons if not statement.endswith("?")}
+    said = {statement for statement in lines | clauses | reasons if not statement.endswith("?")}
     return {verdict for statement in said if (verdict := _with_remark(statement)) is not None}
 
 
