@@ -12,7 +12,7 @@ from eval.ratings.comparisons import Rank, agreeing, compare_all, exact_p_values
 from eval.ratings.kappa import spearman_of_table
 from eval.ratings.relative import is_score_file, load_scores, relative_scores
 from eval.ratings.style import _fit_all
-from eval.ratings.unanimous import LOST, TIED, WON, doubtful_pairs, least_errors
+from eval.ratings.unanimous import LOST, TIED, WON, Doubt, doubtful_pairs, least_errors
 from eval.verdicts.table import Matches, load_verdicts
 
 VOTES = "question_id,system_a,system_b,verdict,rater\n"
@@ -79,6 +79,17 @@ def test_the_chance_to_be_best_is_no_bolder_than_the_tests() -> None:
         assert [(found[name].low, found[name].high) for name in "abc"] == places
 
 
+def test_further_prompts_of_even_systems_favour_none() -> None:
+    """Three systems that always tie, and a fourth that always loses to the first: orders around a circle, both ways."""
+    pairs = np.array([[0, 1], [0, 2], [1, 2], [0, 3]])
+    outcomes = Doubt(pairs=pairs, leaders=np.array([TIED, TIED, TIED, WON])).outcomes()
+    assert outcomes.shape == (6, 4)
+    assert (outcomes[:, 3] == LOST).all()
+    assert (outcomes[:, :3] == WON).sum(axis=0).tolist() == [3, 3, 3]
+    above_both = [(outcomes[:, :2] == WON).all(axis=1).sum(), (outcomes[:, 1:3] == LOST).all(axis=1).sum()]
+    assert above_both == [2, 2]  # of the first and of the last, so of the second too
+
+
 def test_the_sentence_says_how_many_prompts_would_decide() -> None:
     errors = np.full((2, 2), 20.0)
     (pair,) = compare_all("ab", [[0, 1]], np.array([30.0, 0.0]), errors, None, np.array([40, 40]))
@@ -134,7 +145,7 @@ def test_pairs_of_one_mind_are_doubted_unless_other_pairs_say_how_far_prompts_di
     doubt = doubtful_pairs(count_cells(matches(rows), 6))
     assert doubt.pairs.tolist() == [[2, 3], [2, 4], [3, 4]]
     assert doubt.leaders.tolist() == [WON, TIED, LOST]
-    assert [doubt.outcomes(side).tolist() for side in (WON, LOST)] == [[LOST, WON, WON], [LOST, LOST, WON]]
+    assert doubt.outcomes().tolist() == [[LOST, WON, WON], [LOST, LOST, WON]]
 
 
 def test_the_least_error_is_what_a_sign_test_asks() -> None:
