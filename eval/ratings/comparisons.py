@@ -220,11 +220,12 @@ def agreeing(places: dict[str, Rank], comparisons: Sequence[Comparison]) -> dict
     """
     found = dict(places)
     for pair in comparisons:
-        upper, lower = found[pair.higher], found[pair.lower]
+        upper, lower = places[pair.higher], places[pair.lower]
         is_open = pair.p_value is None or pair.p_value >= LEVEL
         if is_open and upper.high is not None and lower.low is not None and lower.low > upper.high:
-            found[pair.higher] = replace(upper, high=lower.rank)
-            found[pair.lower] = replace(lower, low=upper.rank)
+            above, below = found[pair.higher], found[pair.lower]
+            found[pair.higher] = replace(above, high=max(above.high or 0, lower.rank))
+            found[pair.lower] = replace(below, low=min(below.low or lower.rank, upper.rank))
     return _no_bolder(found, comparisons)
 
 

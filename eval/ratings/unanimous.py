@@ -114,7 +114,8 @@ def least_errors(matches: Matches, points: NDArray[np.float64], average: float =
     """(num_systems,) the standard error that Student's t needs at least, to be as unsure as an exact test is.
 
     A system whose score is the same on all of its n prompts, and not even, is as good as the `average` with a p of
-    2 ** (1 - n) (sign test); 0 for all others.
+    2 ** (1 - n) (sign test). Where that score is even, as of the middle one of three that beat one another in turn, its
+    distance is half of that to the farthest one that it beat or lost to, as of two systems; 0 for all others.
     """
     num = len(points)
     keys = [matches.question.astype(np.int64) * num + side for side in (matches.first, matches.second)]
@@ -124,10 +125,14 @@ def least_errors(matches: Matches, points: NDArray[np.float64], average: float =
     high, low, prompts = np.full(num, -2.0), np.full(num, 2.0), np.bincount(system, minlength=num)
     np.maximum.at(high, system, score)
     np.minimum.at(low, system, score)
-    agree = (prompts > 1) & (high == low) & (high != 0.0)
-    errors = np.zeros(num)
+    agree = (prompts > 1) & (high == low)
+    errors, farthest = np.zeros(num), np.zeros(num)
+    apart = np.abs(points[matches.first] - points[matches.second]) * (gain != 0.0)
+    for side in (matches.first, matches.second):
+        np.maximum.at(farthest, side, apart)
+    distance = np.where(high != 0.0, np.abs(points - average), farthest / 2.0)
     spread = -stdtrit(prompts[agree] - 1, 2.0 ** -prompts[agree].astype(np.float64))
-    errors[agree] = np.abs(points[agree] - average) / spread
+    errors[agree] = distance[agree] / spread
     return errors
 
 

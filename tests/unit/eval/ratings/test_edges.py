@@ -25,6 +25,7 @@ EDGES = {
     "all won, in both orders": every_order(5, "x,y,1", "y,x,2"),
     "all won, twelve prompts": every_order(12, "x,y,1"),
     "all tied": every_order(6, "x,y,3", "y,x,3"),
+    "three in one order": every_order(5, "x,y,1", "y,z,1", "x,z,1"),
     "three are all tied": every_order(4, "x,y,3", "y,z,3", "x,z,3"),
     "the first always wins": every_order(6, "x,y,1", "y,x,1"),
     "always the same mixture": every_order(4, "x,y,1", "y,x,3"),

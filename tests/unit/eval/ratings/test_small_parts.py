@@ -75,7 +75,7 @@ def test_the_chance_to_be_best_is_no_bolder_than_the_tests() -> None:
         excess = (plain["a"].best or 0.0) - best
         chances = [found[name].best for name in "abc"]
         assert chances == pytest.approx([best, (1 + 1 / 3) / 1000 + 0.8 * excess, 1 / 3000 + 0.2 * excess])
-        places = [(1, 2), (1, 2), (3, 3)] if exact < 0.2 else [(1, 3), (1, 2), (1, 3)]  # all tests are open
+        places = [(1, 2), (1, 2), (3, 3)] if exact < 0.2 else [(1, 3), (1, 3), (1, 3)]  # all tests are open
         assert [(found[name].low, found[name].high) for name in "abc"] == places
 
 
@@ -156,6 +156,9 @@ def test_the_least_error_is_what_a_sign_test_asks() -> None:
     expected = 200.0 / t.isf(0.5**5, 4)
     assert least_errors(matches(rows), points) == pytest.approx([expected, expected, 0.0, 0.0, 0.0, 0.0])
     assert least_errors(matches(rows), points, average=1100.0)[0] == pytest.approx(expected / 2)
+    ladder = [(q, *pair, 2) for q in range(5) for pair in ((0, 1), (1, 2), (0, 2))]
+    middle = least_errors(matches(ladder), np.array([1500.0, 1000.0, 500.0]))
+    assert middle == pytest.approx([500 / t.isf(0.5**5, 4), 250 / t.isf(0.5**5, 4), 500 / t.isf(0.5**5, 4)])
 
 
 def test_spearmans_rho_of_a_table_is_scipys() -> None:
