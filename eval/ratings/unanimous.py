@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from eval.ratings.bradley_terry import ANCHOR, Cells, prompt_weights, unbounded_systems
+from eval.ratings.bradley_terry import ANCHOR, POINTS_PER_NAT, Cells, prompt_weights, unbounded_systems
 from eval.verdicts.table import Matches
 
 WON, LOST, TIED = 0, 1, 2
+EVEN = 5.0  # points at most between systems that beat one another in a circle: none, but for the noise of Elo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,8 @@ def least_errors(matches: Matches, points: NDArray[np.float64], average: float =
 
     A system whose score is the same on all of its n prompts, and not even, is as good as the `average` with a p of
     2 ** (1 - n) (sign test). Where that score is even, as of the middle one of three that beat one another in turn, its
-    distance is half of that to the farthest one that it beat or lost to, as of two systems; 0 for all others.
+    distance is half of that to the farthest one that it beat or lost to, as of two systems; where these are even too,
+    as in a circle, the error is what one match that went otherwise would move. 0 for all others.
     """
     num = len(points)
     keys = [matches.question.astype(np.int64) * num + side for side in (matches.first, matches.second)]
@@ -133,6 +135,9 @@ def least_errors(matches: Matches, points: NDArray[np.float64], average: float =
     distance = np.where(high != 0.0, np.abs(points - average), farthest / 2.0)
     spread = -stdtrit(prompts[agree] - 1, 2.0 ** -prompts[agree].astype(np.float64))
     errors[agree] = distance[agree] / spread
+    decided = np.bincount(np.concatenate([matches.first, matches.second])[np.tile(gain != 0.0, 2)], minlength=num)
+    circle = agree & (high == 0.0) & (farthest < EVEN) & (decided > 0)
+    errors[circle] = 4.0 * POINTS_PER_NAT / decided[circle]  # a step of Newton's: one win, with 1 / 4 known of each
     return errors
 
 
