@@ -64,9 +64,11 @@ _BOX = re.compile(r"[-*\d.) \t]{0,9}(?:\[(?P<box>[ xX\u2713\u2714])\]|(?P<mark>[
 _REASON = re.compile(r"[-*\s]{0,9}(?:reason\w*|explanation|rationale|justification)\W{0,3}:", re.IGNORECASE)
 _JOINED = re.compile(r"(?<=[a-z])-(?=[12ab]\b)", re.IGNORECASE)
 _SAYS_VERDICT = re.compile(
-    r"[\W_]*(?:(?:my|the|final|overall)\W+)*(?:verdict|winner|decision|judge?ment|conclusion|final|overall|f?boxed)\b",
+    r"[\W_]*(?:(?:my|the|final|overall) )*(?:(?:verdict|winner|decision|judge?ment|conclusion|f?boxed)\b"
+    r"|(?:final|overall)\W*:)",
     re.IGNORECASE,
 )
+_SAYS_OR_IS_VERDICT = re.compile(rf"{_SAYS_VERDICT.pattern}|\W*[123]\W*\Z", re.IGNORECASE)
 _MARKUP = " \t>#*-+•·"
 _BULLET = re.compile(r"(?:[-=]>|[ \t>#*•·→⇒∴]|[-+](?=[ \t]))*")  # what is put before a line; "-1" is a number
 _CHOICES = re.compile(r"[(\[][123abc ,/|or]{3,20}[)\]](?= ?:)|(?:output )?1, 2,? or 3(?= ?:)", re.IGNORECASE)
@@ -128,15 +130,15 @@ def read_line(text: str) -> Reading:
 
 def _with_reason(line: str, reason: str) -> Reading:
     """A line that says that it is the verdict, and one that says that it is the reason: "verdict: 2", "reason: ..."."""
-    verdict = _with_remark(line) if len(line) <= MAX_SHORT and _SAYS_VERDICT.match(line) else None
+    verdict = _with_remark(line) if len(line) <= MAX_SHORT and _SAYS_OR_IS_VERDICT.match(line) else None
     is_reason = verdict is not None and _is_reason(["because", *_tokens(reason.partition(":")[2])], verdict)
     return Reading(verdict=verdict if is_reason else None)
 
 
 def verdicts_before(text: str) -> set[int]:
     """The verdicts of short lines above the last one that say that they are one: "Verdict: 1"."""
-    lines = dict.fromkeys(line.strip() for line in text.splitlines() if len(line) <= MAX_SHORT and _words(line))
-    if lines.keys() <= {"1", "2", "3"}:  # nothing but verdicts
+    lines = {line.strip() for line in dict.fromkeys(text.splitlines()) if len(line) <= MAX_SHORT and _words(line)}
+    if lines <= {"1", "2", "3"}:  # nothing but verdicts
         return {int(line) for line in lines}
     ticked = [match["choice"] for line in lines if (match := _BOX.fullmatch(line)) and _is_ticked(match)]
     return {v for choice in ticked if (v := read_phrase(choice)) is not None} | {
@@ -146,14 +148,11 @@ def verdicts_before(text: str) -> set[int]:
 
 def verdicts_behind(rest: str) -> set[int]:
     """The verdicts of all short lines behind one that was read."""
-    lines = dict.fromkeys(line.strip() for line in rest.splitlines() if len(line) <= MAX_LINE and _words(line))
+    lines = {line.strip() for line in dict.fromkeys(rest.splitlines()) if len(line) <= MAX_LINE and _words(line)}
     clauses = {clause for line in lines for clause in _CLAUSE.split(_NOISE.sub(" ", line))}
-    clauses |= {
-        said for clause in clauses if len((said := clause.rpartition(":")[2]).split()) > 2
-    }  # "Reason: A is better"
-    return {
-        verdict for said in [*lines, *clauses] if (verdict := _with_remark(said)) is not None and not said.endswith("?")
-    }
+    reasons = {said for clause in clauses if len((said := clause.rpartition(":")[2]).split()) > 2}  # "Reason: A wins"
+    said = {statement for statement in lines | clauses | reasons if not statement.endswith("?")}
+    return {verdict for statement in said if (verdict := _with_remark(statement)) is not None}
 
 
 def _checked(text: str) -> Reading | None:
@@ -267,8 +266,8 @@ def _named(tokens: Sequence[str]) -> tuple[int | None, int]:
     side = VALUES.get(tokens[position], SPELLED.get(tokens[position]) if has_noun else None)
     if side not in SIDES:
         return None, 0
-    if tokens[position:] and position == 0 and tokens[0] == "a" and tokens[1:2] and tokens[1] in NOUNS:
-        return None, 0  # "a answer" is an article
+    if position == 0 and tokens[0] == "a" and NOUNS.issuperset(tokens[1:2]) and tokens[1:]:
+        return None, 0  # an article: "a answer"
     position += 1
     if position < len(tokens) and (tokens[position] in NOUNS or _is_one(tokens, position)):
         # "the second answer", "assistant b's answer", "the first one"
@@ -287,7 +286,7 @@ def _better(tokens: Sequence[str]) -> int | None:
         return None
     if (worse := _worse(tokens[position:], side)) is not None:
         return worse
-    while position < len(tokens) - 1 and tokens[position] in DEGREES and set(tokens[position + 1 :]) & WINS:
+    while position < len(tokens) - 1 and tokens[position] in DEGREES and set(tokens[position + 1 :]) & (WINS | OVER):
         position += 1  # "answer 2 clearly wins"
     if position < len(tokens) and tokens[position] in WINS:
         position += tokens[position + 1 : position + 2] == ["over"]  # "answer 2 wins over answer 1"

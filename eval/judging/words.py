@@ -29,7 +29,7 @@ LEAD = NOUNS | _words(
     "meine mon ma mi mio préfère prefiero preferisco bevorzuge c'est meilleure mejor migliore endgültiges definitivo "
     "der das es ist est è sieger gewinner beste bessere ganador ganadora vainqueur gagnant vincitore vincitrice"
 )
-VERBS = _words("is was seems are ist est es è é")
+VERBS = _words("is was seems are performs performed did does ist est es è é")
 DEGREES = _words(
     "clearly slightly much far significantly overall a the bit little marginally definitely also somewhat only "
     "narrowly deutlich klar etwas viel eindeutig nettement clairement légèrement claramente mucho ligeramente molto "

@@ -205,10 +205,12 @@ def ranks(
         drawn = points[ranking] + wider * np.nan_to_num(own - np.nanmean(own, axis=0))
         place = 1 + (drawn[:, :, None] < drawn[:, None, :]).sum(axis=2)
         low, high = np.percentile(place, [2.5, 97.5], axis=0, method="inverted_cdf").astype(int)
-        led = np.bincount(drawn.argmax(axis=1), minlength=len(ranking))
+        leads = drawn >= drawn.max(axis=1, keepdims=True) - EVEN
+        led = (leads / leads.sum(axis=1, keepdims=True)).sum(axis=0)
         best = (led + 1 / len(ranking)) / (len(drawn) + 1)
         for n, s in enumerate(ranking):
-            found[names[s]] = Rank(rank=n + 1, low=int(low[n]), high=int(high[n]), best=float(best[n]))
+            bounds = min(n + 1, int(low[n])), max(n + 1, int(high[n]))
+            found[names[s]] = Rank(rank=n + 1, low=bounds[0], high=bounds[1], best=float(best[n]))
     return found
 
 
@@ -216,15 +218,18 @@ def agreeing(places: dict[str, Rank], comparisons: Sequence[Comparison]) -> dict
     """Ranks and chances that say nothing which the tests of pairs don't.
 
     Two systems that can't be told (an exact test on few prompts, or none) have intervals that meet: where the resamples
-    keep them apart, each may have the other's place.
+    keep them apart, or their ratings are even, each may have the other's place.
     """
     found = dict(places)
     for pair in comparisons:
-        upper, lower = found[pair.higher], found[pair.lower]
+        upper, lower = places[pair.higher], places[pair.lower]
         is_open = pair.p_value is None or pair.p_value >= LEVEL
-        if is_open and upper.high is not None and lower.low is not None and lower.low > upper.high:
-            found[pair.higher] = replace(upper, high=lower.rank)
-            found[pair.lower] = replace(lower, low=upper.rank)
+        if not is_open or upper.high is None or lower.low is None:
+            continue
+        if lower.low > upper.high or abs(pair.difference) < EVEN:
+            above, below = found[pair.higher], found[pair.lower]
+            found[pair.higher] = replace(above, high=max(above.high or 0, lower.rank))
+            found[pair.lower] = replace(below, low=min(below.low or lower.rank, upper.rank))
     return _no_bolder(found, comparisons)
 
 

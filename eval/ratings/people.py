@@ -320,7 +320,8 @@ def _resampled(votes: _Votes, num_resamples: int, rng: np.random.Generator) -> _
     people, doubt, num_questions = votes.people, doubtful_pairs(votes.people), votes.people.num_questions
     weights = ResampledPrompts(num_questions, num_resamples, int(rng.integers(2**63)), doubt)
     cast, judge = (
-        replace(cells, num_questions=num_questions + 2).resampled(weights) for cells in (people, votes.judge)
+        replace(cells, num_questions=num_questions + len(doubt.outcomes())).resampled(weights)
+        for cells in (people, votes.judge)
     )
     return _Counts(people=doubted_cells(people, doubt).resampled(weights), votes=cast.sum(axis=2), judge=judge)
 

@@ -25,6 +25,9 @@ EDGES = {
     "all won, in both orders": every_order(5, "x,y,1", "y,x,2"),
     "all won, twelve prompts": every_order(12, "x,y,1"),
     "all tied": every_order(6, "x,y,3", "y,x,3"),
+    "three in one order": every_order(5, "x,y,1", "y,z,1", "x,z,1"),
+    "three in a circle": every_order(5, "x,y,1", "y,z,1", "z,x,1"),
+    "three are all tied": every_order(4, "x,y,3", "y,z,3", "x,z,3"),
     "the first always wins": every_order(6, "x,y,1", "y,x,1"),
     "always the same mixture": every_order(4, "x,y,1", "y,x,3"),
     "one wins always, two are even": every_order(6, "x,y,1", "x,z,1", "y,z,3"),
@@ -76,7 +79,7 @@ def test_no_interval_has_width_0_and_no_p_is_below_the_exact_one(tmp_path: Path,
     for pair in result.comparisons:
         if pair.p_value is not None:
             assert pair.p_value >= 2.0 ** (1 - pair.num_prompts) * (1 - 1e-12)
-            assert pair.significant == (pair.low > 0) == (pair.p_holm < 0.05)  # type: ignore[operator]
+            assert pair.significant == (pair.low is not None and pair.low > 0) == (pair.p_holm < 0.05)  # type: ignore[operator]
         if (best := result.ranks[pair.higher].best) is not None:
             assert best <= 1 - (1.0 if pair.p_value is None else pair.p_value) / 2 + 1e-12
     for group in result.groups:

@@ -13,7 +13,7 @@ from eval.ratings.comparisons import Rank, agreeing, compare_all, exact_p_values
 from eval.ratings.kappa import spearman_of_table
 from eval.ratings.relative import is_score_file, load_scores, relative_scores
 from eval.ratings.style import _derivatives, _fit_all
-from eval.ratings.unanimous import LOST, TIED, WON, doubtful_pairs, least_errors
+from eval.ratings.unanimous import LOST, TIED, WON, Doubt, doubtful_pairs, least_errors
 from eval.verdicts.table import Matches, load_verdicts
 
 VOTES = "question_id,system_a,system_b,verdict,rater\n"
@@ -76,8 +76,19 @@ def test_the_chance_to_be_best_is_no_bolder_than_the_tests() -> None:
         excess = (plain["a"].best or 0.0) - best
         chances = [found[name].best for name in "abc"]
         assert chances == pytest.approx([best, (1 + 1 / 3) / 1000 + 0.8 * excess, 1 / 3000 + 0.2 * excess])
-        places = [(1, 2), (1, 2), (3, 3)] if exact < 0.2 else [(1, 3), (1, 2), (1, 3)]  # all tests are open
+        places = [(1, 2), (1, 2), (3, 3)] if exact < 0.2 else [(1, 3), (1, 3), (1, 3)]  # all tests are open
         assert [(found[name].low, found[name].high) for name in "abc"] == places
+
+
+def test_further_prompts_of_even_systems_favour_none() -> None:
+    """Three systems that always tie, and a fourth that always loses to the first: orders around a circle, both ways."""
+    pairs = np.array([[0, 1], [0, 2], [1, 2], [0, 3]])
+    outcomes = Doubt(pairs=pairs, leaders=np.array([TIED, TIED, TIED, WON])).outcomes()
+    assert outcomes.shape == (6, 4)
+    assert (outcomes[:, 3] == LOST).all()
+    assert (outcomes[:, :3] == WON).sum(axis=0).tolist() == [3, 3, 3]
+    above_both = [(outcomes[:, :2] == WON).all(axis=1).sum(), (outcomes[:, 1:3] == LOST).all(axis=1).sum()]
+    assert above_both == [2, 2]  # of the first and of the last, so of the second too
 
 
 def test_the_sentence_says_how_many_prompts_would_decide() -> None:
@@ -135,7 +146,7 @@ def test_pairs_of_one_mind_are_doubted_unless_other_pairs_say_how_far_prompts_di
     doubt = doubtful_pairs(count_cells(matches(rows), 6))
     assert doubt.pairs.tolist() == [[2, 3], [2, 4], [3, 4]]
     assert doubt.leaders.tolist() == [WON, TIED, LOST]
-    assert [doubt.outcomes(side).tolist() for side in (WON, LOST)] == [[LOST, WON, WON], [LOST, LOST, WON]]
+    assert doubt.outcomes().tolist() == [[LOST, WON, WON], [LOST, LOST, WON]]
 
 
 def test_the_least_error_is_what_a_sign_test_asks() -> None:
@@ -146,6 +157,9 @@ def test_the_least_error_is_what_a_sign_test_asks() -> None:
     expected = 200.0 / t.isf(0.5**5, 4)
     assert least_errors(matches(rows), points) == pytest.approx([expected, expected, 0.0, 0.0, 0.0, 0.0])
     assert least_errors(matches(rows), points, average=1100.0)[0] == pytest.approx(expected / 2)
+    ladder = [(q, *pair, 2) for q in range(5) for pair in ((0, 1), (1, 2), (0, 2))]
+    middle = least_errors(matches(ladder), np.array([1500.0, 1000.0, 500.0]))
+    assert middle == pytest.approx([500 / t.isf(0.5**5, 4), 250 / t.isf(0.5**5, 4), 500 / t.isf(0.5**5, 4)])
 
 
 def test_spearmans_rho_of_a_table_is_scipys() -> None:
