@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr, t
 
 from eval.ratings import style
-from eval.ratings.agreement import rater_agreement
+from eval.ratings.agreement import _statistic, rater_agreement
 from eval.ratings.bradley_terry import POINTS_PER_NAT, count_cells, fit, fit_resamples, linear_resamples
 from eval.ratings.comparisons import Rank, agreeing, compare_all, exact_p_values, prompts_to_decide, ranks, verdict
 from eval.ratings.kappa import spearman_of_table
@@ -179,3 +179,18 @@ def test_the_derivatives_of_controlled_ratings_are_those_of_their_value(monkeypa
     slopes = [(up[0] - down[0]) / 2e-5 for up, down in zip(*both, strict=True)]
     np.testing.assert_allclose(gradient, slopes, rtol=1e-6)
     np.testing.assert_allclose(hessian, [(up[1] - down[1]) / 2e-5 for up, down in zip(*both, strict=True)], rtol=1e-6)
+
+
+def test_the_interval_of_a_statistic_by_hand() -> None:
+    """Percentiles of the resamples, spread by t's quantile of 3 questions and by the root of 3 / 2, kept in range."""
+    wider = t.ppf(0.975, 2) / 1.959963984540054 * np.sqrt(1.5)
+    found = _statistic(np.array([0.5, 0.49, 0.51]), 3)
+    low, high = np.percentile([0.49, 0.51], [2.5, 97.5])
+    assert (found.low, found.high) == (
+        pytest.approx(0.5 + wider * (low - 0.5)), pytest.approx(0.5 + wider * (high - 0.5)),
+    )  # fmt: skip
+    wide = _statistic(np.array([0.0, -1.0, 1.0]), 3)
+    assert (wide.low, wide.high) == (-1.0, 1.0)
+    assert _statistic(np.array([0.5, 0.0, 1.0]), 3, least=0.0).low == 0.0
+    for none in ([0.5, 0.4], [0.5, 0.4, np.nan], [np.nan, 0.4, 0.6]):
+        assert _statistic(np.array(none), 3).low is None
