@@ -51,6 +51,16 @@ def test_a_pair_is_tested_exactly_where_it_has_matches_alike_on_half_of_the_fewe
     assert found[0, 2] == pytest.approx(2 * 0.5**6)
 
 
+def test_an_exact_test_counts_wins_ties_and_losses() -> None:
+    """x wins 3 prompts, loses 1 and ties 1: of 16 ways to flip 4 signs 2 x (1 + 4) are as far apart as 2 of 4."""
+    found = exact_p_values(matches([(0, 0, 1, 2), (1, 1, 0, 0), (2, 0, 1, 2), (3, 0, 1, 0), (4, 0, 1, 1)]), 2, 5)
+    assert found is not None
+    assert found[0, 1] == pytest.approx(10 / 16)
+    even = exact_p_values(matches([(0, 0, 1, 2), (1, 0, 1, 0), (2, 0, 1, 1)]), 2, 3)
+    assert even is not None
+    assert even[0, 1] == 1.0
+
+
 def test_the_sentence_where_a_pair_played_on_one_prompt() -> None:
     errors = np.full((3, 3), 5.0)
     comparisons = compare_all("abc", [[0, 1, 2]], np.array([50.0, 0.0, -9.0]), errors, None, np.array([30, 30, 1]))
