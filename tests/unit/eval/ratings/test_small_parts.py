@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr, t
+from scipy.stats import kendalltau, spearmanr, t
 
 from eval.ratings import style
 from eval.ratings.agreement import _statistic, rater_agreement
 from eval.ratings.bradley_terry import POINTS_PER_NAT, count_cells, fit, fit_resamples, linear_resamples
 from eval.ratings.comparisons import Rank, agreeing, compare_all, exact_p_values, prompts_to_decide, ranks, verdict
-from eval.ratings.kappa import spearman_of_table
+from eval.ratings.kappa import kendall_tau_of_table, spearman_of_table
 from eval.ratings.relative import is_score_file, load_scores, relative_scores
 from eval.ratings.style import _derivatives, _fit_all
 from eval.ratings.unanimous import LOST, TIED, WON, doubtful_pairs, least_errors
@@ -204,3 +204,13 @@ def test_the_interval_of_a_statistic_by_hand() -> None:
     assert _statistic(np.array([0.5, 0.0, 1.0]), 3, least=0.0).low == 0.0
     for none in ([0.5, 0.4], [0.5, 0.4, np.nan], [np.nan, 0.4, 0.6]):
         assert _statistic(np.array(none), 3).low is None
+
+
+def test_each_table_of_a_stack_has_its_own_correlation() -> None:
+    tables = np.array(
+        [[[4, 1, 0], [1, 3, 1], [0, 2, 5]], [[0, 2, 5], [1, 3, 1], [4, 1, 0]], [[2, 2, 0], [0, 1, 1], [3, 0, 1]]]
+    )
+    for correlation, scipys in ((kendall_tau_of_table, kendalltau), (spearman_of_table, spearmanr)):
+        pairs = [[(i, j) for (i, j), count in np.ndenumerate(table) for _ in range(count)] for table in tables]
+        expected = [scipys(*zip(*rows, strict=True)).statistic for rows in pairs]
+        np.testing.assert_allclose(correlation(tables.astype(float)), expected)
