@@ -11,6 +11,7 @@ from eval.ratings.agreement import _statistic, rater_agreement
 from eval.ratings.bradley_terry import POINTS_PER_NAT, count_cells, fit, fit_resamples, linear_resamples
 from eval.ratings.comparisons import Rank, agreeing, compare_all, exact_p_values, prompts_to_decide, ranks, verdict
 from eval.ratings.kappa import kendall_tau_of_table, spearman_of_table
+from eval.ratings.people import _tabulated
 from eval.ratings.relative import is_score_file, load_scores, relative_scores
 from eval.ratings.style import _derivatives, _fit_all
 from eval.ratings.unanimous import LOST, TIED, WON, doubtful_pairs, least_errors
@@ -214,3 +215,20 @@ def test_each_table_of_a_stack_has_its_own_correlation() -> None:
         pairs = [[(i, j) for (i, j), count in np.ndenumerate(table) for _ in range(count)] for table in tables]
         expected = [scipys(*zip(*rows, strict=True)).statistic for rows in pairs]
         np.testing.assert_allclose(correlation(tables.astype(float)), expected)
+
+
+def test_places_are_spread_as_few_prompts_ask() -> None:
+    """10 points apart; resamples 3 away from their mean are 8.1 away after t's quantile and the root of 3 / 2."""
+    draws = np.array([[13.0, 0.0], [7.0, 0.0]] * 20)
+    (one, two) = ranks("ab", [[0, 1]], np.array([10.0, 0.0]), draws, 3).values()
+    assert (one.low, one.high, two.low, two.high) == (1, 1, 2, 2)
+    draws[:, 0] += np.array([1.0, -1.0] * 20)
+    assert ranks("ab", [[0, 1]], np.array([10.0, 0.0]), draws, 3)["a"].high == 2
+
+
+def test_the_judges_score_of_an_item_is_the_mean_of_its_verdicts() -> None:
+    """y beats x and ties with it on question 0, and x beats y on question 1; people voted on question 0 alone."""
+    judged = matches([(0, 1, 0, 2), (0, 0, 1, 1), (1, 1, 0, 0)])
+    votes = _tabulated(judged, matches([(0, 0, 1, 2), (0, 1, 0, 2)]), 2, 2)
+    assert votes.judge.count.tolist() == [2 * 0.25, 0.0, 0.25, 1.0, 1.0, 1.0]
+    assert votes.judge.question.tolist() == [0, 1] * 3
