@@ -23,6 +23,12 @@ from eval.ratings.rate import RateOptions
 from eval.systems import Target
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands leave a record of themselves beside what they make."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Result:
     def to_json(self) -> dict[str, Any]:
         return {"found": 1}
