@@ -24,8 +24,8 @@ from eval.systems import Target
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Commands note their steps beside what they write."""
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands leave a record of themselves beside what they make."""
     monkeypatch.chdir(tmp_path)
 
 

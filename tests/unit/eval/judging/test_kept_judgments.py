@@ -61,3 +61,22 @@ def test_a_line_as_long_as_a_line_of_scores_may_be_takes_a_score_back() -> None:
     assert len(line) == MAX_LINE
     assert parse_scores(f"8 9\n{line}").score_a is None
     assert parse_scores(f"8 9\n{line.replace('sorry, 6', 'scored 6')}").score_a == 8
+
+
+def test_a_call_costs_its_most_until_its_bill_is_known(tmp_path: Path) -> None:
+    judge = ScriptedJudge(lambda *_: "")
+    judge.settings = {"temperature": 0, "model": "m"}
+    with JudgmentStore(tmp_path) as store:
+        first, second = (store.reserve("j", f"p{n}", 0.5) for n in (1, 2))
+        assert (store.spent_usd(), store.unknown_usd()) == (1.0, 1.0)
+        store.settle(first, "200", 0.125)
+        assert (store.spent_usd(), store.unknown_usd()) == (0.625, 0.5)
+        store.settle(second, "time-out", None)
+        assert (store.spent_usd(), store.unknown_usd()) == (0.625, 0.5)
+        outcomes = store.connection.execute(
+            "SELECT outcome, finished IS NOT NULL FROM calls ORDER BY call_id"
+        ).fetchall()
+        assert [tuple(row) for row in outcomes] == [("200", 1), ("time-out", 1)]
+        store.register(judge, "pairwise", [])
+        ((settings,),) = store.connection.execute("SELECT settings FROM judges").fetchall()
+        assert settings == '{"model": "m", "temperature": 0}'

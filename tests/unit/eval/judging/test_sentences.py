@@ -2,9 +2,9 @@
 
 import pytest
 
-from eval.judging.parse import parse_verdict
-from eval.judging.sentences import _named, doubts, read_labels
-from eval.verdicts.codes import FIRST, SECOND
+from eval.judging.parse import RAISED, parse_verdict
+from eval.judging.sentences import _both, _named, doubts, read_labels
+from eval.verdicts.codes import FIRST, SECOND, TIE
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,15 @@ def test_labels_that_differ_are_a_conflict_and_a_long_line_doubts_nothing() -> N
     assert doubts("Well, answer 2.", FIRST)
     assert not doubts("", FIRST)
     assert not doubts("so it goes " * 50 + "not", FIRST)
+
+
+def test_both_are_equal_and_nothing_is_said_behind_it() -> None:
+    assert _both(["both", "answers", "are", "equal"]) == TIE
+    assert _both(["they", "are", "equally", "good"]) == TIE
+    assert _both(["both", "answers", "are", "equal", "mostly"]) is None
+    assert _both(["they", "are", "equal", "in", "2"]) is None
+
+
+def test_footnotes_and_fractions_are_no_digits() -> None:
+    assert {chr(code) for code in RAISED} >= set("\u00b2\u00b3\u00b9\u2070\u2079\u2080\u2089\u00bc\u00bd\u00be")
+    assert not {0xBB, 0xBF} & RAISED.keys()

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr, t
+from scipy.stats import kendalltau, spearmanr, t
 
 from eval.ratings import style
-from eval.ratings.agreement import rater_agreement
+from eval.ratings.agreement import _statistic, rater_agreement
 from eval.ratings.bradley_terry import POINTS_PER_NAT, count_cells, fit, fit_resamples, linear_resamples
 from eval.ratings.comparisons import Rank, agreeing, compare_all, exact_p_values, prompts_to_decide, ranks, verdict
-from eval.ratings.kappa import spearman_of_table
+from eval.ratings.kappa import kendall_tau_of_table, spearman_of_table
+from eval.ratings.people import _tabulated
 from eval.ratings.relative import is_score_file, load_scores, relative_scores
 from eval.ratings.style import _derivatives, _fit_all
 from eval.ratings.unanimous import LOST, TIED, WON, Doubt, doubtful_pairs, least_errors
@@ -49,6 +50,16 @@ def test_a_pair_is_tested_exactly_where_it_has_matches_alike_on_half_of_the_fewe
     assert found[0, 1] == found[1, 0] == pytest.approx(2 * 0.5**3)
     assert np.isnan(found[1, 2])
     assert found[0, 2] == pytest.approx(2 * 0.5**6)
+
+
+def test_an_exact_test_counts_wins_ties_and_losses() -> None:
+    """x wins 3 prompts, loses 1 and ties 1: of 16 ways to flip 4 signs 2 x (1 + 4) are as far apart as 2 of 4."""
+    found = exact_p_values(matches([(0, 0, 1, 2), (1, 1, 0, 0), (2, 0, 1, 2), (3, 0, 1, 0), (4, 0, 1, 1)]), 2, 5)
+    assert found is not None
+    assert found[0, 1] == pytest.approx(10 / 16)
+    even = exact_p_values(matches([(0, 0, 1, 2), (1, 0, 1, 0), (2, 0, 1, 1)]), 2, 3)
+    assert even is not None
+    assert even[0, 1] == 1.0
 
 
 def test_the_sentence_where_a_pair_played_on_one_prompt() -> None:
@@ -193,3 +204,45 @@ def test_the_derivatives_of_controlled_ratings_are_those_of_their_value(monkeypa
     slopes = [(up[0] - down[0]) / 2e-5 for up, down in zip(*both, strict=True)]
     np.testing.assert_allclose(gradient, slopes, rtol=1e-6)
     np.testing.assert_allclose(hessian, [(up[1] - down[1]) / 2e-5 for up, down in zip(*both, strict=True)], rtol=1e-6)
+
+
+def test_the_interval_of_a_statistic_by_hand() -> None:
+    """Percentiles of the resamples, spread by t's quantile of 3 questions and by the root of 3 / 2, kept in range."""
+    wider = t.ppf(0.975, 2) / 1.959963984540054 * np.sqrt(1.5)
+    found = _statistic(np.array([0.5, 0.49, 0.51]), 3)
+    low, high = np.percentile([0.49, 0.51], [2.5, 97.5])
+    assert (found.low, found.high) == (
+        pytest.approx(0.5 + wider * (low - 0.5)), pytest.approx(0.5 + wider * (high - 0.5)),
+    )  # fmt: skip
+    wide = _statistic(np.array([0.0, -1.0, 1.0]), 3)
+    assert (wide.low, wide.high) == (-1.0, 1.0)
+    assert _statistic(np.array([0.5, 0.0, 1.0]), 3, least=0.0).low == 0.0
+    for none in ([0.5, 0.4], [0.5, 0.4, np.nan], [np.nan, 0.4, 0.6]):
+        assert _statistic(np.array(none), 3).low is None
+
+
+def test_each_table_of_a_stack_has_its_own_correlation() -> None:
+    tables = np.array(
+        [[[4, 1, 0], [1, 3, 1], [0, 2, 5]], [[0, 2, 5], [1, 3, 1], [4, 1, 0]], [[2, 2, 0], [0, 1, 1], [3, 0, 1]]]
+    )
+    for correlation, scipys in ((kendall_tau_of_table, kendalltau), (spearman_of_table, spearmanr)):
+        pairs = [[(i, j) for (i, j), count in np.ndenumerate(table) for _ in range(count)] for table in tables]
+        expected = [scipys(*zip(*rows, strict=True)).statistic for rows in pairs]
+        np.testing.assert_allclose(correlation(tables.astype(float)), expected)
+
+
+def test_places_are_spread_as_few_prompts_ask() -> None:
+    """10 points apart; resamples 3 away from their mean are 8.1 away after t's quantile and the root of 3 / 2."""
+    draws = np.array([[13.0, 0.0], [7.0, 0.0]] * 20)
+    (one, two) = ranks("ab", [[0, 1]], np.array([10.0, 0.0]), draws, 3).values()
+    assert (one.low, one.high, two.low, two.high) == (1, 1, 2, 2)
+    draws[:, 0] += np.array([1.0, -1.0] * 20)
+    assert ranks("ab", [[0, 1]], np.array([10.0, 0.0]), draws, 3)["a"].high == 2
+
+
+def test_the_judges_score_of_an_item_is_the_mean_of_its_verdicts() -> None:
+    """y beats x and ties with it on question 0, and x beats y on question 1; people voted on question 0 alone."""
+    judged = matches([(0, 1, 0, 2), (0, 0, 1, 1), (1, 1, 0, 0)])
+    votes = _tabulated(judged, matches([(0, 0, 1, 2), (0, 1, 0, 2)]), 2, 2)
+    assert votes.judge.count.tolist() == [2 * 0.25, 0.0, 0.25, 1.0, 1.0, 1.0]
+    assert votes.judge.question.tolist() == [0, 1] * 3

@@ -248,7 +248,9 @@ def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypa
     data = SimpleNamespace(
         lines=None, labels=None, num_characters=np.array([3, 4]), require_fits=lambda *a, **k: called.append((a, k))
     )
-    dataset = SimpleNamespace(empty_targets=SimpleNamespace(value="keep"), assistant_turns=None, fraction=1.0)
+    dataset = SimpleNamespace(
+        empty_targets=SimpleNamespace(value="keep"), assistant_turns=None, fraction=1.0, format="plain"
+    )
     spec = SimpleNamespace(
         dataset=dataset, train="train", adapter="adapter", model=SimpleNamespace(kind=training.ModelKind.causal)
     )
