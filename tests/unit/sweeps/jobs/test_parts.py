@@ -245,6 +245,7 @@ def test_a_whole_folder_is_taken_for_what_it_is(tmp_path: Path, monkeypatch: pyt
 
 def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
+    adapter = SimpleNamespace(corda_keep=None)
     data = SimpleNamespace(
         lines=None, labels=None, num_characters=np.array([3, 4]), require_fits=lambda *a, **k: called.append((a, k))
     )
@@ -252,7 +253,7 @@ def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypa
         empty_targets=SimpleNamespace(value="keep"), assistant_turns=None, fraction=1.0, format="plain"
     )
     spec = SimpleNamespace(
-        dataset=dataset, train="train", adapter="adapter", model=SimpleNamespace(kind=training.ModelKind.causal)
+        dataset=dataset, train="train", adapter=adapter, model=SimpleNamespace(kind=training.ModelKind.causal)
     )
     one = SimpleNamespace(spec=spec, inputs={"data": "x"}, data=None, data_fingerprint=None, notes=[])
     place: Any = SimpleNamespace(settings=SimpleNamespace(paths=SimpleNamespace(cache=str(tmp_path))))
@@ -279,8 +280,8 @@ def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypa
         ("require_planned", {"data": "x"}, {training.DATA: "sign"}, spec),
         (tmp_path / "tokenized", {"empty_targets": "keep"}),
         ((7,), {"apart": False}),
-        ("calibrate", "bank", "adapter", ["example"], "train"),
-        ("set_master_weights", "bank", "adapter", "train"),
+        ("calibrate", "bank", adapter, ["example"], "train"),
+        ("set_master_weights", "bank", adapter, "train"),
     ]
     called.clear()
     data.labels = np.array([0.0, 2.0])
