@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from eval.ratings.agreement import AgreeOptions, agree_files
-from eval.ratings.rate import RateOptions, rate_files
+from eval.ratings.agreement import AgreementResult, AgreeOptions, agree_files
+from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "ratings.json"
 SYSTEMS = ("ann", "bob", "cyd", "dan")
@@ -72,7 +72,7 @@ def numbers(folder: Path) -> dict[str, Any]:
     )
     few = RateOptions(orderings=3, resamples=10, k=16.0, start=1500.0, turn=None)
     agree = AgreeOptions(seed=3, resamples=20, own_a="ann", own_b="bob", answers=(found["answers"],))
-    results = {
+    results: dict[str, RatingsResult | AgreementResult] = {
         "rate": rate_files([found["plain"], found["scores"]], options),
         "rate, turns": rate_files([found["turns"]], few),
         "rate, raters": rate_files([found["rated"]], RateOptions(orderings=0, resamples=10, aggregate="each")),
