@@ -560,6 +560,26 @@ def test_a_plan_is_told_again_after_fifty(
     assert (plan.num_kept, told) == (kept + 1, [{"p": MATCH}] * num_told)
 
 
+@pytest.mark.parametrize(("num_measured", "is_measured"), [(49, False), (50, True)])
+def test_a_plan_rests_on_what_was_judged(num_measured: int, is_measured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def estimated(options: Any, todo: Any, judged: Any) -> Any:
+        given.append((todo, judged))
+        return SimpleNamespace(num_measured=num_measured)
+
+    monkeypatch.setattr(tournament, "estimate_matches", estimated)
+    told: list[Any] = []
+    store: Any = SimpleNamespace(by_prompt=lambda judge: {"q": "judged"})
+    contest: Any = SimpleNamespace(matches=["one", "two"])
+    options: Any = SimpleNamespace(judge=PRICED)
+    plan = _Plan(options, store, contest, contest, ["p", "q"], told.append)
+    ahead = plan.tell({"p": MATCH})
+    assert (given, told, plan.is_measured) == ([([MATCH], [("two", "judged")])], [ahead], is_measured)
+    options.judge = ReplayOptions(files=())
+    assert plan.tell({"p": MATCH}) is None
+
+
 def test_what_a_stop_at_the_budget_left() -> None:
     matches = [a_match("one", text) for text in "abc"] + [a_match("x", "y", "Who?")]
     matches = [replace(m, system_b=f"s{n}") for n, m in enumerate(matches)]

@@ -426,9 +426,10 @@ def test_the_newest_settings_of_a_judge_are_recorded(tmp_path: Path) -> None:
         for seed in (1, 2):
             store.register(judge_of(seed=seed), "pairwise", [])
         store.connection.execute("UPDATE judges SET created = '9' WHERE settings LIKE '%1%'")
-        modes = store.connection.execute("PRAGMA journal_mode").fetchone(), store.connection.isolation_level
+        modes = [store.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "busy_timeout")]
+        assert store.connection.isolation_level is None
     assert recorded_judges(tmp_path) == {"j": {"seed": 1}}
-    assert modes == (("wal",), None)
+    assert modes == ["wal", 30_000]
     assert settings_sha256(judge_of(seed=1)) == hash_text('["j", {"seed": 1}]')
     with sqlite3.connect(tmp_path / "judgments.sqlite") as database:
         assert database.execute("SELECT COUNT(*) FROM judges").fetchone() == (2,)

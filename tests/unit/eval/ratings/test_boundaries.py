@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t
 
-from eval.ratings import bradley_terry, comparisons
+from eval.ratings import bradley_terry, comparisons, elo, people, style
 from eval.ratings.agreement import AgreeOptions, _either_way, _example_level, _with_share, agree_files
 from eval.ratings.agreement import Statistic as Found
 from eval.ratings.bias import length_bias, own_wins, position_bias, share
@@ -130,6 +130,18 @@ def test_the_noise_of_orderings_is_taken_out_by_hand() -> None:
 def test_orderings_that_agree_have_no_interval() -> None:
     assert ordering_interval(np.array([1000.0])) == (1000.0, 0.0, None, None)
     assert ordering_interval(np.array([990.0, 990.0])) == (990.0, 0.0, None, None)
+
+
+def test_a_share_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(elo, "_play_drawn", fail)
+    played = matches((0, 0, 1, 2))
+    with pytest.raises(MemoryError, match="no room"):
+        elo_drawn(played, 2, 2, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="k=0: the points at stake"):
+        elo_over_prompts(played, 2, iter([]), np.random.default_rng(0), k=0)
 
 
 # Intervals
@@ -337,7 +349,7 @@ def test_sentences_about_the_best() -> None:
         pair_of("a", "b", difference=5e-7), pair_of("a", "c"), pair_of("b", "c", difference=0.0), best=None
     )
     assert single == "a and b are even, on a single prompt: that can't say how sure it is"
-    assert sentence(pair_of("a", "b", difference=2e-6), best=None).startswith("a is ahead, on a single prompt")
+    assert sentence(pair_of("a", "b", difference=1.5e-6), best=None).startswith("a is ahead, on a single prompt")
 
 
 def test_probabilities_are_never_certain() -> None:
@@ -370,6 +382,14 @@ def test_comparisons_at_their_edges() -> None:
     (even,) = compare_all(names, ranking, np.array([0.0, 0.0]), np.full((2, 2), 8.0), None, np.array([40, 40]))
     assert (even.p_value, even.num_prompts_needed) == (1.0, None)
     assert (even.low, even.high) == pytest.approx((-8 * t.ppf(0.975, 39), 8 * t.ppf(0.975, 39)))
+    (exactly,) = compare_all(
+        names, ranking, np.array([300.0, 0.0]), np.ones((2, 2)), np.full((2, 2), 0.05), np.array([40, 40])
+    )
+    assert (exactly.p_holm, exactly.significant) == (0.05, False)
+    (sure,) = compare_all(
+        names, ranking, np.array([300.0, 0.0]), np.full((2, 2), 1e-30), np.zeros((2, 2)), np.array([40, 40])
+    )
+    assert (sure.p_value, sure.p_holm, sure.low, sure.high, sure.significant) == (0.0, 0.0, 300.0, 300.0, True)
     (none,) = compare_all(names, ranking, np.array([0.0, 0.0]), np.full((2, 2), 0.0), None, np.array([40, 40]))
     assert (none.low, none.high, none.low_unadjusted) == (None, None, None)
 
@@ -424,6 +444,29 @@ def test_the_judges_weight_is_where_draws_vary_least() -> None:
     assert _power(alone, alone + 3.0) == 0.0
 
 
+@pytest.mark.parametrize(("fits_at", "tried", "weight"), [(0.8, 1, 0.8), (0.1, 4, 0.1), (0.0, 4, 0.0)])
+def test_the_judges_weight_is_halved_while_it_widens(
+    fits_at: float, tried: int, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts stand for their weight, and draws vary more than people's alone above the weight that fits."""
+    fitted: list[float] = []
+
+    def fits(cells: Any, counts: float, start: Any) -> float:
+        fitted.append(counts)
+        return counts
+
+    monkeypatch.setattr(people, "fit_resamples", fits)
+    monkeypatch.setattr(people, "linear_resamples", lambda *_: 0.0)
+    monkeypatch.setattr(people, "_power", lambda *_: 0.8)
+    monkeypatch.setattr(people, "_spread", lambda draws: float(draws > fits_at))
+    counts: Any = SimpleNamespace(corrected=lambda w: w if isinstance(w, float) else 0.0)
+    whole: Any = SimpleNamespace(corrected=lambda w: [w])
+    cells: Any = None
+    found = people._tuned(cells, whole, counts, cells)
+    assert found == (weight, weight, 0.0)
+    assert fitted == [0.0, *(0.8 / 2**n for n in range(tried))]
+
+
 def test_an_interval_by_people_needs_two_prompts() -> None:
     draws = np.array([[1.0, 5.0], [3.0, 5.0], [5.0, np.nan]])
     found = CorrectedStrengths(
@@ -468,6 +511,17 @@ def test_style_is_controlled_where_answers_are_known() -> None:
     assert found.num_matches == 2
     assert (list(found.effects), sorted(found.ratings)) == (["shown_first"], ["x", "y"])
     assert controlled_ratings(played, ["x", "y"], ["q0", "q1"], {}, 5, np.random.default_rng(0)) is None
+
+
+def test_style_is_resampled_200_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[Any] = []
+    monkeypatch.setattr(style, "_newton", lambda design, score, weight, start: starts.append(start) or start)
+    played = matches((0, 0, 1, 2), (1, 0, 1, 0))
+    answers = {(system, question): "a" for system in "xy" for question in "pq"}
+    for asked, drawn in ((201, 200), (7, 7)):
+        starts.clear()
+        controlled_ratings(played, ["x", "y"], ["p", "q"], answers, asked, np.random.default_rng(0))
+        assert len(starts) == drawn
 
 
 def test_estimates_without_spread_have_no_interval() -> None:
@@ -634,6 +688,16 @@ def test_win_rates_count_ties_half(tmp_path: Path) -> None:
     found = rated(tmp_path, ["1,x,y,1", "2,x,y,1", "3,x,y,3", "4,y,x,1"]).win_matrix
     assert asdict(found["x"]["y"]) == {"wins": 2, "losses": 1, "ties": 1, "win_rate": 0.625}
     assert asdict(found["y"]["x"]) == {"wins": 1, "losses": 2, "ties": 1, "win_rate": 0.375}
+
+
+def test_people_vote_on_the_benchmark_that_is_rated(tmp_path: Path) -> None:
+    rows = [f"{q},x,y,{1 + q % 2},{bench}" for q, bench in ((1, "b"), (2, "b"), (3, "c"))]
+    plain = write(tmp_path / "plain.csv", ["1,x,y,1", "2,x,y,1"])
+    marked = write(tmp_path / "marked.csv", ["1,x,y,1,b", "3,x,y,1,c"], f"{HEADER},benchmark")
+    for votes, num in ((plain, 2), (marked, 1)):
+        found = rated(tmp_path, rows, f"{HEADER},benchmark", people=(votes,), benchmark="b").people
+        assert found is not None
+        assert (found.num_votes, found.num_unmatched) == (num, 0)
 
 
 # Agreement
