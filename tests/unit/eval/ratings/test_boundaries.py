@@ -13,7 +13,7 @@ from eval.ratings import bradley_terry, comparisons, elo, people, style
 from eval.ratings.agreement import AgreeOptions, _either_way, _example_level, _with_share, agree_files
 from eval.ratings.agreement import Statistic as Found
 from eval.ratings.bias import length_bias, own_wins, position_bias, share
-from eval.ratings.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
+from eval.ratings.bradley_terry import Fit, connected_groups, count_cells, fit, fit_resamples, prompt_weights
 from eval.ratings.canonical import _mixed, canonical_order, joined, parted
 from eval.ratings.comparisons import (
     Comparison,
@@ -245,6 +245,7 @@ def test_counts_of_no_match_and_of_sparse_numbers() -> None:
     empty = count_cells(matches(), 3)
     assert (empty.num_questions, empty.pair.shape, empty.totals().shape) == (0, (0, 2), (0, 3))
     assert connected_groups(empty) == []
+    assert fit_resamples(empty, empty.resampled([]), Fit(points=np.full(3, np.nan), nu=0.0)).shape == (0, 3)
     cells = count_cells(matches((9, 2, 1, 2), (9, 1, 2, 2), (4, 0, 2, 1), (9, 2, 1, 2)), 3)
     assert (cells.codes.tolist(), cells.pair.tolist()) == ([4, 9], [[0, 2], [1, 2]])
     assert cells.totals().tolist() == [[0.0, 0.0, 1.0], [1.0, 2.0, 0.0]]
@@ -734,6 +735,20 @@ def test_a_kappa_without_an_interval_follows_percent_agreement() -> None:
     single = {"percent_agreement": Found(value=1.0, low=None, high=None)}
     _with_share(single, np.array([1.0]), np.array([1.0]))
     assert single["percent_agreement"].low is None
+
+
+def test_three_systems_on_a_single_question_have_no_intervals(tmp_path: Path) -> None:
+    """A ranks x, y, z and B ranks x, z, y: two of three pairs are in one order, Kendall's tau is 1 / 3."""
+    a = write(tmp_path / "a.csv", ["1,x,y,1", "1,y,z,1", "1,x,z,1"])
+    b = write(tmp_path / "b.csv", ["1,x,y,1", "1,z,y,1", "1,x,z,1"])
+    result = agree_files(a, b, AgreeOptions(resamples=5))
+    assert (result.system.num, result.notes) == (3, [])
+    expected = {"percent_agreement": 2 / 3, "kendall_tau": 1 / 3, "spearman": 1 / 2}
+    for name, value in expected.items():
+        found = result.system.statistics[name]
+        assert found.value == pytest.approx(value)
+        assert (found.low, found.high) == (None, None)
+    assert result.example.statistics["percent_agreement"].low is None
 
 
 def test_tables_of_several_pairs_count_either_way() -> None:
