@@ -323,6 +323,7 @@ def test_last_lines(text: str, verdict: int | None, conflict: bool) -> None:
         ("Nonsense (2)", None),
         ("Both try hard, so answer 2", 2),
         ("Both try hard, so 2", None),
+        ("Both try, so fine, so answer 2", 2),
         ("If both try, so answer 2", None),
         ("Both try hard, but answer 2 is better", 2),
         ("Both try hard, but answer 2", None),
@@ -474,6 +475,13 @@ def test_chinese_sentences(text: str, verdict: int | None) -> None:
     assert _chinese(text) == verdict
 
 
+def test_relations_and_chinese_sentences_are_short() -> None:
+    for blanks, verdict in ((1, 1), (2, None)):
+        assert read_line("so " * 24 + "so" + " " * blanks + "A > B").verdict == verdict
+    for words, verdict in ((75, 2), (76, None)):
+        assert read_line("我" * words + "回答2更好").verdict == verdict
+
+
 def test_parts_of_sentences() -> None:
     assert _named(["answer", "one"]) == (FIRST, 2)
     assert _named(["one"]) == (None, 0)
@@ -539,6 +547,8 @@ def test_doubts_are_short() -> None:
         ("B 6 and A 8", ("8", "6")),
         ("8\n6", ("8", "6")),
         ("8\n6\n7", None),
+        ("8\n6\n3: 7", None),
+        ("8\n6\n3 of 4 are right.", ("8", "6")),
         ("8\n6\nFine.\n7", ("8", "6")),
         ("B: 6\nA: 8", ("8", "6")),
         ("1: 8\n1: 6", None),
