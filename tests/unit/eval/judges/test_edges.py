@@ -11,11 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
 from eval.answers.files import Answers
-from eval.judges import calls, registry, request, tournament
+from eval.judges import calls, ensemble, registry, request, tournament
 from eval.judges.calls import ApiJudge
 from eval.judges.client import BoundedClient, ReplyTooLarge, _read, open_client, within
 from eval.judges.ensemble import _by_preference, combine
@@ -486,6 +487,18 @@ def test_a_judges_preference_of_both_orders() -> None:
         judgment("5", "b", "a", 2),
     ]
     assert _by_preference(rows) == {("1", "a", "b"): 3, ("2", "a", "b"): 2, ("4", "a", "b"): 1, ("5", "a", "b"): 1}
+
+
+def test_an_ensembles_agreement_is_resampled_a_thousand_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        ensemble, "rater_agreement", lambda rows, num, rng: drawn.append((num, int(rng.integers(10**6)))) or {}
+    )
+    run(options_in(tmp_path), judge=ScriptedJudge(lambda *_: "1", "x"))
+    for seed in ({}, {"seed": 0}, {"seed": 1}):
+        combine(tmp_path / "t", ["x"], Mode.pairwise, **seed)
+    expected = [(1000, int(np.random.default_rng(seed).integers(10**6))) for seed in (0, 0, 1)]
+    assert drawn == expected
 
 
 def test_an_ensemble_of_nothing_and_its_rows(tmp_path: Path) -> None:

@@ -316,6 +316,22 @@ def test_tables_of_exact_tests_have_a_size(monkeypatch: pytest.MonkeyPatch) -> N
         assert (exact_p_values(played, 2, 2) is None) is is_none
 
 
+def test_exact_tests_count_third_systems_on_the_same_prompts() -> None:
+    """x beats w and y loses to w on 3 prompts, without meeting; where y beats x, too, a prompt says nothing."""
+    thirds = [row for q in range(3) for row in ((q, 0, 2, 2), (q, 1, 2, 0))]
+    apart = exact_p_values(matches(*thirds), 3, 3)
+    even = exact_p_values(matches(*thirds, *((q, 0, 1, 0) for q in range(3))), 3, 3)
+    assert apart is not None
+    assert even is not None
+    assert (apart[0, 1], apart[0, 2], apart[1, 2]) == (0.25, 0.25, 0.25)
+    assert (even[0, 1], even[0, 2]) == (1.0, 1.0)
+    half = [(q, 0, 1, 2) for q in range(2)] + [(q, 0, 2, 2) for q in (2, 3)] + [(q, 1, 3, 2) for q in (4, 5)]
+    found = exact_p_values(matches(*half), 4, 6)
+    assert found is not None
+    assert np.isnan(found[0, 1])  # alike on half of the prompts, which is not more than half
+    assert found[0, 2] == 0.5
+
+
 def pair_of(higher: str, lower: str, **facts: Any) -> Comparison:
     given = {
         "difference": 20.0, "low": None, "high": None, "low_unadjusted": None, "high_unadjusted": None, "p_value": 0.2,
