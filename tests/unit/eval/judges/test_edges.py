@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from eval.answers.files import Answers
-from eval.judges import calls, ensemble, registry, request, tournament
+from eval.judges import calls, ensemble, local, registry, request, tournament
 from eval.judges.calls import ApiJudge
 from eval.judges.client import BoundedClient, ReplyTooLarge, _read, open_client, within
 from eval.judges.ensemble import _by_preference, combine
@@ -58,6 +58,8 @@ from eval.judging.matches import Failure, Judgment
 from eval.judging.options import ApiOptions, JudgeOptions, LocalOptions, ReplayOptions
 from eval.judging.prompts import Mode, own_prompts, render
 from eval.judging.store import JudgmentStore
+from harness.config.choices import quant_choice
+from harness.files.hub import Missing
 from tests.builders import ScriptedJudge, a_match, write_rows
 
 PROMPTS = own_prompts(Mode.pairwise)
@@ -546,6 +548,44 @@ def test_limits_of_a_local_judge(limits: tuple[int, int, float]) -> None:
         LocalJudge(base, "m", 1, 1, 0.0, chat_template=True)
 
 
+def test_a_local_judge_is_loaded_as_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: Any = choose_judge("local:smollm2", JudgeFlags(max_answer_tokens=9))
+    chosen = replace(chosen, max_question_tokens=5, margin_nats=0.5, chat_template=True)
+    source = SimpleNamespace(kind="hub", location="x")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(local, "locate_model", lambda model, paths: source if paths is chosen.paths else None)
+    monkeypatch.setattr(local, "resolve_device", lambda device: f"on {device.value}")
+    monkeypatch.setattr(local, "resolved_quant", lambda quant, device: (quant, device))
+    monkeypatch.setattr(local, "load_base", lambda *parts: parts)
+    monkeypatch.setattr(local, "LocalJudge", lambda base, **options: given.update(base=base, **options))
+    local.load_judge(chosen)
+    assert given == {
+        "base": (source, (chosen.quant, "on auto"), "on auto", Path(chosen.paths.cache)), "name": "smollm2",
+        "max_answer_tokens": 9, "max_question_tokens": 5, "margin_nats": 0.5, "chat_template": True,
+    }  # fmt: skip
+    monkeypatch.setattr(
+        local, "locate_model", lambda *_: Missing(what="weights", looked_in=("here",), remedy="fetch them")
+    )
+    with pytest.raises(ValueError, match="weights: not found"):
+        local.load_judge(chosen)
+
+
+def test_judges_are_built_from_what_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "v.csv"
+    path.write_text("question_id,system_a,system_b,verdict,judge\n1,ann,bob,2,j\n1,ann,bob,1,k\n")
+    monkeypatch.setattr(local, "load_judge", lambda chosen: chosen)
+    with JudgmentStore(tmp_path) as store:
+        replayed = build_judge(options_in(tmp_path, judge=ReplayOptions(files=(path,), judge="k")), store)
+        assert replayed.name == "k"
+        chosen: Any = choose_judge("local:smollm2", JudgeFlags())
+        assert build_judge(options_in(tmp_path, judge=chosen), store) is chosen
+        said: list[str] = []
+        waiting: Any = build_judge(options_in(tmp_path, judge=replace(PRICED, batch=True)), store, said.append)
+        waiting._say("so")
+        assert said == ["so"]
+    assert (chosen.quant, chosen.device.value) == (quant_choice("none"), "auto")
+
+
 # Tournaments
 
 
@@ -665,3 +705,24 @@ def test_a_summary_counts_everything(tmp_path: Path) -> None:
         "judgments are kept; --bench tells sets of questions apart",
     )
     assert json.loads((tmp_path / "q.jsonl").read_text().splitlines()[0])["question_id"] == 1
+
+
+@pytest.mark.parametrize(("costs", "total"), [((0.25, 0.0, 0.5, 0.25), 1.0), ((0.25, None, 0.5, 0.25), None)])
+def test_what_a_tournament_has_cost(costs: tuple[float | None, ...], total: float | None, tmp_path: Path) -> None:
+    class Priced(ScriptedJudge):
+        def judge(self, matches: Any, on_judgment: Any) -> list[Failure]:
+            left = list(costs)
+            return super().judge(matches, lambda found: on_judgment(replace(found, cost_usd=left.pop(0))))
+
+    found = run(options_in(tmp_path, tournament=tmp_path / "deep" / "t"), judge=Priced(lambda *_: "1"))
+    assert (found.cost_usd, found.output) == (total, tmp_path / "deep" / "t" / "verdicts.csv")
+
+
+def test_one_judgment_serves_all_matches_of_its_prompt(tmp_path: Path) -> None:
+    options, done = options_in(tmp_path), list[tuple[int, int]]()
+    rows = [{"question_id": n, "system": s, "answer": "the same"} for n in (1, 2) for s in ("ann", "bob", "cyd")]
+    write_rows(tmp_path / "a.jsonl", rows)
+    found = run(options, lambda *counts: done.append(counts), ScriptedJudge(lambda *_: "3"))
+    assert (done, found.num_judged, found.num_matches) == ([(6, 12), (12, 12)], 12, 12)
+    again = run(replace(options, max_questions=1), lambda *counts: done.append(counts), ScriptedJudge(lambda *_: "3"))
+    assert (len(done), again.num_reused, again.num_judged, again.num_failed) == (2, 6, 0, 0)
