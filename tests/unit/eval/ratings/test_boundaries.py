@@ -43,7 +43,15 @@ from eval.ratings.people import CorrectedStrengths, _Counts, _power
 from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 from eval.ratings.relative import load_scores, relative_scores
 from eval.ratings.style import _estimate, controlled_ratings, style_features
-from eval.ratings.unanimous import Doubt, _with_doubt
+from eval.ratings.unanimous import (
+    Doubt,
+    ResampledPrompts,
+    _with_doubt,
+    doubted_cells,
+    doubted_matches,
+    doubtful_pairs,
+    least_errors,
+)
 from eval.verdicts.table import Matches, VerdictError, Verdicts, load_verdicts
 
 HEADER = "question_id,system_a,system_b,verdict"
@@ -509,6 +517,36 @@ def test_no_further_prompt_is_added_for_two_even_systems_alone() -> None:
     exponential, gamma, at = again.exponential(), again.gamma(3.0), again.integers(2)
     assert found[:3].tolist() == [2.0, 1.0, 0.0]
     assert (found[3 + at], found[4 - at]) == (pytest.approx(exponential * 3.0 / gamma), 0.0)
+
+
+def test_further_prompts_beside_the_matches() -> None:
+    """x beats y on both prompts, z is even with w: one further prompt each has y win, and z or w."""
+    played = matches(*((q, *pair) for q in range(2) for pair in ((0, 1, 2), (2, 3, 1))))
+    cells = count_cells(played, 4)
+    doubt = doubtful_pairs(cells)
+    assert (doubt.pairs.tolist(), doubt.leaders.tolist()) == ([[0, 1], [2, 3]], [0, 2])
+    assert doubt.outcomes().tolist() == [[1, 0], [1, 1]]
+    further = doubted_cells(cells, doubt)
+    assert (further.num_questions, further.question.tolist()[4:], further.column.tolist()[4:]) == (
+        4, [2, 2, 3, 3], [1, 3, 1, 4],
+    )  # fmt: skip
+    assert further.count.tolist() == [1.0] * 8
+    added = rows(doubted_matches(played, 2, doubt))[4:]
+    assert added == [(2, 0, 1, 0), (2, 2, 3, 2), (3, 0, 1, 0), (3, 2, 3, 0)]
+    drawn = list(ResampledPrompts(2, 5, 7, doubt))
+    assert [(len(weight), weight[:2].sum(), (weight[2:] > 0).sum()) for weight in drawn] == [(4, 2.0, 1)] * 5
+    again = list(ResampledPrompts(2, 5, 7, doubt))
+    assert all((one == two).all() for one, two in zip(drawn, again, strict=True))
+    assert list(ResampledPrompts(1, 5, 7, doubt)) == []
+
+
+def test_a_circle_is_as_unsure_as_one_match() -> None:
+    """a beats b beats c beats a on 3 prompts: each has 6 decided matches; on one prompt nothing is said."""
+    circle = [(q, *pair) for q in range(3) for pair in ((0, 1, 2), (1, 2, 2), (2, 0, 2))]
+    even = np.full(3, 1000.0)
+    assert least_errors(matches(*circle), even) == pytest.approx([4 * bradley_terry.POINTS_PER_NAT / 6] * 3)
+    assert least_errors(matches(*circle[:3]), even).tolist() == [0.0, 0.0, 0.0]
+    assert least_errors(matches(*((q, 0, 1, 1) for q in range(3))), even[:2]).tolist() == [0.0, 0.0]
 
 
 # Style
