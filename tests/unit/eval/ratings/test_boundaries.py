@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t
 
-from eval.ratings import bradley_terry, comparisons, elo, people, style
+from eval.ratings import bradley_terry, comparisons, elo, kappa, people, style
 from eval.ratings.agreement import AgreeOptions, _either_way, _example_level, _with_share, agree_files
 from eval.ratings.agreement import Statistic as Found
 from eval.ratings.bias import length_bias, own_wins, position_bias, share
@@ -763,9 +763,9 @@ def test_agreement_of_none_and_of_all_by_hand() -> None:
     tables = np.array([[[0.0, 0, 1], [0, 0, 0], [0, 0, 0]], [[0.0, 0, 0], [0, 0, 0], [1, 0, 0]]] * 2)
     level = _example_level(tables, 20, np.random.default_rng(0))
     bound = 1 - 0.025**0.25
-    share_, kappa = level.statistics["percent_agreement"], level.statistics["cohen_kappa"]
+    share_, cohen = level.statistics["percent_agreement"], level.statistics["cohen_kappa"]
     assert (level.num, share_.value, share_.low, share_.high) == (4, 0.0, 0.0, pytest.approx(bound))
-    assert kappa.value == pytest.approx(-1.0)
+    assert cohen.value == pytest.approx(-1.0)
 
 
 def test_a_kappa_without_an_interval_follows_percent_agreement() -> None:
@@ -832,3 +832,38 @@ def test_notes_of_agreement(tmp_path: Path) -> None:
     ):
         agree_files(a, write(tmp_path / "d.csv", ["7,x,y,1"]), AgreeOptions(resamples=5))
     assert result.settings["files"] == [str(a), str(b)]
+
+
+@pytest.mark.parametrize("labels", [(2.0, 2.0, 0.0), (1.0, 1.0, 2.0)])
+def test_kappas_of_two_judges_by_hand(labels: tuple[float, float, float]) -> None:
+    """Judges that agree on every item have a kappa of 1; where one says a single label, chance is by the other."""
+    table = np.diag(labels)[None]
+    for statistic in (kappa.cohen_kappa, kappa.fleiss_kappa_of_pairs, kappa.krippendorff_alpha_of_pairs):
+        assert statistic(table)[0] == pytest.approx(1.0)
+    one = np.array([[[3.0, 0, 1], [0, 0, 0], [0, 0, 0]]])  # 3 of 4 agree; A says 0 always, B 2 once
+    assert kappa.percent_agreement(one)[0] == 0.75
+    assert kappa.cohen_kappa(one)[0] == pytest.approx(0.0)
+    pooled = (7 / 8) ** 2 + (1 / 8) ** 2
+    assert kappa.fleiss_kappa_of_pairs(one)[0] == pytest.approx((0.75 - pooled) / (1 - pooled))
+    expected = (64 - 49 - 1) / (8 * 7)  # disagreement by chance, of 8 labels without those of the same item
+    assert kappa.krippendorff_alpha_of_pairs(one)[0] == pytest.approx(1 - 0.25 / expected)
+    assert np.isnan(kappa.percent_agreement(np.zeros((1, 3, 3)))[0])
+
+
+def test_kappas_of_several_raters_by_hand() -> None:
+    """Three items: raters' pairs agree on 1, 1 / 3 and 0 of them; labels in numbers of 4, 3 and 1."""
+    counts = np.array([[4.0, 3.0, 1.0]])
+    chance = (16 + 9 + 1) / 64
+    found = kappa.fleiss_kappa(np.array([4 / 3]), np.array([3.0]), counts)[0]
+    assert found == pytest.approx((4 / 9 - chance) / (1 - chance))
+    alpha = kappa.krippendorff_alpha(np.array([5.0]), counts)[0]
+    assert alpha == pytest.approx(1 - (3 / 8) / ((64 - 26) / 56))
+
+
+def test_correlations_with_ties_by_hand() -> None:
+    """x has a tie: tau-b is 2 / sqrt(2 x 3), rho that of ranks 1.5, 1.5, 3 and 1, 2, 3; none where all are even."""
+    x, y = np.array([[1.0, 1.0, 2.0], [1.0, 1.0, 1.0]]), np.array([[1.0, 2.0, 3.0]] * 2)
+    tau, rho = kappa.kendall_tau(x, y), kappa.spearman(x, y)
+    assert (tau[0], rho[0]) == (pytest.approx(2 / np.sqrt(6)), pytest.approx(1.5 / np.sqrt(1.5 * 2)))
+    assert np.isnan([tau[1], rho[1]]).all()
+    assert kappa.pair_order_agreement(x, y).tolist() == pytest.approx([2 / 3, 0.0])
