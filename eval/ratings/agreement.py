@@ -12,7 +12,7 @@ question; that of percent agreement is Korn & Graubard's (1998), exact at 0 and 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class AgreementResult:
     system: Level
     judges: list[JudgeReport]
     notes: list[str]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and None, ready for `json.dumps(..., allow_nan=False)`."""

@@ -207,6 +207,7 @@ def fit_resamples(cells: Cells, counts: Array, start: Fit, *, davidson: bool = F
         for row in moving:  # scipy's trust region always goes uphill
             parameters[row] = _maximise(cells, counts[row], groups, with_ties, PRIOR_PRECISION)
     points = np.array([_to_fit(cells, groups, row, with_ties).points for row in parameters])
+    points = points.reshape(len(counts), cells.num_systems)  # also where there is none, as with a single prompt
     played = np.zeros((len(counts), cells.num_systems))
     for side in (0, 1):
         _scatter(played, cells.pair[:, side], counts.sum(axis=2))

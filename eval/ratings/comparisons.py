@@ -275,9 +275,7 @@ def verdict(
     if not rivals:
         largest = max(c.p_holm or 0.0 for c in tested)
         return f"{said}; it is told from every other system (largest p, corrected by Holm: {largest:.2g})"
-    nearest = rivals[0].p_holm
-    why = "they shared too few prompts to test" if nearest is None else f"p = {nearest:.2g}, corrected by Holm"
-    said += f"; it can't be told from {_named(rivals)} ({why})"
+    said += f"; it can't be told from {_named(rivals)} (p = {rivals[0].p_holm:.2g}, corrected by Holm)"
     needed = prompts_to_decide(rivals[0])
     if needed is None:
         return f"{said}; they are even, which no number of prompts would change"

@@ -10,7 +10,7 @@ can't be rated is left out and said in `notes`.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice, pairwise
 from math import isnan, nan
 from pathlib import Path
@@ -142,7 +142,7 @@ class RatingsResult:
     controlled: Controlled | None
     length_bias: Share | None
     notes: list[str]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and None, ready for `json.dumps(..., allow_nan=False)`."""

@@ -40,7 +40,7 @@ class Calls:
         self.slept: list[float] = []
         self._answers = list(answers)
         raw = SimpleNamespace(create=self.ask, list=self.ask, retrieve=self.ask)
-        played = SimpleNamespace(with_raw_response=raw)
+        played = SimpleNamespace(with_raw_response=raw, content=self.fetch)
         monkeypatch.setattr(batch_server, "open_client", lambda *_: SimpleNamespace(batches=played, files=played))
         self.server = BatchServer(ApiOptions(model="m", **{"max_attempts": 3, **options}), "key")
         monkeypatch.setattr(batch_server.time, "sleep", self.slept.append)
@@ -51,6 +51,9 @@ class Calls:
         if isinstance(answer, Exception):
             raise answer
         return reply(answer)
+
+    async def fetch(self, file_id: str) -> Any:
+        return SimpleNamespace(content=(await self.ask(file_id)).http_response.content)
 
 
 def page(*batches: Any, has_more: bool = False) -> dict[str, Any]:
@@ -169,6 +172,31 @@ def test_the_state_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RunStopped, match="batch batch_1: the server's reply has no status"):
         state({"id": "batch_1"})
     assert _errors({"data": "text"}) == _errors(None) == ""
+
+
+def test_the_lines_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls(monkeypatch, refusal(502), b'{"a": 1}\n\n \n\xff\xe2\x80\xa8b\n', backoff_seconds=0.0)
+    assert calls.server.lines("file-1") == ['{"a": 1}', "\ufffd\u2028b"]
+    assert len(calls.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "num_asked", "words"),
+    [
+        (refusal(404), 1, "no such model or address"),
+        (refusal(400), 1, "HTTP 400: no"),
+        (refusal(503), 3, "HTTP 503"),
+        (TimeoutError(), 3, "time-out"),
+        (RecursionError(), 1, "nested too deeply"),
+        (b"<html>", 3, "no JSON object"),
+        (openai.APIConnectionError(request=httpx.Request("GET", "http://x")), 3, "the connection broke off"),
+    ],
+)
+def test_calls_that_may_be_repeated(failure: Any, num_asked: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls(monkeypatch, *[failure] * 3, backoff_seconds=0.0)
+    with pytest.raises(RunStopped, match=words):
+        calls.server.find("mine")
+    assert (len(calls.asked), len(calls.slept)) == (num_asked, num_asked - 1)
 
 
 def line(**parts: Any) -> str:

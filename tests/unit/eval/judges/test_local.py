@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from eval.judges.local import CUE, LocalJudge, cut, verdict_tokens
+from eval.judges.local import CUE, LocalJudge, cut, verdict_tokens, with_calibration
 from eval.judges.tournament import run
 from eval.judging.matches import Judgment, Match
 from eval.judging.options import JudgeOptions, ReplayOptions
@@ -198,6 +198,28 @@ def test_prompts_longer_than_the_model_are_left_out_and_said(base: LoadedBase) -
     assert [(j.system_a, j.system_b) for j in found] == [("ann", "bob")]
     assert [f.system_a for f in failures] == ["cyd"]
     assert "lower max_answer_tokens" in failures[0].reason
+
+
+def test_a_prompt_as_long_as_the_model_takes_is_judged(base: LoadedBase) -> None:
+    match = a_match("one thing", "quite another thing")
+    judge = LocalJudge(base, "tiny")
+    longest = max(len(judge._tokens(pair)) for pair in with_calibration([judge._shown(match)]))
+    for max_length, num_judged in ((longest, 1), (longest - 1, 0)):
+        found: list[Judgment] = []
+        failures = LocalJudge(replace(base, max_length=max_length), "tiny").judge([match], found.append)
+        assert (len(found), len(failures)) == (num_judged, 1 - num_judged)
+    assert failures[0].reason == f"longer than the {longest - 1} tokens that the judge takes; lower max_answer_tokens"
+
+
+def test_what_a_local_judge_is_known_by(base: LoadedBase) -> None:
+    settings = dict(LocalJudge(base, "tiny").settings)
+    assert settings.pop("prompt_sha256")
+    assert settings == {
+        "kind": "local", "base_fingerprint": "tiny", "logprobs": [" A", " B", "position offset"],
+        "calibration": "each answer against itself", "max_answer_tokens": 256, "max_question_tokens": 512,
+        "margin_nats": 0.1,
+    }  # fmt: skip
+    assert LocalJudge(base, "tiny", 1, 1, 0.0).settings["max_question_tokens"] == 1
 
 
 def test_verdict_tokens_are_found_in_context(base: LoadedBase) -> None:
