@@ -267,7 +267,8 @@ def _first_pair(text: str, rows: list[str], lines: list[str]) -> Pair | None:
     tuples = tuples or set(_TUPLE.findall(text))
     below = {pair for line in dict.fromkeys(lines[1:]) if (pair := _pair(line)) is not None}
     below |= {Pair(one, two) for one, two in tuples}
-    if not below:
+    has_headings = any(len(line) <= MAX_LINE and _side(line.rstrip(": ")) for line in dict.fromkeys(lines))
+    if not below and not has_headings:  # else two lines may be of one answer
         below |= {p for one, two in dict.fromkeys(pairwise(lines)) if (p := _two_lines(one, two)) is not None}
     if below:
         return below.pop() if len(below) == 1 else None
