@@ -12,7 +12,7 @@ import torch
 
 from eval.answers import decoding, generate, sampling
 from eval.answers.decoding import _sequences
-from eval.answers.dialogue import encode_dialogue, prompt_tokens
+from eval.answers.dialogue import chat_text, encode_dialogue, prompt_tokens
 from eval.answers.files import (
     Answer,
     AnswerFile,
@@ -39,7 +39,7 @@ from eval.answers.rows import delimiter_of, field_name, identifier_text, is_tabl
 from eval.answers.sampling import TokenPicker, greedy_tokens, nucleus_tokens
 from eval.answers.sequences import DecodingRequest, DecodingSettings, UnderWay, member_ranks, uniform_numbers
 from eval.answers.settings import GenerateSettings
-from eval.scoring.row_sizes import RowSizes
+from eval.scoring.row_sizes import PREFILL_TOKENS, RowSizes
 from harness.runs.record import save_record
 from tests.builders import record
 from tests.tiny import make_tokenizer
@@ -272,6 +272,25 @@ def test_as_many_sequences_as_there_are_prompts_slots_or_room(
     )  # fmt: skip
 
 
+def test_rows_of_new_prompts_have_a_size_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def sizes(bank: Any, usual: Any) -> Any:
+        asked.append(usual)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decoding, "row_sizes", sizes)
+    settings = DecodingSettings(max_new_tokens=1, greedy=True, temperature=1.0, top_p=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        list(
+            decoding.decode(
+                made(max_length=9, bank=made(device="cpu")), [DecodingRequest(tokens=[1], member=None)], settings,
+                frozenset(),
+            )
+        )  # fmt: skip
+    assert asked == [PREFILL_TOKENS]
+
+
 def padded_batch(own: int | None = None, keeps: bool = True, row: int = 99, kept: int = 99) -> PaddedBatch:
     bank = made(layout=made(keeps_cache=keeps))
     sizes = RowSizes(row_tokens=row, kept_tokens=kept)
@@ -364,6 +383,14 @@ def test_a_chat_template_writes_the_whole_prompt() -> None:
     tokenizer.chat_template = CHATML
     tokens = encode_dialogue(tokenizer, [("user", "Hi"), ("assistant", "Ho"), ("user", "So?")], PromptFormat.chat)
     assert tokenizer.decode(tokens) == "<|user|>Hi\n<|assistant|>Ho\n<|user|>So?\n<|assistant|>"
+
+
+def test_a_system_sentence_stands_before_the_first_of_several_turns() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages if m.role != 'system' %}[{{ m.content }}]{% endfor %}"
+    roles = ("system", "user", "assistant", "user")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, ("Be kind.", "a", "b", "c"), strict=True)]
+    assert chat_text(tokenizer, messages) == "[Be kind.\n\na][b][c]"
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from eval.answers.prompt_format import PromptFormat
 from eval.benchmarks import dataset_rows, held_out_rows
 from eval.benchmarks.answers import AnswersSettings
 from eval.benchmarks.benchmark import Benchmark, Contestant, Headline, Place, QuestionScores
 from eval.benchmarks.by_question import read_questions
-from eval.benchmarks.changes import changes_from, changes_table, of_groups
+from eval.benchmarks.changes import changes_from, changes_table, front, of_groups
 from eval.benchmarks.dataset_rows import EvalRows, data_files, evaluation_rows
 from eval.benchmarks.glue import score as glue_score
 from eval.benchmarks.glue.class_scores import official_metrics
@@ -51,6 +52,7 @@ from eval.benchmarks.replicates import (
 from eval.benchmarks.rouge import score as rouge
 from eval.benchmarks.rouge.settings import RougeSettings
 from eval.benchmarks.settings import default_of, identity_of, require_at_least, row_tokens, setting
+from eval.benchmarks.super_ni import score as super_ni
 from eval.benchmarks.super_ni.score import SuperNiSettings, exact_match, read_instances, rouge_l
 from eval.benchmarks.tasks import results as task_results
 from eval.benchmarks.tasks.settings import TasksSettings
@@ -181,6 +183,34 @@ def test_answers_as_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     }
     assert calls == [([run], 2, "open", 5, print)]
     assert (benchmark.headline(None), benchmark.summary(found["shown"])) == (None, {"num_answers": 2})
+
+
+def test_which_benchmarks_ask_through_a_template() -> None:
+    chat = {
+        "mmlu": MmluSettings(chat=True),
+        "tasks": TasksSettings(names=["a"], chat=True),
+        "answers": AnswersSettings(prompt_format=PromptFormat.chat),
+    }
+    plain = {"mmlu": MmluSettings(), "tasks": TasksSettings(names=["a"]), "answers": AnswersSettings()}
+    assert [BENCHMARKS[name].wants_template(settings) for name, settings in chat.items()] == [True] * 3
+    assert [BENCHMARKS[name].wants_template(settings) for name, settings in plain.items()] == [False] * 3
+
+
+def test_checkpoints_are_those_of_the_runs_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[Any] = []
+
+    def scored(*given: Any) -> Any:
+        calls.append(given)
+        return made(to_json=lambda: {"a": 1})
+
+    monkeypatch.setattr(checkpoints, "score_checkpoints", scored)
+    monkeypatch.setattr(checkpoints, "checkpoints_table", lambda result: "a table")
+    target: Any = made(run_ids=("r",), model=None, sweep=None, runs=tmp_path)
+    settings = MmluSettings()
+    found = BENCHMARKS["mmlu"].by_options(target, settings, {"checkpoints": "last"}, Path("o"), print)
+    assert found == ({"a": 1}, "a table")
+    ((folder, which, asked, out, _, on_progress),) = calls
+    assert (folder, which, asked, out, on_progress) == (tmp_path / "r", "last", settings, Path("o"), print)
 
 
 def test_a_plan_counts_rows_as_long_as_they_may_be() -> None:
@@ -321,6 +351,10 @@ def test_the_table_of_changes() -> None:
     only = changes_from(Parts(), ("base", lone), {"a": lone, "b": values(1, 1) | {"gain": ([2.0], None, True)}})
     assert [(change.system, change.measure) for change in only] == [("a", "gain m"), ("b", "gain m")]
     assert changes[0].to_json()["before"] == 0.5
+    fewer = changes_from(
+        Parts(), ("base", results["base"]), {"a": values(1, 1), "b": {"gain": ([0.0, 1.0], None, True)}}
+    )
+    assert front(fewer) == ["a"]  # by what both have
 
 
 def test_questions_are_read_from_the_files_of_a_run(tmp_path: Path) -> None:
@@ -439,12 +473,43 @@ def test_rows_of_a_classifier_go_together_up_to_a_limit() -> None:
     assert glue_score._prediction(row, [0.5, 0.9, 0.9], 3).choice == 1.0
 
 
+def test_a_label_beyond_the_head_is_named_by_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glue_score, "label_value", lambda example, row, dataset: example.label)
+    row: Any = made(where="f.jsonl", line=7)
+
+    def answer(label: float, num_labels: int) -> float:
+        return glue_score._answer(made(label=label), row, made(dataset=None), num_labels)  # type: ignore[arg-type]
+
+    assert [answer(1.0, 2), answer(2.0, 3), answer(9.0, 1), answer(1.0, 1)] == [1.0, 2.0, 9.0, 1.0]
+    with pytest.raises(ValueError, match=r"f\.jsonl, line 7, .*label.*label 2.0 is out of range: .* classes 0 to 1"):
+        answer(2.0, 2)
+
+
+def test_means_of_instructions_by_hand() -> None:
+    def said(task: str, score: float) -> super_ni.TextPrediction:
+        return super_ni.TextPrediction(
+            task=task, instance_id="i", answer="", rouge_l=score, exact_match=score == 1, num_references=1
+        )
+
+    predictions = (said("t", 0.0), said("u", 1.0), said("t", 0.0))
+    rows: Any = made(dataset=made(name="d"), split_name="test", sha256="r")
+    found = super_ni._result("sys", rows, predictions, SuperNiSettings(max_new_tokens=9), 2, "s", "m")
+    assert (found.rouge_l, found.rouge_l_macro, found.exact_match) == (pytest.approx(1 / 3), 0.5, pytest.approx(1 / 3))
+    assert (found.n, found.num_tasks, found.num_truncated, found.max_new_tokens) == (3, 2, 2, 9)
+    assert {task: (one.n, one.exact_match, one.rouge_l.value) for task, one in found.per_task.items()} == {
+        "t": (2, 0.0, 0.0), "u": (1, 1.0, 1.0),
+    }  # fmt: skip
+    assert found.rouge_l_ci95 == mean_share([[0.0, 0.0], [1.0]]).ci95
+
+
 def test_calibration_by_bins_and_its_basic_interval() -> None:
     assert NUM_BINS == 15
     draws = np.arange(101.0) / 1000
     assert _basic_interval(0.1, draws) == pytest.approx((0.2 - 0.0975, 0.2 - 0.0025))
     assert _basic_interval(0.01, draws) == pytest.approx((0.0, 0.0175))
     assert _basic_interval(0.0, draws) == (0.0, 0.0)
+    some = np.random.default_rng(0).normal(size=(40, 4)).tolist(), [0, 1, 2, 3] * 10
+    assert calibration_of(*some) == calibration_of(*some, seed=0) != calibration_of(*some, seed=1)
     bins = calibration_of([[0.0, -1.0]], [0]).reliability.bins
     assert [(one.low, one.high) for one in bins] == [
         (pytest.approx(place / 15), pytest.approx((place + 1) / 15)) for place in range(15)

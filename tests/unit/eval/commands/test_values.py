@@ -299,13 +299,19 @@ def test_the_rows_of_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return answers
 
     monkeypatch.setattr(generate, "generate_answers", write)
+    checked: list[Any] = []
+    monkeypatch.setattr(generate, "require_templates", checked.append)
     target = replace(NOBODY, model="m")
     rows = generate.run_generate(target, str(path), "b", None, GenerateSettings(seed=3), True, print, Path("o"))
     assert rows == [
         {"system": "m", "num_answers": 3, "num_shortened": 2, "too_long": ["2"], "path": "o/m/answers/b.jsonl"},
         {"system": "n", "num_answers": 2, "num_shortened": 0, "too_long": [], "path": "o/n/answers/b.jsonl"},
     ]
-    ((base, systems, how),) = calls
+    assert checked == []
+    chat = GenerateSettings(prompt_format=PromptFormat.chat)
+    generate.run_generate(target, str(path), "b", None, chat, True, print, Path("o"))
+    assert checked == [target]
+    base, systems, how = calls[0]
     assert (base, [(one.name, one.member, one.folder) for one in systems]) == (
         "base", [("m", None, Path("o/m")), ("n", "n", Path("o/n"))],
     )  # fmt: skip
@@ -419,6 +425,7 @@ def test_a_run_is_opened_in_three_ways(tmp_path: Path, monkeypatch: pytest.Monke
         (f"run merged and quantized again ({quant})", None, system),
     ]  # fmt: skip
     (checkpoint, adapter, folder), saved, merged, again = opened
+    assert folder.name.startswith("merged-")
     assert (checkpoint, adapter, str(folder)) == (Path("kept"), tmp_path / "adapter", saved)
     assert merged == (Source("folder", saved), replace(one.quant, method=QuantMethod.none), Path("c"))
     assert again == (Source("folder", saved), one.quant, Path("c"))
@@ -490,3 +497,13 @@ def test_every_number_of_a_line_is_asked_by_a_key_of_its_own(monkeypatch: pytest
     examples[3] = (made(line=4), Example(input="a", output="b", label=1))
     with pytest.raises(ValueError, match="dataset d: its targets are labels, which no model writes"):
         self_targets._rows(base, None, config, PathsConfig())  # type: ignore[arg-type]
+
+
+def test_groups_of_commands_say_what_they_are_for() -> None:
+    for words, about in (
+        (["human"], "Let people vote on pairs of answers, blind."),
+        (["human", "raters"], "Who may vote: each rater has a link of their own."),
+    ):
+        shown = CliRunner().invoke(app, words)
+        assert about in shown.output
+        assert "Usage" in shown.output

@@ -74,8 +74,8 @@ def test_what_a_models_digest_holds() -> None:
     assert model_sha256(base, "m") == expected([8, 16])
     base.bank.factors["m"] = 0.5
     assert model_sha256(base, "m") == expected([8, 16, {"factor": 0.5}])
-    base.bank.factors, base.bank.serving_fields = {}, {"x": 1}
-    assert model_sha256(base, "m") == expected([8, 16, {"x": 1}])
+    base.bank.factors, base.bank.serving_fields = {}, {"x": 1, "a": 2}
+    assert model_sha256(base, "m") == expected([8, 16, {"a": 2, "x": 1}])
     weight.quant_state = made(quant_type="nf4", blocksize=64, nested=True, dtype="d2")  # type: ignore[attr-defined]
     assert model_sha256(base, None) == expected(more=["nf4", "64", "True", "d2"])
 
@@ -112,6 +112,26 @@ def test_sequences_are_embedded_a_row_at_a_time(monkeypatch: pytest.MonkeyPatch)
     assert taken(10) == [[5, 4, 1], [9]]
     assert taken(19) == [[5, 4, 1, 9]]
     assert embeddings.ROW_TOKENS == 4096
+
+
+def test_an_embedding_is_the_mean_of_a_sequences_own_states() -> None:
+    seen: list[Any] = []
+
+    def bank(row: Any, segments: Any, plan: Any) -> Any:
+        seen.append((row.tolist(), [(one.num_tokens, one.member) for one in segments], list(plan.lengths)))
+        return torch.stack([row[0], 10 * row[0]], dim=1)[None]
+
+    bank.device = torch.device("cpu")  # type: ignore[attr-defined]
+    sequences = [np.array([1, 3], dtype=np.int32), np.array([5], dtype=np.int32)]
+    found = embeddings.embed(made(bank=bank), sequences)  # type: ignore[arg-type]
+    assert found.tolist() == [[2.0, 20.0], [5.0, 50.0]]
+    assert seen == [([[1, 3, 5]], [(2, None), (1, None)], [2, 1])]
+
+
+def test_layers_are_those_of_the_decoder() -> None:
+    text = made(num_hidden_layers=2, per_layer_config=["a", "b", "c"])
+    base: Any = made(config=made(get_text_config=lambda decoder: {True: text}[decoder]))
+    assert row_sizes._layer_configs(base) == ["a", "b"]
 
 
 def test_continuations_of_a_group_share_what_is_worth_it() -> None:
@@ -161,9 +181,14 @@ def test_a_group_that_does_not_fit_is_cut_where_it_would_have_a_row_of_its_own(m
 
     monkeypatch.setattr(continuations, "_score_row", score_row)
     monkeypatch.setattr(continuations, "row_sizes", lambda bank, row_tokens: made(row_tokens=row_tokens))
-    layout = made(may_share=lambda num_tokens: True)
+    longest: list[int] = []
+    layout = made(may_share=lambda num_tokens: longest.append(num_tokens) or True)
     base: Any = made(bank=made(layout=layout, device=torch.device("cpu"), configs={}), max_length=99)
     assert list(score_continuations(base, [], row_tokens=12)) == []
+    two = [Continuation(tokens=[1] * size, num_context=1) for size in (7, 3)]
+    assert [indices for indices, _ in score_continuations(base, two, row_tokens=12)] == [[0, 1]]
+    assert longest == [0, 7]
+    tried.clear()
     asked = [Continuation(tokens=[n] * 5, num_context=1, group=group) for n, group in ((1, "g"), (2, "g"), (3, "h"))]
     done = [index for indices, _ in score_continuations(base, asked, row_tokens=16) for index in indices]
     assert sorted(done) == [0, 1, 2]
@@ -204,9 +229,10 @@ def test_kept_prefixes_are_bounded_by_rows_and_by_room(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(next_token, "_next_row", next_row)
     monkeypatch.setattr(next_token, "_score_row", score_row)
-    layout = made(may_share=lambda num_tokens: False)
+    longest: list[int] = []
+    layout = made(may_share=lambda num_tokens: bool(longest.append(num_tokens)))
     base: Any = made(bank=made(layout=layout, device=torch.device("cpu"), configs={}), max_length=99)
-    prompts = [Prompt(tokens=[1] * 5)] * 3
+    prompts = [Prompt(tokens=[1] * size) for size in (5, 4, 3)]
     told: list[tuple[int, int]] = []
     for kept in (100, 1000):
         monkeypatch.setattr(
@@ -214,7 +240,8 @@ def test_kept_prefixes_are_bounded_by_rows_and_by_room(monkeypatch: pytest.Monke
         )
         next_token.next_token_logprobs(base, prompts, [7], lambda *done: told.append(done), row_tokens=40)
     assert limits == [(40, 100), (20, 50), (40, 320), (20, 160)]
-    assert told == [(3, 3)] * 2
+    assert (told, longest) == ([(3, 3)] * 2, [5, 5])
+    assert list(next_token.score_rows(base, [], [7], 40)) == []
     assert row_sizes.PREFIX_ROWS == 8
 
 

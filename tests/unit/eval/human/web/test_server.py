@@ -89,6 +89,7 @@ def test_a_chosen_secret_has_its_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weakness(enough) is None
     worth = "worth about 52 bits, 56 are needed: words, repeats and runs such as abc count nothing"
     assert weakness(enough[:-1]) == worth
+    assert strength_bits("administratork") == pytest.approx(math.log2(26))  # the longest word counts
 
 
 def test_who_is_known_by_which_name() -> None:
