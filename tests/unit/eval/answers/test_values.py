@@ -31,13 +31,20 @@ from eval.answers.generate import (
     question_digests,
     stored_answers,
 )
-from eval.answers.key_value_cache import Decode, Shelf, Slots
+from eval.answers.key_value_cache import Decode, Shelf, Slots, _masks
 from eval.answers.padded_batch import PaddedBatch
 from eval.answers.prompt_format import PromptFormat
 from eval.answers.questions import OpenQuestion, parse_open_question, shown_question, split_dialogue, text_identity
 from eval.answers.rows import delimiter_of, field_name, identifier_text, is_table, read_rows
 from eval.answers.sampling import TokenPicker, greedy_tokens, nucleus_tokens
-from eval.answers.sequences import DecodingRequest, DecodingSettings, UnderWay, member_ranks, uniform_numbers
+from eval.answers.sequences import (
+    DecodingRequest,
+    DecodingSettings,
+    UnderWay,
+    member_ranks,
+    numbers_ahead,
+    uniform_numbers,
+)
 from eval.answers.settings import GenerateSettings
 from eval.scoring.row_sizes import PREFILL_TOKENS, RowSizes
 from harness.runs.record import save_record
@@ -308,6 +315,53 @@ def test_a_padded_batch_is_as_wide_as_its_longest() -> None:
     assert [taken(keeps=False, row=limit) for limit in (23, 24)] == [[0], [1, 0]]
     assert [taken(halvings=1, kept=limit) for limit in (47, 48)] == [[0], [1, 0]]
     assert taken(own=3, kept=1) == [1, 2, 0]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_padded_batch_reads_each_sequence_to_its_end(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Any] = []
+    picked: list[Any] = []
+
+    def bank(row: Any, segments: Any, plan: Any) -> Any:
+        rows.append((row, [(one.num_tokens, one.member) for one in segments], plan))
+        return torch.arange(row.shape[1], device=device)[None, :, None]
+
+    bank.device, bank.base = torch.device(device), "base"  # type: ignore[attr-defined]
+    bank.layout = made(keeps_cache=True)  # type: ignore[attr-defined]
+    monkeypatch.setattr("eval.answers.padded_batch.BatchCache", made(of=lambda base: f"cache of {base}"))
+    picker = made(bank=bank, settings=made(num_slots=None), pick=lambda *given: picked.append(given))
+    batch = PaddedBatch(picker, ["b", None], RowSizes(row_tokens=99, kept_tokens=99))
+    waiting = deque([under_way(0, 3), under_way(1, 2, member="b")])
+    stepped = batch.advance(waiting, 2, 0)
+    assert [one.index for one in stepped] == [1, 0]
+    (row, segments, plan), (hidden, _, numbers) = rows[0], picked[0]
+    assert (segments, plan, numbers) == ([(2, "b"), (3, None)], "cache of base", None)
+    assert (row.device.type, hidden.device.type, tuple(row.shape), tuple(hidden.shape)) == (
+        device, device, (1, 5), (2, 1),
+    )  # fmt: skip
+    if device == "cpu":
+        assert hidden[:, 0].tolist() == [1, 4]
+    for one in stepped:
+        one.new_tokens.append(7)
+    batch.advance(waiting, 2, 0)
+    assert (rows[1][1], tuple(rows[1][0].shape)) == ([(1, "b"), (1, None)], (1, 2))
+    bank.layout.keeps_cache = False  # type: ignore[attr-defined]
+    whole = PaddedBatch(picker, [None], RowSizes(row_tokens=99, kept_tokens=99))
+    whole.advance(deque([under_way(0, 2)]), 1, 0)
+    whole._rows[0].new_tokens.append(7)
+    whole.advance(waiting, 1, 0)
+    assert [(one[1], one[2]) for one in rows[2:]] == [([(2, None)], None), ([(3, None)], None)]
+
+
+def test_what_a_pass_needs_lies_on_the_device_of_the_cache() -> None:
+    device = torch.device("meta")
+    slots = Slots([Shelf(num_slots=2, max_tokens=9, lengths=[4, 6])], [1, 0], device)
+    assert {one.device.type for one in (slots.slot_of_row, slots.row_of_slot, slots.ends)} == {"meta"}
+    assert (
+        numbers_ahead([UnderWay(0, DecodingRequest(tokens=[1], member=None), 4, torch.ones(4))], 2, device) is not None
+    )
+    ((_, mask),) = _masks([4, 6], slots.ends, torch.zeros(1, device=device), 3)
+    assert (mask.device.type, tuple(mask.shape)) == ("meta", (2, 1, 1, 7))
 
 
 def test_a_padded_batch_keeps_the_cache_of_those_that_go_on() -> None:

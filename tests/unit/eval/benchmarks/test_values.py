@@ -21,6 +21,7 @@ from eval.benchmarks.changes import changes_from, changes_table, front, of_group
 from eval.benchmarks.dataset_rows import EvalRows, data_files, evaluation_rows
 from eval.benchmarks.glue import score as glue_score
 from eval.benchmarks.glue.class_scores import official_metrics
+from eval.benchmarks.glue.settings import GlueSettings
 from eval.benchmarks.intervals import NUM_RESAMPLES, mean_score, mean_share
 from eval.benchmarks.mmlu import checkpoints
 from eval.benchmarks.mmlu import score as mmlu_score
@@ -244,6 +245,9 @@ def test_which_rows_of_a_dataset_are_scored(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ValueError, match=r"dataset glue_sst2 is the file x\.jsonl, which has no splits"):
         rows(replace(dataset, path="x.jsonl"))
     (tmp_path / "a").write_text("")
+    for name, kind in (("glue", GlueSettings), ("super_ni", SuperNiSettings)):
+        assert BENCHMARKS[name].files(kind(data=str(tmp_path / "a"))) == {"data": [tmp_path / "a"]}
+        assert BENCHMARKS[name].files(kind()) == {}
     assert (data_files(None), data_files(str(tmp_path / "a")), data_files("none")) == (
         {}, {"data": [tmp_path / "a"]}, {"data": []},
     )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from eval.__main__ import app
@@ -283,6 +284,16 @@ def test_what_can_not_be_opened_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ValueError, match="the model: not found"):
         list(_of_model(asked(model="roberta_large")))
     assert located == [ModelKind.classifier]
+    seen: list[Any] = []
+    base = made(bank=None)
+    monkeypatch.setattr(score_runs, "locate_model", lambda model, paths: "source")
+    monkeypatch.setattr(score_runs, "resolve_device", lambda device: torch.device("cpu"))
+    monkeypatch.setattr(score_runs, "say_if_slow", lambda quant, device: seen.append((quant.name, device.type)))
+    monkeypatch.setattr(score_runs, "load_base", lambda source, quant, *rest: seen.append((source, *rest)) or base)
+    ((found, (contestant,)),) = list(_of_model(asked(model="roberta_large", quant="none")))
+    assert (found, contestant) == (base, Contestant(name="roberta_large", member=None))
+    cache = Path(PathsConfig().cache)
+    assert seen == [("none", "cpu"), ("source", torch.device("cpu"), cache, ModelKind.classifier)]
 
 
 def test_the_rows_of_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,6 +486,25 @@ def test_self_targets_asks_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(self_targets, "each_base", lambda target, bases=bases: iter(bases))
         with pytest.raises(ValueError, match="self-targets asks one model"):
             self_targets.write_self_targets(NOBODY, wanted, tmp_path / "o", False, print)
+
+
+def test_self_targets_asks_about_all_rows_and_only_for_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[DatasetConfig] = []
+
+    def locate(config: DatasetConfig, paths: Any) -> Missing:
+        found.append(config)
+        return Missing(what="rows", looked_in=("here",), remedy="get them")
+
+    monkeypatch.setattr(self_targets, "locate_dataset", locate)
+    dataset = DatasetConfig(name="d", hub_id="local", format="alpaca", max_rows=2, max_rows_per_task=1)
+    wanted = self_targets.SelfTargets(
+        dataset=replace(dataset, train_on_source=True), right="exact", keeps_others=True, num_samples=1, limit=None,
+        settings=GenerateSettings(),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="rows: not found"):
+        self_targets.write_self_targets(NOBODY, wanted, Path("o"), False, print)
+    assert (found[0].max_rows, found[0].max_rows_per_task, found[0].train_on_source) == (None, None, False)
+    assert found[0].format == "alpaca"
 
 
 def test_every_number_of_a_line_is_asked_by_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,14 @@ def test_how_two_contests_differ(tmp_path: Path) -> None:
     assert said(two, one) == "the items come in another order"
 
 
+def test_turns_are_kept_as_they_read(tmp_path: Path) -> None:
+    turns = (("q1", "\u00e9", "y1"), ("q2", "x2", "y2"))
+    made = create_store(tmp_path, Contest(items=(item(turns=turns), item("2")), checks=(), seed=0), Rules())
+    with made.reading() as db:
+        kept = [row[0] for row in db.execute("SELECT turns FROM items ORDER BY item_id")]
+    assert kept == ['[["q1", "\u00e9", "y1"], ["q2", "x2", "y2"]]', None]
+
+
 def test_secrets_have_192_bits(tmp_path: Path) -> None:
     made = make_store(tmp_path)
     token = add_rater(made, "ann")
