@@ -399,6 +399,16 @@ def test_marks_of_rows_without_a_token_are_no_tokens() -> None:
     assert greedy_tokens(torch.tensor([[1.0, float("inf")], [2.0, 1.0]]))[1] == [-2, 0]
 
 
+def test_a_nucleus_ends_where_its_tokens_reach_top_p() -> None:
+    numbers = torch.linspace(0, 0.99, 50, dtype=torch.float64)
+    for top_p, num in ((0.5, 2), (0.51, 3), (0.25, 1), (1.0, 4)):
+        assert len(set(nucleus_tokens(torch.zeros(50, 4), numbers, 1.0, top_p)[1])) == num
+    row = UnderWay(0, DecodingRequest(tokens=[1], member=None), 4, uniform_numbers(3, 4), [7])
+    ahead = numbers_ahead([row], 2, torch.device("cpu"))
+    assert ahead is not None
+    assert torch.equal(ahead[0], uniform_numbers(3, 4)[1:3])
+
+
 @pytest.mark.parametrize(("system", "member", "who"), [("ann", "a", "m, ann"), (None, "a", "m, a"), (None, None, "m")])
 def test_logits_that_are_no_numbers_are_whose(system: str | None, member: str | None, who: str) -> None:
     settings = DecodingSettings(max_new_tokens=1, greedy=True, temperature=1.0, top_p=1.0)

@@ -32,6 +32,7 @@ from harness.banks.owned import OwnedBank
 from harness.config.schema import DatasetConfig, ModelKind, PathsConfig, QuantMethod
 from harness.data.fields import Example
 from harness.files.hub import Missing
+from harness.runs.scores import eval_file
 from harness.runs.steps import load_steps
 from tests.builders import spec
 from tests.unit.eval.commands.test_beside import _Parts
@@ -259,6 +260,18 @@ def test_scores_are_written_with_changes_where_there_is_a_base(tmp_path: Path, m
         scored(Beside(with_base=True), "no", {"other": None, "some_option": 1})
 
 
+def test_scores_in_runs_keep_their_parts_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Contestant(name="run", member="m", system=made(folder=tmp_path / "r"))]
+    monkeypatch.setattr(score_runs, "_opened", lambda asked: iter([(None, rows)]))
+    monkeypatch.setattr(score_runs, "paths_of_environment", lambda runs: PathsConfig(cache="c"))
+    benchmark = Scored()
+    values, _ = score_runs.score_in_runs(benchmark, None, NOBODY, OwnRows(), False, print)
+    (place,) = benchmark.places
+    assert (place.paths.cache, place.partial, place.on_progress) == ("c", Path("c/eval"), print)
+    assert values == {"run": {"gain": [[3.0, 3.0], None, True]}}
+    assert json.loads(eval_file(tmp_path / "r", "parts").read_text()) == values["run"] | {"system": "run"}
+
+
 def test_what_can_not_be_opened_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(kind: ModelKind = ModelKind.classifier, beside: Beside = NOTHING_BESIDE, **target: Any) -> _Asked:
         benchmark = made(kind=kind, scores_own_dataset=False)
@@ -274,6 +287,7 @@ def test_what_can_not_be_opened_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     ):
         with pytest.raises(ValueError, match=message):
             list(_opened(request))
+    assert asked().only_missing is False
     located: list[Any] = []
 
     def locate(model: Any, paths: Any) -> Any:
