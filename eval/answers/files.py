@@ -251,7 +251,7 @@ def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -
                     f"or allow empty answers (--allow-empty)"
                 )
             text, first = found.setdefault((system, answer.question_id, answer.turn), (answer.answer, where))
-            if first != where and (path.is_dir() or text != answer.answer or record is not None):
+            if first != where and (path.is_dir() or text != answer.answer):
                 raise ValueError(
                     f"{where}: {system} answers question {answer.question_id} again, after {first}; "
                     f"give each contestant a name of its own"

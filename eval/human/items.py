@@ -190,7 +190,7 @@ def _items(
         known = np.array([strengths.get(name, 0.0) for name in sorted(answers)])
         dealt = [iter(items) for items in by_pair]
         return [next(dealt[pair]) for pair in informative_order(known, pairs, counts)]
-    rounds = max((len(items) for items in by_pair), default=0)
+    rounds = max(len(items) for items in by_pair)
     return [
         by_pair[pair][at] for at in range(rounds) for pair in rng.permutation(len(by_pair)) if at < len(by_pair[pair])
     ]

@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 
 def create_app(store: VoteStore, access: Access) -> FastAPI:
     """The application, for a server or a test client."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(openapi_url=None)
     loader = FileSystemLoader(HERE / "templates")
     templates = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

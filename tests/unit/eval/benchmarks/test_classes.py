@@ -39,7 +39,11 @@ def test_likelihoods_choose_the_likeliest_class() -> None:
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 3, 40).tolist()
     logprobs = rng.normal(size=(40, 3))
-    found = classes.class_metrics(task(MOODS), samples(targets, [[(x, False) for x in row] for row in logprobs]))
+    asked = samples(targets, [[(x, False) for x in row] for row in logprobs])
+    found = classes.class_metrics(task(MOODS), asked)
+    assert (
+        found == classes.class_metrics(task(MOODS), asked, seed=0) != classes.class_metrics(task(MOODS), asked, seed=1)
+    )
     chosen = logprobs.argmax(axis=1)
     assert found["f1_weighted"].value == pytest.approx(metrics.f1_score(targets, chosen, average="weighted"))
     assert found["matthews"].value == pytest.approx(metrics.matthews_corrcoef(targets, chosen))
