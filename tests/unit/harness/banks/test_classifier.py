@@ -68,8 +68,16 @@ def losses(bank: ClassifierBank) -> Tensor:
     return bank.item_losses(make_items())
 
 
-@pytest.mark.parametrize("quant", [FLOAT, NF4], ids=lambda quant: quant.name)
-@pytest.mark.parametrize("method", ["lora", "dora", "pissa"])
+@pytest.mark.parametrize(
+    ("method", "quant"),
+    [
+        ("lora", FLOAT),
+        ("pissa", NF4),
+        ("dora", NF4),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in (("lora", NF4), ("pissa", FLOAT), ("dora", FLOAT))),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 def test_learns_and_is_read_again(folder: Path, tmp_path: Path, method: str, quant: QuantConfig) -> None:
     bank = make_bank(folder, quant)
     bank.add_member("a", config(method), seed=3)

@@ -135,8 +135,8 @@ def llama(size: str, layers: int | None = 2) -> ModelConfig:
     ("size", "quant", "tokens", "members", "checkpointing"),
     [
         ("7b", "nf4", 2112, 1, False),
-        ("7b", "int8", 528, 1, True),
-        ("7b", "bf16", 2112, 3, False),
+        pytest.param("7b", "int8", 528, 1, True, marks=pytest.mark.slow),
+        pytest.param("7b", "bf16", 2112, 3, False, marks=pytest.mark.slow),
         ("65b", "nf4", 528, 1, True),
     ],
 )
