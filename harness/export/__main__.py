@@ -16,6 +16,7 @@ from rich.text import Text
 from harness.config.paths import paths_of_environment
 from harness.config.schema import PathsConfig
 from harness.console import STDERR, friendly_errors, new_parser, say, show
+from harness.devices.process import prepare_process
 from harness.export.adapter import export
 from harness.export.card import UNKNOWN_LICENSE
 from harness.export.merged_run import MergeRequest, merge_runs
@@ -50,6 +51,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: 2 where that can't be done; the reason stands on standard error.
     """
+    prepare_process()  # before torch, which merges load
     words = list(sys.argv[1:] if command_line is None else command_line)
     if words[:1] == [MERGE]:
         _merge(words[1:])
