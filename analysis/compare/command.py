@@ -174,5 +174,5 @@ def _as_text(shown_group: "RenderableType") -> str:
     from rich.console import Console
 
     stream = StringIO()
-    Console(file=stream, width=WIDTH, markup=False, emoji=False, highlight=False).print(shown_group)
+    Console(file=stream, width=WIDTH, markup=False, emoji=False).print(shown_group)
     return stream.getvalue()

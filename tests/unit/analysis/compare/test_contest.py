@@ -324,6 +324,10 @@ def test_blocks_are_compared_apart_and_named() -> None:
         "model y: questions that some run lacks, left out: 1",
     )  # fmt: skip
     assert found.num_questions == 1
+    some = table[:, :1].repeat(2, axis=1)
+    some[:4, 1] = np.nan
+    uneven = compare_levels(grid_of(some, rows, axes=layout.columns), layout, {}, Options())
+    assert uneven.num_questions == 2  # of the block that has most
     fewer = grid_of(table[:-1], rows[:-1], axes=layout.columns)
     assert compare_levels(fewer, layout, {}, Options()).budget_note == (
         "model y: unequal budgets between methods: b 1 setting in 1 runs, a 1 setting in 2 runs"

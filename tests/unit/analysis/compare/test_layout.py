@@ -12,7 +12,7 @@ from analysis.compare.levels import Layout, axis_title, layout_of, with_choices
 from analysis.compare.options import Correction, SelectOn
 from analysis.compare.scores import Frames, grid_on, without_value
 from analysis.effects.grid import GridResults
-from analysis.tidy.sources import FoundRun
+from analysis.tidy.sources import FoundRun, Source
 
 
 def runs_of(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -293,3 +293,41 @@ def test_the_command_hands_on_what_was_chosen(monkeypatch: pytest.MonkeyPatch, t
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^{tmp_path}: no runs$"):
         command.compare(on="mmlu", runs=tmp_path)
+
+
+def test_scores_are_read_of_the_same_sweep_and_every_choice_reaches_the_comparison(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+    bases = pd.DataFrame({"method": ["none", "a", "b"], "run_id": list("xyz")})
+
+    def frame_of(name: str, frame: pd.DataFrame) -> Any:
+        return lambda **given: seen.update({name: given}) or frame
+
+    monkeypatch.setattr("analysis.frames.scores", frame_of("scores", NONE))
+    monkeypatch.setattr("analysis.frames.questions", frame_of("questions", NONE))
+    monkeypatch.setattr("analysis.tidy.sources.found_runs", lambda source: ["run"])
+    monkeypatch.setattr("analysis.tidy.rows.runs_frame", lambda found: bases)
+    monkeypatch.setattr("analysis.compare.levels.with_choices", lambda frame, found: frame)
+    monkeypatch.setattr("analysis.compare.levels.layout_of", lambda frame, axis, within: (axis, list(within)))
+    frames, layout = command._frames(Source(runs_folder=tmp_path, sweep="s", ledger_url="u"), "r", ["quant"])
+    assert seen["scores"] == seen["questions"] == {"runs_folder": tmp_path, "sweep": "s", "ledger_url": "u"}
+    assert (list(frames.runs.index), list(frames.runs.columns), list(frames.runs["run_id"])) == (
+        [0, 1], ["method", "run_id"], ["y", "z"],
+    )  # fmt: skip
+    assert layout == ("r", ["quant"])  # type: ignore[comparison-overlap]
+    compared: list[Any] = []
+    frames = Frames(runs=RUNS, scores=SCORES, questions=QUESTIONS)
+    monkeypatch.setattr(command, "_frames", lambda *given: (frames, LAYOUT))
+    monkeypatch.setattr("analysis.compare.contest.compare_levels", lambda *given: compared.append(given))
+    source = Source(runs_folder=tmp_path)
+    command.contests(source, "adapter", ["mmlu", "final_loss"], {"": 1.5}, [], Correction.bh, SelectOn.questions)
+    options = [given[3] for given in compared]
+    assert [(one.margin, one.correction, one.select_on) for one in options] == [
+        (1.5, Correction.bh, SelectOn.questions), (None, Correction.bh, SelectOn.questions),
+    ]  # fmt: skip
+
+
+def test_a_text_for_a_file_is_plain_and_of_80_columns() -> None:
+    assert command._as_text("[bold]x[/bold] :smile: 12 'a'") == "[bold]x[/bold] :smile: 12 'a'\n"
+    assert command._as_text("x" * 81) == "x" * 80 + "\nx\n"
