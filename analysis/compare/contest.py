@@ -11,6 +11,7 @@ have been seen.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -202,9 +203,7 @@ def _setting(grid: GridResults, layout: Layout, row: int) -> tuple[Level, ...]:
 
 def _of_one_protocol(grid: GridResults, rows: Sequence[int]) -> tuple[list[int], list[str]]:
     """The runs that were measured as most were, and a sentence on others: their scores can't be compared."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[grid.settings[row]] = counts.get(grid.settings[row], 0) + 1
+    counts = Counter(grid.settings[row] for row in rows)
     usual = max(counts, key=lambda protocol: counts[protocol])
     others = [str(grid.runs.index[row]) for row in rows if grid.settings[row] != usual]
     kept = [row for row in rows if grid.settings[row] == usual]
@@ -265,7 +264,7 @@ def _pairs(
     for earlier, later in combinations(range(len(entrants)), 2):
         one, other = earlier, later
         found = spreads.difference(one, other)
-        if found.value != 0.0 and (found.value > 0.0) is (higher is False):  # the better one stands first
+        if (-found.value if higher is False else found.value) < 0.0:  # the better one stands first
             one, other = later, earlier
             found = spreads.difference(one, other)
         interval = found.interval()
@@ -314,5 +313,6 @@ def _budgets(layout: Layout, standings: Sequence[Standing]) -> str:
         f"{level_text(s.level)} {s.num_settings} setting{'s' * (s.num_settings != 1)} in {s.num_runs} runs"
         for s in standings
     )
-    where = f"{standings[0].block}: " if standings[0].block else ""
+    [block] = {standing.block for standing in standings}
+    where = f"{block}: " if block else ""
     return f"{where}unequal budgets between {axis_title(layout.axis)}s: {shown}"

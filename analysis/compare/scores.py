@@ -79,7 +79,7 @@ def _evaluation(frame: pd.DataFrame, wanted: str) -> str | None:
     names = _names(frame)
     if wanted in names:
         return wanted
-    ending = [name for name in names if name.split(" ", 1)[-1] == wanted or name.split(" ", 1)[0] == wanted]
+    ending = [name for name in names if wanted in (name.partition(" ")[0], name.partition(" ")[2])]
     if len(ending) > 1:
         raise ValueError(f"--on {wanted}: several evaluations are called so: {', '.join(ending)}")
     return ending[0] if ending else None
@@ -92,20 +92,20 @@ def _names(frame: pd.DataFrame) -> list[str]:
 
 
 def _has_metric(frame: pd.DataFrame, evaluation: str, metric: str) -> bool:
-    return bool((frame["evaluation"].eq(evaluation) & frame["metric"].eq(metric)).fillna(False).any())
+    return bool((frame["evaluation"].eq(evaluation) & frame["metric"].eq(metric)).any())
 
 
 def _first_metric(frames: Frames, evaluation: str) -> str | None:
     """Of several metrics by question the headline, else the first that the result's file has."""
-    rows = frames.questions[frames.questions["evaluation"].eq(evaluation).fillna(False)]
+    rows = frames.questions[frames.questions["evaluation"].eq(evaluation)]
     metrics = [str(metric) for metric in rows["metric"].dropna().unique()]
     headline = _headline(frames.scores, evaluation)
     return headline if headline in metrics else next(iter(metrics), None)
 
 
 def _headline(scores: pd.DataFrame, evaluation: str) -> str:
-    rows = scores[scores["evaluation"].eq(evaluation).fillna(False) & scores["value"].notna()]
-    first = rows[rows["is_headline"].fillna(False)] if len(rows) else rows
+    rows = scores[scores["evaluation"].eq(evaluation) & scores["value"].notna()]
+    first = rows[rows["is_headline"].fillna(False)]
     chosen = first if len(first) else rows
     return str(chosen["metric"].iloc[0]) if len(chosen) else ""
 

@@ -11,7 +11,7 @@ With a single seed the questions alone are divided, and the result says that the
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,8 @@ class Entrant:
     num_settings: int  # that it could choose from
     num_runs: int  # of all its settings
     num_seeds: int
-    uncorrected: float | None = None  # the largest mean of its settings over all runs and questions: too good
-    problems: tuple[str, ...] = field(default=())
+    uncorrected: float | None  # the largest mean of its settings over all runs and questions: too good
+    problems: tuple[str, ...]
 
 
 def split_of(
@@ -146,8 +146,8 @@ def _chosen(
             scores[setting] = -float(np.mean([loss[row] for row in choosing]))
             continue
         others = None if split.compared_questions.all() else ~split.compared_questions
-        sign = 1.0 if grid.higher_is_better else -1.0
-        scores[setting] = sign * _mean(grid, choosing, others)
+        mean = _mean(grid, choosing, others)
+        scores[setting] = mean if grid.higher_is_better else -mean
     scores = {setting: score for setting, score in scores.items() if np.isfinite(score)}
     if not scores:
         return None, ["no setting was run with the seeds that choose"]

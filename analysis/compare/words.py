@@ -130,7 +130,7 @@ def _standings(contest: Contest) -> TextTable:
 
 
 def _pairs(contest: Contest) -> TextTable:
-    by_p = sorted(contest.pairs, key=lambda pair: 2.0 if pair.p_value is None else pair.p_value)
+    by_p = sorted(contest.pairs, key=lambda pair: math.inf if pair.p_value is None else pair.p_value)
     rows = [_pair_cells(contest, pair) for pair in by_p[:MAX_PAIRS]]
     more = f"; the {MAX_PAIRS} of the smallest p, --json has all" if len(by_p) > MAX_PAIRS else ""
     how = _CORRECTED[contest.correction].format(num=len(contest.pairs))

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -67,6 +68,14 @@ def test_numbers_stand_in_order_and_what_is_not_set_comes_last() -> None:
     assert search._sortable(None) == (True, "None", 0.0)
 
 
+def test_seeds_that_are_not_set_choose_last_and_two_questions_can_be_halved() -> None:
+    found = split(grid_of(np.zeros((6, 2)), rows_of(["a"], [8, 16], [None, 1, 0])))
+    assert (found.choosing_seeds, found.compared_seeds) == (((0.0,),), ((1.0,), (None,)))
+    assert (found.source, found.compared_questions.sum()) == ("half of the questions of seed 0", 1)
+    alone = split(grid_of(np.zeros((2, 2)), rows_of(["a"], [8, 16], [0])))
+    assert (alone.source, alone.compared_questions.sum()) == ("half of the questions of seed 0", 1)
+
+
 def test_by_what_settings_are_chosen() -> None:
     grid = grid_of(np.zeros((4, 4)), rows_of(["a"], [8, 16], [0, 1]))
     whole: dict[int, float] = dict.fromkeys(range(4), 2.0)
@@ -128,6 +137,8 @@ def test_the_setting_that_is_best_for_the_seeds_that_choose() -> None:
     assert (lower.setting, lower.rows, lower.uncorrected) == ("r 8", (1, 2), 3.0)
     by_loss = entrant([1.0, 5.0, 6.0, 2.0, 3.0, 4.0], rows, {0: 1.0, 1: 9.0, 2: 9.0, 3: 2.0, 4: 0.0, 5: 0.0})
     assert by_loss.setting == "r 8"
+    by_loss = entrant([9.0, 5.0, 6.0, 2.0, 3.0, 4.0], rows, {0: 2.0, 1: 0.0, 2: 0.0, 3: 1.0, 4: 9.0, 5: 9.0})
+    assert by_loss.setting == "r 16"
 
 
 def test_a_setting_without_the_seeds_that_choose_or_without_others_is_said() -> None:
@@ -162,7 +173,8 @@ def test_a_mean_of_runs_by_the_questions_that_each_has() -> None:
     grid = grid_of([[1.0, 2.0, 6.0], [4.0, nan, 8.0]], rows_of(["a"], [8], [0, 1]), weights=np.array([1.0, 2.0, 3.0]))
     assert search._mean(grid, [0, 1], None) == pytest.approx(((1 + 4 + 18) / 6 + (4 + 24) / 4) / 2)
     assert search._mean(grid, [0], np.array([True, True, False])) == pytest.approx(5 / 3)
-    assert math.isnan(search._mean(grid, [0, 1], np.array([False, True, False])))
+    with warnings.catch_warnings(action="error"):
+        assert math.isnan(search._mean(grid, [0, 1], np.array([False, True, False])))
     plain = replace(grid, weights=None)
     assert search._mean(plain, [0], None) == 3.0
     assert search._mean(plain, [1], np.array([True, False, False])) == 4.0
@@ -310,6 +322,16 @@ def test_a_level_that_cannot_choose_stands_last_and_is_in_no_pair() -> None:
     )
 
 
+def test_where_no_level_can_be_compared_there_is_no_number_of_any() -> None:
+    rows = [{ADAPTER: "a", "lora_r": r, "seed": 1} for r in (8, 16)] + [{ADAPTER: "b", "lora_r": 8, "seed": 0}]
+    found = compare_levels(grid_of(np.zeros((3, 4)), rows), LAYOUT, {}, Options())
+    assert (found.pairs, found.num_questions) == ((), 0)
+    assert [(s.level, s.value, s.problems) for s in found.standings] == [
+        ("a", None, ("no setting was run with the seeds that choose",)),
+        ("b", None, ("its best setting (r 8) was not run with another seed",)),
+    ]
+
+
 def test_blocks_are_compared_apart_and_named() -> None:
     layout = replace(LAYOUT, within=("model",), searched=())
     rows = [row | {"model": model} for model in ("x", "y") for row in rows_of(["a", "b"], [8], [0, 1])]
@@ -341,6 +363,12 @@ def test_blocks_are_compared_apart_and_named() -> None:
     assert compare_levels(grid, searched, {"run0": 1.0}, Options()).source == "score of seed 0"
 
 
+def test_a_pair_says_what_its_interval_leaves_out() -> None:
+    found = compare_levels(grid_of([[1.0, 2.0], [2.0, 5.0]], rows_of(["a", "b"], [8], [0])), LAYOUT, {}, Options())
+    assert found.pairs[0].note == "one run each: the interval is over questions, not over seeds"
+    assert found.pairs[0].freedom == 1
+
+
 def test_what_says_nothing_of_quality_chooses_no_setting() -> None:
     grid = grid_of(np.zeros(8), rows_of(["a", "b"], [8, 16], [0, 1]), higher_is_better=None)
     with pytest.raises(ValueError, match="score: nothing says whether more is better, so that no setting can"):
@@ -362,7 +390,7 @@ def test_standings_without_a_value_come_last_in_their_order() -> None:
     made = [
         Standing(level=level, block="", setting="", value=value, low=None, high=None, uncorrected=None, num_settings=1,
                  num_seeds=1, num_runs=1, num_compared_runs=1, problems=())
-        for level, value in (("a", None), ("b", 0.0), ("c", -1.0), ("d", None), ("e", 2.0))
+        for level, value in (("a", None), ("b", 0.0), ("c", -1.0), ("d", None), ("e", 0.5))
     ]  # fmt: skip
     order = [[s.level for s in contest._best_first(made, higher)] for higher in (True, False, None)]
     assert order == [["e", "b", "c", "a", "d"], ["c", "b", "e", "a", "d"], ["b", "c", "e", "a", "d"]]

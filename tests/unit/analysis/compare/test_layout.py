@@ -224,6 +224,23 @@ def test_evaluations_by_their_beginning_their_end_or_whole() -> None:
     assert scores._names(pd.DataFrame({"evaluation": ["a"]})) == []
 
 
+def test_the_headline_stands_for_an_evaluation_and_else_its_first_metric_with_a_value() -> None:
+    frame = scores_of(
+        ("id0", "x", "lost", None, True, None), ("id0", "x", "first", 1.0, None, None),
+        ("id0", "x", "second", 2.0, True, None),
+        ("id0", "y", "only", 1.0, None, None), ("id0", "z", "none", None, True, None),
+    )  # fmt: skip
+    assert [scores._headline(frame, name) for name in "xyzw"] == ["second", "only", "", ""]
+    assert scores._headline(NONE, "x") == ""
+    assert scores._has_metric(frame, "x", "first")
+    assert not scores._has_metric(frame, "y", "first")
+    rows = [question("id0", "x", metric, "q", 1.0, "u") for metric in ("other", "second")]
+    frames = Frames(runs=RUNS, scores=frame, questions=pd.DataFrame(rows))
+    assert scores._first_metric(frames, "x") == "second"
+    assert scores._first_metric(Frames(runs=RUNS, scores=NONE, questions=frames.questions), "x") == "other"
+    assert scores._first_metric(frames, "y") is None
+
+
 def test_shares_and_rights_and_wrongs_are_points_and_nothing_else_is() -> None:
     def grid(values: Any, unit: str = "") -> GridResults:
         table = np.array(values)

@@ -173,6 +173,8 @@ def test_the_table_of_pairs_has_the_smallest_p_first() -> None:
     assert parts_of(alone)[3].caption == caption.replace(
         "corrected for 4 pairs by Holm (1979)", "not corrected for 4 pairs"
     )
+    assert [len(part.rows) for part in parts_of(contest(PAIR, OPEN)) if isinstance(part, TextTable)] == [0, 2]
+    assert [len(part.rows) for part in parts_of(contest(PAIR)) if isinstance(part, TextTable)] == [0]
     many = contest(*(replace(PAIR, p_value=n / 100) for n in range(16)))
     assert len(parts_of(many)[3].rows) == 15
     assert parts_of(many)[3].caption.endswith("at 5 %; the 15 of the smallest p, --json has all")
