@@ -87,7 +87,7 @@ class Equivalence:
     unit: str
     margin: float  # in the measure's unit, both ways
     difference: float | None
-    low90: float | None  # equal up to the margin exactly where this interval lies within it
+    low90: float | None  # equal up to the margin exactly where this interval lies within it; None without p
     high90: float | None
     p_value: float | None  # the larger of the two one-sided ones
     is_equivalent: bool | None  # None: no pair, or nothing to measure an error by
@@ -102,9 +102,8 @@ class Equivalence:
         within = f"within {self.margin:g} {self.unit}".rstrip()
         if self.is_equivalent is None:
             return f"{what}: can't be tested ({self.note})"
-        p = "" if self.p_value is None else f"p = {self.p_value:.2g}"
-        bounds = "" if self.low90 is None else f"90 % interval [{self.low90:+.4g}, {self.high90:+.4g}]"
-        why = ", ".join(part for part in (p, bounds, self.note) if part)
+        bounds = f"90 % interval [{self.low90:+.4g}, {self.high90:+.4g}]"
+        why = ", ".join(part for part in (f"p = {self.p_value:.2g}", bounds, self.note) if part)
         if self.is_equivalent:
             return f"{what} are equal {within} ({why})"
         return f"{what} are not shown to be equal {within} ({why})"

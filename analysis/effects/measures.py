@@ -90,7 +90,7 @@ def of_scores(
     better = of_run["higher_is_better"].iloc[0]
     return GridResults.of(
         points,
-        of_run["value"].to_numpy(dtype=np.float64),
+        of_run["value"].to_numpy(),
         measure=f"{evaluation} {metric}",
         unit=str(of_run["unit"].iloc[0]) if of_run["unit"].notna().iloc[0] else "",
         higher_is_better=None if pd.isna(better) else bool(better),

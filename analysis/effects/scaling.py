@@ -110,8 +110,7 @@ def _last_coefficient(design: Array, y: Array) -> _Coefficient:
     residual = float(((y - design @ solved) ** 2).sum())
     value = float(solved[-1])
     if freedom == 0 or residual <= NO_RESIDUAL * float(((y - y.mean()) ** 2).sum()):
-        exact = 1.0 if design.shape[1] > 2 else 0.0  # a line that is met exactly doesn't bend
-        return _Coefficient(value=value, low=value, high=value, p_value=exact)
+        return _Coefficient(value=value, low=value, high=value, p_value=1.0)  # met exactly, so that it doesn't bend
     inverse = np.linalg.inv(design.T @ design)
     error = float(np.sqrt(residual / freedom * inverse[-1, -1]))
     reach = float(stdtrit(freedom, 1 - LEVEL / 2)) * error

@@ -63,7 +63,9 @@ def test_no_interval_has_width_zero(values: list[list[float]], note: str) -> Non
 
 
 def test_a_single_run_says_what_it_leaves_out() -> None:
-    assert "over questions, not over seeds" in crossed_mean(np.array([[0.0, 1.0, 1.0]])).note
+    found = crossed_mean(np.array([[0.0, 1.0, 1.0]]))
+    assert "over questions, not over seeds" in found.note
+    assert (found.sd_runs, found.num_runs, found.num_questions) == (None, 1, 3)
 
 
 def test_a_hole_is_refused() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, t
 
-from analysis.effects.scaling import fit_power_law
+from analysis.effects.scaling import fit_in_words, fit_power_law
 
 SIZES = [1e6, 1e7, 1e8, 1e9]
 
@@ -66,3 +66,30 @@ def test_a_law_is_not_stretched() -> None:
         law.at(1.1e10)
     with pytest.raises(ValueError, match="by more than a factor of ten"):
         law.at(0.9e5)
+
+
+def test_a_law_that_is_met_exactly_has_no_width() -> None:
+    sizes = [1e6, 1e9, 3e9, 1e10]  # the first far from the others: deviations are not symmetric
+    for exponent in (-0.07, 0.5):
+        law = fit_power_law(sizes, [5 * size**exponent for size in sizes])
+        assert law.low == law.exponent == law.high == pytest.approx(exponent)
+        assert (law.num_points, law.smallest, law.largest) == (4, 1e6, 1e10)
+        assert [law.at(size) for size in (1e5, 2e5, 1e11)] == pytest.approx(
+            [5 * size**exponent for size in (1e5, 2e5, 1e11)]
+        )
+
+
+def test_equal_values_are_no_law() -> None:
+    with pytest.raises(ValueError, match=r"the exponent 0 has the 95 % interval \[0, 0\]: it may be 0"):
+        fit_power_law(SIZES, [1.0] * 4)
+
+
+def test_whole_numbers_of_any_size_are_numbers() -> None:
+    sizes, values = [10**power for power in (18, 19, 20, 21)], [10**power for power in (22, 21, 20, 19)]
+    assert fit_power_law(sizes, values).exponent == pytest.approx(-1.0)
+
+
+def test_a_law_in_words() -> None:
+    assert fit_in_words(SIZES, [4.0, 3.3, 2.9, 2.4]) == "exponent -0.07 [-0.09, -0.06]"
+    assert fit_in_words(SIZES[:1], [1.0]) == ("no law: 1 size: a line through fewer than 4 shows nothing; measure more")
+    assert fit_in_words([1.0, 2.0, 3.0, 4.0], [9.0, 3.1, 1.8, 1.2]).startswith("exponent ")  # a factor of 4 is enough
