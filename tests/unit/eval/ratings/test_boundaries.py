@@ -362,6 +362,7 @@ def test_sentences_about_the_best() -> None:
     rivals = [pair_of("a", name, p_holm=0.9 - 0.1 * n) for n, name in enumerate("bcde")]
     assert "it can't be told from b, c and d (p = 0.9, corrected by Holm)" in sentence(*rivals[:3])
     assert "it can't be told from b, c, d and 1 more (p = 0.9," in sentence(*rivals)
+    assert "it can't be told from b, c and d (p = 0.9, corrected by Holm)" in sentence(*rivals[2::-1])  # hardest first
     assert "it can't be told from c (p" in sentence(pair_of("a", "b", **told), pair_of("a", "c"))
     plain = {"p_value": 0.4}  # Holm changes nothing
     for needed, words in (
@@ -638,9 +639,12 @@ def test_relative_scores_at_their_edges(tmp_path: Path) -> None:
         "1,x,candidate_second,2,8",
         "2,y,candidate_second,9,3",
         "3,z,candidate_first,1,0",
+        "4,w,candidate_first,1,-1",
+        "5,v,candidate_first,2,1",
     ]
     found = relative_scores(load_scores([write(tmp_path / "s.csv", rows, SCORES)]))
-    assert list(found) == ["y", "x"]
+    assert list(found) == ["y", "v", "x"]
+    assert found["v"].mean == 200.0
     assert (found["x"].first, found["x"].second, found["x"].mean) == pytest.approx((75.0, 25.0, 50.0))
     assert (found["x"].num_prompts, found["x"].ci95, found["x"].low) == (1, None, None)
     rows = ["1,x,candidate_first,4,8", "2,x,candidate_first,4,8"]
