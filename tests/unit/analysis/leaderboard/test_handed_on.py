@@ -14,7 +14,9 @@ import typer
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
-from analysis.leaderboard import child, command, entry, entry_report, rating, run, watch
+from analysis.compare import command as compare_command
+from analysis.exports import command as exports_command
+from analysis.leaderboard import child, command, entry, entry_report, plan, rating, run, watch
 from analysis.leaderboard.child import Ended, run_child
 from analysis.leaderboard.command import Consent
 from analysis.leaderboard.found import Found, FoundRun
@@ -22,6 +24,7 @@ from analysis.leaderboard.options import LeaderboardOptions, option_of
 from analysis.leaderboard.plan import Plan, Step
 from analysis.leaderboard.run import Outcome, Runner, estimate_command, plain_outcomes, read_estimates
 from analysis.leaderboard.watch import WatchOptions
+from analysis.paper.command import add_tables
 from harness.config.schema import ModelKind
 from harness.runs.steps import load_steps
 
@@ -31,7 +34,14 @@ def made(**values: Any) -> Any:
 
 
 def parameters() -> list[tuple[str, Any]]:
-    group: Any = typer.main.get_command(app)
+    """Of all commands, added to an application anew, so that their modules' lines count for these tests."""
+    made_anew = typer.Typer()
+    for add in (entry.add_leaderboard, entry_report.add_report, add_tables):
+        add(made_anew)
+    made_anew.command()(compare_command.compare)
+    made_anew.command()(exports_command.export)
+    assert (compare_command.read_margins((), ()), exports_command._named(())) == ({}, "")
+    group: Any = typer.main.get_command(made_anew)
     return [(name, option) for name, part in group.commands.items() for option in part.params if option.name != "help"]
 
 
@@ -150,6 +160,7 @@ def test_defaults_of_what_is_there_and_of_a_step() -> None:
         "runs": (), "is_whole_sweep": False, "others": {}, "questions": (), "num_turns": 0, "has_verdicts": False,
         "has_ratings": False, "rated": (), "notes": (),
     }  # fmt: skip
+    assert Found().players == ()
     found = FoundRun(run_id="i", name="n", group="g", base="b", kind=ModelKind.causal, folder=Path("f"))
     assert (found.num_missing, found.has_dataset, found.scored, found.plays) == (0, True, frozenset(), True)
     step = Step(key="judge a b", title="t", command=())
@@ -227,13 +238,14 @@ def test_judges_are_looked_at_where_they_will_be_asked_alone(monkeypatch: pytest
 
 def test_who_may_be_paid(tmp_path: Path) -> None:
     options = LeaderboardOptions(out=tmp_path, tournament=tmp_path, sweep="s", judges=("gpt", "k"))
-    plan = Plan(steps=(replace(JUDGE_STEP, to_make="x"),))
+    ahead = Plan(steps=(replace(JUDGE_STEP, to_make="x"),))
     nobody = Consent(yes=False, confirm=None)
     with pytest.raises(ValueError, match="--judge gpt,k: it is paid, and nobody is at a terminal to be asked"):
-        command._require_consent(plan, options, nobody)
+        command._require_consent(ahead, options, nobody)
     for allowed in (
-        (plan, options, Consent(yes=True, confirm=None)), (plan, options, Consent(yes=False, confirm=lambda _: False)),
-        (plan, replace(options, budget_usd=0.0), nobody), (Plan(steps=(JUDGE_STEP,)), options, nobody),
+        (ahead, options, Consent(yes=True, confirm=None)),
+        (ahead, options, Consent(yes=False, confirm=lambda _: False)),
+        (ahead, replace(options, budget_usd=0.0), nobody), (Plan(steps=(JUDGE_STEP,)), options, nobody),
         (Plan(steps=(replace(JUDGE_STEP, pays=False, to_make="x"),)), options, nobody),
     ):  # fmt: skip
         command._require_consent(*allowed)
@@ -365,3 +377,75 @@ def test_a_site_that_can_not_be_made_anew_is_said_once_for_each_reason() -> None
 
     watch._look_again(made(update=update), 5.0, made(wait=lambda seconds: next(looks)), said.append)
     assert said == [f"note: the site stays as it was: {reason}" for reason in "aab"]
+
+
+def test_folders_and_files_of_a_leaderboard_are_looked_at_first(tmp_path: Path) -> None:
+    (file := tmp_path / "file").touch()
+    for name, given in (("--out", {"out": file}), ("--tournament", {"tournament": file})):
+        with pytest.raises(ValueError, match=f"^{name} .*: it is a file"):
+            LeaderboardOptions(**({"out": tmp_path, "tournament": tmp_path, "sweep": "s"} | given))  # type: ignore[arg-type]
+    for name, value in (("answers", (tmp_path,)), ("verdicts", (tmp_path,)), ("questions", tmp_path)):
+        with pytest.raises(ValueError, match=f"^--{name} .*: it is a folder"):
+            LeaderboardOptions(**{"out": tmp_path, "tournament": tmp_path, "sweep": "s", name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "has_dataset", "is_scored"),
+    [
+        ("mmlu", ModelKind.causal, False, True),
+        ("mmlu", ModelKind.seq2seq, True, False),
+        ("glue", ModelKind.classifier, True, True),
+        ("glue", ModelKind.classifier, False, False),
+    ],
+)
+def test_which_runs_a_benchmark_scores(name: str, kind: ModelKind, has_dataset: bool, is_scored: bool) -> None:
+    one = FoundRun(run_id="i", name="n", group="g", base="b", kind=kind, folder=Path("f"), has_dataset=has_dataset)
+    assert plan._is_scored(name, one) is is_scored
+    facts: Any = made(
+        options=made(benchmarks=(name,), runs=None),
+        found=Found(runs=(one,)),
+        further=lambda command: (),
+        is_current=bool,
+    )
+    assert len(plan._scores(facts)) == int(is_scored)
+    if is_scored:
+        [step] = plan._scores(facts)
+        assert step.outputs == (plan.eval_file(Path("f"), name),)
+        assert (step.run_ids, step.command[-3:]) == (("i",), ("--run", "i", "--in-runs"))
+
+
+def test_a_report_ends_with_its_sentences_and_its_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[Any] = []
+    seen: list[Any] = []
+    played = made(ratings={"verdict": ["a is best", "b is next"]}, verdicts=[1], folder="f")
+    monkeypatch.setattr(entry_report, "say", lambda text, *_: said.append(text))
+    monkeypatch.setattr(entry_report, "show", lambda *given: said.append(given[2]))
+    monkeypatch.setattr(entry_report, "_chosen_runs", lambda *given: seen.append(given) or ("chosen", ("run",)))
+    monkeypatch.setattr(entry_report, "_commands", lambda *given: seen.append(given) or ["typed"])
+    monkeypatch.setattr("analysis.leaderboard.rating.rate_missing", lambda *given: seen.append(given) or "rated")
+    monkeypatch.setattr("analysis.report.records.load_tournament", lambda *given: seen.append(given) or played)
+    monkeypatch.setattr("analysis.report.page.write_report", lambda *given: seen.append(given) or [])
+    monkeypatch.setattr("analysis.report.leaderboard.leaderboard_table", lambda rows: rows)
+    (file := tmp_path / "f").touch()
+    more: Any = {"verdicts": [file], "answers": [file], "questions": file, "title": "T", "bench": "b"}
+    more["max_questions"] = 3
+    entry_report.report(tmp_path, sweep="s", run_id=["r"], runs=tmp_path, ledger_url="u", tournament=tmp_path, **more)
+    chosen, rate, tournament, commands, written = seen
+    assert chosen == ("s", ["r"], tmp_path, "u")
+    assert (rate, tournament) == ((tmp_path, [file], tmp_path), (tmp_path, "b", [file]))
+    assert commands == (tmp_path, tmp_path, ("run",), [file])
+    assert written[:4] == (tmp_path, "chosen", ("run",), played)
+    options = written[4]
+    assert (options.title, options.bench, options.max_questions, options.commands) == ("T", "b", 3, ("typed",))
+    assert (options.answers, options.questions) == ((file,), file)
+    page = f"page: {tmp_path / 'index.html'}"
+    assert said == ["note: rated", False, "a is best.", "b is next.", page]
+    said.clear()
+    entry_report.report(tmp_path, sweep="s", as_json=True)
+    assert (said, seen[-1][3], seen[-1][4].title) == ([True], None, "s")
+    entry_report.report(tmp_path, answers=[file])
+    assert (seen[-1][4].title, said[1:]) == ("Leaderboard", [False, page])
+    with pytest.raises(ValueError, match=r"^f: holds no verdicts and no ratings"):
+        entry_report._refuse_empty(made(verdicts=(), ratings=None, folder="f"))
+    entry_report._refuse_empty(None)
+    entry_report._refuse_empty(made(verdicts=(), ratings={"a": 1}, folder="f"))

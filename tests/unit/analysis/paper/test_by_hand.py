@@ -239,3 +239,74 @@ def test_git_is_asked_quietly_and_its_failure_is_told(monkeypatch: pytest.Monkey
     monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
     with pytest.raises(fetch.NotFetched, match="git is not installed"):
         fetch._fetch_one(repository, tmp_path / "t")
+
+
+def test_numbers_beside_the_papers() -> None:
+    found = [plain(value) for value in (None, "x", 3, 0.9999, -0.5, 1.0, 0.00002)]
+    assert found == [text.MISSING, "x", "3", "0.9999", "-0.5", "1.0", "2e-05"]
+
+
+def relative(column: str, **more: Any) -> Cell:
+    return cell(column=f"{column}_pct", setting="", **more)
+
+
+def test_scores_relative_to_chatgpt_in_words() -> None:
+    off = relative("mean", ours=12.5)
+    fits = relative("sys_vs_chatgpt", status=Status.reproduces)
+    lost = relative("chatgpt_vs_sys", status=Status.not_run, ours=None)
+    names = {one.column: text.TITLES[one.column] for one in (off, fits, lost)}
+    assert text._relative_words([fits]) == "reproduces"
+    assert text._relative_words([off, fits]) == f"differs: {names['mean_pct']} +2.5"
+    both = f"differs: {names['mean_pct']} +2.5; not run: {names['chatgpt_vs_sys_pct']}"
+    assert text._relative_words([off, lost]) == both
+    assert text._relative_words([fits, lost]) == f"reproduces; not run: {names['chatgpt_vs_sys_pct']}"
+    assert text._relative_words([lost, lost]) == "not run"
+
+
+def test_wins_in_a_square() -> None:
+    cells = [
+        cell(row="a", column="b", setting="", paper=0.5, ours=0.25),
+        cell(row="b", column="a", setting="", paper=-0.5, ours=None, status=Status.not_run),
+        cell(row="c", column="a", setting="", paper=1.0, ours=1.0, status=Status.reproduces),
+        cell(row="a", column="c", setting="other"),
+    ]  # fmt: skip
+    section = text._wins_section(made(cells=cells), "")
+    assert section.header == ("paper / ours, against", "a", "b", "c", "reads")
+    assert section.rows == (
+        ("a", "", "0.50 / 0.25", "", "differs: b"),
+        ("b", f"-0.50 / {text.MISSING}", "", "", "not run: a"),
+        ("c", "1.00 / 1.00", "", "", "reproduces"),
+    )
+    assert (section.title, text._of("x"), text._of("")) == ("Wins less losses, a question", ", x", "")
+
+
+def test_median_ranks_of_the_systems_that_have_one() -> None:
+    ranks = [cell(column="median_rank", row=row, paper=1, ours=ours, status=status) for row, ours, status in
+             (("a", 1.0, Status.reproduces), ("b", 3.0, Status.differs), ("c", None, Status.not_run))]  # fmt: skip
+    section = text._median_section(made(cells=[*ranks, cell()]))
+    assert section.rows == (("a", "1 / 1", "reproduces"), ("b", "1 / 3", "differs by +2.0"))
+    found = text._cells(made(cells=ranks), column="median_rank", row="c")
+    assert (found, text._cells(made(cells=ranks), column="x")) == (ranks[2:], [])
+    assert text._line(["a|b", "c"]) == "| a\\|b | c |"
+
+
+def test_bits_of_each_data_type() -> None:
+    """Section 3: a constant of 32 bits for 64 weights is half a bit; doubly quantized 0.127."""
+    assert figures._rouge(made(results={})) is None
+    assert figures.BITS == {"BF16": 16.0, "fp4": 4 + 32 / 64, "nf4": 4 + 32 / 64, "nf4 + DQ": 4.127}
+
+
+def test_accuracy_over_the_gigabytes_of_a_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "data_type_of", lambda spec: spec["kind"])
+    monkeypatch.setattr(figures, "num_parameters", lambda shape: 8e9)
+    monkeypatch.setattr(figures, "ShapeConfig", lambda **shape: shape)
+    result = {"headline": {"metric": "m", "n": 9, "value": 0.5, "ci95": None}}
+    found = {"tasks": result}
+    runs = [
+        made(spec={"kind": kind, "model": {"shape": {}}}, results=results, label="l", run_id="r")
+        for kind, results in (("BF16", found), ("nf4", found), ("int8", found), ("BF16", {}))
+    ]
+    assert [figures._accuracy(run) for run in runs] == [("BF16", 16.0, 50.0, "l"), ("nf4", 4.5, 50.0, "l"), None, None]
+    drawn = figures._figure_3(made(runs=runs))
+    assert drawn.rows == (("BF16", 16.0, 50.0, "l"), ("nf4", 4.5, 50.0, "l"))
+    assert figures._figure_3(made(runs=runs[2:])).drawing is None

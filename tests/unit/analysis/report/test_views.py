@@ -1,12 +1,16 @@
 """What pages show of judges, pairs, curves, scores and questions, and which answers are chosen: by value."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.report import answers, content, grid, page, records, sections
+from analysis.effects.grid import GridResults
+from analysis.report import answers, content, grid, leaderboard, page, records, sections
 from analysis.report.figures import Scale
 from analysis.report.judging import Judge, bias_view, judge_view
 from analysis.report.matches import Tally, count_verdicts, pair_tallies, tally_systems
@@ -325,6 +329,7 @@ def test_fewer_than_four_runs_are_no_grid(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_curves_have_sixty_points_at_most() -> None:
+    assert run_figures.mmlu_by_subject(made(runs=())).caption.startswith("Not measured")
     assert (run_figures.MAX_BINS, run_figures.MAX_LINES, run_figures.MAX_SYSTEMS) == (60, 8, 30)
 
 
@@ -351,3 +356,68 @@ def test_points_of_systems_do_not_depend_on_the_order_of_verdicts() -> None:
     found = _points(said)
     assert list(found) == ["a", "b", "c"]
     assert found == _points(said[::-1])
+
+
+def test_columns_of_the_leaderboard() -> None:
+    tokens = [answer("1", num_tokens=n) for n in (2, None, 4)]
+    assert leaderboard._mean_tokens(tokens) == 3.0
+    assert leaderboard._mean_tokens(tokens[1:2]) is None
+    elo = {name: n for n, name in enumerate(("mean", "low", "high", "ordering_low", "ordering_high"))}
+    rated = leaderboard._rating_columns(elo, {"rating": 7, "low": 6, "high": 8})
+    assert list(rated.values()) == [0, 1, 2, 3, 4, 7, 6, 8]
+    people = {"ratings": {"a": {"rating": 7, "low": 6, "high": 8}}}
+    place = {"ranks": {"a": {"low": 1, "high": 3, "best": 0.5}}, "people": people}
+    assert list(leaderboard._place_columns(place, "a").values()) == [1, 3, 0.5, 7, 6, 8]
+    assert set(leaderboard._place_columns({}, "a").values()) == {None}
+    tally = Tally(wins=1, losses=2, ties=3, unparsed=4)
+    assert list(leaderboard._tally_columns(tally).values()) == [6, 1, 2, 3, 4]
+    assert leaderboard._tally_columns(None) == {}
+    assert leaderboard._number(None, ".1f") != leaderboard._number(0.0, ".1f") == "0.0"
+    assert str(leaderboard._with_interval(1.5, 1.0, 2.0, ".1f")) == "1.5\n1.0 to 2.0"
+    assert str(leaderboard._with_interval(1.5, None, 2.0, ".1f")) == "1.5"
+
+
+def test_who_can_not_be_told_apart_and_what_judging_cost() -> None:
+    pairs = [
+        {"higher": "a", "lower": "b", "significant": True}, {"higher": "a", "lower": "c", "significant": False},
+        {"higher": "b", "lower": "c", "significant": None},
+    ]  # fmt: skip
+    near = {"a": ("c",), "b": (), "c": ("a",)}
+    assert leaderboard.inseparable({"comparisons": pairs}) == leaderboard.inseparable({"pairs": pairs}) == near
+    assert leaderboard.inseparable({}) == {}
+    prices = ((0.5, "b"), (None, "b"), (0.25, "c"))
+    judged = [made(cost_usd=cost, system_a="a", system_b=other) for cost, other in prices]
+    assert leaderboard.judging_costs(made(judgments=dict(enumerate(judged)))) == {"a": 0.375, "b": 0.25, "c": 0.125}
+    assert leaderboard.judging_costs(None) == {}
+
+
+def test_a_measure_of_a_grid_as_a_page_shows_it() -> None:
+    rows = [{"model": m, "lora_r": r, "method": "lora"} for m in ("x", "y") for r in (8, 64)]
+    runs = pd.DataFrame(rows, index=[f"run{n}" for n in range(4)])
+    made_of = GridResults.of(runs, np.array([1.0, 5.0, 2.0, 7.0]), measure="m", unit="points", axes=["model", "lora_r"],
+                             seeds=[], left_out=("one left out",))  # fmt: skip
+    view = grid._filled("mmlu", "T", made_of)
+    assert (view.name, view.title, view.unit, view.axes) == ("mmlu", "T", "points", ("model", "r"))
+    assert (view.higher_is_better, view.left_out, view.equalities) == (True, ("one left out",), ())
+    assert [row["words"] for row in view.settings] == ["y, 64", "x, 64", "y, 8", "x, 8"]
+    assert [effect.axis for effect in view.effects] == ["model", "lora_r"]
+    assert {row["axis"] for row in view.best} == {"model", "lora_r"}
+    assert view.heat_map is not None
+    assert (view.heat_map.first, view.heat_map.second) == ("r", "model")
+    assert (view.heat_map.rows, view.heat_map.columns) == (("8", "64"), ("x", "y"))
+    assert view.heat_map.values == ((1.0, 2.0), (5.0, 7.0))
+    assert len(view.heat_map.cells) == 4
+    assert view.parallel is not None
+    lower = grid._filled("loss", "T", replace(made_of, higher_is_better=False))
+    assert [row["words"] for row in lower.settings] == ["x, 8", "y, 8", "x, 64", "y, 64"]
+    datasets = GridResults.of(runs.assign(dataset=["a", "a", "b", "b"]), made_of.values, measure="m",
+                              axes=["dataset", "lora_r"], seeds=[])  # fmt: skip
+    of_loss, of_score = (grid._filled(name, "T", datasets) for name in ("loss", "mmlu"))
+    assert {effect.axis for effect in of_loss.effects} == {"lora_r"}
+    assert {effect.axis for effect in of_score.effects} == {"dataset", "lora_r"}
+    assert (of_loss.heat_map is None, of_score.heat_map is None) == (True, False)
+    stored = GridResults.of(runs.assign(data_type=list("abab")), made_of.values, measure="m", unit="points",
+                            axes=["model", "data_type"], seeds=[])  # fmt: skip
+    assert [(one.value, one.against, one.margin) for one in grid._equalities(stored)] == [("a", "b", 20.0)]
+    assert grid._equalities(replace(stored, unit="nobodys")) == []
+    assert grid.MARGINS == {"points": 20.0, "share": 0.01, "nats a token": 0.01}

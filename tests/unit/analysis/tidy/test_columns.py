@@ -26,6 +26,7 @@ from analysis.tidy.rows import RunRows, higher_is_better, joined, score_unit
 
 
 def test_what_is_known_of_each_axis() -> None:
+    assert [title_of(name) for name in ("seed", "max_rows", "x")] == ["seed", "rows", "x"]
     units = {"block_size": "weights", "lora_dropout": "probability", "max_rows": "rows", "batch_size": "examples"}
     units |= {"max_steps": "steps", "max_epochs": "epochs"}
     assert {axis.name: axis.unit for axis in AXES if axis.unit is not None} == units
