@@ -257,8 +257,9 @@ def test_a_size_is_one_at_least() -> None:
 
     assert Backoff(9, torch.device("cpu"), "row", "x").run(work, smallest=3) == 3
     assert sizes == [9, 4, 3]
-    with pytest.raises(RuntimeError, match="something else"):
+    with pytest.raises(RuntimeError, match=r"^something else$") as caught:
         Backoff(9, torch.device("cpu"), "row", "x").run(_fails, smallest=3)
+    assert caught.type is RuntimeError  # and not that there was no room
 
 
 def _fails(size: int) -> int:
