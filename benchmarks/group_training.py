@@ -41,7 +41,6 @@ prepare_process()  # before torch
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training  # noqa: E402
-from torch.nn import functional  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
@@ -57,6 +56,7 @@ from harness.banks.load import LoadedBase, load_base  # noqa: E402
 from harness.banks.shared import AdapterBank  # noqa: E402
 from harness.config.choices import model_choice, quant_choice  # noqa: E402
 from harness.config.schema import AdapterConfig, DType, PathsConfig, QuantConfig, QuantMethod, TrainConfig  # noqa: E402
+from harness.devices.product import linear  # noqa: E402
 from harness.devices.torch_device import quiet_libraries  # noqa: E402
 from harness.models.convert import checkpoint_folder  # noqa: E402
 from harness.models.locate import ModelSource, locate_model  # noqa: E402
@@ -68,8 +68,9 @@ from harness.training.loop import train_group  # noqa: E402
 
 RANK, ALPHA, RATE, MAX_NORM = 16, 16, 2e-4, 0.3
 SIDES = ("ours", "loop", "trainer")
+WARM_STEPS = 4  # before the profiled one: the first three take 20 times the page faults of later ones
 _LOW_RANK, _LOSS = ("_AddLowRank", "_AddLowRankBackward"), ("_LinearCrossEntropy", "_LinearCrossEntropyBackward")
-_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm_")
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm_", "mkldnn::_linear_pointwise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,25 +242,25 @@ class Bench:
         return Seconds(step.wall * len(examples), step.processor * len(examples))
 
     def _parts(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Shares of the second step's time, by what the profiler saw in it."""
+        """Shares of a step's time, by what the profiler saw in it: of one after those that fault fresh memory in."""
         profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
         calls: list[Seconds] = []
 
         def between_steps() -> None:
             calls.append(now())
-            if len(calls) == 2:
+            if len(calls) == WARM_STEPS + 1:
                 profiler.__enter__()
-                calls[1] = now()
-            elif len(calls) == 3:
+                calls[-1] = now()
+            elif len(calls) == WARM_STEPS + 2:
                 profiler.__exit__(None, None, None)
 
         self._set_up()
-        self._train(examples, 1, between_steps)
+        self._train(examples, WARM_STEPS, between_steps)
         seconds = Counter[str]()
         weights = {features(layer.base)[::-1] for layer in self.bank.layers.values()}
         for event in profiler.events():
             seconds[part_of(event, weights, self.bank.head.weight.shape[0])] += event.self_cpu_time_total / 1e6
-        total = calls[2].wall - calls[1].wall
+        total = calls[-1].wall - calls[-2].wall
         seconds["outside of torch's operations"] = total - seconds.total()
         return {name: value / total for name, value in seconds.most_common()}
 
@@ -338,7 +339,7 @@ def products_seconds(bank: AdapterBank, num_tokens: int) -> float:
     for (num_outputs, num_inputs), count in shapes.items():
         weight, x = torch.randn(num_outputs, num_inputs), torch.randn(num_tokens, num_inputs)
         grad = torch.randn(num_tokens, num_outputs)
-        for product in (lambda x=x, w=weight: functional.linear(x, w), lambda g=grad, w=weight: g @ w):
+        for product in (lambda x=x, w=weight: linear(x, w), lambda g=grad, w=weight: linear(g, w.T)):
             taken = []
             for _ in range(7):
                 began = time.perf_counter()

@@ -39,7 +39,10 @@ from harness.config.schema import AdapterConfig, DType, ModelConfig, PathsConfig
 from harness.models.convert import checkpoint_folder
 from harness.models.locate import ModelSource, locate_model
 
-PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::addmm_"})  # those within attention belong to attention
+# those within attention belong to attention
+PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"})
+    {"aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"}
+)  # those within attention belong to attention
 PLAIN = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.float32)
 
 

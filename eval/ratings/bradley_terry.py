@@ -22,6 +22,7 @@ from eval.ratings.elo import SCALE
 from eval.verdicts.table import Matches
 
 POINTS_PER_NAT = SCALE / np.log(10.0)
+POINT_DIGITS = 7  # behind the point; what linear algebra rounds differently from processor to processor comes later
 ANCHOR = 1000.0
 # A normal prior on strengths, used only where likelihood has no maximum (a system that never won, say) and in
 # resamples, which may be without one. It moves Vicuna's bounds by less than 0.1 point.
@@ -238,7 +239,7 @@ def linear_resamples(cells: Cells, counts: Array, whole: Array, start: Fit) -> A
     parameters = np.append(np.nan_to_num((start.points - ANCHOR) / POINTS_PER_NAT), 0.0)[None]
     gradient, _ = _derivatives(parameters, cells, counts, groups, False, PRIOR_PRECISION)
     _, hessian = _derivatives(parameters, cells, whole[None], groups, False, PRIOR_PRECISION)
-    return np.asarray(-POINTS_PER_NAT * np.linalg.solve(hessian[0], gradient.T).T[:, :-1])
+    return to_points(-np.linalg.solve(hessian[0], gradient.T).T[:, :-1])
 
 
 def _maximise(cells: Cells, counts: Array, groups: list[list[int]], with_ties: bool, precision: float) -> Array:
@@ -372,11 +373,16 @@ def _scatter(target: Array, index: NDArray[np.int64], values: Array) -> None:
     target += np.bincount(flat, weights=values.ravel(), minlength=target.size).reshape(target.shape)
 
 
+def to_points(nats: Array, anchor: float = 0.0) -> Array:
+    """Rating points, without the digits in which processors differ: equals are equal on each of them."""
+    return np.asarray(np.round(anchor + POINTS_PER_NAT * nats, POINT_DIGITS))
+
+
 def _to_fit(cells: Cells, groups: list[list[int]], parameters: Array, with_ties: bool) -> Fit:
     points = np.full(cells.num_systems, np.nan)
     for group in groups:
         strengths = parameters[group]
-        points[group] = ANCHOR + POINTS_PER_NAT * (strengths - strengths.mean())
+        points[group] = to_points(strengths - strengths.mean(), ANCHOR)
     return Fit(points=points, nu=float(np.exp(parameters[-1])) if with_ties else 0.0)
 
 

@@ -20,9 +20,9 @@ from eval.ratings.bradley_terry import (
     ANCHOR,
     MAX_NEWTON_STEPS,
     MAX_STEP_NATS,
-    POINTS_PER_NAT,
     PRIOR_PRECISION,
     prompt_weights,
+    to_points,
 )
 from eval.ratings.intervals import resampled_error, student_t
 from eval.ratings.unanimous import least_errors
@@ -114,7 +114,7 @@ def _fit_all(
     weights = prompt_weights(len(questions), min(num_resamples, MAX_RESAMPLES), rng)
     draws = np.array([point, *(_newton(design, score, weight[question], point) for weight in weights)])
     draws[:, : len(played)] -= draws[:, : len(played)].mean(axis=1, keepdims=True)
-    points = POINTS_PER_NAT * draws
+    points = to_points(draws)
     points[:, : len(played)] += ANCHOR
     rated = np.full(len(systems), ANCHOR)
     rated[played] = points[0, : len(played)]

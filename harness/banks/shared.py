@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeGuard
+from typing import Any, Self, TypeGuard, cast
 
 import torch
 from safetensors.torch import load_file, save
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
+from harness.devices.product import frozen_linear, is_by_onednn
 from harness.files.atomic import write_atomically
 from harness.methods.blocks import in_blocks
 from harness.models.lean import lean_hidden
@@ -40,7 +41,7 @@ from harness.nn.dropout import mix_seed
 from harness.nn.head import Head
 from harness.nn.low_rank import add_low_rank
 from harness.nn.member_row import Kernels, MemberRow
-from harness.nn.quant import dequantized, features, linear_layers, quantized_share
+from harness.nn.quant import dequantized, features, float32_weight, linear_layers, quantized_share
 from harness.nn.rows import PACKED_ROWS, BatchCache, Layout, its_own_errors, packed_hidden, padded_hidden
 from harness.nn.shards import ShardedLayers
 from harness.runs.adapter_files import (
@@ -91,10 +92,15 @@ class BankLinear(nn.Module):
 
     def _frozen(self, x: Tensor) -> Tensor:
         """The frozen layer's output."""
-        if self.dequantized_OI is None:
+        kept_OI, bias_O = self.dequantized_OI, cast(Tensor | None, self.base.bias)
+        if is_by_onednn(x):
+            weight_of = float32_weight(self.base) if kept_OI is None else lambda: kept_OI
+            if weight_of is not None:
+                return frozen_linear(x, weight_of, bias_O)
+        if kept_OI is None:
             y: Tensor = self.base(x)
             return y
-        return functional.linear(x, self.dequantized_OI, self.base.bias)  # type: ignore[arg-type]
+        return functional.linear(x, kept_OI, bias_O)
 
 
 class AdapterBank(nn.Module):

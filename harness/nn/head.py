@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from harness.devices.buffers import CHUNK_BYTES
+from harness.devices.product import linear
 from harness.nn.loss import ruled_losses, target_losses, trained_head_losses, trained_ruled_losses
 
 _PROBE_SCALES = (1e-3, 1.0, 30.0, 3e4)  # of logits: a cap shows in large ones, a bias in small ones
@@ -52,6 +53,8 @@ class Head:
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """[N, hidden] -> [N, V], float32."""
+        if type(self._layer) is nn.Linear and self.is_product and not torch.is_grad_enabled():
+            return linear(hidden_ND, self.weight).float()
         logits: Tensor = self._layer(hidden_ND) if self._is_layer_alone else self._own_logits(hidden_ND)
         return logits.float()
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from harness.devices.buffers import CHUNK_BYTES
+from harness.devices.product import linear
 
 LogitsOf = Callable[[Tensor], Tensor]
 
@@ -29,7 +30,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunk = max(1, CHUNK_BYTES // (4 * weight_VD.shape[0]))
         for start in range(0, len(targets_N), chunk):
             rows = slice(start, start + chunk)
-            probs = (hidden_ND[rows] @ weight_VD.T).float()
+            probs = linear(hidden_ND[rows], weight_VD).float()
             target_index_N1 = targets_N[rows, None]
             highest_N1 = probs.amax(dim=-1, keepdim=True)
             target_N1 = probs.gather(1, target_index_N1) - highest_N1
@@ -37,7 +38,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             losses[rows] = (sum_N1.log() - target_N1).squeeze(1)
             probs.div_(sum_N1)  # softmax in place
             probs.scatter_add_(1, target_index_N1, probs.new_full(target_index_N1.shape, -1.0))
-            grad_ND[rows] = probs.to(weight_VD.dtype) @ weight_VD
+            grad_ND[rows] = linear(probs.to(weight_VD.dtype), weight_VD.T)
         ctx.save_for_backward(grad_ND)
         return losses
 

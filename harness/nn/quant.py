@@ -5,8 +5,8 @@ because it fixes the block size at 64, and block size is an axis of the grid.
 Source: QLoRA section 3 (NF4, double quantization), LLM.int8 (arXiv 2208.07339).
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,18 @@ def dequantized(layer: nn.Module) -> Tensor | None:
     compute_dtype: torch.dtype = layer.compute_dtype  # type: ignore[assignment]
     weight_OI: Tensor = bnb.functional.dequantize_4bit(layer.weight, state)
     return weight_OI.to(compute_dtype)
+
+
+def float32_weight(layer: nn.Module) -> Callable[[], Tensor] | None:
+    """-> what reads a frozen layer's weight [O, I], where its product is a plain one in float32; None for others."""
+    if type(layer) in LINEAR and layer.weight.dtype is torch.float32:
+        return lambda: layer.weight.T if isinstance(layer, Conv1D) else layer.weight  # type: ignore[return-value]
+    if (
+        getattr(layer.weight, "quant_state", None) is not None
+        and getattr(layer, "compute_dtype", None) is torch.float32
+    ):
+        return lambda: cast(Tensor, dequantized(layer))
+    return None
 
 
 def linear_layers(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
