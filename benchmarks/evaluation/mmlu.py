@@ -41,8 +41,6 @@ from harness.models.locate import ModelSource, locate_model
 
 # those within attention belong to attention
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"})
-    {"aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"}
-)  # those within attention belong to attention
 PLAIN = QuantConfig(name="none", method=QuantMethod.none, compute_dtype=DType.float32)
 
 

@@ -1,7 +1,7 @@
 """Float32 products of frozen layers on this CPU: by torch and by oneDNN, of which `harness.devices.product` takes one.
 
-    python -m benchmarks.products                  # SmolLM2's layers, 1 to 1024 rows, two threads
-    python -m benchmarks.products --threads 1
+    python -m benchmarks.groups.products                  # SmolLM2's layers, 1 to 1024 rows, two threads
+    python -m benchmarks.groups.products --threads 1
 
 Each is the best of 30, in turns; `ratio` is torch's time over oneDNN's, forward and for the input's gradient.
 """
