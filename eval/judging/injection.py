@@ -55,7 +55,11 @@ _ORDER = re.compile(
 _OPENINGS = "[\uff3b\u3010\u3014\u3016\u301a\u27e6\u2045\u2772\ufe5d"
 _CLOSINGS = "]\uff3d\u3011\u3015\u3017\u301b\u27e7\u2046\u2773\ufe5e"
 OPENING, CLOSING = re.compile(f"[{re.escape(_OPENINGS)}]"), re.compile(f"[{re.escape(_CLOSINGS)}]")
-_BRACKETS = {ord(mark): "[" for mark in _OPENINGS} | {ord(mark): "]" for mark in _CLOSINGS}
+_BRACKETS = (
+    {ord(mark): "[" for mark in _OPENINGS}
+    | dict.fromkeys((0xFDFA, 0xFDFB), " ")
+    | {ord(mark): "]" for mark in _CLOSINGS}
+)
 _LOOKALIKES = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0455\u0501\u04bb\u0432\u043d\u043a\u043c\u0442\u0261\u0131\u051d\u0578\u057d"
     "\u03b1\u03bf\u03bd\u03c1\u03c4\u03b9\u03b5\u03ba\u03b7\u03c5\u03c7\u03c2\u03c3",

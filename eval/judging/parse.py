@@ -29,6 +29,7 @@ from eval.judging.sentences import (
     verdicts_before,
     verdicts_behind,
 )
+from eval.judging.wording import resolved
 from eval.judging.words import CHANGED, REFUSED_IN_WORDS, TAKEN_BACK
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
@@ -40,15 +41,16 @@ DIGITS = {
     code: str(unicodedata.decimal(chr(code))) for code in range(0x80, 0x20000) if chr(code).isdecimal()
 }  # of all scripts
 RAISED = dict.fromkeys([0xB2, 0xB3, 0xB9, *range(0x2070, 0x208A), *range(0xBC, 0xBF)], "^")  # footnotes and fractions
+LIGATURES = dict.fromkeys((0xFDFA, 0xFDFB), " ")  # of whole phrases: 18 characters for one would make long texts longer
 INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
-VERDICT_KEYS = ("verdict", "winner", "final_verdict")
-GRADE_KEYS = ("score", "rating", "grade", "overall", "overall_score", "final_score", "final_grade", "overall_rating")
-SCORE_KEYS = tuple(
-    (f"{stem}{gap}{one}", f"{stem}{gap}{two}")
-    for stem in ("score", "assistant", "answer", "response", "model")
-    for gap in ("_", "")
-    for one, two in (("1", "2"), ("a", "b"))
+NAMED_IN_KEYS = ("answer", "response", "assistant", "model")
+VERDICT_KEYS = (
+    *("verdict", "winner", "final_verdict", "preferred", "preference", "better"),
+    *(f"{which}_{what}" for which in ("better", "best", "preferred", "winning") for what in NAMED_IN_KEYS),
 )
+GRADE_KEYS = ("score", "rating", "grade", "overall", "overall_score", "final_score", "final_grade", "overall_rating")
+SCORE_STEMS = ("", *(f"{stem}{gap}" for stem in ("score", *NAMED_IN_KEYS) for gap in ("_", "")))
+SCORE_KEYS = tuple((f"{stem}{one}", f"{stem}{two}") for stem in SCORE_STEMS for one, two in (("1", "2"), ("a", "b")))
 _OPENING = re.compile(r"<(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
 _CLOSING = re.compile(r"</(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
 _FIELD = re.compile(
@@ -65,6 +67,8 @@ _RETRACTED = re.compile(
 )
 _COMPARES = re.compile(r"\b(?:better|best|winner|wins?|verdict|prefer\w*|choose|tie|draw)\b", re.IGNORECASE)
 MAX_COMPARED = 200  # characters of a last line that compares
+_RESULT = re.compile(r"\[RESULT\]\s{0,9}:?")  # Prometheus
+_FAILED = re.compile(r"\W*(?:error|exception|traceback)\b[^\n:]{0,40}:", re.IGNORECASE)
 _REFUSAL = re.compile(rf"\W*(?:{REFUSED_IN_WORDS})", re.IGNORECASE)
 _ANSWERED = re.compile(r"\d+(?:[.,]\d+)?(?:\s?/\s?10|\sout of 10)?")
 
@@ -101,6 +105,7 @@ def parse_verdict(text: str) -> ParsedVerdict:
     fields, rest = _json_fields(reply)
     if fields is not None:
         return _from_json(fields, rest)
+    reply = resolved(reply)
     label = read_labels(reply)
     line = read_line(reply)
     if label.conflict:
@@ -153,9 +158,6 @@ def _score_values(fields: dict[str, list[Any]]) -> Iterator[list[Any]]:
             yield [_graded(values[0]) for values in found]
     for value in fields.get("scores", []):
         if isinstance(value, _Object):
-            yield from _score_values(
-                {f"score_{name}": values for name, values in value.fields.items() if len(name) == 1}
-            )
             yield from _score_values(value.fields)
     yield from (values for values in fields.get("scores", []) if isinstance(values, list) and len(values) == 2)
 
@@ -173,6 +175,7 @@ def parse_grade(text: str) -> ParsedScores:
     said, nothing = _reply(text)
     if nothing is not None:
         return ParsedScores(reason=nothing)
+    said = _RESULT.sub("\nRating: ", said)
     fields, rest = _json_fields(said, _GRADE_FIELD)
     if fields is not None:
         given = {_score_text(value) for key in GRADE_KEYS for value in fields.get(key, [])}
@@ -252,6 +255,8 @@ def _reply(text: str) -> tuple[str, str | None]:
         return "", "the thoughts never end"
     if not reply.strip():
         return reply, "empty reply"
+    if _FAILED.match(reply):
+        return reply, "the reply is an error"
     return reply, "the judge refused in words" if _REFUSAL.match(reply) else None
 
 
@@ -261,7 +266,7 @@ def _without_thoughts(text: str) -> str | None:
     Thoughts begin with a tag at the beginning of a line, or, where a server leaves that out, with the text; a tag
     within a line is one that the judge writes about.
     """
-    text = unicodedata.normalize("NFKC", text.translate(INVISIBLE | RAISED)).translate(INVISIBLE | DIGITS)
+    text = unicodedata.normalize("NFKC", text.translate(INVISIBLE | RAISED | LIGATURES)).translate(INVISIBLE | DIGITS)
     if not _CLOSING.search(text) and not _OPENING.search(text):
         return text
     kept: list[str] = []
@@ -352,6 +357,9 @@ def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
 def _json_verdict(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, _Object):  # {"verdict": {"choice": 2, "confidence": 0.8}}
+        inner = [one for key in (*VERDICT_KEYS, "choice", "value", "answer") for one in value.fields.get(key, [])]
+        return _json_verdict(inner[0]) if len(inner) == 1 else None
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
     return read_phrase(str(value))

@@ -13,7 +13,7 @@ from itertools import pairwise
 from eval.judging.words import CHANGED, TAKEN_BACK
 
 MAX_LINE = 120  # characters; a line of scores is short
-_NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\sout\sof\s10)?(?![\d/%])"
+_NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\s(?:out\sof|von|sur|su|de|из)\s10)?(?![\d/%])"
 _RATED = r"(?:scores?|ratings?|bewertung|punkte|notes?|puntuación|puntuaciones|评分|得分|分数|оценки|оценка)"
 _LEAD = rf"(?:(?:(?:the |final |my |overall )?{_RATED}(?: are)?|final|overall|total) ?[:=]? ?)?"
 _PAIR = re.compile(
@@ -40,12 +40,15 @@ _LABELLED = re.compile(
     r"(?:\s{0,3}[:=(|→]\s{0,3}|\s[-\u2013\u2014]\s|\s(?:scored?s?|gets|receives|earns|deserves|at)\s|\s(?=an?\s)"
     r"|(?(rated)\sis\s|(?<=score)\sis\s))"
     rf"(?:an?\s)?(?:(?:score|rating|grade)\sof\s)?(?P<score>{_NUMBER}){_POINTS}"
-    rf"(?=\s{{0,3}}(?:$|[\n,;.)|]|(?:and|vs|while|whereas)\b|{_WHO}\b|{_REMARK})|\s[-\u2013\u2014]\s(?!\d))",
+    rf"(?=\s{{0,3}}(?:$|[\n,;.)|、]|(?:and|vs|while|whereas)\b|{_WHO}\b|{_REMARK})|\s[-\u2013\u2014]\s(?!\d))",
     re.IGNORECASE,
 )
 _SCORE_FIRST = re.compile(
-    rf"(?<![\d.,/:=])(?P<score>{_NUMBER})\s"
-    rf"(?:(?:for|to)\s(?:the\s)?{_WHO}\s?#?(?P<who>[12ab])\b(?!\s?[:=(])|\({_WHO}\s?#?(?P<within>[12ab])\))",
+    rf"(?<![\d.,/:=~<>\u2248\u00b1\u2264\u2265+\-\u2013\u2014])(?<!or )(?<!to )"
+    r"(?<!between \d and )(?<! [-\u2013\u2014] )"
+    rf"(?P<score>{_NUMBER})\s"
+    rf"(?:(?:for|to)\s(?:the\s)?(?:{_WHO}\s?#?(?P<who>[12ab])\b(?!\s?[:=(])|(?P<nth>first|second)\b)"
+    rf"|\({_WHO}\s?#?(?P<within>[12ab])\))",
     re.IGNORECASE,
 )
 _SCORE_LINE = re.compile(
@@ -87,7 +90,7 @@ _TOTAL_CELL = re.compile(r"(?:overall|total|final)(?: score| rating)?|scores?|ra
 _CELL_NUMBER = re.compile(_NUMBER)
 _SIDES = {"1": "1", "a": "1", "first": "1", "2": "2", "b": "2", "second": "2"}
 MAX_ROWS = 40  # of a table
-_PRODUCT = re.compile(r"\d \* \d|\d\*\d")
+_PRODUCT = re.compile(r"\d[*_#`$]+\d|\d \*+ \d")  # or a power: no markup
 _SIDE_TAG = re.compile(r"<(?:score|answer|assistant)_?([12ab])>", re.IGNORECASE)
 _NOISE = re.compile(r"[*_`#$\[\]{}\"\u201c\u201d\u2b50]+|\\boxed|\\text|</?[A-Za-z_]{1,20}\d?>|\A[> ]+(?=[\w>])")
 
@@ -109,7 +112,7 @@ _GRADE_LINE = re.compile(
 )
 _GRADE_SAID = re.compile(
     rf"(?:\b{_GRADE_WORD}(?: is| of| would be)? ?[:=]? ?|\bsettle (?:on|for) "
-    r"|\bi(?:'d| would| will)?(?: even)? say "
+    r"|\bi(?:'d| would| will)?(?: even)? say |\b(?:answer|response) (?:deserves|earns) "
     r"|\bi(?:'d| would| will)? (?:give|rate|grade) "
     rf"(?:it|this|this answer|the answer|this response)(?: at| as| with)? ?)"
     rf"(?:an? )?{_NUMBER}{_POINTS} ?[.!]?\Z",
@@ -290,7 +293,8 @@ def _labelled(lines: list[str]) -> Pair | None:
     for match in _LABELLED.finditer(text):
         scores[_SIDES[(match["who"] or match["nth"]).lower()]].add(_number(match["score"]))
     for match in _SCORE_FIRST.finditer(text):
-        scores[_SIDES[(match["who"] or match["within"]).lower()]].add(_number(match["score"]))
+        side = match["who"] or match["nth"] or match["within"]
+        scores[_SIDES[side.lower()]].add(_number(match["score"]))
     return _one_each(scores)
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eval.judging.wording import plainer, with_numbers, without_manner
 from eval.judging.words import (
     AGAINST,
     ARTICLES,
@@ -62,6 +63,9 @@ _CHINESE = [re.compile(pattern) for pattern in CHINESE]
 _CHINESE_OVER, _CHINESE_UNDER, _CHINESE_TIE = map(re.compile, (CHINESE_OVER, CHINESE_UNDER, CHINESE_TIE))
 _BOX = re.compile(r"[-*\d.) \t]{0,9}(?:\[(?P<box>[ xX\u2713\u2714])\]|(?P<mark>[\u2610\u2611]))(?P<choice>.{1,80})")
 _REASON = re.compile(r"[-*\s]{0,9}(?:reason\w*|explanation|rationale|justification)\W{0,3}:", re.IGNORECASE)
+_MORE = re.compile(
+    rf"\b(?:{'|'.join(sorted(NOUNS))}) ?#?([12ab])(?:'s \w{{1,20}})? \w{{1,9}} (?:\w{{1,15}} )?more\b", re.I
+)
 _JOINED = re.compile(r"(?<=[a-z])-(?=[12ab]\b)", re.IGNORECASE)
 _SAYS_VERDICT = re.compile(
     r"[\W_]*(?:(?:my|the|final|overall) )*(?:(?:verdict|winner|decision|judge?ment|conclusion|f?boxed)\b"
@@ -123,8 +127,14 @@ def read_line(text: str) -> Reading:
         return Reading()
     readings = [_with_remark(clause) for clause in clauses]
     said = {reading for reading in readings if reading is not None}
-    if readings[-1] is None or len(said) > 1:
+    numbered = any(  # "Ranking: 1. Answer 2, 2. Answer 1"
+        reading is None and _tokens(clause)[-1:] in (["1"], ["2"]) and NOUNS.issuperset(_tokens(follows)[:1])
+        for clause, follows, reading in zip(clauses, clauses[1:], readings, strict=False)
+    )
+    if readings[-1] is None or len(said) > 1 or numbered:
         return Reading(conflict=len(said) > 1)
+    if "more" in line and {VALUES[name.lower()] for name in _MORE.findall(text)} - {readings[-1]}:
+        return Reading(conflict=True)  # "Answer 1 is more concise. Answer 2 is more accurate."
     return Reading(verdict=readings[-1])
 
 
@@ -200,6 +210,8 @@ def _with_remark(clause: str) -> int | None:
         if tokens[:1] == ["confidence"] or tokens[-1:] == ["confidence"]:
             return verdict
         inner = _sentence(remark)
+        if "not" in tokens and {VALUES.get(token) for token in tokens} & {verdict}:
+            return None  # "2 (not 2)"
         denies = len(tokens) == 2 and tokens[0] == "not" and VALUES.get(tokens[1]) not in (None, verdict)
         return verdict if inner == verdict or denies or (inner is None and not _names_other(tokens, verdict)) else None
     return _sentence(clause) or _at_the_end(clause)
@@ -214,8 +226,10 @@ def _at_the_end(clause: str) -> int | None:
     if {"or", "if", "not", "unless"} & set(_tokens(before)):
         return None
     needed = BETTER | WINS if ending[-1]["but"] else NOUNS | {"tie", "draw"}
-    verdict = _sentence(end) if ending[-1]["chosen"] or needed & set(_tokens(end)) else None
-    return verdict if _sentence(before) in (None, verdict) else None
+    verdict, said = _sentence(end), _sentence(before)
+    if not ending[-1]["chosen"] and not needed & set(_tokens(end)) and said is None:
+        return None
+    return verdict if said in (None, verdict) else None
 
 
 def _sentence(text: str) -> int | None:
@@ -229,7 +243,8 @@ def _sentence(text: str) -> int | None:
         return verdict
     if len(stripped) <= MAX_SHORT and (verdict := _chinese(stripped)) is not None:
         return verdict
-    tokens = [token for token in _tokens(stripped) if token not in ("(", ")")]
+    tokens = [token for token in _tokens(without_manner(stripped)) if token not in ("(", ")")]
+    tokens = plainer(tokens)
     if len(tokens) == 2 and tokens[0] in ("rank", "top"):
         return None  # a place, not an answer
     while tokens and tokens[-1] in (".", "!", ",", ";", "。", "'", "\u2019"):
@@ -347,7 +362,7 @@ def _both(tokens: Sequence[str]) -> int | None:
     while position < len(tokens) and tokens[position] in BOTH:
         position += 1
     words = set(tokens[:position])
-    if not words & BOTH_NAMED or not words & (BOTH_VERBS | {"both", "they"}):
+    if not words & BOTH_NAMED or not words & (BOTH_VERBS | {"both", "they", "beide", "ambas", "ambos", "entrambe"}):
         return None
     if position >= len(tokens) or tokens[position] not in EQUAL or len(tokens) > position + 1:
         return None
@@ -420,6 +435,7 @@ def _chinese(text: str) -> int | None:
     plain = _NOISE.sub("", text).strip(" 。.!")
     if not any(ord(character) > 0x2E7F for character in plain):
         return None
+    plain = with_numbers(plain)
     if _CHINESE_TIE.fullmatch(plain):
         return TIE
     for pattern, position in ((_CHINESE_OVER, 1), (_CHINESE_UNDER, 2)):

@@ -8,8 +8,9 @@ def _words(text: str) -> frozenset[str]:
 
 
 VALUES = {
-    **dict.fromkeys(("1", "a", "first", "1st", "erste", "première", "primera"), FIRST),
+    **dict.fromkeys(("1", "a", "first", "1st", "erste", "première", "primera", "первый", "eerste"), FIRST),
     **dict.fromkeys(("2", "b", "second", "2nd", "zweite", "deuxième", "seconde", "segunda"), SECOND),
+    **{"второй": SECOND, "tweede": SECOND},
     **dict.fromkeys(("3", "c", "tie", "tied", "draw", "equal", "equivalent"), TIE),
     **dict.fromkeys(("unentschieden", "gleichstand", "égalité", "empate", "pareggio", "ничья"), TIE),
 }
@@ -23,6 +24,7 @@ LEAD = NOUNS | _words(
     "so thus hence therefore and my the final best better preferred top overall i would choose select pick prefer "
     "verdict choice decision winner output result class rating is are it go with vote for in conclusion "
     "say going lean towards think believe that this rank ranking was judgment judgement preference selection "
+    "gana vince победитель leaning toward find definitely certainly clearly undoubtedly "
     "fazit urteil ergebnis ich wähle nehme "
     "die verdict veredicto conclusión elijo la el le je choisis verdetto scelgo вердикт итог вывод "
     "выбираю uitspraak call advantage goes clear win narrow slight edge ok okay sure finde mein "
@@ -38,9 +40,14 @@ DEGREES = _words(
 ARTICLES = _words("a an ein eine un une una um")
 BETTER = _words(
     "better best superior preferable stronger preferred winner besser meilleure meilleur mejor migliore "
-    "melhor лучше beter"
+    "melhor лучше beter hilfreicher genauer korrekter"
 )
-WINS = _words("wins won gewinnt gagne gana vince")
+# "more helpful" is better, "less helpful" worse; the others only in a list that begins with one of these
+QUALITIES = _words("helpful accurate correct useful convincing")
+MORE_QUALITIES = QUALITIES | _words(
+    "detailed complete comprehensive thorough informative relevant clear precise coherent concise insightful reliable"
+)
+WINS = _words("wins won gewinnt gagne gana vince l'emporte")
 WORSE = {
     ("worse", "than"),
     ("inferior", "to"),
@@ -78,7 +85,7 @@ FAREWELLS = (
 )
 _CJK_NAME = r"(?:答案|回答|选项|選項|助手|回复|回覆|模型|답변|응답) ?"
 _CJK_LEAD = (
-    r"(?:最终|最終|最後|认为|認為|综上|因此|所以|胜者|勝者|赢家|最佳|,|我|的|选择|選擇|选|评判|評判|判断|判斷|判定|裁决|裁決"
+    r"(?:評価|最终|最終|最後|认为|認為|综上|因此|所以|胜者|勝者|赢家|最佳|,|我|的|选择|選擇|选|评判|評判|判断|判斷|判定|裁决|裁決"
     r"|结果|結果|结论|結論|答案|回答|选项|助手|更好|的是|是|[: ])*"
 )
 CHINESE = (  # and Japanese, Korean: a verdict, or who is better
@@ -97,6 +104,7 @@ REFUSED_IN_WORDS = (  # at the beginning: what follows is no verdict, as it was 
     r"(?:i['\u2019]?m |i am )?(?:very |so )?sorry\b[^.\n]{0,20}\b(?:can['\u2019]t|cannot|can not"
     r"|won['\u2019]t|will not|am unable|['\u2019]m unable)\b|i (?:must |have to |respectfully )?(?:refuse|decline) to\b"
     r"|as an? (?:ai|(?:large )?language model)\b[^.\n]{0,40}\b(?:can['\u2019]t|cannot|do not|don['\u2019]t|am unable)\b"
+    r"(?! have (?:any |personal ){0,2}(?:preferences|opinions|feelings)\b[^.\n]{0,40}\bbut\b)"
 )
 # Said of what stands before: it counts no more, whether or not something new follows.
 TAKEN_BACK = (

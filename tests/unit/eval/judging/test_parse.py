@@ -217,7 +217,8 @@ def test_no_reply_is_read_otherwise_than_a_person_reads_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", [" ", "<think>", "[[A]]", "{", '{"a":', "1 ", "8 6\n", "(", "\n", "[ ", "answer 1 is "]
+    "unit",
+    [" ", "<think>", "[[A]]", "{", '{"a":', "1 ", "8 6\n", "(", "\n", "[ ", "answer 1 is ", "the latter ", "\ufdfa"],
 )
 def test_a_long_reply_is_read_to_its_end(unit: str) -> None:
     """A hundred thousand characters, each of which costs a fixed amount of work, before the paper's last line."""
