@@ -109,7 +109,7 @@ def _last_coefficient(design: Array, y: Array) -> _Coefficient:
     freedom = len(y) - design.shape[1]
     residual = float(((y - design @ solved) ** 2).sum())
     value = float(solved[-1])
-    if freedom == 0 or residual <= NO_RESIDUAL * float(((y - y.mean()) ** 2).sum()):
+    if residual <= NO_RESIDUAL * float(((y - y.mean()) ** 2).sum()):
         return _Coefficient(value=value, low=value, high=value, p_value=1.0)  # met exactly, so that it doesn't bend
     inverse = np.linalg.inv(design.T @ design)
     error = float(np.sqrt(residual / freedom * inverse[-1, -1]))

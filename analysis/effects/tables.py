@@ -134,7 +134,7 @@ def interaction(grid: GridResults, first: str, second: str) -> pd.DataFrame:
     cells = {(one, other): _cell(grid, {first: one, second: other}) for one in firsts for other in seconds}
     found = [[cells[one, other]["value"] for other in seconds] for one in firsts]
     means = np.array(found, dtype=np.float64)  # NaN for a cell without a run
-    beyond = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0, keepdims=True) + means.mean()
+    beyond = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0) + means.mean()
     same = {cell["others"] for cell in cells.values() if cell["num_runs"]}
     rows = []
     for (one, other), cell in cells.items():

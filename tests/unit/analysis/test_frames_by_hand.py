@@ -200,3 +200,25 @@ def test_columns_that_a_notebook_shows() -> None:
     texts = frame.set_index(pd.Index(["x"]))
     assert list(notebook.show(texts, "c").frame) == ["", "c"]
     assert notebook.Table(frame[:0])._repr_html_() == "<p>none</p>"
+
+
+def test_ratings_of_systems_and_of_the_runs_that_are_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = {"rating": "elo", "value": 1.0, "low": 0.5, "high": 2.0, "rank": 1, "reason": None}
+    rated = [{"system": name, **values} for name in "ax"]
+    monkeypatch.setattr(frames, "rating_rows", lambda folder, name: [dict(row) for row in rated])
+    monkeypatch.setattr(frames, "_tournament", lambda source: Path("t"))
+    looked: list[Source] = []
+    runs = [made(**(vars(run(name, tmp_path)) | {"record": None})) for name in "ab"]
+    monkeypatch.setattr(frames, "found_runs", lambda source: looked.append(source) or runs)
+    of_folder = frames.ratings(runs_folder=tmp_path, tournament="t", ledger_url="u")
+    assert looked == [Source(runs_folder=tmp_path, ledger_url="u")]
+    assert (of_folder["system"].tolist(), of_folder["unit"].tolist()) == (["a", "x"], ["points", "points"])
+    assert of_folder["run_id"].isna().tolist() == [False, True]
+    of_sweep = frames.ratings(runs_folder=tmp_path, sweep="s")
+    assert of_sweep["system"].tolist() == ["a", "x", "b"]
+    assert of_sweep["reason"].tolist()[2] == "no verdict names it"
+    looked.clear()
+    frames.ratings(runs_folder=tmp_path / "nowhere", tournament="t")
+    assert looked == []
+    frames.ratings(runs_folder=tmp_path / "nowhere", sweep="s")
+    assert looked == [Source(runs_folder=tmp_path / "nowhere", sweep="s")]

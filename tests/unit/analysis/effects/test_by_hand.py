@@ -516,3 +516,15 @@ def test_values_of_an_axis_that_share_no_setting_are_said() -> None:
     cells = interaction(grid_of([*rows, {"lora_r": 8, "model": "b"}], [1.0, 2.0, 3.0]), "lora_r", "model")
     assert cells["note"].tolist()[2] == "no run"
     assert cells["num_runs"].tolist() == [1, 1, 0, 1]
+
+
+def test_cells_of_different_settings_are_said() -> None:
+    rows = [
+        {"lora_r": r, "model": m, "dataset": d}
+        for r, m, d in ((8, "a", "x"), (8, "b", "x"), (64, "a", "x"), (64, "b", "y"))
+    ]
+    axes = ["dataset", "model", "lora_r"]
+    found = interaction(grid_of(rows, [1.0, 2.0, 3.0, 4.0], axes=axes, seeds=[]), "lora_r", "model")
+    assert all(note.endswith("cells hold different settings of the other axes") for note in found["note"])
+    alike = interaction(grid_of(rows[:3], [1.0, 2.0, 3.0], axes=axes, seeds=[]), "lora_r", "model")
+    assert not any("different settings" in note for note in alike["note"])

@@ -93,3 +93,9 @@ def test_a_law_in_words() -> None:
     assert fit_in_words(SIZES, [4.0, 3.3, 2.9, 2.4]) == "exponent -0.07 [-0.09, -0.06]"
     assert fit_in_words(SIZES[:1], [1.0]) == ("no law: 1 size: a line through fewer than 4 shows nothing; measure more")
     assert fit_in_words([1.0, 2.0, 3.0, 4.0], [9.0, 3.1, 1.8, 1.2]).startswith("exponent ")  # a factor of 4 is enough
+
+
+def test_four_sizes_can_bend() -> None:
+    """One degree of freedom: log y = -(log x)^2, with a rounding error of its own."""
+    with pytest.raises(ValueError, match="the points bend"):
+        fit_power_law([1.0, 10.0, 100.0, 1000.0], [1000.0, 501.2, 63.1, 2.0])

@@ -449,3 +449,32 @@ def test_a_report_ends_with_its_sentences_and_its_page(monkeypatch: pytest.Monke
         entry_report._refuse_empty(made(verdicts=(), ratings=None, folder="f"))
     entry_report._refuse_empty(None)
     entry_report._refuse_empty(made(verdicts=(), ratings={"a": 1}, folder="f"))
+
+
+def test_a_judges_step_has_all_that_it_reads_and_waits_for() -> None:
+    run_id = FoundRun(run_id="i", name="n", group="g", base="b", kind=ModelKind.causal, folder=Path("f"))
+    options: Any = made(
+        judges=("replay:v.csv", "gpt"), bench="mine", answers=(Path("x.jsonl"),), questions=Path("q.jsonl"), runs=None,
+        max_questions=None, budget_usd=0.5, tournament=Path("t"), sweep="s", benchmarks=(), verdicts=(),
+    )  # fmt: skip
+    found = Found(runs=(run_id,), questions=("1", "2"), others={"x": frozenset({"1", "3"})}, is_whole_sweep=True)
+    facts: Any = made(options=options, found=found, further=lambda command: (), is_current=lambda step: False)
+    answers = [Step(key="generate g", title="t", command=())]
+    [step] = plan._judging(facts, answers)
+    assert step.inputs == (Path("f/answers/mine.jsonl"), Path("x.jsonl"), Path("q.jsonl"), Path("v.csv"))
+    assert (step.needs, step.outputs, step.pays) == (("generate g",), (Path("t/ensemble.csv"),), True)
+    assert (step.key, step.title) == ("judge replay:v.csv,gpt", "verdicts of replay:v.csv, gpt")
+    assert step.to_make == "verdicts on 4 matches, each paid"
+    [rate] = plan._rating(facts, [step])
+    assert (rate.needs, rate.inputs) == ((step.key,), (Path("t/ensemble.csv"),))
+    assert rate.outputs == (Path("t/ratings.json"),)
+    assert (rate.title, rate.to_make, rate.there) == ("ratings", "from 1 file", "")
+    facts.is_current = lambda step: True
+    [there] = plan._judging(facts, answers)
+    assert (there.there, there.to_make) == ("verdicts on 4 matches", "")
+    assert plan._rating(facts, [there])[0].there == "ratings"
+    assert plan._judging(facts, [replace(answers[0], to_make="x")])[0].to_make == step.to_make
+    assert [plan._counted(n, "match", "matches") for n in (0, 1, 1200)] == ["0 matches", "1 match", "1,200 matches"]
+    assert plan._counted(2, "file") == "2 files"
+    options.judges = ()
+    assert plan._judging(facts, answers) == []

@@ -310,3 +310,53 @@ def test_accuracy_over_the_gigabytes_of_a_base(monkeypatch: pytest.MonkeyPatch) 
     drawn = figures._figure_3(made(runs=runs))
     assert drawn.rows == (("BF16", 16.0, 50.0, "l"), ("nf4", 4.5, 50.0, "l"))
     assert figures._figure_3(made(runs=runs[2:])).drawing is None
+
+
+def test_one_table_is_written_in_four_formats_and_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[Any] = []
+    for name in ("to_csv", "to_markdown", "to_html", "to_latex", "to_terminal"):
+        monkeypatch.setattr(text, name, lambda found, name=name: f"{name} {found}")
+    monkeypatch.setattr(command, "_made", lambda *given: given[0])
+    monkeypatch.setattr(command, "say", lambda words, *_: said.append(words))
+    monkeypatch.setattr(command, "STDOUT", made(print=said.append))
+    monkeypatch.setattr(command, "write_atomically", lambda path, words: said.append((path.name, words)))
+    kinds = (("csv", "csv"), ("md", "markdown"), ("html", "html"), ("tex", "latex"))
+    files = [(f"table7.{ending}", f"to_{kind} 7") for ending, kind in kinds]
+    assert command._write("7", made(), tmp_path, shows=True) == "7"
+    assert said == [*files, "to_terminal 7", f"written: {tmp_path / 'table7'}, as .csv, .md, .html, .tex"]
+    said.clear()
+    command._write("7", made(), tmp_path, shows=False)
+    assert said == files
+
+
+def test_tables_that_can_not_be_made_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(command, "say", lambda words, *_: said.append(words))
+
+    def write(name: str, *_: Any) -> str:
+        if name == "1":
+            raise released.NoJudgments("none")
+        if name == "2":
+            raise ValueError("why")
+        return name
+
+    monkeypatch.setattr(command, "_write", write)
+    assert command._write_all(["1", "2", "3"], made(), tmp_path, every=True, shows=False) == (["3"], ["table 2: why"])
+    assert said == ["table 1: not run: none"]
+    found = command._write_all(["1", "2", "3"], made(), tmp_path, every=False, shows=False)
+    assert found == (["3"], ["table 1: none", "table 2: why"])
+    with pytest.raises(ValueError, match="expected one of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, or all;"):
+        command._made("13", made(), tmp_path)
+
+
+def test_systems_of_the_first_file_of_each_part_are_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(path: str, *names: str) -> Any:
+        return made(path=Path(path), verdicts=made(system_names=names))
+
+    parts = [[one("x", "a", "b"), one("y", "z")], [], [one("w", "b", "c")]]
+    monkeypatch.setattr(judged, "_of_parts", lambda table, files: parts)
+    monkeypatch.setattr(judged, "_rows", lambda table, systems, runs: ({name: name for name in systems}, ["note"]))
+    found = judged.own_tournament("7", [], made(runs=()))
+    assert list(found.rows) == ["a", "b", "c"]
+    assert [None if part is None else part.path.name for part in found.parts] == ["x", None, "w"]
+    assert found.notes == ("note", "own runs: left out, as another file has judgments of its kind: y")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.effects.grid import GridResults
-from analysis.report import answers, content, grid, leaderboard, page, records, sections
+from analysis.report import answers, content, figures, grid, leaderboard, page, records, sections
 from analysis.report.figures import Scale
 from analysis.report.judging import Judge, bias_view, judge_view
 from analysis.report.matches import Tally, count_verdicts, pair_tallies, tally_systems
@@ -421,3 +421,23 @@ def test_a_measure_of_a_grid_as_a_page_shows_it() -> None:
     assert [(one.value, one.against, one.margin) for one in grid._equalities(stored)] == [("a", "b", 20.0)]
     assert grid._equalities(replace(stored, unit="nobodys")) == []
     assert grid.MARGINS == {"points": 20.0, "share": 0.01, "nats a token": 0.01}
+
+
+def test_a_curve_of_one_step_ends_at_its_right_side() -> None:
+    scale = Scale(low=0.0, high=10.0, ticks=())
+    assert figures.curve([(1, 5.0)], 1, scale).end == (235.0, 48.0)
+    assert figures.curve_marks([(1, 5.0), (0, 10.0)], 1, scale) == [(235.0, 48.0), (5.0, 5.0)]
+    assert figures.curve([(0, 5.0)], 0, scale).end == (5.0, 48.0)
+    many = figures.curve([(n, 5.0) for n in range(1, 242)], 241, scale)
+    assert (many.steps_per_point, len(many.points.split())) == (3, 81)
+    assert figures.bin_means([(1, 2.0), (2, 4.0), (3, 9.0)], 2) == [(1.5, 3.0), (3.0, 9.0)]
+    flat = figures.scale_over([2.0, None])
+    assert flat is not None
+    assert (flat.low, flat.high) == pytest.approx((2.0 - 0.04 * 0.2, 2.0 + 0.04 * 0.2))
+    zero = figures.scale_over([0.0])
+    assert zero is not None
+    assert (zero.low, zero.high) == pytest.approx((-0.004, 0.004))
+    assert figures.scale_over([None]) is None
+    assert figures.round_ticks(0.0, 10.0, 4) == (0.0, 5.0, 10.0)
+    assert figures.round_ticks(0.3, 0.4, 1) == (0.4,)
+    assert figures.round_ticks(1.1, 1.2, 3) == (1.1, 1.15, 1.2)
