@@ -261,7 +261,7 @@ def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -
 
 def _in_turn(found: dict[tuple[str, str, int], tuple[str, str]]) -> dict[str, dict[str, list[str]]]:
     dialogues: dict[str, dict[str, list[str]]] = {}
-    for system, question, turn in sorted(found, key=lambda key: key[2]):
+    for system, question, turn in sorted(found):
         text, where = found[system, question, turn]
         turns = dialogues.setdefault(system, {}).setdefault(question, [])
         if turn != len(turns):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 import time
 from collections import defaultdict
@@ -80,17 +81,25 @@ class Map:
     def tests_of(self, mutation: Mutation) -> list[str]:
         """Those that run the statement, of the module's own test file and the quickest first.
 
-        For a statement that runs at import these are all that run its file. Where none is known to run it, those that
-        enter its function: coverage's tracer loses the rest of a function that has run an event loop (Python 3.11).
+        For a statement that runs at import these are all that run its file, and those of files that import it: what a
+        test reads of a constant or a default runs no line. Where none is known to run it, those that enter its
+        function: coverage's tracer loses the rest of a function that has run an event loop (Python 3.11).
         """
         lines = self._lines(mutation.file)
         tests = {test for line in mutation.statement for test in lines.get(line, ())}
         tests = tests or {test for line in mutation.function for test in lines.get(line, ())} - {AT_IMPORT}
         compiled = not tests and "@numba." in (self.copy / mutation.file).read_text()  # coverage sees no line of it
         if AT_IMPORT in tests or compiled:
-            tests = {test for names in lines.values() for test in names}
+            tests = {test for names in lines.values() for test in names} | self._importing(mutation.file)
         own = f"/test_{Path(mutation.file).name}"
         return sorted(tests - {AT_IMPORT}, key=lambda test: (own not in test, self.seconds(test), test))
+
+    def _importing(self, file: str) -> set[str]:
+        """The tests of files whose text names a module."""
+        package, _, name = file.removesuffix(".py").replace("/", ".").rpartition(".")
+        names = re.compile(rf"\b{re.escape(package)}\.{name}\b|from {re.escape(package)} import (.*\b)?{name}\b")
+        importing = [test for test in self._files_for(file) if names.search((self.copy / test).read_text())]
+        return {test for name in importing for test in self.measured[name]["seconds"]}
 
     def seconds(self, test: str) -> float:
         """Of a test, or of all in a file; 0 where it was not measured."""

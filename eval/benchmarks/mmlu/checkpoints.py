@@ -87,9 +87,7 @@ def find_snapshots(run_folder: Path, which: str) -> list[Snapshot]:
     """
     if not (run_folder / CONFIG_FILE).is_file():
         raise ValueError(f"{run_folder}: no such run")
-    folders = {
-        int(path.name.removeprefix(_NAME)): path for path in sorted((run_folder / "adapters").glob(f"{_NAME}[0-9]*"))
-    }
+    folders = {int(path.name.removeprefix(_NAME)): path for path in (run_folder / "adapters").glob(f"{_NAME}[0-9]*")}
     record = load_record(run_folder)
     if record is not None:
         folders[record.num_steps] = run_folder / "adapter"
