@@ -379,6 +379,7 @@ def rebuild_ledger(runs: Runs = None) -> None:
         say(f"left out {name}: {why}")
     say(
         f"sweep {SWEEP}: {made.num_runs} finished runs and {made.num_evaluations} evaluations are recorded"
+        + (f", {made.num_stopped} runs that a race stopped" if made.num_stopped else "")
         + (f", and {made.num_decisions} decisions of races" if made.num_decisions else "")
         + "; give your commands again for what was not finished"
     )

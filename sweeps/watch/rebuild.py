@@ -4,7 +4,8 @@ python -m sweeps rebuild
 
 What is finished is recorded as done, in a sweep called `rebuilt`; which sweeps asked for it is nowhere but in the
 ledger. The commands that started them, given again, find what is done and go on with the rest; a race stands by what it
-decided, which each of its runs keeps.
+decided, which each of its runs keeps, and the runs that it stopped are stopped again, with the losses that they were
+judged by. A merge of runs was never a job, so it gets none.
 """
 
 import json
@@ -18,14 +19,15 @@ from typing import Any
 
 from eval.benchmarks.registry import BENCHMARKS
 from harness.config.schema import AdapterMethod
-from harness.ledger.kept import DECISIONS_FILE, kept_decisions
+from harness.files.atomic import read_jsonl
+from harness.ledger.kept import kept_decisions
 from harness.ledger.ledger import Ledger
-from harness.ledger.tables import Decision, Job
-from harness.runs.folder import CUT_OFF, folder_problem
-from harness.runs.record import RunRecord, load_record
+from harness.ledger.tables import Decision, Job, Verdict
+from harness.runs.folder import CUT_OFF, folder_problem, stored_spec
+from harness.runs.record import METRICS_FILE, RunRecord, load_record
 from harness.runs.scores import eval_file
 from harness.runs.spec import RunSpec
-from sweeps.plan.jobs import TRAIN, train_job, train_result
+from sweeps.plan.jobs import EVAL_BITS, EVAL_LOSS, EVAL_STEP, TRAIN, train_job, train_result
 
 SWEEP = "rebuilt"
 _BATCH = 1_000
@@ -39,13 +41,15 @@ class Finished:
     job: Job
     result: dict[str, Any]
     seconds: float
+    stopped: str | None = None  # why it ended before its last step; None: it is done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
     """The outcome of a rebuild."""
 
-    num_runs: int
+    num_runs: int  # finished ones
+    num_stopped: int  # runs that a race stopped, and can promote
     num_evaluations: int
     num_decisions: int  # of races
     moved: Path | None  # where the damaged file lies now
@@ -76,10 +80,12 @@ def rebuild(runs: Path, url: str) -> Rebuilt:
     with closing(Ledger.open(path)) as ledger:
         _record(ledger, finished)
         ledger.record_decisions(decisions)
-    num_runs = sum(item.job.kind == TRAIN for item in finished)
+    num_stopped = sum(item.stopped is not None for item in finished)
+    num_runs = sum(item.job.kind == TRAIN for item in finished) - num_stopped
     return Rebuilt(
         num_runs=num_runs,
-        num_evaluations=len(finished) - num_runs,
+        num_stopped=num_stopped,
+        num_evaluations=len(finished) - num_runs - num_stopped,
         num_decisions=len(decisions),
         moved=moved,
         left_out=left_out,
@@ -111,13 +117,37 @@ def _finished(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[Finishe
     problem = folder_problem(folder, needs_adapter, folder.name)
     if problem is None and spec is not None and spec.run_id != folder.name:
         problem = f"its spec is that of another run, {spec.run_id}"
-    if problem == CUT_OFF and (folder / DECISIONS_FILE).is_file():
-        problem = "a race stopped it before its end; its checkpoint stays"
+    if problem == CUT_OFF and (stopped := _stopped(folder)) is not None:
+        yield stopped
+        return
+    if problem is None and spec is not None and spec.merged is not None:
+        left_out.append((folder.name, "merged from other runs, which is no job of a ledger; commands find its folder"))
+        return
     if problem is not None or record is None or spec is None:
         left_out.append((folder.name, problem or "it has no record"))
         return
     yield Finished(job=train_job(spec, record.label), result=train_result(record), seconds=record.train_seconds)
     yield from _evaluations(folder, spec, record)
+
+
+def _stopped(folder: Path) -> Finished | None:
+    """The job of a run that a race stopped, with what it was judged by; None where it was to go on, or says no loss."""
+    try:
+        made = kept_decisions(folder)
+        last = made[-1] if made else None
+        if last is None or last.verdict is not Verdict.stops:
+            return None
+        spec, steps = stored_spec(folder), list(read_jsonl(folder / METRICS_FILE))
+        point = next(row for row in steps if row["step"] == last.step and EVAL_LOSS in row)
+        seconds = sum(row["seconds"] / row["num_members"] for row in steps)
+    except (ValueError, OSError, KeyError, TypeError, StopIteration):
+        return None
+    if spec.run_id != folder.name:
+        return None
+    result = {key: point.get(key) for key in (EVAL_LOSS, EVAL_BITS)} | {EVAL_STEP: last.step}
+    result["num_steps"] = None if spec.train is None else spec.train.max_steps
+    reason = f"stopped at step {last.step} by {last.sweep}, held-out loss {point[EVAL_LOSS]:.4f}"
+    return Finished(job=train_job(spec, spec.label), result=result, seconds=seconds, stopped=reason)
 
 
 def _decisions(folder: Path, left_out: list[tuple[str, str]]) -> list[Decision]:
@@ -163,7 +193,10 @@ def _record(ledger: Ledger, finished: list[Finished]) -> None:
     while claims := ledger.claim("rebuild", [TRAIN, *BENCHMARKS], _BATCH, 600.0, max_attempts=1, sweep=SWEEP):
         for claim in claims:
             item = by_id[claim.job_id]
-            ledger.finish(claim, item.result, item.seconds)
+            if item.stopped is None:
+                ledger.finish(claim, item.result, item.seconds)
+            else:
+                ledger.stop(claim, item.result, item.seconds, item.stopped)
 
 
 def _moved_away(path: Path) -> Path:

@@ -1,15 +1,22 @@
 """A ledger is made anew from the run folders, and the same command then finds what is done."""
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from harness.files.atomic import write_json
+from harness.ledger.kept import keep_decisions
 from harness.ledger.ledger import Ledger
-from harness.ledger.tables import JobStatus, LedgerError
+from harness.ledger.tables import Decision, JobStatus, LedgerError, Verdict
 from harness.runs.folder import GONE
+from harness.runs.merged import MergeMethod, MergeParent, MergeRecipe
 from harness.runs.record import save_record
 from harness.runs.scores import eval_file
 from sweeps.__main__ import app
@@ -83,6 +90,40 @@ def test_what_is_finished_is_done_again_in_the_new_ledger(runs: Path, planned: l
         [(planned[1].run_id, "mmlu"), (planned[2].run_id, "train"), (planned[2].run_id, "mmlu")]
     )
     ledger.close()
+
+
+def test_runs_that_a_race_stopped_are_stopped_again_and_merges_are_no_jobs(tmp_path: Path) -> None:
+    """With the loss that each was judged by, so that a race shows it and can promote it."""
+    (run,) = plan_runs([config(adapter="lora", train=("default", {"eval_rows": 4, "max_steps": 8}))])
+    folder = tmp_path / run.run_id
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(run.spec.to_dict()))
+    steps = [{"step": n, "loss": 2.0, "seconds": 3.0, "num_members": 2} for n in (1, 2, 3)]
+    steps[1] |= {"eval_loss": 1.75, "eval_bits_per_byte": 1.5}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    numbers: dict[str, Any] = {"loss": 1.75, "rank": 3, "num_judged": 3, "num_kept": 1, "limit": 1.0}
+    decision = Decision(sweep="r", run_id=run.run_id, rung=0, step=2, verdict=Verdict.stops, rule="halving", **numbers)
+    keep_decisions(tmp_path, [decision])
+    parents = [
+        MergeParent(run_id="0" * 12, adapter_sha256="a", weight=0.5),
+        MergeParent(run_id="1" * 12, adapter_sha256="b", weight=0.5),
+    ]
+    recipe = MergeRecipe(method=MergeMethod.linear, parents=parents, rank=8)
+    spec = dataclasses.replace(run.spec, dataset=None, train=None, merged=recipe)
+    merge = dataclasses.replace(record(), run_id=spec.run_id, spec=spec.to_dict())
+    (tmp_path / spec.run_id / "adapter").mkdir(parents=True)
+    (tmp_path / spec.run_id / "config.yaml").write_text("{}")
+    (tmp_path / spec.run_id / "adapter" / "adapter_config.json").write_text("{}")
+    save_file({"a": torch.zeros(1)}, tmp_path / spec.run_id / "adapter" / "adapter_model.safetensors")
+    save_record(tmp_path / spec.run_id, merge)
+    made = rebuild(tmp_path, str(tmp_path / "ledger.sqlite"))
+    assert (made.num_runs, made.num_stopped, made.num_decisions) == (0, 1, 1)
+    assert [(name, why[:22]) for name, why in made.left_out] == [(spec.run_id, "merged from other runs")]
+    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+    (row,) = ledger.rows("rebuilt")
+    ledger.close()
+    assert (row.run_id, row.status, row.seconds) == (run.run_id, JobStatus.stopped, 4.5)
+    assert row.result == {"eval_loss": 1.75, "eval_bits_per_byte": 1.5, "eval_step": 2, "num_steps": 8}
 
 
 def test_a_whole_ledger_is_left_alone(runs: Path) -> None:
