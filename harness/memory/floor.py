@@ -1,9 +1,10 @@
-"""Computes the least memory that a run of an encoder-decoder or a classifier needs, from the model's shape.
+"""Computes the least memory that a run needs whose activations are not derived, from the model's shape.
 
-Weights as they are stored, adapters, gradients and optimizer state of a T5 or a RoBERTa: all that lies on the device
-before any activation. Their activations are not derived (padded batches, two stacks), so that this tells what can't
-fit, never what does; `harness.memory` has the whole peak of decoders. tests/unit/harness/memory/test_floor.py holds the
-bytes to real models. Source: T5 v1.1 (arXiv 1910.10683, 2002.05202) and RoBERTa (arXiv 1907.11692) as transformers
+Weights as they are stored, adapters, gradients and optimizer state of a T5 or a RoBERTa, and of decoders under a method
+of its own (S2FT, HFT, PEFT's): all that lies on the device before any activation. Their activations are not derived
+(padded batches, two stacks, what each method keeps of a pass), so that this tells what can't fit, never what does;
+`harness.memory` has the whole peak of decoders with LoRA and its like. tests/unit/harness/memory/test_floor.py holds
+the bytes to real models. Source: T5 v1.1 (arXiv 1910.10683, 2002.05202) and RoBERTa (arXiv 1907.11692) as transformers
 has them.
 """
 
@@ -12,7 +13,8 @@ from dataclasses import dataclass, fields
 
 from harness.config.schema import ALL_LINEAR, AdapterMethod, MasterWeights, ModelKind, ShapeConfig
 from harness.memory.activations import ADAPTER_BYTES, Linear
-from harness.memory.predict import DTYPE_BYTES, MemoryPrediction, check, linear_bytes, optimizer_bytes
+from harness.memory.parts import trained_parts
+from harness.memory.predict import DTYPE_BYTES, MemoryPrediction, check, linear_bytes, optimizer_bytes, weights_bytes
 from harness.runs.spec import RunSpec
 
 T5_HEAD_SIZE = 64  # whatever the width
@@ -33,10 +35,13 @@ class Parts:
 def floor_run(spec: RunSpec) -> MemoryPrediction | None:
     """The prediction of a run's memory without activations, whose terms are 0.
 
-    None where it is not known: no shape, layers by other names, a causal model (also one that is to classify).
+    None where it is not known: no shape, layers by other names, a method without a formula, a causal model that is to
+    classify.
     """
     shape, quant, adapter = spec.model.shape, spec.quant, spec.adapter
-    if spec.model.kind is ModelKind.causal or (spec.model.kind is ModelKind.classifier and shape.gated_mlp):
+    if spec.model.kind is ModelKind.causal:
+        return _decoder(spec)
+    if spec.model.kind is ModelKind.classifier and shape.gated_mlp:
         return None
     try:
         check(shape, quant)
@@ -76,6 +81,31 @@ def floor_run(spec: RunSpec) -> MemoryPrediction | None:
     terms["optimizer_bytes"] = of_adapter[0] + of_head[0]
     terms["paged_optimizer_bytes"] = of_adapter[1] + of_head[1]
     return MemoryPrediction(**terms)
+
+
+def _decoder(spec: RunSpec) -> MemoryPrediction | None:
+    """Of a causal model under a method whose trained parts a formula tells."""
+    try:
+        check(spec.model.shape, spec.quant)
+    except ValueError:
+        return None
+    if spec.train is None:
+        return None
+    trained = trained_parts(spec.model.shape, spec.adapter, spec.quant.method, spec.train.seed)
+    if trained is None:
+        return None
+    compute_bytes, count = DTYPE_BYTES[spec.quant.compute_dtype], sum(trained.tensors)
+    masters = spec.train.master_weights is MasterWeights.float32
+    element_bytes = compute_bytes if trained.in_base and not masters else ADAPTER_BYTES
+    resident, paged = optimizer_bytes(list(trained.tensors), spec.train.optimizer, element_bytes)
+    weights = weights_bytes(spec.model.shape, spec.quant) + trained.frozen_bytes
+    return MemoryPrediction(
+        weights_bytes=weights - (count * compute_bytes if trained.in_base else 0),
+        adapter_bytes=count * element_bytes,
+        gradient_bytes=count * element_bytes,
+        optimizer_bytes=resident,
+        paged_optimizer_bytes=paged,
+    )
 
 
 def _t5(shape: ShapeConfig) -> Parts:

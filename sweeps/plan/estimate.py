@@ -16,7 +16,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.config.schema import SHORTEST_ROW_TOKENS, WHOLE_METHODS, Device, ModelConfig, TrainConfig
+from harness.config.schema import (
+    SHORTEST_ROW_TOKENS,
+    WHOLE_METHODS,
+    AdapterMethod,
+    Device,
+    ModelConfig,
+    TrainConfig,
+)
 from harness.data.holdout import num_training_rows
 from harness.data.selection.rows import num_kept
 from harness.devices.gpus import peak_flops
@@ -193,7 +200,8 @@ def _estimate(
     num_devices: int,
 ) -> Estimate:
     least, shortest = memory.least, memory.shortest
-    kept = None if least is None else least.gradient_bytes  # a gradient for each number that is saved
+    saves_more = spec.adapter.method in (AdapterMethod.hft, AdapterMethod.s2ft)  # than it trains
+    kept = None if least is None or saves_more else least.gradient_bytes  # a gradient for each number that is saved
     moments = 0 if least is None else least.optimizer_bytes + least.paged_optimizer_bytes
     keep = spec.train.keep_checkpoints if spec.train is not None else 0
     plain = spec.to_dict()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes as bnb
 import pytest
@@ -13,7 +14,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification, T5Conf
 from harness.banks.classifier import ClassifierBank
 from harness.banks.owned import OwnedBank
 from harness.banks.seq2seq import Seq2SeqBank
-from harness.config.choices import model_choice
+from harness.config.choices import load_choice, model_choice
 from harness.config.schema import (
     AdapterConfig,
     AdapterMethod,
@@ -26,6 +27,7 @@ from harness.config.schema import (
     QuantMethod,
     ShapeConfig,
     TrainConfig,
+    typed,
 )
 from harness.memory.floor import floor_run
 from harness.runs.spec import RunSpec
@@ -39,6 +41,7 @@ BF16 = QuantConfig(name="bf16", method=QuantMethod.none, compute_dtype=DType.bfl
 LORA = AdapterConfig(name="lora", lora_r=8, lora_alpha=16, targets=["all-linear"])
 FULL = AdapterConfig(name="full", method=AdapterMethod.full)
 MAX_LENGTH = 62
+DATA = DatasetConfig(name="any", hub_id="a/b", format="alpaca")
 
 
 def t5(folder: Path, quant: QuantConfig) -> OwnedBank:
@@ -143,3 +146,41 @@ def test_what_it_doesnt_know_is_missing() -> None:
     assert floor_run(replace(spec, model=replace(model_choice("llama7b"), kind=ModelKind.classifier))) is None
     assert floor_run(replace(spec, model=replace(spec.model, shape=ShapeConfig()))) is None
     assert floor_run(replace(spec, adapter=replace(LORA, targets=["q_proj"]))) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "trained", "moments"),
+    [
+        ("s2ft", 4_398_065_664, 240_123_904, 480_280_576),
+        ("miss", 3_865_847_808, 348_127_232, 696_369_152),
+        ("oft", 3_867_682_816, 70_598_656, 141_312_000),
+        ("vera", 3_888_392_192, 5_668_864, 11_567_104),
+        ("ia3", 3_865_847_808, 2_457_600, 4_964_352),
+        ("hft", 7_000_564_736, 6_476_267_520, 25_905_070_080),
+    ],
+)
+def test_methods_of_their_own_need_what_the_program_was_measured_to_hold(
+    method: str, weights: int, trained: int, moments: int
+) -> None:
+    """LLaMA 7B in bfloat16, on NF4 but for HFT; the numbers are of `python -m harness.memory --model 7b --measure`.
+
+    HFT's moments page, so no measurement shows them: two in float32 of each of 3,238,133,760 weights, and a counter.
+    """
+    quant = replace(NF4 if method != "hft" else BF16, compute_dtype=DType.bfloat16)
+    adapter: AdapterConfig = typed(AdapterConfig, load_choice("adapter", method))
+    spec = RunSpec(
+        model=model_choice("7b"), quant=quant, adapter=adapter, dataset=DATA, train=TrainConfig(batch_size=1)
+    )
+    floor = floor_run(spec)
+    assert floor is not None
+    assert (floor.adapter_bytes, floor.gradient_bytes) == (trained, trained)
+    assert floor.weights_bytes == pytest.approx(weights, rel=0.01)
+    assert floor.optimizer_bytes + floor.paged_optimizer_bytes == pytest.approx(moments, rel=0.03)
+
+
+@pytest.mark.parametrize("change", [{"peft_type": "LILY"}, {"peft_type": "LN_TUNING"}, {"targets": ["fc1"]}])
+def test_a_method_without_a_formula_has_no_floor(change: dict[str, Any]) -> None:
+    adapter = replace(AdapterConfig(name="miss", method=AdapterMethod.peft, peft_type="MISS"), **change)
+    train = TrainConfig(batch_size=1)
+    model = model_choice("7b")
+    assert floor_run(RunSpec(model=model, quant=NF4, adapter=adapter, dataset=DATA, train=train)) is None
