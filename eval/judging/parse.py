@@ -26,6 +26,7 @@ from eval.judging.sentences import (
     read_labels,
     read_line,
     read_phrase,
+    says_none,
     verdicts_before,
     verdicts_behind,
 )
@@ -108,6 +109,8 @@ def parse_verdict(text: str) -> ParsedVerdict:
     reply = resolved(reply)
     label = read_labels(reply)
     line = read_line(reply)
+    if TIE not in (label.verdict, line.verdict) and says_none(reply):
+        return _unread("the reply says that there is no verdict")
     if label.conflict:
         return _verdict(label)
     if label.verdict is None:

@@ -30,6 +30,7 @@ from eval.judging.words import (
     LEAD,
     NOUNS,
     OVER,
+    POINTING,
     REFERENCE,
     SIDES,
     SPELLED,
@@ -76,6 +77,12 @@ _SAYS_OR_IS_VERDICT = re.compile(rf"{_SAYS_VERDICT.pattern}|\W*[123]\W*\Z", re.I
 _MARKUP = " \t>#*-+•·"
 _BULLET = re.compile(r"(?:[-=]>|[ \t>#*•·→⇒∴]|[-+](?=[ \t]))*")  # what is put before a line; "-1" is a number
 _CHOICES = re.compile(r"[(\[][123abc ,/|or]{3,20}[)\]](?= ?:)|(?:output )?1, 2,? or 3(?= ?:)", re.IGNORECASE)
+_POINTS = POINTING | VERBS | NOUNS | ARTICLES | {"the", "la", "die"}
+_NONE = re.compile(
+    r"\bno (?:valid )?(?:verdict|judge?ment)\b|\b(?:unable to|can(?:not| not|['\u2019]t)) "
+    r"(?:decide|determine|judge|evaluate|compare|choose|pick|give a verdict)\b",
+    re.IGNORECASE,
+)
 _SIGNS = str.maketrans({"≫": ">", "≻": ">", "≪": "<", "≺": "<", "≈": "="})
 _WHOSE = re.compile(r"\b(?:answer|assistant|option|response|model) ?(?=[12ab]\b)", re.IGNORECASE)
 _SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019→⇒")
@@ -105,6 +112,11 @@ def read_labels(text: str) -> Reading:
     if around & (AGAINST | {"?"}) or any(token.endswith(("n't", "n\u2019t")) for token in around):
         return Reading(conflict=True)
     return Reading(verdict=verdicts.pop(), rest=text[last.end() :])
+
+
+def says_none(text: str) -> bool:
+    """Whether a short line says that there is no verdict: "I cannot decide.\\n2"."""
+    return any(len(line) <= MAX_SHORT and _NONE.search(line) for line in dict.fromkeys(text.splitlines()))
 
 
 def read_phrase(text: str) -> int | None:
@@ -212,6 +224,8 @@ def _with_remark(clause: str) -> int | None:
         inner = _sentence(remark)
         if "not" in tokens and {VALUES.get(token) for token in tokens} & {verdict}:
             return None  # "2 (not 2)"
+        if tokens in (["wrong"], ["incorrect"], ["false"]):
+            return None
         denies = len(tokens) == 2 and tokens[0] == "not" and VALUES.get(tokens[1]) not in (None, verdict)
         return verdict if inner == verdict or denies or (inner is None and not _names_other(tokens, verdict)) else None
     return _sentence(clause) or _at_the_end(clause)
@@ -252,8 +266,13 @@ def _sentence(text: str) -> int | None:
     for start in _starts(tokens):
         for reader in (_better, _both, _neither, _plain_value):
             if (verdict := reader(tokens[start:])) is not None:
-                return verdict
+                return None if verdict != TIE and _points_back(tokens[:start]) else verdict
     return None
+
+
+def _points_back(before: Sequence[str]) -> bool:
+    """Whether a value follows only "that is", "it is": what is pointed at may be the worse answer."""
+    return bool(before) and before[0] in POINTING and _POINTS.issuperset(before)
 
 
 def _starts(tokens: Sequence[str]) -> list[int]:

@@ -38,6 +38,7 @@ DEGREES = _words(
     "chiaramente eine die la el le un une"
 )
 ARTICLES = _words("a an ein eine un une una um")
+POINTING = _words("that this it das es c'est questo esto")  # at something said before, which may be the worse answer
 BETTER = _words(
     "better best superior preferable stronger preferred winner besser meilleure meilleur mejor migliore "
     "melhor лучше beter hilfreicher genauer korrekter"
