@@ -28,7 +28,17 @@ from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.perplexity.texts import TextSource
 from eval.benchmarks.registry import BENCHMARKS, eval_config
-from eval.benchmarks.replicates import Components, Source, Spreads, _as_wide_as_exact, _cochran, _least_spread, _rest
+from eval.benchmarks.replicates import (
+    Components,
+    Source,
+    Spreads,
+    _as_wide_as_exact,
+    _cochran,
+    _least_spread,
+    _rest,
+    detectable,
+    detectable_by,
+)
 from eval.benchmarks.rouge.settings import RougeSettings
 from eval.benchmarks.super_ni import score as super_ni
 from eval.benchmarks.super_ni.settings import SuperNiSettings
@@ -727,3 +737,27 @@ def test_a_result_of_tasks_is_known_by_all_that_was_asked(lm_eval: Any) -> None:
     assert len({one.settings_sha256 for one in [found, *others]}) == 7
     same = [result(limit=1), result(row_tokens=3), result(folder="f")]  # what they change is in the questions
     assert {one.settings_sha256 for one in same} == {found.settings_sha256}
+
+
+def test_each_question_has_its_own_highest_letter() -> None:
+    assert calibration.letter_probabilities([[0.0] * 4, [-2000.0] * 4]).tolist() == [[0.25] * 4] * 2
+
+
+def test_what_a_design_detects_follows_from_its_sources() -> None:
+    assert detectable_by([Source(variance=0.04, freedom=7.0)]) == pytest.approx(detectable(0.2, 7.0))
+    assert detectable_by([]) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "size", "expected"),
+    [(10**9, 64, [0]), (0, 64, [0, 1, 2]), (256, 2, [0, 1]), (16_384, 64, [0]), (8_192, 64, [0, 1])],
+)
+def test_a_batch_is_as_large_as_its_longest_source_allows(first: int, size: int, expected: list[int]) -> None:
+    sources = [range(first), range(0), range(0)]
+    assert super_ni._next_batch([0, 1, 2], sources, size) == expected
+
+
+def test_no_source_at_all_counts_as_one_token() -> None:
+    size = super_ni.MAX_BATCH  # as many as one token each would allow, not half of them
+    sources = [range(0)] * super_ni.MAX_BATCH_TOKENS
+    assert len(super_ni._next_batch(range(len(sources)), sources, size)) == size
