@@ -138,7 +138,7 @@ def test_cut_off_base_config_is_named(tmp_path: Path) -> None:
 
 LONG = (
     *("-m", "model=llama7b", "dataset=oasst1,flan", "train.max_steps=240", "train.max_epochs=1000"),
-    *("train.batch_size=2", "train.checkpoint_steps=10", "launch.lease_seconds=2"),
+    *("train.batch_size=2", "train.checkpoint_steps=10", "launch.lease_seconds=2", "launch.threads=1"),
 )
 
 
@@ -208,7 +208,7 @@ class TestStopped:
     def test_worker_that_wakes_after_its_lease_overwrites_nothing(
         self, lab: Lab, undisturbed: dict[str, dict[str, Any]]
     ) -> None:
-        process = lab.start(*LONG, "launch.workers=2", "launch.threads=1")
+        process = lab.start(*LONG, "launch.workers=2")
         wait_until(lambda: lab.num_steps_logged() > 60, "60 steps", process)
         (stale,) = {job.worker for job in lab.jobs()}
         assert stale is not None
