@@ -116,6 +116,9 @@ def _correlations(one_DN: _Numbers, two_DN: _Numbers) -> dict[str, _Numbers]:
 
 def _pearson(one_DN: _Numbers, two_DN: _Numbers) -> _Numbers:
     """-> [D]; NaN where a row of numbers is constant."""
+    constant_D = (one_DN == one_DN[:, :1]).all(axis=1) | (two_DN == two_DN[:, :1]).all(axis=1)
     one_DN, two_DN = (x - x.mean(axis=1, keepdims=True) for x in (one_DN, two_DN))
     spread_D = np.sqrt((one_DN**2).sum(axis=1) * (two_DN**2).sum(axis=1))
-    return np.where(spread_D > 1e-12, (one_DN * two_DN).sum(axis=1) / np.maximum(spread_D, 1e-12), np.nan)
+    found_D = np.full(len(one_DN), np.nan)
+    np.divide((one_DN * two_DN).sum(axis=1), spread_D, out=found_D, where=~constant_D)
+    return found_D
