@@ -1,0 +1,96 @@
+"""Edges of the report's parts: points of tied matches, round steps, MMLU by subject, what templates are given."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.effects.grid import level_text
+from analysis.report import figures, grid, render
+from analysis.report.examples.failures import _points
+from analysis.report.figures import round_ticks
+from analysis.report.formats import FILTERS
+from analysis.report.sections import DENSE_ABOVE, run_settings
+from analysis.tidy.axes import title_of
+from eval.ratings.comparisons import probability
+from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
+
+
+def made(**values: Any) -> Any:
+    return SimpleNamespace(**values)
+
+
+def test_points_of_each_answer_over_both_orders() -> None:
+    """A win is two half points, a tie one; what could not be read is no match."""
+    one = made(question_id="q", one="a", two="b", forward=(FIRST, FIRST, TIE), backward=(SECOND, UNPARSED))
+    other = made(question_id="q", one="a", two="c", forward=(TIE, TIE), backward=())
+    assert _points([one, other]) == {("q", "a"): (7, 6), ("q", "b"): (3, 4), ("q", "c"): (2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "num", "ticks"),
+    [
+        (0.0, 10.0, 10, (0, 2, 4, 6, 8, 10)),  # 11 ones are too many
+        (0.0, 10.0, 11, tuple(range(11))),
+        (0.0, 9.0, 10, (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)),
+        (0.0, 10.0, 6, (0, 2, 4, 6, 8, 10)),
+        (0.0, 10.0, 5, (0, 5, 10)),
+        (0.0, 10.0, 3, (0, 5, 10)),
+        (0.0, 10.0, 2, (0, 10)),
+        (0.0, 21.0, 2, (0, 20)),
+        (1.0, 21.0, 1, (20,)),
+        (39.0, 59.0, 1, (40,)),
+        (0.0, 20.0 - 1e-10, 2, (0, 20)),  # three tens, up to rounding
+        (11.0, 12.0, 4, (11, 11.5, 12)),
+        (-1.0, 1.0, 5, (-1, -0.5, 0, 0.5, 1)),
+    ],
+)
+def test_steps_are_one_two_or_five_of_a_power_of_ten(low: float, high: float, num: int, ticks: tuple[float]) -> None:
+    assert round_ticks(low, high, num) == pytest.approx(ticks)
+
+
+def test_mmlu_of_a_grid_is_read_subject_by_subject() -> None:
+    """A run without MMLU is left out; a subject that a run lacks is a hole."""
+    frame = pd.DataFrame(
+        [
+            {"run_id": f"r{n}", "label": label, "method": "lora", "lora_r": r, "state": "done"}
+            for n, (label, r) in enumerate((("a", 8), ("b", 16), ("c", 32)))
+        ]
+    )
+    scores = {
+        "r0": made(subjects={"law": (0.5, 10), "art": (0.25, 4)}, settings_sha256="s0"),
+        "r1": made(subjects={"law": (0.75, 10)}, settings_sha256="s1"),
+        "r2": None,
+    }
+    runs = [made(record=made(run_id=name), mmlu=found) for name, found in scores.items()]
+    runs.append(made(record=made(run_id="r9"), mmlu=made(subjects={})))
+    seen: list[Any] = []
+    kept = grid.GridResults.of
+    grid_of: Any = lambda points, values, **more: seen.append((points, values, more)) or "made"  # noqa: E731
+    try:
+        grid.GridResults.of = grid_of  # type: ignore[method-assign]
+        made_of: Any = grid._mmlu(frame, runs)
+        assert made_of == "made"
+        assert grid._mmlu(frame, runs[2:]) is None
+    finally:
+        grid.GridResults.of = kept  # type: ignore[method-assign]
+    [(points, values, more)] = seen
+    assert (list(points["label"]), list(points.index)) == (["a", "b"], ["a", "b"])
+    np.testing.assert_array_equal(values, np.array([[0.25, 0.5], [np.nan, 0.75]]))
+    assert more == {"measure": "mmlu accuracy", "unit": "share", "questions": ["art", "law"], "settings": ["s0", "s1"]}
+
+
+def test_what_templates_are_given() -> None:
+    given = render.environment()
+    assert {name: given.filters[name] for name in FILTERS} == FILTERS
+    assert (given.filters["axis_title"], given.filters["level"]) == (title_of, level_text)
+    names = {
+        "run_settings": run_settings, "dense_above": DENSE_ABOVE, "control_system": render.NULL_SYSTEM,
+        "probability": probability, "curve_y": figures.curve_y, "curve_width": figures.CURVE_WIDTH,
+        "curve_height": figures.CURVE_HEIGHT,
+    }  # fmt: skip
+    assert {name: given.globals[name] for name in names} == names
+    assert given.autoescape is True
+    assert (given.trim_blocks, given.lstrip_blocks, given.undefined) == (True, True, render.StrictUndefined)
