@@ -91,7 +91,7 @@ def test_own_judgments_are_those_of_the_first_grid_that_has_some(
     assert command._own_judgments("6", sources) is None
     assert looked[3] == [tmp_path]
     sources.tournaments = [tmp_path, tmp_path / "none"]
-    with pytest.raises(ValueError, match="--tournament .*none: no such folder"):
+    with pytest.raises(ValueError, match=r"--tournament .*none: no such folder"):
         command._own_judgments("6", sources)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -338,3 +339,63 @@ def test_a_prediction_of_a_question() -> None:
     assert (found.responses, found.logprobs) == ((), (-1.5, -2.5))
     (found,) = task_results.predictions_of([mixed | {"resps": [["x"], ["y"]]}], ["acc"])
     assert (found.responses, found.logprobs) == (("x", "y"), ())
+
+
+def result_of(sample: dict[str, Any], **output: Any) -> Any:
+    """The result of a task `t` with one sample, of which lm-eval says nothing but its metric."""
+    whole = {"doc_id": 0, "target": 1, "resps": [["x"]], "filtered_resps": ["x"], "metrics": ["acc"], "acc": 1.0}
+    facts = {"samples": {"t": [whole | {"arguments": "q", "doc": {}} | sample]}, "results": {"t": {"acc,none": 1.0}}}
+    bare: dict[str, Any] = {"versions": {}, "higher_is_better": {}, "n-shot": {}}
+    task = made(config=made(doc_to_choice=None))
+    return tasks_score._result("sys", "m", {"t": task}, facts | bare | output, TasksSettings(names=["t"]))
+
+
+def test_what_lm_eval_does_not_say_of_a_task() -> None:
+    """No version, no examples, and more is better."""
+    score = result_of({}).tasks["t"]
+    assert (score.version, score.num_fewshot, score.higher_is_better) == ("", 0, {"acc": True})
+    said = result_of({}, versions={"t": 2}, higher_is_better={"t": {"acc": False}}).tasks["t"]
+    assert (said.version, said.higher_is_better) == ("2", {"acc": False})
+
+
+def test_questions_of_any_kind_decide_the_digest() -> None:
+    """Arguments that JSON has no form for count by their text."""
+    paths = [result_of({"arguments": (Path(name), {"until": Path("x")})}).settings_sha256 for name in "aab"]
+    assert paths[0] == paths[1] != paths[2]
+
+
+def test_lm_eval_and_datasets_are_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    quiet: list[str] = []
+    monkeypatch.setattr("datasets.disable_progress_bars", lambda: quiet.append("bars"))
+    logger = logging.getLogger("lm_eval")
+    monkeypatch.setattr(logger, "level", logging.DEBUG)
+    with pytest.raises(ValueError, match="no such folder"):
+        tasks_score.load_tasks(TasksSettings(names=["t"], folder=str(tmp_path / "none")))
+    assert (quiet, logger.level) == (["bars"], logging.ERROR)
+
+
+def test_a_class_score_is_of_the_rows_and_its_interval_of_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: list[Any] = []
+    monkeypatch.setattr(class_scores, "percentile_interval", lambda values: draws.append(len(values)))
+    found = class_scores.class_scores([0, 1, 1, 2], [0, 1, 2, 2], 3, np.random.default_rng(0))
+    assert draws == [class_scores.NUM_RESAMPLES] * 3 == [1000] * 3
+    assert found["accuracy"].value == 0.75
+    assert found["f1_macro"].value == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+
+
+def test_the_mean_over_glue_tasks_stands_below_a_line() -> None:
+    def result(task: str, score: float) -> Any:
+        metric = {"accuracy": Estimate(value=score), "f1": Estimate(value=None)}
+        return made(task=task, split_name="dev", official=("accuracy", "f1"), metrics=metric, n=4, score=score)
+
+    glue = BENCHMARKS["glue"]
+    table = glue.table({"a": result("cola", 0.5), "b": result("rte", 0.7)})
+    rows = list(zip(*(list(column.cells) for column in table.columns), strict=True))
+    assert rows == [
+        ("a", "cola", "dev", "accuracy 50.0", "f1 not defined", "4"),
+        ("b", "rte", "dev", "accuracy 70.0", "f1 not defined", "4"),
+        ("mean over 2 tasks", "", "", "60.0", "", ""),
+    ]
+    assert [row.end_section for row in table.rows] == [False, True, False]
+    assert len(glue.table({"a": result("cola", 0.5), "b": result("cola", 0.7)}).rows) == 2
+    assert len(glue.table({"a": result("cola", 0.5)}).rows) == 1
