@@ -12,8 +12,8 @@ import yaml
 from eval.benchmarks.held_out_rows import split_examples
 from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
 from harness.config.schema import AdapterConfig, ModelKind
-from harness.data.holdout import divided, shared_lines
 from harness.data.labels import num_labels
+from harness.data.selection.holdout import divided, shared_lines
 from harness.data.selection.knowledge import knowledge_file, knowledge_texts
 from harness.data.selection.rows import SELECTED_FILE, write_selected
 from harness.data.source import fingerprint, locate_dataset
