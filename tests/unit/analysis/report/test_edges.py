@@ -1,5 +1,7 @@
 """Edges of the report's parts: points of tied matches, round steps, MMLU by subject, what templates are given."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,10 +10,13 @@ import pandas as pd
 import pytest
 
 from analysis.effects.grid import level_text
-from analysis.report import figures, grid, render
+from analysis.report import figures, grid, leaderboard, records, render
 from analysis.report.examples.failures import _points
 from analysis.report.figures import round_ticks
 from analysis.report.formats import FILTERS
+from analysis.report.plots import runs as run_figures
+from analysis.report.plots import tournament
+from analysis.report.plots.charts import Line, curves
 from analysis.report.sections import DENSE_ABOVE, run_settings
 from analysis.tidy.axes import title_of
 from eval.ratings.comparisons import probability
@@ -94,3 +99,66 @@ def test_what_templates_are_given() -> None:
     assert {name: given.globals[name] for name in names} == names
     assert given.autoescape is True
     assert (given.trim_blocks, given.lstrip_blocks, given.undefined) == (True, True, render.StrictUndefined)
+
+
+def test_a_record_without_a_data_type_has_the_name_of_its_quantization() -> None:
+    def run_of(**quant: Any) -> Any:
+        return made(setting=lambda group, key: quant.get(key))
+
+    assert leaderboard._quant(run_of()) is None
+    assert leaderboard._quant(run_of(method="nobodys")) == "nobodys"
+    assert leaderboard._quant(run_of(name="mine", method="nobodys", compute_dtype="bfloat16")) == "mine"
+    assert leaderboard._quant(run_of(name="nf4", method="nf4", compute_dtype="bfloat16")) == "nf4"
+    assert leaderboard._quant(run_of(method="none", compute_dtype="float16")) == "fp16"
+
+
+def test_held_out_rows_are_rings_beside_their_curve() -> None:
+    line = Line(label="a", points=[(0.0, 2.0), (10.0, 1.0)], beside=[(5.0, 1.75)], end=1.5)
+    bare = Line(label="a", points=[(0.0, 2.0), (10.0, 1.0)])
+    marks, without = (curves([one], "steps", "nats").marks for one in (line, bare))
+    rings = [mark for mark in marks if "open" in mark]
+    assert len(rings) == 2
+    assert "a, held-out rows at 5: 1.75" in rings[0]
+    assert 'r="3"' in rings[0].replace("3.0", "3")
+    assert "a, held out: 1.5" in rings[1]
+    assert 'r="4.5"' in rings[1]
+    assert [mark for mark in without if "open" in mark] == []
+
+
+@pytest.mark.parametrize(("row_tokens", "most"), [(None, 7), (300, 300)])
+def test_memory_is_predicted_of_the_passes_that_were_made(
+    monkeypatch: pytest.MonkeyPatch, row_tokens: int | None, most: int
+) -> None:
+    @dataclass(frozen=True)
+    class Spec:
+        train: Any
+
+    @dataclass(frozen=True)
+    class Train:
+        max_microbatch_tokens: int = 7
+
+    seen: list[Any] = []
+    predictions = iter([made(resident_bytes=5), None])
+    monkeypatch.setattr(run_figures.RunSpec, "from_dict", lambda spec, where: seen.append((spec, where)) or Spec(spec))
+    monkeypatch.setattr(run_figures, "predict_run", lambda spec: seen.append(spec.train) or next(predictions))
+    one: Any = made(folder=Path("f"), record=made(spec=Train(), row_tokens=row_tokens))
+    assert run_figures._predicted_bytes(one) == 5
+    assert seen == [(Train(), "f/record.json"), Train(max_microbatch_tokens=most)]
+    bare: Any = made(folder=Path("f"), record=made(spec=None, row_tokens=row_tokens))
+    assert run_figures._predicted_bytes(bare) is None
+    assert seen[3] is None
+
+
+def test_systems_that_never_met_have_no_points() -> None:
+    def verdict(first: str, second: str, code: int = FIRST) -> Any:
+        return made(question_id="q", first=first, second=second, verdict=code)
+
+    assert tournament._points([verdict("a", "b"), verdict("c", "d")]) == {}
+    assert list(tournament._points([verdict("c", "b"), verdict("b", "a"), verdict("a", "c")])) == ["a", "b", "c"]
+
+
+def test_a_tournament_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none: no such folder; leave --tournament out for a report without one"):
+        records.load_tournament(tmp_path / "none")
+    empty = records.load_tournament(tmp_path)
+    assert (empty.verdicts, empty.ratings, empty.judges, empty.votes) == ((), None, (), ())
