@@ -169,7 +169,7 @@ def test_runs_that_can_not_be_read_are_told_or_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(found, "_run", read)
     options = LeaderboardOptions(out=tmp_path, tournament=tmp_path, sweep="s")
     torn: Any = {Path("bad"): made(label="b"), Path("bad too"): made(label="c")}
-    with pytest.raises(ValueError, match="^bad is torn$"):
+    with pytest.raises(ValueError, match=r"^bad is torn$"):
         found._readable(torn, [], options)
     left_out = [("b", "bad is torn"), ("c", "bad too is torn")]
     assert found._readable(torn | {Path("good"): made(label="g")}, [], options) == (("good",), left_out)

@@ -1,13 +1,16 @@
 """Edges of the paper's tables and figures: which sweep is read, the order of files, what only type checkers import."""
 
 import importlib
+import json
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from analysis.paper import command, judged, released
+from analysis.paper import command, fetch, judged, own, planned, released
 from analysis.paper.figures import FIGURES
 from analysis.paper.own import OwnRuns
 
@@ -104,3 +107,118 @@ def test_files_are_read_in_the_order_of_their_names(monkeypatch: pytest.MonkeyPa
     names = [file.path.name for file in released._read_files(tmp_path)]
     assert names == sorted(names)
     assert len(names) == 2
+
+
+def test_what_was_fetched_is_checked_by_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    release: Any = made(name="n", sha256="0123456789abcdef")
+    digests = iter(["0123456789abcdef", "f"])
+    monkeypatch.setattr(fetch, "canonical_sha256", lambda release, path: next(digests))
+    assert fetch.check(release, Path("f")) == "sha256 0123456789ab, as released"
+    with pytest.raises(fetch.NotFetched, match="n: the judgments' sha256 is f, and should be 0123456789abcdef; delete"):
+        fetch.check(release, Path("f"))
+    assert fetch.check(made(sha256=None), Path("f")) == "as the commit has it (no sha256 is known)"
+
+
+def test_a_commit_without_a_folder_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is wanted is moved into place after all of it has come; a folder that is there already stays."""
+    repository: Any = made(url="U", commit="C", folders=("a", "b/c"), name="n")
+    asked: list[tuple[str, ...]] = []
+    there = ["a"]
+
+    def git(repository: Any, target: Path, scratch: Path, words: tuple[str, ...]) -> None:
+        asked.append(words)
+        for folder in there:
+            (scratch / folder).mkdir(parents=True, exist_ok=True)
+            (scratch / folder / "new").touch()
+
+    monkeypatch.setattr(fetch, "_git", git)
+    target = tmp_path / "data" / "n"
+    with pytest.raises(fetch.NotFetched, match=r"U could not be fetched: the commit has no folder b/c\. Where there"):
+        fetch._fetch_one(repository, target)
+    assert list((tmp_path / "data").iterdir()) == []
+    assert asked == [
+        ("init", "--quiet"), ("remote", "add", "origin", "U"), ("sparse-checkout", "set", "--no-cone", "/a/", "/b/c/"),
+        ("fetch", "--quiet", "--depth", "1", "--filter=blob:none", "origin", "C"),
+        ("checkout", "--quiet", "FETCH_HEAD"),
+    ]  # fmt: skip
+    there.append("b/c")
+    (target / "a").mkdir(parents=True)
+    fetch._fetch_one(repository, target)
+    assert sorted(str(path.relative_to(target)) for path in target.rglob("*")) == ["a", "b", "b/c", "b/c/new"]
+
+
+def test_the_data_command_says_what_was_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[str] = []
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "say", lambda words, *_: said.append(words))
+    monkeypatch.setattr(fetch, "fetch", lambda data, say: seen.append((data, say)) or {"one": "as released", "b": "x"})
+    command.fetch_data(tmp_path)
+    assert (seen, said) == ([(tmp_path, command.say)], ["one: as released", "b: x"])
+
+
+def test_a_sweep_that_no_ledger_knows_has_no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(sweep: str, url: str) -> Any:
+        raise ValueError(f"no {sweep} in {url}")
+
+    monkeypatch.setattr(own, "sweep_runs", unknown)
+    assert OwnRuns.of_sweep(Path("r"), "s", "u") == OwnRuns(where="sweep s", runs=(), notes=("no s in u",))
+    known = made(unfinished=[("l", "late")], run_ids=("a", "b"))
+    monkeypatch.setattr(own, "sweep_runs", lambda sweep, url: known)
+    monkeypatch.setattr(own, "_runs", lambda runs, names: [f"{runs}/{name}" for name in names])
+    found: Any = OwnRuns.of_sweep(Path("r"), "s", "u")
+    assert (found.where, found.runs, found.notes) == ("sweep s in r", ("r/a", "r/b"), ("l is left out: late",))
+
+
+def test_a_grid_is_planned_by_a_command_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    totals = {"totals": {"to_do": {"num_runs": 3, "gpu_hours": 1.5}}, "runs": [{"spec": {"a": 1}}, {"spec": {"a": 2}}]}
+    ended = [made(returncode=0, stdout=json.dumps(totals), stderr="")]
+    monkeypatch.setattr(planned.subprocess, "run", lambda words, **more: seen.append((words, more)) or ended[0])
+    plan = planned.plan_grid("g", Path("r"), overrides=["x=1"])
+    [(words, more)] = seen
+    assert words == [sys.executable, "-m", "sweeps", "plan", "+grid=g", "x=1", "--device", "H100", "--json"]
+    assert (more["capture_output"], more["text"], more["check"], more["env"]["HARNESS_RUNS"]) == (
+        True,
+        True,
+        False,
+        "r",
+    )
+    assert set(os.environ) <= set(more["env"])
+    assert (plan.command, plan.points) == ("python -m sweeps run +grid=g x=1", ({"a": 1}, {"a": 2}))
+    assert (plan.num_to_do, plan.gpu_hours, plan.device) == (3, 1.5, "H100")
+    assert planned.plan_grid("g", Path("r"), "A100").device == "A100"
+    for stderr, said in ((" no grid \n", "no grid"), ("", "ended with status 2")):
+        ended[0] = made(returncode=2, stdout="", stderr=stderr)
+        with pytest.raises(ValueError, match=rf"^python -m sweeps plan \+grid=g x=1: {said}$"):
+            planned.plan_grid("g", Path("r"), overrides=["x=1"])
+
+
+def test_released_judgments_are_in_one_place(tmp_path: Path) -> None:
+    release = released.RELEASES["oa_gpt4_pairwise"]
+    for name in ("a", "b"):
+        folder = tmp_path / name / release.folder
+        folder.mkdir(parents=True)
+        (folder / "x.jsonl").touch()
+    with pytest.raises(ValueError, match=r"a/ratings-gpt4/oa and .*b/ratings-gpt4/oa: keep one of the two"):
+        released.locate("oa_gpt4_pairwise", tmp_path, tmp_path / "out")
+    (tmp_path / "b" / release.folder / "x.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"a/ratings-gpt4/oa: no file in it is named <one>-vs-<other>-"):
+        released.locate("oa_gpt4_pairwise", tmp_path, tmp_path / "out")
+    for name in ("a", "c"):
+        (tmp_path / name / "oa_gpt4_pairwise.csv").parent.mkdir(exist_ok=True)
+        (tmp_path / name / "oa_gpt4_pairwise.csv").touch()
+    with pytest.raises(ValueError, match=r"a/oa_gpt4_pairwise.csv and .*c/oa_gpt4_pairwise.csv: keep one of the two"):
+        released.locate("oa_gpt4_pairwise", tmp_path, tmp_path / "out")
+    (tmp_path / "c" / "oa_gpt4_pairwise.csv").unlink()
+    place = released.locate("oa_gpt4_pairwise", tmp_path, tmp_path / "out")
+    assert place == tmp_path / "a" / "oa_gpt4_pairwise.csv"
+    (tmp_path / "a" / release.folder / "x.jsonl").unlink()
+    with pytest.raises(released.NoJudgments, match=r"oa_gpt4_pairwise\.csv nor the folder ratings-gpt4/oa"):
+        released.locate("oa_gpt4_pairwise", tmp_path, tmp_path / "a")  # what is converted there is not read again
+
+
+def test_two_files_of_one_pair_are_refused(tmp_path: Path) -> None:
+    for name in ("bard-vs-gpt4-gpt4-reviewer", "answer_bard-vs-answer_gpt4-human-reviewer"):
+        (tmp_path / f"{name}.jsonl").touch()
+    with pytest.raises(ValueError, match=r"bard-vs-gpt4-gpt4-reviewer.jsonl and .*both hold bard against gpt-4: keep"):
+        list(released._read_files(tmp_path))
