@@ -1,5 +1,6 @@
 """Edges of the leaderboard's parts: what is noted and what is not, states of a watched sweep, the recorded command."""
 
+import json
 import os
 import runpy
 import signal
@@ -153,6 +154,10 @@ def test_what_judging_costs_is_asked_where_all_answers_are_there(monkeypatch: py
         (answers, replace(judging, pays=False)),
     ):
         assert command._estimates(Plan(steps=steps)) == []
+    later = replace(judging, needs=("generate g", "generate h"))
+    halves = (answers, Step(key="generate h", title="answers", command=(), to_make="y"))
+    assert command._estimates(Plan(steps=(*halves, later))) == []
+    assert command._estimates(Plan(steps=(*halves[::-1], later))) == []
     other = Step(key="mmlu", title="scores", command=(), to_make="scores")
     assert command._estimates(Plan(steps=(answers, judging, other))) == [{"num_calls": 2}]
     ended[0] = Ended(status=2, output="", said=("error: no such judge",))
@@ -289,3 +294,36 @@ def test_the_command_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch, caps
     said = capsys.readouterr().out
     assert "python -m analysis" in said.split("Usage:")[1].splitlines()[0]
     assert all(name in said for name in ("compare", "export", "leaderboard", "report", "tables", "figures", "watch"))
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_what_was_made_is_summed_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool, state: str
+) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(command, "say", lambda text, *_: said.append(text))
+    monkeypatch.setattr(command, "STDOUT", made(print=said.append))
+    monkeypatch.setattr(command, "leaderboard_table", lambda rows: ("table", rows))
+    monkeypatch.setattr(command, "fit", lambda rows, *_: rows)
+    (tmp_path / "ratings.json").write_text('{"verdict": ["a is b\u00e9st"]}', encoding="utf-8")
+    options = LeaderboardOptions(out=tmp_path, tournament=tmp_path, sweep="s")
+    site = Outcome(key="report", title="site", state="done", words="", command=(), output='[{"system": "a"}]')
+    other = Outcome(key="rate", title="ratings", state=state, words="why", command=())
+    plan = Plan(steps=(), notes=("a note",))
+    status = command._summed_up(options, plan, [other, site], as_json)
+    assert status == (0 if state == "done" else 1)
+    page = str(tmp_path / "index.html")
+    if as_json:
+        found_so = json.loads(capsys.readouterr().out)
+        assert (found_so["complete"], found_so["notes"], found_so["page"]) == (state == "done", ["a note"], page)
+        assert (found_so["leaderboard"], len(found_so["steps"])) == ([{"system": "a"}], 2)
+        assert said == []
+    else:
+        rest = ["failed: ratings: why", "the same command goes on with what is not done, and with nothing else"]
+        assert said[:3] == [("table", [{"system": "a"}]), "a is b\u00e9st.", f"page: {page}"]
+        assert said[3:] == ([] if state == "done" else rest)
+    said.clear()
+    command._summed_up(options, plan, [replace(site, state="failed", words="no")], False)
+    assert said[0] == "failed: site: no"
+    assert command._verdict(tmp_path / "none.json") == []
