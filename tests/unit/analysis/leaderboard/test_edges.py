@@ -327,3 +327,28 @@ def test_what_was_made_is_summed_up(
     command._summed_up(options, plan, [replace(site, state="failed", words="no")], False)
     assert said[0] == "failed: site: no"
     assert command._verdict(tmp_path / "none.json") == []
+
+
+@pytest.mark.parametrize(("kind", "plays"), [("causal", True), ("seq2seq", False), (None, True)])
+def test_a_finished_run_as_it_is_found(tmp_path: Path, kind: str | None, plays: bool) -> None:
+    model = {"name": "m"} | ({} if kind is None else {"kind": kind})
+    record: Any = made(
+        run_id="r", label="l", group="g", spec={"model": model, "quant": {"name": "nf4"}, "dataset": {"name": "d"}}
+    )
+    (tmp_path / "eval" / "mmlu").mkdir(parents=True)
+    (tmp_path / "eval" / "mmlu" / "mmlu.json").touch()
+    questions: Any = [made(question_id="1", turns=("x", "y")), made(question_id="2", turns=("x",))]
+    options = LeaderboardOptions(out=tmp_path, tournament=tmp_path, sweep="s", bench="mine")
+    run_of = found._run(tmp_path, record, questions, options)
+    assert (run_of.run_id, run_of.name, run_of.group, run_of.base) == ("r", "l", "g", "m, nf4")
+    assert (run_of.kind.value, run_of.plays, run_of.has_dataset) == (kind or "causal", plays, True)
+    assert (run_of.num_missing, run_of.scored, run_of.folder) == (3, {"mmlu"}, tmp_path)
+    (tmp_path / "answers").mkdir()
+    row = {"question_id": "1", "turn": 1, "question": "q", "answer": "a", "system": "s"}
+    (tmp_path / "answers" / "mine.jsonl").write_text(json.dumps(row) + "\n" + '{"torn')
+    assert found._run(tmp_path, record, questions, options).num_missing == 2
+    bare: Any = made(run_id="r", label="l", group="g", spec={})
+    assert (found._run(tmp_path, bare, [], options).base, found._run(tmp_path, bare, [], options).has_dataset) == (
+        "g",
+        False,
+    )

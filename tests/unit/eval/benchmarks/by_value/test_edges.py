@@ -4,7 +4,9 @@ import hashlib
 import importlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,18 +15,27 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from eval.benchmarks.benchmark import Contestant, Headline, Place
+from eval.benchmarks import changes, dataset_rows, held_out_rows
+from eval.benchmarks.benchmark import Contestant, Headline, Place, QuestionScores
 from eval.benchmarks.glue import class_scores
+from eval.benchmarks.glue import score as glue_score
+from eval.benchmarks.glue.settings import GlueSettings
+from eval.benchmarks.mmlu import score as mmlu_score
+from eval.benchmarks.mmlu.questions import parse_question
+from eval.benchmarks.perplexity import texts
+from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.replicates import NO_SPREAD, Spreads
 from eval.benchmarks.rouge import score as rouge
 from eval.benchmarks.rouge.settings import RougeSettings
+from eval.benchmarks.super_ni import score as super_ni_score
+from eval.benchmarks.super_ni.settings import SuperNiSettings
 from eval.benchmarks.tasks import classes, generation, lm_eval_model
 from eval.benchmarks.tasks import results as task_results
 from eval.benchmarks.tasks import score as tasks_score
 from eval.benchmarks.tasks.benchmark import TasksBenchmark
 from eval.benchmarks.tasks.settings import TasksSettings
-from harness.config.schema import PathsConfig
+from harness.config.schema import EvalSource, ModelKind, PathsConfig
 from harness.runs.estimate import Estimate
 
 # what only type checkers read of other modules: a plan or a command imports these without loading torch or lm-eval
@@ -399,3 +410,226 @@ def test_the_mean_over_glue_tasks_stands_below_a_line() -> None:
     assert [row.end_section for row in table.rows] == [False, True, False]
     assert len(glue.table({"a": result("cola", 0.5), "b": result("cola", 0.7)}).rows) == 2
     assert len(glue.table({"a": result("cola", 0.5)}).rows) == 1
+
+
+def question_scores(names: list[str], values: list[float], **more: Any) -> QuestionScores:
+    return QuestionScores(metric="acc", unit="share", higher_is_better=True, names=names, values=values, **more)
+
+
+def test_a_change_is_over_the_same_questions() -> None:
+    """Weights 1 and 3: before (0 + 3) / 4, after (1 + 1.5) / 4."""
+    before = question_scores(["a", "b"], [0.0, 1.0], weights=[1.0, 3.0], part="p")
+    after = question_scores(["a", "b"], [1.0, 0.5], weights=[2.0, 2.0], part="p")
+    found = changes._change("sys", "base", before, after)
+    assert (found.system, found.base, found.measure, found.higher_is_better) == ("sys", "base", "p acc", True)
+    assert (found.before, found.after, found.change.value, found.change.n) == (0.75, 0.625, -0.125, 2)
+    with pytest.raises(ValueError, match=r"^sys and base were asked other questions \(p acc\); score both anew"):
+        changes._change("sys", "base", before, question_scores(["b", "a"], [0.0, 1.0], part="p"))
+
+
+class Nowhere(str):
+    """Stands for `harness.data.source.Missing`."""
+
+
+def test_rows_that_are_nowhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_rows, "Missing", Nowhere)
+    monkeypatch.setattr(dataset_rows, "locate_dataset", lambda config, paths: Nowhere("no rows: look there"))
+    config: Any = made(name="d")
+    with pytest.raises(ValueError, match="no rows: look there"):
+        dataset_rows._found(config, "dev", PathsConfig())
+    monkeypatch.setattr(dataset_rows, "locate_dataset", lambda config, paths: "source")
+    monkeypatch.setattr(dataset_rows, "fingerprint", lambda source: f"sha of {source}")
+    found = dataset_rows._found(config, "dev", PathsConfig())
+    assert (found.dataset, found.source, found.split_name, found.sha256) == (config, "source", "dev", "sha of source")
+
+
+def run_spec(source: EvalSource = EvalSource.split, **dataset: Any) -> Any:
+    facts = {"path": None, "split": "train", "eval_split": "dev", "name": "d", "empty_targets": made(value="keep")}
+    train = made(eval_source=source, eval_rows=3)
+    return made(train=train, dataset=made(**(facts | dataset)), model=made(kind=ModelKind.seq2seq), run_id="r")
+
+
+def test_held_out_rows_of_a_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample of `eval_rows` of the split, each of which fits; refused where the split has fewer or is none."""
+    seen: list[Any] = []
+
+    class Rows(list[int]):
+        def require_fits(self, most: int, apart: bool) -> None:
+            seen.append((most, apart))
+
+    @dataclass
+    class Config:
+        max_rows: int | None = None
+
+    tokenized = [Rows([1, 2, 3])]
+    rows = made(dataset=Config(), source="source", split_name="dev")
+    monkeypatch.setattr(held_out_rows, "evaluation_rows", lambda *given: seen.append(given) or rows)
+    monkeypatch.setattr(
+        held_out_rows, "tokenize_dataset", lambda *given, **more: seen.append((given, more)) or tokenized[0]
+    )
+    base: Any = made(tokenizer="tokenizer", max_length=9)
+    paths = PathsConfig(cache="c")
+    spec = run_spec()
+    Config.empty_targets = made(value="keep")  # type: ignore[attr-defined]
+    assert held_out_rows.split_examples(spec, base, paths) == [1, 2, 3]
+    assert seen == [
+        (spec.dataset, None, None, paths),
+        ((Config(max_rows=3), "source", "tokenizer", Path("c/tokenized")), {"empty_targets": "keep"}), (9, True),
+    ]  # fmt: skip
+    assert held_out_rows.held_out_examples(spec, Path("f"), base, paths) == [1, 2, 3]
+    tokenized[0] = Rows([1, 2])
+    with pytest.raises(ValueError, match=r"train.eval_rows=3: the split dev of d has 2 rows; give fewer"):
+        held_out_rows.split_examples(spec, base, paths)
+    for changes_of, said in (({"path": "f"}, "is the file f"), ({"eval_split": "train"}, "is the split that d trains")):
+        with pytest.raises(ValueError, match=said):
+            held_out_rows.split_examples(run_spec(**changes_of), base, paths)
+    assert held_out_rows.split_examples(run_spec(EvalSource.holdout), base, paths) is None
+    for lacking in ("train", "dataset"):
+        bare = run_spec()
+        setattr(bare, lacking, None)
+        assert held_out_rows.split_examples(bare, base, paths) is None
+
+
+def test_rows_of_a_finished_run_are_those_it_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out_rows, "Missing", Nowhere)
+    found: list[Any] = [Nowhere("nowhere")]
+    record: list[Any] = [made(data_fingerprint="sha")]
+    data = made(num_characters=np.array([1, 2]))
+    seen: list[Any] = []
+    for name, value in {
+        "locate_dataset": lambda dataset, paths: found[0],
+        "fingerprint": lambda source: "sha",
+        "load_record": lambda folder: record[0],
+        "tokenize_dataset": lambda *given, **more: seen.append((given, more)) or data,
+        "shared_lines": lambda dataset, data: "lines",
+        "divided": lambda *given: seen.append(given) or made(held_out="held out"),
+    }.items():
+        monkeypatch.setattr(held_out_rows, name, value)
+    spec, base, paths = run_spec(EvalSource.holdout), made(tokenizer="t"), PathsConfig(cache="c")
+    with pytest.raises(ValueError, match="nowhere"):
+        held_out_rows.divided_rows(spec, Path("f"), base, paths)
+    found[0] = "source"
+    assert held_out_rows.held_out_examples(spec, Path("f"), base, paths) == "held out"
+    (tokenizing, (of_data, characters, train, lines)) = seen
+    assert tokenizing == ((spec.dataset, "source", "t", Path("c/tokenized")), {"empty_targets": "keep"})
+    assert (of_data, characters.dtype, train, lines) == (data, np.int64, spec.train, "lines")
+    for other in (None, made(data_fingerprint="other")):
+        record[0] = other
+        with pytest.raises(ValueError, match="d: its rows have changed since run r was trained"):
+            held_out_rows.divided_rows(spec, Path("f"), base, paths)
+
+
+@pytest.mark.parametrize(
+    ("changes_of", "said"),
+    [
+        (None, "expected an object with subject, question, choices, answer"),
+        ({"subject": " "}, "subject is ' '; expected text"),
+        ({"question": 5}, "question is 5; expected text"),
+        ({"choices": "abcd"}, "choices is 'abcd'; expected a list of 4 texts"),
+        ({"choices": ["a", "b", "c", 4]}, "expected a list of 4 texts"),
+        ({"choices": ["a", "b", "c"]}, "choices has 3 entries; expected 4"),
+        ({"choices": list("abcde")}, "choices has 5 entries; expected 4"),
+        ({"answer": True}, "answer is True; expected 0 to 3, the place of the right choice"),
+        ({"answer": 4}, "answer is 4; expected 0 to 3"),
+        ({"answer": -1}, "answer is -1; expected 0 to 3"),
+        ({"answer": "A"}, "answer is 'A'; expected 0 to 3"),
+    ],
+)
+def test_what_is_no_question_of_mmlu_is_named(changes_of: dict[str, Any] | None, said: str) -> None:
+    row = {"subject": "law", "question": "Who?", "choices": list("abcd"), "answer": 3}
+    with pytest.raises(ValueError, match=rf"^f, line 3: .*{re.escape(said)}"):
+        parse_question(5 if changes_of is None else row | changes_of, "f, line 3")
+    assert [parse_question(row | {"answer": n}, "f").answer for n in (0, 3)] == [0, 3]
+    assert parse_question(row, "f").choices == ("a", "b", "c", "d")
+
+
+def test_prompts_are_scored_packed_padded_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmlu_score, "score_padded", lambda *given: iter([("padded", *given[1:])]))
+    monkeypatch.setattr(mmlu_score, "score_rows", lambda *given: iter([("rows", *given[1:])]))
+    for is_packed, name in ((True, "rows"), (False, "padded")):
+        base: Any = made(bank=made(layout=made(is_packed=is_packed)))
+        prompts: Any = ["p"]
+        assert list(mmlu_score._score(base, prompts, [[1]], 7)) == [(name, ["p"], [[1]], 7)]
+        assert list(mmlu_score._score(base, [], [[1]], 7)) == []
+
+
+def test_a_text_that_is_not_utf8_is_named_with_its_byte(tmp_path: Path) -> None:
+    (file := tmp_path / "a.txt").write_bytes(b"ab\xff")
+    with pytest.raises(ValueError, match=r"a.txt: not UTF-8 \(invalid start byte at byte 2\): save the file as UTF-8"):
+        texts._read_text(file)
+    file.write_bytes("\u00e9\r\n".encode())
+    assert texts._read_text(file) == "\u00e9\n"
+
+
+@pytest.mark.parametrize("name", ["perplexity", "rouge"])
+def test_a_benchmark_hands_all_on_to_its_scores(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    place = Place(paths=PathsConfig(), partial=Path("p"), on_progress=lambda *done: None)
+    who = [Contestant(name="a", member="m"), Contestant(name="b", member=None)]
+    base: Any = "base"
+    if name == "rouge":
+        monkeypatch.setattr(rouge, "score_rouge", lambda *given: given)
+        settings: Any = RougeSettings()
+        assert BENCHMARKS[name].score(base, who, settings, place) == (base, who, settings, place)
+        return
+    monkeypatch.setattr("eval.benchmarks.perplexity.benchmark.load_documents", lambda source, paths: (source, paths))
+    monkeypatch.setattr("eval.benchmarks.perplexity.score.score_perplexity", lambda *given: given)
+    settings = PerplexitySettings(text="t")
+    members = {"a": "m", "b": None}
+    documents = (settings.source, place.paths)
+    found: Any = BENCHMARKS[name].score(base, who, settings, place)
+    assert found == (base, members, documents, settings, place.on_progress, Path("p"))
+
+
+@pytest.mark.parametrize(
+    ("name", "scorer"),
+    [("glue", "eval.benchmarks.glue.score.score_glue"), ("super_ni", "eval.benchmarks.super_ni.score.score_super_ni")],
+)
+def test_each_run_is_scored_on_its_own_rows(monkeypatch: pytest.MonkeyPatch, name: str, scorer: str) -> None:
+    monkeypatch.setattr(scorer, lambda *given: given)
+    place = Place(paths=PathsConfig(), partial=Path("p"), on_progress=lambda *done: None)
+    rows: Any = ["r1", "r2"]
+    who = [Contestant(name=n, member=m, rows=r) for n, m, r in zip("ab", ("m", None), rows, strict=True)]
+    base: Any = "base"
+    found: Any = BENCHMARKS[name].score(base, who, "settings", place)
+    assert found == {
+        n: (base, n, m, r, "settings", place.on_progress, Path("p"))
+        for n, m, r in zip("ab", ("m", None), rows, strict=True)
+    }
+
+
+def test_rows_and_tokens_of_an_own_rows_benchmark(tmp_path: Path) -> None:
+    (file := tmp_path / "rows.jsonl").touch()
+    dataset: Any = made(source_max_tokens=100)
+    for name, written, settings in (("super_ni", 7, SuperNiSettings(max_new_tokens=7)), ("glue", 0, GlueSettings())):
+        benchmark = BENCHMARKS[name]
+        assert benchmark.num_tokens(settings, PathsConfig(), dataset, 5) == 5 * (100 + written)
+        assert benchmark.num_tokens(settings, PathsConfig(), None, 5) is None
+        assert benchmark.num_tokens(settings, PathsConfig(), dataset, None) is None
+        assert benchmark.scores_own_dataset is True
+        assert benchmark.files(made(data=str(file))) == {"data": [file]}
+        assert benchmark.files(made(data=str(tmp_path / "none"))) == {"data": []}
+        assert benchmark.files(made(data=None)) == {}
+
+
+def test_what_is_no_classifier_or_has_no_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: Any = made(dataset=made(format="glue_rte", name="rte"), split_name="dev", source="s")
+    with pytest.raises(ValueError, match=r"^org/model: trained to write text, not to classify; `eval glue` scores"):
+        glue_score._classifier(base_of(Words(), bank="a causal bank"), rows)
+    monkeypatch.setattr(glue_score, "declared_labels", lambda dataset: None)
+    monkeypatch.setattr(glue_score, "read_rows", lambda source: [])
+    with pytest.raises(ValueError, match=r"^rte, dev: no rows to score$"):
+        glue_score._labelled_rows(rows, None, 2)
+    monkeypatch.setattr(super_ni_score, "read_rows", lambda source: [])
+    with pytest.raises(ValueError, match=r"^rte, dev: no rows to score$"):
+        super_ni_score.read_instances(rows, None)
+
+
+def test_an_exact_test_that_asks_for_less_changes_nothing() -> None:
+    """Four of four for one system: McNemar's exact p is 2/16; of equal halves it is 1, which widens nothing."""
+    ones, zeros = np.ones((1, 4)), np.zeros((1, 4))
+    halves = np.array([[1.0, 0.0, 1.0, 0.0]])
+    assert Spreads.of([ones, zeros]).difference(0, 1).p_two_sided() is None  # all differ alike: nothing to measure by
+    balanced = Spreads.of([halves, 1.0 - halves]).difference(0, 1)
+    assert balanced.p_two_sided() == pytest.approx(1.0)
+    found = Spreads.of([np.array([[1.0, 1.0, 1.0, 0.0]]), zeros]).difference(0, 1)
+    assert found.p_two_sided() == pytest.approx(2 / 8)
