@@ -13,6 +13,7 @@ import pytest
 from analysis.paper import command, fetch, judged, own, planned, released
 from analysis.paper.figures import FIGURES
 from analysis.paper.own import OwnRuns
+from analysis.paper.values import PaperTable
 
 
 def made(**values: Any) -> Any:
@@ -222,3 +223,37 @@ def test_two_files_of_one_pair_are_refused(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").touch()
     with pytest.raises(ValueError, match=r"bard-vs-gpt4-gpt4-reviewer.jsonl and .*both hold bard against gpt-4: keep"):
         list(released._read_files(tmp_path))
+
+
+def test_places_are_looked_at_in_the_order_of_their_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The file itself, then what is in a folder, then in a folder of one; each depth by name."""
+    for name in ("b/x.csv", "a/x.csv", "a/b/x.csv", "x.csv", "a/b/c/d/x.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    kept = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(sorted(kept(self, pattern), reverse=True)))
+    names = [str(path.relative_to(tmp_path)) for path in released._below(tmp_path, "x.csv")]
+    assert names == ["x.csv", "a/x.csv", "b/x.csv", "a/b/x.csv"] + ["a/b/c/d/x.csv"] * (released.DEPTH >= 4)
+
+
+@pytest.mark.parametrize(
+    ("ours", "low", "high", "status"),
+    [
+        (20.0, 10.0, 30.0, "reproduces"),  # the printed value on an end of our interval
+        (5.0, 1.0, 10.0, "reproduces"),
+        (20.0, 10.01, 30.0, "differs"),
+        (5.0, 1.0, 9.99, "differs"),
+        (20.0, 5.0, None, "differs"),
+        (20.0, None, 30.0, "differs"),
+        (10.05, None, None, "reproduces"),  # rounds to what is printed
+        (9.95, None, None, "reproduces"),
+        (10.051, None, None, "differs"),
+        (None, None, None, "not run"),
+    ],
+)
+def test_ours_reproduces_at_the_ends_of_the_interval_and_of_the_digit(
+    ours: float | None, low: float | None, high: float | None, status: str
+) -> None:
+    table = PaperTable(caption="c", where="P", columns=("c",), rows={"r": (10.0,)})
+    found = own._compared(table, "r", "c", 10.0, ours, low, high, None if ours is not None else "why")
+    assert (found.status.value, found.ours, found.low, found.high) == (status, ours, low, high)
