@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from analysis.paper import command, fetch, judged, own, planned, released
+from analysis.paper import command, fetch, judged, own, planned, released, tables
 from analysis.paper.figures import FIGURES
 from analysis.paper.own import OwnRuns
 from analysis.paper.values import PaperTable
+from eval.verdicts.table import Verdicts
 
 
 def made(**values: Any) -> Any:
@@ -257,3 +258,88 @@ def test_ours_reproduces_at_the_ends_of_the_interval_and_of_the_digit(
     table = PaperTable(caption="c", where="P", columns=("c",), rows={"r": (10.0,)})
     found = own._compared(table, "r", "c", 10.0, ours, low, high, None if ours is not None else "why")
     assert (found.status.value, found.ours, found.low, found.high) == (status, ours, low, high)
+
+
+PRINTED = PaperTable(
+    caption="c", where="P", columns=("chatgpt_vs_sys_pct", "sys_vs_chatgpt_pct", "mean_pct", "ci95_pct"),
+    rows={"a": (90.0, 110.0, 100.0, 5.0), "b": (50.0, None, 60.0, 5.0)},
+)  # fmt: skip
+
+
+def test_a_relative_score_has_its_interval_at_the_mean_alone() -> None:
+    score: Any = made(first=110.04, second=90.06, mean=100.25, ci95=4.96, low=95.0, high=105.0)
+    found = tables.relative_cells(PRINTED, {"a": score}, "s", lambda name: f"{name} has none")
+    assert [(c.row, c.column, c.ours, c.low, c.high, c.status.value) for c in found] == [
+        ("a", "chatgpt_vs_sys_pct", 90.1, None, None, "differs"),
+        ("a", "sys_vs_chatgpt_pct", 110.0, None, None, "reproduces"),
+        ("a", "mean_pct", 100.2, 95.0, 105.0, "differs"),
+        ("a", "ci95_pct", 5.0, None, None, "reproduces"),
+        *(("b", name, None, None, None, "not run") for name in ("chatgpt_vs_sys_pct", "mean_pct", "ci95_pct")),
+    ]
+    assert {c.reason for c in found[4:]} == {"b has none"}
+    assert {c.setting for c in found} == {"s"}
+
+
+def test_a_column_without_judgments_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """People's votes, which come first, are missing: GPT-4's columns are made, and the median of ranks is not."""
+    for name in ("vicuna_gpt4_pairwise", "oa_gpt4_pairwise"):
+        rows = [f"{n},gpt-4,bard,1\n{n},bard,gpt-4,2" for n in (1, 2)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["question_id,system_a,system_b,verdict", *rows]) + "\n")
+    found = tables.reproduce("7", tmp_path, tmp_path / "out", resamples=2)
+    made_of = {c.column for c in found.cells if c.status is not tables.Status.not_run}
+    assert made_of == {"elo_gpt4_vicuna", "rank_gpt4_vicuna", "elo_gpt4_oa", "rank_gpt4_oa"}
+    assert [why.split(":")[0] for why in found.missing] == ["no people's votes on the Vicuna benchmark"]
+    medians = [c for c in found.cells if c.column == "median_rank"]
+    assert {str(c.reason).partition(";")[0] for c in medians} == {"needs the ranks of all three columns"}
+    assert len(found.sources) == 2
+    names = [setting.name for setting in found.settings]
+    assert names == ["stated", "drawn", "small K", "drawn"]
+    assert [(setting.k, setting.sample_size) for setting in found.settings] == [
+        (32.0, None), (32.0, 500), (4.0, None), (32.0, 4240),
+    ]  # fmt: skip
+
+
+def test_ranks_and_half_widths_of_ratings() -> None:
+    def rating(mean: float, low: float | None, high: float | None) -> Any:
+        return made(mean=mean, low=mean - 50, high=mean + 50, ordering_low=low, ordering_high=high)
+
+    columns = ("elo_gpt4_vicuna", "elo_ci95", "rank_gpt4_vicuna")
+    printed = PaperTable(
+        caption="c", where="P", columns=columns, rows={"a": (1000, 4, 2), "b": (1100, 4, 1), "c": (1000, 4, 3)}
+    )
+    column = tables.EloColumn(
+        release="vicuna_gpt4_pairwise", elo=columns[0], rank=columns[2], interval=columns[1], num_drawn=1
+    )
+    ratings = {"a": rating(1002.0, 998.0, 1007.0), "b": rating(1102.1, None, 1107.0)}
+    found = tables.elo_cells(printed, column, "s", ratings, None)
+    assert [(c.row, c.column, c.ours, c.low, c.high, c.status.value) for c in found] == [
+        ("a", columns[0], 1002.0, 952.0, 1052.0, "reproduces"), ("a", columns[1], 4.5, None, None, "reproduces"),
+        ("a", columns[2], 2, None, None, "reproduces"), ("b", columns[0], 1102.1, 1052.1, 1152.1, "differs"),
+        ("b", columns[1], None, None, None, "not run"), ("b", columns[2], 1, None, None, "reproduces"),
+        *(("c", name, None, None, None, "not run") for name in columns),
+    ]  # fmt: skip
+    assert found[-1].reason == "c is in none of GPT-4's verdicts on the Vicuna benchmark"
+    assert tables.elo_cells(printed, column, "s", {}, "too few")[0].reason == "too few"
+
+
+def test_wins_less_losses_a_question() -> None:
+    """Two questions in both orders: a wins both, then one and one tie; the other way round the sign is turned."""
+    verdicts = Verdicts.of(
+        questions=["1", "1", "2", "2", "2"],
+        pairs=[("a", "b"), ("b", "a"), ("a", "b"), ("b", "a"), ("a", "c")],
+        verdicts=[1, 2, 1, 3, 2],
+        judges=["j"] * 5,
+    )
+    assert tables.net_wins(verdicts, "a", "b") == {"1": 2.0, "2": 1.0}
+    assert tables.net_wins(verdicts, "b", "a") == {"1": -2.0, "2": -1.0}
+    assert tables.net_wins(verdicts, "a", "c") == {"2": -1.0}
+    assert tables.net_wins(verdicts, "b", "c") == tables.net_wins(verdicts, "a", "x") == {}
+    printed = PaperTable(caption="c", where="P", columns=("b", "x"), rows={"a": (1.5, 0.5)})
+    met, never = tables.win_cells(printed, verdicts, "s", "never met")
+    assert (met.ours, met.status.value, met.setting, never.ours, never.reason) == (
+        1.5, "reproduces", "s", None, "never met",
+    )  # fmt: skip
+    assert met.low is not None
+    assert met.high is not None
+    assert met.low < 1.5 < met.high
+    assert [c.status.value for c in tables.win_cells(printed, None, "s", "none")] == ["not run"] * 2
