@@ -14,6 +14,7 @@ from analysis.report import figures, grid, leaderboard, records, render
 from analysis.report.examples.failures import _points
 from analysis.report.figures import round_ticks
 from analysis.report.formats import FILTERS
+from analysis.report.leaderboard import LeaderboardRow
 from analysis.report.plots import runs as run_figures
 from analysis.report.plots import tournament
 from analysis.report.plots.charts import Line, curves
@@ -162,3 +163,45 @@ def test_a_tournament_that_is_not_there_is_refused(tmp_path: Path) -> None:
         records.load_tournament(tmp_path / "none")
     empty = records.load_tournament(tmp_path)
     assert (empty.verdicts, empty.ratings, empty.judges, empty.votes) == ((), None, (), ())
+
+
+def test_the_heat_map_is_of_the_two_largest_effects() -> None:
+    """8 points between models, 4 between ranks, 1 between datasets: in the order of their size, not of the axes."""
+    rows = [{"dataset": d, "lora_r": r, "model": m} for d in "ab" for r in (8, 64) for m in ("x", "y")]
+    runs = pd.DataFrame(rows, index=[f"run{n}" for n in range(8)])
+    size = {"a": 0.0, "b": 1.0, 8: 0.0, 64: -4.0, "x": 0.0, "y": 8.0}
+    values = [sum(size[level] for level in row.values()) for row in rows]
+    made_of = grid.GridResults.of(runs, np.array(values), measure="m", unit="points", axes=list(rows[0]), seeds=[])
+    view = grid._filled("mmlu", "T", made_of).heat_map
+    assert view is not None
+    assert (view.first, view.second, view.rows, view.columns) == ("model", "r", ("x", "y"), ("8", "64"))
+    assert view.values == ((0.5, -3.5), (8.5, 4.5))
+
+
+def test_the_leaderboard_of_a_terminal_column_by_column() -> None:
+    def row(system: str, rank: int | None, **more: Any) -> LeaderboardRow:
+        return LeaderboardRow(rank=rank, system=system, **more)
+
+    rows = [
+        row("a", 1, elo=1010.4, elo_low=990.0, elo_high=1030.0, mmlu_macro=0.456,
+            mmlu_macro_low=0.4, mmlu_macro_high=0.5),
+        row("b", 2, elo=990.0, matches=6, wins=1, losses=2, ties=3), row("c", None),
+    ]  # fmt: skip
+    table = leaderboard.leaderboard_table(rows)
+    elo, _, accuracy, won = leaderboard.MEASURES
+    assert [(one.header, one.justify, one.no_wrap, one.overflow) for one in table.columns] == [
+        ("#", "right", True, "ellipsis"), ("System", "left", False, "fold"),
+        *((name, "right", True, "ellipsis") for name in (elo, accuracy, won)),
+    ]  # fmt: skip
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    missing = leaderboard.MISSING
+    assert cells[0] == ["1", "2", missing]
+    assert cells[1:] == [
+        ["a", "b", "c"], ["1010\n990 to 1030", "990", missing], ["45.6\n40.0 to 50.0", missing, missing],
+        [missing, "1-2-3", missing],
+    ]  # fmt: skip
+    assert (table.title, table.caption) == (
+        "Leaderboard", "below each number: its 95 % interval, of ratings over prompts",
+    )  # fmt: skip
+    assert (table.pad_edge, table.padding) == (False, (0, 0, 0, 0))
+    assert leaderboard.leaderboard_table(rows[2:]).caption is None

@@ -81,7 +81,7 @@ def test_what_stands_where_nothing_is_said(module: str) -> None:
     """Of each class the fields that need not be given, but for those that are then None."""
     found: dict[str, dict[str, Any]] = {}
     for name, kind in vars(importlib.import_module(module)).items():
-        if is_dataclass(kind) and kind.__module__ == module:
+        if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module:
             values = {
                 one.name: one.default if one.default_factory is MISSING else one.default_factory()
                 for one in fields(kind)
