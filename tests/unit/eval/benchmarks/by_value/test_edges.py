@@ -20,8 +20,10 @@ from eval.benchmarks.benchmark import Contestant, Headline, Place, QuestionScore
 from eval.benchmarks.glue import class_scores
 from eval.benchmarks.glue import score as glue_score
 from eval.benchmarks.glue.settings import GlueSettings
+from eval.benchmarks.mmlu import calibration
 from eval.benchmarks.mmlu import score as mmlu_score
-from eval.benchmarks.mmlu.questions import parse_question
+from eval.benchmarks.mmlu.questions import Role, load_questions, parse_question
+from eval.benchmarks.mmlu.settings import MmluSettings
 from eval.benchmarks.perplexity import texts
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.registry import BENCHMARKS
@@ -633,3 +635,97 @@ def test_an_exact_test_that_asks_for_less_changes_nothing() -> None:
     assert balanced.p_two_sided() == pytest.approx(1.0)
     found = Spreads.of([np.array([[1.0, 1.0, 1.0, 0.0]]), zeros]).difference(0, 1)
     assert found.p_two_sided() == pytest.approx(2 / 8)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "passes"), [(8, [2, 2, 1]), (11, [2, 2, 1]), (12, [3, 2]), (3, [1] * 5), (1, [1] * 5), (10**6, [5])]
+)
+def test_calibration_is_resampled_in_parts(monkeypatch: pytest.MonkeyPatch, at_once: int, passes: list[int]) -> None:
+    """Four questions, five resamples of each question once: all are the scores themselves."""
+    monkeypatch.setattr(calibration, "NUM_RESAMPLES", 5)
+    monkeypatch.setattr(calibration, "_AT_ONCE", at_once)
+    drawn: list[Any] = []
+
+    def multinomial(n: int, shares: Any, size: int) -> Any:
+        drawn.append((n, shares.tolist(), size))
+        return np.ones((size, n))
+
+    gaps = np.array([[0.5, 0.0], [-0.25, 0.0], [0.0, -0.5], [0.0, 0.25]])
+    rng: Any = made(multinomial=multinomial)
+    ece, brier = calibration._resampled(gaps, np.array([0.0, 1.0, 2.0, 0.5]), rng)
+    assert drawn == [(4, [0.25] * 4, count) for count in passes]
+    assert (ece.tolist(), brier.tolist()) == ([0.125] * 5, [0.875] * 5)
+
+
+def cells_of(table: Any) -> list[tuple[Any, ...]]:
+    return list(zip(*(list(column.cells) for column in table.columns), strict=True))
+
+
+def test_tables_of_results_row_by_row() -> None:
+    ci = (0.25, 0.75)
+    mmlu = made(
+        accuracy_macro=0.5, accuracy_macro_ci95=ci, accuracy_micro=0.6, accuracy_micro_ci95=None, ece=0.1, ece_ci95=ci,
+        brier=0.75, brier_ci95=None, n=9,
+    )  # fmt: skip
+    table = BENCHMARKS["mmlu"].table({"a": mmlu})
+    assert cells_of(table) == [("a", "50.0 [25.0, 75.0]", "60.0", "10.0 [25.0, 75.0]", "0.750", "9")]
+    assert table.caption == "percent, ECE too; 95 % intervals; Brier: 0 is perfect, 2 sure and wrong"
+    rows = made(dataset="d", rouge_l=0.5, rouge_l_ci95=ci, exact_match=0.25, num_cut=2, n=9)
+    table = BENCHMARKS["rouge"].table({"a": rows})
+    assert cells_of(table) == [("a", "d", "50.0 [25.0, 75.0]", "25.0", "2", "9")]
+    assert (table.title, table.caption) == ("RougeL on held-out rows", "95 % intervals over rows")
+    own = made(split_name="s", rouge_l=0.5, rouge_l_ci95=ci, rouge_l_macro=0.4, exact_match=0.25, num_tasks=3, n=9)
+    table = BENCHMARKS["super_ni"].table({"a": own})
+    assert cells_of(table) == [("a", "s", "50.0 [25.0, 75.0]", "40.0", "25.0", "3", "9")]
+    assert (table.title, table.caption) == ("Super-NaturalInstructions", "95 % intervals over tasks")
+    text = made(
+        text="t", num_documents=2, num_tokens=30, window=8, stride=4, token_perplexity=5.0, token_perplexity_ci95=(4, 6),
+        bits_per_byte=1.0, bits_per_byte_ci95=None, word_perplexity=99.0,
+    )  # fmt: skip
+    table = BENCHMARKS["perplexity"].table({"a": text})
+    assert cells_of(table) == [("a", "5.000 [4.000, 6.000]", "1.0000", "99.00")]
+    assert (table.title, table.title_justify) == ("Perplexity of t: 2 documents, 30 tokens", "left")
+    assert table.caption == "window 8, stride 4; 95 % intervals over documents"
+    for name, result in (("mmlu", mmlu), ("rouge", rows), ("super_ni", own), ("perplexity", text)):
+        justify = [column.justify for column in BENCHMARKS[name].table({"a": result}).columns]
+        num_left = {"rouge": 2, "super_ni": 2}.get(name, 1)
+        assert justify == ["left"] * num_left + ["right"] * (len(justify) - num_left)
+
+
+def test_how_many_tokens_a_text_has(tmp_path: Path) -> None:
+    """4 bytes each; through overlapping windows as often as they overlap; windows without overlap once."""
+    (file := tmp_path / "t.txt").write_text("x" * 4000)
+    benchmark, paths = BENCHMARKS["perplexity"], PathsConfig()
+
+    def tokens(**settings: Any) -> int | None:
+        return benchmark.num_tokens(PerplexitySettings(text=str(file), **settings), paths, None, None)
+
+    sizes = [tokens(), tokens(window=8), tokens(window=8, stride=2), tokens(window=8, stride=8)]
+    assert sizes == [1000, 1000, 4000, 1000]
+        1000,
+        1000,
+        4000,
+        1000,
+    ]
+    assert benchmark.num_tokens(PerplexitySettings(text="hub:a:test"), paths, None, None) is None
+
+
+def test_how_many_tokens_and_questions_mmlu_asks() -> None:
+    benchmark, paths = BENCHMARKS["mmlu"], PathsConfig()
+    hub: dict[str, Any] = {"questions": "hub:validation", "shots_file": "hub:dev"}
+
+    def asked(**settings: Any) -> tuple[int | None, int | None]:
+        chosen = MmluSettings(**(hub | settings))
+        return benchmark.num_questions(chosen, None), benchmark.num_tokens(chosen, paths, None, None)
+
+    assert asked() == (1531, (1531 * 445 + 285 * 445) // 4)
+    assert asked(limit=100, num_shots=0) == (100, 100 * 445 // 4)
+    assert asked(limit_per_subject=2, num_shots=1) == (114, (114 * 445 + 57 * 445) // 4)
+    assert asked(limit=50, limit_per_subject=2, num_shots=9) == (50, (50 * 445 + 285 * 445) // 4)
+    assert asked(questions="hub:nobodys") == (None, None)
+    assert asked(questions="none.jsonl") == (None, None)
+    embedded = MmluSettings(num_shots=0, limit=3)
+    chosen = load_questions("embedded", Role.questions)[:3]
+    size = sum(len(text.encode()) for one in chosen for text in (one.question, *one.choices))
+    assert benchmark.num_tokens(embedded, paths, None, None) == size // 4
+    assert benchmark.num_questions(embedded, None) == 3
