@@ -12,11 +12,11 @@ import pytest
 from analysis.effects.grid import level_text
 from analysis.report import figures, grid, leaderboard, records, render
 from analysis.report.examples.failures import _points
-from analysis.report.figures import round_ticks
+from analysis.report.figures import Scale, round_ticks
 from analysis.report.formats import FILTERS
 from analysis.report.leaderboard import LeaderboardRow
+from analysis.report.plots import drawing, tournament
 from analysis.report.plots import runs as run_figures
-from analysis.report.plots import tournament
 from analysis.report.plots.charts import Line, curves
 from analysis.report.sections import DENSE_ABOVE, run_settings
 from analysis.tidy.axes import title_of
@@ -89,7 +89,7 @@ def test_mmlu_of_a_grid_is_read_subject_by_subject() -> None:
 
 
 def test_what_templates_are_given() -> None:
-    given = render.environment()
+    given = render.environment.__wrapped__()  # made anew: the kept one was made for an earlier test
     assert {name: given.filters[name] for name in FILTERS} == FILTERS
     assert (given.filters["axis_title"], given.filters["level"]) == (title_of, level_text)
     names = {
@@ -205,3 +205,34 @@ def test_the_leaderboard_of_a_terminal_column_by_column() -> None:
     )  # fmt: skip
     assert (table.pad_edge, table.padding) == (False, (0, 0, 0, 0))
     assert leaderboard.leaderboard_table(rows[2:]).caption is None
+
+
+@pytest.mark.parametrize(("apart", "spread"), [(0.5, 1.0), (0.0, 1.0), (30.0, 30.0)])
+def test_colours_of_ratings_reach_from_the_lowest_to_the_highest(
+    monkeypatch: pytest.MonkeyPatch, apart: float, spread: float
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(tournament, "heat_map", lambda *given: drawn.append(given))
+    monkeypatch.setattr(tournament, "_points", lambda found: {"a": 1000.0 + apart, "b": 1000.0 - apart / 2})
+    verdicts = [made(question_id=name, verdict=code) for name, code in (("1", FIRST), ("2", UNPARSED), ("3", FIRST))]
+    content: Any = made(
+        tournament=made(verdicts=verdicts), categories={"1": "maths", "2": "law"}, order=("b", "c", "a")
+    )
+    figure = tournament.rating_by_category(content)
+    cells = [[1000.0 - apart / 2], [1000.0 + apart]]
+    assert drawn == [(["b", "a"], ["maths"], cells, 1000 - spread, 1000 + spread)]
+    assert figure.rows == (("b", "maths", cells[0][0]), ("a", "maths", cells[1][0]))
+    nothing: Any = made(tournament=None, categories={}, order=())
+    assert tournament.rating_by_category(nothing).caption.startswith("Not measured: the categories")
+
+
+def test_characters_that_no_xml_may_hold_are_replaced() -> None:
+    assert sorted(drawing.NO_XML) == [0xFFFE, 0xFFFF]
+    picture = drawing.Drawing(width=1, height=1)
+    picture.text(0, 0, "a\ufffe\uffff<\U00010000")
+    assert ">a\ufffd\ufffd&lt;\U00010000</text>" in picture.marks[0]
+
+
+def test_ticks_of_powers_of_ten_stand_on_the_ends_too() -> None:
+    along = drawing.Axis(scale=Scale(low=0.0, high=1.0, ticks=()), start=0.0, end=100.0, is_log=True)
+    assert along.ticks() == [(0.0, "1"), (pytest.approx(30.10), "2"), (pytest.approx(69.90), "5"), (100.0, "10")]

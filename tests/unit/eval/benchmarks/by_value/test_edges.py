@@ -679,7 +679,8 @@ def test_tables_of_results_row_by_row() -> None:
     assert cells_of(table) == [("a", "s", "50.0 [25.0, 75.0]", "40.0", "25.0", "3", "9")]
     assert (table.title, table.caption) == ("Super-NaturalInstructions", "95 % intervals over tasks")
     text = made(
-        text="t", num_documents=2, num_tokens=30, window=8, stride=4, token_perplexity=5.0, token_perplexity_ci95=(4, 6),
+        text="t", num_documents=2, num_tokens=30, window=8, stride=4, token_perplexity=5.0,
+        token_perplexity_ci95=(4, 6),
         bits_per_byte=1.0, bits_per_byte_ci95=None, word_perplexity=99.0,
     )  # fmt: skip
     table = BENCHMARKS["perplexity"].table({"a": text})
@@ -702,11 +703,6 @@ def test_how_many_tokens_a_text_has(tmp_path: Path) -> None:
 
     sizes = [tokens(), tokens(window=8), tokens(window=8, stride=2), tokens(window=8, stride=8)]
     assert sizes == [1000, 1000, 4000, 1000]
-        1000,
-        1000,
-        4000,
-        1000,
-    ]
     assert benchmark.num_tokens(PerplexitySettings(text="hub:a:test"), paths, None, None) is None
 
 
