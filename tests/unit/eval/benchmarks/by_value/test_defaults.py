@@ -1,4 +1,4 @@
-"""What the classes of benchmarks hold where nothing is said, field by field."""
+"""What the classes of benchmarks hold where nothing is said, field by field, and its numbers that have a name."""
 
 import importlib
 from dataclasses import MISSING, fields, is_dataclass
@@ -90,3 +90,29 @@ def test_what_stands_where_nothing_is_said(module: str) -> None:
             plain = {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
             found[name] = {k: v for k, v in plain.items() if v is not None and not callable(v) and not is_dataclass(v)}
     assert {name: values for name, values in found.items() if values} == DEFAULTS[module]
+
+
+# Limits, levels, seeds and sizes that readers of a page or of a record meet: a slip of a digit is noticed.
+NUMBERS: dict[str, dict[str, float]] = {
+    "eval.benchmarks.benchmark": {"BYTES_A_TOKEN": 4},
+    "eval.benchmarks.glue.score": {"SCHEMA_VERSION": 1, "RESAMPLE_SEED": 0, "MAX_BATCH_TOKENS": 4096},
+    "eval.benchmarks.intervals": {"NUM_RESAMPLES": 1000},
+    "eval.benchmarks.mmlu.benchmark": {"QUESTION_BYTES": 445, "NUM_SUBJECTS": 57},
+    "eval.benchmarks.mmlu.calibration": {"NUM_BINS": 15},
+    "eval.benchmarks.mmlu.checkpoints": {"SCHEMA_VERSION": 1},
+    "eval.benchmarks.mmlu.prompts": {"ORIGINAL_MAX_TOKENS": 2048},
+    "eval.benchmarks.mmlu.questions": {"NUM_CHOICES": 4},
+    "eval.benchmarks.mmlu.results": {"SCHEMA_VERSION": 1},
+    "eval.benchmarks.perplexity.score": {"SCHEMA_VERSION": 1},
+    "eval.benchmarks.replicates": {"POWER": 0.8, "UNEQUAL_LEVEL": 0.01},
+    "eval.benchmarks.rouge.score": {"SCHEMA_VERSION": 1},
+    "eval.benchmarks.super_ni.score": {"SCHEMA_VERSION": 1, "MAX_BATCH_TOKENS": 16384, "MAX_BATCH": 64},
+    "eval.benchmarks.tasks.generation": {"DEFAULT_NEW_TOKENS": 256, "DEFAULT_TOP_K": 50, "LOOK_BACK": 2},
+    "eval.benchmarks.tasks.results": {"SCHEMA_VERSION": 1},
+}
+
+
+@pytest.mark.parametrize("module", NUMBERS)
+def test_numbers_that_have_a_name(module: str) -> None:
+    values = vars(importlib.import_module(module))
+    assert {name: values[name] for name in NUMBERS[module]} == NUMBERS[module]
