@@ -6,23 +6,25 @@ import pytest
 
 from eval.judging.parse import judgment_of, parse_grade, parse_reply, parse_scores, parse_verdict, read_anew
 from eval.judging.prompts import Mode
-from eval.judging.scores import MAX_ROWS, Pair, contradicts, grades_after, read_grades, read_pair
-from eval.judging.sentences import (
-    _chinese,
+from eval.judging.reading.lines import (
     _is_listed,
-    _is_reason,
+    doubts,
+    read_labels,
+    read_line,
+    verdicts_before,
+    verdicts_behind,
+)
+from eval.judging.reading.scores import MAX_ROWS, Pair, contradicts, grades_after, read_grades, read_pair
+from eval.judging.reading.sentences import (
+    _chinese,
     _named,
-    _names_other,
     _neither,
     _related,
     _starts,
     _worse,
-    doubts,
-    read_labels,
-    read_line,
+    is_reason,
+    names_other,
     read_phrase,
-    verdicts_before,
-    verdicts_behind,
 )
 from eval.verdicts.codes import FIRST, SECOND, TIE
 
@@ -490,13 +492,13 @@ def test_parts_of_sentences() -> None:
     assert _worse(["is", "much", "worse", "than", "answer", "2"], FIRST) == SECOND
     assert _worse(["worse", "than", "answer", "1"], FIRST) is None
     assert _neither([]) is None
-    assert _is_reason([], FIRST)
-    assert _is_reason([",", "."], FIRST)
-    assert not _is_reason(["because"], FIRST)
-    assert _is_reason(["as", "it", "is"], FIRST)
+    assert is_reason([], FIRST)
+    assert is_reason([",", "."], FIRST)
+    assert not is_reason(["because"], FIRST)
+    assert is_reason(["as", "it", "is"], FIRST)
     assert _starts(["so", "my", "verdict", "is", "2"]) == [4, 3, 2, 0]
     assert _starts(["2"]) == [0, 0]
-    assert [_names_other(words.split(), SECOND) for words in ("2 b", "3", "-2", "- a c", "one", "two", "1")] == [
+    assert [names_other(words.split(), SECOND) for words in ("2 b", "3", "-2", "- a c", "one", "two", "1")] == [
         False, True, True, False, True, False, True,
     ]  # fmt: skip
 

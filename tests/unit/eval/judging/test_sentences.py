@@ -2,8 +2,10 @@
 
 import pytest
 
-from eval.judging.parse import RAISED, parse_verdict
-from eval.judging.sentences import _both, _named, doubts, read_labels
+from eval.judging.parse import parse_verdict
+from eval.judging.reading.lines import doubts, read_labels
+from eval.judging.reading.plain import RAISED
+from eval.judging.reading.sentences import _both, _named
 from eval.verdicts.codes import FIRST, SECOND, TIE
 
 

@@ -1,4 +1,4 @@
-"""Puts what a judge's sentence says into the few words that `eval.judging.sentences` reads, without changing it.
+"""Puts a judge's sentence into the few words that `eval.judging.reading.sentences` reads, without changing what it says.
 
 "The latter is more helpful, by a hair" becomes "the second is better".
 """
@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from eval.judging.words import MORE_QUALITIES, QUALITIES, VALUES
+from eval.judging.reading.words import MORE_QUALITIES, QUALITIES, VALUES
 
 _POINTED = re.compile(r"\b(?:former|latter)\b", re.IGNORECASE)
 _NAME = re.compile(
