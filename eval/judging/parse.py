@@ -17,9 +17,18 @@ from typing import Any
 
 from eval.judging.matches import Judgment
 from eval.judging.prompts import Mode
-from eval.judging.reading.fields import GRADE_FIELD, GRADE_KEYS, SCORE_KEYS, VERDICT_KEYS, Fields, json_fields
+from eval.judging.reading.fields import (
+    CHOICE_KEYS,
+    GRADE_FIELD,
+    GRADE_KEYS,
+    SCORE_KEYS,
+    VERDICT_KEYS,
+    Fields,
+    json_fields,
+)
 from eval.judging.reading.lines import (
     Reading,
+    contradicted,
     doubts,
     read_labels,
     read_line,
@@ -89,8 +98,13 @@ def parse_verdict(text: str) -> ParsedVerdict:
         return _verdict(label)
     if label.verdict is None:
         before = verdicts_before(reply) - {line.verdict}
-        return _verdict(Reading(conflict=True) if before else line)
-    if line.verdict not in (None, label.verdict) or _takes_back(label.rest, label.verdict):
+        unsaid = line.verdict is not None and contradicted(reply, line.verdict)
+        return _verdict(Reading(conflict=True) if before or unsaid else line)
+    if (
+        contradicted(reply, label.verdict)
+        or line.verdict not in (None, label.verdict)
+        or _takes_back(label.rest, label.verdict)
+    ):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=label.verdict)
 
@@ -227,6 +241,7 @@ def read_anew(judgment: Judgment, mode: Mode) -> Judgment:
 
 def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
     values = [value for key in VERDICT_KEYS for value in fields.get(key, [])]
+    values = values or [value for key in CHOICE_KEYS for value in fields.get(key, [])]
     readings = {_json_verdict(value) for value in values}
     if len(readings) != 1:
         return _unread("the reply has several verdicts" if values else "the reply has no verdict")
@@ -235,7 +250,10 @@ def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
         return _unread(f"verdict {str(values[0])[:20]} is none of 1, 2, 3")
     pairs = {Pair(*map(_score_text, scores)) for scores in _score_values(fields)}
     scored = {_scores(pair).verdict for pair in pairs} - {UNPARSED, TIE, verdict}
-    if scored or _takes_back(rest, verdict):
+    if any(fields.get("error", [])):
+        return _unread("the reply is an error")
+    words = "\n".join(value for values in fields.values() for value in values if isinstance(value, str))
+    if scored or _takes_back(rest, verdict) or contradicted(words, verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=verdict)
 

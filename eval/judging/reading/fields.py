@@ -9,6 +9,21 @@ VERDICT_KEYS = (
     *("verdict", "winner", "final_verdict", "preferred", "preference", "better"),
     *(f"{which}_{what}" for which in ("better", "best", "preferred", "winning") for what in NAMED_IN_KEYS),
 )
+CHOICE_KEYS = (  # where there is none of the former
+    *(
+        "choice",
+        "result",
+        "answer",
+        "final_answer",
+        "decision",
+        "selection",
+        "judgment",
+        "judgement",
+        "output",
+        "label",
+    ),
+    *("final_decision", "final_judgment", "final_choice", "better_one", "best", "selected", "chosen", "pick"),
+)
 GRADE_KEYS = ("score", "rating", "grade", "overall", "overall_score", "final_score", "final_grade", "overall_rating")
 SCORE_STEMS = ("", *(f"{stem}{gap}" for stem in ("score", *NAMED_IN_KEYS) for gap in ("_", "")))
 SCORE_KEYS = tuple((f"{stem}{one}", f"{stem}{two}") for stem in SCORE_STEMS for one, two in (("1", "2"), ("a", "b")))

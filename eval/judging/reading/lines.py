@@ -10,27 +10,37 @@ from eval.judging.reading.sentences import (
     NOISE,
     TOKEN,
     has_words,
-    is_reason,
     names_other,
     read_phrase,
     read_statement,
     tokens_of,
 )
+from eval.judging.reading.support import favours, supports
 from eval.judging.reading.words import AGAINST, FAREWELLS, NOUNS, SIDES, VALUES
+from eval.verdicts.codes import FIRST, SECOND, TIE
 
 _LABEL = re.compile(r"\[\[ ?([^\[\]\n]{1,12}) ?\]\]")
+_QUOTED_LABEL = re.compile(  # "[[A]] is best", as an answer prints it; a label alone in quotes is the judge's
+    r"[\"\u201c](?![\[\]12ABab ]{5,9}[\"\u201d])[^\"\u201c\u201d\n]{0,60}"
+    r"\[\[[^\[\]\n]{1,12}\]\][^\"\u201c\u201d\n]{0,60}[\"\u201d]"
+)
 _SHOWN = re.compile(r"\b(?:e\.g\.|example|such as|format|template)[\s:,\"'`*]*\Z", re.IGNORECASE)  # a label, not given
 _BOX = re.compile(r"[-*\d.) \t]{0,9}(?:\[(?P<box>[ xX\u2713\u2714])\]|(?P<mark>[\u2610\u2611]))(?P<choice>.{1,80})")
 _REASON = re.compile(r"[-*\s]{0,9}(?:reason\w*|explanation|rationale|justification)\W{0,3}:", re.IGNORECASE)
-_MORE = re.compile(
-    rf"\b(?:{'|'.join(sorted(NOUNS))}) ?#?([12ab])(?:'s \w{{1,20}})? \w{{1,9}} (?:\w{{1,15}} )?more\b", re.I
-)
+_ASPECTS = re.compile(r"\b(?:in|regarding|in terms of|job (?:of|at)) ")  # of what the answers are compared in
 _SAYS_VERDICT = re.compile(
     r"[\W_]*(?:(?:my|the|final|overall) )*(?:(?:verdict|winner|decision|judge?ment|conclusion|f?boxed)\b"
     r"|(?:final|overall)\W*:)",
     re.IGNORECASE,
 )
 _SAYS_OR_IS_VERDICT = re.compile(rf"{_SAYS_VERDICT.pattern}|\W*[123]\W*\Z", re.IGNORECASE)
+MAX_COMPARED = 4000  # characters at the end of a reply in which sentences are looked for that say who is better
+_WHO_IS_BETTER = re.compile(
+    r"(?:answer|assistant|response|option|model|first|second|\b[12AB])\b.*\b(?:better|best|superior|stronger|winner|wins?|won|beats"
+    r"|outperforms|preferable|preferred|worse)\b|\b(?:prefer|choose|pick|better (?:answer|response|one) is)\b",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(r"[\W_]*(?:[\w ]{1,30})\W{0,3}:")
 _MARKUP = " \t>#*-+•·"
 _NONE = re.compile(
     r"\bno (?:valid )?(?:verdict|judge?ment)\b|\b(?:unable to|can(?:not| not|['\u2019]t)) "
@@ -50,7 +60,10 @@ class Reading:
 
 def read_labels(text: str) -> Reading:
     """The one verdict that all labels of a text agree on."""
-    labels = list(_LABEL.finditer(text))
+    given = _QUOTED_LABEL.sub("", text)
+    labels = list(_LABEL.finditer(given)) if _LABEL.search(given) else []
+    text = given if labels else text
+    labels = labels or list(_LABEL.finditer(text))
     verdicts = {read_phrase(label) for label in {match[1] for match in labels}}
     if len(verdicts) != 1 or None in verdicts:
         return Reading(conflict=len(verdicts) > 1)
@@ -71,11 +84,9 @@ def says_none(text: str) -> bool:
 
 
 def read_line(text: str) -> Reading:
-    """What the last line says; farewells and lines without a word don't count."""
+    """What the last line says; farewells and lines without a word don't count. Else what an explanation bears out."""
     lines = (line for line in reversed(text.splitlines()) if has_words(line) and not _is_farewell(line))
     line = next(lines, "").strip()
-    if _REASON.match(line) and len(line) <= MAX_LINE:
-        return _with_reason(next(lines, ""), line)
     if len(line) > MAX_LINE or (0 < len(line) <= MAX_SHORT and _is_listed(line, next(lines, ""))):
         return Reading()
     if (checked := _checked(text)) is not None:
@@ -83,24 +94,61 @@ def read_line(text: str) -> Reading:
     clauses = [clause for clause in CLAUSE.split(line) if has_words(clause)]
     if line.endswith("?") or not clauses:
         return Reading()
+    if _REASON.match(line):
+        return _explained(text)
     readings = [read_statement(clause) for clause in clauses]
     said = {reading for reading in readings if reading is not None}
     numbered = any(  # "Ranking: 1. Answer 2, 2. Answer 1"
         reading is None and tokens_of(clause)[-1:] in (["1"], ["2"]) and NOUNS.issuperset(tokens_of(follows)[:1])
         for clause, follows, reading in zip(clauses, clauses[1:], readings, strict=False)
     )
-    if readings[-1] is None or len(said) > 1 or numbered:
+    if len(said) > 1 or numbered:
         return Reading(conflict=len(said) > 1)
-    if "more" in line and {VALUES[name.lower()] for name in _MORE.findall(text)} - {readings[-1]}:
+    verdict = readings[-1]
+    if verdict is None:
+        return _explained(text)
+    if ("more" in line or _ASPECTS.search(line)) and verdict != TIE and favours(text, FIRST + SECOND - verdict):
         return Reading(conflict=True)  # "Answer 1 is more concise. Answer 2 is more accurate."
-    return Reading(verdict=readings[-1])
+    return Reading(verdict=verdict)
 
 
-def _with_reason(line: str, reason: str) -> Reading:
-    """A line that says that it is the verdict, and one that says that it is the reason: "verdict: 2", "reason: ..."."""
-    verdict = read_statement(line) if len(line) <= MAX_SHORT and _SAYS_OR_IS_VERDICT.match(line) else None
-    explains = verdict is not None and is_reason(["because", *tokens_of(reason.partition(":")[2])], verdict)
-    return Reading(verdict=verdict if explains else None)
+def _explained(text: str) -> Reading:
+    """The verdict of the first line, of the last that says that it is one, or at the beginning of the last line.
+
+    What follows has to be an explanation that bears it out.
+    """
+    rows = [row for row in text.splitlines() if has_words(row) and not _is_farewell(row)]
+    size = 0
+    starts = {0}
+    for number in range(len(rows) - 1, -1, -1):
+        if (size := size + len(rows[number])) > MAX_LINE:
+            break
+        says = _SAYS_OR_IS_VERDICT if _REASON.match(rows[min(number + 1, len(rows) - 1)]) else _SAYS_VERDICT
+        if len(rows[number]) <= MAX_SHORT and number + 1 < len(rows) and says.match(rows[number]):
+            starts.add(number)
+            break
+    found = {
+        _with_explanation(rows[start], rows[start + 1 :])
+        for start in starts
+        if len(rows) > 1 and len(rows[start]) <= MAX_SHORT
+    }
+    *_, last = rows
+    first = CLAUSE.split(last)[0]
+    if len(first) < len(last):
+        found.add(_with_explanation(first, [last[len(first) :]]))
+    found -= {None}
+    return Reading(verdict=found.pop()) if len(found) == 1 else Reading(conflict=len(found) > 1)
+
+
+def _with_explanation(line: str, behind: list[str]) -> int | None:
+    verdict = read_statement(line) if len(line) <= 2 * MAX_SHORT else None
+    if verdict is None or sum(map(len, behind)) > MAX_LINE:
+        return None
+    explanation = "\n".join(_REASON.sub("", NOISE.sub(" ", row)) for row in behind)
+    is_named = not (behind and _REASON.match(behind[0]))
+    if not verdicts_behind(explanation) <= {verdict}:
+        return None
+    return verdict if supports(explanation, verdict, named=is_named) else None
 
 
 def verdicts_before(text: str) -> set[int]:
@@ -112,6 +160,22 @@ def verdicts_before(text: str) -> set[int]:
     return {v for choice in ticked if (v := read_phrase(choice)) is not None} | {
         v for line in lines if _SAYS_VERDICT.match(line) and (v := read_statement(line)) is not None
     }
+
+
+def contradicted(text: str, verdict: int) -> bool:
+    """Whether sentences at the ends of lines say who is better, and all of them say otherwise than the verdict.
+
+    Where they differ, each is of one aspect, as is a sentence behind a heading: "Style: answer 1 is better".
+    """
+    said: set[int] = set()
+    for line in dict.fromkeys(text[-MAX_COMPARED:].splitlines()):
+        clauses = [clause for clause in CLAUSE.split(line) if has_words(clause)]
+        if not clauses or len(clauses[-1]) > MAX_SHORT or not _WHO_IS_BETTER.search(clauses[-1]):
+            continue
+        heading = _HEADING.match(line)
+        if not (heading and not _SAYS_VERDICT.match(line)) and not _ASPECTS.search(clauses[-1]):
+            said |= {compared for compared in [read_statement(clauses[-1])] if compared is not None}
+    return bool(said) and verdict not in said
 
 
 def verdicts_behind(rest: str) -> set[int]:

@@ -13,7 +13,8 @@ LIGATURES = dict.fromkeys((0xFDFA, 0xFDFB), " ")  # of whole phrases: 18 charact
 INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
 _OPENING = re.compile(r"<(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
 _CLOSING = re.compile(r"</(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
-_FAILED = re.compile(r"\W*(?:error|exception|traceback)\b[^\n:]{0,40}:", re.IGNORECASE)
+_CONTROL = re.compile(r"<\|[^<>|\n]{1,30}\|>|\[/?INST\]|<(?:start|end)_of_turn>|</?s>")  # of chat templates
+_FAILED = re.compile(r"[^\w{]*(?:error|exception|traceback)\b[^\n:]{0,40}:", re.IGNORECASE)
 _REFUSAL = re.compile(rf"\W*(?:{REFUSED_IN_WORDS})", re.IGNORECASE)
 
 
@@ -36,6 +37,7 @@ def _without_thoughts(text: str) -> str | None:
     within a line is one that the judge writes about.
     """
     text = unicodedata.normalize("NFKC", text.translate(INVISIBLE | RAISED | LIGATURES)).translate(INVISIBLE | DIGITS)
+    text = _CONTROL.sub(" ", text)
     if not _CLOSING.search(text) and not _OPENING.search(text):
         return text
     kept: list[str] = []

@@ -8,7 +8,9 @@ equal; then nothing, or a reason that names no other side.
 import re
 from collections.abc import Sequence
 
-from eval.judging.reading.wording import plainer, with_numbers, without_manner
+from eval.judging.reading.languages import end_behind_so, translations
+from eval.judging.reading.support import bears_out
+from eval.judging.reading.wording import plainer, reworded
 from eval.judging.reading.words import (
     AGAINST,
     ARTICLES,
@@ -17,10 +19,6 @@ from eval.judging.reading.words import (
     BOTH,
     BOTH_NAMED,
     BOTH_VERBS,
-    CHINESE,
-    CHINESE_OVER,
-    CHINESE_TIE,
-    CHINESE_UNDER,
     DEGREES,
     EQUAL,
     EQUAL_ALONE,
@@ -55,16 +53,16 @@ _ENDING = re.compile(
     r"|(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
     r"| (?=option 3,? as both )"
 )
+_EVEN = re.compile(r"\b(?:both|equally|neither|no (?:clear |real )?winner)\b", re.IGNORECASE)
+_NAMED = re.compile(r"[^\W\d_]{2}")  # a word beside the number: "donc mon verdict est 2"
 _EMPTY_BOX = re.compile(r"\[\s?\]|\(\s?\)|[\u2610\u25a1\u25a2\u25fb\u25fd\u2b1c]")  # of a list of choices: not chosen
-_CHINESE = [re.compile(pattern) for pattern in CHINESE]
-_CHINESE_OVER, _CHINESE_UNDER, _CHINESE_TIE = map(re.compile, (CHINESE_OVER, CHINESE_UNDER, CHINESE_TIE))
 _JOINED = re.compile(r"(?<=[a-z])-(?=[12ab]\b)", re.IGNORECASE)
-_BULLET = re.compile(r"(?:[-=]>|[ \t>#*•·→⇒∴]|[-+](?=[ \t]))*")  # what is put before a line; "-1" is a number
+_BULLET = re.compile(r"(?:[-=]>|[ \t>#*•·→⇒➜➡∴]|[-+](?=[ \t]))*")  # what is put before a line; "-1" is a number
 _CHOICES = re.compile(r"[(\[][123abc ,/|or]{3,20}[)\]](?= ?:)|(?:output )?1, 2,? or 3(?= ?:)", re.IGNORECASE)
-_POINTS = POINTING | VERBS | NOUNS | ARTICLES | {"the", "la", "die"}
+_POINTS = POINTING | VERBS | NOUNS | ARTICLES | {"the"}
 _SIGNS = str.maketrans({"≫": ">", "≻": ">", "≪": "<", "≺": "<", "≈": "="})
 _WHOSE = re.compile(r"\b(?:answer|assistant|option|response|model) ?(?=[12ab]\b)", re.IGNORECASE)
-_SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019→⇒")
+_SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019→⇒➜")
 
 
 def read_phrase(text: str) -> int | None:
@@ -102,13 +100,14 @@ def _at_the_end(clause: str) -> int | None:
     """ "..., so answer 2", "..., I choose 3": the end of a clause whose beginning can be anything but a condition."""
     ending = list(_ENDING.finditer(clause.lower()))
     if not ending:
-        return None
+        return _sentence(end) if (end := end_behind_so(clause)) and _NAMED.search(end) else None
     before, end = clause[: ending[-1].start()], clause[ending[-1].end() :]
     if {"or", "if", "not", "unless"} & set(tokens_of(before)):
         return None
     needed = BETTER | WINS if ending[-1]["but"] else NOUNS | {"tie", "draw"}
     verdict, said = _sentence(end), _sentence(before)
-    if not ending[-1]["chosen"] and not needed & set(tokens_of(end)) and said is None:
+    equal = verdict == TIE and _EVEN.search(before)
+    if not ending[-1]["chosen"] and not needed & set(tokens_of(end)) and said is None and not equal:
         return None
     return verdict if said in (None, verdict) else None
 
@@ -122,16 +121,23 @@ def _sentence(text: str) -> int | None:
         return None
     if len(stripped) <= MAX_SHORT and (verdict := _related(stripped)) is not None:
         return verdict
-    if len(stripped) <= MAX_SHORT and (verdict := _chinese(stripped)) is not None:
+    if (verdict := _english(stripped)) is not None:
         return verdict
-    tokens = [token for token in tokens_of(without_manner(stripped)) if token not in ("(", ")")]
+    bare = " ".join(NOISE.sub(" ", stripped).split()).rstrip(" .!。")
+    said = {_english(english) for english in translations(bare)} - {None}
+    return said.pop() if len(said) == 1 else None
+
+
+def _english(text: str) -> int | None:
+    """The verdict of an English sentence of known words."""
+    tokens = [token for token in tokens_of(reworded(NOISE.sub(" ", text))) if token not in ("(", ")")]
     tokens = plainer(tokens)
     if len(tokens) == 2 and tokens[0] in ("rank", "top"):
         return None  # a place, not an answer
     while tokens and tokens[-1] in (".", "!", ",", ";", "。", "'", "\u2019"):
         tokens.pop()
     for start in _starts(tokens):
-        for reader in (_better, _both, _neither, _plain_value):
+        for reader in (_better, _both, _plain_value):
             if (verdict := reader(tokens[start:])) is not None:
                 return None if verdict != TIE and _points_back(tokens[:start]) else verdict
     return None
@@ -195,7 +201,7 @@ def _better(tokens: Sequence[str]) -> int | None:
         return side if is_reason(tokens[position + 1 :], side) else None
     if position < len(tokens) and tokens[position] in OVER:
         other, length = _named(tokens[position + 1 :])
-        return side if other not in (None, side) and position + 1 + length == len(tokens) else None
+        return side if other not in (None, side) and is_reason(tokens[position + 1 + length :], side) else None
     has_verb = position < len(tokens) and tokens[position] in VERBS
     if position == 1 and tokens[0] == "a" and not has_verb:
         return None  # an article: "a better answer"
@@ -232,14 +238,6 @@ def _worse(tokens: Sequence[str], side: int) -> int | None:
     return other if other not in (None, side) and position + 2 + length == len(tokens) else None
 
 
-def _neither(tokens: Sequence[str]) -> int | None:
-    """ "neither answer is better than the other"."""
-    if tokens[:1] != ["neither"]:
-        return None
-    rest = [token for token in tokens[1:] if token not in NOUNS | {"of", "the", "two", "answers", "assistants"}]
-    return TIE if rest == ["is", "better", "than", "other"] else None
-
-
 def _both(tokens: Sequence[str]) -> int | None:
     """ "both answers are equally good", "they are equal"."""
     if len(tokens) == 2 and tokens[0] in EQUALLY and tokens[1] in EQUAL:
@@ -248,7 +246,7 @@ def _both(tokens: Sequence[str]) -> int | None:
     while position < len(tokens) and tokens[position] in BOTH:
         position += 1
     words = set(tokens[:position])
-    if not words & BOTH_NAMED or not words & (BOTH_VERBS | {"both", "they", "beide", "ambas", "ambos", "entrambe"}):
+    if not words & BOTH_NAMED or not words & (BOTH_VERBS | {"both", "they"}):
         return None
     if position >= len(tokens) or tokens[position] not in EQUAL or len(tokens) > position + 1:
         return None
@@ -277,14 +275,16 @@ def is_reason(tokens: Sequence[str], side: int) -> bool:
         rest.pop(0)
     if side == TIE and rest and (VALUES.get(rest[0]) == TIE or rest[0] in EQUALLY) and set(rest[1:]) <= EQUAL:
         return True  # "3 = tie", "3: equally good"
+    if side == TIE and rest[:1] == ["both"]:  # "tie: both are correct"
+        return _both(rest) == TIE or reworded(" ".join(rest)) == "tie" or bears_out(" ".join(rest), TIE)
     if rest[:1] == ["not"] and _named(rest[1:])[1] == len(rest) - 1:  # "2, not 1"
         return VALUES.get(rest[-1], side) not in (side, TIE)
     if not rest or (1 < len(rest) <= MAX_WORDS and (_better(rest) == side or _named(rest) == (side, len(rest)))):
         return True
     if rest[0] not in BECAUSE or len(rest) == 1:
         return False
-    spoken = set(rest)
-    return not (spoken & AGAINST or any("n't" in token or "?" in token for token in rest) or names_other(rest, side))
+    denied = AGAINST & set(rest) or any("n't" in token or "?" in token for token in rest)
+    return not (denied or names_other(rest, side)) or bears_out(" ".join(rest[1:]), side)
 
 
 def names_other(tokens: Sequence[str], side: int) -> bool:
@@ -315,20 +315,6 @@ def _related(text: str) -> int | None:
         return None
     verdict = TIE if sign[0] == "=" else one if sign[0] == ">" else two
     return verdict if not any(token in VALUES and verdict != TIE for token in lead) else None
-
-
-def _chinese(text: str) -> int | None:
-    plain = NOISE.sub("", text).strip(" 。.!")
-    if not any(ord(character) > 0x2E7F for character in plain):
-        return None
-    plain = with_numbers(plain)
-    if _CHINESE_TIE.fullmatch(plain):
-        return TIE
-    for pattern, position in ((_CHINESE_OVER, 1), (_CHINESE_UNDER, 2)):
-        if (match := pattern.fullmatch(plain)) and VALUES[match[1].lower()] != VALUES[match[2].lower()]:
-            return VALUES[match[position].lower()]
-    matches = [match for pattern in _CHINESE if (match := pattern.fullmatch(plain))]
-    return VALUES[matches[0][1].lower()] if matches else None
 
 
 def tokens_of(text: str) -> list[str]:

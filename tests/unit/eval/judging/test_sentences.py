@@ -14,11 +14,12 @@ from eval.verdicts.codes import FIRST, SECOND, TIE
     [
         ("2, as it lists 2 sources", 2),
         ("2 because it is longer", 2),
-        ("2, because answer 1 lacks detail", -1),  # which of them is meant is left to another reading
+        ("2, because answer 1 lacks detail", 2),  # it speaks ill of the other answer
+        ("2, because answer 1 has detail", -1),
         ("2 because it names 3 sources", -1),
         ("2 because it holds -1 too", -1),
-        ("2 because the first one is short", -1),
-        ("2, as it beats the first", -1),
+        ("2 because the first one is short", 2),
+        ("2, as it beats the first", 2),
     ],
 )
 def test_a_reason_with_another_number_is_no_verdict(text: str, verdict: int) -> None:
