@@ -13,20 +13,8 @@ from dataclasses import dataclass
 from eval.judging.reading import phrases
 
 MAX_FOREIGN = 300  # characters of a sentence
-_WRITTEN_SPACED = (
-    phrases.GERMAN,
-    phrases.FRENCH,
-    phrases.SPANISH,
-    phrases.PORTUGUESE,
-    phrases.ITALIAN,
-    phrases.DUTCH,
-    phrases.POLISH,
-    phrases.TURKISH,
-    phrases.RUSSIAN,
-    phrases.ARABIC,
-    phrases.HINDI,
-)
-_WRITTEN_CLOSE = (phrases.CHINESE, phrases.JAPANESE, phrases.KOREAN)
+_ARE_CLOSE = ("CHINESE", "JAPANESE", "KOREAN")  # written without blanks, or with endings behind a number
+_TABLES = {name: text for name, text in vars(phrases).items() if name.isupper()}
 _PLAIN = re.compile(r"[\s\d.,:;!()=>#'\u2019。।、\u2014\u2013-]+|[AB](?![A-Za-zÀ-ÿ])")
 _LETTER = re.compile(r"[AB](?![A-Za-zÀ-ÿ])")
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -66,14 +54,22 @@ def _alternatives(phrases: dict[str, str] | list[str]) -> str:
     return "|".join(re.escape(phrase) for phrase in longest_first)
 
 
-SPACED = [_language(text, is_spaced=True) for text in _WRITTEN_SPACED]
-CLOSE = [_language(text, is_spaced=False) for text in _WRITTEN_CLOSE]
+SPACED = [_language(text, is_spaced=True) for name, text in _TABLES.items() if name not in _ARE_CLOSE]
+CLOSE = [_language(_TABLES[name], is_spaced=False) for name in _ARE_CLOSE]
 _BEGINNINGS: dict[str, list[Language]] = {}  # by each word of two letters or more with which a phrase may begin
 for _one in SPACED:
     for _word in {found[0] for said in _one.meanings if (found := _WORD.search(said))}:
         _BEGINNINGS.setdefault(_word, []).append(_one)
-_THEREFORE = [said for one in SPACED + CLOSE for said, meaning in one.meanings.items() if meaning == "so"]
-_SO = re.compile(f"[,;、] ?(?:{_alternatives(_THEREFORE)}),? ?", re.IGNORECASE)
+_JOINED = {
+    word: _alternatives([said for one in SPACED + CLOSE for said, meaning in one.meanings.items() if meaning == word])
+    for word in ("so", "but")
+}
+_SO = re.compile(f"[,;、] ?(?:{_JOINED['so']}|(?P<but>{_JOINED['but']})),? ?", re.IGNORECASE)
+_IF = re.compile(
+    r"(?<![^\W\d_])(?:wenn|falls|sofern|si|se|als|jeśli|если|إذا|यदि|अगर|om|hvis|pokud|якщо|jika|nếu)(?![^\W\d_])"
+    "|如果|若|もし|만약",
+    re.IGNORECASE,
+)
 
 
 def translations(text: str) -> Iterator[str]:
@@ -90,10 +86,15 @@ def translations(text: str) -> Iterator[str]:
             yield english
 
 
-def end_behind_so(text: str) -> str | None:
-    """What follows the last "..., therefore" of a sentence in another language."""
+def end_behind_so(text: str) -> tuple[str, str, bool] | None:
+    """What stands before and behind the last "..., therefore" or "..., but" of a sentence, and whether it is "but".
+
+    None in English, and where a condition stands before.
+    """
     found = list(_SO.finditer(text)) if len(text) <= MAX_FOREIGN else []
-    return text[found[-1].end() :] if found else None
+    if not found or _IF.search(before := text[: found[-1].start()]):
+        return None
+    return before, text[found[-1].end() :], found[-1]["but"] is not None
 
 
 def _translated(text: str, language: Language) -> str | None:

@@ -41,6 +41,7 @@ _WHO_IS_BETTER = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[\W_]*(?:[\w ]{1,30})\W{0,3}:")
+_LISTED = re.compile(r"\W*\d")  # an item of a list
 _MARKUP = " \t>#*-+•·"
 _NONE = re.compile(
     r"\bno (?:valid )?(?:verdict|judge?ment)\b|\b(?:unable to|can(?:not| not|['\u2019]t)) "
@@ -134,7 +135,8 @@ def _explained(text: str) -> Reading:
     }
     *_, last = rows
     first = CLAUSE.split(last)[0]
-    if len(first) < len(last):
+    listed = _LISTED.fullmatch(first) and any(_LISTED.match(row) for row in rows[:-1])
+    if len(first) < len(last) and not listed:
         found.add(_with_explanation(first, [last[len(first) :]]))
     found -= {None}
     return Reading(verdict=found.pop()) if len(found) == 1 else Reading(conflict=len(found) > 1)
@@ -165,17 +167,25 @@ def verdicts_before(text: str) -> set[int]:
 def contradicted(text: str, verdict: int) -> bool:
     """Whether sentences at the ends of lines say who is better, and all of them say otherwise than the verdict.
 
-    Where they differ, each is of one aspect, as is a sentence behind a heading: "Style: answer 1 is better".
+    Where they differ, each is of one aspect. One alone of an aspect, as "Style: answer 1 is better", says nothing.
     """
-    said: set[int] = set()
+    overall: set[int] = set()
+    aspects: list[int] = []
     for line in dict.fromkeys(text[-MAX_COMPARED:].splitlines()):
         clauses = [clause for clause in CLAUSE.split(line) if has_words(clause)]
         if not clauses or len(clauses[-1]) > MAX_SHORT or not _WHO_IS_BETTER.search(clauses[-1]):
             continue
-        heading = _HEADING.match(line)
-        if not (heading and not _SAYS_VERDICT.match(line)) and not _ASPECTS.search(clauses[-1]):
-            said |= {compared for compared in [read_statement(clauses[-1])] if compared is not None}
-    return bool(said) and verdict not in said
+        headed = _HEADING.match(clauses[-1])
+        if headed and not _SAYS_VERDICT.match(line):
+            clauses[-1] = clauses[-1][headed.end() :]
+        compared = read_statement(clauses[-1])
+        if compared is not None and ((headed or _HEADING.match(line)) and not _SAYS_VERDICT.match(line)):
+            aspects.append(compared)
+        elif compared is not None and not _ASPECTS.search(clauses[-1]):
+            overall.add(compared)
+    if len(aspects) > 1:
+        overall |= set(aspects)
+    return bool(overall) and verdict not in overall
 
 
 def verdicts_behind(rest: str) -> set[int]:

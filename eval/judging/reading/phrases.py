@@ -6,6 +6,7 @@ deny, doubt or limit. The noqa above is for letters that look like Latin ones: t
 """
 
 GERMAN = """
+the: wählen|bevorzugen|nehmen|vorziehen
 answer: antwort|assistent|option|reaktion
 answers: antworten
 the: die|der|das|den|dem
@@ -26,7 +27,7 @@ verdict: favorit|bessere antwort ist
 final: endgültiges|endgültige|finales|abschließendes|abschließende
 my: mein|meine
 in my opinion: meiner meinung nach|meiner ansicht nach|meines erachtens|aus meiner sicht
-i choose: ich wähle|ich entscheide mich für|ich bevorzuge|ich nehme|ich würde wählen|wähle ich
+i choose: ich würde|ich wähle|ich entscheide mich für|ich bevorzuge|ich nehme|ich würde wählen|wähle ich
 i choose: entscheide ich mich für
 i think: ich finde|ich denke|ich glaube
 so: also|daher|deshalb|somit|folglich|darum|deswegen
@@ -37,13 +38,15 @@ equally: gleich|gleichermaßen|ebenso|genauso|etwa gleich|ungefähr gleich
 good: gut|gute|hilfreich|korrekt|richtig|schlecht|stark
 equal: gleichwertig|ebenbürtig|gleichauf
 tie: unentschieden|gleichstand|remis
-because: weil|da|denn
+because: aufgrund|wegen|dank|weil|da|denn
 that: dass
 it: es
 an: ein|eine
+but: aber|jedoch|doch
 -: nicht|kein|keine|keiner|aber|jedoch|obwohl|wenn|falls|sofern|vielleicht|könnte|falsch|fehlt|schlechter|weniger
 """
 FRENCH = """
+equally good: aussi bonnes l'une que l'autre|aussi bons l'un que l'autre
 answer: réponse|la réponse|assistant|l'assistant|option|l'option
 answers: réponses|les réponses
 the: la|le|les
@@ -73,9 +76,10 @@ good: bonnes|bons|bonne|utiles|correctes
 equal: équivalentes|équivalents|équivalent|égales|égaux
 are equal: se valent|sont à égalité
 tie: égalité|match nul|ex æquo
-because: car|parce que|parce qu'|puisque|puisqu'
+because: grâce à|en raison de|pour sa|car|parce que|parce qu'|puisque|puisqu'
 it is: c'est
 an: un|une
+but: mais
 -: ne|n'|pas|aucune|aucun|mais|cependant|toutefois|bien que|si|sauf|peut-être|pourrait|moins|fausse|faux|manque
 """
 SPANISH = """
@@ -107,8 +111,9 @@ equally: igualmente|igual de
 good: buenas|buenos|válidas|útiles|correctas
 equal: iguales|equivalentes|empatadas
 tie: empate
-because: porque|ya que|pues|puesto que|dado que
+because: por su|gracias a|debido a|por ser|porque|ya que|pues|puesto que|dado que
 an: un|una
+but: pero
 -: no|ni|ninguna|pero|sin embargo|aunque|si|salvo|quizás|tal vez|podría|menos|falta|incorrecta
 """
 PORTUGUESE = """
@@ -141,8 +146,9 @@ equally: igualmente
 good: boas|bons|úteis|corretas|válidas
 equal: iguais|equivalentes|empatadas
 tie: empate
-because: porque|pois|já que|uma vez que
+because: por sua|graças a|devido a|por ser|porque|pois|já que|uma vez que
 an: um|uma
+but: mas
 -: não|nem|nenhuma|mas|porém|embora|se|salvo|talvez|poderia|menos|falta|incorreta
 """
 ITALIAN = """
@@ -174,8 +180,9 @@ equally: ugualmente|altrettanto
 good: buone|valide|utili|corrette|buoni
 equal: equivalenti|uguali|alla pari
 tie: pareggio|parità
-because: perché|poiché|dato che
+because: per la sua|grazie a|grazie alla|perché|poiché|dato che
 an: un|una
+but: ma
 -: non|né|nessuna|ma|però|tuttavia|sebbene|se|forse|potrebbe|meno|manca|errata|sbagliata
 """
 DUTCH = """
@@ -206,6 +213,7 @@ good: goed|goede
 equal: gelijkwaardig|gelijk
 tie: gelijkspel
 because: omdat|want|aangezien
+but: maar
 -: niet|geen|maar|echter|hoewel|als|tenzij|misschien|minder|fout
 """
 POLISH = """
@@ -234,6 +242,7 @@ good: dobre
 equal: równe|równorzędne
 tie: remis
 because: ponieważ|bo|gdyż
+but: ale
 -: nie|ale|jednak|chociaż|jeśli|może|mniej|błędna
 """
 TURKISH = """
@@ -273,6 +282,7 @@ equal: равны|равноценны|эквивалентны|равнозна
 tie: ничья
 because: потому что|так как|поскольку|ведь
 that: что
+but: но|однако
 -: не|нет|но|однако|хотя|если|ни|возможно|может|менее|неверно|хуже
 """
 ARABIC = """
@@ -293,6 +303,7 @@ winner: الفائز
 i choose: أختار
 so: لذلك|إذن|وبالتالي|لذا|بالتالي
 because: لأن|لأنها|لأنه
+but: لكن
 -: لا|ليس|ليست|لكن|غير|إذا|ربما|لم|أقل
 """
 HINDI = """
@@ -313,9 +324,12 @@ winner: विजेता
 my: मेरा|मेरी
 so: इसलिए|अतः
 because: क्योंकि
+but: लेकिन|परंतु
 -: नहीं|लेकिन|परंतु|यदि|अगर|शायद|कम|गलत
 """
 CHINESE = """
+second: 第二个|第二個
+first: 第一个|第一個
 answer: 答案|回答|选项|選項|助手|回复|回覆|模型|响应|回應
 answer 1: 第一个答案|第一个回答|第一个选项|第一个助手|第一个回复|第一個答案|第一個回答
 answer 2: 第二个答案|第二个回答|第二个选项|第二个助手|第二个回复|第二個答案|第二個回答
@@ -325,7 +339,7 @@ is worse than: 不如|劣于|差于|逊于
 beats: 优于|好于|胜过|優於
 wins: 胜出|获胜|赢|胜
 than-: 比
-is: 是|为
+is: 是|为|判为|判定为
 the: 的|了|都|要|也|,
 clearly: 明显|明顯|稍|略|稍微|略微|显然|显著|稍稍|整体
 both answers: 两个答案|两个回答|两者|二者|两个助手|兩個回答|两个回复|两份回答|两个回答都
@@ -340,6 +354,7 @@ i choose: 我选择|我选|选择|选|我會選擇
 i think: 我认为|我認為|我觉得|认为
 so: 因此|所以|综上|综上所述|总的来说|总体而言|总体来看|总之|因而|故|整体而言|總之
 because: 因为|由于|因為
+but: 但|但是|不过
 -: 不|没|無|但|然而|错|如果|若|可能|缺|未|误|第一|第二
 """
 JAPANESE = """
@@ -361,9 +376,10 @@ final: 最終|最終的な
 so: したがって|よって|そのため|以上より|以上から|結論として|従って|以上のことから
 both answers: 両方の回答|どちらの回答も|両者|2つの回答|両回答|どちらも
 are equal: 同等|互角|同程度
-are equally good: 同じくらい良い|同じくらい優れています
+are equally good: 同程度に優れています|同様に優れています|同じくらい良い|同じくらい優れています
 tie: 引き分け|同点
 because: なぜなら|なぜなら、
+but: しかし
 -: ない|ません|しかし|ただし|もし|が、|誤
 """
 KOREAN = """
@@ -387,5 +403,122 @@ are equal: 동등합니다|비슷합니다|동등하게 우수합니다
 are equally good: 똑같이 좋습니다|모두 훌륭합니다
 tie: 무승부|동점
 because: 왜냐하면
+but: 하지만|그러나
 -: 않|없|하지만|그러나|만약|못
+"""
+SWEDISH = """
+answer: svar
+the: det
+first: första|första svaret
+second: andra|andra svaret
+is: är
+better: bättre|starkare
+best: bäst|bästa
+than: än
+wins: vinner
+winner: vinnare
+verdict: omdöme|slutsats|utslag
+both answers are: båda svaren är
+equally: lika
+good: bra
+tie: oavgjort
+so: därför|alltså
+because: eftersom|för att
+but: men
+-: inte|ingen|men|om|kanske|mindre
+"""
+DANISH = """
+answer: svar
+first: første
+second: andet|andre
+is: er
+better: bedre
+best: bedst|best
+than: end|enn
+wins: vinder|vinner
+winner: vinder|vinner
+verdict: konklusion|konklusjon|dom
+both answers are: begge svar er|begge svarene er
+equally: lige|like
+good: gode
+tie: uafgjort|uavgjort
+so: derfor
+because: fordi
+but: men
+-: ikke|ingen|men|hvis|måske|kanskje|mindre
+"""
+CZECH = """
+answer: odpověď|odpovědi
+first: první
+second: druhá
+is: je
+better: lepší
+best: nejlepší
+than: než
+wins: vyhrává
+winner: vítěz
+verdict: verdikt|závěr
+both answers are: obě odpovědi jsou
+equally: stejně
+good: dobré
+tie: remíza
+so: proto|takže
+because: protože
+but: ale
+-: ne|není|ale|však|pokud|možná|méně
+"""
+UKRAINIAN = """
+answer: відповідь
+first: перша
+second: друга
+is: є
+better: краща|кращою
+than: ніж|за
+wins: перемагає
+winner: переможець
+verdict: вердикт|висновок|підсумок
+both answers are: обидві відповіді
+equally: однаково
+good: хороші
+tie: нічия
+so: тому|отже
+because: тому що|оскільки|бо
+but: але
+-: не|але|однак|якщо|можливо|менш
+"""
+INDONESIAN = """
+answer: jawaban|respons
+first: pertama
+second: kedua
+is: adalah
+better: lebih baik|terbaik
+than: daripada|dari
+wins: menang
+winner: pemenang
+verdict: keputusan|kesimpulan|putusan
+both answers are: kedua jawaban
+equally: sama-sama
+good: baik
+tie: seri
+so: jadi|oleh karena itu
+because: karena
+but: tetapi|namun
+-: tidak|bukan|tetapi|namun|jika|mungkin|kurang
+"""
+VIETNAMESE = """
+answer: câu trả lời|phản hồi
+first: thứ nhất|đầu tiên
+second: thứ hai
+is: là
+better: tốt hơn|hay hơn|tốt nhất
+than-: so với
+verdict: kết luận|phán quyết
+winner: người thắng
+both answers are: cả hai câu trả lời|cả hai câu trả lời đều
+equally good: tốt như nhau
+tie: hòa
+so: do đó|vì vậy
+because: vì|bởi vì
+but: nhưng
+-: không|nhưng|nếu|có thể|kém|chưa
 """

@@ -100,7 +100,7 @@ def _at_the_end(clause: str) -> int | None:
     """ "..., so answer 2", "..., I choose 3": the end of a clause whose beginning can be anything but a condition."""
     ending = list(_ENDING.finditer(clause.lower()))
     if not ending:
-        return _sentence(end) if (end := end_behind_so(clause)) and _NAMED.search(end) else None
+        return _foreign_end(clause)
     before, end = clause[: ending[-1].start()], clause[ending[-1].end() :]
     if {"or", "if", "not", "unless"} & set(tokens_of(before)):
         return None
@@ -110,6 +110,17 @@ def _at_the_end(clause: str) -> int | None:
     if not ending[-1]["chosen"] and not needed & set(tokens_of(end)) and said is None and not equal:
         return None
     return verdict if said in (None, verdict) else None
+
+
+def _foreign_end(clause: str) -> int | None:
+    """ "..., donc mon verdict est 2"; a number alone only where what stands before it says the same."""
+    if (parts := end_behind_so(clause)) is None:
+        return None
+    before, end, is_but = parts
+    verdict = _sentence(end)
+    if is_but:  # "..., aber Antwort 2 ist besser"
+        return verdict if any((BETTER | WINS) & set(tokens_of(english)) for english in translations(end)) else None
+    return verdict if _NAMED.search(end) or _sentence(before) == verdict else None
 
 
 def _sentence(text: str) -> int | None:

@@ -36,6 +36,7 @@ _AGAINST_OTHER = re.compile(
     r"\b(?:than|over|to|outperforms|beats|surpasses|exceeds|compared (?:to|with))\b", re.IGNORECASE
 )
 _EVEN = re.compile(r"\b(?:both|they|each|same)\b", re.IGNORECASE)
+_IT = re.compile(r"\W*its?\b", re.IGNORECASE)
 _THAN = re.compile(
     r"\b(?:than|over|outperforms|beats|surpasses|exceeds|compared (?:to|with)) ?(?:the )?\Z", re.IGNORECASE
 )
@@ -63,7 +64,7 @@ def supports(text: str, verdict: int, *, named: bool = False) -> bool:
         favoured = _favoured(part, sides, names, subject)
         if favoured == 0 or (favoured is not None and favoured != verdict):
             return False
-        num_named += bool(sides)
+        num_named += bool(sides or _IT.match(part))
     return num_named > 0 or not named
 
 

@@ -47,14 +47,21 @@ _OPENINGS = _either(rf"""
     close call|it['\u2019]s close,? but|it (?:is|was) close,? but
 """)
 _OPENING = re.compile(rf"\A\W*(?:{_OPENINGS}\b[,:]? ?(?!\Z)){{1,4}}", re.IGNORECASE)
-_ENDINGS = _either(r"""
+_ENDINGS = _either(rf"""
     (?:but|though|although) (?:(?:only )?(?:barely|just)|(?:it['\u2019]s|it is|it was) (?:very )?close)
     by (?:an? )?(?:(?:very|fairly) )?(?:small|narrow|slim|thin|wide|large|clear|huge|slight|comfortable) margin
     by a hair|by far|hands down|on balance|across the board|on all (?:counts|fronts)|without (?:a|any) doubt
     in (?:all|every) (?:respects?|aspects?|regards?|way)|here|in this (?:case|comparison|instance|round)
+    of (?:the|these) two(?: {_THING}s)?|of both(?: {_THING}s)?
     (?:in|of) this comparison|this (?:round|time)|for this (?:question|task|prompt|request)
 """)
 _ENDING = re.compile(rf",? {_ENDINGS}\W*\Z", re.IGNORECASE)  # how clear it was, and what was compared
+_CONCEDED = re.compile(r", (?:although|though|even though|despite) .{1,200}\Z", re.IGNORECASE)  # behind a choice
+_LIMITS = re.compile(
+    r"\b(?:if|unless|not|no|could|would|may|might|perhaps|maybe|better|best|superior|wins?|won|prefer\w*|verdict|tie|equal\w*"
+    r"|choose|or|only|n't)\b|n['\u2019]t\b|[?;:]",
+    re.IGNORECASE,
+)
 _GOOD = _either("""
     helpful|accurate|correct|good|valid|strong|detailed|relevant|useful|comprehensive|clear|informative|wrong|bad
     incorrect|flawed|poor|weak|unhelpful|complete|thorough|concise|matched|well-written|effective
@@ -85,6 +92,17 @@ _SAME = [
     (re.compile(pattern, re.IGNORECASE), words)
     for pattern, words in (
         (rf"\A(?:{_BOTH} (?:are|were) {_ABOUT}{_EVEN}(?: overall| in quality)?|{_NO_DIFFERENCE})\Z", "tie"),
+        (
+            rf"\bI (?:consider|rate|find|judge|rank) (?:{_BOTH}|them) (?:as )?(?:{_EVEN}|equally)\b|\Aa? ?dead heat\Z",
+            "tie",
+        ),
+        (
+            r"\b(?:serves|helps|answers|addresses|meets) (?:the|this) (?:user|question|request|task)(?:'s needs?)? better"
+            r"\b|\bdoes better\b",
+            "is better",
+        ),
+        (r"\A(?:(?:the|my) )?(?:nod|point|prize|edge)(?: goes)? to\b", "verdict is"),
+        (r"(?<=\w) ?[=-]{1,2}> ?(?=\w)", ": "),
         (r"\bI['\u2019](?:d|ll)\b", "I would"),
         (r"\bI (?:would |will |do )?(?:have|need) to (?=(?:say|go|choose|pick|vote))", "I "),
         (r"\bI (?:would )?(?:ultimately|therefore|thus|also|clearly|still|strongly|personally|must|will|do) ", "I "),
@@ -141,6 +159,9 @@ def reworded(text: str) -> str:
     text = " ".join(text.split()).rstrip(" .!")
     bare = _OPENING.sub("", text, count=1)
     text = _ENDING.sub("", text if _POINTS.match(bare) else bare)
+    conceded = _CONCEDED.search(text)
+    if conceded and not _LIMITS.search(conceded[0]):
+        text = text[: conceded.start()]
     for pattern, words in _SAME:
         text = pattern.sub(words, text)
     return text

@@ -25,7 +25,7 @@ LEAD = NOUNS | _words(
     "verdict choice decision winner output result class rating is are it go with vote for in conclusion "
     "say going lean towards think believe that this rank ranking was judgment judgement preference selection "
     "leaning toward find definitely certainly clearly undoubtedly call advantage goes clear win narrow slight edge ok "
-    "okay sure"
+    "okay sure digit be"
 )
 VERBS = _words("is was seems are performs performed did does")
 DEGREES = _words(

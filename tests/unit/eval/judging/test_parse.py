@@ -191,7 +191,9 @@ def test_released_scores_survive_every_layout() -> None:
             assert (parsed.score_a, parsed.score_b) == expected, layout.format(one, two)
 
 
-SETS = ["judge_replies.jsonl", "judge_replies_third.jsonl"]  # all by hand; the record in benchmarks says how they were
+SETS = [  # all by hand; benchmarks/results/judge-replies-2026-11-30.md says how
+    *("judge_replies.jsonl", "judge_replies_third.jsonl", "judge_replies_fourth.jsonl"),
+]
 
 
 def read_and_expected(reply: dict[str, Any]) -> tuple[Any, Any, Any]:
