@@ -18,16 +18,9 @@ from eval.answers.rows import identifier_text, read_rows
 from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, Vote, votes
-from eval.verdicts.codes import FIRST, SECOND, TIE
-from eval.verdicts.table import (
-    MEANS_BOTH,
-    RATER_COLUMNS,
-    REQUIRED,
-    VerdictError,
-    means_both,
-    read_header,
-    verdict_code,
-)
+from eval.verdicts.codes import FIRST, MEANS_BOTH, SECOND, TIE, means_both, verdict_code
+from eval.verdicts.columns import REQUIRED, VerdictError, read_header
+from eval.verdicts.files import RATER_COLUMNS
 from harness.files.atomic import csv_text, write_atomically
 
 JUDGE = "human"

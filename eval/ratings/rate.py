@@ -52,7 +52,8 @@ from eval.ratings.relative import RelativeScore, Scores, is_score_file, load_sco
 from eval.ratings.style import Controlled, controlled_ratings
 from eval.ratings.unanimous import ResampledPrompts, doubted_cells, doubted_matches, doubtful_pairs, least_errors
 from eval.verdicts.codes import NULL_SYSTEM
-from eval.verdicts.table import Matches, Verdicts, load_verdicts, read_header, to_matches
+from eval.verdicts.columns import read_header
+from eval.verdicts.table import Matches, Verdicts, load_verdicts, to_matches
 
 SCHEMA_VERSION = 1
 FEW_PROMPTS = 10  # below this intervals over prompts rest on hardly anything

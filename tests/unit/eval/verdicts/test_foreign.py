@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.verdicts.table import VerdictError, Verdicts, line_number, load_verdicts, read_columns, to_matches
+from eval.verdicts.columns import VerdictError, line_number, read_columns
+from eval.verdicts.table import Verdicts, load_verdicts, to_matches
 
 ARENA = {"question_id": 1, "model_a": " x ", "model_b": "y"}
 ALPACA = {"instruction": "Why?", "generator_1": "x", "generator_2": "y", "annotator": "gpt"}

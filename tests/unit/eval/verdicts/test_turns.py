@@ -13,7 +13,8 @@ from eval.ratings.bias import position_bias
 from eval.ratings.people import people_ratings
 from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 from eval.ratings.relative import load_scores, relative_scores
-from eval.verdicts.table import Matches, VerdictError, items_question, load_verdicts, to_matches
+from eval.verdicts.columns import VerdictError
+from eval.verdicts.table import Matches, items_question, load_verdicts, to_matches
 
 TURNS = "question_id,turn,system_a,system_b,verdict\n"
 BENCHES = "question_id,benchmark,system_a,system_b,verdict\n"
