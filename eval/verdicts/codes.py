@@ -31,6 +31,11 @@ def verdict_code(value: str) -> int | None:
     return VERDICT_CODES.get(" ".join(identifier_text(normalize("NFKC", value)).lower().split()))
 
 
+def is_marked(value: object) -> bool | None:
+    """Whether a field says yes: 1 or true, 0 or false, however a file writes them; None where it says neither."""
+    return {"1": True, "true": True, "0": False, "false": False}.get(identifier_text(str(value)).lower())
+
+
 def means_both(value: str, name: str, side: int) -> bool:
     """Whether a verdict is the name of the system on one side, and a code for another outcome, as "a" may be."""
     return verdict_code(value) not in (None, side) and folded_name(name) == folded_name(value)

@@ -1,7 +1,5 @@
 """Reads the columns of verdict and score files as codes of names, and names a bad row by its line."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 
-from eval.answers.rows import delimiter_of, field_name, identifier_text, is_table, read_text
-from eval.verdicts.foreign import ForeignVerdict, read_foreign
+from eval.answers.rows import field_name, identifier_text, is_table, read_text, table_reader
+from eval.verdicts.foreign import ForeignVerdict, is_foreign_table, read_foreign
 from harness.files.arrow import concatenated
 from harness.files.csv_cells import original_text
 
@@ -25,6 +23,7 @@ OPTIONAL = {"judge": ("judge",), "turn": ("turn",), "benchmark": ("benchmark", "
 MAX_TURN = 999
 SYSTEM_COLUMNS = ("system", "system_a", "system_b", "model_a", "model_b")
 MAX_NAMED_ROWS = 5
+BLOCK_BYTES = 1 << 26  # that Arrow takes at a time; the longest line that it reads
 
 
 class VerdictError(ValueError):
@@ -66,13 +65,15 @@ def read_columns(path: Path, names: Sequence[str], may_be_empty: bool = False) -
     Raises:
         VerdictError: A line has too few or too many fields, or there is no line below the header.
     """
+    text = _table_text(path)
     header, delimiter = _original_header(path)
     original = {field_name(name): name for name in reversed(header)}
     kind = pa.dictionary(pa.int32(), pa.string())
     wanted = [original[name] for name in names]
     try:
         table = arrow_csv.read_csv(
-            path,
+            pa.BufferReader(text.encode()),  # not the path, whose kind Arrow would guess otherwise
+            read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
             parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(
                 include_columns=wanted, column_types=dict.fromkeys(wanted, kind), strings_can_be_null=False
@@ -106,7 +107,17 @@ def optional_columns(path: Path, header: Sequence[str]) -> dict[str, str]:
     return {name: columns[0] for name, columns in found.items() if columns}
 
 
+def is_foreign(path: Path, header: Sequence[str]) -> bool:
+    """Whether the rows of a file with this header are read one by one, by `eval.verdicts.foreign`, not by column."""
+    return not is_table(path) or is_foreign_table(header)
+
+
 def foreign_verdicts(path: Path) -> list[ForeignVerdict]:
+    """The rows of a file that is read by rows, see `is_foreign`.
+
+    Raises:
+        VerdictError: as `read_foreign`.
+    """
     try:
         return read_foreign(path)
     except FileNotFoundError:
@@ -133,29 +144,36 @@ def _is_turn(value: str) -> bool:
 
 def refuse_rows(path: Path, faults: Sequence[tuple[NDArray[np.bool_], str]]) -> None:
     """Raise for the rows that a mask marks, with the first few by line; do nothing where there are none."""
-    bad = sorted((int(row), message) for mask, message in faults for row in np.flatnonzero(mask)[:MAX_NAMED_ROWS])
+    bad: dict[int, list[str]] = {}
+    for mask, message in faults:
+        for row in np.flatnonzero(mask)[:MAX_NAMED_ROWS]:
+            bad.setdefault(int(row), []).append(message)
     if not bad:
         return
     total = int(np.logical_or.reduce([mask for mask, _ in faults]).sum())
-    named = "; ".join(f"line {line_number(path, row)}: {message}" for row, message in bad[:MAX_NAMED_ROWS])
+    shown = sorted(bad.items())[:MAX_NAMED_ROWS]
+    named = "; ".join(f"{place_of(path, row)}: {', '.join(messages)}" for row, messages in shown)
     raise VerdictError(f"{path}: {total} bad row{'s' * (total > 1)}: {named}. Correct or remove them")
 
 
-def line_number(path: Path, row: int) -> int:
-    """The line on which data row `row` (0 is the first below the header) ends; only errors pay for this second read."""
-    if not is_table(path):
-        return foreign_verdicts(path)[row].line
+def place_of(path: Path, row: int) -> str:
+    """Where verdict `row` (from 0) of a file stands: "line 3", on which it ends, or "entry 3" of a JSON array.
+
+    Only errors pay for this second read.
+    """
+    if is_foreign(path, read_header(path)):
+        return foreign_verdicts(path)[row].place
     reader = _csv_reader(path)
     for index, _ in enumerate(record for record in reader if record):
         if index == row + 1:
-            return reader.line_num
+            return f"line {reader.line_num}"
     raise IndexError(f"{path} has no data row {row}")
 
 
 def row_name(row: int, paths: Sequence[Path], starts: NDArray[Any]) -> str:
-    """File and line of row `row` of files read one after another, the n-th from row `starts[n]` on."""
+    """File and place of row `row` of files read one after another, the n-th from row `starts[n]` on."""
     file = int(np.searchsorted(starts, row, side="right")) - 1
-    return f"{paths[file]} line {line_number(paths[file], row - int(starts[file]))}"
+    return f"{paths[file]} {place_of(paths[file], row - int(starts[file]))}"
 
 
 def _misshapen(path: Path) -> str | None:
@@ -181,18 +199,27 @@ def _csv_reader(path: Path) -> "Reader":
     """The lines of a CSV, its header first.
 
     Raises:
+        VerdictError: as `_table_text`.
+    """
+    return table_reader(_table_text(path))
+
+
+def _table_text(path: Path) -> str:
+    """The text of a CSV.
+
+    Raises:
         VerdictError: it is missing, or no text in UTF-8.
     """
     try:
         text = read_text(path)
     except FileNotFoundError:
         raise VerdictError(f"{path}: no such file") from None
-    except (ValueError, IsADirectoryError) as error:
-        raise VerdictError(f"{path}: not a CSV in UTF-8 ({error})") from None
+    except ValueError as error:
+        raise VerdictError(str(error)) from None
     if (place := text.find("\0")) >= 0:
         line = text.count("\n", 0, place) + 1
         raise VerdictError(f"{path}: line {line} holds a NUL character, as a file in UTF-16 does; save it as UTF-8")
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text.partition("\n")[0]))
+    return text
 
 
 def coded_names(values: list[str], codes: NDArray[Any]) -> Names:

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.answers.rows import is_table
-from eval.verdicts.codes import FIRST, MEANS_BOTH, SECOND, TIE, folded_name, means_both, verdict_code
+from eval.verdicts.codes import FIRST, MEANS_BOTH, SECOND, TIE, folded_name, is_marked, means_both, verdict_code
 from eval.verdicts.columns import (
     OPTIONAL,
     REQUIRED,
@@ -15,6 +14,7 @@ from eval.verdicts.columns import (
     VerdictError,
     coded_names,
     foreign_verdicts,
+    is_foreign,
     join_names,
     optional_columns,
     read_columns,
@@ -22,27 +22,32 @@ from eval.verdicts.columns import (
     refuse_rows,
     turn_faults,
 )
-from eval.verdicts.foreign import ForeignVerdict
+from eval.verdicts.foreign import RATERS, ForeignVerdict
 
 ALIASES = {"question_id": ("id",), "system_a": ("model_a",), "system_b": ("model_b",), "verdict": ("winner",)}
 WINNER_COLUMNS = {"winner_model_a": FIRST, "winner_model_b": SECOND, "winner_tie": TIE}  # Arena's other layout: 1 or 0
-RATER_COLUMNS = ("rater", "rater_slot")
 
 
 def read_verdict_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
-    if not is_table(path):
+    """The columns of a file: those of `REQUIRED` and `OPTIONAL`, and `rater`; empty texts where it has no such column.
+
+    Raises:
+        VerdictError: as `eval.verdicts.table.load_verdicts`, of what one file shows.
+    """
+    header = read_header(path)
+    if is_foreign(path, header):
         columns = _by_name(path, _foreign_columns(foreign_verdicts(path)))
         _refuse_bad_rows(path, columns)
         return columns
-    header = read_header(path)
     found = {
         name: next((other for other in (name, *ALIASES.get(name, ())) if other in header), None) for name in REQUIRED
     }
     winners = list(WINNER_COLUMNS) if found["verdict"] is None and set(WINNER_COLUMNS) <= set(header) else []
     missing = [name for name, column in found.items() if column is None and not (winners and name == "verdict")]
     if missing:
-        raise VerdictError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
-    raters = [name for name in RATER_COLUMNS if name in header]
+        remedy = "; where each row is on a prompt of its own, number the rows" if missing == ["question_id"] else ""
+        raise VerdictError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}{remedy}")
+    raters = [name for name in RATERS if name in header]
     if len(raters) > 1:
         raise VerdictError(f"{path}: has both {' and '.join(raters)}; keep the one that says who voted")
     named = {name: column for name, column in found.items() if column is not None}
@@ -102,18 +107,18 @@ def _one_winner(path: Path, columns: Mapping[str, Names]) -> Names:
     Raises:
         VerdictError: in a row none says 1, or several, or one says something else than 1 or 0.
     """
-    said = {name: np.array(columns[name].values)[columns[name].codes] for name in WINNER_COLUMNS}
-    won = np.array([column == "1" for column in said.values()])
-    known = np.logical_and.reduce([(column == "1") | (column == "0") for column in said.values()])
-    bad = ~known | (won.sum(axis=0) != 1)
+    marks = [(columns[name].codes, [is_marked(value) for value in columns[name].values]) for name in WINNER_COLUMNS]
+    won = np.array([np.array([mark is True for mark in found])[codes] for codes, found in marks])
+    known = np.array([np.array([mark is not None for mark in found])[codes] for codes, found in marks])
+    bad = ~known.all(axis=0) | (won.sum(axis=0) != 1)
     refuse_rows(path, [(bad, f"of {', '.join(WINNER_COLUMNS)} one has to be 1 and the others 0")])
     return Names(values=[str(code) for code in WINNER_COLUMNS.values()], codes=won.argmax(axis=0).astype(np.int32))
 
 
 def _foreign_columns(rows: Sequence[ForeignVerdict]) -> dict[str, Names]:
     everything = np.arange(len(rows), dtype=np.int32)
-    columns = {name: coded_names([getattr(row, name) for row in rows], everything) for name in (*REQUIRED, *OPTIONAL)}
-    return columns | {"rater": Names(values=[""], codes=np.zeros(len(rows), dtype=np.int32))}
+    names = (*REQUIRED, *OPTIONAL, "rater")
+    return {name: coded_names([getattr(row, name) for row in rows], everything) for name in names}
 
 
 def _refuse_bad_rows(path: Path, columns: dict[str, Names]) -> None:
@@ -127,6 +132,7 @@ def _refuse_bad_rows(path: Path, columns: dict[str, Names]) -> None:
     verdict = columns["verdict"]
     for code, value in enumerate(verdict.values):
         if verdict_code(value) is None:
-            message = f"verdict {value!r}; expected 1, 2, 3, -1, a, b, tie, model_a, model_b or a system's name"
+            words = "1, 2, 3, -1, a, b, tie, model_a, model_b or a system's name; -1 where nobody decided"
+            message = f"verdict {value!r}; expected {words}"
             faults.append((verdict.codes == code, message))
     refuse_rows(path, faults + turn_faults(columns["turn"]))
