@@ -26,7 +26,6 @@ from eval.verdicts.columns import (
     VerdictError,
     combined_key,
     join_names,
-    read_header,
     row_name,
     turn_numbers,
 )
@@ -119,7 +118,23 @@ def load_verdicts(
             same judge, rater, order, question and turn, each named by file and line; one question_id in two
             benchmarks; or nothing is of this benchmark or turn.
     """
+    return _joined([read_verdict_file(path, may_be_empty) for path in paths], paths, benchmark, turn)
+
+
+def load_judged(paths: Sequence[Path], benchmark: str | None, may_be_empty: bool = False) -> Verdicts:
+    """The rows of a tournament's files of verdicts; where they name benchmarks, those of the one.
+
+    Raises:
+        VerdictError: as `load_verdicts`.
+    """
     parts = [read_verdict_file(path, may_be_empty) for path in paths]
+    chosen = benchmark if any(any(part["benchmark"].values) for part in parts) else None
+    return _joined(parts, paths, chosen, None)
+
+
+def _joined(
+    parts: Sequence[dict[str, Names]], paths: Sequence[Path], benchmark: str | None, turn: int | None
+) -> Verdicts:
     starts = np.cumsum([0, *(len(part["verdict"].codes) for part in parts)])
     joined = {name: join_names([part[name] for part in parts]) for name in parts[0]}
     first, second = joined["system_a"], joined["system_b"]
@@ -142,16 +157,6 @@ def load_verdicts(
     return verdicts if kept.all() else verdicts.pick(kept)
 
 
-def load_judged(paths: Sequence[Path], benchmark: str | None, may_be_empty: bool = False) -> Verdicts:
-    """The rows of a tournament's files of verdicts; where they are of several benchmarks, those of the one.
-
-    Raises:
-        VerdictError: as `load_verdicts`.
-    """
-    chosen = benchmark if any("benchmark" in read_header(path) for path in paths) else None
-    return load_verdicts(paths, may_be_empty, chosen)
-
-
 def chosen_rows(
     question: Names,
     benchmarks: Names,
@@ -163,7 +168,8 @@ def chosen_rows(
     """(num_rows,) the rows of a benchmark and a turn; all where None is asked for.
 
     Raises:
-        VerdictError: there are none, or one question_id is in two of the benchmarks that are left.
+        VerdictError: there are none; rows beside them don't say of which benchmark they are; or one question_id is in
+            two of the benchmarks that are left.
     """
     files = ", ".join(map(str, paths))
     kept = np.ones(len(turns), dtype=bool)
@@ -172,6 +178,12 @@ def chosen_rows(
         if benchmark not in known:
             there = f"they are of {', '.join(known)}" if known else "no column `benchmark` says what they are of"
             raise VerdictError(f"--bench {benchmark}: {files} hold no such verdicts; {there}")
+        if "" in benchmarks.values:
+            silent = int((benchmarks.codes == benchmarks.values.index("")).sum())
+            raise VerdictError(
+                f"--bench {benchmark}: {silent} rows of {files} don't say what they are of; fill their column "
+                "`benchmark`, or leave that file out"
+            )
         kept &= benchmarks.codes == benchmarks.values.index(benchmark)
     if turn is not None:
         kept &= turns == turn
