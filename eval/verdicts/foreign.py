@@ -66,7 +66,7 @@ def read_foreign(path: Path) -> list[ForeignVerdict]:
 
 def _verdicts(row: Row) -> Iterator[ForeignVerdict]:
     values = row.values
-    names = identities({"question_id": values.get("id"), **values}, row.where)
+    names = identities(values, row.where)
     if not names:
         raise ValueError(
             f"{row.where}: no question_id, nor an instruction to know the question by; where each row is on a prompt "

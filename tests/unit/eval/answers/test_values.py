@@ -492,7 +492,7 @@ def test_a_dialogue_ends_where_the_model_goes_on(text: Any, turns: list[tuple[st
     ("row", "expected"),
     [
         ({"reference": "r"}, {"references": ("r",)}),
-        ({"reference": ["r", ""]}, {"references": ("r", "")}),
+        ({"reference": ["r", ""], "turns": ["a", "b"]}, {"references": ("r", "")}),
         ({"reference": ["", " "]}, {"references": ()}),
         ({"reference": ""}, {"references": ()}),
         ({"reference": None}, {"references": ()}),
