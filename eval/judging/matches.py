@@ -177,7 +177,8 @@ def make_single_matches(
 def _up_to(question: Question, turn: int) -> Question:
     """The question as it stood when its turn of that number, from 1, was asked."""
     turns = question.turns[:turn]
-    references = question.references[:turn] if len(question.references) == len(question.turns) else ()
+    of_turns = len(question.references) == len(question.turns)  # else one for all
+    references = question.references[:turn] if of_turns else question.references
     name = f"{question.question_id}{TURN_MARK}{turn}"
     return replace(question, question_id=name, text=join_turns(turns), turns=turns, references=references)
 
