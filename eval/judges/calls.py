@@ -34,7 +34,7 @@ from eval.judges.request import (
     request_body,
     shown_reason,
 )
-from eval.judges.retry import Fault, Gate, RunStopped, backoff_seconds, classify
+from eval.judges.retry import MAX_TIMED_OUT, Fault, Gate, RunStopped, backoff_seconds, classify
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.options import ApiOptions
 from eval.judging.prompts import JudgePrompt, PromptSet, render
@@ -130,7 +130,7 @@ class ApiJudge:
         """Asks about one match until there is a reply, or a reason to leave it."""
         prompt = render(self._prompts, match)
         spread = random.Random(prompt.sha256)
-        attempt = 1
+        attempt, num_timed_out = 1, 0
         while True:
             await self._gate.wait()
             if self.stopped is not None:
@@ -160,7 +160,8 @@ class ApiJudge:
                 if part not in left_out:
                     self._unsupported.add(part)
                     continue
-            if not result.retry or attempt >= self._options.max_attempts:
+            num_timed_out += result.timed_out
+            if not result.retry or attempt >= self._options.max_attempts or num_timed_out >= MAX_TIMED_OUT:
                 return result
             if result.wait_seconds is not None:
                 self._gate.hold(result.wait_seconds)
@@ -176,7 +177,8 @@ class ApiJudge:
         except (APIError, TimeoutError, RecursionError) as error:
             if isinstance(error, APIStatusError):
                 self._gate.observe(error.response.headers, most_tokens(prompt))
-            return classify(error)
+            fault = classify(error)
+            return replace(fault, reason=self._slow) if fault.timed_out else fault
         self._gate.observe(raw.headers, most_tokens(prompt))
         return read_reply(raw.http_response.content, raw.headers.get("content-type", ""))
 
@@ -188,6 +190,11 @@ class ApiJudge:
         """
         most = most_usd(self._options, prompt, self._store.spent_usd())
         return self._store.reserve(self.name, prompt.sha256, most)
+
+    @property
+    def _slow(self) -> str:
+        seconds = self._options.request_timeout_seconds
+        return f"time-out: no whole reply within {seconds:g} s; --request-timeout-seconds gives it longer"
 
     def _may_adapt(self, part: str) -> bool:
         return part != "response_format" or self._options.structured is None
