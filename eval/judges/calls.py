@@ -78,6 +78,7 @@ class ApiJudge:
         """
         self._key = read_key(self._options)
         self.stopped, self._failures_in_a_row = None, 0
+        self._num_under_way, self._answered = 0, asyncio.Event()
         try:
             return asyncio.run(self._judge_all(matches, on_judgment))
         finally:
@@ -135,9 +136,12 @@ class ApiJudge:
             await self._gate.wait()
             if self.stopped is not None:
                 raise RunStopped(self.stopped)
-            call_id = self._reserve(prompt)
+            call_id = await self._reserve(prompt)
             started, left_out = time.monotonic(), frozenset(self._unsupported)
+            self._num_under_way += 1
             result = await self._ask(client, prompt)
+            self._num_under_way -= 1
+            self._answered.set()  # who waits goes on when this call is settled, as nothing is awaited until then
             if isinstance(result, Reply):
                 cost = reply_cost(self._options, result)
                 outcome = self._reason(f"200 {result.model}")
@@ -182,14 +186,24 @@ class ApiJudge:
         self._gate.observe(raw.headers, most_tokens(prompt))
         return read_reply(raw.http_response.content, raw.headers.get("content-type", ""))
 
-    def _reserve(self, prompt: JudgePrompt) -> int:
-        """Books a call at the most that it can cost.
+    async def _reserve(self, prompt: JudgePrompt) -> int:
+        """Books a call at the most that it can cost; waits for calls under way, which mostly cost less than is booked.
 
         Raises:
-            RunStopped: that would exceed the budget.
+            RunStopped: that would exceed the budget, and nothing is under way; or the run has stopped meanwhile.
         """
-        most = most_usd(self._options, prompt, self._store.spent_usd())
-        return self._store.reserve(self.name, prompt.sha256, most)
+        while True:
+            try:
+                most = most_usd(self._options, prompt, self._store.spent_usd())
+            except RunStopped:
+                if not self._num_under_way:
+                    raise
+                self._answered.clear()
+                await self._answered.wait()
+                if self.stopped is not None:
+                    raise RunStopped(self.stopped) from None
+            else:
+                return self._store.reserve(self.name, prompt.sha256, most)
 
     @property
     def _slow(self) -> str:

@@ -446,6 +446,7 @@ def test_the_budget_is_a_hard_stop_across_runs(tmp_path: Path) -> None:
         assert summary.stopped is not None
         assert summary.stopped.startswith("budget")
         assert 0 < summary.spent_usd <= budget
+        assert (summary.num_judged, summary.num_failed, summary.num_unasked) == (3, 0, 17)  # not fewer
         while (again := judge(tmp_path, server, num_questions=10, budget_usd=budget)).num_judged:
             pass
         assert again.spent_usd <= budget
