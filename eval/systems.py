@@ -381,7 +381,7 @@ def _open_proxy(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | No
     if (method := system.spec.adapter.method) not in SHARED_BASE_METHODS:
         raise ValueError(
             f"--model {target.model}: {system.name} is adapter.method={method.value}, beside which its untouched base "
-            "isn't kept; take a run of lora or rslora"
+            f"isn't kept; take a run of {', '.join(sorted(m.value for m in SHARED_BASE_METHODS - {AdapterMethod.none}))}"
         )
     ((large, _),) = _open_model(replace(target, model=spec.large))
     with loaded([system], paths, resolve_device(Device.auto)) as small:
