@@ -125,7 +125,9 @@ def _first_metrics(result: "TasksResult", of_higher: bool = False) -> dict[str, 
     metrics: dict[str, float] = {}
     for task, score in result.tasks.items():
         better = score.higher_is_better
-        value = next((metric.value for n, metric in score.metrics.items() if not of_higher or better.get(n, True)), None)
+        value = next(
+            (metric.value for n, metric in score.metrics.items() if not of_higher or better.get(n, True)), None
+        )
         if value is not None:
             metrics[task] = value
     return metrics
