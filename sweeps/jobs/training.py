@@ -62,7 +62,7 @@ from sweeps.jobs.held_out import target_bytes
 from sweeps.jobs.row_tokens import agreed_row_tokens, keep_dequantized, num_fitting
 from sweeps.jobs.selection import Chosen, chosen_parts
 from sweeps.plan.inputs import DATA, inputs_of, require_planned
-from sweeps.plan.jobs import EVAL_BITS, EVAL_LOSS, EVAL_STEP, TRAIN, UNTIL, train_result
+from sweeps.plan.jobs import EVAL_BITS, EVAL_LOSS, EVAL_STEP, TRAIN, UNTIL, fixed_group_note, train_result
 
 _KEPT_TOKENS = 512  # of a text whose knowledge is kept
 _EVAL = "eval_"  # how the names of a held-out loss's numbers begin in metrics.jsonl
@@ -178,6 +178,8 @@ def _train(context: Context, base: LoadedBase, runs: Sequence[_Run]) -> None:
             inside.row_tokens = _use_memory(context, base, runs)
             inside.callbacks = StepCallbacks(base, _watched(runs), context.should_stop, peers)
             places = inside.places if context.peers.ranks.size == 1 else None
+            if (note := fixed_group_note(len(members), context.peers.ranks.size, context.shards_base)) is not None:
+                context.send({"phase": "note", "label": "", "note": f"note: {note}"})
             train_group(base.bank, members, context.should_stop, inside.callbacks, context.peers.ranks, places)
         for run in inside.runs.values():
             _settle(context, base, run)
