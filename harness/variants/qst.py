@@ -1,13 +1,15 @@
 """QST: a small side network beside the frozen base; no backward pass goes through the base.
 
-    g_i = block_i((1 - b_i) down_i(h_i) + b_i g_{i-1}),  b_i = sigmoid(gate_i),  g_0 = down_0(h_0)
-    out = alpha h_N + (1 - alpha) up(g_N),               alpha = 1 at the start: the base's own function
+    g_i = block_i((1 - b_i) down_i(h_i) + b_i g_{i-1}),   b_i = sigmoid(gate_i),   g_0 = down_1(h_0)
+    out = alpha h_N + (1 - alpha) up(norm(g_N)),          alpha = 1 at the start: the base's own function
 
-h_0 are the embeddings, h_i the i-th decoder layer's output, without a graph, and h_N what the base's last norm makes of
-them. Blocks are the base's own kind of layer at 1 / reduction of its width; the frozen output layer reads `out`.
+h_0 are the embeddings, h_i the i-th decoder layer's output, without a graph; in `out`, h_N is what the base's last norm
+makes of it. Blocks are the base's own kind of layer at 1 / reduction of its width, with as many heads; a gate has a
+number for each feature and starts at 0.5. The frozen output layer reads `out`.
 
-Source: QST (arXiv 2401.07159), as remembered: neither the paper nor the authors' code has been held against it. The
-paper's downsampling is of low rank; here it is one matrix, with `down_rank` two.
+Source: QST (arXiv 2401.07159), as remembered. Held against the authors' code (YouAreSpecialToMe/QST,
+modeling_llama_qst.py, the decoder only): where h_i goes, the gates, the norm, the first downsampling's second use. Not
+read there: `up` and alpha. It differs: no norm behind a downsampling (an option there, on by default).
 """
 
 from collections.abc import Iterator
@@ -37,25 +39,25 @@ class SideNetwork(nn.Module):
         super().__init__()
         config = _reduced(base.config, reduction)
         decoder = type(base.get_decoder())(config)
-        self.layers, self.rotary = decoder.layers, decoder.rotary_emb
+        self.layers, self.rotary, self.norm = decoder.layers, decoder.rotary_emb, decoder.norm
         wide, narrow = base.config.hidden_size, config.hidden_size
-        self.down = nn.ModuleList(_down(wide, narrow, down_rank) for _ in range(len(self.layers) + 1))
+        self.down = nn.ModuleList(_down(wide, narrow, down_rank) for _ in self.layers)
         self.up = nn.Linear(narrow, wide, bias=False)
-        self.gate = nn.Parameter(torch.zeros(len(self.layers)))
+        self.gate = nn.Parameter(torch.full((len(self.layers), narrow), 0.5))
         self.alpha = nn.Parameter(torch.ones(()))
 
     def forward(self, kept: "Kept", last_BTD: Tensor) -> Tensor:
         """-> [B, T, hidden], which the output layer reads."""
         side_BTE: Tensor = self.down[0](kept.hidden[0])
         for block, down, gate, hidden_BTD, options in zip(
-            self.layers, self.down[1:], self.gate, kept.hidden[1:], kept.options, strict=True
+            self.layers, self.down, self.gate, kept.hidden[1:], kept.options, strict=True
         ):
             share = gate.sigmoid()
             mixed_BTE = (1 - share) * down(hidden_BTD) + share * side_BTE
             places = self.rotary(mixed_BTE, options["position_ids"])
             made = block(mixed_BTE, **{**options, "position_embeddings": places, "past_key_values": None})
             side_BTE = made[0] if isinstance(made, tuple) else made
-        return self.alpha * last_BTD + (1 - self.alpha) * self.up(side_BTE)
+        return self.alpha * last_BTD + (1 - self.alpha) * self.up(self.norm(side_BTE))
 
 
 class Kept:

@@ -61,3 +61,9 @@ def test_later_tokens_are_not_seen():
 def test_a_reduction_that_leaves_no_even_heads_is_refused(reduction):
     with pytest.raises(ValueError, match=r"adapter\.reduction"):
         SideNetwork(_base(), reduction=reduction)
+
+
+def test_as_many_numbers_as_its_parts_have():
+    side = SideNetwork(_base(), reduction=4)  # width 8, inner width 16, heads of 2, half as many of keys and values
+    block = 8 * 8 + 2 * 4 * 8 + 8 * 8 + 3 * 8 * 16 + 2 * 8
+    assert sum(p.numel() for p in side.parameters()) == 2 * (block + 32 * 8 + 8) + 8 + 8 * 32 + 1
