@@ -23,6 +23,7 @@ from harness.config.schema import (
 from harness.data.formats import LABELLED
 from harness.methods.blocks import blocks_problem
 from harness.methods.keys import keys_problem
+from harness.methods.side import side_problem
 from harness.methods.sizes import Layer, size_problem
 from harness.methods.submatrices import LAYERS, heads_problem
 from harness.methods.table import METHODS, entry_of
@@ -46,6 +47,11 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
             f"adapter.method={method.value} with model.kind={kind.value}: its start from data is implemented for "
             "causal models only; use adapter=lora, dora, pissa or olora"
         )
+    if method is AdapterMethod.qst and kind is not ModelKind.causal:
+        return (
+            f"adapter.method=qst with model.kind={kind.value}: its side network stands beside a causal model that "
+            "predicts tokens; use adapter=lora, dora or hft"
+        )
     if method is AdapterMethod.s2ft and kind is ModelKind.seq2seq:
         return (
             f"adapter.method=s2ft with model.kind={kind.value}: it knows heads and channels by the names "
@@ -64,6 +70,8 @@ def shape_problem(adapter: AdapterConfig, kind: ModelKind, shape: ShapeConfig, h
     """
     if kind is ModelKind.causal and shape.num_heads and shape.num_kv_heads:
         head_size = head_size or shape.hidden_size // shape.num_heads
+    if adapter.method is AdapterMethod.qst and shape.hidden_size and shape.intermediate_size and head_size:
+        return side_problem(adapter.qst_reduction or 1, shape.hidden_size, shape.intermediate_size, head_size)
     is_grouped = kind is ModelKind.causal and shape.num_kv_heads < shape.num_heads
     if adapter.method is AdapterMethod.s2ft and "v_proj" in adapter.targets and is_grouped:
         return heads_problem(shape.num_heads)

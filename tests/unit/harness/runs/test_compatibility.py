@@ -28,6 +28,7 @@ BY_SVD = {"pissa", "olora", "corda", "loftq", "lq_lora"}
 OWN_KEYS: dict[str, dict[str, Any]] = {
     "allora": {"allora_eta": 3.0},
     "lq_lora": {"lq_rounds": 2},
+    "qst": {"qst_reduction": 4, "qst_down_rank": 4},
     "s2ft": {"s2ft_share": 0.1, "targets": ["o_proj", "down_proj"]},
 }
 BY_HALVES = {"lora_ga", "eva"}
@@ -47,7 +48,7 @@ def test_methods_and_quantizations(method: AdapterMethod, quant: QuantMethod) ->
     calibrated = method.value in ("eva", "corda", "lora_ga")
     adapter = AdapterConfig(name="a", method=method, **OWN_KEYS.get(method.value, {}))
     found = method_problem(adapter, QuantConfig(name="q", method=quant), model)
-    by_names = method is AdapterMethod.s2ft
+    by_names = method in (AdapterMethod.s2ft, AdapterMethod.qst)
     assert (found is not None) is (impossible or calibrated or by_names)
     assert found is None or impossible or by_names or "use adapter=lora, dora, pissa or olora" in found
 
