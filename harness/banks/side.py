@@ -100,6 +100,11 @@ class SideBank(PackedBank):
         return side.mixed(last_1MD, only_at(read_at, side(kept)))
 
     @property
+    def beside_share(self) -> float:
+        """The side network's width as a part of the base's."""
+        return 0.0 if self.side is None else self.side.norm.weight.numel() / self.base.config.hidden_size
+
+    @property
     def serving_fields(self) -> dict[str, Any]:
         """What of the member changes its result beside its tensors."""
         return {} if self.side is None else {"peft_type": SIDE}

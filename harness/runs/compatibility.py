@@ -16,6 +16,7 @@ from harness.config.schema import (
     DatasetConfig,
     ModelConfig,
     ModelKind,
+    Optimizer,
     QuantConfig,
     QuantMethod,
     ShapeConfig,
@@ -32,6 +33,7 @@ RESIDUAL_METHODS = frozenset(
     {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga, AdapterMethod.lq_lora}
 )  # W = W_residual + scale B0 A0: the base changes, and B, A start from B0, A0
 CALIBRATED_METHODS = frozenset({AdapterMethod.eva, AdapterMethod.corda, AdapterMethod.lora_ga})  # start from data
+WITH_VECTORS = WHOLE_METHODS | {AdapterMethod.dora, AdapterMethod.qst}  # train norms, magnitudes or gates, too
 SVD_METHODS = RESIDUAL_METHODS | {AdapterMethod.loftq}  # the rank is bounded by the layer's smaller side
 
 
@@ -58,6 +60,16 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
             f"{', '.join(LAYERS)}, which a T5 doesn't have; use adapter=lora, dora or hft"
         )
     return shape_problem(adapter, kind, model.shape) if model.path is None else None  # a checkpoint has its own shape
+
+
+def optimizer_problem(adapter: AdapterConfig, optimizer: Optimizer) -> str | None:
+    """-> why an optimizer can't train the method, with the remedy; None if nothing is known against it"""
+    if optimizer is not Optimizer.muon or adapter.method not in WITH_VECTORS:
+        return None
+    return (
+        f"train.optimizer=muon with adapter={adapter.method_name}: it updates matrices, and vectors are trained too; "
+        "use train.optimizer=adamw, or a method that trains matrices only, as adapter=lora"
+    )
 
 
 def shape_problem(adapter: AdapterConfig, kind: ModelKind, shape: ShapeConfig, head_size: int = 0) -> str | None:

@@ -70,7 +70,7 @@ class SideNetwork(nn.Module):
         """What the output layer reads, of the base's last states and the side network's. In float32: 1 - alpha is small
         at first, and bfloat16 knows no number between 0.996 and 1.
         """
-        mixed_BTD = self.alpha * last_BTD.float() + (1 - self.alpha) * self.up(side_BTE).float()
+        mixed_BTD: Tensor = self.alpha * last_BTD.float() + (1 - self.alpha) * self.up(side_BTE).float()
         return mixed_BTD.to(last_BTD.dtype)
 
 
