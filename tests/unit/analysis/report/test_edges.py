@@ -236,3 +236,57 @@ def test_characters_that_no_xml_may_hold_are_replaced() -> None:
 def test_ticks_of_powers_of_ten_stand_on_the_ends_too() -> None:
     along = drawing.Axis(scale=Scale(low=0.0, high=1.0, ticks=()), start=0.0, end=100.0, is_log=True)
     assert along.ticks() == [(0.0, "1"), (pytest.approx(30.10), "2"), (pytest.approx(69.90), "5"), (100.0, "10")]
+
+
+def test_a_tournaments_folder_part_by_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Judges are those of the verdicts, with what is recorded of them; without verdicts, those recorded."""
+    judgment = made(question_id="q", system_a="a", system_b="b")
+    verdicts = [made(judge="j"), made(judge=""), made(judge="k"), made(judge="j")]
+    read: list[Any] = []
+    (tmp_path / "verdicts.csv").touch()
+    (further := tmp_path / "more.csv").touch()
+    for name, value in {
+        "_verdicts": lambda paths, bench: read.append((paths, bench)) or verdicts,
+        "recorded_judges": lambda folder: {"j": {"temperature": 0}, "z": {}},
+        "recorded_judgments": lambda folder: [("j", judgment)],
+        "recorded_flags": lambda judgments: {"flags of": len(judgments)},
+        "read_ratings": lambda path: {"elo": path.name},
+        "_votes": lambda ratings: ("votes", ratings),
+    }.items():
+        monkeypatch.setattr(records, name, value)
+    found: Any = records.load_tournament(tmp_path, "bench", [further])
+    assert read == [([tmp_path / "verdicts.csv", further], "bench")]
+    assert [(judge.name, judge.settings) for judge in found.judges] == [("j", {"temperature": 0}), ("k", {})]
+    assert found.judgments == {("j", "q", "a", "b"): judgment}
+    assert (found.flagged, found.ratings) == ({"flags of": 1}, {"elo": "ratings.json"})
+    assert (found.votes, found.folder, found.verdicts) == (("votes", found.ratings), tmp_path, verdicts)
+    verdicts.clear()
+    assert [judge.name for judge in records.load_tournament(tmp_path).judges] == ["j", "z"]
+
+
+def test_votes_are_read_as_far_as_their_files_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (there := tmp_path / "a.csv").touch()
+    monkeypatch.setattr(records, "_verdicts", lambda paths, bench: (paths, bench))
+    settings = {"settings": {"people": [str(there), str(tmp_path / "gone.csv")]}}
+    found: list[Any] = [records._votes(one) for one in (settings, {"settings": None}, {}, None)]
+    assert found == [([there], None)] + [([], None)] * 3
+
+
+def test_items_by_the_winner_that_each_judge_names() -> None:
+    """Rows: the first judge says the second answer, neither, the first one; an item that one could not read is out."""
+
+    def item(question: str, judge: str, *forward: int, backward: tuple[int, ...] = ()) -> Any:
+        return made(question_id=question, one="a", two="b", judge=judge, forward=forward, backward=backward)
+
+    items = [
+        item("1", "j", FIRST), item("1", "k", SECOND), item("2", "j", FIRST, FIRST, SECOND), item("2", "k", FIRST),
+        item("3", "j", TIE), item("3", "k", SECOND, backward=(SECOND,)), item("4", "j", UNPARSED),
+        item("4", "k", FIRST), item("5", "j", FIRST),
+    ]  # fmt: skip
+    content: Any = made(items=items, judges=("j", "k", "l"))
+    found = tournament._confusions(content)
+    assert list(found) == [("j", "k")]
+    assert found["j", "k"].tolist() == [[0, 0, 0], [1, 0, 0], [1, 0, 1]]
+    assert tournament._both_ways({("a", "b"): 0.5}, "b", "a") == 0.5
+    assert tournament._both_ways({("a", "b"): 0.5, ("b", "a"): 0.25}, "b", "a") == 0.25
+    assert tournament._both_ways({}, "b", "a") is None

@@ -234,14 +234,21 @@ def test_systems_of_two_templates_are_scored_by_each(monkeypatch: pytest.MonkeyP
 
 
 def test_a_summary_has_each_task_and_their_mean() -> None:
-    def task(*values: float | None) -> Any:
-        return made(metrics={f"m{n}": Estimate(value=value) for n, value in enumerate(values)}, crows_pairs=None)
+    """Of metrics of which more is better; where no task has one, of the others, and it says so."""
 
-    result = made(tasks={"p": task(0.5, 0.9), "q": task(0.25), "r": task(None), "s": task()})
+    def task(*values: float | None, less_is_better: tuple[int, ...] = ()) -> Any:
+        metrics = {f"m{n}": Estimate(value=value) for n, value in enumerate(values)}
+        better = {f"m{n}": False for n in less_is_better}
+        return made(metrics=metrics, crows_pairs=None, higher_is_better=better)
+
+    lambada, words = task(8.0, 0.75, less_is_better=(0,)), task(20.0, less_is_better=(0,))
+    result = made(tasks={"p": task(0.5, 0.9), "q": task(0.25), "r": task(None), "s": task(), "l": lambada, "w": words})
     benchmark = TasksBenchmark()
-    assert benchmark.summary(result) == {"p": 0.5, "q": 0.25, "mean_over_tasks": 0.375}
-    assert benchmark.headline(result) == Headline(metric="mean_over_tasks", estimate=Estimate(value=0.375, n=2))
+    assert benchmark.summary(result) == {"p": 0.5, "q": 0.25, "l": 8.0, "w": 20.0, "mean_over_tasks": 0.5}
+    assert benchmark.headline(result) == Headline(metric="mean_over_tasks", estimate=Estimate(value=0.5, n=3))
     assert benchmark.headline(made(tasks={"r": task(None)})) is None
+    lower = Headline(metric="mean_over_tasks", estimate=Estimate(value=20.0, n=1), lower_is_better=True)
+    assert benchmark.headline(made(tasks={"w": words})) == lower
 
 
 def test_the_table_of_tasks_has_a_title_and_a_line_a_metric() -> None:
