@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from eval.benchmarks import changes, dataset_rows, held_out_rows
+from eval.benchmarks import changes, dataset_rows, held_out_rows, intervals
+from eval.benchmarks.answers import AnswersSettings, PromptFormat
 from eval.benchmarks.benchmark import Contestant, Headline, Place, QuestionScores
 from eval.benchmarks.glue import class_scores
 from eval.benchmarks.glue import score as glue_score
@@ -732,3 +733,93 @@ def test_how_many_tokens_and_questions_mmlu_asks() -> None:
     size = sum(len(text.encode()) for one in chosen for text in (one.question, *one.choices))
     assert benchmark.num_tokens(embedded, paths, None, None) == size // 4
     assert benchmark.num_questions(embedded, None) == 3
+
+
+def test_the_front_is_of_those_that_nobody_is_better_than_everywhere() -> None:
+    """a gains most and forgets most; b between; c is b, less; d lacks a measure, and of the other has more than b."""
+
+    def change(system: str, measure: str, value: float, higher: bool = True) -> Any:
+        return made(system=system, measure=measure, higher_is_better=higher, change=Estimate(value=value))
+
+    found = [
+        change("a", "acc", 3.0), change("a", "loss", 3.0, False), change("b", "acc", 2.0),
+        change("b", "loss", 1.0, False), change("c", "acc", 1.0), change("c", "loss", 1.0, False),
+        change("d", "acc", 2.5),
+    ]  # fmt: skip
+    assert changes.front(found) == ["a"]
+    assert changes.front(found[:6]) == ["a", "b"]
+    assert changes.front(found[:2] * 2) == ["a"]
+    one, other = {"acc": 2.0, "loss": 0.0}, {"acc": 1.0, "loss": 1.0}
+    assert changes._is_better(one, other) is changes._is_better(other, one) is changes._is_better(one, one) is False
+    assert changes._is_better(one, {"acc": 1.0, "loss": 0.0})
+    assert not changes._is_better(one, {"other": 1.0})
+
+
+def test_how_many_tokens_answers_take(tmp_path: Path) -> None:
+    """4 bytes of a turn are a token; each turn is answered by as many as are allowed."""
+    rows = [{"question_id": 1, "turns": ["x" * 40, "\u00e9" * 10]}, {"question_id": 2, "turns": ["x" * 21]}]
+    (file := tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    benchmark, paths = BENCHMARKS["answers"], PathsConfig()
+    settings = AnswersSettings(questions=str(file), max_new_tokens=100)
+    assert benchmark.num_tokens(settings, paths, None, None) == (40 + 20 + 21) // 4 + 3 * 100
+    one = AnswersSettings(questions=str(file), max_new_tokens=7, limit=1)
+    assert benchmark.num_tokens(one, paths, None, None) == 15 + 2 * 7
+    assert benchmark.files(settings) == {"questions": [file]}
+    missing = AnswersSettings(questions=str(tmp_path / "none.jsonl"))
+    assert benchmark.num_tokens(missing, paths, None, None) is None
+    assert benchmark.files(missing) == {"questions": []}
+    [problem] = benchmark.problems(missing, paths, "k.")
+    assert problem.startswith("k.questions: ")
+    assert benchmark.problems(settings, paths, "k.") == []
+    assert [benchmark.wants_template(AnswersSettings(prompt_format=f)) for f in PromptFormat] == [
+        f is PromptFormat.chat for f in PromptFormat
+    ]
+
+
+def test_answers_of_runs_are_counted_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def generate(base: Any, systems: Any, questions: Any, bench: str, how: Any, on_progress: Any) -> Any:
+        seen.append(([one.name for one in systems], len(questions), bench, how.max_new_tokens, how.prompt_format))
+        return {"s1": ["x", "y"], "s2": []}
+
+    monkeypatch.setattr("eval.answers.generate.generate_answers", generate)
+    who = [Contestant(name=n, member=None, system=s) for n, s in (("a", made(name="s1")), ("b", made(name="s2")))]
+    who.append(Contestant(name="c", member=None))
+    settings = AnswersSettings(bench="mine", max_new_tokens=7, limit=2, prompt_format=PromptFormat.human)
+    place = Place(paths=PathsConfig(), partial=None, on_progress=lambda *done: None)
+    base: Any = "base"
+    found: Any = BENCHMARKS["answers"].score(base, who, settings, place)
+    assert {name: (one.num_answers, one.path) for name, one in found.items()} == {
+        "a": (2, "answers/mine.jsonl"), "b": (0, "answers/mine.jsonl"),
+    }  # fmt: skip
+    assert seen == [(["s1", "s2"], 2, "mine", 7, PromptFormat.human)]
+    assert BENCHMARKS["answers"].summary(found["a"]) == {"num_answers": 2}
+    assert BENCHMARKS["answers"].headline(found["a"]) is None
+
+
+def test_intervals_of_shares_stay_between_nothing_and_all() -> None:
+    """Of 16 of 16 rounding alone would reach beyond 1, of 0 of 21 below 0; several strata reach beyond by far."""
+    for n in range(1, 100):
+        assert intervals.wilson_interval(n, n)[1] <= 1.0
+        assert intervals.wilson_interval(0, n)[0] >= 0.0
+    assert intervals.stratified_interval([(1, 1)]) == pytest.approx(intervals.wilson_interval(1, 1))
+    low, high = intervals.stratified_interval([(16, 16), (40, 40)])
+    assert high == 1.0
+    assert 0.0 < low < 1.0
+    assert intervals.stratified_interval([(0, 21), (0, 37)])[0] == 0.0
+    one, other = intervals.wilson_interval(1, 4), intervals.wilson_interval(3, 6)
+    low, high = intervals.stratified_interval([(1, 4), (3, 6)])
+    assert low == pytest.approx(0.375 - ((0.25 - one[0]) ** 2 + (0.5 - other[0]) ** 2) ** 0.5 / 2)
+    assert high == pytest.approx(0.375 + ((one[1] - 0.25) ** 2 + (other[1] - 0.5) ** 2) ** 0.5 / 2)
+
+
+def test_an_interval_of_a_mean_is_wilsons_of_shares_and_students_of_others() -> None:
+    assert intervals.mean_interval([0.0, 1.0, 1.0]) == intervals.wilson_interval(2, 3)
+    assert intervals.mean_interval([1.0]) == intervals.wilson_interval(1, 1)
+    assert intervals.mean_interval([0.5]) is intervals.mean_interval([0.5, 0.5]) is None
+    low, high = intervals.mean_interval([1.0, 2.0, 3.0]) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-5)
+    draws = np.array([np.nan, *np.arange(101.0), np.inf])
+    assert intervals.percentile_interval(draws) == (2.5, 97.5)
+    assert intervals.percentile_interval(np.array([np.nan])) is intervals.percentile_interval(np.ones(3)) is None
