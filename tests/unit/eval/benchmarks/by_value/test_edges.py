@@ -24,7 +24,7 @@ from eval.benchmarks.glue.settings import GlueSettings
 from eval.benchmarks.mmlu import calibration
 from eval.benchmarks.mmlu import score as mmlu_score
 from eval.benchmarks.mmlu.questions import Role, load_questions, parse_question
-from eval.benchmarks.mmlu.settings import MmluSettings
+from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from eval.benchmarks.perplexity import texts
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.registry import BENCHMARKS
@@ -38,6 +38,7 @@ from eval.benchmarks.tasks import results as task_results
 from eval.benchmarks.tasks import score as tasks_score
 from eval.benchmarks.tasks.benchmark import TasksBenchmark
 from eval.benchmarks.tasks.settings import TasksSettings
+from eval.scoring.partial import Partial
 from harness.config.schema import EvalSource, ModelKind, PathsConfig
 from harness.runs.estimate import Estimate
 
@@ -823,3 +824,85 @@ def test_an_interval_of_a_mean_is_wilsons_of_shares_and_students_of_others() -> 
     draws = np.array([np.nan, *np.arange(101.0), np.inf])
     assert intervals.percentile_interval(draws) == (2.5, 97.5)
     assert intervals.percentile_interval(np.array([np.nan])) is intervals.percentile_interval(np.ones(3)) is None
+
+
+def test_what_scoring_mmlu_asks_keeps_and_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two systems, three questions, one answered before: five are asked, in groups of what begins alike."""
+    questions = [made(subject=s, answer=n) for n, s in enumerate(("law", "law", "art"))]
+    encoded = [
+        made(tokens=[7, 8], num_shots=5, num_truncated=0), made(tokens=[9], num_shots=5, num_truncated=3),
+        made(tokens=[7, 1], num_shots=4, num_truncated=0),
+    ]  # fmt: skip
+    data = made(questions=questions, indices=(4, 5, 9), sha256="d")
+    parts = {"a": Partial[int](None, {0: [0.0] * 4}), "b": Partial[int](None)}
+    seen: list[Any] = []
+    told: list[Any] = []
+
+    def score(base: Any, prompts: Any, letters: Any, row_tokens: int | None) -> Iterator[Any]:
+        seen.append((prompts, letters, row_tokens))
+        yield [4, 0], np.array([[4.0] * 4, [0.5] * 4], dtype=np.float32)
+        yield [1, 2, 3], np.array([[float(n)] * 4 for n in (1, 2, 3)], dtype=np.float32)
+
+    for name, value in {
+        "load_set": lambda settings: data,
+        "encode_set": lambda *given: encoded,
+        "_letter_tokens": lambda *given: [[1], [2], [3]],
+        "_open_job": lambda base, name, member, *rest: mmlu_score._Job(name, member, "sha", parts[name]),
+        "_score": score,
+        "_result": lambda job, *rest: sorted((at, found[0]) for at, found in job.logprobs.items()),
+    }.items():
+        monkeypatch.setattr(mmlu_score, name, value)
+    base: Any = "base"
+    found: Any = mmlu_score.score_mmlu(
+        base, {"a": None, "b": "m"}, MmluSettings(row_tokens=9), lambda *done: told.append(done)
+    )
+    [(prompts, letters, row_tokens)] = seen
+    assert [(one.tokens, one.member, one.group) for one in prompts] == [
+        ([9], None, "law/1"), ([7, 1], None, "art/shots=4"), ([7, 8], "m", "law/shots=5"), ([9], "m", "law/1"),
+        ([7, 1], "m", "art/shots=4"),
+    ]  # fmt: skip
+    assert (letters, row_tokens, told) == ([[2], [3], [1], [2], [3]], 9, [(3, 6), (6, 6)])
+    assert found == {"a": [(0, 0.0), (1, 0.5), (2, 1.0)], "b": [(0, 2.0), (1, 3.0), (2, 4.0)]}
+
+
+def test_letters_are_found_once_a_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(mmlu_score, "answer_tokens", lambda *given: asked.append(given) or [len(asked)])
+    questions = [made(subject=s) for s in ("law", "art", "law")]
+    data: Any = made(questions=questions, shots={"law": "l", "art": "a"})
+    settings = MmluSettings(protocol=Protocol.hendrycks, chat=True, num_shots=1)
+    assert mmlu_score._letter_tokens(base_of("t"), data, settings) == [[1], [2], [1]]
+    assert asked == [("t", Protocol.hendrycks, s, q, True) for s, q in (("l", questions[0]), ("a", questions[1]))]
+
+
+def test_a_question_that_does_not_fit_is_named_by_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(tokenizer: Any, protocol: Any, shots: Any, question: Any, most: int, chat: bool) -> Any:
+        if question.subject == "art":
+            raise ValueError("too long")
+        return protocol, shots, most, chat
+
+    monkeypatch.setattr(mmlu_score, "encode_prompt", encode)
+    questions = [made(subject=s) for s in ("law", "art")]
+    data: Any = made(indices=(3, 7), questions=questions, shots={"law": "l", "art": "a"})
+    settings = MmluSettings(questions="f.jsonl", chat=True, num_shots=0)
+    with pytest.raises(ValueError, match=r"^f.jsonl, question 8: too long$"):
+        mmlu_score.encode_set(base_of("t"), data, settings)
+    data.questions = questions[:1] * 2
+    assert mmlu_score.encode_set(base_of("t"), data, settings) == [(settings.protocol, "l", 9, True)] * 2
+
+
+def test_a_result_of_mmlu_counts_cut_prompts_and_dropped_examples() -> None:
+    questions = [made(subject=s, answer=a) for s, a in (("astronomy", 1), ("astronomy", 0), ("anatomy", 3))]
+    logprobs = [[0.0, 1.0, -1.0, -1.0], [0.0, 1.0, -1.0, -1.0], [0.0, 0.0, 0.0, 2.0]]
+    encoded: Any = [made(num_shots=n, num_truncated=cut) for n, cut in ((5, 0), (3, 2), (4, 1))]
+    job = mmlu_score._Job("sys", None, "sha", Partial(None, dict(enumerate(logprobs))))
+    data: Any = made(questions=questions, indices=(4, 5, 9), sha256="d")
+    found = mmlu_score._result(job, data, encoded, MmluSettings(split_name="s"))
+    assert (found.num_truncated_prompts, found.num_dropped_shots, found.num_shots, found.chat) == (2, 3, 5, False)
+    assert (found.accuracy_macro, found.accuracy_micro) == (0.75, pytest.approx(2 / 3))
+    assert (found.n, found.num_subjects) == (3, 2)
+    assert [(p.subject, p.index, p.choice, p.answer, p.num_shots, p.num_truncated) for p in found.predictions] == [
+        ("astronomy", 4, 1, 1, 5, 0), ("astronomy", 5, 1, 0, 3, 2), ("anatomy", 9, 3, 3, 4, 1),
+    ]  # fmt: skip
+    assert (found.system, found.model_sha256, found.settings_sha256, found.split_name) == ("sys", "sha", "d", "s")
+    assert found.protocol == "lm_eval"
