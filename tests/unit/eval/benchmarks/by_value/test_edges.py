@@ -1,12 +1,13 @@
 """Edges of the benchmarks: ends of texts, digests of what is kept, orders of files, resamples, tiny spreads."""
 
+import gzip
 import hashlib
 import importlib
 import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from eval.benchmarks import changes, dataset_rows, held_out_rows, intervals
+from eval.benchmarks import changes, dataset_rows, held_out_rows, intervals, registry
 from eval.benchmarks.answers import AnswersSettings, PromptFormat
 from eval.benchmarks.benchmark import Contestant, Headline, Place, QuestionScores
 from eval.benchmarks.glue import class_scores
@@ -28,7 +29,7 @@ from eval.benchmarks.mmlu.settings import MmluSettings, Protocol
 from eval.benchmarks.perplexity import texts
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.registry import BENCHMARKS
-from eval.benchmarks.replicates import NO_SPREAD, Spreads
+from eval.benchmarks.replicates import NO_SPREAD, ONE_RUN, Difference, Source, Spreads, _as_wide_as_exact
 from eval.benchmarks.rouge import score as rouge
 from eval.benchmarks.rouge.settings import RougeSettings
 from eval.benchmarks.super_ni import score as super_ni_score
@@ -39,7 +40,7 @@ from eval.benchmarks.tasks import score as tasks_score
 from eval.benchmarks.tasks.benchmark import TasksBenchmark
 from eval.benchmarks.tasks.settings import TasksSettings
 from eval.scoring.partial import Partial
-from harness.config.schema import EvalSource, ModelKind, PathsConfig
+from harness.config.schema import EvalConfig, EvalSource, ModelKind, PathsConfig
 from harness.runs.estimate import Estimate
 
 # what only type checkers read of other modules: a plan or a command imports these without loading torch or lm-eval
@@ -906,3 +907,53 @@ def test_a_result_of_mmlu_counts_cut_prompts_and_dropped_examples() -> None:
     ]  # fmt: skip
     assert (found.system, found.model_sha256, found.settings_sha256, found.split_name) == ("sys", "sha", "d", "s")
     assert found.protocol == "lm_eval"
+
+
+def test_only_single_runs_of_whole_numbers_are_as_wide_as_the_exact_test() -> None:
+    """Four questions of five for one system: McNemar's p is 2/16, whoever is first; a second run is no single one."""
+    ones, last = np.ones((1, 5)), np.array([[0.0, 0.0, 0.0, 0.0, 1.0]])
+    found = Difference(value=0.8, sources=(Source(variance=0.04, freedom=4),), note=ONE_RUN)
+    wide = _as_wide_as_exact(found, ones, last)
+    assert wide.p_two_sided() == pytest.approx(2 / 16)
+    assert wide.note == ONE_RUN
+    other_way = replace(found, value=-0.8)
+    assert _as_wide_as_exact(other_way, last, ones).p_two_sided() == pytest.approx(2 / 16)
+    twice = np.concatenate([ones, ones])
+    assert _as_wide_as_exact(found, twice, last) is _as_wide_as_exact(found, ones, np.concatenate([last] * 2)) is found
+    assert _as_wide_as_exact(replace(found, note=""), ones, last).note == ""
+    assert _as_wide_as_exact(found, ones * 0.5, last * 0.5) is found
+    wider = replace(found, sources=(Source(variance=0.4, freedom=4),))
+    assert _as_wide_as_exact(wider, ones, last) is wider  # it says less than the exact test already
+    assert _as_wide_as_exact(replace(found, sources=()), ones, last).sources == ()
+
+
+def test_the_config_of_evaluations_is_made_of_each_benchmarks_settings() -> None:
+    made_of: Any = registry._eval_config.__wrapped__((("glue", GlueSettings), ("rouge", RougeSettings)))
+    config = made_of()
+    assert isinstance(config, EvalConfig)
+    assert (config.glue, config.rouge, config.after_training) == (GlueSettings(), RougeSettings(), [])
+    assert not hasattr(config, "__dict__")
+    with pytest.raises(TypeError, match="positional"):
+        made_of([])
+    assert made_of(glue=GlueSettings(limit=3)).glue.limit == 3
+    assert registry.settings_of(config, "rouge") == RougeSettings()
+    assert registry.settings_of(EvalConfig(), "rouge") == RougeSettings()
+
+
+def test_lines_of_a_packed_text_are_counted_from_one(tmp_path: Path) -> None:
+    (file := tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n\n{"text": "b"}'))
+    assert list(texts._packed_rows(file)) == [(f"{file}, line 1", {"text": "a"}), (f"{file}, line 2", {"text": "b"})]
+    for content, said in ((b"[1]\n", "expected an object a line"), (b"{\n", "can't be unpacked into JSON lines")):
+        file.write_bytes(gzip.compress(content))
+        with pytest.raises(ValueError, match=said):
+            list(texts._packed_rows(file))
+    file.write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match=r"a.jsonl.gz: can't be unpacked into JSON lines .*fetch the file again"):
+        list(texts._packed_rows(file))
+
+
+def test_words_of_one_stem_are_equal_for_rouge() -> None:
+    scorer = super_ni_score._scorer.__wrapped__()
+    assert scorer.score("he runs quickly", "he run quickly")["rougeL"].fmeasure == 1.0
+    assert scorer.score("he walks", "he run")["rougeL"].fmeasure == 0.5
+    assert super_ni_score.rouge_l("he runs", ["they walk", "he run"]) == 1.0
