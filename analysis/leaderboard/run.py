@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ def _judged(ended: Ended) -> tuple[str, str]:
 def _has_no_rows(path: Path) -> bool:
     """Whether a file of verdicts has a header at most."""
     with path.open("rb") as file:
-        return sum(1 for _ in zip(file, range(2), strict=False)) < 2
+        return next(islice(file, 1, None), None) is None
 
 
 def _failed(outcomes: Mapping[str, Outcome], key: str) -> bool:

@@ -21,6 +21,7 @@ from analysis.leaderboard.run import Outcome, Runner
 from analysis.leaderboard.watch import SiteHandler, Watched, WatchOptions
 from harness.config.schema import ModelKind
 from harness.runs.steps import load_steps
+from tests.unit.analysis.leaderboard.test_handed_on import parameters
 
 
 def made(**values: Any) -> Any:
@@ -66,6 +67,14 @@ def test_runs_that_answer_nothing_are_noted_where_there_are_some(
     monkeypatch.setattr(found, "_readable", lambda *given: (runs, []))
     there = found.look(options)
     assert (there.is_whole_sweep, there.has_verdicts, there.has_ratings) == (True, True, False)
+    (tmp_path / "ratings.json").touch()
+    (tmp_path / "v.csv").write_text("question_id,system_a,system_b,verdict\n1,p,q,1\n")
+    for path, written in (("verdicts.csv", 5), ("v.csv", 6), ("ratings.json", 6)):
+        os.utime(tmp_path / path, ns=(written, written))
+    there = found.look(replace(options, verdicts=(tmp_path / "v.csv",)))
+    assert (there.has_ratings, there.rated, there.others) == (True, ("p", "q"), {"x": frozenset("1")})
+    os.utime(tmp_path / "v.csv", ns=(7, 7))
+    assert not found.look(replace(options, verdicts=(tmp_path / "v.csv",))).has_ratings
 
 
 def test_ratings_are_new_until_verdicts_are_newer(tmp_path: Path) -> None:
@@ -352,3 +361,37 @@ def test_a_finished_run_as_it_is_found(tmp_path: Path, kind: str | None, plays: 
         "g",
         False,
     )
+
+
+def test_threads_of_a_watched_sweep_end_with_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kinds: list[Any] = []
+    real = watch.threading.Thread
+
+    def thread(**more: Any) -> Any:
+        kinds.append((more["target"].__name__, more.get("daemon")))
+        return real(**more)
+
+    monkeypatch.setattr(watch.threading, "Thread", thread)
+    monkeypatch.setattr(watch, "Watched", lambda options, folder: made(update=lambda: False))
+    with watch.serving(WatchOptions(sweep="s", runs=tmp_path, every_seconds=60), print):
+        assert kinds == [("_look_again", True), ("serve_forever", True)]
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "leaderboard": {"benchmarks": "", "bench": "open", "only_plan": False, "yes": False, "as_json": False},
+    "watch": {"port": 8000, "every": 10.0},
+    "report": {"runs": Path("runs"), "as_json": False},
+    "tables": {
+        "data": Path("data"), "runs": Path("runs"), "like": "", "device": "H100", "judge": "gpt-4", "plan": True,
+        "out": Path("reports/tables"), "resamples": 1000, "as_json": False,
+    },
+    "figures": {"runs": Path("runs"), "out": Path("reports/figures")},
+    "data": {"data": Path("data")},
+    "compare": {"axis": "adapter", "as_json": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command_name", DEFAULTS)
+def test_what_a_command_takes_where_nothing_is_said(command_name: str) -> None:
+    found_so = {option.name: option.default for name, option in parameters() if name == command_name}
+    assert {name: found_so[name] for name in DEFAULTS[command_name]} == DEFAULTS[command_name]

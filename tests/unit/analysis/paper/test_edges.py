@@ -343,3 +343,23 @@ def test_wins_less_losses_a_question() -> None:
     assert met.high is not None
     assert met.low < 1.5 < met.high
     assert [c.status.value for c in tables.win_cells(printed, None, "s", "none")] == ["not run"] * 2
+
+
+def test_a_run_fills_cells_by_each_benchmark_that_it_was_scored_on() -> None:
+    def result(value: float | None, *ci95: float) -> Any:
+        return {"headline": {"metric": "m", "n": 9, "value": value, "ci95": ci95 or None}}
+
+    places: Any = made(benchmark="x y z", scale=100.0, cells=lambda spec: [("row", "column", spec["part"])])
+    run: Any = made(run_id="r", spec={"part": "p"}, results={"y": result(0.5, 0.25, 0.75), "z": result(None)})
+    assert list(own._values("3", places, run)) == [("row", "column", "p", 50.0, 25.0, 75.0)]
+    run.results["z"] = result(0.125)
+    assert [found[3:] for found in own._values("3", places, run)] == [(50.0, 25.0, 75.0), (12.5, None, None)]
+    places.benchmark = None
+    assert list(own._values("3", places, run)) == []
+    age, average = {"value": 50.0, "ci95": [40.0, 60.0]}, {"value": 55.0, "ci95": None}
+    crows = {"categories": {"Age": age}, "average_of_pairs": average}
+    places.benchmark = "tasks"
+    run.results = {"tasks": {"tasks": {"other": {}, "c": {"crows_pairs": crows}}}}
+    assert list(own._values("8", places, run)) == [
+        ("Age", "column", "p", 50.0, 40.0, 60.0), ("Average", "column", "p", 55.0, None, None),
+    ]  # fmt: skip

@@ -15,7 +15,7 @@ from analysis.report.examples.failures import _points
 from analysis.report.figures import Scale, round_ticks
 from analysis.report.formats import FILTERS
 from analysis.report.leaderboard import LeaderboardRow
-from analysis.report.plots import drawing, tournament
+from analysis.report.plots import axes, drawing, tournament
 from analysis.report.plots import runs as run_figures
 from analysis.report.plots.charts import Line, curves
 from analysis.report.sections import DENSE_ABOVE, run_settings
@@ -165,17 +165,18 @@ def test_a_tournament_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert (empty.verdicts, empty.ratings, empty.judges, empty.votes) == ((), None, (), ())
 
 
-def test_the_heat_map_is_of_the_two_largest_effects() -> None:
+@pytest.mark.parametrize("scale", [1.0, 0.0625])
+def test_the_heat_map_is_of_the_two_largest_effects(scale: float) -> None:
     """8 points between models, 4 between ranks, 1 between datasets: in the order of their size, not of the axes."""
     rows = [{"dataset": d, "lora_r": r, "model": m} for d in "ab" for r in (8, 64) for m in ("x", "y")]
     runs = pd.DataFrame(rows, index=[f"run{n}" for n in range(8)])
     size = {"a": 0.0, "b": 1.0, 8: 0.0, 64: -4.0, "x": 0.0, "y": 8.0}
-    values = [sum(size[level] for level in row.values()) for row in rows]
+    values = [scale * sum(size[level] for level in row.values()) for row in rows]
     made_of = grid.GridResults.of(runs, np.array(values), measure="m", unit="points", axes=list(rows[0]), seeds=[])
     view = grid._filled("mmlu", "T", made_of).heat_map
     assert view is not None
     assert (view.first, view.second, view.rows, view.columns) == ("model", "r", ("x", "y"), ("8", "64"))
-    assert view.values == ((0.5, -3.5), (8.5, 4.5))
+    assert view.values == ((scale * 0.5, scale * -3.5), (scale * 8.5, scale * 4.5))
 
 
 def test_the_leaderboard_of_a_terminal_column_by_column() -> None:
@@ -290,3 +291,26 @@ def test_items_by_the_winner_that_each_judge_names() -> None:
     assert tournament._both_ways({("a", "b"): 0.5}, "b", "a") == 0.5
     assert tournament._both_ways({("a", "b"): 0.5, ("b", "a"): 0.25}, "b", "a") == 0.25
     assert tournament._both_ways({}, "b", "a") is None
+
+
+def test_two_axes_without_a_value_are_not_measured() -> None:
+    """Cells without a run have no colour; where all are so, or all are equal, nothing is drawn."""
+
+    def content(*values: float | None) -> Any:
+        heat = made(first="r", second="model", rows=("8",), columns=("x", "y"), values=(values,), cells=({"value": 1},))
+        return made(grid=[made(heat_map=None), made(heat_map=heat, title="MMLU", higher_is_better=True)])
+
+    nothing = axes.two_axes(made(grid=[made(heat_map=None)]))  # type: ignore[arg-type]
+    assert axes.two_axes(content(None, None)) == nothing
+    assert (nothing.caption, nothing.drawing) == (axes.NOT_MEASURED, None)
+    assert axes.two_axes(content(2.0, 2.0)).caption == "Nothing to draw: all cells are equal."
+    drawn = axes.two_axes(content(2.0, None))
+    assert (drawn.drawing, drawn.rows, drawn.columns) == (None, ((1,),), ("value",))
+    assert axes.two_axes(content(2.0, 3.0)).caption.startswith("MMLU: mean over runs; rows are r, columns model")
+
+
+@pytest.mark.parametrize(("num", "kept"), [(0, 0), (1, 1), (12, 12), (13, 7), (24, 12), (25, 9)])
+def test_twelve_ticks_at_most_are_named(num: int, kept: int) -> None:
+    ticks = [(str(place), float(place)) for place in range(num)]
+    assert len(axes._few(ticks)) == kept
+    assert list(axes._few(ticks)[:1]) == ticks[:1]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.benchmarks import changes, intervals, registry
+from eval.benchmarks import changes, intervals, registry, templates
 from eval.benchmarks.answers import AnswersSettings, PromptFormat
 from eval.benchmarks.benchmark import Contestant, Place
 from eval.benchmarks.glue import score as glue_score
@@ -460,3 +460,18 @@ def test_what_is_no_question_of_mmlu_is_named(changes_of: dict[str, Any] | None,
         parse_question(5 if changes_of is None else row | changes_of, "f, line 3")
     assert [parse_question(row | {"answer": n}, "f").answer for n in (0, 3)] == [0, 3]
     assert parse_question(row, "f").choices == ("a", "b", "c", "d")
+
+
+def test_contestants_of_one_template_are_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each run's own template, and only where a benchmark asks through one; what is no run has none."""
+    monkeypatch.setattr(templates, "own_template", lambda system: system.template)
+    monkeypatch.setattr(templates, "read_by_template", lambda base, template: (base, template))
+    who = [
+        Contestant(name=name, member=name.upper(), system=None if own is None else made(template=own))
+        for name, own in (("a", "x"), ("b", None), ("c", "y"), ("d", "x"))
+    ]
+    base: Any = "base"
+    found: Any = list(templates.members_by_template(base, who, True))
+    assert found == [(("base", "x"), {"a": "A", "d": "D"}), (("base", None), {"b": "B"}), (("base", "y"), {"c": "C"})]
+    together: Any = list(templates.members_by_template(base, who, False))
+    assert together == [(("base", None), {name: name.upper() for name in "abcd"})]
