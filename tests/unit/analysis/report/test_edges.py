@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.effects.grid import level_text
-from analysis.report import figures, grid, leaderboard, records, render
+from analysis.report import figures, grid, leaderboard, records, render, sections
 from analysis.report.examples.failures import _points
 from analysis.report.figures import Scale, round_ticks
 from analysis.report.formats import FILTERS
@@ -314,3 +314,10 @@ def test_twelve_ticks_at_most_are_named(num: int, kept: int) -> None:
     ticks = [(str(place), float(place)) for place in range(num)]
     assert len(axes._few(ticks)) == kept
     assert list(axes._few(ticks)[:1]) == ticks[:1]
+
+
+def test_an_axis_of_curves_has_three_ticks_at_most() -> None:
+    one: Any = made(losses=((1, 0.0), (10, 3.0)), eval_losses=())
+    view = sections.curves_view([one])
+    assert view is not None
+    assert view.scale.ticks == (0.0, 2.0)  # 0, 1, 2 and 3 are four
