@@ -5,9 +5,10 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -553,6 +554,7 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
     commit, dirty = git_state()
     last = run.metrics[-max(1, len(run.metrics) // 10) :]
     kept = _kept_point(run)
+    storage = None if run.member is None else base.bank.storage(run.claim.run_id)
     return RunRecord(
         run_id=run.claim.run_id,
         label=run.label,
@@ -574,8 +576,10 @@ def _record(base: LoadedBase, run: _Run, adapter_sha256: str | None, num_devices
         adapter_sha256=adapter_sha256,
         optimizer_used=run.member.optimizer_kind.value if run.member and run.member.optimizer_kind else None,
         device=device_name if num_devices == 1 else f"{num_devices} x {device_name}",
+        storage=storage,
         notes=(
             *(base.bank.notes if run.member else ()),
+            *_storage_notes(storage),
             *([] if run.data is not None and run.data.has_all_rows else _sample_notes(run.spec.dataset)),
             *(run.data.notes if run.data else ()),
             *run.notes,
@@ -603,6 +607,16 @@ def _kept_point(run: _Run) -> EvalPoint | None:
     if member is None or member.held_out is None:
         return None
     return run.points.get(member.step if member.best is None else member.best.step)
+
+
+def _storage_notes(storage: Mapping[str, Any] | None) -> list[str]:
+    """How many bits the layers' own formats take, where they have some."""
+    if storage is None:
+        return []
+    return [
+        f"{sum(storage['layers'].values())} layers in {len(storage['layers'])} formats of their own, "
+        f"{storage['bits']:.3f} bits a weight; simulated: held in the compute dtype"
+    ]
 
 
 def _sample_notes(dataset: DatasetConfig | None) -> list[str]:

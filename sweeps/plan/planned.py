@@ -20,7 +20,7 @@ from sweeps.plan.enqueue import run_problem
 from sweeps.plan.estimate import Estimate, estimate_all, free_disk_bytes
 from sweeps.plan.evaluations import evaluation_times
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs, whole_base_problem
-from sweeps.plan.preflight import architecture_notes, cuda_problems, device_notes, preflight
+from sweeps.plan.preflight import architecture_notes, cuda_problems, device_notes, preflight, storage_notes
 from sweeps.plan.slots import work_of, workers_on_device
 from sweeps.plan.table import disk_warning, show_plan
 
@@ -60,7 +60,12 @@ def planned(configs: Sequence[Config]) -> Planned:
             *device_problems(runs, first.launch),
         ],
         num_examples=num_examples,
-        notes=[*device_notes(configs), *architecture_notes(runs, first.paths), *_broken_notes(runs, state)],
+        notes=[
+            *device_notes(configs),
+            *architecture_notes(runs, first.paths),
+            *storage_notes(runs),
+            *_broken_notes(runs, state),
+        ],
     )
 
 

@@ -1,14 +1,20 @@
 """LQ-LoRA: every round comes nearer to the weight, the first is LoftQ's, and a bank's start is what was taken apart."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from harness.banks.causal import PeftBank
 from harness.banks.layers import quantization_of
+from harness.methods.formats import format_of
 from harness.nn.quant import dequantized
+from harness.runs.adapter_files import RESIDUAL_FILE
+from harness.variants.lq_fisher import mean_squared_gradients
 from harness.variants.lq_lora import Factors, best_factors, take_apart
+from harness.variants.lq_rounding import SimulatedLinear
 from tests.tiny import make_checkpoint
 from tests.unit.harness.banks import test_causal
 from tests.unit.harness.banks.test_causal import CPU, QUANTS
@@ -61,3 +67,100 @@ def test_a_bank_starts_nearer_to_the_weights_than_loftq(tmp_path: Path) -> None:
             squares += float((originals[name] - stored - added).square().sum())
         errors[method] = squares
     assert errors["lq_lora"] < 0.99 * errors["loftq"]
+
+
+BY_DATA: dict[str, dict[str, Any]] = {
+    "fisher": {"fisher": True},
+    "bits": {"bits": 2.75},
+    "bits by fisher": {"bits": 2.75, "fisher": True},
+}
+
+
+@pytest.mark.parametrize("quant", ["nf4", "nf4-bf16"])
+@pytest.mark.parametrize("keys", BY_DATA.values(), ids=BY_DATA)
+def test_what_is_saved_is_what_was_trained_and_a_start_is_the_same_again(
+    tmp_path: Path, keys: dict[str, Any], quant: str
+) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+    bank = test_causal.make_peft_bank(folder, quant)
+    bank.add_member("a", test_causal.config("lq_lora", **keys), seed=3)
+    bank.eval()
+    started = test_causal.losses(bank)
+    test_causal.move(bank)
+    trained = test_causal.losses(bank)
+    assert float((trained - started).abs().max()) > 0.05
+    bank.save_member("a", tmp_path / "adapter", "tiny", "main")
+    again = PeftBank(folder, QUANTS[quant], CPU)
+    again.load_member("a", tmp_path / "adapter")
+    assert torch.equal(test_causal.losses(again), trained)
+    assert again.storage("a") == bank.storage("a")
+    assert again.quantized_share == bank.quantized_share > 0.3
+    twin = test_causal.make_peft_bank(folder, quant)
+    twin.add_member("a", test_causal.config("lq_lora", **keys), seed=3)
+    assert torch.equal(test_causal.losses(twin.eval()), started)  # as a resumed run begins
+
+
+def test_a_budget_is_kept_and_layers_without_an_adapter_stay_as_quant_says(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path)
+    bank = PeftBank(folder, QUANTS["nf4"], CPU)
+    bank.add_member("a", test_causal.config("lq_lora", bits=3.0, targets=["q_proj", "down_proj"]), seed=3)
+    storage = bank.storage("a")
+    assert storage is not None
+    assert 2.9 < storage["bits"] <= 3.0
+    assert sum(storage["layers"].values()) == 4  # of two blocks
+    assert storage["num_weights"] == 2 * (32 * 32 + 32 * 64)
+    for name, layer in bank.layers.items():
+        adapted = name.endswith(("q_proj", "down_proj"))
+        assert isinstance(layer.base, SimulatedLinear) is adapted, name
+        if adapted:
+            kind = format_of(bank._started.formats[name])  # type: ignore[union-attr]
+            assert len(layer.base.weight[0, : kind.block_size].unique()) <= 2**kind.bits
+        else:
+            assert name == "lm_head" or dequantized(layer.base) is not None, name
+    with pytest.raises(ValueError, match=r"adapter\.bits: .* raise it"):  # a small matrix has an offset of 32 bits
+        PeftBank(folder, QUANTS["nf4"], CPU).add_member("a", test_causal.config("lq_lora", bits=2.04), seed=3)
+
+
+def test_formats_of_other_layers_are_refused(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+    bank = PeftBank(folder, QUANTS["nf4"], CPU)
+    bank.add_member("a", test_causal.config("lq_lora", bits=3.0), seed=3)
+    bank.save_member("a", tmp_path / "adapter", "tiny", "main")
+    about = tmp_path / "adapter" / RESIDUAL_FILE
+    saved = json.loads(about.read_text())
+
+    def reading(formats: object) -> None:
+        about.write_text(json.dumps(saved | {"formats": formats}))
+        PeftBank(folder, QUANTS["nf4"], CPU).load_member("a", tmp_path / "adapter")
+
+    whole = saved["formats"]
+    reading(whole)
+    name = next(iter(whole))
+    for formats, message in (
+        ({key: kind for key, kind in whole.items() if key != name}, f"no format, or no adapter, for {name}"),
+        (whole | {"model.nowhere": whole[name]}, "no format, or no adapter, for model.nowhere"),
+        (whole | {name: "nf5"}, "nf5: no format of LQ-LoRA's"),
+        ([name], "its formats aren't names by layer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reading(formats)
+
+
+def test_data_keeps_the_weights_that_count_nearer(tmp_path: Path) -> None:
+    """By the Fisher information of the examples, a start with them is nearer to the weights than one without."""
+    folder, errors = make_checkpoint(tmp_path), dict[bool, float]()
+    plain = test_causal.make_peft_bank(folder, "none")
+    weights = {name: layer.base.weight for name, layer in plain.layers.items() if name != "lm_head"}
+    examples = plain.calibration()
+    assert examples is not None
+    fisher = mean_squared_gradients(plain.base, weights, examples.losses(plain.base))  # type: ignore[arg-type]
+    for with_data in (False, True):
+        bank = test_causal.make_peft_bank(folder, "nf4")
+        bank.add_member("a", test_causal.config("lq_lora", bits=2.75, fisher=with_data), seed=3)
+        factors = {key.removeprefix("base_model.model."): p.detach() for key, p in bank.member_parameters("a").items()}
+        errors[with_data] = 0.0
+        for name, weight in weights.items():
+            added = 2 * factors[f"{name}.lora_B.weight"] @ factors[f"{name}.lora_A.weight"]
+            left = weight.detach() - bank.layers[name].base.weight.detach() - added
+            errors[with_data] += float((fisher[name] * left.square()).sum())
+    assert errors[True] < 0.8 * errors[False]
