@@ -25,6 +25,7 @@ from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from harness.banks.any_peft import config_of, other_fields, wrapped
 from harness.banks.layers import layer_names, layer_weight, quantize_layers, resolve_targets
@@ -34,7 +35,7 @@ from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
 from harness.methods.sizes import Layer, size_problem
 from harness.nn.quant import features
 from harness.runs.adapter_files import short_names
-from harness.runs.compatibility import RESIDUAL_METHODS, is_calibrated, rank_problem
+from harness.runs.compatibility import RESIDUAL_METHODS, SVD_METHODS, is_calibrated, rank_problem
 from harness.variants.allora import adapt_gradients
 from harness.variants.s2ft import ranks, select
 
@@ -67,7 +68,7 @@ def start(
         calibrate: needed by EVA, CorDA, LoRA-GA and `adapter.fisher`.
 
     Raises:
-        ValueError: targets that are not there, a rank too large, no calibration examples.
+        ValueError: targets that are not there, a rank too large, no calibration examples, transposed weights.
     """
     names = layer_names(model)
     wanted = resolve_targets(names, config.targets, config.layers)
@@ -231,7 +232,15 @@ def _start_eva(model: PeftModel, calibrate: Calibration) -> None:
 
 
 def _check_sizes(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
-    """Raises ValueError for a rank or a block that doesn't fit a layer; PEFT would take another block for some."""
+    """Raises ValueError for a rank or a block that doesn't fit a layer; PEFT would take another block for some.
+
+    And for layers whose weights lie transposed, where a method takes its start out of them.
+    """
+    if config.method in SVD_METHODS and (turned := [n for n in wanted if type(model.get_submodule(n)) is Conv1D]):
+        raise ValueError(
+            f"adapter.method={config.method.value}: {turned[0]} holds its weight transposed, as GPT-2's layers do, and "
+            "its start can't be taken out of it here; use adapter=lora, dora or eva"
+        )
     layers = [Layer(*features(model.get_submodule(name)), name) for name in wanted]
     smallest = min(min(layer.num_in, layer.num_out) for layer in layers)
     if problem := rank_problem(config, smallest) or size_problem(config, layers):

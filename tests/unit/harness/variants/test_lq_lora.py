@@ -1,22 +1,28 @@
 """LQ-LoRA: every round comes nearer to the weight, the first is LoftQ's, and a bank's start is what was taken apart."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from harness.banks.causal import PeftBank
+from harness.banks.classifier import ClassifierBank
 from harness.banks.layers import quantization_of
+from harness.banks.seq2seq import Seq2SeqBank
 from harness.methods.formats import format_of
 from harness.nn.quant import dequantized
 from harness.runs.adapter_files import RESIDUAL_FILE
+from harness.training.group import Member, StepMetrics
+from harness.training.loop import TrainingInterrupted, train_group
 from harness.variants.lq_fisher import mean_squared_gradients
 from harness.variants.lq_lora import Factors, best_factors, take_apart
 from harness.variants.lq_rounding import SimulatedLinear
-from tests.tiny import make_checkpoint
-from tests.unit.harness.banks import test_causal
+from tests.tiny import VOCAB_SIZE, make_checkpoint
+from tests.unit.harness.banks import test_causal, test_classifier, test_seq2seq
 from tests.unit.harness.banks.test_causal import CPU, QUANTS
 
 RANK, SCALE = 4, 2.0
@@ -76,8 +82,11 @@ BY_DATA: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("quant", ["nf4", "nf4-bf16"])
-@pytest.mark.parametrize("keys", BY_DATA.values(), ids=BY_DATA)
+@pytest.mark.parametrize(
+    ("keys", "quant"),
+    [*((BY_DATA[name], "nf4") for name in BY_DATA), (BY_DATA["bits by fisher"], "nf4-bf16")],
+    ids=[*BY_DATA, "bf16"],
+)
 def test_what_is_saved_is_what_was_trained_and_a_start_is_the_same_again(
     tmp_path: Path, keys: dict[str, Any], quant: str
 ) -> None:
@@ -164,3 +173,66 @@ def test_data_keeps_the_weights_that_count_nearer(tmp_path: Path) -> None:
             left = weight.detach() - bank.layers[name].base.weight.detach() - added
             errors[with_data] += float((fisher[name] * left.square()).sum())
     assert errors[True] < 0.8 * errors[False]
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+    folder, keys = make_checkpoint(tmp_path / "model"), BY_DATA["bits by fisher"]
+
+    def member(name: str) -> tuple[Member, list[StepMetrics]]:
+        made, log = test_causal.make_member("a", tmp_path / name, "lq_lora")
+        made.adapter = test_causal.config("lq_lora", dropout=0.2, **keys)
+        return made, log
+
+    banks = [test_causal.make_peft_bank(folder, "nf4") for _ in range(3)]
+    train_group(banks[0], [member("straight")[0]])
+    stopped, log = member("stopped")
+    with pytest.raises(TrainingInterrupted):
+        train_group(banks[1], [stopped], should_stop=lambda: len(log) >= 3)
+    second, later = member("stopped")
+    train_group(banks[2], [second])
+    assert [metrics.step for metrics in later] == [4]
+    assert banks[0].storage("a") == banks[2].storage("a")
+    assert torch.equal(test_causal.losses(banks[0]), test_causal.losses(banks[2]))
+
+
+@pytest.mark.parametrize(("kind", "quant"), [("t5", "nf4-bf16"), ("roberta", "nf4"), ("bloom", "nf4")])
+def test_other_models_have_formats_too(tmp_path: Path, kind: str, quant: str) -> None:
+    folder = MAKE[kind](tmp_path / "model")
+    banks = {"t5": Seq2SeqBank, "roberta": ClassifierBank, "bloom": PeftBank}
+
+    def bank() -> Any:
+        more = {"num_labels": test_classifier.NUM_LABELS} if kind == "roberta" else {}
+        return banks[kind](folder, QUANTS[quant], CPU, **more)
+
+    items = {"t5": test_seq2seq, "roberta": test_classifier, "bloom": test_causal}[kind].make_items()
+    trained, again = bank(), bank()
+    trained.calibrate(items)
+    trained.add_member("a", test_causal.config("lq_lora", bits=3.2, fisher=kind == "bloom"), seed=3)
+    trained.eval()
+    test_causal.move(trained)
+    trained.save_member("a", tmp_path / "adapter", "tiny", "main")
+    again.load_member("a", tmp_path / "adapter")
+    with torch.no_grad():
+        assert torch.equal(again.item_losses(items), trained.item_losses(items))
+    assert again.storage("a") == trained.storage("a")
+    assert again.storage("a")["bits"] <= 3.2
+
+
+@pytest.mark.parametrize("method", ["pissa", "loftq", "lq_lora"])
+def test_weights_that_lie_transposed_are_refused(tmp_path: Path, method: str) -> None:
+    GPT2LMHeadModel(GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"adapter\.method={method}: .*c_attn holds its weight transposed"):
+        PeftBank(tmp_path, QUANTS["nf4"], CPU).add_member("a", test_causal.config(method), seed=3)
+
+
+def bloom(folder: Path) -> Path:
+    torch.manual_seed(0)
+    BloomForCausalLM(BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=32, n_layer=2, n_head=4)).save_pretrained(folder)
+    return folder
+
+
+MAKE: dict[str, Callable[[Path], Path]] = {
+    "t5": lambda folder: test_seq2seq.make_t5(folder, scaled=False),
+    "roberta": test_classifier.make_roberta,
+    "bloom": bloom,
+}
