@@ -24,7 +24,7 @@ from harness.config.schema import (
     ModelConfig,
     TrainConfig,
 )
-from harness.data.holdout import num_training_rows
+from harness.data.selection.holdout import num_training_rows
 from harness.data.selection.rows import num_kept
 from harness.devices.gpus import peak_flops
 from harness.devices.hardware import Hardware, hardware
