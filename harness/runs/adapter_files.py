@@ -189,6 +189,19 @@ def saved_method(folder: Path) -> AdapterMethod:
     return AdapterMethod(json.loads(about.read_text())["method"]) if about.is_file() else AdapterMethod.lora
 
 
+def saved_formats(folder: Path) -> dict[str, str]:
+    """The format of each layer that a run stored in one of its own (`adapter.bits`), by name; none of other runs.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    about = folder / RESIDUAL_FILE
+    formats = json.loads(about.read_text()).get("formats", {}) if about.is_file() else {}
+    if not isinstance(formats, dict) or not all(isinstance(kind, str) for kind in formats.values()):
+        raise ValueError(f"{about}: its formats aren't names by layer; copy it anew")
+    return formats
+
+
 def starts_from_weights(folder: Path) -> bool:
     """Whether the base is needed in 16/32 bits: its weights change, or whole modules of it are replaced."""
     saved = read_peft_config(folder)
