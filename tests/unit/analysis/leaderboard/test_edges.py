@@ -395,3 +395,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def test_what_a_command_takes_where_nothing_is_said(command_name: str) -> None:
     found_so = {option.name: option.default for name, option in parameters() if name == command_name}
     assert {name: found_so[name] for name in DEFAULTS[command_name]} == DEFAULTS[command_name]
+
+
+def test_only_a_step_that_was_begun_has_a_log_to_look_into(tmp_path: Path) -> None:
+    """A refusal before the first second names none; what ended well is said as it is."""
+    ended: list[Any] = []
+    display: Any = made(end=lambda step, state, words: ended.append(words))
+    options = LeaderboardOptions(out=tmp_path, tournament=tmp_path / "t", sweep="s")
+    runner = Runner(options=options, steps=made(), display=display, may_pay=lambda found: True)
+    log = f" (all that it said: {tmp_path / 't' / 'logs' / 'judge.log'})"
+    for state, seconds, words, shown in (
+        ("failed", 1.26, f"why{log}", f"failed: why{log}"), ("failed", 0.0, "why", "failed: why"),
+        ("done", 1.26, "why", "why"), ("partly", 1.26, "why", "partly: why"),
+    ):  # fmt: skip
+        outcome = runner._ended(JUDGING, state, "why", seconds)
+        assert (outcome.words, outcome.state, outcome.seconds) == (words, state, round(seconds, 1))
+        assert ended.pop() == shown
+    assert (outcome.key, outcome.title, outcome.command) == (JUDGING.key, JUDGING.title, JUDGING.command)

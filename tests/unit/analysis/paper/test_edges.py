@@ -363,3 +363,19 @@ def test_a_run_fills_cells_by_each_benchmark_that_it_was_scored_on() -> None:
     assert list(own._values("8", places, run)) == [
         ("Age", "column", "p", 50.0, 40.0, 60.0), ("Average", "column", "p", 55.0, None, None),
     ]  # fmt: skip
+
+
+def test_a_run_that_the_folder_lacks_leaves_those_behind_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The ledger may be ahead of the folder: the second run has no record, the third one is read."""
+    record: Any = made(label="l", spec={"a": 1}, final_loss=1.5)
+    monkeypatch.setattr(own, "load_record", lambda folder: None if folder.name == "b" else record)
+    monkeypatch.setattr(own, "read_typed", lambda path, *_: {"read": path.name})
+    for name in ("tasks", "mmlu", "empty"):
+        (tmp_path / "c" / "eval" / name).mkdir(parents=True)
+    for name in ("tasks", "mmlu"):
+        (tmp_path / "c" / "eval" / name / f"{name}.json").touch()
+    found = list(own._runs(tmp_path, ["a", "b", "c"]))
+    assert [(run.run_id, run.results) for run in found] == [
+        ("a", {}), ("c", {"mmlu": {"read": "mmlu.json"}, "tasks": {"read": "tasks.json"}}),
+    ]  # fmt: skip
+    assert (found[0].label, found[0].spec, found[0].final_loss) == ("l", {"a": 1}, 1.5)

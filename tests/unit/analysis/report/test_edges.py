@@ -321,3 +321,18 @@ def test_an_axis_of_curves_has_three_ticks_at_most() -> None:
     view = sections.curves_view([one])
     assert view is not None
     assert view.scale.ticks == (0.0, 2.0)  # 0, 1, 2 and 3 are four
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name"),
+    [
+        ({"method": "none", "lora_r": 8}, "none"),
+        ({"method": "lora", "lora_r": 16}, "lora r=16"),
+        ({"method": "peft", "peft_type": "gralora", "lora_r": 8}, "gralora r=8"),
+        ({"method": "peft", "peft_type": "nobodys", "lora_r": 8}, "nobodys r=8"),
+        ({"method": "peft", "peft_type": "oft", "lora_r": 8}, "oft"),
+    ],
+)
+def test_an_adapter_is_named_with_its_rank_where_it_has_one(adapter: dict[str, Any], name: str) -> None:
+    run: Any = made(setting=lambda *keys: adapter if keys == ("adapter",) else adapter.get(keys[1]))
+    assert leaderboard.adapter_name(run) == name
