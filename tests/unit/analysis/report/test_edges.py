@@ -49,6 +49,7 @@ def test_points_of_each_answer_over_both_orders() -> None:
         (1.0, 21.0, 1, (20,)),
         (39.0, 59.0, 1, (40,)),
         (0.0, 20.0 - 1e-10, 2, (0, 20)),  # three tens, up to rounding
+        (0.5, 4.5, 4, (1, 2, 3, 4)),  # the least step of all: the span over their number
         (11.0, 12.0, 4, (11, 11.5, 12)),
         (-1.0, 1.0, 5, (-1, -0.5, 0, 0.5, 1)),
     ],
