@@ -37,7 +37,7 @@ _SAYS_OR_IS_VERDICT = re.compile(rf"{_SAYS_VERDICT.pattern}|\W*[123]\W*\Z", re.I
 MAX_COMPARED = 4000  # characters at the end of a reply in which sentences are looked for that say who is better
 _WHO_IS_BETTER = re.compile(
     r"(?:answer|assistant|response|option|model|first|second|\b[12AB])\b.*\b(?:better|best|superior|stronger|winner|wins?|won|beats"
-    r"|outperforms|preferable|preferred|worse)\b|\b(?:prefer|choose|pick|better (?:answer|response|one) is)\b",
+    r"|outperforms|preferable|preferred|worse|more)\b|\b(?:prefer|choose|pick|better (?:answer|response|one) is)\b",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[\W_]*(?:[\w ]{1,30})\W{0,3}:")
@@ -173,7 +173,12 @@ def contradicted(text: str, verdict: int) -> bool:
     aspects: list[int] = []
     for line in dict.fromkeys(text[-MAX_COMPARED:].splitlines()):
         clauses = [clause for clause in CLAUSE.split(line) if has_words(clause)]
-        if not clauses or len(clauses[-1]) > MAX_SHORT or not _WHO_IS_BETTER.search(clauses[-1]):
+        if (
+            not clauses
+            or line.startswith(">")
+            or len(clauses[-1]) > MAX_SHORT
+            or not _WHO_IS_BETTER.search(clauses[-1])
+        ):
             continue
         headed = _HEADING.match(clauses[-1])
         if headed and not _SAYS_VERDICT.match(line):
@@ -186,6 +191,18 @@ def contradicted(text: str, verdict: int) -> bool:
     if len(aspects) > 1:
         overall |= set(aspects)
     return bool(overall) and verdict not in overall
+
+
+def first_verdict(text: str) -> set[int]:
+    """The verdict of a first line that is nothing but one: "3", before a last line that may say another."""
+    line = next((row for row in text.splitlines() if has_words(row)), "")
+    is_verdict = len(line) <= MAX_SHORT and _SAYS_OR_IS_VERDICT.match(line)
+    return {verdict for verdict in [read_statement(line) if is_verdict else None] if verdict is not None}
+
+
+def ends_in_digit(text: str) -> bool:
+    """Whether the last line is the paper's format."""
+    return text.rstrip().rpartition("\n")[2].strip(" *_`.") in ("1", "2", "3")
 
 
 def verdicts_behind(rest: str) -> set[int]:

@@ -6,6 +6,9 @@ deny, doubt or limit. The noqa above is for letters that look like Latin ones: t
 """
 
 GERMAN = """
+i think: ich halte
+is better: gefällt mir besser|gefällt mir mehr|für besser
+clearly: aber nur knapp|wenn auch knapp
 the: wählen|bevorzugen|nehmen|vorziehen
 answer: antwort|assistent|option|reaktion
 answers: antworten
@@ -46,6 +49,7 @@ but: aber|jedoch|doch
 -: nicht|kein|keine|keiner|aber|jedoch|obwohl|wenn|falls|sofern|vielleicht|könnte|falsch|fehlt|schlechter|weniger
 """
 FRENCH = """
+clearly: mais de peu|de justesse
 equally good: aussi bonnes l'une que l'autre|aussi bons l'un que l'autre
 answer: réponse|la réponse|assistant|l'assistant|option|l'option
 answers: réponses|les réponses
@@ -83,6 +87,7 @@ but: mais
 -: ne|n'|pas|aucune|aucun|mais|cependant|toutefois|bien que|si|sauf|peut-être|pourrait|moins|fausse|faux|manque
 """
 SPANISH = """
+clearly: pero por poco|por poco
 answer: respuesta|asistente|opción
 answers: respuestas
 the: la|el|las|los
@@ -117,6 +122,7 @@ but: pero
 -: no|ni|ninguna|pero|sin embargo|aunque|si|salvo|quizás|tal vez|podría|menos|falta|incorrecta
 """
 PORTUGUESE = """
+i choose: eu prefiro|eu opto por
 answer: resposta|a resposta|assistente|o assistente|opção|a opção
 answers: respostas|as respostas
 the: a|o|as|os
@@ -255,6 +261,10 @@ tie: berabere|beraberlik
 verdict: karar|sonuç|nihai karar|kazanan
 """
 RUSSIAN = """
+better than second: лучше второго
+better than first: лучше первого
+worse than answer: хуже ответа
+better than answer: лучше ответа|лучше варианта
 answer: ответ|ответа|ответу|вариант|ассистент|ассистента|модель
 answers: ответы
 first: первый|первого|первая
@@ -328,6 +338,7 @@ but: लेकिन|परंतु
 -: नहीं|लेकिन|परंतु|यदि|अगर|शायद|कम|गलत
 """
 CHINESE = """
+are equal: 相同|相等|差不多
 second: 第二个|第二個
 first: 第一个|第一個
 answer: 答案|回答|选项|選項|助手|回复|回覆|模型|响应|回應

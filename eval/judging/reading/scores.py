@@ -116,7 +116,7 @@ _GRADE_LINE = re.compile(
 _GRADE_SAID = re.compile(
     rf"(?:\b{_GRADE_WORD}(?: is| of| would be)? ?[:=]? ?|\bsettle (?:on|for) "
     r"|\bi(?:'d| would| will)?(?: even)? say |\b(?:answer|response) (?:deserves|earns) "
-    r"|\bi(?:'d| would| will)? (?:give|rate|grade) "
+    r"|\A(?:so )?(?:it|this) is (?=an? )|\bi(?:'d| would| will)? (?:give|rate|grade) "
     rf"(?:it|this|this answer|the answer|this response)(?: at| as| with)? ?)"
     rf"(?:an? )?{_NUMBER}{_POINTS} ?[.!]?\Z",
     re.IGNORECASE,
@@ -125,6 +125,7 @@ _NO_GRADE = re.compile(
     r"\b(?:not|no|never|or|could|may|might|maybe|perhaps|almost|nearly|hesitat\w*|too|e\.g\.|\w+n['\u2019]t)\b|\?",
     re.IGNORECASE,
 )  # in the line of a label
+_CONDITION = re.compile(r"\b(?:if|unless|had|were|until)\b", re.IGNORECASE)
 _ASPECT = re.compile(
     r"\A(?:confidence|certainty)\b|\b(?:accuracy|style|clarity|depth|helpfulness|relevance)\b", re.IGNORECASE
 )
@@ -151,7 +152,7 @@ def grades_after(text: str) -> set[str]:
 
 def _said_grade(line: str) -> re.Match[str] | None:
     """A grade at the end of a line that says that it is one, and not of one aspect."""
-    return None if _ASPECT.search(line) else _GRADE_SAID.search(line)
+    return None if _ASPECT.search(line) or _CONDITION.search(line) else _GRADE_SAID.search(line)
 
 
 def _said_grades(lines: list[str]) -> set[str]:

@@ -167,6 +167,8 @@ def _starts(tokens: Sequence[str]) -> list[int]:
         article = token in ARTICLES and (follows == "clear" or (len(follows) > 1 and VALUES.get(follows) == TIE))
         towards = token == "to" and index > 0 and follows in NOUNS  # "my vote goes to answer 2"
         opinion = token == "opinion" and tokens[:index] == ["in", "my"]
+        if token == "in" and follows not in ("conclusion", "my"):
+            break
         if not (token in LEAD or token in _SEPARATORS or article or towards or opinion):
             break
         starts.append(index + 1)
@@ -292,6 +294,8 @@ def is_reason(tokens: Sequence[str], side: int) -> bool:
         return VALUES.get(rest[-1], side) not in (side, TIE)
     if not rest or (1 < len(rest) <= MAX_WORDS and (_better(rest) == side or _named(rest) == (side, len(rest)))):
         return True
+    if rest[0] in ("it", "its"):  # "answer 2 is better: it names its sources"
+        return bears_out(" ".join(rest), side)
     if rest[0] not in BECAUSE or len(rest) == 1:
         return False
     denied = AGAINST & set(rest) or any("n't" in token or "?" in token for token in rest)

@@ -1,18 +1,31 @@
 """Whether an explanation bears out a verdict: "2", and behind it "Answer 2 is correct, while answer 1 skips a step".
 
-Each part of a sentence speaks well or ill of one answer. An explanation supports a verdict only where every part that
-names an answer speaks well of the better one or ill of the other, and nothing doubts, limits or takes back.
+Each part of a sentence speaks well or ill of one answer, by words that are known. An explanation supports a verdict
+only where every part that names an answer speaks well of the better one or ill of the other, and nothing doubts, limits
+or takes back.
 """
 
 import re
 
-from eval.judging.reading.words import CHANGED, COMPARATIVES, DOUBTFUL, ILL, NOUNS, TAKEN_BACK, VALUES, any_of
+from eval.judging.reading.words import (
+    CHANGED,
+    COMPARATIVES,
+    DOUBTFUL,
+    ILL,
+    MENDS,
+    NOUNS,
+    TAKEN_BACK,
+    VALUES,
+    WELL,
+    any_of,
+)
 from eval.verdicts.codes import FIRST, SECOND, TIE
 
 MAX_EXPLANATION = 2000  # characters
 _NOUN = "|".join(sorted(NOUNS - {"choice", "number"}))
 _NAME = re.compile(
-    rf"\b(?:{_NOUN})s? ?#?(?P<side>[12ab])\b|\b(?:the |the latter |)(?P<place>first|second)(?: (?:{_NOUN}|one))?\b"
+    rf"\b(?:{_NOUN})s? ?#?(?P<side>[12ab])\b"
+    rf"|\b(?:the (?P<place>first|second)(?: (?:{_NOUN}|one))?|(?P<which>first|second) (?:{_NOUN}|one))\b"
     r"|\b(?P<other>the other)(?: one)?\b"
     r"|(?<![\w.,/-])(?P<bare>[12AB])(?= (?:is|was|has|gives|provides|shows|offers|does)\b)",
     re.IGNORECASE,
@@ -31,6 +44,9 @@ _DENIES = re.compile(
     r"\b(?:not|no|never|nothing|none|without|cannot|hardly|barely|rarely)\b|n['\u2019]t\b", re.IGNORECASE
 )
 _ILL = re.compile(rf"\b(?:{any_of(ILL)})\b", re.IGNORECASE)
+_WELL = re.compile(rf"\b(?:{any_of(WELL)})\b", re.IGNORECASE)
+_ONLY = re.compile(rf"\bthe only (?:one|{_NOUN})\b", re.IGNORECASE)
+_MENDS = re.compile(rf"\b(?:{any_of(MENDS)})\b", re.IGNORECASE)
 _COMPARES = re.compile(rf"\b(?:{any_of(COMPARATIVES)})\b", re.IGNORECASE)
 _AGAINST_OTHER = re.compile(
     r"\b(?:than|over|to|outperforms|beats|surpasses|exceeds|compared (?:to|with))\b", re.IGNORECASE
@@ -87,18 +103,20 @@ def favours(text: str, side: int) -> bool:
 def _side(name: re.Match[str], verdict: int) -> int | None:
     if name["other"]:
         return FIRST + SECOND - verdict
-    return VALUES[(name["side"] or name["place"] or name["bare"]).lower()]
+    return VALUES[(name["side"] or name["place"] or name["which"] or name["bare"]).lower()]
 
 
 def _favoured(part: str, sides: list[int], names: list[re.Match[str]], subject: int | None) -> int | None:
     """The side that a part of a sentence speaks for; None where it speaks of none, 0 where it can't be told."""
-    ill, denied = bool(_ILL.search(part)), bool(_DENIES.search(part))
-    if subject is None or (not sides and not ill and not denied):
+    ill, denied = bool(_ILL.search(_ONLY.sub(" ", part))), bool(_DENIES.search(part))
+    if subject is None or not (sides or _IT.match(part) or ill or denied):
         return None
     if len(set(sides)) > 1:
         between = part[names[0].end() : names[1].start()]
         if len(sides) > 2 or not _COMPARES.search(between) or not _AGAINST_OTHER.search(between):
             return 0
-    if ill and denied:
+    if ill and (denied or _MENDS.search(part)):
+        return 0
+    if not (ill or denied or _WELL.search(part)):
         return 0
     return subject if not (ill or denied) else FIRST + SECOND - subject

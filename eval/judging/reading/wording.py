@@ -102,6 +102,8 @@ _SAME = [
             "is better",
         ),
         (r"\A(?:(?:the|my) )?(?:nod|point|prize|edge)(?: goes)? to\b", "verdict is"),
+        (r"\bI (?:would )?give (?:it|this|this one|this round|the (?:win|edge|nod|point)) to\b", "I choose"),
+        (r"\A(?:they tie|of equal quality|equal quality)\Z", "tie"),
         (r"(?<=\w) ?[=-]{1,2}> ?(?=\w)", ": "),
         (r"\bI['\u2019](?:d|ll)\b", "I would"),
         (r"\bI (?:would |will |do )?(?:have|need) to (?=(?:say|go|choose|pick|vote))", "I "),

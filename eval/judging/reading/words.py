@@ -25,7 +25,7 @@ LEAD = NOUNS | _words(
     "verdict choice decision winner output result class rating is are it go with vote for in conclusion "
     "say going lean towards think believe that this rank ranking was judgment judgement preference selection "
     "leaning toward find definitely certainly clearly undoubtedly call advantage goes clear win narrow slight edge ok "
-    "okay sure digit be"
+    "okay sure digit be selected chosen strong"
 )
 VERBS = _words("is was seems are performs performed did does")
 DEGREES = _words(
@@ -69,8 +69,21 @@ ILL = """
     bugs? broken crash* outdated unhelpful unsafe harmful nonsens* restates? cut trunca* unnecessar* minor few*
     problem* issues? dry too trails? struggl* neglect* unsupported unrelated disorgani[sz]ed misunderst*
     misinterpret* terribl* awful* useless* mediocre disappoint* inadequate* insufficient* sloppy biased rude
-    slow* excessive* simplistic oversimpl* dull stilted
+    slow* excessive* misread* backwards mess disqualif* simplistic oversimpl* dull stilted
 """
+WELL = """
+    correct* accura* complete* clear* detail* concise* helpful* useful* relevan* precise* thorough*
+    comprehensive* covers? explains? provides? gives? offers? includes? contains? addresses follows directly
+    cites? sources? works? working runs? well good great strong* honest* creative* engaging structured
+    organi[sz]ed right handles? shows? names? answers? stays? fulfils? fulfills? meets? compiles passes better
+    more convincing* insight* polite* friendl* valid sound reliable excellent perfect* exact* nuanced actionable
+    practical safe runnable readable lists? supports? illustrat* examples? admits? acknowledg* identif*
+    corrects? avoids? catches understands? keeps? respects? goes the_only_one the_only_answer the_only_response
+"""
+MENDS = """
+    points_out identif* corrects? avoids? catches spots? admits? acknowledg* fixes handles? warns?
+    notes? mentions? shows?
+"""  # with something ill behind it: of whom that is said can't be told
 COMPARATIVES = """
     more better stronger superior clearer deeper richer longer higher greater easier closer outperforms beats surpasses
     exceeds less worse weaker inferior poorer lower shorter

@@ -193,6 +193,7 @@ def test_released_scores_survive_every_layout() -> None:
 
 SETS = [  # all by hand; benchmarks/results/judge-replies-2026-11-30.md says how
     *("judge_replies.jsonl", "judge_replies_third.jsonl", "judge_replies_fourth.jsonl"),
+    "judge_replies_fifth.jsonl",
 ]
 
 
