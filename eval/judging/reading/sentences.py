@@ -295,7 +295,7 @@ def is_reason(tokens: Sequence[str], side: int) -> bool:
     if not rest or (1 < len(rest) <= MAX_WORDS and (_better(rest) == side or _named(rest) == (side, len(rest)))):
         return True
     if rest[0] in ("it", "its"):  # "answer 2 is better: it names its sources"
-        return bears_out(" ".join(rest), side)
+        return bears_out(" ".join(rest), side, named=True)
     if rest[0] not in BECAUSE or len(rest) == 1:
         return False
     denied = AGAINST & set(rest) or any("n't" in token or "?" in token for token in rest)

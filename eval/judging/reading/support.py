@@ -62,7 +62,7 @@ _COMPARATIVE = re.compile(rf"{_COMPARES.pattern}|\b(?:win\w*|prefer\w*|best)\b",
 
 
 def supports(text: str, verdict: int, *, named: bool = False) -> bool:
-    """Whether an explanation bears out the verdict that stands before it; `named` asks that it names an answer."""
+    """Whether an explanation bears out the verdict that stands before it; `named` asks that it speaks of one."""
     if len(text) > MAX_EXPLANATION or _DOUBT.search(text) or _LISTED.search(text):
         return False
     if verdict == TIE:
@@ -80,13 +80,17 @@ def supports(text: str, verdict: int, *, named: bool = False) -> bool:
         favoured = _favoured(part, sides, names, subject)
         if favoured == 0 or (favoured is not None and favoured != verdict):
             return False
-        num_named += bool(sides or _IT.match(part))
+        num_named += bool(sides or (_IT.match(part) and _praises(part)))
     return num_named > 0 or not named
 
 
-def bears_out(reason: str, verdict: int) -> bool:
+def bears_out(reason: str, verdict: int, *, named: bool = False) -> bool:
     """Whether the rest of the verdict's own sentence supports it; a number that names no answer might be a verdict."""
-    return supports(reason, verdict) and not _DIGIT.search(_NAME.sub(" ", reason))
+    return supports(reason, verdict, named=named) and not _DIGIT.search(_NAME.sub(" ", reason))
+
+
+def _praises(part: str) -> bool:
+    return bool(_WELL.search(part) or _COMPARES.search(part))
 
 
 def favours(text: str, side: int) -> bool:
@@ -109,7 +113,7 @@ def _side(name: re.Match[str], verdict: int) -> int | None:
 def _favoured(part: str, sides: list[int], names: list[re.Match[str]], subject: int | None) -> int | None:
     """The side that a part of a sentence speaks for; None where it speaks of none, 0 where it can't be told."""
     ill, denied = bool(_ILL.search(_ONLY.sub(" ", part))), bool(_DENIES.search(part))
-    if subject is None or not (sides or _IT.match(part) or ill or denied):
+    if subject is None or not (sides or ill or denied):
         return None
     if len(set(sides)) > 1:
         between = part[names[0].end() : names[1].start()]
@@ -117,6 +121,6 @@ def _favoured(part: str, sides: list[int], names: list[re.Match[str]], subject: 
             return 0
     if ill and (denied or _MENDS.search(part)):
         return 0
-    if not (ill or denied or _WELL.search(part)):
+    if not (ill or denied or _praises(part)):
         return 0
     return subject if not (ill or denied) else FIRST + SECOND - subject
