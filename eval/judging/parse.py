@@ -41,6 +41,7 @@ from eval.judging.reading.lines import (
 from eval.judging.reading.plain import plain_reply
 from eval.judging.reading.scores import Pair, contradicts, grades_after, read_grades, read_pair
 from eval.judging.reading.sentences import read_phrase
+from eval.judging.reading.support import supports
 from eval.judging.reading.wording import resolved
 from eval.judging.reading.words import CHANGED, TAKEN_BACK
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
@@ -100,7 +101,7 @@ def parse_verdict(text: str) -> ParsedVerdict:
         return _verdict(label)
     if label.verdict is None:
         before = verdicts_before(reply) - {line.verdict}
-        if not ends_in_digit(reply):
+        if line.verdict is not None and not ends_in_digit(reply):
             before |= first_verdict(reply) - {line.verdict}
         unsaid = line.verdict is not None and contradicted(reply, line.verdict)
         return _verdict(Reading(conflict=True) if before or unsaid else line)
@@ -292,7 +293,9 @@ def _json_verdict(value: Any) -> int | None:
 
 def _takes_back(rest: str, verdict: int) -> bool:
     """Whether what follows a verdict unsays it, as far as words tell, or may do so in a short last line."""
-    return bool(_RETRACTED.search(rest) or verdicts_behind(rest) - {verdict}) or doubts(rest, verdict)
+    if _RETRACTED.search(rest) or verdicts_behind(rest) - {verdict}:
+        return True
+    return doubts(rest, verdict) and not supports(rest, verdict, named=True)
 
 
 def _verdict(reading: Reading) -> ParsedVerdict:

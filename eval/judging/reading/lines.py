@@ -26,7 +26,19 @@ _QUOTED_LABEL = re.compile(  # "[[A]] is best", as an answer prints it; a label 
 )
 _SHOWN = re.compile(r"\b(?:e\.g\.|example|such as|format|template)[\s:,\"'`*]*\Z", re.IGNORECASE)  # a label, not given
 _BOX = re.compile(r"[-*\d.) \t]{0,9}(?:\[(?P<box>[ xX\u2713\u2714])\]|(?P<mark>[\u2610\u2611]))(?P<choice>.{1,80})")
-_REASON = re.compile(r"[-*\s]{0,9}(?:reason\w*|explanation|rationale|justification)\W{0,3}:", re.IGNORECASE)
+_REASON = re.compile(
+    r"[-#*\s]{0,9}(?:reason\w*|explanation|rationale|justification|why|here['\u2019]s why)\W{0,3}(?::|\Z)",
+    re.IGNORECASE,
+)
+_HERE_WHY = re.compile(r"[.,:]? (?:here['\u2019]s|here is|this is) why\W*\Z", re.IGNORECASE)
+_REASONING = re.compile(
+    r"reason|explan|rationale|justif|analysis|assess|evaluat|summary|note|overall|comment|why", re.IGNORECASE
+)
+_ASIDE = re.compile(  # how the judge went about it
+    r"\W*(?:note that |please note that )?(?:i (?:have )?(?:ignored|disregarded|set aside)|evaluated|judged)\b"
+    r"[^\d]{0,60}\b(?:order|length|position)\b[^\d]{0,40}\Z",
+    re.IGNORECASE,
+)
 _ASPECTS = re.compile(r"\b(?:in|regarding|in terms of|job (?:of|at)) ")  # of what the answers are compared in
 _SAYS_VERDICT = re.compile(
     r"[\W_]*(?:(?:my|the|final|overall) )*(?:(?:verdict|winner|decision|judge?ment|conclusion|f?boxed)\b"
@@ -124,8 +136,7 @@ def _explained(text: str) -> Reading:
     for number in range(len(rows) - 1, -1, -1):
         if (size := size + len(rows[number])) > MAX_LINE:
             break
-        says = _SAYS_OR_IS_VERDICT if _REASON.match(rows[min(number + 1, len(rows) - 1)]) else _SAYS_VERDICT
-        if len(rows[number]) <= MAX_SHORT and number + 1 < len(rows) and says.match(rows[number]):
+        if number + 1 < len(rows) and (_SAYS_VERDICT.match(rows[number]) or _REASON.match(rows[number + 1])):
             starts.add(number)
             break
     found = {
@@ -143,11 +154,11 @@ def _explained(text: str) -> Reading:
 
 
 def _with_explanation(line: str, behind: list[str]) -> int | None:
-    verdict = read_statement(line) if len(line) <= 2 * MAX_SHORT else None
+    verdict = read_statement(_HERE_WHY.sub("", line)) if len(line) <= 2 * MAX_SHORT else None
     if verdict is None or sum(map(len, behind)) > MAX_LINE:
         return None
     explanation = "\n".join(_REASON.sub("", NOISE.sub(" ", row)) for row in behind)
-    is_named = not (behind and _REASON.match(behind[0]))
+    is_named = not (behind and (_REASON.match(behind[0]) or _HERE_WHY.search(line)))
     if not verdicts_behind(explanation) <= {verdict}:
         return None
     return verdict if supports(explanation, verdict, named=is_named) else None
@@ -172,24 +183,20 @@ def contradicted(text: str, verdict: int) -> bool:
     overall: set[int] = set()
     aspects: list[int] = []
     for line in dict.fromkeys(text[-MAX_COMPARED:].splitlines()):
-        clauses = [clause for clause in CLAUSE.split(line) if has_words(clause)]
-        if (
-            not clauses
-            or line.startswith(">")
-            or len(clauses[-1]) > MAX_SHORT
-            or not _WHO_IS_BETTER.search(clauses[-1])
-        ):
+        last = next((clause for clause in reversed(CLAUSE.split(line)) if has_words(clause)), "")
+        if line.startswith(">") or len(last) > MAX_SHORT or not _WHO_IS_BETTER.search(last):
             continue
-        headed = _HEADING.match(clauses[-1])
-        if headed and not _SAYS_VERDICT.match(line):
-            clauses[-1] = clauses[-1][headed.end() :]
-        compared = read_statement(clauses[-1])
-        if compared is not None and ((headed or _HEADING.match(line)) and not _SAYS_VERDICT.match(line)):
+        heading = None if _SAYS_VERDICT.match(line) else _HEADING.match(line)
+        if heading and (own := _HEADING.match(last)):
+            last = last[own.end() :]
+        compared = read_statement(last)
+        if compared is None:
+            continue
+        if heading and not _REASONING.search(heading[0]):
             aspects.append(compared)
-        elif compared is not None and not _ASPECTS.search(clauses[-1]):
+        elif not _ASPECTS.search(last):
             overall.add(compared)
-    if len(aspects) > 1:
-        overall |= set(aspects)
+    overall |= set(aspects) if len(aspects) > 1 else set()
     return bool(overall) and verdict not in overall
 
 
@@ -254,6 +261,8 @@ def _is_listed(line: str, before: str) -> bool:
 
 
 def _is_farewell(line: str) -> bool:
-    """Whether a line says nothing of the verdict: a farewell, or how sure the judge is."""
+    """Whether a line says nothing of the verdict: a farewell, how sure the judge is, how it went about it."""
     plain = line.strip(_MARKUP).lower()
+    if len(line) <= 2 * MAX_SHORT and _ASIDE.match(line):
+        return True
     return plain.startswith("confidence") or (plain.startswith(FAREWELLS) and not any(c.isdigit() for c in line))

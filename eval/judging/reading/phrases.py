@@ -15,7 +15,7 @@ answers: antworten
 the: die|der|das|den|dem
 first: erste|ersten|erster
 second: zweite|zweiten|zweiter
-is: ist|war|sei
+is: ist|war|sei|lautet
 are: sind
 better: besser|bessere|bessere antwort|hilfreicher|korrekter|genauer|überlegen|überzeugender|stärker
 better: stärkere|vorzuziehen
@@ -376,7 +376,7 @@ better: 良い|よい|優れている|優れています|優れていました|�
 better: 優れていると思います|優れていると考えます|優れていると言えます|良いと思います|勝っている|勝っています
 better: より良い|より優れている|より優れています|良かった
 -than: より|よりも
-wins: の勝ち|の勝利|勝ち|勝利
+wins: の勝ちです|の勝利です|の勝ち|の勝利|勝ち|勝利
 is: です|だ|である|でした
 the: が|は|も|の方が|のほうが|の方は|の|を選びます|を選択します|を選ぶ|を推します
 clearly: 明らかに|やや|わずかに|少し|はるかに

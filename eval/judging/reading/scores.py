@@ -14,7 +14,7 @@ from eval.judging.reading.words import CHANGED, TAKEN_BACK
 
 MAX_LINE = 120  # characters; a line of scores is short
 _NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\s(?:out\sof|von|sur|su|de|из)\s10)?(?![\d/%])"
-_RATED = r"(?:scores?|ratings?|bewertung|punkte|notes?|puntuación|puntuaciones|评分|得分|分数|оценки|оценка)"
+_RATED = r"(?:scores?|ratings?|bewertung|punkte|punktzahl|notes?|puntuación|puntuaciones|评分|得分|分数|оценки|оценка)"
 _LEAD = rf"(?:(?:(?:the |final |my |overall )?{_RATED}(?: are)?|final|overall|total) ?[:=]? ?)?"
 _PAIR = re.compile(
     rf"{_LEAD}{_NUMBER}(?P<between> ?[,;/|&] ?| - | and | vs\.? | )(?:and )?{_NUMBER}"
@@ -121,6 +121,7 @@ _GRADE_SAID = re.compile(
     rf"(?:an? )?{_NUMBER}{_POINTS} ?[.!]?\Z",
     re.IGNORECASE,
 )
+_GRADE_REMARKED = re.compile(r"(\d{1,2}(?:[.,]\d{1,2})?)\s?/\s?10\s?[-\u2013\u2014:,.]\s[^\d]{1,100}")  # "8/10 - clear"
 _NO_GRADE = re.compile(
     r"\b(?:not|no|never|or|could|may|might|maybe|perhaps|almost|nearly|hesitat\w*|too|e\.g\.|\w+n['\u2019]t)\b|\?",
     re.IGNORECASE,
@@ -152,7 +153,9 @@ def grades_after(text: str) -> set[str]:
 
 def _said_grade(line: str) -> re.Match[str] | None:
     """A grade at the end of a line that says that it is one, and not of one aspect."""
-    return None if _ASPECT.search(line) or _CONDITION.search(line) else _GRADE_SAID.search(line)
+    if _ASPECT.search(line) or _CONDITION.search(line):
+        return None
+    return _GRADE_SAID.search(line) or (None if _NO_GRADE.search(line) else _GRADE_REMARKED.fullmatch(line))
 
 
 def _said_grades(lines: list[str]) -> set[str]:
@@ -171,7 +174,10 @@ def _labels(text: str) -> set[str]:
     found: set[str] = set()
     for row in dict.fromkeys(text.splitlines()):
         labels = {_grade(label) for label in {label.strip("*_` ") for label in _GRADE_LABEL.findall(row)}}
-        found |= {"denied"} if labels and _NO_GRADE.search(_GRADE_LABEL.sub(" ", row[-MAX_LINE:])) else labels
+        beside = _GRADE_LABEL.sub(" ", row[-MAX_LINE:])
+        found |= {"denied"} if labels and _NO_GRADE.search(beside) else labels
+        if labels and (match := _GRADE_LINE.fullmatch(_plain(beside))):
+            found.add(match[1])  # "Rating: 6 [[7]]"
     return found
 
 

@@ -27,6 +27,7 @@ _NAME = re.compile(
     rf"\b(?:{_NOUN})s? ?#?(?P<side>[12ab])\b"
     rf"|\b(?:the (?P<place>first|second)(?: (?:{_NOUN}|one))?|(?P<which>first|second) (?:{_NOUN}|one))\b"
     r"|\b(?P<other>the other)(?: one)?\b"
+    r"|(?<=\bthan )(?P<last>[12AB])\b(?![.,]\d)"
     r"|(?<![\w.,/-])(?P<bare>[12AB])(?= (?:is|was|has|gives|provides|shows|offers|does)\b)",
     re.IGNORECASE,
 )
@@ -75,7 +76,10 @@ def supports(text: str, verdict: int, *, named: bool = False) -> bool:
         if _EVEN.search(part):
             subject = None
             continue
-        if not (len(sides) == 1 and _THAN.search(part, 0, names[0].start())):  # "it is clearer than answer 1"
+        if len(sides) == 1 and _THAN.search(part, 0, names[0].start()):  # "it is clearer than answer 1"
+            if sides[0] == subject:
+                return False
+        else:
             subject = sides[0] if sides else subject
         favoured = _favoured(part, sides, names, subject)
         if favoured == 0 or (favoured is not None and favoured != verdict):
@@ -107,7 +111,7 @@ def favours(text: str, side: int) -> bool:
 def _side(name: re.Match[str], verdict: int) -> int | None:
     if name["other"]:
         return FIRST + SECOND - verdict
-    return VALUES[(name["side"] or name["place"] or name["which"] or name["bare"]).lower()]
+    return VALUES[(name["side"] or name["place"] or name["which"] or name["last"] or name["bare"]).lower()]
 
 
 def _favoured(part: str, sides: list[int], names: list[re.Match[str]], subject: int | None) -> int | None:

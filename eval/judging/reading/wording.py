@@ -57,6 +57,12 @@ _ENDINGS = _either(rf"""
 """)
 _ENDING = re.compile(rf",? {_ENDINGS}\W*\Z", re.IGNORECASE)  # how clear it was, and what was compared
 _CONCEDED = re.compile(r", (?:although|though|even though|despite) .{1,200}\Z", re.IGNORECASE)  # behind a choice
+_GRANTED = re.compile(  # before what decides: "while answer 1 is concise, ..."
+    r"\A(?:(?:so|thus|overall),? )?(?:while|although|though|even though|despite|whereas) [^.;:?]{1,150}, "
+    rf"(?=(?:the )?(?:{_THING}|model) ?#?[12ab]\b|the (?:first|second)\b|i )",
+    re.IGNORECASE,
+)
+_IF = re.compile(r"\b(?:if|unless|would|could|may|might)\b", re.IGNORECASE)
 _LIMITS = re.compile(
     r"\b(?:if|unless|not|no|could|would|may|might|perhaps|maybe|better|best|superior|wins?|won|prefer\w*|verdict|tie|equal\w*"
     r"|choose|or|only|n't)\b|n['\u2019]t\b|[?;:]",
@@ -104,6 +110,7 @@ _SAME = [
         (r"\A(?:(?:the|my) )?(?:nod|point|prize|edge)(?: goes)? to\b", "verdict is"),
         (r"\bI (?:would )?give (?:it|this|this one|this round|the (?:win|edge|nod|point)) to\b", "I choose"),
         (r"\A(?:they tie|of equal quality|equal quality)\Z", "tie"),
+        (r"\bis (?:the|my) (?:correct |final |clear )?(?:verdict|choice|pick|winner)\Z", "is better"),
         (r"(?<=\w) ?[=-]{1,2}> ?(?=\w)", ": "),
         (r"\bI['\u2019](?:d|ll)\b", "I would"),
         (r"\bI (?:would |will |do )?(?:have|need) to (?=(?:say|go|choose|pick|vote))", "I "),
@@ -159,6 +166,9 @@ def resolved(text: str) -> str:
 def reworded(text: str) -> str:
     """A sentence without what says how clear the verdict was, its verbs by the few that the grammar knows."""
     text = " ".join(text.split()).rstrip(" .!")
+    granted = _GRANTED.match(text)
+    if granted and not _IF.search(granted[0]):
+        text = text[granted.end() :]
     bare = _OPENING.sub("", text, count=1)
     text = _ENDING.sub("", text if _POINTS.match(bare) else bare)
     conceded = _CONCEDED.search(text)

@@ -72,13 +72,14 @@ ILL = """
     slow* excessive* misread* backwards mess disqualif* simplistic oversimpl* dull stilted
 """
 WELL = """
-    correct* accura* complete* clear* detail* concise* helpful* useful* relevan* precise* thorough*
+    solve[sd] correct* accura* complete* clear* detail* concise* helpful* useful* relevan* precise* thorough*
     comprehensive* covers? explains? provides? gives? offers? includes? contains? addresses follows directly
     cites? sources? works? working runs? well good great strong* honest* creative* engaging structured
-    organi[sz]ed right handles? shows? names? answers? stays? fulfils? fulfills? meets? compiles passes better
-    more convincing* insight* polite* friendl* valid sound reliable excellent perfect* exact* nuanced actionable
-    practical safe runnable readable lists? supports? illustrat* examples? admits? acknowledg* identif*
-    corrects? avoids? catches understands? keeps? respects? goes the_only_one the_only_answer the_only_response
+    organi[sz]ed right handles? shows? names? answers_(?:the|all|every|it|directly) stays? fulfils? fulfills?
+    meets? compiles passes better more convincing* insight* polite* friendl* valid sound reliable excellent
+    perfect* exact* nuanced actionable practical safe runnable readable lists? supports? illustrat* examples?
+    admits? acknowledg* identif* corrects? avoids? catches understands? keeps? respects? goes the_only_one
+    the_only_answer the_only_response
 """
 MENDS = """
     points_out identif* corrects? avoids? catches spots? admits? acknowledg* fixes handles? warns?
