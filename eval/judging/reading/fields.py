@@ -60,7 +60,7 @@ def json_fields(text: str, field: re.Pattern[str] = _FIELD) -> tuple[dict[str, l
         if value not in values:
             values.append(value)
         end = match.end()
-    if fields or stripped.startswith("{"):
+    if fields or (stripped.startswith("{") and re.search(r"[:\"]", stripped)):
         return fields, text[end:].partition("}")[2]
     return None, ""
 

@@ -30,7 +30,7 @@ _REASON = re.compile(
     r"[-#*\s]{0,9}(?:reason\w*|explanation|rationale|justification|why|here['\u2019]s why)\W{0,3}(?::|\Z)",
     re.IGNORECASE,
 )
-_HERE_WHY = re.compile(r"[.,:]? (?:here['\u2019]s|here is|this is) why\W*\Z", re.IGNORECASE)
+_HERE_WHY = re.compile(r"[.,:]? (?:(?:here['\u2019]s|here is|this is) why\W*|because\s?:\W*)\Z", re.IGNORECASE)
 _REASONING = re.compile(
     r"reason|explan|rationale|justif|analysis|assess|evaluat|summary|note|overall|comment|why", re.IGNORECASE
 )
@@ -265,4 +265,6 @@ def _is_farewell(line: str) -> bool:
     plain = line.strip(_MARKUP).lower()
     if len(line) <= 2 * MAX_SHORT and _ASIDE.match(line):
         return True
-    return plain.startswith("confidence") or (plain.startswith(FAREWELLS) and not any(c.isdigit() for c in line))
+    return plain.startswith(("confidence", "certainty", "margin")) or (
+        plain.startswith(FAREWELLS) and not any(c.isdigit() for c in line)
+    )

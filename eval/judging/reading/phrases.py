@@ -6,6 +6,7 @@ deny, doubt or limit. The noqa above is for letters that look like Latin ones: t
 """
 
 GERMAN = """
+overall: im vergleich|im direkten vergleich|von beiden|der beiden
 i think: ich halte
 is better: gefällt mir besser|gefällt mir mehr|für besser
 clearly: aber nur knapp|wenn auch knapp
@@ -49,6 +50,7 @@ but: aber|jedoch|doch
 -: nicht|kein|keine|keiner|aber|jedoch|obwohl|wenn|falls|sofern|vielleicht|könnte|falsch|fehlt|schlechter|weniger
 """
 FRENCH = """
+overall: des deux
 clearly: mais de peu|de justesse
 equally good: aussi bonnes l'une que l'autre|aussi bons l'un que l'autre
 answer: réponse|la réponse|assistant|l'assistant|option|l'option
@@ -87,6 +89,7 @@ but: mais
 -: ne|n'|pas|aucune|aucun|mais|cependant|toutefois|bien que|si|sauf|peut-être|pourrait|moins|fausse|faux|manque
 """
 SPANISH = """
+overall: de las dos|de los dos
 clearly: pero por poco|por poco
 answer: respuesta|asistente|opción
 answers: respuestas
@@ -122,6 +125,7 @@ but: pero
 -: no|ni|ninguna|pero|sin embargo|aunque|si|salvo|quizás|tal vez|podría|menos|falta|incorrecta
 """
 PORTUGUESE = """
+overall: das duas
 i choose: eu prefiro|eu opto por
 answer: resposta|a resposta|assistente|o assistente|opção|a opção
 answers: respostas|as respostas
@@ -158,6 +162,7 @@ but: mas
 -: não|nem|nenhuma|mas|porém|embora|se|salvo|talvez|poderia|menos|falta|incorreta
 """
 ITALIAN = """
+overall: delle due|tra le due
 answer: risposta|la risposta|assistente|l'assistente|opzione|l'opzione
 answers: risposte|le risposte
 the: la|il|le|lo
@@ -338,6 +343,7 @@ but: लेकिन|परंतु
 -: नहीं|लेकिन|परंतु|यदि|अगर|शायद|कम|गलत
 """
 CHINESE = """
+better: 更准确|更有用|更具帮助
 are equal: 相同|相等|差不多
 second: 第二个|第二個
 first: 第一个|第一個

@@ -38,7 +38,7 @@ _SIDE_NOUN = r"(?:'s)?(?:\s(?:score|rating|grade|answer)){0,2}(?:得分|分数|�
 _REMARK = r"\((?![^)\n]{0,40}\d)[^)\n]{0,80}\)(?!\s?,\s?\d)"  # without a number, which might be another score
 _LABELLED = re.compile(
     rf"(?P<rated>\b(?:score|rating|grade)s?\s(?:for|of)\s(?:the\s)?)?\b(?<!-){_SIDE_NAME}{_SIDE_NOUN}"
-    r"(?:\s{0,3}[:=(|→]\s{0,3}|\s[-\u2013\u2014]\s|\s(?:scored?s?|gets|receives|earns|deserves|at)\s|\s(?=an?\s)"
+    r"(?:\s{0,3}[:=(|→]\s{0,3}|\s[-\u2013\u2014]\s|\s(?:scored?s?|gets|receives|earns|deserves|merits|warrants|at)\s|\s(?=an?\s)"
     r"|\s(?=\d{1,2}(?:[.,]\d{1,2})?(?:\s(?:points|pts)|\s?/\s?10)\b)"
     r"|(?(rated)\sis\s|(?<=score)\sis\s))"
     rf"(?:an?\s)?(?:(?:score|rating|grade)\sof\s)?(?P<score>{_NUMBER}){_POINTS}"
@@ -121,7 +121,10 @@ _GRADE_SAID = re.compile(
     rf"(?:an? )?{_NUMBER}{_POINTS} ?[.!]?\Z",
     re.IGNORECASE,
 )
-_GRADE_REMARKED = re.compile(r"(\d{1,2}(?:[.,]\d{1,2})?)\s?/\s?10\s?[-\u2013\u2014:,.]\s[^\d]{1,100}")  # "8/10 - clear"
+_GRADE_REMARKED = re.compile(  # "8/10 - clear"
+    rf"(?:{_GRADE_WORD} ?[:=]? ?)?(\d{{1,2}}(?:[.,]\d{{1,2}})?)\s?/\s?10\s?[-\u2013\u2014:,.]\s[^\d]{{1,100}}",
+    re.IGNORECASE,
+)
 _NO_GRADE = re.compile(
     r"\b(?:not|no|never|or|could|may|might|maybe|perhaps|almost|nearly|hesitat\w*|too|e\.g\.|\w+n['\u2019]t)\b|\?",
     re.IGNORECASE,

@@ -31,6 +31,7 @@ from eval.judging.reading.words import (
     SIDES,
     SPELLED,
     THAN,
+    UNSURE,
     VALUES,
     VERBS,
     WINS,
@@ -47,9 +48,9 @@ NOISE = re.compile(
 )
 TOKEN = re.compile(r"-?\d+(?:[.,]\d+)?(?:st|nd)?|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|[^\w\s]")
 _OWNED = re.compile(r"['\u2019](?:s|d|m|re)\b")
-CLAUSE = re.compile(r"[.!?;]+\s+|[;。]")
+CLAUSE = re.compile(r"(?<!\be\.g)(?<!\bi\.e)[.!?;]+\s+|[;。]")
 _ENDING = re.compile(
-    r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus|(?P<but>but)) "
+    r"(?:,|^| (?=but )) ?(?:(?:and it is|so|hence|therefore|thus|(?P<but>but)) "
     r"|(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
     r"| (?=option 3,? as both )"
 )
@@ -82,7 +83,7 @@ def read_statement(clause: str) -> int | None:
     ):
         verdict, remark = _sentence(bare[:bracket]), bare[bracket + 1 : -1]
         tokens = tokens_of(remark)
-        if verdict is None or "or" in tokens or "?" in tokens:
+        if verdict is None or UNSURE & set(tokens):
             return None
         if tokens[:1] == ["confidence"] or tokens[-1:] == ["confidence"]:
             return verdict
@@ -140,9 +141,15 @@ def _sentence(text: str) -> int | None:
 
 
 def _english(text: str) -> int | None:
-    """The verdict of an English sentence of known words."""
-    tokens = [token for token in tokens_of(reworded(NOISE.sub(" ", text))) if token not in ("(", ")")]
-    tokens = plainer(tokens)
+    """The verdict of an English sentence of known words, as it stands or reworded."""
+    verdict = _known(text)
+    if verdict is None and (other := reworded(NOISE.sub(" ", text))) != text:
+        verdict = _known(other)
+    return verdict
+
+
+def _known(text: str) -> int | None:
+    tokens = plainer([token for token in tokens_of(text) if token not in ("(", ")")])
     if len(tokens) == 2 and tokens[0] in ("rank", "top"):
         return None  # a place, not an answer
     while tokens and tokens[-1] in (".", "!", ",", ";", "。", "'", "\u2019"):

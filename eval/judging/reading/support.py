@@ -57,6 +57,7 @@ _IT = re.compile(r"\W*its?\b", re.IGNORECASE)
 _THAN = re.compile(
     r"\b(?:than|over|outperforms|beats|surpasses|exceeds|compared (?:to|with)) ?(?:the )?\Z", re.IGNORECASE
 )
+_BOTH_BUT = re.compile(rf"\bboth\b[^.;!?\n]{{0,120}}?,? but (?=(?:the )?(?:{_NOUN}|first|second)\b)", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
 _LISTED = re.compile(r"^\W*\d", re.MULTILINE)
 _COMPARATIVE = re.compile(rf"{_COMPARES.pattern}|\b(?:win\w*|prefer\w*|best)\b", re.IGNORECASE)
@@ -64,6 +65,7 @@ _COMPARATIVE = re.compile(rf"{_COMPARES.pattern}|\b(?:win\w*|prefer\w*|best)\b",
 
 def supports(text: str, verdict: int, *, named: bool = False) -> bool:
     """Whether an explanation bears out the verdict that stands before it; `named` asks that it speaks of one."""
+    text = _BOTH_BUT.sub("", text[: MAX_EXPLANATION + 1])
     if len(text) > MAX_EXPLANATION or _DOUBT.search(text) or _LISTED.search(text):
         return False
     if verdict == TIE:

@@ -25,7 +25,7 @@ LEAD = NOUNS | _words(
     "verdict choice decision winner output result class rating is are it go with vote for in conclusion "
     "say going lean towards think believe that this rank ranking was judgment judgement preference selection "
     "leaning toward find definitely certainly clearly undoubtedly call advantage goes clear win narrow slight edge ok "
-    "okay sure digit be selected chosen strong"
+    "okay sure slightly judge conclude deem declare digit be selected chosen strong"
 )
 VERBS = _words("is was seems are performs performed did does")
 DEGREES = _words(
@@ -52,7 +52,7 @@ BOTH_BESIDE = _words("the these of them")
 BOTH = BOTH_NAMED | BOTH_VERBS | EQUALLY | BOTH_BESIDE
 EQUAL_ALONE = _words("equal equivalent identical tied same")
 EQUAL = EQUAL_ALONE | _words("good bad well helpful wrong correct strong")
-OVER = _words("beats outperforms surpasses over")  # "answer 2 beats answer 1", "I choose 2 over 1"
+OVER = _words("beats outperforms surpasses over above")  # "answer 2 beats answer 1", "I choose 2 over 1"
 BECAUSE = _words("as because since - \u2013 \u2014")
 # A remark with one of these may take the verdict back.
 AGAINST = _words(
@@ -94,6 +94,8 @@ DOUBTFUL = """
     who_knows unsure uncertain hard_to difficult_to arguabl* or either neither nonetheless nevertheless still close
     equal* tie except even
 """
+# A remark in brackets with one of these leaves the verdict open.
+UNSURE = _words("or ? may might could maybe perhaps unsure sure if unless but however guess wrong almost probably")
 FAREWELLS = (
     *("hope this helps", "hope that helps", "hope it helps", "i hope", "let me know", "please let me know"),
     *("feel free", "if you need", "if you have", "thank you", "thanks", "best regards", "kind regards", "regards"),
