@@ -60,7 +60,7 @@ def json_fields(text: str, field: re.Pattern[str] = _FIELD) -> tuple[dict[str, l
         if value not in values:
             values.append(value)
         end = match.end()
-    if fields or (stripped.startswith("{") and re.search(r"[:\"]", stripped)):
+    if fields or (stripped.startswith("{") and not re.fullmatch(r"\{\s?[123]\s?\}", stripped)):
         return fields, text[end:].partition("}")[2]
     return None, ""
 
