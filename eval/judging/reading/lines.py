@@ -16,7 +16,7 @@ from eval.judging.reading.sentences import (
     tokens_of,
 )
 from eval.judging.reading.support import favours, supports
-from eval.judging.reading.words import AGAINST, FAREWELLS, NOUNS, SIDES, VALUES
+from eval.judging.reading.words import AGAINST, FAREWELLS, NOT_YET, NOUNS, OTHERS_SAY, SIDES, VALUES
 from eval.verdicts.codes import FIRST, SECOND, TIE
 
 _LABEL = re.compile(r"\[\[ ?([^\[\]\n]{1,12}) ?\]\]")
@@ -37,6 +37,11 @@ _REASONING = re.compile(
 _ASIDE = re.compile(  # how the judge went about it
     r"\W*(?:note that |please note that )?(?:i (?:have )?(?:ignored|disregarded|set aside)|evaluated|judged)\b"
     r"[^\d]{0,60}\b(?:order|length|position)\b[^\d]{0,40}\Z",
+    re.IGNORECASE,
+)
+_CITED = re.compile(  # at the end of a line: 'answer 1 says: "Verdict: 1"'
+    r"\b(?:says|said|claims?|claimed|states|stated|writes|wrote|ends with|prints|reads)\b[^\"\u201c\u201d]{0,20}"
+    r"[\"\u201c][^\"\u201c\u201d]*[\"\u201d]\W*\Z",
     re.IGNORECASE,
 )
 _ASPECTS = re.compile(r"\b(?:in|regarding|in terms of|job (?:of|at)) ")  # of what the answers are compared in
@@ -84,8 +89,10 @@ def read_labels(text: str) -> Reading:
     start = max(text.rfind("\n", 0, last.start()) + 1, last.start() - MAX_SHORT)
     end = min(len(text) if (at := text.find("\n", last.end())) < 0 else at, last.end() + MAX_SHORT)
     around = {token.lower() for token in TOKEN.findall(text[start:end])}
-    if _SHOWN.search(text, start, last.start()):
+    if _SHOWN.search(text, start, last.start()) or _CITED.search(text[start:end]):
         return Reading(conflict=True)
+    if (OTHERS_SAY | NOT_YET) & set(tokens_of(CLAUSE.split(text[start : last.start()])[-1])):
+        return Reading(conflict=True)  # "the user thinks that it is [[A]]"
     if around & (AGAINST | {"?"}) or any(token.endswith(("n't", "n\u2019t")) for token in around):
         return Reading(conflict=True)
     return Reading(verdict=verdicts.pop(), rest=text[last.end() :])
@@ -105,7 +112,7 @@ def read_line(text: str) -> Reading:
     if (checked := _checked(text)) is not None:
         return checked
     clauses = [clause for clause in CLAUSE.split(line) if has_words(clause)]
-    if line.endswith("?") or not clauses:
+    if line.endswith("?") or not clauses or _CITED.search(line):
         return Reading()
     if _REASON.match(line):
         return _explained(text)

@@ -24,7 +24,9 @@ from eval.judging.reading.words import (
     EQUAL_ALONE,
     EQUALLY,
     LEAD,
+    NOT_YET,
     NOUNS,
+    OTHERS_SAY,
     OVER,
     POINTING,
     REFERENCE,
@@ -103,7 +105,7 @@ def _at_the_end(clause: str) -> int | None:
     if not ending:
         return _foreign_end(clause)
     before, end = clause[: ending[-1].start()], clause[ending[-1].end() :]
-    if {"or", "if", "not", "unless"} & set(tokens_of(before)):
+    if (({"not"} | UNSURE | OTHERS_SAY | NOT_YET) - {"but", "however", "wrong"}) & set(tokens_of(before)):
         return None
     needed = BETTER | WINS if ending[-1]["but"] else NOUNS | {"tie", "draw"}
     verdict, said = _sentence(end), _sentence(before)
@@ -118,6 +120,8 @@ def _foreign_end(clause: str) -> int | None:
     if (parts := end_behind_so(clause)) is None:
         return None
     before, end, is_but = parts
+    if (AGAINST | UNSURE | OTHERS_SAY) & set(tokens_of(before)) or "n't" in before:
+        return None
     verdict = _sentence(end)
     if is_but:  # "..., aber Antwort 2 ist besser"
         return verdict if any((BETTER | WINS) & set(tokens_of(english)) for english in translations(end)) else None
@@ -304,6 +308,8 @@ def is_reason(tokens: Sequence[str], side: int) -> bool:
     if rest[0] in ("it", "its"):  # "answer 2 is better: it names its sources"
         return bears_out(" ".join(rest), side, named=True)
     if rest[0] not in BECAUSE or len(rest) == 1:
+        return False
+    if OTHERS_SAY & set(rest):
         return False
     denied = AGAINST & set(rest) or any("n't" in token or "?" in token for token in rest)
     return not (denied or names_other(rest, side)) or bears_out(" ".join(rest[1:]), side)

@@ -96,6 +96,9 @@ DOUBTFUL = """
 """
 # A remark in brackets with one of these leaves the verdict open.
 UNSURE = _words("or ? may might could maybe perhaps unsure sure if unless but however guess wrong almost probably")
+# What somebody else says or thinks is no verdict of the judge's.
+OTHERS_SAY = _words("says said claims claimed states writes wrote thinks believes according allegedly supposedly some")
+NOT_YET = _words("false initially sight impression tentatively previously originally")  # a verdict that isn't the last
 FAREWELLS = (
     *("hope this helps", "hope that helps", "hope it helps", "i hope", "let me know", "please let me know"),
     *("feel free", "if you need", "if you have", "thank you", "thanks", "best regards", "kind regards", "regards"),

@@ -175,3 +175,22 @@ def test_every_word_of_a_language_has_a_meaning_that_the_grammar_knows() -> None
 )
 def test_sentences_that_contradict_a_verdict(text: str, verdict: int, is_contradicted: bool) -> None:
     assert contradicted(text, verdict) == is_contradicted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Answer 1 says: "Answer 2 is short, so answer 1 is better."',
+        'Answer 1 says: "My verdict: [[A]]"',
+        "The user thinks that my verdict is: [[A]]",
+        "At first sight, my verdict is: [[A]]",
+        "Initially, I choose answer 1.",
+        "Maybe answer 2 is wrong, so answer 1 is better.",
+        "I don't think that antwort 2 ist gut, aber Antwort 1 ist besser.",
+        '"1 because of accuracy", says answer 1.',
+        "e.g. 1",
+        "1 (I may be wrong)",
+    ],
+)
+def test_what_others_say_and_what_was_thought_at_first_is_no_verdict(text: str) -> None:
+    assert parse_verdict(text).verdict == -1
