@@ -39,6 +39,7 @@ _ASIDE = re.compile(  # how the judge went about it
     r"[^\d]{0,60}\b(?:order|length|position)\b[^\d]{0,40}\Z",
     re.IGNORECASE,
 )
+_THEREFORE = re.compile(r", (?:so|hence|therefore|thus)\b", re.IGNORECASE)
 _CITED = re.compile(  # at the end of a line: 'answer 1 says: "Verdict: 1"'
     r"\b(?:says|said|claims?|claimed|states|stated|writes|wrote|ends with|prints|reads)\b[^\"\u201c\u201d]{0,20}"
     r"[\"\u201c][^\"\u201c\u201d]*[\"\u201d]\W*\Z",
@@ -54,7 +55,8 @@ _SAYS_OR_IS_VERDICT = re.compile(rf"{_SAYS_VERDICT.pattern}|\W*[123]\W*\Z", re.I
 MAX_COMPARED = 4000  # characters at the end of a reply in which sentences are looked for that say who is better
 _WHO_IS_BETTER = re.compile(
     r"(?:answer|assistant|response|option|model|first|second|\b[12AB])\b.*\b(?:better|best|superior|stronger|winner|wins?|won|beats"
-    r"|outperforms|preferable|preferred|worse|more)\b|\b(?:prefer|choose|pick|better (?:answer|response|one) is)\b",
+    r"|outperforms|preferable|preferred|worse|more)\b|\b(?:prefer|choose|pick|better (?:answer|response|one) is)\b"
+    r"|\b(?:equal\w*|tied?|draw|on par|identical|verdict is|winner is)\b",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[\W_]*(?:[\w ]{1,30})\W{0,3}:")
@@ -87,6 +89,8 @@ def read_labels(text: str) -> Reading:
         return Reading(conflict=len(verdicts) > 1)
     last = labels[-1]
     start = max(text.rfind("\n", 0, last.start()) + 1, last.start() - MAX_SHORT)
+    reasons = list(_THEREFORE.finditer(text, start, last.start()))
+    start = reasons[-1].end() if reasons else start  # "A makes errors and B does not, so [[B]]"
     end = min(len(text) if (at := text.find("\n", last.end())) < 0 else at, last.end() + MAX_SHORT)
     around = {token.lower() for token in TOKEN.findall(text[start:end])}
     if _SHOWN.search(text, start, last.start()) or _CITED.search(text[start:end]):
@@ -189,7 +193,8 @@ def contradicted(text: str, verdict: int) -> bool:
     """
     overall: set[int] = set()
     aspects: list[int] = []
-    for line in dict.fromkeys(text[-MAX_COMPARED:].splitlines()):
+    rows = [row for row in text[-MAX_COMPARED:].splitlines() if row and not row.isspace()]
+    for line in dict.fromkeys(rows):
         last = next((clause for clause in reversed(CLAUSE.split(line)) if has_words(clause)), "")
         if line.startswith(">") or len(last) > MAX_SHORT or not _WHO_IS_BETTER.search(last):
             continue
@@ -197,7 +202,7 @@ def contradicted(text: str, verdict: int) -> bool:
         if heading and (own := _HEADING.match(last)):
             last = last[own.end() :]
         compared = read_statement(last)
-        if compared is None:
+        if compared is None or (compared == TIE and line not in rows[-2:]):  # equal in one thing, said further up
             continue
         if heading and not _REASONING.search(heading[0]):
             aspects.append(compared)
