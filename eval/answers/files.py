@@ -190,6 +190,19 @@ def contest_dialogues(
     return answers, notes
 
 
+def missing_notes(answers: Mapping[str, Collection[str]], questions: Sequence[str]) -> list[str]:
+    """Notes on questions that a contestant, or nobody, has an answer to; `answers` are {system: questions}."""
+    asked = [question for question in questions if any(question in mine for mine in answers.values())]
+    notes = []
+    if len(asked) < len(questions):
+        nobody = [question for question in questions if question not in set(asked)]
+        notes.append(f"{len(nobody)} of {len(questions)} questions have no answers: {named(nobody)}")
+    for system, mine in answers.items():
+        if missing := [question for question in asked if question not in mine]:
+            notes.append(f"{system}: no answer to {len(missing)} of {len(asked)} questions: {named(missing)}")
+    return notes
+
+
 def unmatched_notes(
     answers: Mapping[tuple[str, str], str], systems: Collection[str], questions: Collection[str]
 ) -> list[str]:

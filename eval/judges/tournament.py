@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from eval.answers.files import Answers, contest_dialogues
+from eval.answers.files import Answers, contest_dialogues, missing_notes
 from eval.answers.questions import (
     EMBEDDED_QUESTIONS,
     OpenQuestion,
@@ -135,6 +135,7 @@ def open_tournament(options: JudgeOptions) -> Tournament:
     asked = load_open_questions(str(options.questions or EMBEDDED_QUESTIONS))
     dialogues, notes = contest_dialogues(options.answers, asked, options.benchmark)
     questions = [_shown(question, options.reference_answers) for question in asked[: options.max_questions]]
+    notes += missing_notes(dialogues, [question.question_id for question in questions])
     if options.null_control:
         if NULL_SYSTEM in dialogues:
             raise ValueError(f"{NULL_SYSTEM} is among the answer files already; leave one of the two out")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eval.answers.files import contest_dialogues, read_answers
+from eval.answers.files import contest_dialogues, missing_notes, read_answers
 from eval.answers.questions import load_open_questions, parse_open_question, split_dialogue, text_identity
 
 PAPER = "A chat between a curious human and an artificial intelligence assistant. "
@@ -114,3 +114,13 @@ def test_an_answer_of_nobody_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"entry 1: system is None; expected text that says who answered \(or in model_id, "
     ):
         read_answers(tmp_path / "a.json")
+
+
+def test_questions_that_a_contestant_leaves_out_are_listed() -> None:
+    asked = [str(n) for n in range(9)]
+    answers = {"ann": asked[:8], "bob": ["0"], "null": asked[:8]}
+    assert missing_notes(answers, asked) == [
+        "1 of 9 questions have no answers: 8",
+        "bob: no answer to 7 of 8 questions: 1, 2, 3, 4, 5 and 2 more",
+    ]
+    assert missing_notes({"ann": asked, "bob": asked}, asked) == []

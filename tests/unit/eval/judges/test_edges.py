@@ -701,6 +701,7 @@ def test_a_summary_counts_everything(tmp_path: Path) -> None:
     write_rows(tmp_path / "b.jsonl", [{"question_id": 2, "system": s, "answer": "x"} for s in ("ann", "bob")])
     fewer = run(options_in(tmp_path, answers=(tmp_path / "b.jsonl",)), judge=ScriptedJudge(reply))
     assert fewer.notes == (
+        "1 of 2 questions have no answers: 1",
         "2 matches of earlier runs are of other systems or questions: they leave the tournament's files, and their "
         "judgments are kept; --bench tells sets of questions apart",
     )
