@@ -136,6 +136,7 @@ def test_long_cells_and_long_lines(tmp_path: Path) -> None:
         ("v.csv", b"model_a,model_b,winner\nx,y,tie\n", "no column question_id; .*number the rows"),
         ("v.json", b'[{"model_a": "x", "model_b": "y", "winner": "tie"}]', "entry 1: no question_id.*number the rows"),
         ("v.parquet", b"question_id", "broken parquet file"),
+        ("grades.csv", b"question_id,system,grade\n1,x,7\n", "grades of single answers.*; take graded_verdicts.csv"),
     ],
 )
 def test_a_file_of_another_kind_is_called_what_it_is(tmp_path: Path, name: str, data: bytes, kind: str) -> None:
