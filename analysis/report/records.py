@@ -8,6 +8,7 @@ read is an error.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -208,15 +209,17 @@ def load_tournament(folder: Path, bench: str | None = None, further: Sequence[Pa
     )
 
 
-def load_answer_files(paths: Sequence[Path]) -> dict[str, tuple[Answer, ...]]:
-    """System -> its answers, of files of any known kind, the turns of a dialogue as one.
+def load_answer_files(
+    paths: Sequence[Path], places: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, tuple[Answer, ...]]:
+    """System -> its answers, of files of any known kind, the turns of a dialogue as one; `places` of `read_answers`.
 
     Raises:
         ValueError: a row that isn't an answer; named by line.
     """
     by_system: dict[str, list[Answer]] = {}
     for path in paths:
-        for answer in read_answers(path):
+        for answer in read_answers(path, places=places):
             by_system.setdefault(answer.system, []).append(answer)
     return {system: tuple(_dialogues(answers)) for system, answers in by_system.items()}
 
@@ -233,10 +236,10 @@ def _answers(path: Path) -> list[Answer]:
 
 
 def _dialogues(answers: Sequence[Answer]) -> list[Answer]:
-    by_question: dict[str, list[Answer]] = {}
+    by_question: dict[str, dict[int, Answer]] = {}
     for answer in sorted(answers, key=lambda answer: answer.turn):
-        by_question.setdefault(answer.question_id, []).append(answer)
-    return [_joined(turns) for turns in by_question.values()]
+        by_question.setdefault(answer.question_id, {})[answer.turn] = answer
+    return [_joined(list(turns.values())) for turns in by_question.values()]
 
 
 def _joined(turns: Sequence[Answer]) -> Answer:

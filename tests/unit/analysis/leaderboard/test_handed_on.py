@@ -426,6 +426,7 @@ def test_a_report_ends_with_its_sentences_and_its_page(monkeypatch: pytest.Monke
     monkeypatch.setattr("analysis.report.records.load_tournament", lambda *given: seen.append(given) or played)
     monkeypatch.setattr("analysis.report.page.write_report", lambda *given: seen.append(given) or [])
     monkeypatch.setattr("analysis.report.leaderboard.leaderboard_table", lambda rows: rows)
+    monkeypatch.setattr("analysis.report.content.unmatched_answers", lambda *given: ["b has no verdict"])
     (file := tmp_path / "f").touch()
     more: Any = {"verdicts": [file], "answers": [file], "questions": file, "title": "T", "bench": "b"}
     more["max_questions"] = 3
@@ -439,7 +440,7 @@ def test_a_report_ends_with_its_sentences_and_its_page(monkeypatch: pytest.Monke
     assert (options.title, options.bench, options.max_questions, options.commands) == ("T", "b", 3, ("typed",))
     assert (options.answers, options.questions) == ((file,), file)
     page = f"page: {tmp_path / 'index.html'}"
-    assert said == ["note: rated", False, "a is best.", "b is next.", page]
+    assert said == ["note: rated", "note: b has no verdict", False, "a is best.", "b is next.", page]
     said.clear()
     entry_report.report(tmp_path, sweep="s", as_json=True)
     assert (said, seen[-1][3], seen[-1][4].title) == ([True], None, "s")
