@@ -23,7 +23,6 @@ from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
 NOBODY = ""  # the other side of an answer that is graded by itself
 TURN_MARK = "#turn"  # "81#turn2" is the grade of question 81 up to its second turn
-BUDGET_STOP = "budget"  # what `Judge.stopped` begins with where the money, and nothing else, ended a run
 VERDICTS = (FIRST, SECOND, TIE, UNPARSED)
 NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, and I am happy to say more about it."
 

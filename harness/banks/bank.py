@@ -123,6 +123,10 @@ class Bank(Protocol):
         """Within this context the base computes alone for items of the member that it gives."""
         ...
 
+    def storage(self, name: str) -> dict[str, Any] | None:
+        """What the record says of a member's layers that are stored in formats of their own; None: as the base's."""
+        ...
+
     def read_again(self, name: str, folder: Path) -> None:
         """Reads what `save_member` wrote into the member that wrote it."""
         ...

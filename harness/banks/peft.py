@@ -49,6 +49,7 @@ class Started:
     method: AdapterMethod
     initial: dict[str, Tensor] = field(default_factory=dict)  # A0 and B0 by their names in PEFT's file
     served: dict[str, Any] = field(default_factory=dict)  # of a loaded one: other fields that change its result
+    formats: dict[str, str] = field(default_factory=dict)  # of layers that LQ-LoRA stores each in one of its own
 
 
 def save_adapter(started: Started, folder: Path, base_model: str, revision: str) -> str:
@@ -60,7 +61,7 @@ def save_adapter(started: Started, folder: Path, base_model: str, revision: str)
     if started.initial:
         tensors = converted(tensors, started.initial)
         description |= {"r": 2 * description["r"], "lora_alpha": 2 * description["lora_alpha"]}
-        about = {
+        about: dict[str, Any] = {
             "schema_version": 1,
             "method": started.method.value,
             "about": "converted to plain LoRA: rows 0..r-1 of A are trained, the others are A0; columns of B alike, "
@@ -68,6 +69,8 @@ def save_adapter(started: Started, folder: Path, base_model: str, revision: str)
             "base was Q(W - s B0 A0): harness.banks.loading rebuilds it; plain PEFT on Q(W) is a quantization "
             "error off.",
         }
+        if started.formats:
+            about |= {"schema_version": 2, "formats": started.formats}
         write_atomically(folder / RESIDUAL_FILE, json.dumps(about, indent=2))
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"})
     write_atomically(folder / ADAPTER_CONFIG, json.dumps(description, indent=2, sort_keys=True))

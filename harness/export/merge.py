@@ -116,9 +116,10 @@ def round_to_quantized(model: "nn.Module", quant: QuantConfig) -> None:
     import torch
 
     from harness.nn.quant import linear_layers, quantize_linear
+    from harness.variants.lq_rounding import SimulatedLinear
 
     for name, linear in linear_layers(model):
-        if ".lora_" in name:
+        if ".lora_" in name or isinstance(linear, SimulatedLinear):  # is rounded already
             continue
         weight: Tensor = linear.weight  # type: ignore[assignment]
         copy = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")

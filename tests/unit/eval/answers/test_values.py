@@ -409,7 +409,15 @@ def test_a_nucleus_ends_where_its_tokens_reach_top_p() -> None:
     assert torch.equal(ahead[0], uniform_numbers(3, 4)[1:3])
 
 
-@pytest.mark.parametrize(("system", "member", "who"), [("ann", "a", "m, ann"), (None, "a", "m, a"), (None, None, "m")])
+@pytest.mark.parametrize(
+    ("system", "member", "who"),
+    [
+        ("ann", "a", "m with adapter ann"),
+        (None, "a", "m with adapter a"),
+        (None, None, "m with no adapter"),
+        ("m", None, "m with no adapter"),
+    ],
+)
 def test_logits_that_are_no_numbers_are_whose(system: str | None, member: str | None, who: str) -> None:
     settings = DecodingSettings(max_new_tokens=1, greedy=True, temperature=1.0, top_p=1.0)
     picker = TokenPicker(bank=made(logits=lambda hidden: hidden), settings=settings, model="m")

@@ -54,6 +54,7 @@ def test_defaults_are_those_of_the_docs() -> None:
         "key_variable": "OPENAI_API_KEY", "temperature": 0.2, "max_tokens": 1024, "reasoning_effort": None,
         "structured": None, "budget_usd": None, "usd_per_million_prompt_tokens": None,
         "usd_per_million_completion_tokens": None, "prices": None, "num_concurrent": 8, "batch": False,
+        "request_timeout_seconds": 120.0,
     }  # fmt: skip
     assert asdict(ApiOptions(model="m")) == {
         "model": "m", "base_url": "https://api.openai.com/v1", "key_variable": "OPENAI_API_KEY", "temperature": 0.2,
