@@ -74,6 +74,8 @@ def read_votes(path: Path) -> list[tuple[str, dict[str, str]]]:
     """
     try:
         rows = read_rows(path)
+    except FileNotFoundError:
+        raise VerdictError(f"{path}: no such file") from None
     except ValueError as error:
         raise VerdictError(str(error)) from None
     nothing = {name: "" for row in rows for name in row.values}
