@@ -1,5 +1,6 @@
 """What the commands hand on, option by option; defaults; and what the parts of a leaderboard ask for: by value."""
 
+import gzip
 import json
 import signal
 import subprocess
@@ -285,6 +286,20 @@ def test_a_judge_that_left_something_open() -> None:
 def test_a_file_of_a_header_has_no_rows(tmp_path: Path, text: str, is_empty: bool) -> None:
     (tmp_path / "v.csv").write_text(text)
     assert run._has_no_rows(tmp_path / "v.csv") is is_empty
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("v.json", b'[{"question_id": 1, "model_a": "x", "model_b": "y", "winner": "tie"}]'),
+        ("v.csv.gz", gzip.compress(b"question_id,system_a,system_b,verdict\n1,x,y,1\n")),
+        ("v.csv", b"question_id,system_a,system_b,verdict\r1,x,y,1\r"),
+        ("v.parquet", b"PAR1"),
+    ],
+)
+def test_verdicts_of_few_lines_are_verdicts(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert not run._has_no_rows(tmp_path / name)
 
 
 def test_nothing_moves_while_a_person_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
