@@ -156,6 +156,7 @@ def num_matches(facts: _Facts) -> int:
     players = [frozenset(found.questions)] * len(found.players) + [
         found.others[name] & set(found.questions) for name in found.others
     ]
+    players += [frozenset(found.questions)] * ("--null-control" in further)
     if option_of(further, "--mode") == "single":
         return sum(map(len, players))
     if (reference := option_of(further, "--reference")) is not None:
