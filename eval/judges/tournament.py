@@ -30,6 +30,7 @@ from eval.judging.injection import flagged_wins
 from eval.judging.matches import (
     NULL_ANSWER,
     Failure,
+    HasVerdicts,
     Judge,
     Judgment,
     Match,
@@ -88,7 +89,9 @@ def run(
     try:
         with lock.acquire(timeout=0), JudgmentStore(options.tournament) as store:
             judge = judge or build_judge(options, store, say)
-            tournament = replace(tournament, notes=(*tournament.notes, *_leaving(options, store, judge, tournament)))
+            strange = judge.unmatched(tournament.matches) if isinstance(judge, HasVerdicts) else []
+            leaving = _leaving(options, store, judge, tournament)
+            tournament = replace(tournament, notes=(*tournament.notes, *strange, *leaving))
             hashes = store.register(judge, options.mode.value, tournament.matches, options.benchmark)
             num_changed = store.reparse(judge, options.mode) if options.reparse else None
             todo = _todo(tournament.matches, hashes, store.judged(judge, but_unparsed=options.retry_unparsed))
