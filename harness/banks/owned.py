@@ -1,8 +1,8 @@
 """What all banks have in common that own their base and hold one member.
 
 The base is read anew for each member, because many of these methods change it; `remove_member` lets it go. What
-is trained is an adapter started by PEFT (`harness.banks.peft`) or every weight (`adapter.method=full`), in float32
-(`harness.nn.masters`).
+is trained is an adapter started by PEFT (`harness.banks.adapters.peft`) or every weight (`adapter.method=full`),
+in float32 (`harness.nn.masters`).
 Subclasses say how the model is read, how examples become a batch and what their losses are.
 """
 
@@ -21,11 +21,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from harness.banks.any_peft import RankAllocation, rank_allocation
-from harness.banks.layers import layer_names, layer_weight, quantize_layers, quantizing
-from harness.banks.loading import fill_again, load_adapter
-from harness.banks.peft import ADAPTER, Started, save_adapter
-from harness.banks.starts import Calibration, start
+from harness.banks.adapters.any_peft import RankAllocation, rank_allocation
+from harness.banks.adapters.layers import layer_names, layer_weight, quantize_layers, quantizing
+from harness.banks.adapters.loading import fill_again, load_adapter
+from harness.banks.adapters.peft import ADAPTER, Started, save_adapter
+from harness.banks.adapters.starts import Calibration, start
 from harness.config.schema import WHOLE_METHODS, AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
 from harness.files.atomic import sha256_files, write_atomically
 from harness.methods.formats import summary

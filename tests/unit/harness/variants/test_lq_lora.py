@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from harness.banks.adapters.layers import quantization_of
 from harness.banks.causal import PeftBank
 from harness.banks.classifier import ClassifierBank
-from harness.banks.layers import quantization_of
 from harness.banks.seq2seq import Seq2SeqBank
 from harness.methods.formats import format_of
 from harness.nn.quant import dequantized

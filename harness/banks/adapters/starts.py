@@ -1,6 +1,6 @@
 """Starts an adapter of a kind that PEFT ships: PiSSA, OLoRA, CorDA, LoRA-GA, EVA, LoftQ, DoRA and plain LoRA.
 
-The algebra of the methods that move part of the weights into the adapter is in `harness.banks.peft`.
+The algebra of the methods that move part of the weights into the adapter is in `harness.banks.adapters.peft`.
 
 Source: PEFT 0.21 (`LoraLayer.update_layer`), PiSSA (arXiv 2404.02948) section 4, LoftQ (arXiv 2310.08659) algorithm 1
 with T = 1.
@@ -27,10 +27,10 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from harness.banks.any_peft import config_of, other_fields, wrapped
-from harness.banks.layers import layer_names, layer_weight, quantize_layers, resolve_targets
-from harness.banks.lq_start import Examples, start_lq
-from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
+from harness.banks.adapters.any_peft import config_of, other_fields, wrapped
+from harness.banks.adapters.layers import layer_names, layer_weight, quantize_layers, resolve_targets
+from harness.banks.adapters.lq_start import Examples, start_lq
+from harness.banks.adapters.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
 from harness.methods.sizes import Layer, size_problem
 from harness.nn.quant import features

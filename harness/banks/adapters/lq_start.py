@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from harness.banks.layers import layer_weight, quantization_of, quantize_layers, simulate
-from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
+from harness.banks.adapters.layers import layer_weight, quantization_of, quantize_layers, simulate
+from harness.banks.adapters.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, QuantConfig
 from harness.methods.formats import format_of
 from harness.runs.adapter_files import PEFT_PREFIX
