@@ -180,7 +180,7 @@ def verdicts(
     files: Sequence[Path | str] = (),
 ) -> pd.DataFrame:
     """A row a verdict: question_id, system_a (shown first), system_b, verdict (system_a, system_b, tie, unparsed),
-    judge, rater. An unparsed one is a row too.
+    judge, rater, judged_turn, benchmark. An unparsed one is a row too.
 
     Args:
         runs_folder: where a sweep's tournament may lie; default: HARNESS_RUNS, else runs/.
@@ -336,6 +336,8 @@ def _verdicts_frame(found: Verdicts) -> pd.DataFrame:
             "verdict": pd.Categorical([VERDICT_WORDS[int(code)] for code in found.verdict], categories=words),
             "judge": _named(found.judge.values, found.judge.codes),
             "rater": _named(found.rater.values, found.rater.codes),
+            "judged_turn": pd.array(found.turn, dtype="Int64"),
+            "benchmark": _named(found.benchmark.values, found.benchmark.codes),
         }
     )
 

@@ -215,11 +215,14 @@ def load_answer_files(
     """System -> its answers, of files of any known kind, the turns of a dialogue as one; `places` of `read_answers`.
 
     Raises:
-        ValueError: a row that isn't an answer; named by line.
+        ValueError: a row that isn't an answer, named by line; or a file holds none.
     """
     by_system: dict[str, list[Answer]] = {}
     for path in paths:
-        for answer in read_answers(path, places=places):
+        answers = read_answers(path, places=places)
+        if not answers:
+            raise ValueError(f"{path}: holds no answers; leave the file out")
+        for answer in answers:
             by_system.setdefault(answer.system, []).append(answer)
     return {system: tuple(_dialogues(answers)) for system, answers in by_system.items()}
 

@@ -203,6 +203,12 @@ def test_a_tournament_has_verdicts_ratings_and_the_runs_that_play(
     assert left["reason"][label_of(4)] == "no verdict names it"
 
 
+def test_verdicts_keep_their_turn_and_benchmark(tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("question_id,system_a,system_b,verdict,turn,bench\n1,x,y,1,1,mt\n1,x,y,2,2,mt\n")
+    frame = verdicts(files=[tmp_path / "v.csv"])
+    assert (frame["judged_turn"].tolist(), frame["benchmark"].tolist()) == ([1, 2], ["mt", "mt"])
+
+
 def test_a_tournament_of_grades_is_read_by_frames_and_report(tmp_path: Path) -> None:
     """As `judge --mode single` leaves it: without verdicts.csv."""
     (tmp_path / "graded_verdicts.csv").write_text("question_id,system_a,system_b,verdict,judge\n1,x,y,1,j\n2,x,y,2,j\n")

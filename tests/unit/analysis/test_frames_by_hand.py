@@ -162,6 +162,7 @@ def test_verdicts_as_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     assert frame["verdict"].tolist() == ["system_a", "system_b", "tie", "unparsed"]
     assert frame["judge"].isna().tolist() == [False, True, False, False]
     assert frame["rater"].isna().all()
+    assert (frame["judged_turn"].tolist(), frame["benchmark"].isna().all()) == ([1, 1, 1, 1], True)
     monkeypatch.setattr(frames, "_tournament", lambda source: source.tournament)
     frames.verdicts(tournament="t")
     assert seen[1] == "t"

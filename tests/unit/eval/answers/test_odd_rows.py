@@ -164,3 +164,9 @@ def test_an_answer_that_stands_twice_is_shown_once(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([row, row, {**row, "answer": "y", "turn": 1}]))
     ((answer,),) = load_answer_files([tmp_path / "a.json"]).values()
     assert answer.answer == "Turn 1:\nx\n\nTurn 2:\ny"
+
+
+def test_a_file_without_answers_is_refused_by_the_report(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question_id,system,answer\n")
+    with pytest.raises(ValueError, match=r"a\.csv: holds no answers; leave the file out"):
+        load_answer_files([tmp_path / "a.csv"])
