@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.judges.retry import MAX_REASON, TOO_DEEP, Fault, RunStopped, Usage, load_json, read_usage
+from eval.judges.retry import MAX_REASON, TOO_DEEP, Fault, RunStopped, Usage, error_in_reply, load_json, read_usage
 from eval.judging.matches import Judgment, Match
 from eval.judging.options import ApiOptions, Estimate
 from eval.judging.parse import CUT, KEY_MARK, REFUSED, judgment_of
@@ -144,9 +144,12 @@ def read_completion(body: Any) -> Reply | Fault:
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
+    fault = error_in_reply(choice) or (None if isinstance(message, dict) else error_in_reply(body))
+    if fault is not None:  # of this completion, or in place of one
+        return replace(fault, usage=usage, was_free=fault.was_free and usage == Usage())
     if not isinstance(message, dict):
         return Fault(reason="the server's reply has no choices", usage=usage)
-    text, refusal = message.get("content"), message.get("refusal")
+    text, refusal = _joined(message.get("content")), message.get("refusal")
     if text and usage.num_completion_tokens == 0:  # it has not counted
         usage = replace(usage, num_completion_tokens=None)
     finish = choice.get("finish_reason") if isinstance(choice, dict) else None
@@ -160,6 +163,14 @@ def read_completion(body: Any) -> Reply | Fault:
         num_completion_tokens=usage.num_completion_tokens,
         model=body.get("model") if isinstance(body.get("model"), str) else None,
     )
+
+
+def _joined(content: Any) -> Any:
+    """The text of a message's content, which some servers send in parts, thoughts apart from what is said."""
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") in ("text", None)]
+    return "".join(text for text in texts if isinstance(text, str)) or None
 
 
 def estimate_calls(

@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -45,6 +46,8 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 MAX_DETAILS = 4000  # characters of an error's body in which the refused field is looked for
+LONG_SECONDS = 365 * 86400.0
+EPOCH_SECONDS = 1e9  # from here (2001) to ten times it, a number is a date, as some servers have it
 MAX_TIMED_OUT = 2  # calls about one match that we give up waiting for; more would be paid for nothing
 MAX_REASON = 200  # characters of a reason that is shown and stored
 
@@ -95,9 +98,7 @@ class Gate:
         """
         while (left := self._not_before - time.monotonic()) > 0:
             if left > self._max_wait_seconds:
-                raise RunStopped(
-                    f"the server asks for a wait of {left:.0f} s, more than max_wait_seconds={self._max_wait_seconds:g}"
-                )
+                raise RunStopped(too_long_a_wait(left, self._max_wait_seconds))
             await asyncio.sleep(left)
 
     def hold(self, seconds: float) -> None:
@@ -111,6 +112,12 @@ class Gate:
             reset = parse_duration(headers.get(f"x-ratelimit-reset-{kind}"))
             if remaining is not None and reset is not None and remaining < needed:
                 self.hold(reset)
+
+
+def too_long_a_wait(seconds: float, limit: float) -> str:
+    """What ends a run whose server asks for more patience than there is."""
+    shown = f"{seconds:.0f} s" if seconds < LONG_SECONDS else "more than a year"
+    return f"the server asks for a wait of {shown}, more than max_wait_seconds={limit:g}"
 
 
 def classify(error: APIError | TimeoutError | RecursionError) -> Fault:
@@ -153,13 +160,16 @@ def usage_of(content: bytes) -> Usage:
 
 
 def read_usage(body: Any) -> Usage:
-    """The tokens that a body counts. No prompt has none."""
+    """The tokens that a body counts. No prompt has none.
+
+    Some servers (xAI's, Gemini's) count thoughts, which are billed as tokens of the reply, in the total only.
+    """
     counts = body.get("usage") if isinstance(body, dict) else None
     counts = counts if isinstance(counts, dict) else {}
-    return Usage(
-        num_prompt_tokens=_count(counts.get("prompt_tokens")) or None,
-        num_completion_tokens=_count(counts.get("completion_tokens")),
-    )
+    prompt, completion, total = (_count(counts.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    if prompt and completion is not None and total is not None:
+        completion = max(completion, total - prompt)
+    return Usage(num_prompt_tokens=prompt or None, num_completion_tokens=completion)
 
 
 def wait_asked_for(headers: Mapping[str, str]) -> float | None:
@@ -168,24 +178,30 @@ def wait_asked_for(headers: Mapping[str, str]) -> float | None:
     if milliseconds is not None:
         return milliseconds / 1000
     text = headers.get("retry-after")
+    if text is None:
+        return None
+    if text.strip().isdecimal():
+        return _until(float(text))  # of hundreds of digits: infinite, which is a wait too
     seconds = _number(text)
-    if seconds is not None or text is None:
-        return seconds
+    if seconds is not None:
+        return _until(seconds)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        date = parsedate_to_datetime(text)
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
 
 
 def parse_duration(text: str | None) -> float | None:
-    """Seconds of "1s", "6m0s", "1h2m3.5s", "120ms" or a plain number; None for anything else."""
+    """Seconds of "1s", "6m0s", "1h2m3.5s", "120ms", a plain number or a date as one; None for anything else."""
     if text is None:
         return None
     parts = DURATION.findall(text)
     if parts and "".join(number + unit for number, unit in parts) == text.strip():
         seconds = sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)
         return seconds if math.isfinite(seconds) else None
-    return _number(text)
+    seconds = _number(text)
+    return None if seconds is None else _until(seconds)
 
 
 def backoff_seconds(attempt: int, first_seconds: float, spread: float) -> float:
@@ -217,6 +233,26 @@ def status_fault(status: int, code: str, message: str, wait_seconds: float | Non
         )  # another one may have been answered, and billed, before it failed
         return Fault(reason=f"HTTP {status}", retry=True, wait_seconds=wait_seconds, was_free=was_free, adapt=adapt)
     return Fault(reason=reason, was_free=True, adapt=adapt)
+
+
+def error_in_reply(body: Any) -> Fault | None:
+    """The fault that a body of status 200 tells instead of a completion, as gateways do; None where it tells none.
+
+    Its code is read as an HTTP status where it is one.
+    """
+    found = body.get("error") if isinstance(body, dict) else None
+    if isinstance(body, dict) and not found and body.get("object") == "error":
+        found = body
+    if not found:
+        return None
+    code = found.get("code") if isinstance(found, dict) else None
+    status = int(code) if isinstance(code, (int, str)) and re.fullmatch("[45][0-9][0-9]", str(code)) else None
+    words, details = error_message(found), error_details(found)
+    fault = status_fault(status or 500, code if isinstance(code, str) else "", words, details=details)
+    if status is None:
+        fault = replace(fault, retry=False, was_free=fault.fatal or fault.adapt is not None)
+    reason = f"the server's reply is an error: {words or 'it gives no reason'}"
+    return replace(fault, reason=reason)
 
 
 def refused_field(text: str) -> str | None:
@@ -266,6 +302,14 @@ def _count(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None
+
+
+def _until(seconds: float) -> float:
+    """From now; a number that is a date since 1970, in seconds or milliseconds, is a time to wait for."""
+    for unit in (1.0, 1000.0):
+        if EPOCH_SECONDS <= seconds / unit < 10 * EPOCH_SECONDS:
+            return max(0.0, seconds / unit - time.time())
+    return seconds
 
 
 def _number(text: str | None) -> float | None:

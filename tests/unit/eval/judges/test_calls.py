@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -43,6 +44,7 @@ from eval.judges.retry import (
     read_usage,
     refused_field,
     status_fault,
+    too_long_a_wait,
     wait_asked_for,
 )
 from eval.judging.flags import JudgeFlags, costs_money
@@ -104,13 +106,20 @@ def test_a_whole_reply_is_read() -> None:
         (json.dumps(completion(choices=[None])).encode(), "no choices"),
         (json.dumps(completion(choices=[{"message": {"content": None}}])).encode(), "no content"),
         (json.dumps(completion(choices=[{"message": {"content": [1]}}])).encode(), "no content"),
+        (b'{"error": {"message": "Provider  down", "code": 502}}', "the server's reply is an error: Provider down"),
+        (b'{"object": "error", "message": "loading", "code": 503}', "the server's reply is an error: loading"),
+        (b'{"error": "no"}', "the server's reply is an error: no"),
+        (
+            json.dumps(completion(choices=[{"error": {"message": "broke off"}, "message": {"content": "1"}}])).encode(),
+            "the server's reply is an error: broke off",
+        ),
     ],
 )
 def test_what_is_no_completion_fails_the_match_alone(content: bytes, reason: str) -> None:
     fault = read_reply(content, "text/html; charset=utf-8")
     assert isinstance(fault, Fault)
     assert reason in fault.reason
-    assert (fault.retry, fault.fatal, fault.was_free) == (False, False, False)
+    assert (fault.retry, fault.fatal, fault.was_free) == ("code" in content.decode("latin-1"), False, False)
 
 
 @given(
@@ -129,6 +138,39 @@ def test_no_json_breaks_the_reader(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "kind", "is_counted"),
+    [
+        ({"message": "quota", "code": "insufficient_quota"}, {"fatal": True, "was_free": True}, False),
+        ({"message": "slow down", "code": 429}, {"retry": True, "was_free": True}, False),
+        ({"message": "slow down", "code": "429"}, {"retry": True, "was_free": True}, False),
+        ({"message": "slow down", "code": 429}, {"retry": True, "was_free": False}, True),
+        ({"message": "down", "code": 502}, {"retry": True, "was_free": False}, False),
+        ({"message": "who knows"}, {"retry": False, "was_free": False}, False),
+        ({"message": "Unsupported parameter: 'seed'", "code": 400}, {"adapt": "seed", "was_free": True}, False),
+        ({"message": "Unsupported parameter: 'seed'"}, {"adapt": "seed", "was_free": True}, False),
+    ],
+)
+def test_an_error_of_status_200_is_what_its_code_says(
+    error: dict[str, Any], kind: dict[str, Any], is_counted: bool
+) -> None:
+    body: dict[str, Any] = {"error": error}
+    if is_counted:
+        body["usage"] = {"prompt_tokens": 3, "completion_tokens": 1}
+    fault = read_completion(body)
+    assert isinstance(fault, Fault)
+    assert {name: getattr(fault, name) for name in kind} == kind
+    assert fault.usage == (Usage(num_prompt_tokens=3, num_completion_tokens=1) if is_counted else Usage())
+
+
+def test_content_in_parts_is_what_is_said_without_the_thoughts() -> None:
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "2"}]}, {"type": "text", "text": "Fine.\n"}]
+    reply = read_completion(completion(choices=[{"message": {"content": [*parts, {"type": "text", "text": "1"}]}}]))
+    assert isinstance(reply, Reply)
+    assert reply.text == "Fine.\n1"
+    assert isinstance(read_completion(completion(choices=[{"message": {"content": parts[:1]}}])), Fault)
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"),
     [
         ("1s", 1.0),
@@ -136,6 +178,8 @@ def test_no_json_breaks_the_reader(value: Any) -> None:
         ("120ms", 0.12),
         ("1h2m3.5s", 3723.5),
         ("7", 7.0),
+        ("1700000000", 0.0),
+        ("1700000000000", 0.0),
         ("soon", None),
         (None, None),
         ("-1", None),
@@ -149,6 +193,13 @@ def test_waits_that_a_server_asks_for() -> None:
     assert wait_asked_for({"retry-after": "300"}) == 300
     assert wait_asked_for({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
     assert wait_asked_for({"retry-after": "later"}) is None
+    assert wait_asked_for({"retry-after": "9" * 400}) == float("inf")
+    assert wait_asked_for({"retry-after": str(int(time.time()) + 50)}) == pytest.approx(50, abs=5)
+    assert wait_asked_for({"retry-after": str(int(time.time() * 1000) + 50_000)}) == pytest.approx(50, abs=5)
+    local = format_datetime((datetime.now(UTC) + timedelta(seconds=100)).replace(tzinfo=None))  # ends in -0000
+    assert wait_asked_for({"retry-after": local}) == pytest.approx(100, abs=5)
+    assert too_long_a_wait(90.4, 60) == "the server asks for a wait of 90 s, more than max_wait_seconds=60"
+    assert "a wait of more than a year, more" in too_long_a_wait(float("inf"), 60)
     assert wait_asked_for({}) is None
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     assert wait_asked_for({"retry-after": date}) == pytest.approx(100, abs=5)
@@ -285,6 +336,9 @@ def test_a_field_is_left_out_where_a_server_error_names_it() -> None:
         ({"prompt_tokens": 0, "completion_tokens": 10**7 + 1}, (None, None)),
         ({"prompt_tokens": -1, "completion_tokens": "5"}, (None, None)),
         ({"prompt_tokens": True, "completion_tokens": 1.5}, (None, None)),
+        ({"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 30}, (7, 23)),  # thoughts are in the total only
+        ({"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 8}, (7, 2)),
+        ({"prompt_tokens": 7, "total_tokens": 30}, (7, None)),
         (None, (None, None)),
         ([1], (None, None)),
     ],
