@@ -166,10 +166,12 @@ def read_usage(body: Any) -> Usage:
     """
     counts = body.get("usage") if isinstance(body, dict) else None
     counts = counts if isinstance(counts, dict) else {}
-    prompt, completion, total = (_count(counts.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
-    if prompt and completion is not None and total is not None:
+    prompt = _count(counts.get("prompt_tokens")) or None
+    completion = _count(counts.get("completion_tokens"))
+    total = _count(counts.get("total_tokens"))
+    if prompt is not None and completion is not None and total is not None:
         completion = max(completion, total - prompt)
-    return Usage(num_prompt_tokens=prompt or None, num_completion_tokens=completion)
+    return Usage(num_prompt_tokens=prompt, num_completion_tokens=completion)
 
 
 def wait_asked_for(headers: Mapping[str, str]) -> float | None:
@@ -200,8 +202,8 @@ def parse_duration(text: str | None) -> float | None:
     if parts and "".join(number + unit for number, unit in parts) == text.strip():
         seconds = sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)
         return seconds if math.isfinite(seconds) else None
-    seconds = _number(text)
-    return None if seconds is None else _until(seconds)
+    number = _number(text)
+    return None if number is None else _until(number)
 
 
 def backoff_seconds(attempt: int, first_seconds: float, spread: float) -> float:
@@ -251,8 +253,8 @@ def error_in_reply(body: Any) -> Fault | None:
     fault = status_fault(status or 500, code if isinstance(code, str) else "", words, details=details)
     if status is None:
         fault = replace(fault, retry=False, was_free=fault.fatal or fault.adapt is not None)
-    reason = f"the server's reply is an error: {words or 'it gives no reason'}"
-    return replace(fault, reason=reason)
+    told = fault.reason if fault.fatal and status is not None else words or "it gives no reason"
+    return replace(fault, reason=f"the server's reply is an error: {told}")
 
 
 def refused_field(text: str) -> str | None:
