@@ -45,10 +45,10 @@ class Reply:
 
 def request_body(options: ApiOptions, mode: Mode, prompt: JudgePrompt, unsupported: Collection[str]) -> dict[str, Any]:
     """The chat completion that puts a prompt before the judge, without the parts that the server doesn't know."""
-    request: dict[str, Any] = {
-        "model": options.model,
-        "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
-    }
+    messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
+    if "system" in unsupported:
+        messages = [{"role": "user", "content": f"{prompt.system}\n\n{prompt.user}"}]
+    request: dict[str, Any] = {"model": options.model, "messages": messages}
     limit = "max_completion_tokens" if "max_tokens" in unsupported else "max_tokens"
     optional = {
         limit: options.max_tokens,

@@ -34,17 +34,23 @@ FATAL_STATUS = {
 FATAL_CODES = ("insufficient_quota", "billing_hard_limit_reached", "account_deactivated")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-REFUSING_STATUS = (400, 422, 500)  # llama-cpp-python says 500 to a field that it doesn't know
+REFUSING_STATUS = (400, 422, 500, 501)  # llama-cpp-python says 500 to a field that it doesn't know
 SCHEMA_FIELDS = ("response_format", "json_schema", "structured")
 OPTIONAL_FIELDS = ("max_tokens", "max_completion_tokens", "temperature", "seed", "reasoning_effort", *SCHEMA_FIELDS)
 REFUSAL = re.compile(
     r"unsupported|not support|n't support|unrecogni[sz]ed|unknown|unexpected|no such|illegal|extraneous|"
-    r"(?:not|n't) (?:permitted|allowed|available|accept\w*|implemented|recogni[sz]ed|known|valid|a valid)|forbidden|"
+    r"(?:not|n't) (?:permitted|allowed|available|enabled|accept\w*|implemented|recogni[sz]ed|known|valid|a valid)|"
+    r"forbidden|"
     r"deprecated|obsolete|disabled|unavailable|immutable|only the default|incompatible|instead|may only be|"
     r"can(?:not|n't| not) be (?:set|used|specified|given)|temperature\W{1,3}(?:must|has to) be 1\b|"
     r"invalid (?:parameter|field|argument|keyword|property|key)|不支持|未知",
     re.IGNORECASE,
 )
+OTHER_WORDS = {  # of a part that an error names in its own words; the first that fits
+    "system": r"system (?:role|message|prompt|instruction)|developer instruction|messages\[\d+\]\.role|must alternate",
+    "response_format": r"grammar|guided[ _]decoding|structured[ _]output|(?:output|response)[ _]format|json[ _]schema",
+    "reasoning_effort": r"\b(?:thinking|reasoning)\b",
+}
 MAX_DETAILS = 4000  # characters of an error's body in which the refused field is looked for
 LONG_SECONDS = 365 * 86400.0
 EPOCH_SECONDS = 1e9  # from here (2001) to ten times it, a number is a date, as some servers have it
@@ -258,14 +264,17 @@ def error_in_reply(body: Any) -> Fault | None:
 
 
 def refused_field(text: str) -> str | None:
-    """The optional field of a request that an error's text says the server doesn't take; None where it says none.
+    """The optional part of a request that an error's text says the server doesn't take; None where it says none.
 
     A text may name several, as one that repeats the request does: the one next to the words that refuse is meant.
     """
     text = re.sub(r"\buse\W{1,3}\w+\W{1,3}instead\b", "instead", text, flags=re.IGNORECASE)  # that one is taken
     refusals = [match.span() for match in REFUSAL.finditer(text)]
+    other = next((part for part, words in OTHER_WORDS.items() if re.search(words, text, re.IGNORECASE)), None)
     if not refusals:
-        return "response_format" if any(name in text for name in SCHEMA_FIELDS) else None
+        if any(name in text for name in SCHEMA_FIELDS) or re.search(r"(?:pars|convert|compil)\w* .{0,20}grammar", text):
+            return "response_format"
+        return "system" if "roles must alternate" in text else None
     places = [
         (max(match.start() - end, start - match.end()), order, name)
         for order, name in enumerate(OPTIONAL_FIELDS)
@@ -273,7 +282,7 @@ def refused_field(text: str) -> str | None:
         for start, end in refusals
     ]
     if not places:
-        return "reasoning_effort" if re.search(r"\b(?:thinking|reasoning)\b", text) else None
+        return other
     name = min(places)[2]
     return "response_format" if name in SCHEMA_FIELDS else name
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import openai
 import pytest
 from hypothesis import given
@@ -62,6 +63,7 @@ MATCH = Match(
     answer_b="So.",
 )
 PROMPTS = own_prompts(Mode.pairwise)
+GOLDEN = Path(__file__).resolve().parents[3] / "golden"
 FREE = ApiOptions(model="m")
 PRICED = ApiOptions(model="m", usd_per_million_prompt_tokens=10.0, usd_per_million_completion_tokens=30.0)
 
@@ -289,11 +291,51 @@ def test_the_field_that_a_server_refuses(message: str, field: int | None) -> Non
     assert refused_field(message) == (None if field is None else names[field])
 
 
+REFUSALS = [json.loads(line) for line in (GOLDEN / "judge_refusals.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("by_batch", [False, True])
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal["server"])
+def test_errors_of_servers_name_what_they_refuse(refusal: dict[str, Any], by_batch: bool) -> None:
+    """As OpenAI, Azure, vLLM, llama.cpp, Anthropic, Gemini and others word them, by call and by batch."""
+    body, status = refusal["body"], refusal["status"]
+    if by_batch:
+        digest, fault = batch._parsed(json.dumps({"custom_id": "d", "response": {"status_code": status, "body": body}}))
+        assert digest == "d"
+    else:
+        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        reply = httpx2.Response(status, content=content, request=httpx2.Request("POST", "http://server/v1"))
+        fault = classify(openai.OpenAI(api_key="none")._make_status_error_from_response(reply))
+    assert isinstance(fault, Fault)
+    assert (fault.adapt, fault.was_free, fault.fatal) == (refusal["part"], True, False)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "the question on grammar is too long: 9000 tokens",
+        "Unsupported model: gpt-9",
+        "the prompt's reasoning is 9000 tokens, more than 8192",
+        "the system is overloaded",
+    ],
+)
+def test_errors_that_name_no_part(message: str) -> None:
+    assert refused_field(message) is None
+
+
+def test_the_system_message_joins_the_users_where_a_server_takes_none() -> None:
+    prompt = render(PROMPTS, MATCH)
+    assert request_body(FREE, Mode.pairwise, prompt, {"system"})["messages"] == [
+        {"role": "user", "content": f"{prompt.system}\n\n{prompt.user}"}
+    ]
+    assert next_to_leave_out(PRICED, "system", set()) == "system"
+
+
 def test_limits_are_those_of_servers_and_of_the_docs() -> None:
     assert (batch.MAX_REQUESTS, batch.MAX_FILE_BYTES, batch_server.PAGE) == (50_000, 190_000_000, 100)
     assert (request.BATCH_PRICE, tournament.MEASURED_AFTER, calls.MAX_FAILURES_IN_A_ROW) == (0.5, 50, 10)
     assert (request.BYTES_PER_TOKEN, request.ASSUMED_REPLY_TOKENS, request.MESSAGE_TOKENS) == (4, 250, 16)
-    assert (retry.MAX_COUNT, retry.REFUSING_STATUS) == (10**7, (400, 422, 500))
+    assert (retry.MAX_COUNT, retry.REFUSING_STATUS) == (10**7, (400, 422, 500, 501))
     assert (client.MAX_REPLY_BYTES, client.MAX_OUTPUT_BYTES) == (16 * 2**20, 2**30)
 
 
