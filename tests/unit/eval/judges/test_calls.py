@@ -1,6 +1,7 @@
 """The API judge's parts that need no server: replies, waits, what is retried, estimates, settings."""
 
 import asyncio
+import dataclasses
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -435,6 +436,43 @@ def test_a_wait_is_read_in_milliseconds_before_seconds() -> None:
     assert wait_asked_for({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
     assert wait_asked_for({"retry-after": "nothing"}) is None
     assert wait_asked_for({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "room"),
+    [
+        ("gpt-4o", {}, 0),
+        ("gpt-4o", {"reasoning_effort": "low"}, 8192),
+        ("gpt-4o", {"reasoning_effort": "none"}, 0),
+        ("o3-mini", {}, 8192),
+        ("openai/gpt-5-mini-2025-08-07", {}, 8192),
+        ("deepseek-ai/DeepSeek-R1", {}, 8192),
+        ("o3-mini", {"thought_tokens": 100}, 100),
+        ("o3-mini", {"thought_tokens": 0}, 0),
+    ],
+)
+def test_a_reasoning_judges_thoughts_have_room_of_their_own(name: str, flags: dict[str, Any], room: int) -> None:
+    chosen = choose_judge(name, JudgeFlags(**flags))
+    assert isinstance(chosen, ApiOptions)
+    assert (chosen.max_tokens, chosen.thought_tokens) == (1024, room)
+    prompt = render(PROMPTS, MATCH)
+    assert request_body(chosen, Mode.pairwise, prompt, ())["max_tokens"] == 1024 + room
+    ahead = estimate_calls(chosen, PROMPTS, [MATCH])
+    assert ahead.max_completion_tokens == 1024 + room
+    assert ahead.num_completion_tokens == 250 + min(room, 1000)
+    without = ApiOptions(model=name, reasoning_effort=chosen.reasoning_effort)
+    assert request.judge_settings(chosen, PROMPTS) == request.judge_settings(without, PROMPTS)
+
+
+def test_room_for_thoughts_is_reserved_and_named_where_a_reply_is_cut() -> None:
+    roomy = dataclasses.replace(PRICED, thought_tokens=1000)
+    prompt = render(PROMPTS, MATCH)
+    assert request.most_usd(roomy, prompt, 0.0) - request.most_usd(PRICED, prompt, 0.0) == pytest.approx(0.03)
+    cut = Reply(text="1", refusal=None, finish_reason="length", num_prompt_tokens=1, num_completion_tokens=1, model="m")
+    made = request.reply_judgment(roomy, Mode.pairwise, MATCH.key, "p", cut, None, None, str)
+    assert made.reason == "the reply was cut at 2024 tokens"
+    with pytest.raises(ValueError, match="thought_tokens=-1"):
+        ApiOptions(model="m", thought_tokens=-1)
 
 
 def test_requests_leave_out_what_a_server_does_not_know() -> None:

@@ -409,7 +409,7 @@ def test_names_of_judges_and_what_they_can_do(tmp_path: Path) -> None:
     )  # fmt: skip
     assert choose_judge("ft:gpt-4o:me", flags) == ApiOptions(
         model="ft:gpt-4o:me", base_url="http://h/v1", key_variable="K", temperature=0.5, max_tokens=7,
-        reasoning_effort="low", structured=True, budget_usd=2.0, usd_per_million_prompt_tokens=1.0,
+        thought_tokens=8192, reasoning_effort="low", structured=True, budget_usd=2.0, usd_per_million_prompt_tokens=1.0,
         usd_per_million_completion_tokens=2.0, price_source="price as given", num_concurrent=3, batch=True,
     )  # fmt: skip
     half: Any = choose_judge("gpt-4o", replace(flags, usd_per_million_completion_tokens=None))
