@@ -20,12 +20,14 @@ from harness.config.schema import (
     QuantConfig,
 )
 from harness.files.atomic import sha256_files
-from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA, bank_method, read_peft_config
+from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA, SIDE, bank_method, read_peft_config
 from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS
 from harness.runs.record import RECORD_FILE, RunRecord, load_record
 
 _ADAPTER = "adapter"  # within a run's folder
-_SAME = ("method", "peft_type", "peft", "lora_r", "lora_alpha", "targets", "layers", "s2ft_share", "lq_rounds")
+_OF_METHODS = ("s2ft_share", "lq_rounds", "qst_reduction", "qst_down_rank")
+_SAME = ("method", "peft_type", "peft", "lora_r", "lora_alpha", "targets", "layers", *_OF_METHODS)
+_SAVED_AS = {AdapterMethod.dora: "dora", AdapterMethod.qst: SIDE}
 
 
 def start_folder(
@@ -92,11 +94,11 @@ def _other_kind(folder: Path, adapter: AdapterConfig) -> str | None:
     """Why an adapter of no run isn't of the method's kind; None if it can be. Raises ValueError for a broken one."""
     saved = read_peft_config(folder)
     theirs = "dora" if saved.get("use_dora") else str(saved["peft_type"])
-    if adapter.method in SHARED_BASE_METHODS:
-        fits, mine = bank_method(folder) is AdapterMethod.lora, LORA
-    else:
-        mine = "dora" if adapter.method is AdapterMethod.dora else adapter.peft_type or LORA
-        fits = theirs == mine
+    mine = _SAVED_AS.get(adapter.method, adapter.peft_type or LORA)
+    is_plain = adapter.method not in SHARED_BASE_METHODS or bank_method(folder) is AdapterMethod.lora
+    if theirs == mine and not is_plain:
+        theirs = "LoRA that isn't plain"
+    fits = theirs == mine
     return None if fits else f"{folder} is an adapter of {theirs}, not of {mine}: take the same adapter.method"
 
 

@@ -89,6 +89,11 @@ def test_parents_that_cannot_be_are_refused_with_what_to_do(worker: OneWorker) -
         with pytest.raises(ValueError, match=r"lora there: take the same|is an adapter of LORA, not of dora"):
             worker.plan([other])
         assert worker.plan([worker.config(start_from=str(folder))])
+    side = worker.folder / "side"
+    side.mkdir()
+    (side / "adapter_config.json").write_text('{"peft_type": "QST", "qst_reduction": 4, "qst_down_rank": 4}')
+    with pytest.raises(ValueError, match="side is an adapter of QST, not of LORA: take the same"):
+        worker.plan([worker.config(start_from=str(side))])
 
 
 @pytest.mark.parametrize(
@@ -98,6 +103,7 @@ def test_parents_that_cannot_be_are_refused_with_what_to_do(worker: OneWorker) -
         AdapterConfig(name="pissa", method=AdapterMethod.pissa, lora_r=2),
         AdapterConfig(name="allora", method=AdapterMethod.allora, lora_r=2, allora_eta=10.0),
         AdapterConfig(name="vera", method=AdapterMethod.peft, peft_type="VERA", lora_r=2),
+        AdapterConfig(name="qst", method=AdapterMethod.qst, qst_reduction=4, qst_down_rank=2),
         AdapterConfig(name="s2ft", method=AdapterMethod.s2ft, s2ft_share=0.25, targets=["o_proj", "down_proj"]),
     ],
     ids=lambda adapter: adapter.name,
