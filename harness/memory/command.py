@@ -29,6 +29,7 @@ from harness.console import TextTable, friendly_errors, new_parser, show
 from harness.devices.process import heavy_imports
 from harness.files.hub import cached_snapshot
 from harness.memory import paper
+from harness.memory.padded import predict_padded
 from harness.memory.predict import MemoryPrediction, predict
 from harness.models.locate import ModelSource, checkpoint_shape
 
@@ -62,6 +63,7 @@ class Question:
     train: TrainConfig
     tokens: int
     sequence: int
+    source: int
     members: int
     gpu_bytes: int
 
@@ -90,6 +92,7 @@ def main(arguments: Sequence[str]) -> None:
                     train=asked.train,
                     tokens=asked.tokens,
                     sequence=asked.sequence,
+                    source=asked.source,
                     members=asked.members,
                     gpu_bytes=asked.gpu_bytes,
                 )
@@ -110,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=_positive, default=528, help="of a packed row (default: %(default)s)")
     parser.add_argument(
         "--sequence", type=_positive, help="tokens of an example at most (default: the row's, 528 at most)"
+    )
+    parser.add_argument(
+        "--source", type=_positive, help="of them, tokens that a T5's encoder reads (default: half of them)"
     )
     parser.add_argument("--members", type=_positive, default=1, help="runs that share the base (default: %(default)s)")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
@@ -138,6 +144,7 @@ def _positive(text: str) -> int:
 def _question(options: argparse.Namespace) -> Question:
     """The choices of a command line. Raises ValueError for names that aren't there."""
     adapter: AdapterConfig = typed(AdapterConfig, load_choice("adapter", options.adapter))
+    sequence = min(options.sequence or 528, options.tokens)
     return Question(
         model=_model(options.model),
         quant=replace(quant_choice(options.quant), compute_dtype=DType(options.dtype)),
@@ -148,7 +155,8 @@ def _question(options: argparse.Namespace) -> Question:
             max_microbatch_tokens=options.tokens,
         ),
         tokens=options.tokens,
-        sequence=min(options.sequence or 528, options.tokens),
+        sequence=sequence,
+        source=min(options.source or max(1, sequence // 2), sequence - 1),
         members=options.members,
         gpu_bytes=options.gpu * GIGABYTE,
     )
@@ -187,7 +195,12 @@ def _kind(saved: Mapping[str, Any]) -> ModelKind:
 def _predicted(asked: Question) -> MemoryPrediction | str:
     """The prediction, or why there is none."""
     if asked.model.kind is not ModelKind.causal:
-        return f"the activations of a {asked.model.kind.value} are not predicted"
+        if asked.members > 1:
+            return f"a {asked.model.kind.value} trains alone on its base, one run after the other: leave --members out"
+        found = predict_padded(
+            *(asked.model, asked.quant, asked.adapter, asked.train, asked.tokens, asked.sequence, asked.source)
+        )
+        return found or "its activations are not derived"
     try:
         return predict(
             asked.model.shape, asked.quant, asked.adapter, asked.train, asked.tokens, asked.sequence, asked.members
@@ -208,6 +221,7 @@ def _values(asked: Question, prediction: MemoryPrediction | str, measured: "Meas
         "adapter": asked.adapter.name,
         "tokens": asked.tokens,
         "sequence": asked.sequence,
+        "source": asked.source if asked.model.kind is ModelKind.seq2seq else None,
         "members": asked.members,
         "checkpointing": asked.train.gradient_checkpointing,
         "gpu_bytes": asked.gpu_bytes,

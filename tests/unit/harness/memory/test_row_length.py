@@ -22,7 +22,6 @@ from harness.config.schema import (
     TrainConfig,
 )
 from harness.devices.ranks import Ranks
-from harness.memory.predict import predict_run
 from harness.memory.row_length import (
     CONTEXT_BYTES,
     GPU_ROW_TOKENS,
@@ -31,6 +30,7 @@ from harness.memory.row_length import (
     row_tokens,
     usable_bytes,
 )
+from harness.memory.runs import predict_run
 from harness.runs.spec import RunSpec, make_spec
 from sweeps.jobs.peers import Peers
 from sweeps.jobs.row_tokens import agreed_row_tokens, with_shape
