@@ -198,11 +198,35 @@ def test_the_command_measures_a_folder_with_a_config(tmp_path: Path, capsys: pyt
 def test_the_command_predicts_without_measuring(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--model", "65b", "--checkpointing", "--json"])
     assert json.loads(capsys.readouterr().out)["predicted"]["weights_bytes"] > 3e10
+    main(["--model", "t5_large", "--adapter", "lora_t5", "--json"])
+    values = json.loads(capsys.readouterr().out)
+    assert values["predicted"]["activation_bytes"] > 1e9
+    assert values["source"] == 264
     for arguments, message in (
         (["--measure"], "of which model"),
         (["--model", "65x"], "no such choice"),
         (["--model", "nobody/nothing"], "no config of that name"),
+        (["--model", "7b", "--adapter", "trainable_tokens"], "--measure runs the program itself"),
+        (["--model", "t5_small", "--members", "2"], "its runs train one after the other"),
+        (["--model", "7b", "--adapter", "dora", "--members", "2"], "its runs train one after the other"),
     ):
         with pytest.raises(SystemExit):
             main(arguments)
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("adapter", "quant"), [("fourierft", "nf4"), ("boft", "nf4"), ("hira", "nf4")])
+def test_the_command_says_what_is_known_where_activations_are_not(
+    adapter: str, quant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--model", "7b", "--adapter", adapter, "--quant", quant, "--json"])
+    values = json.loads(capsys.readouterr().out)
+    assert values["predicted"] is None
+    assert "can't be predicted" in values["not_predicted"]
+    known = values["at_least"]
+    assert known["total_bytes"] == sum(number for name, number in known.items() if name != "total_bytes")
+    main(["--model", "7b", "--adapter", adapter, "--quant", quant])
+    shown = capsys.readouterr().out
+    assert "At least, before any activation: llama7b" in shown
+    assert "Not predicted: " in shown
+    assert "--measure runs the program itself" in shown
