@@ -1,8 +1,8 @@
 """Computes the least memory that a run needs, from the model's shape: what lies on the device before any activation.
 
 Weights as they are stored, adapters, gradients and optimizer state of a T5 or a RoBERTa, and of decoders under a method
-of its own (S2FT, HFT, PEFT's). Where activations are not derived (what such a method keeps of a pass, full finetuning
-of a T5), this tells what can't fit, never what does; `harness.memory.padded` adds what LoRA on a T5 or a RoBERTa keeps,
+of its own (S2FT, HFT, QST, PEFT's). Where activations are not derived (what such a method keeps of a pass, full
+finetuning of a T5), this tells what can't fit, never what does; `harness.memory.padded` adds what LoRA on a T5 or a RoBERTa keeps,
 and `harness.memory.predict` has the whole peak of decoders with LoRA and its like.
 tests/unit/harness/memory/test_floor.py holds the bytes to real models. Source: T5 v1.1 (arXiv 1910.10683, 2002.05202)
 and RoBERTa (arXiv 1907.11692) as transformers has them.
@@ -29,6 +29,7 @@ from harness.runs.spec import RunSpec
 
 T5_POSITION_BUCKETS = 32
 ROBERTA_OFFSET = 2  # rows of its position table beyond the longest input
+_OF_ITS_OWN = frozenset({AdapterMethod.peft, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.qst})
 MIN_LABELS = 1  # of a head; a class more is a row more
 
 
@@ -69,7 +70,7 @@ def least(
     if train is None or adapter.method is AdapterMethod.none:
         return base
     names = {linear.name for linear in parts.linears}
-    if adapter.method in (AdapterMethod.peft, AdapterMethod.hft, AdapterMethod.s2ft) or adapter.layers is not None:
+    if adapter.method in _OF_ITS_OWN or adapter.layers is not None:
         return None
     if adapter.method is not AdapterMethod.full and set(adapter.targets) - names - {ALL_LINEAR}:
         return None

@@ -16,8 +16,8 @@ from harness.config.schema import (
     PathsConfig,
     ShapeConfig,
 )
-from harness.data.holdout import holdout_problem, num_training_rows
 from harness.data.render import folder_has_template, no_template_problem
+from harness.data.selection.holdout import holdout_problem, num_training_rows
 from harness.data.selection.rows import num_kept
 from harness.devices.hardware import (
     auto_compute_dtype,
