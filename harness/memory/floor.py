@@ -2,8 +2,8 @@
 
 Weights as they are stored, adapters, gradients and optimizer state of a T5 or a RoBERTa, and of decoders under a method
 of its own (S2FT, HFT, QST, PEFT's). Where activations are not derived (what such a method keeps of a pass, full
-finetuning of a T5), this tells what can't fit, never what does; `harness.memory.padded` adds what LoRA on a T5 or a RoBERTa keeps,
-and `harness.memory.predict` has the whole peak of decoders with LoRA and its like.
+finetuning of a T5), this tells what can't fit, never what does. `harness.memory.padded` adds what LoRA on a T5 or a
+RoBERTa keeps, and `harness.memory.predict` has the whole peak of decoders with LoRA and its like.
 tests/unit/harness/memory/test_floor.py holds the bytes to real models. Source: T5 v1.1 (arXiv 1910.10683, 2002.05202)
 and RoBERTa (arXiv 1907.11692) as transformers has them.
 """
