@@ -31,6 +31,7 @@ from harness.devices.process import heavy_imports
 from harness.files.hub import cached_snapshot
 from harness.memory import paper
 from harness.memory.floor import least
+from harness.memory.other_methods import predict_other
 from harness.memory.padded import predict_padded
 from harness.memory.predict import MemoryPrediction, predict
 from harness.methods.keys import uses_dropout
@@ -227,7 +228,8 @@ def _peak(asked: Question) -> MemoryPrediction:
     """Raises ValueError where it isn't known."""
     model, quant, adapter, train = asked.model, asked.quant, asked.adapter, asked.train
     if model.kind is ModelKind.causal:
-        return predict(model.shape, quant, adapter, train, asked.tokens, asked.sequence, asked.members)
+        other = predict_other(model, quant, adapter, train, asked.tokens, asked.sequence)
+        return other or predict(model.shape, quant, adapter, train, asked.tokens, asked.sequence, asked.members)
     found = predict_padded(model, quant, adapter, train, asked.tokens, asked.sequence, asked.source)
     if found is None:
         raise ValueError(f"what adapter={adapter.method_name} keeps of a {model.kind.value}'s pass can't be predicted")

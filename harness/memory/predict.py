@@ -219,7 +219,7 @@ def predict(
         ValueError: an unknown shape, `compute_dtype=auto`, or targets that a LLaMA block doesn't have.
     """
     check(shape, quant)
-    masters = _has_masters(adapter, train)
+    masters = has_masters(adapter, train)
     stored = replace(quant, compute_dtype=DType.float32) if masters else quant
     base = MemoryPrediction(weights_bytes=weights_bytes(shape, stored, num_shards))
     if train is None or adapter.method is AdapterMethod.none:
@@ -264,7 +264,7 @@ def _passing_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: in
     }
 
 
-def _has_masters(adapter: AdapterConfig, train: TrainConfig | None) -> bool:
+def has_masters(adapter: AdapterConfig, train: TrainConfig | None) -> bool:
     """Whether every weight is trained, and kept in float32 (`harness.nn.masters`)."""
     if train is None or adapter.method is not AdapterMethod.full:
         return False

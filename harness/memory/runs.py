@@ -1,6 +1,7 @@
 """Predicts the memory of planned runs, and says which of them need the same."""
 
 from harness.config.schema import ModelKind
+from harness.memory.other_methods import predict_other
 from harness.memory.padded import predict_padded
 from harness.memory.predict import MemoryPrediction, predict
 from harness.runs.spec import RunSpec
@@ -24,7 +25,7 @@ def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> Mem
     try:
         return predict(spec.model.shape, spec.quant, spec.adapter, spec.train, row, longest, num_members, num_shards)
     except ValueError:
-        return None
+        return predict_other(spec.model, spec.quant, spec.adapter, spec.train, row, longest)
 
 
 def longest_sequence(spec: RunSpec) -> int:

@@ -215,7 +215,7 @@ def test_the_command_predicts_without_measuring(capsys: pytest.CaptureFixture[st
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("adapter", "quant"), [("fourierft", "nf4"), ("boft", "nf4"), ("hira", "nf4")])
+@pytest.mark.parametrize(("adapter", "quant"), [("adalora", "nf4"), ("randlora", "nf4")])
 def test_the_command_says_what_is_known_where_activations_are_not(
     adapter: str, quant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
