@@ -1,9 +1,9 @@
 """Computes what a decoder's pass keeps under methods that aren't low-rank factors beside frozen weights.
 
-S2FT, HFT, and those of PEFT's methods whose layers keep what a line says; of the others `harness.memory.floor` tells
-the least. Derived by reading PEFT's layers, and held to the program itself on tensors without data
-(tests/unit/harness/memory/test_other_methods.py; benchmarks/results/memory-2026-11-30.md). N tokens, a layer of I
-inputs and O outputs, c bytes of the compute dtype, r the rank, R the number of chosen features.
+S2FT, HFT, DoRA and other methods by PEFT's LoRA layers, and those of PEFT's own that have a line here; of the rest
+`harness.memory.floor` tells the least. Derived by reading PEFT's layers, and held to the program itself on tensors
+without data (tests/unit/harness/memory/test_other_methods.py; benchmarks/results/memory-2026-11-30.md). N tokens, a
+layer of I inputs and O outputs, c bytes of the compute dtype, r the rank, R the number of chosen features.
 
 | method | kept beside the bare block, of each layer | why |
 |---|---|---|
@@ -15,6 +15,8 @@ inputs and O outputs, c bytes of the compute dtype, r the rank, R the number of 
 | VeRA | 4 N (O + r) | both products in float32 |
 | IA3 | c N O; of a feed-forward layer 4 N I | what is scaled |
 | FourierFT | 4 N I + 4 I O | the change of the weight itself, in float32 |
+| LoRA by PEFT's layers | c N r + c N I, or c N I once without dropout | x A^T, what dropout leaves of x |
+| DoRA | the same + 2 c N O, and with dropout on 4 or 8 bits c I O | both products that are scaled; the weight |
 | HiRA | 4 N I + (4 + c) I O | the change, and on 4 or 8 bits the weight that it multiplies |
 
 Those with dropout keep a mask, N I, as well.
@@ -34,6 +36,7 @@ from harness.config.schema import (
     TrainConfig,
 )
 from harness.memory.activations import (
+    ADAPTER_BYTES,
     ATTENTION,
     Linear,
     Pass,
@@ -47,9 +50,14 @@ from harness.memory.parts import half_of
 from harness.memory.predict import (
     DTYPE_BYTES,
     MemoryPrediction,
+    check,
+    check_targets,
     dequantization_bytes,
     has_masters,
     logits_bytes,
+    optimizer_bytes,
+    trained_tensors,
+    weights_bytes,
 )
 from harness.methods.keys import peft_values, uses_dropout
 from harness.methods.peft_fields import defaults_of
@@ -84,9 +92,9 @@ class _Keeps:
     passing: _Bytes = _none  # temporary, in the backward pass of a layer
 
 
-def _in_forward(layer: Linear, at: _Where) -> int:
-    """Copies of the input in the forward pass of the last layer, of which a checkpoint makes what is kept alone."""
-    return 0 if at.checkpointing else 2 * _input(layer, at)
+def _twice(layer: Linear, at: _Where) -> int:
+    """Two copies of the input, or of its gradient, in float32."""
+    return 2 * _input(layer, at)
 
 
 def _matrix(layer: Linear) -> int:
@@ -108,10 +116,10 @@ def _scaled(layer: Linear, at: _Where) -> int:
 
 
 _PEFT = {
-    "MISS": _Keeps(own=lambda layer, at: 4 * at.tokens * int(at.fields["r"]), passing=_in_forward),
+    "MISS": _Keeps(own=lambda layer, at: 4 * at.tokens * int(at.fields["r"]), passing=_twice),
     "OFT": _Keeps(
         own=lambda layer, at: _input(layer, at) + 16 * layer.in_features * int(at.fields["oft_block_size"]),
-        passing=_in_forward,
+        passing=lambda layer, at: 0 if at.checkpointing else _twice(layer, at),  # in the forward pass: not made again
     ),
     "BOFT": _Keeps(
         own=lambda layer, at: at.compute_bytes * layer.in_features**2 + _output(layer, at),
@@ -121,7 +129,7 @@ _PEFT = {
     ),
     "VERA": _Keeps(
         own=lambda layer, at: 4 * at.tokens * (layer.out_features + int(at.fields["r"])),
-        passing=lambda layer, at: 2 * _input(layer, at),
+        passing=_twice,
     ),
     "IA3": _Keeps(own=_scaled),
     "FOURIERFT": _Keeps(
@@ -135,6 +143,61 @@ _PEFT = {
         passing=lambda layer, at: 4 * _matrix(layer),
     ),
 }
+
+
+PEFT_LORA = frozenset(  # low-rank factors of PEFT's own layers, on a base of their own
+    {
+        *(AdapterMethod.dora, AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.eva),
+        *(AdapterMethod.loftq, AdapterMethod.lq_lora, AdapterMethod.lora_ga),
+    }
+)
+
+
+def _factors(layer: Linear, at: _Where) -> int:
+    """A's result; what dropout leaves of the input."""
+    columns = int(at.fields["r"]) + (layer.in_features if at.fields["dropout"] else 0)
+    return at.compute_bytes * at.tokens * columns
+
+
+_LORA = _Keeps(own=_factors)
+_DORA = _Keeps(
+    own=lambda layer, at: _factors(layer, at) + 2 * _output(layer, at),
+    for_input=lambda layer, at: at.compute_bytes * _matrix(layer) if at.fields["dropout"] and at.quantized else 0,
+    passing=lambda layer, at: 16 * _matrix(layer) + at.compute_bytes * layer.in_features**2,
+)
+
+
+def _keeps(adapter: AdapterConfig) -> _Keeps | None:
+    """The line of a method; None where it has none."""
+    if adapter.method is AdapterMethod.peft:
+        return _PEFT.get(adapter.peft_type or "")
+    found = _DORA if adapter.method is AdapterMethod.dora else _LORA
+    if adapter.method not in PEFT_LORA:
+        return None
+    return found if adapter.lora_dropout else replace(found, input=True)
+
+
+def _low_rank(
+    model: ModelConfig, quant: QuantConfig, adapter: AdapterConfig, train: TrainConfig
+) -> MemoryPrediction | None:
+    """As `least`, of low-rank factors and DoRA's magnitudes."""
+    try:
+        check(model.shape, quant)
+        check_targets(model.shape, adapter)
+    except ValueError:
+        return None
+    tensors = trained_tensors(model.shape, adapter)
+    if adapter.method is AdapterMethod.dora:
+        targets = [layer for layer in linears(model.shape) if layer.is_target(adapter)]
+        tensors += [layer.out_features for layer in targets] * model.shape.num_layers
+    resident, paged = optimizer_bytes(tensors, train.optimizer)
+    return MemoryPrediction(
+        weights_bytes=weights_bytes(model.shape, quant),
+        adapter_bytes=ADAPTER_BYTES * sum(tensors),
+        gradient_bytes=ADAPTER_BYTES * sum(tensors),
+        optimizer_bytes=resident,
+        paged_optimizer_bytes=paged,
+    )
 
 
 def predict_other(
@@ -153,8 +216,11 @@ def predict_other(
     Returns:
         None where it is not known: other methods, a part of the blocks, layers by other names than LLaMA's.
     """
-    static = least(model, quant, adapter, train)
-    if static is None or train is None or model.kind is not ModelKind.causal or adapter.layers is not None:
+    if train is None or model.kind is not ModelKind.causal or adapter.layers is not None:
+        return None
+    by_peft = adapter.method in PEFT_LORA
+    static = _low_rank(model, quant, adapter, train) if by_peft else least(model, quant, adapter, train)
+    if static is None:
         return None
     bare = Pass(
         shape=model.shape,
@@ -202,8 +268,8 @@ def _blocks(bare: Pass, adapter: AdapterConfig, seed: int) -> _Blocks | None:
         own = _of_chosen(bare, layers, adapter)
         untracked = 0 if any(layer.reads == "norm1" for layer in layers) else _attention_bytes(bare)
         return _Blocks(own=number * [own], not_in_first=untracked)
-    keeps = _PEFT.get(adapter.peft_type or "")
-    if adapter.method is not AdapterMethod.peft or keeps is None:
+    keeps = _keeps(adapter)
+    if keeps is None:
         return None
     at = _where(bare, adapter, checkpointing=False)  # what is kept is the same
     masks = bare.tokens if adapter.lora_dropout and uses_dropout(adapter) else 0
@@ -252,7 +318,7 @@ def _attention_bytes(bare: Pass) -> int:
 
 def _passing(bare: Pass, adapter: AdapterConfig, checkpointing: bool) -> int:
     """Bytes of temporary tensors of the layer where a method has most of them."""
-    keeps = _PEFT.get(adapter.peft_type or "")
+    keeps = _keeps(adapter)
     layers = [layer for layer in linears(bare.shape) if layer.is_target(adapter)]
     if keeps is None or not layers:
         return 0
@@ -260,10 +326,14 @@ def _passing(bare: Pass, adapter: AdapterConfig, checkpointing: bool) -> int:
 
 
 def _where(bare: Pass, adapter: AdapterConfig, checkpointing: bool) -> _Where:
+    if adapter.method is AdapterMethod.peft:
+        fields = defaults_of(adapter.peft_type or "") | peft_values(adapter)
+    else:
+        fields = {"r": adapter.lora_r, "dropout": bool(adapter.lora_dropout)}
     return _Where(
         tokens=bare.tokens,
         compute_bytes=bare.compute_bytes,
         quantized=bare.quant.method is not QuantMethod.none,
         checkpointing=checkpointing,
-        fields=defaults_of(adapter.peft_type or "") | peft_values(adapter),
+        fields=fields,
     )

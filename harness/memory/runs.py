@@ -22,10 +22,13 @@ def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> Mem
     if spec.model.kind is not ModelKind.causal:
         source = longest if spec.dataset is None else min(longest, spec.dataset.source_max_tokens)
         return predict_padded(spec.model, spec.quant, spec.adapter, spec.train, row, longest, source)
+    other = predict_other(spec.model, spec.quant, spec.adapter, spec.train, row, longest)
+    if other is not None:
+        return other
     try:
         return predict(spec.model.shape, spec.quant, spec.adapter, spec.train, row, longest, num_members, num_shards)
     except ValueError:
-        return predict_other(spec.model, spec.quant, spec.adapter, spec.train, row, longest)
+        return None
 
 
 def longest_sequence(spec: RunSpec) -> int:
