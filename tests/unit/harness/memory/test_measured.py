@@ -215,6 +215,13 @@ def test_the_command_predicts_without_measuring(capsys: pytest.CaptureFixture[st
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("adapter", ["pissa", "corda", "shira"])
+def test_what_starts_from_numbers_is_not_measured(adapter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--model", "7b", "--quant", "bf16", "--adapter", adapter, "--measure"])
+    assert "which tensors without data don't have" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("adapter", "quant"), [("adalora", "nf4"), ("randlora", "nf4")])
 def test_the_command_says_what_is_known_where_activations_are_not(
     adapter: str, quant: str, capsys: pytest.CaptureFixture[str]
