@@ -50,7 +50,8 @@ examples:
   python -m harness.memory --model 65b --checkpointing
   python -m harness.memory --model 65b --checkpointing --gpu 48 --measure
   python -m harness.memory --model 7b --quant int8 --members 8 --tokens 4224 --measure --at-peak
-  python -m harness.memory --model t5_large --adapter lora_t5 --measure --json > memory.json
+  python -m harness.memory --model t5_large --adapter lora_t5 --tokens 4608 --sequence 1152 --source 1024
+  python -m harness.memory --model 7b --adapter dora --tokens 2048 --measure --json > memory.json
   python -m harness.memory --model path/to/checkpoint --measure
 
 A plan says what your own runs need: python -m harness.run ... launch.dry_run=true"""
