@@ -140,6 +140,7 @@ class OwnedBank(nn.Module, ABC):
                 self._take(self._started.model.get_base_model())
         self.configs[name] = config
         self.adapted(config)
+        self.train(self.training)  # a model is read for evaluation, where nothing is recomputed or dropped
 
     def _read_to_train(self, config: AdapterConfig) -> nn.Module:
         """-> the model with its own weights trained, in float32 unless `master_weights` is `compute`."""
