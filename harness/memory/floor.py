@@ -9,9 +9,9 @@ has them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from harness.config.schema import ALL_LINEAR, AdapterMethod, MasterWeights, ModelKind, ShapeConfig
+from harness.config.schema import ALL_LINEAR, AdapterMethod, MasterWeights, ModelKind, QuantMethod, ShapeConfig
 from harness.memory.activations import ADAPTER_BYTES, Linear
 from harness.memory.parts import trained_parts
 from harness.memory.predict import DTYPE_BYTES, MemoryPrediction, check, linear_bytes, optimizer_bytes, weights_bytes
@@ -50,7 +50,10 @@ def floor_run(spec: RunSpec) -> MemoryPrediction | None:
         return None
     parts = _t5(shape) if spec.model.kind is ModelKind.seq2seq else _roberta(shape, spec.model.max_length)
     compute_bytes = DTYPE_BYTES[quant.compute_dtype]
-    stored = sum(linear_bytes(linear, quant) for linear in parts.linears)
+    plain, simulates = replace(quant, method=QuantMethod.none), adapter.bits is not None
+    stored = sum(
+        linear_bytes(linear, plain if simulates and linear.is_target(adapter) else quant) for linear in parts.linears
+    )
     terms = dict.fromkeys((f.name for f in fields(MemoryPrediction)), 0)
     terms["weights_bytes"] = stored + (sum(parts.plain) + sum(parts.head)) * compute_bytes
     if spec.train is None or adapter.method is AdapterMethod.none:

@@ -118,6 +118,7 @@ OPTIONAL_NUMBERS = (  # None unless they are set
     "lq_rounds",
     "qst_reduction",
     "qst_down_rank",
+    "bits",
     "lora_plus_ratio",
     "num_labels",
     "snapshot_steps",
