@@ -1,7 +1,7 @@
 """Computes the least memory that a run needs, from the model's shape: what lies on the device before any activation.
 
 Weights as they are stored, adapters, gradients and optimizer state of a T5 or a RoBERTa, and of decoders under a method
-of its own (S2FT, HFT, QST, PEFT's). Where activations are not derived (what such a method keeps of a pass, full
+of its own (S2FT, HFT, PEFT's). Where activations are not derived (what such a method keeps of a pass, full
 finetuning of a T5), this tells what can't fit, never what does. `harness.memory.padded` adds what LoRA on a T5 or a
 RoBERTa keeps, and `harness.memory.predict` has the whole peak of decoders with LoRA and its like.
 tests/unit/harness/memory/test_floor.py holds the bytes to real models. Source: T5 v1.1 (arXiv 1910.10683, 2002.05202)
@@ -30,7 +30,7 @@ from harness.runs.spec import RunSpec
 
 T5_POSITION_BUCKETS = 32
 ROBERTA_OFFSET = 2  # rows of its position table beyond the longest input
-_OF_ITS_OWN = frozenset({AdapterMethod.peft, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.qst})
+_OF_ITS_OWN = frozenset({AdapterMethod.peft, AdapterMethod.hft, AdapterMethod.s2ft})
 MIN_LABELS = 1  # of a head; a class more is a row more
 
 

@@ -233,7 +233,7 @@ def predict_other(
     if blocks is None:
         return None
     masters = has_masters(adapter, train)
-    matrix_bytes = dequantization_bytes(model.shape, quant, masters)
+    matrix_bytes = dequantization_bytes(model.shape, quant, adapter, masters)
     passing = working_bytes(bare, train.gradient_checkpointing, matrix_bytes) + _passing(
         bare, adapter, train.gradient_checkpointing
     )

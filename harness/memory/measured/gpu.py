@@ -38,6 +38,7 @@ from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import varlen  # noqa: F401  registers its operations
+from torch.utils._device import _device_constructors
 from transformers import masking_utils
 
 from harness.memory.measured.storages import NOWHERE, LiveStorages
@@ -72,6 +73,8 @@ def gpu_without_data(num_bytes: int, seen: torch.device = CUDA) -> Iterator[Live
     """
     storages = _Meta(seen)
     with ExitStack() as stack:
+        # torch keeps the functions that `with torch.device` reaches; `torch.tensor` is another one meanwhile
+        stack.callback(_device_constructors.cache_clear)
         for target, name, replacement in _replacements(storages, num_bytes, seen):
             stack.enter_context(mock.patch.object(target, name, replacement, create=True))
         stack.enter_context(storages)

@@ -110,6 +110,17 @@ def test_tensors_without_data_count_as_real_ones(checkpointing: bool, members: i
         assert found.peak.by_category[category] == expected.peak.by_category[category]
 
 
+def test_models_are_made_as_before_when_the_measuring_is_over() -> None:
+    """transformers asks `torch.tensor([])` whether a model is on the meta device; buffers of one that isn't are kept as
+    they were made. The first model of a process may be one that is measured.
+    """
+    torch.utils._device._device_constructors.cache_clear()
+    with gpu_without_data(GPU), torch.device("meta"):
+        torch.tensor([])
+    with torch.device("meta"):
+        assert torch.tensor([]).is_meta
+
+
 def measured_and_expected(case: Case) -> tuple[Measured, int]:
     found = measure(case)
     prediction = predict(
