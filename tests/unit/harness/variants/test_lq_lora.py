@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from harness.banks.causal import PeftBank
 from harness.banks.classifier import ClassifierBank
 from harness.banks.layers import quantization_of
 from harness.banks.seq2seq import Seq2SeqBank
+from harness.identity.proof import NotTheMethodError, prove
 from harness.methods.formats import format_of
 from harness.nn.quant import dequantized
 from harness.runs.adapter_files import RESIDUAL_FILE
@@ -223,6 +225,23 @@ def test_weights_that_lie_transposed_are_refused(tmp_path: Path, method: str) ->
     GPT2LMHeadModel(GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=rf"adapter\.method={method}: .*c_attn holds its weight transposed"):
         PeftBank(tmp_path, QUANTS["nf4"], CPU).add_member("a", test_causal.config(method), seed=3)
+
+
+def test_a_run_proves_its_bits(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path)
+    bank = test_causal.make_peft_bank(folder, "nf4")
+    config = test_causal.config("lq_lora", bits=3.0, fisher=True)
+    bank.add_member("a", config, seed=3)
+    proof = prove(bank, "a", config)
+    assert proof.method == "lq_lora_fisher_3_bits"
+    assert proof.checks["parameters"] == proof.checks["saved"] == "passed"
+    assert proof.checks["bits"].startswith("passed: 2.9") or proof.checks["bits"].startswith("passed: 3.000")
+    with pytest.raises(NotTheMethodError, match=r"identity, bits: .* bits a weight, adapter\.bits=2\.5"):
+        prove(bank, "a", replace(config, bits=2.5))
+    impostor = test_causal.make_peft_bank(folder, "nf4")
+    impostor.add_member("a", replace(config, bits=None), seed=3)
+    with pytest.raises(NotTheMethodError, match=r"identity, bits: .* 0 of 14 adapted layers are in a format"):
+        prove(impostor, "a", config)
 
 
 def bloom(folder: Path) -> Path:
