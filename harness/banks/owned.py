@@ -143,6 +143,19 @@ class OwnedBank(nn.Module, ABC):
         self.configs[name] = config
         self.adapted(config)
 
+    def add_again(self, name: str, config: AdapterConfig, seed: int, folder: Path) -> None:
+        """Starts a member from what `save_member` wrote when it began: on the very base that it had then.
+
+        Args:
+            name: the member's.
+            config: of a method that moves part of the weights into the adapter (`RESIDUAL_METHODS`).
+            seed: as it was added with.
+            folder: of the adapter as it began.
+        """
+        self.load_member(name, folder)
+        self.seed, self.configs[name] = seed, config
+        self.adapted(config)
+
     def _read_to_train(self, config: AdapterConfig) -> nn.Module:
         """-> the model with its own weights trained, in float32 unless `master_weights` is `compute`."""
         if self.master_weights is MasterWeights.compute:

@@ -177,12 +177,14 @@ def test_data_keeps_the_weights_that_count_nearer(tmp_path: Path) -> None:
     assert errors[True] < 0.8 * errors[False]
 
 
-def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
-    folder, keys = make_checkpoint(tmp_path / "model"), BY_DATA["bits by fisher"]
+@pytest.mark.parametrize("method", ["lq_lora", "corda"])
+def test_a_resumed_run_goes_on_from_the_start_that_it_had(tmp_path: Path, method: str) -> None:
+    """On the very base: when it goes on, the examples' sums are rounded otherwise, as on another machine."""
+    folder, keys = make_checkpoint(tmp_path / "model"), BY_DATA["bits by fisher"] if method == "lq_lora" else {}
 
     def member(name: str) -> tuple[Member, list[StepMetrics]]:
-        made, log = test_causal.make_member("a", tmp_path / name, "lq_lora")
-        made.adapter = test_causal.config("lq_lora", dropout=0.2, **keys)
+        made, log = test_causal.make_member("a", tmp_path / name, method)
+        made.adapter = test_causal.config(method, dropout=0.2, **keys)
         return made, log
 
     banks = [test_causal.make_peft_bank(folder, "nf4") for _ in range(3)]
@@ -191,10 +193,18 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted):
         train_group(banks[1], [stopped], should_stop=lambda: len(log) >= 3)
     second, later = member("stopped")
+    banks[2].calibrate(test_causal.make_items()[:3])
     train_group(banks[2], [second])
     assert [metrics.step for metrics in later] == [4]
     assert banks[0].storage("a") == banks[2].storage("a")
     assert torch.equal(test_causal.losses(banks[0]), test_causal.losses(banks[2]))
+    for place, bank in (("first", banks[0]), ("second", banks[2])):
+        bank.save_member("a", tmp_path / place, "tiny", "main")
+    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert RESIDUAL_FILE in files
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+    assert banks[2].configs["a"] == second.adapter
 
 
 @pytest.mark.parametrize(("kind", "quant"), [("t5", "nf4-bf16"), ("roberta", "nf4"), ("bloom", "nf4")])
