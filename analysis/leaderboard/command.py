@@ -105,7 +105,7 @@ def _verdict(ratings: Path) -> list[str]:
     """The sentences that say which system is best; none where nothing was rated."""
     if not ratings.is_file():
         return []
-    return [str(sentence) for sentence in json.loads(ratings.read_text(encoding="utf-8")).get("verdict", [])]
+    return [str(sentence) for sentence in json.loads(ratings.read_bytes()).get("verdict", [])]
 
 
 def check_further(further: Mapping[str, Sequence[str]]) -> None:

@@ -15,13 +15,12 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from eval.answers.prompt_format import PromptFormat
-from eval.answers.questions import ROLES
+from eval.answers.questions import NEW_CONVERSATION, ROLES
 
 SYSTEM_SENTENCE = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-NEW_CONVERSATION = "A chat between a curious human"  # the first words of the system sentence
 HUMAN_STOPS = ("### Human:", "### Assistant:", NEW_CONVERSATION)  # the marks at which the released answers are cut
 _ANSWER, _NEXT = "Certainly", "Goodbye"  # stand for an answer and the turn that follows it
 

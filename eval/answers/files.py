@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.answers.questions import OpenQuestion, identities, join_turns, text_field
-from eval.answers.rows import Row, read_rows
+from eval.answers.questions import OpenQuestion, identities, instruction_text, join_turns, text_field
+from eval.answers.rows import PARQUET, TABLE_SUFFIXES, Row, read_rows
 from harness.files.atomic import append_jsonl, to_json, write_atomically, write_json
 from harness.runs.record import load_record
 
@@ -29,6 +29,7 @@ Dialogues = dict[str, dict[str, tuple[str, ...]]]  # the same by turn
 SYSTEMS = ("system", "model_id", "generator", "model")  # fields that name who answered
 GENERATIONS = ("generation_truncated", "generation")  # of the authors' files, which name nobody
 TEXTS = ("answer", *GENERATIONS, "output", "text")  # the first that a row has is its answer
+KINDS = (".jsonl", ".json", PARQUET, *TABLE_SUFFIXES)
 MAX_NAMED = 5  # identifiers in a note
 
 
@@ -281,7 +282,7 @@ def _row_answers(row: Row, path: Path) -> list[tuple[str, Answer]]:
     if not names:
         raise ValueError(f"{row.where}: question_id is None; expected a whole number or a text")
     system = _system(row, path)
-    question = next((values[key] for key in ("question", "instruction") if isinstance(values.get(key), str)), "")
+    question = values["question"] if isinstance(values.get("question"), str) else instruction_text(values)
     if "generation" in values and isinstance(values.get("text"), str):
         question = values["text"]  # the authors' files repeat it there
     answers = []
@@ -304,8 +305,18 @@ def _row_answers(row: Row, path: Path) -> list[tuple[str, Answer]]:
 def _system(row: Row, path: Path) -> str:
     key = next((name for name in SYSTEMS if name in row.values), None)
     if key is None and any(name in row.values for name in GENERATIONS):
-        return path.name.removesuffix(".gz").removesuffix(".jsonl")
-    return text_field(row, key or SYSTEMS[0]).strip()
+        return _stem(path)
+    if key is None:
+        raise ValueError(
+            f"{row.where}: system is None; expected text that says who answered (or in {', '.join(SYSTEMS[1:])})"
+        )
+    return text_field(row, key).strip()
+
+
+def _stem(path: Path) -> str:
+    """A file's name without what says its kind; what else stands behind a dot, as in topp0.9, is a part of it."""
+    name = path.name.removesuffix(".gz")
+    return next((name.removesuffix(kind) for kind in KINDS if name.endswith(kind)), name)
 
 
 def _texts(row: Row) -> list[str]:

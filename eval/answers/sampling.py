@@ -63,11 +63,11 @@ class TokenPicker:
         return tokens_B
 
     def _refuse(self, row: UnderWay) -> None:
-        name = row.request.system or row.request.member
-        who = f"{self.model}, {name}" if name else self.model
+        member = row.request.member
+        who = "no adapter" if member is None else f"adapter {row.request.system or member}"
         raise ValueError(
-            f"{who}: its logits are NaN or infinite after {len(row.known)} tokens, so it has no next token; its "
-            "training diverged, a file is damaged, or the numbers are too large for its data type "
+            f"{self.model} with {who}: its logits are NaN or infinite after {len(row.known)} tokens, so it has no "
+            "next token; its training diverged, a file is damaged, or the numbers are too large for its data type "
             "(quant.compute_dtype=float16): score it in bfloat16 or float32"
         )
 

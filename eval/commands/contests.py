@@ -44,6 +44,7 @@ JUDGE_HELP = {
     "usd_per_million_completion_tokens": "The server's price; default: the list price of a usual model.",
     "prices": 'JSON file {"model": [prompt, completion]} of prices a million tokens, before the list prices.',
     "num_concurrent": "Calls under way at once.",
+    "request_timeout_seconds": "Of one call, from connecting to its last byte; six are tried.",
     "batch": "By the server's Batch API: half the price, within 24 hours, resumable.",
 }
 

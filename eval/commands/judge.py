@@ -42,7 +42,7 @@ def summary_text(summary: JudgeSummary) -> str:
         f"{summary.judge}: {summary.num_matches} matches of {summary.num_systems} systems on "
         f"{summary.num_questions} questions; {summary.num_judged} judged now, {summary.num_reused} before, "
         f"{summary.num_failed} failed, "
-        + (f"{summary.num_unasked} not asked for want of budget, " if summary.num_unasked else "")
+        + (f"{summary.num_unasked} not asked, " if summary.num_unasked else "")
         + f"{summary.num_unparsed} unparsed, {summary.seconds:.1f} s",
         *position_lines(summary.position_bias),
     ]
@@ -67,8 +67,11 @@ def summary_text(summary: JudgeSummary) -> str:
     lines.append(f"verdicts in {summary.output}")
     if summary.stopped:
         lines.append(f"stopped: {summary.stopped}")
+    if summary.num_changed is not None:
+        lines.append(f"read anew: {summary.num_changed} judgments changed; --reparse asks nobody")
     if summary.num_failed or summary.num_unasked:
-        lines.append("the same command asks about what has no judgment yet, and about nothing else")
+        command = "the same command" if summary.num_changed is None else "the same command without --reparse"
+        lines.append(f"{command} asks about what has no judgment yet, and about nothing else")
     return "\n".join(lines)
 
 

@@ -18,21 +18,14 @@ from eval.answers.rows import identifier_text, read_rows
 from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, Vote, votes
-from eval.verdicts.codes import FIRST, SECOND, TIE
-from eval.verdicts.table import (
-    MEANS_BOTH,
-    RATER_COLUMNS,
-    REQUIRED,
-    VerdictError,
-    means_both,
-    read_header,
-    verdict_code,
-)
+from eval.verdicts.codes import FIRST, MEANS_BOTH, SECOND, TIE, means_both, verdict_code
+from eval.verdicts.columns import REQUIRED, VerdictError, read_header
+from eval.verdicts.foreign import RATERS
 from harness.files.atomic import csv_text, write_atomically
 
 JUDGE = "human"
 COLUMNS = (*REQUIRED, "judge", "rater", "both_bad", "seconds", "voted", "side_seed")
-KNOWN = {*COLUMNS, *RATER_COLUMNS, "hit", "better"}
+KNOWN = {*COLUMNS, *RATERS, "hit", "better"}
 BOTH_BAD = ("both_bad", "both bad", "bothbad", "tie (bothbad)", "tie(bothbad)", "tie (both bad)")
 MAX_SECONDS = 1e9  # on one page
 MAX_SEED = 2**63 - 1  # SQLite's largest number
@@ -93,7 +86,7 @@ def read_ballots(path: Path) -> list[Ballot]:
         VerdictError: a column is missing or unknown, or a row holds no vote; named by line.
     """
     header = read_header(path)
-    raters = [name for name in RATER_COLUMNS if name in header]
+    raters = [name for name in RATERS if name in header]
     missing = [name for name in REQUIRED if name not in header] + ([] if raters else ["rater"])
     unknown = [name for name in header if name not in KNOWN]
     if missing or unknown:

@@ -34,7 +34,7 @@ from eval.judges.request import (
     request_body,
     shown_reason,
 )
-from eval.judges.retry import Fault, Gate, RunStopped, backoff_seconds, classify
+from eval.judges.retry import MAX_TIMED_OUT, Fault, Gate, RunStopped, backoff_seconds, classify
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.options import ApiOptions
 from eval.judging.prompts import JudgePrompt, PromptSet, render
@@ -78,6 +78,7 @@ class ApiJudge:
         """
         self._key = read_key(self._options)
         self.stopped, self._failures_in_a_row = None, 0
+        self._num_under_way, self._answered = 0, asyncio.Event()
         try:
             return asyncio.run(self._judge_all(matches, on_judgment))
         finally:
@@ -130,14 +131,17 @@ class ApiJudge:
         """Asks about one match until there is a reply, or a reason to leave it."""
         prompt = render(self._prompts, match)
         spread = random.Random(prompt.sha256)
-        attempt = 1
+        attempt, num_timed_out = 1, 0
         while True:
             await self._gate.wait()
             if self.stopped is not None:
                 raise RunStopped(self.stopped)
-            call_id = self._reserve(prompt)
+            call_id = await self._reserve(prompt)
             started, left_out = time.monotonic(), frozenset(self._unsupported)
+            self._num_under_way += 1
             result = await self._ask(client, prompt)
+            self._num_under_way -= 1
+            self._answered.set()  # who waits goes on when this call is settled, as nothing is awaited until then
             if isinstance(result, Reply):
                 cost = reply_cost(self._options, result)
                 outcome = self._reason(f"200 {result.model}")
@@ -160,7 +164,8 @@ class ApiJudge:
                 if part not in left_out:
                     self._unsupported.add(part)
                     continue
-            if not result.retry or attempt >= self._options.max_attempts:
+            num_timed_out += result.timed_out
+            if not result.retry or attempt >= self._options.max_attempts or num_timed_out >= MAX_TIMED_OUT:
                 return result
             if result.wait_seconds is not None:
                 self._gate.hold(result.wait_seconds)
@@ -176,18 +181,34 @@ class ApiJudge:
         except (APIError, TimeoutError, RecursionError) as error:
             if isinstance(error, APIStatusError):
                 self._gate.observe(error.response.headers, most_tokens(prompt))
-            return classify(error)
+            fault = classify(error)
+            return replace(fault, reason=self._slow) if fault.timed_out else fault
         self._gate.observe(raw.headers, most_tokens(prompt))
         return read_reply(raw.http_response.content, raw.headers.get("content-type", ""))
 
-    def _reserve(self, prompt: JudgePrompt) -> int:
-        """Books a call at the most that it can cost.
+    async def _reserve(self, prompt: JudgePrompt) -> int:
+        """Books a call at the most that it can cost; waits for calls under way, which mostly cost less than is booked.
 
         Raises:
-            RunStopped: that would exceed the budget.
+            RunStopped: that would exceed the budget, and nothing is under way; or the run has stopped meanwhile.
         """
-        most = most_usd(self._options, prompt, self._store.spent_usd())
-        return self._store.reserve(self.name, prompt.sha256, most)
+        while True:
+            try:
+                most = most_usd(self._options, prompt, self._store.spent_usd())
+            except RunStopped:
+                if not self._num_under_way:
+                    raise
+                self._answered.clear()
+                await self._answered.wait()
+                if self.stopped is not None:
+                    raise RunStopped(self.stopped) from None
+            else:
+                return self._store.reserve(self.name, prompt.sha256, most)
+
+    @property
+    def _slow(self) -> str:
+        seconds = self._options.request_timeout_seconds
+        return f"time-out: no whole reply within {seconds:g} s; --request-timeout-seconds gives it longer"
 
     def _may_adapt(self, part: str) -> bool:
         return part != "response_format" or self._options.structured is None

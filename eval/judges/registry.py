@@ -133,6 +133,7 @@ def _choose_api(name: str, flags: JudgeFlags) -> ApiOptions:
         usd_per_million_completion_tokens=listed.completion if listed and given[1] is None else given[1],
         price_source="price as given" if listed is None else listed.source,
         num_concurrent=flags.num_concurrent,
+        request_timeout_seconds=flags.request_timeout_seconds,
         batch=flags.batch,
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.judges.retry import MAX_REASON, TOO_DEEP, Fault, RunStopped, Usage, load_json, read_usage
-from eval.judging.matches import BUDGET_STOP, Judgment, Match
+from eval.judging.matches import Judgment, Match
 from eval.judging.options import ApiOptions, Estimate
 from eval.judging.parse import CUT, KEY_MARK, REFUSED, judgment_of
 from eval.judging.prompts import JudgePrompt, Mode, PromptSet, render
@@ -255,7 +255,7 @@ def most_usd(options: ApiOptions, prompt: JudgePrompt, spent_usd: float) -> floa
     most = price_usd(options, most_tokens(prompt), options.max_tokens) or 0.0
     if options.budget_usd is not None and spent_usd + most > options.budget_usd:
         raise RunStopped(
-            f"{BUDGET_STOP}: {spent_usd:.4f} of {options.budget_usd:g} USD are spent or under way, and the next call "
+            f"budget: {spent_usd:.4f} of {options.budget_usd:g} USD are spent or under way, and the next call "
             f"may cost {most:.4f}"
         )
     return most

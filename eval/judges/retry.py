@@ -1,11 +1,11 @@
 """Decides whether and when a failed call to a judge's server is tried again; one policy serves every call.
 
-Tried again: 429, 5xx, time-outs (and 408), up to a number of attempts. Never: an exhausted quota, a
-refused key, an unknown model, a wait beyond the limit: these end the run at once, for the next call would meet the
-same. Anything else that is wrong with one reply (cut, no JSON, an HTML page, no choices) fails that match alone and is
-left for the next run. A call that the server refused costs nothing; one that failed on the way or on the server costs
-what its reply counts, else it stays booked at the most that it can have cost. The openai client's own retries are off:
-they ignore a `retry-after` of 300 s and try an exhausted quota three times (measured with openai 3.x).
+Tried again: 429, 5xx (and 408), up to a number of attempts, and a time-out of ours once, as each may be billed. Never:
+an exhausted quota, a refused key, an unknown model, a wait beyond the limit: these end the run at once, for the next
+call would meet the same. Anything else that is wrong with one reply (cut, no JSON, an HTML page, no choices) fails that
+match alone and is left for the next run. A call that the server refused costs nothing; one that failed on the way or on
+the server costs what its reply counts, else it stays booked at the most that it can have cost. The openai client's own
+retries are off: they ignore a `retry-after` of 300 s and try an exhausted quota three times (measured with openai 3.x).
 
 Source: OpenAI's documented headers: `retry-after`, `retry-after-ms`, `x-ratelimit-remaining-*`, `x-ratelimit-reset-*`.
 """
@@ -45,6 +45,7 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 MAX_DETAILS = 4000  # characters of an error's body in which the refused field is looked for
+MAX_TIMED_OUT = 2  # calls about one match that we give up waiting for; more would be paid for nothing
 MAX_REASON = 200  # characters of a reason that is shown and stored
 
 
@@ -76,6 +77,7 @@ class Fault:
     was_free: bool = False  # surely not billed
     usage: Usage = Usage()  # what the server counted all the same
     adapt: str | None = None  # the request's part that the server doesn't know: try without it
+    timed_out: bool = False  # we gave up waiting, and the server may go on and bill it
 
 
 class Gate:
@@ -116,7 +118,7 @@ def classify(error: APIError | TimeoutError | RecursionError) -> Fault:
     if isinstance(error, RecursionError):
         return Fault(reason=TOO_DEEP)
     if isinstance(error, (APITimeoutError, TimeoutError)):
-        return Fault(reason="time-out", retry=True)
+        return Fault(reason="time-out", retry=True, timed_out=True)
     if isinstance(error, APIStatusError):
         code, wait = str(error.code or error.type or ""), wait_asked_for(error.response.headers)
         message = error_message(error.body) or error_message(str(error))

@@ -28,7 +28,6 @@ from eval.judges.registry import JUDGES, build_judge, estimate_matches, prompt_s
 from eval.judging.grades import mean_grades
 from eval.judging.injection import flagged_wins
 from eval.judging.matches import (
-    BUDGET_STOP,
     NULL_ANSWER,
     Failure,
     Judge,
@@ -91,11 +90,11 @@ def run(
             judge = judge or build_judge(options, store, say)
             tournament = replace(tournament, notes=(*tournament.notes, *_leaving(options, store, judge, tournament)))
             hashes = store.register(judge, options.mode.value, tournament.matches, options.benchmark)
-            if options.reparse:
-                store.reparse(judge, options.mode)
+            num_changed = store.reparse(judge, options.mode) if options.reparse else None
             todo = _todo(tournament.matches, hashes, store.judged(judge, but_unparsed=options.retry_unparsed))
             if options.reparse:
-                return _summary(options, store, judge, tournament, hashes, todo, [], time.monotonic() - started)
+                found = _summary(options, store, judge, tournament, hashes, todo, [], time.monotonic() - started)
+                return replace(found, num_changed=num_changed)
             plan = _Plan(options, store, judge, tournament, hashes, on_estimate)
             ahead = plan.tell(todo)
             if ahead is not None and may_pay is not None and not may_pay(ahead):
@@ -256,7 +255,7 @@ def _summary(
     found = [j for _, j in store.judgments(judge.name, options.mode.value, options.benchmark)]
     judgments = [j for j in found if (j.question_id, j.system_a, j.system_b) in keys]
     num_reused = sum(digest not in todo for digest in hashes)
-    num_unasked = _num_unasked(judge, tournament, hashes, judgments, failures)
+    num_unasked = _num_unasked(tournament, hashes, judgments, failures)
     costs = {j.prompt_sha256: j.cost_usd for j in judgments}
     is_single = options.mode is Mode.single
     return JudgeSummary(
@@ -287,15 +286,12 @@ def _summary(
 
 
 def _num_unasked(
-    judge: Judge,
     tournament: Tournament,
     hashes: Sequence[str],
     judgments: Sequence[Judgment],
     failures: Sequence[Failure],
 ) -> int:
-    """Matches that a stop at the budget left; 0 without one. A prompt that serves two matches is asked once."""
-    if judge.stopped is None or not judge.stopped.startswith(BUDGET_STOP):
-        return 0
+    """Matches with neither a judgment nor a failure, as those behind a stop. A prompt that serves two is asked once."""
     met = {(j.question_id, j.system_a, j.system_b) for j in judgments}
     met |= {(failure.question_id, failure.system_a, failure.system_b) for failure in failures}
     asked = {digest for match, digest in zip(tournament.matches, hashes, strict=True) if match.key in met}

@@ -30,4 +30,5 @@ class JudgeFlags:
     usd_per_million_completion_tokens: float | None = None
     prices: Path | None = None
     num_concurrent: int = 8
+    request_timeout_seconds: float = 120.0
     batch: bool = False

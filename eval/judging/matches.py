@@ -23,7 +23,6 @@ from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
 NOBODY = ""  # the other side of an answer that is graded by itself
 TURN_MARK = "#turn"  # "81#turn2" is the grade of question 81 up to its second turn
-BUDGET_STOP = "budget"  # what `Judge.stopped` begins with where the money, and nothing else, ended a run
 VERDICTS = (FIRST, SECOND, TIE, UNPARSED)
 NULL_ANSWER = "Thank you for your question. I hope that this answer is helpful, and I am happy to say more about it."
 
@@ -177,7 +176,8 @@ def make_single_matches(
 def _up_to(question: Question, turn: int) -> Question:
     """The question as it stood when its turn of that number, from 1, was asked."""
     turns = question.turns[:turn]
-    references = question.references[:turn] if len(question.references) == len(question.turns) else ()
+    of_turns = len(question.references) == len(question.turns)  # else one for all
+    references = question.references[:turn] if of_turns else question.references
     name = f"{question.question_id}{TURN_MARK}{turn}"
     return replace(question, question_id=name, text=join_turns(turns), turns=turns, references=references)
 

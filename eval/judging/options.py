@@ -156,8 +156,9 @@ class JudgeSummary:
     num_judged: int  # in this run
     num_reused: int  # matches whose prompt had been judged before
     num_failed: int  # brought no judgment; left for the next run
-    num_unasked: int  # left for the next run because the budget takes no further call
+    num_unasked: int  # left for the next run because this one stopped before, or asks nobody (`reparse`)
     num_unparsed: int
+    num_changed: int | None = None  # stored judgments that `reparse` reads otherwise; None where nothing was read anew
     failures: dict[str, int] = field(default_factory=dict)  # reason -> matches
     unparsed: dict[str, int] = field(default_factory=dict)  # reason -> matches whose reply could not be read
     notes: tuple[str, ...] = ()  # answers that match no question

@@ -268,6 +268,10 @@ def _owned_bank(kind: ModelKind, method: AdapterMethod) -> type:
         from harness.banks.causal import FullBank
 
         return FullBank
+    if method is AdapterMethod.qst:
+        from harness.banks.side import SideBank
+
+        return SideBank
     from harness.banks.causal import PeftBank
 
     return PeftBank

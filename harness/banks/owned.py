@@ -40,7 +40,7 @@ from harness.runs.compatibility import RESIDUAL_METHODS, is_calibrated, quant_pr
 from harness.variants.weights import cast_frozen, train_weights
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.model", "vocab.*", "merges.txt", "*.jinja")
-_START = 0  # what the member's seed is mixed with for its first weights; dropout keys begin at 1
+FIRST_WEIGHTS = 0  # what the member's seed is mixed with for its first weights; dropout keys begin at 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ class OwnedBank(nn.Module, ABC):
         self._require_free(name)
         _check_method(config.method, self.quant)
         self.seed = seed
-        with self._drawing(_START):
+        with self._drawing(FIRST_WEIGHTS):
             if config.method in WHOLE_METHODS:
                 self._take(self._read_to_train(config))
             else:
@@ -142,6 +142,7 @@ class OwnedBank(nn.Module, ABC):
                 self._take(self._started.model.get_base_model())
         self.configs[name] = config
         self.adapted(config)
+        self.train(self.training)  # a model is read for evaluation, where nothing is recomputed or dropped
 
     def add_again(self, name: str, config: AdapterConfig, seed: int, folder: Path) -> None:
         """Starts a member from what `save_member` wrote when it began: on the very base that it had then.
@@ -184,7 +185,7 @@ class OwnedBank(nn.Module, ABC):
             self._take(self.read(folder, self.dtype, self.device, None))
             self.configs[name] = AdapterConfig(name="full", method=AdapterMethod.full)
             return
-        with self._drawing(_START):
+        with self._drawing(FIRST_WEIGHTS):
             model = self._read_base(as_it_is=starts_from_weights(folder))
             self._started = load_adapter(model, folder, self.quant, self.device, self.task_type)
         self._take(self._started.model.get_base_model())

@@ -65,6 +65,7 @@ class AdapterMethod(Enum):
     peft = "peft"  # the method that `adapter.peft_type` names, by PEFT's own layers
     s2ft = "s2ft"  # dense submatrices of a few heads and channels, arXiv 2412.06289
     hft = "hft"  # a half of each layer's weights, arXiv 2404.18466
+    qst = "qst"  # a small network beside the frozen base, arXiv 2401.07159
     full = "full"  # every weight of the model: the paper's 16-bit baseline
 
 
@@ -340,10 +341,15 @@ class AdapterConfig:
     bits: float | None = since(None)  # of method=lq_lora: of an adapted weight on average; null: all as quant says
     fisher: bool = since(False)  # of method=lq_lora: examples' squared gradients say what each weight counts
     s2ft_share: float | None = since(None)  # of method=s2ft: of heads and of channels, the share that learns
+    qst_reduction: int | None = since(None)  # of method=qst: the side network's width is the base's divided by this
+    qst_down_rank: int | None = since(None)  # of method=qst: of the matrices that narrow the base's states; 0: whole
     peft: dict[str, Any] = since_empty()  # of method=peft: more fields of its config: +adapter.peft.oft_block_size=16
 
     def __post_init__(self) -> None:
         require(self, "adapter", 1e-9, "lora_r", "lora_alpha", "lora_plus_ratio", "allora_eta", "lq_rounds")
+        require(self, "adapter", 0, "qst_down_rank")
+        if isinstance(self.qst_reduction, int) and self.qst_reduction < 2:
+            raise ValueError(f"adapter.qst_reduction={self.qst_reduction}: a side network is narrower; use 2 or more")
         if isinstance(self.s2ft_share, float) and not 0 < self.s2ft_share <= 1:
             raise ValueError(f"adapter.s2ft_share={self.s2ft_share}: expected a share above 0, to 1 for all")
         if isinstance(self.layers, list):

@@ -1,8 +1,8 @@
 """Computes the least memory that a run needs whose activations are not derived, from the model's shape.
 
 Weights as they are stored, adapters, gradients and optimizer state of a T5 or a RoBERTa, and of decoders under a method
-of its own (S2FT, HFT, PEFT's): all that lies on the device before any activation. Their activations are not derived
-(padded batches, two stacks, what each method keeps of a pass), so that this tells what can't fit, never what does;
+of its own (S2FT, HFT, QST, PEFT's): all that lies on the device before any activation. Those are not derived (padded
+batches, two stacks, what each method keeps of a pass), so that this tells what can't fit, never what does;
 `harness.memory` has the whole peak of decoders with LoRA and its like. tests/unit/harness/memory/test_floor.py holds
 the bytes to real models. Source: T5 v1.1 (arXiv 1910.10683, 2002.05202) and RoBERTa (arXiv 1907.11692) as transformers
 has them.
@@ -20,6 +20,7 @@ from harness.runs.spec import RunSpec
 T5_HEAD_SIZE = 64  # whatever the width
 T5_POSITION_BUCKETS = 32
 ROBERTA_OFFSET = 2  # rows of its position table beyond the longest input
+_OF_ITS_OWN = frozenset({AdapterMethod.peft, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.qst})
 MIN_LABELS = 1  # of a head; a class more is a row more
 
 
@@ -58,7 +59,7 @@ def floor_run(spec: RunSpec) -> MemoryPrediction | None:
     if spec.train is None or adapter.method is AdapterMethod.none:
         return MemoryPrediction(**terms)
     names = {linear.name for linear in parts.linears}
-    if adapter.method in (AdapterMethod.peft, AdapterMethod.hft, AdapterMethod.s2ft) or adapter.layers is not None:
+    if adapter.method in _OF_ITS_OWN or adapter.layers is not None:
         return None
     full = adapter.method is AdapterMethod.full
     if not full and set(adapter.targets) - names - {ALL_LINEAR}:

@@ -374,6 +374,8 @@ def check_targets(shape: ShapeConfig, adapter: AdapterConfig) -> None:
             f"adapter.peft_type={adapter.peft_type}: its memory can't be predicted, only LoRA's and the like"
         )
     partly = adapter.method is AdapterMethod.full and adapter.layers is not None
+    if adapter.method is AdapterMethod.qst:
+        raise ValueError("adapter=qst: the memory of a pass beside the base is not derived, only what it trains")
     if partly or adapter.method in (AdapterMethod.hft, AdapterMethod.s2ft):
         raise ValueError(f"adapter={adapter.method_name}: memory where a part of the weights learns can't be predicted")
     known = [linear.name for linear in linears(shape)]

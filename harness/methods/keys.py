@@ -26,20 +26,23 @@ _WITH_A_AND_B = frozenset(AdapterMethod) - {
     AdapterMethod.none,
     *WHOLE_METHODS,
     AdapterMethod.s2ft,
+    AdapterMethod.qst,
     AdapterMethod.lora_fa,
     AdapterMethod.peft,
 }
 OWN_KEYS = {  # a key of ours that one method has -> that method
     "allora_eta": AdapterMethod.allora,
     "s2ft_share": AdapterMethod.s2ft,
+    "qst_reduction": AdapterMethod.qst,
+    "qst_down_rank": AdapterMethod.qst,
     "lq_rounds": AdapterMethod.lq_lora,
     "bits": AdapterMethod.lq_lora,
     "fisher": AdapterMethod.lq_lora,
     "corda_keep": AdapterMethod.corda,
 }
-_NEEDED_KEYS = frozenset({"allora_eta", "s2ft_share", "lq_rounds"})  # without which their methods mean nothing
+_NEEDED_KEYS = frozenset(OWN_KEYS) - {"bits", "fisher", "corda_keep"}  # without which their methods mean nothing
 _OWN_METHODS = frozenset(  # whose rows say which keys they have
-    {AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.lq_lora}
+    {AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.lq_lora, AdapterMethod.qst}
 )
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(AdapterConfig)}
 _OWN_OF_ADALORA = ("init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "exclude_modules")
@@ -118,6 +121,11 @@ def _layers_problem(adapter: AdapterConfig) -> str | None:
     if adapter.peft_type == "TRAINABLE_TOKENS":
         return (
             f"adapter.layers={adapter.layers}: {entry and entry.title} are rows of a table, in no block; leave it out"
+        )
+    if adapter.method is AdapterMethod.qst:
+        return (
+            f"adapter.layers={adapter.layers} with adapter=qst: its side network reads all of the base's layers, one "
+            "after another; leave it out, or use adapter=lora"
         )
     if adapter.peft_type == "IA3":
         return (

@@ -184,13 +184,14 @@ class _Trial:
         with its_own_errors(model, where):
             head = Head(model)
             own_TD = head.hidden_of(first_1T)
-        if not own_TD.isfinite().all():
+        head_VD = head.weight[:_SAMPLE]
+        if not (own_TD.isfinite().all() and (own_TD @ head_VD.T).isfinite().all()):
             raise ValueError(
                 f"{where}: computes NaN or infinite numbers in {own_TD.dtype} from a short text; take another "
                 "quant.compute_dtype (bfloat16, float32), or copy the checkpoint anew"
             )
         row_1N = torch.cat([first_1T, longer_1T, first_1T], dim=1)
-        return cls(model=model, where=where, head=head, row_1N=row_1N, own_TD=own_TD, head_VD=head.weight[:_SAMPLE])
+        return cls(model=model, where=where, head=head, row_1N=row_1N, own_TD=own_TD, head_VD=head_VD)
 
     @property
     def max_error(self) -> float:

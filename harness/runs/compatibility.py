@@ -16,6 +16,7 @@ from harness.config.schema import (
     DatasetConfig,
     ModelConfig,
     ModelKind,
+    Optimizer,
     QuantConfig,
     QuantMethod,
     ShapeConfig,
@@ -24,6 +25,7 @@ from harness.data.formats import LABELLED
 from harness.methods.blocks import blocks_problem
 from harness.methods.formats import LEAST_BITS, MOST_BITS
 from harness.methods.keys import keys_problem
+from harness.methods.side import side_problem
 from harness.methods.sizes import Layer, size_problem
 from harness.methods.submatrices import LAYERS, heads_problem
 from harness.methods.table import METHODS, entry_of
@@ -32,6 +34,7 @@ RESIDUAL_METHODS = frozenset(
     {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga, AdapterMethod.lq_lora}
 )  # W = W_residual + scale B0 A0: the base changes, and B, A start from B0, A0
 CALIBRATED_METHODS = frozenset({AdapterMethod.eva, AdapterMethod.corda, AdapterMethod.lora_ga})  # start from data
+WITH_VECTORS = WHOLE_METHODS | {AdapterMethod.dora, AdapterMethod.qst}  # train norms, magnitudes or gates, too
 SVD_METHODS = RESIDUAL_METHODS | {AdapterMethod.loftq}  # the rank is bounded by the layer's smaller side
 
 
@@ -52,12 +55,27 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
             f"adapter.method={method.value} with model.kind={kind.value}: its start from data is implemented for "
             "causal models only; use adapter=lora, dora, pissa or olora"
         )
+    if method is AdapterMethod.qst and kind is not ModelKind.causal:
+        return (
+            f"adapter.method=qst with model.kind={kind.value}: its side network stands beside a causal model that "
+            "predicts tokens; use adapter=lora, dora or hft"
+        )
     if method is AdapterMethod.s2ft and kind is ModelKind.seq2seq:
         return (
             f"adapter.method=s2ft with model.kind={kind.value}: it knows heads and channels by the names "
             f"{', '.join(LAYERS)}, which a T5 doesn't have; use adapter=lora, dora or hft"
         )
     return shape_problem(adapter, kind, model.shape) if model.path is None else None  # a checkpoint has its own shape
+
+
+def optimizer_problem(adapter: AdapterConfig, optimizer: Optimizer) -> str | None:
+    """-> why an optimizer can't train the method, with the remedy; None if nothing is known against it"""
+    if optimizer is not Optimizer.muon or adapter.method not in WITH_VECTORS:
+        return None
+    return (
+        f"train.optimizer=muon with adapter={adapter.method_name}: it updates matrices, and vectors are trained too; "
+        "use train.optimizer=adamw, or a method that trains matrices only, as adapter=lora"
+    )
 
 
 def shape_problem(adapter: AdapterConfig, kind: ModelKind, shape: ShapeConfig, head_size: int = 0) -> str | None:
@@ -70,6 +88,8 @@ def shape_problem(adapter: AdapterConfig, kind: ModelKind, shape: ShapeConfig, h
     """
     if kind is ModelKind.causal and shape.num_heads and shape.num_kv_heads:
         head_size = head_size or shape.hidden_size // shape.num_heads
+    if adapter.method is AdapterMethod.qst and shape.hidden_size and shape.intermediate_size and head_size:
+        return side_problem(adapter.qst_reduction or 1, shape.hidden_size, shape.intermediate_size, head_size)
     is_grouped = kind is ModelKind.causal and shape.num_kv_heads < shape.num_heads
     if adapter.method is AdapterMethod.s2ft and "v_proj" in adapter.targets and is_grouped:
         return heads_problem(shape.num_heads)

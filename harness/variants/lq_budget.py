@@ -139,12 +139,13 @@ def error_left(rest_OI: Tensor, rank: int, weighting: Weighting | None = None) -
 def _leading(gram_SS: Tensor, rank: int) -> Tensor:
     """-> the eigenvectors of the largest eigenvalues, [S, R]; of a large matrix by a few passes from a drawn start"""
     if len(gram_SS) <= _EXACT_UP_TO:
-        return torch.linalg.eigh(gram_SS).eigenvectors[:, -rank:]
+        vectors_SS: Tensor = torch.linalg.eigh(gram_SS).eigenvectors
+        return vectors_SS[:, -rank:]
     generator = torch.Generator().manual_seed(0)  # the same wherever it is computed
     basis_SK = torch.randn(len(gram_SS), min(len(gram_SS), rank + _MORE_VECTORS), generator=generator).to(gram_SS)
     for _ in range(_NUM_PASSES):
         basis_SK = torch.linalg.qr(gram_SS @ basis_SK).Q
-    found_KK = torch.linalg.eigh(basis_SK.T @ gram_SS @ basis_SK).eigenvectors
+    found_KK: Tensor = torch.linalg.eigh(basis_SK.T @ gram_SS @ basis_SK).eigenvectors
     return basis_SK @ found_KK[:, -rank:]
 
 

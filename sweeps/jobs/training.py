@@ -19,7 +19,7 @@ from sweeps.jobs.preparing import member_of, prepare, read_rows
 from sweeps.jobs.row_tokens import agreed_row_tokens, keep_dequantized, num_fitting
 from sweeps.jobs.settling import adopt, settle
 from sweeps.plan.inputs import require_planned
-from sweeps.plan.jobs import TRAIN
+from sweeps.plan.jobs import TRAIN, fixed_group_note
 
 
 def train_jobs(context: Context, claims: Sequence[JobRow]) -> None:
@@ -99,6 +99,8 @@ def _train(context: Context, base: LoadedBase, runs: Sequence[ClaimedRun]) -> No
             inside.row_tokens = _use_memory(context, base, runs)
             inside.callbacks = StepCallbacks(base, _watched(runs), context.should_stop, peers)
             places = inside.places if context.peers.ranks.size == 1 else None
+            if (note := fixed_group_note(len(members), context.peers.ranks.size, context.shards_base)) is not None:
+                context.send({"phase": "note", "label": "", "note": f"note: {note}"})
             train_group(base.bank, members, context.should_stop, inside.callbacks, context.peers.ranks, places)
         for run in inside.runs.values():
             settle(context, base, run)

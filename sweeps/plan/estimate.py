@@ -261,6 +261,8 @@ def _training_seconds(spec: RunSpec, tokens: int, device: str) -> float | None:
     forward = forward_seconds(spec.model, tokens, device)
     if forward is None or spec.train is None:
         return None
+    if spec.adapter.method is AdapterMethod.qst:
+        return forward  # what comes beside the base is a small part of it
     return forward * (2 + (spec.adapter.method in WHOLE_METHODS) + spec.train.gradient_checkpointing)
 
 

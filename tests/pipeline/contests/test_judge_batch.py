@@ -156,7 +156,7 @@ def test_a_refused_batch_ends_the_run_with_its_reason_and_costs_nothing(tmp_path
         server.final, server.line = "failed", lambda n, request: None
         summary = judge(tmp_path, server)
         assert summary.stopped == "batch batch_0 failed: Enqueued token limit reached"
-        assert (summary.num_failed, summary.spent_usd) == (4, 0.0)
+        assert (summary.num_failed, summary.num_unasked, summary.spent_usd) == (0, 4, 0.0)
         server.final, server.line = "completed", lambda n, request: output_line(request)
         assert judge(tmp_path, server).num_judged == 4
 

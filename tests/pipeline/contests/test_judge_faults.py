@@ -100,7 +100,7 @@ def test_a_long_retry_after_ends_the_run_at_once(tmp_path: Path) -> None:
         summary = judge(tmp_path, server)
         assert summary.stopped is not None
         assert "300 s" in summary.stopped
-        assert (summary.num_judged, summary.num_failed, len(server.requests)) == (1, 3, 2)
+        assert (summary.num_judged, summary.num_failed, summary.num_unasked, len(server.requests)) == (1, 0, 3, 2)
         resumed = judge(tmp_path, server)
     assert (resumed.num_judged, resumed.num_reused, resumed.stopped) == (3, 1, None)
 
@@ -114,7 +114,7 @@ def test_an_exhausted_quota_is_not_tried_again(tmp_path: Path) -> None:
     assert len(server.requests) == 1
     assert summary.stopped is not None
     assert "quota" in summary.stopped
-    assert summary.num_failed == 4
+    assert (summary.num_failed, summary.num_unasked) == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_server_that_only_fails_is_left_alone(tmp_path: Path) -> None:
     assert len(server.requests) == 10
     assert summary.stopped is not None
     assert "10 matches in a row failed" in summary.stopped
-    assert summary.num_failed == 40
+    assert (summary.num_failed, summary.num_unasked) == (10, 30)
 
 
 def test_slow_bytes_are_a_time_out(tmp_path: Path) -> None:
@@ -181,6 +181,16 @@ def test_slow_bytes_are_a_time_out(tmp_path: Path) -> None:
         summary = judge(tmp_path, server, request_timeout_seconds=2.0)
     assert summary.num_judged == 4
     assert len(server.requests) == 5
+
+
+def test_a_reply_that_never_ends_is_asked_for_twice_and_the_next_match_goes_on(tmp_path: Path) -> None:
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        return dataclasses.replace(GOOD, seconds_per_byte=0.05) if "ann on 1" in str(request) else GOOD
+
+    with serving(script) as server:
+        summary = judge(tmp_path, server, request_timeout_seconds=0.3)
+    assert (summary.num_judged, summary.num_failed, len(server.requests)) == (2, 2, 2 + 2 * 2)
+    assert summary.failures == {"time-out: no whole reply within 0.3 s; --request-timeout-seconds gives it longer": 2}
 
 
 def test_an_unreachable_server_costs_nothing(tmp_path: Path) -> None:
@@ -436,6 +446,7 @@ def test_the_budget_is_a_hard_stop_across_runs(tmp_path: Path) -> None:
         assert summary.stopped is not None
         assert summary.stopped.startswith("budget")
         assert 0 < summary.spent_usd <= budget
+        assert (summary.num_judged, summary.num_failed, summary.num_unasked) == (3, 0, 17)  # not fewer
         while (again := judge(tmp_path, server, num_questions=10, budget_usd=budget)).num_judged:
             pass
         assert again.spent_usd <= budget

@@ -409,7 +409,15 @@ def test_a_nucleus_ends_where_its_tokens_reach_top_p() -> None:
     assert torch.equal(ahead[0], uniform_numbers(3, 4)[1:3])
 
 
-@pytest.mark.parametrize(("system", "member", "who"), [("ann", "a", "m, ann"), (None, "a", "m, a"), (None, None, "m")])
+@pytest.mark.parametrize(
+    ("system", "member", "who"),
+    [
+        ("ann", "a", "m with adapter ann"),
+        (None, "a", "m with adapter a"),
+        (None, None, "m with no adapter"),
+        ("m", None, "m with no adapter"),
+    ],
+)
 def test_logits_that_are_no_numbers_are_whose(system: str | None, member: str | None, who: str) -> None:
     settings = DecodingSettings(max_new_tokens=1, greedy=True, temperature=1.0, top_p=1.0)
     picker = TokenPicker(bank=made(logits=lambda hidden: hidden), settings=settings, model="m")
@@ -492,7 +500,7 @@ def test_a_dialogue_ends_where_the_model_goes_on(text: Any, turns: list[tuple[st
     ("row", "expected"),
     [
         ({"reference": "r"}, {"references": ("r",)}),
-        ({"reference": ["r", ""]}, {"references": ("r", "")}),
+        ({"reference": ["r", ""], "turns": ["a", "b"]}, {"references": ("r", "")}),
         ({"reference": ["", " "]}, {"references": ()}),
         ({"reference": ""}, {"references": ()}),
         ({"reference": None}, {"references": ()}),
@@ -631,9 +639,9 @@ def test_names_that_fit_nothing_are_said_in_order() -> None:
 def test_tables_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("A b,,\n1,2,3\n\n4,5,6\n")
-    assert [(row.line, row.where, dict(row.values)) for row in read_rows(path)] == [
-        (2, f"{path}: line 2", {"a_b": "1", "": "3"}),
-        (4, f"{path}: line 4", {"a_b": "4", "": "6"}),
+    assert [(row.place, row.where, dict(row.values)) for row in read_rows(path)] == [
+        ("line 2", f"{path}: line 2", {"a_b": "1", "": "3"}),
+        ("line 4", f"{path}: line 4", {"a_b": "4", "": "6"}),
     ]
     long = "x" * 200_000
     path.write_text(f"a\tb\n{long}\t1\n")
@@ -659,7 +667,7 @@ def test_tables_of_rows(tmp_path: Path) -> None:
 def test_lines_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('\n{"a": 1}\n \n{"a": "\u2028"}\n')
-    assert [(row.line, row.values["a"]) for row in read_rows(path)] == [(2, 1), (4, "\u2028")]
+    assert [(row.place, row.values["a"]) for row in read_rows(path)] == [("line 2", 1), ("line 4", "\u2028")]
     path.write_text('{"a": 1}\n{"a"\n{"a": 2}')
     with pytest.raises(ValueError, match="line 2: not JSON"):
         read_rows(path, may_end_torn=True)
@@ -667,4 +675,4 @@ def test_lines_of_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="entry 1: expected a JSON object, found int"):
         read_rows(path)
     path.write_text(' [{"a": 1}, {"a": 2}]')
-    assert [(row.where, row.line) for row in read_rows(path)] == [(f"{path}: entry 1", 1), (f"{path}: entry 2", 2)]
+    assert [(row.where, row.place) for row in read_rows(path)] == [(f"{path}: entry {n}", f"entry {n}") for n in (1, 2)]

@@ -12,7 +12,7 @@ from eval.human.web.guard import MAX_FORM_BYTES, Access, Refused, check_request
 from eval.judges import calls
 from eval.judges.request import Reply
 from eval.judging import scores
-from eval.judging.scores import Pair
+from eval.judging.reading.scores import Pair
 
 
 def made(**values: Any) -> Any:

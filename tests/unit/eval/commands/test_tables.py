@@ -33,6 +33,7 @@ SUMMARY: dict[str, Any] = {
     "num_failed": 0, "num_unasked": 0, "num_unparsed": 0, "seconds": 1.25, "position_bias": Made(**BIAS),
     "flagged": Made(num_answers=0), "spent_usd": 0.0, "cost_usd": 0.0, "unknown_usd": 0.0, "grades": [],
     "unmatched_systems": [], "notes": [], "failures": {}, "unparsed": {}, "output": "v.csv", "stopped": None,
+    "num_changed": None,
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_a_judges_summary_says_what_there_is_to_say() -> None:
         num_failed=1, num_unasked=2, num_unparsed=3, unmatched_systems=["x", "y"], notes=["n"], stopped="no money",
         failures={"time-out": 1}, unparsed={"cut": 3},
     )  # fmt: skip
-    assert "1 failed, 2 not asked for want of budget, 3 unparsed" in lines[0]
+    assert "1 failed, 2 not asked, 3 unparsed" in lines[0]
     assert lines[1:] == [
         "met nobody, so can't be rated: x, y",
         "note: n",
@@ -68,6 +69,8 @@ def test_a_judges_summary_says_what_there_is_to_say() -> None:
     ]
     for one in ({"num_failed": 1}, {"num_unasked": 1}):
         assert summed_up(**one)[-1].startswith("the same command asks")
+    assert summed_up(num_changed=2)[-1] == "read anew: 2 judgments changed; --reparse asks nobody"
+    assert summed_up(num_unasked=1, num_changed=0)[-1].startswith("the same command without --reparse asks about what")
 
 
 def test_how_much_the_order_decides() -> None:

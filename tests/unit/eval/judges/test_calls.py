@@ -414,7 +414,7 @@ def test_costs_need_both_prices_and_both_counts() -> None:
 def test_faults_of_the_client_by_their_kind() -> None:
     sent = httpx.Request("POST", "http://x")
     timeout = classify(openai.APITimeoutError(sent))
-    assert (timeout.reason, timeout.retry, timeout.was_free) == ("time-out", True, False)
+    assert (timeout.reason, timeout.retry, timeout.timed_out, timeout.was_free) == ("time-out", True, True, False)
     assert classify(TimeoutError()).retry
     assert classify(RecursionError()) == Fault(reason=TOO_DEEP)
 

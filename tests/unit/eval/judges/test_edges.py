@@ -143,6 +143,12 @@ def test_calls_are_tried_again_as_often_as_is_said(tmp_path: Path, monkeypatch: 
     held = Calls(tmp_path / "b", monkeypatch, replace(busy, wait_seconds=7.0, was_free=True), GOOD)
     assert (held.held, held.slept, len(held.kept)) == ([7.0], [], 1)
     assert held.booked[0] == ("HTTP 503 [key]", 0.0)
+    slow = Fault(reason="time-out", retry=True, timed_out=True)
+    for faults, num_booked in ((1, 2), (2, 2)):  # each may be billed: twice and no more
+        late = Calls(tmp_path / f"slow {faults}", monkeypatch, *[slow] * faults, *[GOOD] * (2 - faults), num=1)
+        assert (len(late.failures), len(late.booked)) == (faults - 1, num_booked)
+    mixed = Calls(tmp_path / "mixed", monkeypatch, busy, slow, GOOD)
+    assert (len(mixed.kept), mixed.booked[1]) == (1, ("time-out", None))
     once = Calls(tmp_path / "c", monkeypatch, Fault(reason="no"), GOOD)
     assert (len(once.failures), len(once.booked)) == (1, 1)
 
@@ -633,7 +639,7 @@ def test_a_plan_rests_on_what_was_judged(num_measured: int, is_measured: bool, m
     assert plan.tell({"p": MATCH}) is None
 
 
-def test_what_a_stop_at_the_budget_left() -> None:
+def test_what_nobody_was_asked_about() -> None:
     matches = [a_match("one", text) for text in "abc"] + [a_match("x", "y", "Who?")]
     matches = [replace(m, system_b=f"s{n}") for n, m in enumerate(matches)]
     answers: Answers = {}
@@ -641,11 +647,9 @@ def test_what_a_stop_at_the_budget_left() -> None:
     assert contest.notes == ()
     judged = [judgment(*matches[0].key, 1)]
     failed = [Failure(question_id="Why?", system_a="ann", system_b="s1", reason="x")]
-    judge: Any = SimpleNamespace(stopped="budget: 1 of 1")
-    assert _num_unasked(judge, contest, ["p", "q", "p", "r"], judged, failed) == 1
-    for stopped in (None, "the key was refused"):
-        judge.stopped = stopped
-        assert _num_unasked(judge, contest, ["p", "q", "p", "r"], judged, failed) == 0
+    assert _num_unasked(contest, ["p", "q", "p", "r"], judged, failed) == 1
+    assert _num_unasked(contest, ["p", "q", "r", "r"], judged, failed) == 2
+    assert _num_unasked(contest, ["p", "q", "p", "q"], judged, failed) == 0
 
 
 def test_tournaments_are_drawn_up_as_is_asked(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_defaults_are_those_of_the_docs() -> None:
         "key_variable": "OPENAI_API_KEY", "temperature": 0.2, "max_tokens": 1024, "reasoning_effort": None,
         "structured": None, "budget_usd": None, "usd_per_million_prompt_tokens": None,
         "usd_per_million_completion_tokens": None, "prices": None, "num_concurrent": 8, "batch": False,
+        "request_timeout_seconds": 120.0,
     }  # fmt: skip
     assert asdict(ApiOptions(model="m")) == {
         "model": "m", "base_url": "https://api.openai.com/v1", "key_variable": "OPENAI_API_KEY", "temperature": 0.2,
@@ -152,7 +153,7 @@ def test_a_dialogue_is_graded_turn_by_turn() -> None:
     assert (first.answer_a, first.answer_b) == ("one", "")
     assert (second.question.turns, second.question.references) == (("a", "b"), ("r", "s"))
     assert second.answer_a == "Turn 1:\none\n\nTurn 2:\ntwo"
-    assert by_key["9#turn2", "x", ""].question.references == ()
+    assert by_key["9#turn1", "x", ""].question.references == ("r",), "one reference for all turns"
     assert by_key["7", "x", ""].question == short
     # before they are shuffled: question by question, systems by name, turn by turn
     keys = [("8#turn1", "a"), ("8#turn1", "x"), ("8#turn2", "x"), ("9#turn1", "x"), ("9#turn2", "x"), ("7", "x")]

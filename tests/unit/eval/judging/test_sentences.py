@@ -2,8 +2,10 @@
 
 import pytest
 
-from eval.judging.parse import RAISED, parse_verdict
-from eval.judging.sentences import _both, _named, doubts, read_labels
+from eval.judging.parse import parse_verdict
+from eval.judging.reading.lines import doubts, read_labels
+from eval.judging.reading.plain import RAISED
+from eval.judging.reading.sentences import _both, _named
 from eval.verdicts.codes import FIRST, SECOND, TIE
 
 
@@ -12,11 +14,12 @@ from eval.verdicts.codes import FIRST, SECOND, TIE
     [
         ("2, as it lists 2 sources", 2),
         ("2 because it is longer", 2),
-        ("2, because answer 1 lacks detail", -1),  # which of them is meant is left to another reading
+        ("2, because answer 1 lacks detail", 2),  # it speaks ill of the other answer
+        ("2, because answer 1 has detail", -1),
         ("2 because it names 3 sources", -1),
         ("2 because it holds -1 too", -1),
-        ("2 because the first one is short", -1),
-        ("2, as it beats the first", -1),
+        ("2 because the first one is short", 2),
+        ("2, as it beats the first", 2),
     ],
 )
 def test_a_reason_with_another_number_is_no_verdict(text: str, verdict: int) -> None:

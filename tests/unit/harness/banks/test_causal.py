@@ -303,6 +303,15 @@ def test_gradient_checkpointing_changes_no_gradient(folder: Path) -> None:
         torch.testing.assert_close(gradient, found[1][name])
 
 
+@pytest.mark.parametrize("method", ["dora", "full"])
+def test_a_member_has_the_banks_mode(folder: Path, method: str) -> None:
+    for training in (True, False):
+        bank = make_peft_bank(folder, "none")
+        bank.train(training)  # before it has a model, as the loop does
+        bank.add_member("a", config(method), seed=3)
+        assert {module.training for module in bank.base.modules()} == {training}
+
+
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [

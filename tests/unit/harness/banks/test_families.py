@@ -195,9 +195,13 @@ def test_a_layer_that_looks_at_neighbours_is_noticed(layer: int, back: bool) -> 
         fitting_layout(model, "here")
 
 
-def test_numbers_that_overflow_are_named(root: Path) -> None:
+@pytest.mark.parametrize("place", ["norm", "NaN in a row of the output layer", "overflow in a row of it"])
+def test_numbers_that_overflow_are_named(place: str) -> None:
     model = draw_weights(AutoModelForCausalLM.from_config(deepcopy(FAMILIES["llama"])))
-    model.model.norm.weight.data.fill_(torch.inf)
+    if place == "norm":
+        model.model.norm.weight.data.fill_(torch.inf)
+    else:
+        model.lm_head.weight.data[7] = torch.nan if "NaN" in place else 3e38
     with pytest.raises(ValueError, match=r"here: computes NaN or infinite numbers in torch.float32 from a short text"):
         fitting_layout(model, "here")
 

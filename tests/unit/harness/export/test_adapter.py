@@ -273,6 +273,14 @@ def test_an_untouched_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
         export(run, tmp_path / "out")
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_side_network_is_refused(tmp_path: Path, checkpoint: Path, merge: bool) -> None:
+    adapter = AdapterConfig(name="qst", method=AdapterMethod.qst, qst_reduction=4, qst_down_rank=4)
+    run = make_run(tmp_path, checkpoint, adapter=adapter)
+    with pytest.raises(ExportRefusedError, match=r"side network beside its base.*no other program reads it"):
+        export(run, tmp_path / "out", merge)
+
+
 METHODS = ["rslora", "dora", "pissa", "olora", "corda", "lora_ga", "eva", "loftq"]
 RESIDUAL = ("pissa", "olora", "corda", "lora_ga")
 

@@ -117,6 +117,8 @@ OPTIONAL_NUMBERS = (  # None unless they are set
     "allora_eta",
     "lq_rounds",
     "bits",
+    "qst_reduction",
+    "qst_down_rank",
     "lora_plus_ratio",
     "num_labels",
     "snapshot_steps",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from eval.judging.words import CHANGED, TAKEN_BACK
+from eval.judging.reading.words import CHANGED, TAKEN_BACK
 
 MAX_LINE = 120  # characters; a line of scores is short
 _NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\s(?:out\sof|von|sur|su|de|из)\s10)?(?![\d/%])"
@@ -23,13 +23,14 @@ _PAIR = re.compile(
 )
 _SINGLE = re.compile(rf"(?:- )?{_RATED}? ?[:=]? ?{_NUMBER} ?\.?", re.IGNORECASE)
 _BOTH = re.compile(
-    rf"both(?: (?:answers|assistants|responses))?(?: (?:get|receive|score|earn|deserve))?:? (?:an? )?{_NUMBER} ?\.?",
+    rf"(?:both(?: (?:answers|assistants|responses))?(?: (?:get|receive|score|earn|deserve))?:? (?:an? )?{_NUMBER}"
+    rf"|{_NUMBER} (?:for|to) both(?: (?:answers|assistants|responses))?) ?\.?",
     re.IGNORECASE,
 )
 _TUPLE = re.compile(rf"[(\[]\s{{0,3}}{_NUMBER}\s{{0,3}},\s{{0,3}}{_NUMBER}\s{{0,3}}[)\]]")
 _WHO = (
     r"(?:assistant|answer|response|option|model|candidate|score|rating|antwort|réponse|respuesta|risposta|resposta|ответ"
-    r"|回答|答案|助手)"
+    r"|odpowiedź|antwoord|回答|答案|助手|选项|回复|답변|응답)"
 )
 _POINTS = r"(?:\s?(?:points?|pts|punkte|分|点|점))?"
 _SIDE_NAME = rf"(?:{_WHO}\s{{0,3}}#?(?P<who>[12ab])|(?P<nth>first|second)(?:\s{_WHO})?)"
@@ -38,6 +39,7 @@ _REMARK = r"\((?![^)\n]{0,40}\d)[^)\n]{0,80}\)(?!\s?,\s?\d)"  # without a number
 _LABELLED = re.compile(
     rf"(?P<rated>\b(?:score|rating|grade)s?\s(?:for|of)\s(?:the\s)?)?\b(?<!-){_SIDE_NAME}{_SIDE_NOUN}"
     r"(?:\s{0,3}[:=(|→]\s{0,3}|\s[-\u2013\u2014]\s|\s(?:scored?s?|gets|receives|earns|deserves|at)\s|\s(?=an?\s)"
+    r"|\s(?=\d{1,2}(?:[.,]\d{1,2})?(?:\s(?:points|pts)|\s?/\s?10)\b)"
     r"|(?(rated)\sis\s|(?<=score)\sis\s))"
     rf"(?:an?\s)?(?:(?:score|rating|grade)\sof\s)?(?P<score>{_NUMBER}){_POINTS}"
     rf"(?=\s{{0,3}}(?:$|[\n,;.)|、]|(?:and|vs|while|whereas)\b|{_WHO}\b|{_REMARK})|\s[-\u2013\u2014]\s(?!\d))",
@@ -106,7 +108,8 @@ class Pair:
 _GRADE_LABEL = re.compile(r"\[\[\s{0,3}([^\[\]\n]{1,12}?)\s{0,3}\]\]")
 _GRADE_WORD = rf"(?:{_RATED}|grade|mark|verdict|final|overall|total)"
 _GRADE_LINE = re.compile(
-    rf"(?:(?:the|my|final|overall|so|thus|therefore|hence),? ){{0,4}}(?:{_GRADE_WORD}(?: (?:score|rating|grade))?"
+    rf"(?:(?:the|my|final|overall|so|thus|therefore|hence|an?|solid|strong|fair|clear),? ){{0,4}}"
+    rf"(?:{_GRADE_WORD}(?: (?:score|rating|grade))?"
     rf"(?: (?:for|of) (?:this|the) (?:answer|response))?(?: is| of| would be)? ?[:=]? ?)?\(?{_NUMBER}\)?{_POINTS} ?\.?",
     re.IGNORECASE,
 )
@@ -275,7 +278,11 @@ def _first_pair(text: str, rows: list[str], lines: list[str]) -> Pair | None:
         below |= {p for one, two in dict.fromkeys(pairwise(lines)) if (p := _two_lines(one, two)) is not None}
     if below:
         return below.pop() if len(below) == 1 else None
-    shared = {match[1] for line in (lines[0], lines[-1]) if len(line) <= MAX_LINE and (match := _BOTH.fullmatch(line))}
+    shared = {
+        match[1] or match[2]
+        for line in (lines[0], lines[-1])
+        if len(line) <= MAX_LINE and (match := _BOTH.fullmatch(line))
+    }
     return Pair(*2 * shared.pop()) if len(shared) == 1 else _named(lines)
 
 
