@@ -22,7 +22,7 @@ from harness.nn.shards import ShardedLayers
 
 
 class Allocation(Protocol):
-    """What a method does over a run's steps beside its gradients (`harness.banks.any_peft.RankAllocation`)."""
+    """What a method does over a run's steps beside its gradients (`harness.banks.adapters.any_peft.RankAllocation`)."""
 
     def begin(self, total_steps: int) -> None:
         """Raises ValueError where its schedule doesn't fit into so many steps."""

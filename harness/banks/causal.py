@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from harness.banks.any_peft import dropout_places, tuner_layers
+from harness.banks.adapters.any_peft import dropout_places, tuner_layers
+from harness.banks.adapters.peft import ADAPTER
+from harness.banks.adapters.starts import Calibration
 from harness.banks.owned import OwnedBank
-from harness.banks.peft import ADAPTER
-from harness.banks.starts import Calibration
 from harness.config.schema import AdapterConfig
 from harness.models.reading import OnTheWay, dropout_notes, read_config, read_model, without_dropout
 from harness.nn.attention import AttentionPlan
@@ -154,7 +154,7 @@ class PeftBank(PackedBank):
 
 @dataclass(frozen=True, slots=True)
 class _Examples:
-    """Runs examples through a causal model; `harness.banks.starts.Calibration`."""
+    """Runs examples through a causal model; `harness.banks.adapters.starts.Calibration`."""
 
     folder: Path
     layout: Layout

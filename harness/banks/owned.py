@@ -1,8 +1,8 @@
 """What all banks have in common that own their base and hold one member.
 
 The base is read anew for each member, because many of these methods change it; `remove_member` lets it go. What
-is trained is an adapter started by PEFT (`harness.banks.peft`) or every weight (`adapter.method=full`), in float32
-(`harness.nn.masters`).
+is trained is an adapter started by PEFT (`harness.banks.adapters.peft`) or every weight (`adapter.method=full`),
+in float32 (`harness.nn.masters`).
 Subclasses say how the model is read, how examples become a batch and what their losses are.
 """
 
@@ -21,11 +21,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from harness.banks.any_peft import RankAllocation, rank_allocation
-from harness.banks.layers import layer_names, layer_weight, quantize_layers, quantizing
-from harness.banks.loading import fill_again, load_adapter
-from harness.banks.peft import ADAPTER, Started, save_adapter
-from harness.banks.starts import Calibration, start
+from harness.banks.adapters.any_peft import RankAllocation, rank_allocation
+from harness.banks.adapters.layers import layer_names, layer_weight, quantize_layers, quantizing
+from harness.banks.adapters.loading import fill_again, load_adapter
+from harness.banks.adapters.peft import ADAPTER, Started, save_adapter
+from harness.banks.adapters.starts import Calibration, start
 from harness.config.schema import WHOLE_METHODS, AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
 from harness.files.atomic import sha256_files, write_atomically
 from harness.methods.formats import summary
@@ -153,9 +153,11 @@ class OwnedBank(nn.Module, ABC):
             seed: as it was added with.
             folder: of the adapter as it began.
         """
+        was_training = self.training
         self.load_member(name, folder)
         self.seed, self.configs[name] = seed, config
         self.adapted(config)
+        self.train(was_training)
 
     def _read_to_train(self, config: AdapterConfig) -> nn.Module:
         """-> the model with its own weights trained, in float32 unless `master_weights` is `compute`."""

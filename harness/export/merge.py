@@ -51,7 +51,7 @@ def write_merged(adapter: Path, folder: Path, record: RunRecord, spec: RunSpec, 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from harness.banks.loading import load_adapter
+    from harness.banks.adapters.loading import load_adapter
     from harness.nn.quant import TORCH_DTYPES
 
     checkpoint = base_folder(record, spec.model, paths)

@@ -2,7 +2,8 @@
 
 An adapter that is nothing but LoRA is served beside others over one base (`harness.banks.shared`). All else
 that PEFT computes deterministically from the file and the base, LoRA or not, is served by PEFT's own layers
-(`harness.banks.loading`). What neither can do exactly is refused, and so is a field that PEFT 0.21 doesn't know.
+(`harness.banks.adapters.loading`). What neither can do exactly is refused, and so is a field that PEFT 0.21 doesn't
+know.
 
 Source: PEFT 0.21, `LoraConfig` (every field has its place below) and `check_target_module_exists`.
 """

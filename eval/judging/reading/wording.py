@@ -97,8 +97,8 @@ _SAME = [
             "tie",
         ),
         (
-            r"\b(?:serves|helps|answers|addresses|meets) (?:the|this) (?:user|question|request|task)(?:'s needs?)? better"
-            r"\b|\bdoes better\b",
+            r"\b(?:serves|helps|answers|addresses|meets) (?:the|this) (?:user|question|request|task)(?:'s needs?)?"
+            r" better\b|\bdoes better\b",
             "is better",
         ),
         (r"\A(?:(?:the|my) )?(?:nod|point|prize|edge)(?: goes)? to\b", "verdict is"),

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from harness.banks.adapters.layers import layer_names
 from harness.banks.causal import PeftBank
-from harness.banks.layers import layer_names
 from harness.variants.lq_fisher import mean_squared_gradients, weighting_of
 from harness.variants.lq_lora import Factors, best_factors, take_apart
 from tests.tiny import make_checkpoint

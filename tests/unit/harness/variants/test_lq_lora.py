@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from harness.banks.adapters.layers import quantization_of
 from harness.banks.causal import PeftBank
 from harness.banks.classifier import ClassifierBank
-from harness.banks.layers import quantization_of
 from harness.banks.seq2seq import Seq2SeqBank
 from harness.identity.proof import NotTheMethodError, prove
 from harness.methods.formats import format_of
@@ -205,6 +205,22 @@ def test_a_resumed_run_goes_on_from_the_start_that_it_had(tmp_path: Path, method
     for name in files:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
     assert banks[2].configs["a"] == second.adapter
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_what_is_started_again_is_in_the_banks_mode(tmp_path: Path, is_training: bool) -> None:
+    folder, config = make_checkpoint(tmp_path / "model"), test_causal.config("pissa", dropout=0.2)
+    first, again = (PeftBank(folder, QUANTS["nf4"], CPU).train(is_training) for _ in range(2))
+    first.add_member("a", config, seed=3)
+    first.save_member("a", tmp_path / "start", "", "")
+    again.add_again("a", config, 3, tmp_path / "start")
+
+    def modes(bank: PeftBank) -> dict[str, bool]:
+        return {name: module.training for name, module in bank.named_modules()}
+
+    assert set(modes(first).values()) == {is_training}
+    assert modes(first) == modes(again)
+    assert torch.equal(test_causal.losses(first), test_causal.losses(again))
 
 
 @pytest.mark.parametrize(("kind", "quant"), [("t5", "nf4-bf16"), ("roberta", "nf4"), ("bloom", "nf4")])

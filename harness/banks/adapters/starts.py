@@ -1,13 +1,13 @@
 """Starts an adapter of a kind that PEFT ships: PiSSA, OLoRA, CorDA, LoRA-GA, EVA, LoftQ, DoRA and plain LoRA.
 
-The algebra of the methods that move part of the weights into the adapter is in `harness.banks.peft`.
+The algebra of the methods that move part of the weights into the adapter is in `harness.banks.adapters.peft`.
 
 Source: PEFT 0.21 (`LoraLayer.update_layer`), PiSSA (arXiv 2404.02948) section 4, LoftQ (arXiv 2310.08659) algorithm 1
 with T = 1.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
@@ -27,30 +27,23 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from harness.banks.any_peft import config_of, other_fields, wrapped
-from harness.banks.layers import layer_names, layer_weight, quantization_of, quantize_layers, resolve_targets, simulate
-from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
+from harness.banks.adapters.any_peft import config_of, other_fields, wrapped
+from harness.banks.adapters.layers import layer_names, layer_weight, quantize_layers, resolve_targets
+from harness.banks.adapters.lq_start import Examples, start_lq
+from harness.banks.adapters.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
-from harness.methods.formats import format_of
 from harness.methods.sizes import Layer, size_problem
 from harness.nn.quant import features
-from harness.runs.adapter_files import PEFT_PREFIX, short_names
+from harness.runs.adapter_files import short_names
 from harness.runs.compatibility import RESIDUAL_METHODS, SVD_METHODS, is_calibrated, rank_problem
 from harness.variants.allora import adapt_gradients
-from harness.variants.lq_budget import candidates, share_out
-from harness.variants.lq_fisher import Weighting, mean_squared_gradients, weighting_of
-from harness.variants.lq_lora import Factors, take_apart
-from harness.variants.lq_rounding import rounded
 from harness.variants.s2ft import ranks, select
 
 _MAX_EVA_PASSES = 200
 
 
-class Calibration(Protocol):
-    """The examples that a method starts from."""
-
-    def losses(self, model: nn.Module) -> Iterator[Tensor]:
-        """Gives the mean loss of one example's target tokens after the other."""
+class Calibration(Examples, Protocol):
+    """The same of methods that take several examples to a row."""
 
     def __call__(self, model: nn.Module, backward: bool) -> None:
         """Runs them through a model, several to a row; backward too where asked."""
@@ -90,7 +83,7 @@ def start(
     if config.method is AdapterMethod.peft:
         return _start_peft(model, config, quant, device, names, task_type)
     if config.method is AdapterMethod.lq_lora:
-        return _start_lq(model.to(device), lora, config, quant, names, wanted, calibrate)
+        return start_lq(model.to(device), lora, config, quant, names, wanted, calibrate)
     if config.method in RESIDUAL_METHODS:
         return _start_residual(model, lora, config, quant, device, calibrate, names, wanted)
     errors = quantize_layers(model, names, quant, device, wanted if config.method is AdapterMethod.loftq else ())
@@ -204,79 +197,6 @@ def _start_residual(
     quantize_layers(model, names, quant, device)
     hold_adapter_in_float32(peft_model, quant)
     return Started(model=peft_model, method=config.method, initial=initial)
-
-
-def _start_lq(
-    model: nn.Module,
-    lora: LoraConfig,
-    config: AdapterConfig,
-    quant: QuantConfig,
-    names: Sequence[str],
-    wanted: Sequence[str],
-    calibrate: Calibration | None,
-) -> Started:
-    """The base is Q(W - s B0 A0), and B, A begin where they make up best for what that leaves.
-
-    Args:
-        model: in 16/32 bits, where it is to be; changed in place.
-        lora: PEFT's config of it.
-        config: of adapter=lq_lora.
-        quant: how layers without a format of their own are stored.
-        names: of the linear layers.
-        wanted: of those that are adapted.
-        calibrate: needed by `adapter.fisher`.
-    """
-    assert config.lq_rounds is not None
-    device = layer_weight(model, wanted[0]).device
-    weightings = _weightings(model, wanted, calibrate) if config.fisher and calibrate is not None else {}
-    formats = {} if config.bits is None else _formats(model, wanted, config.bits, config.lora_r, weightings)
-    peft_model, initial = get_peft_model(model, lora), dict[str, Tensor]()
-    for name in wanted:
-        layer: Any = model.get_submodule(name)
-        weight, scale = layer.base_layer.weight.data, layer.scaling[ADAPTER]
-
-        def quantized(taken: Factors, name: str = name, weight: Tensor = weight, scale: float = scale) -> Tensor:
-            less = residual(weight, _factors_in_file(name, taken), name, scale)
-            if name in formats:
-                return rounded(less, format_of(formats[name])).float()
-            return quantization_of(less, quant, device)
-
-        weighting = weightings[name].to(device) if name in weightings else None
-        parts = take_apart(weight.float(), config.lora_r, scale, quantized, config.lq_rounds, weighting)
-        layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data = parts.learned
-        initial |= _factors_in_file(name, parts.taken)
-        layer.base_layer.weight.data = residual(weight, initial, name, scale)
-    simulate(model, formats)
-    quantize_layers(model, names, quant, device)
-    hold_adapter_in_float32(peft_model, quant)
-    return Started(model=peft_model, method=config.method, initial=initial, formats=formats)
-
-
-def _factors_in_file(name: str, factors: Factors) -> dict[str, Tensor]:
-    """A layer's factors by their names in PEFT's file."""
-    a_RI, b_OR = factors
-    return {f"{PEFT_PREFIX}{name}.lora_A.weight": a_RI, f"{PEFT_PREFIX}{name}.lora_B.weight": b_OR}
-
-
-def _weightings(model: nn.Module, wanted: Sequence[str], calibrate: Calibration) -> dict[str, Weighting]:
-    """What each number of each adapted weight counts, on the CPU: 4 bytes a weight."""
-    weights: dict[str, nn.Parameter] = {name: model.get_submodule(name).weight for name in wanted}  # type: ignore[misc]
-    fisher = mean_squared_gradients(model, weights, calibrate.losses(model))
-    return {name: weighting_of(fisher.pop(name)) for name in wanted}
-
-
-def _formats(
-    model: nn.Module, wanted: Sequence[str], bits: float, rank: int, weightings: Mapping[str, Weighting]
-) -> dict[str, str]:
-    """The name of each adapted layer's format."""
-    choices, num_weights = [], 0
-    for name in wanted:
-        weight = layer_weight(model, name).detach()
-        weighting = weightings[name].to(weight.device) if name in weightings else None
-        choices.append(candidates(weight, rank, weighting))
-        num_weights += weight.numel()
-    chosen = share_out(choices, bits * num_weights)
-    return {name: kind.name for name, kind in zip(wanted, chosen, strict=True)}
 
 
 def _start_loftq(model: PeftModel, errors: dict[str, Tensor], r: int) -> None:

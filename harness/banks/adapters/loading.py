@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.banks.any_peft import other_fields, wrapped
-from harness.banks.layers import layer_names, layer_weight, quantize_layers, simulate
-from harness.banks.peft import ADAPTER, Started, adapter_tensors, hold_adapter_in_float32, residual, split
+from harness.banks.adapters.any_peft import other_fields, wrapped
+from harness.banks.adapters.layers import layer_names, layer_weight, quantize_layers, simulate
+from harness.banks.adapters.peft import ADAPTER, Started, adapter_tensors, hold_adapter_in_float32, residual, split
 from harness.config.schema import AdapterMethod, QuantConfig
 from harness.runs.adapter_files import (
     ADAPTER_CONFIG,
@@ -65,7 +65,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: torch.device, task_type: str) -> Started:
-    """Rebuilds what `harness.banks.peft.save_adapter` wrote, or reads any LoRA adapter in PEFT's format.
+    """Rebuilds what `harness.banks.adapters.peft.save_adapter` wrote, or reads any LoRA adapter in PEFT's format.
 
     Args:
         model: in 16/32 bits where `starts_from_weights` says so, else quantized already perhaps; changed in place.
