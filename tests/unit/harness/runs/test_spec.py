@@ -119,6 +119,8 @@ OPTIONAL_NUMBERS = (  # None unless they are set
     "qst_reduction",
     "qst_down_rank",
     "bits",
+    "qst_reduction",
+    "qst_down_rank",
     "lora_plus_ratio",
     "num_labels",
     "snapshot_steps",
