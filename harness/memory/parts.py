@@ -4,7 +4,7 @@
 
 By the methods' own formulas (`harness.methods.table`, docs/methods.md), which each run's proof holds to its tensors.
 tests/unit/harness/memory/test_floor.py holds them to the program. A tensor is here what a method trains of one
-layer. Left out: matrices that a method of PEFT draws once for all layers (VeRA's are 0.02 GB at 7B).
+layer.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,8 @@ def trained_parts(shape: ShapeConfig, adapter: AdapterConfig, quant: QuantMethod
     """
     blocks = list(range(shape.num_layers)) if adapter.layers is None else list(adapter.layers)
     if adapter.method is AdapterMethod.hft:
-        return _half(shape, blocks, seed) if quant is QuantMethod.none else None
+        half = half_of(shape, adapter, seed)
+        return Trained(tensors=tuple(half.values()), in_base=True) if quant is QuantMethod.none else None
     if adapter.method is AdapterMethod.qst:
         return Trained(tensors=_beside(shape, adapter))
     known = linears(shape)
@@ -52,8 +53,9 @@ def trained_parts(shape: ShapeConfig, adapter: AdapterConfig, quant: QuantMethod
     return _of_peft(targets, adapter, len(blocks)) if adapter.method is AdapterMethod.peft else None
 
 
-def _half(shape: ShapeConfig, blocks: list[int], seed: int) -> Trained:
-    """The matrices and norms that `harness.variants.hft` draws."""
+def half_of(shape: ShapeConfig, adapter: AdapterConfig, seed: int) -> dict[str, int]:
+    """-> elements of the matrices and norms that `harness.variants.hft` draws, by their names"""
+    blocks = range(shape.num_layers) if adapter.layers is None else list(adapter.layers)
     sizes: dict[str, int] = {}
     for block in range(shape.num_layers):
         for linear in linears(shape):
@@ -61,8 +63,8 @@ def _half(shape: ShapeConfig, blocks: list[int], seed: int) -> Trained:
             sizes[f"model.layers.{block}.{part}.{linear.name}"] = linear.in_features * linear.out_features
         for norm in ("input_layernorm", "post_attention_layernorm"):
             sizes[f"model.layers.{block}.{norm}"] = shape.hidden_size
-    chosen = chosen_half(list(sizes), None if len(blocks) == shape.num_layers else blocks, seed)
-    return Trained(tensors=tuple(size for name, size in sizes.items() if name in chosen), in_base=True)
+    chosen = chosen_half(list(sizes), None if len(blocks) == shape.num_layers else list(blocks), seed)
+    return {name: size for name, size in sizes.items() if name in chosen}
 
 
 def _beside(shape: ShapeConfig, adapter: AdapterConfig) -> tuple[int, ...]:
@@ -102,4 +104,8 @@ def _of_peft(targets: list[Linear], adapter: AdapterConfig, num_blocks: int) -> 
     except (KeyError, TypeError, ZeroDivisionError):
         return None  # a field that PEFT fills in when it makes its layers
     apart = sum(counts) * num_blocks == total
-    return Trained(tensors=tuple(counts) * num_blocks if apart else (total,))
+    frozen = 0
+    if adapter.peft_type == "VERA":  # two matrices for all layers, of the largest sides
+        sides = max(each.in_features for each in targets) + max(each.out_features for each in targets)
+        frozen = ADAPTER_BYTES * int(fields["r"]) * sides
+    return Trained(tensors=tuple(counts) * num_blocks if apart else (total,), frozen_bytes=frozen)

@@ -21,7 +21,6 @@ from harness.config.schema import (
     AdapterMethod,
     DType,
     MasterWeights,
-    ModelKind,
     Optimizer,
     QuantConfig,
     QuantMethod,
@@ -38,7 +37,6 @@ from harness.memory.activations import (
     saved_by_pass,
     working_bytes,
 )
-from harness.runs.spec import RunSpec
 
 DTYPE_BYTES = {DType.float32: 4, DType.bfloat16: 2, DType.float16: 2}
 NESTED_BLOCK = 256  # absmax constants that share one second-level constant (paper section 3)
@@ -239,7 +237,7 @@ def predict(
         ValueError: an unknown shape, `compute_dtype=auto`, or targets that a LLaMA block doesn't have.
     """
     check(shape, quant)
-    masters = _has_masters(adapter, train)
+    masters = has_masters(adapter, train)
     stored = replace(quant, compute_dtype=DType.float32) if masters else quant
     simulated = simulated_bytes(shape, quant, adapter)
     base = MemoryPrediction(weights_bytes=weights_bytes(shape, stored, num_shards) + simulated)
@@ -285,46 +283,11 @@ def _passing_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: in
     }
 
 
-def _has_masters(adapter: AdapterConfig, train: TrainConfig | None) -> bool:
+def has_masters(adapter: AdapterConfig, train: TrainConfig | None) -> bool:
     """Whether every weight is trained, and kept in float32 (`harness.nn.masters`)."""
     if train is None or adapter.method is not AdapterMethod.full:
         return False
     return train.master_weights is MasterWeights.float32
-
-
-def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> MemoryPrediction | None:
-    """The memory of a planned run, by the shape in its model's YAML; None where this arithmetic doesn't apply.
-
-    It doesn't apply to encoders and encoder-decoders, models without a shape, and layers by other names than LLaMA's.
-
-    Args:
-        num_shards: devices that share the base; each needs as much.
-        num_members: runs like it that train in one pass; 1 is the run alone.
-    """
-    if spec.model.kind is not ModelKind.causal:
-        return None
-    row = spec.train.row_tokens if spec.train is not None and spec.dataset is not None else 0
-    longest = longest_sequence(spec)
-    try:
-        return predict(spec.model.shape, spec.quant, spec.adapter, spec.train, row, longest, num_members, num_shards)
-    except ValueError:
-        return None
-
-
-def longest_sequence(spec: RunSpec) -> int:
-    """The most tokens that an example of the run can have."""
-    if spec.dataset is None:
-        return 0
-    return min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
-
-
-def memory_key(spec: RunSpec) -> str:
-    """A key that is equal for runs with the same prediction, such as runs that differ in rate or seed."""
-    train = spec.train
-    used = None
-    if train is not None:
-        used = train.optimizer, train.gradient_checkpointing, train.max_microbatch_tokens, train.master_weights
-    return repr([spec.model, spec.quant, spec.adapter, used, longest_sequence(spec)])
 
 
 def linear_bytes(linear: Linear, quant: QuantConfig) -> int:

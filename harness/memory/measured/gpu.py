@@ -19,6 +19,7 @@ the tensors that the real one makes:
 | `dropout` | the fused kernel: keeps a boolean mask |
 | paged memory | `cudaMallocManaged`: not the allocator's, and not counted here |
 | initial values | drawn; here left as they are |
+| a copy of a 4-bit weight, of which DoRA starts | freed at once; here the weight itself |
 
 cuBLAS' workspace (32 MiB on an H100) and the CUDA context are left out: `harness.memory.row_length.CONTEXT_BYTES`.
 tests/unit/harness/memory/test_measured.py holds meta tensors to real ones.
@@ -127,6 +128,7 @@ def _replacements(storages: LiveStorages, num_bytes: int, seen: torch.device) ->
 
     yield torch.Tensor, "device", property(device)
     yield torch, "tensor", _tensor
+    yield bnb.nn.Params4bit, "__deepcopy__", _same
     yield bnb.functional, "name2qmap", {}  # it keeps tensors of the device for good
     yield masking_utils, "_ignore_bidirectional_mask_sdpa", _is_whole
     yield functional, "scaled_dot_product_attention", _attention_on_host if seen.type == "cpu" else _attention
@@ -170,6 +172,10 @@ def _from_numpy(array: Any) -> Tensor:
     with torch.utils._python_dispatch._disable_current_modes():
         dtype = torch.as_tensor(array[:0] if array.ndim else array).dtype
     return torch.empty(array.shape, dtype=dtype, device=META)
+
+
+def _same(parameter: Tensor, memo: dict[int, Any]) -> Tensor:
+    return parameter
 
 
 def _is_whole(padding_mask: Tensor | None, kv_length: int, local_attention_size: int | None = None) -> bool:
