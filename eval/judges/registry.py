@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.judges.prices import price_of
+from eval.judges.prices import price_of, thought_tokens
 from eval.judging.flags import FREE_JUDGES, JudgeFlags, replayed_file
 from eval.judging.matches import Judge, Judgment, Match
 from eval.judging.options import (
@@ -126,6 +126,9 @@ def _choose_api(name: str, flags: JudgeFlags) -> ApiOptions:
         key_variable=flags.key_variable,
         temperature=flags.temperature,
         max_tokens=flags.max_tokens,
+        thought_tokens=thought_tokens(name, flags.reasoning_effort)
+        if flags.thought_tokens is None
+        else flags.thought_tokens,
         reasoning_effort=flags.reasoning_effort,
         structured=flags.structured,
         budget_usd=flags.budget_usd,

@@ -30,6 +30,7 @@ class JudgeFlags:
     key_variable: str = "OPENAI_API_KEY"
     temperature: float = 0.2
     max_tokens: int = 1024
+    thought_tokens: int | None = None  # None: as the model needs
     reasoning_effort: str | None = None
     structured: bool | None = None
     budget_usd: float | None = None

@@ -29,8 +29,9 @@ from harness.data.selection.rows import num_kept
 from harness.devices.gpus import peak_flops
 from harness.devices.hardware import Hardware, hardware
 from harness.memory.floor import floor_run
-from harness.memory.predict import MemoryPrediction, longest_sequence, memory_key, predict_run
+from harness.memory.predict import MemoryPrediction
 from harness.memory.row_length import row_tokens, usable_bytes
+from harness.memory.runs import longest_sequence, memory_key, predict_run
 from harness.models.locate import num_parameters
 from harness.runs.record import RECORD_FILE, SCHEMA_VERSION
 from harness.runs.spec import RunSpec

@@ -387,6 +387,22 @@ def test_a_tournament_without_ratings_is_rated_as_eval_rate_does(
     assert json.loads((folder / "ratings.json").read_text())["verdict"] == ["as it was"]
 
 
+def test_a_tournament_of_grades_is_reported_by_the_verdicts_that_follow_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = RateOptions(orderings=20, resamples=20)
+    monkeypatch.setattr("analysis.leaderboard.rating.RateOptions", lambda: quick)
+    make_verdicts(folder := tmp_path / "graded")
+    (folder / "ratings.json").unlink(missing_ok=True)
+    graded = (folder / "verdicts.csv").rename(folder / "graded_verdicts.csv")
+    arguments = ["report", "--tournament", str(folder), "--out", str(tmp_path / "o"), "--json"]
+    done = CliRunner().invoke(app, [*arguments, "--verdicts", str(graded)])  # named too: counted once
+    assert done.exit_code == 0, done.output
+    ratings = json.loads((folder / "ratings.json").read_text())
+    assert ratings == json.loads(json.dumps(rate_files([graded], quick).to_json()))
+    assert {row["system"] for row in json.loads(done.stdout)} >= set(ratings["bradley_terry"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -595,7 +611,7 @@ def decided(run_id: str, rung: int, loss: float | None, verdict: Verdict, rank: 
     return f"<b>{run_id}", made
 
 
-def test_what_a_race_decided_is_shown_with_its_numbers() -> None:
+def test_what_a_race_decided_is_shown_with_its_numbers(tmp_path: Path) -> None:
     made = [
         decided("one", 0, 2.0, Verdict.goes_on, 1),
         decided("two", 0, 2.5, Verdict.goes_on, 2),
@@ -618,5 +634,13 @@ def test_what_a_race_decided_is_shown_with_its_numbers() -> None:
         "<b>four \N{EN DASH} failed \N{EN DASH}",
     ):
         assert part in text, part
+    unfinished = (("<b>one", "stopped"), ("<b>three", "stopped"), ("<b>four", "broken"))
+    sweep = SweepRuns(run_ids=(), unfinished=unfinished, decisions=tuple(made))
+    assert sweep.stopped == ("<b>one",), "three was promoted since, and is still to be trained"
+    assert [label for label, _ in sweep.not_done] == ["<b>three", "<b>four"]
+    write_report(tmp_path, sweep, (), None, ReportOptions(title="t"))
+    facts = Page((tmp_path / "index.html").read_text()).text
+    assert "1 run ended early, by the rule of the race" in facts
+    assert "2 runs of this sweep are not done" in facts
     assert race_view(made[-1:]) is None
     assert "race" not in render("training.html.j2", curves=None, race=None)

@@ -143,6 +143,14 @@ def test_calls_are_tried_again_as_often_as_is_said(tmp_path: Path, monkeypatch: 
     held = Calls(tmp_path / "b", monkeypatch, replace(busy, wait_seconds=7.0, was_free=True), GOOD)
     assert (held.held, held.slept, len(held.kept)) == ([7.0], [], 1)
     assert held.booked[0] == ("HTTP 503 [key]", 0.0)
+    longer = Calls(tmp_path / "longer", monkeypatch, *[replace(busy, wait_seconds=0.0)] * 2, GOOD)
+    assert (longer.held, len(longer.kept)) == ([0.0, 0.0], 1)
+    (pause,) = longer.slept  # a wait of nothing, asked for again, is no longer believed
+    assert 2.0 <= pause < 3.0
+    many = Calls(tmp_path / "many", monkeypatch, busy, max_attempts=9)
+    assert 64.0 <= max(many.slept) < 96.0
+    asked = Calls(tmp_path / "asked", monkeypatch, *[replace(busy, was_free=True)] * 2, GOOD, num=2, max_attempts=2)
+    assert (len(asked.failures), len(asked.kept)) == (1, 1)
     slow = Fault(reason="time-out", retry=True, timed_out=True)
     for faults, num_booked in ((1, 2), (2, 2)):  # each may be billed: twice and no more
         late = Calls(tmp_path / f"slow {faults}", monkeypatch, *[slow] * faults, *[GOOD] * (2 - faults), num=1)
@@ -401,7 +409,7 @@ def test_names_of_judges_and_what_they_can_do(tmp_path: Path) -> None:
     )  # fmt: skip
     assert choose_judge("ft:gpt-4o:me", flags) == ApiOptions(
         model="ft:gpt-4o:me", base_url="http://h/v1", key_variable="K", temperature=0.5, max_tokens=7,
-        reasoning_effort="low", structured=True, budget_usd=2.0, usd_per_million_prompt_tokens=1.0,
+        thought_tokens=8192, reasoning_effort="low", structured=True, budget_usd=2.0, usd_per_million_prompt_tokens=1.0,
         usd_per_million_completion_tokens=2.0, price_source="price as given", num_concurrent=3, batch=True,
     )  # fmt: skip
     half: Any = choose_judge("gpt-4o", replace(flags, usd_per_million_completion_tokens=None))

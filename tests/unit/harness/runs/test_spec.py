@@ -116,6 +116,8 @@ OPTIONAL_NUMBERS = (  # None unless they are set
     "max_rows_per_task",
     "allora_eta",
     "lq_rounds",
+    "qst_reduction",
+    "qst_down_rank",
     "bits",
     "lora_plus_ratio",
     "num_labels",

@@ -14,8 +14,8 @@ from harness.config.schema import AdapterConfig, AdapterMethod, Device, DType, P
 from harness.devices.gpus import named_gpu, peak_flops
 from harness.devices.hardware import Hardware
 from harness.ledger.ledger import Ledger
-from harness.memory.predict import predict_run
 from harness.memory.row_length import usable_bytes
+from harness.memory.runs import predict_run
 from harness.runs.spec import RunSpec
 from sweeps.plan.estimate import (
     ARITHMETIC,
@@ -112,6 +112,11 @@ def test_memory_disk_and_what_does_not_fit(tmp_path: Path) -> None:
     assert disk_warning(runs, found, 10**15) == []
     assert "does not fit the disk" in disk_warning(runs, found, 10**6)[0]
     (t5,) = runs_of("model=t5_small", "dataset=super_ni")
+    known = estimate_all([t5.spec], tmp_path, Device.cpu, CPU)[t5.run_id]
+    assert known.memory_bytes is not None
+    assert known.least_memory_bytes is not None
+    assert known.least_memory_bytes < known.memory_bytes
+    (t5,) = runs_of("model=t5_small", "dataset=super_ni", "adapter=full", "quant=bf16")
     unknown = estimate_all([t5.spec], tmp_path, Device.cpu, CPU)[t5.run_id]
     assert (unknown.memory_bytes, unknown.too_large_for) == (None, ())
     assert unknown.least_memory_bytes is not None
