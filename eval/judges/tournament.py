@@ -80,8 +80,8 @@ def run(
         may_pay: asked before the first call to a paid judge; None: it may.
 
     Raises:
-        ValueError: a file, a setting or the folder can't serve; another judge is at work in the folder; it may not pay; the
-            database can't be written to.
+        ValueError: a file, a setting or the folder can't serve; another judge is at work in the folder; it may not pay;
+            the database can't be written to.
     """
     started = time.monotonic()
     tournament = open_tournament(options)
