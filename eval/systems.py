@@ -379,9 +379,10 @@ def _open_proxy(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | No
         raise ValueError(f"--model {target.model}: {system.name} is an untouched base, which changed nothing")
     require_causal(system.name, system.spec.model.kind)
     if (method := system.spec.adapter.method) not in SHARED_BASE_METHODS:
+        served = ", ".join(sorted(one.value for one in SHARED_BASE_METHODS - {AdapterMethod.none}))
         raise ValueError(
             f"--model {target.model}: {system.name} is adapter.method={method.value}, beside which its untouched base "
-            "isn't kept; take a run of lora or rslora"
+            f"isn't kept; take a run of {served}"
         )
     ((large, _),) = _open_model(replace(target, model=spec.large))
     with loaded([system], paths, resolve_device(Device.auto)) as small:

@@ -45,8 +45,8 @@ STDERR = plain_console(stderr=True)
 class TextTable:
     """A table whose cells are plain text and are never cut, however narrow the terminal is.
 
-    Sentences are wrapped. Where names and numbers alone need more room than there is, each row becomes a block of
-    lines under its first cell.
+    Sentences are wrapped, and headings where there is no room for them on one line. Where names and numbers alone need
+    more room than there is, each row becomes a block of lines under its first cell.
     """
 
     columns: Sequence[str]
@@ -79,7 +79,13 @@ class TextTable:
         for number, index in enumerate(sorted(prose, key=lambda index: needs[index])):
             needs[index] = min(needs[index], max(LEAST_PROSE, left // (len(prose) - number)))
             left -= needs[index]
-        return needs if left >= 0 else None
+        if left < 0:
+            return None
+        for index, name in enumerate(self.columns):  # room that is left goes to headings of several words
+            more = min(left, max(0, Text(name).cell_len - needs[index]))
+            needs[index] += more
+            left -= more
+        return needs
 
     def _natural_width(self, index: int) -> int:
         cells = [line for row in self.rows for line in row[index].splitlines()]

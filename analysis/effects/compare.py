@@ -246,7 +246,7 @@ def _difference(table: Array, weights: Array | None, evenly: Array | None) -> Cr
     asymptotic, freedom = mean.p_two_sided(), mean.parts[0].freedom
     if asymptotic is None or exact <= asymptotic or exact >= 0.999:
         return mean
-    error = abs(mean.mean) / -float(stdtrit(freedom, exact / 2.0))
+    error = mean.mean / float(stdtrit(freedom, exact / 2.0))
     return replace(mean, parts=(Part(variance=error**2, freedom=freedom),))
 
 

@@ -133,10 +133,10 @@ def of_questions(
     if (twice := chosen.duplicated(["run_id", "question"])).any():
         row = chosen[twice].iloc[0]
         raise ValueError(f"{evaluation}: run {row['run_id']} has question {row['question']!r} twice; score it again")
-    names = chosen["question"].astype("object")
     first = chosen.iloc[0]
-    table = chosen.assign(question=names).pivot(index="run_id", columns="question", values="value")
-    weights = chosen.assign(question=names).groupby("question")["weight"].first().loc[table.columns]
+    named = chosen.assign(question=chosen["question"].astype("object"))
+    table = named.pivot(index="run_id", columns="question", values="value")
+    weights = named.groupby("question")["weight"].first().loc[table.columns]
     of_run = chosen.groupby("run_id", observed=True)["settings_sha256"].first().astype("object").fillna("")
     return GridResults.of(
         points,

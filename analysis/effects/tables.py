@@ -234,11 +234,11 @@ def _against(
         effect, sign = effects_of.get((axis, best, level)), -1.0
     if effect is None:  # of an axis whose values were compared with the usual one only: p has no correction to share
         effect, sign = replace(effect_of(grid, axis, level, best), p_holm=None), 1.0
-    bounds = sorted(sign * bound for bound in (effect.low, effect.high) if bound is not None)
+    bounds = sorted(sign * bound for bound in (effect.low, effect.high) if bound is not None) or (None, None)
     return {
         "behind_best": None if effect.difference is None else sign * effect.difference,
-        "low": bounds[0] if bounds else None,
-        "high": bounds[-1] if bounds else None,
+        "low": bounds[0],
+        "high": bounds[1],
         "p_holm": effect.p_holm,
         "note": effect.note,
     }

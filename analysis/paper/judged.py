@@ -46,7 +46,8 @@ from analysis.paper.values import value
 from eval.judges.prices import price_of
 from eval.judging.store import SCORES_FILE, VERDICTS_FILE
 from eval.ratings.relative import Scores, load_scores, relative_scores
-from eval.verdicts.table import Names, Verdicts, load_verdicts
+from eval.verdicts.columns import Names
+from eval.verdicts.table import Verdicts, load_verdicts
 
 PROMPT_TOKENS, REPLY_TOKENS = 1000, 200  # of a call, about: a question, two answers, and the judge's reasons
 TOURNAMENTS = "tournaments"

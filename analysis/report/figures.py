@@ -63,7 +63,7 @@ def round_ticks(low: float, high: float, num_ticks: int) -> tuple[float, ...]:
     """Multiples of 1, 2 or 5 times a power of ten within [low, high], at most `num_ticks` of them, at least one."""
     raw = (high - low) / max(num_ticks, 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    for factor in (1, 2, 5, 10, 20, 50):
+    for factor in (1, 2, 5, 10, 20):
         step = factor * power
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if 1 <= last - first + 1 <= num_ticks:

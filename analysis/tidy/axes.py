@@ -139,6 +139,11 @@ _NO_AXES = (
 )
 
 
+_BY_ENTRY = frozenset(  # methods whose row says which of rank, alpha and dropout they have
+    method.value for method in (AdapterMethod.peft, AdapterMethod.allora, AdapterMethod.s2ft, AdapterMethod.qst)
+)
+
+
 def axis_values(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The value of each axis in the config of a run (`RunSpec.to_dict`); None where the run has no such thing."""
     flat = _flat(spec)
@@ -147,7 +152,7 @@ def axis_values(spec: Mapping[str, Any]) -> dict[str, Any]:
     values = {axis.name: _plain(flat.get(axis.key)) if has_factors or not axis.adapters_only else None for axis in AXES}
     if method is not None:
         values["method"] = method_name(spec["adapter"])
-    if method in (AdapterMethod.peft.value, AdapterMethod.allora.value, AdapterMethod.s2ft.value):
+    if method in _BY_ENTRY:
         values |= _numbers_of_method(spec["adapter"], values)
     if values["double_quant"] is not None and flat.get("quant.method") not in ("nf4", "fp4"):
         values["double_quant"] = values["block_size"] = None
@@ -241,7 +246,7 @@ def _plain(value: Any) -> Any:
 
 def _natural(text: str) -> tuple[Any, ...]:
     """Sorts numbers in words by size."""
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(text) if part)
+    return tuple((False, int(part)) if part.isdecimal() else (True, part) for part in _DIGITS.split(text) if part)
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -16,10 +16,11 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from eval.answers.questions import OpenQuestion, identities, join_turns, text_field
-from eval.answers.rows import Row, read_rows
+from eval.answers.questions import OpenQuestion, identities, instruction_text, join_turns, text_field
+from eval.answers.rows import PARQUET, TABLE_SUFFIXES, Row, read_rows
 from harness.files.atomic import append_jsonl, to_json, write_atomically, write_json
 from harness.runs.record import load_record
 
@@ -29,6 +30,7 @@ Dialogues = dict[str, dict[str, tuple[str, ...]]]  # the same by turn
 SYSTEMS = ("system", "model_id", "generator", "model")  # fields that name who answered
 GENERATIONS = ("generation_truncated", "generation")  # of the authors' files, which name nobody
 TEXTS = ("answer", *GENERATIONS, "output", "text")  # the first that a row has is its answer
+KINDS = (".jsonl", ".json", PARQUET, *TABLE_SUFFIXES)
 MAX_NAMED = 5  # identifiers in a note
 
 
@@ -92,18 +94,22 @@ class AnswerFile:
         self.answers[answer.question_id, answer.turn] = answer
 
 
-def read_answers(path: Path, may_end_torn: bool = False) -> list[Answer]:
+def read_answers(
+    path: Path, may_end_torn: bool = False, places: Mapping[str, str] = MappingProxyType({})
+) -> list[Answer]:
     """The answers of a file of any known kind, in the order in which they stand.
 
     Args:
         path: the file; see `eval.answers.rows` for what it may be.
         may_end_torn: leave out a last line that a killed writer left half written.
+        places: {identifier: question}, of the questions that are known; an answer gets the question of the first of its
+            identifiers that is one, else its first identifier.
 
     Raises:
         ValueError: a row that isn't an answer; named by line.
         FileNotFoundError: there is no such file.
     """
-    return [answer for row in read_rows(path, may_end_torn) for _, answer in _row_answers(row, path)]
+    return [answer for row in read_rows(path, may_end_torn) for _, answer in _row_answers(row, path, places)]
 
 
 def _difference(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
@@ -119,14 +125,14 @@ def _difference(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
     return ", ".join(found + [f"the text of question {key}" for key in changed[:3]])
 
 
-def load_answers(paths: Sequence[Path]) -> dict[tuple[str, str], str]:
-    """Answers by (system, question_id), for length and style.
+def load_answers(paths: Sequence[Path], questions: Iterable[str] = ()) -> dict[tuple[str, str], str]:
+    """Answers by (system, question_id), for length and style; `questions` are those that have verdicts.
 
     Raises:
         ValueError: as `read_contestants`.
     """
-    found = read_contestants(paths)
-    return {(system, question): text for system, texts in found.items() for question, text in texts.items()}
+    dialogues = _read_dialogues(paths, "open", True, {name: name for name in questions})
+    return {(system, name): join_turns(turns) for system, mine in dialogues.items() for name, turns in mine.items()}
 
 
 def read_contestants(paths: Iterable[Path], benchmark: str = "open", may_be_empty: bool = True) -> Answers:
@@ -144,7 +150,7 @@ def read_contestants(paths: Iterable[Path], benchmark: str = "open", may_be_empt
     """
     return {
         system: {question: join_turns(turns) for question, turns in dialogues.items()}
-        for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty).items()
+        for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty, {}).items()
     }
 
 
@@ -160,25 +166,22 @@ def contest_dialogues(
     has other turns than the question, is left out and said in a note.
 
     Raises:
-        ValueError: as `read_contestants`; or a system answers one question under two identifiers.
+        ValueError: as `read_contestants`.
     """
-    places = _places(questions)
+    places = question_places(questions)
     num_turns = {question.question_id: len(question.turns) for question in questions}
     answers: Dialogues = {}
     notes: list[str] = []
-    for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty).items():
+    for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty, places).items():
         mine = answers.setdefault(system, {})
         strange, partial = [], []
         for name, turns in dialogues.items():
-            question_id = places.get(name)
-            if question_id is None:
+            if name not in num_turns:
                 strange.append(name)
-            elif len(turns) != num_turns[question_id]:
-                partial.append(question_id)
-            elif question_id in mine:
-                raise ValueError(f"{system} answers question {question_id} twice, under two identifiers; keep one")
+            elif len(turns) != num_turns[name]:
+                partial.append(name)
             else:
-                mine[question_id] = tuple(turns)
+                mine[name] = tuple(turns)
         if strange:
             notes.append(f"{system}: {len(strange)} answers match no question and are left out: {named(strange)}")
         if partial:
@@ -187,6 +190,19 @@ def contest_dialogues(
                 f"{named(partial)}"
             )
     return answers, notes
+
+
+def missing_notes(answers: Mapping[str, Collection[str]], questions: Sequence[str]) -> list[str]:
+    """Notes on questions that a contestant, or nobody, has an answer to; `answers` are {system: questions}."""
+    asked = [question for question in questions if any(question in mine for mine in answers.values())]
+    notes = []
+    if len(asked) < len(questions):
+        nobody = [question for question in questions if question not in set(asked)]
+        notes.append(f"{len(nobody)} of {len(questions)} questions have no answers: {named(nobody)}")
+    for system, mine in answers.items():
+        if missing := [question for question in asked if question not in mine]:
+            notes.append(f"{system}: no answer to {len(missing)} of {len(asked)} questions: {named(missing)}")
+    return notes
 
 
 def unmatched_notes(
@@ -209,7 +225,12 @@ def unmatched_notes(
         (unknown, "questions of the answers are in no verdict"),
         (missing, "questions of the verdicts have no answers"),
     )
-    return [f"{len(names)} {what}: {named(names)}" for names, what in lists if names]
+    notes = [f"{len(names)} {what}: {named(names)}" for names, what in lists if names]
+    for system in sorted(set(systems) - set(silent)):
+        mine = [question for name, question in answers if name == system]
+        if not set(mine) & set(questions):
+            notes.append(f"{system}: none of its answers is to a question of the verdicts: {named(mine)}")
+    return notes
 
 
 def named(names: Sequence[str]) -> str:
@@ -218,7 +239,7 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _places(questions: Sequence[OpenQuestion]) -> dict[str, str]:
+def question_places(questions: Sequence[OpenQuestion]) -> dict[str, str]:
     """-> {identifier: question}; an alias of several questions leads to none of them."""
     owners: dict[str, set[str]] = {}
     for question in questions:
@@ -228,8 +249,10 @@ def _places(questions: Sequence[OpenQuestion]) -> dict[str, str]:
     return found | {question.question_id: question.question_id for question in questions}
 
 
-def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -> dict[str, dict[str, list[str]]]:
-    """-> {system: {question_id: turns of its answer}}"""
+def _read_dialogues(
+    paths: Iterable[Path], benchmark: str, may_be_empty: bool, places: Mapping[str, str]
+) -> dict[str, dict[str, list[str]]]:
+    """-> {system: {question_id: turns of its answer}}; `places` as of `read_answers`."""
     found: dict[tuple[str, str, int], tuple[str, str]] = {}  # (system, question, turn) -> (text, where)
     for path in paths:
         file = path / "answers" / f"{benchmark}.jsonl" if path.is_dir() else path
@@ -243,7 +266,7 @@ def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -
             raise ValueError(
                 f"{file}: holds no answers; make them with `python -m eval generate`, or leave the file out"
             )
-        for where, answer in (pair for row in rows for pair in _row_answers(row, file)):
+        for where, answer in (pair for row in rows for pair in _row_answers(row, file, places)):
             system = answer.system if record is None else record.label
             if not may_be_empty and not answer.answer.strip():
                 raise ValueError(
@@ -254,7 +277,7 @@ def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -
             if first != where and (path.is_dir() or text != answer.answer):
                 raise ValueError(
                     f"{where}: {system} answers question {answer.question_id} again, after {first}; "
-                    f"give each contestant a name of its own"
+                    f"give each contestant a name of its own, and each question one identifier"
                 )
     return _in_turn(found)
 
@@ -274,20 +297,20 @@ def _in_turn(found: dict[tuple[str, str, int], tuple[str, str]]) -> dict[str, di
     }
 
 
-def _row_answers(row: Row, path: Path) -> list[tuple[str, Answer]]:
+def _row_answers(row: Row, path: Path, places: Mapping[str, str]) -> list[tuple[str, Answer]]:
     """The answers of a row, one for each turn, each with the row's file and line."""
     values = row.values
     names = identities(values, row.where)
     if not names:
         raise ValueError(f"{row.where}: question_id is None; expected a whole number or a text")
     system = _system(row, path)
-    question = next((values[key] for key in ("question", "instruction") if isinstance(values.get(key), str)), "")
+    question = values["question"] if isinstance(values.get("question"), str) else instruction_text(values)
     if "generation" in values and isinstance(values.get("text"), str):
         question = values["text"]  # the authors' files repeat it there
     answers = []
     for turn, text in enumerate(_texts(row), start=_number(row, "turn") or 0):
         answer = Answer(
-            question_id=names[0],
+            question_id=next((places[name] for name in names if name in places), names[0]),
             system=system,
             question=question,
             answer=text,
@@ -304,8 +327,18 @@ def _row_answers(row: Row, path: Path) -> list[tuple[str, Answer]]:
 def _system(row: Row, path: Path) -> str:
     key = next((name for name in SYSTEMS if name in row.values), None)
     if key is None and any(name in row.values for name in GENERATIONS):
-        return path.name.removesuffix(".gz").removesuffix(".jsonl")
-    return text_field(row, key or SYSTEMS[0]).strip()
+        return _stem(path)
+    if key is None:
+        raise ValueError(
+            f"{row.where}: system is None; expected text that says who answered (or in {', '.join(SYSTEMS[1:])})"
+        )
+    return text_field(row, key).strip()
+
+
+def _stem(path: Path) -> str:
+    """A file's name without what says its kind; what else stands behind a dot, as in topp0.9, is a part of it."""
+    name = path.name.removesuffix(".gz")
+    return next((name.removesuffix(kind) for kind in KINDS if name.endswith(kind)), name)
 
 
 def _texts(row: Row) -> list[str]:

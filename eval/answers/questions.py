@@ -1,9 +1,9 @@
 """Reads open questions: the prompts that systems answer and judges compare.
 
-Files are read by `eval.answers.rows`: `question_id` with `text` or `turns`, Alpaca's `instruction`, and the dialogues
-of Open Assistant (`input`: "### Human: ... ### Assistant:"), the authors' own file and the stripped one. Known files:
-Vicuna's benchmark, MT-Bench, AlpacaEval, Open Assistant. A question that the file gives several identifiers is found
-by each of them; one that has none is known by a digest of its text.
+Files are read by `eval.answers.rows`: `question_id` with `text`, `prompt` or `turns`, Alpaca's `instruction` (with its
+`input`, below it), and the dialogues of Open Assistant (`input`: "### Human: ... ### Assistant:"), the authors' own
+file and the stripped one. Known files: Vicuna's benchmark, MT-Bench, AlpacaEval, Open Assistant. A question that the
+file gives several identifiers is found by each of them; one that has none is known by a digest of its text.
 """
 
 import hashlib
@@ -18,8 +18,12 @@ from harness.data.source import EMBEDDED_FOLDER
 
 ROLES = {"Human": "user", "Assistant": "assistant"}
 SPEAKERS = {"user": "User", "assistant": "Assistant"}
-IDENTITIES = ("question_id", "parent_id", "message_id")  # the first that a row has is its name, the others find it too
-TEXTS = ("text", "instruction", "question")
+IDENTITIES = (  # the first that a row has is its name, the others find it too
+    *("question_id", "parent_id", "message_id"),
+    *("prompt_id", "uid", "id"),
+)
+TEXTS = ("text", "instruction", "question", "prompt")
+NEW_CONVERSATION = "A chat between a curious human"  # the first words of the paper's system sentence
 GENERAL = "general"
 OPEN_ASSISTANT = "open-assistant"
 _TURN = re.compile(r"### (Human|Assistant):")
@@ -72,7 +76,7 @@ def load_open_questions(where: str, limit: int | None = None) -> list[OpenQuesti
 
 def parse_open_question(row: Mapping[str, Any], where: str) -> OpenQuestion:
     """Makes a question of a row of any of the known files. `where` begins each error."""
-    dialogue = split_dialogue(row.get("input")) or split_dialogue(row.get("text"))
+    dialogue = next(filter(None, (split_dialogue(row.get(key)) for key in ("input", "text", "prompt"))), [])
     if dialogue and dialogue[-1][0] == "user":
         turns, history, category = [dialogue[-1][1]], dialogue[:-1], OPEN_ASSISTANT
     else:
@@ -81,11 +85,11 @@ def parse_open_question(row: Mapping[str, Any], where: str) -> OpenQuestion:
         category = row["category"].strip()
     names = identities(row, where)
     if not names:
-        raise ValueError(f"{where}: question_id is None; expected a text or a number")
+        raise ValueError(f"{where}: question_id is None; expected a text or a number (or a column id)")
     return OpenQuestion(
         question_id=names[0],
         turns=tuple(turns),
-        references=_references(row, where),
+        references=_references(row, len(turns), where),
         history=tuple(history),
         category=category or None,
         aliases=tuple(dict.fromkeys((*names[1:], text_identity(turns[0])))),
@@ -116,10 +120,16 @@ def join_turns(turns: Iterable[str]) -> str:
 
 
 def split_dialogue(text: Any) -> list[tuple[str, str]]:
-    """ "### Human: a ### Assistant: b ### Human: c ### Assistant:" -> (user, a), (assistant, b), (user, c)."""
+    """ "### Human: a ### Assistant: b ### Human: c ### Assistant:" -> (user, a), (assistant, b), (user, c).
+
+    Before it may stand the paper's system sentence; a text that has the marks elsewhere is no dialogue.
+    """
     if not isinstance(text, str):
         return []
     parts = _TURN.split(text)
+    before = parts[0].strip()
+    if before and not before.startswith(NEW_CONVERSATION):
+        return []
     turns = [(ROLES[role], said.strip()) for role, said in zip(parts[1::2], parts[2::2], strict=True)]
     return turns[:-1] if turns and turns[-1] == ("assistant", "") else turns
 
@@ -131,10 +141,17 @@ def identities(row: Mapping[str, Any], where: str) -> list[str]:
         ValueError: one of them is neither a text nor a whole number.
     """
     names = [_identifier(row[key], key, where) for key in IDENTITIES if row.get(key) is not None]
-    instruction = row.get("instruction")
-    if not names and isinstance(instruction, str) and instruction.strip():
-        names = [text_identity(instruction)]
+    if instruction := instruction_text(row):
+        names.append(text_identity(instruction))
     return names
+
+
+def instruction_text(row: Mapping[str, Any]) -> str:
+    """Alpaca's instruction, and below it the input that it is about, as AlpacaEval joins them; "" without one."""
+    parts = [row.get(key) for key in ("instruction", "input")]
+    if not isinstance(parts[0], str) or not parts[0].strip():
+        return ""
+    return "\n\n".join(part for part in parts if isinstance(part, str) and part.strip())
 
 
 def text_identity(text: str) -> str:
@@ -162,13 +179,20 @@ def _identifier(value: Any, key: str, where: str) -> str:
     return identifier_text(str(value))
 
 
-def _references(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """A question's `reference`: a text, or a list of texts (MT-Bench); none where it is empty."""
+def _references(row: Mapping[str, Any], num_turns: int, where: str) -> tuple[str, ...]:
+    """A question's `reference`: a text, or a list of one text a turn (MT-Bench); none where it is empty."""
     value = row.get("reference")
     texts = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{where}: reference is {str(value)[:80]!r}; expected a text, or one text a turn in a list")
-    return tuple(texts) if any(text.strip() for text in texts) else ()
+    if not any(text.strip() for text in texts):
+        return ()
+    if len(texts) not in (1, num_turns):
+        raise ValueError(
+            f"{where}: reference holds {len(texts)} texts, and the question has {num_turns} turns; give one for each "
+            "turn (an empty one where there is none), or one for all"
+        )
+    return tuple(texts)
 
 
 def _turns(row: Mapping[str, Any], where: str) -> list[str]:
@@ -176,7 +200,14 @@ def _turns(row: Mapping[str, Any], where: str) -> list[str]:
     key = "turns" if row.get("turns") or (text_key is None and "turns" in row) else text_key
     if key is None:
         raise ValueError(f"{where}: has neither text nor turns nor an input that ends in a ### Human: turn")
-    turns = row[key] if key == "turns" else [row[key]]
-    if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t.strip() for t in turns):
-        raise ValueError(f"{where}: {key} is {row[key]!r}; expected text")
+    turns = row[key] if isinstance(row[key], list) else [row[key]]
+    if (key == "turns" and turns is not row[key]) or not turns:
+        raise ValueError(f"{where}: turns is {row[key]!r:.80}; expected texts, those of the turns, in a list")
+    if not all(isinstance(turn, str) and turn.strip() for turn in turns):
+        raise ValueError(f"{where}: {key} is {row[key]!r:.80}; expected text")
+    further = row.get("input")
+    if key == "instruction":
+        return [instruction_text(row)]
+    if isinstance(further, str) and further.strip() and further.strip() not in "\n".join(turns):
+        raise ValueError(f"{where}: input is filled beside {key}, and would not be asked; write both into {key}")
     return turns

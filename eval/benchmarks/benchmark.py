@@ -60,6 +60,7 @@ class Headline:
 
     metric: str  # as the result's file calls it
     estimate: Estimate
+    lower_is_better: bool = False  # although more is better in other headlines of the benchmark: no goal of a search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +156,9 @@ class Benchmark(Protocol):
     def summary(self, result: Any) -> dict[str, Any]:
         """What the ledger keeps of a result."""
         headline = self.headline(result)
-        return {} if headline is None else {self.headline_key: headline.estimate.value}
+        if headline is None or headline.lower_is_better:
+            return {}
+        return {self.headline_key: headline.estimate.value}
 
     def by_question(self, values: Mapping[str, Any]) -> Iterator[QuestionScores]:
         """What a result's file says of each question, for effects over questions. Args: values: the file's content."""
@@ -188,7 +191,8 @@ def result_values(benchmark: Benchmark, result: Result) -> dict[str, Any]:
     headline = benchmark.headline(result)
     if headline is None:
         return result.to_json()
-    shown = {"metric": headline.metric, **headline.estimate.to_json(), "higher_is_better": benchmark.higher_is_better}
+    is_better = False if headline.lower_is_better else benchmark.higher_is_better
+    shown = {"metric": headline.metric, **headline.estimate.to_json(), "higher_is_better": is_better}
     return result.to_json() | {"headline": shown}
 
 

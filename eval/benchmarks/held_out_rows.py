@@ -8,7 +8,7 @@ import numpy as np
 
 from eval.benchmarks.dataset_rows import evaluation_rows, split_problem
 from harness.config.schema import EvalSource, ModelKind, PathsConfig
-from harness.data.holdout import Divided, divided, shared_lines
+from harness.data.selection.holdout import Divided, divided, shared_lines
 from harness.data.source import fingerprint, locate_dataset
 from harness.data.tokens import EncodedExamples, TokenizedDataset, tokenize_dataset
 from harness.files.hub import Missing

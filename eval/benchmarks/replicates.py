@@ -312,7 +312,7 @@ def _as_wide_as_exact(found: Difference, mine: Array, theirs: Array) -> Differen
     exact, p_value = flip_p(apart.astype(np.int64)), found.p_two_sided()
     if p_value is None or exact <= p_value or exact >= 0.999:
         return found
-    error = abs(found.value) / -float(stdtrit(len(apart) - 1, exact / 2.0))
+    error = found.value / float(stdtrit(len(apart) - 1, exact / 2.0))
     return Difference(value=found.value, sources=(Source(variance=error**2, freedom=len(apart) - 1),), note=found.note)
 
 

@@ -24,7 +24,7 @@ from eval.human.items import Item
 from eval.human.markdown import render_answer
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, is_swapped, side_seed, votes
-from eval.verdicts.table import VerdictError, read_header
+from eval.verdicts.columns import VerdictError, read_header
 from harness.files.atomic import csv_text, write_atomically
 from harness.files.csv_cells import neutral_cell
 

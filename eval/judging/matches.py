@@ -13,7 +13,7 @@ which no trustworthy judge ranks high.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -77,6 +77,15 @@ class Failure:
     system_a: str
     system_b: str
     reason: str
+
+
+@runtime_checkable
+class HasVerdicts(Protocol):
+    """A judge whose verdicts are there already, also on matches that nobody asks for."""
+
+    def unmatched(self, matches: Sequence["Match"]) -> list[str]:
+        """Notes on verdicts that are on none of the matches."""
+        ...
 
 
 class Judge(Protocol):
@@ -176,7 +185,8 @@ def make_single_matches(
 def _up_to(question: Question, turn: int) -> Question:
     """The question as it stood when its turn of that number, from 1, was asked."""
     turns = question.turns[:turn]
-    references = question.references[:turn] if len(question.references) == len(question.turns) else ()
+    of_turns = len(question.references) == len(question.turns)  # else one for all
+    references = question.references[:turn] if of_turns else question.references
     name = f"{question.question_id}{TURN_MARK}{turn}"
     return replace(question, question_id=name, text=join_turns(turns), turns=turns, references=references)
 

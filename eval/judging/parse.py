@@ -3,65 +3,53 @@
 The paper's format is a last line that is 1, 2 or 3 (three-class) and a first line with two scores
 (ten-point). Judges also write `**2**`, `[[A>B]]`, `Answer 2 is better.`, JSON, or a score a line; that is read too.
 
-A reading is never guessed. A sentence counts only where each of its words is known here (`eval.judging.words`), so that
-a negation, a condition or a doubt, in whatever language, leaves it unread; two readings that differ leave the reply
-unread. Everything looks at a text a fixed number of times, so that its length costs no more than in proportion.
+A reading is never guessed. A sentence counts only where each of its words is known (`eval.judging.reading.words`), so
+that a negation, a condition or a doubt, in whatever language, leaves it unread; two readings that differ leave the
+reply unread. Everything looks at a text a fixed number of times: its length costs no more than in proportion.
 
 Source: QLoRA's released verdicts (MIT), whose unparsed tails the tests hold this parser against.
 """
 
-import json
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.judging.matches import Judgment
 from eval.judging.prompts import Mode
-from eval.judging.scores import Pair, contradicts, grades_after, read_grades, read_pair
-from eval.judging.sentences import (
+from eval.judging.reading.fields import (
+    CHOICE_KEYS,
+    GRADE_FIELD,
+    GRADE_KEYS,
+    SCORE_KEYS,
+    VERDICT_KEYS,
+    Fields,
+    json_fields,
+)
+from eval.judging.reading.lines import (
     Reading,
+    contradicted,
     doubts,
+    ends_in_digit,
+    first_verdict,
     read_labels,
     read_line,
-    read_phrase,
     says_none,
     verdicts_before,
     verdicts_behind,
 )
-from eval.judging.wording import resolved
-from eval.judging.words import CHANGED, REFUSED_IN_WORDS, TAKEN_BACK
+from eval.judging.reading.plain import plain_reply
+from eval.judging.reading.scores import Pair, contradicts, grades_after, read_grades, read_pair
+from eval.judging.reading.sentences import read_phrase
+from eval.judging.reading.support import supports
+from eval.judging.reading.wording import resolved
+from eval.judging.reading.words import CHANGED, TAKEN_BACK
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
 KEY_MARK = "[key]"  # stands in stored texts for a server's key
 REFUSED = "the judge refused"  # reasons that no reading of the text changes
 CUT = "the reply was cut"
-DIGITS = {
-    code: str(unicodedata.decimal(chr(code))) for code in range(0x80, 0x20000) if chr(code).isdecimal()
-}  # of all scripts
-RAISED = dict.fromkeys([0xB2, 0xB3, 0xB9, *range(0x2070, 0x208A), *range(0xBC, 0xBF)], "^")  # footnotes and fractions
-LIGATURES = dict.fromkeys((0xFDFA, 0xFDFB), " ")  # of whole phrases: 18 characters for one would make long texts longer
-INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xAD, 0xFE0F, 0x20E3])
-NAMED_IN_KEYS = ("answer", "response", "assistant", "model")
-VERDICT_KEYS = (
-    *("verdict", "winner", "final_verdict", "preferred", "preference", "better"),
-    *(f"{which}_{what}" for which in ("better", "best", "preferred", "winning") for what in NAMED_IN_KEYS),
-)
-GRADE_KEYS = ("score", "rating", "grade", "overall", "overall_score", "final_score", "final_grade", "overall_rating")
-SCORE_STEMS = ("", *(f"{stem}{gap}" for stem in ("score", *NAMED_IN_KEYS) for gap in ("_", "")))
-SCORE_KEYS = tuple((f"{stem}{one}", f"{stem}{two}") for stem in SCORE_STEMS for one, two in (("1", "2"), ("a", "b")))
-_OPENING = re.compile(r"<(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
-_CLOSING = re.compile(r"</(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
-_FIELD = re.compile(
-    r"(?<!\\)\"(?P<key>verdict|winner|score_[12ab])\"\s{0,9}:\s{0,9}"
-    r"(?P<value>\"[^\"\n]{0,40}\"|[\w.+-]{1,20}|[\[{])",
-    re.IGNORECASE,
-)
-_GRADE_FIELD = re.compile(_FIELD.pattern.replace("verdict|winner|score_[12ab]", "score|rating|grade"), re.IGNORECASE)
-MAX_LOOSE = 500  # characters of an object without double quotes
-_BARE_KEY = re.compile(r"([{,]\s{0,9})(\w{1,20})\s{0,9}:")
 _RETRACTED = re.compile(
     rf"\b(?:{TAKEN_BACK}|{CHANGED}|however|instead|mistake\w*|but|hmm|scratch|misread|swap\w*|revers\w*)(?!\w)",
     re.IGNORECASE,
@@ -69,8 +57,6 @@ _RETRACTED = re.compile(
 _COMPARES = re.compile(r"\b(?:better|best|winner|wins?|verdict|prefer\w*|choose|tie|draw)\b", re.IGNORECASE)
 MAX_COMPARED = 200  # characters of a last line that compares
 _RESULT = re.compile(r"\[RESULT\]\s{0,9}:?")  # Prometheus
-_FAILED = re.compile(r"\W*(?:error|exception|traceback)\b[^\n:]{0,40}:", re.IGNORECASE)
-_REFUSAL = re.compile(rf"\W*(?:{REFUSED_IN_WORDS})", re.IGNORECASE)
 _ANSWERED = re.compile(r"\d+(?:[.,]\d+)?(?:\s?/\s?10|\sout of 10)?")
 
 
@@ -100,10 +86,10 @@ class ParsedScores:
 
 def parse_verdict(text: str) -> ParsedVerdict:
     """Reads a three-class judgment: JSON with `verdict`, a label such as [[A]], or what the last line says."""
-    reply, nothing = _reply(text)
+    reply, nothing = plain_reply(text)
     if nothing is not None:
         return _unread(nothing)
-    fields, rest = _json_fields(reply)
+    fields, rest = json_fields(reply)
     if fields is not None:
         return _from_json(fields, rest)
     reply = resolved(reply)
@@ -115,26 +101,44 @@ def parse_verdict(text: str) -> ParsedVerdict:
         return _verdict(label)
     if label.verdict is None:
         before = verdicts_before(reply) - {line.verdict}
-        return _verdict(Reading(conflict=True) if before else line)
-    if line.verdict not in (None, label.verdict) or _takes_back(label.rest, label.verdict):
+        if line.verdict is not None and not ends_in_digit(reply):
+            before |= first_verdict(reply) - {line.verdict}
+        unsaid = line.verdict is not None and contradicted(reply, line.verdict)
+        return _verdict(Reading(conflict=True) if before or unsaid else line)
+    if (
+        contradicted(reply, label.verdict)
+        or line.verdict not in (None, label.verdict)
+        or _takes_back(label.rest, label.verdict)
+    ):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=label.verdict)
 
 
 def parse_scores(text: str) -> ParsedScores:
     """Reads a ten-point judgment: JSON, two numbers on the first line, a tuple, or a labelled score each."""
-    reply, nothing = _reply(text)
+    reply, nothing = plain_reply(text)
     if nothing is not None:
         return ParsedScores(reason=nothing)
-    fields, rest = _json_fields(reply)
+    fields, rest = json_fields(reply)
     if fields is None:
         return _agreeing(_scores(read_pair(reply)), _verdict_beside(reply))
-    pairs = {Pair(*map(_score_text, values)) for values in _score_values(fields)}
+    pairs = _scored_pairs(fields)
     around = f"{reply[: reply.find('{')]}\n{rest}"
     if len(pairs) > 1 or "order" in fields or any(contradicts(around, pair) for pair in pairs):
         return ParsedScores(reason="the reply says two things")
     said = {_json_verdict(value) for key in VERDICT_KEYS for value in fields.get(key, [])} | {_verdict_beside(around)}
-    return _agreeing(_scores(pairs.pop()), *said) if pairs else ParsedScores(reason="the reply lacks a score")
+    if not pairs:
+        return ParsedScores(reason="the reply lacks a score")
+    scores = _scores(pairs.pop())
+    if scores.verdict in (FIRST, SECOND) and contradicted(_words(fields), scores.verdict):
+        return ParsedScores(reason="the reply says two things")
+    return _agreeing(scores, *said)
+
+
+def _scored_pairs(fields: dict[str, list[Any]]) -> set[Pair]:
+    """The pairs of scores of a JSON object; pairs of texts only where there is nothing else."""
+    pairs = {Pair(*map(_score_text, values)) for values in _score_values(fields)}
+    return pairs - {Pair(None, None)} or pairs
 
 
 def _verdict_beside(text: str) -> int | None:
@@ -159,27 +163,28 @@ def _score_values(fields: dict[str, list[Any]]) -> Iterator[list[Any]]:
         found = [fields.get(name, []) for name in names]
         if all(len(values) == 1 for values in found):
             yield [_graded(values[0]) for values in found]
-    for value in fields.get("scores", []):
-        if isinstance(value, _Object):
+    for value in [*fields.get("scores", []), *fields.get("score", []), *fields.get("ratings", [])]:
+        if isinstance(value, Fields):
             yield from _score_values(value.fields)
-    yield from (values for values in fields.get("scores", []) if isinstance(values, list) and len(values) == 2)
+        elif isinstance(value, list) and len(value) == 2:
+            yield value
 
 
 def _graded(value: Any) -> Any:
     """The one score of an answer's own object."""
     grades = (
-        [grade for key in GRADE_KEYS for grade in value.fields.get(key, [])] if isinstance(value, _Object) else [value]
+        [grade for key in GRADE_KEYS for grade in value.fields.get(key, [])] if isinstance(value, Fields) else [value]
     )
     return grades[0] if len(grades) == 1 else None
 
 
 def parse_grade(text: str) -> ParsedScores:
     """Reads a ten-point judgment of one answer: JSON with `score`, a label such as [[8]], or a line that is a grade."""
-    said, nothing = _reply(text)
+    said, nothing = plain_reply(text)
     if nothing is not None:
         return ParsedScores(reason=nothing)
     said = _RESULT.sub("\nRating: ", said)
-    fields, rest = _json_fields(said, _GRADE_FIELD)
+    fields, rest = json_fields(said, GRADE_FIELD)
     if fields is not None:
         given = {_score_text(value) for key in GRADE_KEYS for value in fields.get(key, [])}
         texts = given | grades_after(f"{said[: said.find('{')]}\n{rest}")
@@ -251,116 +256,34 @@ def read_anew(judgment: Judgment, mode: Mode) -> Judgment:
     return replace(judgment, verdict=verdict, reason=now, score_a=scores.score_a, score_b=scores.score_b)
 
 
-def _reply(text: str) -> tuple[str, str | None]:
-    """The reply without its thoughts, in plain characters; and why it holds no verdict, whatever it says."""
-    reply = _without_thoughts(text)
-    if reply is None:
-        return "", "the thoughts never end"
-    if not reply.strip():
-        return reply, "empty reply"
-    if _FAILED.match(reply):
-        return reply, "the reply is an error"
-    return reply, "the judge refused in words" if _REFUSAL.match(reply) else None
-
-
-def _without_thoughts(text: str) -> str | None:
-    """The reply without its thoughts, in plain characters; None where the thoughts never end.
-
-    Thoughts begin with a tag at the beginning of a line, or, where a server leaves that out, with the text; a tag
-    within a line is one that the judge writes about.
-    """
-    text = unicodedata.normalize("NFKC", text.translate(INVISIBLE | RAISED | LIGATURES)).translate(INVISIBLE | DIGITS)
-    if not _CLOSING.search(text) and not _OPENING.search(text):
-        return text
-    kept: list[str] = []
-    thinking = False
-    for line in text.splitlines():
-        opened = _OPENING.match(line.lstrip())
-        if opened and not thinking:
-            thinking = True
-        if thinking:
-            ends = list(_CLOSING.finditer(line))
-            if not ends:
-                continue
-            thinking, line = False, line[ends[-1].end() :]
-        kept.append(line)
-    if thinking:
-        return None
-    text = "\n".join(kept)
-    ends = list(_CLOSING.finditer(text))
-    if ends and not _OPENING.search(text, 0, ends[0].start()):
-        text = text[ends[-1].end() :]
-    return text
-
-
-def _json_fields(text: str, field: re.Pattern[str] = _FIELD) -> tuple[dict[str, list[Any]] | None, str]:
-    """(values of the fields that matter, each different one once; the text behind them); None where it is no JSON.
-
-    JSON that is broken, as by line breaks or quotes in an explanation, is looked through for the fields alone.
-    """
-    stripped = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
-    whole = _loaded(stripped)
-    if whole is None and '"' not in stripped and len(stripped) <= MAX_LOOSE:
-        whole = _loaded(_BARE_KEY.sub(r'\1"\2":', stripped).replace("'", '"'))  # Python's or YAML's spelling
-    if isinstance(whole, list) and len(whole) == 1:
-        whole = whole[0]
-    if isinstance(whole, _Object) and len(whole.fields) == 1:  # {"result": {"verdict": 2}}
-        (values,) = whole.fields.values()
-        whole = values[0] if len(values) == 1 and isinstance(values[0], _Object) else whole
-    if isinstance(whole, _Object):
-        return whole.fields, ""
-    if "{" not in text:
-        return None, ""
-    fields: dict[str, list[Any]] = {}
-    end = 0
-    for match in field.finditer(text, text.index("{")):
-        value = _loaded(match["value"])
-        values = fields.setdefault(match["key"].lower(), [])
-        if value not in values:
-            values.append(value)
-        end = match.end()
-    if fields or stripped.startswith("{"):
-        return fields, text[end:].partition("}")[2]
-    return None, ""
-
-
-class _Object:
-    """A JSON object with all values of each field, as a field may be written twice."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        self.fields: dict[str, list[Any]] = {}
-        for key, value in pairs:
-            values = self.fields.setdefault(re.sub(r"[\s-]+", "_", key.strip().lower()), [])
-            if value not in values:
-                values.append(value)
-
-
-def _loaded(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_Object)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
     values = [value for key in VERDICT_KEYS for value in fields.get(key, [])]
-    readings = {_json_verdict(value) for value in values}
+    choices = [value for key in CHOICE_KEYS for value in fields.get(key, [])]
+    readings = {_json_verdict(value) for value in values or choices}
+    readings |= {_json_verdict(value) for value in choices} - {None}
     if len(readings) != 1:
-        return _unread("the reply has several verdicts" if values else "the reply has no verdict")
+        return _unread("the reply has several verdicts" if values or choices else "the reply has no verdict")
     verdict = readings.pop()
     if verdict is None:
-        return _unread(f"verdict {str(values[0])[:20]} is none of 1, 2, 3")
-    pairs = {Pair(*map(_score_text, scores)) for scores in _score_values(fields)}
+        return _unread(f"verdict {str((values or choices)[0])[:20]} is none of 1, 2, 3")
+    pairs = _scored_pairs(fields)
     scored = {_scores(pair).verdict for pair in pairs} - {UNPARSED, TIE, verdict}
-    if scored or _takes_back(rest, verdict):
+    if any(fields.get("error", [])):
+        return _unread("the reply is an error")
+    if scored or _takes_back(rest, verdict) or contradicted(_words(fields), verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=verdict)
+
+
+def _words(fields: dict[str, list[Any]]) -> str:
+    """The texts of a JSON object, such as its explanation, a line each."""
+    return "\n".join(value for values in fields.values() for value in values if isinstance(value, str))
 
 
 def _json_verdict(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, _Object):  # {"verdict": {"choice": 2, "confidence": 0.8}}
+    if isinstance(value, Fields):  # {"verdict": {"choice": 2, "confidence": 0.8}}
         inner = [one for key in (*VERDICT_KEYS, "choice", "value", "answer") for one in value.fields.get(key, [])]
         return _json_verdict(inner[0]) if len(inner) == 1 else None
     if isinstance(value, bool) or not isinstance(value, (int, str)):
@@ -370,7 +293,9 @@ def _json_verdict(value: Any) -> int | None:
 
 def _takes_back(rest: str, verdict: int) -> bool:
     """Whether what follows a verdict unsays it, as far as words tell, or may do so in a short last line."""
-    return bool(_RETRACTED.search(rest) or verdicts_behind(rest) - {verdict}) or doubts(rest, verdict)
+    if _RETRACTED.search(rest) or verdicts_behind(rest) - {verdict}:
+        return True
+    return doubts(rest, verdict) and not supports(rest, verdict, named=True)
 
 
 def _verdict(reading: Reading) -> ParsedVerdict:

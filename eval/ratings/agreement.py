@@ -25,16 +25,8 @@ from eval.ratings.bias import PositionBias, Share, length_bias, own_wins, positi
 from eval.ratings.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
 from eval.ratings.canonical import canonical_order, joined
 from eval.ratings.intervals import Z_95, clustered_interval, student_t
-from eval.verdicts.table import (
-    Matches,
-    Verdicts,
-    combined_key,
-    items_question,
-    join_names,
-    load_verdicts,
-    refuse_other_benchmarks,
-    to_matches,
-)
+from eval.verdicts.columns import combined_key, join_names
+from eval.verdicts.table import Matches, Verdicts, items_question, load_verdicts, refuse_other_benchmarks, to_matches
 
 SCHEMA_VERSION = 1
 METHODS = {
@@ -158,7 +150,7 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
     decisive = tables.copy()
     decisive[:, 1, :] = decisive[:, :, 1] = 0
     system, notes = _system_level(matches, systems, len(questions), options.resamples, system_rng)
-    answers = load_answers(options.answers) if options.answers else None
+    answers = load_answers(options.answers, questions) if options.answers else None
     if answers is not None:
         kept = {key: text for key, text in answers.items() if key[0] not in options.without}
         notes = [*notes, *unmatched_notes(kept, systems, questions)]

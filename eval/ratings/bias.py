@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from eval.ratings.intervals import clustered_interval
 from eval.verdicts.codes import FIRST, SECOND, TIE
-from eval.verdicts.table import Verdicts, combined_key
+from eval.verdicts.columns import combined_key
+from eval.verdicts.table import Verdicts
 
 LengthByAnswer = Mapping[tuple[str, str], float]  # (system, question_id) -> length
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from eval.answers.files import named
 from eval.ratings.bradley_terry import (
     ANCHOR,
     PRIOR_PRECISION,
@@ -175,6 +176,22 @@ def people_ratings(
         num_prompts=found.num_prompts,
         method=METHOD,
     )
+
+
+def vote_notes(verdicts: Verdicts, votes: Verdicts, found: PeopleRatings) -> list[str]:
+    """Notes for readers on votes and verdicts that don't belong together."""
+    notes, num = [], found.num_unmatched
+    if num:
+        notes.append(f"{num} match{'es' * (num > 1)} with votes {'were' if num > 1 else 'was'} not judged: left out")
+    strangers = sorted(set(votes.system_names) - set(verdicts.system_names))
+    unknown = sorted(set(votes.question.values) - set(verdicts.question.values))
+    silent = sorted(set(verdicts.system_names) - set(found.ratings))
+    lists = (
+        (strangers, "systems of the votes are in no verdict"),
+        (unknown, "questions of the votes are in no verdict"),
+        (silent, "systems of the verdicts have no votes, and no corrected rating"),
+    )
+    return notes + [f"{len(names)} {what}: {named(names)}" for names, what in lists if names]
 
 
 def informative_order(strengths: Array, pairs: NDArray[np.int64], num_items: NDArray[np.int64]) -> list[int]:
@@ -340,7 +357,9 @@ def _tuned(people: Cells, whole: _Counts, resampled: _Counts, alone: Fit) -> tup
 
 
 def _spread(draws: Array) -> float:
-    return float(np.nanvar(draws, axis=0).sum())
+    """The sum of the ratings' variances, of the systems with votes: all others are NaN in every resample."""
+    voted = ~np.isnan(draws).all(axis=0)
+    return float(np.nanvar(draws[:, voted], axis=0).sum())
 
 
 def _power(alone: Array, full: Array) -> float:

@@ -47,12 +47,13 @@ from eval.ratings.comparisons import (
 from eval.ratings.elo import EloRating, elo_drawn, elo_over_prompts, elo_resamples, ordering_interval
 from eval.ratings.intervals import resampled_error, student_t
 from eval.ratings.people import METHOD as PEOPLE_METHOD
-from eval.ratings.people import PeopleRatings, people_ratings
+from eval.ratings.people import PeopleRatings, people_ratings, vote_notes
 from eval.ratings.relative import RelativeScore, Scores, is_score_file, load_scores, relative_scores
 from eval.ratings.style import Controlled, controlled_ratings
 from eval.ratings.unanimous import ResampledPrompts, doubted_cells, doubted_matches, doubtful_pairs, least_errors
 from eval.verdicts.codes import NULL_SYSTEM
-from eval.verdicts.table import Matches, Verdicts, load_verdicts, read_header, to_matches
+from eval.verdicts.columns import read_header
+from eval.verdicts.table import Matches, Verdicts, load_verdicts, to_matches
 
 SCHEMA_VERSION = 1
 FEW_PROMPTS = 10  # below this intervals over prompts rest on hardly anything
@@ -231,17 +232,18 @@ def _rated(verdicts: Verdicts, play: _Tournament, options: RateOptions, notes: S
         strengths, davidson = pool.map(lambda ties: _strengths(cells, resampled, davidson=ties), (False, True))
     order = _ranking(play, strengths.whole.points)
     controlled, longer = _style(verdicts, play, options, control_rng)
+    people, vote_words = _people(verdicts, options, people_rng)
     return {
         "elo": _elo(play, options, weights, elo_rng, order),
         "bradley_terry": _table(play, strengths, order),
         "davidson": _table(play, davidson, order),
         "tie_parameter": davidson.whole.nu,
-        "people": _people(verdicts, options, people_rng),
+        "people": people,
         "win_matrix": _win_matrix(play, cells.totals(), order),
         "groups": [[play.systems[s] for s in order if s in group] for group in play.groups],
         "controlled": controlled,
         "length_bias": longer,
-        "notes": [*notes, *_control_note(play, order)],
+        "notes": [*notes, *vote_words, *_control_note(play, order)],
         **_compared(play, strengths, order),
     }
 
@@ -350,16 +352,20 @@ def _bounds(
     return found
 
 
-def _people(verdicts: Verdicts, options: RateOptions, rng: np.random.Generator) -> PeopleRatings | None:
+def _people(
+    verdicts: Verdicts, options: RateOptions, rng: np.random.Generator
+) -> tuple[PeopleRatings | None, list[str]]:
+    """(ratings by people, notes on votes that fit no verdict)."""
     if not options.people:
-        return None
+        return None, []
     votes = load_verdicts(options.people, turn=options.turn)
     if options.benchmark is not None and any(votes.benchmark.values):
         votes = load_verdicts(options.people, benchmark=options.benchmark, turn=options.turn)
     try:
-        return people_ratings(verdicts, votes, options.resamples, rng, options.aggregate)
+        found = people_ratings(verdicts, votes, options.resamples, rng, options.aggregate)
     except ValueError as error:
         raise ValueError(f"{', '.join(map(str, options.people))}: {error}") from None
+    return found, vote_notes(verdicts, votes, found)
 
 
 def _positions(matches: Matches, weights: ResampledPrompts) -> Iterator[NDArray[np.int64]]:
@@ -403,7 +409,7 @@ def _style(
 ) -> tuple[Controlled | None, Share | None]:
     if not options.answers:
         return None, None
-    answers = load_answers(options.answers)
+    answers = load_answers(options.answers, play.questions)
     lengths = {key: float(len(text)) for key, text in answers.items()}
     longer = length_bias(verdicts, lengths)
     if len(play.groups) > 1:
@@ -426,7 +432,11 @@ def _notes(verdicts: Verdicts, play: _Tournament, options: RateOptions) -> list[
     """What a reader must know before believing the numbers."""
     notes = []
     if options.answers:
-        notes += unmatched_notes(load_answers(options.answers), verdicts.system_names, verdicts.question.values)
+        notes += unmatched_notes(
+            load_answers(options.answers, verdicts.question.values),
+            verdicts.system_names,
+            verdicts.question.values,
+        )
     unparsed = int((~verdicts.parsed).sum())
     if unparsed:
         notes.append(

@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.ratings.intervals import ratio_interval
-from eval.verdicts.table import (
+from eval.verdicts.columns import (
     Names,
     VerdictError,
-    chosen_rows,
     combined_key,
     join_names,
     optional_columns,
@@ -33,6 +32,7 @@ from eval.verdicts.table import (
     turn_faults,
     turn_numbers,
 )
+from eval.verdicts.table import chosen_rows
 
 ORDERS = ("candidate_first", "candidate_second")
 REFERENCE_COLUMNS = ("score_chatgpt", "score_reference")

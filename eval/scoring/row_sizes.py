@@ -51,13 +51,19 @@ def row_sizes(bank: Any, row_tokens: int | None = None, usual: dict[str, int] | 
         usual: tokens of a row by device type, where memory is plenty; default: `ROW_TOKENS`.
     """
     device: torch.device = bank.device
-    free = free_bytes(device)
+    free, share = free_bytes(device), float(getattr(bank, "beside_share", 0))
     if row_tokens is None:
         row_tokens = (usual or ROW_TOKENS).get(device.type, _OTHER)
         if device.type != "cpu":
-            fitting = int(_PASS_SHARE * free) // pass_token_bytes(bank.base)
+            fitting = int(_PASS_SHARE * free) // (pass_token_bytes(bank.base) + _states_bytes(bank.base, share))
             row_tokens = min(row_tokens, max(fitting, _MIN_ROW_TOKENS))
-    return RowSizes(row_tokens=row_tokens, kept_tokens=int(_KEPT_SHARE * free) // kept_token_bytes(bank.base))
+    kept_bytes = int(kept_token_bytes(bank.base) * (1 + share))
+    return RowSizes(row_tokens=row_tokens, kept_tokens=int(_KEPT_SHARE * free) // kept_bytes)
+
+
+def _states_bytes(base: nn.Module, share: float) -> int:
+    """Bytes of what a side network keeps of one token: each layer's states at this share of their width."""
+    return int(share * sum(config.hidden_size for config in _layer_configs(base)) * _element_bytes(base))
 
 
 def kept_token_bytes(base: nn.Module) -> int:

@@ -11,71 +11,27 @@ blanks and capitals in the header don't count, and 1.0 is 1. Further columns are
 doesn't fit is an error with its line.
 """
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from unicodedata import normalize
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import csv as arrow_csv
 
-from eval.answers.rows import delimiter_of, field_name, identifier_text, is_table, read_text
-from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
-from eval.verdicts.foreign import ForeignVerdict, read_foreign
-from harness.files.arrow import concatenated
-from harness.files.csv_cells import original_text
+from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED, verdict_code
+from eval.verdicts.columns import (
+    MAX_TURN,
+    Names,
+    VerdictError,
+    combined_key,
+    join_names,
+    row_name,
+    turn_numbers,
+)
+from eval.verdicts.files import read_verdict_file
 
-if TYPE_CHECKING:
-    from _csv import Reader
-
-VERDICT_CODES = {
-    **dict.fromkeys(("1", "a", "model_a", "model_1", "system_a"), FIRST),
-    **dict.fromkeys(("2", "b", "model_b", "model_2", "system_b"), SECOND),
-    **dict.fromkeys(("3", "c", "tie", "draw", "tie (bothbad)", "tie(bothbad)", "bothbad"), TIE),
-    **dict.fromkeys(("tie (both bad)", "both bad", "both_bad", "both good", "both_good", "tie (both good)"), TIE),
-    **dict.fromkeys(("model a", "system a", "assistant a", "assistant_a", "answer a", "answer_a"), FIRST),
-    **dict.fromkeys(("model b", "system b", "assistant b", "assistant_b", "answer b", "answer_b"), SECOND),
-    **dict.fromkeys(("-1", "error"), UNPARSED),
-}
 HALF_POINTS = {FIRST: 2, SECOND: 0, TIE: 1}
-REQUIRED = ("question_id", "system_a", "system_b", "verdict")
-ALIASES = {"question_id": ("id",), "system_a": ("model_a",), "system_b": ("model_b",), "verdict": ("winner",)}
-OPTIONAL = {"judge": ("judge",), "turn": ("turn",), "benchmark": ("benchmark", "bench")}  # and what they are called
-WINNER_COLUMNS = {"winner_model_a": FIRST, "winner_model_b": SECOND, "winner_tie": TIE}  # Arena's other layout: 1 or 0
-MEANS_BOTH = "is a code and the name of {}; write 1, 2 or 3 in all rows instead"
-MAX_TURN = 999
-SYSTEM_COLUMNS = ("system", "system_a", "system_b", "model_a", "model_b")
-RATER_COLUMNS = ("rater", "rater_slot")
-MAX_NAMED_ROWS = 5
-
-
-class VerdictError(ValueError):
-    """Raised for a wrong row of a verdict or score file; names the file, the line and the remedy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
-    """A column of names; row i has the name `values[codes[i]]`."""
-
-    values: list[str]
-    codes: NDArray[np.int32]  # (num_rows,)
-
-    @classmethod
-    def of(cls, names: Sequence[str]) -> "Names":
-        """The column of these names, a row each."""
-        places: dict[str, int] = {}
-        codes = np.array([places.setdefault(name, len(places)) for name in names], dtype=np.int32)
-        return cls(values=list(places), codes=codes)
-
-    def pick(self, kept: NDArray[np.bool_]) -> "Names":
-        """The rows that `kept` marks, and the values that are left in them."""
-        left, codes = np.unique(self.codes[kept], return_inverse=True)
-        return Names(values=[self.values[code] for code in left], codes=codes.astype(np.int32))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,53 +99,6 @@ class Verdicts:
         )
 
 
-def verdict_code(value: str) -> int | None:
-    """The verdict that a word or number of a file stands for; None where it is none."""
-    return VERDICT_CODES.get(" ".join(identifier_text(normalize("NFKC", value)).lower().split()))
-
-
-def read_header(path: Path) -> list[str]:
-    """The column names of a CSV, as `field_name` writes them; none for a file of another kind.
-
-    Raises:
-        VerdictError: The file is missing, is not text, or has no header.
-    """
-    return [field_name(name) for name in _original_header(path)[0]] if is_table(path) else []
-
-
-def read_columns(path: Path, names: Sequence[str], may_be_empty: bool = False) -> dict[str, Names]:
-    """The named columns of a CSV, each as text.
-
-    Raises:
-        VerdictError: A line has too few or too many fields, or there is no line below the header.
-    """
-    header, delimiter = _original_header(path)
-    original = {field_name(name): name for name in reversed(header)}
-    kind = pa.dictionary(pa.int32(), pa.string())
-    wanted = [original[name] for name in names]
-    try:
-        table = arrow_csv.read_csv(
-            path,
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(
-                include_columns=wanted, column_types=dict.fromkeys(wanted, kind), strings_can_be_null=False
-            ),
-        ).unify_dictionaries()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise VerdictError(_misshapen(path) or f"{path}: not a CSV in UTF-8 ({error})") from None
-    if not table.num_rows and may_be_empty:
-        return {name: Names(values=[], codes=np.zeros(0, dtype=np.int32)) for name in names}
-    if not table.num_rows:
-        raise VerdictError(f"{path}: no rows below the header")
-    columns = {}
-    for name in names:
-        chunks = table.column(original[name]).chunks
-        codes = concatenated(chunk.indices for chunk in chunks)
-        clean = str.strip if name in SYSTEM_COLUMNS else identifier_text  # a system may be called 1.0
-        columns[name] = _names([clean(original_text(value)) for value in chunks[0].dictionary.to_pylist()], codes)
-    return columns
-
-
 def load_verdicts(
     paths: Sequence[Path],
     may_be_empty: bool = False,
@@ -209,7 +118,23 @@ def load_verdicts(
             same judge, rater, order, question and turn, each named by file and line; one question_id in two
             benchmarks; or nothing is of this benchmark or turn.
     """
-    parts = [_read_file(path, may_be_empty) for path in paths]
+    return _joined([read_verdict_file(path, may_be_empty) for path in paths], paths, benchmark, turn)
+
+
+def load_judged(paths: Sequence[Path], benchmark: str | None, may_be_empty: bool = False) -> Verdicts:
+    """The rows of a tournament's files of verdicts; where they name benchmarks, those of the one.
+
+    Raises:
+        VerdictError: as `load_verdicts`.
+    """
+    parts = [read_verdict_file(path, may_be_empty) for path in paths]
+    chosen = benchmark if any(any(part["benchmark"].values) for part in parts) else None
+    return _joined(parts, paths, chosen, None)
+
+
+def _joined(
+    parts: Sequence[dict[str, Names]], paths: Sequence[Path], benchmark: str | None, turn: int | None
+) -> Verdicts:
     starts = np.cumsum([0, *(len(part["verdict"].codes) for part in parts)])
     joined = {name: join_names([part[name] for part in parts]) for name in parts[0]}
     first, second = joined["system_a"], joined["system_b"]
@@ -232,16 +157,6 @@ def load_verdicts(
     return verdicts if kept.all() else verdicts.pick(kept)
 
 
-def load_judged(paths: Sequence[Path], benchmark: str | None, may_be_empty: bool = False) -> Verdicts:
-    """The rows of a tournament's files of verdicts; where they are of several benchmarks, those of the one.
-
-    Raises:
-        VerdictError: as `load_verdicts`.
-    """
-    chosen = benchmark if any("benchmark" in read_header(path) for path in paths) else None
-    return load_verdicts(paths, may_be_empty, chosen)
-
-
 def chosen_rows(
     question: Names,
     benchmarks: Names,
@@ -253,7 +168,8 @@ def chosen_rows(
     """(num_rows,) the rows of a benchmark and a turn; all where None is asked for.
 
     Raises:
-        VerdictError: there are none, or one question_id is in two of the benchmarks that are left.
+        VerdictError: there are none; rows beside them don't say of which benchmark they are; or one question_id is in
+            two of the benchmarks that are left.
     """
     files = ", ".join(map(str, paths))
     kept = np.ones(len(turns), dtype=bool)
@@ -262,6 +178,12 @@ def chosen_rows(
         if benchmark not in known:
             there = f"they are of {', '.join(known)}" if known else "no column `benchmark` says what they are of"
             raise VerdictError(f"--bench {benchmark}: {files} hold no such verdicts; {there}")
+        if "" in benchmarks.values:
+            silent = int((benchmarks.codes == benchmarks.values.index("")).sum())
+            raise VerdictError(
+                f"--bench {benchmark}: {silent} rows of {files} don't say what they are of; fill their column "
+                "`benchmark`, or leave that file out"
+            )
         kept &= benchmarks.codes == benchmarks.values.index(benchmark)
     if turn is not None:
         kept &= turns == turn
@@ -299,22 +221,6 @@ def refuse_other_benchmarks(one: Verdicts, other: Verdicts) -> None:
                 f"question {question} is of the benchmark {names[0]} in one file and of {names[1]} in the other, which "
                 "are different questions; --bench NAME takes one"
             )
-
-
-def turn_numbers(column: Names) -> NDArray[np.int16]:
-    """(num_rows,) the turns that a column names; 1 where it is empty. They were checked as the file was read."""
-    return np.array([int(value or 1) for value in column.values], dtype=np.int16)[column.codes]
-
-
-def turn_faults(column: Names) -> list[tuple[NDArray[np.bool_], str]]:
-    """The rows whose turn is no whole number from 1 on, as `refuse_rows` takes them."""
-    message = f"turn {{!r}}; expected a whole number from 1 to {MAX_TURN}"
-    wrong = {code: value for code, value in enumerate(column.values) if value and not _is_turn(value)}
-    return [(column.codes == code, message.format(value)) for code, value in wrong.items()]
-
-
-def _is_turn(value: str) -> bool:
-    return value.isascii() and value.isdecimal() and len(value) < 9 and 1 <= int(value) <= MAX_TURN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,18 +300,6 @@ def to_matches(verdicts: Verdicts, aggregate: str = "majority") -> Matches:
     )
 
 
-def combined_key(columns: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
-    """A number for each row, equal for rows that are equal in all columns (codes from 0 up)."""
-    key, size = np.zeros(len(columns[0]), dtype=np.int64), 1
-    for column in columns:
-        width = int(column.max(initial=0)) + 1
-        if size * width >= 2**62:  # pragma: no cover - needs billions of distinct names
-            key = np.unique(key, return_inverse=True)[1].astype(np.int64)
-            size = int(key.max(initial=0)) + 1
-        key, size = key * width + column, size * width
-    return key
-
-
 def _majority(votes: Matches, judge: NDArray[np.int32]) -> Matches:
     low, high = np.minimum(votes.first, votes.second), np.maximum(votes.first, votes.second)
     assert votes.turn is not None
@@ -424,221 +318,6 @@ def _majority(votes: Matches, judge: NDArray[np.int32]) -> Matches:
         second=high[where],
         half_points=result,
         turn=votes.turn[where],
-    )
-
-
-def _read_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
-    if not is_table(path):
-        columns = _by_name(path, _foreign_columns(_foreign(path)))
-        _refuse_bad_rows(path, columns)
-        return columns
-    header = read_header(path)
-    found = {
-        name: next((other for other in (name, *ALIASES.get(name, ())) if other in header), None) for name in REQUIRED
-    }
-    winners = list(WINNER_COLUMNS) if found["verdict"] is None and set(WINNER_COLUMNS) <= set(header) else []
-    missing = [name for name, column in found.items() if column is None and not (winners and name == "verdict")]
-    if missing:
-        raise VerdictError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
-    raters = [name for name in RATER_COLUMNS if name in header]
-    if len(raters) > 1:
-        raise VerdictError(f"{path}: has both {' and '.join(raters)}; keep the one that says who voted")
-    named = {name: column for name, column in found.items() if column is not None}
-    optional = optional_columns(path, header)
-    several = [*named.values(), *optional.values(), *raters, *winners]
-    repeated = sorted({name for name in header if header.count(name) > 1} & {*several})
-    if repeated:
-        raise VerdictError(f"{path}: column {', '.join(repeated)} appears twice")
-    columns = read_columns(path, several, may_be_empty)
-    none = Names(values=[""], codes=np.zeros(len(columns[named["question_id"]].codes), dtype=np.int32))
-    rater = columns[raters[0]] if raters else none
-    read = {name: columns[column] for name, column in named.items()}
-    if winners:
-        read["verdict"] = _one_winner(path, columns)
-    read |= {name: columns[optional[name]] if name in optional else none for name in OPTIONAL}
-    read = _by_name(path, read)
-    _refuse_bad_rows(path, read)
-    return {**read, "rater": rater}
-
-
-def _by_name(path: Path, columns: dict[str, Names]) -> dict[str, Names]:
-    """The columns, in which a verdict that is the name of one of the row's two systems says which of them it is.
-
-    Raises:
-        VerdictError: a verdict is a code for one side and the other's name.
-    """
-    verdict = columns["verdict"]
-    is_word = np.array([verdict_code(value) is not None for value in verdict.values])
-    names = {_folded(name) for column in ("system_a", "system_b") for name in columns[column].values}
-    if is_word.all() and names.isdisjoint(map(_folded, verdict.values)):
-        return columns
-    said, one, two = (
-        np.array(columns[name].values, dtype=object)[columns[name].codes]
-        for name in ("verdict", "system_a", "system_b")
-    )
-    is_name = ~is_word[verdict.codes] & ((said == one) | (said == two))
-    _refuse_ambiguous(path, columns, names_winners=bool(is_name.any()))
-    said = np.where(is_name, np.where(said == one, "1", "2"), said)
-    return {**columns, "verdict": Names.of(said.tolist())}
-
-
-def _refuse_ambiguous(path: Path, columns: dict[str, Names], *, names_winners: bool) -> None:
-    verdict, faults = columns["verdict"], []
-    for code, value in enumerate(verdict.values):
-        if value.lstrip("-").isdecimal() and not names_winners:
-            continue
-        for side, column in ((FIRST, "system_a"), (SECOND, "system_b")):
-            named = [at for at, name in enumerate(columns[column].values) if means_both(value, name, side)]
-            rows = (verdict.codes == code) & np.isin(columns[column].codes, named)
-            faults.append((rows, f"verdict {value!r} {MEANS_BOTH.format(column)}"))
-    refuse_rows(path, faults)
-
-
-def means_both(value: str, name: str, side: int) -> bool:
-    """Whether a verdict is the name of the system on one side, and a code for another outcome, as "a" may be."""
-    return verdict_code(value) not in (None, side) and _folded(name) == _folded(value)
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.split()).casefold()
-
-
-def _one_winner(path: Path, columns: Mapping[str, Names]) -> Names:
-    """The verdicts of three columns, one of which says 1.
-
-    Raises:
-        VerdictError: in a row none says 1, or several, or one says something else than 1 or 0.
-    """
-    said = {name: np.array(columns[name].values)[columns[name].codes] for name in WINNER_COLUMNS}
-    won = np.array([column == "1" for column in said.values()])
-    known = np.logical_and.reduce([(column == "1") | (column == "0") for column in said.values()])
-    bad = ~known | (won.sum(axis=0) != 1)
-    refuse_rows(path, [(bad, f"of {', '.join(WINNER_COLUMNS)} one has to be 1 and the others 0")])
-    return Names(values=[str(code) for code in WINNER_COLUMNS.values()], codes=won.argmax(axis=0).astype(np.int32))
-
-
-def optional_columns(path: Path, header: Sequence[str]) -> dict[str, str]:
-    """-> {name: what the header calls it} of the optional columns that a file has.
-
-    Raises:
-        VerdictError: it has one of them under two names.
-    """
-    found = {name: [other for other in names if other in header] for name, names in OPTIONAL.items()}
-    for columns in found.values():
-        if len(columns) > 1:
-            raise VerdictError(f"{path}: has both {' and '.join(columns)}; keep one of them")
-    return {name: columns[0] for name, columns in found.items() if columns}
-
-
-def _foreign(path: Path) -> list[ForeignVerdict]:
-    try:
-        return read_foreign(path)
-    except FileNotFoundError:
-        raise VerdictError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise VerdictError(str(error)) from None
-
-
-def _foreign_columns(rows: Sequence[ForeignVerdict]) -> dict[str, Names]:
-    everything = np.arange(len(rows), dtype=np.int32)
-    columns = {name: _names([getattr(row, name) for row in rows], everything) for name in (*REQUIRED, *OPTIONAL)}
-    return columns | {"rater": Names(values=[""], codes=np.zeros(len(rows), dtype=np.int32))}
-
-
-def _refuse_bad_rows(path: Path, columns: dict[str, Names]) -> None:
-    first, second = columns["system_a"], columns["system_b"]
-    both = join_names([first, second]).codes
-    faults: list[tuple[NDArray[np.bool_], str]] = [
-        (both[: len(both) // 2] == both[len(both) // 2 :], "system_a and system_b are the same")
-    ]
-    for name in ("question_id", "system_a", "system_b"):
-        faults.append((np.array([not v for v in columns[name].values])[columns[name].codes], f"{name} is empty"))
-    verdict = columns["verdict"]
-    for code, value in enumerate(verdict.values):
-        if verdict_code(value) is None:
-            message = f"verdict {value!r}; expected 1, 2, 3, -1, a, b, tie, model_a, model_b or a system's name"
-            faults.append((verdict.codes == code, message))
-    refuse_rows(path, faults + turn_faults(columns["turn"]))
-
-
-def refuse_rows(path: Path, faults: Sequence[tuple[NDArray[np.bool_], str]]) -> None:
-    """Raise for the rows that a mask marks, with the first few by line; do nothing where there are none."""
-    bad = sorted((int(row), message) for mask, message in faults for row in np.flatnonzero(mask)[:MAX_NAMED_ROWS])
-    if not bad:
-        return
-    total = int(np.logical_or.reduce([mask for mask, _ in faults]).sum())
-    named = "; ".join(f"line {line_number(path, row)}: {message}" for row, message in bad[:MAX_NAMED_ROWS])
-    raise VerdictError(f"{path}: {total} bad row{'s' * (total > 1)}: {named}. Correct or remove them")
-
-
-def line_number(path: Path, row: int) -> int:
-    """The line on which data row `row` (0 is the first below the header) ends; only errors pay for this second read."""
-    if not is_table(path):
-        return _foreign(path)[row].line
-    reader = _csv_reader(path)
-    for index, _ in enumerate(record for record in reader if record):
-        if index == row + 1:
-            return reader.line_num
-    raise IndexError(f"{path} has no data row {row}")
-
-
-def row_name(row: int, paths: Sequence[Path], starts: NDArray[Any]) -> str:
-    """File and line of row `row` of files read one after another, the n-th from row `starts[n]` on."""
-    file = int(np.searchsorted(starts, row, side="right")) - 1
-    return f"{paths[file]} line {line_number(paths[file], row - int(starts[file]))}"
-
-
-def _misshapen(path: Path) -> str | None:
-    """What is wrong with the first line whose number of fields is not the header's."""
-    reader = _csv_reader(path)
-    width = len(next(reader))
-    for record in reader:
-        if record and len(record) != width:
-            return f"{path}: line {reader.line_num}: {len(record)} fields, the header has {width}"
-    return None
-
-
-def _original_header(path: Path) -> tuple[list[str], str]:
-    """The column names of a CSV as it has them, and what stands between its fields."""
-    reader = _csv_reader(path)
-    header = next(reader, [])
-    if not header:
-        raise VerdictError(f"{path}: empty; expected a header line with {', '.join(REQUIRED)}")
-    return header, reader.dialect.delimiter
-
-
-def _csv_reader(path: Path) -> "Reader":
-    """The lines of a CSV, its header first.
-
-    Raises:
-        VerdictError: it is missing, or no text in UTF-8.
-    """
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        raise VerdictError(f"{path}: no such file") from None
-    except (ValueError, IsADirectoryError) as error:
-        raise VerdictError(f"{path}: not a CSV in UTF-8 ({error})") from None
-    if (place := text.find("\0")) >= 0:
-        line = text.count("\n", 0, place) + 1
-        raise VerdictError(f"{path}: line {line} holds a NUL character, as a file in UTF-16 does; save it as UTF-8")
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text.partition("\n")[0]))
-
-
-def _names(values: list[str], codes: NDArray[Any]) -> Names:
-    """Equal values (after stripping) under one code."""
-    index: dict[str, int] = {}
-    mapped = np.array([index.setdefault(value, len(index)) for value in values], dtype=np.int32)
-    return Names(values=list(index), codes=mapped[codes])
-
-
-def join_names(parts: Sequence[Names]) -> Names:
-    """Joins columns of names, one after the other, to one."""
-    index: dict[str, int] = {}
-    maps = [np.array([index.setdefault(v, len(index)) for v in part.values], dtype=np.int32) for part in parts]
-    return Names(
-        values=list(index),
-        codes=np.concatenate([mapped[part.codes] for mapped, part in zip(maps, parts, strict=True)]),
     )
 
 

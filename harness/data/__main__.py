@@ -117,7 +117,8 @@ def _parts(shown: tuple[SourceRow, Example], config: DatasetConfig, model: str |
         return [{"loss": False, "text": read}, {"loss": True, "text": example.output}]
     from transformers import AutoTokenizer
 
-    from harness.data.tokens import encode_examples, with_chat_template
+    from harness.data.encoding import encode_examples
+    from harness.data.tokens import with_chat_template
 
     tokenizer = with_chat_template(AutoTokenizer.from_pretrained(_tokenizer_place(model)), config.chat_template)
     [encoded] = encode_examples([shown], config, tokenizer)

@@ -21,8 +21,15 @@ def whole_record(run_folder: Path) -> RunRecord:
         raise ExportRefusedError(f"{run_folder}: {problem}; a finished run is needed")
     record = load_record(run_folder)
     assert record is not None
-    if RunSpec.from_dict(record.spec, str(run_folder)).adapter.method is AdapterMethod.none:
+    method = RunSpec.from_dict(record.spec, str(run_folder)).adapter.method
+    if method is AdapterMethod.none:
         raise ExportRefusedError(f"{run_folder}: {record.label} is an untouched base: there is no adapter to export")
+    if method is AdapterMethod.qst:
+        raise ExportRefusedError(
+            f"{run_folder}: {record.label} is a side network beside its base (adapter=qst): it can't be merged into "
+            "it, and no other program reads it. Score it and answer with it here (python -m eval ... --run), or train "
+            "with adapter=lora or dora"
+        )
     problem = folder_problem(run_folder, needs_adapter=True)
     if problem is not None:
         raise ExportRefusedError(f"{run_folder}: {problem}; train the run again, or restore its files")

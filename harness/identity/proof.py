@@ -10,7 +10,8 @@ sequences; every trained tensor is put back afterwards, so the run starts where 
 - parameters: as many numbers are trained as the paper's formula says (`harness.methods.table`).
 - start: the function at step 0 is the base's, or is it where all that is trained is 0.
 - learns: after a few steps every trained tensor had a gradient, and the losses moved.
-- differs from LoRA: a layer doesn't compute s B A x; or what else sets the method apart is there.
+- differs from LoRA: a layer doesn't compute s B A x; or what else sets the method apart is there (of QST, that no
+  backward pass goes through the base).
 - frozen: no tensor that isn't trained has changed.
 - saved: what is written and read again computes the same, to the last bit.
 """
@@ -94,7 +95,8 @@ def prove(bank: Bank, name: str, config: AdapterConfig) -> Proof:
         frozen = _sampled(bank, parameters)
         before = _losses(bank, items)
         checks["learns"] = _learns(bank, items, config, parameters, before)
-        checks["differs from LoRA"] = _differs(bank, name, config, start)
+        is_beside = config.method is AdapterMethod.qst
+        checks["differs from LoRA"] = _beside(bank, items, config) if is_beside else _differs(bank, name, config, start)
         checks["frozen"] = _frozen(config, frozen, _sampled(bank, parameters))
         checks["saved"] = _saved(bank, name, items, config, parameters)
     return _proof(bank, config, entry, parameters, checks)
@@ -253,6 +255,21 @@ def _differs(bank: Bank, name: str, config: AdapterConfig, start: Mapping[str, T
     if (problem := own_rule(config, found, start)) is not None:
         raise _fail(config, "differs from LoRA", problem)
     return f"{PASSED}: {_kind_of_lora(config)}"
+
+
+def _beside(bank: Bank, items: Sequence[Item], config: AdapterConfig) -> str:
+    """QST: what is trained stands beside the base, so a norm of the base's decoder would get no gradient."""
+    norms = [weight for weight in bank.base.get_decoder().parameters() if weight.ndim == 1]
+    for weight in norms:
+        weight.requires_grad_(True)
+    try:
+        gradients = torch.autograd.grad(bank.item_losses(items).mean(), norms, allow_unused=True)
+    finally:
+        for weight in norms:
+            weight.requires_grad_(False)
+    if any(gradient is not None for gradient in gradients) or not norms:
+        raise _fail(config, "differs from LoRA", "the backward pass goes through the base")
+    return f"{PASSED}: no backward pass goes through the base"
 
 
 def _is_scaled(config: AdapterConfig, found: LowRank, _: Mapping[str, Tensor]) -> str | None:

@@ -1,17 +1,17 @@
 """Computes the least memory that a run needs whose activations are not derived, from the model's shape.
 
 Weights as they are stored, adapters, gradients and optimizer state of a T5 or a RoBERTa, and of decoders under a method
-of its own (S2FT, HFT, PEFT's): all that lies on the device before any activation. Their activations are not derived
-(padded batches, two stacks, what each method keeps of a pass), so that this tells what can't fit, never what does;
+of its own (S2FT, HFT, QST, PEFT's): all that lies on the device before any activation. Those are not derived (padded
+batches, two stacks, what each method keeps of a pass), so that this tells what can't fit, never what does;
 `harness.memory` has the whole peak of decoders with LoRA and its like. tests/unit/harness/memory/test_floor.py holds
 the bytes to real models. Source: T5 v1.1 (arXiv 1910.10683, 2002.05202) and RoBERTa (arXiv 1907.11692) as transformers
 has them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from harness.config.schema import ALL_LINEAR, AdapterMethod, MasterWeights, ModelKind, ShapeConfig
+from harness.config.schema import ALL_LINEAR, AdapterMethod, MasterWeights, ModelKind, QuantMethod, ShapeConfig
 from harness.memory.activations import ADAPTER_BYTES, Linear
 from harness.memory.parts import trained_parts
 from harness.memory.predict import DTYPE_BYTES, MemoryPrediction, check, linear_bytes, optimizer_bytes, weights_bytes
@@ -20,6 +20,7 @@ from harness.runs.spec import RunSpec
 T5_HEAD_SIZE = 64  # whatever the width
 T5_POSITION_BUCKETS = 32
 ROBERTA_OFFSET = 2  # rows of its position table beyond the longest input
+_OF_ITS_OWN = frozenset({AdapterMethod.peft, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.qst})
 MIN_LABELS = 1  # of a head; a class more is a row more
 
 
@@ -49,13 +50,16 @@ def floor_run(spec: RunSpec) -> MemoryPrediction | None:
         return None
     parts = _t5(shape) if spec.model.kind is ModelKind.seq2seq else _roberta(shape, spec.model.max_length)
     compute_bytes = DTYPE_BYTES[quant.compute_dtype]
-    stored = sum(linear_bytes(linear, quant) for linear in parts.linears)
+    plain, simulates = replace(quant, method=QuantMethod.none), adapter.bits is not None
+    stored = sum(
+        linear_bytes(linear, plain if simulates and linear.is_target(adapter) else quant) for linear in parts.linears
+    )
     terms = dict.fromkeys((f.name for f in fields(MemoryPrediction)), 0)
     terms["weights_bytes"] = stored + (sum(parts.plain) + sum(parts.head)) * compute_bytes
     if spec.train is None or adapter.method is AdapterMethod.none:
         return MemoryPrediction(**terms)
     names = {linear.name for linear in parts.linears}
-    if adapter.method in (AdapterMethod.peft, AdapterMethod.hft, AdapterMethod.s2ft) or adapter.layers is not None:
+    if adapter.method in _OF_ITS_OWN or adapter.layers is not None:
         return None
     full = adapter.method is AdapterMethod.full
     if not full and set(adapter.targets) - names - {ALL_LINEAR}:

@@ -1,4 +1,4 @@
-"""What methods train that aren't plain low-rank factors, and what they keep beside it: S2FT, HFT and PEFT's own.
+"""What methods train that aren't plain low-rank factors, and what they keep beside it: S2FT, HFT, QST and PEFT's own.
 
     trained = trained_parts(shape, adapter, seed=0)     # trained.tensors: elements of each trained tensor
 
@@ -34,13 +34,15 @@ def trained_parts(shape: ShapeConfig, adapter: AdapterConfig, quant: QuantMethod
 
     Args:
         shape: of the decoder.
-        adapter: of S2FT, HFT, or a method of PEFT's around linear layers.
+        adapter: of S2FT, HFT, QST, or a method of PEFT's around linear layers.
         quant: of the base.
         seed: of the run, by which HFT draws its half.
     """
     blocks = list(range(shape.num_layers)) if adapter.layers is None else list(adapter.layers)
     if adapter.method is AdapterMethod.hft:
         return _half(shape, blocks, seed) if quant is QuantMethod.none else None
+    if adapter.method is AdapterMethod.qst:
+        return Trained(tensors=_beside(shape, adapter))
     known = linears(shape)
     if set(adapter.targets) - {ALL_LINEAR, *(linear.name for linear in known)}:
         return None
@@ -61,6 +63,16 @@ def _half(shape: ShapeConfig, blocks: list[int], seed: int) -> Trained:
             sizes[f"model.layers.{block}.{norm}"] = shape.hidden_size
     chosen = chosen_half(list(sizes), None if len(blocks) == shape.num_layers else blocks, seed)
     return Trained(tensors=tuple(size for name, size in sizes.items() if name in chosen), in_base=True)
+
+
+def _beside(shape: ShapeConfig, adapter: AdapterConfig) -> tuple[int, ...]:
+    """The tensors of a side network (`harness.variants.qst`)."""
+    reduction, rank, wide = adapter.qst_reduction or 1, adapter.qst_down_rank, shape.hidden_size
+    narrow = wide // reduction
+    block = [linear.in_features * linear.out_features // reduction**2 for linear in linears(shape)]
+    down = [wide * rank, rank * narrow, narrow, narrow] if rank else [wide * narrow]
+    norms_and_gate = 3 * [narrow]
+    return (*(block + down + norms_and_gate) * shape.num_layers, narrow, narrow * wide, wide, 1)
 
 
 def _submatrices(targets: list[Linear], shape: ShapeConfig, adapter: AdapterConfig, num_blocks: int) -> Trained:

@@ -31,17 +31,18 @@ In formulas a layer has `i` inputs and `o` outputs. "Weights" are the values of 
 with PEFT 0.21; others are refused when a run is planned. A method of PEFT takes further fields of its config by
 `+adapter.peft.KEY=VALUE`; a key that it doesn't have is refused, not dropped.
 
-Every method but trainable tokens and IA3 takes `adapter.layers=[10,11]`: only these blocks, counted from 0, learn. And
-every one takes `train.layer_lr_decay=0.9`: a block learns at 0.9 times the rate of the next one, the last one at the
+Every method but trainable tokens, IA3 and QST takes `adapter.layers=[10,11]`: only these blocks, counted from 0, learn.
+And all take `train.layer_lr_decay=0.9`: a block learns at 0.9 times the rate of the next one, the last one at the
 run's (ULMFiT, arXiv 1801.06146, section 3.2), embeddings at 0.9 times the first block's.
 
 Verified, **steps**: its losses over several steps, on NF4 and in float32, are those of transformers' and PEFT's own
 model, or by the paper's equation where the method is our own (in `harness/variants`), and its saved adapter gives
-PEFT's own model the same losses. **proof**: its proof of identity passes on NF4, of half finetuning in float32 and
-bfloat16. **tried**: it started, trained and was read again on a tiny model, on each of the weights named but FP4. A
-run's own proof, in its record, is what counts. Papers of OFTv2, OLoRA, SHiRA, OSF, WaveFT, GraLoRA, GLoRA, Cartridges
-and prompt methods are not named in PEFT's sources; their numbers are from memory. Of ALLoRA, HFT and S2FT only the
-abstracts were at hand: sections and what they say beyond them are from memory, too, as are LQ-LoRA's sections.
+PEFT's own model the same losses (QST's files only this program reads). **proof**: its proof of identity passes on NF4,
+of half finetuning in float32 and bfloat16. **tried**: it started, trained and was read again on a tiny model, on each
+of the weights named but FP4. A run's own proof, in its record, is what counts. Papers of OFTv2, OLoRA, SHiRA, OSF,
+WaveFT, GraLoRA, GLoRA, Cartridges and prompt methods are not named in PEFT's sources; their numbers are from memory. Of
+ALLoRA, HFT and S2FT only the abstracts were at hand: sections and what they say beyond them are from memory, too, as
+are LQ-LoRA's sections.
 
 {table}
 

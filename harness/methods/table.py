@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantMethod
+from harness.methods.side import side_numbers
 from harness.methods.submatrices import trained_weights
 
 Layers = Sequence[tuple[int, int, str]]  # (in_features, out_features, name) of each adapted layer
@@ -186,9 +187,13 @@ _ROWS = (
         **_OF_LORA,
         **_LORA_COUNT,
         works_on=ALL - FLOAT,
-        keys=("lq_rounds",),
-        differs="without data (no Fisher weights); every matrix is quantized alike, by `quant`: no bit budget "
-        "is shared out by an integer program. Its first round is LoftQ's",
+        keys=("lq_rounds", "bits", "fisher"),
+        differs="each round quantizes first, so its first one is LoftQ's; the paper's begin with the low-rank matrix. "
+        "adapter.bits: the authors' 432 formats, without their kernels, so that a layer is simulated: rounded, and "
+        "held in the compute dtype. Formats are chosen by errors of one round (theirs: of up to 100), among those on "
+        "a layer's lower hull of bits and plain error; an offset of 32 bits a matrix counts. adapter.fisher: 64 "
+        "training examples instead of 10,000 of C4; rows and columns by roots of means, as in the authors' code (the "
+        "paper: means of roots)",
     ),
     Entry(
         name="lora_ga",
@@ -242,6 +247,20 @@ _ROWS = (
         on_layers=False,
         differs="the half is drawn once, from the run's seed; of three feed-forward matrices one learns in one layer, "
         "two in the next. Embeddings, the last norm and the output layer are frozen; adapter.targets has no meaning",
+    ),
+    Entry(
+        name="qst",
+        title="QST, quantized side tuning",
+        paper="arXiv 2401.07159",
+        verified="steps, proof",
+        formula="of the base's blocks i o / q^2 and biases / q, q the reduction; a block's downsampling k (d + d/q) + "
+        "2 d/q, of rank k (0: d d/q), and 3 d/q; once d d/q + d/q + d + 1; d the width",
+        count=side_numbers,
+        keys=("qst_reduction", "qst_down_rank"),
+        on_layers=False,
+        differs="alpha is one number that starts at 1, so that it starts at the base; in the authors' code one a "
+        "feature that starts at 0.73 of the base's states. Only of llama, mistral and qwen2. No dropout: the authors' "
+        "code drops nothing where a dropout is given. Its files are its own, no PEFT's",
     ),
     Entry(name="full", title="Full finetuning", paper="arXiv 2305.14314, the 16-bit baseline", works_on=FLOAT),
     Entry(

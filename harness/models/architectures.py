@@ -17,6 +17,7 @@ from harness.config.schema import (
     QuantConfig,
     QuantMethod,
 )
+from harness.methods.side import family_problem
 
 PACKED = frozenset(
     [
@@ -97,6 +98,8 @@ def architecture_problem(folder: Path, kind: ModelKind, quant: QuantConfig, adap
         return None
     if model_type in _APART:
         return f"{folder}: model_type {model_type} takes its linear layers apart, so they can't be adapted"
+    if adapter.method is AdapterMethod.qst and (problem := family_problem(str(model_type))):
+        return f"{folder}: {problem}"
     if problem := _own_layer_problem(folder, str(model_type), adapter):
         return problem
     experts = _num_experts(saved)

@@ -2,7 +2,8 @@
 
 An adapter that is nothing but LoRA is served beside others over one base (`harness.banks.shared`). All else
 that PEFT computes deterministically from the file and the base, LoRA or not, is served by PEFT's own layers
-(`harness.banks.loading`). What neither can do exactly is refused, and so is a field that PEFT 0.21 doesn't know.
+(`harness.banks.adapters.loading`). What neither can do exactly is refused, and so is a field that PEFT 0.21 doesn't
+know.
 
 Source: PEFT 0.21, `LoraConfig` (every field has its place below) and `check_target_module_exists`.
 """
@@ -26,6 +27,7 @@ RESIDUAL_FILE = "residual.json"  # beside an adapter that was trained on a base 
 CHAT_TEMPLATE = "chat_template.jinja"  # of the tokenizer, where it is not the base's
 MODEL_CONFIG = "config.json"  # of a whole checkpoint, which a run of every weight leaves
 LORA = "LORA"  # in `peft_type`
+SIDE = "QST"  # likewise, of a side network's files, which PEFT can't read
 PEFT_PREFIX = "base_model.model."
 DEFAULT_RANK = DEFAULT_ALPHA = 8  # PEFT's own, where a file leaves them out
 BY_PEFT = AdapterMethod.dora  # the method whose bank holds PEFT's own layers, whatever is in them
@@ -176,6 +178,8 @@ def bank_method(folder: Path) -> AdapterMethod:
     if not (folder / ADAPTER_CONFIG).is_file() and (folder / MODEL_CONFIG).is_file():
         return AdapterMethod.full
     saved = read_peft_config(folder)
+    if saved["peft_type"] == SIDE:
+        return AdapterMethod.qst
     needs_peft = (folder / RESIDUAL_FILE).is_file() or bool(peft_only(folder, saved))
     return BY_PEFT if needs_peft else AdapterMethod.lora
 
@@ -184,6 +188,19 @@ def saved_method(folder: Path) -> AdapterMethod:
     """Which residual method a run saved an adapter of; LoRA where the base's weights were left as they are."""
     about = folder / RESIDUAL_FILE
     return AdapterMethod(json.loads(about.read_text())["method"]) if about.is_file() else AdapterMethod.lora
+
+
+def saved_formats(folder: Path) -> dict[str, str]:
+    """The format of each layer that a run stored in one of its own (`adapter.bits`), by name; none of other runs.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    about = folder / RESIDUAL_FILE
+    formats = json.loads(about.read_text()).get("formats", {}) if about.is_file() else {}
+    if not isinstance(formats, dict) or not all(isinstance(kind, str) for kind in formats.values()):
+        raise ValueError(f"{about}: its formats aren't names by layer; copy it anew")
+    return formats
 
 
 def starts_from_weights(folder: Path) -> bool:
@@ -254,6 +271,8 @@ def _is_in_a_block(key: str) -> bool:
 
 
 def _config_problem(saved: dict[str, Any], task_type: str | None) -> str | None:
+    if saved.get("peft_type") == SIDE:
+        return _side_problem(saved, task_type)
     if saved.get("peft_type") != LORA:
         return _other_problem(saved, task_type)
     for key, types in _TYPES.items():
@@ -288,6 +307,17 @@ def _other_problem(saved: dict[str, Any], task_type: str | None) -> str | None:
         return f"task_type={saved['task_type']}: the adapter is for another kind of model than this one ({task_type})"
     unknown = sorted(key for key, value in saved.items() if key not in {*known, *_EVERY_METHODS} and _asks(value))
     return f"peft_type={peft_type}: PEFT's has no {', '.join(unknown)}; can't be served here" if unknown else None
+
+
+def _side_problem(saved: dict[str, Any], task_type: str | None) -> str | None:
+    """Why a side network's config can't be served."""
+    if task_type not in (None, "CAUSAL_LM"):
+        return f"peft_type={SIDE}: a side network is for causal models"
+    for key, least in (("qst_reduction", 2), ("qst_down_rank", 0)):
+        value = saved.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            return f"{key}={value!r}: expected a whole number from {least} on"
+    return None
 
 
 def _number_problem(saved: dict[str, Any]) -> str | None:

@@ -16,13 +16,16 @@ from harness.config.schema import (
     DatasetConfig,
     ModelConfig,
     ModelKind,
+    Optimizer,
     QuantConfig,
     QuantMethod,
     ShapeConfig,
 )
 from harness.data.formats import LABELLED
 from harness.methods.blocks import blocks_problem
+from harness.methods.formats import LEAST_BITS, MOST_BITS
 from harness.methods.keys import keys_problem
+from harness.methods.side import side_problem
 from harness.methods.sizes import Layer, size_problem
 from harness.methods.submatrices import LAYERS, heads_problem
 from harness.methods.table import METHODS, entry_of
@@ -31,6 +34,7 @@ RESIDUAL_METHODS = frozenset(
     {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.corda, AdapterMethod.lora_ga, AdapterMethod.lq_lora}
 )  # W = W_residual + scale B0 A0: the base changes, and B, A start from B0, A0
 CALIBRATED_METHODS = frozenset({AdapterMethod.eva, AdapterMethod.corda, AdapterMethod.lora_ga})  # start from data
+WITH_VECTORS = WHOLE_METHODS | {AdapterMethod.dora, AdapterMethod.qst}  # train norms, magnitudes or gates, too
 SVD_METHODS = RESIDUAL_METHODS | {AdapterMethod.loftq}  # the rank is bounded by the layer's smaller side
 
 
@@ -39,12 +43,22 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
     method, kind = adapter.method, model.kind
     if problem := quant_problem(method, quant.method):
         return problem
-    if problem := keys_problem(adapter) or weights_problem(adapter, quant.method):
+    if problem := keys_problem(adapter) or weights_problem(adapter, quant.method) or bits_problem(adapter, quant):
         return problem
+    if adapter.fisher and kind is not ModelKind.causal:
+        return (
+            f"adapter.fisher=true with model.kind={kind.value}: examples' gradients are implemented for causal models "
+            "only; use adapter.fisher=false"
+        )
     if method in CALIBRATED_METHODS and kind is not ModelKind.causal:
         return (
             f"adapter.method={method.value} with model.kind={kind.value}: its start from data is implemented for "
             "causal models only; use adapter=lora, dora, pissa or olora"
+        )
+    if method is AdapterMethod.qst and kind is not ModelKind.causal:
+        return (
+            f"adapter.method=qst with model.kind={kind.value}: its side network stands beside a causal model that "
+            "predicts tokens; use adapter=lora, dora or hft"
         )
     if method is AdapterMethod.s2ft and kind is ModelKind.seq2seq:
         return (
@@ -52,6 +66,16 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
             f"{', '.join(LAYERS)}, which a T5 doesn't have; use adapter=lora, dora or hft"
         )
     return shape_problem(adapter, kind, model.shape) if model.path is None else None  # a checkpoint has its own shape
+
+
+def optimizer_problem(adapter: AdapterConfig, optimizer: Optimizer) -> str | None:
+    """-> why an optimizer can't train the method, with the remedy; None if nothing is known against it"""
+    if optimizer is not Optimizer.muon or adapter.method not in WITH_VECTORS:
+        return None
+    return (
+        f"train.optimizer=muon with adapter={adapter.method_name}: it updates matrices, and vectors are trained too; "
+        "use train.optimizer=adamw, or a method that trains matrices only, as adapter=lora"
+    )
 
 
 def shape_problem(adapter: AdapterConfig, kind: ModelKind, shape: ShapeConfig, head_size: int = 0) -> str | None:
@@ -64,6 +88,8 @@ def shape_problem(adapter: AdapterConfig, kind: ModelKind, shape: ShapeConfig, h
     """
     if kind is ModelKind.causal and shape.num_heads and shape.num_kv_heads:
         head_size = head_size or shape.hidden_size // shape.num_heads
+    if adapter.method is AdapterMethod.qst and shape.hidden_size and shape.intermediate_size and head_size:
+        return side_problem(adapter.qst_reduction or 1, shape.hidden_size, shape.intermediate_size, head_size)
     is_grouped = kind is ModelKind.causal and shape.num_kv_heads < shape.num_heads
     if adapter.method is AdapterMethod.s2ft and "v_proj" in adapter.targets and is_grouped:
         return heads_problem(shape.num_heads)
@@ -126,6 +152,28 @@ def weights_problem(adapter: AdapterConfig, quant: QuantMethod) -> str | None:
         f"trains something else on them; use quant.method={' or '.join(stored)}, or one of adapter="
         f"{', '.join(others)}"
     )
+
+
+def bits_problem(adapter: AdapterConfig, quant: QuantConfig) -> str | None:
+    """-> why no formats make up so many bits a weight, or not on such a base, with the remedy; None if some do."""
+    if adapter.bits is None:
+        return None
+    if quant.method is not QuantMethod.nf4:
+        return (
+            f"adapter.bits={adapter.bits:g} with quant.method={quant.method.value}: its formats are normal floats; use "
+            "quant=nf4, which is how layers without an adapter are stored then, or leave adapter.bits out"
+        )
+    if not LEAST_BITS <= adapter.bits <= MOST_BITS:
+        return (
+            f"adapter.bits={adapter.bits:g}: the formats take {LEAST_BITS:.3f} to {MOST_BITS:.3f} bits a weight, "
+            "scales included; use a number between, or leave it out"
+        )
+    return None
+
+
+def is_calibrated(adapter: AdapterConfig) -> bool:
+    """Whether the method starts from examples."""
+    return adapter.method in CALIBRATED_METHODS or adapter.fisher
 
 
 def shard_problem(kind: ModelKind, method: AdapterMethod) -> str | None:

@@ -9,8 +9,16 @@ import yaml
 
 from harness.config.schema import WHOLE_METHODS, AdapterConfig, AdapterMethod, typed
 from harness.files.atomic import sha256_files
+from harness.methods.formats import digest
 from harness.methods.keys import peft_values
-from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, RESIDUAL_FILE
+from harness.runs.adapter_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MODEL_CONFIG,
+    RESIDUAL_FILE,
+    SIDE,
+    saved_formats,
+)
 from harness.runs.compatibility import RESIDUAL_METHODS
 from harness.runs.record import CONFIG_FILE, RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
@@ -91,7 +99,7 @@ def changed_problem(folder: Path, record: RunRecord) -> str | None:
     digest = sha256_files(weights)
     if digest != record.adapter_sha256:
         return f"{weights[0]}: sha256 {digest[:12]}, the run recorded {str(record.adapter_sha256)[:12]}: {remedy}"
-    problem = None if full else _config_problem(folder, _adapter(record))
+    problem = None if full else _config_problem(folder, _adapter(record)) or _formats_problem(folder, record)
     return None if problem is None else f"{problem}; restore the file"
 
 
@@ -109,6 +117,9 @@ def _config_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
         return f"{folder.parent / RECORD_FILE}: its adapter has {sizes}"
     if method == AdapterMethod.peft.value:
         return _peft_problem(folder, adapter)
+    if method == AdapterMethod.qst.value:
+        side = {key: adapter.get(key) for key in ("qst_reduction", "qst_down_rank")}
+        return _differing(folder, {"peft_type": SIDE, **side})
     wanted: dict[str, Any] = {}
     if method != AdapterMethod.s2ft.value:  # whose ranks follow from the layers
         wanted = {"r": times * adapter["lora_r"], "lora_alpha": times * adapter["lora_alpha"]}
@@ -123,10 +134,22 @@ def _config_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
     return f"{folder / ADAPTER_CONFIG}: says {changed}, the run was trained with {trained}"
 
 
+def _formats_problem(folder: Path, record: RunRecord) -> str | None:
+    """Says that the layers' formats, by which the base is rebuilt, aren't those that the run recorded."""
+    recorded, formats = (record.storage or {}).get("sha256"), saved_formats(folder)
+    if (digest(formats) if formats else None) == recorded:
+        return None
+    return f"{folder / RESIDUAL_FILE}: its layers' formats aren't those that the run was trained in"
+
+
 def _peft_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
     """As `_config_problem`, for a method of PEFT that isn't LoRA."""
+    return _differing(folder, {"peft_type": adapter.get("peft_type"), **peft_values(typed(AdapterConfig, adapter))})
+
+
+def _differing(folder: Path, wanted: dict[str, Any]) -> str | None:
+    """What an adapter's config says otherwise than is wanted."""
     saved = json.loads((folder / ADAPTER_CONFIG).read_text())
-    wanted = {"peft_type": adapter.get("peft_type"), **peft_values(typed(AdapterConfig, adapter))}
     changed = {key: saved.get(key) for key, value in wanted.items() if saved.get(key) != value}
     if not changed:
         return None

@@ -44,7 +44,7 @@ from harness.data.selection.rows import resolved_rule, select_problem
 from harness.data.source import data_files, streams
 from harness.files.atomic import sha256_files
 from harness.methods.keys import schedule_problem, uses_dropout
-from harness.runs.compatibility import method_problem, task_problem
+from harness.runs.compatibility import method_problem, optimizer_problem, task_problem
 from harness.runs.merged import MergeRecipe
 from harness.runs.start import start_digest, start_folder
 
@@ -174,6 +174,7 @@ def make_spec(
         method_problem(config.adapter, quant, config.model)
         or task_problem(config.model, config.dataset)
         or select_problem(config.model, config.dataset)
+        or optimizer_problem(config.adapter, config.train.optimizer)
     ):
         raise ValueError(problem)
     if problem := rationale_problem(config.dataset, config.train):

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.config.schema import SHARED_BASE_METHODS, AdapterConfig, ModelConfig
 from harness.files.atomic import sha256_files
-from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, bank_method
 from harness.runs.record import RunRecord, load_record
 
 _ADAPTER = "adapter"  # within a run's folder
@@ -38,6 +38,8 @@ def start_folder(start_from: str, runs: Path, adapter: AdapterConfig, model: Mod
     if folder is None:
         raise ValueError(f"{key}: no run of that id in {runs}, and no such folder; train it first, or name its folder")
     if (folder / ADAPTER_CONFIG).is_file():
+        if (method := bank_method(folder)) not in SHARED_BASE_METHODS:
+            raise ValueError(f"{key}: it isn't plain LoRA, but like adapter={method.value}; name one of lora or rslora")
         return _with_weights(folder, key)
     record = load_record(folder)
     if record is None:

@@ -20,7 +20,7 @@ from eval.systems import System, chosen_systems, loaded
 from harness.config.paths import paths_of_environment
 from harness.config.schema import AdapterMethod, Device, EvalSource, PathsConfig, Select
 from harness.console import TextTable
-from harness.data.holdout import Subset
+from harness.data.selection.holdout import Subset
 from harness.data.selection.quality import INDICATORS, FittedRule, fit_rule
 from harness.devices.torch_device import resolve_device
 from harness.files.atomic import write_json

@@ -18,7 +18,7 @@ from eval.scoring.continuations import Continuation, score_continuations
 from eval.scoring.embeddings import embed
 from harness.banks.load import LoadedBase, load_base
 from harness.config.schema import SHARED_BASE_METHODS, PathsConfig
-from harness.data.holdout import Divided, Subset, shared_lines
+from harness.data.selection.holdout import Divided, Subset, shared_lines
 from harness.data.selection.orders import Floats, unit
 from harness.data.selection.quality import neighbour_distances, read_rule
 from harness.data.selection.rows import Selected, select_rows, selects

@@ -24,7 +24,7 @@ from harness.config.schema import (
     ModelConfig,
     TrainConfig,
 )
-from harness.data.holdout import num_training_rows
+from harness.data.selection.holdout import num_training_rows
 from harness.data.selection.rows import num_kept
 from harness.devices.gpus import peak_flops
 from harness.devices.hardware import Hardware, hardware
@@ -251,6 +251,8 @@ def _training_seconds(spec: RunSpec, tokens: int, device: str) -> float | None:
     forward = forward_seconds(spec.model, tokens, device)
     if forward is None or spec.train is None:
         return None
+    if spec.adapter.method is AdapterMethod.qst:
+        return forward  # what comes beside the base is a small part of it
     return forward * (2 + (spec.adapter.method in WHOLE_METHODS) + spec.train.gradient_checkpointing)
 
 

@@ -242,3 +242,23 @@ def whole_base_problem(name: str) -> str:
         f"launch.shard_base=true with eval.after_training={name}: it is scored over a whole base only; leave it out, "
         f"and score the run afterwards with python -m eval {BENCHMARKS[name].command}"
     )
+
+
+def fixed_group_note(num_runs: int, num_devices: int, sharded: bool) -> str | None:
+    """Why the groups of a launch stay as they start, and what to set instead; None where their places are refilled.
+
+    Args:
+        num_runs: of the largest group that trains together.
+        num_devices: that share every run (`launch.devices_per_run`, or torchrun's processes).
+        sharded: whether they share the base, too (`launch.shard_base`).
+    """
+    if num_devices == 1 or num_runs < 2:
+        return None
+    where = f"a run is shared by {num_devices} devices" + (", and so is its base" if sharded else "")
+    instead = "launch.devices_per_run=1" + (" launch.shard_base=false" if sharded else "")
+    needs = ", if the base fits one device" if sharded else ""
+    return (
+        f"groups of up to {num_runs} runs stay as they start, as {where}: the place of a run that ends stays empty, "
+        f"and where a device has no room for all, the group fails instead of letting some go; {instead} (without "
+        f"torchrun) refills and shrinks them{needs}"
+    )

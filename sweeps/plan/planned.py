@@ -1,5 +1,6 @@
 """Makes a checked plan: what would be trained, what is there already, and what is missing. Starts nothing."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from sweeps.plan.cluster import launch_problems
 from sweeps.plan.enqueue import run_problem
 from sweeps.plan.estimate import Estimate, estimate_all, free_disk_bytes
 from sweeps.plan.evaluations import evaluation_times
-from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs, whole_base_problem
-from sweeps.plan.preflight import architecture_notes, cuda_problems, device_notes, preflight
+from sweeps.plan.jobs import PlannedRun, fixed_group_note, make_jobs, plan_runs, whole_base_problem
+from sweeps.plan.preflight import architecture_notes, cuda_problems, device_notes, preflight, storage_notes
 from sweeps.plan.slots import work_of, workers_on_device
 from sweeps.plan.table import disk_warning, show_plan
 
@@ -60,7 +61,13 @@ def planned(configs: Sequence[Config]) -> Planned:
             *device_problems(runs, first.launch),
         ],
         num_examples=num_examples,
-        notes=[*device_notes(configs), *architecture_notes(runs, first.paths), *_broken_notes(runs, state)],
+        notes=[
+            *device_notes(configs),
+            *architecture_notes(runs, first.paths),
+            *storage_notes(runs),
+            *_broken_notes(runs, state),
+            *group_notes([run for run in runs if run.run_id not in finished], first.launch),
+        ],
     )
 
 
@@ -112,6 +119,14 @@ def device_problems(runs: Sequence[PlannedRun], launch: LaunchConfig) -> list[st
         whole = [name for name, benchmark in BENCHMARKS.items() if not benchmark.scores_sharded_base]
         problems.update((whole_base_problem(name), None) for name in whole if name in asked)
     return list(problems)
+
+
+def group_notes(left: Sequence[PlannedRun], launch: LaunchConfig) -> list[str]:
+    """What the runs that are left are told about their groups' places. Args: left: runs that are not done."""
+    sizes = Counter(run.spec.group for run in left if run.spec.train is not None)
+    largest = min(max(sizes.values(), default=0), launch.max_group_size)
+    note = fixed_group_note(largest, num_devices(launch), launch.shard_base)
+    return [] if note is None else [note]
 
 
 def num_devices(launch: LaunchConfig) -> int:

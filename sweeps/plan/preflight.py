@@ -16,8 +16,8 @@ from harness.config.schema import (
     PathsConfig,
     ShapeConfig,
 )
-from harness.data.holdout import holdout_problem, num_training_rows
 from harness.data.render import folder_has_template, no_template_problem
+from harness.data.selection.holdout import holdout_problem, num_training_rows
 from harness.data.selection.rows import num_kept
 from harness.devices.hardware import (
     auto_compute_dtype,
@@ -164,6 +164,18 @@ def architecture_notes(runs: Sequence[PlannedRun], paths: PathsConfig) -> list[s
             note = architecture_note(Path(source.location))
             notes.update({} if note is None else {f"{model.name}: {note}": None})
     return list(notes)
+
+
+def storage_notes(runs: Sequence[PlannedRun]) -> list[str]:
+    """What is said of runs whose layers take more memory than the bits that they count."""
+    counted = sorted({run.spec.adapter.bits for run in runs if run.spec.adapter.bits is not None})
+    if not counted:
+        return []
+    named = ", ".join(f"{bits:g}" for bits in counted)
+    return [
+        f"adapter.bits={named}: simulated; the adapted layers are rounded to their formats' numbers, and held in "
+        "quant.compute_dtype, whose memory they take"
+    ]
 
 
 def _located(model: ModelConfig, paths: PathsConfig) -> tuple[ModelSource | Missing, ShapeConfig | str]:

@@ -181,7 +181,7 @@ def _steps(train: TrainConfig | None, resolved: int | None) -> str:
 
 def totals_table(runs: Sequence[PlannedRun], finished: set[str], estimates: Mapping[str, Estimate]) -> TextTable:
     """One row a model, over what is left; a sum with something unknown in it says so."""
-    numbers = ("runs", "left", "groups", "largest", "tokens at most", "time", "disk")
+    numbers = ("runs", "left", "groups", "largest", "tokens", "time", "disk")
     by_model = list(_by_model(runs).items())
     shown = [*by_model, ("all", list(runs))] if len(by_model) > 1 else by_model
     return TextTable(
@@ -205,7 +205,7 @@ def _total_row(
         str(len(left)),
         str(len({run.spec.group for run in left})),
         _size(total["largest_memory_bytes"]),
-        _count(total["max_tokens"]) + (", more" if total["num_runs_of_unknown_tokens"] else ""),
+        _bounded_count(total["max_tokens"]) + (", more" if total["num_runs_of_unknown_tokens"] else ""),
         bound + (f"{_time(total['seconds'] or None)}, {unknown} runs unknown" if unknown else _time(total["seconds"])),
         _size(total["disk_bytes"]),
     )
@@ -328,7 +328,12 @@ def _plain(needs: Estimate) -> dict[str, Any]:
 def _tokens(needs: Estimate) -> str:
     if needs.max_tokens is None:
         return UNKNOWN
-    return f"<= {_count(needs.max_tokens)}" if needs.max_tokens else "0"
+    return _bounded_count(needs.max_tokens)
+
+
+def _bounded_count(number: int) -> str:
+    """Tokens at most."""
+    return f"<= {_count(number)}" if number else "0"
 
 
 def _count(number: int) -> str:

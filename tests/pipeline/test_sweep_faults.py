@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-import sweeps.jobs.training
+import sweeps.jobs.claimed_run
 from harness.ledger.ledger import Ledger
 from harness.ledger.open import ledger_url
 from harness.ledger.tables import JobStatus
@@ -91,7 +91,7 @@ def test_a_full_disk_stops_the_worker_and_blames_no_run(context: Context, monkey
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeps.jobs.training, "append_jsonl", full)
+        patch.setattr(sweeps.jobs.claimed_run, "append_jsonl", full)
         with pytest.raises(SystemExit) as stop:
             work_once(context, "w")
     assert stop.value.code == EXIT_NO_SPACE

@@ -53,7 +53,8 @@ def class_scores(
     counts = np.bincount(cells, minlength=num_labels**2)
     n = len(cells)
     draws = rng.multinomial(n, counts / n, size=NUM_RESAMPLES)  # rows drawn with replacement, as confusion matrices
-    confusion_DAC = np.concatenate([counts[None], draws]).reshape(-1, num_labels, num_labels).astype(np.float64)
+    shape = (1 + NUM_RESAMPLES, num_labels, num_labels)
+    confusion_DAC = np.concatenate([counts[None], draws]).reshape(shape).astype(np.float64)
     scores = {
         name: Estimate.of(float(values[0]), percentile_interval(values[1:]))
         for name, values in _from_confusion(confusion_DAC).items()
@@ -64,7 +65,7 @@ def class_scores(
 
 def number_scores(answers: Sequence[float], guesses: Sequence[float], rng: np.random.Generator) -> dict[str, Estimate]:
     """Pearson and Spearman correlation of two rows of numbers, at least one each."""
-    one, two = np.asarray(answers, dtype=np.float64), np.asarray(guesses, dtype=np.float64)
+    one, two = np.asarray(answers), np.asarray(guesses)
     order = np.lexsort((two, one))  # the same interval in any order of the rows
     one, two = one[order], two[order]
     point = _correlations(one[None], two[None])
@@ -116,6 +117,9 @@ def _correlations(one_DN: _Numbers, two_DN: _Numbers) -> dict[str, _Numbers]:
 
 def _pearson(one_DN: _Numbers, two_DN: _Numbers) -> _Numbers:
     """-> [D]; NaN where a row of numbers is constant."""
+    constant_D = (one_DN == one_DN[:, :1]).all(axis=1) | (two_DN == two_DN[:, :1]).all(axis=1)
     one_DN, two_DN = (x - x.mean(axis=1, keepdims=True) for x in (one_DN, two_DN))
     spread_D = np.sqrt((one_DN**2).sum(axis=1) * (two_DN**2).sum(axis=1))
-    return np.where(spread_D > 1e-12, (one_DN * two_DN).sum(axis=1) / np.maximum(spread_D, 1e-12), np.nan)
+    found_D = np.full(len(one_DN), np.nan)
+    np.divide((one_DN * two_DN).sum(axis=1), spread_D, out=found_D, where=~constant_D)
+    return found_D

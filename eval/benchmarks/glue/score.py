@@ -27,12 +27,12 @@ from eval.scoring.partial import Partial
 from eval.scoring.row_sizes import Backoff
 from harness.banks.classifier import ClassifierBank
 from harness.banks.load import LoadedBase
+from harness.data.encoding import encode_texts
 from harness.data.fields import Example
 from harness.data.formats import LABELLED
 from harness.data.labels import REGRESSION, declared_labels, label_value
 from harness.data.rows import DataError
 from harness.data.source import SourceRow, read_rows, row_examples
-from harness.data.tokens import encode_texts
 from harness.nn.batch import Item
 from harness.progress import Progress
 from harness.runs.estimate import Estimate, plain_values

@@ -4,7 +4,7 @@
 
 A row is asked in the very tokens that training would have shown, up to its target; the reference is the target's text.
 Adapters of one base answer together in continuous batches. RougeL is that of Super-NaturalInstructions
-(`eval.benchmarks.super_ni.score`), of one reference. Which rows are held out: `harness.data.holdout`.
+(`eval.benchmarks.super_ni.score`), of one reference. Which rows are held out: `harness.data.selection.holdout`.
 The paper's Figures 2 and 4 show RougeL of LLaMA 7B finetuned on Alpaca; its rows were not published.
 """
 

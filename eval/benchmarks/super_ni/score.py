@@ -34,9 +34,10 @@ from eval.scoring.partial import Partial
 from eval.scoring.row_sizes import Backoff
 from harness.banks.load import LoadedBase
 from harness.banks.seq2seq import Seq2SeqBank
+from harness.data.encoding import shorten, source_tokens
 from harness.data.fields import Example
 from harness.data.source import read_rows, row_examples
-from harness.data.tokens import TASK_FIELD, shorten, source_tokens
+from harness.data.tokens import TASK_FIELD
 from harness.progress import Progress
 from harness.runs.estimate import Estimate, plain_values
 

@@ -1,5 +1,6 @@
 """lm-eval's tasks as a benchmark: by likelihood, or by answers. Paper: QLoRA's figure on data types, and table 8."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,15 @@ from harness.runs.estimate import Estimate
 if TYPE_CHECKING:
     from eval.benchmarks.tasks.results import TasksResult
     from harness.banks.load import LoadedBase
+
+
+# lm-eval aggregates log-likelihoods in these: what each question adds -> its name, its unit, nats in the unit
+_OF_LOG_LIKELIHOOD = {
+    "perplexity": ("log perplexity", "nats", 1.0),
+    "word_perplexity": ("log word_perplexity", "nats a word", 1.0),
+    "byte_perplexity": ("log byte_perplexity", "nats a byte", 1.0),
+    "bits_per_byte": ("bits_per_byte", "bits a byte", math.log(2)),
+}
 
 
 class TasksBenchmark(Benchmark):
@@ -62,27 +72,33 @@ class TasksBenchmark(Benchmark):
         return results
 
     def headline(self, result: "TasksResult") -> Headline | None:
-        """The mean over tasks of each one's first metric, as the paper's figure has it; it has no interval."""
-        first = _first_metrics(result)
+        """The mean over tasks of each one's first metric, as the paper's figure has it; it has no interval.
+
+        Metrics of which less is better (LAMBADA's perplexity) are no part of it, but where no task has another.
+        """
+        of_higher = _first_metrics(result, of_higher=True)
+        first = of_higher or _first_metrics(result)
         if not first:
             return None
         estimate = Estimate(value=fmean(first.values()), n=len(first))
-        return Headline(metric="mean_over_tasks", estimate=estimate)
+        return Headline(metric="mean_over_tasks", estimate=estimate, lower_is_better=not of_higher)
 
     def by_question(self, values: Mapping[str, Any]) -> Iterator[QuestionScores]:
-        """Each task is a part of its own; lm-eval doesn't say in which unit its metrics are."""
+        """Each task is a part of its own; lm-eval doesn't say in which unit most of its metrics are."""
         for task, found in values["tasks"].items():
             rows = found["predictions"]
             for metric in dict.fromkeys(metric for row in rows for metric in row["metrics"]):
                 known = [row for row in rows if metric in row["metrics"]]
                 weights = [float(row.get("weights", {}).get(metric, 1)) for row in known]
                 texts = [row["responses"][0] for row in known if row.get("responses")]
+                name, unit, nats = _OF_LOG_LIKELIHOOD.get(metric, (metric, "", None))
+                factor = 1.0 if nats is None else -1 / nats
                 yield QuestionScores(
-                    metric=metric,
-                    unit="",
-                    higher_is_better=bool(found.get("higher_is_better", {}).get(metric, True)),
+                    metric=name,
+                    unit=unit,
+                    higher_is_better=nats is None and bool(found.get("higher_is_better", {}).get(metric, True)),
                     names=[f"document {row['doc_id']}" for row in known],
-                    values=[float(row["metrics"][metric]) for row in known],
+                    values=[factor * float(row["metrics"][metric]) for row in known],
                     weights=weights if set(weights) != {1.0} else None,
                     part=task,
                     given=texts if len(texts) == len(known) else None,
@@ -104,10 +120,14 @@ class TasksBenchmark(Benchmark):
         return table
 
 
-def _first_metrics(result: "TasksResult") -> dict[str, float]:
+def _first_metrics(result: "TasksResult", of_higher: bool = False) -> dict[str, float]:
+    """Each task's first metric. Args: of_higher: the first of which more is better."""
     metrics: dict[str, float] = {}
     for task, score in result.tasks.items():
-        value = next((metric.value for metric in score.metrics.values()), None)
+        better = score.higher_is_better
+        value = next(
+            (metric.value for n, metric in score.metrics.items() if not of_higher or better.get(n, True)), None
+        )
         if value is not None:
             metrics[task] = value
     return metrics

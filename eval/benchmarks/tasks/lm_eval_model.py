@@ -103,7 +103,7 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
             written = [message for message in chat_history if message["role"] != "system"]
             return rendered()
 
-    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
         """-> log-likelihood, and whether greedy decoding would say the same, of each continuation.
 
         Args:
@@ -143,7 +143,7 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
         self._score({key: request for key, request in unique.items() if key not in self.partial.done}, len(unique))
         return [(float(value), bool(greedy)) for value, greedy in (self.partial.done[key] for key in keys)]
 
-    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
         """-> log-likelihood of each whole text, in windows that don't overlap."""
         windows, ends = [], []
         for request in requests:
@@ -154,7 +154,7 @@ class BankModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not looked into
         scores = [value for value, _ in self._scores(windows)]
         return [sum(scores[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
 
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
         """-> the answer to each request; of one that is given several times, an answer each."""
         wanted = self.generations(requests)
         generate_missing([self], wanted, self.on_progress)

@@ -18,6 +18,7 @@ from harness.runs.estimate import Estimate, Interval, plain_values
 SCHEMA_VERSION = 1
 NO_FILTER = "none"  # lm-eval's name of the filter that leaves answers as they are
 NO_METRIC = "bypass"  # lm-eval's metric of tasks whose answers are only kept
+_BY_UNIT = ("word_perplexity", "byte_perplexity", "bits_per_byte")  # of a sample (log-likelihood, words or bytes)
 CROWS_METRIC = "pct_stereotype"  # the share of pairs whose stereotyping sentence is the likelier one
 CROWS_CATEGORIES = {  # `bias_type` of a pair -> the row of Table 8
     "gender": "Gender",
@@ -48,10 +49,10 @@ class TaskPrediction:
     doc_id: int
     target: str
     logprobs: tuple[float, ...]  # of each choice, or of the one continuation: sums over tokens, nats
-    metrics: dict[str, float]  # a metric of several values a question by their mean
+    metrics: dict[str, float]  # of several values by their mean; perplexity: log-likelihood, others' by word or byte
     responses: tuple[str, ...] = ()  # generated texts as they came, several where the task repeats its question
     extracted: dict[str, str] = field(default_factory=dict)  # what each of the task's filters made of them
-    weights: dict[str, int] = field(default_factory=dict)  # values behind a metric, where they are several
+    weights: dict[str, int] = field(default_factory=dict)  # values, words or bytes behind a metric, where several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +153,11 @@ def _prediction(doc_id: int, samples: Sequence[Mapping[str, Any]], names: Sequen
     weights: dict[str, int] = {}
     extracted: dict[str, str] = {}
     for sample in samples:
-        own = {
-            name: sample_values(sample.get(metric)) for metric in sample["metrics"] if (name := _named(metric, sample))
-        }
-        metrics |= {name: fmean(values) for name, values in own.items() if values and name in names}
-        weights |= {name: len(values) for name, values in own.items() if len(values) > 1 and name in names}
+        for metric in sample["metrics"]:
+            name, (mean, weight) = _named(metric, sample), _mean_and_weight(metric, sample.get(metric))
+            if mean is not None and name in names:
+                metrics[name] = mean
+                weights |= {name: weight} if weight > 1 else {}
         if _filter_of(sample) != NO_FILTER:
             extracted[_filter_of(sample)] = ", ".join(str(text) for text in sample["filtered_resps"])
     first = samples[0]
@@ -171,6 +172,15 @@ def _prediction(doc_id: int, samples: Sequence[Mapping[str, Any]], names: Sequen
         extracted=extracted,
         weights=weights,
     )
+
+
+def _mean_and_weight(metric: str, value: Any) -> tuple[float | None, int]:
+    """A question's mean in a metric, and of how many values; None for a value that has none."""
+    if metric in _BY_UNIT:
+        log_likelihood, units = value
+        return (log_likelihood / units, int(units)) if units else (None, 0)
+    values = sample_values(value)
+    return (fmean(values), len(values)) if values else (None, 0)
 
 
 def _named(metric: str, sample: Mapping[str, Any]) -> str:

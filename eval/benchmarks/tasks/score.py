@@ -148,7 +148,7 @@ def load_tasks(settings: TasksSettings) -> dict[str, Any]:
         manager = TaskManager(include_path=settings.folder)
     for name in settings.names:
         if name not in manager.task_index:
-            near = get_close_matches(name, list(manager.task_index), n=3)
+            near = get_close_matches(name, list(manager.task_index))
             raise ValueError(
                 f"task {name}: lm-eval has no such task"
                 + (f"; near it: {', '.join(near)}" if near else "")

@@ -1,7 +1,7 @@
 """Takes the share of the rows that trains, in the order of `dataset.select`, and writes down what was taken and why.
 
-It comes after the holdout (`harness.data.holdout`), whose rows are the same for every fraction and never train. What
-was kept is written beside the run: `selected.jsonl`, a line a row.
+It comes after the holdout (`harness.data.selection.holdout`), whose rows are the same for every fraction and never
+train. What was kept is written beside the run: `selected.jsonl`, a line a row.
 """
 
 import json

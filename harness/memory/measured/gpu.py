@@ -10,6 +10,7 @@ the tensors that the real one makes:
 | reading a number on the host | waits for the device; here it is 0, or True: a loss of 0 is finite |
 | `nonzero` of LLM.int8's outliers | as many rows as there are outliers; here there are none |
 | an index of booleans | keeps the tokens that are no padding; here all of them |
+| whether a batch is padded | looks at the mask; here every batch of more than one sequence is |
 | `bitsandbytes::gemm_4bit` | dequantizes the matrix and multiplies: rows above 1,536 tokens, most others on an H100 |
 | `bitsandbytes::int8_vectorwise_quant` | int8 rows and a float32 scale each |
 | `bitsandbytes::int8_scaled_mm` | the product in int32, then in float16, then in its type |
@@ -36,12 +37,14 @@ from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import varlen  # noqa: F401  registers its operations
+from transformers import masking_utils
 
 from harness.memory.measured.storages import NOWHERE, LiveStorages
 from harness.nn import attention_kernels
 from harness.training import paged as paged_state
 
 CUDA, CPU, META = torch.device("cuda", 0), torch.device("cpu"), torch.device("meta")
+BIAS_ALIGNMENT = 8  # elements to which the memory-efficient kernel's rows of numbers added to scores are filled up
 H100 = (9, 0)  # its compute capability, which decides what kernels the harness takes
 MASKED = (  # modules that are told `cuda:0`; not the meta kernels of bitsandbytes._ops
     "harness.",
@@ -125,6 +128,7 @@ def _replacements(storages: LiveStorages, num_bytes: int, seen: torch.device) ->
     yield torch.Tensor, "device", property(device)
     yield torch, "tensor", _tensor
     yield bnb.functional, "name2qmap", {}  # it keeps tensors of the device for good
+    yield masking_utils, "_ignore_bidirectional_mask_sdpa", _is_whole
     yield functional, "scaled_dot_product_attention", _attention_on_host if seen.type == "cpu" else _attention
     yield functional, "dropout", _dropout
     if seen.type == "cpu":
@@ -168,6 +172,11 @@ def _from_numpy(array: Any) -> Tensor:
     return torch.empty(array.shape, dtype=dtype, device=META)
 
 
+def _is_whole(padding_mask: Tensor | None, kv_length: int, local_attention_size: int | None = None) -> bool:
+    """Whether no sequence of a batch is padded, as `transformers` asks for models that look both ways."""
+    return padding_mask is None or len(padding_mask) == 1
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -187,6 +196,8 @@ def _attention(
     if attn_mask is not None:
         if attn_mask.dtype is torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)  # the numbers that are added to the scores
+        if missing := -key.shape[2] % BIAS_ALIGNMENT:
+            attn_mask = functional.pad(attn_mask, (0, missing))[..., : key.shape[2]]
         attn_mask = attn_mask.expand(query.shape[0], heads, query.shape[2], key.shape[2])
     needs_grad = torch.is_grad_enabled() and query.requires_grad
     out = _aten._scaled_dot_product_efficient_attention(

@@ -45,6 +45,7 @@ class Case:
     adapter: AdapterConfig
     tokens: int = 528  # of a row: one sequence of OASST1's limits
     sequence: int = 528  # the most tokens of an example
+    source: int | None = None  # of them, what a T5's encoder reads; None: half
     members: int = 1
     train: TrainConfig = field(default_factory=TrainConfig)  # its optimizer and checkpointing count
     gpu_bytes: int = DEFAULT_GPU_BYTES  # decides whether the optimizer's state pages
@@ -183,8 +184,11 @@ def _lengths(case: Case, step: int, batch_size: int, is_last: bool) -> list[int]
 
 
 def _example(case: Case, length: int) -> _Example:
-    """A sequence with one source token; of a T5, half of it; of a classifier, all with a label."""
+    """A sequence with one source token; of a T5, its share of the sequence; of a classifier, all with a label."""
     tokens = np.full(length, FIRST_TOKEN, dtype=np.int32)
     if case.model.kind is ModelKind.classifier:
         return _Example(input_ids=tokens, num_source=0, label=1.0)
-    return _Example(input_ids=tokens, num_source=length // 2 if case.model.kind is ModelKind.seq2seq else 1)
+    if case.model.kind is ModelKind.seq2seq:
+        source = case.sequence // 2 if case.source is None else case.source
+        return _Example(input_ids=tokens, num_source=max(1, length * source // case.sequence))
+    return _Example(input_ids=tokens, num_source=1)

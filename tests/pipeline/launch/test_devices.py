@@ -18,7 +18,7 @@ from harness.config.compose import compose_grid
 from harness.config.schema import LaunchConfig, Launcher
 from harness.ledger.tables import JobStatus
 from sweeps.plan.jobs import plan_runs
-from sweeps.plan.planned import device_problems
+from sweeps.plan.planned import device_problems, group_notes
 from tests.lab import Lab, make_lab, wait_until
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "harness.run")
@@ -186,6 +186,26 @@ def test_what_is_not_scored_over_shards_is_refused() -> None:
     answers, super_ni = device_problems(runs, LaunchConfig(shard_base=True, devices_per_run=2))
     assert "launch.shard_base=true with eval.after_training=super_ni: it is scored over a whole base only" in super_ni
     assert "launch.shard_base=true with eval.after_training=answers: it is scored over a whole base only" in answers
+
+
+def test_groups_whose_places_are_not_refilled_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ["model=llama7b", "dataset=oasst1", "train.seed=0,1,2"]
+    left = plan_runs([point.config for point in compose_grid(overrides, eval_config())])
+    assert group_notes(left, LaunchConfig()) == []
+    (note,) = group_notes(left, LaunchConfig(devices_per_run=2))
+    assert "groups of up to 3 runs stay as they start, as a run is shared by 2 devices:" in note
+    assert "launch.devices_per_run=1 (without torchrun) refills and shrinks them" in note
+    (note,) = group_notes(left, LaunchConfig(devices_per_run=2, shard_base=True, max_group_size=2))
+    assert "groups of up to 2 runs" in note
+    assert "launch.devices_per_run=1 launch.shard_base=false (without torchrun)" in note
+    assert "if the base fits one device" in note
+    lonely = plan_runs([point.config for point in compose_grid(overrides[:2], eval_config())])
+    assert group_notes(lonely, LaunchConfig(devices_per_run=2)) == [], "a run alone has no places beside its own"
+    owned = plan_runs([point.config for point in compose_grid([*overrides[:3], "adapter=dora"], eval_config())])
+    assert group_notes(owned, LaunchConfig(devices_per_run=2)) == [], "each has a base of its own"
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert "shared by 4 devices" in group_notes(left, LaunchConfig())[0]
 
 
 def test_torchrun_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:

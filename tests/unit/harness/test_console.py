@@ -18,9 +18,9 @@ TABLE = TextTable(
 )
 
 
-def printed(width: int) -> str:
+def printed(width: int, table: TextTable = TABLE) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(TABLE)
+    console.print(table)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -73,3 +73,12 @@ def test_our_own_faults_keep_their_trace(error: Exception) -> None:
 def test_foreign_text_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     say("[red]:smile: [/b]", STDERR)
     assert capsys.readouterr().err == "[red]:smile: [/b]\n"
+
+
+def test_headings_stay_on_one_line_where_there_is_room() -> None:
+    table = TextTable(
+        columns=("model", "tokens at most", "GB on disk"), rows=[("a", "1", "2")], numbers=("tokens at most",)
+    )
+    assert printed(60, table).splitlines()[0].split("  ") == ["model", "tokens at most", "GB on disk "]
+    assert printed(31, table).splitlines()[1].split() == ["model", "tokens", "at", "most", "disk"]
+    assert len(printed(23, table).splitlines()) == 5, "names and numbers come first: three lines of headings"

@@ -52,6 +52,7 @@ def test_the_interval_covers_at_its_rate() -> None:
         (SIZES, [2.0, 3.1, 2.2, 2.9], "it may be 0"),
         (SIZES, [2.0, 0.0, 2.2, 2.9], "finite and above zero"),
         (SIZES, [2.0, float("nan"), 2.2, 2.9], "finite and above zero"),
+        ([0.0, *SIZES[1:]], [3.0, 2.5, 2.2, 2.0], "finite and above zero"),
         (SIZES, [2.0, 1.0], "one value for each size"),
     ],
 )

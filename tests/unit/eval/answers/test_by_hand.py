@@ -168,13 +168,13 @@ def test_many_names_are_cut() -> None:
     [(None, None), ("", None), (0, 0), ("7", 7), ("7.0", 7), (7.0, 7), (2**63, 2**63)],
 )
 def test_whole_numbers_of_a_row(value: Any, found: int | None) -> None:
-    assert _number(Row(values={"seed": value}, where="x: line 1", line=1), "seed") == found
+    assert _number(Row(values={"seed": value}, where="x: line 1"), "seed") == found
 
 
 @pytest.mark.parametrize("value", [-1, "a", 1.5, True, [1], 2**64, "nan", "inf"])
 def test_what_is_no_whole_number_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"x: line 1: seed is .*; expected a whole number of at least 0"):
-        _number(Row(values={"seed": value}, where="x: line 1", line=1), "seed")
+        _number(Row(values={"seed": value}, where="x: line 1"), "seed")
 
 
 def test_how_stored_answers_differ() -> None:

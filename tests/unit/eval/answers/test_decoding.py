@@ -314,3 +314,13 @@ def test_decoding_against_shelves_is_causal_attention_over_the_whole_sequences()
     for _ in range(2):
         step(slots, "cb")
     assert (wide.num_free, narrow.num_free) == (2, 0)
+
+
+def test_plans_make_their_own_masks_and_rows() -> None:
+    """What a pass works out for itself is no argument of it: nobody can hand in another batch's."""
+    slots = Slots([Shelf(num_slots=1, max_tokens=4, lengths=[2])], [0], torch.device("cpu"))
+    assert Decode(slots).longest == 3
+    with pytest.raises(TypeError, match="positional"):
+        Decode(slots, {None: []})  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        Prefill([2], [], None)  # type: ignore[call-arg]

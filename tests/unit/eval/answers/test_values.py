@@ -500,7 +500,7 @@ def test_a_dialogue_ends_where_the_model_goes_on(text: Any, turns: list[tuple[st
     ("row", "expected"),
     [
         ({"reference": "r"}, {"references": ("r",)}),
-        ({"reference": ["r", ""]}, {"references": ("r", "")}),
+        ({"reference": ["r", ""], "turns": ["a", "b"]}, {"references": ("r", "")}),
         ({"reference": ["", " "]}, {"references": ()}),
         ({"reference": ""}, {"references": ()}),
         ({"reference": None}, {"references": ()}),
@@ -639,9 +639,9 @@ def test_names_that_fit_nothing_are_said_in_order() -> None:
 def test_tables_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("A b,,\n1,2,3\n\n4,5,6\n")
-    assert [(row.line, row.where, dict(row.values)) for row in read_rows(path)] == [
-        (2, f"{path}: line 2", {"a_b": "1", "": "3"}),
-        (4, f"{path}: line 4", {"a_b": "4", "": "6"}),
+    assert [(row.place, row.where, dict(row.values)) for row in read_rows(path)] == [
+        ("line 2", f"{path}: line 2", {"a_b": "1", "": "3"}),
+        ("line 4", f"{path}: line 4", {"a_b": "4", "": "6"}),
     ]
     long = "x" * 200_000
     path.write_text(f"a\tb\n{long}\t1\n")
@@ -667,7 +667,7 @@ def test_tables_of_rows(tmp_path: Path) -> None:
 def test_lines_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('\n{"a": 1}\n \n{"a": "\u2028"}\n')
-    assert [(row.line, row.values["a"]) for row in read_rows(path)] == [(2, 1), (4, "\u2028")]
+    assert [(row.place, row.values["a"]) for row in read_rows(path)] == [("line 2", 1), ("line 4", "\u2028")]
     path.write_text('{"a": 1}\n{"a"\n{"a": 2}')
     with pytest.raises(ValueError, match="line 2: not JSON"):
         read_rows(path, may_end_torn=True)
@@ -675,4 +675,4 @@ def test_lines_of_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="entry 1: expected a JSON object, found int"):
         read_rows(path)
     path.write_text(' [{"a": 1}, {"a": 2}]')
-    assert [(row.where, row.line) for row in read_rows(path)] == [(f"{path}: entry 1", 1), (f"{path}: entry 2", 2)]
+    assert [(row.where, row.place) for row in read_rows(path)] == [(f"{path}: entry {n}", f"entry {n}") for n in (1, 2)]

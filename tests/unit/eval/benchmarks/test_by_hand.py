@@ -190,9 +190,11 @@ def test_the_table_of_tasks_has_the_categories_of_crows_pairs() -> None:
     )
     scores = {
         "piqa": SimpleNamespace(
-            metrics={"acc": Estimate(value=0.5, n=4), "acc_norm": Estimate(value=0.75)}, crows_pairs=None
+            metrics={"acc": Estimate(value=0.5, n=4), "acc_norm": Estimate(value=0.75)},
+            higher_is_better={},
+            crows_pairs=None,
         ),
-        "crows": SimpleNamespace(metrics={"pct": Estimate(value=0.25, n=8)}, crows_pairs=crows),
+        "crows": SimpleNamespace(metrics={"pct": Estimate(value=0.25, n=8)}, higher_is_better={}, crows_pairs=crows),
     }
     result = SimpleNamespace(tasks=scores)
     table = BENCHMARKS["tasks"].table({"sys": result})
@@ -212,10 +214,27 @@ def test_the_table_of_tasks_has_the_categories_of_crows_pairs() -> None:
     assert BENCHMARKS["tasks"].headline(SimpleNamespace(tasks={})) is None
 
 
+def test_the_headline_of_tasks_leaves_out_what_is_better_if_less() -> None:
+    benchmark = BENCHMARKS["tasks"]
+    perplexity = {"perplexity": Estimate(value=900.0)}
+    lambada = SimpleNamespace(
+        metrics=perplexity | {"acc": Estimate(value=0.25)}, higher_is_better={"perplexity": False, "acc": True}
+    )
+    wikitext = SimpleNamespace(metrics=perplexity, higher_is_better={"perplexity": False})
+    piqa = SimpleNamespace(metrics={"acc": Estimate(value=0.75)}, higher_is_better={"acc": True})
+    result = SimpleNamespace(tasks={"lambada": lambada, "piqa": piqa, "wikitext": wikitext}, to_json=dict)
+    assert benchmark.summary(result)["mean_over_tasks"] == 0.5
+    assert result_values(benchmark, result)["headline"]["n"] == 2
+    alone = SimpleNamespace(tasks={"wikitext": wikitext}, to_json=dict)
+    shown = result_values(benchmark, alone)["headline"]
+    assert (shown["value"], shown["higher_is_better"]) == (900.0, False)
+    assert benchmark.summary(alone) == {"wikitext": 900.0}  # a search that looks for the highest one finds none
+
+
 def test_results_are_saved_alone_or_in_a_folder_each(tmp_path: Path) -> None:
     benchmark = BENCHMARKS["tasks"]
     result = SimpleNamespace(
-        tasks={"piqa": SimpleNamespace(metrics={"acc": Estimate(value=0.5)}, crows_pairs=None)},
+        tasks={"piqa": SimpleNamespace(metrics={"acc": Estimate(value=0.5)}, higher_is_better={})},
         to_json=lambda: {"a": 1},
     )
     headline = {"metric": "mean_over_tasks", "value": 0.5, "ci95": None, "n": 1, "higher_is_better": True}

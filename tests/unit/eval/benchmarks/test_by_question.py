@@ -1,11 +1,13 @@
 """What each benchmark's file says question by question: values by hand."""
 
+import math
 from typing import Any
 
 import pytest
 
 from eval.benchmarks.benchmark import QuestionScores
 from eval.benchmarks.registry import BENCHMARKS
+from eval.benchmarks.tasks.results import predictions_of
 
 
 def _scores(name: str, values: dict[str, Any]) -> list[QuestionScores]:
@@ -53,6 +55,31 @@ def test_tasks_are_parts_and_a_metric_has_the_questions_that_have_it() -> None:
         ("hellaswag", "acc", ["document 0", "document 1"], [1.0, 0.0]),
         ("hellaswag", "acc_norm", ["document 1"], [1.0]),
     ]
+
+
+def test_a_tasks_perplexity_is_by_question_a_logarithm_of_which_less_is_better() -> None:
+    """lm-eval's samples of it are log-likelihoods; as such a gain read as a loss."""
+    rows = [
+        {"doc_id": 0, "metrics": {"perplexity": -3.0, "bits_per_byte": -math.log(2)}, "weights": {"bits_per_byte": 8}},
+        {"doc_id": 1, "metrics": {"perplexity": -1.0, "bits_per_byte": -math.log(4)}, "weights": {"bits_per_byte": 2}},
+    ]
+    found = _scores("tasks", {"tasks": {"lambada": {"predictions": rows}}})  # results of old say no direction
+    assert [(scores.metric, scores.values, scores.weights, scores.unit) for scores in found] == [
+        ("log perplexity", [3.0, 1.0], None, "nats"),
+        ("bits_per_byte", [1.0, 2.0], [8.0, 2.0], "bits a byte"),
+    ]
+    assert not any(scores.higher_is_better for scores in found)
+
+
+def test_a_document_of_a_task_weighs_its_words_and_bytes() -> None:
+    sample = {
+        "doc_id": 0, "target": "", "resps": [[(-6.0,)]], "filtered_resps": [(-6.0,)], "metrics": ["word_perplexity"],
+        "word_perplexity": (-6.0, 4),
+    }  # fmt: skip
+    (found,) = predictions_of([sample], ["word_perplexity"])
+    assert (found.metrics, found.weights) == ({"word_perplexity": -1.5}, {"word_perplexity": 4})
+    (empty,) = predictions_of([sample | {"word_perplexity": (0.0, 0)}], ["word_perplexity"])
+    assert (empty.metrics, empty.weights) == ({}, {})
 
 
 def test_answers_have_none() -> None:

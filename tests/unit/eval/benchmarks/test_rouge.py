@@ -21,8 +21,8 @@ from eval.benchmarks.rouge.settings import RougeSettings
 from eval.systems import System, load_members
 from harness.banks.load import LoadedBase
 from harness.config.schema import EvalConfig, TrainConfig
+from harness.data.encoding import source_tokens
 from harness.data.formats import input_output
-from harness.data.tokens import source_tokens
 from sweeps.plan.evaluations import evaluation_problems
 from sweeps.plan.jobs import plan_runs
 from sweeps.plan.once import Once

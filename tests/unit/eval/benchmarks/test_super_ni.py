@@ -16,9 +16,10 @@ from harness.banks.load import LoadedBase, load_base
 from harness.banks.seq2seq import Seq2SeqBank
 from harness.config.choices import dataset_choice
 from harness.config.schema import AdapterConfig, DatasetConfig, DType, ModelKind, PathsConfig, QuantConfig, QuantMethod
+from harness.data.encoding import source_tokens
 from harness.data.formats import super_ni, super_ni_pos2
 from harness.data.source import DataSource, locate_dataset
-from harness.data.tokens import source_tokens, tokenize_dataset
+from harness.data.tokens import tokenize_dataset
 from harness.models.locate import ModelSource
 from tests.lab import write_rows
 from tests.tiny_encoders import make_t5, super_ni_rows

@@ -14,7 +14,8 @@ from eval.judging.prompts import JudgePrompt, Mode, own_prompts
 from eval.judging.store import DATABASE, JudgmentStore
 from eval.ratings.rate import RateOptions, rate_files
 from eval.ratings.relative import load_scores, relative_scores
-from eval.verdicts.table import VerdictError, load_judged
+from eval.verdicts.columns import VerdictError
+from eval.verdicts.table import load_judged
 from tests.builders import ScriptedJudge, write_rows
 
 

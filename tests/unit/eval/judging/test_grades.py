@@ -175,7 +175,8 @@ def test_a_reference_is_shown_to_a_pairwise_judge_too_and_changes_nothing_withou
 )
 def test_references_of_questions(tmp_path: Path, value: object, found: tuple[str, ...]) -> None:
     path = tmp_path / "q.jsonl"
-    write_rows(path, [{"question_id": 1, "text": "x", "reference": value}])
+    turns = ["x", "y"] if len(found) == 2 else ["x"]
+    write_rows(path, [{"question_id": 1, "turns": turns, "reference": value}])
     (question,) = load_open_questions(str(path))
     assert question.references == found == shown_question(question).references
 

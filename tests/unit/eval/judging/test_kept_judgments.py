@@ -7,7 +7,7 @@ import pytest
 
 from eval.judging.parse import judgment_of, parse_scores, parse_verdict
 from eval.judging.prompts import Mode
-from eval.judging.scores import MAX_LINE
+from eval.judging.reading.scores import MAX_LINE
 from eval.judging.store import JudgmentStore, settings_sha256
 from tests.builders import ScriptedJudge, a_match
 

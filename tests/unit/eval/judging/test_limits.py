@@ -6,23 +6,23 @@ import pytest
 
 from eval.judging.parse import judgment_of, parse_grade, parse_reply, parse_scores, parse_verdict, read_anew
 from eval.judging.prompts import Mode
-from eval.judging.scores import MAX_ROWS, Pair, contradicts, grades_after, read_grades, read_pair
-from eval.judging.sentences import (
-    _chinese,
+from eval.judging.reading.lines import (
     _is_listed,
-    _is_reason,
-    _named,
-    _names_other,
-    _neither,
-    _related,
-    _starts,
-    _worse,
     doubts,
     read_labels,
     read_line,
-    read_phrase,
     verdicts_before,
     verdicts_behind,
+)
+from eval.judging.reading.scores import MAX_ROWS, Pair, contradicts, grades_after, read_grades, read_pair
+from eval.judging.reading.sentences import (
+    _named,
+    _related,
+    _starts,
+    _worse,
+    is_reason,
+    names_other,
+    read_phrase,
 )
 from eval.verdicts.codes import FIRST, SECOND, TIE
 
@@ -220,7 +220,8 @@ def test_thoughts_are_left_out(text: str, verdict: int) -> None:
         ('[{"verdict": 2}, {"verdict": 1}]', -1),
         ('[{"verdict": 2}, {"verdict": 2}]', 2),
         ('{"result": {"verdict": 2}}', 2),
-        ('{"result": 2}', -1),
+        ('{"result": 2}', 2),
+        ('{"rest": 2}', -1),
         ('{"a": {"verdict": 2}, "b": 1}', -1),
         ('{"verdict": 2.0}', 2),
         ('{"verdict": 2.5}', -1),
@@ -384,7 +385,7 @@ def test_clauses(text: str, verdict: int | None) -> None:
         ("answer 1 is slightly worse than answer 2", 2),
         ("answer 1 loses to 2", 2),
         ("answer 1 loses to 1", None),
-        ("answer 1 loses to 2 here", None),
+        ("answer 1 loses to 2 mostly", None),
         ("answer 1 is worse", None),
         ("neither answer is better than the other", 3),
         ("neither of the two is better than the other", 3),
@@ -468,18 +469,17 @@ def test_relations(text: str, verdict: int | None) -> None:
         ("最终答案: B", 2),
         ("回答A更好, 因为更长", 1),
         ("回答1很长", None),
-        ("1", None),
     ],
 )
 def test_chinese_sentences(text: str, verdict: int | None) -> None:
-    assert _chinese(text) == verdict
+    assert read_phrase(text) == verdict
 
 
 def test_relations_and_chinese_sentences_are_short() -> None:
     for blanks, verdict in ((1, 1), (2, None)):
         assert read_line("so " * 24 + "so" + " " * blanks + "A > B").verdict == verdict
-    for words, verdict in ((75, 2), (76, None)):
-        assert read_line("我" * words + "回答2更好").verdict == verdict
+    for words, verdict in ((295, 2), (296, None)):
+        assert read_line("的" * words + "回答2更好").verdict == verdict
 
 
 def test_parts_of_sentences() -> None:
@@ -489,14 +489,13 @@ def test_parts_of_sentences() -> None:
     assert _named(["second", "two"]) == (SECOND, 1)
     assert _worse(["is", "much", "worse", "than", "answer", "2"], FIRST) == SECOND
     assert _worse(["worse", "than", "answer", "1"], FIRST) is None
-    assert _neither([]) is None
-    assert _is_reason([], FIRST)
-    assert _is_reason([",", "."], FIRST)
-    assert not _is_reason(["because"], FIRST)
-    assert _is_reason(["as", "it", "is"], FIRST)
+    assert is_reason([], FIRST)
+    assert is_reason([",", "."], FIRST)
+    assert not is_reason(["because"], FIRST)
+    assert is_reason(["as", "it", "is"], FIRST)
     assert _starts(["so", "my", "verdict", "is", "2"]) == [4, 3, 2, 0]
     assert _starts(["2"]) == [0, 0]
-    assert [_names_other(words.split(), SECOND) for words in ("2 b", "3", "-2", "- a c", "one", "two", "1")] == [
+    assert [names_other(words.split(), SECOND) for words in ("2 b", "3", "-2", "- a c", "one", "two", "1")] == [
         False, True, True, False, True, False, True,
     ]  # fmt: skip
 

@@ -154,7 +154,7 @@ def test_a_dialogue_is_graded_turn_by_turn() -> None:
     assert (first.answer_a, first.answer_b) == ("one", "")
     assert (second.question.turns, second.question.references) == (("a", "b"), ("r", "s"))
     assert second.answer_a == "Turn 1:\none\n\nTurn 2:\ntwo"
-    assert by_key["9#turn2", "x", ""].question.references == ()
+    assert by_key["9#turn1", "x", ""].question.references == ("r",), "one reference for all turns"
     assert by_key["7", "x", ""].question == short
     # before they are shuffled: question by question, systems by name, turn by turn
     keys = [("8#turn1", "a"), ("8#turn1", "x"), ("8#turn2", "x"), ("9#turn1", "x"), ("9#turn2", "x"), ("7", "x")]

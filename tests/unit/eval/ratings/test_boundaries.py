@@ -52,7 +52,8 @@ from eval.ratings.unanimous import (
     doubtful_pairs,
     least_errors,
 )
-from eval.verdicts.table import Matches, VerdictError, Verdicts, load_verdicts
+from eval.verdicts.columns import VerdictError
+from eval.verdicts.table import Matches, Verdicts, load_verdicts
 
 HEADER = "question_id,system_a,system_b,verdict"
 

@@ -218,6 +218,36 @@ def test_votes_on_one_prompt_have_no_interval_and_strangers_are_counted(tmp_path
         rate_files([paths[0]], RateOptions(orderings=0, people=(only_strange,)))
 
 
+def test_a_system_without_votes_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    """As a null model does, on which nobody votes."""
+    judged, people = simulated(3)
+    beside = judged.pick(np.arange(0, len(judged), 6))
+    more = Matches(
+        question=np.concatenate([judged.question, beside.question]),
+        first=np.concatenate([judged.first, beside.first]),
+        second=np.concatenate([judged.second, np.full(len(beside), 4, dtype=np.int32)]),
+        half_points=np.concatenate([judged.half_points, beside.half_points]),
+    )
+    alone = corrected_ratings(judged, people, 4, 100, np.random.default_rng(0))
+    found = corrected_ratings(more, people, 5, 100, np.random.default_rng(0))
+    assert 0.2 < alone.weight < 1.0
+    assert 0.2 < found.weight < 1.0, "the judge counts as it did, with other resamples"
+    assert found.points[:4] == pytest.approx(alone.points, abs=10)
+    assert np.isnan(found.points[4])
+
+
+def test_votes_and_verdicts_that_do_not_meet_are_said(tmp_path: Path) -> None:
+    judged, votes = rows_by_hand()
+    paths = write(tmp_path / "judged.csv", [*judged, "1,x,null-model,1"]), write(tmp_path / "votes.csv", votes)
+    notes = rate_files([paths[0]], RateOptions(orderings=0, resamples=50, people=(paths[1],))).notes
+    assert "1 systems of the verdicts have no votes, and no corrected rating: null-model" in notes
+    write(paths[1], [*votes, "99,x,y,1", "1,x,w,1"])
+    notes = rate_files([paths[0]], RateOptions(orderings=0, resamples=50, people=(paths[1],))).notes
+    assert "2 matches with votes were not judged: left out" in notes
+    assert "1 systems of the votes are in no verdict: w" in notes
+    assert "1 questions of the votes are in no verdict: 99" in notes
+
+
 def test_json_and_table_say_it(tmp_path: Path) -> None:
     judged, votes = files(tmp_path, {name: f"system-{name}" for name in "0123"}, np.random.default_rng(0))
     result, shown = rate_command([judged], RateOptions(orderings=0, resamples=50, people=(votes,)))

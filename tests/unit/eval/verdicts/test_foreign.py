@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.verdicts.table import VerdictError, Verdicts, line_number, load_verdicts, read_columns, to_matches
+from eval.verdicts.columns import VerdictError, place_of, read_columns
+from eval.verdicts.table import Verdicts, load_verdicts, to_matches
 
 ARENA = {"question_id": 1, "model_a": " x ", "model_b": "y"}
 ALPACA = {"instruction": "Why?", "generator_1": "x", "generator_2": "y", "annotator": "gpt"}
@@ -70,7 +71,7 @@ def test_what_stands_between_the_fields(tmp_path: Path, delimiter: str) -> None:
     assert found.verdict.tolist() == [1, 2]
     assert found.question.codes.tolist() == [0, 0]
     with pytest.raises(IndexError, match="no data row 2"):
-        line_number(path, 2)
+        place_of(path, 2)
 
 
 def test_a_file_without_rows_is_taken_where_it_may_be(tmp_path: Path) -> None:

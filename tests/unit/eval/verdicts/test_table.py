@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.ratings.relative import load_scores
-from eval.verdicts.table import VerdictError, combined_key, load_verdicts, to_matches
+from eval.verdicts.columns import VerdictError, combined_key
+from eval.verdicts.table import load_verdicts, to_matches
 
 HEADER = "question_id,system_a,system_b,verdict\n"
 

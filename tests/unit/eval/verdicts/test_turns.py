@@ -13,7 +13,8 @@ from eval.ratings.bias import position_bias
 from eval.ratings.people import people_ratings
 from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 from eval.ratings.relative import load_scores, relative_scores
-from eval.verdicts.table import Matches, VerdictError, items_question, load_verdicts, to_matches
+from eval.verdicts.columns import VerdictError
+from eval.verdicts.table import Matches, items_question, load_judged, load_verdicts, to_matches
 
 TURNS = "question_id,turn,system_a,system_b,verdict\n"
 BENCHES = "question_id,benchmark,system_a,system_b,verdict\n"
@@ -187,3 +188,24 @@ def test_a_row_of_json_without_a_verdict_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "v.jsonl", '{"question_id": 1, "model_a": "x", "model_b": "y"}\n')
     with pytest.raises(VerdictError, match="line 1: verdict is None; expected 1, 2, 3, -1 or who won"):
         load_verdicts([path])
+
+
+def test_rows_that_name_no_benchmark_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    named = write(tmp_path / "v.csv", BENCHES + "1,mt,a,b,1\n2,oa,a,b,1\n")
+    silent = write(tmp_path / "w.csv", "question_id,system_a,system_b,verdict\n1,b,a,1\n3,a,b,1\n")
+    with pytest.raises(VerdictError, match=r"--bench mt: 2 rows of .*w.csv don't say what they are of"):
+        load_verdicts([named, silent], benchmark="mt")
+    assert len(load_judged([silent], "mt")) == 2, "no file names a benchmark"
+
+
+@pytest.mark.parametrize("name", ["benchmark", "bench"])
+def test_the_judged_rows_of_a_benchmark(tmp_path: Path, name: str) -> None:
+    rows = [
+        {"question_id": 1, "system_a": "a", "system_b": "b", "verdict": n, name: of} for n, of in ((1, "mt"), (2, "oa"))
+    ]
+    write(tmp_path / "v.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write(
+        tmp_path / "v.csv", ",".join(rows[0]) + "\n" + "".join(",".join(map(str, row.values())) + "\n" for row in rows)
+    )
+    for file in ("v.jsonl", "v.csv"):
+        assert load_judged([tmp_path / file], "oa").verdict.tolist() == [2]

@@ -13,8 +13,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
+from harness.banks.adapters.layers import layer_names, resolve_targets
 from harness.banks.causal import FullBank, PackedBank, PeftBank
-from harness.banks.layers import layer_names, resolve_targets
 from harness.banks.load import NUM_CALIBRATION_EXAMPLES, calibrate, make_bank
 from harness.banks.shared import AdapterBank
 from harness.config.schema import (
@@ -301,6 +301,15 @@ def test_gradient_checkpointing_changes_no_gradient(folder: Path) -> None:
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name])
+
+
+@pytest.mark.parametrize("method", ["dora", "full"])
+def test_a_member_has_the_banks_mode(folder: Path, method: str) -> None:
+    for training in (True, False):
+        bank = make_peft_bank(folder, "none")
+        bank.train(training)  # before it has a model, as the loop does
+        bank.add_member("a", config(method), seed=3)
+        assert {module.training for module in bank.base.modules()} == {training}
 
 
 @pytest.mark.parametrize(

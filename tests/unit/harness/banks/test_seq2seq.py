@@ -257,3 +257,18 @@ def test_answers_of_no_numbers_end_in_one_message(folder: Path) -> None:
     next(iter(bank.member_parameters("a").values())).data.fill_(torch.nan)
     with pytest.raises(ValueError, match=rf"{folder}, a: its logits are NaN or infinite after 0 tokens"):
         bank.generate([[5, 6, 7]], 3)
+
+
+def test_blocks_are_recomputed_where_checkpointing_is_on(folder: Path) -> None:
+    bank = Seq2SeqBank(folder, FLOAT, CPU)
+    bank.train()  # the loop does so before the member comes
+    bank.add_member("a", config(), seed=0)
+    for on, calls in ((False, 1), (True, 2)):
+        bank.set_checkpointing(on)
+        called: list[int] = []
+        blocks = (bank.base.encoder.block[1], bank.base.decoder.block[1])
+        hooks = [block.layer[0].register_forward_hook(lambda *_, seen=called: seen.append(1)) for block in blocks]
+        bank.item_losses(make_items()[:1]).sum().backward()
+        assert len(called) == 2 * calls
+        for hook in hooks:
+            hook.remove()

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from harness.config.schema import DatasetConfig, ModelConfig, ModelKind, PathsConfig
+from harness.data.encoding import encode_texts
 from harness.data.fields import Example
 from harness.data.labels import label_value, num_labels
 from harness.data.rows import DataError
 from harness.data.source import DataSource, SourceRow, locate_dataset, row_examples
-from harness.data.tokens import TokenizedDataset, encode_texts, tokenize_dataset
+from harness.data.tokens import TokenizedDataset, tokenize_dataset
 from harness.runs.compatibility import task_problem
 from tests.tiny import make_tokenizer
 from tests.tiny_encoders import glue_mrpc_rows, make_roberta

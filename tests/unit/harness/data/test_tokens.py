@@ -16,17 +16,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from harness.config.schema import AssistantTurns, DatasetConfig, PathsConfig, TrainConfig
-from harness.data import tokens
+from harness.data import encoding, tokens
+from harness.data.encoding import encode_texts, shorten
 from harness.data.fields import Example
-from harness.data.holdout import divided
 from harness.data.rows import DataError
+from harness.data.selection.holdout import divided
 from harness.data.source import DataSource, locate_dataset, read_rows, row_examples
 from harness.data.tokens import (
     EncodedExamples,
     TokenizedDataset,
     TokenizedExample,
-    encode_texts,
-    shorten,
     tokenize_dataset,
     tokenizer_fingerprint,
 )
@@ -430,7 +429,7 @@ def test_every_row_of_a_task_is_as_likely() -> None:
 @pytest.mark.parametrize(("limit", "expected"), [(99, "whole text of it"), (8, "shorter"), (1, "s")])
 def test_the_first_input_that_fits(limit: int, expected: str) -> None:
     example = Example("whole text of it", "y", shorter=("a shorter one of them", "shorter", "s"))
-    sources = {text: tokens.source_tokens(text, TOKENIZER) for text in (example.input, *example.shorter)}
+    sources = {text: encoding.source_tokens(text, TOKENIZER) for text in (example.input, *example.shorter)}
     assert len(sources["shorter"]) <= 8 < len(sources["a shorter one of them"])
     assert shorten(sources[example.input], example, TOKENIZER, limit) == sources[expected]
 

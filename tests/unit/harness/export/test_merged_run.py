@@ -191,6 +191,7 @@ def test_dropping_and_rescaling_keeps_the_mean() -> None:
         ({"quant": QuantConfig(name="nf4", compute_dtype=DType.float32)}, {}, "not of one base.* quantization"),
         ({"adapter": {"method": AdapterMethod.dora}}, {}, r"adapter.method=dora trains use_dora"),
         ({"adapter": {"method": AdapterMethod.none}}, {}, "untouched base"),
+        ({"adapter": {"method": AdapterMethod.qst}}, {}, "side network beside its base"),
         ({"seed": 0}, {}, "given twice; name it once"),
         ({}, {"density": None}, "--method ties: say which share of the values is kept, as --density 0.5"),
         ({}, {"seed": 3}, "--seed with --method ties: it has no use for it"),

@@ -68,6 +68,18 @@ def test_one_that_is_known_passes_and_one_that_is_not_is_said(tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "phi"])
+def test_a_side_network_has_its_families(model_type: str, tmp_path: Path) -> None:
+    qst = AdapterConfig(name="qst", method=AdapterMethod.qst)
+    found = architecture_problem(folder_of(tmp_path, model_type=model_type), ModelKind.causal, NF4, qst)
+    if model_type in ("llama", "mistral", "qwen2"):
+        assert found is None
+    else:
+        assert f"adapter=qst with model_type {model_type}: known are llama, mistral, qwen2; use adapter=lora" in str(
+            found
+        )
+
+
 @pytest.mark.parametrize(
     ("model_type", "target", "why"),
     [

@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from harness.banks.seq2seq import Seq2SeqBank
 from harness.config.schema import AdapterConfig, AdapterMethod, DatasetConfig, LossMean, PathsConfig, TrainConfig
-from harness.data.holdout import divided, shared_lines
+from harness.data.selection.holdout import divided, shared_lines
 from harness.data.source import DataSource, locate_dataset
 from harness.data.tokens import TokenizedDataset, tokenize_dataset
 from harness.files.hub import Missing

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.report.records import load_run
 from harness.ledger.tables import JobStatus
-from sweeps.jobs import training
+from sweeps.jobs import preparing
 from sweeps.jobs.held_out import target_bytes
 from sweeps.plan.jobs import plan_runs
 from sweeps.plan.preflight import preflight
@@ -85,7 +85,7 @@ def test_held_out_rows_are_those_of_every_run_and_never_train(
     worker: OneWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, tuple[list[bytes], list[bytes]]] = {}
-    member = training._member
+    member = preparing.member_of
 
     def look(base: Any, run: Any, rows: Any, *rest: Any) -> Any:
         held = [bytes(rows.held_out.examples[i].input_ids) for i in range(len(rows.held_out.examples))]
@@ -93,7 +93,7 @@ def test_held_out_rows_are_those_of_every_run_and_never_train(
         seen[run.claim.run_id] = held, trains
         return member(base, run, rows, *rest)
 
-    monkeypatch.setattr(training, "_member", look)
+    monkeypatch.setattr(preparing, "member_of", look)
     worker.plan([worker.config(**MEASURED), worker.config(eval_rows=6, seed=5, learning_rate=1e-3, batch_size=3)])
     worker.work()
     one, other = seen.values()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +11,17 @@ import numpy as np
 import pytest
 from torch.distributed import DistStoreError
 
+from harness.config.schema import AdapterMethod, ModelKind
 from harness.devices.ranks import PeerLostError
 from harness.ledger.ledger import Ledger
 from harness.ledger.tables import Job, JobRow, JobStatus
+from harness.runs.record import CHECKPOINT_FOLDER, METRICS_FILE
 from harness.training.group import StepMetrics
 from harness.training.held_out import EvalPoint
-from sweeps.jobs import peers, training
+from sweeps.jobs import peers, preparing, settling
+from sweeps.jobs.claimed_run import ClaimedRun, earlier_metrics
 from sweeps.jobs.peers import LEAST_PAUSE, MOST_PAUSE, Peers
+from sweeps.plan.inputs import DATA
 
 
 class Store:
@@ -99,13 +104,13 @@ def run(folder: Path, **changes: Any) -> Any:
 
 def test_a_checkpoint_of_other_inputs_is_dropped_and_of_the_same_kept(tmp_path: Path) -> None:
     one, base = run(tmp_path), SimpleNamespace(fingerprint="f")
-    folder = tmp_path / training.CHECKPOINT_FOLDER
-    training._drop_checkpoint_of_other_inputs(one, base)  # type: ignore[arg-type]
+    folder = tmp_path / CHECKPOINT_FOLDER
+    preparing._drop_checkpoint_of_other_inputs(one, base)  # type: ignore[arg-type]
     assert json.loads((folder / "inputs.json").read_text()) == {"base_fingerprint": "f", "data_fingerprint": "d"}
     (folder / "step-1").mkdir()
-    training._drop_checkpoint_of_other_inputs(one, base)  # type: ignore[arg-type]
+    preparing._drop_checkpoint_of_other_inputs(one, base)  # type: ignore[arg-type]
     assert (folder / "step-1").is_dir()
-    training._drop_checkpoint_of_other_inputs(run(tmp_path, data_fingerprint="e"), base)  # type: ignore[arg-type]
+    preparing._drop_checkpoint_of_other_inputs(run(tmp_path, data_fingerprint="e"), base)  # type: ignore[arg-type]
     assert not (folder / "step-1").exists()
     assert json.loads((folder / "inputs.json").read_text())["data_fingerprint"] == "e"
 
@@ -115,14 +120,28 @@ def metrics(step: int) -> StepMetrics:
 
 
 def test_steps_that_are_done_again_leave_the_metrics(tmp_path: Path) -> None:
-    points = {step: EvalPoint(step=step, eval_loss=0.5, eval_bits_per_byte=0.25, eval_seconds=0.1) for step in (1, 3)}
-    one = run(tmp_path, metrics=[metrics(step) for step in (1, 2, 3)], points=points)
-    assert training.earlier_metrics(tmp_path) == ([], {})
-    training._rewind_metrics(one, 2)
-    assert [kept.step for kept in one.metrics] == [1]
-    assert training.earlier_metrics(tmp_path) == ([metrics(1)], {1: points[1]})
-    (tmp_path / training.METRICS_FILE).write_text('{"other": 1}\n')
-    assert training.earlier_metrics(tmp_path) == ([], {})
+    point = EvalPoint(step=1, eval_loss=0.5, eval_bits_per_byte=0.25, eval_seconds=0.1)
+    one = ClaimedRun(
+        claim=Any,
+        spec=Any,
+        label="l",
+        folder=tmp_path,
+        started="",
+        until=None,
+        inputs={},  # type: ignore[arg-type]
+    )
+    assert earlier_metrics(tmp_path) == ([], {})
+    for step in (1, 2, 3):
+        one.add_step(metrics(step))
+    one.add_point(point)
+    one.add_point(replace(point, step=3))
+    assert earlier_metrics(tmp_path) == ([metrics(1), metrics(2), metrics(3)], {1: point, 3: replace(point, step=3)})
+    one.add_step(metrics(2))
+    assert [kept.step for kept in one.metrics] == [1, 2]
+    assert earlier_metrics(tmp_path) == ([metrics(1), metrics(2)], {1: point})
+    (tmp_path / METRICS_FILE).write_text('{"other": 1}\n')
+    one.read_earlier_metrics()
+    assert (one.metrics, one.points) == ([], {})
 
 
 class Told:
@@ -145,15 +164,15 @@ class Told:
 @pytest.fixture
 def saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A run with an adapter to save, and a bank that writes one file."""
-    for folder in ("adapter", training.CHECKPOINT_FOLDER):
+    for folder in ("adapter", CHECKPOINT_FOLDER):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "old").write_text("")
     seen: list[Any] = []
     monkeypatch.setattr(
-        training, "_record", lambda base, run, digest, size: SimpleNamespace(train_seconds=2.5, d=digest, n=size)
+        settling, "_record", lambda base, run, digest, size: SimpleNamespace(train_seconds=2.5, d=digest, n=size)
     )
-    monkeypatch.setattr(training, "save_record", lambda folder, record: seen.append((folder, record.d, record.n)))
-    monkeypatch.setattr(training, "train_result", lambda record: {"loss": 1})
+    monkeypatch.setattr(settling, "save_record", lambda folder, record: seen.append((folder, record.d, record.n)))
+    monkeypatch.setattr(settling, "train_result", lambda record: {"loss": 1})
 
     def save_member(name: str, folder: Path, hub_id: str, revision: str) -> str:
         folder.mkdir()
@@ -168,7 +187,7 @@ def saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_run_is_saved_whole_before_the_ledger_knows(saving: Any) -> None:
     told: Any = Told()
-    training._settle(told, saving.base, saving.run)
+    settling.settle(told, saving.base, saving.run)
     assert (told.finished, told.failed) == ([({"loss": 1}, 2.5, ["save_seconds"])], [])
     assert saving.seen == [(saving.folder, "sha", 2)]
     assert sorted(path.name for path in saving.folder.iterdir()) == ["adapter"]
@@ -178,16 +197,16 @@ def test_a_run_is_saved_whole_before_the_ledger_knows(saving: Any) -> None:
 
 def test_what_another_worker_holds_is_not_overwritten(saving: Any) -> None:
     told: Any = Told(held=False)
-    training._settle(told, saving.base, saving.run)
+    settling.settle(told, saving.base, saving.run)
     assert (told.finished, told.failed, saving.seen) == ([], [], [])
-    assert sorted(path.name for path in saving.folder.iterdir()) == ["adapter", training.CHECKPOINT_FOLDER]
+    assert sorted(path.name for path in saving.folder.iterdir()) == ["adapter", CHECKPOINT_FOLDER]
     assert (saving.folder / "adapter" / "old").exists()
 
 
 def test_a_member_that_stopped_early_fails_without_another_try(saving: Any) -> None:
     told: Any = Told()
     saving.run.member.error = "its loss is not finite"
-    training._settle(told, saving.base, saving.run)
+    settling.settle(told, saving.base, saving.run)
     assert (told.failed, told.finished, saving.seen) == ([("its loss is not finite", False)], [], [])
 
 
@@ -199,22 +218,22 @@ def test_a_folder_that_can_not_be_written_keeps_the_checkpoint_and_leaves_nothin
         raise PermissionError("not yours")
 
     saving.base.bank.save_member = refuse
-    training._settle(told, saving.base, saving.run)
+    settling.settle(told, saving.base, saving.run)
     assert told.failed == [("PermissionError: not yours; its last checkpoint is kept", True)]
-    assert sorted(path.name for path in saving.folder.iterdir()) == ["adapter", training.CHECKPOINT_FOLDER]
+    assert sorted(path.name for path in saving.folder.iterdir()) == ["adapter", CHECKPOINT_FOLDER]
 
     def full(name: str, folder: Path, hub_id: str, revision: str) -> str:
         raise OSError(28, "No space left on device")
 
     saving.base.bank.save_member = full
     with pytest.raises(OSError, match="No space left"):
-        training._settle(told, saving.base, saving.run)
+        settling.settle(told, saving.base, saving.run)
 
 
 def test_an_untouched_base_has_a_record_and_no_adapter(saving: Any) -> None:
     told: Any = Told()
     saving.run.member = None
-    training._settle(told, saving.base, saving.run)
+    settling.settle(told, saving.base, saving.run)
     assert saving.seen == [(saving.folder, None, 2)]
     assert (saving.folder / "adapter" / "old").exists()
     assert len(told.finished) == 1
@@ -222,23 +241,23 @@ def test_an_untouched_base_has_a_record_and_no_adapter(saving: Any) -> None:
 
 def test_a_whole_folder_is_taken_for_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    method = training.AdapterMethod
+    method = AdapterMethod
     one = run(tmp_path)
     one.spec.adapter = SimpleNamespace(method=method.lora)
-    (tmp_path / training.CHECKPOINT_FOLDER).mkdir()
+    (tmp_path / CHECKPOINT_FOLDER).mkdir()
     problem: list[str | None] = ["half"]
-    monkeypatch.setattr(training, "folder_problem", lambda *given: asked.append(given) or problem[0])
-    monkeypatch.setattr(training, "load_record", lambda folder: SimpleNamespace(train_seconds=4.5))
-    monkeypatch.setattr(training, "train_result", lambda record: {"loss": 2})
+    monkeypatch.setattr(settling, "folder_problem", lambda *given: asked.append(given) or problem[0])
+    monkeypatch.setattr(settling, "load_record", lambda folder: SimpleNamespace(train_seconds=4.5))
+    monkeypatch.setattr(settling, "train_result", lambda record: {"loss": 2})
     told: Any = Told()
-    assert training._adopt(told, one) is False
-    assert (tmp_path / training.CHECKPOINT_FOLDER).is_dir()
+    assert settling.adopt(told, one) is False
+    assert (tmp_path / CHECKPOINT_FOLDER).is_dir()
     problem[0] = None
-    assert training._adopt(told, one) is True
+    assert settling.adopt(told, one) is True
     assert told.finished == [({"loss": 2}, 4.5, [])]
-    assert not (tmp_path / training.CHECKPOINT_FOLDER).exists()
+    assert not (tmp_path / CHECKPOINT_FOLDER).exists()
     one.spec.adapter.method = method.none
-    assert training._adopt(told, one) is True
+    assert settling.adopt(told, one) is True
     assert [given[1:] for given in asked] == [(True, "ab"), (True, "ab"), (False, "ab")]
     assert os.listdir(tmp_path) == []
 
@@ -253,31 +272,31 @@ def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypa
         empty_targets=SimpleNamespace(value="keep"), assistant_turns=None, fraction=1.0, format="plain"
     )
     spec = SimpleNamespace(
-        dataset=dataset, train="train", adapter=adapter, model=SimpleNamespace(kind=training.ModelKind.causal)
+        dataset=dataset, train="train", adapter=adapter, model=SimpleNamespace(kind=ModelKind.causal)
     )
     one = SimpleNamespace(spec=spec, inputs={"data": "x"}, data=None, data_fingerprint=None, notes=[])
     place: Any = SimpleNamespace(settings=SimpleNamespace(paths=SimpleNamespace(cache=str(tmp_path))))
     base: Any = SimpleNamespace(tokenizer="t", max_length=7, bank="bank")
-    monkeypatch.setattr(training, "locate_dataset", lambda *given: SimpleNamespace(files=["f"]))
-    monkeypatch.setattr(training, "fingerprint", lambda source: "sign")
-    monkeypatch.setattr(training, "tokenize_dataset", lambda *given, **named: called.append((given[3], named)) or data)
+    monkeypatch.setattr(preparing, "locate_dataset", lambda *given: SimpleNamespace(files=["f"]))
+    monkeypatch.setattr(preparing, "fingerprint", lambda source: "sign")
+    monkeypatch.setattr(preparing, "tokenize_dataset", lambda *given, **named: called.append((given[3], named)) or data)
     for name in ("require_planned", "calibrate", "set_master_weights", "set_num_labels"):
-        monkeypatch.setattr(training, name, lambda *given, name=name: called.append((name, *given)))
-    monkeypatch.setattr(training, "split_examples", lambda *given: None)
+        monkeypatch.setattr(preparing, name, lambda *given, name=name: called.append((name, *given)))
+    monkeypatch.setattr(preparing, "split_examples", lambda *given: None)
     monkeypatch.setattr(
-        training,
+        preparing,
         "divided",
         lambda data, numbers, train, lines: SimpleNamespace(
             examples=["example"], num_characters=numbers, held_out=None, num_twins=2
         ),
     )
-    monkeypatch.setattr(training, "num_labels", lambda dataset, highest: int(highest) + 1)
-    rows = training._read_rows(place, base, one)  # type: ignore[arg-type]
+    monkeypatch.setattr(preparing, "num_labels", lambda dataset, highest: int(highest) + 1)
+    rows = preparing.read_rows(place, base, one)  # type: ignore[arg-type]
     assert (rows.examples, rows.num_characters.tolist(), rows.held_out) == (["example"], [3, 4], None)
     assert rows.num_characters.dtype == np.int64
     assert one.notes == ["2 rows are equal to held-out ones and were left out of training"]
     assert called == [
-        ("require_planned", {"data": "x"}, {training.DATA: "sign"}, spec),
+        ("require_planned", {"data": "x"}, {DATA: "sign"}, spec),
         (tmp_path / "tokenized", {"empty_targets": "keep"}),
         ((7,), {"apart": False}),
         ("calibrate", "bank", adapter, ["example"], "train"),
@@ -285,7 +304,7 @@ def test_rows_are_checked_calibrated_on_and_handed_over(tmp_path: Path, monkeypa
     ]
     called.clear()
     data.labels = np.array([0.0, 2.0])
-    spec.model.kind = training.ModelKind.seq2seq
-    training._read_rows(place, base, one)  # type: ignore[arg-type]
+    spec.model.kind = ModelKind.seq2seq
+    preparing.read_rows(place, base, one)  # type: ignore[arg-type]
     assert called[2] == ((7,), {"apart": True})
     assert called[3] == ("set_num_labels", "bank", 3)

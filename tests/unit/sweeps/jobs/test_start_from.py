@@ -69,6 +69,11 @@ def test_parents_that_cannot_be_are_refused_with_what_to_do(worker: OneWorker) -
     dora.adapter = AdapterConfig(name="dora", method=AdapterMethod.dora, lora_r=2)
     with pytest.raises(ValueError, match="can't start from an adapter; use lora, rslora or allora"):
         worker.plan([dora])
+    side = worker.folder / "side"
+    side.mkdir()
+    (side / "adapter_config.json").write_text('{"peft_type": "QST", "qst_reduction": 4, "qst_down_rank": 4}')
+    with pytest.raises(ValueError, match="it isn't plain LoRA, but like adapter=qst; name one of lora or rslora"):
+        worker.plan([worker.config(start_from=str(side))])
 
 
 def test_a_parent_that_was_changed_after_the_plan_fails_the_run(worker: OneWorker) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from eval.benchmarks.registry import BENCHMARKS, eval_config
 from harness.config.compose import compose_grid
-from harness.config.schema import Device, DType, PathsConfig
+from harness.config.schema import AdapterConfig, AdapterMethod, Device, DType, PathsConfig
 from harness.devices.gpus import named_gpu, peak_flops
 from harness.devices.hardware import Hardware
 from harness.ledger.ledger import Ledger
@@ -209,6 +209,9 @@ def test_a_known_gpu_has_hours_by_arithmetic_until_there_are_records(tmp_path: P
     seconds = 4 * 6.738e9 * tokens / (989e12 * UTILISATION)
     assert needs.seconds == pytest.approx(seconds, rel=0.001)
     assert (needs.seconds_from, needs.seconds_unknown) == (ARITHMETIC, None)
+    side = replace(run.spec, adapter=AdapterConfig(name="qst", method=AdapterMethod.qst, qst_reduction=16))
+    (beside,) = estimate_all([side], tmp_path, Device.cuda, [h100], num_devices=2).values()
+    assert beside.seconds == pytest.approx(seconds / 2, rel=0.001), "no backward pass"
     assert needs.gpu_hours == pytest.approx(2 * seconds / 3600, rel=0.001)
     lines = money_and_time([run], {run.run_id: needs}, 2.5)
     hours = 2 * seconds / 3600

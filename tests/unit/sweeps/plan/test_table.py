@@ -113,8 +113,8 @@ def test_totals_are_of_what_is_left_and_say_what_is_unknown() -> None:
     needs = [KNOWN, NOT_KNOWN, replace(KNOWN, memory_bytes=3 * 10**9), replace(KNOWN, seconds_from=ARITHMETIC)]
     estimates = {one.run_id: estimate for one, estimate in zip(runs, needs, strict=True)}
     first, second, third = totals_table(runs, {runs[2].run_id}, estimates).rows
-    assert first == ("a", "3", "2", "1", "1.0 GB", "2.0M, more", "2.0 h, 1 runs unknown", "0.1 GB")
-    assert second == ("b", "1", "1", "1", "1.0 GB", "2.0M", "<= 2.0 h", "50.0 MB")
+    assert first == ("a", "3", "2", "1", "1.0 GB", "<= 2.0M, more", "2.0 h, 1 runs unknown", "0.1 GB")
+    assert second == ("b", "1", "1", "1", "1.0 GB", "<= 2.0M", "<= 2.0 h", "50.0 MB")
     assert third[:3] == ("all", "4", "3")
     assert len(totals_table(runs[:1], set(), estimates).rows) == 1, "one model needs no sum"
     (done,) = totals_table(runs[:1], {runs[0].run_id}, estimates).rows

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from eval.judging.words import CHANGED, TAKEN_BACK
+from eval.judging.reading.words import CHANGED, TAKEN_BACK
 
 MAX_LINE = 120  # characters; a line of scores is short
 _NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\s(?:out\sof|von|sur|su|de|из)\s10)?(?![\d/%])"
-_RATED = r"(?:scores?|ratings?|bewertung|punkte|notes?|puntuación|puntuaciones|评分|得分|分数|оценки|оценка)"
+_RATED = r"(?:scores?|ratings?|bewertung|punkte|punktzahl|notes?|puntuación|puntuaciones|评分|得分|分数|оценки|оценка)"
 _LEAD = rf"(?:(?:(?:the |final |my |overall )?{_RATED}(?: are)?|final|overall|total) ?[:=]? ?)?"
 _PAIR = re.compile(
     rf"{_LEAD}{_NUMBER}(?P<between> ?[,;/|&] ?| - | and | vs\.? | )(?:and )?{_NUMBER}"
@@ -23,13 +23,14 @@ _PAIR = re.compile(
 )
 _SINGLE = re.compile(rf"(?:- )?{_RATED}? ?[:=]? ?{_NUMBER} ?\.?", re.IGNORECASE)
 _BOTH = re.compile(
-    rf"both(?: (?:answers|assistants|responses))?(?: (?:get|receive|score|earn|deserve))?:? (?:an? )?{_NUMBER} ?\.?",
+    rf"(?:both(?: (?:answers|assistants|responses))?(?: (?:get|receive|score|earn|deserve))?:? (?:an? )?{_NUMBER}"
+    rf"|{_NUMBER} (?:for|to) both(?: (?:answers|assistants|responses))?) ?\.?",
     re.IGNORECASE,
 )
 _TUPLE = re.compile(rf"[(\[]\s{{0,3}}{_NUMBER}\s{{0,3}},\s{{0,3}}{_NUMBER}\s{{0,3}}[)\]]")
 _WHO = (
     r"(?:assistant|answer|response|option|model|candidate|score|rating|antwort|réponse|respuesta|risposta|resposta|ответ"
-    r"|回答|答案|助手)"
+    r"|odpowiedź|antwoord|回答|答案|助手|选项|回复|답변|응답)"
 )
 _POINTS = r"(?:\s?(?:points?|pts|punkte|分|点|점))?"
 _SIDE_NAME = rf"(?:{_WHO}\s{{0,3}}#?(?P<who>[12ab])|(?P<nth>first|second)(?:\s{_WHO})?)"
@@ -37,7 +38,8 @@ _SIDE_NOUN = r"(?:'s)?(?:\s(?:score|rating|grade|answer)){0,2}(?:得分|分数|�
 _REMARK = r"\((?![^)\n]{0,40}\d)[^)\n]{0,80}\)(?!\s?,\s?\d)"  # without a number, which might be another score
 _LABELLED = re.compile(
     rf"(?P<rated>\b(?:score|rating|grade)s?\s(?:for|of)\s(?:the\s)?)?\b(?<!-){_SIDE_NAME}{_SIDE_NOUN}"
-    r"(?:\s{0,3}[:=(|→]\s{0,3}|\s[-\u2013\u2014]\s|\s(?:scored?s?|gets|receives|earns|deserves|at)\s|\s(?=an?\s)"
+    r"(?:\s{0,3}[:=(|→]\s{0,3}|\s[-\u2013\u2014]\s|\s(?:scored?s?|gets|receives|earns|deserves|merits|warrants|at)\s|\s(?=an?\s)"
+    r"|\s(?=\d{1,2}(?:[.,]\d{1,2})?(?:\s(?:points|pts)|\s?/\s?10)\b)"
     r"|(?(rated)\sis\s|(?<=score)\sis\s))"
     rf"(?:an?\s)?(?:(?:score|rating|grade)\sof\s)?(?P<score>{_NUMBER}){_POINTS}"
     rf"(?=\s{{0,3}}(?:$|[\n,;.)|、]|(?:and|vs|while|whereas)\b|{_WHO}\b|{_REMARK})|\s[-\u2013\u2014]\s(?!\d))",
@@ -106,22 +108,28 @@ class Pair:
 _GRADE_LABEL = re.compile(r"\[\[\s{0,3}([^\[\]\n]{1,12}?)\s{0,3}\]\]")
 _GRADE_WORD = rf"(?:{_RATED}|grade|mark|verdict|final|overall|total)"
 _GRADE_LINE = re.compile(
-    rf"(?:(?:the|my|final|overall|so|thus|therefore|hence),? ){{0,4}}(?:{_GRADE_WORD}(?: (?:score|rating|grade))?"
+    rf"(?:(?:the|my|final|overall|so|thus|therefore|hence|an?|solid|strong|fair|clear),? ){{0,4}}"
+    rf"(?:{_GRADE_WORD}(?: (?:score|rating|grade))?"
     rf"(?: (?:for|of) (?:this|the) (?:answer|response))?(?: is| of| would be)? ?[:=]? ?)?\(?{_NUMBER}\)?{_POINTS} ?\.?",
     re.IGNORECASE,
 )
 _GRADE_SAID = re.compile(
     rf"(?:\b{_GRADE_WORD}(?: is| of| would be)? ?[:=]? ?|\bsettle (?:on|for) "
     r"|\bi(?:'d| would| will)?(?: even)? say |\b(?:answer|response) (?:deserves|earns) "
-    r"|\bi(?:'d| would| will)? (?:give|rate|grade) "
+    r"|\A(?:so )?(?:it|this) is (?=an? )|\bi(?:'d| would| will)? (?:give|rate|grade) "
     rf"(?:it|this|this answer|the answer|this response)(?: at| as| with)? ?)"
     rf"(?:an? )?{_NUMBER}{_POINTS} ?[.!]?\Z",
+    re.IGNORECASE,
+)
+_GRADE_REMARKED = re.compile(  # "8/10 - clear"
+    rf"(?:{_GRADE_WORD} ?[:=]? ?)?(\d{{1,2}}(?:[.,]\d{{1,2}})?)\s?/\s?10\s?[-\u2013\u2014:,.]\s[^\d]{{1,100}}",
     re.IGNORECASE,
 )
 _NO_GRADE = re.compile(
     r"\b(?:not|no|never|or|could|may|might|maybe|perhaps|almost|nearly|hesitat\w*|too|e\.g\.|\w+n['\u2019]t)\b|\?",
     re.IGNORECASE,
 )  # in the line of a label
+_CONDITION = re.compile(r"\b(?:if|unless|had|were|until)\b", re.IGNORECASE)
 _ASPECT = re.compile(
     r"\A(?:confidence|certainty)\b|\b(?:accuracy|style|clarity|depth|helpfulness|relevance)\b", re.IGNORECASE
 )
@@ -148,7 +156,9 @@ def grades_after(text: str) -> set[str]:
 
 def _said_grade(line: str) -> re.Match[str] | None:
     """A grade at the end of a line that says that it is one, and not of one aspect."""
-    return None if _ASPECT.search(line) else _GRADE_SAID.search(line)
+    if _ASPECT.search(line) or _CONDITION.search(line):
+        return None
+    return _GRADE_SAID.search(line) or (None if _NO_GRADE.search(line) else _GRADE_REMARKED.fullmatch(line))
 
 
 def _said_grades(lines: list[str]) -> set[str]:
@@ -167,7 +177,10 @@ def _labels(text: str) -> set[str]:
     found: set[str] = set()
     for row in dict.fromkeys(text.splitlines()):
         labels = {_grade(label) for label in {label.strip("*_` ") for label in _GRADE_LABEL.findall(row)}}
-        found |= {"denied"} if labels and _NO_GRADE.search(_GRADE_LABEL.sub(" ", row[-MAX_LINE:])) else labels
+        beside = _GRADE_LABEL.sub(" ", row[-MAX_LINE:])
+        found |= {"denied"} if labels and _NO_GRADE.search(beside) else labels
+        if labels and (match := _GRADE_LINE.fullmatch(_plain(beside))):
+            found.add(match[1])  # "Rating: 6 [[7]]"
     return found
 
 
@@ -275,7 +288,11 @@ def _first_pair(text: str, rows: list[str], lines: list[str]) -> Pair | None:
         below |= {p for one, two in dict.fromkeys(pairwise(lines)) if (p := _two_lines(one, two)) is not None}
     if below:
         return below.pop() if len(below) == 1 else None
-    shared = {match[1] for line in (lines[0], lines[-1]) if len(line) <= MAX_LINE and (match := _BOTH.fullmatch(line))}
+    shared = {
+        match[1] or match[2]
+        for line in (lines[0], lines[-1])
+        if len(line) <= MAX_LINE and (match := _BOTH.fullmatch(line))
+    }
     return Pair(*2 * shared.pop()) if len(shared) == 1 else _named(lines)
 
 

@@ -1,4 +1,4 @@
-"""Reads a verdict from labels such as [[A>B]], a last line or a sentence. A part of `eval.judging.parse`.
+"""Reads the verdict of one sentence. A part of `eval.judging.parse`.
 
 A sentence is read by a grammar in which every word has to be known: words that lead to a verdict ("I would choose"),
 then a verdict ("2", "answer B", "a tie"), or who is better ("answer 2 is better than option 1"), or that both are
@@ -7,10 +7,11 @@ equal; then nothing, or a reason that names no other side.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from eval.judging.wording import plainer, with_numbers, without_manner
-from eval.judging.words import (
+from eval.judging.reading.languages import end_behind_so, translations
+from eval.judging.reading.support import bears_out
+from eval.judging.reading.wording import plainer, reworded
+from eval.judging.reading.words import (
     AGAINST,
     ARTICLES,
     BECAUSE,
@@ -18,23 +19,21 @@ from eval.judging.words import (
     BOTH,
     BOTH_NAMED,
     BOTH_VERBS,
-    CHINESE,
-    CHINESE_OVER,
-    CHINESE_TIE,
-    CHINESE_UNDER,
     DEGREES,
     EQUAL,
     EQUAL_ALONE,
     EQUALLY,
-    FAREWELLS,
     LEAD,
+    NOT_YET,
     NOUNS,
+    OTHERS_SAY,
     OVER,
     POINTING,
     REFERENCE,
     SIDES,
     SPELLED,
     THAN,
+    UNSURE,
     VALUES,
     VERBS,
     WINS,
@@ -45,78 +44,28 @@ from eval.verdicts.codes import FIRST, TIE
 MAX_LINE = 2000  # characters; a longer last line is no verdict
 MAX_SHORT = 80
 MAX_WORDS = 12  # of a sentence that says a verdict again: "1: answer 1 is better"
-_LABEL = re.compile(r"\[\[ ?([^\[\]\n]{1,12}) ?\]\]")
-_SHOWN = re.compile(r"\b(?:e\.g\.|example|such as|format|template)[\s:,\"'`*]*\Z", re.IGNORECASE)  # a label, not given
 _RELATION = re.compile(r"(?P<one>[12ab]) ?(?P<sign>[><=≫≪≻≺≈]{1,3}) ?(?P<two>[12ab])", re.IGNORECASE)
-_NOISE = re.compile(
+NOISE = re.compile(
     r"\\(?:boxed|fbox|text(?:bf|it)?|mathbf|mathrm)|</?(?!(?:del|strike)>)[^<>]{1,20}>|\\|[*_`#$\[\]{}\"\u201c\u201d\u201e|【】「」]+|[👉✅✔☑🏆🥇🎉⭐🎯🔥💯👍➡\U0001F600-\U0001F60F]"
 )
-_TOKEN = re.compile(r"-?\d+(?:[.,]\d+)?(?:st|nd)?|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|[^\w\s]")
+TOKEN = re.compile(r"-?\d+(?:[.,]\d+)?(?:st|nd)?|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|[^\w\s]")
 _OWNED = re.compile(r"['\u2019](?:s|d|m|re)\b")
-_CLAUSE = re.compile(r"[.!?;]+\s+|[;。]")
+CLAUSE = re.compile(r"(?<!\be\.g)(?<!\bi\.e)[.!?;]+\s+|[;。]")
 _ENDING = re.compile(
-    r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus|(?P<but>but)) "
+    r"(?:,|^| (?=but )) ?(?:(?:and it is|so|hence|therefore|thus|(?P<but>but)) "
     r"|(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
     r"| (?=option 3,? as both )"
 )
+_EVEN = re.compile(r"\b(?:both|equally|neither|no (?:clear |real )?winner)\b", re.IGNORECASE)
+_NAMED = re.compile(r"[^\W\d_]{2}")  # a word beside the number: "donc mon verdict est 2"
 _EMPTY_BOX = re.compile(r"\[\s?\]|\(\s?\)|[\u2610\u25a1\u25a2\u25fb\u25fd\u2b1c]")  # of a list of choices: not chosen
-_CHINESE = [re.compile(pattern) for pattern in CHINESE]
-_CHINESE_OVER, _CHINESE_UNDER, _CHINESE_TIE = map(re.compile, (CHINESE_OVER, CHINESE_UNDER, CHINESE_TIE))
-_BOX = re.compile(r"[-*\d.) \t]{0,9}(?:\[(?P<box>[ xX\u2713\u2714])\]|(?P<mark>[\u2610\u2611]))(?P<choice>.{1,80})")
-_REASON = re.compile(r"[-*\s]{0,9}(?:reason\w*|explanation|rationale|justification)\W{0,3}:", re.IGNORECASE)
-_MORE = re.compile(
-    rf"\b(?:{'|'.join(sorted(NOUNS))}) ?#?([12ab])(?:'s \w{{1,20}})? \w{{1,9}} (?:\w{{1,15}} )?more\b", re.I
-)
 _JOINED = re.compile(r"(?<=[a-z])-(?=[12ab]\b)", re.IGNORECASE)
-_SAYS_VERDICT = re.compile(
-    r"[\W_]*(?:(?:my|the|final|overall) )*(?:(?:verdict|winner|decision|judge?ment|conclusion|f?boxed)\b"
-    r"|(?:final|overall)\W*:)",
-    re.IGNORECASE,
-)
-_SAYS_OR_IS_VERDICT = re.compile(rf"{_SAYS_VERDICT.pattern}|\W*[123]\W*\Z", re.IGNORECASE)
-_MARKUP = " \t>#*-+•·"
-_BULLET = re.compile(r"(?:[-=]>|[ \t>#*•·→⇒∴]|[-+](?=[ \t]))*")  # what is put before a line; "-1" is a number
+_BULLET = re.compile(r"(?:[-=]>|[ \t>#*•·→⇒➜➡∴]|[-+](?=[ \t]))*")  # what is put before a line; "-1" is a number
 _CHOICES = re.compile(r"[(\[][123abc ,/|or]{3,20}[)\]](?= ?:)|(?:output )?1, 2,? or 3(?= ?:)", re.IGNORECASE)
-_POINTS = POINTING | VERBS | NOUNS | ARTICLES | {"the", "la", "die"}
-_NONE = re.compile(
-    r"\bno (?:valid )?(?:verdict|judge?ment)\b|\b(?:unable to|can(?:not| not|['\u2019]t)) "
-    r"(?:decide|determine|judge|evaluate|compare|choose|pick|give a verdict)\b",
-    re.IGNORECASE,
-)
+_POINTS = POINTING | VERBS | NOUNS | ARTICLES | {"the"}
 _SIGNS = str.maketrans({"≫": ">", "≻": ">", "≪": "<", "≺": "<", "≈": "="})
 _WHOSE = re.compile(r"\b(?:answer|assistant|option|response|model) ?(?=[12ab]\b)", re.IGNORECASE)
-_SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019→⇒")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """The verdict that was read. If there is none, `conflict` says whether there were several."""
-
-    verdict: int | None = None
-    conflict: bool = False
-    rest: str = ""  # the text after a label
-
-
-def read_labels(text: str) -> Reading:
-    """The one verdict that all labels of a text agree on."""
-    labels = list(_LABEL.finditer(text))
-    verdicts = {read_phrase(label) for label in {match[1] for match in labels}}
-    if len(verdicts) != 1 or None in verdicts:
-        return Reading(conflict=len(verdicts) > 1)
-    last = labels[-1]
-    start = max(text.rfind("\n", 0, last.start()) + 1, last.start() - MAX_SHORT)
-    end = min(len(text) if (at := text.find("\n", last.end())) < 0 else at, last.end() + MAX_SHORT)
-    around = {token.lower() for token in _TOKEN.findall(text[start:end])}
-    if _SHOWN.search(text, start, last.start()):
-        return Reading(conflict=True)
-    if around & (AGAINST | {"?"}) or any(token.endswith(("n't", "n\u2019t")) for token in around):
-        return Reading(conflict=True)
-    return Reading(verdict=verdicts.pop(), rest=text[last.end() :])
-
-
-def says_none(text: str) -> bool:
-    """Whether a short line says that there is no verdict: "I cannot decide.\\n2"."""
-    return any(len(line) <= MAX_SHORT and _NONE.search(line) for line in dict.fromkeys(text.splitlines()))
+_SEPARATORS = frozenset(":=,.-\u2013\u2014'\u2019→⇒➜")
 
 
 def read_phrase(text: str) -> int | None:
@@ -124,100 +73,19 @@ def read_phrase(text: str) -> int | None:
     return _sentence(text) if len(text) <= MAX_SHORT else None
 
 
-def read_line(text: str) -> Reading:
-    """What the last line says; farewells and lines without a word don't count."""
-    lines = (line for line in reversed(text.splitlines()) if _words(line) and not _is_farewell(line))
-    line = next(lines, "").strip()
-    if _REASON.match(line) and len(line) <= MAX_LINE:
-        return _with_reason(next(lines, ""), line)
-    if len(line) > MAX_LINE or (0 < len(line) <= MAX_SHORT and _is_listed(line, next(lines, ""))):
-        return Reading()
-    if (checked := _checked(text)) is not None:
-        return checked
-    clauses = [clause for clause in _CLAUSE.split(line) if _words(clause)]
-    if line.endswith("?") or not clauses:
-        return Reading()
-    readings = [_with_remark(clause) for clause in clauses]
-    said = {reading for reading in readings if reading is not None}
-    numbered = any(  # "Ranking: 1. Answer 2, 2. Answer 1"
-        reading is None and _tokens(clause)[-1:] in (["1"], ["2"]) and NOUNS.issuperset(_tokens(follows)[:1])
-        for clause, follows, reading in zip(clauses, clauses[1:], readings, strict=False)
-    )
-    if readings[-1] is None or len(said) > 1 or numbered:
-        return Reading(conflict=len(said) > 1)
-    if "more" in line and {VALUES[name.lower()] for name in _MORE.findall(text)} - {readings[-1]}:
-        return Reading(conflict=True)  # "Answer 1 is more concise. Answer 2 is more accurate."
-    return Reading(verdict=readings[-1])
-
-
-def _with_reason(line: str, reason: str) -> Reading:
-    """A line that says that it is the verdict, and one that says that it is the reason: "verdict: 2", "reason: ..."."""
-    verdict = _with_remark(line) if len(line) <= MAX_SHORT and _SAYS_OR_IS_VERDICT.match(line) else None
-    is_reason = verdict is not None and _is_reason(["because", *_tokens(reason.partition(":")[2])], verdict)
-    return Reading(verdict=verdict if is_reason else None)
-
-
-def verdicts_before(text: str) -> set[int]:
-    """The verdicts of short lines above the last one that say that they are one: "Verdict: 1"."""
-    lines = {line.strip() for line in dict.fromkeys(text.splitlines()) if len(line) <= MAX_SHORT and _words(line)}
-    if lines <= {"1", "2", "3"}:  # nothing but verdicts
-        return {int(line) for line in lines}
-    ticked = [match["choice"] for line in lines if (match := _BOX.fullmatch(line)) and _is_ticked(match)]
-    return {v for choice in ticked if (v := read_phrase(choice)) is not None} | {
-        v for line in lines if _SAYS_VERDICT.match(line) and (v := _with_remark(line)) is not None
-    }
-
-
-def verdicts_behind(rest: str) -> set[int]:
-    """The verdicts of all short lines behind one that was read."""
-    lines = {line.strip() for line in dict.fromkeys(rest.splitlines()) if len(line) <= MAX_LINE and _words(line)}
-    clauses = {clause for line in lines for clause in _CLAUSE.split(_NOISE.sub(" ", line))}
-    reasons = {said for clause in clauses if len((said := clause.rpartition(":")[2]).split()) > 2}  # "Reason: A wins"
-    said = {statement for statement in lines | clauses | reasons if not statement.endswith("?")}
-    return {verdict for statement in said if (verdict := _with_remark(statement)) is not None}
-
-
-def _checked(text: str) -> Reading | None:
-    """The one box that is ticked in a list of boxes at the end; None where there is no such list."""
-    boxes = []
-    for line in reversed(text.splitlines()):
-        if not (match := _BOX.fullmatch(line)):
-            if _words(line):
-                break
-            continue
-        boxes.append(match)
-    ticked = [match for match in boxes if _is_ticked(match)]
-    if len(boxes) < 2:
-        return None
-    return Reading(verdict=read_phrase(ticked[0]["choice"])) if len(ticked) == 1 else Reading(conflict=len(ticked) > 1)
-
-
-def _is_ticked(box: re.Match[str]) -> bool:
-    return (box["box"] or box["mark"]) not in (" ", "\u2610")
-
-
-def doubts(rest: str, verdict: int) -> bool:
-    """Whether the last line behind a verdict is short, and denies something or names another verdict."""
-    last = next((line for line in reversed(rest.splitlines()) if _words(line) and not _is_farewell(line)), "")
-    if not last or len(last) > MAX_SHORT:
-        return False
-    tokens = _tokens(last)
-    return bool(AGAINST & set(tokens)) or any("n't" in token for token in tokens) or _names_other(tokens, verdict)
-
-
-def _with_remark(clause: str) -> int | None:
+def read_statement(clause: str) -> int | None:
     """A clause, its remark in brackets held against it."""
     bare = clause.rstrip(" .!*_`")
     if (
         bare.endswith(")")
         and (bracket := bare.rfind("(")) > 0
-        and _words(bare[:bracket])
+        and has_words(bare[:bracket])
         and not bare[:bracket].rstrip().endswith(":")
-        and not LEAD.issuperset(_tokens(bare[:bracket]))
+        and not LEAD.issuperset(tokens_of(bare[:bracket]))
     ):
         verdict, remark = _sentence(bare[:bracket]), bare[bracket + 1 : -1]
-        tokens = _tokens(remark)
-        if verdict is None or "or" in tokens or "?" in tokens:
+        tokens = tokens_of(remark)
+        if verdict is None or UNSURE & set(tokens):
             return None
         if tokens[:1] == ["confidence"] or tokens[-1:] == ["confidence"]:
             return verdict
@@ -227,7 +95,7 @@ def _with_remark(clause: str) -> int | None:
         if tokens in (["wrong"], ["incorrect"], ["false"]):
             return None
         denies = len(tokens) == 2 and tokens[0] == "not" and VALUES.get(tokens[1]) not in (None, verdict)
-        return verdict if inner == verdict or denies or (inner is None and not _names_other(tokens, verdict)) else None
+        return verdict if inner == verdict or denies or (inner is None and not names_other(tokens, verdict)) else None
     return _sentence(clause) or _at_the_end(clause)
 
 
@@ -235,15 +103,29 @@ def _at_the_end(clause: str) -> int | None:
     """ "..., so answer 2", "..., I choose 3": the end of a clause whose beginning can be anything but a condition."""
     ending = list(_ENDING.finditer(clause.lower()))
     if not ending:
-        return None
+        return _foreign_end(clause)
     before, end = clause[: ending[-1].start()], clause[ending[-1].end() :]
-    if {"or", "if", "not", "unless"} & set(_tokens(before)):
+    if (({"not"} | UNSURE | OTHERS_SAY | NOT_YET) - {"but", "however", "wrong"}) & set(tokens_of(before)):
         return None
     needed = BETTER | WINS if ending[-1]["but"] else NOUNS | {"tie", "draw"}
     verdict, said = _sentence(end), _sentence(before)
-    if not ending[-1]["chosen"] and not needed & set(_tokens(end)) and said is None:
+    equal = verdict == TIE and _EVEN.search(before)
+    if not ending[-1]["chosen"] and not needed & set(tokens_of(end)) and said is None and not equal:
         return None
     return verdict if said in (None, verdict) else None
+
+
+def _foreign_end(clause: str) -> int | None:
+    """ "..., donc mon verdict est 2"; a number alone only where what stands before it says the same."""
+    if (parts := end_behind_so(clause)) is None:
+        return None
+    before, end, is_but = parts
+    if (AGAINST | UNSURE | OTHERS_SAY) & set(tokens_of(before)) or "n't" in before:
+        return None
+    verdict = _sentence(end)
+    if is_but:  # "..., aber Antwort 2 ist besser"
+        return verdict if any((BETTER | WINS) & set(tokens_of(english)) for english in translations(end)) else None
+    return verdict if _NAMED.search(end) or _sentence(before) == verdict else None
 
 
 def _sentence(text: str) -> int | None:
@@ -255,16 +137,29 @@ def _sentence(text: str) -> int | None:
         return None
     if len(stripped) <= MAX_SHORT and (verdict := _related(stripped)) is not None:
         return verdict
-    if len(stripped) <= MAX_SHORT and (verdict := _chinese(stripped)) is not None:
+    if (verdict := _english(stripped)) is not None:
         return verdict
-    tokens = [token for token in _tokens(without_manner(stripped)) if token not in ("(", ")")]
-    tokens = plainer(tokens)
+    bare = " ".join(NOISE.sub(" ", stripped).split()).rstrip(" .!。")
+    said = {_english(english) for english in translations(bare)} - {None}
+    return said.pop() if len(said) == 1 else None
+
+
+def _english(text: str) -> int | None:
+    """The verdict of an English sentence of known words, as it stands or reworded."""
+    verdict = _known(text)
+    if verdict is None and (other := reworded(NOISE.sub(" ", text))) != text:
+        verdict = _known(other)
+    return verdict
+
+
+def _known(text: str) -> int | None:
+    tokens = plainer([token for token in tokens_of(text) if token not in ("(", ")")])
     if len(tokens) == 2 and tokens[0] in ("rank", "top"):
         return None  # a place, not an answer
     while tokens and tokens[-1] in (".", "!", ",", ";", "。", "'", "\u2019"):
         tokens.pop()
     for start in _starts(tokens):
-        for reader in (_better, _both, _neither, _plain_value):
+        for reader in (_better, _both, _plain_value):
             if (verdict := reader(tokens[start:])) is not None:
                 return None if verdict != TIE and _points_back(tokens[:start]) else verdict
     return None
@@ -283,6 +178,8 @@ def _starts(tokens: Sequence[str]) -> list[int]:
         article = token in ARTICLES and (follows == "clear" or (len(follows) > 1 and VALUES.get(follows) == TIE))
         towards = token == "to" and index > 0 and follows in NOUNS  # "my vote goes to answer 2"
         opinion = token == "opinion" and tokens[:index] == ["in", "my"]
+        if token == "in" and follows not in ("conclusion", "my"):
+            break
         if not (token in LEAD or token in _SEPARATORS or article or towards or opinion):
             break
         starts.append(index + 1)
@@ -325,10 +222,10 @@ def _better(tokens: Sequence[str]) -> int | None:
     if position < len(tokens) and tokens[position] in WINS:
         position += tokens[position + 1 : position + 2] == ["over"]  # "answer 2 wins over answer 1"
     if position < len(tokens) and tokens[position] in WINS:
-        return side if _is_reason(tokens[position + 1 :], side) else None
+        return side if is_reason(tokens[position + 1 :], side) else None
     if position < len(tokens) and tokens[position] in OVER:
         other, length = _named(tokens[position + 1 :])
-        return side if other not in (None, side) and position + 1 + length == len(tokens) else None
+        return side if other not in (None, side) and is_reason(tokens[position + 1 + length :], side) else None
     has_verb = position < len(tokens) and tokens[position] in VERBS
     if position == 1 and tokens[0] == "a" and not has_verb:
         return None  # an article: "a better answer"
@@ -347,11 +244,11 @@ def _better(tokens: Sequence[str]) -> int | None:
         reference = tokens[position + 1 :]
         other, length = _named(reference)
         if other not in (None, side) and length < len(reference):
-            return side if _is_reason(reference[length:], side) else None
+            return side if is_reason(reference[length:], side) else None
         known = all(token in REFERENCE for token in reference)
         same = any(VALUES.get(token) == side for token in reference if token != "a" or side != FIRST)
         return side if reference and known and not same and _named(reference)[0] != side else None
-    return side if _is_reason(tokens[position:], side) else None
+    return side if is_reason(tokens[position:], side) else None
 
 
 def _worse(tokens: Sequence[str], side: int) -> int | None:
@@ -365,14 +262,6 @@ def _worse(tokens: Sequence[str], side: int) -> int | None:
     return other if other not in (None, side) and position + 2 + length == len(tokens) else None
 
 
-def _neither(tokens: Sequence[str]) -> int | None:
-    """ "neither answer is better than the other"."""
-    if tokens[:1] != ["neither"]:
-        return None
-    rest = [token for token in tokens[1:] if token not in NOUNS | {"of", "the", "two", "answers", "assistants"}]
-    return TIE if rest == ["is", "better", "than", "other"] else None
-
-
 def _both(tokens: Sequence[str]) -> int | None:
     """ "both answers are equally good", "they are equal"."""
     if len(tokens) == 2 and tokens[0] in EQUALLY and tokens[1] in EQUAL:
@@ -381,7 +270,7 @@ def _both(tokens: Sequence[str]) -> int | None:
     while position < len(tokens) and tokens[position] in BOTH:
         position += 1
     words = set(tokens[:position])
-    if not words & BOTH_NAMED or not words & (BOTH_VERBS | {"both", "they", "beide", "ambas", "ambos", "entrambe"}):
+    if not words & BOTH_NAMED or not words & (BOTH_VERBS | {"both", "they"}):
         return None
     if position >= len(tokens) or tokens[position] not in EQUAL or len(tokens) > position + 1:
         return None
@@ -400,27 +289,33 @@ def _plain_value(tokens: Sequence[str]) -> int | None:
             return TIE if named_both else None
     if side is None:
         return None
-    return side if _is_reason(tokens[position:], side) else None
+    return side if is_reason(tokens[position:], side) else None
 
 
-def _is_reason(tokens: Sequence[str], side: int) -> bool:
+def is_reason(tokens: Sequence[str], side: int) -> bool:
     """Whether the tokens are none, or a reason that names no other side and takes nothing back."""
     rest = list(tokens)
     while rest and rest[0] in (",", ".", ":", "="):
         rest.pop(0)
     if side == TIE and rest and (VALUES.get(rest[0]) == TIE or rest[0] in EQUALLY) and set(rest[1:]) <= EQUAL:
         return True  # "3 = tie", "3: equally good"
+    if side == TIE and rest[:1] == ["both"]:  # "tie: both are correct"
+        return _both(rest) == TIE or reworded(" ".join(rest)) == "tie" or bears_out(" ".join(rest), TIE)
     if rest[:1] == ["not"] and _named(rest[1:])[1] == len(rest) - 1:  # "2, not 1"
         return VALUES.get(rest[-1], side) not in (side, TIE)
     if not rest or (1 < len(rest) <= MAX_WORDS and (_better(rest) == side or _named(rest) == (side, len(rest)))):
         return True
+    if rest[0] in ("it", "its"):  # "answer 2 is better: it names its sources"
+        return bears_out(" ".join(rest), side, named=True)
     if rest[0] not in BECAUSE or len(rest) == 1:
         return False
-    spoken = set(rest)
-    return not (spoken & AGAINST or any("n't" in token or "?" in token for token in rest) or _names_other(rest, side))
+    if OTHERS_SAY & set(rest):
+        return False
+    denied = AGAINST & set(rest) or any("n't" in token or "?" in token for token in rest)
+    return not (denied or names_other(rest, side)) or bears_out(" ".join(rest[1:]), side)
 
 
-def _names_other(tokens: Sequence[str], side: int) -> bool:
+def names_other(tokens: Sequence[str], side: int) -> bool:
     """Whether another verdict, or any other number, is spoken of."""
     for token in tokens:
         if token[0].isdigit() or (token[0] == "-" and len(token) > 1):
@@ -433,11 +328,11 @@ def _names_other(tokens: Sequence[str], side: int) -> bool:
 
 def _related(text: str) -> int | None:
     """ "A>>B", "Final verdict: 1 > 2", "1 = 2"."""
-    plain = _WHOSE.sub("", " ".join(_NOISE.sub(" ", text).split())).rstrip(" .!")
+    plain = _WHOSE.sub("", " ".join(NOISE.sub(" ", text).split())).rstrip(" .!")
     match = _RELATION.search(plain)
     if match is None or match.end() != len(plain):
         return None
-    lead = _tokens(plain[: match.start()])
+    lead = tokens_of(plain[: match.start()])
     one, two = VALUES[match["one"].lower()], VALUES[match["two"].lower()]
     if one == two or not all(token in LEAD or token in _SEPARATORS or token in VALUES for token in lead):
         return None
@@ -450,41 +345,10 @@ def _related(text: str) -> int | None:
     return verdict if not any(token in VALUES and verdict != TIE for token in lead) else None
 
 
-def _chinese(text: str) -> int | None:
-    plain = _NOISE.sub("", text).strip(" 。.!")
-    if not any(ord(character) > 0x2E7F for character in plain):
-        return None
-    plain = with_numbers(plain)
-    if _CHINESE_TIE.fullmatch(plain):
-        return TIE
-    for pattern, position in ((_CHINESE_OVER, 1), (_CHINESE_UNDER, 2)):
-        if (match := pattern.fullmatch(plain)) and VALUES[match[1].lower()] != VALUES[match[2].lower()]:
-            return VALUES[match[position].lower()]
-    matches = [match for pattern in _CHINESE if (match := pattern.fullmatch(plain))]
-    return VALUES[matches[0][1].lower()] if matches else None
+def tokens_of(text: str) -> list[str]:
+    return [token.lower() for token in TOKEN.findall(_JOINED.sub(" ", _OWNED.sub("", NOISE.sub(" ", text))))]
 
 
-def _is_listed(line: str, before: str) -> bool:
-    """Whether two lines differ in the side that they name alone: a list of the answers, which chooses none."""
-    if len(before) > MAX_SHORT:
-        return False
-    rows = [_tokens(row.strip()) for row in (line, before)]
-    if len(rows[0]) == 1 and rows[0][0].isdigit():
-        return False  # the verdict of the paper's format, whatever stands before it
-    shapes = [["" if VALUES.get(token) in SIDES else token for token in row] for row in rows]
-    return shapes[0] == shapes[1] and "" in shapes[0] and rows[0] != rows[1]
-
-
-def _tokens(text: str) -> list[str]:
-    return [token.lower() for token in _TOKEN.findall(_JOINED.sub(" ", _OWNED.sub("", _NOISE.sub(" ", text))))]
-
-
-def _words(line: str) -> bool:
+def has_words(line: str) -> bool:
     """Whether a line has a letter or digit beside markup."""
-    return not line.isspace() and any(character.isalnum() for character in _NOISE.sub(" ", line))
-
-
-def _is_farewell(line: str) -> bool:
-    """Whether a line says nothing of the verdict: a farewell, or how sure the judge is."""
-    plain = line.strip(_MARKUP).lower()
-    return plain.startswith("confidence") or (plain.startswith(FAREWELLS) and not any(c.isdigit() for c in line))
+    return not line.isspace() and any(character.isalnum() for character in NOISE.sub(" ", line))
