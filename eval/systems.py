@@ -21,6 +21,7 @@ from harness.config.choices import model_choice, quant_choice
 from harness.config.paths import paths_of_environment
 from harness.config.schema import (
     SHARED_BASE_METHODS,
+    AdapterConfig,
     AdapterMethod,
     Device,
     ModelConfig,
@@ -104,8 +105,24 @@ def by_base(systems: Sequence[System]) -> list[list[System]]:
     """Systems that share a frozen base, together, in the order of their first."""
     groups: dict[str, list[System]] = {}
     for system in systems:
-        groups.setdefault(system.spec.group, []).append(system)
+        groups.setdefault(_served_spec(system).group, []).append(system)
     return list(groups.values())
+
+
+def serving_method(system: System) -> AdapterMethod:
+    """The method whose bank serves a run: LoRA's, which shares its base, where plain LoRA was saved (S2FT, LoRA-FA)."""
+    spec, adapter = system.spec, system.folder / "adapter"
+    if spec.adapter.method in SHARED_BASE_METHODS or spec.model.kind is not ModelKind.causal or not adapter.is_dir():
+        return spec.adapter.method
+    return AdapterMethod.lora if bank_method(adapter) is AdapterMethod.lora else spec.adapter.method
+
+
+def _served_spec(system: System) -> RunSpec:
+    """What a run is to the bank that serves it."""
+    method = serving_method(system)
+    if method is system.spec.adapter.method:
+        return system.spec
+    return replace(system.spec, adapter=AdapterConfig(name=method.value, method=method))
 
 
 def refuse_equal_names(systems: Sequence[Answerer]) -> None:
@@ -130,7 +147,7 @@ def loaded(
     if isinstance(source, Missing):
         raise ValueError(str(source))
     say_if_slow(spec.quant, device)
-    base = load_base(source, spec.quant, device, Path(paths.cache), spec.model.kind, spec.adapter.method)
+    base = load_base(source, spec.quant, device, Path(paths.cache), spec.model.kind, serving_method(systems[0]))
     require_same_base(systems, base.fingerprint, base.source.location)
     require_same_tokenizer(systems, base.tokenizer_fingerprint, base.source.location)
     if with_adapters:
@@ -378,7 +395,7 @@ def _open_proxy(target: Target) -> Iterator[tuple[LoadedBase, dict[str, str | No
     if system.member is None:
         raise ValueError(f"--model {target.model}: {system.name} is an untouched base, which changed nothing")
     require_causal(system.name, system.spec.model.kind)
-    if (method := system.spec.adapter.method) not in SHARED_BASE_METHODS:
+    if (method := serving_method(system)) not in SHARED_BASE_METHODS:
         served = ", ".join(sorted(one.value for one in SHARED_BASE_METHODS - {AdapterMethod.none}))
         raise ValueError(
             f"--model {target.model}: {system.name} is adapter.method={method.value}, beside which its untouched base "

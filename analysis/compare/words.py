@@ -119,13 +119,14 @@ def _standings(contest: Contest) -> TextTable:
         ]
         rows.append([*cells, standing.setting] if has_search else cells)
     questions = f", {contest.num_questions} questions" if contest.num_questions > 1 else ""
+    over = "seeds and questions" if questions else "seeds"
     return TextTable(
         title=f"{contest.measure}, {contest.unit or 'no unit'}{questions}",
         columns=columns,
         rows=rows,
         numbers=("mean", "95 %", "tried", "runs"),
         prose=("setting",),
-        caption="mean and interval over seeds and questions; tried: settings it chose from; runs: compared ones",
+        caption=f"mean and interval over {over}; tried: settings it chose from; runs: compared ones",
     )
 
 

@@ -20,7 +20,7 @@ from eval.answers.files import Answer, read_answers
 from eval.answers.questions import join_turns
 from eval.judging.injection import FlaggedWins
 from eval.judging.matches import Judgment
-from eval.judging.store import judged_file, recorded_flags, recorded_judges, recorded_judgments
+from eval.judging.store import own_verdicts, recorded_flags, recorded_judges, recorded_judgments
 from eval.verdicts.table import load_judged
 from harness.files.typed import read_typed
 from harness.ledger.finished import SweepRuns
@@ -194,8 +194,7 @@ def load_tournament(folder: Path, bench: str | None = None, further: Sequence[Pa
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; leave --tournament out for a report without one")
-    files = [path for path in (judged_file(folder), *further) if path in further or path.is_file()]
-    verdicts = _verdicts(list(dict.fromkeys(files)), bench)
+    verdicts = _verdicts(list(dict.fromkeys((*own_verdicts(folder), *further))), bench)
     recorded = recorded_judges(folder)
     named = list(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.judge)) or list(recorded)
     judgments, ratings = recorded_judgments(folder), read_ratings(folder / RATINGS_FILE)

@@ -6,7 +6,7 @@ from typing import Any, get_type_hints
 
 from typing_extensions import TypedDict
 
-from eval.judging.store import judged_file
+from analysis.tidy.sources import verdict_files
 from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 from harness.files.typed import fit, read_typed
 
@@ -46,7 +46,7 @@ def rating_rows(folder: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: neither ratings nor verdicts can be read.
     """
-    values = read_ratings(folder / RATINGS_FILE) or rate_files([judged_file(folder)], RateOptions()).to_json()
+    values = read_ratings(folder / RATINGS_FILE) or rate_files(verdict_files(folder), RateOptions()).to_json()
     ranks = values.get("ranks", {})
     for kind, key in KINDS.items():
         for system, found in values.get(kind, {}).items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.benchmarks.benchmark import Contestant
+from eval.systems import System, serving_method
 from harness.banks.load import LoadedBase
 from harness.banks.owned import OwnedBank
 from harness.config.schema import AdapterMethod
@@ -58,6 +59,20 @@ def read_scales(text: str | None) -> tuple[float, ...]:
     return scales
 
 
+def require_scales(systems: Sequence[System]) -> None:
+    """Raises ValueError for a run whose method has no scale, before any model is loaded."""
+    for system in systems:
+        if (method := serving_method(system)) not in SCALED_METHODS | {AdapterMethod.none}:
+            raise _no_scale(system.name, f"adapter={system.spec.adapter.name} (adapter.method={method.value})")
+
+
+def _no_scale(name: str, method: str) -> ValueError:
+    return ValueError(
+        f"--adapter-scale: {name} is {method}, whose update is not linear in a scale, or whose base was changed; "
+        f"it goes with {', '.join(sorted(m.value for m in SCALED_METHODS))}"
+    )
+
+
 def at_scales(base: LoadedBase, contestants: Sequence[Contestant], scales: Sequence[float]) -> list[Contestant]:
     """Each adapter at each of the scales, as members of the bank; the untouched base as it is.
 
@@ -73,11 +88,8 @@ def at_scales(base: LoadedBase, contestants: Sequence[Contestant], scales: Seque
             found.append(one)
             continue
         method = bank.configs[one.member].method
-        if method not in SCALED_METHODS:
-            raise ValueError(
-                f"--adapter-scale: {one.name} is adapter.method={method.value}, whose update is not linear in a scale, "
-                f"or whose base was changed; it goes with {', '.join(sorted(m.value for m in SCALED_METHODS))}"
-            )
+        if method not in SCALED_METHODS or isinstance(bank, OwnedBank):
+            raise _no_scale(one.name, f"adapter.method={method.value}")
         for scale in scales:
             member = f"{one.member} x{scale:g}".replace(".", "_")  # torch takes no dot in a tensor's name
             bank.add_scaled(member, one.member, scale)
@@ -90,6 +102,8 @@ def together_with(
 ) -> list[Contestant]:
     """The contestants, their adapters at the wanted scales, and the untouched base under its name unless it is there.
 
+    Of a run whose bank owns its base, the untouched one is loaded later (`score_runs`).
+
     Raises:
         ValueError: an adapter without a scale, or a base that its adapter has changed.
     """
@@ -97,6 +111,8 @@ def together_with(
     if not beside.with_base or any(one.member is None for one in contestants):
         return found
     if isinstance(base.bank, OwnedBank):
+        if contestants[0].system is not None:
+            return found
         method = base.bank.configs[str(contestants[0].member)].method.value
         raise ValueError(
             f"--with-base: {contestants[0].name} is adapter.method={method}, whose base is loaded for it alone; score "

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from eval.benchmarks.benchmark import Benchmark, Contestant, Place, result_values, save_results
 from eval.benchmarks.changes import changes_table, of_groups
 from eval.benchmarks.dataset_rows import EvalRows
-from eval.commands.beside import NOTHING_BESIDE, Beside, together_with
+from eval.commands.beside import NOTHING_BESIDE, Beside, require_scales, together_with
 from eval.commands.serving_gap import each_serving, require_gap, row_names
 from eval.logit_arithmetic import is_proxy
 from eval.systems import (
@@ -29,12 +29,22 @@ from eval.systems import (
     require_causal,
     require_templates,
     say_if_slow,
+    serving_method,
     with_own_tokenizer,
 )
 from harness.banks.load import LoadedBase, load_base
+from harness.banks.owned import OwnedBank
 from harness.config.choices import dataset_choice, model_choice, quant_choice
 from harness.config.paths import paths_of_environment
-from harness.config.schema import DatasetConfig, Device, ModelKind, PathsConfig
+from harness.config.schema import (
+    SHARED_BASE_METHODS,
+    AdapterConfig,
+    AdapterMethod,
+    DatasetConfig,
+    Device,
+    ModelKind,
+    PathsConfig,
+)
 from harness.devices.torch_device import quiet_libraries, resolve_device, resolved_quant
 from harness.files.atomic import write_json
 from harness.files.hub import Missing
@@ -119,7 +129,9 @@ def _compared_with(contestants: Sequence[Contestant], beside: Beside) -> dict[st
     if beside.serving_gap:
         return {one.name: row_names(one.system)[0] for one in contestants if one.system is not None}
     untouched = next((one.name for one in contestants if one.member is None), None)
-    return {} if untouched is None else {one.name: untouched for one in contestants}
+    if untouched is not None:
+        return {one.name: untouched for one in contestants}
+    return {one.name: _base_name(one.system) for one in contestants if one.system is not None and beside.with_base}
 
 
 def score_in_runs(
@@ -199,11 +211,33 @@ def _of_runs(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
         _require_kind(system, kind)
     if request.only_missing:
         systems = [s for s in systems if not eval_file(s.folder, request.benchmark.name).is_file()]
+    if request.beside.scales:
+        require_scales(systems)
     rows = {system.run_id: _rows(request, system.spec.dataset, system.name) for system in systems}
+    scored: set[str] = set()
     for together in by_base(systems) if kind is ModelKind.causal else [[system] for system in systems]:
         with loaded(together, request.paths, resolve_device(Device.auto)) as base:
             found = [contestant(system, system.name, rows[system.run_id]) for system in together]
-            yield base, together_with(base, found, request.beside, _base_name(together[0]))
+            beside = together_with(base, found, request.beside, _base_name(together[0]))
+            yield base, beside
+            scored |= {one.name for one in beside if one.member is None}
+            if request.beside.with_base and isinstance(base.bank, OwnedBank):
+                base.bank.remove_member(together[0].run_id)  # whoever scored it still holds it
+    if request.beside.with_base:
+        yield from _untouched(systems, scored, request.paths)
+
+
+def _untouched(
+    systems: Sequence[System], scored: set[str], paths: PathsConfig
+) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
+    """The untouched bases of runs whose banks own theirs. Args: scored: names of those that were beside other runs."""
+    for name, system in {_base_name(system): system for system in systems}.items():
+        if name not in scored and serving_method(system) not in SHARED_BASE_METHODS:
+            plain = replace(
+                system, spec=replace(system.spec, adapter=AdapterConfig(name="none", method=AdapterMethod.none))
+            )
+            with loaded([plain], paths, resolve_device(Device.auto), with_adapters=False) as base:
+                yield base, [Contestant(name=name, member=None)]
 
 
 def _base_name(system: System) -> str:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from eval.benchmarks.benchmark import Contestant
 from eval.commands.beside import SCALED_METHODS
-from eval.systems import System, loaded
+from eval.systems import System, loaded, serving_method
 from harness.banks.adapters.loading import load_adapter
 from harness.banks.load import LoadedBase, load_base
 from harness.config.schema import DType, PathsConfig, QuantConfig, QuantMethod
@@ -44,7 +44,7 @@ def require_gap(systems: Sequence[System]) -> None:
                 f"--serving-gap: {system.name} was trained on an unquantized base ({spec.quant.label}), into which it "
                 "is merged without a gap; name runs of a quantized base"
             )
-        if spec.adapter.method not in SCALED_METHODS:
+        if serving_method(system) not in SCALED_METHODS:
             raise ValueError(
                 f"--serving-gap: {system.name} is adapter.method={spec.adapter.method.value}; only "
                 f"{', '.join(sorted(m.value for m in SCALED_METHODS))} are merged and scored here"

@@ -304,10 +304,10 @@ class JudgmentStore:
         return [(*item, verdict, judge) for judge, of in found.items() for item, verdict in sorted(of.items())]
 
 
-def judged_file(folder: Path) -> Path:
-    """The verdicts of a tournament's folder: verdicts.csv, or graded_verdicts.csv where answers were graded alone."""
-    graded = folder / GRADED_VERDICTS_FILE
-    return graded if graded.is_file() and not (folder / VERDICTS_FILE).is_file() else folder / VERDICTS_FILE
+def own_verdicts(folder: Path) -> list[Path]:
+    """The file of a tournament's verdicts: of its pairs, else what follows from grades; none where it has neither."""
+    places = (folder / VERDICTS_FILE, folder / GRADED_VERDICTS_FILE)
+    return [path for path in places if path.is_file()][:1]
 
 
 def recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:

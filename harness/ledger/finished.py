@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.ledger.open import existing_ledger
 from harness.ledger.passwords import without_passwords
-from harness.ledger.tables import Decision, JobStatus
+from harness.ledger.tables import Decision, JobStatus, Verdict
 
 SHOWN_LABELS = 5
 
@@ -19,6 +19,17 @@ class SweepRuns:
     unfinished: tuple[tuple[str, str], ...] = ()  # (label, why)
     command: str | None = None  # as the ledger recorded it
     decisions: tuple[tuple[str, Decision], ...] = ()  # of a race: (label, what was decided), by rung and rank
+
+    @property
+    def stopped(self) -> tuple[str, ...]:
+        """The labels of unfinished runs that a race stopped: they ended as they were meant to."""
+        last = {label: made.verdict for label, made in self.decisions}
+        return tuple(label for label, _ in self.unfinished if last.get(label) is Verdict.stops)
+
+    @property
+    def not_done(self) -> tuple[tuple[str, str], ...]:
+        """The unfinished runs that no race has stopped, with the reason."""
+        return tuple((label, why) for label, why in self.unfinished if label not in self.stopped)
 
 
 def sweep_runs(sweep: str, ledger_url: str) -> SweepRuns:

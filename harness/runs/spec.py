@@ -181,9 +181,6 @@ def make_spec(
         raise ValueError(problem)
     row = recipe_row(config.dataset, config.model)
     adapter, start = config.adapter, None
-    if config.train.start_from is not None:
-        start = start_folder(config.train.start_from, Path(config.paths.runs), adapter, config.model)
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=str(start)))
     if adapter.corda_keep is not None:
         kept = knowledge_file(adapter.corda_keep)
         where = adapter.corda_keep if adapter.corda_keep == KEEP_EMBEDDED else str(kept.absolute())
@@ -193,6 +190,10 @@ def make_spec(
     if adapter.lora_dropout is None:
         dropout = row.lora_dropout if uses_dropout(adapter) else 0.0
         adapter = dataclasses.replace(adapter, lora_dropout=dropout)
+    if config.train.start_from is not None:
+        runs, seed = Path(config.paths.runs), config.train.seed
+        start = start_folder(config.train.start_from, runs, adapter, config.model, quant, seed)
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=str(start)))
     train = _resolved_train(config.train, row, adapter.method, quant.compute_dtype)
     if problem := schedule_problem(adapter, train.max_steps):
         raise ValueError(problem)

@@ -1,5 +1,7 @@
 """Finds the adapter that a run starts from (`train.start_from`), so that recipes of two stages are grids too.
 
+Every method that saves an adapter can, if its start is a function of base, config and seed alone.
+
     folder = start_folder("0a1b2c3d4e5f", Path("runs"), adapter)     # runs/0a1b2c3d4e5f/adapter
     digest = start_digest(folder)                                    # what the run's identity has of it
 
@@ -9,42 +11,58 @@ Stages of one recipe are two commands: the first one's runs have to be finished 
 from pathlib import Path
 from typing import Any
 
-from harness.config.schema import SHARED_BASE_METHODS, AdapterConfig, ModelConfig
+from harness.config.schema import (
+    SHARED_BASE_METHODS,
+    WHOLE_METHODS,
+    AdapterConfig,
+    AdapterMethod,
+    ModelConfig,
+    QuantConfig,
+)
 from harness.files.atomic import sha256_files
-from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, bank_method
-from harness.runs.record import RunRecord, load_record
+from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA, SIDE, bank_method, read_peft_config
+from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS
+from harness.runs.record import RECORD_FILE, RunRecord, load_record
 
 _ADAPTER = "adapter"  # within a run's folder
+_OF_METHODS = ("s2ft_share", "lq_rounds", "qst_reduction", "qst_down_rank")
+_SAME = ("method", "peft_type", "peft", "lora_r", "lora_alpha", "targets", "layers", *_OF_METHODS)
+_SAVED_AS = {AdapterMethod.dora: "dora", AdapterMethod.qst: SIDE}
 
 
-def start_folder(start_from: str, runs: Path, adapter: AdapterConfig, model: ModelConfig) -> Path:
+def start_folder(
+    start_from: str, runs: Path, adapter: AdapterConfig, model: ModelConfig, quant: QuantConfig, seed: int
+) -> Path:
     """The folder of the adapter that is named, checked against the run that starts from it.
 
     Args:
         start_from: a run's id, a run's folder, or the folder of an adapter in PEFT's format.
         runs: the folder of runs.
-        adapter: of the run that starts.
+        adapter: of the run that starts, resolved.
         model: likewise.
+        quant: likewise.
+        seed: likewise, by which S2FT chooses what learns.
 
     Raises:
         ValueError: the parent isn't finished, isn't there, or has another kind of adapter or model.
     """
     key = f"train.start_from={start_from}"
-    if adapter.method not in SHARED_BASE_METHODS:
-        raise ValueError(
-            f"{key}: adapter.method={adapter.method.value} can't start from an adapter; use lora, rslora or allora"
-        )
+    if problem := _method_problem(adapter.method, runs / start_from / _ADAPTER):
+        raise ValueError(f"{key}: adapter.method={adapter.method.value} {problem}")
     folder = next((place for place in (runs / start_from, Path(start_from)) if place.is_dir()), None)
     if folder is None:
         raise ValueError(f"{key}: no run of that id in {runs}, and no such folder; train it first, or name its folder")
     if (folder / ADAPTER_CONFIG).is_file():
-        if (method := bank_method(folder)) not in SHARED_BASE_METHODS:
-            raise ValueError(f"{key}: it isn't plain LoRA, but like adapter={method.value}; name one of lora or rslora")
+        of_run = next((of for of in (folder.parent, folder.parent.parent) if (of / RECORD_FILE).is_file()), None)
+        record = None if of_run is None else load_record(of_run)
+        problem = _other_kind(folder, adapter) if record is None else _misfit(record, adapter, model, quant, seed)
+        if problem:
+            raise ValueError(f"{key}: {problem}")
         return _with_weights(folder, key)
     record = load_record(folder)
     if record is None:
         raise ValueError(f"{key}: {folder} isn't finished; train it to its end, then give this command again")
-    if problem := _misfit(record, adapter, model):
+    if problem := _misfit(record, adapter, model, quant, seed):
         raise ValueError(f"{key}: {problem}")
     return _with_weights(folder / _ADAPTER, key)
 
@@ -60,22 +78,46 @@ def _with_weights(folder: Path, key: str) -> Path:
     return folder
 
 
-def _misfit(record: RunRecord, adapter: AdapterConfig, model: ModelConfig) -> str | None:
-    """What the parent has otherwise: its factors can't be taken over."""
+def _method_problem(method: AdapterMethod, adapter: Path) -> str | None:
+    """Why no run of a method starts from another one's adapter; None if one can. Args: adapter: the parent's."""
+    if method in WHOLE_METHODS:
+        return f"leaves a checkpoint, not an adapter: start from it by model=local model.path={adapter}"
+    if method in CALIBRATED_METHODS:
+        return (
+            "begins with what its first examples say of the base, so that another run's adapter doesn't fit; use lora, "
+            "dora, pissa or another method that needs no examples"
+        )
+    return None
+
+
+def _other_kind(folder: Path, adapter: AdapterConfig) -> str | None:
+    """Why an adapter of no run isn't of the method's kind; None if it can be. Raises ValueError for a broken one."""
+    saved = read_peft_config(folder)
+    theirs = "dora" if saved.get("use_dora") else str(saved["peft_type"])
+    mine = _SAVED_AS.get(adapter.method, adapter.peft_type or LORA)
+    is_plain = adapter.method not in SHARED_BASE_METHODS or bank_method(folder) is AdapterMethod.lora
+    if theirs == mine and not is_plain:
+        theirs = "LoRA that isn't plain"
+    fits = theirs == mine
+    return None if fits else f"{folder} is an adapter of {theirs}, not of {mine}: take the same adapter.method"
+
+
+def _misfit(record: RunRecord, adapter: AdapterConfig, model: ModelConfig, quant: QuantConfig, seed: int) -> str | None:
+    """What the parent has otherwise: its tensors can't be taken over, or mean another function."""
     theirs: dict[str, Any] = record.spec.get("adapter") or {}
-    mine: dict[str, Any] = {
-        "method": adapter.method.value,
-        "lora_r": adapter.lora_r,
-        "lora_alpha": adapter.lora_alpha,
-        "targets": adapter.targets,
-        "layers": adapter.layers,
-    }
+    mine = {key: getattr(adapter, key) for key in _SAME} | {"method": adapter.method.value}
     other = [
-        f"adapter.{key}={value} here, {theirs.get(key)} there"
-        for key, value in mine.items()
-        if theirs.get(key) != value
+        f"adapter.{key}={mine[key]} here, {theirs.get(key)} there"
+        for key in _SAME
+        if (mine[key] or None) != (theirs.get(key) or None)
     ]
     hub_id = (record.spec.get("model") or {}).get("hub_id")
     if hub_id != model.hub_id:
         other.append(f"model.hub_id={model.hub_id} here, {hub_id} there")
+    stored = record.spec.get("quant") or {}
+    if adapter.method in RESIDUAL_METHODS and stored.get("method") != quant.method.value:
+        other.append(f"quant.method={quant.method.value} here, {stored.get('method')} there, whose base it changed")
+    their_seed = (record.spec.get("train") or {}).get("seed")
+    if adapter.method is AdapterMethod.s2ft and their_seed != seed:
+        other.append(f"train.seed={seed} here, {their_seed} there, which chose what learns")
     return f"{'; '.join(other)}: take the same" if other else None

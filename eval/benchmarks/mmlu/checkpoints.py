@@ -18,7 +18,7 @@ from eval.benchmarks.benchmark import cell
 from eval.benchmarks.mmlu.results import MmluResult
 from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings
-from eval.systems import System, loaded, read_by_template, require_causal
+from eval.systems import System, loaded, read_by_template, require_causal, serving_method
 from harness.banks.load import LoadedBase
 from harness.config.schema import SHARED_BASE_METHODS, AdapterMethod, Device, PathsConfig
 from harness.devices.memory import free_bytes
@@ -127,7 +127,7 @@ def score_checkpoints(
     results: dict[int, MmluResult] = {}
     with loaded([base_only], paths, resolve_device(Device.auto), with_adapters=False) as loaded_base:
         base = read_by_template(loaded_base, spec.own_template if settings.chat else None)
-        for together in _in_memory(base, snapshots, spec.adapter.method in SHARED_BASE_METHODS):
+        for together in _in_memory(base, snapshots, serving_method(base_only) in SHARED_BASE_METHODS):
             progress = part_of(on_progress, len(results), len(together), len(snapshots))
             results |= _score(base, together, settings, out, progress)
     for step, result in results.items():

@@ -1,5 +1,6 @@
 """Logit arithmetic: scores and answers are those of logits that are added by hand, in every way a row is computed."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +161,8 @@ def test_another_vocabulary_is_refused_by_name(lab: Path, tmp_path: Path) -> Non
 )
 def test_runs_whose_difference_is_not_at_hand_are_refused(lab: Path, method: AdapterMethod, message: str) -> None:
     run = write_lora_run(lab / f"runs_{method.value}", lab / "small", 2, adapter={"method": method})
+    saved = run / "adapter" / "adapter_config.json"
+    saved.write_text(json.dumps(json.loads(saved.read_text()) | {"use_dora": method is AdapterMethod.dora}))
     with pytest.raises(ValueError, match=message):
         opened(lab, f"proxy:{{}}/large+{run.name}", f"runs_{method.value}")
 

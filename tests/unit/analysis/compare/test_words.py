@@ -144,6 +144,7 @@ def test_the_table_of_levels() -> None:
     )
     plain = contest(PAIR, standings=(STANDING,), unit="", num_questions=1, axis="lora_r")
     table = parts_of(plain)[2]
+    assert table.caption.startswith("mean and interval over seeds; tried")
     assert (table.title, table.columns) == ("mmlu, no unit", ["r", "mean", "95 %", "tried", "runs"])
     assert table.rows == [["b", "51.2500", "50.0000 to 52.5000", "1", "2"]]
     assert parts_of(replace(plain, num_questions=2))[2].title == "mmlu, no unit, 2 questions"

@@ -611,7 +611,7 @@ def decided(run_id: str, rung: int, loss: float | None, verdict: Verdict, rank: 
     return f"<b>{run_id}", made
 
 
-def test_what_a_race_decided_is_shown_with_its_numbers() -> None:
+def test_what_a_race_decided_is_shown_with_its_numbers(tmp_path: Path) -> None:
     made = [
         decided("one", 0, 2.0, Verdict.goes_on, 1),
         decided("two", 0, 2.5, Verdict.goes_on, 2),
@@ -634,5 +634,13 @@ def test_what_a_race_decided_is_shown_with_its_numbers() -> None:
         "<b>four \N{EN DASH} failed \N{EN DASH}",
     ):
         assert part in text, part
+    unfinished = (("<b>one", "stopped"), ("<b>three", "stopped"), ("<b>four", "broken"))
+    sweep = SweepRuns(run_ids=(), unfinished=unfinished, decisions=tuple(made))
+    assert sweep.stopped == ("<b>one",), "three was promoted since, and is still to be trained"
+    assert [label for label, _ in sweep.not_done] == ["<b>three", "<b>four"]
+    write_report(tmp_path, sweep, (), None, ReportOptions(title="t"))
+    facts = Page((tmp_path / "index.html").read_text()).text
+    assert "1 run ended early, by the rule of the race" in facts
+    assert "2 runs of this sweep are not done" in facts
     assert race_view(made[-1:]) is None
     assert "race" not in render("training.html.j2", curves=None, race=None)

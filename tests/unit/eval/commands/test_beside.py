@@ -1,23 +1,31 @@
 """The untouched base and other scales beside the systems: one load, right names, paired changes, refusals."""
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from peft import IA3Config, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from eval.benchmarks.benchmark import Benchmark, Contestant, QuestionScores
 from eval.benchmarks.changes import changes_from, front
 from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings
+from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.registry import BENCHMARKS
 from eval.commands.beside import Beside, at_scales, read_scales, together_with
 from eval.commands.score_runs import OwnRows, score_target
 from eval.systems import Target
 from harness.banks.load import LoadedBase
 from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.files.atomic import sha256_files
+from harness.runs.record import load_record, save_record
 from tests.builders import open_base
+from tests.records.lora_runs import write_lora_run
 from tests.tiny import make_checkpoint
 
 SETTINGS = MmluSettings(num_shots=0, limit=6)
@@ -119,6 +127,54 @@ def test_a_command_writes_rows_and_changes_of_an_adapter(base: LoadedBase, tmp_p
     assert changes["tuned x1"]["change"]["n"] == 6
     with pytest.raises(ValueError, match="leave out --checkpoints"):
         scored({"checkpoints": "all"}, out)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA run, and a run whose bank owns its base, of one tiny model."""
+    folder = tmp_path_factory.mktemp("methods")
+    checkpoint = make_checkpoint(folder / "tiny")
+    write_lora_run(folder / "runs", checkpoint, 0, label="low").rename(folder / "runs" / "low")
+    ia3 = {"name": "ia3", "method": AdapterMethod.peft, "peft_type": "IA3"}
+    run = write_lora_run(folder / "runs", checkpoint, 1, label="scaled", adapter=ia3).rename(folder / "runs" / "scaled")
+    config = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(checkpoint), config)
+    for name, parameter in model.named_parameters():
+        if "ia3" in name:
+            parameter.data.fill_(1.5)
+    model.save_pretrained(run / "adapter")
+    digest = sha256_files([run / "adapter" / "adapter_model.safetensors"])
+    record = load_record(run)
+    assert record is not None
+    save_record(run, dataclasses.replace(record, adapter_sha256=digest))
+    return folder / "runs"
+
+
+def test_every_method_is_compared_with_its_untouched_base(runs: Path, tmp_path: Path) -> None:
+    """Also one whose bank owns its base, for which the untouched one is loaded again."""
+    (tmp_path / "t.txt").write_text("What is the capital of France? The capital of France is Paris.")
+
+    def scored(*run_ids: str, scales: tuple[float, ...] = ()) -> dict[str, float]:
+        target = Target(model=None, adapters=(), quant=None, run_ids=run_ids, sweep=None, runs=runs)
+        settings = PerplexitySettings(text=str(tmp_path / "t.txt"))
+        beside = Beside(with_base=True, scales=scales)
+        out = tmp_path / "-".join(run_ids)
+        values, _ = score_target(
+            BENCHMARKS["perplexity"], settings, target, OwnRows(), {}, out, lambda done, total: None, beside
+        )
+        changes = json.loads((out / "changes.json").read_text())["changes"]
+        found = {name: math.log(of["token_perplexity"]) for name, of in values.items()}
+        for change in changes:
+            assert change["change"]["value"] == pytest.approx(found[change["system"]] - found[change["base"]], abs=1e-6)
+        assert {change["system"] for change in changes} == {"low", "scaled"} & set(found)
+        return found
+
+    alone, both = scored("scaled"), scored("scaled", "low")
+    assert set(alone) == {"scaled", "tiny none base"}
+    assert alone.items() <= both.items()
+    assert abs(alone["scaled"] - alone["tiny none base"]) > 1e-3
+    with pytest.raises(ValueError, match=r"scaled is adapter=ia3 \(adapter\.method=peft\), whose update is not linear"):
+        scored("low", "scaled", scales=(0.0, 1.0))
 
 
 class _Parts(Benchmark):

@@ -34,6 +34,8 @@ def put_run(runs: Path, checkpoint: Path, quant: str, adapter: str = "lora") -> 
     """A finished run of the checkpoint, its base quantized."""
     folder = runs / "0123456789ab"
     digest = open_base(checkpoint).bank.save_member("tuned", folder / "adapter", "tiny", "main")
+    saved = folder / "adapter" / "adapter_config.json"
+    saved.write_text(json.dumps(json.loads(saved.read_text()) | {"use_dora": adapter == "dora"}))
     made = spec(model=("local", {"path": str(checkpoint)}), quant=quant, adapter=adapter)
     save_record(
         folder, dataclasses.replace(record(), base_fingerprint=folder_fingerprint(checkpoint), adapter_sha256=digest)

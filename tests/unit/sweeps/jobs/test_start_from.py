@@ -1,15 +1,18 @@
 """A run that starts from another one's adapter: its weights, its identity, and parents that can't be."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.config.schema import AdapterConfig, AdapterMethod, DType, QuantConfig, QuantMethod
 from harness.ledger.tables import JobStatus
+from sweeps.plan.jobs import PlannedRun
 from tests.tiny import make_checkpoint
 from tests.worker import OneWorker
 
@@ -65,15 +68,74 @@ def test_parents_that_cannot_be_are_refused_with_what_to_do(worker: OneWorker) -
     other.adapter = replace(other.adapter, lora_r=4)
     with pytest.raises(ValueError, match=r"adapter.lora_r=4 here, 2 there: take the same"):
         worker.plan([other])
-    dora = worker.config(start_from=first.run_id)
-    dora.adapter = AdapterConfig(name="dora", method=AdapterMethod.dora, lora_r=2)
-    with pytest.raises(ValueError, match="can't start from an adapter; use lora, rslora or allora"):
-        worker.plan([dora])
+    for adapter, problem in (
+        (AdapterConfig(name="dora", method=AdapterMethod.dora, lora_r=2), "adapter.method=dora here, lora there"),
+        (
+            AdapterConfig(name="eva", method=AdapterMethod.eva, lora_r=2),
+            "eva begins with what its first",
+        ),
+        (AdapterConfig(name="hft", method=AdapterMethod.hft), rf"model=local model.path=.*{first.run_id}/adapter"),
+    ):
+        other = worker.config(start_from=first.run_id)
+        other.adapter = adapter
+        with pytest.raises(ValueError, match=problem):
+            worker.plan([other])
+    for name in (f"runs/{first.run_id}/adapter", "foreign"):  # of a run's own adapter, and of another program's
+        folder = worker.folder / name
+        if not folder.is_dir():
+            shutil.copytree(worker.folder / "runs" / first.run_id / "adapter", folder)
+        other = worker.config(start_from=str(folder))
+        other.adapter = AdapterConfig(name="dora", method=AdapterMethod.dora, lora_r=2)
+        with pytest.raises(ValueError, match=r"lora there: take the same|is an adapter of LORA, not of dora"):
+            worker.plan([other])
+        assert worker.plan([worker.config(start_from=str(folder))])
     side = worker.folder / "side"
     side.mkdir()
     (side / "adapter_config.json").write_text('{"peft_type": "QST", "qst_reduction": 4, "qst_down_rank": 4}')
-    with pytest.raises(ValueError, match="it isn't plain LoRA, but like adapter=qst; name one of lora or rslora"):
+    with pytest.raises(ValueError, match="side is an adapter of QST, not of LORA: take the same"):
         worker.plan([worker.config(start_from=str(side))])
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        AdapterConfig(name="dora", method=AdapterMethod.dora, lora_r=2),
+        AdapterConfig(name="pissa", method=AdapterMethod.pissa, lora_r=2),
+        AdapterConfig(name="allora", method=AdapterMethod.allora, lora_r=2, allora_eta=10.0),
+        AdapterConfig(name="vera", method=AdapterMethod.peft, peft_type="VERA", lora_r=2),
+        AdapterConfig(name="qst", method=AdapterMethod.qst, qst_reduction=4, qst_down_rank=2),
+        AdapterConfig(name="s2ft", method=AdapterMethod.s2ft, s2ft_share=0.25, targets=["o_proj", "down_proj"]),
+    ],
+    ids=lambda adapter: adapter.name,
+)
+def test_every_kind_of_method_goes_on_from_its_own_adapter(worker: OneWorker, adapter: AdapterConfig) -> None:
+    def planned(sweep: str, **train: Any) -> PlannedRun:
+        config = worker.config(**train)
+        config.adapter = adapter
+        (run,) = worker.plan([config], sweep=sweep)
+        assert worker.work()[run.run_id].status is JobStatus.done
+        return run
+
+    first = planned("first")
+    second = planned("second", learning_rate=1e-12, max_steps=1, start_from=first.run_id)
+    parent, child = (load_file(worker.folder / "runs" / run.run_id / WEIGHTS) for run in (first, second))
+    assert parent.keys() == child.keys()
+    assert all(torch.allclose(child[key], tensor, atol=1e-6) for key, tensor in parent.items())
+    if adapter.method is AdapterMethod.s2ft:
+        with pytest.raises(ValueError, match=r"train\.seed=9 here, 0 there, which chose what learns"):
+            planned("other", seed=9, start_from=first.run_id)
+
+
+def test_a_base_that_its_method_changed_is_stored_alike(worker: OneWorker) -> None:
+    first = worker.config()
+    first.adapter = AdapterConfig(name="pissa", method=AdapterMethod.pissa, lora_r=2)
+    (run,) = worker.plan([first])
+    worker.work()
+    second = worker.config(start_from=run.run_id)
+    second.adapter = first.adapter
+    second.quant = QuantConfig(name="nf4", method=QuantMethod.nf4, compute_dtype=DType.float32)
+    with pytest.raises(ValueError, match=r"quant\.method=nf4 here, none there, whose base it changed"):
+        worker.plan([second])
 
 
 def test_a_parent_that_was_changed_after_the_plan_fails_the_run(worker: OneWorker) -> None:

@@ -242,3 +242,11 @@ def test_lm_eval_and_datasets_are_quiet(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(ValueError, match="no such folder"):
         tasks_score.load_tasks(TasksSettings(names=["t"], folder=str(tmp_path / "none")))
     assert (quiet, logger.level) == (["bars"], logging.ERROR)
+
+
+def test_an_aggregate_has_an_interval_where_it_is_the_mean_of_all() -> None:
+    """Up to rounding: 1.5e-9 off is another number; a question without a value leaves none."""
+    values = [[0.25], [0.75]]
+    assert task_results._interval_of_mean(values, 2, 0.5 + 0.5e-9) is not None
+    assert task_results._interval_of_mean(values, 2, 0.5 + 1.5e-9) is None
+    assert task_results._interval_of_mean(values, 3, 0.5) is None
