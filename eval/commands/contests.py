@@ -36,7 +36,8 @@ JUDGE_HELP = {
     "base_url": "OpenAI-compatible server of an API judge.",
     "key_variable": "Environment variable with its key.",
     "temperature": "Of an API judge; left out where the server refuses it.",
-    "max_tokens": "Of an API judge's reply, a reasoning model's thoughts included.",
+    "max_tokens": "Of an API judge's reply, without a reasoning model's thoughts.",
+    "thought_tokens": "Room for its thoughts beside that; default: 8192 with --reasoning-effort or a known such model.",
     "reasoning_effort": "Of a reasoning judge: low, medium, high, as its server names them.",
     "structured": "JSON replies; default: where the server can.",
     "budget_usd": "Hard stop for paid calls, in US dollars.",
@@ -141,7 +142,8 @@ def judge(
     judge: Annotated[
         list[str] | None,
         typer.Option(
-            help="local:MODEL, replay:FILE.csv, or an API model; several, with commas or repeated, are an ensemble. "
+            help="local:MODEL, replay:FILE.csv (#JUDGE behind it where it holds several judges'), or an API model; "
+            "several, with commas or repeated, are an ensemble. "
             f"Default: {DEFAULT_JUDGE}."
         ),
     ] = None,

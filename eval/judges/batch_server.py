@@ -19,7 +19,7 @@ from openai import APIError
 
 from eval.judges.client import MAX_OUTPUT_BYTES, open_client, within
 from eval.judges.request import shown_reason
-from eval.judges.retry import Fault, RunStopped, backoff_seconds, classify, load_json
+from eval.judges.retry import Fault, RunStopped, backoff_seconds, classify, load_json, too_long_a_wait
 from eval.judging.options import ApiOptions
 
 ENDPOINT: Final = "/v1/chat/completions"
@@ -218,10 +218,7 @@ class BatchServer:
         if seconds is None:
             seconds = backoff_seconds(attempt, self._options.backoff_seconds, self._spread.random())
         if seconds > self._options.max_wait_seconds:
-            raise RunStopped(
-                f"the server asks for a wait of {seconds:.0f} s, more than "
-                f"max_wait_seconds={self._options.max_wait_seconds:g}"
-            )
+            raise RunStopped(too_long_a_wait(seconds, self._options.max_wait_seconds))
         time.sleep(seconds)
 
 

@@ -41,6 +41,7 @@ from eval.judging.prompts import JudgePrompt, PromptSet, render
 from eval.judging.store import JudgmentStore
 
 MAX_FAILURES_IN_A_ROW = 10  # then the server is taken to be broken
+MAX_DOUBLINGS = 6  # of the pause between two calls about one match: half a minute, by default
 
 
 class ApiJudge:
@@ -78,7 +79,7 @@ class ApiJudge:
         """
         self._key = read_key(self._options)
         self.stopped, self._failures_in_a_row = None, 0
-        self._num_under_way, self._answered = 0, asyncio.Event()
+        self._num_under_way, self._num_answered, self._answered = 0, 0, asyncio.Event()
         try:
             return asyncio.run(self._judge_all(matches, on_judgment))
         finally:
@@ -131,7 +132,7 @@ class ApiJudge:
         """Asks about one match until there is a reply, or a reason to leave it."""
         prompt = render(self._prompts, match)
         spread = random.Random(prompt.sha256)
-        attempt, num_timed_out = 1, 0
+        attempt, num_timed_out, num_faults, num_answered = 1, 0, 0, self._num_answered
         while True:
             await self._gate.wait()
             if self.stopped is not None:
@@ -143,6 +144,7 @@ class ApiJudge:
             self._num_under_way -= 1
             self._answered.set()  # who waits goes on when this call is settled, as nothing is awaited until then
             if isinstance(result, Reply):
+                self._num_answered += 1
                 cost = reply_cost(self._options, result)
                 outcome = self._reason(f"200 {result.model}")
                 self._store.settle_when_stored(prompt.sha256, call_id, outcome, cost)
@@ -167,11 +169,20 @@ class ApiJudge:
             num_timed_out += result.timed_out
             if not result.retry or attempt >= self._options.max_attempts or num_timed_out >= MAX_TIMED_OUT:
                 return result
-            if result.wait_seconds is not None:
-                self._gate.hold(result.wait_seconds)
-            else:
-                await asyncio.sleep(backoff_seconds(attempt, self._options.backoff_seconds, spread.random()))
-            attempt += 1
+            num_faults += 1
+            await self._pause(result, num_faults, spread)
+            crowded = result.was_free and self._num_answered > num_answered  # others' calls took what the server allows
+            attempt, num_answered = 1 if crowded else attempt + 1, self._num_answered
+
+    async def _pause(self, fault: Fault, num_faults: int, spread: random.Random) -> None:
+        """As long as the server asks for, and longer from a match's second fault on: callers come one by one."""
+        doubling = num_faults
+        if fault.wait_seconds is not None:
+            self._gate.hold(fault.wait_seconds)
+            doubling -= 1
+        if doubling:
+            seconds = backoff_seconds(min(doubling, MAX_DOUBLINGS), self._options.backoff_seconds, spread.random())
+            await asyncio.sleep(seconds)
 
     async def _ask(self, client: AsyncOpenAI, prompt: JudgePrompt) -> Reply | Fault:
         body = request_body(self._options, self._prompts.mode, prompt, self._unsupported)

@@ -55,6 +55,17 @@ PRICES: Mapping[str, tuple[float, float]] = {
 _SNAPSHOT = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")  # after a model's name
 
 
+_REASONS = re.compile(
+    r"(?:.*/)?(?:o\d|gpt-5|deepseek-reasoner|gemini-2\.5|.*\b(?:thinking|reasoning|r1)\b)", re.IGNORECASE
+)
+THOUGHT_TOKENS = 8192  # of a reasoning model about one match, at most
+
+
+def thought_tokens(model: str, reasoning_effort: str | None) -> int:
+    """Room for a model's thoughts: some where it is told to reason, or is known to; a server refuses nothing by it."""
+    return THOUGHT_TOKENS if reasoning_effort not in (None, "none") or _REASONS.match(model) else 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """A price in US dollars for a million tokens."""

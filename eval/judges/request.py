@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.judges.retry import MAX_REASON, TOO_DEEP, Fault, RunStopped, Usage, load_json, read_usage
+from eval.judges.retry import MAX_REASON, TOO_DEEP, Fault, RunStopped, Usage, error_in_reply, load_json, read_usage
 from eval.judging.matches import Judgment, Match
 from eval.judging.options import ApiOptions, Estimate
 from eval.judging.parse import CUT, KEY_MARK, REFUSED, judgment_of
@@ -16,6 +16,7 @@ from eval.judging.prompts import JudgePrompt, Mode, PromptSet, render
 
 BYTES_PER_TOKEN = 4  # of English, about; for the estimate only, until a server has counted
 ASSUMED_REPLY_TOKENS = 250  # of an explained verdict, until replies are measured
+ASSUMED_THOUGHT_TOKENS = 1000  # of a reasoning judge, likewise
 MEASURED = 500  # judgments at most, spread evenly, that replies are measured on
 MESSAGE_TOKENS = 16  # of a chat template around two messages, at most
 BATCH_PRICE = 0.5  # of the single calls' price, as OpenAI has it
@@ -45,13 +46,13 @@ class Reply:
 
 def request_body(options: ApiOptions, mode: Mode, prompt: JudgePrompt, unsupported: Collection[str]) -> dict[str, Any]:
     """The chat completion that puts a prompt before the judge, without the parts that the server doesn't know."""
-    request: dict[str, Any] = {
-        "model": options.model,
-        "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
-    }
+    messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
+    if "system" in unsupported:
+        messages = [{"role": "user", "content": f"{prompt.system}\n\n{prompt.user}"}]
+    request: dict[str, Any] = {"model": options.model, "messages": messages}
     limit = "max_completion_tokens" if "max_tokens" in unsupported else "max_tokens"
     optional = {
-        limit: options.max_tokens,
+        limit: options.limit_tokens,
         "temperature": options.temperature,
         "reasoning_effort": options.reasoning_effort,
         "seed": options.seed,
@@ -112,7 +113,7 @@ def reply_judgment(
     if reply.refusal or reply.finish_reason == "content_filter":
         unread = REFUSED
     elif reply.finish_reason == "length":
-        unread = f"{CUT} at {options.max_tokens} tokens"
+        unread = f"{CUT} at {options.limit_tokens} tokens"
     judgment = judgment_of(key, prompt_sha256, mode, text, unread, **facts)
     return replace(judgment, reason=None if judgment.reason is None else redacted(judgment.reason))
 
@@ -144,9 +145,12 @@ def read_completion(body: Any) -> Reply | Fault:
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
+    fault = error_in_reply(choice) or (None if isinstance(message, dict) else error_in_reply(body))
+    if fault is not None:  # of this completion, or in place of one
+        return replace(fault, usage=usage, was_free=fault.was_free and usage == Usage())
     if not isinstance(message, dict):
         return Fault(reason="the server's reply has no choices", usage=usage)
-    text, refusal = message.get("content"), message.get("refusal")
+    text, refusal = _joined(message.get("content")), message.get("refusal")
     if text and usage.num_completion_tokens == 0:  # it has not counted
         usage = replace(usage, num_completion_tokens=None)
     finish = choice.get("finish_reason") if isinstance(choice, dict) else None
@@ -160,6 +164,14 @@ def read_completion(body: Any) -> Reply | Fault:
         num_completion_tokens=usage.num_completion_tokens,
         model=body.get("model") if isinstance(body.get("model"), str) else None,
     )
+
+
+def _joined(content: Any) -> Any:
+    """The text of a message's content, which some servers send in parts, thoughts apart from what is said."""
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") in ("text", None)]
+    return "".join(text for text in texts if isinstance(text, str)) or None
 
 
 def estimate_calls(
@@ -178,7 +190,7 @@ def estimate_calls(
     bytes_per_token, reply_tokens = _measured(options, prompts, sample)
     num_prompt_tokens = round(sum(sizes) / bytes_per_token) if sample else _assumed_prompt_tokens(sizes)
     num_completion_tokens = round(reply_tokens * len(sizes))
-    most = options.max_tokens * len(sizes)
+    most = options.limit_tokens * len(sizes)
     return Estimate(
         num_calls=len(sizes),
         num_prompt_tokens=num_prompt_tokens,
@@ -208,7 +220,9 @@ def _measured(options: ApiOptions, prompts: PromptSet, sample: Sequence[tuple[Ma
     num_tokens = sum(tokens for _, tokens in counted)
     return (
         sum(size for size, _ in counted) / num_tokens if num_tokens else BYTES_PER_TOKEN,
-        sum(replies) / len(replies) if replies else min(ASSUMED_REPLY_TOKENS, options.max_tokens),
+        sum(replies) / len(replies)
+        if replies
+        else min(ASSUMED_REPLY_TOKENS, options.max_tokens) + min(ASSUMED_THOUGHT_TOKENS, options.thought_tokens),
     )
 
 
@@ -252,7 +266,7 @@ def most_usd(options: ApiOptions, prompt: JudgePrompt, spent_usd: float) -> floa
     Raises:
         RunStopped: with what is spent that would exceed the budget.
     """
-    most = price_usd(options, most_tokens(prompt), options.max_tokens) or 0.0
+    most = price_usd(options, most_tokens(prompt), options.limit_tokens) or 0.0
     if options.budget_usd is not None and spent_usd + most > options.budget_usd:
         raise RunStopped(
             f"budget: {spent_usd:.4f} of {options.budget_usd:g} USD are spent or under way, and the next call "
@@ -262,7 +276,10 @@ def most_usd(options: ApiOptions, prompt: JudgePrompt, spent_usd: float) -> floa
 
 
 def judge_settings(options: ApiOptions, prompts: PromptSet) -> dict[str, Any]:
-    """The settings that can change a verdict. Whether it is asked singly or in a batch can't."""
+    """The settings that can change a verdict. Whether it is asked singly or in a batch can't.
+
+    Nor can room for thoughts: a reply without enough of it is cut, and so no verdict, and --retry-unparsed asks again.
+    """
     return {
         "kind": "api",
         "base_url": options.base_url,

@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -33,18 +34,26 @@ FATAL_STATUS = {
 FATAL_CODES = ("insufficient_quota", "billing_hard_limit_reached", "account_deactivated")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-REFUSING_STATUS = (400, 422, 500)  # llama-cpp-python says 500 to a field that it doesn't know
+REFUSING_STATUS = (400, 422, 500, 501)  # llama-cpp-python says 500 to a field that it doesn't know
 SCHEMA_FIELDS = ("response_format", "json_schema", "structured")
 OPTIONAL_FIELDS = ("max_tokens", "max_completion_tokens", "temperature", "seed", "reasoning_effort", *SCHEMA_FIELDS)
 REFUSAL = re.compile(
     r"unsupported|not support|n't support|unrecogni[sz]ed|unknown|unexpected|no such|illegal|extraneous|"
-    r"(?:not|n't) (?:permitted|allowed|available|accept\w*|implemented|recogni[sz]ed|known|valid|a valid)|forbidden|"
+    r"(?:not|n't) (?:permitted|allowed|available|enabled|accept\w*|implemented|recogni[sz]ed|known|valid|a valid)|"
+    r"forbidden|"
     r"deprecated|obsolete|disabled|unavailable|immutable|only the default|incompatible|instead|may only be|"
     r"can(?:not|n't| not) be (?:set|used|specified|given)|temperature\W{1,3}(?:must|has to) be 1\b|"
     r"invalid (?:parameter|field|argument|keyword|property|key)|不支持|未知",
     re.IGNORECASE,
 )
+OTHER_WORDS = {  # of a part that an error names in its own words; the first that fits
+    "system": r"system (?:role|message|prompt|instruction)|developer instruction|messages\[\d+\]\.role|must alternate",
+    "response_format": r"grammar|guided[ _]decoding|structured[ _]output|(?:output|response)[ _]format|json[ _]schema",
+    "reasoning_effort": r"\b(?:thinking|reasoning)\b",
+}
 MAX_DETAILS = 4000  # characters of an error's body in which the refused field is looked for
+LONG_SECONDS = 365 * 86400.0
+EPOCH_SECONDS = 1e9  # from here (2001) to ten times it, a number is a date, as some servers have it
 MAX_TIMED_OUT = 2  # calls about one match that we give up waiting for; more would be paid for nothing
 MAX_REASON = 200  # characters of a reason that is shown and stored
 
@@ -95,9 +104,7 @@ class Gate:
         """
         while (left := self._not_before - time.monotonic()) > 0:
             if left > self._max_wait_seconds:
-                raise RunStopped(
-                    f"the server asks for a wait of {left:.0f} s, more than max_wait_seconds={self._max_wait_seconds:g}"
-                )
+                raise RunStopped(too_long_a_wait(left, self._max_wait_seconds))
             await asyncio.sleep(left)
 
     def hold(self, seconds: float) -> None:
@@ -111,6 +118,12 @@ class Gate:
             reset = parse_duration(headers.get(f"x-ratelimit-reset-{kind}"))
             if remaining is not None and reset is not None and remaining < needed:
                 self.hold(reset)
+
+
+def too_long_a_wait(seconds: float, limit: float) -> str:
+    """What ends a run whose server asks for more patience than there is."""
+    shown = f"{seconds:.0f} s" if seconds < LONG_SECONDS else "more than a year"
+    return f"the server asks for a wait of {shown}, more than max_wait_seconds={limit:g}"
 
 
 def classify(error: APIError | TimeoutError | RecursionError) -> Fault:
@@ -153,13 +166,18 @@ def usage_of(content: bytes) -> Usage:
 
 
 def read_usage(body: Any) -> Usage:
-    """The tokens that a body counts. No prompt has none."""
+    """The tokens that a body counts. No prompt has none.
+
+    Some servers (xAI's, Gemini's) count thoughts, which are billed as tokens of the reply, in the total only.
+    """
     counts = body.get("usage") if isinstance(body, dict) else None
     counts = counts if isinstance(counts, dict) else {}
-    return Usage(
-        num_prompt_tokens=_count(counts.get("prompt_tokens")) or None,
-        num_completion_tokens=_count(counts.get("completion_tokens")),
-    )
+    prompt = _count(counts.get("prompt_tokens")) or None
+    completion = _count(counts.get("completion_tokens"))
+    total = _count(counts.get("total_tokens"))
+    if prompt is not None and completion is not None and total is not None:
+        completion = max(completion, total - prompt)
+    return Usage(num_prompt_tokens=prompt, num_completion_tokens=completion)
 
 
 def wait_asked_for(headers: Mapping[str, str]) -> float | None:
@@ -168,24 +186,30 @@ def wait_asked_for(headers: Mapping[str, str]) -> float | None:
     if milliseconds is not None:
         return milliseconds / 1000
     text = headers.get("retry-after")
+    if text is None:
+        return None
+    if text.strip().isdecimal():
+        return _until(float(text))  # of hundreds of digits: infinite, which is a wait too
     seconds = _number(text)
-    if seconds is not None or text is None:
-        return seconds
+    if seconds is not None:
+        return _until(seconds)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        date = parsedate_to_datetime(text)
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
 
 
 def parse_duration(text: str | None) -> float | None:
-    """Seconds of "1s", "6m0s", "1h2m3.5s", "120ms" or a plain number; None for anything else."""
+    """Seconds of "1s", "6m0s", "1h2m3.5s", "120ms", a plain number or a date as one; None for anything else."""
     if text is None:
         return None
     parts = DURATION.findall(text)
     if parts and "".join(number + unit for number, unit in parts) == text.strip():
         seconds = sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)
         return seconds if math.isfinite(seconds) else None
-    return _number(text)
+    number = _number(text)
+    return None if number is None else _until(number)
 
 
 def backoff_seconds(attempt: int, first_seconds: float, spread: float) -> float:
@@ -219,15 +243,38 @@ def status_fault(status: int, code: str, message: str, wait_seconds: float | Non
     return Fault(reason=reason, was_free=True, adapt=adapt)
 
 
+def error_in_reply(body: Any) -> Fault | None:
+    """The fault that a body of status 200 tells instead of a completion, as gateways do; None where it tells none.
+
+    Its code is read as an HTTP status where it is one.
+    """
+    found = body.get("error") if isinstance(body, dict) else None
+    if isinstance(body, dict) and not found and body.get("object") == "error":
+        found = body
+    if not found:
+        return None
+    code = found.get("code") if isinstance(found, dict) else None
+    status = int(code) if isinstance(code, (int, str)) and re.fullmatch("[45][0-9][0-9]", str(code)) else None
+    words, details = error_message(found), error_details(found)
+    fault = status_fault(status or 500, code if isinstance(code, str) else "", words, details=details)
+    if status is None:
+        fault = replace(fault, retry=False, was_free=fault.fatal or fault.adapt is not None)
+    told = fault.reason if fault.fatal and status is not None else words or "it gives no reason"
+    return replace(fault, reason=f"the server's reply is an error: {told}")
+
+
 def refused_field(text: str) -> str | None:
-    """The optional field of a request that an error's text says the server doesn't take; None where it says none.
+    """The optional part of a request that an error's text says the server doesn't take; None where it says none.
 
     A text may name several, as one that repeats the request does: the one next to the words that refuse is meant.
     """
     text = re.sub(r"\buse\W{1,3}\w+\W{1,3}instead\b", "instead", text, flags=re.IGNORECASE)  # that one is taken
     refusals = [match.span() for match in REFUSAL.finditer(text)]
+    other = next((part for part, words in OTHER_WORDS.items() if re.search(words, text, re.IGNORECASE)), None)
     if not refusals:
-        return "response_format" if any(name in text for name in SCHEMA_FIELDS) else None
+        if any(name in text for name in SCHEMA_FIELDS) or re.search(r"(?:pars|convert|compil)\w* .{0,20}grammar", text):
+            return "response_format"
+        return "system" if "roles must alternate" in text else None
     places = [
         (max(match.start() - end, start - match.end()), order, name)
         for order, name in enumerate(OPTIONAL_FIELDS)
@@ -235,7 +282,7 @@ def refused_field(text: str) -> str | None:
         for start, end in refusals
     ]
     if not places:
-        return "reasoning_effort" if re.search(r"\b(?:thinking|reasoning)\b", text) else None
+        return other
     name = min(places)[2]
     return "response_format" if name in SCHEMA_FIELDS else name
 
@@ -266,6 +313,14 @@ def _count(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None
+
+
+def _until(seconds: float) -> float:
+    """From now; a number that is a date since 1970, in seconds or milliseconds, is a time to wait for."""
+    for unit in (1.0, 1000.0):
+        if EPOCH_SECONDS <= seconds / unit < 10 * EPOCH_SECONDS:
+            return max(0.0, seconds / unit - time.time())
+    return seconds
 
 
 def _number(text: str | None) -> float | None:

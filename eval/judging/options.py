@@ -56,7 +56,8 @@ class ApiOptions:
     base_url: str = "https://api.openai.com/v1"
     key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key, read at the call only
     temperature: float | None = 0.2  # the paper's; None: not sent, for models that refuse it
-    max_tokens: int = 1024  # of a reply; the paper's
+    max_tokens: int = 1024  # of a reply without thoughts; the paper's
+    thought_tokens: int = 0  # of thoughts before it, which servers count and bill as parts of the reply
     reasoning_effort: str | None = None  # low, medium, high, as the server names them; None: not sent
     seed: int | None = None
     structured: bool | None = None  # JSON-schema replies; None: try, and go on without where the server refuses
@@ -72,7 +73,14 @@ class ApiOptions:
     batch: bool = False  # by the server's Batch API: half the price, an answer within 24 hours
     batch_poll_seconds: float = 30.0  # between two looks at a batch
 
+    @property
+    def limit_tokens(self) -> int:
+        """Of a reply as servers count it, its thoughts included."""
+        return self.max_tokens + self.thought_tokens
+
     def __post_init__(self) -> None:
+        if self.thought_tokens < 0:
+            raise ValueError(f"thought_tokens={self.thought_tokens}: must be at least 0")
         if self.budget_usd is not None and None in (
             self.usd_per_million_prompt_tokens,
             self.usd_per_million_completion_tokens,

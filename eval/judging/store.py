@@ -304,6 +304,12 @@ class JudgmentStore:
         return [(*item, verdict, judge) for judge, of in found.items() for item, verdict in sorted(of.items())]
 
 
+def own_verdicts(folder: Path) -> list[Path]:
+    """The file of a tournament's verdicts: of its pairs, else what follows from grades; none where it has neither."""
+    places = (folder / VERDICTS_FILE, folder / GRADED_VERDICTS_FILE)
+    return [path for path in places if path.is_file()][:1]
+
+
 def recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:
     """Name -> settings of the judges of a tournament; the newest of those that each was run with.
 

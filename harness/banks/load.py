@@ -37,7 +37,8 @@ from harness.nn.batch import Item
 from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear, require_quantized
 from harness.nn.rows import fitting_layout
 from harness.nn.shards import ShardedLayers
-from harness.runs.compatibility import is_calibrated, shard_problem
+from harness.runs.adapter_files import ADAPTER_WEIGHTS
+from harness.runs.compatibility import RESIDUAL_METHODS, is_calibrated, shard_problem
 
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "longformer"})
 
@@ -118,6 +119,10 @@ class _Calibrated(Protocol):
 
 class _Mastered(Protocol):
     master_weights: MasterWeights
+
+
+class _Residual(Protocol):
+    def add_again(self, name: str, config: AdapterConfig, seed: int, folder: Path) -> None: ...
 
 
 class _Labelled(Protocol):
@@ -211,6 +216,30 @@ def calibrate(bank: Bank, adapter: AdapterConfig, examples: _Examples, train: Tr
             for place, e in enumerate(chosen)
         ]
     )
+
+
+def add_member(bank: Bank, name: str, adapter: AdapterConfig, seed: int, start: Path, keep: bool) -> None:
+    """Adds a member, or starts it again as it began.
+
+    Where a method takes its start out of the base's weights, the base follows from it; a GPU's sums, another machine or
+    another number of threads may round that start differently.
+
+    Args:
+        bank: takes the member.
+        name: the member's.
+        adapter: its config.
+        seed: its first weights follow from.
+        start: a folder of the run's, from which such a start is read where it is kept.
+        keep: it there, if it isn't yet.
+    """
+    is_residual = adapter.method in RESIDUAL_METHODS
+    if is_residual and (start / ADAPTER_WEIGHTS).is_file():  # written last
+        target: _Residual = bank  # type: ignore[assignment]
+        target.add_again(name, adapter, seed, start)
+        return
+    bank.add_member(name, adapter, seed)
+    if is_residual and keep:
+        bank.save_member(name, start, "", "")
 
 
 def set_num_labels(bank: Bank, num_labels: int) -> None:

@@ -144,6 +144,21 @@ class OwnedBank(nn.Module, ABC):
         self.adapted(config)
         self.train(self.training)  # a model is read for evaluation, where nothing is recomputed or dropped
 
+    def add_again(self, name: str, config: AdapterConfig, seed: int, folder: Path) -> None:
+        """Starts a member from what `save_member` wrote when it began: on the very base that it had then.
+
+        Args:
+            name: the member's.
+            config: of a method that moves part of the weights into the adapter (`RESIDUAL_METHODS`).
+            seed: as it was added with.
+            folder: of the adapter as it began.
+        """
+        was_training = self.training
+        self.load_member(name, folder)
+        self.seed, self.configs[name] = seed, config
+        self.adapted(config)
+        self.train(was_training)
+
     def _read_to_train(self, config: AdapterConfig) -> nn.Module:
         """-> the model with its own weights trained, in float32 unless `master_weights` is `compute`."""
         if self.master_weights is MasterWeights.compute:

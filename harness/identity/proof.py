@@ -14,6 +14,7 @@ sequences; every trained tensor is put back afterwards, so the run starts where 
   backward pass goes through the base).
 - frozen: no tensor that isn't trained has changed.
 - saved: what is written and read again computes the same, to the last bit.
+- bits: with `adapter.bits`, each adapted layer is in a format of its own, and all of them take no more.
 """
 
 import math
@@ -38,6 +39,7 @@ from harness.nn.rows import trial_sequences
 from harness.runs.compatibility import RESIDUAL_METHODS
 from harness.variants.allora import gradient_factors
 from harness.variants.hft import categories, half_of
+from harness.variants.lq_rounding import SimulatedLinear
 
 NUM_STEPS = 3  # at most: a zero B hides A's gradient in the first, a zero E both others' in AdaLoRA
 STEP_SIZE = 0.02  # by the sign of the gradient
@@ -99,6 +101,8 @@ def prove(bank: Bank, name: str, config: AdapterConfig) -> Proof:
         checks["differs from LoRA"] = _beside(bank, items, config) if is_beside else _differs(bank, name, config, start)
         checks["frozen"] = _frozen(config, frozen, _sampled(bank, parameters))
         checks["saved"] = _saved(bank, name, items, config, parameters)
+    if config.bits is not None:
+        checks["bits"] = _bits(bank, name, config)
     return _proof(bank, config, entry, parameters, checks)
 
 
@@ -376,6 +380,16 @@ def _saved(
         error = float((read - trained).abs().max())
         raise _fail(config, "saved", f"what is saved and read again has losses {error:.2g} nats from what was trained")
     return PASSED
+
+
+def _bits(bank: Bank, name: str, config: AdapterConfig) -> str:
+    storage, layers = bank.storage(name), [base for _, base, _ in bank.adapter_layers(name)]
+    num_stored = 0 if storage is None else sum(storage["layers"].values())
+    if storage is None or num_stored != len(layers) or not all(isinstance(base, SimulatedLinear) for base in layers):
+        raise _fail(config, "bits", f"{num_stored} of {len(layers)} adapted layers are in a format of their own")
+    if storage["bits"] > (config.bits or 0):
+        raise _fail(config, "bits", f"its layers take {storage['bits']:.4f} bits a weight, adapter.bits={config.bits}")
+    return f"{PASSED}: {storage['bits']:.3f} bits a weight, simulated"
 
 
 def _frozen(config: AdapterConfig, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:

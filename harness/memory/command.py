@@ -15,6 +15,7 @@ from rich.text import Text
 
 from harness.config.choices import choices, load_choice, model_choice, quant_choice
 from harness.config.schema import (
+    SHARED_BASE_METHODS,
     AdapterConfig,
     DType,
     ModelConfig,
@@ -29,8 +30,13 @@ from harness.console import TextTable, friendly_errors, new_parser, show
 from harness.devices.process import heavy_imports
 from harness.files.hub import cached_snapshot
 from harness.memory import paper
+from harness.memory.floor import least
+from harness.memory.other_methods import predict_other
+from harness.memory.padded import predict_padded
 from harness.memory.predict import MemoryPrediction, predict
+from harness.methods.keys import uses_dropout
 from harness.models.locate import ModelSource, checkpoint_shape
+from harness.runs.spec import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from harness.memory.measured.program import Measured
@@ -44,10 +50,13 @@ examples:
   python -m harness.memory --model 65b --checkpointing
   python -m harness.memory --model 65b --checkpointing --gpu 48 --measure
   python -m harness.memory --model 7b --quant int8 --members 8 --tokens 4224 --measure --at-peak
-  python -m harness.memory --model t5_large --adapter lora_t5 --measure --json > memory.json
+  python -m harness.memory --model t5_large --adapter lora_t5 --tokens 4608 --sequence 1152 --source 1024
+  python -m harness.memory --model 7b --adapter dora --tokens 2048 --measure --json > memory.json
   python -m harness.memory --model path/to/checkpoint --measure
 
 A plan says what your own runs need: python -m harness.run ... launch.dry_run=true"""
+MEASURED = "--measure runs the program itself"
+STATIC = ("weights_bytes", "adapter_bytes", "gradient_bytes", "optimizer_bytes", "paged_optimizer_bytes")
 GIGABYTE = 10**9
 KINDS = {"ForSequenceClassification": ModelKind.classifier, "ForMaskedLM": ModelKind.classifier}  # ends of names
 
@@ -62,8 +71,18 @@ class Question:
     train: TrainConfig
     tokens: int
     sequence: int
+    source: int
     members: int
     gpu_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What arithmetic says."""
+
+    peak: MemoryPrediction | None = None
+    why: str = ""  # there is no peak
+    least: MemoryPrediction | None = None  # then: what lies there before any activation, where that is known
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -77,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
             show(values, shown, options.json)
             return
         asked = _question(options)
-        prediction = _predicted(asked)
+        answer = _answer(asked)
         measured = None
         if options.measure:
             with heavy_imports():
@@ -90,13 +109,14 @@ def main(arguments: Sequence[str]) -> None:
                     train=asked.train,
                     tokens=asked.tokens,
                     sequence=asked.sequence,
+                    source=asked.source,
                     members=asked.members,
                     gpu_bytes=asked.gpu_bytes,
                 )
             )
-        elif isinstance(prediction, str):
-            raise ValueError(f"model {asked.model.name}: {prediction}; --measure runs the program itself")
-        show(_values(asked, prediction, measured), _shown(asked, prediction, measured, options.at_peak), options.json)
+        elif answer.peak is None and answer.least is None:
+            raise ValueError(f"model {asked.model.name}: {answer.why}; {MEASURED}")
+        show(_values(asked, answer, measured), _shown(asked, answer, measured, options.at_peak), options.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=_positive, default=528, help="of a packed row (default: %(default)s)")
     parser.add_argument(
         "--sequence", type=_positive, help="tokens of an example at most (default: the row's, 528 at most)"
+    )
+    parser.add_argument(
+        "--source", type=_positive, help="of them, tokens that a T5's encoder reads (default: half of them)"
     )
     parser.add_argument("--members", type=_positive, default=1, help="runs that share the base (default: %(default)s)")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
@@ -138,6 +161,9 @@ def _positive(text: str) -> int:
 def _question(options: argparse.Namespace) -> Question:
     """The choices of a command line. Raises ValueError for names that aren't there."""
     adapter: AdapterConfig = typed(AdapterConfig, load_choice("adapter", options.adapter))
+    if adapter.lora_dropout is None:
+        adapter = replace(adapter, lora_dropout=DEFAULT_RECIPE.lora_dropout if uses_dropout(adapter) else 0.0)
+    sequence = min(options.sequence or 528, options.tokens)
     return Question(
         model=_model(options.model),
         quant=replace(quant_choice(options.quant), compute_dtype=DType(options.dtype)),
@@ -148,7 +174,8 @@ def _question(options: argparse.Namespace) -> Question:
             max_microbatch_tokens=options.tokens,
         ),
         tokens=options.tokens,
-        sequence=min(options.sequence or 528, options.tokens),
+        sequence=sequence,
+        source=min(options.source or max(1, sequence // 2), sequence - 1),
         members=options.members,
         gpu_bytes=options.gpu * GIGABYTE,
     )
@@ -184,16 +211,30 @@ def _kind(saved: Mapping[str, Any]) -> ModelKind:
     return next((kind for end, kind in KINDS.items() if any(n.endswith(end) for n in names)), ModelKind.causal)
 
 
-def _predicted(asked: Question) -> MemoryPrediction | str:
-    """The prediction, or why there is none."""
-    if asked.model.kind is not ModelKind.causal:
-        return f"the activations of a {asked.model.kind.value} are not predicted"
-    try:
-        return predict(
-            asked.model.shape, asked.quant, asked.adapter, asked.train, asked.tokens, asked.sequence, asked.members
+def _answer(asked: Question) -> Answer:
+    """The prediction, or why there is none and what is known nevertheless."""
+    alone = asked.model.kind is not ModelKind.causal or asked.adapter.method not in SHARED_BASE_METHODS
+    if alone and asked.members > 1:
+        raise ValueError(
+            f"--members {asked.members}: a {asked.model.kind.value} model with adapter={asked.adapter.method_name} has "
+            "a base of its own, so its runs train one after the other, and each needs what one does; leave it out"
         )
+    try:
+        return Answer(peak=_peak(asked))
     except ValueError as error:
-        return str(error)
+        return Answer(why=str(error), least=least(asked.model, asked.quant, asked.adapter, asked.train))
+
+
+def _peak(asked: Question) -> MemoryPrediction:
+    """Raises ValueError where it isn't known."""
+    model, quant, adapter, train = asked.model, asked.quant, asked.adapter, asked.train
+    if model.kind is ModelKind.causal:
+        other = predict_other(model, quant, adapter, train, asked.tokens, asked.sequence)
+        return other or predict(model.shape, quant, adapter, train, asked.tokens, asked.sequence, asked.members)
+    found = predict_padded(model, quant, adapter, train, asked.tokens, asked.sequence, asked.source)
+    if found is None:
+        raise ValueError(f"what adapter={adapter.method_name} keeps of a {model.kind.value}'s pass can't be predicted")
+    return found
 
 
 def expected_bytes(prediction: MemoryPrediction, optimizer: str) -> int:
@@ -201,17 +242,20 @@ def expected_bytes(prediction: MemoryPrediction, optimizer: str) -> int:
     return prediction.resident_bytes if optimizer.startswith("paged") else prediction.total_bytes
 
 
-def _values(asked: Question, prediction: MemoryPrediction | str, measured: "Measured | None") -> dict[str, Any]:
+def _values(asked: Question, answer: Answer, measured: "Measured | None") -> dict[str, Any]:
     values: dict[str, Any] = {
         "model": asked.model.name,
         "quant": asked.quant.name,
         "adapter": asked.adapter.name,
         "tokens": asked.tokens,
         "sequence": asked.sequence,
+        "source": asked.source if asked.model.kind is ModelKind.seq2seq else None,
         "members": asked.members,
         "checkpointing": asked.train.gradient_checkpointing,
         "gpu_bytes": asked.gpu_bytes,
-        "predicted": None if isinstance(prediction, str) else prediction.to_dict(),
+        "predicted": None if answer.peak is None else answer.peak.to_dict(),
+        "not_predicted": answer.why or None,
+        "at_least": None if answer.least is None else _static(answer.least),
     }
     if measured is not None:
         values["measured"] = {
@@ -224,31 +268,40 @@ def _values(asked: Question, prediction: MemoryPrediction | str, measured: "Meas
     return values
 
 
-def _shown(asked: Question, prediction: MemoryPrediction | str, measured: "Measured | None", at_peak: bool) -> Group:
+def _static(least: MemoryPrediction) -> dict[str, int]:
+    """What is known where activations are not, and its sum; optimizer state that pages is in it."""
+    return {name: getattr(least, name) for name in STATIC} | {"total_bytes": least.total_bytes}
+
+
+def _shown(asked: Question, answer: Answer, measured: "Measured | None", at_peak: bool) -> Group:
     what = f"{asked.model.name}, {asked.quant.name}, {asked.adapter.name}, rows of {asked.tokens} tokens"
     what += f", {asked.members} runs" if asked.members > 1 else ""
     what += ", checkpointing" if asked.train.gradient_checkpointing else ""
     parts: list[TextTable | Text] = []
     if measured is not None:
         parts += [Text(f"Measured: {what}"), _gigabytes(measured.peak.by_category)]
-        parts.append(Text("\n".join(_sentences(asked, prediction, measured)) + "\n"))
+        parts.append(Text("\n".join(_sentences(asked, answer, measured)) + "\n"))
         if at_peak:
             parts += [Text("What the pass held at its peak"), _gigabytes(measured.peak.by_origin, 1e6, "MB")]
-    if isinstance(prediction, MemoryPrediction):
-        terms = {name.removesuffix("_bytes").replace("_", " "): n for name, n in prediction.to_dict().items()}
+    if answer.peak is not None:
+        terms = {name.removesuffix("_bytes").replace("_", " "): n for name, n in answer.peak.to_dict().items()}
         parts += [Text(f"Predicted: {what}"), _gigabytes(terms)]
+    elif answer.least is not None:
+        terms = {name.removesuffix("_bytes").replace("_", " "): n for name, n in _static(answer.least).items()}
+        parts += [Text(f"At least, before any activation: {what}"), _gigabytes(terms)]
+        parts.append(Text(f"Not predicted: {answer.why}." + ("" if measured else f" {MEASURED}.")))
     return Group(*parts)
 
 
-def _sentences(asked: Question, prediction: MemoryPrediction | str, measured: "Measured") -> list[str]:
+def _sentences(asked: Question, answer: Answer, measured: "Measured") -> list[str]:
     """The peak, whether it fits, and how far the prediction is from it."""
     peak = measured.peak.num_bytes
     fits = "fits in" if peak <= asked.gpu_bytes else "does not fit in"
     lines = [f"Peak of a step: {peak / 1e9:.2f} GB with {measured.optimizer}; {fits} {asked.gpu_bytes / 1e9:.0f} GB."]
     lines += [f"Peak while the base is read: {measured.loading_bytes / 1e9:.2f} GB."]
-    if isinstance(prediction, str):
-        return [*lines, f"Not predicted: {prediction}."]
-    expected = expected_bytes(prediction, measured.optimizer)
+    if answer.peak is None:
+        return lines if answer.least is not None else [*lines, f"Not predicted: {answer.why}."]
+    expected = expected_bytes(answer.peak, measured.optimizer)
     return [*lines, f"Predicted: {expected / 1e9:.2f} GB, {expected / peak - 1:+.1%}."]
 
 

@@ -1,10 +1,10 @@
-"""What methods train that aren't plain low-rank factors, and what they keep beside it: S2FT, HFT, QST and PEFT's own.
+"""What methods train that aren't plain low-rank factors, and what they keep beside it: S2FT, HFT and PEFT's own.
 
     trained = trained_parts(shape, adapter, seed=0)     # trained.tensors: elements of each trained tensor
 
 By the methods' own formulas (`harness.methods.table`, docs/methods.md), which each run's proof holds to its tensors.
 tests/unit/harness/memory/test_floor.py holds them to the program. A tensor is here what a method trains of one
-layer. Left out: matrices that a method of PEFT draws once for all layers (VeRA's are 0.02 GB at 7B).
+layer.
 """
 
 from dataclasses import dataclass
@@ -34,15 +34,14 @@ def trained_parts(shape: ShapeConfig, adapter: AdapterConfig, quant: QuantMethod
 
     Args:
         shape: of the decoder.
-        adapter: of S2FT, HFT, QST, or a method of PEFT's around linear layers.
+        adapter: of S2FT, HFT, or a method of PEFT's around linear layers.
         quant: of the base.
         seed: of the run, by which HFT draws its half.
     """
     blocks = list(range(shape.num_layers)) if adapter.layers is None else list(adapter.layers)
     if adapter.method is AdapterMethod.hft:
-        return _half(shape, blocks, seed) if quant is QuantMethod.none else None
-    if adapter.method is AdapterMethod.qst:
-        return Trained(tensors=_beside(shape, adapter))
+        half = half_of(shape, adapter, seed)
+        return Trained(tensors=tuple(half.values()), in_base=True) if quant is QuantMethod.none else None
     known = linears(shape)
     if set(adapter.targets) - {ALL_LINEAR, *(linear.name for linear in known)}:
         return None
@@ -52,8 +51,9 @@ def trained_parts(shape: ShapeConfig, adapter: AdapterConfig, quant: QuantMethod
     return _of_peft(targets, adapter, len(blocks)) if adapter.method is AdapterMethod.peft else None
 
 
-def _half(shape: ShapeConfig, blocks: list[int], seed: int) -> Trained:
-    """The matrices and norms that `harness.variants.hft` draws."""
+def half_of(shape: ShapeConfig, adapter: AdapterConfig, seed: int) -> dict[str, int]:
+    """-> elements of the matrices and norms that `harness.variants.hft` draws, by their names"""
+    blocks = range(shape.num_layers) if adapter.layers is None else list(adapter.layers)
     sizes: dict[str, int] = {}
     for block in range(shape.num_layers):
         for linear in linears(shape):
@@ -61,18 +61,8 @@ def _half(shape: ShapeConfig, blocks: list[int], seed: int) -> Trained:
             sizes[f"model.layers.{block}.{part}.{linear.name}"] = linear.in_features * linear.out_features
         for norm in ("input_layernorm", "post_attention_layernorm"):
             sizes[f"model.layers.{block}.{norm}"] = shape.hidden_size
-    chosen = chosen_half(list(sizes), None if len(blocks) == shape.num_layers else blocks, seed)
-    return Trained(tensors=tuple(size for name, size in sizes.items() if name in chosen), in_base=True)
-
-
-def _beside(shape: ShapeConfig, adapter: AdapterConfig) -> tuple[int, ...]:
-    """The tensors of a side network (`harness.variants.qst`)."""
-    reduction, rank, wide = adapter.qst_reduction or 1, adapter.qst_down_rank, shape.hidden_size
-    narrow = wide // reduction
-    block = [linear.in_features * linear.out_features // reduction**2 for linear in linears(shape)]
-    down = [wide * rank, rank * narrow, narrow, narrow] if rank else [wide * narrow]
-    norms_and_gate = 3 * [narrow]
-    return (*(block + down + norms_and_gate) * shape.num_layers, narrow, narrow * wide, wide, 1)
+    chosen = chosen_half(list(sizes), None if len(blocks) == shape.num_layers else list(blocks), seed)
+    return {name: size for name, size in sizes.items() if name in chosen}
 
 
 def _submatrices(targets: list[Linear], shape: ShapeConfig, adapter: AdapterConfig, num_blocks: int) -> Trained:
@@ -102,4 +92,8 @@ def _of_peft(targets: list[Linear], adapter: AdapterConfig, num_blocks: int) -> 
     except (KeyError, TypeError, ZeroDivisionError):
         return None  # a field that PEFT fills in when it makes its layers
     apart = sum(counts) * num_blocks == total
-    return Trained(tensors=tuple(counts) * num_blocks if apart else (total,))
+    frozen = 0
+    if adapter.peft_type == "VERA":  # two matrices for all layers, of the largest sides
+        sides = max(each.in_features for each in targets) + max(each.out_features for each in targets)
+        frozen = ADAPTER_BYTES * int(fields["r"]) * sides
+    return Trained(tensors=tuple(counts) * num_blocks if apart else (total,), frozen_bytes=frozen)

@@ -21,7 +21,6 @@ from harness.config.schema import (
     AdapterMethod,
     DType,
     MasterWeights,
-    ModelKind,
     Optimizer,
     QuantConfig,
     QuantMethod,
@@ -38,7 +37,7 @@ from harness.memory.activations import (
     saved_by_pass,
     working_bytes,
 )
-from harness.runs.spec import RunSpec
+from harness.memory.beside import beside, side_tensors
 
 DTYPE_BYTES = {DType.float32: 4, DType.bfloat16: 2, DType.float16: 2}
 NESTED_BLOCK = 256  # absmax constants that share one second-level constant (paper section 3)
@@ -239,7 +238,7 @@ def predict(
         ValueError: an unknown shape, `compute_dtype=auto`, or targets that a LLaMA block doesn't have.
     """
     check(shape, quant)
-    masters = _has_masters(adapter, train)
+    masters = has_masters(adapter, train)
     stored = replace(quant, compute_dtype=DType.float32) if masters else quant
     simulated = simulated_bytes(shape, quant, adapter)
     base = MemoryPrediction(weights_bytes=weights_bytes(shape, stored, num_shards) + simulated)
@@ -249,6 +248,8 @@ def predict(
     tokens = max(tokens_per_microbatch, longest_sequence)
     run = Pass(shape=shape, quant=quant, adapter=adapter, tokens=tokens, compute_bytes=DTYPE_BYTES[quant.compute_dtype])
     static = _trained_bytes(run, train, masters, num_members)
+    if adapter.method is AdapterMethod.qst:
+        return replace(base, **static, **_beside_bytes(run, train))
     return replace(base, **static, **_passing_bytes(run, train, masters, num_members))
 
 
@@ -258,7 +259,8 @@ def _trained_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: in
     full = run.adapter.method is AdapterMethod.full
     element_bytes = run.compute_bytes if full and not masters else ADAPTER_BYTES
     resident, paged = optimizer_bytes(tensors, train.optimizer, element_bytes)
-    copies = 0 if full else factor_copies_bytes(sum(tensors), run.compute_bytes, num_members)
+    casts = not full and run.adapter.method is not AdapterMethod.qst  # once a row; others where they are used
+    copies = 0 if not casts else factor_copies_bytes(sum(tensors), run.compute_bytes, num_members)
     return {
         "adapter_bytes": 0 if full else sum(tensors) * element_bytes,
         "gradient_bytes": sum(tensors) * element_bytes,
@@ -285,46 +287,26 @@ def _passing_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: in
     }
 
 
-def _has_masters(adapter: AdapterConfig, train: TrainConfig | None) -> bool:
+def _beside_bytes(run: Pass, train: TrainConfig) -> dict[str, int]:
+    """As `_passing_bytes`, of a side network beside the base."""
+    matrix_bytes = dequantization_bytes(run.shape, run.quant)
+    found = beside(run, train.gradient_checkpointing, matrix_bytes)
+    targets = run.tokens * (8 + run.compute_bytes * run.shape.hidden_size)  # their places, and the loss's gradient
+    return {
+        "activation_bytes": found.kept_bytes,
+        "recomputed_bytes": found.recomputed_bytes,
+        "logits_bytes": found.mixed_bytes + targets + logits_bytes(run.shape, run.tokens, run.compute_bytes),
+        "last_norm_bytes": found.mixing_bytes,
+        "dequantization_bytes": matrix_bytes,
+        "working_bytes": found.working_bytes,
+    }
+
+
+def has_masters(adapter: AdapterConfig, train: TrainConfig | None) -> bool:
     """Whether every weight is trained, and kept in float32 (`harness.nn.masters`)."""
     if train is None or adapter.method is not AdapterMethod.full:
         return False
     return train.master_weights is MasterWeights.float32
-
-
-def predict_run(spec: RunSpec, num_shards: int = 1, num_members: int = 1) -> MemoryPrediction | None:
-    """The memory of a planned run, by the shape in its model's YAML; None where this arithmetic doesn't apply.
-
-    It doesn't apply to encoders and encoder-decoders, models without a shape, and layers by other names than LLaMA's.
-
-    Args:
-        num_shards: devices that share the base; each needs as much.
-        num_members: runs like it that train in one pass; 1 is the run alone.
-    """
-    if spec.model.kind is not ModelKind.causal:
-        return None
-    row = spec.train.row_tokens if spec.train is not None and spec.dataset is not None else 0
-    longest = longest_sequence(spec)
-    try:
-        return predict(spec.model.shape, spec.quant, spec.adapter, spec.train, row, longest, num_members, num_shards)
-    except ValueError:
-        return None
-
-
-def longest_sequence(spec: RunSpec) -> int:
-    """The most tokens that an example of the run can have."""
-    if spec.dataset is None:
-        return 0
-    return min(spec.model.max_length, spec.dataset.source_max_tokens + spec.dataset.target_max_tokens)
-
-
-def memory_key(spec: RunSpec) -> str:
-    """A key that is equal for runs with the same prediction, such as runs that differ in rate or seed."""
-    train = spec.train
-    used = None
-    if train is not None:
-        used = train.optimizer, train.gradient_checkpointing, train.max_microbatch_tokens, train.master_weights
-    return repr([spec.model, spec.quant, spec.adapter, used, longest_sequence(spec)])
 
 
 def linear_bytes(linear: Linear, quant: QuantConfig) -> int:
@@ -351,6 +333,8 @@ def trained_tensors(shape: ShapeConfig, adapter: AdapterConfig) -> list[int]:
         norms = [shape.hidden_size] * (2 * shape.num_layers + 1)
         tables = [shape.vocab_size * shape.hidden_size] * (1 if shape.tied_embeddings else 2)
         return [n.in_features * n.out_features for n in linears(shape)] * shape.num_layers + norms + tables
+    if adapter.method is AdapterMethod.qst:
+        return side_tensors(shape, adapter)
     adapted = [linear for linear in linears(shape) if linear.is_target(adapter)]
     sizes = [n for linear in adapted for n in (linear.in_features, linear.out_features)]
     return [adapter.lora_r * size for size in sizes] * (
@@ -374,8 +358,6 @@ def check_targets(shape: ShapeConfig, adapter: AdapterConfig) -> None:
             f"adapter.peft_type={adapter.peft_type}: its memory can't be predicted, only LoRA's and the like"
         )
     partly = adapter.method is AdapterMethod.full and adapter.layers is not None
-    if adapter.method is AdapterMethod.qst:
-        raise ValueError("adapter=qst: the memory of a pass beside the base is not derived, only what it trains")
     if partly or adapter.method in (AdapterMethod.hft, AdapterMethod.s2ft):
         raise ValueError(f"adapter={adapter.method_name}: memory where a part of the weights learns can't be predicted")
     known = [linear.name for linear in linears(shape)]

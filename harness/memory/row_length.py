@@ -10,13 +10,14 @@ tried with the shortest row; where memory runs out, `harness.training.loop` halv
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.config.schema import SHARED_BASE_METHODS, SHORTEST_ROW_TOKENS, Device
-from harness.memory.predict import MemoryPrediction, memory_key, predict_run
+from harness.config.schema import SHARED_BASE_METHODS, SHORTEST_ROW_TOKENS, AdapterMethod, Device, ModelKind
+from harness.memory.predict import MemoryPrediction
+from harness.memory.runs import memory_key, predict_run
 from harness.runs.spec import RunSpec
 
 GPU_ROW_TOKENS = (SHORTEST_ROW_TOKENS, 4096, 8192, 16384)
 COMFORTABLE_ROW_TOKENS = 8192  # beyond it rows gain little: a device's memory goes to a further worker first
-UNKNOWN_ROW_TOKENS = 4096  # on a GPU, where the predictor doesn't reach
+UNKNOWN_ROW_TOKENS = 4096  # on a GPU, where the predictor doesn't reach; the most of runs with a base of their own
 CONTEXT_BYTES = 1_000_000_000  # of a process on a GPU beside its tensors: CUDA's context, kernels, cuBLAS' workspace
 USABLE = 0.95  # of a device's memory; the rest is the driver's, the allocator's and the prediction's error
 
@@ -81,8 +82,11 @@ def _alike(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
 def _automatic(specs: Sequence[RunSpec], device: Device, usable: int | None, num_shards: int, most: int) -> int:
     if device is not Device.cuda or usable is None:
         return SHORTEST_ROW_TOKENS
-    if any(spec.adapter.method not in SHARED_BASE_METHODS for spec in specs):
-        return UNKNOWN_ROW_TOKENS  # PEFT's layers and full finetuning keep more than the predictor counts
+    if any(spec.adapter.method is AdapterMethod.full for spec in specs):
+        return UNKNOWN_ROW_TOKENS
+    alone = (s.adapter.method not in SHARED_BASE_METHODS or s.model.kind is not ModelKind.causal for s in specs)
+    if any(alone):  # one run at a time has less use for long rows, and padding may take more than is predicted
+        most = min(most, UNKNOWN_ROW_TOKENS)
     peaks = {tokens: group_bytes(specs, tokens, num_shards) for tokens in GPU_ROW_TOKENS if tokens <= most}
     if None in peaks.values():
         return min(UNKNOWN_ROW_TOKENS, most)

@@ -42,7 +42,12 @@ of half finetuning in float32 and bfloat16. **tried**: it started, trained and w
 of the weights named but FP4. A run's own proof, in its record, is what counts. Papers of OFTv2, OLoRA, SHiRA, OSF,
 WaveFT, GraLoRA, GLoRA, Cartridges and prompt methods are not named in PEFT's sources; their numbers are from memory. Of
 ALLoRA, HFT and S2FT only the abstracts were at hand: sections and what they say beyond them are from memory, too, as
-are LQ-LoRA's sections.
+are LQ-LoRA's sections; its formats, weights and errors were held against the authors' code.
+
+A layer that LQ-LoRA stores in a format of its own (`adapter.bits`) is simulated: rounded to the numbers that the format
+has, and held in the compute dtype, whose memory it takes. The record (`storage`) says what the formats would take,
+scales, constants and an offset of 32 bits a matrix included, and how many layers have which; `residual.json` beside the
+adapter says which layer has which, and by it the base is the same again wherever the adapter is loaded.
 
 {table}
 

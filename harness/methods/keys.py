@@ -40,7 +40,7 @@ OWN_KEYS = {  # a key of ours that one method has -> that method
     "fisher": AdapterMethod.lq_lora,
     "corda_keep": AdapterMethod.corda,
 }
-_NEEDED_KEYS = frozenset({"allora_eta", "s2ft_share", "lq_rounds"})  # without which their methods mean nothing
+_NEEDED_KEYS = frozenset(OWN_KEYS) - {"bits", "fisher", "corda_keep"}  # without which their methods mean nothing
 _OWN_METHODS = frozenset(  # whose rows say which keys they have
     {AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.lq_lora, AdapterMethod.qst}
 )

@@ -260,7 +260,8 @@ _ROWS = (
         on_layers=False,
         differs="alpha is one number that starts at 1, so that it starts at the base; in the authors' code one a "
         "feature that starts at 0.73 of the base's states. Only of llama, mistral and qwen2. No dropout: the authors' "
-        "code drops nothing where a dropout is given. Its files are its own, no PEFT's",
+        "code drops nothing where a dropout is given. Its blocks are drawn as transformers draws the family's. Its "
+        "files are its own, no PEFT's",
     ),
     Entry(name="full", title="Full finetuning", paper="arXiv 2305.14314, the 16-bit baseline", works_on=FLOAT),
     Entry(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from harness.banks.bank import Bank
+from harness.banks.load import add_member
 from harness.devices.memory import free_bytes
 from harness.devices.ranks import Ranks
 from harness.methods.blocks import depths, rate_ratio
@@ -29,12 +30,15 @@ from harness.training.optim import (
 )
 from harness.training.schedule import num_steps
 
+_START = "start"  # in the folder of checkpoints: an adapter as it began, whose base follows from that
+
 
 def start_members(bank: Bank, members: Sequence[Member], ranks: Ranks) -> None:
     """Adds the members and takes each to its newest checkpoint; one that can't start gets its error."""
     for member in members:
         with _failing_alone(member), naming_out_of_memory(f"run {member.run_id}, its adapter"):
-            bank.add_member(member.run_id, member.adapter, member.train.seed)
+            start = member.checkpoint_folder / _START
+            add_member(bank, member.run_id, member.adapter, member.train.seed, start, keep=ranks.leads)
             member.on_added()
     pages = _pages(bank, members, ranks)
     for member in members:

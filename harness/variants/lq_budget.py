@@ -24,6 +24,8 @@ from harness.variants.lq_fisher import Weighting
 from harness.variants.lq_rounding import rounded
 
 _CHUNK, _NUM_CHUNKS = 64 * 256, 4  # a whole group of the largest blocks; of a large matrix so many are a sample
+_EXACT_UP_TO = 1024  # rows or columns; larger matrices' vectors are found by subspace iteration
+_MORE_VECTORS, _NUM_PASSES = 10, 4  # the authors' oversampling, and twice their passes
 _MAX_NODES = 10_000  # of the search; a limit by time would make the choice depend on the machine
 
 
@@ -126,12 +128,25 @@ def error_left(rest_OI: Tensor, rank: int, weighting: Weighting | None = None) -
     scaled_OI = rest_OI if weighting is None else weighting.row_O[:, None] * rest_OI * weighting.column_I
     is_wide = scaled_OI.shape[0] <= scaled_OI.shape[1]
     short_SL = scaled_OI if is_wide else scaled_OI.T
-    vectors_SR = torch.linalg.eigh(short_SL @ short_SL.T).eigenvectors[:, -rank:]
+    vectors_SR = _leading(short_SL @ short_SL.T, rank)
     low_SL = vectors_SR @ (vectors_SR.T @ short_SL)
     low_OI = low_SL if is_wide else low_SL.T
     if weighting is None:
         return float((rest_OI - low_OI).norm()) ** 2
     return float((weighting.root_OI * (rest_OI - low_OI / weighting.row_O[:, None] / weighting.column_I)).norm()) ** 2
+
+
+def _leading(gram_SS: Tensor, rank: int) -> Tensor:
+    """-> the eigenvectors of the largest eigenvalues, [S, R]; of a large matrix by a few passes from a drawn start"""
+    if len(gram_SS) <= _EXACT_UP_TO:
+        vectors_SS: Tensor = torch.linalg.eigh(gram_SS).eigenvectors
+        return vectors_SS[:, -rank:]
+    generator = torch.Generator().manual_seed(0)  # the same wherever it is computed
+    basis_SK = torch.randn(len(gram_SS), min(len(gram_SS), rank + _MORE_VECTORS), generator=generator).to(gram_SS)
+    for _ in range(_NUM_PASSES):
+        basis_SK = torch.linalg.qr(gram_SS @ basis_SK).Q
+    found_KK: Tensor = torch.linalg.eigh(basis_SK.T @ gram_SS @ basis_SK).eigenvectors
+    return basis_SK @ found_KK[:, -rank:]
 
 
 def _sampled(matrix_OI: Tensor) -> Tensor:

@@ -131,14 +131,7 @@ def _record(base: LoadedBase, run: ClaimedRun, adapter_sha256: str | None, num_d
         optimizer_used=run.member.optimizer_kind.value if run.member and run.member.optimizer_kind else None,
         device=device_name if num_devices == 1 else f"{num_devices} x {device_name}",
         storage=storage,
-        notes=(
-            *(base.bank.notes if run.member else ()),
-            *_storage_notes(storage),
-            *([] if run.data is not None and run.data.has_all_rows else _sample_notes(run.spec.dataset)),
-            *(run.data.notes if run.data else ()),
-            *run.notes,
-            *(run.member.notes if run.member else ()),
-        ),
+        notes=_notes(base, run, storage),
         row_tokens=run.member.train.row_tokens if run.member else None,
         num_eval_examples=len(run.member.held_out.examples) if run.member and run.member.held_out else None,
         eval_loss=None if kept is None else kept.eval_loss,
@@ -161,6 +154,18 @@ def _kept_point(run: ClaimedRun) -> EvalPoint | None:
     if member is None or member.held_out is None:
         return None
     return run.points.get(member.step if member.best is None else member.best.step)
+
+
+def _notes(base: LoadedBase, run: ClaimedRun, storage: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What a reader of the record should know beside its numbers."""
+    return (
+        *(base.bank.notes if run.member else ()),
+        *_storage_notes(storage),
+        *([] if run.data is not None and run.data.has_all_rows else _sample_notes(run.spec.dataset)),
+        *(run.data.notes if run.data else ()),
+        *run.notes,
+        *(run.member.notes if run.member else ()),
+    )
 
 
 def _storage_notes(storage: Mapping[str, Any] | None) -> list[str]:

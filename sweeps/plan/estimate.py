@@ -29,9 +29,11 @@ from harness.data.selection.rows import num_kept
 from harness.devices.gpus import peak_flops
 from harness.devices.hardware import Hardware, hardware
 from harness.memory.floor import floor_run
-from harness.memory.predict import MemoryPrediction, longest_sequence, memory_key, predict_run
+from harness.memory.predict import MemoryPrediction
 from harness.memory.row_length import row_tokens, usable_bytes
+from harness.memory.runs import longest_sequence, memory_key, predict_run
 from harness.models.locate import num_parameters
+from harness.runs.compatibility import RESIDUAL_METHODS
 from harness.runs.record import RECORD_FILE, SCHEMA_VERSION
 from harness.runs.spec import RunSpec
 from harness.training.schedule import num_steps
@@ -200,10 +202,7 @@ def _estimate(
     num_devices: int,
 ) -> Estimate:
     least, shortest = memory.least, memory.shortest
-    saves_more = spec.adapter.method in (AdapterMethod.hft, AdapterMethod.s2ft)  # than it trains
-    kept = None if least is None or saves_more else least.gradient_bytes  # a gradient for each number that is saved
-    moments = 0 if least is None else least.optimizer_bytes + least.paged_optimizer_bytes
-    keep = spec.train.keep_checkpoints if spec.train is not None else 0
+    disk, checkpoints = _disk_bytes(spec, least)
     plain = spec.to_dict()
     steps = _num_steps(spec, speeds.num_examples.get(_data_key(plain)) if rows is None else rows)
     examples = steps if not steps or spec.train is None else steps * (spec.train.batch_size or 0)
@@ -234,12 +233,24 @@ def _estimate(
         eval_seconds=evaluation.seconds,
         eval_seconds_from=evaluation.source,
         gpu_hours=_gpu_hours(seconds, evaluation.seconds, num_devices, targets),
-        disk_bytes=kept,
-        checkpoint_bytes=None if kept is None else keep * (kept + moments),
+        disk_bytes=disk,
+        checkpoint_bytes=checkpoints,
         too_large_for=tuple(dict.fromkeys(too_large)),
         tight_on=tuple(dict.fromkeys(name for name in tight if name not in too_large)),
         paged_bytes={name: size for name, size in paged.items() if size and name not in too_large},
     )
+
+
+def _disk_bytes(spec: RunSpec, least: MemoryPrediction | None) -> tuple[int | None, int | None]:
+    """-> bytes of what stays, and of what is beside it while the run trains: checkpoints, and a start that is kept"""
+    saves_more = spec.adapter.method in (AdapterMethod.hft, AdapterMethod.s2ft)  # than it trains
+    if least is None or saves_more:
+        return None, None
+    trained = least.gradient_bytes  # a gradient for each number
+    start = trained if spec.adapter.method in RESIDUAL_METHODS else 0  # is saved beside what is trained
+    moments = least.optimizer_bytes + least.paged_optimizer_bytes
+    keep = spec.train.keep_checkpoints if spec.train is not None else 0
+    return trained + start, keep * (trained + moments) + 2 * start
 
 
 def _training_seconds(spec: RunSpec, tokens: int, device: str) -> float | None:

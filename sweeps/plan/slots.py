@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from harness.config.schema import Device, LaunchConfig, Launcher
 from harness.devices.hardware import Accelerator, accelerators, cuda_hardware, driver_words, launch_device
-from harness.memory.predict import memory_key
 from harness.memory.row_length import (
     COMFORTABLE_ROW_TOKENS,
     CONTEXT_BYTES,
@@ -21,6 +20,7 @@ from harness.memory.row_length import (
     row_tokens,
     usable_bytes,
 )
+from harness.memory.runs import memory_key
 from sweeps.plan.jobs import PlannedRun
 
 

@@ -9,7 +9,7 @@ from analysis.report.plots.charts import Line, Point, curves, heat_map, scatter
 from analysis.report.plots.drawing import Figure
 from analysis.report.records import Run
 from eval.benchmarks.mmlu.questions import NUM_CHOICES
-from harness.memory.predict import predict_run
+from harness.memory.runs import predict_run
 from harness.runs.record import RECORD_FILE
 from harness.runs.spec import RunSpec
 

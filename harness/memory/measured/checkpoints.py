@@ -31,11 +31,13 @@ from transformers import (
 from harness.config.schema import DType, ModelConfig, ModelKind, ShapeConfig
 from harness.files.atomic import write_json
 from harness.files.hub import cached_snapshot
-from harness.memory.floor import ROBERTA_OFFSET, T5_HEAD_SIZE
+from harness.memory.floor import ROBERTA_OFFSET
+from harness.memory.layouts import T5_HEAD_SIZE
 from harness.models.reading import read_config
 from harness.nn.quant import TORCH_DTYPES
 
 FILE_BYTES = 2**31
+OUTPUT_LAYER = "lm_head.weight"
 _AUTO_CLASSES: dict[ModelKind, Any] = {
     ModelKind.causal: AutoModelForCausalLM,
     ModelKind.seq2seq: AutoModelForSeq2SeqLM,
@@ -74,6 +76,8 @@ def write_checkpoint(model: ModelConfig, dtype: DType, folder: Path) -> Path:
     with torch.device("meta"):
         built = _AUTO_CLASSES[model.kind].from_config(config, dtype=TORCH_DTYPES[dtype])
     kept = [*built.named_parameters(), *((n, b) for n, b in built.named_buffers() if n in built.state_dict())]
+    if not getattr(config, "scale_decoder_outputs", True) and OUTPUT_LAYER not in dict(kept):
+        kept.append((OUTPUT_LAYER, built.get_output_embeddings().weight))  # of T5 v1.1, whose config calls it tied
     _write_files(folder, [_Stored(name=n, dtype=t.dtype, shape=tuple(t.shape)) for n, t in kept])
     return folder
 
@@ -93,7 +97,10 @@ def _write_files(folder: Path, tensors: list[_Stored]) -> None:
 
 
 def _write_hole(path: Path, tensors: list[_Stored]) -> None:
-    """Writes the header of a safetensors file and makes the file as long as if its tensors followed."""
+    """Writes the header of a safetensors file and makes the file as long as if its tensors followed.
+
+    An output layer of its own gets a byte: transformers ties it to the input embeddings where their numbers are equal.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
@@ -108,6 +115,9 @@ def _write_hole(path: Path, tensors: list[_Stored]) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
+        if OUTPUT_LAYER in header:
+            file.seek(8 + len(text) + header[OUTPUT_LAYER]["data_offsets"][0])
+            file.write(b"\1")
 
 
 def _config(model: ModelConfig) -> PretrainedConfig:

@@ -19,6 +19,7 @@ the tensors that the real one makes:
 | `dropout` | the fused kernel: keeps a boolean mask |
 | paged memory | `cudaMallocManaged`: not the allocator's, and not counted here |
 | initial values | drawn; here left as they are |
+| a copy of a 4-bit weight, of which DoRA starts | freed at once; here the weight itself |
 
 cuBLAS' workspace (32 MiB on an H100) and the CUDA context are left out: `harness.memory.row_length.CONTEXT_BYTES`.
 tests/unit/harness/memory/test_measured.py holds meta tensors to real ones.
@@ -37,6 +38,7 @@ from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import varlen  # noqa: F401  registers its operations
+from torch.utils._device import _device_constructors
 from transformers import masking_utils
 
 from harness.memory.measured.storages import NOWHERE, LiveStorages
@@ -71,6 +73,8 @@ def gpu_without_data(num_bytes: int, seen: torch.device = CUDA) -> Iterator[Live
     """
     storages = _Meta(seen)
     with ExitStack() as stack:
+        # torch keeps the functions that `with torch.device` reaches; `torch.tensor` is another one meanwhile
+        stack.callback(_device_constructors.cache_clear)
         for target, name, replacement in _replacements(storages, num_bytes, seen):
             stack.enter_context(mock.patch.object(target, name, replacement, create=True))
         stack.enter_context(storages)
@@ -127,6 +131,7 @@ def _replacements(storages: LiveStorages, num_bytes: int, seen: torch.device) ->
 
     yield torch.Tensor, "device", property(device)
     yield torch, "tensor", _tensor
+    yield bnb.nn.Params4bit, "__deepcopy__", _same
     yield bnb.functional, "name2qmap", {}  # it keeps tensors of the device for good
     yield masking_utils, "_ignore_bidirectional_mask_sdpa", _is_whole
     yield functional, "scaled_dot_product_attention", _attention_on_host if seen.type == "cpu" else _attention
@@ -170,6 +175,10 @@ def _from_numpy(array: Any) -> Tensor:
     with torch.utils._python_dispatch._disable_current_modes():
         dtype = torch.as_tensor(array[:0] if array.ndim else array).dtype
     return torch.empty(array.shape, dtype=dtype, device=META)
+
+
+def _same(parameter: Tensor, memo: dict[int, Any]) -> Tensor:
+    return parameter
 
 
 def _is_whole(padding_mask: Tensor | None, kv_length: int, local_attention_size: int | None = None) -> bool:

@@ -21,11 +21,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.banks.bank import Bank
 from harness.banks.load import make_bank, set_master_weights, set_num_labels
-from harness.config.schema import AdapterConfig, ModelConfig, ModelKind, QuantConfig, TrainConfig
+from harness.config.schema import AdapterConfig, AdapterMethod, ModelConfig, ModelKind, QuantConfig, TrainConfig
 from harness.devices.torch_device import quiet_libraries
 from harness.memory.measured.checkpoints import write_checkpoint
 from harness.memory.measured.gpu import CUDA, gpu_without_data
 from harness.memory.measured.storages import ADAPTERS, GRADIENTS, OPTIMIZER, WEIGHTS, LiveStorages, Peak
+from harness.runs.compatibility import CALIBRATED_METHODS
 from harness.training.group import Member, StepMetrics
 from harness.training.loop import train_group
 from harness.training.schedule import batch_indices
@@ -33,6 +34,7 @@ from harness.training.schedule import batch_indices
 SHORT = 4  # tokens of an example that only has to be there
 FIRST_TOKEN = 10  # what the examples are made of: no padding, no EOS
 NUM_LABELS = 2
+STARTS_FROM_NUMBERS = CALIBRATED_METHODS | {AdapterMethod.pissa, AdapterMethod.olora, AdapterMethod.loftq}
 DEFAULT_GPU_BYTES = 80_000_000_000
 
 
@@ -76,8 +78,13 @@ def measure(case: Case) -> Measured:
     """Reads the model and trains it, on a GPU without data.
 
     Raises:
-        ValueError: what the program refuses, or a member's error.
+        ValueError: what the program refuses, or a member's error; a method that needs numbers to start from.
     """
+    if case.adapter.method in STARTS_FROM_NUMBERS or case.adapter.peft_type == "SHIRA":
+        raise ValueError(
+            f"--measure: adapter={case.adapter.method_name} starts from numbers of the weights, or of data, which "
+            "tensors without data don't have; what LoRA's layers hold is measured with --adapter lora_fa or lq_lora"
+        )
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder, gpu_without_data(case.gpu_bytes) as storages:
         path = write_checkpoint(case.model, case.quant.compute_dtype, Path(folder))

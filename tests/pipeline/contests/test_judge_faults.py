@@ -92,6 +92,18 @@ def test_a_burst_of_429_is_waited_out(tmp_path: Path) -> None:
     assert summary.spent_usd == pytest.approx(summary.cost_usd)
 
 
+def test_a_storm_of_429_fails_no_match_while_some_calls_are_answered(tmp_path: Path) -> None:
+    """Of twelve calls at once the server takes every fifth: a match is refused more often than it is tried alone."""
+
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        return GOOD if n % 5 == 4 else error(429, "slow down", retry_after="0")
+
+    with serving(script) as server:
+        summary = judge(tmp_path, server, num_questions=6, num_concurrent=12, backoff_seconds=0.002)
+    assert (summary.num_judged, summary.num_failed) == (12, 0)
+    assert summary.spent_usd == pytest.approx(summary.cost_usd)
+
+
 def test_a_long_retry_after_ends_the_run_at_once(tmp_path: Path) -> None:
     def script(n: int, request: dict[str, Any]) -> Answer:
         return error(429, "slow down", retry_after="300") if n == 1 else GOOD

@@ -387,6 +387,22 @@ def test_a_tournament_without_ratings_is_rated_as_eval_rate_does(
     assert json.loads((folder / "ratings.json").read_text())["verdict"] == ["as it was"]
 
 
+def test_a_tournament_of_grades_is_reported_by_the_verdicts_that_follow_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = RateOptions(orderings=20, resamples=20)
+    monkeypatch.setattr("analysis.leaderboard.rating.RateOptions", lambda: quick)
+    make_verdicts(folder := tmp_path / "graded")
+    (folder / "ratings.json").unlink(missing_ok=True)
+    graded = (folder / "verdicts.csv").rename(folder / "graded_verdicts.csv")
+    arguments = ["report", "--tournament", str(folder), "--out", str(tmp_path / "o"), "--json"]
+    done = CliRunner().invoke(app, [*arguments, "--verdicts", str(graded)])  # named too: counted once
+    assert done.exit_code == 0, done.output
+    ratings = json.loads((folder / "ratings.json").read_text())
+    assert ratings == json.loads(json.dumps(rate_files([graded], quick).to_json()))
+    assert {row["system"] for row in json.loads(done.stdout)} >= set(ratings["bradley_terry"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

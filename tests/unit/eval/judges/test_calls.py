@@ -1,13 +1,16 @@
 """The API judge's parts that need no server: replies, waits, what is retried, estimates, settings."""
 
 import asyncio
+import dataclasses
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import openai
 import pytest
 from hypothesis import given
@@ -43,6 +46,7 @@ from eval.judges.retry import (
     read_usage,
     refused_field,
     status_fault,
+    too_long_a_wait,
     wait_asked_for,
 )
 from eval.judging.flags import JudgeFlags, costs_money
@@ -60,6 +64,7 @@ MATCH = Match(
     answer_b="So.",
 )
 PROMPTS = own_prompts(Mode.pairwise)
+GOLDEN = Path(__file__).resolve().parents[3] / "golden"
 FREE = ApiOptions(model="m")
 PRICED = ApiOptions(model="m", usd_per_million_prompt_tokens=10.0, usd_per_million_completion_tokens=30.0)
 
@@ -104,13 +109,20 @@ def test_a_whole_reply_is_read() -> None:
         (json.dumps(completion(choices=[None])).encode(), "no choices"),
         (json.dumps(completion(choices=[{"message": {"content": None}}])).encode(), "no content"),
         (json.dumps(completion(choices=[{"message": {"content": [1]}}])).encode(), "no content"),
+        (b'{"error": {"message": "Provider  down", "code": 502}}', "the server's reply is an error: Provider down"),
+        (b'{"object": "error", "message": "loading", "code": 503}', "the server's reply is an error: loading"),
+        (b'{"error": "no"}', "the server's reply is an error: no"),
+        (
+            json.dumps(completion(choices=[{"error": {"message": "broke off"}, "message": {"content": "1"}}])).encode(),
+            "the server's reply is an error: broke off",
+        ),
     ],
 )
 def test_what_is_no_completion_fails_the_match_alone(content: bytes, reason: str) -> None:
     fault = read_reply(content, "text/html; charset=utf-8")
     assert isinstance(fault, Fault)
     assert reason in fault.reason
-    assert (fault.retry, fault.fatal, fault.was_free) == (False, False, False)
+    assert (fault.retry, fault.fatal, fault.was_free) == ("code" in content.decode("latin-1"), False, False)
 
 
 @given(
@@ -129,6 +141,39 @@ def test_no_json_breaks_the_reader(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "kind", "is_counted"),
+    [
+        ({"message": "quota", "code": "insufficient_quota"}, {"fatal": True, "was_free": True}, False),
+        ({"message": "slow down", "code": 429}, {"retry": True, "was_free": True}, False),
+        ({"message": "slow down", "code": "429"}, {"retry": True, "was_free": True}, False),
+        ({"message": "slow down", "code": 429}, {"retry": True, "was_free": False}, True),
+        ({"message": "down", "code": 502}, {"retry": True, "was_free": False}, False),
+        ({"message": "who knows"}, {"retry": False, "was_free": False}, False),
+        ({"message": "Unsupported parameter: 'seed'", "code": 400}, {"adapt": "seed", "was_free": True}, False),
+        ({"message": "Unsupported parameter: 'seed'"}, {"adapt": "seed", "was_free": True}, False),
+    ],
+)
+def test_an_error_of_status_200_is_what_its_code_says(
+    error: dict[str, Any], kind: dict[str, Any], is_counted: bool
+) -> None:
+    body: dict[str, Any] = {"error": error}
+    if is_counted:
+        body["usage"] = {"prompt_tokens": 3, "completion_tokens": 1}
+    fault = read_completion(body)
+    assert isinstance(fault, Fault)
+    assert {name: getattr(fault, name) for name in kind} == kind
+    assert fault.usage == (Usage(num_prompt_tokens=3, num_completion_tokens=1) if is_counted else Usage())
+
+
+def test_content_in_parts_is_what_is_said_without_the_thoughts() -> None:
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "2"}]}, {"type": "text", "text": "Fine.\n"}]
+    reply = read_completion(completion(choices=[{"message": {"content": [*parts, {"type": "text", "text": "1"}]}}]))
+    assert isinstance(reply, Reply)
+    assert reply.text == "Fine.\n1"
+    assert isinstance(read_completion(completion(choices=[{"message": {"content": parts[:1]}}])), Fault)
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"),
     [
         ("1s", 1.0),
@@ -136,6 +181,8 @@ def test_no_json_breaks_the_reader(value: Any) -> None:
         ("120ms", 0.12),
         ("1h2m3.5s", 3723.5),
         ("7", 7.0),
+        ("1700000000", 0.0),
+        ("1700000000000", 0.0),
         ("soon", None),
         (None, None),
         ("-1", None),
@@ -149,6 +196,13 @@ def test_waits_that_a_server_asks_for() -> None:
     assert wait_asked_for({"retry-after": "300"}) == 300
     assert wait_asked_for({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
     assert wait_asked_for({"retry-after": "later"}) is None
+    assert wait_asked_for({"retry-after": "9" * 400}) == float("inf")
+    assert wait_asked_for({"retry-after": str(int(time.time()) + 50)}) == pytest.approx(50, abs=5)
+    assert wait_asked_for({"retry-after": str(int(time.time() * 1000) + 50_000)}) == pytest.approx(50, abs=5)
+    local = format_datetime((datetime.now(UTC) + timedelta(seconds=100)).replace(tzinfo=None))  # ends in -0000
+    assert wait_asked_for({"retry-after": local}) == pytest.approx(100, abs=5)
+    assert too_long_a_wait(90.4, 60) == "the server asks for a wait of 90 s, more than max_wait_seconds=60"
+    assert "a wait of more than a year, more" in too_long_a_wait(float("inf"), 60)
     assert wait_asked_for({}) is None
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     assert wait_asked_for({"retry-after": date}) == pytest.approx(100, abs=5)
@@ -238,11 +292,51 @@ def test_the_field_that_a_server_refuses(message: str, field: int | None) -> Non
     assert refused_field(message) == (None if field is None else names[field])
 
 
+REFUSALS = [json.loads(line) for line in (GOLDEN / "judge_refusals.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("by_batch", [False, True])
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal["server"])
+def test_errors_of_servers_name_what_they_refuse(refusal: dict[str, Any], by_batch: bool) -> None:
+    """As OpenAI, Azure, vLLM, llama.cpp, Anthropic, Gemini and others word them, by call and by batch."""
+    body, status = refusal["body"], refusal["status"]
+    if by_batch:
+        digest, fault = batch._parsed(json.dumps({"custom_id": "d", "response": {"status_code": status, "body": body}}))
+        assert digest == "d"
+    else:
+        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        reply = httpx2.Response(status, content=content, request=httpx2.Request("POST", "http://server/v1"))
+        fault = classify(openai.OpenAI(api_key="none")._make_status_error_from_response(reply))
+    assert isinstance(fault, Fault)
+    assert (fault.adapt, fault.was_free, fault.fatal) == (refusal["part"], True, False)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "the question on grammar is too long: 9000 tokens",
+        "Unsupported model: gpt-9",
+        "the prompt's reasoning is 9000 tokens, more than 8192",
+        "the system is overloaded",
+    ],
+)
+def test_errors_that_name_no_part(message: str) -> None:
+    assert refused_field(message) is None
+
+
+def test_the_system_message_joins_the_users_where_a_server_takes_none() -> None:
+    prompt = render(PROMPTS, MATCH)
+    assert request_body(FREE, Mode.pairwise, prompt, {"system"})["messages"] == [
+        {"role": "user", "content": f"{prompt.system}\n\n{prompt.user}"}
+    ]
+    assert next_to_leave_out(PRICED, "system", set()) == "system"
+
+
 def test_limits_are_those_of_servers_and_of_the_docs() -> None:
     assert (batch.MAX_REQUESTS, batch.MAX_FILE_BYTES, batch_server.PAGE) == (50_000, 190_000_000, 100)
     assert (request.BATCH_PRICE, tournament.MEASURED_AFTER, calls.MAX_FAILURES_IN_A_ROW) == (0.5, 50, 10)
     assert (request.BYTES_PER_TOKEN, request.ASSUMED_REPLY_TOKENS, request.MESSAGE_TOKENS) == (4, 250, 16)
-    assert (retry.MAX_COUNT, retry.REFUSING_STATUS) == (10**7, (400, 422, 500))
+    assert (retry.MAX_COUNT, retry.REFUSING_STATUS) == (10**7, (400, 422, 500, 501))
     assert (client.MAX_REPLY_BYTES, client.MAX_OUTPUT_BYTES) == (16 * 2**20, 2**30)
 
 
@@ -285,6 +379,9 @@ def test_a_field_is_left_out_where_a_server_error_names_it() -> None:
         ({"prompt_tokens": 0, "completion_tokens": 10**7 + 1}, (None, None)),
         ({"prompt_tokens": -1, "completion_tokens": "5"}, (None, None)),
         ({"prompt_tokens": True, "completion_tokens": 1.5}, (None, None)),
+        ({"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 30}, (7, 23)),  # thoughts are in the total only
+        ({"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 8}, (7, 2)),
+        ({"prompt_tokens": 7, "total_tokens": 30}, (7, None)),
         (None, (None, None)),
         ([1], (None, None)),
     ],
@@ -339,6 +436,43 @@ def test_a_wait_is_read_in_milliseconds_before_seconds() -> None:
     assert wait_asked_for({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
     assert wait_asked_for({"retry-after": "nothing"}) is None
     assert wait_asked_for({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "room"),
+    [
+        ("gpt-4o", {}, 0),
+        ("gpt-4o", {"reasoning_effort": "low"}, 8192),
+        ("gpt-4o", {"reasoning_effort": "none"}, 0),
+        ("o3-mini", {}, 8192),
+        ("openai/gpt-5-mini-2025-08-07", {}, 8192),
+        ("deepseek-ai/DeepSeek-R1", {}, 8192),
+        ("o3-mini", {"thought_tokens": 100}, 100),
+        ("o3-mini", {"thought_tokens": 0}, 0),
+    ],
+)
+def test_a_reasoning_judges_thoughts_have_room_of_their_own(name: str, flags: dict[str, Any], room: int) -> None:
+    chosen = choose_judge(name, JudgeFlags(**flags))
+    assert isinstance(chosen, ApiOptions)
+    assert (chosen.max_tokens, chosen.thought_tokens) == (1024, room)
+    prompt = render(PROMPTS, MATCH)
+    assert request_body(chosen, Mode.pairwise, prompt, ())["max_tokens"] == 1024 + room
+    ahead = estimate_calls(chosen, PROMPTS, [MATCH])
+    assert ahead.max_completion_tokens == 1024 + room
+    assert ahead.num_completion_tokens == 250 + min(room, 1000)
+    without = ApiOptions(model=name, reasoning_effort=chosen.reasoning_effort)
+    assert request.judge_settings(chosen, PROMPTS) == request.judge_settings(without, PROMPTS)
+
+
+def test_room_for_thoughts_is_reserved_and_named_where_a_reply_is_cut() -> None:
+    roomy = dataclasses.replace(PRICED, thought_tokens=1000)
+    prompt = render(PROMPTS, MATCH)
+    assert request.most_usd(roomy, prompt, 0.0) - request.most_usd(PRICED, prompt, 0.0) == pytest.approx(0.03)
+    cut = Reply(text="1", refusal=None, finish_reason="length", num_prompt_tokens=1, num_completion_tokens=1, model="m")
+    made = request.reply_judgment(roomy, Mode.pairwise, MATCH.key, "p", cut, None, None, str)
+    assert made.reason == "the reply was cut at 2024 tokens"
+    with pytest.raises(ValueError, match="thought_tokens=-1"):
+        ApiOptions(model="m", thought_tokens=-1)
 
 
 def test_requests_leave_out_what_a_server_does_not_know() -> None:

@@ -53,7 +53,7 @@ from eval.judges.retry import (
     usage_of,
 )
 from eval.judges.tournament import Tournament, _num_unasked, _Plan, _todo, estimate, open_tournament, run
-from eval.judging.flags import JudgeFlags
+from eval.judging.flags import JudgeFlags, replayed_file
 from eval.judging.matches import Failure, Judgment
 from eval.judging.options import ApiOptions, JudgeOptions, LocalOptions, ReplayOptions
 from eval.judging.prompts import Mode, own_prompts, render
@@ -143,6 +143,14 @@ def test_calls_are_tried_again_as_often_as_is_said(tmp_path: Path, monkeypatch: 
     held = Calls(tmp_path / "b", monkeypatch, replace(busy, wait_seconds=7.0, was_free=True), GOOD)
     assert (held.held, held.slept, len(held.kept)) == ([7.0], [], 1)
     assert held.booked[0] == ("HTTP 503 [key]", 0.0)
+    longer = Calls(tmp_path / "longer", monkeypatch, *[replace(busy, wait_seconds=0.0)] * 2, GOOD)
+    assert (longer.held, len(longer.kept)) == ([0.0, 0.0], 1)
+    (pause,) = longer.slept  # a wait of nothing, asked for again, is no longer believed
+    assert 2.0 <= pause < 3.0
+    many = Calls(tmp_path / "many", monkeypatch, busy, max_attempts=9)
+    assert 64.0 <= max(many.slept) < 96.0
+    asked = Calls(tmp_path / "asked", monkeypatch, *[replace(busy, was_free=True)] * 2, GOOD, num=2, max_attempts=2)
+    assert (len(asked.failures), len(asked.kept)) == (1, 1)
     slow = Fault(reason="time-out", retry=True, timed_out=True)
     for faults, num_booked in ((1, 2), (2, 2)):  # each may be billed: twice and no more
         late = Calls(tmp_path / f"slow {faults}", monkeypatch, *[slow] * faults, *[GOOD] * (2 - faults), num=1)
@@ -401,7 +409,7 @@ def test_names_of_judges_and_what_they_can_do(tmp_path: Path) -> None:
     )  # fmt: skip
     assert choose_judge("ft:gpt-4o:me", flags) == ApiOptions(
         model="ft:gpt-4o:me", base_url="http://h/v1", key_variable="K", temperature=0.5, max_tokens=7,
-        reasoning_effort="low", structured=True, budget_usd=2.0, usd_per_million_prompt_tokens=1.0,
+        thought_tokens=8192, reasoning_effort="low", structured=True, budget_usd=2.0, usd_per_million_prompt_tokens=1.0,
         usd_per_million_completion_tokens=2.0, price_source="price as given", num_concurrent=3, batch=True,
     )  # fmt: skip
     half: Any = choose_judge("gpt-4o", replace(flags, usd_per_million_completion_tokens=None))
@@ -462,6 +470,17 @@ def test_replays_of_several_judges(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="verdicts of j, k; name the one to replay"):
         ReplayJudge([path])
+    assert replayed_file("replay:v.csv") == (Path("v.csv"), None)
+    assert replayed_file("replay:a#b.csv#k") == (Path("a#b.csv"), "k")
+    (tmp_path / "v#1.csv").touch()
+    assert replayed_file(f"replay:{tmp_path}/v#1.csv") == (tmp_path / "v#1.csv", None)
+    chosen = choose_judge(f"replay:{path}#k", JudgeFlags())
+    assert isinstance(chosen, ReplayOptions)
+    assert (chosen.files, chosen.judge) == ((path,), "k")
+    assert ReplayJudge([path], "k").unmatched([a_match("two", "one", systems=("bob", "ann"))]) == [
+        "1 of 2 verdicts of the files are on no match here and are left out: Why? (ann, bob)"
+    ]
+    assert ReplayJudge([path], "j").unmatched([MATCH]) == []
     with pytest.raises(ValueError, match="judge='l': the files hold verdicts of j, k"):
         ReplayJudge([path], "l")
     found: list[Judgment] = []
@@ -706,6 +725,7 @@ def test_a_summary_counts_everything(tmp_path: Path) -> None:
     fewer = run(options_in(tmp_path, answers=(tmp_path / "b.jsonl",)), judge=ScriptedJudge(reply))
     assert (fewer.num_questions, fewer.num_matches) == (1, 2)  # one of the two questions of q.jsonl was answered
     assert fewer.notes == (
+        "1 of 2 questions have no answers: 1",
         "2 matches of earlier runs are of other systems or questions: they leave the tournament's files, and their "
         "judgments are kept; --bench tells sets of questions apart",
     )

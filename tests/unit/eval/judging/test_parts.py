@@ -54,11 +54,12 @@ def test_defaults_are_those_of_the_docs() -> None:
         "key_variable": "OPENAI_API_KEY", "temperature": 0.2, "max_tokens": 1024, "reasoning_effort": None,
         "structured": None, "budget_usd": None, "usd_per_million_prompt_tokens": None,
         "usd_per_million_completion_tokens": None, "prices": None, "num_concurrent": 8, "batch": False,
-        "request_timeout_seconds": 120.0,
+        "request_timeout_seconds": 120.0, "thought_tokens": None,
     }  # fmt: skip
     assert asdict(ApiOptions(model="m")) == {
         "model": "m", "base_url": "https://api.openai.com/v1", "key_variable": "OPENAI_API_KEY", "temperature": 0.2,
-        "max_tokens": 1024, "reasoning_effort": None, "seed": None, "structured": None, "num_concurrent": 8,
+        "max_tokens": 1024, "thought_tokens": 0, "reasoning_effort": None, "seed": None, "structured": None,
+        "num_concurrent": 8,
         "max_attempts": 6, "backoff_seconds": 1.0, "max_wait_seconds": 60.0, "request_timeout_seconds": 120.0,
         "usd_per_million_prompt_tokens": None, "usd_per_million_completion_tokens": None,
         "price_source": "price as given", "budget_usd": None, "batch": False, "batch_poll_seconds": 30.0,

@@ -22,7 +22,6 @@ from harness.config.schema import (
     TrainConfig,
 )
 from harness.devices.ranks import Ranks
-from harness.memory.predict import predict_run
 from harness.memory.row_length import (
     CONTEXT_BYTES,
     GPU_ROW_TOKENS,
@@ -31,6 +30,7 @@ from harness.memory.row_length import (
     row_tokens,
     usable_bytes,
 )
+from harness.memory.runs import predict_run
 from harness.runs.spec import RunSpec, make_spec
 from sweeps.jobs.peers import Peers
 from sweeps.jobs.row_tokens import agreed_row_tokens, with_shape
@@ -103,7 +103,8 @@ def test_a_cpu_has_the_rows_that_it_always_had() -> None:
 
 def test_where_the_predictor_does_not_reach() -> None:
     assert on_gpu([spec(shape=ShapeConfig())], 141) == UNKNOWN_ROW_TOKENS
-    assert on_gpu([spec(method="dora")], 141) == UNKNOWN_ROW_TOKENS
+    assert on_gpu([spec(method="dora")], 141) == UNKNOWN_ROW_TOKENS, "it is known, and fits"
+    assert on_gpu([spec(method="dora")], 40) == 2048, "which keeps more than twice what LoRA does"
     assert on_gpu([spec(quant="int8")], 141) > 2048, "a token's outliers are no others'"
     assert on_gpu([spec(shape=ShapeConfig())], 141, most=2048) == 2048
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from harness.methods.formats import FORMATS, stored_bits
+from harness.variants import lq_budget
 from harness.variants.lq_budget import Candidates, candidates, choose_formats, error_left, hull, share_out
 from harness.variants.lq_fisher import weighting_of
 from harness.variants.lq_lora import best_factors
@@ -64,6 +65,15 @@ def test_what_is_left_is_what_a_singular_value_decomposition_leaves() -> None:
         a_RI, b_OR = best_factors(matrix_OI, 3, 1.0, weighting)
         expected = float((weighting.root_OI * (matrix_OI - b_OR @ a_RI)).norm()) ** 2
         assert error_left(matrix_OI, 3, weighting) == pytest.approx(expected, rel=1e-3)
+
+
+def test_of_a_large_matrix_it_is_nearly_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight_OI = torch.randn(200, 300, generator=torch.Generator().manual_seed(0))
+    exact = error_left(weight_OI, 16)
+    monkeypatch.setattr(lq_budget, "_EXACT_UP_TO", 100)
+    found = error_left(weight_OI, 16)
+    assert exact * (1 - 1e-5) <= found < 1.01 * exact
+    assert error_left(weight_OI, 16) == found
 
 
 def test_candidates_are_worth_their_bits_and_their_numbers_are_the_layers() -> None:

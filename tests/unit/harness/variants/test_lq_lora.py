@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from harness.banks.adapters.layers import quantization_of
 from harness.banks.causal import PeftBank
 from harness.banks.classifier import ClassifierBank
 from harness.banks.seq2seq import Seq2SeqBank
+from harness.identity.proof import NotTheMethodError, prove
 from harness.methods.formats import format_of
 from harness.nn.quant import dequantized
 from harness.runs.adapter_files import RESIDUAL_FILE
@@ -175,12 +177,14 @@ def test_data_keeps_the_weights_that_count_nearer(tmp_path: Path) -> None:
     assert errors[True] < 0.8 * errors[False]
 
 
-def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
-    folder, keys = make_checkpoint(tmp_path / "model"), BY_DATA["bits by fisher"]
+@pytest.mark.parametrize("method", ["lq_lora", "corda"])
+def test_a_resumed_run_goes_on_from_the_start_that_it_had(tmp_path: Path, method: str) -> None:
+    """On the very base: when it goes on, the examples' sums are rounded otherwise, as on another machine."""
+    folder, keys = make_checkpoint(tmp_path / "model"), BY_DATA["bits by fisher"] if method == "lq_lora" else {}
 
     def member(name: str) -> tuple[Member, list[StepMetrics]]:
-        made, log = test_causal.make_member("a", tmp_path / name, "lq_lora")
-        made.adapter = test_causal.config("lq_lora", dropout=0.2, **keys)
+        made, log = test_causal.make_member("a", tmp_path / name, method)
+        made.adapter = test_causal.config(method, dropout=0.2, **keys)
         return made, log
 
     banks = [test_causal.make_peft_bank(folder, "nf4") for _ in range(3)]
@@ -189,10 +193,34 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted):
         train_group(banks[1], [stopped], should_stop=lambda: len(log) >= 3)
     second, later = member("stopped")
+    banks[2].calibrate(test_causal.make_items()[:3])
     train_group(banks[2], [second])
     assert [metrics.step for metrics in later] == [4]
     assert banks[0].storage("a") == banks[2].storage("a")
     assert torch.equal(test_causal.losses(banks[0]), test_causal.losses(banks[2]))
+    for place, bank in (("first", banks[0]), ("second", banks[2])):
+        bank.save_member("a", tmp_path / place, "tiny", "main")
+    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert RESIDUAL_FILE in files
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+    assert banks[2].configs["a"] == second.adapter
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_what_is_started_again_is_in_the_banks_mode(tmp_path: Path, is_training: bool) -> None:
+    folder, config = make_checkpoint(tmp_path / "model"), test_causal.config("pissa", dropout=0.2)
+    first, again = (PeftBank(folder, QUANTS["nf4"], CPU).train(is_training) for _ in range(2))
+    first.add_member("a", config, seed=3)
+    first.save_member("a", tmp_path / "start", "", "")
+    again.add_again("a", config, 3, tmp_path / "start")
+
+    def modes(bank: PeftBank) -> dict[str, bool]:
+        return {name: module.training for name, module in bank.named_modules()}
+
+    assert set(modes(first).values()) == {is_training}
+    assert modes(first) == modes(again)
+    assert torch.equal(test_causal.losses(first), test_causal.losses(again))
 
 
 @pytest.mark.parametrize(("kind", "quant"), [("t5", "nf4-bf16"), ("roberta", "nf4"), ("bloom", "nf4")])
@@ -223,6 +251,23 @@ def test_weights_that_lie_transposed_are_refused(tmp_path: Path, method: str) ->
     GPT2LMHeadModel(GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=rf"adapter\.method={method}: .*c_attn holds its weight transposed"):
         PeftBank(tmp_path, QUANTS["nf4"], CPU).add_member("a", test_causal.config(method), seed=3)
+
+
+def test_a_run_proves_its_bits(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path)
+    bank = test_causal.make_peft_bank(folder, "nf4")
+    config = test_causal.config("lq_lora", bits=3.0, fisher=True)
+    bank.add_member("a", config, seed=3)
+    proof = prove(bank, "a", config)
+    assert proof.method == "lq_lora_fisher_3_bits"
+    assert proof.checks["parameters"] == proof.checks["saved"] == "passed"
+    assert proof.checks["bits"].startswith("passed: 2.9") or proof.checks["bits"].startswith("passed: 3.000")
+    with pytest.raises(NotTheMethodError, match=r"identity, bits: .* bits a weight, adapter\.bits=2\.5"):
+        prove(bank, "a", replace(config, bits=2.5))
+    impostor = test_causal.make_peft_bank(folder, "nf4")
+    impostor.add_member("a", replace(config, bits=None), seed=3)
+    with pytest.raises(NotTheMethodError, match=r"identity, bits: .* 0 of 14 adapted layers are in a format"):
+        prove(impostor, "a", config)
 
 
 def bloom(folder: Path) -> Path:

@@ -14,8 +14,8 @@ from harness.config.schema import AdapterConfig, AdapterMethod, Device, DType, P
 from harness.devices.gpus import named_gpu, peak_flops
 from harness.devices.hardware import Hardware
 from harness.ledger.ledger import Ledger
-from harness.memory.predict import predict_run
 from harness.memory.row_length import usable_bytes
+from harness.memory.runs import predict_run
 from harness.runs.spec import RunSpec
 from sweeps.plan.estimate import (
     ARITHMETIC,
@@ -29,6 +29,7 @@ from sweeps.plan.estimate import (
 from sweeps.plan.evaluations import evaluation_times
 from sweeps.plan.jobs import PlannedRun, make_jobs, plan_runs
 from sweeps.plan.planned import planned
+from sweeps.plan.preflight import storage_notes
 from sweeps.plan.table import SHOWN_RUNS, condensed, describe, disk_warning, money_and_time, show_plan, warnings
 from tests.builders import spec
 
@@ -112,6 +113,11 @@ def test_memory_disk_and_what_does_not_fit(tmp_path: Path) -> None:
     assert disk_warning(runs, found, 10**15) == []
     assert "does not fit the disk" in disk_warning(runs, found, 10**6)[0]
     (t5,) = runs_of("model=t5_small", "dataset=super_ni")
+    known = estimate_all([t5.spec], tmp_path, Device.cpu, CPU)[t5.run_id]
+    assert known.memory_bytes is not None
+    assert known.least_memory_bytes is not None
+    assert known.least_memory_bytes < known.memory_bytes
+    (t5,) = runs_of("model=t5_small", "dataset=super_ni", "adapter=full", "quant=bf16")
     unknown = estimate_all([t5.spec], tmp_path, Device.cpu, CPU)[t5.run_id]
     assert (unknown.memory_bytes, unknown.too_large_for) == (None, ())
     assert unknown.least_memory_bytes is not None
@@ -356,6 +362,28 @@ def test_the_time_is_the_median_of_recorded_ones_and_checkpoints_hold_the_optimi
     assert found.seconds == 2.0 * 160
     assert found.disk_bytes is not None
     assert found.checkpoint_bytes == run.train.keep_checkpoints * 3 * found.disk_bytes  # weights and two moments
+
+
+def test_a_start_that_the_base_is_less_of_is_saved_too(tmp_path: Path) -> None:
+    """Beside what is trained, and in the folder of checkpoints with the adapter as it began."""
+    plain, residual = spec(train=LENGTH), spec(train=LENGTH, adapter="pissa")
+    found = estimate_all([plain, residual], tmp_path, Device.cpu, CPU)
+    of_lora, of_pissa = found[plain.run_id], found[residual.run_id]
+    assert of_lora.disk_bytes is not None
+    assert of_lora.checkpoint_bytes is not None
+    assert of_pissa.disk_bytes == 2 * of_lora.disk_bytes
+    assert of_pissa.checkpoint_bytes == of_lora.checkpoint_bytes + 2 * of_lora.disk_bytes
+
+
+def test_bits_that_are_simulated_are_said_and_take_memory(tmp_path: Path) -> None:
+    of_quant, in_formats = (spec(train=LENGTH, adapter=("lq_lora", {"bits": bits})) for bits in (None, 2.75))
+    runs = [PlannedRun(spec=each, label=each.label, evals=eval_config()()) for each in (of_quant, in_formats)]
+    assert storage_notes(runs[:1]) == []
+    (note,) = storage_notes(runs)
+    assert note.startswith("adapter.bits=2.75: simulated; the adapted layers are rounded")
+    found = estimate_all([of_quant, in_formats], tmp_path, Device.cpu, CPU)
+    added = (found[in_formats.run_id].memory_bytes or 0) - (found[of_quant.run_id].memory_bytes or 0)
+    assert added > 2 * 10**10  # of 6.5 billion weights in float32, less a dequantized matrix
 
 
 @pytest.mark.parametrize(("every", "times"), [(None, 1), (4, 3), (5, 2), (100, 1)])

@@ -21,8 +21,8 @@ from harness.config.schema import (
     TrainConfig,
 )
 from harness.devices.hardware import Accelerator, Hardware, accelerators, launch_device
-from harness.memory.predict import predict_run
 from harness.memory.row_length import CONTEXT_BYTES
+from harness.memory.runs import predict_run
 from harness.runs.spec import make_spec
 from sweeps.plan.jobs import PlannedRun
 from sweeps.plan.slots import Work, local_slots, together, work_of, worker_slots
