@@ -273,7 +273,7 @@ def _summary(
         judge=judge.name,
         mode=options.mode,
         num_systems=len(tournament.answers),
-        num_questions=len(tournament.questions),
+        num_questions=len({match.question.question_id for match in tournament.matches}),
         num_matches=len(tournament.matches),
         num_judged=len(judgments) - num_reused,
         num_reused=num_reused,

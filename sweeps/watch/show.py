@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.ledger.ledger import Ledger
-from harness.runs.record import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE, RECORD_FILE
+from harness.runs.record import CHECKPOINT_FOLDER, CONFIG_FILE, METRICS_FILE, RECORD_FILE, load_record
 
 FILES = {  # what a run folder may hold, and what it is
     "config": CONFIG_FILE,
@@ -32,8 +32,11 @@ def read_run(ledger: Ledger, runs: Path, run_id: str) -> dict[str, Any]:
         known = f"several begin so: {', '.join(run_ids[:10])}" if run_ids else "`python -m sweeps plan` lists the ids"
         raise ValueError(f"run {run_id!r}: not one run of {runs}; {known}")
     whole = run_ids[0] if run_ids else run_id
+    label, notes = _recorded(runs / whole)
     return {
         "run_id": whole,
+        "label": label,
+        "notes": notes,
         "folder": str(runs / whole),
         "files": {key: str(runs / whole / name) for key, name in FILES.items() if (runs / whole / name).exists()},
         "jobs": [
@@ -53,9 +56,19 @@ def read_run(ledger: Ledger, runs: Path, run_id: str) -> dict[str, Any]:
     }
 
 
+def _recorded(folder: Path) -> tuple[str | None, list[str]]:
+    """-> label and notes of a finished run: what it was merged or started from, among others"""
+    try:
+        record = load_record(folder)
+    except ValueError as error:
+        return None, [str(error)]
+    return (None, []) if record is None else (record.label, list(record.notes))
+
+
 def run_text(run: dict[str, Any]) -> str:
     """The run as text: a line for each job and each file."""
-    lines = [f"run {run['run_id']}"]
+    lines = [f"run {run['run_id']}" + (f": {run['label']}" if run["label"] else "")]
+    lines += [f"  {note}" for note in run["notes"]]
     for job in run["jobs"]:
         reason = f": {job['reason']}" if job["reason"] else ""
         lines.append(f"  {job['kind']} {job['label']}: {job['status']} after {job['attempts']} attempts{reason}")

@@ -728,6 +728,7 @@ def test_a_summary_counts_everything(tmp_path: Path) -> None:
     assert (retried.num_judged, retried.num_reused, retried.num_unparsed) == (1, 3, 0)
     write_rows(tmp_path / "b.jsonl", [{"question_id": 2, "system": s, "answer": "x"} for s in ("ann", "bob")])
     fewer = run(options_in(tmp_path, answers=(tmp_path / "b.jsonl",)), judge=ScriptedJudge(reply))
+    assert (fewer.num_questions, fewer.num_matches) == (1, 2)  # one of the two questions of q.jsonl was answered
     assert fewer.notes == (
         "1 of 2 questions have no answers: 1",
         "2 matches of earlier runs are of other systems or questions: they leave the tournament's files, and their "
