@@ -39,7 +39,7 @@ from pyarrow import parquet
 from analysis.tidy.columns import describe, meaning_of, unit_of
 from analysis.tidy.ratings import rating_rows
 from analysis.tidy.rows import Columns, RunRows, higher_is_better, joined, runs_frame, score_unit
-from analysis.tidy.sources import UNREADABLE, VERDICTS_FILE, FoundRun, Source, found_runs, tournament_verdicts
+from analysis.tidy.sources import UNREADABLE, FoundRun, Source, found_runs, tournament_verdicts
 from analysis.tidy.steps import read_steps
 from eval.answers.files import Answer, read_answers
 from eval.benchmarks.by_question import QuestionRows, read_questions
@@ -180,7 +180,7 @@ def verdicts(
     files: Sequence[Path | str] = (),
 ) -> pd.DataFrame:
     """A row a verdict: question_id, system_a (shown first), system_b, verdict (system_a, system_b, tie, unparsed),
-    judge, rater. An unparsed one is a row too.
+    judge, rater, judged_turn, benchmark. An unparsed one is a row too.
 
     Args:
         runs_folder: where a sweep's tournament may lie; default: HARNESS_RUNS, else runs/.
@@ -211,7 +211,7 @@ def ratings(
     found = found_runs(_source(runs_folder, sweep, None, ledger_url)) if is_looked_for else []
     by_name = {run.name: run for run in found}
     rows, seen = RunRows(), set()
-    for row in rating_rows(folder, VERDICTS_FILE):
+    for row in rating_rows(folder):
         reason = row.pop("reason")
         seen.add(row["system"])
         rows.add(by_name.get(row["system"]), row | {"unit": "points"}, reason)
@@ -336,6 +336,8 @@ def _verdicts_frame(found: Verdicts) -> pd.DataFrame:
             "verdict": pd.Categorical([VERDICT_WORDS[int(code)] for code in found.verdict], categories=words),
             "judge": _named(found.judge.values, found.judge.codes),
             "rater": _named(found.rater.values, found.rater.codes),
+            "judged_turn": pd.array(found.turn, dtype="Int64"),
+            "benchmark": _named(found.benchmark.values, found.benchmark.codes),
         }
     )
 

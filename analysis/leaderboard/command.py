@@ -17,7 +17,7 @@ from analysis.leaderboard.plan import PAGE, PYTHON, Plan, Step, make_plan
 from analysis.leaderboard.run import Outcome, Runner, Steps, estimate_command, plain_outcomes, read_estimates
 from analysis.leaderboard.show import StepsDisplay, print_plan
 from analysis.report.leaderboard import LeaderboardRow, leaderboard_table
-from eval.judging.flags import JudgeFlags, costs_money
+from eval.judging.flags import JudgeFlags, costs_money, replayed_file
 from harness.config.choices import model_choice
 from harness.console import EXIT_FAILED, EXIT_OK, STDERR, STDOUT, say
 from harness.files.atomic import to_json
@@ -139,8 +139,8 @@ def check_judges(options: LeaderboardOptions) -> None:
                     f"--judge {name}: {variable} is not set: put the server's key into it (any text if it asks for "
                     f'none), or name another variable by --with "judge --key-variable NAME"'
                 )
-        elif kind == "replay" and not Path(rest).is_file():
-            raise ValueError(f"--judge {name}: {rest}: no such file")
+        elif kind == "replay" and not (file := replayed_file(name)[0]).is_file():
+            raise ValueError(f"--judge {name}: {file}: no such file")
         elif kind == "local":
             model_choice(rest)
 

@@ -58,7 +58,7 @@ def report(
     _refuse_misplaced(out, tournament, verdicts, answers, questions)
     with heavy_imports():
         from analysis.leaderboard.rating import rate_missing
-        from analysis.report.content import ReportOptions
+        from analysis.report.content import ReportOptions, unmatched_answers
         from analysis.report.leaderboard import leaderboard_table
         from analysis.report.page import PAGE, write_report
         from analysis.report.records import load_tournament
@@ -77,6 +77,8 @@ def report(
         answers=tuple(answers or ()),
         questions=questions,
     )
+    for note in unmatched_answers(played, options) if played is not None and played.verdicts else ():
+        say(f"note: {note}", STDERR)
     rows = write_report(out, chosen, found, played, options)
     show([dataclasses.asdict(row) for row in rows], leaderboard_table(rows), as_json)
     if not as_json:

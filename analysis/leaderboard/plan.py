@@ -15,7 +15,7 @@ from analysis.leaderboard.found import RATINGS_FILE, Found, FoundRun
 from analysis.leaderboard.options import GENERATE, JUDGE, RATE, REPORT, LeaderboardOptions, option_of
 from eval.benchmarks.registry import BENCHMARKS
 from eval.judges.ensemble import ENSEMBLE_FILE
-from eval.judging.flags import costs_money
+from eval.judging.flags import costs_money, replayed_file
 from eval.judging.store import GRADED_VERDICTS_FILE, SCORES_FILE, VERDICTS_FILE
 from harness.runs.scores import eval_file
 
@@ -122,7 +122,7 @@ def _judging(facts: _Facts, answers: Sequence[Step]) -> list[Step]:
     answer_files = tuple(run.folder / "answers" / f"{options.bench}.jsonl" for run in found.players)
     names = tuple(word for name in options.judges for word in ("--judge", name))
     limit = ("--max-questions", str(options.max_questions)) if options.max_questions else ()
-    replayed = tuple(Path(name.partition(":")[2]) for name in options.judges if name.startswith("replay:"))
+    replayed = tuple(replayed_file(name)[0] for name in options.judges if name.startswith("replay:"))
     budget = () if options.budget_usd is None else ("--budget-usd", f"{options.budget_usd:g}")
     step = Step(
         key=f"{JUDGE} {','.join(options.judges)}",
@@ -156,6 +156,7 @@ def num_matches(facts: _Facts) -> int:
     players = [frozenset(found.questions)] * len(found.players) + [
         found.others[name] & set(found.questions) for name in found.others
     ]
+    players += [frozenset(found.questions)] * ("--null-control" in further)
     if option_of(further, "--mode") == "single":
         return sum(map(len, players))
     if (reference := option_of(further, "--reference")) is not None:

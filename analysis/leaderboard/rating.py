@@ -6,7 +6,7 @@ from pathlib import Path
 from analysis.leaderboard.found import RATINGS_FILE
 from analysis.leaderboard.options import RATE
 from analysis.leaderboard.plan import rate_command
-from eval.judging.store import VERDICTS_FILE
+from eval.judging.store import judged_file
 from eval.ratings.rate import RateOptions, rate_files
 from eval.verdicts.table import load_verdicts
 from harness.files.atomic import write_json
@@ -27,7 +27,7 @@ def rate_missing(tournament: Path, verdicts: Sequence[Path], out: Path) -> str |
     Raises:
         ValueError: the verdicts can't be read.
     """
-    ratings, own = tournament / RATINGS_FILE, tournament / VERDICTS_FILE
+    ratings, own = tournament / RATINGS_FILE, judged_file(tournament)
     files = [*([own] if own.is_file() else []), *verdicts]
     if ratings.is_file() or not files or not len(load_verdicts(files, may_be_empty=True)):
         return None

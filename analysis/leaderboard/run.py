@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from analysis.leaderboard.found import Found
 from analysis.leaderboard.options import GENERATE, JUDGE, RATE, REPORT, LeaderboardOptions
 from analysis.leaderboard.plan import Plan, Step, make_plan
 from analysis.leaderboard.show import StepsDisplay
+from eval.answers.rows import is_table, read_text, table_reader
 from eval.judging.flags import costs_money
 from harness.console import EXIT_FAILED, version
 from harness.runs.steps import StepRecord, digests, keep_step, load_steps
@@ -203,9 +205,8 @@ def _judged(ended: Ended) -> tuple[str, str]:
 
 
 def _has_no_rows(path: Path) -> bool:
-    """Whether a file of verdicts has a header at most."""
-    with path.open("rb") as file:
-        return sum(1 for _ in zip(file, range(2), strict=False)) < 2
+    """Whether a CSV of verdicts has a header at most, as a tournament's may; another file without any is refused."""
+    return is_table(path) and len(list(islice(filter(None, table_reader(read_text(path))), 2))) < 2
 
 
 def _failed(outcomes: Mapping[str, Outcome], key: str) -> bool:

@@ -168,9 +168,7 @@ def _values(
                 continue
             if table == "8":
                 yield from ((bias, column, part, *estimate) for bias, estimate in _biases(result))
-                continue
-            estimate = headline_of(result, f"{run.run_id}: {name}", places.scale)
-            if estimate is not None:
+            elif (estimate := headline_of(result, f"{run.run_id}: {name}", places.scale)) is not None:
                 yield row, column, part, *estimate
 
 

@@ -287,7 +287,7 @@ def relative_cells(
         make = partial(_cell, printed, row, setting=setting, reason=None if score else why_none(name))
         for column, value in _relative(score).items():
             low, high = (score.low, score.high) if score and column == "mean_pct" else (None, None)
-            cells += make(column, ours=value, tolerance=0.05, low=low, high=high)
+            cells += make(column, ours=value, low=low, high=high)  # both of one decimal: equal or not
     return cells
 
 

@@ -11,6 +11,7 @@ from analysis.report.examples.items import Item, judged_items
 from analysis.report.grid import MeasureView, grid_views
 from analysis.report.leaderboard import LeaderboardRow, leaderboard_rows
 from analysis.report.records import Run, Tournament, load_answer_files
+from eval.answers.files import named, question_places
 from eval.answers.questions import EMBEDDED_QUESTIONS, join_turns, load_open_questions
 from harness.ledger.finished import SweepRuns
 
@@ -89,7 +90,7 @@ def gather(sweep: SweepRuns, runs: Sequence[Run], tournament: Tournament | None,
     Raises:
         ValueError: the records can't be told apart, or `options.bench` has no answers.
     """
-    others = load_answer_files(options.answers)
+    others = load_answer_files(options.answers, known_questions(tournament, options))
     texts = _texts(options.questions)
     answers = _with_texts(bench_answers(runs, tournament, options.bench, others), texts)
     rows = leaderboard_rows(runs, tournament, answers)
@@ -104,6 +105,28 @@ def gather(sweep: SweepRuns, runs: Sequence[Run], tournament: Tournament | None,
         categories=_categories(options.questions, answers),
         texts=texts,
     )
+
+
+def known_questions(tournament: Tournament | None, options: ReportOptions) -> dict[str, str]:
+    """{identifier: question} by which answers of other systems find their question: those asked, and those judged."""
+    asked = load_open_questions(str(options.questions)) if options.questions is not None else []
+    judged = {verdict.question_id for verdict in tournament.verdicts} if tournament else set()
+    return question_places(asked) | {name: name for name in judged}
+
+
+def unmatched_answers(tournament: Tournament, options: ReportOptions) -> list[str]:
+    """Notes on answers of other systems, whose system or question was not judged."""
+    found = load_answer_files(options.answers, known_questions(tournament, options))
+    systems = {name for verdict in tournament.verdicts for name in (verdict.first, verdict.second)}
+    judged = {verdict.question_id for verdict in tournament.verdicts}
+    notes = []
+    if strangers := sorted(set(found) - systems):
+        notes.append(f"{len(strangers)} systems of the answers are in no verdict: {named(strangers)}")
+    for system, answers in found.items():
+        if unknown := [answer.question_id for answer in answers if answer.question_id not in judged]:
+            share = f"{len(unknown)} of {len(answers)}"
+            notes.append(f"{system}: {share} answers are to questions in no verdict: {named(unknown)}")
+    return notes
 
 
 def _with_texts(answers: BenchAnswers | None, texts: Mapping[str, str]) -> BenchAnswers | None:

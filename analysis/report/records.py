@@ -8,6 +8,7 @@ read is an error.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -19,7 +20,7 @@ from eval.answers.files import Answer, read_answers
 from eval.answers.questions import join_turns
 from eval.judging.injection import FlaggedWins
 from eval.judging.matches import Judgment
-from eval.judging.store import recorded_flags, recorded_judges, recorded_judgments
+from eval.judging.store import judged_file, recorded_flags, recorded_judges, recorded_judgments
 from eval.verdicts.table import load_judged
 from harness.files.typed import read_typed
 from harness.ledger.finished import SweepRuns
@@ -193,9 +194,7 @@ def load_tournament(folder: Path, bench: str | None = None, further: Sequence[Pa
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; leave --tournament out for a report without one")
-    verdicts = _verdicts(
-        [path for path in (folder / "verdicts.csv", *further) if path in further or path.is_file()], bench
-    )
+    verdicts = _verdicts([path for path in (judged_file(folder), *further) if path in further or path.is_file()], bench)
     recorded = recorded_judges(folder)
     named = list(dict.fromkeys(verdict.judge for verdict in verdicts if verdict.judge)) or list(recorded)
     judgments, ratings = recorded_judgments(folder), read_ratings(folder / RATINGS_FILE)
@@ -210,15 +209,20 @@ def load_tournament(folder: Path, bench: str | None = None, further: Sequence[Pa
     )
 
 
-def load_answer_files(paths: Sequence[Path]) -> dict[str, tuple[Answer, ...]]:
-    """System -> its answers, of files of any known kind, the turns of a dialogue as one.
+def load_answer_files(
+    paths: Sequence[Path], places: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, tuple[Answer, ...]]:
+    """System -> its answers, of files of any known kind, the turns of a dialogue as one; `places` of `read_answers`.
 
     Raises:
-        ValueError: a row that isn't an answer; named by line.
+        ValueError: a row that isn't an answer, named by line; or a file holds none.
     """
     by_system: dict[str, list[Answer]] = {}
     for path in paths:
-        for answer in read_answers(path):
+        answers = read_answers(path, places=places)
+        if not answers:
+            raise ValueError(f"{path}: holds no answers; leave the file out")
+        for answer in answers:
             by_system.setdefault(answer.system, []).append(answer)
     return {system: tuple(_dialogues(answers)) for system, answers in by_system.items()}
 
@@ -235,10 +239,10 @@ def _answers(path: Path) -> list[Answer]:
 
 
 def _dialogues(answers: Sequence[Answer]) -> list[Answer]:
-    by_question: dict[str, list[Answer]] = {}
+    by_question: dict[str, dict[int, Answer]] = {}
     for answer in sorted(answers, key=lambda answer: answer.turn):
-        by_question.setdefault(answer.question_id, []).append(answer)
-    return [_joined(turns) for turns in by_question.values()]
+        by_question.setdefault(answer.question_id, {})[answer.turn] = answer
+    return [_joined(list(turns.values())) for turns in by_question.values()]
 
 
 def _joined(turns: Sequence[Answer]) -> Answer:

@@ -246,7 +246,7 @@ def _plain(value: Any) -> Any:
 
 def _natural(text: str) -> tuple[Any, ...]:
     """Sorts numbers in words by size."""
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(text) if part)
+    return tuple((False, int(part)) if part.isdecimal() else (True, part) for part in _DIGITS.split(text) if part)
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 
 from typing_extensions import TypedDict
 
+from eval.judging.store import judged_file
 from eval.ratings.rate import RateOptions, RatingsResult, rate_files
 from harness.files.typed import fit, read_typed
 
@@ -39,13 +40,13 @@ def read_ratings(path: Path) -> dict[str, Any] | None:
     return values
 
 
-def rating_rows(folder: Path, verdicts_file: str) -> Iterator[dict[str, Any]]:
+def rating_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """A row for each system and kind of rating; systems that met nobody too.
 
     Raises:
         ValueError: neither ratings nor verdicts can be read.
     """
-    values = read_ratings(folder / RATINGS_FILE) or rate_files([folder / verdicts_file], RateOptions()).to_json()
+    values = read_ratings(folder / RATINGS_FILE) or rate_files([judged_file(folder)], RateOptions()).to_json()
     ranks = values.get("ranks", {})
     for kind, key in KINDS.items():
         for system, found in values.get(kind, {}).items():

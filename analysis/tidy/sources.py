@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from eval.judging.store import VERDICTS_FILE, judged_file
 from eval.verdicts.table import Verdicts, load_verdicts
 from harness.config.paths import paths_of_environment
 from harness.ledger.open import LEDGER_FILE, existing_ledger, ledger_url
@@ -19,7 +20,6 @@ DONE = str(JobStatus.done)
 CUT = "cut"  # a folder without a record, of a run that no ledger knows
 UNREADABLE = "unreadable"
 TRAIN = "train"
-VERDICTS_FILE = "verdicts.csv"
 STATES = (*(str(status) for status in JobStatus), CUT, UNREADABLE)
 
 
@@ -70,7 +70,7 @@ class Source:
         if self.sweep is None:
             return None
         places = (Path("tournaments") / self.sweep, self.folder / "tournaments" / self.sweep)
-        found = next((place for place in places if (place / VERDICTS_FILE).is_file()), None)
+        found = next((place for place in places if judged_file(place).is_file()), None)
         if found is None:
             shown = " nor ".join(str(place / VERDICTS_FILE) for place in places)
             raise ValueError(f"sweep={self.sweep}: neither {shown} is there; name its folder with tournament=")
@@ -83,9 +83,10 @@ def tournament_verdicts(folder: Path) -> Verdicts:
     Raises:
         ValueError: it has none, or they can't be read.
     """
-    if not (folder / VERDICTS_FILE).is_file():
-        raise ValueError(f"{folder / VERDICTS_FILE}: no such file; make it with `python -m eval judge`")
-    return load_verdicts([folder / VERDICTS_FILE], may_be_empty=True)
+    path = judged_file(folder)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; make it with `python -m eval judge`")
+    return load_verdicts([path], may_be_empty=True)
 
 
 def found_runs(source: Source) -> list[FoundRun]:

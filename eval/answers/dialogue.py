@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateRuntimeError
 from transformers import PreTrainedTokenizerBase
 
 from eval.answers.prompt_format import PromptFormat
@@ -139,4 +139,9 @@ def _is_chat(tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat) ->
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
     turns = [dict(message) for message in messages]
-    return cast(str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    try:
+        return cast(str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except TemplateError:
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+        raise TemplateRuntimeError(f"{type(error).__name__}: {error}") from error  # of the template's own code

@@ -16,6 +16,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from eval.answers.questions import OpenQuestion, identities, instruction_text, join_turns, text_field
@@ -93,18 +94,22 @@ class AnswerFile:
         self.answers[answer.question_id, answer.turn] = answer
 
 
-def read_answers(path: Path, may_end_torn: bool = False) -> list[Answer]:
+def read_answers(
+    path: Path, may_end_torn: bool = False, places: Mapping[str, str] = MappingProxyType({})
+) -> list[Answer]:
     """The answers of a file of any known kind, in the order in which they stand.
 
     Args:
         path: the file; see `eval.answers.rows` for what it may be.
         may_end_torn: leave out a last line that a killed writer left half written.
+        places: {identifier: question}, of the questions that are known; an answer gets the question of the first of its
+            identifiers that is one, else its first identifier.
 
     Raises:
         ValueError: a row that isn't an answer; named by line.
         FileNotFoundError: there is no such file.
     """
-    return [answer for row in read_rows(path, may_end_torn) for _, answer in _row_answers(row, path)]
+    return [answer for row in read_rows(path, may_end_torn) for _, answer in _row_answers(row, path, places)]
 
 
 def _difference(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
@@ -120,14 +125,14 @@ def _difference(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
     return ", ".join(found + [f"the text of question {key}" for key in changed[:3]])
 
 
-def load_answers(paths: Sequence[Path]) -> dict[tuple[str, str], str]:
-    """Answers by (system, question_id), for length and style.
+def load_answers(paths: Sequence[Path], questions: Iterable[str] = ()) -> dict[tuple[str, str], str]:
+    """Answers by (system, question_id), for length and style; `questions` are those that have verdicts.
 
     Raises:
         ValueError: as `read_contestants`.
     """
-    found = read_contestants(paths)
-    return {(system, question): text for system, texts in found.items() for question, text in texts.items()}
+    dialogues = _read_dialogues(paths, "open", True, {name: name for name in questions})
+    return {(system, name): join_turns(turns) for system, mine in dialogues.items() for name, turns in mine.items()}
 
 
 def read_contestants(paths: Iterable[Path], benchmark: str = "open", may_be_empty: bool = True) -> Answers:
@@ -145,7 +150,7 @@ def read_contestants(paths: Iterable[Path], benchmark: str = "open", may_be_empt
     """
     return {
         system: {question: join_turns(turns) for question, turns in dialogues.items()}
-        for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty).items()
+        for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty, {}).items()
     }
 
 
@@ -161,25 +166,22 @@ def contest_dialogues(
     has other turns than the question, is left out and said in a note.
 
     Raises:
-        ValueError: as `read_contestants`; or a system answers one question under two identifiers.
+        ValueError: as `read_contestants`.
     """
-    places = _places(questions)
+    places = question_places(questions)
     num_turns = {question.question_id: len(question.turns) for question in questions}
     answers: Dialogues = {}
     notes: list[str] = []
-    for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty).items():
+    for system, dialogues in _read_dialogues(paths, benchmark, may_be_empty, places).items():
         mine = answers.setdefault(system, {})
         strange, partial = [], []
         for name, turns in dialogues.items():
-            question_id = places.get(name)
-            if question_id is None:
+            if name not in num_turns:
                 strange.append(name)
-            elif len(turns) != num_turns[question_id]:
-                partial.append(question_id)
-            elif question_id in mine:
-                raise ValueError(f"{system} answers question {question_id} twice, under two identifiers; keep one")
+            elif len(turns) != num_turns[name]:
+                partial.append(name)
             else:
-                mine[question_id] = tuple(turns)
+                mine[name] = tuple(turns)
         if strange:
             notes.append(f"{system}: {len(strange)} answers match no question and are left out: {named(strange)}")
         if partial:
@@ -188,6 +190,19 @@ def contest_dialogues(
                 f"{named(partial)}"
             )
     return answers, notes
+
+
+def missing_notes(answers: Mapping[str, Collection[str]], questions: Sequence[str]) -> list[str]:
+    """Notes on questions that a contestant, or nobody, has an answer to; `answers` are {system: questions}."""
+    asked = [question for question in questions if any(question in mine for mine in answers.values())]
+    notes = []
+    if len(asked) < len(questions):
+        nobody = [question for question in questions if question not in set(asked)]
+        notes.append(f"{len(nobody)} of {len(questions)} questions have no answers: {named(nobody)}")
+    for system, mine in answers.items():
+        if missing := [question for question in asked if question not in mine]:
+            notes.append(f"{system}: no answer to {len(missing)} of {len(asked)} questions: {named(missing)}")
+    return notes
 
 
 def unmatched_notes(
@@ -210,7 +225,12 @@ def unmatched_notes(
         (unknown, "questions of the answers are in no verdict"),
         (missing, "questions of the verdicts have no answers"),
     )
-    return [f"{len(names)} {what}: {named(names)}" for names, what in lists if names]
+    notes = [f"{len(names)} {what}: {named(names)}" for names, what in lists if names]
+    for system in sorted(set(systems) - set(silent)):
+        mine = [question for name, question in answers if name == system]
+        if not set(mine) & set(questions):
+            notes.append(f"{system}: none of its answers is to a question of the verdicts: {named(mine)}")
+    return notes
 
 
 def named(names: Sequence[str]) -> str:
@@ -219,7 +239,7 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _places(questions: Sequence[OpenQuestion]) -> dict[str, str]:
+def question_places(questions: Sequence[OpenQuestion]) -> dict[str, str]:
     """-> {identifier: question}; an alias of several questions leads to none of them."""
     owners: dict[str, set[str]] = {}
     for question in questions:
@@ -229,8 +249,10 @@ def _places(questions: Sequence[OpenQuestion]) -> dict[str, str]:
     return found | {question.question_id: question.question_id for question in questions}
 
 
-def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -> dict[str, dict[str, list[str]]]:
-    """-> {system: {question_id: turns of its answer}}"""
+def _read_dialogues(
+    paths: Iterable[Path], benchmark: str, may_be_empty: bool, places: Mapping[str, str]
+) -> dict[str, dict[str, list[str]]]:
+    """-> {system: {question_id: turns of its answer}}; `places` as of `read_answers`."""
     found: dict[tuple[str, str, int], tuple[str, str]] = {}  # (system, question, turn) -> (text, where)
     for path in paths:
         file = path / "answers" / f"{benchmark}.jsonl" if path.is_dir() else path
@@ -244,7 +266,7 @@ def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -
             raise ValueError(
                 f"{file}: holds no answers; make them with `python -m eval generate`, or leave the file out"
             )
-        for where, answer in (pair for row in rows for pair in _row_answers(row, file)):
+        for where, answer in (pair for row in rows for pair in _row_answers(row, file, places)):
             system = answer.system if record is None else record.label
             if not may_be_empty and not answer.answer.strip():
                 raise ValueError(
@@ -255,7 +277,7 @@ def _read_dialogues(paths: Iterable[Path], benchmark: str, may_be_empty: bool) -
             if first != where and (path.is_dir() or text != answer.answer):
                 raise ValueError(
                     f"{where}: {system} answers question {answer.question_id} again, after {first}; "
-                    f"give each contestant a name of its own"
+                    f"give each contestant a name of its own, and each question one identifier"
                 )
     return _in_turn(found)
 
@@ -275,7 +297,7 @@ def _in_turn(found: dict[tuple[str, str, int], tuple[str, str]]) -> dict[str, di
     }
 
 
-def _row_answers(row: Row, path: Path) -> list[tuple[str, Answer]]:
+def _row_answers(row: Row, path: Path, places: Mapping[str, str]) -> list[tuple[str, Answer]]:
     """The answers of a row, one for each turn, each with the row's file and line."""
     values = row.values
     names = identities(values, row.where)
@@ -288,7 +310,7 @@ def _row_answers(row: Row, path: Path) -> list[tuple[str, Answer]]:
     answers = []
     for turn, text in enumerate(_texts(row), start=_number(row, "turn") or 0):
         answer = Answer(
-            question_id=names[0],
+            question_id=next((places[name] for name in names if name in places), names[0]),
             system=system,
             question=question,
             answer=text,

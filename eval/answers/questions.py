@@ -141,8 +141,8 @@ def identities(row: Mapping[str, Any], where: str) -> list[str]:
         ValueError: one of them is neither a text nor a whole number.
     """
     names = [_identifier(row[key], key, where) for key in IDENTITIES if row.get(key) is not None]
-    if not names and (instruction := instruction_text(row)):
-        names = [text_identity(instruction)]
+    if instruction := instruction_text(row):
+        names.append(text_identity(instruction))
     return names
 
 

@@ -141,7 +141,8 @@ def judge(
     judge: Annotated[
         list[str] | None,
         typer.Option(
-            help="local:MODEL, replay:FILE.csv, or an API model; several, with commas or repeated, are an ensemble. "
+            help="local:MODEL, replay:FILE.csv (#JUDGE behind it where it holds several judges'), or an API model; "
+            "several, with commas or repeated, are an ensemble. "
             f"Default: {DEFAULT_JUDGE}."
         ),
     ] = None,

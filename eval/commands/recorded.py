@@ -19,6 +19,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from eval.judging.flags import replayed_file
 from harness.console import EXIT_FAILED, EXIT_INTERRUPTED, STDERR, say, version
 from harness.ledger.passwords import url_without_password
 from harness.runs.steps import KEPT_BY_CALLER, UNRECORDED, StepRecord, digests, keep_step
@@ -130,5 +131,5 @@ def _inputs(params: Mapping[str, Any], runs: Sequence[Path]) -> Iterator[Path]:
         for word in value if isinstance(value, (list, tuple)) else (value,):
             if name in WRITTEN or not isinstance(word, (str, Path)):
                 continue
-            path = Path(str(word).removeprefix("replay:"))
+            path = replayed_file(str(word))[0] if str(word).startswith("replay:") else Path(str(word))
             yield from (path, path / answers, path / "adapter_model.safetensors")

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 from eval.benchmarks.benchmark import Contestant
 from eval.commands.beside import SCALED_METHODS
 from eval.systems import System, loaded
+from harness.banks.adapters.loading import load_adapter
 from harness.banks.load import LoadedBase, load_base
-from harness.banks.loading import load_adapter
 from harness.config.schema import DType, PathsConfig, QuantConfig, QuantMethod
 from harness.models.convert import checkpoint_folder
 from harness.models.locate import ModelSource

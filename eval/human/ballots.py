@@ -9,7 +9,7 @@ released annotations of QLoRA (arXiv 2305.14314). Attention checks go into a fil
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from eval.answers.rows import identifier_text, read_rows
 from eval.human.raters import checked_name
 from eval.human.store import VoteStore, stamp
 from eval.human.votes import Choice, Vote, votes
-from eval.verdicts.codes import FIRST, MEANS_BOTH, SECOND, TIE, means_both, verdict_code
+from eval.verdicts.codes import FIRST, MEANS_BOTH, SECOND, TIE, is_marked, means_both, verdict_code
 from eval.verdicts.columns import REQUIRED, VerdictError, read_header
 from eval.verdicts.foreign import RATERS
 from harness.files.atomic import csv_text, write_atomically
@@ -66,17 +66,21 @@ def write_votes(store: VoteStore, path: Path, checks: bool = False) -> int:
     return len(chosen)
 
 
-def read_votes(path: Path) -> Iterable[tuple[str, dict[str, str]]]:
-    """Yields the rows of a CSV as (file and line, values by column).
+def read_votes(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """The rows of a CSV, or of JSON, as (file and line, values by column as text); "" where a row has no such field.
 
     Raises:
-        VerdictError: it is no CSV, or a line has too few or too many fields.
+        VerdictError: it is neither, or a line has too few or too many fields.
     """
     try:
         rows = read_rows(path)
+    except FileNotFoundError:
+        raise VerdictError(f"{path}: no such file") from None
     except ValueError as error:
         raise VerdictError(str(error)) from None
-    return [(row.where, {name: value.strip() for name, value in row.values.items()}) for row in rows]
+    nothing = {name: "" for row in rows for name in row.values}
+    said = ({name: str(value).strip() for name, value in row.values.items() if value is not None} for row in rows)
+    return [(row.where, nothing | values) for row, values in zip(rows, said, strict=True)]
 
 
 def read_ballots(path: Path) -> list[Ballot]:
@@ -85,7 +89,8 @@ def read_ballots(path: Path) -> list[Ballot]:
     Raises:
         VerdictError: a column is missing or unknown, or a row holds no vote; named by line.
     """
-    header = read_header(path)
+    rows = read_votes(path)
+    header = read_header(path) or [name for _, row in rows[:1] for name in row]
     raters = [name for name in RATERS if name in header]
     missing = [name for name in REQUIRED if name not in header] + ([] if raters else ["rater"])
     unknown = [name for name in header if name not in KNOWN]
@@ -97,7 +102,7 @@ def read_ballots(path: Path) -> list[Ballot]:
         raise VerdictError(
             f"{path}: a column appears twice, or rater stands beside rater_slot; keep the one that says who voted"
         )
-    return [_ballot(where, row, raters[0]) for where, row in read_votes(path)]
+    return [_ballot(where, row, raters[0]) for where, row in rows]
 
 
 def store_ballots(store: VoteStore, ballots: Sequence[Ballot], only_known: bool = False) -> ImportSummary:
@@ -133,9 +138,10 @@ def parse_choice(value: str, both_bad: str, where: str) -> Choice:
     verdict = verdict_code(value)
     if verdict not in CHOICES:
         raise VerdictError(f"{where}: verdict {value!r}; a person's vote is 1, 2, 3, a, b, tie or both_bad")
-    if both_bad not in ("", "0", "1") or (both_bad == "1" and verdict != TIE):
+    is_bad = is_marked(both_bad or 0)
+    if is_bad is None or (is_bad and verdict != TIE):
         raise VerdictError(f"{where}: both_bad {both_bad!r} with verdict {value!r}; expected 0, or 1 beside a tie")
-    return Choice.both_bad if both_bad == "1" else CHOICES[verdict]
+    return Choice.both_bad if is_bad else CHOICES[verdict]
 
 
 def parse_seconds(value: str, name: str, where: str) -> float | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.answers.files import Dialogues, contest_dialogues, named
+from eval.answers.files import Dialogues, contest_dialogues, missing_notes, named
 from eval.answers.questions import (
     EMBEDDED_QUESTIONS,
     Question,
@@ -110,6 +110,7 @@ def draw_contest(options: ContestOptions) -> Contest:
     paths = [file for path in options.answers for file in answer_sources(path, options.benchmark)]
     answers, notes = contest_dialogues(paths, asked, options.benchmark, may_be_empty=options.allow_empty)
     questions = [shown_question(question) for question in asked[: options.max_questions]]
+    notes += missing_notes(answers, [question.question_id for question in questions])
     if len(answers) < 2:
         who = f"only {', '.join(answers)}" if answers else "no system"
         raise ValueError(f"answers of {who}: people compare two; give answers of at least two systems")

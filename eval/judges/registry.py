@@ -7,11 +7,10 @@ one entry in `JUDGES`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from eval.judges.prices import price_of
-from eval.judging.flags import FREE_JUDGES, JudgeFlags
+from eval.judging.flags import FREE_JUDGES, JudgeFlags, replayed_file
 from eval.judging.matches import Judge, Judgment, Match
 from eval.judging.options import (
     ApiOptions,
@@ -107,7 +106,8 @@ def _build_local(chosen: LocalOptions, options: JudgeOptions, store: JudgmentSto
 def _choose_replay(name: str, flags: JudgeFlags) -> ReplayOptions:
     _refuse_batch(f"replay:{name}", flags)
     _refuse_template(f"replay:{name}", flags)
-    return ReplayOptions(files=(Path(name),))
+    file, judge = replayed_file(name)
+    return ReplayOptions(files=(file,), judge=judge)
 
 
 def _build_replay(chosen: ReplayOptions, options: JudgeOptions, store: JudgmentStore, say: Say | None) -> Judge:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.answers.files import named
 from eval.judging.matches import Failure, Judgment, Match
 from eval.judging.prompts import hash_text
 from eval.verdicts.codes import UNPARSED
@@ -37,7 +38,9 @@ class ReplayJudge:
         if judge is not None and judge not in judges:
             raise ValueError(f"judge={judge!r}: the files hold verdicts of {', '.join(judges)}")
         if judge is None and len(judges) > 1:
-            raise ValueError(f"the files hold verdicts of {', '.join(judges)}; name the one to replay")
+            raise ValueError(
+                f"the files hold verdicts of {', '.join(judges)}; name the one to replay: replay:FILE#JUDGE"
+            )
         self._verdicts: dict[tuple[str, str, str], int] = {}
         for index in range(len(rows)):
             if judge not in (None, rows.judge.values[rows.judge.codes[index]]):
@@ -59,6 +62,13 @@ class ReplayJudge:
     def prompt_sha256(self, match: Match) -> str:
         """The hash of the match's names, because a file says nothing about texts."""
         return hash_text("\n".join(match.key))
+
+    def unmatched(self, matches: Sequence[Match]) -> list[str]:
+        """A note on the files' verdicts that are on none of the matches; empty where there are none."""
+        asked = {match.key for match in matches}
+        strange = [f"{key[0]} ({key[1]}, {key[2]})" for key in self._verdicts if key not in asked]
+        share = f"{len(strange)} of {len(self._verdicts)} verdicts of the files"
+        return [f"{share} are on no match here and are left out: {named(strange)}"] if strange else []
 
     def judge(self, matches: Sequence[Match], on_judgment: Callable[[Judgment], None]) -> list[Failure]:
         """Looks every match up; one that the files lack is a failure."""

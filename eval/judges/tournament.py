@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from eval.answers.files import Answers, contest_dialogues
+from eval.answers.files import Answers, contest_dialogues, missing_notes
 from eval.answers.questions import (
     EMBEDDED_QUESTIONS,
     OpenQuestion,
@@ -30,6 +30,7 @@ from eval.judging.injection import flagged_wins
 from eval.judging.matches import (
     NULL_ANSWER,
     Failure,
+    HasVerdicts,
     Judge,
     Judgment,
     Match,
@@ -88,7 +89,9 @@ def run(
     try:
         with lock.acquire(timeout=0), JudgmentStore(options.tournament) as store:
             judge = judge or build_judge(options, store, say)
-            tournament = replace(tournament, notes=(*tournament.notes, *_leaving(options, store, judge, tournament)))
+            strange = judge.unmatched(tournament.matches) if isinstance(judge, HasVerdicts) else []
+            leaving = _leaving(options, store, judge, tournament)
+            tournament = replace(tournament, notes=(*tournament.notes, *strange, *leaving))
             hashes = store.register(judge, options.mode.value, tournament.matches, options.benchmark)
             num_changed = store.reparse(judge, options.mode) if options.reparse else None
             todo = _todo(tournament.matches, hashes, store.judged(judge, but_unparsed=options.retry_unparsed))
@@ -134,6 +137,7 @@ def open_tournament(options: JudgeOptions) -> Tournament:
     asked = load_open_questions(str(options.questions or EMBEDDED_QUESTIONS))
     dialogues, notes = contest_dialogues(options.answers, asked, options.benchmark)
     questions = [_shown(question, options.reference_answers) for question in asked[: options.max_questions]]
+    notes += missing_notes(dialogues, [question.question_id for question in questions])
     if options.null_control:
         if NULL_SYSTEM in dialogues:
             raise ValueError(f"{NULL_SYSTEM} is among the answer files already; leave one of the two out")

@@ -13,6 +13,13 @@ def costs_money(judge: str) -> bool:
     return not colon or kind not in FREE_JUDGES
 
 
+def replayed_file(name: str) -> tuple[Path, str | None]:
+    """(the file, whose verdicts in it) of `replay:FILE` and `replay:FILE#JUDGE`; None: it has one judge's only."""
+    path = name.removeprefix("replay:")
+    file, mark, judge = path.rpartition("#")
+    return (Path(file), judge) if mark and judge and not Path(path).exists() else (Path(path), None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeFlags:
     """The command line's options about any judge; each kind takes those that concern it."""

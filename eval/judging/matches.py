@@ -13,7 +13,7 @@ which no trustworthy judge ranks high.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -77,6 +77,15 @@ class Failure:
     system_a: str
     system_b: str
     reason: str
+
+
+@runtime_checkable
+class HasVerdicts(Protocol):
+    """A judge whose verdicts are there already, also on matches that nobody asks for."""
+
+    def unmatched(self, matches: Sequence["Match"]) -> list[str]:
+        """Notes on verdicts that are on none of the matches."""
+        ...
 
 
 class Judge(Protocol):

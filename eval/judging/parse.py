@@ -30,6 +30,8 @@ from eval.judging.reading.lines import (
     Reading,
     contradicted,
     doubts,
+    ends_in_digit,
+    first_verdict,
     read_labels,
     read_line,
     says_none,
@@ -39,6 +41,7 @@ from eval.judging.reading.lines import (
 from eval.judging.reading.plain import plain_reply
 from eval.judging.reading.scores import Pair, contradicts, grades_after, read_grades, read_pair
 from eval.judging.reading.sentences import read_phrase
+from eval.judging.reading.support import supports
 from eval.judging.reading.wording import resolved
 from eval.judging.reading.words import CHANGED, TAKEN_BACK
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
@@ -98,6 +101,8 @@ def parse_verdict(text: str) -> ParsedVerdict:
         return _verdict(label)
     if label.verdict is None:
         before = verdicts_before(reply) - {line.verdict}
+        if line.verdict is not None and not ends_in_digit(reply):
+            before |= first_verdict(reply) - {line.verdict}
         unsaid = line.verdict is not None and contradicted(reply, line.verdict)
         return _verdict(Reading(conflict=True) if before or unsaid else line)
     if (
@@ -117,12 +122,23 @@ def parse_scores(text: str) -> ParsedScores:
     fields, rest = json_fields(reply)
     if fields is None:
         return _agreeing(_scores(read_pair(reply)), _verdict_beside(reply))
-    pairs = {Pair(*map(_score_text, values)) for values in _score_values(fields)}
+    pairs = _scored_pairs(fields)
     around = f"{reply[: reply.find('{')]}\n{rest}"
     if len(pairs) > 1 or "order" in fields or any(contradicts(around, pair) for pair in pairs):
         return ParsedScores(reason="the reply says two things")
     said = {_json_verdict(value) for key in VERDICT_KEYS for value in fields.get(key, [])} | {_verdict_beside(around)}
-    return _agreeing(_scores(pairs.pop()), *said) if pairs else ParsedScores(reason="the reply lacks a score")
+    if not pairs:
+        return ParsedScores(reason="the reply lacks a score")
+    scores = _scores(pairs.pop())
+    if scores.verdict in (FIRST, SECOND) and contradicted(_words(fields), scores.verdict):
+        return ParsedScores(reason="the reply says two things")
+    return _agreeing(scores, *said)
+
+
+def _scored_pairs(fields: dict[str, list[Any]]) -> set[Pair]:
+    """The pairs of scores of a JSON object; pairs of texts only where there is nothing else."""
+    pairs = {Pair(*map(_score_text, values)) for values in _score_values(fields)}
+    return pairs - {Pair(None, None)} or pairs
 
 
 def _verdict_beside(text: str) -> int | None:
@@ -147,10 +163,11 @@ def _score_values(fields: dict[str, list[Any]]) -> Iterator[list[Any]]:
         found = [fields.get(name, []) for name in names]
         if all(len(values) == 1 for values in found):
             yield [_graded(values[0]) for values in found]
-    for value in fields.get("scores", []):
+    for value in [*fields.get("scores", []), *fields.get("score", []), *fields.get("ratings", [])]:
         if isinstance(value, Fields):
             yield from _score_values(value.fields)
-    yield from (values for values in fields.get("scores", []) if isinstance(values, list) and len(values) == 2)
+        elif isinstance(value, list) and len(value) == 2:
+            yield value
 
 
 def _graded(value: Any) -> Any:
@@ -241,21 +258,26 @@ def read_anew(judgment: Judgment, mode: Mode) -> Judgment:
 
 def _from_json(fields: dict[str, list[Any]], rest: str) -> ParsedVerdict:
     values = [value for key in VERDICT_KEYS for value in fields.get(key, [])]
-    values = values or [value for key in CHOICE_KEYS for value in fields.get(key, [])]
-    readings = {_json_verdict(value) for value in values}
+    choices = [value for key in CHOICE_KEYS for value in fields.get(key, [])]
+    readings = {_json_verdict(value) for value in values or choices}
+    readings |= {_json_verdict(value) for value in choices} - {None}
     if len(readings) != 1:
-        return _unread("the reply has several verdicts" if values else "the reply has no verdict")
+        return _unread("the reply has several verdicts" if values or choices else "the reply has no verdict")
     verdict = readings.pop()
     if verdict is None:
-        return _unread(f"verdict {str(values[0])[:20]} is none of 1, 2, 3")
-    pairs = {Pair(*map(_score_text, scores)) for scores in _score_values(fields)}
+        return _unread(f"verdict {str((values or choices)[0])[:20]} is none of 1, 2, 3")
+    pairs = _scored_pairs(fields)
     scored = {_scores(pair).verdict for pair in pairs} - {UNPARSED, TIE, verdict}
     if any(fields.get("error", [])):
         return _unread("the reply is an error")
-    words = "\n".join(value for values in fields.values() for value in values if isinstance(value, str))
-    if scored or _takes_back(rest, verdict) or contradicted(words, verdict):
+    if scored or _takes_back(rest, verdict) or contradicted(_words(fields), verdict):
         return _unread("the reply says two things")
     return ParsedVerdict(verdict=verdict)
+
+
+def _words(fields: dict[str, list[Any]]) -> str:
+    """The texts of a JSON object, such as its explanation, a line each."""
+    return "\n".join(value for values in fields.values() for value in values if isinstance(value, str))
 
 
 def _json_verdict(value: Any) -> int | None:
@@ -271,7 +293,9 @@ def _json_verdict(value: Any) -> int | None:
 
 def _takes_back(rest: str, verdict: int) -> bool:
     """Whether what follows a verdict unsays it, as far as words tell, or may do so in a short last line."""
-    return bool(_RETRACTED.search(rest) or verdicts_behind(rest) - {verdict}) or doubts(rest, verdict)
+    if _RETRACTED.search(rest) or verdicts_behind(rest) - {verdict}:
+        return True
+    return doubts(rest, verdict) and not supports(rest, verdict, named=True)
 
 
 def _verdict(reading: Reading) -> ParsedVerdict:

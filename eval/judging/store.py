@@ -304,6 +304,12 @@ class JudgmentStore:
         return [(*item, verdict, judge) for judge, of in found.items() for item, verdict in sorted(of.items())]
 
 
+def judged_file(folder: Path) -> Path:
+    """The verdicts of a tournament's folder: verdicts.csv, or graded_verdicts.csv where answers were graded alone."""
+    graded = folder / GRADED_VERDICTS_FILE
+    return graded if graded.is_file() and not (folder / VERDICTS_FILE).is_file() else folder / VERDICTS_FILE
+
+
 def recorded_judges(folder: Path) -> dict[str, dict[str, Any]]:
     """Name -> settings of the judges of a tournament; the newest of those that each was run with.
 

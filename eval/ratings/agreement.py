@@ -150,7 +150,7 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
     decisive = tables.copy()
     decisive[:, 1, :] = decisive[:, :, 1] = 0
     system, notes = _system_level(matches, systems, len(questions), options.resamples, system_rng)
-    answers = load_answers(options.answers) if options.answers else None
+    answers = load_answers(options.answers, questions) if options.answers else None
     if answers is not None:
         kept = {key: text for key, text in answers.items() if key[0] not in options.without}
         notes = [*notes, *unmatched_notes(kept, systems, questions)]

@@ -409,7 +409,7 @@ def _style(
 ) -> tuple[Controlled | None, Share | None]:
     if not options.answers:
         return None, None
-    answers = load_answers(options.answers)
+    answers = load_answers(options.answers, play.questions)
     lengths = {key: float(len(text)) for key, text in answers.items()}
     longer = length_bias(verdicts, lengths)
     if len(play.groups) > 1:
@@ -432,7 +432,11 @@ def _notes(verdicts: Verdicts, play: _Tournament, options: RateOptions) -> list[
     """What a reader must know before believing the numbers."""
     notes = []
     if options.answers:
-        notes += unmatched_notes(load_answers(options.answers), verdicts.system_names, verdicts.question.values)
+        notes += unmatched_notes(
+            load_answers(options.answers, verdicts.question.values),
+            verdicts.system_names,
+            verdicts.question.values,
+        )
     unparsed = int((~verdicts.parsed).sum())
     if unparsed:
         notes.append(

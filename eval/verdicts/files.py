@@ -45,6 +45,10 @@ def read_verdict_file(path: Path, may_be_empty: bool) -> dict[str, Names]:
     winners = list(WINNER_COLUMNS) if found["verdict"] is None and set(WINNER_COLUMNS) <= set(header) else []
     missing = [name for name, column in found.items() if column is None and not (winners and name == "verdict")]
     if missing:
+        if {"system", "grade"} <= set(header):
+            raise VerdictError(
+                f"{path}: grades of single answers, which compare no two; take graded_verdicts.csv beside it"
+            )
         remedy = "; where each row is on a prompt of its own, number the rows" if missing == ["question_id"] else ""
         raise VerdictError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}{remedy}")
     raters = [name for name in RATERS if name in header]

@@ -81,6 +81,8 @@ def _verdicts(row: Row) -> Iterator[ForeignVerdict]:
     elif "preference" in values:
         one, two = _name(row, "generator_1"), _name(row, "generator_2")
         yield _made(row, names[0], one, two, _preferred(row), str(values.get("annotator") or ""))
+    elif "score_candidate" in values:
+        raise ValueError(f"{row.where}: a ten-point score, which is read from a CSV with the same columns")
     elif "score" in values and not values.keys() & {"system_a", "model_a"}:
         raise ValueError(
             f"{row.where}: a grade of a single answer, which compares no two; take the file of pairwise judgments, or "

@@ -22,7 +22,7 @@ from harness.nn.shards import ShardedLayers
 
 
 class Allocation(Protocol):
-    """What a method does over a run's steps beside its gradients (`harness.banks.any_peft.RankAllocation`)."""
+    """What a method does over a run's steps beside its gradients (`harness.banks.adapters.any_peft.RankAllocation`)."""
 
     def begin(self, total_steps: int) -> None:
         """Raises ValueError where its schedule doesn't fit into so many steps."""
@@ -121,6 +121,10 @@ class Bank(Protocol):
 
     def without_member(self, name: str) -> AbstractContextManager[str | None]:
         """Within this context the base computes alone for items of the member that it gives."""
+        ...
+
+    def storage(self, name: str) -> dict[str, Any] | None:
+        """What the record says of a member's layers that are stored in formats of their own; None: as the base's."""
         ...
 
     def read_again(self, name: str, folder: Path) -> None:

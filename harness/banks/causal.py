@@ -9,7 +9,8 @@ is cut into rows.
 against. `save_member` writes a checkpoint of its own, with the tokenizer, which any program reads by `model.path`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from harness.banks.any_peft import dropout_places, tuner_layers
+from harness.banks.adapters.any_peft import dropout_places, tuner_layers
+from harness.banks.adapters.peft import ADAPTER
+from harness.banks.adapters.starts import Calibration
 from harness.banks.owned import OwnedBank
-from harness.banks.peft import ADAPTER
-from harness.banks.starts import Calibration
 from harness.config.schema import AdapterConfig
 from harness.models.reading import OnTheWay, dropout_notes, read_config, read_model, without_dropout
 from harness.nn.attention import AttentionPlan
@@ -148,32 +149,54 @@ class PeftBank(PackedBank):
                 places[ADAPTER] = SegmentDropout(probability, self.seed, index, self._segments)
 
     def calibration(self) -> Calibration | None:
-        if not self._examples:
-            return None
-        layout = self.layout
-        if not layout.is_packed:
+        return _Examples(self.folder, self.layout, self._examples, self.device) if self._examples else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Examples:
+    """Runs examples through a causal model; `harness.banks.adapters.starts.Calibration`."""
+
+    folder: Path
+    layout: Layout
+    items: Sequence[Item]
+    device: torch.device
+
+    def __call__(self, model: nn.Module, backward: bool) -> None:
+        """A pass for each row of `CALIBRATION_TOKENS`, and a backward pass if `backward`.
+
+        Raises:
+            ValueError: a model whose attention can't be packed.
+        """
+        if not self.layout.is_packed:
             raise ValueError(
                 f"{self.folder}: a start from data needs attention that can be packed, which model_type "
                 f"{read_config(self.folder).model_type} doesn't have; use adapter=lora, dora, pissa or olora"
             )
-        rows = [pack(items, self.device) for items in split_rows(self._examples, CALIBRATION_TOKENS)]
+        rows = [pack(items, self.device) for items in split_rows(self.items, CALIBRATION_TOKENS)]
         longest = max(row.input_ids_1N.shape[1] for row in rows)  # EVA can't use a short last row
-        rows = [row for row in rows if row.input_ids_1N.shape[1] >= longest // 2]
+        for row in (row for row in rows if row.input_ids_1N.shape[1] >= longest // 2):
+            _calibrate_row(model, self.layout, row, backward)
 
-        def run(model: nn.Module, backward: bool) -> None:
-            for row in rows:
-                _calibrate_row(model, layout, row, backward)
-
-        return run
+    def losses(self, model: nn.Module) -> Iterator[Tensor]:
+        """The mean loss of one example's target tokens after the other."""
+        for item in self.items:
+            row = pack([item], self.device)
+            yield _mean_loss(model, row, _states(model, self.layout, row))
 
 
 def _calibrate_row(model: nn.Module, layout: Layout, row: PackedRow, backward: bool) -> None:
-    """One forward pass, and a backward pass if `backward`; the loss is the mean over the row's target tokens."""
-    lengths = [segment.num_tokens for segment in row.segments]
     with torch.set_grad_enabled(backward):
-        hidden_1ND = _hidden(model, layout, row.input_ids_1N, lengths)
+        hidden_1ND = _states(model, layout, row)
         if backward:
-            Head(model).losses(hidden_1ND[0, row.target_at_M], row.targets_M).mean().backward()
+            _mean_loss(model, row, hidden_1ND).backward()
+
+
+def _states(model: nn.Module, layout: Layout, row: PackedRow) -> Tensor:
+    return _hidden(model, layout, row.input_ids_1N, [segment.num_tokens for segment in row.segments])
+
+
+def _mean_loss(model: nn.Module, row: PackedRow, hidden_1ND: Tensor) -> Tensor:
+    return Head(model).losses(hidden_1ND[0, row.target_at_M], row.targets_M).mean()
 
 
 def _hidden(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
-from harness.banks.layers import HEADS
-from harness.banks.loading import read_tensors
+from harness.banks.adapters.layers import HEADS
+from harness.banks.adapters.loading import read_tensors
 from harness.banks.owned import OwnedBank
 from harness.data.labels import REGRESSION
 from harness.models.reading import OnTheWay, read_config, read_model

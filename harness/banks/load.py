@@ -37,7 +37,7 @@ from harness.nn.batch import Item
 from harness.nn.quant import TORCH_DTYPES, linear_layers, quantize_linear, require_quantized
 from harness.nn.rows import fitting_layout
 from harness.nn.shards import ShardedLayers
-from harness.runs.compatibility import CALIBRATED_METHODS, shard_problem
+from harness.runs.compatibility import is_calibrated, shard_problem
 
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "longformer"})
 
@@ -192,7 +192,7 @@ def read_base(
 
 
 def calibrate(bank: Bank, adapter: AdapterConfig, examples: _Examples, train: TrainConfig) -> None:
-    """Gives a bank the examples that its method starts from (EVA, CorDA, LoRA-GA); does nothing for other methods.
+    """Gives a bank the examples that its method starts from (EVA, CorDA, LoRA-GA, Fisher weights); nothing for others.
 
     Args:
         bank: before `add_member`.
@@ -200,7 +200,7 @@ def calibrate(bank: Bank, adapter: AdapterConfig, examples: _Examples, train: Tr
         examples: the run's training data, tokenized.
         train: `data_seed` decides which of them.
     """
-    if adapter.method not in CALIBRATED_METHODS:
+    if not is_calibrated(adapter):
         return
     order = np.random.default_rng([train.data_seed, 0]).permutation(len(examples))[:NUM_CALIBRATION_EXAMPLES]
     chosen = [examples[int(index)] for index in order]

@@ -1,12 +1,13 @@
 """What all banks have in common that own their base and hold one member.
 
 The base is read anew for each member, because many of these methods change it; `remove_member` lets it go. What
-is trained is an adapter started by PEFT (`harness.banks.peft`) or every weight (`adapter.method=full`), in float32
-(`harness.nn.masters`).
+is trained is an adapter started by PEFT (`harness.banks.adapters.peft`) or every weight (`adapter.method=full`),
+in float32 (`harness.nn.masters`).
 Subclasses say how the model is read, how examples become a batch and what their losses are.
 """
 
 import json
+import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -20,13 +21,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from harness.banks.any_peft import RankAllocation, rank_allocation
-from harness.banks.layers import layer_names, quantize_layers, quantizing
-from harness.banks.loading import fill_again, load_adapter
-from harness.banks.peft import ADAPTER, Started, save_adapter
-from harness.banks.starts import Calibration, start
+from harness.banks.adapters.any_peft import RankAllocation, rank_allocation
+from harness.banks.adapters.layers import layer_names, layer_weight, quantize_layers, quantizing
+from harness.banks.adapters.loading import fill_again, load_adapter
+from harness.banks.adapters.peft import ADAPTER, Started, save_adapter
+from harness.banks.adapters.starts import Calibration, start
 from harness.config.schema import WHOLE_METHODS, AdapterConfig, AdapterMethod, MasterWeights, QuantConfig, QuantMethod
 from harness.files.atomic import sha256_files, write_atomically
+from harness.methods.formats import summary
 from harness.models.reading import OnTheWay
 from harness.nn.batch import Item
 from harness.nn.dropout import mix_seed
@@ -34,7 +36,7 @@ from harness.nn.masters import float32_modules, hold_in_float32
 from harness.nn.quant import LINEAR, TORCH_DTYPES, features, quantized_share
 from harness.nn.rows import MAX_ERRORS
 from harness.runs.adapter_files import ADAPTER_CONFIG, MODEL_CONFIG, starts_from_weights
-from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, quant_problem
+from harness.runs.compatibility import RESIDUAL_METHODS, is_calibrated, quant_problem
 from harness.variants.weights import cast_frozen, train_weights
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.model", "vocab.*", "merges.txt", "*.jinja")
@@ -118,7 +120,7 @@ class OwnedBank(nn.Module, ABC):
         return layers
 
     def calibrate(self, items: Sequence[Item]) -> None:
-        """Keeps the examples from which EVA, CorDA and LoRA-GA start. Call it before `add_member`."""
+        """Keeps the examples that EVA, CorDA, LoRA-GA and `adapter.fisher` start from. Call it before `add_member`."""
         self._examples = list(items)
 
     def add_member(self, name: str, config: AdapterConfig, seed: int) -> None:
@@ -135,7 +137,7 @@ class OwnedBank(nn.Module, ABC):
                 self._take(self._read_to_train(config))
             else:
                 model = self._read_for(config.method)
-                calibrate = self.calibration() if config.method in CALIBRATED_METHODS else None
+                calibrate = self.calibration() if is_calibrated(config) else None
                 self._started = start(model, config, self.quant, self.device, self.task_type, calibrate)
                 self._take(self._started.model.get_base_model())
         self.configs[name] = config
@@ -202,6 +204,12 @@ class OwnedBank(nn.Module, ABC):
         for layer in self.base.modules():
             if isinstance(layer, BaseTunerLayer) and isinstance(base := layer.get_base_layer(), LINEAR):
                 yield layer, base, features(base)
+
+    def storage(self, name: str) -> dict[str, Any] | None:
+        """How many bits a weight the layers take that are stored in formats of their own, and in which; None: none."""
+        formats = {} if self._started is None else self._started.formats
+        sizes = {key: math.prod(layer_weight(self.base, key).shape) for key in formats}
+        return summary(formats, sizes) if formats else None
 
     @contextmanager
     def without_member(self, name: str) -> Iterator[str | None]:

@@ -232,6 +232,9 @@ class AdapterBank(nn.Module):
     def rank_allocation(self, name: str) -> None:
         """LoRA's rank stays as it is."""
 
+    def storage(self, name: str) -> None:
+        """A shared base's layers are stored as its quantization says."""
+
     def adapted_layers(self, name: str) -> list[tuple[int, int, str]]:
         """-> inputs, outputs and name of each layer that the member has factors in"""
         return [(*features(layer.base), key) for key, layer in self.layers.items() if name in layer.lora_a]

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from harness.banks.adapters.layers import layer_names
 from harness.banks.causal import PackedBank
-from harness.banks.layers import layer_names
 from harness.banks.owned import FIRST_WEIGHTS
 from harness.config.schema import AdapterConfig, AdapterMethod
 from harness.files.atomic import write_atomically

@@ -338,6 +338,8 @@ class AdapterConfig:
     corda_keep: str | None = not_identity(None)  # of method=corda: a file of knowledge to keep; identity is its content
     corda_keep_sha256: str | None = since(None)  # of that file; the plan fills it in
     lq_rounds: int | None = since(None)  # of method=lq_lora: how often a weight is taken apart anew, at most
+    bits: float | None = since(None)  # of method=lq_lora: of an adapted weight on average; null: all as quant says
+    fisher: bool = since(False)  # of method=lq_lora: examples' squared gradients say what each weight counts
     s2ft_share: float | None = since(None)  # of method=s2ft: of heads and of channels, the share that learns
     qst_reduction: int | None = since(None)  # of method=qst: the side network's width is the base's divided by this
     qst_down_rank: int | None = since(None)  # of method=qst: of the matrices that narrow the base's states; 0: whole
@@ -364,16 +366,19 @@ class AdapterConfig:
     @property
     def method_name(self) -> str:
         """The method's name for people and tables: `lora`, and of `method=peft` PEFT's own, `miss`."""
-        values = {"method": self.method.value, "peft_type": self.peft_type, "peft": self.peft}
-        return method_name(values | {"lora_plus_ratio": self.lora_plus_ratio, "corda_keep": self.corda_keep})
+        own = ("peft_type", "peft", "lora_plus_ratio", "corda_keep", "bits", "fisher")
+        return method_name({"method": self.method.value} | {key: getattr(self, key) for key in own})
 
 
 def method_name(adapter: Mapping[str, Any]) -> str:
     """As `AdapterConfig.method_name`, of the plain values that a record holds."""
     peft_type = adapter.get("peft_type")
     if adapter.get("method") != AdapterMethod.peft.value or not peft_type:
-        keeps = "" if adapter.get("corda_keep") is None else "_kpm"
-        return str(adapter.get("method")) + keeps + ("" if adapter.get("lora_plus_ratio") is None else "_plus")
+        parts = {"_kpm": adapter.get("corda_keep") is not None, "_fisher": bool(adapter.get("fisher"))}
+        bits = adapter.get("bits")
+        parts[f"_{bits:g}_bits" if isinstance(bits, (int, float)) else f"_{bits}_bits"] = bits is not None
+        parts["_plus"] = adapter.get("lora_plus_ratio") is not None
+        return str(adapter.get("method")) + "".join(part for part, holds in parts.items() if holds)
     if peft_type == "LORA":  # a variant of LoRA that PEFT has and this project has no key for
         return "+".join(["lora", *sorted(adapter.get("peft") or {})])
     return str(peft_type).lower()

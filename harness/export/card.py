@@ -104,6 +104,13 @@ def inexact(spec: RunSpec, merged: bool) -> str | None:
         if quant.compute_dtype is DType.float32:
             return None
         return f"{method.value} moved weights into the adapter: on the plain base it is exact up to rounding in 16 bits"
+    if spec.adapter.bits is not None:
+        return (
+            f"{method.value} was trained on the weights less the adapter's start, each layer rounded to a format of "
+            f"its own, {spec.adapter.bits:g} bits a weight together. Plain PEFT on {quant.method.value} of the plain "
+            f"weights computes something else; qlora-harness loads it exactly (by {RESIDUAL_FILE}), and a forced merge "
+            "writes the model that was trained"
+        )
     return (
         f"{method.value} was trained on {quant.method.value} of the weights less the adapter's start. Plain PEFT on "
         f"{quant.method.value} of the plain weights is a quantization error off; qlora-harness loads it exactly (by "

@@ -51,7 +51,7 @@ def write_merged(adapter: Path, folder: Path, record: RunRecord, spec: RunSpec, 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from harness.banks.loading import load_adapter
+    from harness.banks.adapters.loading import load_adapter
     from harness.nn.quant import TORCH_DTYPES
 
     checkpoint = base_folder(record, spec.model, paths)
@@ -116,9 +116,10 @@ def round_to_quantized(model: "nn.Module", quant: QuantConfig) -> None:
     import torch
 
     from harness.nn.quant import linear_layers, quantize_linear
+    from harness.variants.lq_rounding import SimulatedLinear
 
     for name, linear in linear_layers(model):
-        if ".lora_" in name:
+        if ".lora_" in name or isinstance(linear, SimulatedLinear):  # is rounded already
             continue
         weight: Tensor = linear.weight  # type: ignore[assignment]
         copy = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")

@@ -8,7 +8,7 @@ tests/unit/harness/memory/test_floor.py holds the bytes to real models. Source: 
 and RoBERTa (arXiv 1907.11692) as transformers has them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.config.schema import (
     ALL_LINEAR,
@@ -18,6 +18,7 @@ from harness.config.schema import (
     ModelConfig,
     ModelKind,
     QuantConfig,
+    QuantMethod,
     ShapeConfig,
     TrainConfig,
 )
@@ -65,7 +66,10 @@ def least(
         return None
     parts = _t5(model.shape) if model.kind is ModelKind.seq2seq else _roberta(model.shape, model.max_length)
     compute_bytes = DTYPE_BYTES[quant.compute_dtype]
-    stored = sum(linear_bytes(linear, quant) for linear in parts.linears)
+    plain, simulates = replace(quant, method=QuantMethod.none), adapter.bits is not None
+    stored = sum(
+        linear_bytes(linear, plain if simulates and linear.is_target(adapter) else quant) for linear in parts.linears
+    )
     base = MemoryPrediction(weights_bytes=stored + (sum(parts.plain) + sum(parts.head)) * compute_bytes)
     if train is None or adapter.method is AdapterMethod.none:
         return base

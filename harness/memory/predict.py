@@ -63,6 +63,16 @@ def weights_bytes(shape: ShapeConfig, quant: QuantConfig, num_shards: int = 1) -
     return blocks + (tables + shape.hidden_size) * compute_bytes + frequencies
 
 
+def simulated_bytes(shape: ShapeConfig, quant: QuantConfig, adapter: AdapterConfig) -> int:
+    """Bytes by which the adapted layers are larger with `adapter.bits`: they are held in the compute dtype."""
+    if adapter.bits is None:
+        return 0
+    plain = replace(quant, method=QuantMethod.none)
+    adapted = [linear for linear in linears(shape) if linear.is_target(adapter)]
+    num_blocks = shape.num_layers if adapter.layers is None else len(adapter.layers)
+    return num_blocks * sum(linear_bytes(linear, plain) - linear_bytes(linear, quant) for linear in adapted)
+
+
 def optimizer_bytes(tensors: list[int], optimizer: Optimizer, element_bytes: int = ADAPTER_BYTES) -> tuple[int, int]:
     """-> bytes of the optimizer's moments on the device, and in pages that may leave it.
 
@@ -104,11 +114,19 @@ def logits_bytes(shape: ShapeConfig, num_targets: int, compute_bytes: int) -> in
     return chunk + (2 * num_targets + rows) * shape.hidden_size * compute_bytes
 
 
-def dequantization_bytes(shape: ShapeConfig, quant: QuantConfig, masters: bool = False) -> int:
-    """Bytes of the widest linear layer in the compute dtype, dequantized or cast from float32 to be multiplied."""
+def dequantization_bytes(
+    shape: ShapeConfig, quant: QuantConfig, adapter: AdapterConfig | None = None, masters: bool = False
+) -> int:
+    """Bytes of the widest linear layer in the compute dtype, dequantized or cast from float32 to be multiplied.
+
+    With `adapter.bits` an adapted layer is neither.
+    """
     if quant.method is QuantMethod.none and not masters:
         return 0
-    return max(n.in_features * n.out_features for n in linears(shape)) * DTYPE_BYTES[quant.compute_dtype]
+    layers = linears(shape)
+    if adapter is not None and adapter.bits is not None and adapter.layers is None:
+        layers = [linear for linear in layers if not linear.is_target(adapter)]
+    return max((n.in_features * n.out_features for n in layers), default=0) * DTYPE_BYTES[quant.compute_dtype]
 
 
 def kept_dequantized_bytes(shape: ShapeConfig, quant: QuantConfig) -> int:
@@ -221,7 +239,8 @@ def predict(
     check(shape, quant)
     masters = has_masters(adapter, train)
     stored = replace(quant, compute_dtype=DType.float32) if masters else quant
-    base = MemoryPrediction(weights_bytes=weights_bytes(shape, stored, num_shards))
+    simulated = simulated_bytes(shape, quant, adapter)
+    base = MemoryPrediction(weights_bytes=weights_bytes(shape, stored, num_shards) + simulated)
     if train is None or adapter.method is AdapterMethod.none:
         return base
     check_targets(shape, adapter)
@@ -251,7 +270,7 @@ def _trained_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: in
 def _passing_bytes(run: Pass, train: TrainConfig, masters: bool, num_members: int) -> dict[str, int]:
     """Bytes that the forward and backward pass of a row take and free again."""
     shape, saved = run.shape, saved_by_pass(run, train.gradient_checkpointing)
-    matrix_bytes = dequantization_bytes(shape, run.quant, masters)
+    matrix_bytes = dequantization_bytes(shape, run.quant, run.adapter, masters)
     output_layer_bytes = shape.vocab_size * shape.hidden_size * run.compute_bytes if masters else 0  # cast for the loss
     loss_bytes = saved.loss_bytes + logits_bytes(shape, run.tokens, run.compute_bytes)
     return {

@@ -36,8 +36,11 @@ OWN_KEYS = {  # a key of ours that one method has -> that method
     "qst_reduction": AdapterMethod.qst,
     "qst_down_rank": AdapterMethod.qst,
     "lq_rounds": AdapterMethod.lq_lora,
+    "bits": AdapterMethod.lq_lora,
+    "fisher": AdapterMethod.lq_lora,
     "corda_keep": AdapterMethod.corda,
 }
+_NEEDED_KEYS = frozenset({"allora_eta", "s2ft_share", "lq_rounds"})  # without which their methods mean nothing
 _OWN_METHODS = frozenset(  # whose rows say which keys they have
     {AdapterMethod.allora, AdapterMethod.hft, AdapterMethod.s2ft, AdapterMethod.lq_lora, AdapterMethod.qst}
 )
@@ -99,9 +102,9 @@ def _own_key_problem(adapter: AdapterConfig) -> str | None:
     """A key of one method that was given to another, or that its method lacks."""
     for key, method in OWN_KEYS.items():
         value = getattr(adapter, key)
-        if value is not None and adapter.method is not method:
+        if value != _DEFAULTS[key] and adapter.method is not method:
             return f"adapter.{key}={value}: of adapter={method.value} only, and this is adapter={adapter.method_name}"
-        if value is None and adapter.method is method and method in _OWN_METHODS:
+        if value is None and adapter.method is method and key in _NEEDED_KEYS:
             return f"adapter={method.value} needs adapter.{key}; its file in conf/adapter has a value that may serve"
     if adapter.corda_keep_sha256 is not None and adapter.corda_keep is None:
         return f"adapter.corda_keep_sha256={adapter.corda_keep_sha256}: the plan fills it in; give adapter.corda_keep"

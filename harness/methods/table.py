@@ -187,9 +187,13 @@ _ROWS = (
         **_OF_LORA,
         **_LORA_COUNT,
         works_on=ALL - FLOAT,
-        keys=("lq_rounds",),
-        differs="without data (no Fisher weights); every matrix is quantized alike, by `quant`: no bit budget "
-        "is shared out by an integer program. Its first round is LoftQ's",
+        keys=("lq_rounds", "bits", "fisher"),
+        differs="each round quantizes first, so its first one is LoftQ's; the paper's begin with the low-rank matrix. "
+        "adapter.bits: the authors' 432 formats, without their kernels, so that a layer is simulated: rounded, and "
+        "held in the compute dtype. Formats are chosen by errors of one round (theirs: of up to 100), among those on "
+        "a layer's lower hull of bits and plain error; an offset of 32 bits a matrix counts. adapter.fisher: 64 "
+        "training examples instead of 10,000 of C4; rows and columns by roots of means, as in the authors' code (the "
+        "paper: means of roots)",
     ),
     Entry(
         name="lora_ga",

@@ -2,7 +2,8 @@
 
 An adapter that is nothing but LoRA is served beside others over one base (`harness.banks.shared`). All else
 that PEFT computes deterministically from the file and the base, LoRA or not, is served by PEFT's own layers
-(`harness.banks.loading`). What neither can do exactly is refused, and so is a field that PEFT 0.21 doesn't know.
+(`harness.banks.adapters.loading`). What neither can do exactly is refused, and so is a field that PEFT 0.21 doesn't
+know.
 
 Source: PEFT 0.21, `LoraConfig` (every field has its place below) and `check_target_module_exists`.
 """
@@ -187,6 +188,19 @@ def saved_method(folder: Path) -> AdapterMethod:
     """Which residual method a run saved an adapter of; LoRA where the base's weights were left as they are."""
     about = folder / RESIDUAL_FILE
     return AdapterMethod(json.loads(about.read_text())["method"]) if about.is_file() else AdapterMethod.lora
+
+
+def saved_formats(folder: Path) -> dict[str, str]:
+    """The format of each layer that a run stored in one of its own (`adapter.bits`), by name; none of other runs.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    about = folder / RESIDUAL_FILE
+    formats = json.loads(about.read_text()).get("formats", {}) if about.is_file() else {}
+    if not isinstance(formats, dict) or not all(isinstance(kind, str) for kind in formats.values()):
+        raise ValueError(f"{about}: its formats aren't names by layer; copy it anew")
+    return formats
 
 
 def starts_from_weights(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from harness.config.schema import (
 )
 from harness.data.formats import LABELLED
 from harness.methods.blocks import blocks_problem
+from harness.methods.formats import LEAST_BITS, MOST_BITS
 from harness.methods.keys import keys_problem
 from harness.methods.side import side_problem
 from harness.methods.sizes import Layer, size_problem
@@ -42,8 +43,13 @@ def method_problem(adapter: AdapterConfig, quant: QuantConfig, model: ModelConfi
     method, kind = adapter.method, model.kind
     if problem := quant_problem(method, quant.method):
         return problem
-    if problem := keys_problem(adapter) or weights_problem(adapter, quant.method):
+    if problem := keys_problem(adapter) or weights_problem(adapter, quant.method) or bits_problem(adapter, quant):
         return problem
+    if adapter.fisher and kind is not ModelKind.causal:
+        return (
+            f"adapter.fisher=true with model.kind={kind.value}: examples' gradients are implemented for causal models "
+            "only; use adapter.fisher=false"
+        )
     if method in CALIBRATED_METHODS and kind is not ModelKind.causal:
         return (
             f"adapter.method={method.value} with model.kind={kind.value}: its start from data is implemented for "
@@ -146,6 +152,28 @@ def weights_problem(adapter: AdapterConfig, quant: QuantMethod) -> str | None:
         f"trains something else on them; use quant.method={' or '.join(stored)}, or one of adapter="
         f"{', '.join(others)}"
     )
+
+
+def bits_problem(adapter: AdapterConfig, quant: QuantConfig) -> str | None:
+    """-> why no formats make up so many bits a weight, or not on such a base, with the remedy; None if some do."""
+    if adapter.bits is None:
+        return None
+    if quant.method is not QuantMethod.nf4:
+        return (
+            f"adapter.bits={adapter.bits:g} with quant.method={quant.method.value}: its formats are normal floats; use "
+            "quant=nf4, which is how layers without an adapter are stored then, or leave adapter.bits out"
+        )
+    if not LEAST_BITS <= adapter.bits <= MOST_BITS:
+        return (
+            f"adapter.bits={adapter.bits:g}: the formats take {LEAST_BITS:.3f} to {MOST_BITS:.3f} bits a weight, "
+            "scales included; use a number between, or leave it out"
+        )
+    return None
+
+
+def is_calibrated(adapter: AdapterConfig) -> bool:
+    """Whether the method starts from examples."""
+    return adapter.method in CALIBRATED_METHODS or adapter.fisher
 
 
 def shard_problem(kind: ModelKind, method: AdapterMethod) -> str | None:

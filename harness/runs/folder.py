@@ -9,8 +9,16 @@ import yaml
 
 from harness.config.schema import WHOLE_METHODS, AdapterConfig, AdapterMethod, typed
 from harness.files.atomic import sha256_files
+from harness.methods.formats import digest
 from harness.methods.keys import peft_values
-from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, RESIDUAL_FILE, SIDE
+from harness.runs.adapter_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MODEL_CONFIG,
+    RESIDUAL_FILE,
+    SIDE,
+    saved_formats,
+)
 from harness.runs.compatibility import RESIDUAL_METHODS
 from harness.runs.record import CONFIG_FILE, RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
@@ -91,7 +99,7 @@ def changed_problem(folder: Path, record: RunRecord) -> str | None:
     digest = sha256_files(weights)
     if digest != record.adapter_sha256:
         return f"{weights[0]}: sha256 {digest[:12]}, the run recorded {str(record.adapter_sha256)[:12]}: {remedy}"
-    problem = None if full else _config_problem(folder, _adapter(record))
+    problem = None if full else _config_problem(folder, _adapter(record)) or _formats_problem(folder, record)
     return None if problem is None else f"{problem}; restore the file"
 
 
@@ -124,6 +132,14 @@ def _config_problem(folder: Path, adapter: dict[str, Any]) -> str | None:
         return None
     trained = {key: wanted[key] for key in changed}
     return f"{folder / ADAPTER_CONFIG}: says {changed}, the run was trained with {trained}"
+
+
+def _formats_problem(folder: Path, record: RunRecord) -> str | None:
+    """Says that the layers' formats, by which the base is rebuilt, aren't those that the run recorded."""
+    recorded, formats = (record.storage or {}).get("sha256"), saved_formats(folder)
+    if (digest(formats) if formats else None) == recorded:
+        return None
+    return f"{folder / RESIDUAL_FILE}: its layers' formats aren't those that the run was trained in"
 
 
 def _peft_problem(folder: Path, adapter: dict[str, Any]) -> str | None:

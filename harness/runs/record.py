@@ -61,6 +61,7 @@ class RunRecord:
     eval_bits_per_byte: float | None = None  # the same by bytes of the targets; None where they are labels
     eval_step: int | None = None  # after which these weights were; not the last one only with `train.keep_best`
     eval_seconds: float | None = None  # of measuring it, shared out as `train_seconds`, which it isn't in
+    storage: dict[str, Any] | None = None  # of layers in formats of their own (`adapter.bits`); None: as `quant` says
     identity: dict[str, Any] | None = None  # the checks of its method (`harness.identity`); None: not recorded
     packages: dict[str, str] = field(default_factory=dict)
     python: str = ""

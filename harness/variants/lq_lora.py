@@ -3,10 +3,11 @@
     min |W - (Q + s B A)|, by turns:    Q <- quantized(W - s B A),    s B A <- the best of rank r for W - Q
 
 It ends after so many rounds, or with the round before the error grows. The first round is LoftQ's (T = 1), so the start
-is at least as near to W.
+is at least as near to W. With a weighting by data (`harness.variants.lq_fisher`) the best of rank r is the one by rows
+and columns, and the error that of all numbers, each by the root of its Fisher information.
 
-Source: LQ-LoRA (arXiv 2311.12023) section 3.1, algorithm 1: without data (no Fisher weights), every matrix quantized
-alike (no bit budget).
+Source: LQ-LoRA (arXiv 2311.12023) section 3, algorithm 1. The authors begin with the low-rank matrix (Q = 0) and end
+with the quantized one; here it is the other way round, so that what learns makes up for the last quantization.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from harness.variants.lq_fisher import Weighting
 
 
 class Factors(NamedTuple):
@@ -28,11 +31,16 @@ class Parts(NamedTuple):
 
     taken: Factors  # what the weight is less of where it is quantized
     learned: Factors  # what is added to the quantized matrix, and learns
-    error: float  # |W - (Q + s B A)|, Frobenius
+    error: float  # |W - (Q + s B A)|, Frobenius, weighted
 
 
 def take_apart(
-    weight_OI: Tensor, rank: int, scale: float, quantized: Callable[[Factors], Tensor], num_rounds: int
+    weight_OI: Tensor,
+    rank: int,
+    scale: float,
+    quantized: Callable[[Factors], Tensor],
+    num_rounds: int,
+    weighting: Weighting | None = None,
 ) -> Parts:
     """Takes a weight apart.
 
@@ -42,14 +50,16 @@ def take_apart(
         scale: s, of the adapter.
         quantized: -> what quantization makes of the weight less s B A, in float32 [O, I].
         num_rounds: at most.
+        weighting: what each number counts, on the weight's device; None: all alike.
     """
     num_out, num_in = weight_OI.shape
     taken = Factors(weight_OI.new_zeros(rank, num_in), weight_OI.new_zeros(num_out, rank))
     best: Parts | None = None
     for _ in range(num_rounds):
         rest_OI = weight_OI - quantized(taken)
-        learned = best_factors(rest_OI, rank, scale)
-        error = float((rest_OI - scale * (learned.b_OR @ learned.a_RI)).norm())
+        learned = best_factors(rest_OI, rank, scale, weighting)
+        left_OI = rest_OI - scale * (learned.b_OR @ learned.a_RI)
+        error = float((left_OI if weighting is None else weighting.root_OI * left_OI).norm())
         if best is not None and error >= best.error:
             break
         best = Parts(taken, learned, error)
@@ -58,8 +68,13 @@ def take_apart(
     return best
 
 
-def best_factors(matrix_OI: Tensor, rank: int, scale: float) -> Factors:
-    """-> the factors whose product times the scale is nearest to the matrix"""
+def best_factors(matrix_OI: Tensor, rank: int, scale: float, weighting: Weighting | None = None) -> Factors:
+    """-> the factors whose product times the scale is nearest to the matrix, by rows and columns where they count"""
+    if weighting is not None:
+        matrix_OI = weighting.row_O[:, None] * matrix_OI * weighting.column_I
     u_OK, s_K, v_KI = torch.linalg.svd(matrix_OI, full_matrices=False)
     root_R = (s_K[:rank] / scale).sqrt()
-    return Factors((root_R[:, None] * v_KI[:rank]).contiguous(), (u_OK[:, :rank] * root_R).contiguous())
+    a_RI, b_OR = root_R[:, None] * v_KI[:rank], u_OK[:, :rank] * root_R
+    if weighting is not None:
+        a_RI, b_OR = a_RI / weighting.column_I, b_OR / weighting.row_O[:, None]
+    return Factors(a_RI.contiguous(), b_OR.contiguous())

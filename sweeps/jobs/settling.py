@@ -4,8 +4,10 @@ import os
 import resource
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -106,6 +108,7 @@ def _record(base: LoadedBase, run: ClaimedRun, adapter_sha256: str | None, num_d
     commit, dirty = git_state()
     last = run.metrics[-max(1, len(run.metrics) // 10) :]
     kept = _kept_point(run)
+    storage = None if run.member is None else base.bank.storage(run.claim.run_id)
     return RunRecord(
         run_id=run.claim.run_id,
         label=run.label,
@@ -127,8 +130,10 @@ def _record(base: LoadedBase, run: ClaimedRun, adapter_sha256: str | None, num_d
         adapter_sha256=adapter_sha256,
         optimizer_used=run.member.optimizer_kind.value if run.member and run.member.optimizer_kind else None,
         device=device_name if num_devices == 1 else f"{num_devices} x {device_name}",
+        storage=storage,
         notes=(
             *(base.bank.notes if run.member else ()),
+            *_storage_notes(storage),
             *([] if run.data is not None and run.data.has_all_rows else _sample_notes(run.spec.dataset)),
             *(run.data.notes if run.data else ()),
             *run.notes,
@@ -156,6 +161,16 @@ def _kept_point(run: ClaimedRun) -> EvalPoint | None:
     if member is None or member.held_out is None:
         return None
     return run.points.get(member.step if member.best is None else member.best.step)
+
+
+def _storage_notes(storage: Mapping[str, Any] | None) -> list[str]:
+    """How many bits the layers' own formats take, where they have some."""
+    if storage is None:
+        return []
+    return [
+        f"{sum(storage['layers'].values())} layers in {len(storage['layers'])} formats of their own, "
+        f"{storage['bits']:.3f} bits a weight; simulated: held in the compute dtype"
+    ]
 
 
 def _sample_notes(dataset: DatasetConfig | None) -> list[str]:

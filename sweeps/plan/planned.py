@@ -21,7 +21,7 @@ from sweeps.plan.enqueue import run_problem
 from sweeps.plan.estimate import Estimate, estimate_all, free_disk_bytes
 from sweeps.plan.evaluations import evaluation_times
 from sweeps.plan.jobs import PlannedRun, fixed_group_note, make_jobs, plan_runs, whole_base_problem
-from sweeps.plan.preflight import architecture_notes, cuda_problems, device_notes, preflight
+from sweeps.plan.preflight import architecture_notes, cuda_problems, device_notes, preflight, storage_notes
 from sweeps.plan.slots import work_of, workers_on_device
 from sweeps.plan.table import disk_warning, show_plan
 
@@ -64,6 +64,7 @@ def planned(configs: Sequence[Config]) -> Planned:
         notes=[
             *device_notes(configs),
             *architecture_notes(runs, first.paths),
+            *storage_notes(runs),
             *_broken_notes(runs, state),
             *group_notes([run for run in runs if run.run_id not in finished], first.launch),
         ],

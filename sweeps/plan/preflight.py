@@ -166,6 +166,18 @@ def architecture_notes(runs: Sequence[PlannedRun], paths: PathsConfig) -> list[s
     return list(notes)
 
 
+def storage_notes(runs: Sequence[PlannedRun]) -> list[str]:
+    """What is said of runs whose layers take more memory than the bits that they count."""
+    counted = sorted({run.spec.adapter.bits for run in runs if run.spec.adapter.bits is not None})
+    if not counted:
+        return []
+    named = ", ".join(f"{bits:g}" for bits in counted)
+    return [
+        f"adapter.bits={named}: simulated; the adapted layers are rounded to their formats' numbers, and held in "
+        "quant.compute_dtype, whose memory they take"
+    ]
+
+
 def _located(model: ModelConfig, paths: PathsConfig) -> tuple[ModelSource | Missing, ShapeConfig | str]:
     """-> where a model's weights are, and its shape (by the checkpoint if it says so) or what is wrong with it"""
     source = locate_model(model, paths)

@@ -265,8 +265,8 @@ NAMED = (
     ),
     Named(
         "analysis/paper/tables.py",
-        "ours=value, tolerance=0.05",
-        "ours=value, tolerance=0.5",
+        "ours=value, low=low",
+        "ours=value, tolerance=0.5, low=low",
         (f"{UNIT}/analysis/paper/test_tolerances.py",),
     ),
     Named(

@@ -118,7 +118,7 @@ def rating_by_category(content: Content) -> Figure:
     systems = [name for name in content.order if any(name in found for found in points.values())][:MAX_SYSTEMS]
     cells = [[found.get(name) for found in points.values()] for name in systems]
     known = [abs(value - 1000) for row in cells for value in row if value is not None]
-    spread = max(known, default=1.0) or 1.0
+    spread = max([1.0, *known])  # less than a point apart is not shown in full colour
     return Figure(
         name="rating-by-category",
         title="Rating by category of question",

@@ -9,24 +9,21 @@ VERDICT_KEYS = (
     *("verdict", "winner", "final_verdict", "preferred", "preference", "better"),
     *(f"{which}_{what}" for which in ("better", "best", "preferred", "winning") for what in NAMED_IN_KEYS),
 )
-CHOICE_KEYS = (  # where there is none of the former
-    *(
-        "choice",
-        "result",
-        "answer",
-        "final_answer",
-        "decision",
-        "selection",
-        "judgment",
-        "judgement",
-        "output",
-        "label",
-    ),
-    *("final_decision", "final_judgment", "final_choice", "better_one", "best", "selected", "chosen", "pick"),
+CHOICE_KEYS = (  # where there is none of the former; "answer" may be the answer to the question
+    *("choice", "result", "decision", "selection", "judgment", "judgement", "output", "final_decision"),
+    *("final_judgment", "final_choice", "better_one", "best", "selected", "chosen", "pick"),
 )
 GRADE_KEYS = ("score", "rating", "grade", "overall", "overall_score", "final_score", "final_grade", "overall_rating")
-SCORE_STEMS = ("", *(f"{stem}{gap}" for stem in ("score", *NAMED_IN_KEYS) for gap in ("_", "")))
-SCORE_KEYS = tuple((f"{stem}{one}", f"{stem}{two}") for stem in SCORE_STEMS for one, two in (("1", "2"), ("a", "b")))
+_SCORED = ("", "score_", "score", "score_for_", "rating_", "grade_", "points_")
+_NAMED = ("", *(f"{name}{gap}" for name in NAMED_IN_KEYS for gap in ("_", "")))
+SCORE_KEYS = tuple(
+    (f"{scored}{named}{one}{end}", f"{scored}{named}{two}{end}")
+    for scored in _SCORED
+    for named in _NAMED
+    for end in ("", "_score", "_rating", "_grade", "_points")
+    for one, two in (("1", "2"), ("a", "b"))
+)
+
 _FIELD = re.compile(
     r"(?<!\\)\"(?P<key>verdict|winner|score_[12ab])\"\s{0,9}:\s{0,9}"
     r"(?P<value>\"[^\"\n]{0,40}\"|[\w.+-]{1,20}|[\[{])",
@@ -63,7 +60,7 @@ def json_fields(text: str, field: re.Pattern[str] = _FIELD) -> tuple[dict[str, l
         if value not in values:
             values.append(value)
         end = match.end()
-    if fields or stripped.startswith("{"):
+    if fields or (stripped.startswith("{") and not re.fullmatch(r"\{\s?[123]\s?\}", stripped)):
         return fields, text[end:].partition("}")[2]
     return None, ""
 

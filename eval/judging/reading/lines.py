@@ -16,7 +16,7 @@ from eval.judging.reading.sentences import (
     tokens_of,
 )
 from eval.judging.reading.support import favours, supports
-from eval.judging.reading.words import AGAINST, FAREWELLS, NOUNS, SIDES, VALUES
+from eval.judging.reading.words import AGAINST, FAREWELLS, NOT_YET, NOUNS, OTHERS_SAY, SIDES, VALUES
 from eval.verdicts.codes import FIRST, SECOND, TIE
 
 _LABEL = re.compile(r"\[\[ ?([^\[\]\n]{1,12}) ?\]\]")
@@ -26,7 +26,25 @@ _QUOTED_LABEL = re.compile(  # "[[A]] is best", as an answer prints it; a label 
 )
 _SHOWN = re.compile(r"\b(?:e\.g\.|example|such as|format|template)[\s:,\"'`*]*\Z", re.IGNORECASE)  # a label, not given
 _BOX = re.compile(r"[-*\d.) \t]{0,9}(?:\[(?P<box>[ xX\u2713\u2714])\]|(?P<mark>[\u2610\u2611]))(?P<choice>.{1,80})")
-_REASON = re.compile(r"[-*\s]{0,9}(?:reason\w*|explanation|rationale|justification)\W{0,3}:", re.IGNORECASE)
+_REASON = re.compile(
+    r"[-#*\s]{0,9}(?:reason\w*|explanation|rationale|justification|why|here['\u2019]s why)\W{0,3}(?::|\Z)",
+    re.IGNORECASE,
+)
+_HERE_WHY = re.compile(r"[.,:]? (?:(?:here['\u2019]s|here is|this is) why\W*|because\s?:\W*)\Z", re.IGNORECASE)
+_REASONING = re.compile(
+    r"reason|explan|rationale|justif|analysis|assess|evaluat|summary|note|overall|comment|why", re.IGNORECASE
+)
+_ASIDE = re.compile(  # how the judge went about it
+    r"\W*(?:note that |please note that )?(?:i (?:have )?(?:ignored|disregarded|set aside)|evaluated|judged)\b"
+    r"[^\d]{0,60}\b(?:order|length|position)\b[^\d]{0,40}\Z",
+    re.IGNORECASE,
+)
+_THEREFORE = re.compile(r", (?:so|hence|therefore|thus)\b", re.IGNORECASE)
+_CITED = re.compile(  # at the end of a line: 'answer 1 says: "Verdict: 1"'
+    r"\b(?:says|said|claims?|claimed|states|stated|writes|wrote|ends with|prints|reads)\b[^\"\u201c\u201d]{0,20}"
+    r"[\"\u201c][^\"\u201c\u201d]*[\"\u201d]\W*\Z",
+    re.IGNORECASE,
+)
 _ASPECTS = re.compile(r"\b(?:in|regarding|in terms of|job (?:of|at)) ")  # of what the answers are compared in
 _SAYS_VERDICT = re.compile(
     r"[\W_]*(?:(?:my|the|final|overall) )*(?:(?:verdict|winner|decision|judge?ment|conclusion|f?boxed)\b"
@@ -37,7 +55,8 @@ _SAYS_OR_IS_VERDICT = re.compile(rf"{_SAYS_VERDICT.pattern}|\W*[123]\W*\Z", re.I
 MAX_COMPARED = 4000  # characters at the end of a reply in which sentences are looked for that say who is better
 _WHO_IS_BETTER = re.compile(
     r"(?:answer|assistant|response|option|model|first|second|\b[12AB])\b.*\b(?:better|best|superior|stronger|winner|wins?|won|beats"
-    r"|outperforms|preferable|preferred|worse)\b|\b(?:prefer|choose|pick|better (?:answer|response|one) is)\b",
+    r"|outperforms|preferable|preferred|worse|more)\b|\b(?:prefer|choose|pick|better (?:answer|response|one) is)\b"
+    r"|\b(?:equal\w*|tied?|draw|on par|identical|verdict is|winner is)\b",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[\W_]*(?:[\w ]{1,30})\W{0,3}:")
@@ -70,10 +89,14 @@ def read_labels(text: str) -> Reading:
         return Reading(conflict=len(verdicts) > 1)
     last = labels[-1]
     start = max(text.rfind("\n", 0, last.start()) + 1, last.start() - MAX_SHORT)
+    reasons = list(_THEREFORE.finditer(text, start, last.start()))
+    start = reasons[-1].end() if reasons else start  # "A makes errors and B does not, so [[B]]"
     end = min(len(text) if (at := text.find("\n", last.end())) < 0 else at, last.end() + MAX_SHORT)
     around = {token.lower() for token in TOKEN.findall(text[start:end])}
-    if _SHOWN.search(text, start, last.start()):
+    if _SHOWN.search(text, start, last.start()) or _CITED.search(text[start:end]):
         return Reading(conflict=True)
+    if (OTHERS_SAY | NOT_YET) & set(tokens_of(CLAUSE.split(text[start : last.start()])[-1])):
+        return Reading(conflict=True)  # "the user thinks that it is [[A]]"
     if around & (AGAINST | {"?"}) or any(token.endswith(("n't", "n\u2019t")) for token in around):
         return Reading(conflict=True)
     return Reading(verdict=verdicts.pop(), rest=text[last.end() :])
@@ -93,7 +116,7 @@ def read_line(text: str) -> Reading:
     if (checked := _checked(text)) is not None:
         return checked
     clauses = [clause for clause in CLAUSE.split(line) if has_words(clause)]
-    if line.endswith("?") or not clauses:
+    if line.endswith("?") or not clauses or _CITED.search(line):
         return Reading()
     if _REASON.match(line):
         return _explained(text)
@@ -124,8 +147,7 @@ def _explained(text: str) -> Reading:
     for number in range(len(rows) - 1, -1, -1):
         if (size := size + len(rows[number])) > MAX_LINE:
             break
-        says = _SAYS_OR_IS_VERDICT if _REASON.match(rows[min(number + 1, len(rows) - 1)]) else _SAYS_VERDICT
-        if len(rows[number]) <= MAX_SHORT and number + 1 < len(rows) and says.match(rows[number]):
+        if number + 1 < len(rows) and (_SAYS_VERDICT.match(rows[number]) or _REASON.match(rows[number + 1])):
             starts.add(number)
             break
     found = {
@@ -143,11 +165,11 @@ def _explained(text: str) -> Reading:
 
 
 def _with_explanation(line: str, behind: list[str]) -> int | None:
-    verdict = read_statement(line) if len(line) <= 2 * MAX_SHORT else None
+    verdict = read_statement(_HERE_WHY.sub("", line)) if len(line) <= 2 * MAX_SHORT else None
     if verdict is None or sum(map(len, behind)) > MAX_LINE:
         return None
     explanation = "\n".join(_REASON.sub("", NOISE.sub(" ", row)) for row in behind)
-    is_named = not (behind and _REASON.match(behind[0]))
+    is_named = not (behind and (_REASON.match(behind[0]) or _HERE_WHY.search(line)))
     if not verdicts_behind(explanation) <= {verdict}:
         return None
     return verdict if supports(explanation, verdict, named=is_named) else None
@@ -171,21 +193,35 @@ def contradicted(text: str, verdict: int) -> bool:
     """
     overall: set[int] = set()
     aspects: list[int] = []
-    for line in dict.fromkeys(text[-MAX_COMPARED:].splitlines()):
-        clauses = [clause for clause in CLAUSE.split(line) if has_words(clause)]
-        if not clauses or len(clauses[-1]) > MAX_SHORT or not _WHO_IS_BETTER.search(clauses[-1]):
+    rows = [row for row in text[-MAX_COMPARED:].splitlines() if row and not row.isspace()]
+    for line in dict.fromkeys(rows):
+        last = next((clause for clause in reversed(CLAUSE.split(line)) if has_words(clause)), "")
+        if line.startswith(">") or len(last) > MAX_SHORT or not _WHO_IS_BETTER.search(last):
             continue
-        headed = _HEADING.match(clauses[-1])
-        if headed and not _SAYS_VERDICT.match(line):
-            clauses[-1] = clauses[-1][headed.end() :]
-        compared = read_statement(clauses[-1])
-        if compared is not None and ((headed or _HEADING.match(line)) and not _SAYS_VERDICT.match(line)):
+        heading = None if _SAYS_VERDICT.match(line) else _HEADING.match(line)
+        if heading and (own := _HEADING.match(last)):
+            last = last[own.end() :]
+        compared = read_statement(last)
+        if compared is None or (compared == TIE and line not in rows[-2:]):  # equal in one thing, said further up
+            continue
+        if heading and not _REASONING.search(heading[0]):
             aspects.append(compared)
-        elif compared is not None and not _ASPECTS.search(clauses[-1]):
+        elif not _ASPECTS.search(last):
             overall.add(compared)
-    if len(aspects) > 1:
-        overall |= set(aspects)
+    overall |= set(aspects) if len(aspects) > 1 else set()
     return bool(overall) and verdict not in overall
+
+
+def first_verdict(text: str) -> set[int]:
+    """The verdict of a first line that is nothing but one: "3", before a last line that may say another."""
+    line = next((row for row in text.splitlines() if has_words(row)), "")
+    is_verdict = len(line) <= MAX_SHORT and _SAYS_OR_IS_VERDICT.match(line)
+    return {verdict for verdict in [read_statement(line) if is_verdict else None] if verdict is not None}
+
+
+def ends_in_digit(text: str) -> bool:
+    """Whether the last line is the paper's format."""
+    return text.rstrip().rpartition("\n")[2].strip(" *_`.") in ("1", "2", "3")
 
 
 def verdicts_behind(rest: str) -> set[int]:
@@ -237,6 +273,10 @@ def _is_listed(line: str, before: str) -> bool:
 
 
 def _is_farewell(line: str) -> bool:
-    """Whether a line says nothing of the verdict: a farewell, or how sure the judge is."""
+    """Whether a line says nothing of the verdict: a farewell, how sure the judge is, how it went about it."""
     plain = line.strip(_MARKUP).lower()
-    return plain.startswith("confidence") or (plain.startswith(FAREWELLS) and not any(c.isdigit() for c in line))
+    if len(line) <= 2 * MAX_SHORT and _ASIDE.match(line):
+        return True
+    return plain.startswith(("confidence", "certainty", "margin")) or (
+        plain.startswith(FAREWELLS) and not any(c.isdigit() for c in line)
+    )

@@ -6,13 +6,17 @@ deny, doubt or limit. The noqa above is for letters that look like Latin ones: t
 """
 
 GERMAN = """
+overall: im vergleich|im direkten vergleich|von beiden|der beiden
+i think: ich halte
+is better: gefällt mir besser|gefällt mir mehr|für besser
+clearly: aber nur knapp|wenn auch knapp
 the: wählen|bevorzugen|nehmen|vorziehen
 answer: antwort|assistent|option|reaktion
 answers: antworten
 the: die|der|das|den|dem
 first: erste|ersten|erster
 second: zweite|zweiten|zweiter
-is: ist|war|sei
+is: ist|war|sei|lautet
 are: sind
 better: besser|bessere|bessere antwort|hilfreicher|korrekter|genauer|überlegen|überzeugender|stärker
 better: stärkere|vorzuziehen
@@ -46,6 +50,8 @@ but: aber|jedoch|doch
 -: nicht|kein|keine|keiner|aber|jedoch|obwohl|wenn|falls|sofern|vielleicht|könnte|falsch|fehlt|schlechter|weniger
 """
 FRENCH = """
+overall: des deux
+clearly: mais de peu|de justesse
 equally good: aussi bonnes l'une que l'autre|aussi bons l'un que l'autre
 answer: réponse|la réponse|assistant|l'assistant|option|l'option
 answers: réponses|les réponses
@@ -83,6 +89,8 @@ but: mais
 -: ne|n'|pas|aucune|aucun|mais|cependant|toutefois|bien que|si|sauf|peut-être|pourrait|moins|fausse|faux|manque
 """
 SPANISH = """
+overall: de las dos|de los dos
+clearly: pero por poco|por poco
 answer: respuesta|asistente|opción
 answers: respuestas
 the: la|el|las|los
@@ -117,6 +125,8 @@ but: pero
 -: no|ni|ninguna|pero|sin embargo|aunque|si|salvo|quizás|tal vez|podría|menos|falta|incorrecta
 """
 PORTUGUESE = """
+overall: das duas
+i choose: eu prefiro|eu opto por
 answer: resposta|a resposta|assistente|o assistente|opção|a opção
 answers: respostas|as respostas
 the: a|o|as|os
@@ -152,6 +162,7 @@ but: mas
 -: não|nem|nenhuma|mas|porém|embora|se|salvo|talvez|poderia|menos|falta|incorreta
 """
 ITALIAN = """
+overall: delle due|tra le due
 answer: risposta|la risposta|assistente|l'assistente|opzione|l'opzione
 answers: risposte|le risposte
 the: la|il|le|lo
@@ -255,6 +266,10 @@ tie: berabere|beraberlik
 verdict: karar|sonuç|nihai karar|kazanan
 """
 RUSSIAN = """
+better than second: лучше второго
+better than first: лучше первого
+worse than answer: хуже ответа
+better than answer: лучше ответа|лучше варианта
 answer: ответ|ответа|ответу|вариант|ассистент|ассистента|модель
 answers: ответы
 first: первый|первого|первая
@@ -328,6 +343,8 @@ but: लेकिन|परंतु
 -: नहीं|लेकिन|परंतु|यदि|अगर|शायद|कम|गलत
 """
 CHINESE = """
+better: 更准确|更有用|更具帮助
+are equal: 相同|相等|差不多
 second: 第二个|第二個
 first: 第一个|第一個
 answer: 答案|回答|选项|選項|助手|回复|回覆|模型|响应|回應
@@ -365,7 +382,7 @@ better: 良い|よい|優れている|優れています|優れていました|�
 better: 優れていると思います|優れていると考えます|優れていると言えます|良いと思います|勝っている|勝っています
 better: より良い|より優れている|より優れています|良かった
 -than: より|よりも
-wins: の勝ち|の勝利|勝ち|勝利
+wins: の勝ちです|の勝利です|の勝ち|の勝利|勝ち|勝利
 is: です|だ|である|でした
 the: が|は|も|の方が|のほうが|の方は|の|を選びます|を選択します|を選ぶ|を推します
 clearly: 明らかに|やや|わずかに|少し|はるかに

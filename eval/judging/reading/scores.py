@@ -14,7 +14,7 @@ from eval.judging.reading.words import CHANGED, TAKEN_BACK
 
 MAX_LINE = 120  # characters; a line of scores is short
 _NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)(?:\s?/\s?10|\s(?:out\sof|von|sur|su|de|из)\s10)?(?![\d/%])"
-_RATED = r"(?:scores?|ratings?|bewertung|punkte|notes?|puntuación|puntuaciones|评分|得分|分数|оценки|оценка)"
+_RATED = r"(?:scores?|ratings?|bewertung|punkte|punktzahl|notes?|puntuación|puntuaciones|评分|得分|分数|оценки|оценка)"
 _LEAD = rf"(?:(?:(?:the |final |my |overall )?{_RATED}(?: are)?|final|overall|total) ?[:=]? ?)?"
 _PAIR = re.compile(
     rf"{_LEAD}{_NUMBER}(?P<between> ?[,;/|&] ?| - | and | vs\.? | )(?:and )?{_NUMBER}"
@@ -38,7 +38,7 @@ _SIDE_NOUN = r"(?:'s)?(?:\s(?:score|rating|grade|answer)){0,2}(?:得分|分数|�
 _REMARK = r"\((?![^)\n]{0,40}\d)[^)\n]{0,80}\)(?!\s?,\s?\d)"  # without a number, which might be another score
 _LABELLED = re.compile(
     rf"(?P<rated>\b(?:score|rating|grade)s?\s(?:for|of)\s(?:the\s)?)?\b(?<!-){_SIDE_NAME}{_SIDE_NOUN}"
-    r"(?:\s{0,3}[:=(|→]\s{0,3}|\s[-\u2013\u2014]\s|\s(?:scored?s?|gets|receives|earns|deserves|at)\s|\s(?=an?\s)"
+    r"(?:\s{0,3}[:=(|→]\s{0,3}|\s[-\u2013\u2014]\s|\s(?:scored?s?|gets|receives|earns|deserves|merits|warrants|at)\s|\s(?=an?\s)"
     r"|\s(?=\d{1,2}(?:[.,]\d{1,2})?(?:\s(?:points|pts)|\s?/\s?10)\b)"
     r"|(?(rated)\sis\s|(?<=score)\sis\s))"
     rf"(?:an?\s)?(?:(?:score|rating|grade)\sof\s)?(?P<score>{_NUMBER}){_POINTS}"
@@ -116,15 +116,20 @@ _GRADE_LINE = re.compile(
 _GRADE_SAID = re.compile(
     rf"(?:\b{_GRADE_WORD}(?: is| of| would be)? ?[:=]? ?|\bsettle (?:on|for) "
     r"|\bi(?:'d| would| will)?(?: even)? say |\b(?:answer|response) (?:deserves|earns) "
-    r"|\bi(?:'d| would| will)? (?:give|rate|grade) "
+    r"|\A(?:so )?(?:it|this) is (?=an? )|\bi(?:'d| would| will)? (?:give|rate|grade) "
     rf"(?:it|this|this answer|the answer|this response)(?: at| as| with)? ?)"
     rf"(?:an? )?{_NUMBER}{_POINTS} ?[.!]?\Z",
+    re.IGNORECASE,
+)
+_GRADE_REMARKED = re.compile(  # "8/10 - clear"
+    rf"(?:{_GRADE_WORD} ?[:=]? ?)?(\d{{1,2}}(?:[.,]\d{{1,2}})?)\s?/\s?10\s?[-\u2013\u2014:,.]\s[^\d]{{1,100}}",
     re.IGNORECASE,
 )
 _NO_GRADE = re.compile(
     r"\b(?:not|no|never|or|could|may|might|maybe|perhaps|almost|nearly|hesitat\w*|too|e\.g\.|\w+n['\u2019]t)\b|\?",
     re.IGNORECASE,
 )  # in the line of a label
+_CONDITION = re.compile(r"\b(?:if|unless|had|were|until)\b", re.IGNORECASE)
 _ASPECT = re.compile(
     r"\A(?:confidence|certainty)\b|\b(?:accuracy|style|clarity|depth|helpfulness|relevance)\b", re.IGNORECASE
 )
@@ -151,7 +156,9 @@ def grades_after(text: str) -> set[str]:
 
 def _said_grade(line: str) -> re.Match[str] | None:
     """A grade at the end of a line that says that it is one, and not of one aspect."""
-    return None if _ASPECT.search(line) else _GRADE_SAID.search(line)
+    if _ASPECT.search(line) or _CONDITION.search(line):
+        return None
+    return _GRADE_SAID.search(line) or (None if _NO_GRADE.search(line) else _GRADE_REMARKED.fullmatch(line))
 
 
 def _said_grades(lines: list[str]) -> set[str]:
@@ -170,7 +177,10 @@ def _labels(text: str) -> set[str]:
     found: set[str] = set()
     for row in dict.fromkeys(text.splitlines()):
         labels = {_grade(label) for label in {label.strip("*_` ") for label in _GRADE_LABEL.findall(row)}}
-        found |= {"denied"} if labels and _NO_GRADE.search(_GRADE_LABEL.sub(" ", row[-MAX_LINE:])) else labels
+        beside = _GRADE_LABEL.sub(" ", row[-MAX_LINE:])
+        found |= {"denied"} if labels and _NO_GRADE.search(beside) else labels
+        if labels and (match := _GRADE_LINE.fullmatch(_plain(beside))):
+            found.add(match[1])  # "Rating: 6 [[7]]"
     return found
 
 

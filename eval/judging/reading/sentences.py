@@ -24,13 +24,16 @@ from eval.judging.reading.words import (
     EQUAL_ALONE,
     EQUALLY,
     LEAD,
+    NOT_YET,
     NOUNS,
+    OTHERS_SAY,
     OVER,
     POINTING,
     REFERENCE,
     SIDES,
     SPELLED,
     THAN,
+    UNSURE,
     VALUES,
     VERBS,
     WINS,
@@ -47,9 +50,9 @@ NOISE = re.compile(
 )
 TOKEN = re.compile(r"-?\d+(?:[.,]\d+)?(?:st|nd)?|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|[^\w\s]")
 _OWNED = re.compile(r"['\u2019](?:s|d|m|re)\b")
-CLAUSE = re.compile(r"[.!?;]+\s+|[;。]")
+CLAUSE = re.compile(r"(?<!\be\.g)(?<!\bi\.e)[.!?;]+\s+|[;。]")
 _ENDING = re.compile(
-    r"(?:,|^) ?(?:(?:and it is|so|hence|therefore|thus|(?P<but>but)) "
+    r"(?:,|^| (?=but )) ?(?:(?:and it is|so|hence|therefore|thus|(?P<but>but)) "
     r"|(?=(?P<chosen>i) (?:would )?(?:choose|select|pick) ))"
     r"| (?=option 3,? as both )"
 )
@@ -82,7 +85,7 @@ def read_statement(clause: str) -> int | None:
     ):
         verdict, remark = _sentence(bare[:bracket]), bare[bracket + 1 : -1]
         tokens = tokens_of(remark)
-        if verdict is None or "or" in tokens or "?" in tokens:
+        if verdict is None or UNSURE & set(tokens):
             return None
         if tokens[:1] == ["confidence"] or tokens[-1:] == ["confidence"]:
             return verdict
@@ -102,7 +105,7 @@ def _at_the_end(clause: str) -> int | None:
     if not ending:
         return _foreign_end(clause)
     before, end = clause[: ending[-1].start()], clause[ending[-1].end() :]
-    if {"or", "if", "not", "unless"} & set(tokens_of(before)):
+    if (({"not"} | UNSURE | OTHERS_SAY | NOT_YET) - {"but", "however", "wrong"}) & set(tokens_of(before)):
         return None
     needed = BETTER | WINS if ending[-1]["but"] else NOUNS | {"tie", "draw"}
     verdict, said = _sentence(end), _sentence(before)
@@ -117,6 +120,8 @@ def _foreign_end(clause: str) -> int | None:
     if (parts := end_behind_so(clause)) is None:
         return None
     before, end, is_but = parts
+    if (AGAINST | UNSURE | OTHERS_SAY) & set(tokens_of(before)) or "n't" in before:
+        return None
     verdict = _sentence(end)
     if is_but:  # "..., aber Antwort 2 ist besser"
         return verdict if any((BETTER | WINS) & set(tokens_of(english)) for english in translations(end)) else None
@@ -140,9 +145,15 @@ def _sentence(text: str) -> int | None:
 
 
 def _english(text: str) -> int | None:
-    """The verdict of an English sentence of known words."""
-    tokens = [token for token in tokens_of(reworded(NOISE.sub(" ", text))) if token not in ("(", ")")]
-    tokens = plainer(tokens)
+    """The verdict of an English sentence of known words, as it stands or reworded."""
+    verdict = _known(text)
+    if verdict is None and (other := reworded(NOISE.sub(" ", text))) != text:
+        verdict = _known(other)
+    return verdict
+
+
+def _known(text: str) -> int | None:
+    tokens = plainer([token for token in tokens_of(text) if token not in ("(", ")")])
     if len(tokens) == 2 and tokens[0] in ("rank", "top"):
         return None  # a place, not an answer
     while tokens and tokens[-1] in (".", "!", ",", ";", "。", "'", "\u2019"):
@@ -167,6 +178,8 @@ def _starts(tokens: Sequence[str]) -> list[int]:
         article = token in ARTICLES and (follows == "clear" or (len(follows) > 1 and VALUES.get(follows) == TIE))
         towards = token == "to" and index > 0 and follows in NOUNS  # "my vote goes to answer 2"
         opinion = token == "opinion" and tokens[:index] == ["in", "my"]
+        if token == "in" and follows not in ("conclusion", "my"):
+            break
         if not (token in LEAD or token in _SEPARATORS or article or towards or opinion):
             break
         starts.append(index + 1)
@@ -292,7 +305,11 @@ def is_reason(tokens: Sequence[str], side: int) -> bool:
         return VALUES.get(rest[-1], side) not in (side, TIE)
     if not rest or (1 < len(rest) <= MAX_WORDS and (_better(rest) == side or _named(rest) == (side, len(rest)))):
         return True
+    if rest[0] in ("it", "its"):  # "answer 2 is better: it names its sources"
+        return bears_out(" ".join(rest), side, named=True)
     if rest[0] not in BECAUSE or len(rest) == 1:
+        return False
+    if OTHERS_SAY & set(rest):
         return False
     denied = AGAINST & set(rest) or any("n't" in token or "?" in token for token in rest)
     return not (denied or names_other(rest, side)) or bears_out(" ".join(rest[1:]), side)

@@ -1,19 +1,33 @@
 """Whether an explanation bears out a verdict: "2", and behind it "Answer 2 is correct, while answer 1 skips a step".
 
-Each part of a sentence speaks well or ill of one answer. An explanation supports a verdict only where every part that
-names an answer speaks well of the better one or ill of the other, and nothing doubts, limits or takes back.
+Each part of a sentence speaks well or ill of one answer, by words that are known. An explanation supports a verdict
+only where every part that names an answer speaks well of the better one or ill of the other, and nothing doubts, limits
+or takes back.
 """
 
 import re
 
-from eval.judging.reading.words import CHANGED, COMPARATIVES, DOUBTFUL, ILL, NOUNS, TAKEN_BACK, VALUES, any_of
+from eval.judging.reading.words import (
+    CHANGED,
+    COMPARATIVES,
+    DOUBTFUL,
+    ILL,
+    MENDS,
+    NOUNS,
+    TAKEN_BACK,
+    VALUES,
+    WELL,
+    any_of,
+)
 from eval.verdicts.codes import FIRST, SECOND, TIE
 
 MAX_EXPLANATION = 2000  # characters
 _NOUN = "|".join(sorted(NOUNS - {"choice", "number"}))
 _NAME = re.compile(
-    rf"\b(?:{_NOUN})s? ?#?(?P<side>[12ab])\b|\b(?:the |the latter |)(?P<place>first|second)(?: (?:{_NOUN}|one))?\b"
+    rf"\b(?:{_NOUN})s? ?#?(?P<side>[12ab])\b"
+    rf"|\b(?:the (?P<place>first|second)(?: (?:{_NOUN}|one))?|(?P<which>first|second) (?:{_NOUN}|one))\b"
     r"|\b(?P<other>the other)(?: one)?\b"
+    r"|(?<=\bthan )(?P<last>[12AB])\b(?![.,]\d)"
     r"|(?<![\w.,/-])(?P<bare>[12AB])(?= (?:is|was|has|gives|provides|shows|offers|does)\b)",
     re.IGNORECASE,
 )
@@ -31,6 +45,9 @@ _DENIES = re.compile(
     r"\b(?:not|no|never|nothing|none|without|cannot|hardly|barely|rarely)\b|n['\u2019]t\b", re.IGNORECASE
 )
 _ILL = re.compile(rf"\b(?:{any_of(ILL)})\b", re.IGNORECASE)
+_WELL = re.compile(rf"\b(?:{any_of(WELL)})\b", re.IGNORECASE)
+_ONLY = re.compile(rf"\bthe only (?:one|{_NOUN})\b", re.IGNORECASE)
+_MENDS = re.compile(rf"\b(?:{any_of(MENDS)})\b", re.IGNORECASE)
 _COMPARES = re.compile(rf"\b(?:{any_of(COMPARATIVES)})\b", re.IGNORECASE)
 _AGAINST_OTHER = re.compile(
     r"\b(?:than|over|to|outperforms|beats|surpasses|exceeds|compared (?:to|with))\b", re.IGNORECASE
@@ -40,13 +57,15 @@ _IT = re.compile(r"\W*its?\b", re.IGNORECASE)
 _THAN = re.compile(
     r"\b(?:than|over|outperforms|beats|surpasses|exceeds|compared (?:to|with)) ?(?:the )?\Z", re.IGNORECASE
 )
+_BOTH_BUT = re.compile(rf"\bboth\b[^.;!?\n]{{0,120}}?,? but (?=(?:the )?(?:{_NOUN}|first|second)\b)", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
 _LISTED = re.compile(r"^\W*\d", re.MULTILINE)
 _COMPARATIVE = re.compile(rf"{_COMPARES.pattern}|\b(?:win\w*|prefer\w*|best)\b", re.IGNORECASE)
 
 
 def supports(text: str, verdict: int, *, named: bool = False) -> bool:
-    """Whether an explanation bears out the verdict that stands before it; `named` asks that it names an answer."""
+    """Whether an explanation bears out the verdict that stands before it; `named` asks that it speaks of one."""
+    text = _BOTH_BUT.sub("", text[: MAX_EXPLANATION + 1])
     if len(text) > MAX_EXPLANATION or _DOUBT.search(text) or _LISTED.search(text):
         return False
     if verdict == TIE:
@@ -59,18 +78,25 @@ def supports(text: str, verdict: int, *, named: bool = False) -> bool:
         if _EVEN.search(part):
             subject = None
             continue
-        if not (len(sides) == 1 and _THAN.search(part, 0, names[0].start())):  # "it is clearer than answer 1"
+        if len(sides) == 1 and _THAN.search(part, 0, names[0].start()):  # "it is clearer than answer 1"
+            if sides[0] == subject:
+                return False
+        else:
             subject = sides[0] if sides else subject
         favoured = _favoured(part, sides, names, subject)
         if favoured == 0 or (favoured is not None and favoured != verdict):
             return False
-        num_named += bool(sides or _IT.match(part))
+        num_named += bool(sides or (_IT.match(part) and _praises(part)))
     return num_named > 0 or not named
 
 
-def bears_out(reason: str, verdict: int) -> bool:
+def bears_out(reason: str, verdict: int, *, named: bool = False) -> bool:
     """Whether the rest of the verdict's own sentence supports it; a number that names no answer might be a verdict."""
-    return supports(reason, verdict) and not _DIGIT.search(_NAME.sub(" ", reason))
+    return supports(reason, verdict, named=named) and not _DIGIT.search(_NAME.sub(" ", reason))
+
+
+def _praises(part: str) -> bool:
+    return bool(_WELL.search(part) or _COMPARES.search(part))
 
 
 def favours(text: str, side: int) -> bool:
@@ -87,18 +113,20 @@ def favours(text: str, side: int) -> bool:
 def _side(name: re.Match[str], verdict: int) -> int | None:
     if name["other"]:
         return FIRST + SECOND - verdict
-    return VALUES[(name["side"] or name["place"] or name["bare"]).lower()]
+    return VALUES[(name["side"] or name["place"] or name["which"] or name["last"] or name["bare"]).lower()]
 
 
 def _favoured(part: str, sides: list[int], names: list[re.Match[str]], subject: int | None) -> int | None:
     """The side that a part of a sentence speaks for; None where it speaks of none, 0 where it can't be told."""
-    ill, denied = bool(_ILL.search(part)), bool(_DENIES.search(part))
-    if subject is None or (not sides and not ill and not denied):
+    ill, denied = bool(_ILL.search(_ONLY.sub(" ", part))), bool(_DENIES.search(part))
+    if subject is None or not (sides or ill or denied):
         return None
     if len(set(sides)) > 1:
         between = part[names[0].end() : names[1].start()]
         if len(sides) > 2 or not _COMPARES.search(between) or not _AGAINST_OTHER.search(between):
             return 0
-    if ill and denied:
+    if ill and (denied or _MENDS.search(part)):
+        return 0
+    if not (ill or denied or _praises(part)):
         return 0
     return subject if not (ill or denied) else FIRST + SECOND - subject

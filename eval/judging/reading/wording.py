@@ -44,12 +44,14 @@ _OPENINGS = _either(rf"""
     (?:after|having) (?:carefully )?(?:compar|weigh|consider|evaluat|review|read|analy[sz])(?:ing|ed)?{_OF_BOTH}
     (?:of|between) the two(?: (?:answers|responses|options))?|in this (?:case|comparison|instance)
     for this (?:question|task|prompt|request)|finally|so|thus|therefore|hence|overall|sure|okay|ok|certainly|well
-    close call|it['\u2019]s close,? but|it (?:is|was) close,? but
+    close call|in the final analysis|however|nevertheless|nonetheless|that said|even so
+    it['\u2019]s close,? but|it (?:is|was) close,? but
 """)
 _OPENING = re.compile(rf"\A\W*(?:{_OPENINGS}\b[,:]? ?(?!\Z)){{1,4}}", re.IGNORECASE)
 _ENDINGS = _either(rf"""
     (?:but|though|although) (?:(?:only )?(?:barely|just)|(?:it['\u2019]s|it is|it was) (?:very )?close)
     by (?:an? )?(?:(?:very|fairly) )?(?:small|narrow|slim|thin|wide|large|clear|huge|slight|comfortable) margin
+    (?:to|for) (?:the|this) user
     by a hair|by far|hands down|on balance|across the board|on all (?:counts|fronts)|without (?:a|any) doubt
     in (?:all|every) (?:respects?|aspects?|regards?|way)|here|in this (?:case|comparison|instance|round)
     of (?:the|these) two(?: {_THING}s)?|of both(?: {_THING}s)?
@@ -57,6 +59,13 @@ _ENDINGS = _either(rf"""
 """)
 _ENDING = re.compile(rf",? {_ENDINGS}\W*\Z", re.IGNORECASE)  # how clear it was, and what was compared
 _CONCEDED = re.compile(r", (?:although|though|even though|despite) .{1,200}\Z", re.IGNORECASE)  # behind a choice
+_GRANTED = re.compile(  # before what decides: "while answer 1 is concise, ..."
+    r"\A(?:(?:so|thus|overall),? )?(?:while|although|though|even though|despite|whereas|since|because|given) "
+    r"[^.;:?]{1,150}, "
+    rf"(?=(?:the )?(?:{_THING}|model) ?#?[12ab]\b|the (?:first|second)\b|i )",
+    re.IGNORECASE,
+)
+_IF = re.compile(r"\b(?:if|unless|would|could|may|might)\b", re.IGNORECASE)
 _LIMITS = re.compile(
     r"\b(?:if|unless|not|no|could|would|may|might|perhaps|maybe|better|best|superior|wins?|won|prefer\w*|verdict|tie|equal\w*"
     r"|choose|or|only|n't)\b|n['\u2019]t\b|[?;:]",
@@ -76,7 +85,7 @@ _BOTH = _either(rf"""
     (?:both(?: of (?:the|them|these))?|the two|they|these(?: two)?)(?: {_THING}s)?
     (?:{_THING} )?[1a] and (?:{_THING} )?[2b]|(?:{_THING} )?[2b] and (?:{_THING} )?[1a]
 """)
-_NO = r"(?:there(?:['\u2019]s| is) )?no(?: clear| real| significant| meaningful)?"
+_NO = r"(?:I (?:see|find) |there(?:['\u2019]s| is) )?no(?: clear| real| significant| meaningful)?"
 _NO_DIFFERENCE = _either(rf"""
     {_NO} difference in (?:overall )?quality(?: between{_OF_BOTH})?
     neither(?: (?:of (?:the two|them)|{_THING}))? is {_ADVERB}?better than the other(?: one)?
@@ -87,6 +96,9 @@ _BECAUSE = _either(r"""
     ,? (?:due|owing|thanks) to
     ,? (?:in terms of|in|regarding) (?=(?:\w{3,20}, ){0,5}\w{3,20},? and \w{3,20}\Z)
 """)
+_ANY = rf"(?:the )?{_THING} ?#?[12ab]"
+_QUALITY = f"(?:{'|'.join(sorted(MORE_QUALITIES))})"
+_MANY = rf"{_QUALITY}(?:(?:,|,? and) (?:more )?{_QUALITY})*"
 # In this order: each pattern says the same as the few words beside it.
 _SAME = [
     (re.compile(pattern, re.IGNORECASE), words)
@@ -97,11 +109,18 @@ _SAME = [
             "tie",
         ),
         (
-            r"\b(?:serves|helps|answers|addresses|meets) (?:the|this) (?:user|question|request|task)(?:'s needs?)? better"
-            r"\b|\bdoes better\b",
+            r"\b(?:serves|helps|answers|addresses|meets) (?:the|this) (?:user|question|request|task)(?:'s needs?)?"
+            r" better\b|\bdoes better\b",
             "is better",
         ),
         (r"\A(?:(?:the|my) )?(?:nod|point|prize|edge)(?: goes)? to\b", "verdict is"),
+        (r"\bI (?:would )?give (?:it|this|this one|this round|the (?:win|edge|nod|point)) to\b", "I choose"),
+        (r"\A(?:they tie|of equal quality|equal quality)\Z", "tie"),
+        (rf"\A{_ANY} (?:is|are) (?:on (?:a )?par with|just as good as|tied with|equal to) {_ANY}\Z", "tie"),
+        (r"\bwell-(?:organi[sz]ed|structured|written|rounded|reasoned|researched)\b", "detailed"),
+        (rf"\bis the more {_MANY} {_THING}\b", "is better"),
+        (r"\b(?:prevails|triumphs|deserves to win|ranks higher|is victorious)\b", "wins"),
+        (r"\bis (?:the|my) (?:correct |final |clear )?(?:verdict|choice|pick|winner)\Z", "is better"),
         (r"(?<=\w) ?[=-]{1,2}> ?(?=\w)", ": "),
         (r"\bI['\u2019](?:d|ll)\b", "I would"),
         (r"\bI (?:would |will |do )?(?:have|need) to (?=(?:say|go|choose|pick|vote))", "I "),
@@ -157,6 +176,11 @@ def resolved(text: str) -> str:
 def reworded(text: str) -> str:
     """A sentence without what says how clear the verdict was, its verbs by the few that the grammar knows."""
     text = " ".join(text.split()).rstrip(" .!")
+    bare = _OPENING.sub("", text, count=1)
+    text = text if _POINTS.match(bare) else bare
+    granted = _GRANTED.match(text)
+    if granted and not _IF.search(granted[0]):
+        text = text[granted.end() :]
     bare = _OPENING.sub("", text, count=1)
     text = _ENDING.sub("", text if _POINTS.match(bare) else bare)
     conceded = _CONCEDED.search(text)

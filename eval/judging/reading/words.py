@@ -25,7 +25,7 @@ LEAD = NOUNS | _words(
     "verdict choice decision winner output result class rating is are it go with vote for in conclusion "
     "say going lean towards think believe that this rank ranking was judgment judgement preference selection "
     "leaning toward find definitely certainly clearly undoubtedly call advantage goes clear win narrow slight edge ok "
-    "okay sure digit be"
+    "okay sure slightly judge conclude deem declare digit be selected chosen strong"
 )
 VERBS = _words("is was seems are performs performed did does")
 DEGREES = _words(
@@ -52,7 +52,7 @@ BOTH_BESIDE = _words("the these of them")
 BOTH = BOTH_NAMED | BOTH_VERBS | EQUALLY | BOTH_BESIDE
 EQUAL_ALONE = _words("equal equivalent identical tied same")
 EQUAL = EQUAL_ALONE | _words("good bad well helpful wrong correct strong")
-OVER = _words("beats outperforms surpasses over")  # "answer 2 beats answer 1", "I choose 2 over 1"
+OVER = _words("beats outperforms surpasses over above")  # "answer 2 beats answer 1", "I choose 2 over 1"
 BECAUSE = _words("as because since - \u2013 \u2014")
 # A remark with one of these may take the verdict back.
 AGAINST = _words(
@@ -69,8 +69,22 @@ ILL = """
     bugs? broken crash* outdated unhelpful unsafe harmful nonsens* restates? cut trunca* unnecessar* minor few*
     problem* issues? dry too trails? struggl* neglect* unsupported unrelated disorgani[sz]ed misunderst*
     misinterpret* terribl* awful* useless* mediocre disappoint* inadequate* insufficient* sloppy biased rude
-    slow* excessive* simplistic oversimpl* dull stilted
+    slow* excessive* misread* backwards mess disqualif* simplistic oversimpl* dull stilted
 """
+WELL = """
+    solve[sd] correct* accura* complete* clear* detail* concise* helpful* useful* relevan* precise* thorough*
+    comprehensive* covers? explains? provides? gives? offers? includes? contains? addresses follows directly
+    cites? sources? works? working runs? well good great strong* honest* creative* engaging structured
+    organi[sz]ed right handles? shows? names? answers_(?:the|all|every|it|directly) stays? fulfils? fulfills?
+    meets? compiles passes better more convincing* insight* polite* friendl* valid sound reliable excellent
+    perfect* exact* nuanced actionable practical safe runnable readable lists? supports? illustrat* examples?
+    admits? acknowledg* identif* corrects? avoids? catches understands? keeps? respects? goes the_only_one
+    the_only_answer the_only_response
+"""
+MENDS = """
+    points_out identif* corrects? avoids? catches spots? admits? acknowledg* fixes handles? warns?
+    notes? mentions? shows?
+"""  # with something ill behind it: of whom that is said can't be told
 COMPARATIVES = """
     more better stronger superior clearer deeper richer longer higher greater easier closer outperforms beats surpasses
     exceeds less worse weaker inferior poorer lower shorter
@@ -80,6 +94,11 @@ DOUBTFUL = """
     who_knows unsure uncertain hard_to difficult_to arguabl* or either neither nonetheless nevertheless still close
     equal* tie except even
 """
+# A remark in brackets with one of these leaves the verdict open.
+UNSURE = _words("or ? may might could maybe perhaps unsure sure if unless but however guess wrong almost probably")
+# What somebody else says or thinks is no verdict of the judge's.
+OTHERS_SAY = _words("says said claims claimed states writes wrote thinks believes according allegedly supposedly some")
+NOT_YET = _words("false initially sight impression tentatively previously originally")  # a verdict that isn't the last
 FAREWELLS = (
     *("hope this helps", "hope that helps", "hope it helps", "i hope", "let me know", "please let me know"),
     *("feel free", "if you need", "if you have", "thank you", "thanks", "best regards", "kind regards", "regards"),

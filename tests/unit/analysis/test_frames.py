@@ -17,6 +17,8 @@ from pyarrow import parquet
 from analysis.effects.compare import effect_of
 from analysis.effects.measures import of_column, of_questions, of_scores, of_verdicts, rating_values
 from analysis.frames import answers, describe, metrics, questions, ratings, runs, scores, to_parquet, unit_of, verdicts
+from analysis.leaderboard.rating import rate_missing
+from analysis.report.records import load_tournament
 from analysis.tidy import sources
 from analysis.tidy.rows import RunRows, joined
 from analysis.tidy.sources import Source, tournament_verdicts
@@ -199,6 +201,24 @@ def test_a_tournament_has_verdicts_ratings_and_the_runs_that_play(
     left = rated[rated["value"].isna()].set_index("system")
     assert left["state"][label_of(FAILED)] == "failed"
     assert left["reason"][label_of(4)] == "no verdict names it"
+
+
+def test_verdicts_keep_their_turn_and_benchmark(tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("question_id,system_a,system_b,verdict,turn,bench\n1,x,y,1,1,mt\n1,x,y,2,2,mt\n")
+    frame = verdicts(files=[tmp_path / "v.csv"])
+    assert (frame["judged_turn"].tolist(), frame["benchmark"].tolist()) == ([1, 2], ["mt", "mt"])
+
+
+def test_a_tournament_of_grades_is_read_by_frames_and_report(tmp_path: Path) -> None:
+    """As `judge --mode single` leaves it: without verdicts.csv."""
+    (tmp_path / "graded_verdicts.csv").write_text("question_id,system_a,system_b,verdict,judge\n1,x,y,1,j\n2,x,y,2,j\n")
+    assert tournament_verdicts(tmp_path).verdict.tolist() == [1, 2]
+    assert "graded_verdicts.csv" in (rate_missing(tmp_path, (), tmp_path / "site") or "")
+    played = load_tournament(tmp_path)
+    assert [(verdict.question_id, verdict.verdict) for verdict in played.verdicts] == [("1", 1), ("2", 2)]
+    assert set((played.ratings or {})["bradley_terry"]) == {"x", "y"}
+    (tmp_path / "verdicts.csv").write_text("question_id,system_a,system_b,verdict,judge\n1,x,y,3,j\n")
+    assert tournament_verdicts(tmp_path).verdict.tolist() == [3], "the pairwise ones come first"
 
 
 def test_a_frame_comes_back_from_parquet_with_its_categories_and_units(source: dict[str, Any], tmp_path: Path) -> None:

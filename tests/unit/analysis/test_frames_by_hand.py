@@ -162,6 +162,7 @@ def test_verdicts_as_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     assert frame["verdict"].tolist() == ["system_a", "system_b", "tie", "unparsed"]
     assert frame["judge"].isna().tolist() == [False, True, False, False]
     assert frame["rater"].isna().all()
+    assert (frame["judged_turn"].tolist(), frame["benchmark"].isna().all()) == ([1, 1, 1, 1], True)
     monkeypatch.setattr(frames, "_tournament", lambda source: source.tournament)
     frames.verdicts(tournament="t")
     assert seen[1] == "t"
@@ -205,7 +206,7 @@ def test_columns_that_a_notebook_shows() -> None:
 def test_ratings_of_systems_and_of_the_runs_that_are_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     values = {"rating": "elo", "value": 1.0, "low": 0.5, "high": 2.0, "rank": 1, "reason": None}
     rated = [{"system": name, **values} for name in "ax"]
-    monkeypatch.setattr(frames, "rating_rows", lambda folder, name: [dict(row) for row in rated])
+    monkeypatch.setattr(frames, "rating_rows", lambda folder: [dict(row) for row in rated])
     monkeypatch.setattr(frames, "_tournament", lambda source: Path("t"))
     looked: list[Source] = []
     runs = [made(**(vars(run(name, tmp_path)) | {"record": None})) for name in "ab"]

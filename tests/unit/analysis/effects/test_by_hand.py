@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.effects import measures
+from analysis.effects import measures, tables
 from analysis.effects.compare import Effect, Equivalence, effect_of, effects, effects_frame, equivalence
 from analysis.effects.grid import (
     GridResults,
@@ -23,6 +23,7 @@ from analysis.effects.grid import (
 )
 from analysis.effects.measures import of_column, of_questions, of_scores, of_verdicts
 from analysis.effects.tables import best_by_axis, interaction, merged, parallel_coordinates
+from eval.benchmarks.intervals import wilson_interval
 from eval.verdicts.table import Verdicts
 
 NAN = float("nan")
@@ -528,3 +529,22 @@ def test_cells_of_different_settings_are_said() -> None:
     assert all(note.endswith("cells hold different settings of the other axes") for note in found["note"])
     alike = interaction(grid_of(rows[:3], [1.0, 2.0, 3.0], axes=axes, seeds=[]), "lora_r", "model")
     assert not any("different settings" in note for note in alike["note"])
+
+
+def test_shares_of_one_run_have_wilsons_interval_and_end_where_shares_end() -> None:
+    """Two of three right; a single number of a run is no count, whatever it is."""
+    one = grid_of(rows_of(lora_r=[8, 64]), [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    mean, _ = tables.mean_of(one, [0])
+    assert tables._interval(one, [0], mean) == pytest.approx(wilson_interval(2, 3))
+    holed = grid_of(rows_of(lora_r=[8, 64]), [[1.0, np.nan, 0.0], [0.0, 0.0, 0.0]])
+    assert tables._interval(holed, [0], tables.mean_of(holed, [0])[0]) == pytest.approx(wilson_interval(1, 2))
+    number = grid_of(rows_of(lora_r=[8, 64]), [1.0, 0.0])
+    assert tables._interval(number, [0], tables.mean_of(number, [0])[0]) == (None, None)
+    seeds = grid_of(rows_of(lora_r=[8], seed=[0, 1]), [[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]], seeds=["seed"])
+    both = tables.mean_of(seeds, [0, 1])[0]
+    wide = both.interval()
+    assert wide is not None
+    assert tables._interval(seeds, [0, 1], both) == (max(0.0, wide[0]), min(1.0, wide[1]))
+    percent = grid_of(rows_of(lora_r=[8, 64]), [[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    alone = tables.mean_of(percent, [0])[0]
+    assert tables._interval(percent, [0], alone) == alone.interval()

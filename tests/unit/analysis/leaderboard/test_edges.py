@@ -21,6 +21,7 @@ from analysis.leaderboard.run import Outcome, Runner
 from analysis.leaderboard.watch import SiteHandler, Watched, WatchOptions
 from harness.config.schema import ModelKind
 from harness.runs.steps import load_steps
+from tests.unit.analysis.leaderboard.test_handed_on import parameters
 
 
 def made(**values: Any) -> Any:
@@ -66,6 +67,14 @@ def test_runs_that_answer_nothing_are_noted_where_there_are_some(
     monkeypatch.setattr(found, "_readable", lambda *given: (runs, []))
     there = found.look(options)
     assert (there.is_whole_sweep, there.has_verdicts, there.has_ratings) == (True, True, False)
+    (tmp_path / "ratings.json").touch()
+    (tmp_path / "v.csv").write_text("question_id,system_a,system_b,verdict\n1,p,q,1\n")
+    for path, written in (("verdicts.csv", 5), ("v.csv", 6), ("ratings.json", 6)):
+        os.utime(tmp_path / path, ns=(written, written))
+    there = found.look(replace(options, verdicts=(tmp_path / "v.csv",)))
+    assert (there.has_ratings, there.rated, there.others) == (True, ("p", "q"), {"x": frozenset("1")})
+    os.utime(tmp_path / "v.csv", ns=(7, 7))
+    assert not found.look(replace(options, verdicts=(tmp_path / "v.csv",))).has_ratings
 
 
 def test_ratings_are_new_until_verdicts_are_newer(tmp_path: Path) -> None:
@@ -125,16 +134,16 @@ def test_a_report_records_how_it_was_asked_for(
     assert entry_report._commands(tmp_path / "other", None, [], [out / "answers.jsonl"]) == lines
 
 
-@pytest.mark.parametrize(("parent", "killed"), [(os.getppid(), []), (-1, [(os.getpid(), signal.SIGKILL)])])
-def test_a_child_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch, parent: int, killed: list[Any]) -> None:
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_child_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch, is_there: bool) -> None:
     """The kernel is asked for it; a parent that died in between is noticed by the other parent's id."""
     asked: list[Any] = []
     kills: list[Any] = []
     monkeypatch.setattr(child.ctypes, "CDLL", lambda name: made(prctl=lambda *given: asked.append(given)))
     monkeypatch.setattr(child.os, "kill", lambda *given: kills.append(given))
-    child._die_with_parent(parent)()
+    child._die_with_parent(os.getppid() if is_there else -1)()
     assert asked == [(1, signal.SIGKILL)]  # PR_SET_PDEATHSIG of linux/prctl.h
-    assert kills == killed
+    assert kills == ([] if is_there else [(os.getpid(), signal.SIGKILL)])
 
 
 JUDGING = Step(key="judge a", title="verdicts", command=("python", "-m", "eval", "judge", "--judge", "gpt"), pays=True)
@@ -352,3 +361,54 @@ def test_a_finished_run_as_it_is_found(tmp_path: Path, kind: str | None, plays: 
         "g",
         False,
     )
+
+
+def test_threads_of_a_watched_sweep_end_with_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kinds: list[Any] = []
+    real = watch.threading.Thread
+
+    def thread(**more: Any) -> Any:
+        kinds.append((more["target"].__name__, more.get("daemon")))
+        return real(**more)
+
+    monkeypatch.setattr(watch.threading, "Thread", thread)
+    monkeypatch.setattr(watch, "Watched", lambda options, folder: made(update=lambda: False))
+    with watch.serving(WatchOptions(sweep="s", runs=tmp_path, every_seconds=60), print):
+        assert kinds == [("_look_again", True), ("serve_forever", True)]
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "leaderboard": {"benchmarks": "", "bench": "open", "only_plan": False, "yes": False, "as_json": False},
+    "watch": {"port": 8000, "every": 10.0},
+    "report": {"runs": Path("runs"), "as_json": False},
+    "tables": {
+        "data": Path("data"), "runs": Path("runs"), "like": "", "device": "H100", "judge": "gpt-4", "plan": True,
+        "out": Path("reports/tables"), "resamples": 1000, "as_json": False,
+    },
+    "figures": {"runs": Path("runs"), "out": Path("reports/figures")},
+    "data": {"data": Path("data")},
+    "compare": {"axis": "adapter", "as_json": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command_name", DEFAULTS)
+def test_what_a_command_takes_where_nothing_is_said(command_name: str) -> None:
+    found_so = {option.name: option.default for name, option in parameters() if name == command_name}
+    assert {name: found_so[name] for name in DEFAULTS[command_name]} == DEFAULTS[command_name]
+
+
+def test_only_a_step_that_was_begun_has_a_log_to_look_into(tmp_path: Path) -> None:
+    """A refusal before the first second names none; what ended well is said as it is."""
+    ended: list[Any] = []
+    display: Any = made(end=lambda step, state, words: ended.append(words))
+    options = LeaderboardOptions(out=tmp_path, tournament=tmp_path / "t", sweep="s")
+    runner = Runner(options=options, steps=made(), display=display, may_pay=lambda found: True)
+    log = f" (all that it said: {tmp_path / 't' / 'logs' / 'judge.log'})"
+    for state, seconds, words, shown in (
+        ("failed", 1.26, f"why{log}", f"failed: why{log}"), ("failed", 0.0, "why", "failed: why"),
+        ("done", 1.26, "why", "why"), ("partly", 1.26, "why", "partly: why"),
+    ):  # fmt: skip
+        outcome = runner._ended(JUDGING, state, "why", seconds)
+        assert (outcome.words, outcome.state, outcome.seconds) == (words, state, round(seconds, 1))
+        assert ended.pop() == shown
+    assert (outcome.key, outcome.title, outcome.command) == (JUDGING.key, JUDGING.title, JUDGING.command)

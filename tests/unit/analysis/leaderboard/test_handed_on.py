@@ -1,5 +1,6 @@
 """What the commands hand on, option by option; defaults; and what the parts of a leaderboard ask for: by value."""
 
+import gzip
 import json
 import signal
 import subprocess
@@ -287,6 +288,20 @@ def test_a_file_of_a_header_has_no_rows(tmp_path: Path, text: str, is_empty: boo
     assert run._has_no_rows(tmp_path / "v.csv") is is_empty
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("v.json", b'[{"question_id": 1, "model_a": "x", "model_b": "y", "winner": "tie"}]'),
+        ("v.csv.gz", gzip.compress(b"question_id,system_a,system_b,verdict\n1,x,y,1\n")),
+        ("v.csv", b"question_id,system_a,system_b,verdict\r1,x,y,1\r"),
+        ("v.parquet", b"PAR1"),
+    ],
+)
+def test_verdicts_of_few_lines_are_verdicts(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert not run._has_no_rows(tmp_path / name)
+
+
 def test_nothing_moves_while_a_person_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     moves: list[str] = []
     display: Any = made(pause=lambda: moves.append("pause"), go_on=lambda: moves.append("on"), say=moves.append)
@@ -426,6 +441,7 @@ def test_a_report_ends_with_its_sentences_and_its_page(monkeypatch: pytest.Monke
     monkeypatch.setattr("analysis.report.records.load_tournament", lambda *given: seen.append(given) or played)
     monkeypatch.setattr("analysis.report.page.write_report", lambda *given: seen.append(given) or [])
     monkeypatch.setattr("analysis.report.leaderboard.leaderboard_table", lambda rows: rows)
+    monkeypatch.setattr("analysis.report.content.unmatched_answers", lambda *given: ["b has no verdict"])
     (file := tmp_path / "f").touch()
     more: Any = {"verdicts": [file], "answers": [file], "questions": file, "title": "T", "bench": "b"}
     more["max_questions"] = 3
@@ -439,7 +455,7 @@ def test_a_report_ends_with_its_sentences_and_its_page(monkeypatch: pytest.Monke
     assert (options.title, options.bench, options.max_questions, options.commands) == ("T", "b", 3, ("typed",))
     assert (options.answers, options.questions) == ((file,), file)
     page = f"page: {tmp_path / 'index.html'}"
-    assert said == ["note: rated", False, "a is best.", "b is next.", page]
+    assert said == ["note: rated", "note: b has no verdict", False, "a is best.", "b is next.", page]
     said.clear()
     entry_report.report(tmp_path, sweep="s", as_json=True)
     assert (said, seen[-1][3], seen[-1][4].title) == ([True], None, "s")

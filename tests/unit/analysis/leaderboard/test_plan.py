@@ -153,6 +153,8 @@ def test_ratings_that_are_newer_than_the_verdicts_stay() -> None:
         (("--mode", "single"), 6, "graded_verdicts.csv"),
         (("--mode=single",), 6, "graded_verdicts.csv"),
         (("--reference", "x"), 6, "scores.csv"),
+        (("--null-control",), 18, "verdicts.csv"),
+        (("--null-control", "--mode", "single"), 9, "graded_verdicts.csv"),
     ],
 )
 def test_what_a_judge_is_asked_decides_matches_and_file(further: tuple[str, ...], number: int, file: str) -> None:

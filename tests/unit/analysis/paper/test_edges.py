@@ -343,3 +343,39 @@ def test_wins_less_losses_a_question() -> None:
     assert met.high is not None
     assert met.low < 1.5 < met.high
     assert [c.status.value for c in tables.win_cells(printed, None, "s", "none")] == ["not run"] * 2
+
+
+def test_a_run_fills_cells_by_each_benchmark_that_it_was_scored_on() -> None:
+    def result(value: float | None, *ci95: float) -> Any:
+        return {"headline": {"metric": "m", "n": 9, "value": value, "ci95": ci95 or None}}
+
+    places: Any = made(benchmark="x y z", scale=100.0, cells=lambda spec: [("row", "column", spec["part"])])
+    run: Any = made(run_id="r", spec={"part": "p"}, results={"y": result(0.5, 0.25, 0.75), "z": result(None)})
+    assert list(own._values("3", places, run)) == [("row", "column", "p", 50.0, 25.0, 75.0)]
+    run.results["z"] = result(0.125)
+    assert [found[3:] for found in own._values("3", places, run)] == [(50.0, 25.0, 75.0), (12.5, None, None)]
+    places.benchmark = None
+    assert list(own._values("3", places, run)) == []
+    age, average = {"value": 50.0, "ci95": [40.0, 60.0]}, {"value": 55.0, "ci95": None}
+    crows = {"categories": {"Age": age}, "average_of_pairs": average}
+    places.benchmark = "tasks"
+    run.results = {"tasks": {"tasks": {"other": {}, "c": {"crows_pairs": crows}}}}
+    assert list(own._values("8", places, run)) == [
+        ("Age", "column", "p", 50.0, 40.0, 60.0), ("Average", "column", "p", 55.0, None, None),
+    ]  # fmt: skip
+
+
+def test_a_run_that_the_folder_lacks_leaves_those_behind_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The ledger may be ahead of the folder: the second run has no record, the third one is read."""
+    record: Any = made(label="l", spec={"a": 1}, final_loss=1.5)
+    monkeypatch.setattr(own, "load_record", lambda folder: None if folder.name == "b" else record)
+    monkeypatch.setattr(own, "read_typed", lambda path, *_: {"read": path.name})
+    for name in ("tasks", "mmlu", "empty"):
+        (tmp_path / "c" / "eval" / name).mkdir(parents=True)
+    for name in ("tasks", "mmlu"):
+        (tmp_path / "c" / "eval" / name / f"{name}.json").touch()
+    found = list(own._runs(tmp_path, ["a", "b", "c"]))
+    assert [(run.run_id, run.results) for run in found] == [
+        ("a", {}), ("c", {"mmlu": {"read": "mmlu.json"}, "tasks": {"read": "tasks.json"}}),
+    ]  # fmt: skip
+    assert (found[0].label, found[0].spec, found[0].final_loss) == ("l", {"a": 1}, 1.5)

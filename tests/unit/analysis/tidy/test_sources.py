@@ -91,7 +91,7 @@ def test_rows_of_ratings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         "ranks": {"a": {"rank": 1, "low": 1, "high": 2, "best": 0.75}},
     }  # fmt: skip
     monkeypatch.setattr(ratings, "read_ratings", lambda path: values if path == tmp_path / "ratings.json" else None)
-    rating, elo, unrated = rating_rows(tmp_path, "verdicts.csv")
+    rating, elo, unrated = rating_rows(tmp_path)
     assert rating == {
         "system": "a", "rating": "bradley_terry", "value": 10.0, "low": 5.0, "high": 15.0, "rank": 1, "rank_low": 1,
         "rank_high": 2, "best_probability": 0.75, "reason": None,

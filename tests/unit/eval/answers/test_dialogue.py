@@ -93,7 +93,12 @@ def test_a_template_without_a_system_role_gets_its_text_in_the_first_user_turn(t
 
 @pytest.mark.parametrize(
     ("template", "message"),
-    [(ONE_TURN, r"refuses the dialogue \(one turn\)"), ("{{ messages[0].content }}", "leaves out what the user says")],
+    [
+        (ONE_TURN, r"refuses the dialogue \(one turn\)"),
+        ("{{ messages[0].content }}", "leaves out what the user says"),
+        ("{{ messages[0].content + 1 }}", r"refuses the dialogue \(TypeError: "),
+        ("{{ 1 / 0 }}", r"refuses the dialogue \(ZeroDivisionError: "),
+    ],
 )
 def test_a_template_that_cannot_serve_is_refused(template: str, message: str) -> None:
     dialogue = [("user", "a"), ("assistant", "b"), ("user", "what?")]

@@ -9,7 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eval.answers.files import contest_dialogues, read_answers
+from analysis.report.records import load_answer_files
+from eval.answers.files import (
+    contest_dialogues,
+    load_answers,
+    missing_notes,
+    question_places,
+    read_answers,
+    unmatched_notes,
+)
 from eval.answers.questions import load_open_questions, parse_open_question, split_dialogue, text_identity
 
 PAPER = "A chat between a curious human and an artificial intelligence assistant. "
@@ -114,3 +122,51 @@ def test_an_answer_of_nobody_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"entry 1: system is None; expected text that says who answered \(or in model_id, "
     ):
         read_answers(tmp_path / "a.json")
+
+
+def test_questions_that_a_contestant_leaves_out_are_listed() -> None:
+    asked = [str(n) for n in range(9)]
+    answers = {"ann": asked[:8], "bob": ["0"], "null": asked[:8]}
+    assert missing_notes(answers, asked) == [
+        "1 of 9 questions have no answers: 8",
+        "bob: no answer to 7 of 8 questions: 1, 2, 3, 4, 5 and 2 more",
+    ]
+    assert missing_notes({"ann": asked, "bob": asked}, asked) == []
+
+
+def test_an_answer_finds_its_question_by_any_of_its_identifiers(tmp_path: Path) -> None:
+    """The authors number their generations; the stripped questions have Open Assistant's identifiers only."""
+    asked = {"parent_id": "p1", "message_id": "m1", "input": "### Human: Why? ### Assistant:"}
+    (tmp_path / "q.json").write_text(json.dumps([asked]))
+    (tmp_path / "7b.json").write_text(json.dumps([{**asked, "question_id": 0, "generation": "So."}]))
+    (tmp_path / "gpt.json").write_text(json.dumps([{"message_id": "m1", "system": "gpt", "answer": "Because."}]))
+    questions = load_open_questions(str(tmp_path / "q.json"))
+    found, notes = contest_dialogues([tmp_path / "7b.json", tmp_path / "gpt.json"], questions)
+    assert (found, notes) == ({"7b": {"p1": ("So.",)}, "gpt": {"p1": ("Because.",)}}, [])
+    assert load_answers([tmp_path / "7b.json"]) == {("7b", "0"): "So."}
+    assert load_answers([tmp_path / "7b.json"], ["p1", "p2"]) == {("7b", "p1"): "So."}
+    known = load_answer_files([tmp_path / "7b.json", tmp_path / "gpt.json"], question_places(questions))
+    assert [(name, answer.question_id) for name, (answer,) in known.items()] == [("7b", "p1"), ("gpt", "p1")]
+    instruction = {"instruction": "Why?", "output": "So.", "generator": "g"}
+    (tmp_path / "a.json").write_text(json.dumps([{**instruction, "id": 12}]))
+    (tmp_path / "q.json").write_text(json.dumps([{"question_id": 1, "text": "Why?"}]))
+    found, notes = contest_dialogues([tmp_path / "a.json"], load_open_questions(str(tmp_path / "q.json")))
+    assert (found, notes) == ({"g": {"1": ("So.",)}}, [])
+
+
+def test_a_system_none_of_whose_answers_has_a_verdict_is_said() -> None:
+    notes = unmatched_notes({("ann", "1"): "x", ("bob", "m1"): "y"}, ["ann", "bob"], ["1"])
+    assert notes[-1] == "bob: none of its answers is to a question of the verdicts: m1"
+
+
+def test_an_answer_that_stands_twice_is_shown_once(tmp_path: Path) -> None:
+    row = {"question_id": 1, "system": "s", "answer": "x", "turn": 0}
+    (tmp_path / "a.json").write_text(json.dumps([row, row, {**row, "answer": "y", "turn": 1}]))
+    ((answer,),) = load_answer_files([tmp_path / "a.json"]).values()
+    assert answer.answer == "Turn 1:\nx\n\nTurn 2:\ny"
+
+
+def test_a_file_without_answers_is_refused_by_the_report(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question_id,system,answer\n")
+    with pytest.raises(ValueError, match=r"a\.csv: holds no answers; leave the file out"):
+        load_answer_files([tmp_path / "a.csv"])

@@ -11,7 +11,7 @@ from eval.commands import human
 from eval.human.web.guard import MAX_FORM_BYTES, Access, Refused, check_request
 from eval.judges import calls
 from eval.judges.request import Reply
-from eval.judging import scores
+from eval.judging.reading import scores
 from eval.judging.reading.scores import Pair
 
 

@@ -1,6 +1,7 @@
 """Votes as CSV, the project's and Mechanical Turk's: out and in again without loss; bad rows named, none stored."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from eval.human.raters import add_rater, list_raters
 from eval.human.store import Rules, VoteStore, create_store
 from eval.human.votes import Choice, claim, record_vote, votes
 from eval.ratings.rate import RateOptions, rate_files
+from eval.verdicts.columns import VerdictError
 from eval.verdicts.table import load_verdicts
 from tests.golden.released.extract import write_extract
 from tests.voting import SYSTEMS, Clock, make_store, write_rows
@@ -274,3 +276,21 @@ def test_the_papers_annotations_come_in_and_go_out_the_same(tmp_path: Path) -> N
     keys = ("question_id", "system_a", "system_b", "verdict")
     there = sorted((*(row[key] for key in keys), row["rater_slot"]) for row in released)
     assert sorted((*(row[key] for key in keys), row["rater"]) for row in rows_of(tmp_path / "human.csv")) == there
+
+
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("1.0", "0.0"), ("True", "False"), (True, False), (1, None)])
+def test_json_and_spreadsheets_say_what_a_plain_file_says(tmp_path: Path, yes: object, no: object) -> None:
+    common = {"question_id": 1, "system_a": "ann", "system_b": "bob", "verdict": 3.0}
+    rows = [{**common, "rater": 7, "both_bad": yes}, {**common, "rater": "eve", "both_bad": no}]
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [",".join(rows[0]), *(",".join("" if v is None else str(v) for v in row.values()) for row in rows)]
+    (tmp_path / "v.csv").write_text("\n".join(lines))
+    for name in ("v.jsonl", "v.csv"):
+        found = read_ballots(tmp_path / name)
+        assert [(b.question_id, b.rater, b.choice) for b in found] == [
+            ("1", "7", Choice.both_bad),
+            ("1", "eve", Choice.tie),
+        ]
+    (tmp_path / "v.jsonl").write_text('{"question_id": 1, "system_a": "ann", "verdict": 1, "rater": "r"}\n')
+    with pytest.raises(VerdictError, match="no column system_b"):
+        read_ballots(tmp_path / "v.jsonl")

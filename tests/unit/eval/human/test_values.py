@@ -109,7 +109,9 @@ def test_questions_that_nobody_shares_are_said_with_the_notes(tmp_path: Path) ->
     options = contest_options(tmp_path)
     write_rows(options.answers[0], [{"question_id": 1, "system": "okapi-7", "answer": "here"}])
     write_rows(options.answers[1], [{"question_id": 2, "system": "quagga-9", "answer": "there"}])
-    with pytest.raises(ValueError, match=r"okapi-7, quagga-9 answered one of the 4 questions of .*questions\.jsonl$"):
+    with pytest.raises(
+        ValueError, match=r"okapi-7, quagga-9 answered one of the 4 questions of .*questions\.jsonl; 2 of 4"
+    ):
         draw_contest(replace(options, answers=options.answers[:2]))
     with pytest.raises(ValueError, match="answers of no system: people compare two"):
         draw_contest(replace(options, answers=()))

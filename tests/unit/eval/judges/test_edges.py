@@ -53,7 +53,7 @@ from eval.judges.retry import (
     usage_of,
 )
 from eval.judges.tournament import Tournament, _num_unasked, _Plan, _todo, estimate, open_tournament, run
-from eval.judging.flags import JudgeFlags
+from eval.judging.flags import JudgeFlags, replayed_file
 from eval.judging.matches import Failure, Judgment
 from eval.judging.options import ApiOptions, JudgeOptions, LocalOptions, ReplayOptions
 from eval.judging.prompts import Mode, own_prompts, render
@@ -462,6 +462,17 @@ def test_replays_of_several_judges(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="verdicts of j, k; name the one to replay"):
         ReplayJudge([path])
+    assert replayed_file("replay:v.csv") == (Path("v.csv"), None)
+    assert replayed_file("replay:a#b.csv#k") == (Path("a#b.csv"), "k")
+    (tmp_path / "v#1.csv").touch()
+    assert replayed_file(f"replay:{tmp_path}/v#1.csv") == (tmp_path / "v#1.csv", None)
+    chosen = choose_judge(f"replay:{path}#k", JudgeFlags())
+    assert isinstance(chosen, ReplayOptions)
+    assert (chosen.files, chosen.judge) == ((path,), "k")
+    assert ReplayJudge([path], "k").unmatched([a_match("two", "one", systems=("bob", "ann"))]) == [
+        "1 of 2 verdicts of the files are on no match here and are left out: Why? (ann, bob)"
+    ]
+    assert ReplayJudge([path], "j").unmatched([MATCH]) == []
     with pytest.raises(ValueError, match="judge='l': the files hold verdicts of j, k"):
         ReplayJudge([path], "l")
     found: list[Judgment] = []
@@ -705,6 +716,7 @@ def test_a_summary_counts_everything(tmp_path: Path) -> None:
     write_rows(tmp_path / "b.jsonl", [{"question_id": 2, "system": s, "answer": "x"} for s in ("ann", "bob")])
     fewer = run(options_in(tmp_path, answers=(tmp_path / "b.jsonl",)), judge=ScriptedJudge(reply))
     assert fewer.notes == (
+        "1 of 2 questions have no answers: 1",
         "2 matches of earlier runs are of other systems or questions: they leave the tournament's files, and their "
         "judgments are kept; --bench tells sets of questions apart",
     )

@@ -129,13 +129,19 @@ def test_long_cells_and_long_lines(tmp_path: Path) -> None:
     [
         ("v.xlsx", b"PK\x03\x04..", "a spreadsheet or a zip file: save it as CSV"),
         ("v.json", b"PAR1....", "a Parquet file: name it .parquet"),
-        ("v.csv", gzip.compress(PLAIN.encode()), "a gzip file: name it .gz"),
+        ("v.csv", gzip.compress(PLAIN.encode(), mtime=0), "a gzip file: name it .gz"),
         ("v.csv", PLAIN.encode("utf-16"), "text in UTF-16: save it as UTF-8"),
         ("v.csv", b"SQLite format 3\0", "a database: export its rows"),
         ("v.txt", PLAIN.encode(), "line 1: not JSON .*; a table is known by its name, .csv or .tsv"),
         ("v.csv", b"model_a,model_b,winner\nx,y,tie\n", "no column question_id; .*number the rows"),
         ("v.json", b'[{"model_a": "x", "model_b": "y", "winner": "tie"}]', "entry 1: no question_id.*number the rows"),
+        (
+            "s.json",
+            b'[{"question_id": 1, "system": "x", "score_candidate": 7}]',
+            "entry 1: a ten-point score, .* from a CSV",
+        ),
         ("v.parquet", b"question_id", "broken parquet file"),
+        ("grades.csv", b"question_id,system,grade\n1,x,7\n", "grades of single answers.*; take graded_verdicts.csv"),
     ],
 )
 def test_a_file_of_another_kind_is_called_what_it_is(tmp_path: Path, name: str, data: bytes, kind: str) -> None:

@@ -13,8 +13,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
+from harness.banks.adapters.layers import layer_names, resolve_targets
 from harness.banks.causal import FullBank, PackedBank, PeftBank
-from harness.banks.layers import layer_names, resolve_targets
 from harness.banks.load import NUM_CALIBRATION_EXAMPLES, calibrate, make_bank
 from harness.banks.shared import AdapterBank
 from harness.config.schema import (

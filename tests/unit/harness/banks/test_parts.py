@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, RobertaConfig
 
 from harness.banks import causal
+from harness.banks.adapters.layers import layer_names, quantize_layers, resolve_targets
+from harness.banks.adapters.peft import converted, residual, split
 from harness.banks.causal import PeftBank, SegmentDropout
 from harness.banks.classifier import ClassifierBank, _saved_labels
-from harness.banks.layers import layer_names, quantize_layers, resolve_targets
 from harness.banks.load import LoadedBase, calibrate, load_base, make_bank, set_master_weights, set_num_labels
 from harness.banks.load import _num_positions as num_positions
-from harness.banks.peft import converted, residual, split
 from harness.banks.shared import AdapterBank
 from harness.config.schema import (
     AdapterConfig,

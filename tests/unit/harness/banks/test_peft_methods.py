@@ -10,8 +10,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from harness.banks.adapters.layers import layer_names, quantize_layers
 from harness.banks.causal import PeftBank
-from harness.banks.layers import layer_names, quantize_layers
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
 from harness.training.group import Member, StepMetrics
 from harness.training.loop import TrainingInterrupted, train_group

@@ -83,14 +83,15 @@ def make_run(tmp_path: Path, checkpoint: Path, quant: QuantConfig = PLAIN, **cha
     if spec.adapter.method in CALIBRATED_METHODS:
         tokens = [np.random.default_rng(n).integers(3, VOCAB_SIZE, 24).astype(np.int32) for n in range(6)]
         bank.calibrate([Item(member="", tokens=t, num_source=8, dropout_key=0, weight=1.0) for t in tokens])
-    digest = None
+    digest = storage = None
     if spec.adapter.method is not AdapterMethod.none:
         base.bank.add_member("m", spec.adapter, seed=0)
+        storage = base.bank.storage("m")
         generator = torch.Generator().manual_seed(1)
         for parameter in base.bank.member_parameters("m").values():
             parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         digest = base.bank.save_member("m", folder / "adapter", model.hub_id, "main")
-    record = make_record(spec, digest, base.fingerprint)
+    record = dataclasses.replace(make_record(spec, digest, base.fingerprint), storage=storage)
     score = {"accuracy_macro": 0.5, "accuracy_macro_ci95": [0.4, 0.6], "n": 40, "protocol": "lm_eval", "num_shots": 5}
     write_json(folder / "eval" / "mmlu" / "mmlu.json", score)
     save_record(folder, dataclasses.replace(record, **changes))
@@ -327,6 +328,22 @@ def test_what_plain_peft_computes_otherwise_on_a_quantized_base_is_said(
     bank = make_bank(checkpoint, ModelKind.causal, bank_method(done.folder), NF4, CPU)
     bank.load_member("m", done.folder)
     assert torch.equal(bank_logits(bank), trained)  # by this project, from the exported files alone
+    merged = export(run, tmp_path / "merged", force_merge=True, paths=paths)
+    model = AutoModelForCausalLM.from_pretrained(merged.folder)
+    torch.testing.assert_close(logits_of(model), trained, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_in_formats_of_their_own_are_exported_as_they_were_trained(
+    tmp_path: Path, checkpoint: Path, paths: PathsConfig
+) -> None:
+    adapter = dataclasses.replace(of_method("lq_lora"), lq_rounds=2, bits=3.0)
+    run = make_run(tmp_path, checkpoint, NF4, adapter=adapter)
+    trained = run_logits(run, checkpoint, NF4, tmp_path)
+    done = export(run, tmp_path / "out", paths=paths)
+    assert any("each layer rounded to a format of its own, 3 bits a weight together" in note for note in done.notes)
+    bank = make_bank(checkpoint, ModelKind.causal, bank_method(done.folder), NF4, CPU)
+    bank.load_member("m", done.folder)
+    assert torch.equal(bank_logits(bank), trained)
     merged = export(run, tmp_path / "merged", force_merge=True, paths=paths)
     model = AutoModelForCausalLM.from_pretrained(merged.folder)
     torch.testing.assert_close(logits_of(model), trained, rtol=1e-4, atol=1e-4)

@@ -9,8 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import RobertaConfig, RobertaForSequenceClassification, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
+from benchmarks.gpu.shapes import llama_config
+from harness.banks.causal import PeftBank
 from harness.banks.classifier import ClassifierBank
 from harness.banks.owned import OwnedBank
 from harness.banks.seq2seq import Seq2SeqBank
@@ -30,6 +38,7 @@ from harness.config.schema import (
     typed,
 )
 from harness.memory.floor import floor_run
+from harness.memory.predict import MemoryPrediction, predict
 from harness.runs.spec import RunSpec
 
 SHAPE = ShapeConfig(vocab_size=300, hidden_size=64, intermediate_size=192, num_layers=2, num_heads=2, num_kv_heads=2)
@@ -118,6 +127,44 @@ def test_weights_and_adapter_take_what_is_predicted(kind: ModelKind, quant: Quan
     trained = list(bank.member_parameters("m").values())
     assert found.adapter_bytes == found.gradient_bytes == sum(p.numel() * p.element_size() for p in trained)
     assert found.optimizer_bytes == 2 * found.gradient_bytes
+
+
+@pytest.mark.parametrize("kind", list(MAKE))
+@pytest.mark.parametrize("quant", [NF4, replace(NF4, compute_dtype=DType.bfloat16)], ids=["fp32", "bf16"])
+def test_layers_in_formats_of_their_own_take_the_compute_dtype(
+    kind: ModelKind, quant: QuantConfig, tmp_path: Path
+) -> None:
+    name = "o" if kind is ModelKind.seq2seq else "value"
+    adapter = replace(LORA, method=AdapterMethod.lq_lora, lq_rounds=1, bits=4.0, targets=[name])
+    bank = MAKE[kind](tmp_path, quant)
+    bank.add_member("m", adapter, seed=0)
+    found = floor_run(spec_of(kind, quant, adapter))
+    assert found is not None
+    assert found.weights_bytes == pytest.approx(stored_bytes(bank.model), rel=1e-3)
+    plain = floor_run(spec_of(kind, quant, replace(adapter, bits=None)))
+    assert plain is not None
+    assert plain.weights_bytes < 0.98 * found.weights_bytes
+
+
+@pytest.mark.parametrize("keys", [{}, {"targets": ["q_proj", "down_proj"]}, {"layers": [1]}])
+def test_a_decoders_layers_in_formats_of_their_own(keys: dict[str, Any], tmp_path: Path) -> None:
+    """Beside the prediction of the same without them, by the bytes of real layers."""
+    shape = replace(SHAPE, num_kv_heads=2)
+    AutoModelForCausalLM.from_config(llama_config(shape)).save_pretrained(tmp_path)
+    quant = replace(NF4, compute_dtype=DType.bfloat16)
+    adapter = replace(LORA, method=AdapterMethod.lq_lora, lq_rounds=1, bits=4.0, **keys)
+    found, weights = dict[float | None, MemoryPrediction](), dict[float | None, int]()
+    for bits in (None, 4.0):
+        bank = PeftBank(tmp_path, quant, torch.device("cpu"))
+        bank.add_member("m", replace(adapter, bits=bits), seed=0)
+        found[bits] = predict(shape, quant, replace(adapter, bits=bits), TrainConfig(), 100, 100)
+        weights[bits] = stored_bytes(bank.model)
+    added = found[4.0].weights_bytes - found[None].weights_bytes
+    assert added == pytest.approx(weights[4.0] - weights[None], rel=0.02)
+    assert added > 0
+    everything = not keys
+    assert (found[4.0].dequantization_bytes == 0) is everything
+    assert found[None].dequantization_bytes > 0
 
 
 @pytest.mark.parametrize("kind", list(MAKE))

@@ -1,5 +1,6 @@
 """Which methods, quantizations, models and rows go together; each refusal names keys, values and the remedy."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from harness.config.schema import (
     ShapeConfig,
 )
 from harness.runs.compatibility import (
+    is_calibrated,
     max_rank,
     method_problem,
     optimizer_problem,
@@ -167,3 +169,48 @@ def test_a_side_network_is_beside_causal_models(kind: ModelKind) -> None:
 def test_a_side_network_is_narrower(reduction: int) -> None:
     with pytest.raises(ValueError, match="a side network is narrower; use 2 or more"):
         replace(QST, qst_reduction=reduction)
+
+
+@pytest.mark.parametrize(
+    ("keys", "quant", "kind", "message"),
+    [
+        ({"bits": 2.75, "fisher": True}, QuantMethod.nf4, ModelKind.causal, None),
+        ({"bits": 2.04}, QuantMethod.nf4, ModelKind.seq2seq, None),
+        ({"bits": 8.625}, QuantMethod.nf4, ModelKind.classifier, None),
+        (
+            {"bits": 2.03},
+            QuantMethod.nf4,
+            ModelKind.causal,
+            r"adapter\.bits=2\.03: the formats take 2\.032 to 8\.625 bits",
+        ),
+        ({"bits": 8.7}, QuantMethod.nf4, ModelKind.causal, r"adapter\.bits=8\.7: the formats take"),
+        ({"bits": float("nan")}, QuantMethod.nf4, ModelKind.causal, r"adapter\.bits=nan: the formats take"),
+        (
+            {"bits": 4.0},
+            QuantMethod.int8,
+            ModelKind.causal,
+            r"adapter\.bits=4 with quant\.method=int8: .* use quant=nf4",
+        ),
+        ({"fisher": True}, QuantMethod.int8, ModelKind.causal, None),
+        (
+            {"fisher": True},
+            QuantMethod.nf4,
+            ModelKind.seq2seq,
+            r"adapter\.fisher=true with model\.kind=seq2seq: .*=false",
+        ),
+    ],
+)
+def test_bits_and_weights_by_data(
+    keys: dict[str, Any], quant: QuantMethod, kind: ModelKind, message: str | None
+) -> None:
+    adapter = AdapterConfig(name="a", method=AdapterMethod.lq_lora, lq_rounds=2, **keys)
+    problem = method_problem(adapter, QuantConfig(name="q", method=quant), ModelConfig(name="m", kind=kind))
+    assert problem is None if message is None else re.search(message, str(problem))
+    assert is_calibrated(adapter) is bool(keys.get("fisher"))
+
+
+def test_a_run_is_named_by_its_bits_and_data() -> None:
+    adapter = AdapterConfig(name="a", method=AdapterMethod.lq_lora, lq_rounds=2)
+    assert adapter.method_name == "lq_lora"
+    assert replace(adapter, bits=3.0).method_name == "lq_lora_3_bits"
+    assert replace(adapter, bits=2.75, fisher=True).method_name == "lq_lora_fisher_2.75_bits"

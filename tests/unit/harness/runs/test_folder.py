@@ -6,6 +6,7 @@ import re
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from harness.files.atomic import sha256_file, sha256_files
+from harness.methods.formats import digest as format_digest
 from harness.runs.folder import changed_problem, folder_problem, stored_spec
 from harness.runs.record import load_record, save_record
 from tests.builders import record
@@ -48,10 +50,11 @@ def test_missing_parts(folder: Path, tmp_path: Path) -> None:
 def test_a_changed_file_of_an_adapter_is_named(folder: Path) -> None:
     adapter, config = folder / "adapter", folder / "adapter" / "adapter_config.json"
 
-    def problem(method: str, **saved: object) -> str | None:
+    def problem(method: str, storage: dict[str, Any] | None = None, **saved: object) -> str | None:
         config.write_text(json.dumps({"r": 4, "lora_alpha": 8} | saved))
         spec = {"adapter": {"method": method, "lora_r": 4, "lora_alpha": 8}}
-        return changed_problem(adapter, dataclasses.replace(record(), spec=spec, adapter_sha256=digest))
+        changes = {"spec": spec, "adapter_sha256": digest, "storage": storage}
+        return changed_problem(adapter, dataclasses.replace(record(), **changes))
 
     digest = sha256_file(folder / WEIGHTS)
     assert problem("lora") is None
@@ -62,6 +65,13 @@ def test_a_changed_file_of_an_adapter_is_named(folder: Path) -> None:
     (adapter / "residual.json").write_text("{}")
     assert problem("pissa", r=8, lora_alpha=16) is None
     assert "residual.json: is not of a run of adapter=lora" in str(problem("lora"))
+    formats = {"formats": {"a": "nf2-u2-bf16-16x16"}}
+    (adapter / "residual.json").write_text(json.dumps(formats))
+    assert "its layers' formats aren't those that the run was trained in" in str(problem("pissa", r=8, lora_alpha=16))
+    stored = {"sha256": format_digest(formats["formats"])}
+    assert problem("lq_lora", stored, r=8, lora_alpha=16) is None
+    (adapter / "residual.json").write_text("{}")
+    assert "its layers' formats" in str(problem("lq_lora", stored, r=8, lora_alpha=16))
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes() + b"x")
     assert "adapter_model.safetensors: sha256" in str(problem("pissa", r=8, lora_alpha=16))
 

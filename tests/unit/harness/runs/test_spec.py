@@ -116,6 +116,7 @@ OPTIONAL_NUMBERS = (  # None unless they are set
     "max_rows_per_task",
     "allora_eta",
     "lq_rounds",
+    "bits",
     "lora_plus_ratio",
     "num_labels",
     "snapshot_steps",

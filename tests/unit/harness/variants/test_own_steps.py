@@ -250,6 +250,9 @@ def test_the_kind_of_a_weight(module: str, kind: str) -> None:
         ({"method": "hft"}, None),
         ({"method": "corda", "corda_keep_sha256": "ab"}, "the plan fills it in; give adapter.corda_keep"),
         ({"method": "lq_lora"}, "adapter=lq_lora needs adapter.lq_rounds"),
+        ({"method": "lq_lora", "lq_rounds": 2, "bits": 2.75, "fisher": True}, None),
+        ({"method": "loftq", "bits": 2.75}, "adapter.bits=2.75: of adapter=lq_lora only, and this is adapter=loftq"),
+        ({"method": "lora", "fisher": True}, "adapter.fisher=True: of adapter=lq_lora only"),
         ({"method": "lora", "layers": [0], "corda_keep": "embedded"}, "adapter.corda_keep=embedded: of adapter=corda"),
         ({"method": "s2ft", "s2ft_share": 0.1, "targets": ["q_proj"]}, "adapter.targets=['q_proj'] with adapter=s2ft"),
         (

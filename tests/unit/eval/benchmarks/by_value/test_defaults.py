@@ -1,7 +1,7 @@
-"""What the classes of benchmarks hold where nothing is said, field by field."""
+"""What the classes of benchmarks hold where nothing is said, field by field, and its numbers that have a name."""
 
 import importlib
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from enum import Enum
 from typing import Any
 
@@ -12,6 +12,7 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "AnswersSettings": {"questions": "embedded", "bench": "open", "max_new_tokens": 512, "prompt_format": "auto"},
     },
     "eval.benchmarks.benchmark": {
+        "Headline": {"lower_is_better": False},
         "QuestionScores": {"part": ""},
     },
     "eval.benchmarks.glue.score": {
@@ -79,14 +80,34 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("module", DEFAULTS)
 def test_what_stands_where_nothing_is_said(module: str) -> None:
     """Of each class the fields that need not be given, but for those that are then None."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, kind in vars(importlib.import_module(module)).items():
-        if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module:
-            values = {
-                one.name: one.default if one.default_factory is MISSING else one.default_factory()
-                for one in fields(kind)
-                if (one.default, one.default_factory) != (MISSING, MISSING)
-            }
-            plain = {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
-            found[name] = {k: v for k, v in plain.items() if v is not None and not callable(v) and not is_dataclass(v)}
-    assert {name: values for name, values in found.items() if values} == DEFAULTS[module]
+    for name, expected in DEFAULTS[module].items():
+        of_class = {one.name: one for one in fields(getattr(importlib.import_module(module), name))}
+        chosen = [of_class[key] for key in expected]
+        values = [one.default if one.default_factory is MISSING else one.default_factory() for one in chosen]
+        assert [value.value if isinstance(value, Enum) else value for value in values] == list(expected.values()), name
+
+
+# Limits, levels, seeds and sizes that readers of a page or of a record meet: a slip of a digit is noticed.
+NUMBERS: dict[str, dict[str, float]] = {
+    "eval.benchmarks.benchmark": {"BYTES_A_TOKEN": 4},
+    "eval.benchmarks.glue.score": {"SCHEMA_VERSION": 1, "RESAMPLE_SEED": 0, "MAX_BATCH_TOKENS": 4096},
+    "eval.benchmarks.intervals": {"NUM_RESAMPLES": 1000},
+    "eval.benchmarks.mmlu.benchmark": {"QUESTION_BYTES": 445, "NUM_SUBJECTS": 57},
+    "eval.benchmarks.mmlu.calibration": {"NUM_BINS": 15},
+    "eval.benchmarks.mmlu.checkpoints": {"SCHEMA_VERSION": 1},
+    "eval.benchmarks.mmlu.prompts": {"ORIGINAL_MAX_TOKENS": 2048},
+    "eval.benchmarks.mmlu.questions": {"NUM_CHOICES": 4},
+    "eval.benchmarks.mmlu.results": {"SCHEMA_VERSION": 1},
+    "eval.benchmarks.perplexity.score": {"SCHEMA_VERSION": 1},
+    "eval.benchmarks.replicates": {"POWER": 0.8, "UNEQUAL_LEVEL": 0.01},
+    "eval.benchmarks.rouge.score": {"SCHEMA_VERSION": 1},
+    "eval.benchmarks.super_ni.score": {"SCHEMA_VERSION": 1, "MAX_BATCH_TOKENS": 16384, "MAX_BATCH": 64},
+    "eval.benchmarks.tasks.generation": {"DEFAULT_NEW_TOKENS": 256, "DEFAULT_TOP_K": 50, "LOOK_BACK": 2},
+    "eval.benchmarks.tasks.results": {"SCHEMA_VERSION": 1},
+}
+
+
+@pytest.mark.parametrize("module", NUMBERS)
+def test_numbers_that_have_a_name(module: str) -> None:
+    values = vars(importlib.import_module(module))
+    assert {name: values[name] for name in NUMBERS[module]} == NUMBERS[module]

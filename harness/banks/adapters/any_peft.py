@@ -19,8 +19,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType
 from torch import Tensor, nn
 
-from harness.banks.layers import resolve_targets
-from harness.banks.peft import ADAPTER, adapter_tensors
+from harness.banks.adapters.layers import resolve_targets
+from harness.banks.adapters.peft import ADAPTER, adapter_tensors
 from harness.config.schema import AdapterConfig, QuantConfig, QuantMethod
 from harness.methods.blocks import in_blocks
 from harness.methods.keys import peft_values

@@ -1,15 +1,15 @@
 """Starts an adapter of a kind that PEFT ships: PiSSA, OLoRA, CorDA, LoRA-GA, EVA, LoftQ, DoRA and plain LoRA.
 
-The algebra of the methods that move part of the weights into the adapter is in `harness.banks.peft`.
+The algebra of the methods that move part of the weights into the adapter is in `harness.banks.adapters.peft`.
 
 Source: PEFT 0.21 (`LoraLayer.update_layer`), PiSSA (arXiv 2404.02948) section 4, LoftQ (arXiv 2310.08659) algorithm 1
 with T = 1.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from peft import (
@@ -25,22 +25,28 @@ from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from harness.banks.any_peft import config_of, other_fields, wrapped
-from harness.banks.layers import layer_names, layer_weight, quantization_of, quantize_layers, resolve_targets
-from harness.banks.peft import ADAPTER, Started, hold_adapter_in_float32, residual
+from harness.banks.adapters.any_peft import config_of, other_fields, wrapped
+from harness.banks.adapters.layers import layer_names, layer_weight, quantize_layers, resolve_targets
+from harness.banks.adapters.lq_start import Examples, start_lq
+from harness.banks.adapters.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, AdapterMethod, QuantConfig
 from harness.methods.sizes import Layer, size_problem
 from harness.nn.quant import features
-from harness.runs.adapter_files import PEFT_PREFIX, short_names
-from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS, rank_problem
+from harness.runs.adapter_files import short_names
+from harness.runs.compatibility import RESIDUAL_METHODS, SVD_METHODS, is_calibrated, rank_problem
 from harness.variants.allora import adapt_gradients
-from harness.variants.lq_lora import Factors, take_apart
 from harness.variants.s2ft import ranks, select
 
 _MAX_EVA_PASSES = 200
 
-Calibration = Callable[[nn.Module, bool], None]  # runs the examples through a model; True: backward too
+
+class Calibration(Examples, Protocol):
+    """The same of methods that take several examples to a row."""
+
+    def __call__(self, model: nn.Module, backward: bool) -> None:
+        """Runs them through a model, several to a row; backward too where asked."""
 
 
 def start(
@@ -59,15 +65,15 @@ def start(
         quant: `none` only moves the model.
         device: where the model goes; methods that change the weights need room there for the 16/32-bit model.
         task_type: PEFT's: CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS.
-        calibrate: needed by EVA, CorDA and LoRA-GA.
+        calibrate: needed by EVA, CorDA, LoRA-GA and `adapter.fisher`.
 
     Raises:
-        ValueError: targets that are not there, a rank too large, no calibration examples.
+        ValueError: targets that are not there, a rank too large, no calibration examples, transposed weights.
     """
     names = layer_names(model)
     wanted = resolve_targets(names, config.targets, config.layers)
     _check_sizes(model, wanted, config)
-    if config.method in CALIBRATED_METHODS and calibrate is None:
+    if is_calibrated(config) and calibrate is None:
         raise ValueError(
             f"adapter.method={config.method.value} starts from data: give the bank examples first (bank.calibrate)"
         )
@@ -77,7 +83,7 @@ def start(
     if config.method is AdapterMethod.peft:
         return _start_peft(model, config, quant, device, names, task_type)
     if config.method is AdapterMethod.lq_lora:
-        return _start_lq(model, lora, config, quant, device, names, wanted)
+        return start_lq(model.to(device), lora, config, quant, names, wanted, calibrate)
     if config.method in RESIDUAL_METHODS:
         return _start_residual(model, lora, config, quant, device, calibrate, names, wanted)
     errors = quantize_layers(model, names, quant, device, wanted if config.method is AdapterMethod.loftq else ())
@@ -193,41 +199,6 @@ def _start_residual(
     return Started(model=peft_model, method=config.method, initial=initial)
 
 
-def _start_lq(
-    model: nn.Module,
-    lora: LoraConfig,
-    config: AdapterConfig,
-    quant: QuantConfig,
-    device: torch.device,
-    names: Sequence[str],
-    wanted: Sequence[str],
-) -> Started:
-    """LQ-LoRA: the base is Q(W - s B0 A0), and B, A begin where they make up best for what that leaves."""
-    assert config.lq_rounds is not None
-    peft_model, initial = get_peft_model(model.to(device), lora), dict[str, Tensor]()
-    for name in wanted:
-        layer: Any = model.get_submodule(name)
-        weight, scale = layer.base_layer.weight.data, layer.scaling[ADAPTER]
-
-        def quantized(taken: Factors, name: str = name, weight: Tensor = weight, scale: float = scale) -> Tensor:
-            less = residual(weight, initial_factors(name, taken), name, scale)
-            return quantization_of(less, quant, device)
-
-        parts = take_apart(weight.float(), config.lora_r, scale, quantized, config.lq_rounds)
-        layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data = parts.learned
-        initial |= initial_factors(name, parts.taken)
-        layer.base_layer.weight.data = residual(weight, initial, name, scale)
-    quantize_layers(model, names, quant, device)
-    hold_adapter_in_float32(peft_model, quant)
-    return Started(model=peft_model, method=config.method, initial=initial)
-
-
-def initial_factors(name: str, factors: Factors) -> dict[str, Tensor]:
-    """A layer's factors by their names in PEFT's file."""
-    a_RI, b_OR = factors
-    return {f"{PEFT_PREFIX}{name}.lora_A.weight": a_RI, f"{PEFT_PREFIX}{name}.lora_B.weight": b_OR}
-
-
 def _start_loftq(model: PeftModel, errors: dict[str, Tensor], r: int) -> None:
     """A and B from the error's first r singular values, s B A being the error; PEFT leaves the scale s out."""
     for name, error_OI in errors.items():
@@ -261,7 +232,15 @@ def _start_eva(model: PeftModel, calibrate: Calibration) -> None:
 
 
 def _check_sizes(model: nn.Module, wanted: Sequence[str], config: AdapterConfig) -> None:
-    """Raises ValueError for a rank or a block that doesn't fit a layer; PEFT would take another block for some."""
+    """Raises ValueError for a rank or a block that doesn't fit a layer; PEFT would take another block for some.
+
+    And for layers whose weights lie transposed, where a method takes its start out of them.
+    """
+    if config.method in SVD_METHODS and (turned := [n for n in wanted if type(model.get_submodule(n)) is Conv1D]):
+        raise ValueError(
+            f"adapter.method={config.method.value}: {turned[0]} holds its weight transposed, as GPT-2's layers do, and "
+            "its start can't be taken out of it here; use adapter=lora, dora or eva"
+        )
     layers = [Layer(*features(model.get_submodule(name)), name) for name in wanted]
     smallest = min(min(layer.num_in, layer.num_out) for layer in layers)
     if problem := rank_problem(config, smallest) or size_problem(config, layers):

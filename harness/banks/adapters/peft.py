@@ -6,11 +6,11 @@ PiSSA, OLoRA, CorDA and LoRA-GA move part of the weights into the adapter:
 
     W = W_res + s B0 A0,  trained: W_res + s B A = W + s (B A - B0 A0)
 
-PEFT's start runs on the 16/32-bit weights (`harness.banks.starts`); then W_res is quantized. Saved is PEFT's own
-conversion, a plain LoRA of rank 2 r, [A; A0] and [B, -B0]. On a float32 base any PEFT program computes with it what was
-trained, on a 16-bit one up to W_res's rounding. On a quantized one, Q(W) + s (B A - B0 A0) is not Q(W_res) + s B A: so
-`residual.json` marks the folder, and `harness.banks.loading` rebuilds W_res from the original weights, exactly. A plain
-PEFT load on Q(W) is off by a quantization error.
+PEFT's start runs on the 16/32-bit weights (`harness.banks.adapters.starts`); then W_res is quantized. Saved is PEFT's
+own conversion, a plain LoRA of rank 2 r, [A; A0] and [B, -B0]. On a float32 base any PEFT program computes with it what
+was trained, on a 16-bit one up to W_res's rounding. On a quantized one, Q(W) + s (B A - B0 A0) is not Q(W_res) + s B A:
+so `residual.json` marks the folder, and `harness.banks.adapters.loading` rebuilds W_res from the original weights,
+exactly. A plain PEFT load on Q(W) is off by a quantization error.
 
 Source: PEFT 0.21 (`LoraModel.subtract_mutated_init`), PiSSA (arXiv 2404.02948) section 4.
 """
@@ -49,6 +49,7 @@ class Started:
     method: AdapterMethod
     initial: dict[str, Tensor] = field(default_factory=dict)  # A0 and B0 by their names in PEFT's file
     served: dict[str, Any] = field(default_factory=dict)  # of a loaded one: other fields that change its result
+    formats: dict[str, str] = field(default_factory=dict)  # of layers that LQ-LoRA stores each in one of its own
 
 
 def save_adapter(started: Started, folder: Path, base_model: str, revision: str) -> str:
@@ -60,14 +61,16 @@ def save_adapter(started: Started, folder: Path, base_model: str, revision: str)
     if started.initial:
         tensors = converted(tensors, started.initial)
         description |= {"r": 2 * description["r"], "lora_alpha": 2 * description["lora_alpha"]}
-        about = {
+        about: dict[str, Any] = {
             "schema_version": 1,
             "method": started.method.value,
             "about": "converted to plain LoRA: rows 0..r-1 of A are trained, the others are A0; columns of B alike, "
             "with -B0. Exact on a float32 base, on a 16-bit one up to rounding. On a quantized base this run's own "
-            "base was Q(W - s B0 A0): harness.banks.loading rebuilds it; plain PEFT on Q(W) is a quantization "
+            "base was Q(W - s B0 A0): harness.banks.adapters.loading rebuilds it; plain PEFT on Q(W) is a quantization "
             "error off.",
         }
+        if started.formats:
+            about |= {"schema_version": 2, "formats": started.formats}
         write_atomically(folder / RESIDUAL_FILE, json.dumps(about, indent=2))
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"})
     write_atomically(folder / ADAPTER_CONFIG, json.dumps(description, indent=2, sort_keys=True))

@@ -3,7 +3,7 @@
 PEFT's wrappers may be around them already; then the layer under the wrapper is quantized.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from harness.config.schema import ALL_LINEAR, QuantConfig, QuantMethod
 from harness.methods.blocks import in_blocks
+from harness.methods.formats import format_of
 from harness.models.reading import OnTheWay
-from harness.nn.quant import LINEAR, linear_layers, quantize_linear
+from harness.nn.quant import LINEAR, as_linear, linear_layers, quantize_linear
+from harness.variants.lq_rounding import SimulatedLinear, rounded
 
 HEADS = ("classifier", "score")  # classification heads are trained whole, never quantized
 _FLOAT_STORED = "wo"  # T5 casts what goes into it to its weight's dtype, which must not be uint8
@@ -54,8 +56,7 @@ def quantize_layers(
     """
     errors: dict[str, Tensor] = {}
     for name in names if quant.method is not QuantMethod.none else ():
-        module = model.get_submodule(name)
-        owner, child = (module, "base_layer") if isinstance(module, LoraLayer) else _parent(model, name)
+        owner, child = _place(model, name)
         linear = owner.get_submodule(child)
         if type(linear) not in LINEAR:  # quantized when it was read
             continue
@@ -68,6 +69,22 @@ def quantize_layers(
         setattr(owner, child, quantized)
     model.to(device)
     return errors
+
+
+def simulate(model: nn.Module, formats: Mapping[str, str]) -> None:
+    """Rounds layers in place, by name under PEFT's wrappers if there are any, to formats that have no kernel here.
+
+    Args:
+        model: in 16/32 bits.
+        formats: the name of each layer's format (`harness.methods.formats`).
+    """
+    for name, kind in formats.items():
+        owner, child = _place(model, name)
+        linear = as_linear(owner.get_submodule(child))
+        simulated = SimulatedLinear(linear.in_features, linear.out_features, bias=False, device="meta")
+        simulated.weight = nn.Parameter(rounded(linear.weight.data, format_of(kind)), requires_grad=False)
+        simulated.bias = linear.bias
+        setattr(owner, child, simulated)
 
 
 def quantization_of(weight_OI: Tensor, quant: QuantConfig, device: torch.device) -> Tensor:
@@ -111,6 +128,10 @@ def _keep_scales(layer: Any, _inputs: Any) -> None:
         layer.weight.CB = None
 
 
-def _parent(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """-> what holds a linear layer, and its name there: PEFT's wrapper, if it has one"""
+    module = model.get_submodule(name)
+    if isinstance(module, LoraLayer):
+        return module, "base_layer"
     parent, _, child = name.rpartition(".")
     return (model.get_submodule(parent) if parent else model), child

@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.banks.any_peft import other_fields, wrapped
-from harness.banks.layers import layer_names, layer_weight, quantize_layers
-from harness.banks.peft import ADAPTER, Started, adapter_tensors, hold_adapter_in_float32, residual, split
+from harness.banks.adapters.any_peft import other_fields, wrapped
+from harness.banks.adapters.layers import layer_names, layer_weight, quantize_layers, simulate
+from harness.banks.adapters.peft import ADAPTER, Started, adapter_tensors, hold_adapter_in_float32, residual, split
 from harness.config.schema import AdapterMethod, QuantConfig
 from harness.runs.adapter_files import (
     ADAPTER_CONFIG,
@@ -38,6 +38,7 @@ from harness.runs.adapter_files import (
     read_peft_config,
     require_finite,
     require_lora,
+    saved_formats,
     saved_method,
     serving_fields,
     tensor_shapes,
@@ -64,7 +65,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: torch.device, task_type: str) -> Started:
-    """Rebuilds what `harness.banks.peft.save_adapter` wrote, or reads any LoRA adapter in PEFT's format.
+    """Rebuilds what `harness.banks.adapters.peft.save_adapter` wrote, or reads any LoRA adapter in PEFT's format.
 
     Args:
         model: in 16/32 bits where `starts_from_weights` says so, else quantized already perhaps; changed in place.
@@ -80,12 +81,14 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
     if saved["peft_type"] != LORA:
         return _load_other(model, folder, saved, quant, device)
     tensors, initial = read_tensors(folder), dict[str, Tensor]()
-    lora = _lora_config(folder, saved)
+    lora, formats = _lora_config(folder, saved), saved_formats(folder)
     names = [name for name in layer_names(model) if not _is_saved_whole(name, lora.modules_to_save or ())]
     if (folder / RESIDUAL_FILE).is_file():
         lora.r, lora.lora_alpha = lora.r // 2, lora.lora_alpha // 2
         tensors, initial = split(tensors, lora.r)
         _take_start_out(model.to(device), initial, lora.lora_alpha / lora.r)
+        _require_layers(folder, formats, initial)
+        simulate(model, formats)
     _resize_vocabulary(model, folder, tensors)
     if lora.init_lora_weights is False:
         quantize_layers(model, names, quant, device)
@@ -100,7 +103,8 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
         model=peft_model,
         method=saved_method(folder) if initial else method,
         initial=initial,
-        served=serving_fields(saved),
+        served=serving_fields(saved) | ({"formats": formats} if formats else {}),
+        formats=formats,
     )
 
 
@@ -167,6 +171,13 @@ def _take_start_out(model: nn.Module, initial: dict[str, Tensor], scale: float) 
         name = key.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
         weight = layer_weight(model, name)
         weight.data = residual(weight.data, initial, name, scale)
+
+
+def _require_layers(folder: Path, formats: Mapping[str, str], initial: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for formats of other layers than the adapter's, or of some of them only."""
+    adapted = {key.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight") for key in initial if "lora_A" in key}
+    if formats and (unlike := adapted ^ formats.keys()):
+        raise ValueError(f"{folder / RESIDUAL_FILE}: no format, or no adapter, for {listed(unlike)}; copy both anew")
 
 
 def _resize_vocabulary(model: Any, folder: Path, tensors: dict[str, Tensor]) -> None:
