@@ -292,7 +292,7 @@ def test_a_file_of_a_header_has_no_rows(tmp_path: Path, text: str, is_empty: boo
     ("name", "data"),
     [
         ("v.json", b'[{"question_id": 1, "model_a": "x", "model_b": "y", "winner": "tie"}]'),
-        ("v.csv.gz", gzip.compress(b"question_id,system_a,system_b,verdict\n1,x,y,1\n")),
+        ("v.csv.gz", gzip.compress(b"question_id,system_a,system_b,verdict\n1,x,y,1\n", mtime=0)),
         ("v.csv", b"question_id,system_a,system_b,verdict\r1,x,y,1\r"),
         ("v.parquet", b"PAR1"),
     ],
