@@ -206,7 +206,7 @@ def _judged(ended: Ended) -> tuple[str, str]:
 
 def _has_no_rows(path: Path) -> bool:
     """Whether a CSV of verdicts has a header at most, as a tournament's may; another file without any is refused."""
-    return is_table(path) and len(list(islice(filter(None, table_reader(read_text(path))), 2))) < 2
+    return is_table(path) and next(islice(filter(None, table_reader(read_text(path))), 1, None), None) is None
 
 
 def _failed(outcomes: Mapping[str, Outcome], key: str) -> bool:

@@ -148,15 +148,9 @@ class ApiJudge:
                 cost = reply_cost(self._options, result)
                 outcome = self._reason(f"200 {result.model}")
                 self._store.settle_when_stored(prompt.sha256, call_id, outcome, cost)
+                seconds, mode = time.monotonic() - started, self._prompts.mode
                 return reply_judgment(
-                    self._options,
-                    self._prompts.mode,
-                    match.key,
-                    prompt.sha256,
-                    result,
-                    cost,
-                    time.monotonic() - started,
-                    self._redacted,
+                    self._options, mode, match.key, prompt.sha256, result, cost, seconds, self._redacted
                 )
             self._store.settle(call_id, self._reason(result.reason), fault_cost(self._options, result))
             if result.adapt is not None and self._may_adapt(result.adapt):
@@ -167,7 +161,8 @@ class ApiJudge:
                     self._unsupported.add(part)
                     continue
             num_timed_out += result.timed_out
-            if not result.retry or attempt >= self._options.max_attempts or num_timed_out >= MAX_TIMED_OUT:
+            ends = attempt >= self._options.max_attempts or num_timed_out >= MAX_TIMED_OUT
+            if ends or not result.retry or (result.unreached and not self._num_answered):  # its address may be wrong
                 return result
             num_faults += 1
             await self._pause(result, num_faults, spread)

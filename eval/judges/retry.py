@@ -1,11 +1,12 @@
 """Decides whether and when a failed call to a judge's server is tried again; one policy serves every call.
 
-Tried again: 429, 5xx (and 408), up to a number of attempts, and a time-out of ours once, as each may be billed. Never:
-an exhausted quota, a refused key, an unknown model, a wait beyond the limit: these end the run at once, for the next
-call would meet the same. Anything else that is wrong with one reply (cut, no JSON, an HTML page, no choices) fails that
-match alone and is left for the next run. A call that the server refused costs nothing; one that failed on the way or on
-the server costs what its reply counts, else it stays booked at the most that it can have cost. The openai client's own
-retries are off: they ignore a `retry-after` of 300 s and try an exhausted quota three times (measured with openai 3.x).
+Tried again: 429, 5xx (and 408), a connection that isn't made though the server was there before, up to a number of
+attempts; a time-out of ours once, as each may be billed. Never: an exhausted quota, a refused key, an unknown model,
+a wait beyond the limit: these end the run at once, for the next call would meet the same. Anything else that is wrong
+with one reply (cut, no JSON, an HTML page, no choices) fails that match alone and is left for the next run. A call that
+the server refused costs nothing; one that failed on the way or on the server costs what its reply counts, else it stays
+booked at the most that it can have cost. The openai client's own retries are off: they ignore a `retry-after` of 300 s
+and try an exhausted quota three times (measured with openai 3.x).
 
 Source: OpenAI's documented headers: `retry-after`, `retry-after-ms`, `x-ratelimit-remaining-*`, `x-ratelimit-reset-*`.
 """
@@ -86,6 +87,7 @@ class Fault:
     was_free: bool = False  # surely not billed
     usage: Usage = Usage()  # what the server counted all the same
     adapt: str | None = None  # the request's part that the server doesn't know: try without it
+    unreached: bool = False  # no connection was made
     timed_out: bool = False  # we gave up waiting, and the server may go on and bill it
 
 
@@ -141,7 +143,8 @@ def classify(error: APIError | TimeoutError | RecursionError) -> Fault:
         if isinstance(error.__cause__, ReplyTooLarge):
             return Fault(reason=str(error.__cause__))
         refused = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
-        return Fault(reason="no connection" if refused else "the connection broke off", was_free=refused)
+        reason = "no connection" if refused else "the connection broke off"
+        return Fault(reason=reason, was_free=refused, retry=refused, unreached=refused)
     return Fault(reason=f"{type(error).__name__}")
 
 

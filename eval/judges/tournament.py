@@ -6,6 +6,7 @@ Every match is judged in both orders, every judgment is stored the moment it arr
 asked again: a run that was killed goes on where it was. Source: QLoRA (arXiv 2305.14314), section 5.2.
 """
 
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,7 @@ from eval.judging.matches import (
 )
 from eval.judging.options import Estimate, JudgeOptions, JudgeSummary
 from eval.judging.prompts import Mode, answer_flags
-from eval.judging.store import JudgmentStore
+from eval.judging.store import DATABASE, JudgmentStore
 from eval.verdicts.codes import NULL_SYSTEM
 
 MEASURED_AFTER = 50  # judgments, after which the plan rests on measured replies
@@ -80,7 +81,8 @@ def run(
         may_pay: asked before the first call to a paid judge; None: it may.
 
     Raises:
-        ValueError: a file, a setting or the folder can't serve; another judge is at work in the folder; it may not pay.
+        ValueError: a file, a setting or the folder can't serve; another judge is at work in the folder; it may not pay;
+            the database can't be written to.
     """
     started = time.monotonic()
     tournament = open_tournament(options)
@@ -108,6 +110,11 @@ def run(
         raise ValueError(
             f"tournament={options.tournament}: another judge is at work there; wait for it or name another folder"
         ) from None
+    except sqlite3.OperationalError as error:
+        raise ValueError(
+            f"{options.tournament / DATABASE}: {error}; is the disk full, or the folder not to be written to? What was "
+            f"stored stays, and the same command goes on"
+        ) from error
 
 
 def estimate(options: JudgeOptions) -> Estimate:

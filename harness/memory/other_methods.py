@@ -56,6 +56,7 @@ from harness.memory.predict import (
     has_masters,
     logits_bytes,
     optimizer_bytes,
+    simulated_bytes,
     trained_tensors,
     weights_bytes,
 )
@@ -192,7 +193,7 @@ def _low_rank(
         tensors += [layer.out_features for layer in targets] * model.shape.num_layers
     resident, paged = optimizer_bytes(tensors, train.optimizer)
     return MemoryPrediction(
-        weights_bytes=weights_bytes(model.shape, quant),
+        weights_bytes=weights_bytes(model.shape, quant) + simulated_bytes(model.shape, quant, adapter),
         adapter_bytes=ADAPTER_BYTES * sum(tensors),
         gradient_bytes=ADAPTER_BYTES * sum(tensors),
         optimizer_bytes=resident,

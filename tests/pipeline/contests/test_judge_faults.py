@@ -391,6 +391,20 @@ def test_a_reply_is_stored_and_settled_together_or_not_at_all(tmp_path: Path, mo
         assert judge(tmp_path, server).num_judged == 4
 
 
+def test_a_full_disk_ends_the_run_in_words_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: JudgmentStore, judge: Any, judgment: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with serving(lambda n, request: GOOD) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(JudgmentStore, "add", full)
+            with pytest.raises(ValueError, match=r"judgments.sqlite: database or disk is full; is the disk full"):
+                judge(tmp_path, server)
+        assert judge(tmp_path, server).num_judged == 4
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -73,8 +73,12 @@ def test_a_judgment_has_the_seconds_of_its_call(monkeypatch: pytest.MonkeyPatch)
     async def nothing(*_: Any) -> Any:
         return reply
 
+    async def reserved(prompt: Any) -> int:
+        return 7
+
     judge = made(
-        _prompts=made(mode="mode"), _gate=made(wait=nothing), stopped=None, _reserve=lambda prompt: 7, _ask=nothing,
+        _prompts=made(mode="mode"), _gate=made(wait=nothing), stopped=None, _reserve=reserved, _ask=nothing,
+        _num_answered=0, _num_under_way=0, _answered=asyncio.Event(),
         _unsupported=set(), _options="options", _reason=lambda text: text, _redacted="redacted",
         _store=made(settle_when_stored=lambda *given: seen.append(given)),
     )  # fmt: skip

@@ -558,9 +558,9 @@ def test_faults_of_the_client_by_their_kind() -> None:
         return classify(error)
 
     refused = broken(httpx.ConnectError("no"))
-    assert (refused.reason, refused.was_free) == ("no connection", True)
+    assert (refused.reason, refused.was_free, refused.retry, refused.unreached) == ("no connection", True, True, True)
     cut = broken(httpx.ReadError("no"))
-    assert (cut.reason, cut.was_free) == ("the connection broke off", False)
+    assert (cut.reason, cut.was_free, cut.retry) == ("the connection broke off", False, False)
     assert broken(ReplyTooLarge("too large")).reason == "too large"
     body = {"message": "slow\n down", "code": "x"}
     content = json.dumps({"error": body, "usage": {"prompt_tokens": 4, "completion_tokens": 0}}).encode()

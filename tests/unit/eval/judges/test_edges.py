@@ -157,6 +157,11 @@ def test_calls_are_tried_again_as_often_as_is_said(tmp_path: Path, monkeypatch: 
         assert (len(late.failures), len(late.booked)) == (faults - 1, num_booked)
     mixed = Calls(tmp_path / "mixed", monkeypatch, busy, slow, GOOD)
     assert (len(mixed.kept), mixed.booked[1]) == (1, ("time-out", None))
+    away = Fault(reason="no connection", retry=True, unreached=True, was_free=True)
+    back = Calls(tmp_path / "back", monkeypatch, GOOD, away, away, GOOD, num=2)
+    assert (len(back.kept), len(back.booked)) == (2, 4)
+    never = Calls(tmp_path / "never", monkeypatch, away)  # there was no server to begin with
+    assert (len(never.failures), len(never.booked)) == (1, 1)
     once = Calls(tmp_path / "c", monkeypatch, Fault(reason="no"), GOOD)
     assert (len(once.failures), len(once.booked)) == (1, 1)
 
@@ -351,7 +356,7 @@ def test_words_of_faults() -> None:
     assert (classify(timeout).reason, classify(timeout).was_free, classify(timeout).retry) == (
         "no connection",
         True,
-        False,
+        True,
     )
     assert Fault(reason="x") == Fault(
         reason="x", retry=False, fatal=False, wait_seconds=None, was_free=False, usage=Usage(), adapt=None
