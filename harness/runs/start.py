@@ -21,11 +21,11 @@ from harness.config.schema import (
 )
 from harness.files.atomic import sha256_files
 from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA, SIDE, bank_method, read_peft_config
-from harness.runs.compatibility import CALIBRATED_METHODS, RESIDUAL_METHODS
+from harness.runs.compatibility import RESIDUAL_METHODS, is_calibrated
 from harness.runs.record import RECORD_FILE, RunRecord, load_record
 
 _ADAPTER = "adapter"  # within a run's folder
-_OF_METHODS = ("s2ft_share", "lq_rounds", "qst_reduction", "qst_down_rank")
+_OF_METHODS = ("s2ft_share", "lq_rounds", "bits", "qst_reduction", "qst_down_rank")
 _SAME = ("method", "peft_type", "peft", "lora_r", "lora_alpha", "targets", "layers", *_OF_METHODS)
 _SAVED_AS = {AdapterMethod.dora: "dora", AdapterMethod.qst: SIDE}
 
@@ -47,7 +47,7 @@ def start_folder(
         ValueError: the parent isn't finished, isn't there, or has another kind of adapter or model.
     """
     key = f"train.start_from={start_from}"
-    if problem := _method_problem(adapter.method, runs / start_from / _ADAPTER):
+    if problem := _method_problem(adapter, runs / start_from / _ADAPTER):
         raise ValueError(f"{key}: adapter.method={adapter.method.value} {problem}")
     folder = next((place for place in (runs / start_from, Path(start_from)) if place.is_dir()), None)
     if folder is None:
@@ -78,11 +78,11 @@ def _with_weights(folder: Path, key: str) -> Path:
     return folder
 
 
-def _method_problem(method: AdapterMethod, adapter: Path) -> str | None:
-    """Why no run of a method starts from another one's adapter; None if one can. Args: adapter: the parent's."""
-    if method in WHOLE_METHODS:
-        return f"leaves a checkpoint, not an adapter: start from it by model=local model.path={adapter}"
-    if method in CALIBRATED_METHODS:
+def _method_problem(adapter: AdapterConfig, parent: Path) -> str | None:
+    """Why no run of a method starts from another one's adapter; None if one can. Args: parent: the other's folder."""
+    if adapter.method in WHOLE_METHODS:
+        return f"leaves a checkpoint, not an adapter: start from it by model=local model.path={parent}"
+    if is_calibrated(adapter):
         return (
             "begins with what its first examples say of the base, so that another run's adapter doesn't fit; use lora, "
             "dora, pissa or another method that needs no examples"

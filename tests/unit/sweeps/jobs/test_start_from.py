@@ -74,10 +74,13 @@ def test_parents_that_cannot_be_are_refused_with_what_to_do(worker: OneWorker) -
             AdapterConfig(name="eva", method=AdapterMethod.eva, lora_r=2),
             "eva begins with what its first",
         ),
+        (AdapterConfig(name="lq_lora", method=AdapterMethod.lq_lora, lora_r=2, lq_rounds=2, fisher=True), "its first"),
         (AdapterConfig(name="hft", method=AdapterMethod.hft), rf"model=local model.path=.*{first.run_id}/adapter"),
     ):
         other = worker.config(start_from=first.run_id)
         other.adapter = adapter
+        if adapter.method is AdapterMethod.lq_lora:
+            other.quant = QuantConfig(name="nf4", method=QuantMethod.nf4, compute_dtype=DType.float32)
         with pytest.raises(ValueError, match=problem):
             worker.plan([other])
     for name in (f"runs/{first.run_id}/adapter", "foreign"):  # of a run's own adapter, and of another program's
