@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness.config.schema import Device, LaunchConfig, Launcher, ModelKind, PathsConfig
+from eval.benchmarks.registry import eval_config
+from harness.config.compose import compose_grid
+from harness.config.schema import Config, Device, LaunchConfig, Launcher, ModelKind, PathsConfig
 from harness.devices.hardware import Place
 from harness.files.hub import Missing
 from harness.models.locate import ModelSource
@@ -26,6 +28,10 @@ from tests.builders import config, evals, record
 @pytest.fixture
 def run() -> PlannedRun:
     return plan_runs([config()])[0]
+
+
+def grid(*overrides: str) -> list[Config]:
+    return [point.config for point in compose_grid(overrides, eval_config())]
 
 
 def placed(monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:
@@ -225,6 +231,35 @@ def test_one_result_of_each_evaluation_is_kept() -> None:
     assert jobs._two_measurements(spec, first, first) == []
     assert jobs._two_measurements(spec, first, evals("perplexity", mmlu={"num_shots": 2})) == []
     assert [name for name, _, _ in jobs._both_asked(first, second)] == ["mmlu"]
+
+
+def test_several_values_that_nothing_uses_are_refused() -> None:
+    both = grid("eval.mmlu.protocol=hendrycks,lm_eval")
+    with pytest.raises(ValueError, match=r"eval\.mmlu\.protocol: several values, and no run .* add eval=mmlu") as error:
+        jobs.plan_runs(both)
+    assert len(str(error.value).splitlines()) == 1
+    assert jobs.unasked_evaluations(both) == tuple(name for name in jobs.BENCHMARKS)
+    for name, key in (
+        ("tasks", "names=[piqa],[boolq]"),
+        ("answers", "max_new_tokens=3,4"),
+        ("perplexity", "limit=1,2"),
+    ):
+        with pytest.raises(ValueError, match=rf"add eval={name} "):
+            jobs.plan_runs(grid(f"eval.{name}.{key}"))
+    used = grid("eval=mmlu,none", "eval.mmlu.limit=3")
+    assert [run.evals.after_training for run in jobs.plan_runs(used)] == [["mmlu"]]
+
+
+def test_a_value_that_nothing_uses_is_named() -> None:
+    [one] = grid("eval.mmlu.limit=3", "eval=tasks", "eval.tasks.names=[piqa]")
+    [note] = evaluations.idle_notes([one])
+    assert note.startswith(
+        "eval.mmlu.limit=3: no run of the plan is measured by mmlu, so nothing uses it; add eval=mmlu"
+    )
+    assert "train.mmlu_*" in note
+    [asked] = grid("eval=mmlu", "eval.mmlu.limit=3")
+    assert evaluations.idle_notes([one, asked]) == evaluations.idle_notes([asked]) == []
+    assert evaluations.idle_notes(grid("eval=none,mmlu")) == []
 
 
 def test_files_count_by_their_content_and_folders_by_their_names_too(tmp_path: Path) -> None:
