@@ -17,14 +17,14 @@ from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.registry import BENCHMARKS
-from eval.commands.beside import Beside, at_scales, read_scales, together_with
+from eval.commands.beside import Beside, at_scales, base_names, read_scales, together_with
 from eval.commands.score_runs import OwnRows, score_target
-from eval.systems import Target
+from eval.systems import System, Target, open_system
 from harness.banks.load import LoadedBase
-from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.config.schema import AdapterConfig, AdapterMethod, DType
 from harness.files.atomic import sha256_files
 from harness.runs.record import load_record, save_record
-from tests.builders import open_base
+from tests.builders import PLAIN, open_base, spec
 from tests.records.lora_runs import write_lora_run
 from tests.tiny import make_checkpoint
 
@@ -175,6 +175,47 @@ def test_every_method_is_compared_with_its_untouched_base(runs: Path, tmp_path: 
     assert abs(alone["scaled"] - alone["tiny none base"]) > 1e-3
     with pytest.raises(ValueError, match=r"scaled is adapter=ia3 \(adapter\.method=peft\), whose update is not linear"):
         scored("low", "scaled", scales=(0.0, 1.0))
+
+
+def named(**changes: Any) -> System:
+    made = spec(**changes)
+    return System(name=made.run_id, run_id=made.run_id, spec=made, folder=Path(made.run_id))
+
+
+def test_bases_of_one_name_have_a_row_each() -> None:
+    plain, seeded = named(), named(train=("default", {"seed": 1}))
+    short = f"{plain.spec.model.name} nf4 base"
+    assert base_names([plain, seeded]) == {plain.run_id: short, seeded.run_id: short}
+    coarse = named(quant=("nf4", {"block_size": 128}))
+    older = named(model=("llama7b", {"revision": "v1"}))
+    half = named(quant=("nf4", {"compute_dtype": "float16"}))
+    revision = plain.spec.model.revision
+    assert list(base_names([plain, coarse, seeded]).values()) == [f"{short} (block_size={n})" for n in (64, 128, 64)]
+    assert list(base_names([plain, older]).values()) == [f"{short} (revision={name})" for name in (revision, "v1")]
+    dtypes = [f"{short} (compute_dtype={one.spec.quant.compute_dtype.value})" for one in (plain, half)]
+    assert list(base_names([plain, half]).values()) == dtypes
+    local = [
+        dataclasses.replace(one, spec=dataclasses.replace(one.spec, base_sha256=16 * "ab")) for one in (plain, older)
+    ]
+    assert set(base_names(local).values()) == {short}  # the checkpoint's content is the base
+    other = dataclasses.replace(seeded, spec=dataclasses.replace(seeded.spec, base_sha256=16 * "cd"))
+    assert list(base_names([local[0], other]).values()) == [f"{short} (weights={6 * two})" for two in ("ab", "cd")]
+
+
+def test_each_run_is_compared_with_its_own_of_two_bases_of_one_name(runs: Path, tmp_path: Path) -> None:
+    checkpoint = Path(open_system(runs / "low").spec.model.path or "")
+    write_lora_run(runs, checkpoint, 2, label="half", quant=dataclasses.replace(PLAIN, compute_dtype=DType.bfloat16))
+    half = next(folder.name for folder in runs.iterdir() if open_system(folder).name == "half")
+    (tmp_path / "t.txt").write_text("What is the capital of France? The capital of France is Paris.")
+    target = Target(model=None, adapters=(), quant=None, run_ids=("low", half), sweep=None, runs=runs)
+    settings, both = PerplexitySettings(text=str(tmp_path / "t.txt")), Beside(with_base=True)
+    scored = BENCHMARKS["perplexity"], settings, target, OwnRows(), {}, tmp_path, lambda done, total: None, both
+    values, _ = score_target(*scored)
+    full, short = (f"tiny none base (compute_dtype={dtype})" for dtype in ("float32", "bfloat16"))
+    assert set(values) == {"low", "half", full, short}
+    assert values[full]["token_perplexity"] != values[short]["token_perplexity"]
+    changes = json.loads((tmp_path / "changes.json").read_text())["changes"]
+    assert {change["system"]: change["base"] for change in changes} == {"low": full, "half": short}
 
 
 class _Parts(Benchmark):
