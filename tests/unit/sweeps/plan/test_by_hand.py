@@ -162,6 +162,53 @@ def test_other_weights_are_said_once_and_no_record_is_no_change(
     assert "other weights" in problem
 
 
+@pytest.mark.parametrize(
+    ("before", "asked", "said"),
+    [
+        ({}, {}, None),
+        ({"snapshot_steps": 5}, {}, None),
+        ({}, {"snapshot_steps": 5}, "train.snapshot_steps=5"),
+        ({"snapshot_steps": 10}, {"snapshot_steps": 5}, "train.snapshot_steps=5"),
+        ({"snapshot_steps": 5}, {"snapshot_steps": 10}, None),  # are there, and more
+        ({}, {"snapshot_steps": 20}, "train.snapshot_steps=20"),
+        ({}, {"snapshot_steps": 21}, None),  # of a run of 20 steps nothing would be kept
+        ({"eval_rows": 4}, {"eval_every_steps": 19, "eval_rows": 4}, "train.eval_every_steps=19"),
+        ({"eval_rows": 4}, {"eval_every_steps": 20, "eval_rows": 4}, None),  # the last step is measured anyway
+        ({}, {"mmlu_every_steps": 50}, "train.mmlu_every_steps=50"),  # and after the last
+        ({"mmlu_every_steps": 5}, {"mmlu_every_steps": 5}, None),
+        (
+            {"mmlu_every_steps": 5},
+            {"mmlu_every_steps": 5, "mmlu_limit": 3},
+            "train.mmlu_every_steps=5 train.mmlu_limit=3",
+        ),
+    ],
+)
+def test_what_only_training_leaves_is_missed_by_name(
+    before: dict[str, Any], asked: dict[str, Any], said: str | None, tmp_path: Path, run: PlannedRun
+) -> None:
+    assert run.spec.train is not None
+    trained, now = (dataclasses.replace(run.spec.train, **values) for values in (before, asked))
+    spec = dataclasses.replace(run.spec, train=trained).to_dict()
+    finished(tmp_path, run, num_steps=20, spec=spec)
+    wanted = dataclasses.replace(run, spec=dataclasses.replace(run.spec, train=now))
+    notes = preflight.unkept_notes([wanted], tmp_path)
+    expected = f"{said}: finished runs that trained without it are not trained again: {run.run_id} ({run.label}); to"
+    assert [note.startswith(expected) for note in notes] == [True] * (said is not None)
+
+
+def test_what_several_finished_runs_lack_is_one_note(tmp_path: Path) -> None:
+    runs = plan_runs(grid("train.seed=0,1,2", "train.snapshot_steps=5", "train.max_steps=20", "model=llama7b"))
+    for one in runs:
+        of = dataclasses.replace(one.spec.train, snapshot_steps=None)
+        finished(tmp_path, one, num_steps=20, spec=dataclasses.replace(one.spec, train=of).to_dict())
+    [note] = preflight.unkept_notes(runs, tmp_path)
+    assert note == (
+        f"train.snapshot_steps=5: finished runs that trained without it are not trained again: {runs[0].run_id} "
+        f"({runs[0].label}) and 2 more; to have it, move their folders out of {tmp_path} and give the command again"
+    )
+    assert preflight.unkept_notes([], tmp_path) == []
+
+
 def test_what_a_gpu_is_missed_for() -> None:
     said = preflight._no_gpu({"llama7b": 6_740_000_000, "llama13b": 13_000_000_000})
     assert "a CUDA GPU for llama7b (6.7B parameters), llama13b (13.0B parameters)" in said
