@@ -189,10 +189,10 @@ def test_what_only_training_leaves_is_missed_by_name(
     assert run.spec.train is not None
     trained, now = (dataclasses.replace(run.spec.train, **values) for values in (before, asked))
     spec = dataclasses.replace(run.spec, train=trained).to_dict()
-    finished(tmp_path, run, num_steps=20, spec=spec)
     wanted = dataclasses.replace(run, spec=dataclasses.replace(run.spec, train=now))
+    finished(tmp_path, wanted, num_steps=20, spec=spec)
     notes = preflight.unkept_notes([wanted], tmp_path)
-    expected = f"{said}: finished runs that trained without it are not trained again: {run.run_id} ({run.label}); to"
+    expected = f"{said}: finished runs that trained without it are not trained again: {wanted.run_id} ("
     assert [note.startswith(expected) for note in notes] == [True] * (said is not None)
 
 
