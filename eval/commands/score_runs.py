@@ -28,6 +28,7 @@ from eval.systems import (
     refuse_equal_names,
     require_causal,
     require_templates,
+    run_folder_of,
     say_if_slow,
     serving_method,
     with_own_tokenizer,
@@ -121,7 +122,7 @@ def score_target(
     bases: dict[str, str] = {}  # of each system, where it is scored too
     for base, contestants in _opened(asked):
         results |= benchmark.score(base, contestants, settings, place)
-        bases |= _compared_with(contestants, asked)
+        bases |= _compared_with(contestants, beside, asked.base_names)
     save_results(benchmark, results, out)
     values = {name: result_values(benchmark, result) for name, result in results.items()}
     table = benchmark.table(results)
@@ -140,14 +141,19 @@ def _names_of_bases(target: Target, beside: Beside) -> dict[str, str]:
     return base_names(chosen_systems(target.sweep, target.run_ids, target.runs))
 
 
-def _compared_with(contestants: Sequence[Contestant], request: _Asked) -> dict[str, str]:
-    """-> the row that each contestant is compared with: its untouched base, or the run as it was trained."""
-    if request.beside.serving_gap:
+def _compared_with(contestants: Sequence[Contestant], beside: Beside, names: Mapping[str, str]) -> dict[str, str]:
+    """-> the row that each contestant is compared with: its untouched base, or the run as it was trained.
+
+    Args:
+        contestants: of one load.
+        beside: what stands beside them.
+        names: run_id -> its untouched base's row.
+    """
+    if beside.serving_gap:
         return {one.name: row_names(one.system)[0] for one in contestants if one.system is not None}
     untouched = next((one.name for one in contestants if one.member is None), None)
     if untouched is not None:
         return {one.name: untouched for one in contestants}
-    names = request.base_names
     return {one.name: names[one.system.run_id] for one in contestants if one.system is not None and names}
 
 
@@ -288,7 +294,7 @@ def _of_model(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     say_if_slow(quant, device)
     names = adapter_names(target.adapters)
     records = [record_beside(folder) for folder in target.adapters]
-    files = [str(folder.parent / RECORD_FILE) for folder in target.adapters]
+    files = [str(run_folder_of(folder) / RECORD_FILE) for folder in target.adapters]
     datasets = [
         None if record is None else RunSpec.from_dict(record.spec, file).dataset
         for record, file in zip(records, files, strict=True)

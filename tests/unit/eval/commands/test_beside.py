@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from transformers import AutoModelForCausalLM
 
 from eval.benchmarks.benchmark import Benchmark, Contestant, QuestionScores
 from eval.benchmarks.changes import changes_from, front
+from eval.benchmarks.mmlu.checkpoints import snapshot_folder
 from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.registry import BENCHMARKS
 from eval.commands.beside import Beside, at_scales, base_names, read_scales, together_with
 from eval.commands.score_runs import OwnRows, score_target
-from eval.systems import System, Target, open_system
+from eval.systems import System, Target, adapter_names, adapters_quant, load_adapter_of, open_system, record_beside
 from harness.banks.load import LoadedBase
 from harness.config.schema import AdapterConfig, AdapterMethod, DType
 from harness.files.atomic import sha256_files
@@ -216,6 +218,39 @@ def test_each_run_is_compared_with_its_own_of_two_bases_of_one_name(runs: Path, 
     assert values[full]["token_perplexity"] != values[short]["token_perplexity"]
     changes = json.loads((tmp_path / "changes.json").read_text())["changes"]
     assert {change["system"]: change["base"] for change in changes} == {"low": full, "half": short}
+
+
+def test_a_snapshot_is_of_its_run_and_scaled_in_the_same_load(runs: Path, tmp_path: Path) -> None:
+    run = runs / "low"
+    kept = snapshot_folder(run, 3)
+    shutil.copytree(run / "adapter", kept)
+    assert adapter_names([kept, run / "adapter", snapshot_folder(runs / "half", 3), tmp_path]) == [
+        "low step-00000003",
+        "low",
+        "half step-00000003",
+        tmp_path.name,
+    ]
+    assert record_beside(kept) == record_beside(run / "adapter") == load_record(run)
+    assert record_beside(tmp_path / "adapters" / "x") is None
+    quant = adapters_quant([kept, run / "adapter"])
+    assert quant == open_system(run).spec.quant
+    (tmp_path / "t.txt").write_text("What is the capital of France? The capital of France is Paris.")
+    model = open_system(run).spec.model.path
+    target = Target(model=model, adapters=(kept, run / "adapter"), quant=None, run_ids=(), sweep=None, runs=runs)
+    settings, beside = PerplexitySettings(text=str(tmp_path / "t.txt")), Beside(with_base=True, scales=(0.0, 0.5))
+    ends = lambda done, total: None  # noqa: E731
+    values, _ = score_target(BENCHMARKS["perplexity"], settings, target, OwnRows(), {}, tmp_path, ends, beside)
+    found = {name: of["token_perplexity"] for name, of in values.items()}
+    assert set(found) == {"tiny base", *(f"low{step} x{at}" for step in ("", " step-00000003") for at in ("0", "0.5"))}
+    assert found["low step-00000003 x0"] == pytest.approx(found["tiny base"], rel=1e-5)
+    assert found["low step-00000003 x0.5"] == found["low x0.5"] != found["tiny base"]
+
+
+def test_a_snapshot_of_other_weights_is_refused(runs: Path, base: LoadedBase) -> None:
+    """By the record of its run, as the run's last adapter is."""
+    model, other = open_system(runs / "low").spec.model, dataclasses.replace(base, fingerprint="f" * 64)
+    with pytest.raises(ValueError, match="was trained on another base than"):
+        load_adapter_of(other, "m", snapshot_folder(runs / "low", 3), model)
 
 
 class _Parts(Benchmark):
