@@ -97,8 +97,10 @@ def score_target(
     """
     quiet_libraries()
     if beside.is_needed and (own := [name for name, value in options.items() if value is not None]):
+        snapshots = "; snapshots: --model BASE --adapter runs/ID/adapters/step-..." if own[0] == "checkpoints" else ""
+        option = f"--{own[0].replace('_', '-')}"
         raise ValueError(
-            f"--with-base, --adapter-scale and --serving-gap: score whole runs; leave out --{own[0].replace('_', '-')}"
+            f"--with-base, --adapter-scale and --serving-gap: score whole runs; leave out {option}{snapshots}"
         )
     asked_for = benchmark.by_options(target, settings, options, out, on_progress)
     if asked_for is not None:

@@ -127,7 +127,9 @@ def test_a_command_writes_rows_and_changes_of_an_adapter(base: LoadedBase, tmp_p
     expected = values["tuned x1"]["accuracy_micro"] - values[untouched]["accuracy_micro"]
     assert changes["tuned x1"]["change"]["value"] == pytest.approx(expected)
     assert changes["tuned x1"]["change"]["n"] == 6
-    with pytest.raises(ValueError, match="leave out --checkpoints"):
+    with pytest.raises(
+        ValueError, match=r"leave out --checkpoints; snapshots: --model BASE --adapter runs/ID/adapters/step-"
+    ):
         scored({"checkpoints": "all"}, out)
 
 
