@@ -56,7 +56,8 @@ _SNAPSHOT = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")  # after a 
 
 
 _REASONS = re.compile(
-    r"(?:.*/)?(?:o\d|gpt-5|deepseek-reasoner|gemini-2\.5|.*\b(?:thinking|reasoning|r1)\b)", re.IGNORECASE
+    r"(?:.*/)?(?:o\d|gpt-5(?!-chat)|deepseek-reasoner|gemini-2\.5(?!-flash-lite)|grok-4|qwq|.*\b(?:thinking|reasoning|r1)\b)",
+    re.IGNORECASE,
 )
 THOUGHT_TOKENS = 8192  # of a reasoning model about one match, at most
 

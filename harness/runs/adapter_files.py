@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from harness.config.schema import ALL_LINEAR, AdapterConfig, AdapterMethod
+from harness.methods.formats import format_of
 from harness.methods.peft_fields import fields_of
 from harness.methods.table import METHODS
 
@@ -200,6 +201,11 @@ def saved_formats(folder: Path) -> dict[str, str]:
     formats = json.loads(about.read_text()).get("formats", {}) if about.is_file() else {}
     if not isinstance(formats, dict) or not all(isinstance(kind, str) for kind in formats.values()):
         raise ValueError(f"{about}: its formats aren't names by layer; copy it anew")
+    for kind in set(formats.values()):
+        try:
+            format_of(kind)
+        except ValueError as error:
+            raise ValueError(f"{about}: {error}; copy it anew") from error
     return formats
 
 

@@ -27,6 +27,7 @@ _CHUNK, _NUM_CHUNKS = 64 * 256, 4  # a whole group of the largest blocks; of a l
 _EXACT_UP_TO = 1024  # rows or columns; larger matrices' vectors are found by subspace iteration
 _MORE_VECTORS, _NUM_PASSES = 10, 4  # the authors' oversampling, and twice their passes
 _MAX_NODES = 10_000  # of the search; a limit by time would make the choice depend on the machine
+_INFEASIBLE = 2  # scipy.optimize.milp's status
 
 
 class Candidates(NamedTuple):
@@ -85,7 +86,7 @@ def choose_formats(errors_LF: NDArray[np.float64], bits_LF: NDArray[np.float64],
         budget: of all layers together, in bits.
 
     Raises:
-        ValueError: the smallest formats don't fit into the budget.
+        ValueError: the smallest formats don't fit into the budget, or the solver gave up.
     """
     num_layers, num_formats = errors_LF.shape
     if (least := float(bits_LF.min(1).sum())) > budget:
@@ -103,7 +104,12 @@ def choose_formats(errors_LF: NDArray[np.float64], bits_LF: NDArray[np.float64],
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": 0, "node_limit": _MAX_NODES},
         )
-        solved_LF = -bits_LF if found.x is None else found.x.reshape(errors_LF.shape)  # none: the smallest, which fit
+        if found.x is None and found.status != _INFEASIBLE:
+            raise ValueError(
+                f"adapter.bits: no choice of formats was found ({found.message}): give it some more bits, or fewer "
+                "layers by adapter.targets"
+            )
+        solved_LF = -bits_LF if found.x is None else found.x.reshape(errors_LF.shape)  # none: only the smallest fit
         chosen_L = solved_LF.argmax(1)
         taken = float(np.take_along_axis(bits_LF, chosen_L[:, None], 1).sum())
         if taken <= budget:

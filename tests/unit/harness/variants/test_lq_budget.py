@@ -1,6 +1,7 @@
 """LQ-LoRA's choice of formats: the budget holds, the choice is the best there is, and outliers get more bits."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,6 +38,15 @@ def test_a_budget_is_kept_to_the_last_bit_and_used_where_it_fits_exactly() -> No
 def test_a_budget_under_the_smallest_formats_is_refused() -> None:
     with pytest.raises(ValueError, match=r"adapter\.bits: .* 19 bits, and the smallest formats take 20, 1\.053 times"):
         choose_formats(np.ones((2, 1)), np.full((2, 1), 10.0), 19.0)
+
+
+def test_a_solver_that_gives_up_chooses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gives_up(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(x=None, status=1, message="Node limit reached")
+
+    monkeypatch.setattr(lq_budget, "milp", gives_up)
+    with pytest.raises(ValueError, match=r"adapter\.bits: no choice of formats was found \(Node limit reached\)"):
+        choose_formats(np.ones((2, 2)), np.array([[1.0, 2.0]] * 2), 3.0)
 
 
 def test_layers_may_have_unlike_numbers_of_candidates() -> None:

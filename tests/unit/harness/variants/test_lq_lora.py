@@ -150,7 +150,7 @@ def test_formats_of_other_layers_are_refused(tmp_path: Path) -> None:
     for formats, message in (
         ({key: kind for key, kind in whole.items() if key != name}, f"no format, or no adapter, for {name}"),
         (whole | {"model.nowhere": whole[name]}, "no format, or no adapter, for model.nowhere"),
-        (whole | {name: "nf5"}, "nf5: no format of LQ-LoRA's"),
+        (whole | {name: "nf5"}, rf"{RESIDUAL_FILE}: nf5: no format of LQ-LoRA's"),
         ([name], "its formats aren't names by layer"),
     ):
         with pytest.raises(ValueError, match=message):
