@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.methods.formats import FORMATS, stored_bits
-from harness.variants import lq_budget
+from harness.variants import lq_budget, lq_rounding
 from harness.variants.lq_budget import Candidates, candidates, choose_formats, error_left, hull, share_out
 from harness.variants.lq_fisher import weighting_of
 from harness.variants.lq_lora import best_factors
@@ -86,6 +86,22 @@ def test_candidates_are_worth_their_bits_and_their_numbers_are_the_layers() -> N
         assert error == pytest.approx(error_left(weight_OI - rounded(weight_OI, kind), 4))
     large = candidates(torch.randn(640, 640, generator=torch.Generator().manual_seed(0)), 4)  # of a sample
     assert {kind.bits for kind in large.formats} == {2, 3, 4, 8}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_nearest_value_is_that_of_a_search_among_the_middles(bits: int) -> None:
+    """To the last bit: on the middles, at the cells' edges, a step beside them, and beyond the codebook."""
+    values_K = lq_rounding._codebook(bits)
+    middles = (values_K[1:] + values_K[:-1]) / 2
+    exact = torch.cat([middles, torch.arange(-300, 301) / 256.0])
+    beside = [torch.nextafter(exact, torch.tensor(side)) for side in (-9.0, 9.0)]
+    drawn = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) / 3
+    far = torch.tensor([0.0, -0.0, 1e-30, 1e30, -1e30, torch.inf, -torch.inf])
+    shares = torch.cat([exact, *beside, drawn, far])
+    found = lq_rounding._nearest(shares, lq_rounding._cells(shares), bits)
+    assert torch.equal(found, values_K[torch.bucketize(shares, middles)])
+    nothing = torch.tensor([torch.nan])
+    assert lq_rounding._nearest(nothing, lq_rounding._cells(nothing), bits).isfinite()
 
 
 @pytest.mark.parametrize("num_weights", [64 * 256, 1517, 5])

@@ -34,7 +34,8 @@ def test_factors_are_those_of_singular_vectors(shape: tuple[int, int], weighted:
     theirs_RI, theirs_OR = root_R[:, None] * v_KI[:rank] / column_I, u_OK[:, :rank] * root_R / row_O[:, None]
     a_RI, b_OR = best_factors(matrix_OI, rank, scale, weighting)
     assert a_RI.dtype is b_OR.dtype is torch.float32
-    assert a_RI.is_contiguous() and b_OR.is_contiguous()
+    assert a_RI.is_contiguous()
+    assert b_OR.is_contiguous()
     torch.testing.assert_close(b_OR @ a_RI, (theirs_OR @ theirs_RI).float(), rtol=1e-5, atol=1e-6)
     signs_R = (a_RI * theirs_RI).sum(1).sign()
     torch.testing.assert_close(a_RI, (signs_R[:, None] * theirs_RI).float(), rtol=1e-4, atol=1e-5)
@@ -45,7 +46,8 @@ def test_a_matrix_of_less_rank_than_the_factors() -> None:
     matrix_OI = torch.outer(torch.arange(1.0, 7.0), torch.arange(1.0, 9.0))
     for matrix in (matrix_OI, matrix_OI.T, torch.zeros(6, 8)):
         a_RI, b_OR = best_factors(matrix, 3, 2.0)
-        assert a_RI.isfinite().all() and b_OR.isfinite().all()
+        assert a_RI.isfinite().all()
+        assert b_OR.isfinite().all()
         torch.testing.assert_close(2.0 * b_OR @ a_RI, matrix, rtol=1e-5, atol=1e-5)
 
 
