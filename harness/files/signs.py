@@ -10,23 +10,31 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 SECONDS_APART = 5.0  # between two signs that are handed on
+SECONDS_BETWEEN_LINES = 10.0  # that say how far work is
+Item = TypeVar("Item")
 _lock = threading.Lock()
 _listener: Callable[[], None] | None = None
+_reader: Callable[[str], None] | None = None
 _handed_on = 0.0
 
 
 @contextmanager
-def heard_by(listener: Callable[[], None]) -> Iterator[None]:
-    """Within this context, progress calls `listener`, from any thread and at most once in `SECONDS_APART`."""
+def heard_by(listener: Callable[[], None], reader: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Within this context, progress calls `listener`, from any thread and at most once in `SECONDS_APART`.
+
+    Args:
+        listener: called without words.
+        reader: called with what `in_view` says of how far work is.
+    """
     import tqdm.std  # imported here, because planning needs neither
     from transformers.utils import logging as transformers_logging
 
-    global _listener
+    global _listener, _reader
     plain_update = tqdm.std.tqdm.update
 
     def update(bar: Any, n: float | None = 1) -> Any:
@@ -39,7 +47,7 @@ def heard_by(listener: Callable[[], None]) -> Iterator[None]:
         items = [_signing(arguments[0]), *arguments[1:]] if arguments else []
         return factory(*items, **options)
 
-    _listener = listener
+    _listener, _reader = listener, reader
     tqdm.std.tqdm.update = update
     previous = transformers_logging.set_tqdm_hook(counted)
     try:
@@ -47,7 +55,7 @@ def heard_by(listener: Callable[[], None]) -> Iterator[None]:
     finally:
         transformers_logging.set_tqdm_hook(previous)
         tqdm.std.tqdm.update = plain_update
-        _listener = None
+        _listener = _reader = None
 
 
 def progressed() -> None:
@@ -60,6 +68,23 @@ def progressed() -> None:
             return
         _handed_on = time.monotonic()
     _listener()
+
+
+def in_view(what: str, items: Iterable[Item], total: int | None = None) -> Iterator[Item]:
+    """Gives the items of long work; each is a sign, and every `SECONDS_BETWEEN_LINES` a line says how far it is.
+
+    Args:
+        what: is worked on, in words.
+        items: made one after the other.
+        total: how many there are, where that is known.
+    """
+    said, of_all = time.monotonic(), "" if total is None else f" of {total}"
+    for done, item in enumerate(items):
+        progressed()
+        if _reader is not None and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            _reader(f"{what}: {done}{of_all}")
+        yield item
 
 
 def _signing(items: Iterable[Any]) -> Iterator[Any]:

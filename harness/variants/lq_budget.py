@@ -21,7 +21,8 @@ from torch import Tensor
 
 from harness.methods.formats import FORMATS, Format, stored_bits
 from harness.variants.lq_fisher import Weighting
-from harness.variants.lq_rounding import rounded
+from harness.variants.lq_rounding import rounded, rounding_errors
+from harness.variants.lq_spectrum import leading
 
 _CHUNK, _NUM_CHUNKS = 64 * 256, 4  # a whole group of the largest blocks; of a large matrix so many are a sample
 _EXACT_UP_TO = 1024  # rows or columns; larger matrices' vectors are found by subspace iteration
@@ -46,8 +47,8 @@ def candidates(weight_OI: Tensor, rank: int, weighting: Weighting | None = None)
         rank: of what is added to it.
         weighting: what each number counts, on the weight's device; None: all alike.
     """
-    sample, counts = _sampled(weight_OI.float()), 1.0 if weighting is None else _sampled(weighting.root_OI)
-    plain_F = np.array([float((counts * (sample - rounded(sample, kind))).norm()) ** 2 for kind in FORMATS])
+    counts_W = None if weighting is None else _sampled(weighting.root_OI)
+    plain_F = rounding_errors(_sampled(weight_OI.float()), FORMATS, counts_W)
     bits_F = np.array([stored_bits(kind, weight_OI.numel()) for kind in FORMATS], dtype=np.float64)
     places = hull(plain_F, bits_F)
     formats = tuple(FORMATS[place] for place in places)
@@ -145,8 +146,7 @@ def error_left(rest_OI: Tensor, rank: int, weighting: Weighting | None = None) -
 def _leading(gram_SS: Tensor, rank: int) -> Tensor:
     """-> the eigenvectors of the largest eigenvalues, [S, R]; of a large matrix by a few passes from a drawn start"""
     if len(gram_SS) <= _EXACT_UP_TO:
-        vectors_SS: Tensor = torch.linalg.eigh(gram_SS).eigenvectors
-        return vectors_SS[:, -rank:]
+        return leading(gram_SS, rank)
     generator = torch.Generator().manual_seed(0)  # the same wherever it is computed
     basis_SK = torch.randn(len(gram_SS), min(len(gram_SS), rank + _MORE_VECTORS), generator=generator).to(gram_SS)
     for _ in range(_NUM_PASSES):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.variants.lq_fisher import Weighting
+from harness.variants.lq_spectrum import leading
 
 
 class Factors(NamedTuple):
@@ -69,12 +70,22 @@ def take_apart(
 
 
 def best_factors(matrix_OI: Tensor, rank: int, scale: float, weighting: Weighting | None = None) -> Factors:
-    """-> the factors whose product times the scale is nearest to the matrix, by rows and columns where they count"""
+    """-> the factors whose product times the scale is nearest to the matrix, by rows and columns where they count
+
+    By the eigenvectors of the matrix times itself, in float64: no less exact than its decomposition in float32.
+    """
     if weighting is not None:
         matrix_OI = weighting.row_O[:, None] * matrix_OI * weighting.column_I
-    u_OK, s_K, v_KI = torch.linalg.svd(matrix_OI, full_matrices=False)
-    root_R = (s_K[:rank] / scale).sqrt()
-    a_RI, b_OR = root_R[:, None] * v_KI[:rank], u_OK[:, :rank] * root_R
+    is_wide = matrix_OI.shape[0] <= matrix_OI.shape[1]
+    short_SL = (matrix_OI if is_wide else matrix_OI.T).double()
+    vectors_SR = leading(short_SL @ short_SL.T, rank).flip(1)  # the largest first, as of a decomposition
+    seen_RL = vectors_SR.T @ short_SL
+    sizes_R = seen_RL.norm(dim=1)
+    root_R = (sizes_R / scale).sqrt()
+    short_factor_SR = vectors_SR * root_R
+    long_factor_RL = seen_RL * (root_R / torch.where(sizes_R > 0, sizes_R, 1.0))[:, None]
+    a_RI, b_OR = (long_factor_RL, short_factor_SR) if is_wide else (short_factor_SR.T, long_factor_RL.T)
+    a_RI, b_OR = a_RI.to(matrix_OI.dtype), b_OR.to(matrix_OI.dtype)
     if weighting is not None:
         a_RI, b_OR = a_RI / weighting.column_I, b_OR / weighting.row_O[:, None]
     return Factors(a_RI.contiguous(), b_OR.contiguous())

@@ -144,7 +144,9 @@ def serve_watched(
 ) -> None:
     """As `_serve`, and tells the other end of the connection of progress in downloads and other long work."""
     send = _sender(connection)
-    with heard_by(lambda: send({"phase": ALIVE, "label": ""})):
+    with heard_by(
+        lambda: send({"phase": ALIVE, "label": ""}), lambda note: send({"phase": "note", "label": "", "note": note})
+    ):
         _serve(settings, name, stop, send, peers)
 
 

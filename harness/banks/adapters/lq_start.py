@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from harness.banks.adapters.layers import layer_weight, quantization_of, quantize_layers, simulate
 from harness.banks.adapters.peft import ADAPTER, Started, hold_adapter_in_float32, residual
 from harness.config.schema import AdapterConfig, QuantConfig
+from harness.files.signs import in_view
 from harness.methods.formats import format_of
 from harness.runs.adapter_files import PEFT_PREFIX
 from harness.variants.lq_budget import candidates, share_out
@@ -54,7 +55,7 @@ def start_lq(
     weightings = _weightings(model, wanted, examples) if config.fisher and examples is not None else {}
     formats = {} if config.bits is None else _formats(model, wanted, config.bits, config.lora_r, weightings)
     peft_model, initial = get_peft_model(model, lora), dict[str, Tensor]()
-    for name in wanted:
+    for name in in_view("lq_lora takes apart layers", wanted, len(wanted)):
         layer: Any = model.get_submodule(name)
         weight, scale = layer.base_layer.weight.data, layer.scaling[ADAPTER]
 
@@ -84,7 +85,8 @@ def initial_factors(name: str, factors: Factors) -> dict[str, Tensor]:
 def _weightings(model: nn.Module, wanted: Sequence[str], examples: Examples) -> dict[str, Weighting]:
     """What each number of each adapted weight counts, on the CPU: 4 bytes a weight."""
     weights: dict[str, nn.Parameter] = {name: model.get_submodule(name).weight for name in wanted}  # type: ignore[misc]
-    fisher = mean_squared_gradients(model, weights, examples.losses(model))
+    losses = in_view("adapter.fisher: examples", examples.losses(model))
+    fisher = mean_squared_gradients(model, weights, losses)
     return {name: weighting_of(fisher.pop(name)) for name in wanted}
 
 
@@ -93,7 +95,7 @@ def _formats(
 ) -> dict[str, str]:
     """The name of each adapted layer's format."""
     choices, num_weights = [], 0
-    for name in wanted:
+    for name in in_view("lq_lora tries formats on layers", wanted, len(wanted)):
         weight = layer_weight(model, name).detach()
         weighting = weightings[name].to(weight.device) if name in weightings else None
         choices.append(candidates(weight, rank, weighting))

@@ -18,7 +18,7 @@ from harness.config.schema import DatasetConfig, PathsConfig
 from harness.data.source import locate_dataset
 from harness.data.tokens import tokenize_dataset
 from harness.files import signs
-from harness.files.signs import heard_by, locked, progressed
+from harness.files.signs import heard_by, in_view, locked, progressed
 from sweeps.launch.local import _receive, _Worker
 from sweeps.workers.processes import ALIVE
 from sweeps.workers.serve import _sender
@@ -83,6 +83,21 @@ def test_signs_are_handed_on_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
             progressed()
             clock[0] += 0.1
     assert found == pytest.approx([1000.0, 1005.0, 1010.0], abs=0.11)
+
+
+def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    signs_heard, lines, clock = list[float](), list[str](), [1000.0]
+    monkeypatch.setattr(signs, "_handed_on", 0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with heard_by(lambda: signs_heard.append(clock[0]), lines.append):
+        for _ in in_view("layers", range(8), 8):
+            clock[0] += 4.0
+        for _ in in_view("examples", iter("abcd")):
+            clock[0] += 11.0
+        assert list(in_view("quick", "ab")) == ["a", "b"]
+    assert lines == ["layers: 3 of 8", "layers: 6 of 8", "examples: 1", "examples: 2", "examples: 3"]
+    assert len(signs_heard) > 5
+    assert list(in_view("nobody listens", "ab")) == ["a", "b"]
 
 
 def test_waiting_for_another_process_s_download_is_a_sign(

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from harness.methods.formats import FORMATS, stored_bits
-from harness.variants import lq_budget
+from harness.variants import lq_budget, lq_rounding
 from harness.variants.lq_budget import Candidates, candidates, choose_formats, error_left, hull, share_out
 from harness.variants.lq_fisher import weighting_of
 from harness.variants.lq_lora import best_factors
-from harness.variants.lq_rounding import rounded
+from harness.variants.lq_rounding import rounded, rounding_errors
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -96,6 +96,59 @@ def test_candidates_are_worth_their_bits_and_their_numbers_are_the_layers() -> N
         assert error == pytest.approx(error_left(weight_OI - rounded(weight_OI, kind), 4))
     large = candidates(torch.randn(640, 640, generator=torch.Generator().manual_seed(0)), 4)  # of a sample
     assert {kind.bits for kind in large.formats} == {2, 3, 4, 8}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_nearest_value_is_that_of_a_search_among_the_middles(bits: int) -> None:
+    """To the last bit: on the middles, at the cells' edges, a step beside them, and beyond the codebook."""
+    values_K = lq_rounding._codebook(bits)
+    middles = (values_K[1:] + values_K[:-1]) / 2
+    exact = torch.cat([middles, torch.arange(-300, 301) / 256.0])
+    beside = [torch.nextafter(exact, torch.tensor(side)) for side in (-9.0, 9.0)]
+    drawn = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) / 3
+    far = torch.tensor([0.0, -0.0, 1e-30, 1e30, -1e30, torch.inf, -torch.inf])
+    shares = torch.cat([exact, *beside, drawn, far])
+    found = lq_rounding._nearest(shares, lq_rounding._cells(shares), bits)
+    assert torch.equal(found, values_K[torch.bucketize(shares, middles)])
+    nothing = torch.tensor([torch.nan])
+    assert lq_rounding._nearest(nothing, lq_rounding._cells(nothing), bits).isfinite()
+
+
+@pytest.mark.parametrize("num_weights", [64 * 256, 1517, 5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_errors_of_all_formats_together_are_those_of_each_alone(num_weights: int, weighted: bool) -> None:
+    """To the last bit, whole groups of blocks or not."""
+    generator = torch.Generator().manual_seed(0)
+    flat_W, counts_W = torch.randn(num_weights, generator=generator), torch.rand(num_weights, generator=generator)
+    flat_W[:16] = 0.0  # a block without a scale
+    counts = counts_W if weighted else 1.0
+    alone = [float((counts * (flat_W - rounded(flat_W, kind))).norm()) ** 2 for kind in FORMATS]
+    assert rounding_errors(flat_W, FORMATS, counts_W if weighted else None).tolist() == alone
+    assert rounding_errors(flat_W, FORMATS[7::50], counts_W if weighted else None).tolist() == alone[7::50]
+
+
+@pytest.mark.parametrize("shape", [(48, 80), (80, 48), (300, 230)])  # the last one's plain errors are of a sample
+@pytest.mark.parametrize("weighted", [False, True])
+def test_candidates_are_those_of_one_format_after_the_other(shape: tuple[int, int], weighted: bool) -> None:
+    """The plain way: each format's whole error, and of those on the hull what all singular vectors leave."""
+    generator = torch.Generator().manual_seed(0)
+    weight_OI = torch.randn(shape, generator=generator)
+    weighting = weighting_of(torch.rand(shape, generator=generator) ** 4) if weighted else None
+    root_OI = weighting.root_OI if weighting is not None else torch.ones(shape)
+    sample, counts = lq_budget._sampled(weight_OI), lq_budget._sampled(root_OI)
+    plain = np.array([float((counts * (sample - rounded(sample, kind))).norm()) ** 2 for kind in FORMATS])
+    bits = np.array([stored_bits(kind, weight_OI.numel()) for kind in FORMATS], dtype=np.float64)
+    found = candidates(weight_OI, 4, weighting)
+    assert found.formats == tuple(FORMATS[place] for place in hull(plain, bits))
+    assert found.bits_C.tolist() == [stored_bits(kind, weight_OI.numel()) for kind in found.formats]
+    for kind, error in zip(found.formats, found.errors_C, strict=True):
+        rest_OI = weight_OI - rounded(weight_OI, kind)
+        scaled_OI = rest_OI if weighting is None else weighting.row_O[:, None] * rest_OI * weighting.column_I
+        u_OK, s_K, v_KI = torch.linalg.svd(scaled_OI, full_matrices=False)
+        low_OI = (u_OK[:, :4] * s_K[:4]) @ v_KI[:4]
+        if weighting is not None:
+            low_OI = low_OI / weighting.row_O[:, None] / weighting.column_I
+        assert error == pytest.approx(float((root_OI * (rest_OI - low_OI)).norm()) ** 2, rel=1e-4)
 
 
 def test_a_layer_with_outliers_gets_more_bits() -> None:
