@@ -44,6 +44,7 @@ from harness.runs.folder import changed_problem, stored_spec
 from harness.runs.record import RECORD_FILE, RunRecord, load_record
 from harness.runs.spec import RunSpec
 
+SNAPSHOTS = "adapters"  # in a run's folder, the one of the adapters that it kept while it trained
 _PROBE = " A text,\n  to see what becomes of it: 123 \u00e4"  # and of its blanks, before which some put one more
 
 
@@ -479,7 +480,7 @@ def _adapters_template(adapter: Path) -> str | None:
     record = record_beside(adapter)
     if record is None or not record.spec:
         return None
-    return RunSpec.from_dict(record.spec, str(adapter.parent / RECORD_FILE)).own_template
+    return RunSpec.from_dict(record.spec, str(run_folder_of(adapter) / RECORD_FILE)).own_template
 
 
 def _reads_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
@@ -507,10 +508,14 @@ def load_adapter_of(base: LoadedBase, member: str, folder: Path, model: ModelCon
 
 
 def adapter_names(folders: Sequence[Path]) -> list[str]:
-    """Names of adapters: those of runs are called as their run, others as their folder; equal names are numbered."""
+    """Names of adapters: those of runs are called as their run, and by the step at which a snapshot was kept; others
+    as their folder; equal names are numbered.
+    """
     names: list[str] = []
-    for number, folder in enumerate(folders):
+    for number, folder in enumerate(map(Path.absolute, folders)):
         name = folder.name if folder.name != "adapter" else folder.parent.name
+        if folder.parent.name == SNAPSHOTS:
+            name = f"{run_folder_of(folder).name} {folder.name}"
         names.append(name if name not in names else f"{name}-{number}")
     return names
 
@@ -540,7 +545,14 @@ def _require_named_base(folder: Path, base: LoadedBase, model: ModelConfig) -> N
 
 def record_beside(adapter: Path) -> RunRecord | None:
     """The record of the run that an adapter's folder belongs to; None for an adapter of other origin."""
-    return load_record(adapter.parent) if (adapter.parent / RECORD_FILE).is_file() else None
+    folder = run_folder_of(adapter)
+    return load_record(folder) if (folder / RECORD_FILE).is_file() else None
+
+
+def run_folder_of(adapter: Path) -> Path:
+    """The folder of the run that left an adapter: above `adapter/`, and above `adapters/step-...`."""
+    above = adapter.absolute().parent
+    return above.parent if above.name == SNAPSHOTS else above
 
 
 def adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
@@ -556,7 +568,7 @@ def adapters_quant(adapters: Sequence[Path]) -> QuantConfig:
         record = record_beside(folder)
         if record is None:
             raise ValueError(f"--adapter {folder}: no record beside it says how its base was quantized; say --quant")
-        found.append(RunSpec.from_dict(record.spec, str(folder.parent / RECORD_FILE)).quant)
+        found.append(RunSpec.from_dict(record.spec, str(run_folder_of(folder) / RECORD_FILE)).quant)
     if any(quant != found[0] for quant in found):
         raise ValueError("--adapter: these adapters were trained on differently quantized bases; score them apart")
     return found[0]

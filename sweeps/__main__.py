@@ -138,7 +138,11 @@ def search(
     ] = "final_loss",
     seed: Annotated[int, typer.Option("--seed", help="Of the values that are drawn.")] = 0,
     pruner: Annotated[
-        str | None, typer.Option("--pruner", help="hyperband or median: stop the worse trials by their held-out loss.")
+        str | None,
+        typer.Option(
+            "--pruner",
+            help="hyperband or median (once five trials are complete): stop the worse trials by their held-out loss.",
+        ),
     ] = None,
     eta: Eta = 3,
     min_steps: MinSteps = None,

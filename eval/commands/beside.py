@@ -15,7 +15,9 @@ from eval.systems import System, serving_method
 from harness.banks.load import LoadedBase
 from harness.banks.owned import OwnedBank
 from harness.config.schema import AdapterMethod
+from harness.runs.spec import RunSpec, identity
 
+_SHORT_DIGEST = 12  # characters that name a base's weights
 SCALED_METHODS = frozenset({AdapterMethod.lora, AdapterMethod.rslora, AdapterMethod.allora})
 
 
@@ -71,6 +73,40 @@ def _no_scale(name: str, method: str) -> ValueError:
         f"--adapter-scale: {name} is {method}, whose update is not linear in a scale, or whose base was changed; "
         f"it goes with {', '.join(sorted(m.value for m in SCALED_METHODS))}"
     )
+
+
+def base_names(systems: Sequence[System]) -> dict[str, str]:
+    """run_id -> what the row of its untouched base is called: one name a base, and more than one where two share it.
+
+    A base is what decides its scores: model, revision, weights, quantization, compute dtype.
+    """
+    details = {system.run_id: _base_details(system.spec) for system in systems}
+    bases: dict[str, dict[str, Any]] = {}  # short name -> the details of each base that has it
+    for system in systems:
+        found = details[system.run_id]
+        bases.setdefault(_short_name(system), {})[repr(found)] = found
+    names: dict[str, str] = {}  # of each base, by its details
+    for short, same in bases.items():
+        varying = {key for one in same.values() for key in one if len({repr(of.get(key)) for of in same.values()}) > 1}
+        for key, one in same.items():
+            told = [f"{name}={value}" for name, value in one.items() if name in varying]
+            names.setdefault(key, f"{short} ({', '.join(told)})" if told else short)
+    return {run_id: names[repr(found)] for run_id, found in details.items()}
+
+
+def _short_name(system: System) -> str:
+    return f"{system.spec.model.name} {system.spec.quant.name} base"
+
+
+def _base_details(spec: RunSpec) -> dict[str, Any]:
+    """What tells one untouched base from another, flat."""
+    found: dict[str, Any] = identity(spec.model) | identity(spec.quant)
+    if spec.base_sha256 is None:
+        return found
+    hub = ("hub_id", "revision")  # of a local checkpoint no part of what it is
+    return {key: value for key, value in found.items() if key not in hub} | {
+        "weights": spec.base_sha256[:_SHORT_DIGEST]
+    }
 
 
 def at_scales(base: LoadedBase, contestants: Sequence[Contestant], scales: Sequence[float]) -> list[Contestant]:

@@ -1,7 +1,7 @@
 """The body of the score commands: opens the systems, scores them, writes the results and sums up."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from eval.benchmarks.benchmark import Benchmark, Contestant, Place, result_values, save_results
 from eval.benchmarks.changes import changes_table, of_groups
 from eval.benchmarks.dataset_rows import EvalRows
-from eval.commands.beside import NOTHING_BESIDE, Beside, require_scales, together_with
+from eval.commands.beside import NOTHING_BESIDE, Beside, base_names, require_scales, together_with
 from eval.commands.serving_gap import each_serving, require_gap, row_names
 from eval.logit_arithmetic import is_proxy
 from eval.systems import (
@@ -28,6 +28,7 @@ from eval.systems import (
     refuse_equal_names,
     require_causal,
     require_templates,
+    run_folder_of,
     say_if_slow,
     serving_method,
     with_own_tokenizer,
@@ -73,6 +74,7 @@ class _Asked:
     own_rows: OwnRows
     paths: PathsConfig
     beside: Beside = NOTHING_BESIDE
+    base_names: Mapping[str, str] = field(default_factory=dict)  # of runs whose untouched bases are scored too, by id
     only_missing: bool = False  # leave out runs whose folder has a result
 
 
@@ -95,8 +97,10 @@ def score_target(
     """
     quiet_libraries()
     if beside.is_needed and (own := [name for name, value in options.items() if value is not None]):
+        snapshots = "; snapshots: --model BASE --adapter runs/ID/adapters/step-..." if own[0] == "checkpoints" else ""
+        option = f"--{own[0].replace('_', '-')}"
         raise ValueError(
-            f"--with-base, --adapter-scale and --serving-gap: score whole runs; leave out --{own[0].replace('_', '-')}"
+            f"--with-base, --adapter-scale and --serving-gap: score whole runs; leave out {option}{snapshots}"
         )
     asked_for = benchmark.by_options(target, settings, options, out, on_progress)
     if asked_for is not None:
@@ -107,12 +111,20 @@ def score_target(
     if benchmark.wants_template(settings):
         require_templates(target)
     place = Place(paths=paths, partial=out / "partial", on_progress=on_progress)
-    asked = _Asked(benchmark=benchmark, settings=settings, target=target, own_rows=own_rows, paths=paths, beside=beside)
+    asked = _Asked(
+        benchmark=benchmark,
+        settings=settings,
+        target=target,
+        own_rows=own_rows,
+        paths=paths,
+        beside=beside,
+        base_names=_names_of_bases(target, beside),
+    )
     results: dict[str, Any] = {}
     bases: dict[str, str] = {}  # of each system, where it is scored too
     for base, contestants in _opened(asked):
         results |= benchmark.score(base, contestants, settings, place)
-        bases |= _compared_with(contestants, beside)
+        bases |= _compared_with(contestants, beside, asked.base_names)
     save_results(benchmark, results, out)
     values = {name: result_values(benchmark, result) for name, result in results.items()}
     table = benchmark.table(results)
@@ -124,14 +136,27 @@ def score_target(
     return values, Group(table, changes_table(changes, before)) if changes else table
 
 
-def _compared_with(contestants: Sequence[Contestant], beside: Beside) -> dict[str, str]:
-    """-> the row that each contestant is compared with: its untouched base, or the run as it was trained."""
+def _names_of_bases(target: Target, beside: Beside) -> dict[str, str]:
+    """run_id -> the name of its untouched base's row, where runs are scored with theirs."""
+    if not beside.with_base or target.model is not None:
+        return {}
+    return base_names(chosen_systems(target.sweep, target.run_ids, target.runs))
+
+
+def _compared_with(contestants: Sequence[Contestant], beside: Beside, names: Mapping[str, str]) -> dict[str, str]:
+    """-> the row that each contestant is compared with: its untouched base, or the run as it was trained.
+
+    Args:
+        contestants: of one load.
+        beside: what stands beside them.
+        names: run_id -> its untouched base's row.
+    """
     if beside.serving_gap:
         return {one.name: row_names(one.system)[0] for one in contestants if one.system is not None}
     untouched = next((one.name for one in contestants if one.member is None), None)
     if untouched is not None:
         return {one.name: untouched for one in contestants}
-    return {one.name: _base_name(one.system) for one in contestants if one.system is not None and beside.with_base}
+    return {one.name: names[one.system.run_id] for one in contestants if one.system is not None and names}
 
 
 def score_in_runs(
@@ -218,31 +243,26 @@ def _of_runs(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     for together in by_base(systems) if kind is ModelKind.causal else [[system] for system in systems]:
         with loaded(together, request.paths, resolve_device(Device.auto)) as base:
             found = [contestant(system, system.name, rows[system.run_id]) for system in together]
-            beside = together_with(base, found, request.beside, _base_name(together[0]))
+            beside = together_with(base, found, request.beside, request.base_names.get(together[0].run_id, ""))
             yield base, beside
             scored |= {one.name for one in beside if one.member is None}
             if request.beside.with_base and isinstance(base.bank, OwnedBank):
                 base.bank.remove_member(together[0].run_id)  # whoever scored it still holds it
     if request.beside.with_base:
-        yield from _untouched(systems, scored, request.paths)
+        yield from _untouched(systems, scored, request)
 
 
 def _untouched(
-    systems: Sequence[System], scored: set[str], paths: PathsConfig
+    systems: Sequence[System], scored: set[str], request: _Asked
 ) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     """The untouched bases of runs whose banks own theirs. Args: scored: names of those that were beside other runs."""
-    for name, system in {_base_name(system): system for system in systems}.items():
+    for name, system in {request.base_names[system.run_id]: system for system in systems}.items():
         if name not in scored and serving_method(system) not in SHARED_BASE_METHODS:
             plain = replace(
                 system, spec=replace(system.spec, adapter=AdapterConfig(name="none", method=AdapterMethod.none))
             )
-            with loaded([plain], paths, resolve_device(Device.auto), with_adapters=False) as base:
+            with loaded([plain], request.paths, resolve_device(Device.auto), with_adapters=False) as base:
                 yield base, [Contestant(name=name, member=None)]
-
-
-def _base_name(system: System) -> str:
-    """What the untouched base of a run is called beside it."""
-    return f"{system.spec.model.name} {system.spec.quant.name} base"
 
 
 def contestant(system: System, name: str, rows: EvalRows | None) -> Contestant:
@@ -276,7 +296,7 @@ def _of_model(request: _Asked) -> Iterator[tuple[LoadedBase, list[Contestant]]]:
     say_if_slow(quant, device)
     names = adapter_names(target.adapters)
     records = [record_beside(folder) for folder in target.adapters]
-    files = [str(folder.parent / RECORD_FILE) for folder in target.adapters]
+    files = [str(run_folder_of(folder) / RECORD_FILE) for folder in target.adapters]
     datasets = [
         None if record is None else RunSpec.from_dict(record.spec, file).dataset
         for record, file in zip(records, files, strict=True)

@@ -242,6 +242,30 @@ def add_member(bank: Bank, name: str, adapter: AdapterConfig, seed: int, start: 
         bank.save_member(name, start, "", "")
 
 
+def take_over(bank: Bank, name: str, adapter: AdapterConfig, seed: int, folder: Path) -> None:
+    """Gives a fresh member the tensors of another run's adapter of the same method, and the base that they are for.
+
+    Where a method takes its start out of the base's weights, that is another base than the fresh member's, as soon as
+    anything rounds the start differently: the machine, `quant.block_size`, a choice of formats.
+
+    Args:
+        bank: has the member.
+        name: the member's.
+        adapter: its config.
+        seed: of its dropout.
+        folder: of the other's adapter.
+
+    Raises:
+        ValueError: an adapter of other layers or sizes.
+    """
+    if adapter.method not in RESIDUAL_METHODS:
+        bank.read_again(name, folder)
+        return
+    target: _Residual = bank  # type: ignore[assignment]
+    bank.remove_member(name)
+    target.add_again(name, adapter, seed, folder)
+
+
 def set_num_labels(bank: Bank, num_labels: int) -> None:
     """Sets how many classes the head of the next member gets (1: a number to predict). Call it before `add_member`."""
     target: _Labelled = bank  # type: ignore[assignment]

@@ -255,16 +255,35 @@ class AdapterBank(nn.Module):
         yield None
 
     def read_again(self, name: str, folder: Path) -> None:
-        """Reads what `save_member` wrote into the member that wrote it."""
+        """Reads what `save_member` wrote into the member that wrote it, or into one like it.
+
+        Raises:
+            ValueError: as `load_member`; or the adapter is of other layers, another rank or another scale.
+        """
         read = f"{name} read again"
         self.load_member(read, folder)
         try:
+            self._require_alike(name, read, folder)
             with torch.no_grad():
                 own = self.member_parameters(name)
                 for key, tensor in self.member_parameters(read).items():
                     own[key].copy_(tensor)
         finally:
             self.remove_member(read)
+
+    def _require_alike(self, name: str, other: str, folder: Path) -> None:
+        """Raises ValueError for a member in other layers than another one's, which came from a folder, or unlike it."""
+        own, theirs = self.member_parameters(name), self.member_parameters(other)
+        if unlike := own.keys() ^ theirs.keys():
+            raise ValueError(f"{folder}: {listed(unlike)} is on one side only; take the same adapter.targets")
+        for key, tensor in theirs.items():
+            if own[key].shape != tensor.shape:
+                shapes = f"{list(tensor.shape)}, here {list(own[key].shape)}"
+                raise ValueError(f"{folder}: {key} has the shape {shapes}; take the same adapter.lora_r")
+        for layer in self.layers.values():
+            if name in layer.scale and layer.scale[name] != layer.scale[other]:
+                scales = f"{layer.scale[other]:g}, here {layer.scale[name]:g}"
+                raise ValueError(f"{folder}: its scale is {scales}; take the same adapter.lora_alpha")
 
     def remove_member(self, name: str) -> None:
         """Drops an adapter; the base stays loaded for the next ones."""

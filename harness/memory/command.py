@@ -5,7 +5,8 @@ Without a model it shows the paper's figures beside ours (`harness.memory.paper`
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,8 @@ examples:
 A plan says what your own runs need: python -m harness.run ... launch.dry_run=true"""
 MEASURED = "--measure runs the program itself"
 STATIC = ("weights_bytes", "adapter_bytes", "gradient_bytes", "optimizer_bytes", "paged_optimizer_bytes")
-GIGABYTE = 10**9
+GIGABYTE, MEGABYTE = 10**9, 10**6
+_LEAST_GIGABYTES = 0.01  # that two places show
 KINDS = {"ForSequenceClassification": ModelKind.classifier, "ForMaskedLM": ModelKind.classifier}  # ends of names
 
 
@@ -282,7 +284,7 @@ def _shown(asked: Question, answer: Answer, measured: "Measured | None", at_peak
         parts += [Text(f"Measured: {what}"), _gigabytes(measured.peak.by_category)]
         parts.append(Text("\n".join(_sentences(asked, answer, measured)) + "\n"))
         if at_peak:
-            parts += [Text("What the pass held at its peak"), _gigabytes(measured.peak.by_origin, 1e6, "MB")]
+            parts += [Text("What the pass held at its peak"), _gigabytes(measured.peak.by_origin, MEGABYTE)]
     if answer.peak is not None:
         terms = {name.removesuffix("_bytes").replace("_", " "): n for name, n in answer.peak.to_dict().items()}
         parts += [Text(f"Predicted: {what}"), _gigabytes(terms)]
@@ -297,18 +299,37 @@ def _sentences(asked: Question, answer: Answer, measured: "Measured") -> list[st
     """The peak, whether it fits, and how far the prediction is from it."""
     peak = measured.peak.num_bytes
     fits = "fits in" if peak <= asked.gpu_bytes else "does not fit in"
-    lines = [f"Peak of a step: {peak / 1e9:.2f} GB with {measured.optimizer}; {fits} {asked.gpu_bytes / 1e9:.0f} GB."]
-    lines += [f"Peak while the base is read: {measured.loading_bytes / 1e9:.2f} GB."]
+    lines = [f"Peak of a step: {amount(peak)} with {measured.optimizer}; {fits} {asked.gpu_bytes / 1e9:.0f} GB."]
+    lines += [f"Peak while the base is read: {amount(measured.loading_bytes)}."]
     if answer.peak is None:
         return lines if answer.least is not None else [*lines, f"Not predicted: {answer.why}."]
     expected = expected_bytes(answer.peak, measured.optimizer)
-    return [*lines, f"Predicted: {expected / 1e9:.2f} GB, {expected / peak - 1:+.1%}."]
+    return [*lines, f"Predicted: {amount(expected)}, {expected / peak - 1:+.1%}."]
 
 
-def _gigabytes(values: Mapping[str, int], unit: float = 1e9, name: str = "GB") -> TextTable:
-    cell: Callable[[int], str] = lambda number: f"{number / unit:,.2f}"  # noqa: E731
+def amount(num_bytes: int) -> str:
+    """A number of bytes in words: `34.46 GB`; below 0.01 GB in MB with three significant digits: `3.21 MB`."""
+    if not 0 < num_bytes < _LEAST_GIGABYTES * GIGABYTE:
+        return f"{num_bytes / GIGABYTE:,.2f} GB"
+    return f"{_three_digits(num_bytes / MEGABYTE)} MB"
+
+
+def _gigabytes(values: Mapping[str, int], unit: int = GIGABYTE) -> TextTable:
+    """A table of bytes. Args: unit: of its column; of a model all of whose numbers are small it is MB."""
+    if max(values.values(), default=0) < _LEAST_GIGABYTES * GIGABYTE:
+        unit = MEGABYTE
+    name = "GB" if unit == GIGABYTE else "MB"
     return TextTable(
         columns=("what", name),
-        rows=[(what, cell(number)) for what, number in values.items()],
+        rows=[(what, _cell(number / unit)) for what, number in values.items()],
         numbers=(name,),
     )
+
+
+def _cell(number: float) -> str:
+    """With two places, or three significant digits where these would show next to nothing."""
+    return _three_digits(number) if 0 < number < _LEAST_GIGABYTES else f"{number:,.2f}"
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.{max(0, 2 - math.floor(math.log10(number)))}f}"

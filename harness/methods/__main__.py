@@ -2,16 +2,21 @@
 
     python -m harness.methods            # a line a method
     python -m harness.methods OFT        # one of them, with the fields of PEFT's config
+    python -m harness.methods --json     # all of them, or those named, for programs
     python -m harness.methods --markdown > docs/methods.md
 
 The table itself is `harness.methods.table`.
 """
 
+import argparse
+import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from harness.config.choices import choices
 from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.console import friendly_errors, new_parser
 from harness.methods.keys import free_fields
 from harness.methods.table import METHODS, Entry
 
@@ -61,21 +66,34 @@ is refused by its proof.
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """-> the exit code"""
-    if not arguments:
-        print("\n".join(overview()))
-        return 0
-    if list(arguments) == ["--markdown"]:
-        print(markdown(), end="")
-        return 0
-    for name in arguments:
-        entry = METHODS.get(name.lower())
-        if entry is None:
-            print(f"error: {name}: no such method; known: {', '.join(METHODS)}", file=sys.stderr)
-            return 2
-        print("\n".join(described(entry)))
-    return 0
+def main(arguments: Sequence[str]) -> None:
+    """Prints the table, or what is known of the methods that are named. Ends with status 2 for an unknown one."""
+    options = _parser().parse_args(arguments)
+    with friendly_errors():
+        entries = [_entry(name) for name in options.methods]
+        if options.markdown:
+            if entries:
+                raise ValueError("--markdown: writes the page of all methods; leave the names out")
+            print(markdown(), end="")
+        elif options.json:
+            print(json.dumps([values_of(entry) for entry in entries or METHODS.values()], allow_nan=False))
+        else:
+            print("\n".join(line for entry in entries for line in described(entry)) or "\n".join(overview()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = new_parser("python -m harness.methods", __doc__)
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="such as oft; without any: a line a method")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="a list of objects, one a method")
+    shape.add_argument("--markdown", action="store_true", help="the page docs/methods.md")
+    return parser
+
+
+def _entry(name: str) -> Entry:
+    if name.lower() not in METHODS:
+        raise ValueError(f"{name}: no such method; known: {', '.join(METHODS)}")
+    return METHODS[name.lower()]
 
 
 def overview() -> list[str]:
@@ -116,6 +134,24 @@ def described(entry: Entry) -> list[str]:
     return [entry.title, *(f"  {name}: {value}" for name, value in values.items() if value)]
 
 
+def values_of(entry: Entry) -> dict[str, Any]:
+    """What is known of one method, for programs."""
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "paper": entry.paper,
+        "command": None if entry.refused else command(entry),
+        "keys": [] if keys(entry) == "none" else keys(entry).split(", "),
+        "weights": sorted(method.value for method in entry.works_on),
+        "trained_numbers": entry.formula,
+        "start": entry.start.value,
+        "verified": entry.verified,
+        "differs": entry.differs or None,
+        "refused": entry.refused or None,
+        "peft_fields": sorted(_fields(entry)),
+    }
+
+
 def command(entry: Entry) -> str:
     """The choice on the command line."""
     if not is_of_peft(entry) or entry.name in choices("adapter"):
@@ -148,4 +184,4 @@ def _fields(entry: Entry) -> set[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -99,7 +99,6 @@ def _lora(i: int, o: int, f: Fields) -> int:
 
 _OF_LORA: dict[str, Any] = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 _LORA_COUNT: dict[str, Any] = {"formula": "r (i + o)", "count": _sum(_lora)}
-_INSTEAD = "use adapter=lora, dora, hira, miss or oft, which run on these weights"
 
 _ROWS = (
     Entry(name="lora", title="LoRA", paper="arXiv 2106.09685", verified="proof", **_OF_LORA, **_LORA_COUNT),

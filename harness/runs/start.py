@@ -8,6 +8,7 @@ Every method that saves an adapter can, if its start is a function of base, conf
 Stages of one recipe are two commands: the first one's runs have to be finished when the second is planned.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,26 @@ from harness.config.schema import (
     QuantConfig,
 )
 from harness.files.atomic import sha256_files
-from harness.runs.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA, SIDE, bank_method, read_peft_config
+from harness.runs.adapter_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    DEFAULT_ALPHA,
+    DEFAULT_RANK,
+    LORA,
+    RESIDUAL_FILE,
+    SIDE,
+    bank_method,
+    read_peft_config,
+    saved_method,
+)
 from harness.runs.compatibility import RESIDUAL_METHODS, is_calibrated
 from harness.runs.record import RECORD_FILE, RunRecord, load_record
 
 _ADAPTER = "adapter"  # within a run's folder
 _OF_METHODS = ("s2ft_share", "lq_rounds", "bits", "qst_reduction", "qst_down_rank")
 _SAME = ("method", "peft_type", "peft", "lora_r", "lora_alpha", "targets", "layers", *_OF_METHODS)
-_SAVED_AS = {AdapterMethod.dora: "dora", AdapterMethod.qst: SIDE}
+_OF_ONE_METHOD = RESIDUAL_METHODS | {AdapterMethod.dora, AdapterMethod.s2ft}  # whose LoRA files are no plain LoRA's
+_LEFT_OUT = {"r": DEFAULT_RANK, "lora_alpha": DEFAULT_ALPHA, "use_rslora": False}  # what PEFT takes then
 
 
 def start_folder(
@@ -91,15 +104,39 @@ def _method_problem(adapter: AdapterConfig, parent: Path) -> str | None:
 
 
 def _other_kind(folder: Path, adapter: AdapterConfig) -> str | None:
-    """Why an adapter of no run isn't of the method's kind; None if it can be. Raises ValueError for a broken one."""
+    """Why an adapter of no run isn't of the method's kind and sizes; None if it is. Raises ValueError for a broken one.
+
+    What its tensors are of (`adapter.targets`) is compared when they are read.
+    """
     saved = read_peft_config(folder)
     theirs = "dora" if saved.get("use_dora") else str(saved["peft_type"])
-    mine = _SAVED_AS.get(adapter.method, adapter.peft_type or LORA)
+    if (folder / RESIDUAL_FILE).is_file():
+        theirs = saved_method(folder).value
+    mine = adapter.method.value if adapter.method in _OF_ONE_METHOD else adapter.peft_type or LORA
+    mine = SIDE if adapter.method is AdapterMethod.qst else mine
     is_plain = adapter.method not in SHARED_BASE_METHODS or bank_method(folder) is AdapterMethod.lora
     if theirs == mine and not is_plain:
         theirs = "LoRA that isn't plain"
-    fits = theirs == mine
-    return None if fits else f"{folder} is an adapter of {theirs}, not of {mine}: take the same adapter.method"
+    if theirs != mine:
+        return f"{folder} is an adapter of {theirs}, not of {mine}: take the same adapter.method, or name a run of it"
+    wanted = _saved_sizes(adapter)
+    found = {key: saved.get(key, _LEFT_OUT.get(key)) for key in wanted}
+    return None if found == wanted else f"{folder} has {_listed(found)}, and this run {_listed(wanted)}: take the same"
+
+
+def _saved_sizes(adapter: AdapterConfig) -> dict[str, Any]:
+    """What an adapter's config says of its sizes and its scale, in the words of its file."""
+    if adapter.method is AdapterMethod.qst:
+        return {"qst_reduction": adapter.qst_reduction, "qst_down_rank": adapter.qst_down_rank}
+    if adapter.method is AdapterMethod.peft:
+        return {}
+    times = 2 if adapter.method in RESIDUAL_METHODS else 1  # with what it began from beside it
+    is_rslora = adapter.method is AdapterMethod.rslora
+    return {"r": times * adapter.lora_r, "lora_alpha": times * adapter.lora_alpha, "use_rslora": is_rslora}
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
 def _misfit(record: RunRecord, adapter: AdapterConfig, model: ModelConfig, quant: QuantConfig, seed: int) -> str | None:

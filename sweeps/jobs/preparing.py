@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from eval.benchmarks.held_out_rows import split_examples
-from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels
+from harness.banks.load import LoadedBase, calibrate, set_master_weights, set_num_labels, take_over
 from harness.config.schema import AdapterConfig, ModelKind
 from harness.data.labels import num_labels
 from harness.data.selection.holdout import divided, shared_lines
@@ -180,7 +180,7 @@ def _take_start(base: LoadedBase, run: ClaimedRun) -> None:
         raise ValueError(
             f"train.start_from={folder}: the adapter was changed after this run was planned; plan it again"
         )
-    base.bank.read_again(run.claim.run_id, folder)
+    take_over(base.bank, run.claim.run_id, run.spec.adapter, run.spec.train.seed, folder)
     run.notes.append(f"started from {folder}")
 
 

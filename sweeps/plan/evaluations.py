@@ -4,16 +4,18 @@ import json
 import statistics
 from collections.abc import Collection, Sequence
 from contextlib import closing
+from dataclasses import fields
 from typing import Any
 
 from eval.benchmarks.mmlu.benchmark import mmlu_problems, training_settings
 from eval.benchmarks.registry import BENCHMARKS, settings_of
-from harness.config.schema import DatasetConfig, EvalConfig, ModelKind, PathsConfig
+from eval.benchmarks.settings import plain
+from harness.config.schema import Config, DatasetConfig, EvalConfig, ModelKind, PathsConfig
 from harness.ledger.open import existing_ledger
 from harness.ledger.tables import Job, JobStatus
 from harness.runs.spec import RunSpec
 from sweeps.plan.estimate import ARITHMETIC, RECORDS, EvaluationTime, forward_seconds
-from sweeps.plan.jobs import TRAIN, PlannedRun
+from sweeps.plan.jobs import TRAIN, PlannedRun, idle_remedy, unasked_evaluations
 from sweeps.plan.once import Once
 from sweeps.plan.rows import check_rows
 
@@ -37,6 +39,22 @@ def evaluation_problems(run: PlannedRun, paths: PathsConfig, once: Once, no_temp
     if spec.train is not None and spec.train.mmlu_every_steps is not None:
         problems += once(_training_problems, spec)
     return problems
+
+
+def idle_notes(configs: Sequence[Config]) -> list[str]:
+    """What is said of settings of evaluations that no run of the plan asks for: a value that nothing uses."""
+    notes: dict[str, None] = {}
+    for name in unasked_evaluations(configs):
+        defaults = BENCHMARKS[name].settings_type()
+        for settings in {id(found): found for found in (settings_of(config.eval, name) for config in configs)}.values():
+            for declared in fields(settings):
+                value = plain(getattr(settings, declared.name))
+                if value != plain(getattr(defaults, declared.name)):
+                    key = f"eval.{name}.{declared.name}={value}"
+                    notes[
+                        f"{key}: no run of the plan is measured by {name}, so nothing uses it; {idle_remedy(name)}"
+                    ] = None
+    return list(notes)
 
 
 def _unknown(evals: EvalConfig) -> list[str]:

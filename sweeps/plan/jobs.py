@@ -53,6 +53,7 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
     """
     problems: list[str] = []
     specs: dict[str, tuple[RunSpec, EvalConfig]] = {}
+    unasked = unasked_evaluations(configs)
     hash_checkpoint = cache(checkpoint_sha256)
     for config in configs:
         try:
@@ -63,6 +64,7 @@ def plan_runs(configs: Sequence[Config]) -> list[PlannedRun]:
         known, evals = specs.setdefault(spec.run_id, (spec, config.eval))
         if evals is not config.eval:
             problems += _two_measurements(spec, evals, config.eval)
+            problems += _idle_values(evals, config.eval, unasked)
             specs[spec.run_id] = known, _both(evals, config.eval)
         if known.model.path != spec.model.path and spec.base_sha256 is None:
             problems.append(f"model.path={spec.model.path}: no such folder")
@@ -92,6 +94,32 @@ def _two_measurements(spec: RunSpec, first: EvalConfig, second: EvalConfig) -> l
         f"run {spec.run_id} ({spec.label}) would be measured with {one} and with {other}, but keeps one result of "
         f"each evaluation: give two commands, one after the other"
     ]
+
+
+def unasked_evaluations(configs: Sequence[Config]) -> tuple[str, ...]:
+    """The evaluations with settings of their own that no point of a grid asks for."""
+    asked = {name for config in configs for name in config.eval.after_training}
+    return tuple(name for name in BENCHMARKS if name not in asked and hasattr(configs[0].eval, name))
+
+
+def idle_remedy(name: str) -> str:
+    """What to do about settings of an evaluation that no run of a plan asks for."""
+    between = "; MMLU between the steps of training reads train.mmlu_*" if name == "mmlu" else ""
+    return f"add eval={name} (or {name} to eval.after_training), or leave it out{between}"
+
+
+def _idle_values(first: EvalConfig, second: EvalConfig, unasked: Sequence[str]) -> list[str]:
+    """The messages for settings that differ between two points of one run, and that nothing uses."""
+    problems: list[str] = []
+    for name in unasked:
+        before, after = (_plain_fields(settings_of(evals, name)) for evals in (first, second))
+        problems += [
+            f"eval.{name}.{key}: several values, and no run of the plan is measured by {name}: all of them would be "
+            f"one run; {idle_remedy(name)}"
+            for key, value in before.items()
+            if value != after[key]
+        ]
+    return problems
 
 
 def _both_asked(first: EvalConfig, second: EvalConfig) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:

@@ -69,10 +69,21 @@ def _told_apart(label: str, same: Sequence[RunSpec]) -> dict[str, str]:
     keys = dict.fromkeys(key for found in values.values() for key in found)
     varying = [key for key in keys if len({_text(found.get(key)) for found in values.values()}) > 1]
     varying.sort(key=lambda key: (_KNOWN.index(key) if key in _KNOWN else len(_KNOWN), key))
+    short = {key: _shortened([found.get(key) for found in values.values()]) for key in varying}
     return {
-        run_id: "-".join([label, *(word for key in varying if (word := _word(key, found.get(key))))])
+        run_id: "-".join([label, *(word for key in varying if (word := _word(key, found.get(key), short[key])))])
         for run_id, found in values.items()
     }
+
+
+def _shortened(values: Sequence[Any]) -> dict[float, str]:
+    """Floats of more than six digits by four of them; none if the values then are no longer told apart."""
+    short = {v: f"{v:.4g}" for v in values if isinstance(v, float) and _text(v) != f"{v:g}"}
+    return short if len({_shown(v, short) for v in values}) == len({_text(v) for v in values}) else {}
+
+
+def _shown(value: Any, short: Mapping[float, str]) -> str:
+    return short[value] if isinstance(value, float) and value in short else _text(value)
 
 
 def _short_names(paths: Sequence[str | None]) -> list[str | None]:
@@ -92,18 +103,19 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _word(key: str, value: Any) -> str:
-    """What a label says of one value; nothing of one that is not set."""
+def _word(key: str, value: Any, short: Mapping[float, str]) -> str:
+    """What a label says of one value; nothing of one that is not set. Args: short: of `_shortened`."""
     if key in _WORDS and (value is not None or key == "train.master_weights"):
         return _safe(_WORDS[key](value))
     if value is None:
         return ""
+    text = _shown(value, short)
     if key in _NUMBERS:
-        return f"{_NUMBERS[key]}{_text(value)}"
+        return f"{_NUMBERS[key]}{text}"
     name = key.rpartition(".")[2]
     if isinstance(value, bool):
         return name if value else f"no-{name}"
-    return _safe(f"{name}={_text(value)}" if isinstance(value, str) else f"{name}{_text(value)}")
+    return _safe(f"{name}={text}" if isinstance(value, str) else f"{name}{text}")
 
 
 def _text(value: Any) -> str:

@@ -19,9 +19,16 @@ from harness.runs.folder import CUT_OFF, GONE
 from sweeps.plan.cluster import launch_problems
 from sweeps.plan.enqueue import run_problem
 from sweeps.plan.estimate import Estimate, estimate_all, free_disk_bytes
-from sweeps.plan.evaluations import evaluation_times
+from sweeps.plan.evaluations import evaluation_times, idle_notes
 from sweeps.plan.jobs import PlannedRun, fixed_group_note, make_jobs, plan_runs, whole_base_problem
-from sweeps.plan.preflight import architecture_notes, cuda_problems, device_notes, preflight, storage_notes
+from sweeps.plan.preflight import (
+    architecture_notes,
+    cuda_problems,
+    device_notes,
+    preflight,
+    storage_notes,
+    unkept_notes,
+)
 from sweeps.plan.slots import work_of, workers_on_device
 from sweeps.plan.table import disk_warning, show_plan
 
@@ -65,7 +72,9 @@ def planned(configs: Sequence[Config]) -> Planned:
             *device_notes(configs),
             *architecture_notes(runs, first.paths),
             *storage_notes(runs),
+            *idle_notes(configs),
             *_broken_notes(runs, state),
+            *unkept_notes([run for run in runs if run.run_id in finished], Path(first.paths.runs)),
             *group_notes([run for run in runs if run.run_id not in finished], first.launch),
         ],
     )

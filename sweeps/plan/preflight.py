@@ -1,7 +1,8 @@
 """Checks before anything starts that all that a plan needs is there and unchanged; reports all problems at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from eval.benchmarks.dataset_rows import split_problem
 from harness.config.schema import (
@@ -15,6 +16,7 @@ from harness.config.schema import (
     ModelKind,
     PathsConfig,
     ShapeConfig,
+    TrainConfig,
 )
 from harness.data.render import folder_has_template, no_template_problem
 from harness.data.selection.holdout import holdout_problem, num_training_rows
@@ -51,6 +53,10 @@ from sweeps.plan.once import Once
 from sweeps.plan.rows import CheckedRows, checked_rows, local_fingerprint
 
 GPU_PARAMETERS = 1_000_000_000  # models from here on are not trained on a CPU unless asked for
+
+_MMLU, _EVAL_LOSS = "mmlu_every_steps", "eval_every_steps"
+_BETWEEN_STEPS = ("snapshot_steps", _EVAL_LOSS, _MMLU)  # keys of train that leave something, and are no identity
+_MMLU_KEYS = ("mmlu_questions", "mmlu_shots_file", "mmlu_num_shots", "mmlu_limit")
 
 
 def preflight(
@@ -176,6 +182,46 @@ def storage_notes(runs: Sequence[PlannedRun]) -> list[str]:
         f"adapter.bits={named}: simulated; the adapted layers are rounded to their formats' numbers, and held in "
         "quant.compute_dtype, whose memory they take"
     ]
+
+
+def unkept_notes(finished: Sequence[PlannedRun], folder: Path) -> list[str]:
+    """What is said of finished runs that are asked for what only training leaves: a note for each key and value.
+
+    Args:
+        finished: runs that count as done, as these keys are no part of what makes a run.
+        folder: of the run folders.
+    """
+    lacking: dict[str, list[PlannedRun]] = {}
+    for run in finished:
+        for asked in _unkept(run.spec.train, folder / run.run_id):
+            lacking.setdefault(asked, []).append(run)
+    return [
+        f"{asked}: finished runs that trained without it are not trained again: {runs[0].run_id} ({runs[0].label})"
+        f"{f' and {len(runs) - 1} more' if len(runs) > 1 else ''}; to have it, move their folders out of {folder} and "
+        "give the command again"
+        for asked, runs in lacking.items()
+    ]
+
+
+def _unkept(train: TrainConfig | None, run_folder: Path) -> Iterator[str]:
+    """`key=value` of what is asked for between the steps of training, and wasn't when the run was trained."""
+    if train is None or all(getattr(train, key) is None for key in _BETWEEN_STEPS):
+        return
+    record = load_record(run_folder)
+    before: dict[str, Any] = {} if record is None else record.spec.get("train") or {}
+    last = 0 if record is None else record.num_steps
+    for key in _BETWEEN_STEPS:
+        every, of = getattr(train, key), before.get(key)
+        if every is None or not _leaves_more(key, every, last):
+            continue
+        changed = [name for name in _MMLU_KEYS if key == _MMLU and before.get(name) != getattr(train, name)]
+        if not of or every % of or changed:
+            yield " ".join(f"train.{name}={getattr(train, name)}" for name in (key, *changed))
+
+
+def _leaves_more(key: str, every: int, last: int) -> bool:
+    """Whether a key leaves anything that a run of `last` steps doesn't leave anyway. MMLU is scored at its end, too."""
+    return key == _MMLU or (every < last if key == _EVAL_LOSS else every <= last)
 
 
 def _located(model: ModelConfig, paths: PathsConfig) -> tuple[ModelSource | Missing, ShapeConfig | str]:

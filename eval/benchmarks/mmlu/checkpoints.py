@@ -18,7 +18,7 @@ from eval.benchmarks.benchmark import cell
 from eval.benchmarks.mmlu.results import MmluResult
 from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings
-from eval.systems import System, loaded, read_by_template, require_causal, serving_method
+from eval.systems import SNAPSHOTS, System, loaded, read_by_template, require_causal, serving_method
 from harness.banks.load import LoadedBase
 from harness.config.schema import SHARED_BASE_METHODS, AdapterMethod, Device, PathsConfig
 from harness.devices.memory import free_bytes
@@ -73,7 +73,7 @@ class CheckpointsResult:
 
 def snapshot_folder(run_folder: Path, step: int) -> Path:
     """Where a run keeps its adapter of a step."""
-    return run_folder / "adapters" / f"{_NAME}{step:08d}"
+    return run_folder / SNAPSHOTS / f"{_NAME}{step:08d}"
 
 
 def find_snapshots(run_folder: Path, which: str) -> list[Snapshot]:
@@ -87,7 +87,7 @@ def find_snapshots(run_folder: Path, which: str) -> list[Snapshot]:
     """
     if not (run_folder / CONFIG_FILE).is_file():
         raise ValueError(f"{run_folder}: no such run")
-    folders = {int(path.name.removeprefix(_NAME)): path for path in (run_folder / "adapters").glob(f"{_NAME}[0-9]*")}
+    folders = {int(path.name.removeprefix(_NAME)): path for path in (run_folder / SNAPSHOTS).glob(f"{_NAME}[0-9]*")}
     record = load_record(run_folder)
     if record is not None:
         folders[record.num_steps] = run_folder / "adapter"

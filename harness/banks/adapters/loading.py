@@ -30,6 +30,8 @@ from harness.runs.adapter_files import (
     ADAPTER_CONFIG,
     ADAPTER_PICKLE,
     ADAPTER_WEIGHTS,
+    DEFAULT_ALPHA,
+    DEFAULT_RANK,
     LORA,
     PEFT_PREFIX,
     RESIDUAL_FILE,
@@ -109,8 +111,20 @@ def load_adapter(model: nn.Module, folder: Path, quant: QuantConfig, device: tor
 
 
 def fill_again(started: Started, folder: Path) -> None:
-    """Reads the file of an adapter into the model that it was saved from."""
+    """Reads the file of an adapter into the model that it was saved from, or into one like it.
+
+    Raises:
+        ValueError: as `load_adapter`; or LoRA of another scale.
+    """
     saved, tensors = read_peft_config(folder), read_tensors(folder)
+    mine = started.model.peft_config[ADAPTER]
+    if saved["peft_type"] == LORA:
+        scales = saved.get("lora_alpha", DEFAULT_ALPHA) / saved.get("r", DEFAULT_RANK), mine.lora_alpha / mine.r
+        if scales[0] != scales[1] or bool(saved.get("use_rslora")) != mine.use_rslora:
+            raise ValueError(
+                f"{folder}: lora_alpha / r is {scales[0]:g}, here {scales[1]:g}, or use_rslora is another; take the "
+                "same adapter.method and adapter.lora_alpha"
+            )
     if started.initial:
         tensors, _ = split(tensors, started.model.peft_config[ADAPTER].r)
     _fill(started.model, tensors, folder, saved)

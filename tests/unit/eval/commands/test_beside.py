@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,19 @@ from transformers import AutoModelForCausalLM
 
 from eval.benchmarks.benchmark import Benchmark, Contestant, QuestionScores
 from eval.benchmarks.changes import changes_from, front
+from eval.benchmarks.mmlu.checkpoints import snapshot_folder
 from eval.benchmarks.mmlu.score import score_mmlu
 from eval.benchmarks.mmlu.settings import MmluSettings
 from eval.benchmarks.perplexity.settings import PerplexitySettings
 from eval.benchmarks.registry import BENCHMARKS
-from eval.commands.beside import Beside, at_scales, read_scales, together_with
+from eval.commands.beside import Beside, at_scales, base_names, read_scales, together_with
 from eval.commands.score_runs import OwnRows, score_target
-from eval.systems import Target
+from eval.systems import System, Target, adapter_names, adapters_quant, load_adapter_of, open_system, record_beside
 from harness.banks.load import LoadedBase
-from harness.config.schema import AdapterConfig, AdapterMethod
+from harness.config.schema import AdapterConfig, AdapterMethod, DType
 from harness.files.atomic import sha256_files
 from harness.runs.record import load_record, save_record
-from tests.builders import open_base
+from tests.builders import PLAIN, open_base, spec
 from tests.records.lora_runs import write_lora_run
 from tests.tiny import make_checkpoint
 
@@ -125,7 +127,9 @@ def test_a_command_writes_rows_and_changes_of_an_adapter(base: LoadedBase, tmp_p
     expected = values["tuned x1"]["accuracy_micro"] - values[untouched]["accuracy_micro"]
     assert changes["tuned x1"]["change"]["value"] == pytest.approx(expected)
     assert changes["tuned x1"]["change"]["n"] == 6
-    with pytest.raises(ValueError, match="leave out --checkpoints"):
+    with pytest.raises(
+        ValueError, match=r"leave out --checkpoints; snapshots: --model BASE --adapter runs/ID/adapters/step-"
+    ):
         scored({"checkpoints": "all"}, out)
 
 
@@ -175,6 +179,80 @@ def test_every_method_is_compared_with_its_untouched_base(runs: Path, tmp_path: 
     assert abs(alone["scaled"] - alone["tiny none base"]) > 1e-3
     with pytest.raises(ValueError, match=r"scaled is adapter=ia3 \(adapter\.method=peft\), whose update is not linear"):
         scored("low", "scaled", scales=(0.0, 1.0))
+
+
+def named(**changes: Any) -> System:
+    made = spec(**changes)
+    return System(name=made.run_id, run_id=made.run_id, spec=made, folder=Path(made.run_id))
+
+
+def test_bases_of_one_name_have_a_row_each() -> None:
+    plain, seeded = named(), named(train=("default", {"seed": 1}))
+    short = f"{plain.spec.model.name} nf4 base"
+    assert base_names([plain, seeded]) == {plain.run_id: short, seeded.run_id: short}
+    coarse = named(quant=("nf4", {"block_size": 128}))
+    older = named(model=("llama7b", {"revision": "v1"}))
+    half = named(quant=("nf4", {"compute_dtype": "float16"}))
+    revision = plain.spec.model.revision
+    assert list(base_names([plain, coarse, seeded]).values()) == [f"{short} (block_size={n})" for n in (64, 128, 64)]
+    assert list(base_names([plain, older]).values()) == [f"{short} (revision={name})" for name in (revision, "v1")]
+    dtypes = [f"{short} (compute_dtype={one.spec.quant.compute_dtype.value})" for one in (plain, half)]
+    assert list(base_names([plain, half]).values()) == dtypes
+    local = [
+        dataclasses.replace(one, spec=dataclasses.replace(one.spec, base_sha256=16 * "ab")) for one in (plain, older)
+    ]
+    assert set(base_names(local).values()) == {short}  # the checkpoint's content is the base
+    other = dataclasses.replace(seeded, spec=dataclasses.replace(seeded.spec, base_sha256=16 * "cd"))
+    assert list(base_names([local[0], other]).values()) == [f"{short} (weights={6 * two})" for two in ("ab", "cd")]
+
+
+def test_each_run_is_compared_with_its_own_of_two_bases_of_one_name(runs: Path, tmp_path: Path) -> None:
+    checkpoint = Path(open_system(runs / "low").spec.model.path or "")
+    write_lora_run(runs, checkpoint, 2, label="half", quant=dataclasses.replace(PLAIN, compute_dtype=DType.bfloat16))
+    half = next(folder.name for folder in runs.iterdir() if open_system(folder).name == "half")
+    (tmp_path / "t.txt").write_text("What is the capital of France? The capital of France is Paris.")
+    target = Target(model=None, adapters=(), quant=None, run_ids=("low", half), sweep=None, runs=runs)
+    settings, both = PerplexitySettings(text=str(tmp_path / "t.txt")), Beside(with_base=True)
+    scored = BENCHMARKS["perplexity"], settings, target, OwnRows(), {}, tmp_path, lambda done, total: None, both
+    values, _ = score_target(*scored)
+    full, short = (f"tiny none base (compute_dtype={dtype})" for dtype in ("float32", "bfloat16"))
+    assert set(values) == {"low", "half", full, short}
+    assert values[full]["token_perplexity"] != values[short]["token_perplexity"]
+    changes = json.loads((tmp_path / "changes.json").read_text())["changes"]
+    assert {change["system"]: change["base"] for change in changes} == {"low": full, "half": short}
+
+
+def test_a_snapshot_is_of_its_run_and_scaled_in_the_same_load(runs: Path, tmp_path: Path) -> None:
+    run = runs / "low"
+    kept = snapshot_folder(run, 3)
+    shutil.copytree(run / "adapter", kept)
+    assert adapter_names([kept, run / "adapter", snapshot_folder(runs / "half", 3), tmp_path]) == [
+        "low step-00000003",
+        "low",
+        "half step-00000003",
+        tmp_path.name,
+    ]
+    assert record_beside(kept) == record_beside(run / "adapter") == load_record(run)
+    assert record_beside(tmp_path / "adapters" / "x") is None
+    quant = adapters_quant([kept, run / "adapter"])
+    assert quant == open_system(run).spec.quant
+    (tmp_path / "t.txt").write_text("What is the capital of France? The capital of France is Paris.")
+    model = open_system(run).spec.model.path
+    target = Target(model=model, adapters=(kept, run / "adapter"), quant=None, run_ids=(), sweep=None, runs=runs)
+    settings, beside = PerplexitySettings(text=str(tmp_path / "t.txt")), Beside(with_base=True, scales=(0.0, 0.5))
+    ends = lambda done, total: None  # noqa: E731
+    values, _ = score_target(BENCHMARKS["perplexity"], settings, target, OwnRows(), {}, tmp_path, ends, beside)
+    found = {name: of["token_perplexity"] for name, of in values.items()}
+    assert set(found) == {"tiny base", *(f"low{step} x{at}" for step in ("", " step-00000003") for at in ("0", "0.5"))}
+    assert found["low step-00000003 x0"] == pytest.approx(found["tiny base"], rel=1e-5)
+    assert found["low step-00000003 x0.5"] == found["low x0.5"] != found["tiny base"]
+
+
+def test_a_snapshot_of_other_weights_is_refused(runs: Path, base: LoadedBase) -> None:
+    """By the record of its run, as the run's last adapter is."""
+    model, other = open_system(runs / "low").spec.model, dataclasses.replace(base, fingerprint="f" * 64)
+    with pytest.raises(ValueError, match="was trained on another base than"):
+        load_adapter_of(other, "m", snapshot_folder(runs / "low", 3), model)
 
 
 class _Parts(Benchmark):

@@ -47,10 +47,12 @@ def test_what_each_row_is_compared_with() -> None:
     base, one, two = (
         made(name=n, member=m, system=system(name=n)) for n, m in (("base", None), ("a", "a"), ("b", "b"))
     )
-    assert _compared_with([base, one, two], Beside(with_base=True)) == {"base": "base", "a": "base", "b": "base"}
-    assert _compared_with([one, two], Beside(scales=(0.5,))) == {}
+    both = Beside(with_base=True)
+    assert _compared_with([base, one, two], both, {}) == {"base": "base", "a": "base", "b": "base"}
+    assert _compared_with([one, two], both, {"id": "m base"}) == {"a": "m base", "b": "m base"}  # loaded later
+    assert _compared_with([one, two], Beside(scales=(0.5,)), {}) == {}
     named = made(name="merged", member=None, system=system(name="a"))
-    assert _compared_with([named, made(name="x", member=None, system=None)], Beside(serving_gap=True)) == {
+    assert _compared_with([named, made(name="x", member=None, system=None)], Beside(serving_gap=True), {}) == {
         "merged": "a unmerged on nf4"
     }
 

@@ -1,6 +1,7 @@
 """The table of methods is whole, its page is true, and keys that a method doesn't have are refused."""
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from harness.config.schema import (
     ShapeConfig,
     typed,
 )
-from harness.methods.__main__ import markdown
+from harness.methods.__main__ import main, markdown, overview, values_of
 from harness.methods.keys import keys_problem, peft_values
 from harness.methods.peft_fields import defaults_of, fields_of
 from harness.methods.sizes import Layer, size_problem
@@ -36,6 +37,43 @@ def adapter(**values: Any) -> AdapterConfig:
 
 def test_the_page_is_the_tables() -> None:
     assert (REPOSITORY / "docs" / "methods.md").read_text() == markdown(), "python -m harness.methods --markdown"
+
+
+def test_the_command_prints_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    assert capsys.readouterr().out.splitlines() == overview()
+    main(["--json"])
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in listed] == list(METHODS)
+    main(["--json", "OFT", "hft"])
+    oft, hft = json.loads(capsys.readouterr().out)
+    assert [oft, hft] == [values_of(METHODS["oft"]), values_of(METHODS["hft"])]
+    assert (oft["command"], oft["weights"]) == ("adapter=oft", ["fp4", "int8", "nf4", "none"])
+    assert "oft_block_size" in oft["peft_fields"]
+    assert (hft["keys"], hft["weights"], hft["refused"]) == ([], ["none"], None)
+    assert all((one["command"] is None) is (one["refused"] is not None) for one in listed)
+    main(["oft"])
+    assert capsys.readouterr().out.startswith("OFT\n  paper: arXiv 2306.07280")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none_such"], "error: none_such: no such method; known: lora, "),
+        (["--json", "none_such"], "error: none_such: no such method; known: lora, "),
+        (["--markdown", "oft"], "error: --markdown: writes the page of all methods; leave the names out"),
+        (["--jsonn"], "unrecognized arguments: --jsonn"),
+        (["--json", "--markdown"], "not allowed with argument --json"),
+    ],
+)
+def test_wrong_arguments_of_the_command_are_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    found = capsys.readouterr()
+    assert (left.value.code, found.out) == (2, "")
+    assert said in found.err
 
 
 def test_every_method_of_peft_has_its_row_and_its_fields() -> None:

@@ -1,5 +1,6 @@
 """A run that starts from another one's adapter: its weights, its identity, and parents that can't be."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -150,3 +151,80 @@ def test_a_parent_that_was_changed_after_the_plan_fails_the_run(worker: OneWorke
     row = worker.work()[second.run_id]
     assert row.status is JobStatus.failed
     assert "the adapter was changed after this run was planned" in str(row.reason)
+
+
+def test_a_base_that_its_start_changed_is_the_parents(worker: OneWorker) -> None:
+    """Blocks of another size round otherwise, so that LQ-LoRA would begin, and leave its base, elsewhere."""
+    parent = worker.config()
+    parent.adapter = AdapterConfig(name="lq_lora", method=AdapterMethod.lq_lora, lora_r=2, lq_rounds=3)
+    parent.quant = QuantConfig(name="nf4", method=QuantMethod.nf4, compute_dtype=DType.float32, block_size=64)
+    (first,) = worker.plan([parent], sweep="first")
+    assert worker.work()[first.run_id].status is JobStatus.done
+    child = worker.config(learning_rate=1e-12, max_steps=1, start_from=first.run_id)
+    child.adapter, child.quant = parent.adapter, replace(parent.quant, block_size=128)
+    alone = worker.config(learning_rate=1e-12, max_steps=1)
+    alone.adapter, alone.quant = child.adapter, child.quant
+    second, third = worker.plan([child, alone], sweep="second")
+    assert all(row.status is JobStatus.done for row in worker.work().values())
+    theirs, mine, fresh = (load_file(worker.folder / "runs" / run.run_id / WEIGHTS) for run in (first, second, third))
+    keys = [key for key in theirs if ".lora_A." in key]
+    assert all(torch.allclose(mine[key], theirs[key], atol=1e-6) for key in keys)
+    assert not all(torch.allclose(fresh[key][2:], theirs[key][2:], atol=1e-4) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("saved", "problem"),
+    [
+        ({"lora_alpha": 99}, r"foreign has r=2, lora_alpha=99, use_rslora=False, and this run r=2, lora_alpha=\S+"),
+        ({"use_rslora": True}, "use_rslora=True, and this run r=2"),
+        ({"r": 4}, "foreign has r=4"),
+    ],
+)
+def test_another_programs_adapter_of_other_sizes_is_refused(
+    worker: OneWorker, saved: dict[str, Any], problem: str
+) -> None:
+    [first] = worker.plan([worker.config()])
+    worker.work()
+    shutil.copytree(worker.folder / "runs" / first.run_id / "adapter", worker.folder / "foreign")
+    path = worker.folder / "foreign" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | saved))
+    with pytest.raises(ValueError, match=problem):
+        worker.plan([worker.config(start_from=str(path.parent))])
+
+
+@pytest.mark.parametrize(
+    ("adapter", "kind"),
+    [
+        (AdapterConfig(name="pissa", method=AdapterMethod.pissa, lora_r=1), "LORA, not of pissa"),
+        (
+            AdapterConfig(name="s2ft", method=AdapterMethod.s2ft, s2ft_share=0.25, targets=["o_proj", "down_proj"]),
+            "LORA, not of s2ft",
+        ),
+    ],
+    ids=["pissa", "s2ft"],
+)
+def test_plain_lora_is_no_start_of_a_method_with_files_of_its_own(
+    worker: OneWorker, adapter: AdapterConfig, kind: str
+) -> None:
+    """PiSSA of rank 1 would take one half of a file of rank 2 for what it began from."""
+    [first] = worker.plan([worker.config()])
+    worker.work()
+    folder = worker.folder / "foreign"
+    shutil.copytree(worker.folder / "runs" / first.run_id / "adapter", folder)
+    config = worker.config(start_from=str(folder))
+    config.adapter = adapter
+    with pytest.raises(ValueError, match=f"is an adapter of {kind}: take the same adapter.method, or name a run of it"):
+        worker.plan([config])
+
+
+def test_an_adapter_of_fewer_layers_is_not_taken_in_part(worker: OneWorker) -> None:
+    parent = worker.config()
+    parent.adapter = replace(parent.adapter, targets=["q_proj"])
+    (first,) = worker.plan([parent])
+    worker.work()
+    folder = worker.folder / "foreign"
+    shutil.copytree(worker.folder / "runs" / first.run_id / "adapter", folder)
+    (second,) = worker.plan([worker.config(start_from=str(folder))], sweep="second")
+    row = worker.work()[second.run_id]
+    assert row.status is JobStatus.failed
+    assert "is on one side only; take the same adapter.targets" in str(row.reason)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness.config.schema import Device, LaunchConfig, Launcher, ModelKind, PathsConfig
+from eval.benchmarks.registry import eval_config
+from harness.config.compose import compose_grid
+from harness.config.schema import Config, Device, LaunchConfig, Launcher, ModelKind, PathsConfig
 from harness.devices.hardware import Place
 from harness.files.hub import Missing
 from harness.models.locate import ModelSource
@@ -26,6 +28,10 @@ from tests.builders import config, evals, record
 @pytest.fixture
 def run() -> PlannedRun:
     return plan_runs([config()])[0]
+
+
+def grid(*overrides: str) -> list[Config]:
+    return [point.config for point in compose_grid(overrides, eval_config())]
 
 
 def placed(monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:
@@ -156,6 +162,53 @@ def test_other_weights_are_said_once_and_no_record_is_no_change(
     assert "other weights" in problem
 
 
+@pytest.mark.parametrize(
+    ("before", "asked", "said"),
+    [
+        ({}, {}, None),
+        ({"snapshot_steps": 5}, {}, None),
+        ({}, {"snapshot_steps": 5}, "train.snapshot_steps=5"),
+        ({"snapshot_steps": 10}, {"snapshot_steps": 5}, "train.snapshot_steps=5"),
+        ({"snapshot_steps": 5}, {"snapshot_steps": 10}, None),  # are there, and more
+        ({}, {"snapshot_steps": 20}, "train.snapshot_steps=20"),
+        ({}, {"snapshot_steps": 21}, None),  # of a run of 20 steps nothing would be kept
+        ({"eval_rows": 4}, {"eval_every_steps": 19, "eval_rows": 4}, "train.eval_every_steps=19"),
+        ({"eval_rows": 4}, {"eval_every_steps": 20, "eval_rows": 4}, None),  # the last step is measured anyway
+        ({}, {"mmlu_every_steps": 50}, "train.mmlu_every_steps=50"),  # and after the last
+        ({"mmlu_every_steps": 5}, {"mmlu_every_steps": 5}, None),
+        (
+            {"mmlu_every_steps": 5},
+            {"mmlu_every_steps": 5, "mmlu_limit": 3},
+            "train.mmlu_every_steps=5 train.mmlu_limit=3",
+        ),
+    ],
+)
+def test_what_only_training_leaves_is_missed_by_name(
+    before: dict[str, Any], asked: dict[str, Any], said: str | None, tmp_path: Path, run: PlannedRun
+) -> None:
+    assert run.spec.train is not None
+    trained, now = (dataclasses.replace(run.spec.train, **values) for values in (before, asked))
+    spec = dataclasses.replace(run.spec, train=trained).to_dict()
+    wanted = dataclasses.replace(run, spec=dataclasses.replace(run.spec, train=now))
+    finished(tmp_path, wanted, num_steps=20, spec=spec)
+    notes = preflight.unkept_notes([wanted], tmp_path)
+    expected = f"{said}: finished runs that trained without it are not trained again: {wanted.run_id} ("
+    assert [note.startswith(expected) for note in notes] == [True] * (said is not None)
+
+
+def test_what_several_finished_runs_lack_is_one_note(tmp_path: Path) -> None:
+    runs = plan_runs(grid("train.seed=0,1,2", "train.snapshot_steps=5", "train.max_steps=20", "model=llama7b"))
+    for one in runs:
+        of = dataclasses.replace(one.spec.train, snapshot_steps=None)
+        finished(tmp_path, one, num_steps=20, spec=dataclasses.replace(one.spec, train=of).to_dict())
+    [note] = preflight.unkept_notes(runs, tmp_path)
+    assert note == (
+        f"train.snapshot_steps=5: finished runs that trained without it are not trained again: {runs[0].run_id} "
+        f"({runs[0].label}) and 2 more; to have it, move their folders out of {tmp_path} and give the command again"
+    )
+    assert preflight.unkept_notes([], tmp_path) == []
+
+
 def test_what_a_gpu_is_missed_for() -> None:
     said = preflight._no_gpu({"llama7b": 6_740_000_000, "llama13b": 13_000_000_000})
     assert "a CUDA GPU for llama7b (6.7B parameters), llama13b (13.0B parameters)" in said
@@ -225,6 +278,35 @@ def test_one_result_of_each_evaluation_is_kept() -> None:
     assert jobs._two_measurements(spec, first, first) == []
     assert jobs._two_measurements(spec, first, evals("perplexity", mmlu={"num_shots": 2})) == []
     assert [name for name, _, _ in jobs._both_asked(first, second)] == ["mmlu"]
+
+
+def test_several_values_that_nothing_uses_are_refused() -> None:
+    both = grid("eval.mmlu.protocol=hendrycks,lm_eval")
+    with pytest.raises(ValueError, match=r"eval\.mmlu\.protocol: several values, and no run .* add eval=mmlu") as error:
+        jobs.plan_runs(both)
+    assert len(str(error.value).splitlines()) == 1
+    assert jobs.unasked_evaluations(both) == tuple(name for name in jobs.BENCHMARKS)
+    for name, key in (
+        ("tasks", "names=[piqa],[boolq]"),
+        ("answers", "max_new_tokens=3,4"),
+        ("perplexity", "limit=1,2"),
+    ):
+        with pytest.raises(ValueError, match=rf"add eval={name} "):
+            jobs.plan_runs(grid(f"eval.{name}.{key}"))
+    used = grid("eval=mmlu,none", "eval.mmlu.limit=3")
+    assert [run.evals.after_training for run in jobs.plan_runs(used)] == [["mmlu"]]
+
+
+def test_a_value_that_nothing_uses_is_named() -> None:
+    [one] = grid("eval.mmlu.limit=3", "eval=tasks", "eval.tasks.names=[piqa]")
+    [note] = evaluations.idle_notes([one])
+    assert note.startswith(
+        "eval.mmlu.limit=3: no run of the plan is measured by mmlu, so nothing uses it; add eval=mmlu"
+    )
+    assert "train.mmlu_*" in note
+    [asked] = grid("eval=mmlu", "eval.mmlu.limit=3")
+    assert evaluations.idle_notes([one, asked]) == evaluations.idle_notes([asked]) == []
+    assert evaluations.idle_notes(grid("eval=none,mmlu")) == []
 
 
 def test_files_count_by_their_content_and_folders_by_their_names_too(tmp_path: Path) -> None:

@@ -49,6 +49,16 @@ def test_numbers_are_whole_where_short_ones_are_equal() -> None:
     assert endings(train(learning_rate=1e-4), train(learning_rate=1.0000001e-4)) == ["lr0.0001", "lr0.00010000001"]
 
 
+def test_drawn_numbers_have_four_digits_where_these_tell_them_apart() -> None:
+    drawn = [0.07963234721775597, 0.00012345678901234, 3e-4, 0.000123456]
+    short = ["lr0.07963", "lr0.0001235", "lr0.0003", "lr0.000123456"]
+    assert endings(*(train(learning_rate=rate) for rate in drawn)) == short
+    assert endings(*(train(learning_rate=rate, weight_decay=0.1234567890123) for rate in drawn)) == short
+    close = [0.07963234721775597, 0.07963111111111111]
+    assert endings(*(train(learning_rate=rate) for rate in close)) == [f"lr{rate}" for rate in close]
+    assert endings(train(adam_beta2=0.98765432109), train(adam_beta2=0.5)) == ["adam_beta20.9877", "adam_beta20.5"]
+
+
 def test_a_hash_is_the_last_resort() -> None:
     texts = [f"{'{{ messages }}' * 9}{n}" for n in range(2)]
     templates = [spec(dataset=("oasst1", {"format": "chat", "chat_template": text})) for text in texts]
