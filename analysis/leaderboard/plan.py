@@ -14,9 +14,9 @@ from pathlib import Path
 from analysis.leaderboard.found import RATINGS_FILE, Found, FoundRun
 from analysis.leaderboard.options import GENERATE, JUDGE, RATE, REPORT, LeaderboardOptions, option_of
 from eval.benchmarks.registry import BENCHMARKS
-from eval.judges.ensemble import ENSEMBLE_FILE
 from eval.judging.flags import costs_money, replayed_file
-from eval.judging.store import GRADED_VERDICTS_FILE, SCORES_FILE, VERDICTS_FILE
+from eval.judging.store import SCORES_FILE, VERDICTS_FILE
+from eval.verdicts.files import ENSEMBLE_FILE, GRADED_VERDICTS_FILE
 from harness.runs.scores import eval_file
 
 PYTHON = ("python", "-m")

@@ -59,7 +59,7 @@ def _add_level(table: Table, name: str, level: Level) -> None:
 def _judge_lines(judge: JudgeReport) -> list[str]:
     lines = [f"{judge.file}: {judge.num_verdicts} verdicts, {judge.num_unparsed} unparsed"]
     bias = judge.position_bias
-    if bias.first_win_rate is not None:
+    if bias is not None and bias.first_win_rate is not None:
         lines.append(
             f"  position: the first answer wins {bias.first_win_rate:.1%} of decisive verdicts"
             f"{_bounds(bias.low, bias.high)}; swapping the order reversed {bias.swapped_reversals} of "

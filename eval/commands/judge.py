@@ -13,13 +13,16 @@ from eval.judges.registry import choose_judge
 from eval.judges.tournament import estimate, run
 from eval.judging.flags import JudgeFlags
 from eval.judging.matches import PositionBias
-from eval.judging.options import Estimate, Grade, JudgeOptions, JudgeSummary
+from eval.judging.options import ApiOptions, Estimate, Grade, JudgeOptions, JudgeSummary
 from eval.judging.prompts import Mode
 from harness.devices.torch_device import quiet_libraries
 from harness.progress import Progress
 
 if TYPE_CHECKING:
     from eval.judges.ensemble import EnsembleSummary
+
+
+RISEN = 1.25  # of the cost that a person agreed to; beyond it the new one is told
 
 
 def estimate_text(ahead: Estimate) -> str:
@@ -33,6 +36,19 @@ def estimate_text(ahead: Estimate) -> str:
     return (
         f"ahead: {ahead.num_calls} calls, about {ahead.num_prompt_tokens} tokens to read and "
         f"{ahead.num_completion_tokens} to write ({basis}), at most {ahead.max_completion_tokens}; {cost}"
+    )
+
+
+def risen_text(agreed: Estimate, ahead: Estimate) -> str | None:
+    """Says that measured replies cost more than a person agreed to; None where they don't, or no price is known."""
+    if agreed.cost_usd is None or ahead.cost_usd is None:
+        return None
+    whole = ahead.paid_usd + ahead.cost_usd
+    if whole <= RISEN * agreed.cost_usd:
+        return None
+    return (
+        f"this run will cost more than was agreed to: about {whole:.4f} USD, of which {ahead.paid_usd:.4f} are paid, "
+        f"not {agreed.cost_usd:.4f}; Ctrl-C ends it, what is judged stays, and --budget-usd is a hard stop"
     )
 
 
@@ -219,12 +235,23 @@ def run_judge(
                 shown.append(stack.enter_context(bar()))
             shown[0](done, total)
 
-        def may_pay(ahead: Estimate) -> bool:
-            return confirm is None or not ahead.num_calls or confirm("Go on?")
+        agreed: list[Estimate] = []  # to one, by a person whom no budget protects
 
-        summary = run(
-            options, advance, on_estimate=lambda ahead: announce(estimate_text(ahead)), say=announce, may_pay=may_pay
-        )
+        def may_pay(ahead: Estimate) -> bool:
+            if confirm is None or not ahead.num_calls:
+                return True
+            is_agreed = confirm("Go on?")
+            if is_agreed and isinstance(options.judge, ApiOptions) and options.judge.budget_usd is None:
+                agreed.append(ahead)
+            return is_agreed
+
+        def tell(ahead: Estimate) -> None:
+            announce(estimate_text(ahead))
+            risen = risen_text(agreed[0], ahead) if agreed else None
+            if risen is not None:
+                announce(risen)
+
+        summary = run(options, advance, on_estimate=tell, say=announce, may_pay=may_pay)
     values = asdict(summary) | {"output": str(summary.output), "mode": summary.mode.value}
     complete = not summary.num_failed and not summary.num_unasked and not summary.num_unparsed
     return values, summary_text(summary), complete

@@ -173,7 +173,8 @@ def _relative_table(result: RatingsResult) -> Table:
 
 
 def _controlled_table(result: RatingsResult) -> Table:
-    table = Table(title="Bradley-Terry at equal length, style and place", caption="lower part: points for one sd more")
+    equal = "length and style" if result.position_bias is None else "length, style and place"
+    table = Table(title=f"Bradley-Terry at equal {equal}", caption="lower part: points for one sd more")
     table.add_column("system or feature")
     for name in ("points", "95 %"):
         table.add_column(name, justify="right")

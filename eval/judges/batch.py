@@ -25,6 +25,7 @@ from eval.judges.request import (
     Reply,
     fault_cost,
     judge_settings,
+    left_out_notes,
     most_usd,
     next_to_leave_out,
     read_completion,
@@ -95,6 +96,11 @@ class BatchJudge:
     def is_waiting(self) -> bool:
         """Whether batches of earlier runs are to be collected, even where nothing is left to ask."""
         return bool(self._batches.unsettled(settings_sha256(self)))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of its verdicts must know."""
+        return left_out_notes(self._options, self._unsupported)
 
     def prompt_sha256(self, match: Match) -> str:
         """The hash of both messages of a match's prompt."""

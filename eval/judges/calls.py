@@ -23,6 +23,7 @@ from eval.judges.request import (
     Reply,
     fault_cost,
     judge_settings,
+    left_out_notes,
     most_tokens,
     most_usd,
     next_to_leave_out,
@@ -66,6 +67,11 @@ class ApiJudge:
         self._unsupported: set[str] = set() if options.structured is not False else {"response_format"}
         self._gate = Gate(options.max_wait_seconds)
         self.settings: Mapping[str, Any] = judge_settings(options, prompts)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of its verdicts must know."""
+        return left_out_notes(self._options, self._unsupported)
 
     def prompt_sha256(self, match: Match) -> str:
         """The hash of both messages of a match's prompt."""

@@ -22,10 +22,10 @@ from eval.judging.prompts import Mode
 from eval.judging.store import VERDICT_COLUMNS, JudgmentStore
 from eval.ratings.agreement import Level, rater_agreement
 from eval.verdicts.codes import FIRST, SECOND, TIE, UNPARSED
+from eval.verdicts.files import ENSEMBLE_FILE
 from eval.verdicts.table import load_verdicts
 from harness.files.atomic import csv_text, write_atomically
 
-ENSEMBLE_FILE = "ensemble.csv"
 ENSEMBLE = "ensemble"  # the judge of its rows
 RESAMPLES = 1000
 POINTS = {FIRST: 1.0, SECOND: -1.0, TIE: 0.0}

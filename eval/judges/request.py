@@ -8,7 +8,17 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.judges.retry import MAX_REASON, TOO_DEEP, Fault, RunStopped, Usage, error_in_reply, load_json, read_usage
+from eval.judges.retry import (
+    MAX_REASON,
+    TOO_DEEP,
+    UNNAMED,
+    Fault,
+    RunStopped,
+    Usage,
+    error_in_reply,
+    load_json,
+    read_usage,
+)
 from eval.judging.matches import Judgment, Match
 from eval.judging.options import ApiOptions, Estimate
 from eval.judging.parse import CUT, KEY_MARK, REFUSED, judgment_of
@@ -24,6 +34,7 @@ NO_LIMIT = (
     "the server takes neither max_tokens nor max_completion_tokens, so a reply could be of any length and cost: "
     "take another server, or give no price where it costs none"
 )
+NOTED = ("response_format", "reasoning_effort", "seed", "temperature")  # parts that can change a verdict
 EXPLANATION = {"type": "string"}
 SCHEMAS: dict[Mode, dict[str, Any]] = {
     Mode.pairwise: {"explanation": EXPLANATION, "verdict": {"type": "integer", "enum": [1, 2, 3]}},
@@ -79,12 +90,31 @@ def next_to_leave_out(options: ApiOptions, part: str, unsupported: Collection[st
 
     A schema is asked for in OpenAI's way first, then in the other's, then not at all; the limit of a reply by its old
     name first, then by its new one, then not at all. None where replies are paid for and had no limit (`NO_LIMIT`).
+    Where the server doesn't say which part (`UNNAMED`), one goes after the other, those that matter least to a verdict
+    first, and the limit of a reply stays by one of its names.
     """
+    if part == UNNAMED:
+        return next((name for name in _optional_parts(options) if name not in unsupported), "max_tokens")
     if part in ("max_tokens", "max_completion_tokens"):
         if "max_tokens" not in unsupported:
             return "max_tokens"
         return "max_completion_tokens" if price_usd(options, 1, 1) is None else None
     return "json_schema" if part == "response_format" and "json_schema" not in unsupported else part
+
+
+def _optional_parts(options: ApiOptions) -> list[str]:
+    """What a request may be made without, in the order in which it is given up."""
+    structured = ["json_schema", "response_format"] if options.structured is None else []
+    chosen = [name for name in ("reasoning_effort", "seed", "temperature") if getattr(options, name) is not None]
+    return [*structured, *chosen, "max_tokens"]
+
+
+def left_out_notes(options: ApiOptions, unsupported: Collection[str]) -> list[str]:
+    """A note on the parts that a server refused and that can change a verdict; empty where there are none."""
+    parts = [
+        part for part in NOTED if part in unsupported and (part != "response_format" or options.structured is None)
+    ]
+    return [f"the server refused a request until it came without {', '.join(parts)}"] if parts else []
 
 
 def reply_judgment(

@@ -52,6 +52,8 @@ OTHER_WORDS = {  # of a part that an error names in its own words; the first tha
     "response_format": r"grammar|guided[ _]decoding|structured[ _]output|(?:output|response)[ _]format|json[ _]schema",
     "reasoning_effort": r"\b(?:thinking|reasoning)\b",
 }
+UNROUTED = re.compile(r"no endpoints found that (?:support|can handle)\b(.*)", re.IGNORECASE | re.DOTALL)
+UNNAMED = "unnamed"  # a part of a request that a server refuses without saying which
 MAX_DETAILS = 4000  # characters of an error's body in which the refused field is looked for
 LONG_SECONDS = 365 * 86400.0
 EPOCH_SECONDS = 1e9  # from here (2001) to ten times it, a number is a date, as some servers have it
@@ -233,11 +235,14 @@ def status_fault(status: int, code: str, message: str, wait_seconds: float | Non
     reason = f"HTTP {status}: {message}"
     if code in FATAL_CODES or any(name in message for name in FATAL_CODES):
         return Fault(reason=f"the account's quota is used up ({reason})", fatal=True, was_free=True)
+    unrouted = unrouted_part(message)
     if status in FATAL_STATUS:
-        return Fault(reason=f"{FATAL_STATUS[status]} ({reason})", fatal=True, was_free=True)
+        return Fault(reason=f"{FATAL_STATUS[status]} ({reason})", fatal=True, was_free=True, adapt=unrouted)
     if 300 <= status < 400:
         return Fault(reason=f"HTTP {status}: a redirect, which is not followed; give the final base_url", was_free=True)
-    adapt = refused_field(message) or refused_field(details) if status in REFUSING_STATUS else None
+    adapt = unrouted
+    if adapt is None and status in REFUSING_STATUS:
+        adapt = refused_field(message) or refused_field(details)
     if status in (408, 429) or status >= 500:
         was_free = (
             status == 429 or adapt is not None
@@ -287,6 +292,24 @@ def refused_field(text: str) -> str | None:
     if not places:
         return other
     name = min(places)[2]
+    return "response_format" if name in SCHEMA_FIELDS else name
+
+
+def unrouted_part(text: str) -> str | None:
+    """The part of a request for which a router (OpenRouter) finds no server; `UNNAMED` where it doesn't say which.
+
+    None for other errors, and for what such a text says of tools, images or a model, which no other request mends.
+    """
+    found = UNROUTED.search(text)
+    if found is None:
+        return None
+    name = next((name for name in OPTIONAL_FIELDS if re.search(rf"\b{name}\b", found[1])), None)
+    if name is None:
+        return (
+            UNNAMED
+            if re.match(r" (?:the|all|these)? ?(?:requested |given |provided )?parameters?\b", found[1])
+            else None
+        )
     return "response_format" if name in SCHEMA_FIELDS else name
 
 

@@ -31,6 +31,7 @@ from eval.judging.injection import flagged_wins
 from eval.judging.matches import (
     NULL_ANSWER,
     Failure,
+    HasNotes,
     HasVerdicts,
     Judge,
     Judgment,
@@ -177,6 +178,7 @@ class _Plan:
     hashes: list[str]  # of the matches' prompts, in order
     on_estimate: Callable[[Estimate], None] | None = None
     num_kept: int = 0  # judgments of this run
+    paid_usd: float = 0.0  # for them
     is_measured: bool = False
 
     def tell(self, todo: Mapping[str, Match]) -> Estimate | None:
@@ -188,14 +190,16 @@ class _Plan:
         judged = [(match, found[digest]) for match, digest in pairs if digest in found]
         ahead = estimate_matches(self.options, list(todo.values()), judged)
         assert ahead is not None
+        ahead = replace(ahead, paid_usd=self.paid_usd)
         self.is_measured = ahead.num_measured >= MEASURED_AFTER
         if self.on_estimate is not None:
             self.on_estimate(ahead)
         return ahead
 
-    def count(self, left: Mapping[str, Match]) -> None:
+    def count(self, judgment: Judgment, left: Mapping[str, Match]) -> None:
         """One more judgment is stored; `left` is not judged yet."""
         self.num_kept += 1
+        self.paid_usd += judgment.cost_usd or 0.0
         if not self.is_measured and self.num_kept == MEASURED_AFTER:
             self.tell(left)
 
@@ -245,7 +249,7 @@ def _judge(
         store.add(judge, judgment)
         done += num_matches_of[judgment.prompt_sha256] if judgment.prompt_sha256 in todo else 0
         left.pop(judgment.prompt_sha256, None)
-        plan.count(left)
+        plan.count(judgment, left)
         if on_progress is not None:
             on_progress(done, len(tournament.matches))
 
@@ -292,7 +296,7 @@ def _summary(
         output=_export(options, store, judge.name),
         grades=mean_grades(judgments) if is_single else (),
         stopped=judge.stopped,
-        notes=tournament.notes,
+        notes=(*tournament.notes, *(judge.notes if isinstance(judge, HasNotes) else ())),
     )
 
 

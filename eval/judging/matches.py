@@ -88,6 +88,16 @@ class HasVerdicts(Protocol):
         ...
 
 
+@runtime_checkable
+class HasNotes(Protocol):
+    """A judge that has something to say about how it judged."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of its verdicts must know."""
+        ...
+
+
 class Judge(Protocol):
     """The protocol of judges, which decide matches."""
 

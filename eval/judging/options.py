@@ -140,6 +140,7 @@ class Estimate:
     max_cost_usd: float | None  # every prompt byte a token, every reply at its limit, no retries
     price_source: str  # whose prices these are
     batch: bool = False  # at the batch price
+    paid_usd: float = 0.0  # for this run's judgments, which are no longer ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

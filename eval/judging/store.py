@@ -28,13 +28,13 @@ from eval.judging.injection import FlaggedWins, flagged_wins
 from eval.judging.matches import Judge, Judgment, Match
 from eval.judging.parse import read_anew
 from eval.judging.prompts import Mode, hash_text
+from eval.verdicts.files import GRADED_VERDICTS_FILE
 from harness.files.atomic import csv_text, write_atomically
 
 DATABASE = "judgments.sqlite"
 VERDICTS_FILE = "verdicts.csv"
 SCORES_FILE = "scores.csv"
 GRADES_FILE = "grades.csv"
-GRADED_VERDICTS_FILE = "graded_verdicts.csv"
 VERDICT_COLUMNS = ("question_id", "system_a", "system_b", "verdict", "judge")
 BENCHMARK_COLUMN = "benchmark"  # of exported files, where the tournament has several
 BUSY_SECONDS = 30.0

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from eval.answers.files import load_answers, unmatched_notes
 from eval.ratings import kappa as statistics
-from eval.ratings.bias import PositionBias, Share, length_bias, own_wins, position_bias
+from eval.ratings.bias import PositionBias, Share, length_bias, own_wins, position_bias, unplaced_notes
 from eval.ratings.bradley_terry import connected_groups, count_cells, fit, fit_resamples, prompt_weights
 from eval.ratings.canonical import canonical_order, joined
 from eval.ratings.intervals import Z_95, clustered_interval, student_t
 from eval.verdicts.columns import combined_key, join_names
+from eval.verdicts.files import has_places
 from eval.verdicts.table import Matches, Verdicts, items_question, load_verdicts, refuse_other_benchmarks, to_matches
 
 SCHEMA_VERSION = 1
@@ -105,7 +106,7 @@ class JudgeReport:
     num_verdicts: int
     num_unparsed: int
     raters: dict[str, Level]  # agreement of several raters an item: over all items, and those without a tie vote
-    position_bias: PositionBias
+    position_bias: PositionBias | None  # None for a file without places
     length_bias: Share | None
     self_preference: SelfPreference | None
 
@@ -164,7 +165,7 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
                 num_verdicts=len(mine),
                 num_unparsed=int((~mine.parsed).sum()),
                 raters=rater_agreement(mine, options.resamples, rater_rng),
-                position_bias=position_bias(mine),
+                position_bias=position_bias(mine) if has_places(path) else None,
                 length_bias=length_bias(mine, lengths) if lengths is not None else None,
                 self_preference=_self_preference(mine, other, own) if own else None,
             )
@@ -174,7 +175,7 @@ def agree_files(a: Path, b: Path, options: AgreeOptions) -> AgreementResult:
         example_decisive=_example_level(decisive, options.resamples, example_rng),
         system=system,
         judges=judges,
-        notes=notes,
+        notes=[*notes, *unplaced_notes([path.name for path in (a, b) if not has_places(path)])],
         settings={**asdict(options), "answers": [str(path) for path in options.answers], "files": [str(a), str(b)]},
     )
 

@@ -5,7 +5,7 @@ Used by `python -m eval rate` (position, length) and `python -m eval agree` (all
 QLoRA (arXiv 2305.14314, section 6.2) reports that GPT-4 favours the answer shown first and its own answers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +74,12 @@ def position_bias(verdicts: Verdicts) -> PositionBias:
         swapped_reversals=reversals,
         swapped_pairs=pairs,
     )
+
+
+def unplaced_notes(files: Sequence[str]) -> list[str]:
+    """Says that in files without places (`eval.verdicts.files.has_places`) none is measured."""
+    told = "pairs stand in the order of their names, not as a judge saw them: what the place does is not measured"
+    return [f"{', '.join(files)}: {told}"] if files else []
 
 
 def length_bias(verdicts: Verdicts, lengths: LengthByAnswer) -> Share:

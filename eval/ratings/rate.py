@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.answers.files import load_answers, named, unmatched_notes
-from eval.ratings.bias import PositionBias, Share, length_bias, position_bias
+from eval.ratings.bias import PositionBias, Share, length_bias, position_bias, unplaced_notes
 from eval.ratings.bradley_terry import (
     ANCHOR,
     Cells,
@@ -53,6 +53,7 @@ from eval.ratings.style import Controlled, controlled_ratings
 from eval.ratings.unanimous import ResampledPrompts, doubted_cells, doubted_matches, doubtful_pairs, least_errors
 from eval.verdicts.codes import NULL_SYSTEM
 from eval.verdicts.columns import read_header
+from eval.verdicts.files import has_places
 from eval.verdicts.table import Matches, Verdicts, load_verdicts, to_matches
 
 SCHEMA_VERSION = 1
@@ -179,13 +180,26 @@ def rate_files(paths: Sequence[Path], options: RateOptions) -> RatingsResult:
     pair_paths = [path for path in paths if path not in score_paths]
     verdicts = load_verdicts(pair_paths, benchmark=options.benchmark, turn=options.turn) if pair_paths else None
     scores = load_scores(score_paths, options.benchmark, options.turn) if score_paths else None
-    return rate(verdicts, scores, options, [str(path) for path in paths])
+    unplaced = [path.name for path in pair_paths if not has_places(path)]
+    return rate(verdicts, scores, options, [str(path) for path in paths], unplaced)
 
 
 def rate(
-    verdicts: Verdicts | None, scores: Scores | None, options: RateOptions, sources: Sequence[str] = ()
+    verdicts: Verdicts | None,
+    scores: Scores | None,
+    options: RateOptions,
+    sources: Sequence[str] = (),
+    unplaced: Sequence[str] = (),
 ) -> RatingsResult:
-    """Rate loaded verdicts and scores; `sources` are only recorded."""
+    """Rate loaded verdicts and scores.
+
+    Args:
+        verdicts: of pairs.
+        scores: ten-point scores.
+        options: how.
+        sources: the files, which are only recorded.
+        unplaced: those of them whose pairs stand in the order of names (`eval.verdicts.files.has_places`).
+    """
     relative = relative_scores(scores) if scores else {}
     unparsed = [0 if rows is None else int((~rows.parsed).sum()) for rows in (verdicts, scores)]
     named = {name: [str(path) for path in getattr(options, name)] for name in ("answers", "people")}
@@ -201,12 +215,14 @@ def rate(
 
     play = _tournament(verdicts, options)
     common |= {
-        "position_bias": position_bias(verdicts),
+        "position_bias": None if unplaced else position_bias(verdicts),
         "num_matches": len(play.matches),
         "unrated": _unrated(play),
-        "notes": [*_notes(verdicts, play, options), *notes],
+        "notes": [*_notes(verdicts, play, options), *unplaced_notes(unplaced), *notes],
     }
-    return _result(**{**common, **_rated(verdicts, play, options, common["notes"])} if len(play.matches) else common)
+    if len(play.matches):
+        common |= _rated(verdicts, play, options, common["notes"], unplaced)
+    return _result(**common)
 
 
 def _tournament(verdicts: Verdicts, options: RateOptions) -> _Tournament:
@@ -222,7 +238,9 @@ def _tournament(verdicts: Verdicts, options: RateOptions) -> _Tournament:
     )
 
 
-def _rated(verdicts: Verdicts, play: _Tournament, options: RateOptions, notes: Sequence[str]) -> dict[str, Any]:
+def _rated(
+    verdicts: Verdicts, play: _Tournament, options: RateOptions, notes: Sequence[str], unplaced: Sequence[str]
+) -> dict[str, Any]:
     """What is known of a tournament with a match."""
     elo_rng, prompt_rng, control_rng, people_rng = np.random.default_rng(options.seed).spawn(4)
     cells, doubt = play.cells, doubtful_pairs(play.cells)
@@ -231,7 +249,7 @@ def _rated(verdicts: Verdicts, play: _Tournament, options: RateOptions, notes: S
     with ThreadPoolExecutor(2) as pool:  # numpy's inner loops leave the interpreter's lock
         strengths, davidson = pool.map(lambda ties: _strengths(cells, resampled, davidson=ties), (False, True))
     order = _ranking(play, strengths.whole.points)
-    controlled, longer = _style(verdicts, play, options, control_rng)
+    controlled, longer = _style(verdicts, play, options, control_rng, has_places=not unplaced)
     people, vote_words = _people(verdicts, options, people_rng)
     return {
         "elo": _elo(play, options, weights, elo_rng, order),
@@ -405,7 +423,7 @@ def _control_note(play: _Tournament, order: Sequence[int]) -> list[str]:
 
 
 def _style(
-    verdicts: Verdicts, play: _Tournament, options: RateOptions, rng: np.random.Generator
+    verdicts: Verdicts, play: _Tournament, options: RateOptions, rng: np.random.Generator, *, has_places: bool
 ) -> tuple[Controlled | None, Share | None]:
     if not options.answers:
         return None, None
@@ -414,7 +432,8 @@ def _style(
     longer = length_bias(verdicts, lengths)
     if len(play.groups) > 1:
         return None, longer
-    return controlled_ratings(play.matches, play.systems, play.questions, answers, options.resamples, rng), longer
+    named = (play.systems, play.questions)
+    return controlled_ratings(play.matches, *named, answers, options.resamples, rng, has_places=has_places), longer
 
 
 def _turn_notes(matches: Matches) -> list[str]:

@@ -65,6 +65,8 @@ def controlled_ratings(
     answers: Answers,
     num_resamples: int,
     rng: np.random.Generator,
+    *,
+    has_places: bool = True,
 ) -> Controlled | None:
     """Ratings with style held equal; None where no match has both answers.
 
@@ -75,6 +77,7 @@ def controlled_ratings(
         answers: Texts by (system, question_id).
         num_resamples: Bootstrap over prompts; at most MAX_RESAMPLES are drawn.
         rng: Draws them.
+        has_places: whether `first` was shown first; else the place is held equal to nothing and has no effect.
     """
     table = np.full((len(systems), len(questions), len(STYLE)), np.nan)
     system_code, question_code = ({n: i for i, n in enumerate(names)} for names in (systems, questions))
@@ -89,9 +92,9 @@ def controlled_ratings(
     spread = gap.std(axis=0)
     names = [name for name, sd in zip(STYLE, spread, strict=True) if sd > 0]
     gap = gap[:, spread > 0] / spread[spread > 0]
-    return _fit_all(
-        used, systems, ["shown_first", *names], np.column_stack([np.ones(len(gap)), gap]), num_resamples, rng
-    )
+    if has_places:
+        names, gap = ["shown_first", *names], np.column_stack([np.ones(len(gap)), gap])
+    return _fit_all(used, systems, names, gap, num_resamples, rng)
 
 
 def _fit_all(

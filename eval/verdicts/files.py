@@ -25,7 +25,16 @@ from eval.verdicts.columns import (
 from eval.verdicts.foreign import RATERS, ForeignVerdict
 
 ALIASES = {"question_id": ("id",), "system_a": ("model_a",), "system_b": ("model_b",), "verdict": ("winner",)}
+GRADED_VERDICTS_FILE = "graded_verdicts.csv"  # of a tournament: who has the higher grade
+ENSEMBLE_FILE = (
+    "ensemble.csv"  # of a tournament: whom each of several judges prefers, in whatever order they were shown
+)
 WINNER_COLUMNS = {"winner_model_a": FIRST, "winner_model_b": SECOND, "winner_tie": TIE}  # Arena's other layout: 1 or 0
+
+
+def has_places(path: Path) -> bool:
+    """Whether `system_a` of a file's rows was shown first; in what follows from grades it is the first by name."""
+    return path.name.removesuffix(".gz") not in (GRADED_VERDICTS_FILE, ENSEMBLE_FILE)
 
 
 def read_verdict_file(path: Path, may_be_empty: bool) -> dict[str, Names]:

@@ -62,9 +62,11 @@ def win_matrix(content: Content) -> Figure:
 
 
 def position_bias(content: Content) -> Figure:
-    """Who wins by place, for each judge."""
+    """Who wins by place, for each judge; nothing where the ratings say that no place was measured."""
     counts: dict[str, Counter[int]] = {}
-    for verdict in content.tournament.verdicts if content.tournament else ():
+    played = content.tournament
+    has_places = played is not None and (played.ratings or {}).get("position_bias", {}) is not None
+    for verdict in played.verdicts if played is not None and has_places else ():
         counts.setdefault(verdict.judge or "judge", Counter())[verdict.verdict] += 1
     rows = [(judge, [float(found[code]) for code in (FIRST, TIE, SECOND)]) for judge, found in counts.items()]
     kinds = (("first", "shown first won"), ("tie", "tie"), ("second", "shown second won"))
@@ -73,7 +75,7 @@ def position_bias(content: Content) -> Figure:
         title="Does the place decide?",
         caption="Verdicts by the place of the answer that won; without bias both places win as often."
         if rows
-        else "Not measured: nothing was judged.",
+        else "Not measured: nothing was judged by place.",
         columns=("judge", "first_wins", "ties", "second_wins", "unparsed"),
         rows=tuple((j, c[FIRST], c[TIE], c[SECOND], c[UNPARSED]) for j, c in counts.items()),
         drawing=stacked(rows, kinds) if rows else None,

@@ -336,6 +336,41 @@ def test_an_optional_field_that_the_server_refuses_is_left_out(tmp_path: Path, f
     assert (summary.num_judged, summary.num_failed) == (4, 0)
 
 
+UNROUTED = "No endpoints found that can handle the requested parameters."
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_where_a_router_finds_no_server_for_some_part_they_go_one_by_one(tmp_path: Path, batch: bool) -> None:
+    """OpenRouter with `require_parameters`, for a reasoning model that takes no temperature."""
+
+    def fits(request: dict[str, Any]) -> bool:
+        return not {"seed", "temperature"} & request.keys()
+
+    if batch:
+        with serving_batches() as server:
+            body = json.dumps({"error": {"message": UNROUTED, "code": 404}}).encode()
+            server.line = lambda n, request: (
+                output_line(request) if fits(request["body"]) else output_line(request, body, 404)
+            )
+            summary = judge(tmp_path, server, batch=True, batch_poll_seconds=0.01, seed=1)
+    else:
+        with serving(lambda n, request: GOOD if fits(request) else error(404, UNROUTED)) as server:
+            summary = judge(tmp_path, server, num_concurrent=4, seed=1)
+        assert server.requests[-1].keys() == {"model", "messages", "max_tokens"}
+        assert len(server.requests) <= 4 + 4 * 4
+    assert (summary.num_judged, summary.num_failed, summary.stopped) == (4, 0, None)
+    assert summary.spent_usd == summary.cost_usd
+    assert summary.notes == ("the server refused a request until it came without response_format, seed, temperature",)
+
+
+def test_where_a_router_finds_no_server_for_any_request_the_run_ends_with_its_words(tmp_path: Path) -> None:
+    with serving(lambda n, request: error(404, UNROUTED)) as server:
+        summary = judge(tmp_path, server, num_concurrent=1)
+    assert (summary.num_judged, summary.num_failed, summary.num_unasked, len(server.requests)) == (0, 1, 3, 5)
+    assert UNROUTED in str(summary.stopped)
+    assert summary.spent_usd == 0
+
+
 def test_a_limit_that_is_too_high_is_no_unknown_field(tmp_path: Path) -> None:
     with serving(lambda n, request: error(400, "max_tokens is too large: 9000; at most 4096")) as server:
         summary = judge(tmp_path, server)

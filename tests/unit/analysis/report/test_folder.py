@@ -16,6 +16,7 @@ from analysis.report.examples.failures import repeats_itself
 from analysis.report.page import ReportOptions, write_report
 from analysis.report.plots.drawing import shade, short
 from analysis.report.plots.gallery import all_figures
+from analysis.report.plots.tournament import position_bias
 from analysis.report.records import load_runs, load_tournament
 from analysis.report.site.names import page_name
 from analysis.report.site.script_data import data_script
@@ -215,6 +216,9 @@ def test_figures_have_numbers_and_say_what_is_missing(tmp_path: Path) -> None:
     assert f"{SYSTEMS[0]},{SYSTEMS[2]}," in figures["win-matrix"].csv
     bare = gather(SweepRuns(run_ids=()), (), None, ReportOptions(title="t"))
     assert not any(figure.drawing for figure in all_figures(bare))
+    assert content.tournament is not None
+    graded = replace(content.tournament, ratings={**(content.tournament.ratings or {}), "position_bias": None})
+    assert position_bias(replace(content, tournament=graded)).drawing is None
 
 
 def test_categories_are_not_taken_from_another_bench_of_the_same_numbers(tmp_path: Path) -> None:

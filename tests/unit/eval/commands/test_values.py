@@ -396,15 +396,16 @@ def test_a_judge_is_complete_where_every_match_has_a_verdict(monkeypatch: pytest
     monkeypatch.setattr(judge, "estimate_text", lambda ahead: f"text of {ahead}")
     monkeypatch.setattr(judge, "quiet_libraries", lambda: None)
     whole = {"num_failed": 0, "num_unasked": 0, "num_unparsed": 0, "output": "v.csv", "mode": "pairwise"}
-    assert run_judge(None, bar, seen.append) == (whole, "text", True)  # type: ignore[arg-type]
+    options: Any = made(judge=made())
+    assert run_judge(options, bar, seen.append) == (whole, "text", True)
     assert seen == ["text of ahead", "said", True, True, "bar", (1, 2), (2, 2), "closed"]
     seen.clear()
     asked: list[str] = []
-    run_judge(None, bar, seen.append, lambda question: bool(asked.append(question)))  # type: ignore[arg-type]
+    run_judge(options, bar, seen.append, lambda question: bool(asked.append(question)))
     assert (asked, seen[2:4]) == (["Go on?"], [False, True])
     for lack in ("num_failed", "num_unasked", "num_unparsed"):
         summary = Summary(**{lack: 1})  # type: ignore[arg-type]
-        assert run_judge(None, bar, seen.append)[2] is False  # type: ignore[arg-type]
+        assert run_judge(options, bar, seen.append)[2] is False
     monkeypatch.setattr(judge, "estimate", lambda options: Summary(num_failed=3))
     assert run_estimate(None)[0]["num_failed"] == 3  # type: ignore[arg-type]
     assert run_estimate(None)[1].startswith("text of ")  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from eval.judges.registry import choose_judge
 from eval.judges.request import (
     Reply,
     estimate_calls,
+    left_out_notes,
     next_to_leave_out,
     price_usd,
     read_completion,
@@ -34,6 +35,7 @@ from eval.judges.request import (
 )
 from eval.judges.retry import (
     TOO_DEEP,
+    UNNAMED,
     Fault,
     Gate,
     RunStopped,
@@ -47,6 +49,7 @@ from eval.judges.retry import (
     refused_field,
     status_fault,
     too_long_a_wait,
+    unrouted_part,
     wait_asked_for,
 )
 from eval.judging.flags import JudgeFlags, costs_money
@@ -330,6 +333,56 @@ def test_the_system_message_joins_the_users_where_a_server_takes_none() -> None:
         {"role": "user", "content": f"{prompt.system}\n\n{prompt.user}"}
     ]
     assert next_to_leave_out(PRICED, "system", set()) == "system"
+
+
+ROUTING = ". To learn more about provider routing, visit: https://openrouter.ai/docs/guides/routing/provider-selection"
+
+
+@pytest.mark.parametrize(
+    ("message", "part"),
+    [
+        ("No endpoints found that can handle the requested parameters" + ROUTING, UNNAMED),
+        ("No endpoints found that support the requested parameters.", UNNAMED),
+        ("litellm.NotFoundError: OpenrouterException - No endpoints found that support the parameters", UNNAMED),
+        ("No endpoints found that support response_format json_schema.", "response_format"),
+        ("No endpoints found that support the requested parameter: reasoning_effort", "reasoning_effort"),
+        ("No endpoints found that support tool use" + ROUTING, None),
+        ("No endpoints found that support image input", None),
+        ("No endpoints found that support the provided 'tool_choice' value" + ROUTING, None),
+        ("No endpoints found for m/temperature:free.", None),
+        ("No endpoints found matching your data policy (Free model training).", None),
+    ],
+)
+def test_the_part_for_which_a_router_finds_no_server(message: str, part: str | None) -> None:
+    """As OpenRouter words it, mostly with status 404, which else is a wrong model and ends the run."""
+    assert unrouted_part(message) == part
+    fault = status_fault(404, "", message)
+    assert (fault.adapt, fault.fatal, fault.was_free) == (part, True, True)
+    fault = status_fault(503, "", message)
+    assert (fault.adapt, fault.retry, fault.was_free) == (part, True, part is not None)
+
+
+def test_parts_are_given_up_one_after_the_other_where_a_server_names_none() -> None:
+    def given_up(**options: Any) -> list[str]:
+        chosen, parts = dataclasses.replace(PRICED, **options), list[str]()
+        while (part := next_to_leave_out(chosen, UNNAMED, parts)) not in parts:
+            assert part is not None
+            parts.append(part)
+        return parts
+
+    every = ["json_schema", "response_format", "reasoning_effort", "seed", "temperature", "max_tokens"]
+    assert given_up(seed=0, reasoning_effort="low", temperature=0.0) == every
+    assert given_up() == ["json_schema", "response_format", "temperature", "max_tokens"]
+    assert given_up(structured=True) == given_up(structured=False) == ["temperature", "max_tokens"]
+    assert given_up(temperature=None) == ["json_schema", "response_format", "max_tokens"]
+
+
+def test_what_a_server_made_us_leave_out_is_noted() -> None:
+    assert left_out_notes(FREE, {"json_schema", "max_tokens", "system"}) == []
+    note = "the server refused a request until it came without "
+    assert left_out_notes(FREE, {"temperature", "json_schema", "seed"}) == [f"{note}seed, temperature"]
+    assert left_out_notes(FREE, {"response_format"}) == [f"{note}response_format"]
+    assert left_out_notes(dataclasses.replace(FREE, structured=False), {"response_format"}) == []
 
 
 def test_limits_are_those_of_servers_and_of_the_docs() -> None:

@@ -55,7 +55,7 @@ from eval.judges.retry import (
 from eval.judges.tournament import Tournament, _num_unasked, _Plan, _todo, estimate, open_tournament, run
 from eval.judging.flags import JudgeFlags, replayed_file
 from eval.judging.matches import Failure, Judgment
-from eval.judging.options import ApiOptions, JudgeOptions, LocalOptions, ReplayOptions
+from eval.judging.options import ApiOptions, Estimate, JudgeOptions, LocalOptions, ReplayOptions
 from eval.judging.prompts import Mode, own_prompts, render
 from eval.judging.store import JudgmentStore
 from harness.config.choices import quant_choice
@@ -639,8 +639,10 @@ def test_a_plan_is_told_again_after_fifty(
 ) -> None:
     plan, told = plan_of(num_kept=kept, is_measured=measured)
     monkeypatch.setattr(_Plan, "tell", lambda plan, left: told.append(left))
-    plan.count({"p": MATCH})
-    assert (plan.num_kept, told) == (kept + 1, [{"p": MATCH}] * num_told)
+    plan.count(replace(judgment(*MATCH.key, 1), cost_usd=0.25), {"p": MATCH})
+    assert (plan.num_kept, plan.paid_usd, told) == (kept + 1, 0.25, [{"p": MATCH}] * num_told)
+    plan.count(judgment(*MATCH.key, 1), {})
+    assert plan.paid_usd == 0.25
 
 
 @pytest.mark.parametrize(("num_measured", "is_measured"), [(49, False), (50, True)])
@@ -649,15 +651,20 @@ def test_a_plan_rests_on_what_was_judged(num_measured: int, is_measured: bool, m
 
     def estimated(options: Any, todo: Any, judged: Any) -> Any:
         given.append((todo, judged))
-        return SimpleNamespace(num_measured=num_measured)
+        return Estimate(
+            num_calls=1, num_prompt_tokens=1, num_completion_tokens=1, max_completion_tokens=1,
+            num_measured=num_measured, cost_usd=1.0, max_cost_usd=1.0, price_source="p",
+        )  # fmt: skip
 
     monkeypatch.setattr(tournament, "estimate_matches", estimated)
     told: list[Any] = []
     store: Any = SimpleNamespace(by_prompt=lambda judge: {"q": "judged"})
     contest: Any = SimpleNamespace(matches=["one", "two"])
     options: Any = SimpleNamespace(judge=PRICED)
-    plan = _Plan(options, store, contest, contest, ["p", "q"], told.append)
+    plan = _Plan(options, store, contest, contest, ["p", "q"], told.append, paid_usd=0.5)
     ahead = plan.tell({"p": MATCH})
+    assert ahead is not None
+    assert ahead.paid_usd == 0.5
     assert (given, told, plan.is_measured) == ([([MATCH], [("two", "judged")])], [ahead], is_measured)
     options.judge = ReplayOptions(files=())
     assert plan.tell({"p": MATCH}) is None

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eval.commands.judge import estimate_text, run_judge, summary_text
+from eval.commands.judge import estimate_text, risen_text, run_judge, summary_text
 from eval.judges.prices import PRICES, PRICES_DATE, price_of
 from eval.judges.registry import choose_judge
 from eval.judges.request import estimate_calls, most_tokens, price_usd
@@ -115,6 +116,41 @@ def test_the_plan_is_told_again_once_replies_are_measured(tmp_path: Path, monkey
     assert 2 * second.cost_usd == pytest.approx(summary.cost_usd, rel=0.01)
     assert "assumed, none is measured yet" in estimate_text(first)
     assert "measured on 4 judgments" in estimate_text(second)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "confirmed", "budget_usd", "is_told"),
+    [(600, True, None, True), (260, True, None, False), (600, False, None, False), (600, True, 9.0, False)],
+)
+def test_a_cost_that_has_risen_beyond_what_was_agreed_to_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_tokens: int, confirmed: bool, budget_usd: float | None,
+    is_told: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("JUDGE_TEST_KEY", CANARY)
+    monkeypatch.setattr("eval.judges.tournament.MEASURED_AFTER", 4)
+    reply = Answer(body=completion(usage={"prompt_tokens": 400, "completion_tokens": num_tokens}))
+    said: list[str] = []
+    with serving(lambda n, request: reply) as server:
+        options = options_in(tmp_path, server.url, num_questions=4, budget_usd=budget_usd)
+        run_judge(options, lambda: progress_bar("x", True), said.append, (lambda _: True) if confirmed else None)
+    told = [line for line in said if line.startswith("this run will cost more than was agreed to")]
+    assert len(told) == is_told
+    assert len(said) == 2 + is_told
+    if is_told:
+        first = float(said[0].split("about ")[2].split(" USD")[0])
+        paid, whole = (n * (400 * 10 + 600 * 30) / 1e6 for n in (4, 8))
+        assert f"about {whole:.4f} USD, of which {paid:.4f} are paid, not {first:.4f};" in told[0]
+
+
+def test_what_counts_as_risen() -> None:
+    agreed = Estimate(
+        num_calls=9, num_prompt_tokens=9, num_completion_tokens=9, max_completion_tokens=9, num_measured=0,
+        cost_usd=4.0, max_cost_usd=9.0, price_source="p",
+    )  # fmt: skip
+    assert risen_text(agreed, replace(agreed, cost_usd=4.0, paid_usd=1.0)) is None
+    assert risen_text(agreed, replace(agreed, cost_usd=4.0, paid_usd=1.001)) is not None
+    assert risen_text(agreed, replace(agreed, cost_usd=None)) is None
+    assert risen_text(replace(agreed, cost_usd=None), replace(agreed, cost_usd=99.0)) is None
 
 
 def test_a_person_who_says_no_pays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

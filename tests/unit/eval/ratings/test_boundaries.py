@@ -810,6 +810,15 @@ def test_three_systems_on_a_single_question_have_no_intervals(tmp_path: Path) ->
     assert result.example.statistics["percent_agreement"].low is None
 
 
+def test_agreement_measures_no_place_where_answers_were_graded_alone(tmp_path: Path) -> None:
+    rows = ["1,x,y,1", "2,x,y,2", "3,x,y,1"]
+    a, b = write(tmp_path / "verdicts.csv", rows), write(tmp_path / "graded_verdicts.csv", rows)
+    result, usual = agree_files(a, b, AgreeOptions(resamples=5)), agree_files(a, a, AgreeOptions(resamples=5))
+    assert (result.judges[0].position_bias, result.judges[1].position_bias) == (usual.judges[0].position_bias, None)
+    assert result.notes[:-1] == usual.notes
+    assert result.notes[-1].startswith("graded_verdicts.csv: pairs stand in the order of their names")
+
+
 def test_tables_of_several_pairs_count_either_way() -> None:
     table = np.array([[[4.0, 1, 2], [0, 3, 0], [0, 5, 6]]])
     assert _either_way(table)[0].tolist() == [[5.0, 3.0, 1.0], [0.0, 3.0, 0.0], [1.0, 3.0, 5.0]]

@@ -280,6 +280,34 @@ def test_position_bias_by_hand(tmp_path: Path) -> None:
     assert (bias.swapped_reversals, bias.swapped_pairs) == (1, 3)
 
 
+@pytest.mark.parametrize("name", ["graded_verdicts.csv", "ensemble.csv"])
+def test_where_answers_were_not_shown_in_the_rows_order_no_place_is_measured(tmp_path: Path, name: str) -> None:
+    """In what follows from grades `system_a` is the first by name, so that the first place is a system's."""
+    rows = [f"{question},x,y,{1 + (question % 4 == 0)}" for question in range(12)]
+    texts = tmp_path / "answers.jsonl"
+    answers = [
+        {"question_id": q, "system": s, "answer": "z" * (9 + q % 5 * (s == "x"))} for q in range(12) for s in "xy"
+    ]
+    texts.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
+    options = RateOptions(orderings=20, resamples=20, answers=(texts,))
+    usual, usual_text = rate_command([write(tmp_path / "verdicts.csv", rows)], options)
+    found, found_text = rate_command([write(tmp_path / name, rows)], options)
+    assert (found.position_bias, found.bradley_terry) == (None, usual.bradley_terry)
+    note = "pairs stand in the order of their names, not as a judge saw them: what the place does is not measured"
+    assert [n for n in found.notes if n not in usual.notes] == [f"{name}: {note}"]
+    for result, shown, is_said in ((usual, usual_text, True), (found, found_text, False)):
+        console = Console(width=200)
+        with console.capture() as capture:
+            console.print(shown)
+        text = " ".join(capture.get().split())  # a title takes several lines
+        assert ("position: the first answer wins 75.0%" in text) is is_said
+        assert ("style and place" in text) is is_said
+        assert result.controlled is not None
+        assert set(result.controlled.effects) == {"num_characters"} | ({"shown_first"} if is_said else set())
+    both = rate_files([tmp_path / "verdicts.csv", write(tmp_path / name, ["1,v,w,1"])], QUICK)
+    assert both.position_bias is None
+
+
 def test_relative_scores_by_hand(tmp_path: Path) -> None:
     header = "question_id,system,order,score_candidate,score_chatgpt\n"
     rows = [
