@@ -138,8 +138,8 @@ def score_target(
 
 def _names_of_bases(target: Target, beside: Beside) -> dict[str, str]:
     """run_id -> the name of its untouched base's row, where runs are scored with theirs."""
-    if not beside.with_base or target.model is not None:
-        return {}
+    if not beside.with_base or target.model is not None or (target.sweep is None and not target.run_ids):
+        return {}  # `_of_runs` says that nothing is named
     return base_names(chosen_systems(target.sweep, target.run_ids, target.runs))
 
 
